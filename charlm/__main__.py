@@ -1,0 +1,23 @@
+"""Where the command starts: answers `--version` at once, and leaves the rest to the command line."""
+
+import sys
+from time import perf_counter, process_time
+
+STARTED = perf_counter() - process_time()
+"""About when the process began, on perf_counter's clock: what came before now was computing."""
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        from charlm import __version__
+
+        print(f"charlm {__version__}")
+        return
+    from charlm.cli.main import run  # after the version, which must not wait for it
+
+    sys.exit(run(STARTED))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Checkpoints: written atomically, verified, read without executing anything."""

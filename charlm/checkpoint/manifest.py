@@ -1,0 +1,79 @@
+"""The list of a checkpoint's files with their sizes and SHA-256, and reading what it vouches for."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from charlm.checkpoint.strict_json import dump, parse
+from charlm.errors import CheckpointError
+from charlm.terminal import one_line
+
+NAME = "MANIFEST.json"
+FORMAT = 1
+CHECKPOINT_FILES = ("model.safetensors", "train_state.safetensors", "config.json", "state.json")
+RUN_FILES = ("run.json", "vocabulary.json")
+SMALL = 1 << 20
+
+
+def describe(files: Mapping[str, bytes], run_files: Mapping[str, bytes]) -> bytes:
+    """The manifest of a checkpoint's own files and of those it shares with the run's others."""
+    return dump({"format": FORMAT, "files": _entries(files), "run_files": _entries(run_files)})
+
+
+def read_vouched(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    """The contents of `names` (of the checkpoint or of its run), each equal to its manifest entry.
+
+    Raises CheckpointError for a missing, changed or unusual file, FileNotFoundError where the
+    whole folder is gone (another process may have pruned it).
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(folder)
+    manifest = parse(read_regular(folder / NAME, SMALL), NAME)
+    entries = {**_section(manifest, "files", CHECKPOINT_FILES), **_section(manifest, "run_files", RUN_FILES)}
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{NAME} has format {manifest.get('format')!r}; this version reads {FORMAT}")
+    return {
+        name: _read_entry(folder.parent if name in RUN_FILES else folder, name, entries[name])
+        for name in names
+    }
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """A file's bytes; CheckpointError for links, pipes, devices and more than `limit` bytes."""
+    try:
+        facts = os.lstat(path)
+        if not stat.S_ISREG(facts.st_mode):
+            raise CheckpointError(f"{one_line(str(path))} is not a regular file")
+        if facts.st_size > limit:
+            raise CheckpointError(
+                f"{one_line(str(path))} has {facts.st_size} bytes; at most {limit} are expected"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{one_line(str(path))} cannot be read: {error.strerror}") from None
+
+
+def _entries(files: Mapping[str, bytes]) -> dict[str, Any]:
+    return {
+        name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
+    }
+
+
+def _section(manifest: dict[str, Any], key: str, names: tuple[str, ...]) -> dict[str, Any]:
+    entries = manifest.get(key)
+    if not isinstance(entries, dict) or sorted(entries) != sorted(names):
+        raise CheckpointError(f"{NAME} is damaged: {key} must list {', '.join(names)}")
+    return entries
+
+
+def _read_entry(folder: Path, name: str, entry: Any) -> bytes:
+    size = entry.get("size") if isinstance(entry, dict) else None
+    if type(size) is not int or size < 0:
+        raise CheckpointError(f"{NAME} is damaged: {name} has no size")
+    data = read_regular(folder / name, size)
+    if len(data) != size or hashlib.sha256(data).hexdigest() != entry.get("sha256"):
+        raise CheckpointError(f"{one_line(str(folder / name))} is damaged: it is not what was saved")
+    return data

@@ -1,0 +1,170 @@
+"""The folder of a run: its checkpoints, the pointers to them, and the lock that keeps others out."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from charlm import files
+from charlm.checkpoint import manifest
+from charlm.errors import CheckpointError, ResourceError, UsageError
+from charlm.terminal import one_line
+
+STEP_NAME = re.compile(r"step-(\d{8,12})")
+KEEP_LAST = 2
+RUN_NAME = re.compile(r"[^\W_.][\w.+-]{0,99}")
+
+
+class RunFolder:
+    """One run on disk. Reading needs no lock; only a trainer that holds the lock writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = FileLock(path / ".lock")
+
+    @property
+    def name(self) -> str:
+        """The run's name, safe to print."""
+        return one_line(self.path.name)
+
+    @classmethod
+    def create(cls, root: Path, name: str) -> "RunFolder":
+        """Make the folder of a new run and lock it; UsageError if the name is taken."""
+        check_name(name)
+        run = cls(root / name)
+        try:
+            files.make_folder(root)
+            run.path.mkdir()
+        except FileExistsError:
+            raise UsageError(
+                f"a run named {name} exists already; go on with it by `charlm resume {name}`, or choose "
+                "another name with --run"
+            ) from None
+        except OSError as error:
+            raise ResourceError(f"{one_line(str(run.path))} cannot be made: {error.strerror}") from None
+        run.lock()
+        return run
+
+    def lock(self) -> None:
+        """Keep other trainers out until this process ends; CheckpointError if one is at work."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise CheckpointError(f"the run {self.name} is being trained by another process") from None
+        except OSError as error:
+            raise ResourceError(f"the run {self.name} cannot be locked: {error.strerror}") from None
+        files.remove_temporaries(self.path)
+
+    def unlock(self) -> None:
+        """Let others train it."""
+        self._lock.release()
+
+    def write_run_files(self, contents: Mapping[str, bytes]) -> None:
+        """Write what stays the same for the whole run. Raises OSError."""
+        for name in manifest.RUN_FILES:
+            files.replace(self.path / name, contents[name])
+
+    def save(self, step: int, contents: Mapping[str, bytes], *, best: bool) -> Path:
+        """Write a checkpoint, point to it, then remove those no longer needed. Raises OSError."""
+        size = sum(map(len, contents.values()))
+        if files.free_space(self.path) < size + (1 << 20):
+            raise OSError(28, f"no space left on the disk: {size} bytes are needed")
+        shared = {name: manifest.read_regular(self.path / name, 1 << 30) for name in manifest.RUN_FILES}
+        folder = self.folder(step)
+        files.publish_folder(folder, {**contents, manifest.NAME: manifest.describe(contents, shared)})
+        for pointer in ("latest", "best") if best else ("latest",):
+            files.replace(self.path / pointer, folder.name.encode() + b"\n")
+        self._prune()
+        return folder
+
+    def folder(self, step: int) -> Path:
+        """Where the checkpoint of a step lies, or would."""
+        return self.path / f"step-{step:08d}"
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, in order."""
+        names = (STEP_NAME.fullmatch(path.name) for path in self.path.iterdir() if path.is_dir())
+        return sorted(int(match[1]) for match in names if match)
+
+    def pointed(self, pointer: str) -> int | None:
+        """The step that `latest` or `best` points to, if it is there."""
+        path = self.path / pointer
+        if not path.exists():
+            return None
+        match = STEP_NAME.fullmatch(manifest.read_regular(path, 64).decode("ascii", "replace").strip())
+        if match is None:
+            raise CheckpointError(f"{one_line(str(path))} is damaged: it names no checkpoint of this run")
+        return int(match[1]) if self.folder(int(match[1])).is_dir() else None
+
+    def resolve(self, which: str) -> int:
+        """The step that `latest`, `best` or a number means; CheckpointError where there is none."""
+        steps = self.steps()
+        if not steps:
+            raise CheckpointError(f"the run {self.name} has no checkpoint yet")
+        if which in ("latest", "best"):
+            pointed = self.pointed(which)
+            if pointed is None and which == "best":
+                raise CheckpointError(f"the run {self.name} has no best checkpoint: it was never evaluated")
+            return steps[-1] if pointed is None else pointed
+        if not which.isascii() or not which.isdigit() or int(which) not in steps:
+            raise UsageError(
+                f"the run {self.name} has no checkpoint {one_line(which)}; it has latest, best and the "
+                f"steps {', '.join(map(str, steps))}"
+            )
+        return int(which)
+
+    def _prune(self) -> None:
+        steps = self.steps()
+        keep = {*steps[-KEEP_LAST:], self.pointed("latest"), self.pointed("best")}
+        for step in steps:
+            if step not in keep:
+                files.remove_tree(self.folder(step))
+
+
+def check_name(name: str) -> None:
+    """UsageError if a run cannot have this name."""
+    if not RUN_NAME.fullmatch(name):
+        raise UsageError(
+            f"a run cannot be named {one_line(name)!r}; use letters, digits, and . + - _ after the first, "
+            "at most 100 characters"
+        )
+
+
+def free_name(root: Path, wanted: str) -> str:
+    """A name like `wanted` that no run has: itself, or with a number behind it."""
+    base = re.sub(r"[^\w.+-]+", "-", wanted).strip("-._+")[:80] or "run"
+    name, number = base, 2
+    while (root / name).exists():
+        name, number = f"{base}-{number}", number + 1
+    return name
+
+
+def runs(root: Path) -> list[RunFolder]:
+    """The runs below a folder, the one saved to last first."""
+    if not root.is_dir():
+        return []
+    found = [RunFolder(path) for path in root.iterdir() if (path / "run.json").is_file()]
+    return sorted(found, key=lambda run: (_saved(run), run.path.name), reverse=True)
+
+
+def find(root: Path, name: str | None) -> RunFolder:
+    """The run of that name, or the newest; CheckpointError where there is none."""
+    found = runs(root)
+    place = one_line(str(root))
+    if not found:
+        raise CheckpointError(f"there are no runs in {place}; `charlm train` makes one")
+    if name is None:
+        return found[0]
+    for run in found:
+        if run.path.name == name:
+            return run
+    raise CheckpointError(
+        f"there is no run named {one_line(name)} in {place}; there are: "
+        + ", ".join(run.name for run in found[:10])
+    )
+
+
+def _saved(run: RunFolder) -> float:
+    latest = run.path / "latest"
+    return (latest if latest.exists() else run.path / "run.json").stat().st_mtime

@@ -1,0 +1,120 @@
+"""What a checkpoint holds, to files and back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from charlm.checkpoint import strict_json, tensors
+from charlm.checkpoint.manifest import read_vouched
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.config import ModelConfig, Settings, TrainingConfig
+from charlm.errors import CheckpointError
+from charlm.model.language_model import LanguageModel
+from charlm.text.vocabulary import Vocabulary
+
+S = TypeVar("S", bound=Settings)
+MODEL_FILES = ("run.json", "vocabulary.json", "config.json", "model.safetensors", "state.json")
+OPTIMIZER = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps for each weight, each in the weight's shape."""
+
+
+@dataclass(kw_only=True)
+class Snapshot:
+    """A moment of a run: weights to use, and (`optimizer`) what only training needs."""
+
+    step: int
+    model_config: ModelConfig
+    training_config: TrainingConfig
+    vocabulary: Vocabulary
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    state: dict[str, Any]
+    run: dict[str, Any]
+
+    def files(self) -> dict[str, bytes]:
+        """The checkpoint's files, in the order in which they are written."""
+        config = {"model": self.model_config.to_json(), "training": self.training_config.to_json()}
+        return {
+            "model.safetensors": tensors.dump(self.weights),
+            "train_state.safetensors": tensors.dump(self.optimizer),
+            "config.json": strict_json.dump(config),
+            "state.json": strict_json.dump({"step": self.step, **self.state}),
+        }
+
+    def run_files(self) -> dict[str, bytes]:
+        """The files that all checkpoints of the run share."""
+        return {"run.json": strict_json.dump(self.run), "vocabulary.json": self.vocabulary.to_json().encode()}
+
+
+def empty_model(config: ModelConfig, n_symbols: int) -> LanguageModel:
+    """The model of a configuration without memory for its weights: their names and shapes."""
+    with torch.device("meta"):
+        return LanguageModel(config, n_symbols)
+
+
+def read(run: RunFolder, which: str, *, training: bool = False) -> Snapshot:
+    """A checkpoint of a run, verified; CheckpointError for any that isn't whole.
+
+    If another process prunes it while it is read, the pointer is followed once more.
+    """
+    try:
+        return _read(run, run.resolve(which), training)
+    except FileNotFoundError:
+        pass
+    try:
+        return _read(run, run.resolve(which), training)
+    except FileNotFoundError:
+        raise CheckpointError(f"the checkpoint {which} of {run.name} is gone") from None
+
+
+def read_newest(run: RunFolder, warn: Callable[[str], None]) -> Snapshot:
+    """The newest checkpoint that verifies, for going on with the run; says which were passed over."""
+    failure = CheckpointError(f"the run {run.name} has no checkpoint to go on from")
+    for step in reversed(run.steps()):
+        try:
+            return read(run, str(step), training=True)
+        except CheckpointError as error:
+            warn(f"the checkpoint of step {step} cannot be used ({error}); trying the one before")
+            failure = error
+    raise failure
+
+
+def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
+    names = (*MODEL_FILES, "train_state.safetensors") if training else MODEL_FILES
+    data = read_vouched(run.folder(step), names)
+    parsed = {name: strict_json.parse(data[name], name) for name in names if name.endswith(".json")}
+    config = parsed["config.json"]
+    model_config = _settings(ModelConfig, config.get("model"))
+    if any(value is None for value in model_config.to_json().values()):
+        raise CheckpointError("config.json is damaged: the model's shape is not complete")
+    try:
+        vocabulary = Vocabulary.from_json(parsed["vocabulary.json"])
+    except ValueError as error:
+        raise CheckpointError(f"vocabulary.json is damaged: {error}") from None
+    expected = dict(empty_model(model_config, vocabulary.n_symbols).state_dict())
+    snapshot = Snapshot(
+        step=step,
+        model_config=model_config,
+        training_config=_settings(TrainingConfig, config.get("training")),
+        vocabulary=vocabulary,
+        weights=tensors.load(data["model.safetensors"], expected, "model.safetensors"),
+        state=parsed["state.json"],
+        run=parsed["run.json"],
+    )
+    if snapshot.state.pop("step", None) != step:
+        raise CheckpointError("state.json is damaged: it is of another step")
+    if training:
+        moments = {f"{kind}.{key}": tensor for kind in OPTIMIZER for key, tensor in expected.items()}
+        snapshot.optimizer = tensors.load(data["train_state.safetensors"], moments, "train_state.safetensors")
+    return snapshot
+
+
+def _settings(kind: type[S], values: Any) -> S:
+    """A configuration from parsed JSON; CheckpointError where it is none."""
+    try:
+        return kind.from_json(values if isinstance(values, dict) else {})
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"config.json is damaged: {error}") from None

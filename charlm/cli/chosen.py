@@ -1,0 +1,29 @@
+"""Which run and which of its checkpoints a command works on, and saying so."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from charlm.cli.console import say
+from charlm.terminal import one_line
+
+if TYPE_CHECKING:
+    from charlm.checkpoint.snapshot import Snapshot
+
+
+def chosen(root: Path, name: str | None, checkpoint: str | None) -> "tuple[Snapshot, str, str]":
+    """The checkpoint asked for, the run's name, and `latest`, `best` or the step.
+
+    Without a run the newest; without a checkpoint `latest`, or `best` after an early stop.
+    """
+    from charlm.checkpoint.run_folder import find  # here: torch is slow to import
+    from charlm.checkpoint.snapshot import read
+
+    run = find(root, name)
+    which = checkpoint or "latest"
+    snapshot = read(run, which)
+    if checkpoint is None and snapshot.state.get("finished") == "early":
+        which = "best"
+        snapshot = read(run, which)
+    newest = "" if name else ", the newest run"
+    say(f"using {which} of {one_line(run.name)}{newest}: step {snapshot.step}")
+    return snapshot, run.path.name, which

@@ -1,0 +1,36 @@
+"""`--config FILE.toml`: options from a file, below the command line and the environment."""
+
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from charlm.errors import UsageError
+from charlm.terminal import one_line
+
+NOT_IN_FILES = ("config", "help", "corpus", "dry_run")
+
+
+def read_config(ctx: typer.Context, path: str | None) -> str | None:
+    """Make a file's settings the defaults of the command; UsageError for what is no setting."""
+    if path is None:
+        return None
+    try:
+        values: dict[str, Any] = tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {one_line(path)} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--config {one_line(path)} is not TOML: {one_line(str(error))}") from None
+    known = {p.name for p in ctx.command.params if p.name and p.name not in NOT_IN_FILES}
+    settings = {name.replace("-", "_"): value for name, value in values.items()}
+    for name, value in settings.items():
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UsageError(f"{one_line(path)} sets {one_line(name)!r}, which is no setting{hint}")
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            raise UsageError(f"{one_line(path)}: {one_line(name)} must be a number or a text")
+    ctx.default_map = {**(ctx.default_map or {}), **settings}
+    return path

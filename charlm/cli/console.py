@@ -1,0 +1,66 @@
+"""What the commands say: results to standard output, everything else to standard error."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from charlm.terminal import colour, one_line, visible
+
+
+def say(text: str) -> None:
+    """A line for whoever watches."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """A line that should not be missed."""
+    say(_styled("note: ", "33") + text)
+
+
+def fail(text: str) -> None:
+    """Why the command ends."""
+    say(_styled("error: ", "1;31") + text)
+
+
+def note_files(notes: Iterable[str]) -> None:
+    """What was noticed in reading a text."""
+    for note in notes:
+        warn(one_line(note))
+
+
+def foreign(text: str) -> str:
+    """Text of a file or a model, made harmless if standard output is a terminal."""
+    return visible(text, dim=colour(sys.stdout)) if sys.stdout.isatty() else text
+
+
+def table(
+    rows: Sequence[tuple[str, ...]], *, header: tuple[str, ...] | None = None, numbers: Sequence[int] = ()
+) -> None:
+    """A still table on standard output; columns in `numbers` are aligned to the right."""
+    from rich.console import Console  # here and below: slow to import, and not needed for help
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, padding=(0, 2, 0, 0), show_header=header is not None, header_style="bold")
+    for i, title in enumerate(header or rows[0]):
+        grid.add_column(title if header else "", justify="right" if i in numbers else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(one_line(cell)) for cell in row))
+    console = Console(no_color=not colour(sys.stdout), highlight=False, soft_wrap=not sys.stdout.isatty())
+    if not sys.stdout.isatty():
+        console.width = 200
+    console.print(grid)
+
+
+def count(n: int) -> str:
+    """A number with its thousands apart."""
+    return f"{n:,}"
+
+
+def checkpoints_root(option: str | None) -> Path:
+    """Where runs live."""
+    return Path(option or "checkpoints")
+
+
+def _styled(text: str, code: str) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if colour(sys.stderr) else text

@@ -1,0 +1,154 @@
+"""`charlm eval`: an honest figure for a text, with yardsticks beside it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from charlm.cli.chosen import chosen
+from charlm.cli.console import checkpoints_root, count, note_files, say, table, warn
+from charlm.errors import CheckpointError, ResourceError, TextError, UsageError
+from charlm.terminal import one_line
+
+if TYPE_CHECKING:
+    from charlm.checkpoint.snapshot import Snapshot
+    from charlm.evaluation.report import Evaluation
+    from charlm.text.corpus import Corpus
+
+EXAMPLES = """Examples:
+  charlm eval                               the newest run on its held-out text
+  charlm eval chapter.txt --run novels      any text
+  charlm eval --stride 64 --json            as data; stride = block: blocks without overlap
+  charlm eval poem.txt --per-char bits.jsonl  the bits of every character"""
+
+
+def command(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE]...", help="Texts to score; none: the run's held-out part."),
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="The run; by default the newest.")] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(metavar="latest|best|STEP", help="By default latest; best after an early stop."),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Characters scored in each block; by default half a block."),
+    ] = None,
+    per_char: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write each character's offset and bits, as JSON lines."),
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The encoding of the files; by default UTF-8.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object instead of a table.")] = False,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"
+        ),
+    ] = None,
+) -> None:
+    """Score a text: every character once, predicted from those before it. Context does not cross files."""
+    texts = _read(files, encoding) if files else None
+    snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
+
+    from charlm.context import ContextRule
+    from charlm.evaluation.report import evaluate
+
+    corpus = _corpus(snapshot, needed=texts is None)
+    if texts is None:
+        assert corpus is not None
+        texts = [("held-out part", corpus.held_out_text())]
+        if not texts[0][1]:
+            raise TextError("this run held nothing out; name a file to score")
+    try:
+        rule = ContextRule.of(snapshot.model_config.block_size or 1, stride)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    evaluation = evaluate(snapshot, which, texts, rule, corpus)
+    if per_char is not None:
+        _write_per_char(Path(per_char), evaluation)
+    if as_json:
+        print(json.dumps({"run": name, **evaluation.to_json()}, ensure_ascii=False))
+    else:
+        _show(name, evaluation)
+
+
+def _read(files: list[str], encoding: str | None) -> list[tuple[str, str]]:
+    from charlm.text.source import read_source
+
+    source = read_source(files, encoding=encoding)
+    note_files(source.notes)
+    return [(file.name, file.text) for file in source.files if file.text]
+
+
+def _corpus(snapshot: "Snapshot", *, needed: bool) -> "Corpus | None":
+    """The text the run was trained on, if it is still there."""
+    from charlm.training.start import corpus_of
+
+    try:
+        return corpus_of(snapshot)
+    except CheckpointError as error:
+        if needed:
+            raise
+        warn(f"{error}; no xz yardstick, and no look for passages that training has seen")
+        return None
+
+
+def _write_per_char(path: Path, evaluation: "Evaluation") -> None:
+    from charlm import files
+
+    try:
+        with files.replacing(path) as file:
+            for line in _per_char(evaluation):
+                file.write(line)
+    except OSError as error:
+        raise ResourceError(f"--per-char {one_line(str(path))} cannot be written: {error.strerror}") from None
+    say(f"bits of each character: {one_line(str(path))}")
+
+
+def _per_char(evaluation: "Evaluation") -> Iterator[bytes]:
+    several = len(evaluation.figure.texts) > 1
+    for scored in evaluation.figure.texts:
+        for offset, (char, bits) in enumerate(zip(scored.text, scored.bits.tolist(), strict=True)):
+            row: dict[str, Any] = {"char": char, "offset": offset, "bits": round(bits, 6)}
+            if several:
+                row["file"] = scored.name
+            yield json.dumps(row).encode() + b"\n"
+
+
+def _show(name: str, evaluation: "Evaluation") -> None:
+    figure = evaluation.figure
+    interval = evaluation.interval_bits
+    around = (
+        f"  (95 %: {interval[0]:.4f} to {interval[1]:.4f})" if interval else "  (too short for an interval)"
+    )
+    rows = [
+        ("bits per character", f"{figure.bits_per_char:.4f}{around}"),
+        ("nats per character", f"{figure.nats_per_char:.4f}"),
+        ("bits per byte of UTF-8", f"{figure.bits_per_byte:.4f}"),
+        ("perplexity per character", f"{figure.perplexity:.3f}"),
+        (
+            "characters",
+            f"{count(figure.chars)}, all scored, {count(figure.unknown_chars)} not in the vocabulary",
+        ),
+        ("context", evaluation.context),
+    ]
+    table([("run", f"{name}, {evaluation.which}, step {evaluation.step}"), *rows])
+    print()
+    lines = [("this model", f"{figure.bits_per_char:.4f}", "")]
+    for title, stick in evaluation.baselines.items():
+        if isinstance(stick, str):
+            lines.append((title, "-", stick))
+        else:
+            lines.append(
+                (title, f"{stick.bits_per_char:.4f}", "adapts to this text" if stick.adaptive else "")
+            )
+    table(lines, header=("yardstick", "bits/char", ""), numbers=(1,))
+    for text in evaluation.warnings:
+        warn(text)

@@ -1,0 +1,126 @@
+"""Carrying a session through with its listeners, for `train` and `resume`: what is shown, and the code."""
+
+from collections.abc import Callable
+from math import log
+
+from tqdm import tqdm
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.cli.console import count, say, table, warn
+from charlm.config import SamplingConfig
+from charlm.errors import CharlmError
+from charlm.listeners.log import MetricsLog
+from charlm.listeners.preview import Preview
+from charlm.listeners.progress import Progress
+from charlm.listeners.report import write_report
+from charlm.sampling.generate import default_prompt, sample_text
+from charlm.terminal import one_line
+from charlm.training.events import Event, Finished, SaveFailed, Skipped, WentBack
+from charlm.training.loop import Trainer
+from charlm.training.pace import Pace
+from charlm.training.session import Session
+from charlm.training.signals import EXIT_CODES, StopSignals
+
+PREVIEW_CHARS = 160
+
+
+def follow(run: RunFolder, session: Session, pace: Pace | None) -> int:
+    """Train to the end or until a signal; show it; the exit code that the signal asks for, or 0."""
+    trainer = Trainer(session, run, pace)
+    bar = Progress(session.plan.total_steps, session.state.step)
+    listeners: list[Callable[[Event], None]] = [
+        bar,
+        MetricsLog(run.path, session.state.step),
+        Preview(run.path, lambda: _sample(trainer)),
+        Words(run),
+    ]
+    last: Event | None = None
+    say(f"run {run.name}, in {one_line(str(run.path))}")
+    try:
+        with StopSignals(lambda name: _announce(trainer, name)) as stop:
+            for event in trainer.run(stop):
+                for listener in listeners:
+                    listener(event)
+                last = event
+    finally:
+        bar.close()
+        run.unlock()
+    assert isinstance(last, Finished)
+    _summary(run, session, last)
+    return EXIT_CODES.get(last.reason, 0)
+
+
+class Words:
+    """Says what went wrong, and what was done about it, when it happens."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+
+    def __call__(self, event: Event) -> None:
+        """Put the unusual into words."""
+        if isinstance(event, Skipped):
+            self._say(f"step {event.step}: the loss was not finite; the batch was left out")
+        elif isinstance(event, WentBack):
+            self._say(
+                f"step {event.step}: {event.reason}; back to step {event.to_step}, past that text, with the "
+                f"learning rate at {event.rate_factor:g} of what it was"
+            )
+        elif isinstance(event, SaveFailed):
+            self._say(
+                f"step {event.step} could not be saved ({event.reason}); training goes on, and tries again"
+            )
+        elif isinstance(event, Finished) and event.reason == "early":
+            self._say(
+                "the model has begun to memorise: it still gets better on the text it learns from, and worse on "
+                f"the text held out. Stopped; its best moment, step {event.best_step}, is kept and will be used"
+            )
+
+    def _say(self, text: str) -> None:
+        with tqdm.external_write_mode():
+            warn(text)
+
+
+def _sample(trainer: Trainer) -> str:
+    trainer.session.model.eval()
+    try:
+        return sample_text(
+            trainer.predictor, default_prompt(trainer.predictor), SamplingConfig(), PREVIEW_CHARS
+        )
+    finally:
+        trainer.session.model.train()
+
+
+def _announce(trainer: Trainer, name: str) -> None:
+    again = "; Ctrl-C again to quit now" if name == "SIGINT" else ""
+    say(f"\n{name}: finishing step {trainer.step + 1}, saving{again}")
+
+
+def _summary(run: RunFolder, session: Session, last: Finished) -> None:
+    """The still table at the end, and the report beside it."""
+    state = session.state
+    rows = [("run", run.name), ("steps", f"{count(last.step)} of {count(last.total_steps)}")]
+    rows.append(("characters read", count(last.step * session.chars_per_step)))
+    rows.append(("weights", count(sum(p.numel() for p in session.model.parameters()))))
+    if state.last_figure is not None:
+        figure = state.last_figure
+        bits, error = figure["nats_per_char"] / log(2), figure["standard_error"] / log(2)
+        part = "all" if figure["whole"] else "spread over all"
+        rows.append(
+            (
+                "held-out",
+                f"{bits:.4f} ± {error:.4f} bits/char ({figure['nats_per_char']:.4f} nats), step {figure['step']}",
+            )
+        )
+        rows.append(
+            (
+                "measured on",
+                f"{count(figure['chars'])} of {count(session.corpus.held_out_chars)} characters, {part}",
+            )
+        )
+    try:
+        rows += write_report(run, session, rows)
+    except (OSError, CharlmError) as error:
+        warn(f"the report could not be written: {error}")
+    table(rows)
+    if last.reason in EXIT_CODES:
+        say(f"stopped by {last.reason} after step {last.step}; go on with: charlm resume {run.name}")

@@ -1,0 +1,68 @@
+"""`charlm info`: all that is known of one run."""
+
+import json
+from math import log
+from typing import Annotated, Any
+
+import typer
+
+from charlm.cli.console import checkpoints_root, count, table
+from charlm.errors import CheckpointError
+
+EXAMPLES = """Examples:
+  charlm info              the newest run
+  charlm info poems --json  as data"""
+
+
+def command(
+    run: Annotated[str | None, typer.Argument(help="The run; by default the newest.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object instead of a table.")] = False,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"
+        ),
+    ] = None,
+) -> None:
+    """Show a run's text, model, training, checkpoints and the SHA-256 of its weights."""
+    from charlm.checkpoint.manifest import NAME, read_regular, read_vouched  # here: torch is slow to import
+    from charlm.checkpoint.overview import overview
+    from charlm.checkpoint.run_folder import find
+    from charlm.checkpoint.strict_json import parse
+
+    folder = find(checkpoints_root(checkpoints), run)
+    row = overview(folder)
+    if row["problem"]:
+        raise CheckpointError(row["problem"])
+    step = row["step"]
+    read_vouched(folder.folder(step), ("model.safetensors",))
+    manifest = parse(read_regular(folder.folder(step) / NAME, 1 << 20), NAME)
+    row["weights_sha256"] = manifest["files"]["model.safetensors"]["sha256"]
+    row["checkpoints"] = folder.steps()
+    if as_json:
+        print(json.dumps(row, ensure_ascii=False))
+    else:
+        table(_rows(row))
+
+
+def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
+    corpus, figure = row["corpus"], row["nats_per_char"]
+    rows = [
+        ("run", row["run"]),
+        ("folder", row["path"]),
+        ("state", f"{row['state']}, step {count(row['step'])}"),
+    ]
+    if figure is not None:
+        rows.append(("held-out", f"{figure / log(2):.4f} ± {row['standard_error'] / log(2):.4f} bits/char"))
+    parts = (
+        f"{count(corpus['train_chars'])} characters to train on, {count(corpus['held_out_chars'])} held out"
+    )
+    rows += [("text", f"{row['text']}: {parts}"), ("text's SHA-256", corpus["sha256"])]
+    for title in ("model", "training"):
+        rows.append(
+            (title, ", ".join(f"{name} {value}" for name, value in row[title].items() if value is not None))
+        )
+    rows.append(("checkpoints", ", ".join(map(str, row["checkpoints"])) + f"; best {row['best_step']}"))
+    rows.append(("weights' SHA-256", row["weights_sha256"]))
+    rows.append(("made", f"{row['created']}, " + ", ".join(f"{k} {v}" for k, v in row["versions"].items())))
+    return rows

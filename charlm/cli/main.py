@@ -1,0 +1,99 @@
+"""The command line: finds the command, runs it, and turns what goes wrong into a sentence and a code."""
+
+import os
+import sys
+from typing import Any
+
+import typer
+
+from charlm.cli import evaluate, info, resume, runs, sample, train
+from charlm.cli.console import fail
+from charlm.cli.options import CONTEXT, Command, Group
+from charlm.errors import CharlmError, ResourceError, UsageError
+from charlm.terminal import one_line, plain_streams
+
+EPILOG = """Examples:
+  charlm train corpus.txt           two minutes of training
+  charlm sample --prompt "To be"    text from the newest run
+  charlm eval held-out.txt          how well it predicts a text
+Exit codes: 0 fine, 1 a bug of ours, 2 usage, 3 text, 4 checkpoint, 5 diverged, 6 disk or memory."""
+
+COMMANDS = {
+    "train": train,
+    "resume": resume,
+    "sample": sample,
+    "eval": evaluate,
+    "runs": runs,
+    "info": info,
+}
+
+
+def make_app(started: float) -> typer.Typer:
+    """All commands; `started` is when the process began, for those who keep to a time."""
+    app = typer.Typer(
+        cls=Group,
+        rich_markup_mode=None,
+        add_completion=False,
+        no_args_is_help=True,
+        context_settings=CONTEXT,
+        help="Train a language model on text, one character at a time; sample from it; score texts with it.",
+        epilog=EPILOG,
+    )
+
+    @app.callback()
+    def charlm(ctx: typer.Context) -> None:
+        ctx.obj = started
+
+    for name, module in COMMANDS.items():
+        command: Any = module.command
+        app.command(name, cls=Command, epilog=module.EXAMPLES, context_settings=CONTEXT)(command)
+    return app
+
+
+def run(started: float) -> int:
+    """Run the command named on the command line; the process's exit code."""
+    plain_streams()
+    try:
+        code = make_app(started)(standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except CharlmError as error:
+        fail(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        fail("interrupted")
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has left: nothing more to say, to anyone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        fail("out of memory; try a smaller --batch-size, --block-size or --n-embd")
+        return ResourceError.exit_code
+    except Exception as error:
+        return _other(error)
+
+
+def _other(error: Exception) -> int:
+    """The usage errors of the command-line library, torch's lack of memory, and our own bugs."""
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        fail(_usage(error))
+        return UsageError.exit_code
+    if isinstance(error, RuntimeError) and ("allocate memory" in str(error) or "out of memory" in str(error)):
+        fail("out of memory; try a smaller --batch-size, --block-size or --n-embd")
+        return ResourceError.exit_code
+    if os.environ.get("CHARLM_DEBUG"):
+        raise error
+    fail(
+        f"a bug in charlm: {type(error).__name__}: {one_line(str(error))}; "
+        "set CHARLM_DEBUG=1 to see where, and please report it"
+    )
+    return 1
+
+
+def _usage(error: Any) -> str:
+    """A mistyped option or command, with what was probably meant."""
+    possible = getattr(error, "possibilities", None)
+    if getattr(error, "option_name", None) and possible is not None:
+        hint = f"did you mean {possible[0]}?" if possible else "see --help"
+        return f"there is no option {one_line(error.option_name)}; {hint}"
+    return one_line(str(error.format_message()), 500)

@@ -1,0 +1,118 @@
+"""Settings to command-line options, grouped, and the help page that shows them."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, TypeVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from charlm.config import Setting, Settings, settings_of
+from charlm.errors import UsageError
+
+S = TypeVar("S", bound=Settings)
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Command(TyperCommand):
+    """A command whose help groups the options under headings and keeps the lines of its examples."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write each group of options under its own heading."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                panel = getattr(param, "rich_help_panel", None)
+                kind = "Arguments" if param.param_type_name == "argument" else "Options"
+                groups.setdefault(panel or kind, []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples as they stand."""
+        if self.epilog:
+            formatter.write_paragraph()
+            formatter.write("\n".join(self.epilog.splitlines()) + "\n")
+
+
+class Group(TyperGroup):
+    """The commands in the order in which a user meets them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of definition."""
+        return list(self.commands)
+
+    format_epilog = Command.format_epilog
+
+
+def with_settings(panels: Mapping[str, type[Settings]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command an option for each setting; it receives them as one dict, `settings`."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        own = [p for p in inspect.signature(function).parameters.values() if p.name != "settings"]
+        made = [_parameter(s, panel) for panel, kind in panels.items() for s in settings_of(kind)]
+        names = [p.name for p in made]
+
+        @wraps(function)
+        def command(**values: Any) -> Any:
+            settings = {name: values.pop(name) for name in names}
+            return function(**values, settings=settings)
+
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *made)]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return decorate
+
+
+def build(kind: type[S], settings: Mapping[str, Any]) -> S:
+    """A configuration from what the options gave; UsageError where a value cannot be."""
+    try:
+        return kind(**{setting.name: settings[setting.name] for setting in settings_of(kind)})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def environment_name(name: str) -> str:
+    """The environment variable of a setting."""
+    return "CHARLM_" + name.upper()
+
+
+def seconds(text: str) -> float:
+    """A time such as 90, 60s, 10m, 2h or 1h30m, in seconds; UsageError for anything else."""
+    import re
+
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    if not match or not any(match.groups()):
+        raise UsageError(f"--time {text!r} is no time; write it like 60s, 10m, 2h or 1h30m")
+    hours, minutes, rest = (float(group or 0) for group in match.groups())
+    return hours * 3600 + minutes * 60 + rest
+
+
+def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
+    limits = f" [{setting.limit}]" if setting.limit is not None else ""
+    chosen = "" if setting.default is not None else " Chosen for you." if _planned(setting) else ""
+    option = typer.Option(
+        setting.default,
+        setting.option,
+        help=setting.help + limits + chosen,
+        envvar=environment_name(setting.name),
+        show_envvar=False,
+        show_default=setting.default is not None,
+        rich_help_panel=panel,
+        metavar={int: "N", float: "X", str: "TEXT"}[setting.type],
+    )
+    annotation: Any = setting.type | None if setting.optional else setting.type
+    return inspect.Parameter(
+        setting.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation
+    )
+
+
+def _planned(setting: Setting) -> bool:
+    """Does the plan choose it where it is not given?"""
+    planned = "n_layer n_head n_embd block_size dropout batch_size learning_rate eval_every eval_chars"
+    return setting.name in planned.split()

@@ -1,0 +1,65 @@
+"""`charlm resume`: go on with a run, to the end of its plan or further."""
+
+from typing import Annotated
+
+import typer
+
+from charlm.cli.console import checkpoints_root, say, warn
+from charlm.cli.options import seconds
+from charlm.errors import UsageError
+
+EXAMPLES = """Examples:
+  charlm resume                     finish the newest run
+  charlm resume poems --time 10m    ten minutes more, with a warmup and a cooldown of their own
+  charlm resume poems --steps 500   500 steps more"""
+
+
+def command(
+    ctx: typer.Context,
+    run: Annotated[str | None, typer.Argument(help="The run; by default the newest.")] = None,
+    time: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Train so much longer, starting included.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Train so many steps more.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of the CPU; by default as many as before.")
+    ] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"
+        ),
+    ] = None,
+) -> None:
+    """Go on with a run from its last whole checkpoint: to the end of its plan, or so much further."""
+    if time is not None and steps is not None:
+        raise UsageError("--time and --steps were both given; give one of them")
+    budget = seconds(time) if time is not None else None
+    say(f"resuming {run or 'the newest run'}")
+
+    from charlm.checkpoint.run_folder import find  # here: only now is torch needed
+    from charlm.checkpoint.snapshot import read
+    from charlm.cli.follow import follow
+    from charlm.training.device import set_threads
+    from charlm.training.extend import by_seconds, by_steps
+    from charlm.training.start import go_on
+
+    folder = find(checkpoints_root(checkpoints), run)
+    recorded = read(folder, "latest").training_config.threads
+    set_threads(threads or recorded)
+    session = go_on(folder, warn)
+    finished = session.state.finished
+    if finished is not None and budget is None and steps is None:
+        raise UsageError(
+            f"the run {folder.name} is finished, after {session.state.step} steps; to train it further say for "
+            f"how long: charlm resume {folder.name} --time 2m"
+        )
+    pace = None
+    if steps is not None:
+        by_steps(session, folder, steps)
+    elif budget is not None:
+        pace = by_seconds(session, folder, budget, ctx.obj)
+    say(f"{folder.name}: from step {session.state.step} to {session.plan.total_steps}")
+    code = follow(folder, session, pace)
+    if code:
+        raise typer.Exit(code)

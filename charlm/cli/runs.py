@@ -1,0 +1,45 @@
+"""`charlm runs`: the runs there are."""
+
+import json
+from math import log
+from typing import Annotated, Any
+
+import typer
+
+from charlm.cli.console import checkpoints_root, count, say, table
+
+EXAMPLES = """Examples:
+  charlm runs          the newest first
+  charlm runs --json   as data"""
+
+
+def command(
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object for each run, on a line.")] = False,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"
+        ),
+    ] = None,
+) -> None:
+    """List the runs, the newest first."""
+    from charlm.checkpoint.overview import overview  # here: torch is slow to import
+    from charlm.checkpoint.run_folder import runs
+
+    rows = [overview(run) for run in runs(checkpoints_root(checkpoints))]
+    if as_json:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
+    elif rows:
+        header = ("run", "text", "steps", "bits/char", "state")
+        table([_cells(row) for row in rows], header=header, numbers=(2, 3))
+    else:
+        say("there are no runs yet; charlm train makes one")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    if row["problem"]:
+        return row["run"], "", "", "", row["problem"]
+    figure = row["nats_per_char"]
+    bits = "" if figure is None else f"{figure / log(2):.3f}"
+    return row["run"], row["text"], count(row["step"]), bits, row["state"]

@@ -1,0 +1,169 @@
+"""`charlm sample`: text from a trained model, as it is written."""
+
+import json
+import sys
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from charlm.cli.chosen import chosen
+from charlm.cli.console import checkpoints_root, foreign
+from charlm.cli.options import build, with_settings
+from charlm.config import SamplingConfig
+from charlm.errors import UsageError
+
+if TYPE_CHECKING:
+    from charlm.checkpoint.snapshot import Snapshot
+
+EXAMPLES = """Examples:
+  charlm sample                                  from the newest run
+  charlm sample --prompt "To be" --length 1000   go on from a beginning
+  charlm sample -n 5 --temperature 0.6 --seed 7  five samples, more careful
+  charlm sample --stop "\\n\\n" --json | jq .text  up to the first empty line"""
+
+
+@with_settings({"Choosing": SamplingConfig})
+def command(
+    run: Annotated[str | None, typer.Option(help="The run; by default the newest.")] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(metavar="latest|best|STEP", help="By default latest; best after an early stop."),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the text begins with; by default a new line.")
+    ] = None,
+    prompt_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Read the prompt from a file, or - for standard input.")
+    ] = None,
+    length: Annotated[int, typer.Option(min=1, metavar="N", help="Characters to write.")] = 500,
+    n: Annotated[
+        int,
+        typer.Option("-n", "--samples", min=1, max=4096, metavar="N", help="How many samples, side by side."),
+    ] = 1,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="End before this text; may be repeated. \\n is a new line."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON object for each sample, on a line.")
+    ] = False,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"
+        ),
+    ] = None,
+    *,
+    settings: dict[str, Any],
+) -> None:
+    """Write text with a trained model, streamed to standard output as it is made."""
+    config = build(SamplingConfig, settings)
+    given = _prompt(prompt, prompt_file)
+    stops = [text.replace("\\n", "\n") for text in stop or []]
+    if "" in stops:
+        raise UsageError("--stop is empty; give the text to stop before")
+    snapshot, _, _ = chosen(checkpoints_root(checkpoints), run, checkpoint)
+    _write(snapshot, given, config, n, length, stops, as_json)
+
+
+def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
+    if prompt is not None and prompt_file is not None:
+        raise UsageError("--prompt and --prompt-file were both given; give one of them")
+    if prompt_file is not None:
+        from charlm.text.source import read_source
+
+        prompt = read_source([prompt_file]).text
+    if prompt is not None and not prompt.isascii():
+        from charlm.text.vocabulary import first_surrogate
+
+        at = first_surrogate(prompt)
+        if at is not None:
+            raise UsageError(f"the prompt is not valid text: what stands at character {at} is no character")
+    return prompt
+
+
+def _write(
+    snapshot: "Snapshot",
+    given: str | None,
+    config: SamplingConfig,
+    n: int,
+    length: int,
+    stops: list[str],
+    as_json: bool,
+) -> None:
+    from charlm.predictor import TransformerPredictor
+    from charlm.sampling.generate import Piece, default_prompt, generate
+
+    predictor = TransformerPredictor.of(snapshot)
+    prompt = default_prompt(predictor) if given is None else given
+    show = _Json(prompt, config.seed) if as_json else _Stream(given or "", n)
+    try:
+        for event in generate(predictor, prompt, config, n=n, length=length, stops=stops):
+            if isinstance(event, Piece):
+                show.piece(event.sample, event.text)
+            else:
+                show.end(event.sample, event.reason, event.chars)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+class _Stream:
+    """Writes the sample whose turn it is as it comes, and keeps those after it."""
+
+    def __init__(self, prompt: str, n: int) -> None:
+        self._prompt, self._n, self._turn = prompt, n, 0
+        self._texts, self._ended = [""] * n, [False] * n
+        self._begin()
+
+    def piece(self, sample: int, text: str) -> None:
+        """More of a sample."""
+        if sample == self._turn:
+            _put(text)
+        else:
+            self._texts[sample] += text
+
+    def end(self, sample: int, reason: str, chars: int) -> None:
+        """The end of a sample: the next ones may be shown as far as they are."""
+        self._ended[sample] = True
+        while self._turn < self._n and self._ended[self._turn]:
+            _put("\n")
+            self._turn += 1
+            if self._turn < self._n:
+                self._begin()
+                _put(self._texts[self._turn])
+
+    def _begin(self) -> None:
+        if self._n > 1:
+            _put(f"--- {self._turn + 1} ---\n")
+        _put(self._prompt)
+
+
+class _Json:
+    """Prints each sample as a JSON object once it is complete."""
+
+    def __init__(self, prompt: str, seed: int) -> None:
+        self._prompt, self._seed, self._started = prompt, seed, perf_counter()
+        self._texts: dict[int, list[str]] = {}
+
+    def piece(self, sample: int, text: str) -> None:
+        """More of a sample."""
+        self._texts.setdefault(sample, []).append(text)
+
+    def end(self, sample: int, reason: str, chars: int) -> None:
+        """A complete sample."""
+        speed = chars / (perf_counter() - self._started)
+        row = {
+            "prompt": self._prompt,
+            "text": "".join(self._texts.pop(sample, [])),
+            "seed": self._seed,
+            "sample": sample,
+            "finish_reason": reason,
+            "chars_per_second": round(speed, 1),
+        }
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+
+
+def _put(text: str) -> None:
+    sys.stdout.write(foreign(text))
+    sys.stdout.flush()

@@ -1,0 +1,221 @@
+"""`charlm train`: from a text to a trained model."""
+
+import shlex
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+
+from charlm.cli.config_file import read_config
+from charlm.cli.console import checkpoints_root, count, note_files, say, table
+from charlm.cli.options import build, seconds, with_settings
+from charlm.config import ModelConfig, TextConfig, TrainingConfig, settings_of
+from charlm.errors import UsageError
+from charlm.terminal import one_line
+
+EXAMPLES = """Examples:
+  charlm train corpus.txt                        two minutes on a text of yours
+  charlm train poems/ --time 10m --run poems     a folder, longer, with a name
+  charlm train corpus.txt --steps 500 --seed 3   the same weights every time
+  charlm train corpus.txt --dry-run              only show what would be done
+  zcat log.gz | charlm train -                   standard input"""
+
+DEFAULT_TIME = "2m"
+LEAST_SECONDS = 5
+PANELS = {"Model": ModelConfig, "Training": TrainingConfig, "Text": TextConfig}
+
+
+@with_settings(PANELS)
+def command(
+    ctx: typer.Context,
+    corpus: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders, globs, or -; none: Python's manual.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Name of the run; by default the text's.")] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help=f"When to be done: 60s, 10m, 2h. [default: {DEFAULT_TIME}]",
+            envvar="CHARLM_TIME",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many batches to learn from, instead of a time.", envvar="CHARLM_STEPS"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, and do nothing.")] = False,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", is_eager=True, callback=read_config, help="Read options from a TOML file."
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"
+        ),
+    ] = None,
+    *,
+    settings: dict[str, Any],
+) -> None:
+    """Train a model on a text. Nothing needs to be chosen: what is not given is planned from the time
+    or the steps, the length of the text and the speed of the machine."""
+    if time is not None and steps is not None:
+        raise UsageError("--time and --steps were both given; a run has one or the other")
+    model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
+    text = build(TextConfig, settings)
+    budget = None if steps is not None else _budget(time or DEFAULT_TIME, training)
+    say(f"reading {_describe(corpus or [])}")
+    loaded = _load(corpus or [], text)
+    note_files(loaded.notes)
+    say(_about(loaded))
+    choice, budget_said = _choose(loaded, model, training, budget, steps, ctx.obj)
+    say(f"model: {budget_said}")
+    if dry_run:
+        _show_plan(choice)
+        return
+    _train(ctx.obj, corpus or [], run, checkpoints, loaded, text, choice, budget)
+
+
+def _budget(time: str, training: TrainingConfig) -> float:
+    budget = seconds(time)
+    if budget < LEAST_SECONDS:
+        raise UsageError(
+            f"--time is {budget:g} s; give at least {LEAST_SECONDS} s, since starting takes about three"
+        )
+    if training.schedule is not None:
+        raise UsageError("--schedule names steps, and cannot act with --time; give --steps")
+    return budget
+
+
+def _describe(names: list[str]) -> str:
+    if not names:
+        from charlm.text.manual import manual_name
+
+        return f"{manual_name()}, since no file was named"
+    from charlm.text.source import describe
+
+    return describe(names)
+
+
+def _load(names: list[str], text: TextConfig) -> Any:
+    from charlm.text.load import load  # here and below: only now are numpy and torch needed
+
+    return load(names, text)
+
+
+def _about(loaded: Any) -> str:
+    corpus = loaded.corpus
+    vocabulary = corpus.vocabulary
+    spelled = (
+        f" and {len(vocabulary.trained_bytes)} bytes that spell rare ones" if vocabulary.trained_bytes else ""
+    )
+    few = "; too few held out to mean much" if 0 < corpus.held_out_chars < 200 else ""
+    none = "; nothing held out, so nothing will be evaluated" if corpus.held_out_chars == 0 else few
+    return (
+        f"{count(corpus.chars)} characters, {len(vocabulary.chars)} different kept{spelled}: "
+        f"{count(corpus.train_chars)} to train on, {count(corpus.held_out_chars)} held out{none}"
+    )
+
+
+def _choose(
+    loaded: Any,
+    model: ModelConfig,
+    training: TrainingConfig,
+    budget: float | None,
+    steps: int | None,
+    started: float,
+) -> tuple[Any, str]:
+    from time import perf_counter
+
+    from charlm.training.device import measure_gflops, pick_device, set_threads
+    from charlm.training.plan import Budget, choose
+    from charlm.training.start import with_threads
+
+    threads = set_threads(training.threads)
+    if budget is None:
+        means = Budget(steps=steps)
+    else:
+        left = max(1.0, budget - (perf_counter() - started))
+        means = Budget(seconds=round(left, 2), gflops=round(measure_gflops(pick_device(training.device)), 1))
+    try:
+        choice = with_threads(choose(means, len(loaded.corpus.train), model, training), threads)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    choice = replace(
+        choice,
+        plan=choice.plan.decided(
+            decided="size", at_step=0, seconds=means.seconds, gflops=means.gflops, steps=means.steps
+        ),
+    )
+    m, t = choice.model, choice.training
+    shrunk = ""
+    if model.block_size is not None and m.block_size != model.block_size:
+        shrunk = (
+            f"; the block is shortened from {model.block_size} to {m.block_size}, since the text is short"
+        )
+    return choice, (
+        f"{m.n_layer} layers of width {m.n_embd}, {m.n_head} heads, blocks of {m.block_size}, batches of "
+        f"{t.batch_size}, learning rate {t.learning_rate:g}, dropout {m.dropout:g}, chosen {choice.why}{shrunk}"
+    )
+
+
+def _show_plan(choice: Any) -> None:
+    rows = [("steps, about", count(choice.plan.total_steps)), ("schedule", str(choice.plan.schedule))]
+    for kind in (choice.model, choice.training):
+        rows += [
+            (s.option, str(value))
+            for s in settings_of(type(kind))
+            if (value := getattr(kind, s.name)) is not None
+        ]
+    table(rows)
+
+
+def _train(
+    started: float,
+    names: list[str],
+    run: str | None,
+    checkpoints: str | None,
+    loaded: Any,
+    text: TextConfig,
+    choice: Any,
+    budget: float | None,
+) -> None:
+    from time import perf_counter
+
+    from charlm.checkpoint.run_folder import free_name
+    from charlm.cli.follow import follow
+    from charlm.text.load import run_name
+    from charlm.training.pace import Pace
+    from charlm.training.start import begin
+
+    root = checkpoints_root(checkpoints)
+    folder, session = begin(root, run or free_name(root, run_name(names)), loaded, text, choice)
+    pace = None if budget is None else Pace(budget=budget, deadline=started + budget, clock=perf_counter)
+    code = follow(folder, session, pace)
+    say(f"the same run again:  {repeat_command(names, session, text)}")
+    say(f"more text from it:   charlm sample --run {folder.name} --prompt TEXT")
+    say(f"its full figure:     charlm eval --run {folder.name}")
+    say(f"train it further:    charlm resume {folder.name} --time {DEFAULT_TIME}")
+    if code:
+        raise typer.Exit(code)
+
+
+def repeat_command(names: list[str], session: Any, text: TextConfig) -> str:
+    """The command that gives the same weights again, whatever was timed this time."""
+    plan = session.plan
+    fixed = replace(
+        session.training_config,
+        schedule=str(plan.schedule),
+        eval_every=plan.eval_every,
+        eval_chars=plan.eval_chars,
+    )
+    words = ["charlm", "train", *map(shlex.quote, names), "--steps", str(plan.total_steps)]
+    for config in (session.model_config, fixed, text):
+        for setting in settings_of(type(config)):
+            value = getattr(config, setting.name)
+            if value != setting.default and value is not None:
+                words += [setting.option, shlex.quote(str(value))]
+    return one_line(" ".join(words), 2000)

@@ -1,0 +1,37 @@
+"""What the user sees when something cannot go on: one sentence each, one exit code a kind."""
+
+
+class CharlmError(Exception):
+    """Something the user can act on; the message says what was got, what is allowed, what to do."""
+
+    exit_code = 1
+
+
+class UsageError(CharlmError):
+    """An option, a run's name or a configuration that cannot act as given."""
+
+    exit_code = 2
+
+
+class TextError(CharlmError):
+    """A text that cannot be read, or that nothing can be learned from."""
+
+    exit_code = 3
+
+
+class CheckpointError(CharlmError):
+    """A run or checkpoint that is missing, damaged, in use, or made from something else."""
+
+    exit_code = 4
+
+
+class DivergedError(CharlmError):
+    """Training went wrong again after every attempt to go back."""
+
+    exit_code = 5
+
+
+class ResourceError(CharlmError):
+    """No room left, on the disk or in memory."""
+
+    exit_code = 6

@@ -1,0 +1,1 @@
+"""The score of a text, with yardsticks and intervals beside it."""

@@ -1,0 +1,84 @@
+"""The score of a held-out part, or of windows spread evenly over it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.context import ContextRule
+from charlm.predictor import Predictor
+from charlm.text.vocabulary import Ids
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The windows of a text that are scored, and how its symbols make characters."""
+
+    windows: tuple[int, ...]
+    of_windows: int
+    symbols_per_window: int
+    symbols_per_char: float
+
+    @property
+    def whole(self) -> bool:
+        """Is every character of the text scored?"""
+        return len(self.windows) == self.of_windows
+
+
+def spread(rule: ContextRule, n: int, symbols: int, chars: int) -> Slice:
+    """Windows that score about `symbols` of the `n` ids of a text of `chars` characters, spread evenly."""
+    there = rule.windows(n)
+    wanted = min(there, max(1, round(symbols / rule.stride)))
+    windows = np.linspace(0, there - 1, wanted if there else 0).round().astype(int)
+    return Slice(tuple(windows.tolist()), there, rule.stride, n / max(1, chars))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a slice says of the whole: the sum and the number of scores in each block (window)."""
+
+    sums: NDArray[np.float64]
+    symbols: NDArray[np.int64]
+    symbols_per_char: float
+
+    @property
+    def blocks(self) -> list[float]:
+        """Nats a symbol in each block."""
+        return list(map(float, self.sums / self.symbols))
+
+    @property
+    def nats_per_char(self) -> float:
+        """Nats a character over all blocks."""
+        return float(self.sums.sum() / self.symbols.sum()) * self.symbols_per_char
+
+    @property
+    def standard_error(self) -> float:
+        """Of `nats_per_char`, from how much the blocks differ."""
+        n = len(self.sums)
+        if n < 2:
+            return 0.0
+        off = self.sums - self.symbols * (self.sums.sum() / self.symbols.sum())
+        return float(np.sqrt((off**2).sum() * n / (n - 1)) / self.symbols.sum()) * self.symbols_per_char
+
+    @property
+    def chars(self) -> int:
+        """About how many characters were scored."""
+        return round(float(self.symbols.sum()) / self.symbols_per_char)
+
+
+def score_slice(
+    predictor: Predictor, ids: Ids, part: Slice, stopped: Callable[[], bool] = lambda: False
+) -> Estimate | None:
+    """Score a slice; None if `stopped` said so in the middle.
+
+    The first character of the text, which nothing precedes, is left to `charlm eval`.
+    """
+    sums: list[float] = []
+    symbols: list[int] = []
+    for scores in predictor.score_windows(ids, part.windows):
+        if stopped():
+            return None
+        sums.append(-float(scores.sum()))
+        symbols.append(len(scores))
+    return Estimate(np.array(sums), np.array(symbols), part.symbols_per_char)

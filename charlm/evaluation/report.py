@@ -1,0 +1,124 @@
+"""Everything that `charlm eval` says of some texts, as one object."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import numpy as np
+
+from charlm.checkpoint.snapshot import Snapshot
+from charlm.context import ContextRule
+from charlm.evaluation.intervals import bootstrap_interval
+from charlm.evaluation.overlap import PASSAGE, overlap
+from charlm.evaluation.score import Figure, score_text
+from charlm.evaluation.yardsticks import Yardstick, yardsticks
+from charlm.predictor import TransformerPredictor
+from charlm.text.corpus import Corpus
+
+SCHEMA = 1
+FEWEST_CHARS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A figure, what it was measured with, and what stands beside it."""
+
+    figure: Figure
+    step: int
+    which: str  # latest, best or the step, as it was asked for
+    selected_on_this_text: bool
+    rule: ContextRule
+    interval_bits: tuple[float, float] | None
+    baselines: dict[str, Yardstick | str]
+    warnings: tuple[str, ...]
+
+    @property
+    def context(self) -> str:
+        """What each character was predicted from, in words."""
+        least, most = self.rule.block_size - self.rule.stride, self.rule.block_size
+        return f"{max(1, least)} to {most} characters before each (block {most}, stride {self.rule.stride})"
+
+    def to_json(self) -> dict[str, Any]:
+        """The stable form, of schema 1, but for the run's name, which a checkpoint does not know."""
+        figure = self.figure
+        return {
+            "schema": SCHEMA,
+            "kind": "transformer",
+            "checkpoint": {"which": self.which, "step": self.step},
+            "selected_on_this_text": self.selected_on_this_text,
+            "block_size": self.rule.block_size,
+            "stride": self.rule.stride,
+            "chars": figure.chars,
+            "bytes": figure.bytes,
+            "unknown_chars": figure.unknown_chars,
+            "nats_per_char": figure.nats_per_char,
+            "bits_per_char": figure.bits_per_char,
+            "bits_per_byte": figure.bits_per_byte,
+            "perplexity": figure.perplexity,
+            "ci95_bits_per_char": list(self.interval_bits) if self.interval_bits else None,
+            "baselines": {name: _stick(stick) for name, stick in self.baselines.items()},
+            "files": [
+                {"file": s.name, "chars": len(s.nats), "bits_per_char": float(s.bits.mean())}
+                for s in figure.texts
+            ],
+            "warnings": list(self.warnings),
+        }
+
+
+def evaluate(
+    snapshot: Snapshot, which: str, texts: Sequence[tuple[str, str]], rule: ContextRule, corpus: Corpus | None
+) -> Evaluation:
+    """Score named texts with a checkpoint; `corpus` is what it was trained on, where that is there."""
+    predictor = TransformerPredictor.of(snapshot)
+    figure = Figure([score_text(predictor, name, text, rule) for name, text in texts])
+    joined = "".join(text for _, text in texts)
+    held_out = corpus is not None and joined == corpus.held_out_text()
+    selected = held_out and _is_best(snapshot, which)
+    interval = bootstrap_interval(figure.nats)
+    return Evaluation(
+        figure=figure,
+        step=snapshot.step,
+        which=which,
+        selected_on_this_text=selected,
+        rule=rule,
+        interval_bits=(interval[0] / log(2), interval[1] / log(2)) if interval else None,
+        baselines=yardsticks(snapshot.vocabulary, corpus.training_text if corpus else None, joined),
+        warnings=_warnings(figure, predictor, corpus, texts, selected),
+    )
+
+
+def _is_best(snapshot: Snapshot, which: str) -> bool:
+    """Was this checkpoint chosen because it did best on the run's held-out text?"""
+    return which == "best" or (which != "latest" and snapshot.state.get("best_step") == snapshot.step)
+
+
+def _warnings(
+    figure: Figure,
+    predictor: TransformerPredictor,
+    corpus: Corpus | None,
+    texts: Sequence[tuple[str, str]],
+    selected: bool,
+) -> tuple[str, ...]:
+    found = []
+    if selected:
+        found.append("this checkpoint was chosen by this very text; on other text expect a little more")
+    if corpus is not None:
+        parts = [overlap(corpus.train, predictor.vocabulary.encode(text)) for _, text in texts]
+        share = sum(part.symbols for part in parts) / max(1, sum(part.of_symbols for part in parts))
+        if share > 0:
+            found.append(
+                f"{100 * share:.2g} % of this text stands in the training part too, in passages of {PASSAGE} "
+                "characters or more; that is no test of what was learned"
+            )
+    if figure.chars < FEWEST_CHARS:
+        found.append(f"{figure.chars} characters are too few for the figure to mean much")
+    assert np.isfinite(figure.nats).all()
+    return tuple(found)
+
+
+def _stick(stick: Yardstick | str) -> dict[str, Any] | None:
+    """A yardstick as JSON; null with its reason elsewhere where it is missing."""
+    if isinstance(stick, str):
+        return None
+    return {"bits_per_char": stick.bits_per_char, "adaptive": stick.adaptive}

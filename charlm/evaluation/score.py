@@ -1,0 +1,92 @@
+"""The score of a text: the bits of every character, each exactly once, and what they sum to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import exp, log
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.context import ContextRule
+from charlm.predictor import Predictor
+from charlm.text.vocabulary import Vocabulary
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One text and the nats of each of its characters."""
+
+    name: str
+    text: str
+    nats: Numbers  # (characters,)
+    unknown_chars: int
+
+    @cached_property
+    def bits(self) -> Numbers:
+        """Bits of each character."""
+        return self.nats / log(2)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What several scored texts say together."""
+
+    texts: Sequence[Scored]
+
+    @cached_property
+    def nats(self) -> Numbers:
+        """Nats of each character of all texts, in order."""
+        return np.concatenate([scored.nats for scored in self.texts])
+
+    @property
+    def chars(self) -> int:
+        """Characters, each scored once."""
+        return len(self.nats)
+
+    @cached_property
+    def bytes(self) -> int:
+        """The size of the texts as UTF-8."""
+        return sum(len(scored.text.encode()) for scored in self.texts)
+
+    @property
+    def unknown_chars(self) -> int:
+        """Characters that the vocabulary lacks; they are scored too, as the bytes that spell them."""
+        return sum(scored.unknown_chars for scored in self.texts)
+
+    @cached_property
+    def nats_per_char(self) -> float:
+        """Mean nats a character."""
+        return float(self.nats.mean())
+
+    @property
+    def bits_per_char(self) -> float:
+        """Mean bits a character."""
+        return self.nats_per_char / log(2)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits for each byte of UTF-8."""
+        return float(self.nats.sum()) / log(2) / self.bytes
+
+    @property
+    def perplexity(self) -> float:
+        """Per character: as if so many characters were equally likely each time."""
+        return exp(self.nats_per_char)
+
+
+def score_text(predictor: Predictor, name: str, text: str, rule: ContextRule | None = None) -> Scored:
+    """Score every character of a text that nothing precedes."""
+    ids = predictor.vocabulary.encode(text)
+    lengths = predictor.vocabulary.symbols_per_char(text)
+    symbols = -predictor.score(ids, rule)
+    firsts = np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.int64)
+    nats = np.add.reduceat(symbols, firsts) if len(text) else np.empty(0)
+    return Scored(name, text, nats, unknown_chars(predictor.vocabulary, text))
+
+
+def unknown_chars(vocabulary: Vocabulary, text: str) -> int:
+    """How many characters of a text the vocabulary spells in bytes."""
+    return int((vocabulary.encode_points(text) < 0).sum())

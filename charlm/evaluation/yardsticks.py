@@ -1,0 +1,66 @@
+"""What much simpler things make of the same text, so that a figure can be judged."""
+
+import lzma
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log2
+
+import numpy as np
+
+from charlm.text.vocabulary import Vocabulary
+
+XZ_LAST = 32 << 20
+XZ_DICTIONARY_LEAST = 1 << 16
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """A figure to compare with; an adaptive one goes on learning from the text it measures."""
+
+    bits_per_char: float
+    adaptive: bool
+
+
+def yardsticks(
+    vocabulary: Vocabulary, training_text: Callable[[], str] | None, text: str
+) -> dict[str, Yardstick | str]:
+    """Each yardstick by name, or why it is missing. `training_text` is None where it is gone."""
+    found: dict[str, Yardstick | str] = {
+        "uniform": Yardstick(uniform_bits(vocabulary, text), adaptive=False),
+        "unigram": Yardstick(unigram_bits(vocabulary, text), adaptive=False),
+    }
+    if training_text is None:
+        found["xz"] = "the training text is no longer there"
+    else:
+        found["xz"] = Yardstick(xz_bits(training_text(), text), adaptive=True)
+    return found
+
+
+def uniform_bits(vocabulary: Vocabulary, text: str) -> float:
+    """Every symbol of the training part equally likely; what it lacks costs the bytes that spell it."""
+    symbols = len(vocabulary.encode(text))
+    unseen = int((vocabulary.encode(text) >= vocabulary.n_symbols).sum())
+    return (symbols * log2(vocabulary.n_symbols) + unseen * log2(256)) / len(text)
+
+
+def unigram_bits(vocabulary: Vocabulary, text: str) -> float:
+    """How often each symbol occurs in the training part, plus one (also for bytes it lacks)."""
+    counts = np.ones(vocabulary.n_ids)
+    counts[: vocabulary.n_symbols] += vocabulary.counts
+    bits = -np.log2(counts / counts.sum())
+    return float(bits[vocabulary.encode(text)].sum()) / len(text)
+
+
+def xz_bits(training_text: str, text: str) -> float:
+    """What the text adds to the size of the training part under xz, which adapts to it as it reads.
+
+    Of the training part at most the last 32 MB.
+    """
+    before, more = training_text.encode()[-XZ_LAST:], text.encode()
+    return (_xz_size(before + more) - _xz_size(before)) * 8 / len(text)
+
+
+def _xz_size(data: bytes) -> int:
+    dictionary = max(XZ_DICTIONARY_LEAST, 1 << (len(data) - 1).bit_length()) if data else XZ_DICTIONARY_LEAST
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": min(dictionary, 2 * XZ_LAST)}]
+    return len(lzma.compress(data, format=lzma.FORMAT_XZ, check=lzma.CHECK_NONE, filters=filters))

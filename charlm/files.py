@@ -1,0 +1,116 @@
+"""Every write that must survive a crash: the only module that opens for writing, syncs or renames."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY = ".tmp-"
+"""What the name of everything unfinished starts with; whatever bears it may be removed."""
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a new file and wait until the disk has it. Raises OSError."""
+    with open(path, "wb") as file:
+        file.write(data)
+        sync_file(file)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, whole or not at all, whatever stood there before. Raises OSError."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears at `path` when the block ends, and never if it raises."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            sync_file(file)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def publish_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Make `folder` with these files, in this order: it appears whole or not at all.
+
+    A folder of that name that exists already is replaced. Raises OSError.
+    """
+    temporary = folder.with_name(TEMPORARY + folder.name)
+    remove_tree(temporary)
+    try:
+        temporary.mkdir()
+        for name, data in contents.items():
+            write_synced(temporary / name, data)
+        sync_folder(temporary)
+        if folder.exists():
+            remove_tree(folder)
+        os.rename(temporary, folder)
+        sync_folder(folder.parent)
+    except BaseException:
+        remove_tree(temporary)
+        raise
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add to the end of a file that may not exist yet, without waiting for the disk."""
+    with open(path, "ab") as file:
+        file.write(data)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, and let the disk know of them."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with all that is in it; first its name, so that it is never seen half gone."""
+    if not folder.exists():
+        return
+    if not folder.name.startswith(TEMPORARY):
+        gone = folder.with_name(f"{TEMPORARY}gone-{folder.name}")
+        shutil.rmtree(gone, ignore_errors=True)
+        folder = folder.rename(gone)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a crash left unfinished in a folder."""
+    for path in folder.glob(TEMPORARY + "*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that can still be written there."""
+    return shutil.disk_usage(folder).free
+
+
+def sync_file(file: BinaryIO) -> None:
+    """Wait until the disk has what was written."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder (Windows has no such call, and needs none)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""What watches a training run: each a callable of one event."""

@@ -1,0 +1,47 @@
+"""A few lines of what the model writes, at each evaluation."""
+
+import json
+import sys
+from collections.abc import Callable
+from math import log
+from pathlib import Path
+
+from tqdm import tqdm
+
+from charlm import files
+from charlm.terminal import colour, visible
+from charlm.training.events import Evaluated, Event
+
+NAME = "samples.jsonl"
+
+
+class Preview:
+    """Shows a sample on standard error, and keeps it for the report."""
+
+    def __init__(self, run: Path, write: Callable[[], str]) -> None:
+        self._path = run / NAME
+        self._write = write
+
+    def __call__(self, event: Event) -> None:
+        """At an evaluation, sample and show."""
+        if not isinstance(event, Evaluated):
+            return
+        text = self._write()
+        figure = (
+            f"{event.nats_per_char / log(2):.3f} ± {event.standard_error / log(2):.3f} bits/char held-out"
+        )
+        title = f"step {event.step}: {figure}, {event.chars:,} of {event.of_chars:,} characters"
+        with tqdm.external_write_mode(file=sys.stderr):
+            print(
+                f"{_bold(title)}\n{visible(text, dim=colour(sys.stderr)).strip()}\n",
+                file=sys.stderr,
+                flush=True,
+            )
+        try:
+            files.append(self._path, json.dumps({"step": event.step, "text": text}).encode() + b"\n")
+        except OSError:
+            pass  # the report will lack this sample
+
+
+def _bold(text: str) -> str:
+    return f"\x1b[1m{text}\x1b[0m" if colour(sys.stderr) else text

@@ -1,0 +1,79 @@
+"""The live line: how far the run is, its losses, its speed."""
+
+import sys
+from math import log
+from time import monotonic
+from typing import Any
+
+from tqdm import tqdm
+
+from charlm.training.events import Evaluated, Event, Finished, Planned, Stepped
+
+SMOOTHING = 0.97
+EVERY_SECONDS = 0.2
+PLAIN_EVERY_SECONDS = 10.0
+FORMAT = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps {postfix} [{elapsed}<{remaining}]"
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a plain line every ten seconds. Standard error both times."""
+
+    def __init__(self, total_steps: int, first_step: int = 0) -> None:
+        # ascii=None lets tqdm see for itself whether the terminal knows block characters
+        self._bar: Any = tqdm(
+            total=total_steps,
+            initial=first_step,
+            disable=None,
+            file=sys.stderr,
+            bar_format=FORMAT,
+            dynamic_ncols=True,
+            mininterval=EVERY_SECONDS,
+            leave=False,
+        )
+        self._plain = not sys.stderr.isatty()
+        self._loss: float | None = None
+        self._held_out = ""
+        self._total = total_steps
+        self._first_chars: tuple[float, int] | None = None
+        self._spoken = self._shown = monotonic()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, Stepped):
+            self._stepped(event)
+        elif isinstance(event, Evaluated):
+            self._held_out = f", held-out {event.nats_per_char / log(2):.3f} bits/char"
+        elif isinstance(event, Planned):
+            self._total = self._bar.total = event.total_steps
+        elif isinstance(event, Finished):
+            self._bar.close()
+
+    def close(self) -> None:
+        """Take the bar away, whatever happened."""
+        self._bar.close()
+
+    def _stepped(self, event: Stepped) -> None:
+        now = monotonic()
+        self._loss = (
+            event.loss if self._loss is None else SMOOTHING * self._loss + (1 - SMOOTHING) * event.loss
+        )
+        if self._first_chars is None:
+            self._first_chars = (now, event.chars)
+        if now - self._shown >= EVERY_SECONDS:
+            self._shown = now
+            self._bar.set_postfix_str(self._text(now, event.chars), refresh=False)
+        self._bar.n = event.step - 1
+        self._bar.update(1)
+        if self._plain and now - self._spoken >= PLAIN_EVERY_SECONDS:
+            self._spoken = now
+            print(
+                f"step {event.step}/{self._total}: {self._text(now, event.chars)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _text(self, now: float, chars: int) -> str:
+        assert self._loss is not None and self._first_chars is not None
+        then, before = self._first_chars
+        speed = (chars - before) / (now - then) if now > then else 0.0
+        return f"loss {self._loss / log(2):.3f} bits{self._held_out}, {speed:,.0f} chars/s"

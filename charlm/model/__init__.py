@@ -1,0 +1,1 @@
+"""The decoder-only transformer: from ids to logits."""

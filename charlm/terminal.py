@@ -1,0 +1,85 @@
+"""The one filter between foreign text and a terminal, and streams that cannot end a run."""
+
+import os
+import re
+import sys
+from typing import IO, Any
+
+# What a terminal obeys or hides instead of showing: C0 but newline and tab, DEL, C1, bidirectional
+# controls, line and paragraph separators, byte order mark, interlinear annotation, lone
+# surrogates, tags. Joiners and variation selectors stay: emoji and several scripts need them.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+_DIM, _NOT_DIM = "\x1b[2m", "\x1b[22m"
+
+
+def visible(text: str, *, dim: bool = False) -> str:
+    r"""Return `text` with all that could steer a terminal spelled out, such as `\x1b`.
+
+    Each character is judged alone, so filtering a stream piece by piece equals filtering it whole.
+    With `dim`, each escape is shown dim, to tell it from the same characters in the text.
+    Raises nothing.
+    """
+    return _UNSAFE.sub(_dim_escape if dim else _escape, text)
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    r"""Return `text` as one visible line (`\n`, `\t`) of at most `limit` characters.
+
+    What is too long is shortened in the middle, since paths differ at both ends. Raises nothing.
+    """
+    line = visible(text).replace("\n", "\\n").replace("\t", "\\t")
+    if len(line) <= limit:
+        return line
+    kept = max(limit - 1, 0)
+    head = kept - kept // 2
+    return line[:head] + "…" + line[len(line) - kept // 2 :]
+
+
+def plain_streams() -> None:
+    """Make standard output and error unable to end a run by what is printed. Raises nothing.
+
+    A console keeps its encoding and shows what that lacks as an escape. What is not a terminal
+    gets UTF-8 and newlines as they are, so that a file holds the text on every platform.
+    """
+    _reconfigure(sys.stderr, errors="backslashreplace")
+    if _is_terminal(sys.stdout):
+        _reconfigure(sys.stdout, errors="backslashreplace")
+    else:
+        _reconfigure(sys.stdout, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def colour(stream: IO[str] | None) -> bool:
+    """Whether `stream` may be coloured: a terminal, not a dumb one, and NO_COLOR unset or empty.
+
+    Raises nothing.
+    """
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return wanted and _is_terminal(stream)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _dim_escape(match: re.Match[str]) -> str:
+    return _DIM + _escape(match) + _NOT_DIM
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError, OSError):  # no stream, no such method, closed, gone
+        return False
+
+
+def _reconfigure(stream: Any, **how: str) -> None:
+    try:
+        stream.reconfigure(**how)
+    except (AttributeError, ValueError, OSError):  # no stream, not a text stream, closed, gone
+        return

@@ -1,0 +1,239 @@
+"""The bytes of one text -> its characters, or a sentence on why not."""
+
+import codecs
+import re
+
+from charlm.errors import TextError, UsageError
+from charlm.terminal import one_line
+from charlm.text.decompression import compression
+
+_MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+_OTHER = "Give a file of text instead."
+_SAVE = "Save it as plain text (UTF-8) and give that."
+_EXPORT = "Export its text (pdftotext does, for a PDF) and give that."
+_UNPACK = "Unpack it and give the files or the folder."
+# Each must hold bytes that no text begins with; two letters ("MZ") are not enough.
+_FORMATS = (
+    (rb"\x89PNG\r\n\x1a\n", "a PNG image", _OTHER),
+    (rb"\xff\xd8\xff", "a JPEG image", _OTHER),
+    (rb"GIF8[79]a.{0,6}[\x00-\x08\x80-\xff]", "a GIF image", _OTHER),
+    (rb"\x7fELF", "a program (ELF)", _OTHER),
+    (rb"\xcf\xfa\xed\xfe|\xca\xfe\xba\xbe", "a program", _OTHER),
+    (rb"MZ[^\x00]{0,62}\x00", "a Windows program", _OTHER),
+    (rb"SQLite format 3\x00", "an SQLite database", _OTHER),
+    (rb"%PDF-\d\.\d", "a PDF document", _EXPORT),
+    (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document", _SAVE),
+    (rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|.{257}ustar[\x00 ]", "an archive", _UNPACK),
+)
+_ZIPPED = (
+    (b"word/document.xml", "a Word document (docx)", _SAVE),
+    (b"xl/workbook.xml", "an Excel workbook (xlsx)", _SAVE),
+    (b"ppt/presentation.xml", "a PowerPoint presentation (pptx)", _SAVE),
+    (b"application/epub+zip", "an e-book (epub)", _SAVE),
+    (b"application/vnd.oasis.opendocument", "an OpenDocument file", _SAVE),
+)
+# The encodings texts are really in, the likelier first where several read a text alike.
+# Among all that Python knows, charset-normalizer takes Latin-1 French for Macintosh Polish.
+_WINDOWS = [f"cp{page}" for page in (1252, 1250, 1251, 1253, 1254, 1255, 1256, 1257, 1258)]
+_ASIAN = ["cp932", "euc_jp", "gb18030", "big5", "cp949"]
+_LIKELY = [*_WINDOWS, "koi8_r", "iso8859_2", *_ASIAN]
+_LEGACY = ["mac_roman", "cp437", "cp850", "cp866"]  # tried last: Windows quotes look like them
+
+
+def check_codec(encoding: str) -> None:
+    """Raise UsageError unless `encoding` is one that Python reads text with."""
+    if _is_text_codec(encoding):
+        return
+    import difflib
+    from encodings.aliases import aliases
+
+    known = sorted(name.replace("_", "-") for name in {*aliases, *aliases.values()})
+    near = filter(_is_text_codec, difflib.get_close_matches(encoding.lower(), known))
+    hint = f"Did you mean {name}?" if (name := next(near, "")) else "Try utf-8 or cp1252."
+    raise UsageError(f"--encoding {one_line(encoding)} is no text encoding. {hint}")
+
+
+def decode(data: bytes, label: str, encoding: str | None = None) -> tuple[str, list[str]]:
+    """Return the characters of `data` and what is to be said of them.
+
+    Read as `encoding`, else as the byte order mark says, else as UTF-8; always strictly. `label`
+    is its name as shown to the user. Raises TextError for what is not text, for invalid bytes and
+    for lone surrogates.
+    """
+    _refuse_other_formats(data, label)
+    if encoding is not None:
+        return _decode_as(data, label, encoding)
+    mark, codec = _mark_of(data)
+    if not mark:
+        _refuse_unmarked(data, label)
+    try:
+        text = str(memoryview(data)[len(mark) :], codec)  # no copy of the bytes
+    except UnicodeDecodeError as error:
+        raise _invalid(data, label, codec, error, len(mark)) from None
+    family = codec.upper().removesuffix("-LE").removesuffix("-BE")
+    return text, [f"a {family} byte order mark was dropped"] if mark else []
+
+
+def _is_text_codec(encoding: str) -> bool:
+    try:
+        b"a".decode(encoding)
+    except UnicodeDecodeError:  # half a character of UTF-16
+        return True
+    except (LookupError, ValueError):
+        return False
+    return True
+
+
+def _decode_as(data: bytes, label: str, encoding: str) -> tuple[str, list[str]]:
+    try:
+        text = data.decode(encoding)
+        text.encode("utf-8")  # raises for the surrogates that utf-7 or unicode_escape let through
+    except UnicodeDecodeError as error:
+        raise _invalid(data, label, encoding, error) from None
+    except UnicodeEncodeError as error:
+        raise TextError(
+            f"{label}, read as {encoding}, has the lone surrogate U+{ord(text[error.start]):04X}"
+            f" at character offset {error.start}, which is no character. Remove it, or try another"
+            " --encoding."
+        ) from None
+    except UnicodeError as error:  # punycode and idna say no more
+        raise TextError(f"{label} cannot be read as {encoding}: {error}.") from None
+    if text.startswith("\ufeff"):
+        return text[1:], ["a byte order mark was dropped"]
+    mark, marked = _mark_of(data)
+    said = f"begins with the byte order mark of {marked}, but was read as {encoding}"
+    same = codecs.lookup(encoding).name in ("utf-8-sig", "utf-16", "utf-32")
+    return text, [said] if mark and not same else []
+
+
+def _mark_of(data: bytes) -> tuple[bytes, str]:
+    return next(((m, c) for m, c in _MARKS.items() if data.startswith(m)), (b"", "utf-8"))
+
+
+def _refuse_other_formats(data: bytes, label: str) -> None:
+    what, remedy = None, _OTHER
+    if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        zipped = (kind for kind in _ZIPPED if kind[0] in data)
+        _, what, remedy = next(zipped, (b"", "a ZIP archive", _UNPACK))
+    elif again := compression(data):
+        what, remedy = f"compressed more than once ({again})", "Decompress it first."
+    else:
+        for magic, named, advice in _FORMATS:
+            if re.match(magic, data, re.DOTALL):
+                what, remedy = named, advice
+                break
+    if what:
+        raise TextError(f"{label} is {what}, not text. {remedy}")
+
+
+def _refuse_unmarked(data: bytes, label: str) -> None:
+    codec = _unmarked(data[:4096])
+    if codec:
+        raise TextError(
+            f"{label} looks like {codec[:6].upper()} without a byte order mark. Read it with"
+            f" --encoding {codec}, or with --encoding utf-8 if its NUL characters are meant."
+        )
+
+
+def _unmarked(sample: bytes) -> str | None:
+    """UTF-16 or UTF-32 by where its NUL bytes stand; text of UTF-8 has none, or few anywhere."""
+    nul = [sample[i::4].count(0) for i in range(4)]
+    quarter = len(sample) // 4
+    if len(sample) % 4 == 0 and quarter and sum(nul) < len(sample):
+        if nul[3] == quarter and nul[2] > 0.9 * quarter:
+            return "utf-32-le"
+        if nul[0] == quarter and nul[1] > 0.9 * quarter:
+            return "utf-32-be"
+    big, little = nul[0] + nul[2], nul[1] + nul[3]
+    more, fewer = max(big, little), min(big, little)
+    # Scripts beyond Latin-1 show NUL bytes at spaces only; as UTF-8 they are mostly controls.
+    controls = sum(byte < 9 or 13 < byte < 32 for byte in sample)
+    if controls * 5 < len(sample) and _reads(sample, "utf-8"):
+        return None
+    if len(sample) % 2 or more < 2 or fewer * 10 > more or more * 100 < len(sample):
+        return None
+    codec = "utf-16-le" if little > big else "utf-16-be"
+    return codec if _reads(sample, codec) else None
+
+
+def _reads(sample: bytes, codec: str, *, whole: bool = False) -> bool:
+    """Whether `codec` reads the sample; unless it is `whole`, it may end within a character."""
+    try:
+        codecs.getincrementaldecoder(codec)().decode(sample, whole)
+    except UnicodeError:
+        return False
+    return True
+
+
+def _invalid(
+    data: bytes, label: str, codec: str, error: UnicodeDecodeError, skipped: int = 0
+) -> TextError:
+    codec, start = codecs.lookup(codec).name, error.start + skipped
+    end = max(start + 1, min(error.end + skipped, start + 4))
+    before = data[skipped:start].decode(codec, "replace")
+    line = before.count("\n") + before.count("\r") - before.count("\r\n") + 1
+    window = f"{data[max(0, start - 8) : start].hex(' ')} [{data[start:end].hex(' ')}]"
+    window = f"{window} {data[end : end + 8].hex(' ')}".strip()
+    return TextError(
+        f"{label} is not valid {codec.upper()} at byte offset {start}, line {line}"
+        f" (in hex: {window}). {_remedy(data, start, codec)}"
+    )
+
+
+def _remedy(data: bytes, start: int, codec: str) -> str:
+    mark, marked = _mark_of(data)
+    if mark and not codec.startswith(marked[:6]):
+        return f"It begins with the byte order mark of {marked}: leave --encoding out."
+    if codec != "utf-8" and _reads(data, "utf-8", whole=True):
+        return "It is valid UTF-8: leave --encoding out."
+    if codec.startswith(("utf-16", "utf-32")):
+        return "It is cut short or damaged: get the whole file again, or try another --encoding."
+    sample = _lines_around(data, start)
+    if b"\0" in sample:
+        return "It has NUL bytes too, so it is probably not text; give a file of text instead."
+    text = sample.decode("utf-8", "replace")
+    damaged = text.count("\ufffd")
+    if sum(c > "\x7f" for c in text) > 2 * damaged:
+        return (
+            "The text around it is valid UTF-8, so it is damaged there: repair it, or drop such"
+            " bytes with iconv -c -f utf-8 -t utf-8."
+        )
+    guess = _guess(data, sample)
+    if guess:
+        return f"It looks like {guess}; to read it so, add --encoding {guess}."
+    return "If it is text, name its encoding with --encoding; if not, give a file of text instead."
+
+
+def _lines_around(data: bytes, start: int) -> bytes:
+    first, last = max(0, start - 4096), start + 4096
+    if first:  # whole lines, since half a character misleads
+        first = data.find(b"\n", first, start) + 1 or first
+    return data[first : data.rfind(b"\n", start, last) + 1 or last]
+
+
+def _guess(data: bytes, sample: bytes) -> str | None:
+    for candidates, threshold in ((_LIKELY, 0.2), (_LIKELY + _LEGACY, 0.3)):
+        for name in _ranked(sample, candidates, threshold):
+            if _reads(data, name, whole=True):
+                return name
+    return None
+
+
+def _ranked(sample: bytes, candidates: list[str], threshold: float) -> list[str]:
+    try:
+        from charset_normalizer import from_bytes
+    except ImportError:
+        return []
+    matches = from_bytes(sample, cp_isolation=candidates, threshold=threshold)
+    ranked: dict[str, None] = {}
+    for match in matches:
+        alike = [m for m in matches if (m.chaos, m.coherence) == (match.chaos, match.coherence)]
+        names = {name for m in alike for name in m.could_be_from_charset}
+        ranked.update(dict.fromkeys(name for name in candidates if name in names))
+    return list(ranked)

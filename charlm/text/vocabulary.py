@@ -1,0 +1,167 @@
+"""Characters to ids and back, and how the characters it lacks are spelled.
+
+Ids, in order: the characters kept (by code point), the bytes that occur in the training part
+(rare characters are spelled there in UTF-8), then the bytes that never occur in it. The model has
+a row for each of the first two kinds; the last share one small fixed probability.
+"""
+
+import codecs
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.integer[Any]]
+
+MIN_COUNT_FROM = 100_000
+DECODE_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The symbols of a model. `counts`: how often each that the model has occurs in training."""
+
+    chars: str
+    trained_bytes: bytes
+    counts: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for symbols in (list(self.chars), [chr(byte) for byte in self.trained_bytes]):
+            if symbols != sorted(set(symbols)):
+                raise ValueError("the symbols of a vocabulary stand in order, each once")
+        if len(self.counts) != self.n_symbols or self.n_symbols == 0 or min(self.counts) < 1:
+            raise ValueError("a vocabulary has a count above 0 for each of its symbols")
+
+    @classmethod
+    def build(cls, training_part: str, min_count: int | None = None) -> Self:
+        """Keep the characters that occur at least `min_count` times; the rest become bytes."""
+        if min_count is None:
+            min_count = 2 if len(training_part) > MIN_COUNT_FROM else 1
+        occurrences = np.bincount(code_points(training_part))
+        present = np.flatnonzero(occurrences)
+        kept = present[occurrences[present] >= min_count]
+        byte_counts = np.zeros(256, dtype=np.int64)
+        for point in present[occurrences[present] < min_count]:
+            for byte in chr(point).encode():
+                byte_counts[byte] += occurrences[point]
+        trained = np.flatnonzero(byte_counts)
+        counts = np.concatenate((occurrences[kept], byte_counts[trained]))
+        chars = kept.astype("<u4").tobytes().decode("utf-32-le")
+        return cls(chars, bytes(trained.tolist()), tuple(counts.tolist()))
+
+    @property
+    def n_symbols(self) -> int:
+        """How many symbols the model has a row for."""
+        return len(self.chars) + len(self.trained_bytes)
+
+    @property
+    def n_ids(self) -> int:
+        """How many ids there are, bytes that training never saw included."""
+        return len(self.chars) + 256
+
+    def encode(self, text: str) -> NDArray[np.int32]:
+        """The ids of a text; a character that is lacking becomes the bytes of its UTF-8."""
+        ids = self.encode_points(text)
+        lacking = np.flatnonzero(ids < 0)
+        if not len(lacking):
+            return ids
+        different, which = np.unique(code_points(text)[lacking], return_inverse=True)
+        spellings = [self._id_of_byte[list(chr(point).encode())] for point in different]
+        lengths = np.ones(len(ids), dtype=np.int64)
+        lengths[lacking] = np.array([len(spelling) for spelling in spellings])[which]
+        out = np.repeat(ids, lengths)
+        out[np.repeat(ids < 0, lengths)] = np.concatenate([spellings[i] for i in which])
+        return out
+
+    def encode_points(self, text: str) -> NDArray[np.int32]:
+        """The id of each character, -1 where it is lacking."""
+        return self._id_of_point[code_points(text)]
+
+    def symbols_per_char(self, text: str) -> NDArray[np.int64]:
+        """How many ids each character of a text becomes: 1, or the bytes of its UTF-8."""
+        points = code_points(text)
+        lengths = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
+        return np.where(self._id_of_point[points] < 0, lengths, 1)
+
+    def decode(self, ids: Ids) -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD."""
+        decoder = Decoder(self)
+        pieces = np.array_split(ids, len(ids) // DECODE_AT_ONCE + 1)
+        return "".join([*map(decoder.feed, pieces), decoder.flush()])
+
+    @cached_property
+    def _id_of_point(self) -> NDArray[np.int32]:
+        table = np.full(0x110000, -1, dtype=np.int32)
+        table[code_points(self.chars)] = np.arange(len(self.chars))
+        return table
+
+    @cached_property
+    def _byte_of_id(self) -> bytes:
+        """The 256 bytes in the order of their ids: those of training first."""
+        return self.trained_bytes + bytes(sorted(set(range(256)) - set(self.trained_bytes)))
+
+    @cached_property
+    def _id_of_byte(self) -> NDArray[np.int32]:
+        return (len(self.chars) + np.argsort(list(self._byte_of_id))).astype(np.int32)
+
+    @cached_property
+    def spellings(self) -> list[bytes]:
+        """The UTF-8 of each id."""
+        return [char.encode() for char in self.chars] + [bytes([byte]) for byte in self._byte_of_id]
+
+    def differences(self, other: "Vocabulary") -> str:
+        """The characters that one of two vocabularies has and the other has not."""
+        return "".join(sorted(set(self.chars) ^ set(other.chars)))
+
+    def to_json(self) -> str:
+        """As text; `from_json` gives the same vocabulary again."""
+        return json.dumps(
+            {"chars": self.chars, "bytes": list(self.trained_bytes), "counts": list(self.counts)}
+        )
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Rebuild from parsed `to_json`; ValueError where it is not a vocabulary."""
+        chars, numbers, counts = data.get("chars"), data.get("bytes"), data.get("counts")
+        if set(data) != {"chars", "bytes", "counts"} or not isinstance(chars, str):
+            raise ValueError("a vocabulary has chars, bytes and counts")
+        for values, high in ((numbers, 255), (counts, 2**63 - 1)):
+            if not isinstance(values, list) or not all(type(v) is int and 0 <= v <= high for v in values):
+                raise ValueError("the bytes and counts of a vocabulary are lists of whole numbers")
+        if first_surrogate(chars) is not None:
+            raise ValueError("a vocabulary has no lone surrogates")
+        return cls(chars, bytes(numbers), tuple(counts))  # type: ignore[arg-type]
+
+
+class Decoder:
+    """Ids to text piece by piece: bytes that make a character together are held until they do."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._spellings = vocabulary.spellings
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def feed(self, ids: Iterable[int]) -> str:
+        """The text that is complete with these ids."""
+        return self._utf8.decode(b"".join([self._spellings[i] for i in ids]))
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD where a character was not finished."""
+        return self._utf8.decode(b"", final=True)
+
+
+def code_points(text: str) -> NDArray[np.uint32]:
+    """The code points of a text, one number a character."""
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+
+
+def first_surrogate(text: str) -> int | None:
+    """Where the first lone surrogate stands, which is no character and has no UTF-8."""
+    try:
+        text.encode("utf-32-le")
+    except UnicodeEncodeError as error:
+        return error.start
+    return None

@@ -1,0 +1,1 @@
+"""The plan, the loop, and what they stand on."""

@@ -1,0 +1,41 @@
+"""Where training computes: device, threads, seeds, and how fast the machine is."""
+
+import time
+
+import torch
+
+from charlm.errors import UsageError
+
+PRODUCT = 768
+"""Size of the matrix product that stands for the machine's speed."""
+PRODUCT_SECONDS = 0.05
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device that `auto`, `cpu`, `cuda` or `mps` means here; UsageError where it is missing."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        wanted = next(name for name, present in there.items() if present)
+    if not there[wanted]:
+        raise UsageError(f"--device {wanted}: torch finds no such device here; use cpu, or auto")
+    return torch.device(wanted)
+
+
+def set_threads(threads: int | None) -> int:
+    """Use that many threads (by default torch's own choice, one a core); how many are used."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+def measure_gflops(device: torch.device) -> float:
+    """The speed of a plain fp32 matrix product here, in 10^9 operations a second."""
+    a = torch.ones(PRODUCT, PRODUCT, device=device)
+    float((a @ a)[0, 0])
+    times: list[float] = []
+    started = time.perf_counter()
+    while time.perf_counter() - started < PRODUCT_SECONDS or len(times) < 3:
+        before = time.perf_counter()
+        float((a @ a)[0, 0])  # reading a number waits for a GPU
+        times.append(time.perf_counter() - before)
+    return 2 * PRODUCT**3 / sorted(times)[len(times) // 2] / 1e9

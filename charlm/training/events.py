@@ -1,0 +1,88 @@
+"""What happens in a run, as frozen facts: plain numbers and words that any listener can read."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """One batch was learned from."""
+
+    step: int  # batches so far, this one included
+    loss: float  # nats per symbol, on this batch
+    learning_rate: float
+    grad_norm: float
+    chars: int  # symbols read in the run so far
+    seconds: float  # that this step took
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """The model was scored on text it does not learn from."""
+
+    step: int
+    nats_per_char: float
+    standard_error: float
+    chars: int  # scored this time
+    of_chars: int  # in the held-out part
+    blocks: int
+    is_best: bool
+    rises: int  # evaluations in which it was worse than the best by more than chance
+    final: bool
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """The rest of the schedule was decided anew, and written down."""
+
+    step: int
+    total_steps: int
+    decision: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A checkpoint is on the disk."""
+
+    step: int
+    path: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveFailed:
+    """A checkpoint could not be written; training goes on and will try again."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A batch whose loss or gradient was not finite: no weight was changed by it."""
+
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WentBack:
+    """The run went wrong and goes on from its last save, past the text and at half the rate."""
+
+    step: int  # where it went wrong
+    to_step: int
+    reason: str
+    rate_factor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """The last event: `done`, `early` (the model had begun to memorise) or a signal's name."""
+
+    step: int
+    reason: str
+    best_step: int | None
+    total_steps: int
+
+
+Event = Stepped | Evaluated | Planned | Saved | SaveFailed | Skipped | WentBack | Finished

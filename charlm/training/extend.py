@@ -1,0 +1,48 @@
+"""More training for a run: so many steps, or so many seconds."""
+
+from dataclasses import replace
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.training.device import measure_gflops
+from charlm.training.pace import Pace
+from charlm.training.plan import Budget, Size, first_guess
+from charlm.training.plan_file import write_plan
+from charlm.training.session import Session
+
+
+def by_steps(session: Session, run: RunFolder, steps: int) -> None:
+    """Add steps, with a warmup and a cooldown of their own, and write the plan down."""
+    _extend(session, run, steps, decided="more steps")
+
+
+def by_seconds(session: Session, run: RunFolder, seconds: float, started: float) -> Pace:
+    """Add as many steps as fit a time that began at `started`: a first guess, then by what is timed."""
+    pace = Pace(budget=seconds, deadline=started + seconds)
+    gflops = round(measure_gflops(session.device), 1)
+    guess = first_guess(Budget(seconds=max(1.0, round(pace.left, 2)), gflops=gflops), _size(session))
+    _extend(session, run, guess, decided="more time", budget_seconds=seconds, gflops=gflops)
+    return pace
+
+
+def _extend(session: Session, run: RunFolder, steps: int, **facts: object) -> None:
+    step = session.state.step
+    schedule = session.plan.schedule.extended(step, step + steps)
+    session.plan = replace(session.plan, schedule=schedule).decided(at_step=step, steps=steps, **facts)
+    session.state.finished = None
+    session.state.memorising.rises = 0
+    write_plan(run, session.plan)
+
+
+def _size(session: Session) -> Size:
+    """The run's size as a row of the plan's table, for what a step of it costs."""
+    model, training = session.model_config, session.training_config
+    assert model.n_layer and model.n_embd and model.n_head and model.block_size and training.batch_size
+    return Size(
+        tflop=0,
+        n_layer=model.n_layer,
+        n_embd=model.n_embd,
+        n_head=model.n_head,
+        block_size=model.block_size,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate or 0.0,
+    )

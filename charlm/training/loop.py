@@ -1,0 +1,280 @@
+"""Trainer.run(): a generator of events that trains, evaluates, saves, and recovers.
+
+Axes: B windows, T symbols.
+"""
+
+from collections.abc import Iterator
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import read_newest
+from charlm.errors import DivergedError, ResourceError
+from charlm.evaluation.held_out import Estimate, Slice, score_slice, spread
+from charlm.model.language_model import LanguageModel
+from charlm.predictor import TransformerPredictor
+from charlm.randomness import mix
+from charlm.terminal import one_line
+from charlm.training import optimizer as update_rule
+from charlm.training.events import (
+    Evaluated,
+    Event,
+    Finished,
+    Planned,
+    Saved,
+    SaveFailed,
+    Skipped,
+    Stepped,
+    WentBack,
+)
+from charlm.training.pace import Pace
+from charlm.training.plan import Plan
+from charlm.training.plan_file import write_plan
+from charlm.training.session import Session
+from charlm.training.watch import MOST_RETURNS
+
+CLOSING_CHARS = 200_000
+
+
+class Stop(Protocol):
+    """Anything that can say that training should end after this step."""
+
+    reason: str | None
+
+    def is_set(self) -> bool:
+        """Should it?"""
+
+
+class Trainer:
+    """Carries a session through its plan. It alone writes checkpoints, and it prints nothing."""
+
+    def __init__(self, session: Session, run: RunFolder, pace: Pace | None = None) -> None:
+        self.session = session
+        self.run_folder = run
+        self.pace = pace  # with --time only
+        self.predictor = TransformerPredictor(session.model, session.corpus.vocabulary)
+        self._saved_at = perf_counter()
+        self._save_failed = False
+        self._finish_reason: str | None = None
+
+    @property
+    def step(self) -> int:
+        """Batches learned from so far."""
+        return self.session.state.step
+
+    def run(self, stop: Stop) -> Iterator[Event]:
+        """Train to the end of the plan or until `stop`; the last event is Finished.
+
+        Raises DivergedError when going back did not help, ResourceError when the last checkpoint
+        cannot be written.
+        """
+        session = self.session
+        if not self.run_folder.steps():
+            yield from self._save()
+        while self.step < session.plan.total_steps and not stop.is_set() and self._finish_reason is None:
+            started = perf_counter()
+            yield from self._step()
+            if self.pace is not None:  # the listeners' share included
+                self.pace.stepped(perf_counter() - started)
+            yield from self._after_step(stop)
+        yield from self._close(stop)
+
+    def _after_step(self, stop: Stop) -> Iterator[Event]:
+        """What is due between steps: the plan, an evaluation, a save."""
+        session, pace = self.session, self.pace
+        if pace is not None and pace.step_seconds == 0 and pace.first_look_due():
+            batch_size, config = session.windows.batch_size, session.training_config
+            yield self._replan(
+                pace.first_plan(session.plan, self.step, batch_size, self._slice(None), config)
+            )
+        if (
+            self.step % session.plan.eval_every == 0
+            and self.step < session.plan.total_steps
+            and not stop.is_set()
+        ):
+            for event in self._evaluate(stop, self._slice(session.plan.eval_chars)):
+                yield event
+                yield from self._judge(event.is_best)
+            if pace is not None and pace.step_seconds > 0:
+                yield self._replan(pace.next_plan(session.plan, self.step, self._slice(None)))
+        if perf_counter() - self._saved_at >= session.training_config.save_every:
+            yield from self._save()
+
+    # --- one step -----------------------------------------------------------------------------
+
+    def _step(self) -> Iterator[Event]:
+        started = perf_counter()
+        session, state = self.session, self.session.state
+        rate = session.learning_rate()
+        loss, norm = self._learn(rate)
+        seconds = perf_counter() - started
+        state.step += 1
+        state.seconds += seconds
+        if loss != loss or norm != norm or float("inf") in (loss, norm):
+            state.skipped.append(state.step)
+            loss = float("nan")
+            yield Skipped(step=state.step)
+        else:
+            state.updates += 1
+            chars = state.step * session.chars_per_step
+            yield Stepped(
+                step=state.step, loss=loss, learning_rate=rate, grad_norm=norm, chars=chars, seconds=seconds
+            )
+        reason = state.divergence.see(loss)
+        if reason is not None:
+            yield self._go_back(reason)
+
+    def _learn(self, rate: float) -> tuple[float, float]:
+        """Learn from the next batch: its loss and the length of its gradient.
+
+        Where either is not finite, no weight changes; that is decided on the device, before.
+        """
+        session, config = self.session, self.session.training_config
+        session.optimizer.zero_grad(set_to_none=True)
+        step = self.step + session.state.batch_offset
+        windows = torch.from_numpy(session.windows.batch(session.corpus.train, step)).to(session.device)
+        total = torch.zeros((), device=session.device)
+        for part, ids in enumerate(windows.chunk(config.accumulation)):
+            if session.model_config.dropout:
+                torch.manual_seed(int(mix(config.seed, step, part) >> 1))
+            loss = batch_loss(session.model, ids) / config.accumulation
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(session.model.parameters(), config.clip)
+        update_rule.update(session.optimizer, rate, torch.isfinite(total) & torch.isfinite(norm))
+        return float(total), float(norm)
+
+    def _go_back(self, reason: str) -> WentBack:
+        """Return to the last good save, past the text that led here, at half the rate."""
+        state = self.session.state
+        if state.returns >= MOST_RETURNS:
+            raise DivergedError(
+                f"training went wrong again at step {self.step} ({reason}) after going back {MOST_RETURNS} "
+                "times; try a lower --learning-rate"
+            )
+        wrong, passed, rate, returns = self.step, state.batch_offset, state.rate_factor / 2, state.returns + 1
+        skipped = state.skipped
+        snapshot = read_newest(self.run_folder, lambda _: None)
+        self.session.restore(snapshot)
+        state = self.session.state
+        state.batch_offset = passed + wrong - state.step
+        state.rate_factor, state.returns, state.skipped = rate, returns, skipped
+        state.divergence.recent, state.divergence.bad_in_row = [], 0
+        return WentBack(step=wrong, to_step=state.step, reason=reason, rate_factor=rate)
+
+    def _replan(self, plan: Plan) -> Planned:
+        """Put a new plan in force, on the disk before any step depends on it."""
+        self.session.plan = plan
+        write_plan(self.run_folder, plan)
+        return Planned(step=self.step, total_steps=plan.total_steps, decision=plan.decisions[-1])
+
+    # --- evaluating ---------------------------------------------------------------------------
+
+    def _slice(self, symbols: int | None) -> Slice:
+        """Windows over the held-out part that score about so many symbols, or all."""
+        corpus = self.session.corpus
+        n = len(corpus.held_out)
+        return spread(self.predictor.rule, n, n if symbols is None else symbols, corpus.held_out_chars)
+
+    def _closing_slice(self) -> Slice:
+        """What the evaluation at the end scores: all of it, unless that takes too long."""
+        whole = self._slice(None)
+        if self.pace is None:
+            return self._slice(CLOSING_CHARS)
+        return self._slice(self.pace.closing_windows(whole.of_windows) * whole.symbols_per_window)
+
+    def _evaluate(self, stop: Stop, part: Slice, *, final: bool = False) -> Iterator[Evaluated]:
+        """Score part of the held-out text, and judge by it whether the model begins to memorise."""
+        started = perf_counter()
+        session, state = self.session, self.session.state
+        session.model.eval()
+        estimate = score_slice(self.predictor, session.corpus.held_out, part, stop.is_set)
+        session.model.train()
+        if estimate is None or not part.windows:
+            return
+        seconds = perf_counter() - started
+        if self.pace is not None:
+            self.pace.window_seconds = seconds / len(part.windows)
+        is_best = not final and state.memorising.see(self.step, estimate.blocks)
+        state.last_figure = _figure(self.step, estimate, part)
+        yield Evaluated(
+            step=self.step,
+            nats_per_char=estimate.nats_per_char,
+            standard_error=estimate.standard_error,
+            chars=estimate.chars,
+            of_chars=session.corpus.held_out_chars,
+            blocks=len(part.windows),
+            is_best=is_best,
+            rises=state.memorising.rises,
+            final=final,
+            seconds=seconds,
+        )
+        if self.pace is not None and not final:
+            self.pace.evaluation_seconds = perf_counter() - started
+
+    def _judge(self, is_best: bool) -> Iterator[Event]:
+        """After an evaluation: keep the best weights, end a run that has begun to memorise."""
+        config, memorising = self.session.training_config, self.session.state.memorising
+        if is_best:
+            yield from self._save(best=True)
+        if config.patience and memorising.rises >= config.patience:
+            self._finish_reason = "early"
+
+    # --- saving and ending --------------------------------------------------------------------
+
+    def _save(self, *, best: bool = False) -> Iterator[Event]:
+        """Write a checkpoint; if the disk refuses, say so once and try again at the next one."""
+        started = perf_counter()
+        self._saved_at = started
+        if not self.session.is_finite():
+            return
+        try:
+            path = self.run_folder.save(self.step, self.session.snapshot().files(), best=best)
+        except OSError as error:
+            if not self._save_failed:
+                yield SaveFailed(step=self.step, reason=error.strerror or str(error))
+            self._save_failed = True
+            return
+        self._save_failed = False
+        seconds = perf_counter() - started
+        if self.pace is not None:
+            self.pace.save_seconds = seconds
+        yield Saved(step=self.step, path=str(path), seconds=seconds)
+
+    def _close(self, stop: Stop) -> Iterator[Event]:
+        """The evaluation of the finished model, the last save, and the last event."""
+        state, plan = self.session.state, self.session.plan
+        reason = self._finish_reason or (stop.reason if stop.is_set() else None) or "done"
+        if reason == "done":
+            yield from self._evaluate(stop, self._closing_slice(), final=True)
+            reason = stop.reason or "done" if stop.is_set() else "done"
+        state.finished = reason if reason in ("done", "early") else None
+        yield from self._save()
+        if self._save_failed:
+            raise ResourceError(
+                f"the last checkpoint, of step {self.step}, could not be written to "
+                f"{one_line(str(self.run_folder.path))}; make room and run `charlm resume {self.run_folder.name}`"
+            )
+        best = state.memorising.best_step
+        yield Finished(step=self.step, reason=reason, best_step=best, total_steps=plan.total_steps)
+
+
+def batch_loss(model: LanguageModel, ids: Tensor) -> Tensor:
+    """Mean nats of the symbol that follows each of `ids[:, :-1]`, from windows (B, T + 1)."""
+    logits = model(ids[:, :-1])  # (B, T, V)
+    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+
+def _figure(step: int, estimate: Estimate, part: Slice) -> dict[str, Any]:
+    """An evaluation as the run's state keeps it."""
+    return {
+        "step": step,
+        "nats_per_char": estimate.nats_per_char,
+        "standard_error": estimate.standard_error,
+        "chars": estimate.chars,
+        "whole": part.whole,
+    }

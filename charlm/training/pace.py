@@ -1,0 +1,105 @@
+"""How fast a run goes, and how many steps still fit before its time is over."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from statistics import fmean, median
+from time import perf_counter
+
+from charlm.config import TrainingConfig
+from charlm.evaluation.held_out import Slice
+from charlm.training.plan import Plan, evaluation_interval
+
+FIRST_LOOK_SHARE = 0.05
+FIRST_LOOK_SECONDS = 4.0
+FIRST_LOOK_STEPS = 8
+WARM_STEPS = 3  # the first steps are slower: memory is asked for, kernels are chosen
+CLOSING_SHARE = 0.05  # of the budget, at most, for the evaluation at the end
+EVALUATION_SHARE = 0.04  # of the budget, for all those before
+FEWEST_EVALUATED = 2_000
+AFTERWARDS_SECONDS = 0.6  # the report, the table, leaving Python
+
+
+@dataclass
+class Pace:
+    """A stopwatch with a deadline. All times in seconds of `clock`."""
+
+    budget: float
+    deadline: float
+    clock: Callable[[], float] = perf_counter
+    step_seconds: float = 0.0  # of one step, by the latest measurement
+    evaluation_seconds: float = 0.0  # of one evaluation and all that listeners do about it
+    window_seconds: float = 0.0  # of one window in an evaluation
+    save_seconds: float = 0.0
+    _steps: list[float] = field(default_factory=list)
+
+    @property
+    def left(self) -> float:
+        """Until the deadline."""
+        return self.deadline - self.clock()
+
+    def stepped(self, seconds: float) -> None:
+        """Take in one step."""
+        self._steps.append(seconds)
+
+    def first_look_due(self) -> bool:
+        """Have enough steps been timed to decide the schedule for the first time?"""
+        timed = self._steps[WARM_STEPS:]
+        enough = sum(timed) >= min(FIRST_LOOK_SECONDS, FIRST_LOOK_SHARE * self.budget)
+        return (enough and len(timed) >= FIRST_LOOK_STEPS) or self.left < self.budget / 2
+
+    def measure(self) -> None:
+        """Take the steps since the last measurement as the speed from now on.
+
+        The first few are told by their median, which a hiccup of the machine does not move.
+        """
+        if self.step_seconds == 0:
+            self.step_seconds = median(self._steps[WARM_STEPS:] or self._steps)
+        elif self._steps:
+            self.step_seconds = fmean(self._steps)
+        self._steps = []
+
+    def closing_seconds(self, windows: int) -> float:
+        """For what follows the last step: scoring at most so many windows, saving, leaving."""
+        scoring = min(CLOSING_SHARE * self.budget, windows * self.window_seconds)
+        return scoring + self.save_seconds + AFTERWARDS_SECONDS
+
+    def closing_windows(self, windows: int) -> int:
+        """How many of the windows the evaluation at the end can score."""
+        if self.window_seconds == 0:
+            return windows
+        return max(1, min(windows, int(CLOSING_SHARE * self.budget / self.window_seconds)))
+
+    def steps_left(self, eval_every: int, windows: int) -> int:
+        """How many steps fit, with an evaluation every `eval_every`; at least one."""
+        available = self.left - self.closing_seconds(windows)
+        one = self.step_seconds + (self.evaluation_seconds + self.save_seconds) / eval_every
+        return max(1, int(available / one)) if one > 0 else 1
+
+    def first_plan(
+        self, plan: Plan, step: int, batch_size: int, held_out: Slice, config: TrainingConfig
+    ) -> Plan:
+        """From the first steps' speed: how many there will be, and how often it is evaluated."""
+        self.measure()
+        # A forward pass takes a third of a step.
+        self.window_seconds = self.step_seconds / 3 / batch_size
+        end = step + self.steps_left(plan.eval_every, held_out.of_windows)
+        every = config.eval_every or evaluation_interval(end, self.budget)
+        windows = EVALUATION_SHARE * self.budget * every / end / self.window_seconds
+        chars = config.eval_chars or max(FEWEST_EVALUATED, round(windows * held_out.symbols_per_window))
+        plan = replace(plan, eval_every=every, eval_chars=chars, schedule=plan.schedule.retimed(step, end))
+        return plan.decided(decided="schedule, from the first steps", at_step=step, **self._facts())
+
+    def next_plan(self, plan: Plan, step: int, held_out: Slice) -> Plan:
+        """After an evaluation: when the run will end, at the speed it has now."""
+        self.measure()
+        end = step + self.steps_left(plan.eval_every, held_out.of_windows)
+        plan = replace(plan, schedule=plan.schedule.retimed(step, end))
+        return plan.decided(decided="schedule, from the steps since", at_step=step, **self._facts())
+
+    def _facts(self) -> dict[str, float]:
+        """What was measured, for the plan's record."""
+        return {
+            "seconds_left": round(self.left, 3),
+            "step_seconds": round(self.step_seconds, 6),
+            "evaluation_seconds": round(self.evaluation_seconds, 4),
+        }

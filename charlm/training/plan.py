@@ -1,0 +1,199 @@
+"""From a budget, a machine's speed and a text's length to a size, a batch and a schedule.
+
+`choose` is a pure function; its table is SIZES, shown in the README. With a number of steps
+nothing that was timed enters; with a time, the measured speed is written into the plan before it
+acts, and the schedule is decided again from the speed of the steps themselves.
+"""
+
+from dataclasses import dataclass, replace
+from math import ceil, gcd, sqrt
+from typing import Any
+
+from charlm.config import ModelConfig, TrainingConfig
+from charlm.training.schedule import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A row of the table: from this much computing on, this model and batch did best."""
+
+    tflop: float  # the machine's plain matrix product over the whole budget, in 10^12 operations
+    n_layer: int
+    n_embd: int
+    n_head: int
+    block_size: int
+    batch_size: int
+    learning_rate: float
+
+    @property
+    def weights(self) -> int:
+        """Weights in the blocks, about: attention 4 C^2, SwiGLU 8 C^2."""
+        return 12 * self.n_layer * self.n_embd**2
+
+    @property
+    def step_gflop(self) -> float:
+        """Operations of one step, forward and backward, in 10^9: 6 a weight and 12 C T a layer."""
+        per_char = 6 * self.weights + 12 * self.n_layer * self.n_embd * self.block_size
+        return per_char * self.block_size * self.batch_size / 1e9
+
+
+SIZES = (
+    Size(tflop=0, n_layer=3, n_embd=64, n_head=2, block_size=64, batch_size=16, learning_rate=6e-3),
+    Size(tflop=0.5, n_layer=4, n_embd=96, n_head=3, block_size=64, batch_size=16, learning_rate=4e-3),
+    Size(tflop=16, n_layer=4, n_embd=128, n_head=4, block_size=128, batch_size=16, learning_rate=4e-3),
+    Size(tflop=50, n_layer=6, n_embd=192, n_head=6, block_size=128, batch_size=16, learning_rate=3e-3),
+    Size(tflop=200, n_layer=6, n_embd=256, n_head=8, block_size=128, batch_size=32, learning_rate=2e-3),
+    Size(tflop=2_000, n_layer=6, n_embd=384, n_head=6, block_size=256, batch_size=48, learning_rate=1.5e-3),
+    Size(tflop=50_000, n_layer=12, n_embd=768, n_head=12, block_size=512, batch_size=64, learning_rate=6e-4),
+)
+SHARE_OF_PRODUCT = 0.5  # of a plain matrix product's speed, what a step reaches
+WEIGHTS_PER_CHAR = 8  # of training text: above that a model only learns it by heart
+DROPOUT = ((12, 0.2), (3, 0.1))  # (passes over the text, dropout from there on)
+SMALLEST_HEAD = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a run may take: seconds at a measured speed, or a number of steps."""
+
+    seconds: float | None = None
+    gflops: float | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a run goes on: all that its steps depend on besides the text and the configuration."""
+
+    schedule: Schedule
+    eval_every: int  # steps
+    eval_chars: int  # about so many held-out symbols in each evaluation
+    decisions: tuple[dict[str, Any], ...] = ()  # what was decided from what, the last one in force
+
+    @property
+    def total_steps(self) -> int:
+        """The step at which training ends."""
+        return self.schedule.end
+
+    def decided(self, **facts: Any) -> "Plan":
+        """The same plan with one more decision recorded: its reasons and what came of it."""
+        outcome = {
+            "schedule": str(self.schedule),
+            "eval_every": self.eval_every,
+            "eval_chars": self.eval_chars,
+        }
+        return replace(self, decisions=(*self.decisions, {**facts, **outcome}))
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object; `from_json` gives the same plan again."""
+        return {"decisions": list(self.decisions)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Plan":
+        """Rebuild from `to_json`: the last decision is in force. ValueError where it is no plan."""
+        decisions = data.get("decisions")
+        if (
+            not isinstance(decisions, list)
+            or not decisions
+            or not all(isinstance(d, dict) for d in decisions)
+        ):
+            raise ValueError("a plan is a list of decisions")
+        last = decisions[-1]
+        every, chars = last.get("eval_every"), last.get("eval_chars")
+        if not all(type(value) is int and value > 0 for value in (every, chars)):
+            raise ValueError("eval_every and eval_chars of a plan are whole numbers above 0")
+        schedule = Schedule.parse(str(last.get("schedule")))
+        return cls(schedule=schedule, eval_every=every, eval_chars=chars, decisions=tuple(decisions))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What was chosen: complete configurations, the first plan, and why, in a sentence."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    plan: Plan
+    why: str
+
+
+def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingConfig) -> Choice:
+    """Fill in what the configurations leave open for a training text of `n_train` symbols.
+
+    Raises ValueError where what was set by hand does not go together.
+    """
+    assert n_train >= 2 and (budget.steps is not None or (budget.seconds and budget.gflops))
+    size = _size(budget, n_train)
+    block = model.block_size or size.block_size
+    block = min(block, max(1, (n_train - 1) // 2))
+    batch = training.batch_size or min(size.batch_size, max(1, n_train // block)) * training.accumulation
+    size = replace(size, block_size=block, batch_size=batch)
+    steps = budget.steps or first_guess(budget, size)
+    model = replace(_fill_model(model, size), block_size=block)
+    if model.dropout is None:
+        model = replace(model, dropout=_dropout(steps * batch * block / n_train))
+    rate = training.learning_rate or size.learning_rate
+    schedule = Schedule.parse(training.schedule) if training.schedule else Schedule.usual(steps)
+    if training.schedule and budget.steps not in (None, schedule.end):
+        raise ValueError(f"schedule ends at step {schedule.end}, and steps is {budget.steps}; leave one out")
+    every = training.eval_every or evaluation_interval(steps, steps / 10)
+    plan = Plan(schedule=schedule, eval_every=every, eval_chars=training.eval_chars or EVAL_CHARS)
+    training = replace(training, batch_size=batch, learning_rate=rate)
+    return Choice(model=model, training=training, plan=plan, why=_why(budget, n_train, size))
+
+
+EVAL_CHARS = 10_000
+
+
+def first_guess(budget: Budget, size: Size) -> int:
+    """About how many steps fit a time, before one was timed."""
+    assert budget.seconds and budget.gflops
+    return max(1, round(budget.seconds * budget.gflops * SHARE_OF_PRODUCT / size.step_gflop))
+
+
+def evaluation_interval(steps: int, seconds: float) -> int:
+    """Steps between evaluations: about the square root of the seconds as their number, 2 to 60."""
+    return max(1, ceil(steps / min(60, max(2, round(sqrt(seconds))))))
+
+
+def _size(budget: Budget, n_train: int) -> Size:
+    def affordable(size: Size) -> bool:
+        if budget.steps is not None:
+            return budget.steps * size.step_gflop >= size.tflop * 1e3 * SHARE_OF_PRODUCT
+        assert budget.seconds and budget.gflops
+        return budget.seconds * budget.gflops >= size.tflop * 1e3
+
+    fitting = [size for size in SIZES if affordable(size) and size.weights <= WEIGHTS_PER_CHAR * n_train]
+    return fitting[-1] if fitting else SIZES[0]
+
+
+def _fill_model(model: ModelConfig, size: Size) -> ModelConfig:
+    """The model set by hand, completed from a row of the table."""
+    n_layer, n_embd, n_head = model.n_layer or size.n_layer, model.n_embd, model.n_head
+    if n_embd is None:
+        n_embd = size.n_embd if n_head is None else ceil(size.n_embd / (2 * n_head)) * 2 * n_head
+    if n_head is None:
+        n_head = size.n_head if n_embd == size.n_embd else _heads(n_embd)
+    return replace(model, n_layer=n_layer, n_embd=n_embd, n_head=n_head)
+
+
+def _heads(n_embd: int) -> int:
+    """As many heads as divide the width into even parts of at least SMALLEST_HEAD."""
+    if n_embd % 2:
+        raise ValueError(f"n_embd is {n_embd}; the width must be even")
+    most = max(1, n_embd // SMALLEST_HEAD)
+    return max(h for h in range(1, most + 1) if gcd(n_embd, 2 * h) == 2 * h)
+
+
+def _dropout(passes: float) -> float:
+    return next((dropout for from_passes, dropout in DROPOUT if passes >= from_passes), 0.0)
+
+
+def _why(budget: Budget, n_train: int, size: Size) -> str:
+    if budget.steps is not None:
+        means = f"{budget.steps} steps"
+    else:
+        means = f"{budget.seconds:g} s at {budget.gflops:.0f} GFLOP/s"
+    limited = size.weights * 1.5 > WEIGHTS_PER_CHAR * n_train
+    return f"for {means}" + (
+        f", small since the text has only {n_train} characters to learn from" if limited else ""
+    )

@@ -1,0 +1,84 @@
+"""All that a run's next step depends on: model, optimizer, text, configurations, plan, state."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from charlm.checkpoint.snapshot import Snapshot
+from charlm.config import ModelConfig, TrainingConfig
+from charlm.model.language_model import LanguageModel, initialise
+from charlm.text.batches import Windows
+from charlm.text.corpus import Corpus
+from charlm.text.vocabulary import Vocabulary
+from charlm.training.device import pick_device
+from charlm.training.optimizer import make_optimizer, restore, state_of
+from charlm.training.plan import Plan
+from charlm.training.state import RunState
+from charlm.training.watch import Divergence
+
+
+class Session:
+    """A run in memory. `snapshot` takes it out, `restore` puts it back, bit for bit."""
+
+    def __init__(
+        self, corpus: Corpus, model: ModelConfig, training: TrainingConfig, plan: Plan, run: dict[str, Any]
+    ) -> None:
+        assert model.block_size and training.batch_size
+        self.corpus, self.plan, self.run = corpus, plan, run
+        self.model_config, self.training_config = model, training
+        self.device = pick_device(training.device)
+        self.windows = Windows(len(corpus.train), model.block_size, training.batch_size, training.seed)
+        self.model = LanguageModel(model, corpus.vocabulary.n_symbols)
+        initialise(self.model, torch.Generator().manual_seed(training.seed))
+        self.model.to(self.device).train()
+        self.optimizer = make_optimizer(self.model, training.weight_decay)
+        self.state = RunState(Divergence(unigram_nats(corpus.vocabulary)))
+
+    @classmethod
+    def resumed(cls, snapshot: Snapshot, corpus: Corpus, plan: Plan) -> "Session":
+        """The session that a checkpoint was taken of, under the plan in force."""
+        session = cls(corpus, snapshot.model_config, snapshot.training_config, plan, snapshot.run)
+        session.restore(snapshot)
+        return session
+
+    @property
+    def chars_per_step(self) -> int:
+        """Symbols learned from in one step."""
+        return self.windows.batch_size * self.windows.block_size
+
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        highest = self.training_config.learning_rate
+        assert highest is not None
+        return highest * self.plan.schedule.factor(self.state.step) * self.state.rate_factor
+
+    def is_finite(self) -> bool:
+        """Are all weights finite numbers?"""
+        return all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
+
+    def snapshot(self) -> Snapshot:
+        """This moment of the run, as a checkpoint keeps it."""
+        return Snapshot(
+            step=self.state.step,
+            model_config=self.model_config,
+            training_config=self.training_config,
+            vocabulary=self.corpus.vocabulary,
+            weights=dict(self.model.state_dict()),
+            optimizer=state_of(self.optimizer, self.model),
+            run=self.run,
+            state={**self.state.to_json(), "threads": torch.get_num_threads()},
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go to a moment that `snapshot` took."""
+        self.model.load_state_dict(snapshot.weights)
+        self.state = RunState.from_json(snapshot.step, snapshot.state)
+        restore(self.optimizer, self.model, snapshot.optimizer, self.state.updates)
+
+
+def unigram_nats(vocabulary: Vocabulary) -> float:
+    """Nats a symbol of the training part for a model that only counts symbols."""
+    counts = np.array(vocabulary.counts, dtype=np.float64)
+    share = counts / counts.sum()
+    return float(-(share * np.log(share)).sum())

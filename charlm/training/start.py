@@ -1,0 +1,118 @@
+"""Beginning a run, and going on with one: from a run's folder to a session that can be trained."""
+
+import platform
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import charlm
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import Snapshot, read_newest
+from charlm.config import TextConfig
+from charlm.errors import CharlmError, CheckpointError, ResourceError
+from charlm.terminal import one_line
+from charlm.text.corpus import Corpus, reopen
+from charlm.text.load import Loaded, load
+from charlm.training.plan import Choice
+from charlm.training.plan_file import read_plan, write_plan
+from charlm.training.session import Session
+
+
+def versions() -> dict[str, str]:
+    """The versions that a figure depends on."""
+    return {"charlm": charlm.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def begin(
+    root: Path, name: str, loaded: Loaded, text: TextConfig, choice: Choice
+) -> tuple[RunFolder, Session]:
+    """Make a run's folder, with its plan and what never changes, and the session at step 0.
+
+    Raises UsageError for a name that is taken, ResourceError where nothing can be written.
+    """
+    corpus = loaded.corpus
+    facts: dict[str, Any] = {
+        "format": 1,
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "corpus": {
+            "label": loaded.label,
+            "sources": list(loaded.sources),
+            "key": corpus.key,
+            "sha256": corpus.sha256,
+            "train_chars": corpus.train_chars,
+            "held_out_chars": corpus.held_out_chars,
+        },
+        "text": text.to_json(),
+        "versions": versions(),
+    }
+    session = Session(corpus, choice.model, choice.training, choice.plan, facts)
+    run = RunFolder.create(root, name)
+    try:
+        run.write_run_files(session.snapshot().run_files())
+    except OSError as error:
+        raise ResourceError(f"the run {name} cannot be written: {error.strerror}") from None
+    write_plan(run, choice.plan)
+    return run, session
+
+
+def go_on(run: RunFolder, warn: Any) -> Session:
+    """The session of a run's newest whole checkpoint, under the plan in force.
+
+    Raises CheckpointError where there is none, or where its text is not what it was.
+    """
+    run.lock()
+    snapshot = read_newest(run, warn)
+    session = Session.resumed(snapshot, corpus_of(snapshot), read_plan(run))
+    for what, before, now in _changes(snapshot):
+        warn(f"this run was trained with {what} {before}, and goes on with {now}: not bit for bit the same")
+    return session
+
+
+def corpus_of(snapshot: Snapshot) -> Corpus:
+    """The text that a run was trained on: from the cache, or read again and found unchanged."""
+    facts = snapshot.run.get("corpus")
+    if not isinstance(facts, dict) or not all(isinstance(facts.get(k), str) for k in ("key", "label")):
+        raise CheckpointError("run.json is damaged: it does not say what text was trained on")
+    corpus = reopen(facts["key"]) if facts["key"].isalnum() else None
+    corpus = corpus or _read_again(snapshot, facts)
+    if corpus.vocabulary != snapshot.vocabulary:
+        different = one_line(corpus.vocabulary.differences(snapshot.vocabulary)[:40])
+        raise CheckpointError(f"the text has another vocabulary than the run was trained with: {different}")
+    return corpus
+
+
+def _read_again(snapshot: Snapshot, facts: dict[str, Any]) -> Corpus:
+    label, sources = one_line(facts["label"]), facts.get("sources")
+    if not isinstance(sources, list) or "-" in sources:
+        raise CheckpointError(
+            f"the text of this run, {label}, was read from standard input and is gone from the cache"
+        )
+    try:
+        config = TextConfig.from_json(snapshot.run.get("text", {}))
+        corpus = load([str(source) for source in sources], config).corpus
+    except (CharlmError, ValueError, TypeError) as error:
+        raise CheckpointError(f"the text of this run cannot be read again: {error}") from None
+    if corpus.key != facts["key"]:
+        raise CheckpointError(
+            f"{label} is no longer the text that this run was trained on; put that back to go on"
+        )
+    return corpus
+
+
+def _changes(snapshot: Snapshot) -> list[tuple[str, object, object]]:
+    """What differs from the run's last sitting and can change the last bits of its weights."""
+    before = snapshot.run.get("versions") if isinstance(snapshot.run.get("versions"), dict) else {}
+    pairs: list[tuple[str, object, object]] = [
+        ("torch", (before or {}).get("torch"), str(torch.__version__)),
+        ("threads", snapshot.state.get("threads"), torch.get_num_threads()),
+    ]
+    return [(what, one_line(str(old)), new) for what, old, new in pairs if old != new]
+
+
+def with_threads(choice: Choice, threads: int) -> Choice:
+    """The choice with the number of threads written down, so that it can be repeated."""
+    return replace(choice, training=replace(choice.training, threads=threads))

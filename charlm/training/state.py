@@ -1,0 +1,75 @@
+"""What a run knows of itself besides weights: where it is, and what went wrong so far."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from charlm.errors import CheckpointError
+from charlm.training.watch import Divergence, Memorising
+
+
+@dataclass
+class RunState:
+    """All of it plain numbers, saved in state.json and equal after a resume."""
+
+    divergence: Divergence
+    memorising: Memorising = field(default_factory=Memorising)
+    step: int = 0
+    updates: int = 0  # steps whose batch was not skipped
+    batch_offset: int = 0  # batches passed over by going back: step s reads batch s + offset
+    rate_factor: float = 1.0
+    returns: int = 0
+    skipped: list[int] = field(default_factory=list)
+    seconds: float = 0.0  # of training, over all sittings
+    last_figure: dict[str, Any] | None = None  # the last evaluation, as it was shown
+    finished: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object; `from_json` gives the same state again."""
+        lowest = self.divergence.lowest
+        return {
+            "updates": self.updates,
+            "batch_offset": self.batch_offset,
+            "rate_factor": self.rate_factor,
+            "returns": self.returns,
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+            "last_figure": self.last_figure,
+            "finished": self.finished,
+            "unigram_nats": self.divergence.unigram,
+            "recent_losses": self.divergence.recent,
+            "lowest_loss": lowest if lowest < float("inf") else None,
+            "bad_in_row": self.divergence.bad_in_row,
+            "best_step": self.memorising.best_step,
+            "best_blocks": self.memorising.best_blocks,
+            "rises": self.memorising.rises,
+        }
+
+    @classmethod
+    def from_json(cls, step: int, data: dict[str, Any]) -> "RunState":
+        """Rebuild from `to_json`; CheckpointError where something is missing or no number."""
+        try:
+            lowest = data["lowest_loss"]
+            divergence = Divergence(
+                float(data["unigram_nats"]),
+                [float(loss) for loss in data["recent_losses"]],
+                float("inf") if lowest is None else float(lowest),
+                int(data["bad_in_row"]),
+            )
+            best = data["best_step"]
+            blocks = [float(nats) for nats in data["best_blocks"]]
+            memorising = Memorising(None if best is None else int(best), blocks, int(data["rises"]))
+            return cls(
+                divergence,
+                memorising,
+                step,
+                int(data["updates"]),
+                int(data["batch_offset"]),
+                float(data["rate_factor"]),
+                int(data["returns"]),
+                [int(s) for s in data["skipped"]],
+                float(data["seconds"]),
+                data["last_figure"],
+                data["finished"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"state.json is damaged: {error!r}") from None
