@@ -6,7 +6,6 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Self, get_args, get_origin, get_type_hints
 
-
 LARGE = 1e5
 """Above this a limit only keeps out nonsense, and is not worth a reader's time."""
 

@@ -1,5 +1,6 @@
 """What is named becomes files in a fixed order, or a sentence says what is wrong."""
 
+import errno
 import io
 import os
 import socket
@@ -137,6 +138,20 @@ class TestPosix:
         lost = missing([name + "lost"], "does not exist|matches no file")
         for shown in (message, lost, describe([name])):
             assert visible(shown) == shown and "\n" not in shown and shown.startswith("a\\")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("p/a", "text")
+    write("p/closed/b", "text")
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if path.endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    missing(["p"], "closed may not be read: permission denied")
 
 
 @pytest.mark.parametrize(

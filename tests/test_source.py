@@ -121,7 +121,7 @@ def test_errors_of_the_system_keep_their_reason(
 
     write("t", "text")
     monkeypatch.setattr("builtins.open", fail)
-    with pytest.raises(TextError, match="permission denied|t cannot be read: I/O"):
+    with pytest.raises(TextError, match=r"permission denied|t cannot be read: I/O"):
         read_source(["t"])
 
 
@@ -152,7 +152,7 @@ def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
         read_source(["-"])
     closed = io.BytesIO()
     closed.close()
-    with pytest.raises(TextError, match="Standard input cannot be read: .*closed"):
+    with pytest.raises(TextError, match=r"Standard input cannot be read: .*closed"):
         read_source(["-"], stdin=closed)
 
 

@@ -29,7 +29,7 @@ def load(data: bytes, expected: Mapping[str, Tensor], name: str) -> dict[str, Te
     _check_header(data, expected, name)
     try:
         tensors = safetensors.torch.load(data)
-    except Exception as error:  # the library raises its own kinds, none of them exported
+    except Exception as error:  # noqa: BLE001  its own kinds, none of them exported
         raise CheckpointError(f"{name} is damaged: {error}") from None
     for key, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):

@@ -46,7 +46,7 @@ def follow(run: RunFolder, session: Session, pace: Pace | None) -> int:
         bar.close()
         run.unlock()
     assert isinstance(last, Finished)
-    _summary(run, session, last)
+    _summary(run, session, last, None if pace is None else pace.budget)
     return EXIT_CODES.get(last.reason, 0)
 
 
@@ -95,7 +95,7 @@ def _announce(trainer: Trainer, name: str) -> None:
     say(f"\n{name}: finishing step {trainer.step + 1}, saving{again}")
 
 
-def _summary(run: RunFolder, session: Session, last: Finished) -> None:
+def _summary(run: RunFolder, session: Session, last: Finished, budget: float | None) -> None:
     """The still table at the end, and the report beside it."""
     state = session.state
     rows = [("run", run.name), ("steps", f"{count(last.step)} of {count(last.total_steps)}")]
@@ -118,7 +118,7 @@ def _summary(run: RunFolder, session: Session, last: Finished) -> None:
             )
         )
     try:
-        rows += write_report(run, session, rows)
+        rows += write_report(run, session, rows, budget)
     except (OSError, CharlmError) as error:
         warn(f"the report could not be written: {error}")
     table(rows)

@@ -69,7 +69,7 @@ def run(started: float) -> int:
     except MemoryError:
         fail("out of memory; try a smaller --batch-size, --block-size or --n-embd")
         return ResourceError.exit_code
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever it is, the user gets one sentence
         return _other(error)
 
 

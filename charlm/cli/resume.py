@@ -40,6 +40,7 @@ def command(
     from charlm.checkpoint.run_folder import find  # here: only now is torch needed
     from charlm.checkpoint.snapshot import read
     from charlm.cli.follow import follow
+    from charlm.listeners.report import report_seconds
     from charlm.training.device import set_threads
     from charlm.training.extend import by_seconds, by_steps
     from charlm.training.start import go_on
@@ -58,7 +59,8 @@ def command(
     if steps is not None:
         by_steps(session, folder, steps)
     elif budget is not None:
-        pace = by_seconds(session, folder, budget, ctx.obj)
+        afterwards = report_seconds(session.corpus, budget, session.plan.total_steps)
+        pace = by_seconds(session, folder, budget, ctx.obj, afterwards)
     say(f"{folder.name}: from step {session.state.step} to {session.plan.total_steps}")
     code = follow(folder, session, pace)
     if code:

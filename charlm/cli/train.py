@@ -183,17 +183,19 @@ def _train(
     choice: Any,
     budget: float | None,
 ) -> None:
-    from time import perf_counter
-
     from charlm.checkpoint.run_folder import free_name
     from charlm.cli.follow import follow
+    from charlm.listeners.report import report_seconds
     from charlm.text.load import run_name
     from charlm.training.pace import Pace
     from charlm.training.start import begin
 
     root = checkpoints_root(checkpoints)
     folder, session = begin(root, run or free_name(root, run_name(names)), loaded, text, choice)
-    pace = None if budget is None else Pace(budget=budget, deadline=started + budget, clock=perf_counter)
+    pace = None
+    if budget is not None:
+        afterwards = report_seconds(loaded.corpus, budget, choice.plan.total_steps)
+        pace = Pace(budget=budget, deadline=started + budget, afterwards=afterwards)
     code = follow(folder, session, pace)
     say(f"the same run again:  {repeat_command(names, session, text)}")
     say(f"more text from it:   charlm sample --run {folder.name} --prompt TEXT")

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from math import log
 from pathlib import Path
 
@@ -37,10 +38,8 @@ class Preview:
                 file=sys.stderr,
                 flush=True,
             )
-        try:
+        with suppress(OSError):  # on a full disk the report lacks this sample
             files.append(self._path, json.dumps({"step": event.step, "text": text}).encode() + b"\n")
-        except OSError:
-            pass  # the report will lack this sample
 
 
 def _bold(text: str) -> str:

@@ -5,20 +5,35 @@ from typing import Any
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.evaluation.yardsticks import Yardstick, yardsticks
+from charlm.evaluation.yardsticks import XZ_LAST, Yardstick, yardsticks
 from charlm.listeners.log import read_log
 from charlm.listeners.report_page import Page, render
 from charlm.terminal import one_line
+from charlm.text.corpus import Corpus
 from charlm.training.session import Session
 
 NAME = "report.html"
 XZ_CHARS_PER_SECOND = 1.5e6
-XZ_MOST_SECONDS = 2.0
+XZ_SHARE = 0.03  # of a run's time, at most, for a yardstick that `charlm eval` shows too
+LEAST_SECONDS = 0.5  # for the page itself, the table, and leaving Python
+LINES_PER_SECOND = 50_000
 
 
-def write_report(run: RunFolder, session: Session, facts: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Write the page; the yardsticks and its path as further rows for the table. Raises OSError."""
-    sticks = _yardsticks(session)
+def report_seconds(corpus: Corpus, budget: float, steps: int) -> float:
+    """About how long the report of a run will take, so that its time can be kept."""
+    xz = _xz_seconds(corpus)
+    return LEAST_SECONDS + steps / LINES_PER_SECOND + (xz if xz <= XZ_SHARE * budget else 0.0)
+
+
+def write_report(
+    run: RunFolder, session: Session, facts: list[tuple[str, str]], budget: float | None
+) -> list[tuple[str, str]]:
+    """Write the page; the yardsticks and its path as further rows for the table. Raises OSError.
+
+    The xz yardstick is left out where it would take too much of the `budget`.
+    """
+    quick = budget is None or _xz_seconds(session.corpus) <= XZ_SHARE * budget
+    sticks = _yardsticks(session.corpus, with_xz=quick)
     rows = [(f"{name}, for comparison", f"{bits:.4f} bits/char") for name, bits in sticks]
     events = read_log(run.path)
     steps = [e for e in events if e.get("event") == "Stepped"]
@@ -48,14 +63,17 @@ def write_report(run: RunFolder, session: Session, facts: list[tuple[str, str]])
     return [*rows, ("report", one_line(str(path)))]
 
 
-def _yardsticks(session: Session) -> list[tuple[str, float]]:
-    """Those that take no time worth mentioning; `charlm eval` shows all."""
-    corpus = session.corpus
+def _xz_seconds(corpus: Corpus) -> float:
+    """Twice through the training part, at most 32 MB of it."""
+    return 2 * min(corpus.train_chars, XZ_LAST) / XZ_CHARS_PER_SECOND
+
+
+def _yardsticks(corpus: Corpus, *, with_xz: bool) -> list[tuple[str, float]]:
+    """Those there is time for; `charlm eval` shows all."""
     text = corpus.held_out_text()
     if not text:
         return []
-    quick = 2 * corpus.train_chars / XZ_CHARS_PER_SECOND <= XZ_MOST_SECONDS
-    found = yardsticks(corpus.vocabulary, corpus.training_text if quick else None, text)
+    found = yardsticks(corpus.vocabulary, corpus.training_text if with_xz else None, text)
     return [(name, stick.bits_per_char) for name, stick in found.items() if isinstance(stick, Yardstick)]
 
 

@@ -31,6 +31,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, n_embd, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Each position by itself: (B, T, C) to (B, T, C)."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)  # type: ignore[no-any-return]
 
@@ -47,6 +48,7 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, angles: Angles, bias: Tensor, cache: LayerCache | None) -> Tensor:
+        """(B, T, C) to (B, T, C), reading as far as `bias` lets it."""
         x = x + self.drop(self.mixer(self.mixer_norm(x), angles, bias, cache))
         return x + self.drop(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
 

@@ -28,6 +28,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(n_embd, n_embd, bias=False)
 
     def forward(self, x: Tensor, angles: Angles, bias: Tensor, cache: LayerCache | None) -> Tensor:
+        """(B, T, C) to (B, T, C); with a cache, after what it holds."""
         B, T, C = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, T, D)

@@ -171,9 +171,7 @@ def _reads(sample: bytes, codec: str, *, whole: bool = False) -> bool:
     return True
 
 
-def _invalid(
-    data: bytes, label: str, codec: str, error: UnicodeDecodeError, skipped: int = 0
-) -> TextError:
+def _invalid(data: bytes, label: str, codec: str, error: UnicodeDecodeError, skipped: int = 0) -> TextError:
     codec, start = codecs.lookup(codec).name, error.start + skipped
     end = max(start + 1, min(error.end + skipped, start + 4))
     before = data[skipped:start].decode(codec, "replace")

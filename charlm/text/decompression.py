@@ -46,13 +46,11 @@ def decompress(data: bytes, label: str) -> bytes:
         ) from None
     except ImportError:
         raise TextError(
-            f"{label} is compressed with {kind}, which this Python was built without."
-            " Decompress it first."
+            f"{label} is compressed with {kind}, which this Python was built without. Decompress it first."
         ) from None
     except (OSError, ValueError, zlib.error) as cause:
         raise TextError(
-            f"{label} is damaged: its {kind} data cannot be decompressed ({cause})."
-            " Get the file again."
+            f"{label} is damaged: its {kind} data cannot be decompressed ({cause}). Get the file again."
         ) from cause
 
 

@@ -102,9 +102,9 @@ def _below(folder: str, notes: list[Note]) -> list[str]:
     found: list[str] = []
     for parent, folders, files in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (os.path.join(parent, name) for name in folders):
-            if os.path.islink(path):  # followed, it could lead to the whole disk
-                notes.append((path, "a link to a folder, not followed: name it to read it"))
+        # Followed, a link could lead to the whole disk.
+        links = filter(os.path.islink, (os.path.join(parent, name) for name in folders))
+        notes += [(link, "a link to a folder, not followed: name it to read it") for link in links]
         paths = [os.path.join(parent, name) for name in files if not name.startswith(".")]
         found += [path for path in paths if _is_file(path, notes)]
     if not found:
@@ -136,9 +136,7 @@ def _matching(pattern: str, notes: list[Note]) -> list[str]:
         elif "**" not in parts:  # `**` has met the files below already
             found += _below(path, notes)
     if not found:
-        raise TextError(
-            f"{one_line(pattern)} matches no file. Check the pattern and the folder you are in."
-        )
+        raise TextError(f"{one_line(pattern)} matches no file. Check the pattern and the folder you are in.")
     return sorted(dict.fromkeys(found), key=lambda path: Path(path).parts)
 
 

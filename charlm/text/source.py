@@ -72,9 +72,7 @@ def read_source(
     return SourceText(files=tuple(files), notes=(*_grouped(notes), *_remarks(files)))
 
 
-def _read(
-    path: str, label: str, encoding: str | None, stdin: BinaryIO | None
-) -> tuple[str, list[str]]:
+def _read(path: str, label: str, encoding: str | None, stdin: BinaryIO | None) -> tuple[str, list[str]]:
     data = _stdin_bytes(stdin) if path == STDIN else _file_bytes(path, label)
     compressed = compression(data)
     said = [f"decompressed from {compressed}"] if compressed else []

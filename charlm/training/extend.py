@@ -15,9 +15,12 @@ def by_steps(session: Session, run: RunFolder, steps: int) -> None:
     _extend(session, run, steps, decided="more steps")
 
 
-def by_seconds(session: Session, run: RunFolder, seconds: float, started: float) -> Pace:
-    """Add as many steps as fit a time that began at `started`: a first guess, then by what is timed."""
-    pace = Pace(budget=seconds, deadline=started + seconds)
+def by_seconds(session: Session, run: RunFolder, seconds: float, started: float, afterwards: float) -> Pace:
+    """Add as many steps as fit a time that began at `started`: a first guess, then by what is timed.
+
+    `afterwards`: the seconds that the caller needs when training has ended.
+    """
+    pace = Pace(budget=seconds, deadline=started + seconds, afterwards=afterwards)
     gflops = round(measure_gflops(session.device), 1)
     guess = first_guess(Budget(seconds=max(1.0, round(pace.left, 2)), gflops=gflops), _size(session))
     _extend(session, run, guess, decided="more time", budget_seconds=seconds, gflops=gflops)

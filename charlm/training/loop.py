@@ -86,7 +86,7 @@ class Trainer:
     def _after_step(self, stop: Stop) -> Iterator[Event]:
         """What is due between steps: the plan, an evaluation, a save."""
         session, pace = self.session, self.pace
-        if pace is not None and pace.step_seconds == 0 and pace.first_look_due():
+        if pace is not None and pace.first_look_due(session.plan.total_steps - self.step):
             batch_size, config = session.windows.batch_size, session.training_config
             yield self._replan(
                 pace.first_plan(session.plan, self.step, batch_size, self._slice(None), config)
@@ -213,8 +213,9 @@ class Trainer:
             final=final,
             seconds=seconds,
         )
-        if self.pace is not None and not final:
+        if self.pace is not None:
             self.pace.evaluation_seconds = perf_counter() - started
+            self.pace.shown_seconds = self.pace.evaluation_seconds - seconds
 
     def _judge(self, is_best: bool) -> Iterator[Event]:
         """After an evaluation: keep the best weights, end a run that has begun to memorise."""

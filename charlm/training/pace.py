@@ -16,7 +16,7 @@ WARM_STEPS = 3  # the first steps are slower: memory is asked for, kernels are c
 CLOSING_SHARE = 0.05  # of the budget, at most, for the evaluation at the end
 EVALUATION_SHARE = 0.04  # of the budget, for all those before
 FEWEST_EVALUATED = 2_000
-AFTERWARDS_SECONDS = 0.6  # the report, the table, leaving Python
+CLOSING_MARGIN = 1.2
 
 
 @dataclass
@@ -25,9 +25,11 @@ class Pace:
 
     budget: float
     deadline: float
+    afterwards: float = 0.5  # what the caller does when training has ended: its report, leaving Python
     clock: Callable[[], float] = perf_counter
     step_seconds: float = 0.0  # of one step, by the latest measurement
     evaluation_seconds: float = 0.0  # of one evaluation and all that listeners do about it
+    shown_seconds: float = 0.0  # the listeners' part of that
     window_seconds: float = 0.0  # of one window in an evaluation
     save_seconds: float = 0.0
     _steps: list[float] = field(default_factory=list)
@@ -41,11 +43,13 @@ class Pace:
         """Take in one step."""
         self._steps.append(seconds)
 
-    def first_look_due(self) -> bool:
-        """Have enough steps been timed to decide the schedule for the first time?"""
+    def first_look_due(self, steps_left: int) -> bool:
+        """Is it time to decide the schedule for the first time: are enough steps timed?"""
+        if self.step_seconds > 0:
+            return False
         timed = self._steps[WARM_STEPS:]
         enough = sum(timed) >= min(FIRST_LOOK_SECONDS, FIRST_LOOK_SHARE * self.budget)
-        return (enough and len(timed) >= FIRST_LOOK_STEPS) or self.left < self.budget / 2
+        return (enough and len(timed) >= FIRST_LOOK_STEPS) or steps_left == 0 or self.left < self.budget / 2
 
     def measure(self) -> None:
         """Take the steps since the last measurement as the speed from now on.
@@ -61,7 +65,7 @@ class Pace:
     def closing_seconds(self, windows: int) -> float:
         """For what follows the last step: scoring at most so many windows, saving, leaving."""
         scoring = min(CLOSING_SHARE * self.budget, windows * self.window_seconds)
-        return scoring + self.save_seconds + AFTERWARDS_SECONDS
+        return CLOSING_MARGIN * (scoring + self.shown_seconds + self.save_seconds) + self.afterwards
 
     def closing_windows(self, windows: int) -> int:
         """How many of the windows the evaluation at the end can score."""
@@ -86,7 +90,9 @@ class Pace:
         every = config.eval_every or evaluation_interval(end, self.budget)
         windows = EVALUATION_SHARE * self.budget * every / end / self.window_seconds
         chars = config.eval_chars or max(FEWEST_EVALUATED, round(windows * held_out.symbols_per_window))
-        plan = replace(plan, eval_every=every, eval_chars=chars, schedule=plan.schedule.retimed(step, end))
+        # Where the guess was so low that its cooldown has begun, the rate climbs again.
+        schedule = plan.schedule.extended if plan.schedule.cooling(step) else plan.schedule.retimed
+        plan = replace(plan, eval_every=every, eval_chars=chars, schedule=schedule(step, end))
         return plan.decided(decided="schedule, from the first steps", at_step=step, **self._facts())
 
     def next_plan(self, plan: Plan, step: int, held_out: Slice) -> Plan:

@@ -142,12 +142,14 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
 
 
 EVAL_CHARS = 10_000
+MOST_STEPS = 10**9
 
 
 def first_guess(budget: Budget, size: Size) -> int:
     """About how many steps fit a time, before one was timed."""
     assert budget.seconds and budget.gflops
-    return max(1, round(budget.seconds * budget.gflops * SHARE_OF_PRODUCT / size.step_gflop))
+    guess = budget.seconds * budget.gflops * SHARE_OF_PRODUCT / size.step_gflop
+    return max(1, min(MOST_STEPS, round(guess)))
 
 
 def evaluation_interval(steps: int, seconds: float) -> int:

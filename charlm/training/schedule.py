@@ -60,6 +60,10 @@ class Schedule:
         """The same up to `step`; from there a short warmup, level, and a cooldown of its own."""
         return Schedule(_climb_and_cool(self._until(step), end))
 
+    def cooling(self, step: int) -> bool:
+        """Has the last cooldown begun before `step`?"""
+        return step > max((corner for corner, factor in self.corners if factor == 1), default=-1)
+
     def retimed(self, step: int, end: int) -> "Schedule":
         """The same up to `step`, with the cooldown moved so that it ends at a new end.
 

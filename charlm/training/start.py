@@ -23,7 +23,11 @@ from charlm.training.session import Session
 
 def versions() -> dict[str, str]:
     """The versions that a figure depends on."""
-    return {"charlm": charlm.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    return {
+        "charlm": charlm.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
 
 
 def begin(

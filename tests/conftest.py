@@ -1,0 +1,74 @@
+"""Toys that every test can train in a moment: width 16, one layer, one thread."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.text.corpus import Corpus, prepare
+from charlm.text.load import Loaded
+from charlm.training.plan import Budget, choose
+from charlm.training.session import Session
+from charlm.training.start import begin
+
+settings.register_profile("charlm", deadline=None)  # nothing is asserted about seconds
+settings.load_profile("charlm")
+
+TEXT = "".join(f"{i} little ducks went swimming one day, {'over the hills' * (i % 3)} and far away.\n" for i in range(60))
+
+
+class Never:
+    """A stop that never comes."""
+
+    reason: str | None = None
+
+    def is_set(self) -> bool:
+        return False
+
+
+class After:
+    """A stop that comes when it has been asked for often enough: after about that many steps."""
+
+    def __init__(self, trainer_step, step: int) -> None:  # type: ignore[no-untyped-def]
+        self._step, self._at = trainer_step, step
+        self.reason: str | None = "SIGINT"
+
+    def is_set(self) -> bool:
+        return bool(self._step() >= self._at)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    for name in ("CHARLM_CHECKPOINTS", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def corpus() -> Corpus:
+    return prepare(TEXT, TextConfig())
+
+
+def toy_choice(corpus: Corpus, steps: int = 12, **training: object):  # type: ignore[no-untyped-def]
+    """A plan for the smallest model."""
+    dropout = training.pop("dropout", 0.0)
+    model = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=dropout)  # type: ignore[arg-type]
+    config = TrainingConfig(**{"batch_size": 4, "learning_rate": 1e-2, "eval_every": 5, "eval_chars": 100, **training})  # type: ignore[arg-type]
+    choice = choose(Budget(steps=steps), len(corpus.train), model, config)
+    return replace(choice, plan=choice.plan.decided(decided="size", at_step=0))
+
+
+def toy_run(root: Path, corpus: Corpus, steps: int = 12, name: str = "toy", **training: object) -> tuple[RunFolder, Session]:
+    """A run at step 0."""
+    loaded = Loaded(corpus=corpus, notes=(), sources=(), label="a toy")
+    return begin(root, name, loaded, TextConfig(), toy_choice(corpus, steps, **training))
+

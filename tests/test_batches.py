@@ -1,0 +1,62 @@
+"""The order of the text: each window once an epoch, a pure function of the step."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm.randomness import permute, uniform
+from charlm.text.batches import Windows
+
+
+@given(st.integers(2, 400), st.integers(1, 50), st.integers(1, 9), st.integers(0, 99))
+def test_an_epoch_has_each_window_once(n: int, block: int, batch: int, seed: int) -> None:
+    block = min(block, n - 1)
+    windows = Windows(n, block, batch, seed)
+    K = windows.per_epoch
+    starts = np.concatenate([windows.starts(step) for step in range(-(-2 * K // batch))])[: 2 * K]
+    for epoch in (starts[:K], starts[K:]):
+        assert len(set(epoch)) == K
+        assert set(np.diff(np.sort(epoch))) <= {block}
+        assert epoch.min() >= 0
+        assert epoch.max() + block + 1 <= n
+
+
+@given(st.integers(1, 5000), st.integers(0, 2**62))
+def test_a_permutation_is_one(n: int, key: int) -> None:
+    assert sorted(permute(np.arange(n), n, key)) == list(range(n))
+
+
+def test_every_character_is_learned_from_in_some_epoch() -> None:
+    windows = Windows(1000, 256, 1, 5)
+    seen = np.zeros(1000, dtype=bool)
+    for step in range(400):
+        start = windows.starts(step)[0]
+        seen[start + 1 : start + 257] = True
+    assert seen[1:].mean() > 0.95
+
+
+def test_ranks_share_out_the_same_windows() -> None:
+    whole = Windows(5000, 16, 8, 1)
+    for step in range(50):
+        halves = [whole.starts(step)[rank * 4 : rank * 4 + 4] for rank in range(2)]
+        assert list(np.concatenate(halves)) == list(whole.starts(step))
+
+
+def test_a_batch_is_the_text_at_its_starts() -> None:
+    ids = np.arange(500).astype(np.uint16)
+    windows = Windows(500, 10, 3, 2)
+    batch = windows.batch(ids, 7)
+    assert batch.shape == (3, 11)
+    assert (batch[:, 0] == windows.starts(7)).all()
+    assert (np.diff(batch, axis=1) == 1).all()
+
+
+def test_orders_of_different_seeds_differ() -> None:
+    assert list(Windows(5000, 16, 8, 1).starts(0)) != list(Windows(5000, 16, 8, 2).starts(0))
+
+
+def test_uniform_numbers_are_uniform() -> None:
+    numbers = uniform(3, np.arange(4)[:, None], np.arange(50_000))
+    assert numbers.min() >= 0 and numbers.max() < 1
+    assert (abs(np.histogram(numbers, 20, (0, 1))[0] / 10_000 - 1) < 0.05).all()
+    assert abs(np.corrcoef(numbers)[0, 1]) < 0.02

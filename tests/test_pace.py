@@ -1,0 +1,38 @@
+"""Keeping to a time, on a clock that the test turns."""
+
+import pytest
+
+from charlm.config import TrainingConfig
+from charlm.evaluation.held_out import Slice
+from charlm.training.pace import Pace
+from charlm.training.plan import Plan
+from charlm.training.schedule import Schedule
+
+HELD_OUT = Slice(tuple(range(3000)), 3000, 32, 1.0)
+
+
+@pytest.mark.parametrize("speed", [0.002, 0.05, 0.4])
+@pytest.mark.parametrize("drift", [0.7, 1.0, 1.4])
+@pytest.mark.parametrize("budget", [10.0, 60.0, 600.0])
+def test_a_run_ends_when_it_was_promised(speed: float, drift: float, budget: float) -> None:
+    """Whatever the first guess, and when the machine changes its speed on the way."""
+    now = 3.0
+    pace = Pace(budget=budget, deadline=budget, clock=lambda: now)
+    plan = Plan(schedule=Schedule.usual(77), eval_every=8, eval_chars=1000)
+    step, config = 0, TrainingConfig()
+    while step < plan.total_steps:
+        took = speed * (drift if now > budget / 2 else 1)
+        now, step = now + took, step + 1
+        pace.stepped(took)
+        if pace.first_look_due(plan.total_steps - step):
+            plan = pace.first_plan(plan, step, 16, HELD_OUT, config)
+        if pace.step_seconds and step % plan.eval_every == 0 and step < plan.total_steps:
+            windows = plan.eval_chars / HELD_OUT.symbols_per_window
+            pace.window_seconds = took / 3 / 16
+            pace.evaluation_seconds = windows * pace.window_seconds + 0.1
+            pace.shown_seconds = 0.1
+            now += pace.evaluation_seconds
+            plan = pace.next_plan(plan, step, HELD_OUT)
+    now += pace.closing_windows(3000) * pace.window_seconds + 0.1 + pace.afterwards
+    assert abs(now - budget) <= max(0.05 * budget, 3)
+    assert plan.decisions[-1]["schedule"].endswith(f"{step}:0")

@@ -1,0 +1,73 @@
+"""The plan: a pure function of what it is given; what was set by hand stays."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm.config import ModelConfig, TrainingConfig
+from charlm.training.plan import SIZES, Budget, Plan, choose
+from charlm.training.schedule import Schedule
+
+budgets = st.one_of(
+    st.builds(lambda n: Budget(steps=n), st.integers(1, 10**6)),
+    st.builds(lambda s, g: Budget(seconds=s, gflops=g), st.floats(1, 1e6), st.floats(1, 1e6)),
+)
+
+
+@given(budgets, st.integers(2, 10**9))
+def test_whatever_is_planned_can_be_built(budget: Budget, n_train: int) -> None:
+    choice = choose(budget, n_train, ModelConfig(), TrainingConfig())
+    m = choice.model
+    assert m.n_embd and m.n_head and m.block_size and choice.training.batch_size
+    assert m.n_embd % (2 * m.n_head) == 0
+    assert m.block_size < n_train
+    assert choice.plan.total_steps >= 1
+    assert choice == choose(budget, n_train, ModelConfig(), TrainingConfig())
+
+
+@given(budgets, st.sampled_from(["n_layer", "n_embd", "n_head", "dropout"]), st.integers(1, 64))
+def test_what_is_set_by_hand_stays(budget: Budget, name: str, value: int) -> None:
+    wanted = {"n_embd": 2 * value, "dropout": value / 100}.get(name, value)
+    choice = choose(budget, 10**6, ModelConfig(**{name: wanted}), TrainingConfig(learning_rate=0.5, batch_size=7))
+    assert getattr(choice.model, name) == wanted
+    assert (choice.training.learning_rate, choice.training.batch_size) == (0.5, 7)
+
+
+def test_more_time_never_means_a_smaller_model() -> None:
+    weights = [12 * c.model.n_layer * c.model.n_embd**2 for s in range(5, 10**5, 500) if (c := choose(Budget(seconds=s, gflops=130), 10**8, ModelConfig(), TrainingConfig()))]  # fmt: skip
+    assert weights == sorted(weights)
+    assert [size.tflop for size in SIZES] == sorted(size.tflop for size in SIZES)
+
+
+def test_short_texts_get_short_blocks_and_small_models() -> None:
+    choice = choose(Budget(seconds=600, gflops=130), 45, ModelConfig(), TrainingConfig())
+    assert choice.model.block_size == 22
+    assert choice.model.n_embd == SIZES[0].n_embd
+    assert choice.model.dropout == 0.2
+
+
+def test_a_schedule_and_steps_must_agree() -> None:
+    training = TrainingConfig(schedule="0:0,10:1,20:0")
+    assert choose(Budget(steps=20), 1000, ModelConfig(), training).plan.total_steps == 20
+    with pytest.raises(ValueError, match="leave one out"):
+        choose(Budget(steps=21), 1000, ModelConfig(), training)
+
+
+def test_an_odd_width_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="even"):
+        choose(Budget(steps=20), 1000, ModelConfig(n_embd=33), TrainingConfig())
+
+
+def test_the_last_decision_is_in_force() -> None:
+    plan = Plan(schedule=Schedule.usual(100), eval_every=10, eval_chars=99).decided(decided="size")
+    from dataclasses import replace
+
+    later = replace(plan, schedule=Schedule.usual(120)).decided(decided="schedule")
+    assert Plan.from_json(later.to_json()) == later
+    assert len(later.decisions) == 2
+
+
+@pytest.mark.parametrize("decisions", [None, [], [3], [{}], [{"eval_every": 0, "eval_chars": 1, "schedule": "0:0,1:1"}]])
+def test_what_is_no_plan_is_refused(decisions: object) -> None:
+    with pytest.raises(ValueError):
+        Plan.from_json({"decisions": decisions})

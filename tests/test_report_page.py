@@ -1,0 +1,222 @@
+"""The page of a run is whole, harmless and small, whatever the run was."""
+
+import re
+from dataclasses import replace
+from html import unescape
+from html.parser import HTMLParser
+from itertools import pairwise
+from math import inf, nan
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charlm.listeners.report_page import LABEL_GAP, Page, render
+
+VOID = {"meta", "br", "hr"}
+HOSTILE = "</pre><script>alert(1)</script>\x00\u202e\u2066\x1b[31m\ud800&amp;\" onload='x'"
+EMPTY = Page(
+    title="", facts=(), train=(), held_out=(), rates=(), yardsticks=(), settings=(), samples=()
+)
+FULL = Page(
+    title="shakespeare",
+    facts=[("held-out", "2.412 bits per character")],
+    train=[(step, 2.4 + 3.6 / step) for step in range(1, 1001)],
+    held_out=[(step, 2.45 + 3.6 / step, 0.01) for step in range(100, 1001, 100)],
+    rates=[(step, 1e-3 * min(1.0, step / 100)) for step in range(1, 1001)],
+    yardsticks=[("uniform", 6.02), ("unigram", 4.78), ("xz", 2.52)],
+    settings=[("Model", [("n_layer", "4")]), ("Data", [])],
+    samples=[(100, "\n  thou art"), (1000, "To be")],
+)
+BITS = st.floats() | st.floats(0, 8)
+STEPS = st.integers(0, 10**7)
+
+
+class Outline(HTMLParser):
+    """Checks that what opens closes, and keeps the text of each <pre>."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.samples: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        assert not {name for name, _ in attrs} & {"src", "href", "onload", "onclick", "style"}
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "pre":
+            self.samples.append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "pre":
+            self.samples[-1] += data
+
+
+def charts(page: str) -> list[ElementTree.Element]:
+    return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.S)]
+
+
+def numbers(path: ElementTree.Element) -> list[float]:
+    return [float(number) for number in re.findall(r"-?[\d.]+", path.attrib["d"])]
+
+
+def curves(page: str, kind: str) -> list[str]:
+    found = [p for p in charts(page)[0].iter("path") if p.attrib["class"].split() == kind.split()]
+    return [path.attrib["d"] for path in found]
+
+
+def check(page: str) -> Outline:
+    page.encode()
+    assert "<script" not in page and "http://" not in page and "https://" not in page
+    assert "url(" not in page.replace("url(#plot-", "") and "@import" not in page
+    for chart in charts(page):
+        assert chart.attrib["role"] == "img" and chart.findtext("title")
+        for path in chart.iter("path"):
+            assert "nan" not in path.attrib["d"] and "inf" not in path.attrib["d"]
+    outline = Outline(page)
+    assert not outline.tags & {"script", "link", "img", "iframe", "object", "form", "a"}
+    return outline
+
+
+def test_a_whole_run_is_well_formed_and_shows_everything() -> None:
+    page = render(FULL)
+    check(page)
+    assert len(charts(page)) == 2
+    for text in ["shakespeare", "2.412 bits", "n_layer", "after step 1,000", "To be", "Model"]:
+        assert text in page
+    assert "default-src &#x27;none&#x27;" in page or "default-src 'none'" in page
+    titles = [text.text for text in charts(page)[0].iter("text")]
+    assert "steps" in titles and "bits per character" in titles
+
+
+def test_a_sample_comes_out_character_for_character() -> None:
+    # the parser of the standard library keeps the newline after <pre> that browsers drop
+    assert Outline(render(FULL)).samples == ["\n\n  thou art", "\nTo be"]
+
+
+@pytest.mark.parametrize("place", ["title", "facts", "yardsticks", "settings", "samples"])
+def test_hostile_text_is_shown_never_obeyed(place: str) -> None:
+    hostile = {
+        "title": HOSTILE,
+        "facts": [(HOSTILE, HOSTILE)],
+        "yardsticks": [(HOSTILE, 2.5), (HOSTILE, 9.0)],
+        "settings": [(HOSTILE, [(HOSTILE, HOSTILE)])],
+        "samples": [(1, HOSTILE)],
+    }
+    page = render(replace(FULL, **{place: hostile[place]}))  # type: ignore[arg-type]
+    check(page)
+    assert not set(page) & set("\x00\u202e\u2066\x1b\ud800")
+    assert "<script>alert(1)</script>\\x00\\u202e\\u2066\\x1b[31m\\ud800&amp;" in unescape(page)
+
+
+@pytest.mark.parametrize(
+    "part", ["facts", "train", "held_out", "rates", "yardsticks", "settings", "samples"]
+)
+def test_each_part_may_be_missing_or_alone(part: str) -> None:
+    check(render(replace(FULL, **{part: ()})))  # type: ignore[arg-type]
+    check(render(replace(EMPTY, **{part: getattr(FULL, part)[:1]})))
+
+
+def test_an_empty_page_has_no_empty_chart_or_heading() -> None:
+    page = render(EMPTY)
+    check(page)
+    assert "<svg" not in page and "<h2" not in page
+
+
+def test_a_single_point_is_a_dot() -> None:
+    page = render(replace(EMPTY, train=[(7, 3.0)], held_out=[(7, 3.0, 0.0)], rates=[(7, 0.0)]))
+    check(page)
+    assert all("h0" in path for kind in ("dots", "held dots") for path in curves(page, kind))
+    assert len(curves(page, "dots")) == 1 and len(curves(page, "raw dots")) == 1
+
+
+@pytest.mark.parametrize("bits", [0.0, 2.0, 6.0, 40.0])
+def test_every_yardstick_is_named_wherever_it_lies(bits: float) -> None:
+    names = [f"measure {i} of a long name" for i in range(30)]
+    page = render(replace(FULL, yardsticks=[(name, bits) for name in names]))
+    check(page)
+    assert all(name in page for name in names)
+
+
+@given(st.lists(st.tuples(st.text(max_size=30), st.floats(0, 8)), max_size=30))
+def test_yardstick_labels_neither_overlap_nor_leave_the_chart(
+    yardsticks: list[tuple[str, float]],
+) -> None:
+    chart = charts(render(replace(FULL, yardsticks=[("xz", 2.5), *yardsticks])))[0]
+    width, height = (float(x) for x in chart.attrib["viewBox"].split()[2:])
+    labels = [t for t in chart.iter("text") if "class" not in t.attrib and "dy" in t.attrib]
+    places = [float(label.attrib["y"]) for label in labels]
+    assert all(b - a > LABEL_GAP - 0.2 for a, b in pairwise(places))
+    assert all(0 < place < height for place in places)
+    for label in labels:
+        assert float(label.attrib["x"]) + 10.0 * len(label.text or "") < width
+
+
+def test_the_first_steps_do_not_flatten_the_rest() -> None:
+    points = [(step, 6.0 if step < 30 else 2.5 - step / 10000) for step in range(1, 1001)]
+    page = render(replace(FULL, train=points, held_out=[]))
+    line = next(p for p in charts(page)[0].iter("path") if p.attrib["class"] == "")
+    heights = numbers(line)[-200::2][:50] + numbers(line)[-1:]
+    assert max(heights) - min(heights) > 20
+    assert "above this chart: uniform 6.02, unigram 4.78" in page and "xz 2.52</text>" in page
+
+
+def test_steps_that_fall_back_begin_a_new_line_in_the_order_given() -> None:
+    steps = [1, 2, 3, 4, 2, 3, 4, 5]
+    page = render(replace(FULL, train=[(step, 2.0) for step in steps]))
+    (line,) = curves(page, "raw")
+    assert [part.count("L") for part in line.split("M")[1:]] == [3, 3]
+
+
+def test_losses_that_are_no_numbers_are_counted_not_drawn() -> None:
+    page = render(replace(FULL, train=[(1, nan), (2, inf), (3, 2.0), (4, 1e300)]))
+    check(page)
+    assert "not drawn: 3" in page
+    assert "not drawn: 1" in render(replace(EMPTY, held_out=[(1, nan, nan)]))
+
+
+def test_thinning_keeps_a_long_run_small_and_keeps_its_mean() -> None:
+    steps = range(1, 100_001)
+    page = render(
+        replace(
+            FULL,
+            train=[(step, 2.0 + step % 2) for step in steps],
+            held_out=[(step, 2.4, 0.01) for step in range(100, 100_001, 100)],
+            rates=[(step, 1e-3) for step in steps],
+        )
+    )
+    check(page)
+    assert len(page.encode()) < 200_000
+    (line,) = curves(page, "raw")
+    assert 300 < line.count("L") < 400
+    assert len({point.split()[1] for point in line.split("L")[1:]}) == 1
+
+
+@settings(deadline=None)
+@given(
+    train=st.lists(st.tuples(STEPS, BITS), max_size=9),
+    held_out=st.lists(st.tuples(STEPS, BITS, BITS), max_size=5),
+    rates=st.lists(st.tuples(STEPS, st.floats()), max_size=5),
+    yardsticks=st.lists(st.tuples(st.text(), BITS), max_size=5),
+)
+def test_no_numbers_break_it(
+    train: list[tuple[int, float]],
+    held_out: list[tuple[int, float, float]],
+    rates: list[tuple[int, float]],
+    yardsticks: list[tuple[str, float]],
+) -> None:
+    named = [(re.sub(r"[\ufffe\uffff<]|http", "", name), bits) for name, bits in yardsticks]
+    page = replace(FULL, train=train, held_out=held_out, rates=rates, yardsticks=named)
+    check(render(page))

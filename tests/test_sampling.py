@@ -1,0 +1,138 @@
+"""Sampling: known odds give the known choices, stops are found, seeds mean what they say."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm.config import SamplingConfig
+from charlm.context import ContextRule
+from charlm.sampling.choose import choose, pick, probabilities
+from charlm.sampling.generate import Ended, Piece, generate, sample_text
+from charlm.sampling.stopping import StopFilter
+from charlm.text.vocabulary import Vocabulary
+
+LOGP = torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64).log()
+
+
+class Mock:
+    """A predictor of known odds, whatever was read."""
+
+    def __init__(self, odds: Sequence[float], chars: str = "abcd") -> None:
+        self.vocabulary = Vocabulary(chars, b"", (1,) * len(chars))
+        self.rule = ContextRule.of(8)
+        self.logp = torch.full((self.vocabulary.n_ids,), -20.0)
+        self.logp[: len(chars)] = torch.tensor(odds).log()
+        self.read: list[torch.Tensor] = []
+
+    def score(self, ids: object, rule: object = None) -> np.ndarray:
+        raise NotImplementedError
+
+    def score_windows(self, ids: object, windows: object, rule: object = None) -> Iterator[np.ndarray]:
+        raise NotImplementedError
+
+    def start(self, batch_size: int) -> int:
+        return batch_size
+
+    def step(self, state: int, ids: torch.Tensor) -> tuple[int, torch.Tensor]:
+        self.read.append(ids)
+        return state, self.logp.expand(state, -1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0.5, 0.25, 0.125, 0.125]),
+        ({"temperature": 0.5}, [16 / 22, 4 / 22, 1 / 22, 1 / 22]),
+        ({"top_k": 2}, [2 / 3, 1 / 3, 0, 0]),
+        ({"top_p": 0.5}, [1, 0, 0, 0]),
+        ({"top_p": 0.51}, [2 / 3, 1 / 3, 0, 0]),
+        ({"top_p": 0.0}, [1, 0, 0, 0]),
+        ({"min_p": 0.5}, [2 / 3, 1 / 3, 0, 0]),
+        ({"min_p": 0.51}, [1, 0, 0, 0]),
+        ({"top_k": 3, "min_p": 0.5}, [2 / 3, 1 / 3, 0, 0]),
+    ],
+)
+def test_what_is_chosen_from(settings: dict[str, float], expected: list[float]) -> None:
+    config = SamplingConfig(**{"temperature": 1.0, **settings})
+    torch.testing.assert_close(probabilities(LOGP, config)[0], torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-7)
+
+
+def test_choices_have_their_probabilities() -> None:
+    text = sample_text(Mock([0.5, 0.25, 0.125, 0.125]), "", SamplingConfig(temperature=1.0), 20_000)
+    for char, odds in zip("abcd", [0.5, 0.25, 0.125, 0.125], strict=True):
+        assert text.count(char) / 20_000 == pytest.approx(odds, abs=0.02)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9).filter(lambda p: sum(p) > 1e-3), st.floats(0, 1, exclude_max=True))
+def test_the_impossible_is_never_picked(p: list[float], u: float) -> None:
+    row = torch.tensor([p], dtype=torch.float64) / sum(p)
+    assert row[0, int(pick(row, torch.tensor([u], dtype=torch.float64)))] > 0
+
+
+def test_temperature_nought_takes_the_likeliest() -> None:
+    assert choose(LOGP, torch.tensor([0.99]), SamplingConfig(temperature=0)).tolist() == [0]
+
+
+def test_a_sample_does_not_depend_on_those_beside_it() -> None:
+    def texts(n: int) -> list[str]:
+        out = [""] * n
+        for piece in generate(Mock([0.4, 0.3, 0.2, 0.1]), "a", SamplingConfig(seed=5), n=n, length=50):
+            if isinstance(piece, Piece):
+                out[piece.sample] += piece.text
+        return out
+
+    assert texts(7)[:3] == texts(3)
+    assert len(set(texts(7))) == 7
+
+
+@given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.data())
+def test_a_stop_is_found_wherever_the_pieces_are_cut(text: str, stops: list[str], data: st.DataObject) -> None:
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    stopping, out, i = StopFilter(stops), "", 0
+    while i < len(text) and not stopping.found:
+        n = data.draw(st.integers(1, 4))
+        out += stopping.feed(text[i : i + n])
+        i += n
+    if not stopping.found:
+        out += stopping.flush()
+    # Fed piece by piece, the first stop to be complete wins; it may begin after another would.
+    ends = {text.find(stop) + len(stop): text.find(stop) for stop in stops if stop in text}
+    assert stopping.found == bool(places)
+    assert text.startswith(out)
+    if places:
+        assert min(places) <= len(out) <= max(ends.values())
+    else:
+        assert out == text
+
+
+def test_aab_is_found_in_aaab() -> None:
+    stopping = StopFilter(["aab"])
+    assert "".join(map(stopping.feed, "aaab")) == "a"
+    assert stopping.found
+
+
+def test_nothing_that_may_begin_a_stop_is_shown() -> None:
+    stopping = StopFilter(["end."])
+    assert [stopping.feed(c) for c in "then"] == ["t", "h", "", ""]
+    assert stopping.flush() == "en"
+
+
+def test_ends_say_why() -> None:
+    mock = Mock([1 - 1e-9, 1e-9 / 3, 1e-9 / 3, 1e-9 / 3])
+    assert list(generate(mock, "", SamplingConfig(), length=3)) == [Piece(0, "a"), Piece(0, "a"), Piece(0, "a"), Ended(0, "length", 3)]
+    assert list(generate(mock, "", SamplingConfig(), length=9, stops=["aaa"]))[-1] == Ended(0, "stop", 0)
+
+
+def test_a_top_k_beyond_the_vocabulary_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 to 4"):
+        next(generate(Mock([0.25] * 4), "", SamplingConfig(top_k=5), length=1))
+
+
+@pytest.mark.parametrize("settings", [{"temperature": float("nan")}, {"temperature": -1}, {"top_k": 0}, {"temperature": 0, "top_k": 3}, {"top_p": 1.5}])
+def test_settings_that_cannot_act_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(reversed(settings))):
+        SamplingConfig(**settings)

@@ -1,0 +1,46 @@
+"""When a run has diverged, and when it has begun to memorise."""
+
+from math import nan
+
+import numpy as np
+
+from charlm.training.watch import BAD_IN_ROW, RECENT, Divergence, Memorising
+
+
+def test_a_falling_loss_is_no_divergence() -> None:
+    watch = Divergence(unigram=3.3)
+    assert not any(watch.see(loss) for loss in np.linspace(4.2, 1.5, 500) + 0.3 * np.sin(np.arange(500)))
+
+
+def test_a_nat_above_the_lowest_is() -> None:
+    watch = Divergence(unigram=9.0)
+    assert not any(watch.see(1.5) for _ in range(100))
+    reasons = [watch.see(2.6) for _ in range(RECENT)]
+    assert reasons[-1] and not any(reasons[:40])
+
+
+def test_above_the_unigram_after_having_been_below_is() -> None:
+    watch = Divergence(unigram=2.0)
+    assert not any(watch.see(1.9) for _ in range(60))
+    assert any(watch.see(2.1) for _ in range(RECENT))
+    assert not any(Divergence(unigram=2.0).see(2.1) for _ in range(RECENT)), "never below: only slow"
+
+
+def test_one_bad_loss_is_left_out_and_three_in_a_row_are_not() -> None:
+    watch = Divergence(unigram=2.0)
+    assert [bool(watch.see(x)) for x in (nan, nan, 1.0, nan, nan)] == [False] * 5
+    assert watch.see(nan)
+    assert BAD_IN_ROW == 3
+
+
+def test_only_a_rise_beyond_chance_counts() -> None:
+    rng = np.random.default_rng(0)
+    judge, base = Memorising(), rng.normal(2, 0.3, 100)
+    assert judge.see(1, list(base))
+    noise = rng.normal(0, 0.2, 100)
+    assert not judge.see(2, list(base + noise - noise.mean() + 0.001))
+    assert judge.rises == 0
+    assert not judge.see(3, list(base + noise - noise.mean() + 0.05))
+    assert judge.rises == 1
+    assert judge.see(4, list(base - 0.001))
+    assert (judge.rises, judge.best_step) == (0, 4)
