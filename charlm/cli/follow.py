@@ -21,7 +21,7 @@ from charlm.training.pace import Pace
 from charlm.training.session import Session
 from charlm.training.signals import EXIT_CODES, StopSignals
 
-PREVIEW_CHARS = 160
+PREVIEW_CHARS = 120
 
 
 def follow(run: RunFolder, session: Session, pace: Pace | None) -> int:

@@ -1,0 +1,100 @@
+"""Writes that survive: whole or not at all, whatever is refused."""
+
+import ast
+import os
+from pathlib import Path
+
+import pytest
+
+from charlm import files
+
+
+class Refusal:
+    """Makes call number `k` of those that change a disk fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, k: int) -> None:
+        self.calls = 0
+        self._k = k
+        for module, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (files, "write_synced")):
+            self._wrap(monkeypatch, module, name)
+
+    def _wrap(self, monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> None:
+        real = getattr(module, name)
+
+        def call(*args: object) -> object:
+            self.calls += 1
+            if self.calls == self._k:
+                raise OSError(5, "Input/output error")
+            return real(*args)
+
+        monkeypatch.setattr(module, name, call)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, k = tmp_path / "file", 0
+    while True:
+        k += 1
+        path.write_bytes(b"old")
+        with monkeypatch.context() as patch:
+            refusal = Refusal(patch, k)
+            try:
+                files.replace(path, b"new")
+            except OSError:
+                pass
+        assert path.read_bytes() in (b"old", b"new")
+        assert list(tmp_path.iterdir()) == [path], "nothing unfinished is left"
+        if refusal.calls < k:
+            break
+    assert path.read_bytes() == b"new"
+    assert k > 3
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents, k = {"a": b"1", "b": b"2"}, 0
+    while True:
+        k += 1
+        folder = tmp_path / f"folder-{k}"
+        with monkeypatch.context() as patch:
+            refusal = Refusal(patch, k)
+            try:
+                files.publish_folder(folder, contents)
+            except OSError:
+                pass
+        if folder.exists():
+            assert {path.name: path.read_bytes() for path in folder.iterdir()} == contents
+        assert not list(tmp_path.glob(files.TEMPORARY + "*"))
+        if refusal.calls < k:
+            break
+    assert k > 6
+
+
+def test_temporaries_go_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-step-5").mkdir()
+    (tmp_path / ".tmp-step-5" / "half").write_bytes(b"")
+    (tmp_path / ".tmp-latest-99").write_bytes(b"")
+    (tmp_path / "step-4").mkdir()
+    files.remove_temporaries(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-4"]
+
+
+WRITING = {"write_text", "write_bytes", "fsync", "rename", "renames", "touch", "save_file", "memmap", "save"}
+
+
+def test_only_files_opens_for_writing_syncs_or_renames() -> None:
+    package = Path(files.__file__).parent
+    for path in package.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))) if path.name != "files.py" else ():
+            if not isinstance(call, ast.Call):
+                continue
+            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            modes = [a.value for a in (*call.args[1:], *(k.value for k in call.keywords)) if isinstance(a, ast.Constant)]
+            opens = name == "open" and any(isinstance(mode, str) and set(mode) & set("wax+") for mode in modes)
+            if opens or name in WRITING:
+                assert (path.name, ast.unparse(call)) in ALLOWED, f"{path}:{call.lineno} writes by itself"
+
+
+ALLOWED = {
+    ("corpus.py", "np.save(buffer, part, allow_pickle=False)"),  # into memory
+    ("tensors.py", "safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})"),
+    ("loop.py", "self.run_folder.save(self.step, self.session.snapshot().files(), best=best)"),
+}

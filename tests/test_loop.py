@@ -1,0 +1,284 @@
+"""The loop: resume is exact, what goes wrong is undone, and the disk may refuse."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from charlm import files
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import read
+from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.errors import CheckpointError, DivergedError, ResourceError
+from charlm.predictor import TransformerPredictor
+from charlm.text.corpus import Corpus, prepare
+from charlm.training import loop
+from charlm.training.events import Evaluated, Event, Finished, Saved, SaveFailed, Skipped, Stepped, WentBack
+from charlm.training.extend import by_steps
+from charlm.training.loop import Trainer, batch_loss
+from charlm.training.session import Session
+from charlm.training.start import go_on
+from tests.conftest import TEXT, After, Never, toy_run
+
+
+def everything(session: Session) -> dict[str, torch.Tensor]:
+    """All tensors that the next step depends on."""
+    snapshot = session.snapshot()
+    return {**snapshot.weights, **snapshot.optimizer}
+
+
+def assert_same(a: Session, b: Session) -> None:
+    for name, tensor in everything(a).items():
+        assert torch.equal(tensor, everything(b)[name]), name
+    ours, theirs = a.state.to_json(), b.state.to_json()
+    for key in ("updates", "batch_offset", "rate_factor", "recent_losses", "lowest_loss", "skipped", "returns"):
+        assert ours[key] == theirs[key], key
+
+
+def resumed(run: RunFolder) -> Session:
+    run.unlock()
+    return go_on(RunFolder(run.path), pytest.fail)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 99),
+    steps=st.integers(2, 14),
+    cut=st.integers(0, 13),
+    accumulation=st.sampled_from([1, 2, 4]),
+    dropout=st.sampled_from([0.0, 0.3]),
+    every=st.integers(1, 9),
+    save_every=st.sampled_from([0.0, 1e6]),
+)
+def test_resume_is_exact(
+    tmp_path: Path, seed: int, steps: int, cut: int, accumulation: int, dropout: float, every: int, save_every: float
+) -> None:
+    root = tmp_path / "runs"
+    shutil.rmtree(root, ignore_errors=True)
+    corpus = prepare(TEXT, TextConfig())
+    same = {"seed": seed, "accumulation": accumulation, "dropout": dropout, "patience": 0}
+    run, whole = toy_run(root, corpus, steps, "whole", **same)
+    list(Trainer(whole, run).run(Never()))
+
+    run, part = toy_run(root, corpus, steps, "part", save_every=save_every, **same)
+    part.plan = replace(part.plan, eval_every=every)  # evaluating and saving at other times changes nothing
+    trainer = Trainer(part, run)
+    events = list(trainer.run(After(lambda: trainer.step, cut)))
+    assert events[-1].step == min(cut, steps)
+    session = resumed(run)
+    list(Trainer(session, run).run(Never()))
+    assert_same(whole, session)
+
+
+def test_a_run_killed_between_saves_goes_on_from_the_last_and_ends_the_same(tmp_path: Path, corpus: Corpus) -> None:
+    run, whole = toy_run(tmp_path, corpus, 12, "whole", eval_every=100)
+    list(Trainer(whole, run).run(Never()))
+    run, part = toy_run(tmp_path, corpus, 12, "part", eval_every=100, save_every=0.0)
+    trainer = Trainer(part, run)
+    events = trainer.run(Never())
+    while trainer.step < 8:
+        next(events)
+    shutil.rmtree(run.folder(run.steps()[-1]))  # as if the last one had never been completed
+    session = resumed(run)
+    assert 0 < session.state.step < 8
+    list(Trainer(session, run).run(Never()))
+    assert_same(whole, session)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path: Path, corpus: Corpus) -> None:
+    run, session = toy_run(tmp_path, corpus, 6, save_every=0.0)
+    list(Trainer(session, run).run(Never()))
+    weights = run.folder(6) / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.write_bytes(data)
+    said: list[str] = []
+    run.unlock()
+    session = go_on(RunFolder(run.path), said.append)
+    assert session.state.step == 5
+    assert "step 6" in said[0] and "not what was saved" in said[0]
+
+
+def test_the_same_command_gives_the_same_weights(tmp_path: Path, corpus: Corpus) -> None:
+    sessions = []
+    for name in ("one", "two"):
+        run, session = toy_run(tmp_path, corpus, 10, name, dropout=0.2)
+        list(Trainer(session, run).run(Never()))
+        sessions.append(session)
+    assert_same(*sessions)
+
+
+def test_accumulation_changes_nothing_but_the_last_bits(tmp_path: Path, corpus: Corpus) -> None:
+    losses = []
+    for n in (1, 4):
+        run, session = toy_run(tmp_path, corpus, 10, f"parts-{n}", accumulation=n)
+        losses.append([e.loss for e in Trainer(session, run).run(Never()) if isinstance(e, Stepped)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_it_learns_and_says_so(tmp_path: Path, corpus: Corpus) -> None:
+    run, session = toy_run(tmp_path, corpus, 60, eval_every=20)
+    events = list(Trainer(session, run).run(Never()))
+    losses = [e.loss for e in events if isinstance(e, Stepped)]
+    assert sum(losses[-5:]) / 5 < losses[0] - 0.8
+    figures = [e for e in events if isinstance(e, Evaluated)]
+    assert [e.step for e in figures] == [20, 40, 60]
+    assert figures[-1].final and figures[-1].nats_per_char < figures[0].nats_per_char
+    assert figures[-1].chars == figures[-1].of_chars - 1, "all but the first, which nothing precedes"
+    assert isinstance(events[-1], Finished) and events[-1].reason == "done"
+    assert run.pointed("latest") == 60
+
+
+def test_the_final_figure_is_the_predictors_score(tmp_path: Path, corpus: Corpus) -> None:
+    run, session = toy_run(tmp_path, corpus, 10)
+    figure = [e for e in Trainer(session, run).run(Never()) if isinstance(e, Evaluated)][-1]
+    scores = TransformerPredictor.of(read(run, "latest")).score(corpus.held_out)[1:]
+    assert figure.nats_per_char == pytest.approx(-scores.mean() * len(corpus.held_out) / corpus.held_out_chars, rel=1e-6)
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, bad_calls: set[int], how: float = float("nan")) -> None:
+    """Make the losses of these calls (from 0) wrong."""
+    calls = iter(range(10**6))
+
+    def poisoned(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+        return batch_loss(model, ids) * (how if next(calls) in bad_calls else 1)
+
+    monkeypatch.setattr(loop, "batch_loss", poisoned)
+
+
+def test_a_loss_that_is_not_finite_changes_no_weight(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    for how in (float("nan"), float("inf")):
+        poison(monkeypatch, {3}, how)
+        run, session = toy_run(tmp_path, corpus, 8, f"run-{how}", eval_every=100)
+        before: dict[str, torch.Tensor] = {}
+        for event in Trainer(session, run).run(Never()):
+            if event.step == 3 and isinstance(event, Stepped):
+                before = {name: tensor.clone() for name, tensor in everything(session).items()}
+            if isinstance(event, Skipped):
+                assert event.step == 4
+                assert all(torch.equal(before[name], tensor) for name, tensor in everything(session).items())
+        assert session.state.skipped == [4]
+        assert session.state.updates == 7
+
+
+def test_three_in_a_row_go_back_at_half_the_rate_and_past_the_text(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, {6, 7, 8})
+    run, session = toy_run(tmp_path, corpus, 12, eval_every=5)  # saved at step 5, the best so far
+    events = list(Trainer(session, run).run(Never()))
+    (back,) = [e for e in events if isinstance(e, WentBack)]
+    assert (back.step, back.to_step, back.rate_factor) == (9, 5, 0.5)
+    assert session.state.batch_offset == 4, "the next batch is the one after the last that was read"
+    after = events[events.index(back) + 1 :]
+    assert [e.step for e in after if isinstance(e, Stepped)] == [6, 7, 8, 9, 10, 11, 12]
+    assert session.state.rate_factor == 0.5
+    assert session.is_finite()
+
+
+def test_after_three_times_it_gives_up(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, set(range(4, 1000)))
+    run, session = toy_run(tmp_path, corpus, 12)
+    seen: list[Event] = []
+    with pytest.raises(DivergedError, match="learning-rate"):
+        for event in Trainer(session, run).run(Never()):
+            seen.append(event)
+    assert [e.rate_factor for e in seen if isinstance(e, WentBack)] == [0.5, 0.25, 0.125]
+    assert read(run, "latest").step <= 5, "whole, and from before it went wrong"
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, corpus: Corpus) -> None:
+    run, session = toy_run(tmp_path, corpus, 4)
+    trainer = Trainer(session, run)
+    list(trainer._save())
+    with torch.no_grad():
+        session.model.norm.weight[0] = float("nan")
+    session.state.step = 3
+    assert not list(trainer._save())
+    assert run.steps() == [0]
+
+
+def test_a_full_disk_does_not_end_a_run_and_is_said_once(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, session = toy_run(tmp_path, corpus, 10, save_every=0.0, eval_every=100)
+    publish, broken = files.publish_folder, True
+
+    def refuse(folder: Path, contents: dict[str, bytes]) -> None:
+        if broken:
+            raise OSError(28, "No space left on device")
+        publish(folder, contents)
+
+    monkeypatch.setattr(files, "publish_folder", refuse)
+    events = []
+    for event in Trainer(session, run).run(Never()):
+        events.append(event)
+        broken = event.step < 6
+    assert sum(isinstance(e, SaveFailed) for e in events) == 1
+    assert [e.step for e in events if isinstance(e, Saved)][-1] == 10
+    assert isinstance(events[-1], Finished)
+
+
+def test_only_a_failed_last_save_is_an_error(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, session = toy_run(tmp_path, corpus, 3)
+
+    def refuse(folder: Path, contents: dict[str, bytes]) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "publish_folder", refuse)
+    with pytest.raises(ResourceError, match="could not be written"):
+        list(Trainer(session, run).run(Never()))
+
+
+def test_memorising_ends_a_run_and_keeps_its_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = prepare("".join(chr(97 + (i * i * 7 + i // 3) % 26) for i in range(900)), TextConfig(val=0.3))
+    run, session = toy_run(tmp_path, corpus, 3000, eval_every=20, learning_rate=2e-2, patience=3)
+    events = list(Trainer(session, run).run(Never()))
+    last = events[-1]
+    assert isinstance(last, Finished) and last.reason == "early"
+    assert last.step < 3000
+    assert run.pointed("best") == last.best_step is not None
+    assert read(run, "best").step == last.best_step
+
+
+def test_an_extension_goes_on_from_the_end(tmp_path: Path, corpus: Corpus) -> None:
+    run, session = toy_run(tmp_path, corpus, 10)
+    list(Trainer(session, run).run(Never()))
+    session = resumed(run)
+    assert session.state.finished == "done"
+    by_steps(session, run, 7)
+    rates = [e.learning_rate for e in Trainer(session, run).run(Never()) if isinstance(e, Stepped)]
+    assert len(rates) == 7
+    assert rates[0] < max(rates) > rates[-1]
+    assert resumed(run).state.step == 17
+
+
+def test_nothing_held_out_trains_without_evaluating(tmp_path: Path) -> None:
+    corpus = prepare(TEXT, TextConfig(val=0.0))
+    run, session = toy_run(tmp_path, corpus, 8)
+    assert not any(isinstance(e, Evaluated) for e in Trainer(session, run).run(Never()))
+
+
+def test_another_text_under_the_same_run_is_refused(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, session = toy_run(tmp_path, corpus, 3)
+    list(Trainer(session, run).run(Never()))
+    other = prepare(TEXT.replace("ducks", "geëse"), TextConfig())
+    monkeypatch.setattr("charlm.training.start.reopen", lambda key: other)
+    with pytest.raises(CheckpointError, match="vocabulary.*ë"):
+        resumed(run)
+
+
+def test_a_second_trainer_is_kept_out(tmp_path: Path, corpus: Corpus) -> None:
+    run, _ = toy_run(tmp_path, corpus, 3)
+    with pytest.raises(CheckpointError, match="another process"):
+        RunFolder(run.path).lock()
+    run.unlock()
+    RunFolder(run.path).lock()
+
+
+def test_configurations_come_back(tmp_path: Path, corpus: Corpus) -> None:
+    run, session = toy_run(tmp_path, corpus, 2)
+    list(Trainer(session, run).run(Never()))
+    snapshot = read(run, "latest")
+    assert isinstance(snapshot.model_config, ModelConfig) and snapshot.model_config == session.model_config
+    assert isinstance(snapshot.training_config, TrainingConfig) and snapshot.training_config == session.training_config
