@@ -1,0 +1,190 @@
+"""Checkpoints: what is read is what was saved, or one clear error."""
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from charlm.checkpoint import manifest, strict_json, tensors
+from charlm.checkpoint.overview import overview
+from charlm.checkpoint.run_folder import RunFolder, check_name, find, free_name, runs
+from charlm.checkpoint.snapshot import read
+from charlm.errors import CheckpointError, UsageError
+from charlm.text.corpus import Corpus
+from charlm.training.loop import Trainer
+from tests.conftest import Never, toy_run
+
+
+@pytest.fixture
+def run(tmp_path: Path, corpus: Corpus) -> RunFolder:
+    folder, session = toy_run(tmp_path / "runs", corpus, 12)
+    list(Trainer(session, folder).run(Never()))
+    folder.unlock()
+    return folder
+
+
+def vouch_again(run: RunFolder, step: int) -> None:
+    """Make the manifest fit what now lies there: so that what stands behind the hash is tried."""
+    folder = run.folder(step)
+    contents = {name: (folder / name).read_bytes() for name in manifest.CHECKPOINT_FILES}
+    shared = {name: (run.path / name).read_bytes() for name in manifest.RUN_FILES}
+    (folder / manifest.NAME).write_bytes(manifest.describe(contents, shared))
+
+
+def test_a_flipped_bit_anywhere_is_caught(run: RunFolder) -> None:
+    folder = run.folder(12)
+    for name in (*manifest.CHECKPOINT_FILES, *manifest.RUN_FILES):
+        path = (run.path if name in manifest.RUN_FILES else folder) / name
+        good = path.read_bytes()
+        for place in (0, len(good) // 2, len(good) - 1):
+            bad = bytearray(good)
+            bad[place] ^= 4
+            path.write_bytes(bad)
+            with pytest.raises(CheckpointError, match="not what was saved"):
+                read(run, "latest", training=True)
+        path.write_bytes(good)
+    read(run, "latest", training=True)
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+HOSTILE: dict[str, Callable[[Path], object]] = {
+    "a layer more than there is": lambda f: edit(f / "config.json", lambda d: d["model"].update(n_layer=2)),
+    "a model too large": lambda f: edit(f / "config.json", lambda d: d["model"].update(n_embd=10**9)),
+    "a model incomplete": lambda f: edit(f / "config.json", lambda d: d["model"].update(n_embd=None)),
+    "a setting there is not": lambda f: edit(f / "config.json", lambda d: d["model"].update(evil=1)),
+    "a number that is a text": lambda f: edit(f / "config.json", lambda d: d["training"].update(seed="1")),
+    "a truth that is a number": lambda f: edit(f / "config.json", lambda d: d["model"].update(n_layer=True)),
+    "another step": lambda f: edit(f / "state.json", lambda d: d.update(step=7)),
+    "a list for an object": lambda f: (f / "state.json").write_text("[]"),
+    "a key twice": lambda f: (f / "config.json").write_text('{"model": {}, "model": {}, "training": {}}'),
+    "not a number": lambda f: (f / "state.json").write_text('{"step": NaN}'),
+    "infinite by a detour": lambda f: (f / "state.json").write_text('{"step": 1e999}'),
+    "deep": lambda f: (f / "state.json").write_text("[" * 100_000),
+    "no JSON": lambda f: (f / "config.json").write_bytes(b"\xff\x00"),
+    "a vocabulary in another order": lambda f: edit(f.parent / "vocabulary.json", lambda d: d.update(chars=d["chars"][::-1])),
+    "a vocabulary too short": lambda f: edit(f.parent / "vocabulary.json", lambda d: (d.update(chars=d["chars"][:-1]), d["counts"].pop())),
+    "weights cut off": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-4]),
+    "weights without a header": lambda f: (f / "model.safetensors").write_bytes(b"\x00" * 4),
+    "a header as long as the world": lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}"),
+    "other tensors": lambda f: (f / "model.safetensors").write_bytes(tensors.dump({"x": torch.ones(3)})),
+    "no tensors for training": lambda f: (f / "train_state.safetensors").write_bytes(tensors.dump({})),
+}
+
+
+@pytest.mark.parametrize("how", HOSTILE)
+def test_hostile_files_give_one_clear_error(run: RunFolder, how: str) -> None:
+    HOSTILE[how](run.folder(12))
+    vouch_again(run, 12)
+    with pytest.raises(CheckpointError):
+        read(run, "latest", training=True)
+
+
+def test_weights_of_another_shape_type_or_not_finite(run: RunFolder) -> None:
+    good = read(run, "latest").weights
+    for change in (torch.Tensor.double, torch.Tensor.flatten, lambda w: w * float("nan")):
+        weights = {name: change(w) if name == "embedding.weight" else w for name, w in good.items()}
+        (run.folder(12) / "model.safetensors").write_bytes(tensors.dump(weights))
+        vouch_again(run, 12)
+        with pytest.raises(CheckpointError, match=r"embedding|asks for"):
+            read(run, "latest")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes")
+def test_links_and_pipes_are_refused(run: RunFolder, tmp_path: Path) -> None:
+    weights = run.folder(12) / "model.safetensors"
+    elsewhere = tmp_path / "elsewhere"
+    weights.rename(elsewhere)
+    weights.symlink_to(elsewhere)
+    with pytest.raises(CheckpointError, match="regular"):
+        read(run, "latest")
+    weights.unlink()
+    os.mkfifo(weights)
+    with pytest.raises(CheckpointError, match="regular"):
+        read(run, "latest")
+
+
+@pytest.mark.parametrize("pointer", ["../../etc", "step-00000012/../..", "", "step-x", "/"])
+def test_pointers_stay_inside(run: RunFolder, pointer: str) -> None:
+    (run.path / "latest").write_text(pointer)
+    with pytest.raises(CheckpointError, match="names no checkpoint"):
+        read(run, "latest")
+
+
+def test_loading_unpickles_nothing(run: RunFolder) -> None:
+    import sys
+
+    seen = []
+    sys.addaudithook(lambda event, args: seen.append(args) if event == "pickle.find_class" else None)
+    read(run, "latest", training=True)
+    assert not seen
+
+
+def test_a_reader_whose_folder_is_pruned_follows_the_pointer_again(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = iter([99, 12])
+    monkeypatch.setattr(RunFolder, "resolve", lambda self, which: next(steps))
+    assert read(run, "latest").step == 12
+
+
+def test_the_last_two_and_the_best_are_kept(tmp_path: Path, corpus: Corpus) -> None:
+    folder, session = toy_run(tmp_path, corpus, 30, eval_every=10, save_every=0.0, patience=0)
+    session.state.memorising.see(0, [-1.0])  # nothing that follows will be better
+    list(Trainer(session, folder).run(Never()))
+    assert folder.steps()[-2:] == [29, 30]
+    assert set(folder.steps()) <= {folder.pointed("best"), 29, 30}
+
+
+def test_serialising_is_deterministic_and_comes_back() -> None:
+    weights = {"b": torch.randn(3, 4), "a": torch.randn(2, dtype=torch.float64)}
+    data = tensors.dump(weights)
+    assert data == tensors.dump(dict(reversed(weights.items())))
+    back = tensors.load(data, weights, "x")
+    assert all(torch.equal(back[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "a\nb", "a" * 101, "-x", "\x1b[31m"])
+def test_names_a_run_cannot_have(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be named"):
+        check_name(name)
+
+
+def test_free_names_are_free(tmp_path: Path) -> None:
+    assert free_name(tmp_path, "my poems!") == "my-poems"
+    (tmp_path / "my-poems").mkdir()
+    assert free_name(tmp_path, "my poems!") == "my-poems-2"
+    assert free_name(tmp_path, "\x1b") == "run"
+    check_name(free_name(tmp_path, "日本語"))
+
+
+def test_runs_are_found_newest_first_and_named_in_errors(run: RunFolder, corpus: Corpus) -> None:
+    root = run.path.parent
+    second, session = toy_run(root, corpus, 2, "second")
+    list(Trainer(session, second).run(Never()))
+    assert [r.name for r in runs(root)] == ["second", "toy"]
+    assert find(root, None).name == "second"
+    with pytest.raises(CheckpointError, match=r"second, toy"):
+        find(root, "third")
+    with pytest.raises(CheckpointError, match="charlm train"):
+        find(root / "nowhere", None)
+    with pytest.raises(UsageError, match="latest, best"):
+        read(run, "13")
+
+
+def test_an_overview_says_what_is_wrong_instead_of_failing(run: RunFolder) -> None:
+    assert overview(run)["problem"] is None
+    (run.folder(12) / "state.json").write_text("{}")
+    assert "not what was saved" in overview(run)["problem"]
+
+
+def test_strict_json() -> None:
+    assert strict_json.parse(strict_json.dump({"a": [1, 2.5, None]}), "x") == {"a": [1, 2.5, None]}
+    with pytest.raises(CheckpointError, match="at most"):
+        strict_json.parse(b" " * (strict_json.LARGEST + 1), "x")
