@@ -33,12 +33,11 @@ def test_moving_the_end_keeps_the_past_and_never_rises_after_the_level(n: int, m
         before = [schedule.factor(s) for s in range(step)]
         moved = schedule.retimed(step, step + more)
         assert moved.end == step + more
-        assert [moved.factor(s) for s in range(step)] == pytest.approx(before, abs=1e-5)
+        assert [moved.factor(s) for s in range(step)] == before, "to the bit"
         schedule = moved
         factors = [schedule.factor(s) for s in range(schedule.end)]
         peak = factors.index(max(factors))
         assert factors[peak:] == pytest.approx(sorted(factors[peak:], reverse=True), abs=2e-6)
-        assert factors[-1] < 1 or schedule.end == 1 or factors.index(1) >= 0
 
 
 @given(st.integers(2, 5000), steps)
@@ -57,7 +56,7 @@ def test_a_schedule_survives_being_written_down(n: int, at: int, more: int) -> N
     assert Schedule.parse(str(schedule)) == schedule
 
 
-@pytest.mark.parametrize("text", ["", "0:0", "1:0,2:1", "0:0,5:2", "0:0,5:1,5:0", "0:0,9:nan", "0:0,x:1", "0:1,4", "5"])
+@pytest.mark.parametrize("text", ["", "0:0", "1:0,2:1", "0:0,5:2", "0:0,5:1,5:0", "0:0,9:nan", "0:0,9:1/", "0:0,9:1/0:1,9:0", "5:1,9:0", "0:0,x:1", "0:1,4", "5"])
 def test_what_is_no_schedule_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="schedule"):
         Schedule.parse(text)

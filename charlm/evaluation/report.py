@@ -108,7 +108,7 @@ def _warnings(
         share = sum(part.symbols for part in parts) / max(1, sum(part.of_symbols for part in parts))
         if share > 0:
             found.append(
-                f"{100 * share:.2g} % of this text stands in the training part too, in passages of {PASSAGE} "
+                f"{100 * share:.{0 if share >= 0.1 else 2}f} % of this text stands in the training part too, in passages of {PASSAGE} "
                 "characters or more; that is no test of what was learned"
             )
     if figure.chars < FEWEST_CHARS:

@@ -44,9 +44,13 @@ def uniform_bits(vocabulary: Vocabulary, text: str) -> float:
 
 
 def unigram_bits(vocabulary: Vocabulary, text: str) -> float:
-    """How often each symbol occurs in the training part, plus one (also for bytes it lacks)."""
-    counts = np.ones(vocabulary.n_ids)
-    counts[: vocabulary.n_symbols] += vocabulary.counts
+    """How often each symbol occurs in the training part, plus one.
+
+    Bytes that it lacks are one more symbol together, of count one, each as likely as the others.
+    """
+    known, lacking = vocabulary.n_symbols, vocabulary.n_ids - vocabulary.n_symbols
+    counts = np.full(vocabulary.n_ids, 1 / max(1, lacking))
+    counts[:known] = np.array(vocabulary.counts) + 1
     bits = -np.log2(counts / counts.sum())
     return float(bits[vocabulary.encode(text)].sum()) / len(text)
 

@@ -100,7 +100,9 @@ class Trainer:
                 yield event
                 yield from self._judge(event.is_best)
             if pace is not None and pace.step_seconds > 0:
-                yield self._replan(pace.next_plan(session.plan, self.step, self._slice(None)))
+                plan = pace.next_plan(session.plan, self.step, self._slice(None))
+                if plan != session.plan:
+                    yield self._replan(plan)
         if perf_counter() - self._saved_at >= session.training_config.save_every:
             yield from self._save()
 

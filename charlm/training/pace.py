@@ -17,6 +17,7 @@ CLOSING_SHARE = 0.05  # of the budget, at most, for the evaluation at the end
 EVALUATION_SHARE = 0.04  # of the budget, for all those before
 FEWEST_EVALUATED = 2_000
 CLOSING_MARGIN = 1.2
+WORTH_MOVING = 0.01  # of the steps left: a smaller change of the end is let be
 
 
 @dataclass
@@ -96,9 +97,11 @@ class Pace:
         return plan.decided(decided="schedule, from the first steps", at_step=step, **self._facts())
 
     def next_plan(self, plan: Plan, step: int, held_out: Slice) -> Plan:
-        """After an evaluation: when the run will end, at the speed it has now."""
+        """After an evaluation: when the run will end, at the speed it has now; the same plan if as planned."""
         self.measure()
         end = step + self.steps_left(plan.eval_every, held_out.of_windows)
+        if abs(end - plan.total_steps) <= WORTH_MOVING * (plan.total_steps - step):
+            return plan
         plan = replace(plan, schedule=plan.schedule.retimed(step, end))
         return plan.decided(decided="schedule, from the steps since", at_step=step, **self._facts())
 

@@ -1,0 +1,242 @@
+"""The command line, in this process: results, messages, codes."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+from charlm.cli.main import run as main
+from charlm.cli.options import seconds
+from charlm.errors import UsageError
+from tests.conftest import TEXT
+
+TOY = ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4"]
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def charlm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Runs `charlm ARGS...` in a folder of its own with a text in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ducks.txt").write_text(TEXT)
+
+    def call(*args: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["charlm", *args])
+        capsys.readouterr()
+        code = main(perf_counter())
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Result(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def trained(charlm):  # type: ignore[no-untyped-def]
+    """The same, with a run of 12 steps."""
+    assert charlm("train", "ducks.txt", "--steps", "12", *TOY).code == 0
+    return charlm
+
+
+def test_train_says_what_it_does_and_ends_with_what_to_do(charlm) -> None:  # type: ignore[no-untyped-def]
+    result = charlm("train", "ducks.txt", "--steps", "12", *TOY)
+    assert result.code == 0
+    assert result.err.startswith("reading ducks.txt")
+    for said in ("characters,", "held out", "layers of width 16", "run ducks, in checkpoints", "the same run again:", "charlm resume ducks", "charlm eval --run ducks", "charlm sample --run ducks"):
+        assert said in result.err, said
+    assert "bits/char" in result.out and "report.html" in result.out
+    assert Path("checkpoints/ducks/report.html").read_text().startswith("<!")
+
+
+def test_the_command_it_prints_gives_the_same_weights(charlm) -> None:  # type: ignore[no-untyped-def]
+    charlm("train", "ducks.txt", "--time", "6s", *TOY)
+    err = charlm("train", "ducks.txt", "--time", "6s", *TOY, "--seed", "4", "--dropout", "0.1").err
+    again = re.search(r"the same run again:  charlm (.*)", err)
+    assert again
+    charlm(*again[1].split())
+    hashes = [json.loads(charlm("info", name, "--json").out)["weights_sha256"] for name in ("ducks", "ducks-2", "ducks-3")]
+    assert hashes[1] == hashes[2] != hashes[0]
+
+
+def test_dry_run_writes_nothing(charlm) -> None:  # type: ignore[no-untyped-def]
+    result = charlm("train", "ducks.txt", "--dry-run")
+    assert result.code == 0 and "--n-layer" in result.out
+    assert not Path("checkpoints").exists()
+
+
+def test_eval_gives_every_key(trained) -> None:  # type: ignore[no-untyped-def]
+    result = trained("eval", "--json")
+    data = json.loads(result.out)
+    assert set(data) == {
+        "run", "schema", "kind", "checkpoint", "selected_on_this_text", "block_size", "stride", "chars", "bytes",
+        "unknown_chars", "nats_per_char", "bits_per_char", "bits_per_byte", "perplexity", "ci95_bits_per_char", "baselines",
+        "files", "warnings",
+    }  # fmt: skip
+    assert data["run"] == "ducks" and data["chars"] == len(TEXT) - int(len(TEXT) * 0.9)
+    assert "using latest of ducks, the newest run: step 12" in result.err
+
+
+def test_eval_of_files_and_characters(trained) -> None:  # type: ignore[no-untyped-def]
+    Path("a.txt").write_text("five little ducks é")
+    Path("b.txt").write_text("far away")
+    data = json.loads(trained("eval", "a.txt", "b.txt", "--per-char", "bits.jsonl", "--json", "--stride", "16").out)
+    rows = [json.loads(line) for line in Path("bits.jsonl").read_text().splitlines()]
+    assert [row["char"] for row in rows] == list("five little ducks éfar away")
+    assert [row["offset"] for row in rows] == [*range(19), *range(8)]
+    assert sum(row["bits"] for row in rows) / 27 == pytest.approx(data["bits_per_char"], rel=1e-5)
+    assert (data["chars"], data["unknown_chars"], data["stride"]) == (27, 1, 16)
+    table = trained("eval", "a.txt").out
+    for word in ("bits per byte", "perplexity", "uniform", "unigram", "xz", "adapts"):
+        assert word in table
+
+
+def test_sample_in_every_way(trained) -> None:  # type: ignore[no-untyped-def]
+    plain = trained("sample", "--prompt", "one little", "--length", "30", "--seed", "3").out
+    assert plain.startswith("one little") and len(plain) == len("one little") + 30 + 1
+    assert trained("sample", "--prompt", "one little", "--length", "30", "--seed", "3").out == plain
+    rows = [json.loads(line) for line in trained("sample", "--prompt", "one little", "--length", "30", "--seed", "3", "-n", "3", "--json").out.splitlines()]
+    assert len(rows) == 3 and sorted(row["sample"] for row in rows) == [0, 1, 2]
+    first = next(row for row in rows if row["sample"] == 0)
+    assert first["prompt"] + first["text"] + "\n" == plain
+    assert {"prompt", "text", "seed", "finish_reason", "chars_per_second"} <= set(first)
+    assert first["finish_reason"] == "length" and first["seed"] == 3
+    assert trained("sample", "-n", "3", "--length", "5").out.count("---") == 6
+    Path("p.txt").write_text("over the hills")
+    assert trained("sample", "--prompt-file", "p.txt", "--length", "5").out.startswith("over the hills")
+    stopped = trained("sample", "--length", "2000", "--stop", "e", "--stop", "\\n", "--json")
+    assert json.loads(stopped.out)["finish_reason"] == "stop" and "e" not in json.loads(stopped.out)["text"]
+
+
+@pytest.mark.parametrize("prompt", ["", "日本語 🦆", "-5 apples", "x" * 100, "a\tb\n"])
+def test_any_prompt_will_do(trained, prompt: str) -> None:  # type: ignore[no-untyped-def]
+    result = trained("sample", "--prompt", prompt, "--length", "8")
+    assert result.code == 0 and result.out.startswith(prompt)
+
+
+def test_resume_of_a_finished_run_needs_to_know_how_long(trained) -> None:  # type: ignore[no-untyped-def]
+    refused = trained("resume")
+    assert refused.code == 2 and "charlm resume ducks --time" in refused.err
+    more = trained("resume", "ducks", "--steps", "5")
+    assert more.code == 0 and "from step 12 to 17" in more.err
+    assert json.loads(trained("info", "--json").out)["step"] == 17
+
+
+def test_runs_and_info(trained) -> None:  # type: ignore[no-untyped-def]
+    assert "ducks" in trained("runs").out
+    assert json.loads(trained("runs", "--json").out)["step"] == 12
+    info = trained("info").out
+    assert "SHA-256" in info and "n_embd 16" in info
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["trian"], 2, "train"),
+        (["train", "--n-layr", "3"], 2, "did you mean --n-layer?"),
+        (["train", "ducks.txt", "--n-layer", "x"], 2, "--n-layer"),
+        (["train", "ducks.txt", "--n-layer", "0"], 2, "1 to 128"),
+        (["train", "ducks.txt", "--n-embd", "30", "--n-head", "4"], 2, "n_head"),
+        (["train", "ducks.txt", "--time", "5s", "--steps", "3"], 2, "--steps"),
+        (["train", "ducks.txt", "--time", "soon"], 2, "60s"),
+        (["train", "ducks.txt", "--time", "1s"], 2, "at least 5"),
+        (["train", "ducks.txt", "--schedule", "0:0,5:1"], 2, "--schedule"),
+        (["train", "ducks.txt", "--run", "../x", "--steps", "1"], 2, "cannot be named"),
+        (["train", "ducks.txt", "--device", "abacus"], 2, "auto, cpu, cuda, mps"),
+        (["train", "missing.txt"], 3, "missing.txt"),
+        (["train", "empty.txt"], 3, "0 characters"),
+        (["train", "one.txt"], 3, "1 character"),
+        (["train", "picture.png"], 3, "PNG"),
+        (["sample"], 4, "charlm train"),
+        (["sample", "--prompt", "a", "--prompt-file", "b"], 2, "one of them"),
+        (["sample", "--temperature", "nan"], 2, "temperature"),
+        (["sample", "--stop", ""], 2, "--stop"),
+        (["sample", "--prompt", "a\udc80"], 2, "character 1"),
+        (["eval", "--run", "none"], 4, "charlm train"),
+        (["resume", "--time", "5s", "--steps", "3"], 2, "one of them"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_their_code(charlm, args: list[str], code: int, said: str) -> None:  # type: ignore[no-untyped-def]
+    Path("empty.txt").write_text("")
+    Path("one.txt").write_text("a")
+    Path("picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
+    result = charlm(*args)
+    assert result.code == code
+    assert said in result.err
+    assert result.out == ""
+    assert not Path("checkpoints").exists()
+
+
+def test_mistakes_about_a_run(trained) -> None:  # type: ignore[no-untyped-def]
+    for args, code, said in (
+        (["train", "ducks.txt", "--run", "ducks", "--steps", "1"], 2, "charlm resume ducks"),
+        (["sample", "--top-k", "500"], 2, "1 to "),
+        (["sample", "--run", "geese"], 4, "there are: ducks"),
+        (["sample", "--checkpoint", "7"], 2, "latest, best"),
+        (["eval", "--stride", "17"], 2, "1 to 16"),
+        (["eval", "--per-char", "no/where.jsonl"], 6, "no/where.jsonl"),
+    ):
+        result = trained(*args)
+        assert (result.code, result.out) == (code, ""), args
+        assert said in result.err, result.err
+
+
+def test_settings_from_a_file_and_the_environment_in_their_order(charlm, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    Path("c.toml").write_text('n-layer = 1\nn_embd = 16\nblock_size = 8\nbatch_size = 4\nsteps = 3\nlearning_rate = 0.5\n')
+    monkeypatch.setenv("CHARLM_BLOCK_SIZE", "12")
+    assert charlm("train", "ducks.txt", "--config", "c.toml", "--learning-rate", "0.25").code == 0
+    data = json.loads(charlm("info", "--json").out)
+    assert (data["model"]["n_embd"], data["model"]["block_size"], data["training"]["learning_rate"]) == (16, 12, 0.25)
+    assert data["step"] == 3
+
+
+@pytest.mark.parametrize(("toml", "said"), [("n_layr = 3", "did you mean n_layer?"), ("n_layer = [", "TOML"), ("n_layer = [1]", "number"), ("dry_run = true", "no setting")])
+def test_a_file_of_settings_is_read_strictly(charlm, toml: str, said: str) -> None:  # type: ignore[no-untyped-def]
+    Path("c.toml").write_text(toml)
+    result = charlm("train", "ducks.txt", "--config", "c.toml")
+    assert result.code == 2 and said in result.err
+
+
+def test_fifty_characters_train_and_say_that_they_are_few(charlm) -> None:  # type: ignore[no-untyped-def]
+    Path("tiny.txt").write_text("To be, or not to be, that is the question: whether")
+    result = charlm("train", "tiny.txt", "--steps", "5")
+    assert result.code == 0
+    assert "too few held out to mean much" in result.err
+    assert charlm("sample", "--length", "20").code == 0
+    assert "too few" in charlm("eval").err
+
+
+def test_times() -> None:
+    assert [seconds(t) for t in ("90", "60s", "10m", "2h", "1h30m", "1.5m")] == [90, 60, 600, 7200, 5400, 90]
+    for wrong in ("", "x", "-5", "5 m", "1m1h", "nan"):
+        with pytest.raises(UsageError):
+            seconds(wrong)
+
+
+def test_help_knows_no_torch() -> None:
+    code = (
+        "import sys, charlm.cli.main as m; sys.argv = ['charlm', 'train', '--help']; m.run(0.0); "
+        "heavy = {'torch', 'numpy', 'rich', 'tqdm'} & set(sys.modules); print(heavy, file=sys.stderr); sys.exit(bool(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for group in ("Model:", "Training:", "Text:", "Examples:", "--n-layer", "[1 to 128]"):
+        assert group in done.stdout
+
+
+def test_the_package_imports_where_fcntl_is_missing() -> None:
+    code = "import sys; sys.modules['fcntl'] = None; import charlm.cli.main, charlm.files, charlm.training.signals"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_reader_that_leaves_ends_it_quietly(trained) -> None:  # type: ignore[no-untyped-def]
+    command = f"{sys.executable} -m charlm sample --length 5000 | head -c 20"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr and "error" not in done.stderr

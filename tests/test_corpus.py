@@ -1,0 +1,92 @@
+"""The corpus: divided by characters, cached by contents, narrow, never wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from charlm.config import TextConfig
+from charlm.errors import TextError
+from charlm.text.corpus import cache_folder, prepare, reopen
+from charlm.text.load import load, run_name
+from charlm.text.manual import read_manual
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(min_size=3, alphabet="abé🦆\n "), st.sampled_from([0.0, 0.1, 0.5]), st.integers(1, 3))
+def test_the_parts_are_the_text(text: str, val: float, min_count: int) -> None:
+    n_train = int(len(text) * (1 - val))
+    if n_train < 2:
+        return
+    corpus = prepare(text, TextConfig(val=val, min_count=min_count))
+    assert corpus.training_text() == text[:n_train]
+    assert corpus.held_out_text() == text[n_train:]
+    assert (corpus.train_chars, corpus.held_out_chars) == (n_train, len(text) - n_train)
+    again = prepare(text, TextConfig(val=val, min_count=min_count))
+    assert again.vocabulary == corpus.vocabulary and list(again.train) == list(corpus.train)
+
+
+def test_ids_are_as_narrow_as_they_can_be_and_on_disk() -> None:
+    corpus = prepare("abc" * 50, TextConfig())
+    assert corpus.train.dtype == np.uint8
+    assert isinstance(corpus.train, np.memmap)
+    wide = prepare("".join(map(chr, range(0x4E00, 0x4E00 + 300))) * 3, TextConfig())
+    assert wide.train.dtype == np.uint16
+
+
+def test_the_vocabulary_knows_the_training_part_only() -> None:
+    corpus = prepare("ab" * 45 + "z" * 10, TextConfig())
+    assert corpus.vocabulary.chars == "ab"
+    assert corpus.held_out_text() == "z" * 10
+
+
+def test_another_text_or_division_is_another_corpus() -> None:
+    keys = {prepare(text, config).key for text in ("abab" * 9, "abba" * 9) for config in (TextConfig(), TextConfig(val=0.2), TextConfig(min_count=2))}
+    assert len(keys) == 6
+
+
+def test_a_damaged_cache_is_made_again() -> None:
+    text = "the same old song " * 30
+    corpus = prepare(text, TextConfig())
+    path = cache_folder() / "corpora" / corpus.key / "train.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert reopen(corpus.key) is None
+    assert prepare(text, TextConfig()).training_text() + corpus.held_out_text() == text
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "file" / "below"))
+    assert prepare("abc" * 50, TextConfig()).training_text() == ("abc" * 50)[:135]
+
+
+@pytest.mark.parametrize(("text", "said"), [("", "0 characters"), ("a", "1 character,"), ("ab", "2 characters, 1 of")])
+def test_too_little_is_one_clear_sentence(text: str, said: str) -> None:
+    with pytest.raises(TextError, match=said):
+        prepare(text, TextConfig())
+
+
+def test_a_file_of_its_own_to_hold_out(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("abc" * 40)
+    (tmp_path / "b.txt").write_text("cab" * 10)
+    loaded = load([str(tmp_path / "a.txt")], TextConfig(val_file=str(tmp_path / "b.txt")))
+    assert loaded.corpus.training_text() == "abc" * 40
+    assert loaded.corpus.held_out_text() == "cab" * 10
+
+
+def test_the_manual_is_there_and_always_the_same() -> None:
+    loaded = load([], TextConfig())
+    assert loaded.corpus.chars > 300_000
+    assert read_manual() == read_manual()
+    assert "manual of Python 3" in loaded.label
+
+
+def test_names_of_runs() -> None:
+    assert run_name([]) == "python-manual"
+    assert run_name(["-"]) == "stdin"
+    assert run_name(["texts/poems.txt.gz", "other.txt"]) == "poems"
+    assert run_name(["texts/poems/"]) == "poems"

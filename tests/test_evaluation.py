@@ -1,0 +1,154 @@
+"""Evaluation: every character once, yardsticks by their formulas, passages found wherever they are."""
+
+import json
+from math import log, log2
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm.checkpoint.snapshot import read
+from charlm.context import ContextRule
+from charlm.evaluation.held_out import score_slice, spread
+from charlm.evaluation.intervals import bootstrap_interval
+from charlm.evaluation.overlap import PASSAGE, overlap
+from charlm.evaluation.report import evaluate
+from charlm.evaluation.score import Figure, score_text
+from charlm.evaluation.yardsticks import Yardstick, uniform_bits, unigram_bits, xz_bits, yardsticks
+from charlm.predictor import TransformerPredictor
+from charlm.text.corpus import Corpus
+from charlm.text.vocabulary import Vocabulary
+from charlm.training.loop import Trainer
+from tests.conftest import Never, toy_run
+from tests.test_model import make
+
+VOCABULARY = Vocabulary.build("the cat sat on the mat; " * 3 + "z", 2)
+
+
+def predictor() -> TransformerPredictor:
+    return TransformerPredictor(make(block_size=9, n_symbols=VOCABULARY.n_symbols), VOCABULARY)
+
+
+@pytest.mark.parametrize("text", ["t", "the mat", "Жthe cat🦆 sat", "zzz" * 20])
+def test_the_characters_sum_to_the_text(text: str) -> None:
+    scored = score_text(predictor(), "x", text)
+    assert len(scored.nats) == len(text)
+    assert np.isfinite(scored.nats).all()
+    assert scored.nats.sum() == pytest.approx(-predictor().score(VOCABULARY.encode(text)).sum(), rel=1e-12)
+    assert scored.unknown_chars == sum(char not in VOCABULARY.chars for char in text)
+
+
+def test_units() -> None:
+    figure = Figure([score_text(predictor(), "a", "the cat é"), score_text(predictor(), "b", "on")])
+    assert (figure.chars, figure.bytes, figure.unknown_chars) == (11, 12, 1)
+    assert figure.bits_per_char * log(2) == pytest.approx(figure.nats_per_char)
+    assert figure.bits_per_byte * 12 == pytest.approx(figure.bits_per_char * 11)
+    assert figure.perplexity == pytest.approx(2**figure.bits_per_char)
+
+
+def test_context_does_not_cross_files() -> None:
+    both = Figure([score_text(predictor(), "a", "the cat"), score_text(predictor(), "b", "sat on")])
+    assert both.nats[7] == score_text(predictor(), "b", "sat on").nats[0]
+
+
+@given(st.integers(2, 400), st.integers(1, 500))
+def test_spread_windows_are_whole_distinct_and_even(n: int, symbols: int) -> None:
+    rule = ContextRule.of(8)
+    part = spread(rule, n, symbols, n)
+    assert len(set(part.windows)) == len(part.windows) >= 1
+    assert part.windows[0] == 0 and part.windows[-1] in (0, rule.windows(n) - 1)
+    gaps = np.diff(part.windows)
+    assert not len(gaps) or gaps.max() - gaps.min() <= 1
+
+
+def test_a_slice_of_all_is_the_score_of_all() -> None:
+    ids = VOCABULARY.encode("the cat sat on the mat; " * 5)
+    p = predictor()
+    whole = score_slice(p, ids, spread(p.rule, len(ids), len(ids), len(ids)))
+    assert whole is not None
+    assert whole.nats_per_char == pytest.approx(-p.score(ids)[1:].mean(), rel=1e-12)
+    assert score_slice(p, ids, spread(p.rule, len(ids), 50, len(ids)), lambda: True) is None
+
+
+def test_the_standard_error_is_right() -> None:
+    """Of slices of independent blocks, the figures scatter as their standard errors say."""
+    from charlm.evaluation.held_out import Estimate
+
+    rng = np.random.default_rng(1)
+    estimates = [Estimate(rng.normal(20, 5, 40), np.full(40, 10), 1.0) for _ in range(400)]
+    said = np.mean([e.standard_error for e in estimates])
+    assert np.std([e.nats_per_char for e in estimates]) == pytest.approx(said, rel=0.1)
+
+
+def test_the_interval_covers() -> None:
+    rng = np.random.default_rng(2)
+    hits = 0
+    for _ in range(60):
+        values = rng.normal(2, 1, (40, 1)).repeat(1000, axis=1).ravel()  # each block alike within
+        low, high = bootstrap_interval(values) or (0, 0)
+        hits += low <= 2 <= high
+    assert hits >= 50
+    assert bootstrap_interval(np.ones(19_999)) is None
+    assert bootstrap_interval(np.ones(20_000)) == (1, 1)
+
+
+def test_yardsticks_are_their_formulas() -> None:
+    vocabulary = Vocabulary.build("aab")
+    assert uniform_bits(vocabulary, "abba") == pytest.approx(1)
+    assert unigram_bits(vocabulary, "ab") == pytest.approx(-(log2(3 / 6) + log2(2 / 6)) / 2)
+    text = "".join(chr(97 + i * i % 26) for i in range(3000))
+    assert xz_bits(text, text) < 0.3, "it has seen it"
+    assert xz_bits("", text) > xz_bits(text, text)
+
+
+def test_every_yardstick_is_there_or_says_why() -> None:
+    found = yardsticks(VOCABULARY, None, "the cat")
+    assert list(found) == ["uniform", "unigram", "xz"]
+    assert isinstance(found["xz"], str)
+    assert {s.adaptive for s in found.values() if isinstance(s, Yardstick)} == {False}
+    xz = yardsticks(VOCABULARY, lambda: "the cat sat", "the cat")["xz"]
+    assert isinstance(xz, Yardstick) and xz.adaptive
+
+
+@given(st.integers(0, 300), st.integers(0, 120), st.integers(0, 50))
+def test_shared_passages_are_found_to_the_character(start: int, length: int, before: int) -> None:
+    rng = np.random.default_rng(3)
+    train = rng.integers(0, 60, 500)
+    own = rng.integers(60, 99, 400)
+    text = np.concatenate((own[:before], train[start : start + length], own[before:]))
+    copied = len(train[start : start + length])
+    assert overlap(train, text).symbols == (copied if copied >= PASSAGE else 0)
+
+
+def test_passages_across_the_pieces_in_which_training_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charlm.evaluation.overlap.AT_ONCE", 7)
+    train = np.random.default_rng(4).integers(0, 60, 300)
+    assert overlap(train, train[50:150]).share == 1
+
+
+def test_an_evaluation_says_everything(tmp_path: Path, corpus: Corpus) -> None:
+    run, session = toy_run(tmp_path, corpus, 12)
+    list(Trainer(session, run).run(Never()))
+    text = corpus.held_out_text()
+    rule = ContextRule.of(16)
+    latest = evaluate(read(run, "latest"), "latest", [("held-out part", text)], rule, corpus)
+    data = json.loads(json.dumps(latest.to_json()))
+    assert set(data) == {
+        "schema", "kind", "checkpoint", "selected_on_this_text", "block_size", "stride", "chars", "bytes", "unknown_chars",
+        "nats_per_char", "bits_per_char", "bits_per_byte", "perplexity", "ci95_bits_per_char", "baselines", "files", "warnings",
+    }  # fmt: skip
+    assert data["schema"] == 1
+    assert data["chars"] == len(text)
+    assert not data["selected_on_this_text"]
+    assert data["ci95_bits_per_char"] is None, "too few blocks"
+    assert data["baselines"]["xz"]["adaptive"] is True
+    best = evaluate(read(run, "best"), "best", [("held-out part", text)], rule, corpus)
+    assert best.selected_on_this_text and "chosen by this very text" in best.warnings[0]
+    other = evaluate(read(run, "best"), "best", [("x", "little geese " * 30)], rule, corpus)
+    assert not other.selected_on_this_text
+    seen = evaluate(read(run, "latest"), "latest", [("x", corpus.training_text()[:400])], rule, corpus)
+    assert "100 % of this text stands in the training part" in seen.warnings[0]
+    gone = evaluate(read(run, "latest"), "latest", [("x", "ducks")], rule, None)
+    assert gone.to_json()["baselines"]["xz"] is None
