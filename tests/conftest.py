@@ -18,7 +18,9 @@ from charlm.training.start import begin
 settings.register_profile("charlm", deadline=None)  # nothing is asserted about seconds
 settings.load_profile("charlm")
 
-TEXT = "".join(f"{i} little ducks went swimming one day, {'over the hills' * (i % 3)} and far away.\n" for i in range(60))
+TEXT = "".join(
+    f"{i} little ducks went swimming one day, {'over the hills' * (i % 3)} and far away.\n" for i in range(60)
+)
 
 
 class Never:
@@ -62,13 +64,16 @@ def toy_choice(corpus: Corpus, steps: int = 12, **training: object):  # type: ig
     """A plan for the smallest model."""
     dropout = training.pop("dropout", 0.0)
     model = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=dropout)  # type: ignore[arg-type]
-    config = TrainingConfig(**{"batch_size": 4, "learning_rate": 1e-2, "eval_every": 5, "eval_chars": 100, **training})  # type: ignore[arg-type]
+    config = TrainingConfig(
+        **{"batch_size": 4, "learning_rate": 1e-2, "eval_every": 5, "eval_chars": 100, **training}
+    )  # type: ignore[arg-type]
     choice = choose(Budget(steps=steps), len(corpus.train), model, config)
     return replace(choice, plan=choice.plan.decided(decided="size", at_step=0))
 
 
-def toy_run(root: Path, corpus: Corpus, steps: int = 12, name: str = "toy", **training: object) -> tuple[RunFolder, Session]:
+def toy_run(
+    root: Path, corpus: Corpus, steps: int = 12, name: str = "toy", **training: object
+) -> tuple[RunFolder, Session]:
     """A run at step 0."""
     loaded = Loaded(corpus=corpus, notes=(), sources=(), label="a toy")
     return begin(root, name, loaded, TextConfig(), toy_choice(corpus, steps, **training))
-

@@ -70,11 +70,19 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "infinite by a detour": lambda f: (f / "state.json").write_text('{"step": 1e999}'),
     "deep": lambda f: (f / "state.json").write_text("[" * 100_000),
     "no JSON": lambda f: (f / "config.json").write_bytes(b"\xff\x00"),
-    "a vocabulary in another order": lambda f: edit(f.parent / "vocabulary.json", lambda d: d.update(chars=d["chars"][::-1])),
-    "a vocabulary too short": lambda f: edit(f.parent / "vocabulary.json", lambda d: (d.update(chars=d["chars"][:-1]), d["counts"].pop())),
-    "weights cut off": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-4]),
+    "a vocabulary in another order": lambda f: edit(
+        f.parent / "vocabulary.json", lambda d: d.update(chars=d["chars"][::-1])
+    ),
+    "a vocabulary too short": lambda f: edit(
+        f.parent / "vocabulary.json", lambda d: (d.update(chars=d["chars"][:-1]), d["counts"].pop())
+    ),
+    "weights cut off": lambda f: (f / "model.safetensors").write_bytes(
+        (f / "model.safetensors").read_bytes()[:-4]
+    ),
     "weights without a header": lambda f: (f / "model.safetensors").write_bytes(b"\x00" * 4),
-    "a header as long as the world": lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}"),
+    "a header as long as the world": lambda f: (f / "model.safetensors").write_bytes(
+        struct.pack("<Q", 2**62) + b"{}"
+    ),
     "other tensors": lambda f: (f / "model.safetensors").write_bytes(tensors.dump({"x": torch.ones(3)})),
     "no tensors for training": lambda f: (f / "train_state.safetensors").write_bytes(tensors.dump({})),
 }
@@ -128,7 +136,9 @@ def test_loading_unpickles_nothing(run: RunFolder) -> None:
     assert not seen
 
 
-def test_a_reader_whose_folder_is_pruned_follows_the_pointer_again(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_whose_folder_is_pruned_follows_the_pointer_again(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps = iter([99, 12])
     monkeypatch.setattr(RunFolder, "resolve", lambda self, which: next(steps))
     assert read(run, "latest").step == 12

@@ -50,7 +50,16 @@ def test_train_says_what_it_does_and_ends_with_what_to_do(charlm) -> None:  # ty
     result = charlm("train", "ducks.txt", "--steps", "12", *TOY)
     assert result.code == 0
     assert result.err.startswith("reading ducks.txt")
-    for said in ("characters,", "held out", "layers of width 16", "run ducks, in checkpoints", "the same run again:", "charlm resume ducks", "charlm eval --run ducks", "charlm sample --run ducks"):
+    for said in (
+        "characters,",
+        "held out",
+        "layers of width 16",
+        "run ducks, in checkpoints",
+        "the same run again:",
+        "charlm resume ducks",
+        "charlm eval --run ducks",
+        "charlm sample --run ducks",
+    ):
         assert said in result.err, said
     assert "bits/char" in result.out and "report.html" in result.out
     assert Path("checkpoints/ducks/report.html").read_text().startswith("<!")
@@ -62,7 +71,10 @@ def test_the_command_it_prints_gives_the_same_weights(charlm) -> None:  # type: 
     again = re.search(r"the same run again:  charlm (.*)", err)
     assert again
     charlm(*again[1].split())
-    hashes = [json.loads(charlm("info", name, "--json").out)["weights_sha256"] for name in ("ducks", "ducks-2", "ducks-3")]
+    hashes = [
+        json.loads(charlm("info", name, "--json").out)["weights_sha256"]
+        for name in ("ducks", "ducks-2", "ducks-3")
+    ]
     assert hashes[1] == hashes[2] != hashes[0]
 
 
@@ -87,7 +99,9 @@ def test_eval_gives_every_key(trained) -> None:  # type: ignore[no-untyped-def]
 def test_eval_of_files_and_characters(trained) -> None:  # type: ignore[no-untyped-def]
     Path("a.txt").write_text("five little ducks é")
     Path("b.txt").write_text("far away")
-    data = json.loads(trained("eval", "a.txt", "b.txt", "--per-char", "bits.jsonl", "--json", "--stride", "16").out)
+    data = json.loads(
+        trained("eval", "a.txt", "b.txt", "--per-char", "bits.jsonl", "--json", "--stride", "16").out
+    )
     rows = [json.loads(line) for line in Path("bits.jsonl").read_text().splitlines()]
     assert [row["char"] for row in rows] == list("five little ducks éfar away")
     assert [row["offset"] for row in rows] == [*range(19), *range(8)]
@@ -102,7 +116,12 @@ def test_sample_in_every_way(trained) -> None:  # type: ignore[no-untyped-def]
     plain = trained("sample", "--prompt", "one little", "--length", "30", "--seed", "3").out
     assert plain.startswith("one little") and len(plain) == len("one little") + 30 + 1
     assert trained("sample", "--prompt", "one little", "--length", "30", "--seed", "3").out == plain
-    rows = [json.loads(line) for line in trained("sample", "--prompt", "one little", "--length", "30", "--seed", "3", "-n", "3", "--json").out.splitlines()]
+    rows = [
+        json.loads(line)
+        for line in trained(
+            "sample", "--prompt", "one little", "--length", "30", "--seed", "3", "-n", "3", "--json"
+        ).out.splitlines()
+    ]
     assert len(rows) == 3 and sorted(row["sample"] for row in rows) == [0, 1, 2]
     first = next(row for row in rows if row["sample"] == 0)
     assert first["prompt"] + first["text"] + "\n" == plain
@@ -188,16 +207,32 @@ def test_mistakes_about_a_run(trained) -> None:  # type: ignore[no-untyped-def]
         assert said in result.err, result.err
 
 
-def test_settings_from_a_file_and_the_environment_in_their_order(charlm, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    Path("c.toml").write_text('n-layer = 1\nn_embd = 16\nblock_size = 8\nbatch_size = 4\nsteps = 3\nlearning_rate = 0.5\n')
+def test_settings_from_a_file_and_the_environment_in_their_order(
+    charlm, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    Path("c.toml").write_text(
+        "n-layer = 1\nn_embd = 16\nblock_size = 8\nbatch_size = 4\nsteps = 3\nlearning_rate = 0.5\n"
+    )
     monkeypatch.setenv("CHARLM_BLOCK_SIZE", "12")
     assert charlm("train", "ducks.txt", "--config", "c.toml", "--learning-rate", "0.25").code == 0
     data = json.loads(charlm("info", "--json").out)
-    assert (data["model"]["n_embd"], data["model"]["block_size"], data["training"]["learning_rate"]) == (16, 12, 0.25)
+    assert (data["model"]["n_embd"], data["model"]["block_size"], data["training"]["learning_rate"]) == (
+        16,
+        12,
+        0.25,
+    )
     assert data["step"] == 3
 
 
-@pytest.mark.parametrize(("toml", "said"), [("n_layr = 3", "did you mean n_layer?"), ("n_layer = [", "TOML"), ("n_layer = [1]", "number"), ("dry_run = true", "no setting")])
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("n_layr = 3", "did you mean n_layer?"),
+        ("n_layer = [", "TOML"),
+        ("n_layer = [1]", "number"),
+        ("dry_run = true", "no setting"),
+    ],
+)
 def test_a_file_of_settings_is_read_strictly(charlm, toml: str, said: str) -> None:  # type: ignore[no-untyped-def]
     Path("c.toml").write_text(toml)
     result = charlm("train", "ducks.txt", "--config", "c.toml")

@@ -10,7 +10,9 @@ from charlm.context import ContextRule
 
 
 @given(st.integers(1, 40), st.integers(0, 300), st.data())
-def test_every_character_is_scored_once_from_where_the_rule_says(block: int, n: int, data: st.DataObject) -> None:
+def test_every_character_is_scored_once_from_where_the_rule_says(
+    block: int, n: int, data: st.DataObject
+) -> None:
     rule = ContextRule.of(block, data.draw(st.one_of(st.none(), st.integers(1, block))))
     scored = []
     for k in range(rule.windows(n)):
@@ -26,7 +28,12 @@ def test_every_character_is_scored_once_from_where_the_rule_says(block: int, n: 
 
 def test_a_stride_of_a_block_gives_blocks_without_overlap() -> None:
     rule = ContextRule.of(8, 8)
-    assert [rule.window(k, 33) for k in range(rule.windows(33))] == [(0, 1, 9), (8, 9, 17), (16, 17, 25), (24, 25, 33)]
+    assert [rule.window(k, 33) for k in range(rule.windows(33))] == [
+        (0, 1, 9),
+        (8, 9, 17),
+        (16, 17, 25),
+        (24, 25, 33),
+    ]
 
 
 @pytest.mark.parametrize("stride", [0, 9, -1])

@@ -43,7 +43,11 @@ def test_the_vocabulary_knows_the_training_part_only() -> None:
 
 
 def test_another_text_or_division_is_another_corpus() -> None:
-    keys = {prepare(text, config).key for text in ("abab" * 9, "abba" * 9) for config in (TextConfig(), TextConfig(val=0.2), TextConfig(min_count=2))}
+    keys = {
+        prepare(text, config).key
+        for text in ("abab" * 9, "abba" * 9)
+        for config in (TextConfig(), TextConfig(val=0.2), TextConfig(min_count=2))
+    }
     assert len(keys) == 6
 
 
@@ -58,13 +62,17 @@ def test_a_damaged_cache_is_made_again() -> None:
     assert prepare(text, TextConfig()).training_text() + corpus.held_out_text() == text
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "file" / "below"))
     assert prepare("abc" * 50, TextConfig()).training_text() == ("abc" * 50)[:135]
 
 
-@pytest.mark.parametrize(("text", "said"), [("", "0 characters"), ("a", "1 character,"), ("ab", "2 characters, 1 of")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "0 characters"), ("a", "1 character,"), ("ab", "2 characters, 1 of")]
+)
 def test_too_little_is_one_clear_sentence(text: str, said: str) -> None:
     with pytest.raises(TextError, match=said):
         prepare(text, TextConfig())

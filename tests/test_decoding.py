@@ -68,9 +68,7 @@ def test_utf8_is_read_exactly(text: str) -> None:
     ],
 )
 @pytest.mark.parametrize("named", [False, True])
-def test_a_byte_order_mark_is_obeyed_dropped_and_noted(
-    codec: str, mark: bytes, named: bool
-) -> None:
+def test_a_byte_order_mark_is_obeyed_dropped_and_noted(codec: str, mark: bytes, named: bool) -> None:
     read = piped(mark + RUSSIAN.encode(codec), codec if named else None)
     assert read.text == RUSSIAN
     assert any("byte order mark was dropped" in note for note in read.notes)

@@ -35,7 +35,15 @@ def assert_same(a: Session, b: Session) -> None:
     for name, tensor in everything(a).items():
         assert torch.equal(tensor, everything(b)[name]), name
     ours, theirs = a.state.to_json(), b.state.to_json()
-    for key in ("updates", "batch_offset", "rate_factor", "recent_losses", "lowest_loss", "skipped", "returns"):
+    for key in (
+        "updates",
+        "batch_offset",
+        "rate_factor",
+        "recent_losses",
+        "lowest_loss",
+        "skipped",
+        "returns",
+    ):
         assert ours[key] == theirs[key], key
 
 
@@ -55,7 +63,14 @@ def resumed(run: RunFolder) -> Session:
     save_every=st.sampled_from([0.0, 1e6]),
 )
 def test_resume_is_exact(
-    tmp_path: Path, seed: int, steps: int, cut: int, accumulation: int, dropout: float, every: int, save_every: float
+    tmp_path: Path,
+    seed: int,
+    steps: int,
+    cut: int,
+    accumulation: int,
+    dropout: float,
+    every: int,
+    save_every: float,
 ) -> None:
     root = tmp_path / "runs"
     shutil.rmtree(root, ignore_errors=True)
@@ -74,7 +89,9 @@ def test_resume_is_exact(
     assert_same(whole, session)
 
 
-def test_a_run_killed_between_saves_goes_on_from_the_last_and_ends_the_same(tmp_path: Path, corpus: Corpus) -> None:
+def test_a_run_killed_between_saves_goes_on_from_the_last_and_ends_the_same(
+    tmp_path: Path, corpus: Corpus
+) -> None:
     run, whole = toy_run(tmp_path, corpus, 12, "whole", eval_every=100)
     list(Trainer(whole, run).run(Never()))
     run, part = toy_run(tmp_path, corpus, 12, "part", eval_every=100, save_every=0.0)
@@ -137,7 +154,9 @@ def test_the_final_figure_is_the_predictors_score(tmp_path: Path, corpus: Corpus
     run, session = toy_run(tmp_path, corpus, 10)
     figure = [e for e in Trainer(session, run).run(Never()) if isinstance(e, Evaluated)][-1]
     scores = TransformerPredictor.of(read(run, "latest")).score(corpus.held_out)[1:]
-    assert figure.nats_per_char == pytest.approx(-scores.mean() * len(corpus.held_out) / corpus.held_out_chars, rel=1e-6)
+    assert figure.nats_per_char == pytest.approx(
+        -scores.mean() * len(corpus.held_out) / corpus.held_out_chars, rel=1e-6
+    )
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, bad_calls: set[int], how: float = float("nan")) -> None:
@@ -150,7 +169,9 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad_calls: set[int], how: float = fl
     monkeypatch.setattr(loop, "batch_loss", poisoned)
 
 
-def test_a_loss_that_is_not_finite_changes_no_weight(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_changes_no_weight(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for how in (float("nan"), float("inf")):
         poison(monkeypatch, {3}, how)
         run, session = toy_run(tmp_path, corpus, 8, f"run-{how}", eval_every=100)
@@ -165,7 +186,9 @@ def test_a_loss_that_is_not_finite_changes_no_weight(tmp_path: Path, corpus: Cor
         assert session.state.updates == 7
 
 
-def test_three_in_a_row_go_back_at_half_the_rate_and_past_the_text(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_in_a_row_go_back_at_half_the_rate_and_past_the_text(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     poison(monkeypatch, {6, 7, 8})
     run, session = toy_run(tmp_path, corpus, 12, eval_every=5)  # saved at step 5, the best so far
     events = list(Trainer(session, run).run(Never()))
@@ -178,13 +201,15 @@ def test_three_in_a_row_go_back_at_half_the_rate_and_past_the_text(tmp_path: Pat
     assert session.is_finite()
 
 
-def test_after_three_times_it_gives_up(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_three_times_it_gives_up(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     poison(monkeypatch, set(range(4, 1000)))
     run, session = toy_run(tmp_path, corpus, 12)
     seen: list[Event] = []
     with pytest.raises(DivergedError, match="learning-rate"):
         for event in Trainer(session, run).run(Never()):
-            seen.append(event)
+            seen.append(event)  # noqa: PERF402  the error comes in the middle
     assert [e.rate_factor for e in seen if isinstance(e, WentBack)] == [0.5, 0.25, 0.125]
     assert read(run, "latest").step <= 5, "whole, and from before it went wrong"
 
@@ -200,7 +225,9 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, corpus: Cor
     assert run.steps() == [0]
 
 
-def test_a_full_disk_does_not_end_a_run_and_is_said_once(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_end_a_run_and_is_said_once(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, session = toy_run(tmp_path, corpus, 10, save_every=0.0, eval_every=100)
     publish, broken = files.publish_folder, True
 
@@ -219,7 +246,9 @@ def test_a_full_disk_does_not_end_a_run_and_is_said_once(tmp_path: Path, corpus:
     assert isinstance(events[-1], Finished)
 
 
-def test_only_a_failed_last_save_is_an_error(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_failed_last_save_is_an_error(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, session = toy_run(tmp_path, corpus, 3)
 
     def refuse(folder: Path, contents: dict[str, bytes]) -> None:
@@ -259,12 +288,14 @@ def test_nothing_held_out_trains_without_evaluating(tmp_path: Path) -> None:
     assert not any(isinstance(e, Evaluated) for e in Trainer(session, run).run(Never()))
 
 
-def test_another_text_under_the_same_run_is_refused(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_text_under_the_same_run_is_refused(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, session = toy_run(tmp_path, corpus, 3)
     list(Trainer(session, run).run(Never()))
     other = prepare(TEXT.replace("ducks", "geëse"), TextConfig())
     monkeypatch.setattr("charlm.training.start.reopen", lambda key: other)
-    with pytest.raises(CheckpointError, match="vocabulary.*ë"):
+    with pytest.raises(CheckpointError, match=r"vocabulary.*ë"):
         resumed(run)
 
 
@@ -281,4 +312,7 @@ def test_configurations_come_back(tmp_path: Path, corpus: Corpus) -> None:
     list(Trainer(session, run).run(Never()))
     snapshot = read(run, "latest")
     assert isinstance(snapshot.model_config, ModelConfig) and snapshot.model_config == session.model_config
-    assert isinstance(snapshot.training_config, TrainingConfig) and snapshot.training_config == session.training_config
+    assert (
+        isinstance(snapshot.training_config, TrainingConfig)
+        and snapshot.training_config == session.training_config
+    )

@@ -12,8 +12,19 @@ from charlm.model.mixers import attend
 from charlm.model.positions import Rotary, rotate
 
 
-def make(n_embd: int = 16, n_head: int = 2, n_layer: int = 2, block_size: int = 12, n_symbols: int = 11, *, random: bool = True) -> LanguageModel:
-    model = LanguageModel(ModelConfig(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, dropout=0.0), n_symbols)
+def make(
+    n_embd: int = 16,
+    n_head: int = 2,
+    n_layer: int = 2,
+    block_size: int = 12,
+    n_symbols: int = 11,
+    *,
+    random: bool = True,
+) -> LanguageModel:
+    model = LanguageModel(
+        ModelConfig(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, dropout=0.0),
+        n_symbols,
+    )
     generator = torch.Generator().manual_seed(3)
     initialise(model, generator)
     if random:  # output projections start at zero, which would hide what the blocks do
@@ -81,7 +92,9 @@ def test_rotary_scores_depend_on_the_distance_only() -> None:
 def test_rotary_is_the_formula() -> None:
     x = torch.randn(1, 1, 5, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     pairs = torch.complex(x[..., :3], x[..., 3:])
-    angle = torch.arange(5, dtype=torch.float64)[:, None] * 10_000.0 ** (-torch.arange(3, dtype=torch.float64) / 3)
+    angle = torch.arange(5, dtype=torch.float64)[:, None] * 10_000.0 ** (
+        -torch.arange(3, dtype=torch.float64) / 3
+    )
     turned = pairs * torch.polar(torch.ones_like(angle), angle)
     expected = torch.cat((turned.real, turned.imag), dim=-1)
     torch.testing.assert_close(rotate(x, Rotary(6).angles(torch.arange(5), x)), expected, rtol=0, atol=1e-12)

@@ -4,10 +4,12 @@ import pytest
 
 from charlm.config import TrainingConfig
 from charlm.evaluation.held_out import Slice
+from charlm.text.batches import Windows
 from charlm.training.pace import Pace
 from charlm.training.plan import Plan
 from charlm.training.schedule import Schedule
 
+WINDOWS = Windows(1_000_000, 64, 16, 1)
 HELD_OUT = Slice(tuple(range(3000)), 3000, 32, 1.0)
 
 
@@ -25,7 +27,7 @@ def test_a_run_ends_when_it_was_promised(speed: float, drift: float, budget: flo
         now, step = now + took, step + 1
         pace.stepped(took)
         if pace.first_look_due(plan.total_steps - step):
-            plan = pace.first_plan(plan, step, 16, HELD_OUT, config)
+            plan = pace.first_plan(plan, step, WINDOWS, HELD_OUT, config)
         if pace.step_seconds and step % plan.eval_every == 0 and step < plan.total_steps:
             windows = plan.eval_chars / HELD_OUT.symbols_per_window
             pace.window_seconds = took / 3 / 16

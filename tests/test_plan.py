@@ -28,7 +28,9 @@ def test_whatever_is_planned_can_be_built(budget: Budget, n_train: int) -> None:
 @given(budgets, st.sampled_from(["n_layer", "n_embd", "n_head", "dropout"]), st.integers(1, 64))
 def test_what_is_set_by_hand_stays(budget: Budget, name: str, value: int) -> None:
     wanted = {"n_embd": 2 * value, "dropout": value / 100}.get(name, value)
-    choice = choose(budget, 10**6, ModelConfig(**{name: wanted}), TrainingConfig(learning_rate=0.5, batch_size=7))
+    choice = choose(
+        budget, 10**6, ModelConfig(**{name: wanted}), TrainingConfig(learning_rate=0.5, batch_size=7)
+    )
     assert getattr(choice.model, name) == wanted
     assert (choice.training.learning_rate, choice.training.batch_size) == (0.5, 7)
 
@@ -67,7 +69,9 @@ def test_the_last_decision_is_in_force() -> None:
     assert len(later.decisions) == 2
 
 
-@pytest.mark.parametrize("decisions", [None, [], [3], [{}], [{"eval_every": 0, "eval_chars": 1, "schedule": "0:0,1:1"}]])
+@pytest.mark.parametrize(
+    "decisions", [None, [], [3], [{}], [{"eval_every": 0, "eval_chars": 1, "schedule": "0:0,1:1"}]]
+)
 def test_what_is_no_plan_is_refused(decisions: object) -> None:
     with pytest.raises(ValueError):
         Plan.from_json({"decisions": decisions})

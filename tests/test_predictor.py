@@ -27,7 +27,9 @@ def recomputed(model: LanguageModel, ids: torch.Tensor, rule: ContextRule, t: in
 @pytest.mark.parametrize("block_size", [1, 2, 7, 8])
 def test_the_cache_gives_what_recomputation_gives(block_size: int) -> None:
     p = predictor(block_size)
-    ids = torch.randint(VOCABULARY.n_symbols, (3 * block_size + 2,), generator=torch.Generator().manual_seed(4))
+    ids = torch.randint(
+        VOCABULARY.n_symbols, (3 * block_size + 2,), generator=torch.Generator().manual_seed(4)
+    )
     state = p.start(1)
     for t in range(1, len(ids)):
         state, logp = p.step(state, ids[None, t - 1 : t])

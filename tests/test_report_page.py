@@ -16,9 +16,7 @@ from charlm.listeners.report_page import LABEL_GAP, Page, render
 
 VOID = {"meta", "br", "hr"}
 HOSTILE = "</pre><script>alert(1)</script>\x00\u202e\u2066\x1b[31m\ud800&amp;\" onload='x'"
-EMPTY = Page(
-    title="", facts=(), train=(), held_out=(), rates=(), yardsticks=(), settings=(), samples=()
-)
+EMPTY = Page(title="", facts=(), train=(), held_out=(), rates=(), yardsticks=(), settings=(), samples=())
 FULL = Page(
     title="shakespeare",
     facts=[("held-out", "2.412 bits per character")],
@@ -121,9 +119,7 @@ def test_hostile_text_is_shown_never_obeyed(place: str) -> None:
     assert "<script>alert(1)</script>\\x00\\u202e\\u2066\\x1b[31m\\ud800&amp;" in unescape(page)
 
 
-@pytest.mark.parametrize(
-    "part", ["facts", "train", "held_out", "rates", "yardsticks", "settings", "samples"]
-)
+@pytest.mark.parametrize("part", ["facts", "train", "held_out", "rates", "yardsticks", "settings", "samples"])
 def test_each_part_may_be_missing_or_alone(part: str) -> None:
     check(render(replace(FULL, **{part: ()})))  # type: ignore[arg-type]
     check(render(replace(EMPTY, **{part: getattr(FULL, part)[:1]})))

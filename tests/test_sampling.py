@@ -58,7 +58,9 @@ class Mock:
 )
 def test_what_is_chosen_from(settings: dict[str, float], expected: list[float]) -> None:
     config = SamplingConfig(**{"temperature": 1.0, **settings})
-    torch.testing.assert_close(probabilities(LOGP, config)[0], torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        probabilities(LOGP, config)[0], torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-7
+    )
 
 
 def test_choices_have_their_probabilities() -> None:
@@ -67,7 +69,10 @@ def test_choices_have_their_probabilities() -> None:
         assert text.count(char) / 20_000 == pytest.approx(odds, abs=0.02)
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=9).filter(lambda p: sum(p) > 1e-3), st.floats(0, 1, exclude_max=True))
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=9).filter(lambda p: sum(p) > 1e-3),
+    st.floats(0, 1, exclude_max=True),
+)
 def test_the_impossible_is_never_picked(p: list[float], u: float) -> None:
     row = torch.tensor([p], dtype=torch.float64) / sum(p)
     assert row[0, int(pick(row, torch.tensor([u], dtype=torch.float64)))] > 0
@@ -90,7 +95,9 @@ def test_a_sample_does_not_depend_on_those_beside_it() -> None:
 
 
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.data())
-def test_a_stop_is_found_wherever_the_pieces_are_cut(text: str, stops: list[str], data: st.DataObject) -> None:
+def test_a_stop_is_found_wherever_the_pieces_are_cut(
+    text: str, stops: list[str], data: st.DataObject
+) -> None:
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     stopping, out, i = StopFilter(stops), "", 0
     while i < len(text) and not stopping.found:
@@ -123,7 +130,12 @@ def test_nothing_that_may_begin_a_stop_is_shown() -> None:
 
 def test_ends_say_why() -> None:
     mock = Mock([1 - 1e-9, 1e-9 / 3, 1e-9 / 3, 1e-9 / 3])
-    assert list(generate(mock, "", SamplingConfig(), length=3)) == [Piece(0, "a"), Piece(0, "a"), Piece(0, "a"), Ended(0, "length", 3)]
+    assert list(generate(mock, "", SamplingConfig(), length=3)) == [
+        Piece(0, "a"),
+        Piece(0, "a"),
+        Piece(0, "a"),
+        Ended(0, "length", 3),
+    ]
     assert list(generate(mock, "", SamplingConfig(), length=9, stops=["aaa"]))[-1] == Ended(0, "stop", 0)
 
 
@@ -132,7 +144,16 @@ def test_a_top_k_beyond_the_vocabulary_is_refused() -> None:
         next(generate(Mock([0.25] * 4), "", SamplingConfig(top_k=5), length=1))
 
 
-@pytest.mark.parametrize("settings", [{"temperature": float("nan")}, {"temperature": -1}, {"top_k": 0}, {"temperature": 0, "top_k": 3}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": float("nan")},
+        {"temperature": -1},
+        {"top_k": 0},
+        {"temperature": 0, "top_k": 3},
+        {"top_p": 1.5},
+    ],
+)
 def test_settings_that_cannot_act_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(reversed(settings))):
         SamplingConfig(**settings)

@@ -24,7 +24,9 @@ def test_the_usual_one_warms_up_and_comes_down(n: int) -> None:
 
 
 @given(steps, st.lists(st.tuples(st.floats(0, 1), st.integers(1, 5000)), max_size=5))
-def test_moving_the_end_keeps_the_past_and_never_rises_after_the_level(n: int, moves: list[tuple[float, int]]) -> None:
+def test_moving_the_end_keeps_the_past_and_never_rises_after_the_level(
+    n: int, moves: list[tuple[float, int]]
+) -> None:
     schedule, step = Schedule.usual(n), 0
     for share, more in moves:
         step += int(share * (schedule.end - step))
@@ -56,7 +58,23 @@ def test_a_schedule_survives_being_written_down(n: int, at: int, more: int) -> N
     assert Schedule.parse(str(schedule)) == schedule
 
 
-@pytest.mark.parametrize("text", ["", "0:0", "1:0,2:1", "0:0,5:2", "0:0,5:1,5:0", "0:0,9:nan", "0:0,9:1/", "0:0,9:1/0:1,9:0", "5:1,9:0", "0:0,x:1", "0:1,4", "5"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0:0",
+        "1:0,2:1",
+        "0:0,5:2",
+        "0:0,5:1,5:0",
+        "0:0,9:nan",
+        "0:0,9:1/",
+        "0:0,9:1/0:1,9:0",
+        "5:1,9:0",
+        "0:0,x:1",
+        "0:1,4",
+        "5",
+    ],
+)
 def test_what_is_no_schedule_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="schedule"):
         Schedule.parse(text)

@@ -113,9 +113,7 @@ def test_memory_that_ends_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), OSError(errno.EIO, "I/O")])
-def test_errors_of_the_system_keep_their_reason(
-    monkeypatch: pytest.MonkeyPatch, error: OSError
-) -> None:
+def test_errors_of_the_system_keep_their_reason(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 

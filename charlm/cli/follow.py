@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import log
+from statistics import fmean
 
 from tqdm import tqdm
 
@@ -27,6 +28,7 @@ PREVIEW_CHARS = 120
 def follow(run: RunFolder, session: Session, pace: Pace | None) -> int:
     """Train to the end or until a signal; show it; the exit code that the signal asks for, or 0."""
     trainer = Trainer(session, run, pace)
+    say(f"run {run.name}, in {one_line(str(run.path))}")
     bar = Progress(session.plan.total_steps, session.state.step)
     listeners: list[Callable[[Event], None]] = [
         bar,
@@ -35,7 +37,6 @@ def follow(run: RunFolder, session: Session, pace: Pace | None) -> int:
         Words(run),
     ]
     last: Event | None = None
-    say(f"run {run.name}, in {one_line(str(run.path))}")
     try:
         with StopSignals(lambda name: _announce(trainer, name)) as stop:
             for event in trainer.run(stop):
@@ -91,8 +92,11 @@ def _sample(trainer: Trainer) -> str:
 
 
 def _announce(trainer: Trainer, name: str) -> None:
-    again = "; Ctrl-C again to quit now" if name == "SIGINT" else ""
-    say(f"\n{name}: finishing step {trainer.step + 1}, saving{again}")
+    step = trainer.step + 1
+    if name == "SIGINT":
+        say(f"\nfinishing step {step}, saving; Ctrl-C again to quit now")
+    else:
+        say(f"\n{name}: finishing step {step}, saving")
 
 
 def _summary(run: RunFolder, session: Session, last: Finished, budget: float | None) -> None:
@@ -117,6 +121,9 @@ def _summary(run: RunFolder, session: Session, last: Finished, budget: float | N
                 f"{count(figure['chars'])} of {count(session.corpus.held_out_chars)} characters, {part}",
             )
         )
+    if last.reason == "early":
+        best = fmean(state.memorising.best_blocks) / log(2)
+        rows.append(("best, and used", f"{best:.4f} bits/char, step {last.best_step}"))
     try:
         rows += write_report(run, session, rows, budget)
     except (OSError, CharlmError) as error:

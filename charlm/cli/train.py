@@ -197,12 +197,12 @@ def _train(
         afterwards = report_seconds(loaded.corpus, budget, choice.plan.total_steps)
         pace = Pace(budget=budget, deadline=started + budget, afterwards=afterwards)
     code = follow(folder, session, pace)
+    if code:
+        raise typer.Exit(code)
     say(f"the same run again:  {repeat_command(names, session, text)}")
     say(f"more text from it:   charlm sample --run {folder.name} --prompt TEXT")
     say(f"its full figure:     charlm eval --run {folder.name}")
     say(f"train it further:    charlm resume {folder.name} --time {DEFAULT_TIME}")
-    if code:
-        raise typer.Exit(code)
 
 
 def repeat_command(names: list[str], session: Any, text: TextConfig) -> str:

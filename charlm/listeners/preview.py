@@ -33,13 +33,14 @@ class Preview:
         )
         title = f"step {event.step}: {figure}, {event.chars:,} of {event.of_chars:,} characters"
         with tqdm.external_write_mode(file=sys.stderr):
-            print(
-                f"{_bold(title)}\n{visible(text, dim=colour(sys.stderr)).strip()}\n",
-                file=sys.stderr,
-                flush=True,
-            )
+            shown = _indented(visible(text, dim=colour(sys.stderr)))
+            print(_bold(title), shown, "", sep="\n", file=sys.stderr, flush=True)
         with suppress(OSError):  # on a full disk the report lacks this sample
             files.append(self._path, json.dumps({"step": event.step, "text": text}).encode() + b"\n")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.strip("\n").splitlines())
 
 
 def _bold(text: str) -> str:

@@ -12,7 +12,7 @@ from charlm.training.events import Evaluated, Event, Finished, Planned, Stepped
 SMOOTHING = 0.97
 EVERY_SECONDS = 0.2
 PLAIN_EVERY_SECONDS = 10.0
-FORMAT = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps {postfix} [{elapsed}<{remaining}]"
+FORMAT = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps{postfix} [{elapsed}<{remaining}]"
 
 
 class Progress:

@@ -20,7 +20,8 @@ def by_seconds(session: Session, run: RunFolder, seconds: float, started: float,
 
     `afterwards`: the seconds that the caller needs when training has ended.
     """
-    pace = Pace(budget=seconds, deadline=started + seconds, afterwards=afterwards)
+    deadline, step = started + seconds, session.state.step
+    pace = Pace(budget=seconds, deadline=deadline, afterwards=afterwards, first_step=step)
     gflops = round(measure_gflops(session.device), 1)
     guess = first_guess(Budget(seconds=max(1.0, round(pace.left, 2)), gflops=gflops), _size(session))
     _extend(session, run, guess, decided="more time", budget_seconds=seconds, gflops=gflops)

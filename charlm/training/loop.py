@@ -87,10 +87,8 @@ class Trainer:
         """What is due between steps: the plan, an evaluation, a save."""
         session, pace = self.session, self.pace
         if pace is not None and pace.first_look_due(session.plan.total_steps - self.step):
-            batch_size, config = session.windows.batch_size, session.training_config
-            yield self._replan(
-                pace.first_plan(session.plan, self.step, batch_size, self._slice(None), config)
-            )
+            held_out, config = self._slice(None), session.training_config
+            yield self._replan(pace.first_plan(session.plan, self.step, session.windows, held_out, config))
         if (
             self.step % session.plan.eval_every == 0
             and self.step < session.plan.total_steps

@@ -7,6 +7,7 @@ from time import perf_counter
 
 from charlm.config import TrainingConfig
 from charlm.evaluation.held_out import Slice
+from charlm.text.batches import Windows
 from charlm.training.plan import Plan, evaluation_interval
 
 FIRST_LOOK_SHARE = 0.05
@@ -27,6 +28,7 @@ class Pace:
     budget: float
     deadline: float
     afterwards: float = 0.5  # what the caller does when training has ended: its report, leaving Python
+    first_step: int = 0  # of this sitting
     clock: Callable[[], float] = perf_counter
     step_seconds: float = 0.0  # of one step, by the latest measurement
     evaluation_seconds: float = 0.0  # of one evaluation and all that listeners do about it
@@ -81,16 +83,18 @@ class Pace:
         return max(1, int(available / one)) if one > 0 else 1
 
     def first_plan(
-        self, plan: Plan, step: int, batch_size: int, held_out: Slice, config: TrainingConfig
+        self, plan: Plan, step: int, windows: Windows, held_out: Slice, config: TrainingConfig
     ) -> Plan:
         """From the first steps' speed: how many there will be, and how often it is evaluated."""
         self.measure()
         # A forward pass takes a third of a step.
-        self.window_seconds = self.step_seconds / 3 / batch_size
+        self.window_seconds = self.step_seconds / 3 / windows.batch_size
         end = step + self.steps_left(plan.eval_every, held_out.of_windows)
-        every = config.eval_every or evaluation_interval(end, self.budget)
-        windows = EVALUATION_SHARE * self.budget * every / end / self.window_seconds
-        chars = config.eval_chars or max(FEWEST_EVALUATED, round(windows * held_out.symbols_per_window))
+        steps = end - self.first_step
+        interval = evaluation_interval(steps, self.budget, windows.per_epoch / windows.batch_size)
+        every = config.eval_every or interval
+        scored = EVALUATION_SHARE * self.budget * every / steps / self.window_seconds
+        chars = config.eval_chars or max(FEWEST_EVALUATED, round(scored * held_out.symbols_per_window))
         # Where the guess was so low that its cooldown has begun, the rate climbs again.
         schedule = plan.schedule.extended if plan.schedule.cooling(step) else plan.schedule.retimed
         plan = replace(plan, eval_every=every, eval_chars=chars, schedule=schedule(step, end))

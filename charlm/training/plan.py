@@ -135,13 +135,14 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
     schedule = Schedule.parse(training.schedule) if training.schedule else Schedule.usual(steps)
     if training.schedule and budget.steps not in (None, schedule.end):
         raise ValueError(f"schedule ends at step {schedule.end}, and steps is {budget.steps}; leave one out")
-    every = training.eval_every or evaluation_interval(steps, steps / 10)
+    every = training.eval_every or evaluation_interval(steps, steps / 10, n_train / (batch * block))
     plan = Plan(schedule=schedule, eval_every=every, eval_chars=training.eval_chars or EVAL_CHARS)
     training = replace(training, batch_size=batch, learning_rate=rate)
     return Choice(model=model, training=training, plan=plan, why=_why(budget, n_train, size))
 
 
 EVAL_CHARS = 10_000
+PASSES_UNSEEN = 10
 MOST_STEPS = 10**9
 
 
@@ -152,9 +153,13 @@ def first_guess(budget: Budget, size: Size) -> int:
     return max(1, min(MOST_STEPS, round(guess)))
 
 
-def evaluation_interval(steps: int, seconds: float) -> int:
-    """Steps between evaluations: about the square root of the seconds as their number, 2 to 60."""
-    return max(1, ceil(steps / min(60, max(2, round(sqrt(seconds))))))
+def evaluation_interval(steps: int, seconds: float, steps_a_pass: float) -> int:
+    """Steps between evaluations: about the square root of the seconds as their number, 2 to 60.
+
+    More often for a text that is passed over many times, so that its best moment is not missed.
+    """
+    number = max(round(sqrt(seconds)), round(steps / steps_a_pass / PASSES_UNSEEN))
+    return max(1, ceil(steps / min(60, max(2, number))))
 
 
 def _size(budget: Budget, n_train: int) -> Size:

@@ -50,7 +50,9 @@ class Schedule:
         return cls((_climb_and_cool(0, 0.0, steps),))
 
     def __str__(self) -> str:
-        return "/".join(",".join(f"{step}:{factor:.{DIGITS}g}" for step, factor in piece) for piece in self.pieces)
+        return "/".join(
+            ",".join(f"{step}:{factor:.{DIGITS}g}" for step, factor in piece) for piece in self.pieces
+        )
 
     @property
     def end(self) -> int:
