@@ -1,5 +1,6 @@
 """The one filter between foreign text and a terminal, and streams that cannot end a run."""
 
+import io
 import os
 import re
 import sys
@@ -44,6 +45,8 @@ def plain_streams() -> None:
     A console keeps its encoding and shows what that lacks as an escape. What is not a terminal
     gets UTF-8 and newlines as they are, so that a file holds the text on every platform.
     """
+    sys.stdout = sys.stdout or _Nowhere()
+    sys.stderr = sys.stderr or _Nowhere()
     _reconfigure(sys.stderr, errors="backslashreplace")
     if _is_terminal(sys.stdout):
         _reconfigure(sys.stdout, errors="backslashreplace")
@@ -58,6 +61,16 @@ def colour(stream: IO[str] | None) -> bool:
     """
     wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return wanted and _is_terminal(stream)
+
+
+class _Nowhere(io.TextIOBase):
+    """Stands in for a stream that was closed before the process began."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def isatty(self) -> bool:
+        return False
 
 
 def _escape(match: re.Match[str]) -> str:

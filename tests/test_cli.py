@@ -272,6 +272,7 @@ def test_the_package_imports_where_fcntl_is_missing() -> None:
 
 
 def test_a_reader_that_leaves_ends_it_quietly(trained) -> None:  # type: ignore[no-untyped-def]
-    command = f"{sys.executable} -m charlm sample --length 5000 | head -c 20"
+    command = f"set -o pipefail; {sys.executable} -m charlm sample --length 5000 | head -c 20"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0
     assert "Traceback" not in done.stderr and "error" not in done.stderr

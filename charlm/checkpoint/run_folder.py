@@ -31,16 +31,13 @@ class RunFolder:
     @classmethod
     def create(cls, root: Path, name: str) -> "RunFolder":
         """Make the folder of a new run and lock it; UsageError if the name is taken."""
-        check_name(name)
+        check_free(root, name)
         run = cls(root / name)
         try:
             files.make_folder(root)
             run.path.mkdir()
         except FileExistsError:
-            raise UsageError(
-                f"a run named {name} exists already; go on with it by `charlm resume {name}`, or choose "
-                "another name with --run"
-            ) from None
+            raise _taken(name) from None
         except OSError as error:
             raise ResourceError(f"{one_line(str(run.path))} cannot be made: {error.strerror}") from None
         run.lock()
@@ -129,6 +126,20 @@ def check_name(name: str) -> None:
             f"a run cannot be named {one_line(name)!r}; use letters, digits, and . + - _ after the first, "
             "at most 100 characters"
         )
+
+
+def check_free(root: Path, name: str) -> None:
+    """UsageError if no new run can have this name."""
+    check_name(name)
+    if (root / name).exists():
+        raise _taken(name)
+
+
+def _taken(name: str) -> UsageError:
+    return UsageError(
+        f"a run named {name} exists already; go on with it by `charlm resume {name}`, or choose another name "
+        "with --run"
+    )
 
 
 def free_name(root: Path, wanted: str) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from charlm.cli.chosen import chosen
 from charlm.cli.console import checkpoints_root, count, note_files, say, table, warn
+from charlm.cli.options import AsJson, Checkpoints, Run, Which
 from charlm.errors import CheckpointError, ResourceError, TextError, UsageError
 from charlm.terminal import one_line
 
@@ -29,11 +30,8 @@ def command(
         list[str] | None,
         typer.Argument(metavar="[FILE]...", help="Texts to score; none: the run's held-out part."),
     ] = None,
-    run: Annotated[str | None, typer.Option(help="The run; by default the newest.")] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(metavar="latest|best|STEP", help="By default latest; best after an early stop."),
-    ] = None,
+    run: Run = None,
+    checkpoint: Which = None,
     stride: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Characters scored in each block; by default half a block."),
@@ -45,13 +43,8 @@ def command(
     encoding: Annotated[
         str | None, typer.Option(metavar="NAME", help="The encoding of the files; by default UTF-8.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object instead of a table.")] = False,
-    checkpoints: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"
-        ),
-    ] = None,
+    as_json: AsJson = False,
+    checkpoints: Checkpoints = None,
 ) -> None:
     """Score a text: every character once, predicted from those before it. Context does not cross files."""
     texts = _read(files, encoding) if files else None

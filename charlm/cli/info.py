@@ -2,11 +2,10 @@
 
 import json
 from math import log
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from charlm.cli.console import checkpoints_root, count, table
+from charlm.cli.options import AsJson, Checkpoints, RunName
 from charlm.errors import CheckpointError
 
 EXAMPLES = """Examples:
@@ -15,14 +14,9 @@ EXAMPLES = """Examples:
 
 
 def command(
-    run: Annotated[str | None, typer.Argument(help="The run; by default the newest.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object instead of a table.")] = False,
-    checkpoints: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"
-        ),
-    ] = None,
+    run: RunName = None,
+    as_json: AsJson = False,
+    checkpoints: Checkpoints = None,
 ) -> None:
     """Show a run's text, model, training, checkpoints and the SHA-256 of its weights."""
     from charlm.checkpoint.manifest import NAME, read_regular, read_vouched  # here: torch is slow to import

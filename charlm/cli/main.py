@@ -1,5 +1,6 @@
 """The command line: finds the command, runs it, and turns what goes wrong into a sentence and a code."""
 
+import errno
 import os
 import sys
 from typing import Any
@@ -17,6 +18,8 @@ EPILOG = """Examples:
   charlm sample --prompt "To be"    text from the newest run
   charlm eval held-out.txt          how well it predicts a text
 Exit codes: 0 fine, 1 a bug of ours, 2 usage, 3 text, 4 checkpoint, 5 diverged, 6 disk or memory."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 COMMANDS = {
     "train": train,
@@ -63,7 +66,8 @@ def run(started: float) -> int:
     except KeyboardInterrupt:
         fail("interrupted")
         return 130
-    except BrokenPipeError:  # the reader of a pipe has left: nothing more to say, to anyone
+    except (BrokenPipeError, SystemExit):
+        # The reader of a pipe has left (the library below makes an exit of it): nothing more to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:
@@ -80,6 +84,9 @@ def _other(error: Exception) -> int:
         return UsageError.exit_code
     if isinstance(error, RuntimeError) and ("allocate memory" in str(error) or "out of memory" in str(error)):
         fail("out of memory; try a smaller --batch-size, --block-size or --n-embd")
+        return ResourceError.exit_code
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        fail(f"{error.strerror}: make room, or write elsewhere")
         return ResourceError.exit_code
     if os.environ.get("CHARLM_DEBUG"):
         raise error

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -12,6 +12,21 @@ from charlm.config import Setting, Settings, settings_of
 from charlm.errors import UsageError
 
 S = TypeVar("S", bound=Settings)
+Run = Annotated[str | None, typer.Option("--run", help="The run; by default the newest.")]
+RunName = Annotated[str | None, typer.Argument(help="The run; by default the newest.")]
+Which = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint", metavar="latest|best|STEP", help="By default latest; best after an early stop."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table or text.")]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"),
+]
+"""Options that several commands share."""
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 

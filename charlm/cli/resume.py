@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from charlm.cli.console import checkpoints_root, say, warn
-from charlm.cli.options import seconds
+from charlm.cli.options import Checkpoints, RunName, seconds
 from charlm.errors import UsageError
 
 EXAMPLES = """Examples:
@@ -16,7 +16,7 @@ EXAMPLES = """Examples:
 
 def command(
     ctx: typer.Context,
-    run: Annotated[str | None, typer.Argument(help="The run; by default the newest.")] = None,
+    run: RunName = None,
     time: Annotated[
         str | None, typer.Option(metavar="TIME", help="Train so much longer, starting included.")
     ] = None,
@@ -24,12 +24,7 @@ def command(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the CPU; by default as many as before.")
     ] = None,
-    checkpoints: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"
-        ),
-    ] = None,
+    checkpoints: Checkpoints = None,
 ) -> None:
     """Go on with a run from its last whole checkpoint: to the end of its plan, or so much further."""
     if time is not None and steps is not None:

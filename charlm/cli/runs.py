@@ -2,11 +2,10 @@
 
 import json
 from math import log
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from charlm.cli.console import checkpoints_root, count, say, table
+from charlm.cli.options import AsJson, Checkpoints
 
 EXAMPLES = """Examples:
   charlm runs          the newest first
@@ -14,13 +13,8 @@ EXAMPLES = """Examples:
 
 
 def command(
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object for each run, on a line.")] = False,
-    checkpoints: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"
-        ),
-    ] = None,
+    as_json: AsJson = False,
+    checkpoints: Checkpoints = None,
 ) -> None:
     """List the runs, the newest first."""
     from charlm.checkpoint.overview import overview  # here: torch is slow to import

@@ -9,7 +9,7 @@ import typer
 
 from charlm.cli.chosen import chosen
 from charlm.cli.console import checkpoints_root, foreign
-from charlm.cli.options import build, with_settings
+from charlm.cli.options import AsJson, Checkpoints, Run, Which, build, with_settings
 from charlm.config import SamplingConfig
 from charlm.errors import UsageError
 
@@ -25,11 +25,8 @@ EXAMPLES = """Examples:
 
 @with_settings({"Choosing": SamplingConfig})
 def command(
-    run: Annotated[str | None, typer.Option(help="The run; by default the newest.")] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(metavar="latest|best|STEP", help="By default latest; best after an early stop."),
-    ] = None,
+    run: Run = None,
+    checkpoint: Which = None,
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="What the text begins with; by default a new line.")
     ] = None,
@@ -45,15 +42,8 @@ def command(
         list[str] | None,
         typer.Option(metavar="TEXT", help="End before this text; may be repeated. \\n is a new line."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="A JSON object for each sample, on a line.")
-    ] = False,
-    checkpoints: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"
-        ),
-    ] = None,
+    as_json: AsJson = False,
+    checkpoints: Checkpoints = None,
     *,
     settings: dict[str, Any],
 ) -> None:

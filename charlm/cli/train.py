@@ -2,13 +2,14 @@
 
 import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from charlm.cli.config_file import read_config
 from charlm.cli.console import checkpoints_root, count, note_files, say, table
-from charlm.cli.options import build, seconds, with_settings
+from charlm.cli.options import Checkpoints, build, seconds, with_settings
 from charlm.config import ModelConfig, TextConfig, TrainingConfig, settings_of
 from charlm.errors import UsageError
 from charlm.terminal import one_line
@@ -51,12 +52,7 @@ def command(
             metavar="FILE", is_eager=True, callback=read_config, help="Read options from a TOML file."
         ),
     ] = None,
-    checkpoints: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"
-        ),
-    ] = None,
+    checkpoints: Checkpoints = None,
     *,
     settings: dict[str, Any],
 ) -> None:
@@ -67,6 +63,8 @@ def command(
     model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
     text = build(TextConfig, settings)
     budget = None if steps is not None else _budget(time or DEFAULT_TIME, training)
+    if run is not None:
+        _check_free(checkpoints_root(checkpoints), run)
     say(f"reading {_describe(corpus or [])}")
     loaded = _load(corpus or [], text)
     note_files(loaded.notes)
@@ -88,6 +86,12 @@ def _budget(time: str, training: TrainingConfig) -> float:
     if training.schedule is not None:
         raise UsageError("--schedule names steps, and cannot act with --time; give --steps")
     return budget
+
+
+def _check_free(root: Path, name: str) -> None:
+    from charlm.checkpoint.run_folder import check_free  # here and below: not needed for help
+
+    check_free(root, name)
 
 
 def _describe(names: list[str]) -> str:

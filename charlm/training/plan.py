@@ -40,8 +40,10 @@ class Size:
 SIZES = (
     Size(tflop=0, n_layer=3, n_embd=64, n_head=2, block_size=64, batch_size=16, learning_rate=6e-3),
     Size(tflop=0.5, n_layer=4, n_embd=96, n_head=3, block_size=64, batch_size=16, learning_rate=4e-3),
-    Size(tflop=16, n_layer=4, n_embd=128, n_head=4, block_size=128, batch_size=16, learning_rate=4e-3),
-    Size(tflop=50, n_layer=6, n_embd=192, n_head=6, block_size=128, batch_size=16, learning_rate=3e-3),
+    Size(tflop=5, n_layer=4, n_embd=96, n_head=3, block_size=64, batch_size=24, learning_rate=4e-3),
+    Size(tflop=16, n_layer=4, n_embd=128, n_head=4, block_size=64, batch_size=24, learning_rate=4e-3),
+    Size(tflop=35, n_layer=5, n_embd=128, n_head=4, block_size=128, batch_size=16, learning_rate=3e-3),
+    Size(tflop=75, n_layer=5, n_embd=160, n_head=5, block_size=128, batch_size=16, learning_rate=3e-3),
     Size(tflop=200, n_layer=6, n_embd=256, n_head=8, block_size=128, batch_size=32, learning_rate=2e-3),
     Size(tflop=2_000, n_layer=6, n_embd=384, n_head=6, block_size=256, batch_size=48, learning_rate=1.5e-3),
     Size(tflop=50_000, n_layer=12, n_embd=768, n_head=12, block_size=512, batch_size=64, learning_rate=6e-4),

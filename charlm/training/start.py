@@ -50,7 +50,7 @@ def begin(
             "train_chars": corpus.train_chars,
             "held_out_chars": corpus.held_out_chars,
         },
-        "text": text.to_json(),
+        "text": {**text.to_json(), "val_file": text.val_file and str(Path(text.val_file).absolute())},
         "versions": versions(),
     }
     session = Session(corpus, choice.model, choice.training, choice.plan, facts)

@@ -1,0 +1,149 @@
+"""Real processes: killed at any moment, gone on with, ending with the same weights."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TEXT
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")]
+
+TRAIN = [
+    "train",
+    "ducks.txt",
+    "--steps",
+    "1500",
+    "--n-layer",
+    "1",
+    "--n-embd",
+    "16",
+    "--n-head",
+    "2",
+    "--block-size",
+    "16",
+]
+TRAIN += [
+    "--batch-size",
+    "4",
+    "--threads",
+    "1",
+    "--save-every",
+    "0.05",
+    "--dropout",
+    "0.1",
+    "--patience",
+    "0",
+    "--eval-every",
+    "400",
+]
+
+
+def start(folder: Path, *args: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(
+        [sys.executable, "-m", "charlm", *args],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+    )  # fmt: skip
+
+
+def finish(folder: Path, *args: str) -> tuple[int, str, str]:
+    process = start(folder, *args)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def weights(folder: Path, run: str) -> str:
+    return str(json.loads(finish(folder, "info", run, "--json")[1])["weights_sha256"])
+
+
+def wait_for_steps(folder: Path, run: str, steps: int) -> None:
+    log = folder / "checkpoints" / run / "metrics.jsonl"
+    while not log.exists() or log.read_text().count('"Stepped"') < steps:
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a text, and the run `whole` that was never interrupted."""
+    folder = tmp_path_factory.mktemp("kill")
+    (folder / "ducks.txt").write_text(TEXT)
+    code, _, err = finish(folder, *TRAIN, "--run", "whole")
+    assert code == 0, err
+    return folder
+
+
+def test_killed_at_random_and_resumed_it_ends_the_same(folder: Path) -> None:
+    rng = random.Random(1)
+    process = start(folder, *TRAIN, "--run", "killed")
+    for _ in range(8):
+        wait_for_steps(folder, "killed", 1)
+        time.sleep(rng.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process = start(folder, "resume", "killed")
+        time.sleep(rng.uniform(1.5, 3.0))
+        if process.poll() is not None:
+            break
+    process.communicate(timeout=300)
+    if process.returncode != 0:
+        assert finish(folder, "resume", "killed")[0] == 0
+    assert weights(folder, "killed") == weights(folder, "whole")
+    assert not list((folder / "checkpoints" / "killed").glob(".tmp-*"))
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_saves_says_how_to_go_on_and_gives_its_code(folder: Path, name: str, code: int) -> None:
+    run = name.lower()
+    process = start(folder, *TRAIN, "--run", run)
+    wait_for_steps(folder, run, 50)
+    process.send_signal(getattr(signal, name))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "finishing step" in err and f"charlm resume {run}" in err
+    assert "Traceback" not in err
+    assert out.splitlines()[0].split() == ["run", run], "results only on standard output"
+    assert finish(folder, "resume", run)[0] == 0
+    assert weights(folder, run) == weights(folder, "whole")
+
+
+SURROUNDINGS = [
+    {"LANG": "C", "LC_ALL": "C"},
+    {"PYTHONIOENCODING": "cp1252"},
+    {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+    {"TERM": "dumb"},
+    {"NO_COLOR": "1"},
+    {"COLUMNS": "20"},
+    {"HOME": "/nonexistent", "CHARLM_CACHE": ""},
+]
+
+
+@pytest.mark.parametrize("surroundings", SURROUNDINGS, ids=str)
+def test_hostile_surroundings_end_nothing(
+    folder: Path, surroundings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in surroundings.items():
+        monkeypatch.setenv(key, value)
+    (folder / "world.txt").write_text("naïve 日本語 🦆 text, ёлка\n" * 60, "utf-8")
+    name = f"world-{SURROUNDINGS.index(surroundings)}"
+    code, _, err = finish(folder, "train", "world.txt", "--steps", "20", *TRAIN[4:], "--run", name)
+    assert code == 0 and "Traceback" not in err, err
+    code, _, err = finish(folder, "sample", "--run", name, "--length", "50", "--prompt", "日本")
+    assert code == 0 and "Traceback" not in err, err
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2"])
+def test_closed_streams_end_nothing(folder: Path, closed: str) -> None:
+    command = f"{sys.executable} -m charlm sample --run whole --length 20 {closed}>&-"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0
