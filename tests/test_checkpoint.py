@@ -68,6 +68,9 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "a key twice": lambda f: (f / "config.json").write_text('{"model": {}, "model": {}, "training": {}}'),
     "not a number": lambda f: (f / "state.json").write_text('{"step": NaN}'),
     "infinite by a detour": lambda f: (f / "state.json").write_text('{"step": 1e999}'),
+    "a run that says nothing of its text": lambda f: edit(
+        f.parent / "run.json", lambda d: d.update(corpus=3)
+    ),
     "deep": lambda f: (f / "state.json").write_text("[" * 100_000),
     "no JSON": lambda f: (f / "config.json").write_bytes(b"\xff\x00"),
     "a vocabulary in another order": lambda f: edit(

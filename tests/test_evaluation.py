@@ -152,3 +152,4 @@ def test_an_evaluation_says_everything(tmp_path: Path, corpus: Corpus) -> None:
     assert "100 % of this text stands in the training part" in seen.warnings[0]
     gone = evaluate(read(run, "latest"), "latest", [("x", "ducks")], rule, None)
     assert gone.to_json()["baselines"]["xz"] is None
+    assert any("no xz yardstick: the training text" in warning for warning in gone.warnings)

@@ -102,7 +102,7 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
         vocabulary=vocabulary,
         weights=tensors.load(data["model.safetensors"], expected, "model.safetensors"),
         state=parsed["state.json"],
-        run=parsed["run.json"],
+        run=_run_facts(parsed["run.json"]),
     )
     if snapshot.state.pop("step", None) != step:
         raise CheckpointError("state.json is damaged: it is of another step")
@@ -118,3 +118,18 @@ def _settings(kind: type[S], values: Any) -> S:
         return kind.from_json(values if isinstance(values, dict) else {})
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"config.json is damaged: {error}") from None
+
+
+def _run_facts(data: dict[str, Any]) -> dict[str, Any]:
+    """What run.json says, if it says what others count on; CheckpointError otherwise."""
+    corpus = data.get("corpus")
+    texts, numbers = ("label", "key", "sha256"), ("train_chars", "held_out_chars")
+    if (
+        not isinstance(corpus, dict)
+        or not all(isinstance(corpus.get(name), str) for name in texts)
+        or not all(type(corpus.get(name)) is int for name in numbers)
+        or not isinstance(corpus.get("sources"), list)
+        or not all(isinstance(data.get(name), dict) for name in ("text", "versions"))
+    ):
+        raise CheckpointError("run.json is damaged: it does not say what text was trained on, and with what")
+    return data

@@ -1,8 +1,9 @@
 """What the commands say: results to standard output, everything else to standard error."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from charlm.terminal import colour, one_line, visible
 
@@ -55,6 +56,12 @@ def table(
 def count(n: int) -> str:
     """A number with its thousands apart."""
     return f"{n:,}"
+
+
+def text_of(run: Mapping[str, Any]) -> str:
+    """The text of a run, as a figure on it must name it: with the beginning of its hash."""
+    corpus = run["corpus"]
+    return one_line(f"{corpus['label']}, SHA-256 {corpus['sha256'][:16]}")
 
 
 def checkpoints_root(option: str | None) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.chosen import chosen
-from charlm.cli.console import checkpoints_root, count, note_files, say, table, warn
+from charlm.cli.console import checkpoints_root, count, note_files, say, table, text_of, warn
 from charlm.cli.options import AsJson, Checkpoints, Run, Which
 from charlm.errors import CheckpointError, ResourceError, TextError, UsageError
 from charlm.terminal import one_line
@@ -56,7 +56,7 @@ def command(
     corpus = _corpus(snapshot, needed=texts is None)
     if texts is None:
         assert corpus is not None
-        texts = [("held-out part", corpus.held_out_text())]
+        texts = [(f"held-out part of {text_of(snapshot.run)}", corpus.held_out_text())]
         if not texts[0][1]:
             raise TextError("this run held nothing out; name a file to score")
     try:
@@ -131,6 +131,7 @@ def _show(name: str, evaluation: "Evaluation") -> None:
             f"{count(figure.chars)}, all scored, {count(figure.unknown_chars)} not in the vocabulary",
         ),
         ("context", evaluation.context),
+        ("text", ", ".join(scored.name for scored in figure.texts)),
     ]
     table([("run", f"{name}, {evaluation.which}, step {evaluation.step}"), *rows])
     print()

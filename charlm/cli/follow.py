@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from math import log
 from statistics import fmean
+from typing import Any
 
 from tqdm import tqdm
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.cli.console import count, say, table, warn
+from charlm.cli.console import count, say, table, text_of, warn
 from charlm.config import SamplingConfig
 from charlm.errors import CharlmError
 from charlm.listeners.log import MetricsLog
@@ -105,22 +106,8 @@ def _summary(run: RunFolder, session: Session, last: Finished, budget: float | N
     rows = [("run", run.name), ("steps", f"{count(last.step)} of {count(last.total_steps)}")]
     rows.append(("characters read", count(last.step * session.chars_per_step)))
     rows.append(("weights", count(sum(p.numel() for p in session.model.parameters()))))
-    if state.last_figure is not None:
-        figure = state.last_figure
-        bits, error = figure["nats_per_char"] / log(2), figure["standard_error"] / log(2)
-        part = "all" if figure["whole"] else "spread over all"
-        rows.append(
-            (
-                "held-out",
-                f"{bits:.4f} ± {error:.4f} bits/char ({figure['nats_per_char']:.4f} nats), step {figure['step']}",
-            )
-        )
-        rows.append(
-            (
-                "measured on",
-                f"{count(figure['chars'])} of {count(session.corpus.held_out_chars)} characters, {part}",
-            )
-        )
+    rows.append(("text", text_of(session.run)))
+    rows += _figure_rows(state.last_figure, session.corpus.held_out_chars)
     if last.reason == "early":
         best = fmean(state.memorising.best_blocks) / log(2)
         rows.append(("best, and used", f"{best:.4f} bits/char, step {last.best_step}"))
@@ -131,3 +118,14 @@ def _summary(run: RunFolder, session: Session, last: Finished, budget: float | N
     table(rows)
     if last.reason in EXIT_CODES:
         say(f"stopped by {last.reason} after step {last.step}; go on with: charlm resume {run.name}")
+
+
+def _figure_rows(figure: dict[str, Any] | None, of_chars: int) -> list[tuple[str, str]]:
+    """The last evaluation, with what it was measured on."""
+    if figure is None:
+        return []
+    nats, error = figure["nats_per_char"], figure["standard_error"]
+    spread = "all" if figure["whole"] else "spread evenly"
+    said = f"{nats / log(2):.4f} ± {error / log(2):.4f} bits/char ({nats:.4f} nats), step {figure['step']}"
+    measured = f"{count(figure['chars'])} of {count(of_chars)} characters, {count(figure['blocks'])} blocks, {spread}"
+    return [("held-out", said), ("measured on", measured)]

@@ -33,17 +33,13 @@ def command(
     say(f"resuming {run or 'the newest run'}")
 
     from charlm.checkpoint.run_folder import find  # here: only now is torch needed
-    from charlm.checkpoint.snapshot import read
     from charlm.cli.follow import follow
     from charlm.listeners.report import report_seconds
-    from charlm.training.device import set_threads
     from charlm.training.extend import by_seconds, by_steps
     from charlm.training.start import go_on
 
     folder = find(checkpoints_root(checkpoints), run)
-    recorded = read(folder, "latest").training_config.threads
-    set_threads(threads or recorded)
-    session = go_on(folder, warn)
+    session = go_on(folder, warn, threads)
     finished = session.state.finished
     if finished is not None and budget is None and steps is None:
         raise UsageError(

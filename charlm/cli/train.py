@@ -155,14 +155,9 @@ def _choose(
         ),
     )
     m, t = choice.model, choice.training
-    shrunk = ""
-    if model.block_size is not None and m.block_size != model.block_size:
-        shrunk = (
-            f"; the block is shortened from {model.block_size} to {m.block_size}, since the text is short"
-        )
     return choice, (
         f"{m.n_layer} layers of width {m.n_embd}, {m.n_head} heads, blocks of {m.block_size}, batches of "
-        f"{t.batch_size}, learning rate {t.learning_rate:g}, dropout {m.dropout:g}, chosen {choice.why}{shrunk}"
+        f"{t.batch_size}, learning rate {t.learning_rate:g}, dropout {m.dropout:g}, chosen {choice.why}"
     )
 
 

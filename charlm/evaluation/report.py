@@ -76,6 +76,8 @@ def evaluate(
     held_out = corpus is not None and joined == corpus.held_out_text()
     selected = held_out and _is_best(snapshot, which)
     interval = bootstrap_interval(figure.nats)
+    baselines = yardsticks(snapshot.vocabulary, corpus.training_text if corpus else None, joined)
+    missing = [f"no {name} yardstick: {why}" for name, why in baselines.items() if isinstance(why, str)]
     return Evaluation(
         figure=figure,
         step=snapshot.step,
@@ -83,8 +85,8 @@ def evaluate(
         selected_on_this_text=selected,
         rule=rule,
         interval_bits=(interval[0] / log(2), interval[1] / log(2)) if interval else None,
-        baselines=yardsticks(snapshot.vocabulary, corpus.training_text if corpus else None, joined),
-        warnings=_warnings(figure, predictor, corpus, texts, selected),
+        baselines=baselines,
+        warnings=(*_warnings(figure, predictor, corpus, texts, selected), *missing),
     )
 
 
@@ -118,7 +120,7 @@ def _warnings(
 
 
 def _stick(stick: Yardstick | str) -> dict[str, Any] | None:
-    """A yardstick as JSON; null with its reason elsewhere where it is missing."""
+    """A yardstick as JSON; null where it is missing, with the reason among the warnings."""
     if isinstance(stick, str):
         return None
     return {"bits_per_char": stick.bits_per_char, "adaptive": stick.adaptive}

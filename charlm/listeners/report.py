@@ -13,6 +13,7 @@ from charlm.text.corpus import Corpus
 from charlm.training.session import Session
 
 NAME = "report.html"
+TEXT_FACTS = ("label", "sha256", "train_chars", "held_out_chars")
 XZ_CHARS_PER_SECOND = 1.5e6
 XZ_SHARE = 0.03  # of a run's time, at most, for a yardstick that `charlm eval` shows too
 LEAST_SECONDS = 0.5  # for the page itself, the table, and leaving Python
@@ -51,7 +52,7 @@ def write_report(
         settings=[
             ("model", _words(session.model_config.to_json())),
             ("training", _words(session.training_config.to_json())),
-            ("text", _words(session.run["corpus"])),
+            ("text", _words({name: session.run["corpus"][name] for name in TEXT_FACTS})),
             ("versions", _words(session.run["versions"])),
         ],
         samples=[

@@ -277,5 +277,6 @@ def _figure(step: int, estimate: Estimate, part: Slice) -> dict[str, Any]:
         "nats_per_char": estimate.nats_per_char,
         "standard_error": estimate.standard_error,
         "chars": estimate.chars,
+        "blocks": len(part.windows),
         "whole": part.whole,
     }

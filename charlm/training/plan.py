@@ -125,8 +125,9 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
     """
     assert n_train >= 2 and (budget.steps is not None or (budget.seconds and budget.gflops))
     size = _size(budget, n_train)
-    block = model.block_size or size.block_size
-    block = min(block, max(1, (n_train - 1) // 2))
+    wanted = model.block_size or size.block_size
+    block = min(wanted, max(1, (n_train - 1) // 2))
+    shortened = f"; the block is shortened from {wanted}, since the text is short" if block < wanted else ""
     batch = training.batch_size or min(size.batch_size, max(1, n_train // block)) * training.accumulation
     size = replace(size, block_size=block, batch_size=batch)
     steps = budget.steps or first_guess(budget, size)
@@ -140,7 +141,7 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
     every = training.eval_every or evaluation_interval(steps, steps / 10, n_train / (batch * block))
     plan = Plan(schedule=schedule, eval_every=every, eval_chars=training.eval_chars or EVAL_CHARS)
     training = replace(training, batch_size=batch, learning_rate=rate)
-    return Choice(model=model, training=training, plan=plan, why=_why(budget, n_train, size))
+    return Choice(model=model, training=training, plan=plan, why=_why(budget, n_train, size) + shortened)
 
 
 EVAL_CHARS = 10_000

@@ -1,6 +1,7 @@
 """Beginning a run, and going on with one: from a run's folder to a session that can be trained."""
 
 import platform
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from charlm.errors import CharlmError, CheckpointError, ResourceError
 from charlm.terminal import one_line
 from charlm.text.corpus import Corpus, reopen
 from charlm.text.load import Loaded, load
+from charlm.training.device import set_threads
 from charlm.training.plan import Choice
 from charlm.training.plan_file import read_plan, write_plan
 from charlm.training.session import Session
@@ -63,13 +65,15 @@ def begin(
     return run, session
 
 
-def go_on(run: RunFolder, warn: Any) -> Session:
+def go_on(run: RunFolder, warn: Callable[[str], None], threads: int | None = None) -> Session:
     """The session of a run's newest whole checkpoint, under the plan in force.
 
+    It computes with as many threads as before, unless told. `warn` is called with what differs.
     Raises CheckpointError where there is none, or where its text is not what it was.
     """
     run.lock()
     snapshot = read_newest(run, warn)
+    set_threads(threads or snapshot.training_config.threads)
     session = Session.resumed(snapshot, corpus_of(snapshot), read_plan(run))
     for what, before, now in _changes(snapshot):
         warn(f"this run was trained with {what} {before}, and goes on with {now}: not bit for bit the same")
@@ -78,9 +82,7 @@ def go_on(run: RunFolder, warn: Any) -> Session:
 
 def corpus_of(snapshot: Snapshot) -> Corpus:
     """The text that a run was trained on: from the cache, or read again and found unchanged."""
-    facts = snapshot.run.get("corpus")
-    if not isinstance(facts, dict) or not all(isinstance(facts.get(k), str) for k in ("key", "label")):
-        raise CheckpointError("run.json is damaged: it does not say what text was trained on")
+    facts = snapshot.run["corpus"]
     corpus = reopen(facts["key"]) if facts["key"].isalnum() else None
     corpus = corpus or _read_again(snapshot, facts)
     if corpus.vocabulary != snapshot.vocabulary:
@@ -90,13 +92,13 @@ def corpus_of(snapshot: Snapshot) -> Corpus:
 
 
 def _read_again(snapshot: Snapshot, facts: dict[str, Any]) -> Corpus:
-    label, sources = one_line(facts["label"]), facts.get("sources")
-    if not isinstance(sources, list) or "-" in sources:
+    label, sources = one_line(facts["label"]), facts["sources"]
+    if "-" in sources:
         raise CheckpointError(
             f"the text of this run, {label}, was read from standard input and is gone from the cache"
         )
     try:
-        config = TextConfig.from_json(snapshot.run.get("text", {}))
+        config = TextConfig.from_json(snapshot.run["text"])
         corpus = load([str(source) for source in sources], config).corpus
     except (CharlmError, ValueError, TypeError) as error:
         raise CheckpointError(f"the text of this run cannot be read again: {error}") from None
@@ -109,9 +111,9 @@ def _read_again(snapshot: Snapshot, facts: dict[str, Any]) -> Corpus:
 
 def _changes(snapshot: Snapshot) -> list[tuple[str, object, object]]:
     """What differs from the run's last sitting and can change the last bits of its weights."""
-    before = snapshot.run.get("versions") if isinstance(snapshot.run.get("versions"), dict) else {}
+    before = snapshot.run["versions"]
     pairs: list[tuple[str, object, object]] = [
-        ("torch", (before or {}).get("torch"), str(torch.__version__)),
+        ("torch", before.get("torch"), str(torch.__version__)),
         ("threads", snapshot.state.get("threads"), torch.get_num_threads()),
     ]
     return [(what, one_line(str(old)), new) for what, old, new in pairs if old != new]
