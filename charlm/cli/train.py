@@ -113,9 +113,8 @@ def _load(names: list[str], text: TextConfig) -> Any:
 def _about(loaded: Any) -> str:
     corpus = loaded.corpus
     vocabulary = corpus.vocabulary
-    spelled = (
-        f" and {len(vocabulary.trained_bytes)} bytes that spell rare ones" if vocabulary.trained_bytes else ""
-    )
+    n_bytes = len(vocabulary.trained_bytes)
+    spelled = f" and {n_bytes} byte{'s' * (n_bytes > 1)} to spell rare ones with" if n_bytes else ""
     few = "; too few held out to mean much" if 0 < corpus.held_out_chars < 200 else ""
     none = "; nothing held out, so nothing will be evaluated" if corpus.held_out_chars == 0 else few
     return (
