@@ -86,7 +86,7 @@ def test_killed_at_random_and_resumed_it_ends_the_same(folder: Path) -> None:
         wait_for_steps(folder, "killed", 1)
         time.sleep(rng.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
         process = start(folder, "resume", "killed")
         time.sleep(rng.uniform(1.5, 3.0))
         if process.poll() is not None:
