@@ -84,7 +84,7 @@ class Settings:
         """Rebuild from `to_json`; ValueError for unknown names, wrong types and limits."""
         unknown = set(values) - {setting.name for setting in settings_of(cls)}
         if unknown:
-            raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
+            raise ValueError(f"unknown settings: {', '.join(map(repr, sorted(unknown)))}")
         return cls(**values)
 
 
@@ -162,11 +162,14 @@ class TrainingConfig(Settings):
             )
 
 
+VAL = 0.1
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(Settings):
     """What is read and how it is divided."""
 
-    val: Annotated[float, "Share of the text, at its end, held out from training.", Range(0, 0.9)] = 0.1
+    val: Annotated[float, "Share of the text, at its end, held out from training.", Range(0, 0.9)] = VAL
     val_file: Annotated[str | None, "A file of its own to hold out, instead of the end of the text."] = None
     encoding: Annotated[str | None, "The text's encoding; by default UTF-8, or what its mark says."] = None
     min_count: Annotated[
@@ -174,6 +177,11 @@ class TextConfig(Settings):
         "Rarer characters are spelled in bytes; by default 2 above 100,000 characters, else 1.",
         Range(1, 10**9),
     ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.val_file is not None and self.val != VAL:
+            raise ValueError(f"val is {self.val:g}, which cannot act with val_file; leave one out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,3 +35,9 @@ class ResourceError(CharlmError):
     """No room left, on the disk or in memory."""
 
     exit_code = 6
+
+
+class Interrupted(CharlmError):  # noqa: N818  no error, and named for what it is
+    """Ctrl-C outside of training, where there is nothing to save."""
+
+    exit_code = 130

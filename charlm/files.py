@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 TEMPORARY = ".tmp-"
 """What the name of everything unfinished starts with; whatever bears it may be removed."""
+ASIDE = TEMPORARY + "aside-"
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -51,13 +52,29 @@ def publish_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
         for name, data in contents.items():
             write_synced(temporary / name, data)
         sync_folder(temporary)
-        if folder.exists():
-            remove_tree(folder)
-        os.rename(temporary, folder)
+        _put_in_place(temporary, folder)
         sync_folder(folder.parent)
     except BaseException:
         remove_tree(temporary)
         raise
+    remove_tree(_aside(folder))
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Rename to a name that may be taken; what stood there is moved aside, and back if that fails."""
+    if folder.exists():
+        os.rename(folder, _aside(folder))
+    try:
+        os.rename(temporary, folder)
+    except BaseException:
+        if _aside(folder).exists():
+            os.rename(_aside(folder), folder)
+        raise
+
+
+def _aside(folder: Path) -> Path:
+    """Where the folder of that name waits while another takes its place."""
+    return folder.with_name(ASIDE + folder.name)
 
 
 def append(path: Path, data: bytes) -> None:
@@ -86,7 +103,11 @@ def remove_tree(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a crash left unfinished in a folder."""
+    """Remove what a crash left unfinished in a folder, and put back what it left moved aside."""
+    for aside in folder.glob(ASIDE + "*"):
+        place = aside.with_name(aside.name.removeprefix(ASIDE))
+        if not place.exists():
+            os.rename(aside, place)
     for path in folder.glob(TEMPORARY + "*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+from contextlib import suppress
 from typing import IO, Any
 
 # What a terminal obeys or hides instead of showing: C0 but newline and tab, DEL, C1, bidirectional
@@ -45,13 +46,13 @@ def plain_streams() -> None:
     A console keeps its encoding and shows what that lacks as an escape. What is not a terminal
     gets UTF-8 and newlines as they are, so that a file holds the text on every platform.
     """
-    sys.stdout = sys.stdout or _Nowhere()
-    sys.stderr = sys.stderr or _Nowhere()
     _reconfigure(sys.stderr, errors="backslashreplace")
     if _is_terminal(sys.stdout):
         _reconfigure(sys.stdout, errors="backslashreplace")
     else:
         _reconfigure(sys.stdout, encoding="utf-8", errors="backslashreplace", newline="\n")
+    sys.stdout = sys.stdout or _Nowhere()
+    sys.stderr = _Sturdy(sys.stderr or _Nowhere())
 
 
 def colour(stream: IO[str] | None) -> bool:
@@ -61,6 +62,25 @@ def colour(stream: IO[str] | None) -> bool:
     """
     wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return wanted and _is_terminal(stream)
+
+
+class _Sturdy:
+    """A stream that never complains: whoever read it may be gone, and what it tells is not the result."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 class _Nowhere(io.TextIOBase):

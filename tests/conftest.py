@@ -76,4 +76,5 @@ def toy_run(
 ) -> tuple[RunFolder, Session]:
     """A run at step 0."""
     loaded = Loaded(corpus=corpus, notes=(), sources=(), label="a toy")
-    return begin(root, name, loaded, TextConfig(), toy_choice(corpus, steps, **training))
+    run = RunFolder.create(root, name)
+    return run, begin(run, loaded, TextConfig(), toy_choice(corpus, steps, **training), "charlm train")

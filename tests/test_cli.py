@@ -230,6 +230,7 @@ def test_settings_from_a_file_and_the_environment_in_their_order(
         ("n_layr = 3", "did you mean n_layer?"),
         ("n_layer = [", "TOML"),
         ("n_layer = [1]", "number"),
+        ("n_layer = 3.5", "whole number"),
         ("dry_run = true", "no setting"),
     ],
 )
@@ -237,6 +238,51 @@ def test_a_file_of_settings_is_read_strictly(charlm, toml: str, said: str) -> No
     Path("c.toml").write_text(toml)
     result = charlm("train", "ducks.txt", "--config", "c.toml")
     assert result.code == 2 and said in result.err
+
+
+def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
+    charlm, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("CHARLM_TIME", "10m")
+    assert charlm("train", "ducks.txt", "--steps", "3", *TOY).code == 0
+    Path("c.toml").write_text("steps = 3\n")
+    assert "at least 5" in charlm("train", "ducks.txt", "--config", "c.toml", "--time", "1s").err
+    monkeypatch.setenv("CHARLM_STEPS", "3")
+    assert charlm("train", "ducks.txt").code == 2
+
+
+def test_resume_goes_on_from_the_checkpoint_before_a_damaged_one(charlm) -> None:  # type: ignore[no-untyped-def]
+    charlm("train", "ducks.txt", "--steps", "6", "--save-every", "0", *TOY)
+    weights = Path("checkpoints/ducks/step-00000006/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    result = charlm("resume", "--steps", "4")
+    assert result.code == 0
+    assert "step 6 cannot be used" in result.err and "from step 5 to 9" in result.err
+
+
+def test_printed_commands_find_a_run_that_lives_elsewhere(charlm) -> None:  # type: ignore[no-untyped-def]
+    err = charlm("train", "ducks.txt", "--steps", "3", *TOY, "--checkpoints", "my runs").err
+    command = re.search(r"charlm (eval --run .*)", err)
+    assert command and "--checkpoints 'my runs'" in command[1]
+
+
+def test_a_run_that_was_never_begun_leaves_its_name_free(charlm) -> None:  # type: ignore[no-untyped-def]
+    Path("checkpoints/ducks").mkdir(parents=True)  # as a kill between two calls leaves it
+    assert charlm("train", "ducks.txt", "--steps", "3", *TOY, "--run", "ducks").code == 0
+
+
+def test_per_char_replaces_no_device(trained) -> None:  # type: ignore[no-untyped-def]
+    Path("link.jsonl").symlink_to("real.jsonl")
+    assert trained("eval", "--per-char", "link.jsonl").code == 0
+    assert Path("link.jsonl").is_symlink() and Path("real.jsonl").read_text()
+    if Path("/dev/null").is_char_device():
+        assert trained("eval", "--per-char", "/dev/null").code == 2
+        assert Path("/dev/null").is_char_device()
+
+
+def test_the_version_is_in_the_help(charlm) -> None:  # type: ignore[no-untyped-def]
+    assert "--version" in charlm("--help").out
+    assert charlm("--version").out.startswith("charlm 0.")
 
 
 def test_fifty_characters_train_and_say_that_they_are_few(charlm) -> None:  # type: ignore[no-untyped-def]

@@ -10,12 +10,16 @@ import pytest
 from charlm import files
 
 
+class Died(BaseException):
+    """The process was killed here: every later call raises it too, so nothing is tidied up."""
+
+
 class Refusal:
     """Makes call number `k` of those that change a disk fail."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, k: int) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, k: int, *, dies: bool = False) -> None:
         self.calls = 0
-        self._k = k
+        self._k, self._dies = k, dies
         for module, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (files, "write_synced")):
             self._wrap(monkeypatch, module, name)
 
@@ -24,6 +28,8 @@ class Refusal:
 
         def call(*args: object) -> object:
             self.calls += 1
+            if self._dies and self.calls >= self._k:
+                raise Died
             if self.calls == self._k:
                 raise OSError(5, "Input/output error")
             return real(*args)
@@ -65,6 +71,30 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     assert k > 6
 
 
+def test_a_folder_that_is_there_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the process dies at call k: nothing after it is done, and the next start mends it."""
+    old, new, k = {"a": b"old"}, {"a": b"new", "b": b"2"}, 0
+    folder = tmp_path / "folder"
+    while True:
+        k += 1
+        files.remove_tree(folder)
+        files.publish_folder(folder, old)
+        for dies in (False, True):
+            with monkeypatch.context() as patch:
+                refusal = Refusal(patch, k, dies=dies)
+                with suppress(OSError, Died):
+                    files.publish_folder(folder, new)
+            files.remove_temporaries(tmp_path)
+            found = {path.name: path.read_bytes() for path in folder.iterdir()}
+            assert found in (old, new), k
+            assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+        if refusal.calls < k:
+            break
+    assert k > 7
+
+
 def test_temporaries_go_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / ".tmp-step-5").mkdir()
     (tmp_path / ".tmp-step-5" / "half").write_bytes(b"")
@@ -102,5 +132,5 @@ ALLOWED = {
         "tensors.py",
         "safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})",
     ),
-    ("loop.py", "self.run_folder.save(self.step, self.session.snapshot().files(), best=best)"),
+    ("loop.py", "self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)"),
 }

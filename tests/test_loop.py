@@ -14,6 +14,7 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, DivergedError, ResourceError
+from charlm.evaluation.held_out import score_slice
 from charlm.predictor import TransformerPredictor
 from charlm.text.corpus import Corpus, prepare
 from charlm.training import loop
@@ -280,6 +281,52 @@ def test_an_extension_goes_on_from_the_end(tmp_path: Path, corpus: Corpus) -> No
     assert len(rates) == 7
     assert rates[0] < max(rates) > rates[-1]
     assert resumed(run).state.step == 17
+
+
+def test_an_extension_killed_before_its_first_save_goes_on(tmp_path: Path, corpus: Corpus) -> None:
+    run, session = toy_run(tmp_path, corpus, 10)
+    list(Trainer(session, run).run(Never()))
+    by_steps(resumed(run), run, 7)  # the plan is written; then the process dies
+    session = resumed(run)
+    assert session.state.finished is None
+    list(Trainer(session, run).run(Never()))
+    assert resumed(run).state.step == 17
+
+
+def test_a_held_out_loss_that_is_not_finite_goes_back(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, session = toy_run(tmp_path, corpus, 12)
+    broken = iter([True])
+
+    def score(*args: object, **kwargs: object) -> object:
+        estimate = score_slice(*args, **kwargs)  # type: ignore[arg-type]
+        if estimate is not None and next(broken, False):
+            estimate.sums[0] = float("nan")
+        return estimate
+
+    monkeypatch.setattr(loop, "score_slice", score)
+    events = list(Trainer(session, run).run(Never()))
+    (back,) = [e for e in events if isinstance(e, WentBack)]
+    assert "held-out" in back.reason and back.to_step == 0
+    assert isinstance(events[-1], Finished) and events[-1].reason == "done"
+
+
+def test_a_best_that_could_not_be_saved_is_not_the_best(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, session = toy_run(tmp_path, corpus, 12, eval_every=4)
+    publish, broken = files.publish_folder, True
+
+    def refuse(folder: Path, contents: dict[str, bytes]) -> None:
+        if broken:
+            raise OSError(28, "No space left on device")
+        publish(folder, contents)
+
+    monkeypatch.setattr(files, "publish_folder", refuse)
+    for event in Trainer(session, run).run(Never()):
+        broken = event.step < 6
+    assert session.state.memorising.best_step == run.pointed("best") == 8
 
 
 def test_nothing_held_out_trains_without_evaluating(tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ def test_a_nat_above_the_lowest_is() -> None:
 
 def test_above_the_unigram_after_having_been_below_is() -> None:
     watch = Divergence(unigram=2.0)
-    assert not any(watch.see(1.9) for _ in range(60))
-    assert any(watch.see(2.1) for _ in range(RECENT))
-    assert not any(Divergence(unigram=2.0).see(2.1) for _ in range(RECENT)), "never below: only slow"
+    assert not any(watch.see(1.7) for _ in range(60))
+    assert any(watch.see(2.2) for _ in range(RECENT))
+    slow = Divergence(unigram=2.0)
+    assert not any(slow.see(2.0 + 0.09 * (-1) ** (i // 60)) for i in range(600)), "never clearly below"
 
 
 def test_one_bad_loss_is_left_out_and_three_in_a_row_are_not() -> None:
@@ -31,6 +32,14 @@ def test_one_bad_loss_is_left_out_and_three_in_a_row_are_not() -> None:
     assert [bool(watch.see(x)) for x in (nan, nan, 1.0, nan, nan)] == [False] * 5
     assert watch.see(nan)
     assert BAD_IN_ROW == 3
+
+
+def test_another_slice_is_no_improvement_by_itself() -> None:
+    judge = Memorising()
+    judge.see(1, [2.0] * 10)
+    assert not judge.see(2, [2.5] * 30)
+    assert (judge.best_step, judge.rises) == (1, 1)
+    assert judge.see(3, [1.9] * 30)
 
 
 def test_only_a_rise_beyond_chance_counts() -> None:

@@ -29,8 +29,15 @@ def read_vouched(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     Raises CheckpointError for a missing, changed or unusual file, FileNotFoundError where the
     whole folder is gone (another process may have pruned it).
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(folder)
+    try:
+        return _read_vouched(folder, names)
+    except CheckpointError:
+        if not folder.is_dir():
+            raise FileNotFoundError(folder) from None
+        raise
+
+
+def _read_vouched(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     manifest = parse(read_regular(folder / NAME, SMALL), NAME)
     entries = {**_section(manifest, "files", CHECKPOINT_FILES), **_section(manifest, "run_files", RUN_FILES)}
     if manifest.get("format") != FORMAT:

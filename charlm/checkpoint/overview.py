@@ -17,7 +17,8 @@ def overview(run: RunFolder) -> dict[str, Any]:
         step = run.resolve("latest")
         data = read_vouched(run.folder(step), ("run.json", "state.json", "config.json"))
         facts, state, config = (parse(data[name], name) for name in ("run.json", "state.json", "config.json"))
-        figure = state.get("last_figure") or {}
+        figure = {name: float(value) for name, value in (state.get("last_figure") or {}).items()}
+        config["model"].items(), config["training"].items(), facts["versions"].items()
         return row | {
             "text": str(facts["corpus"]["label"]),
             "created": str(facts["created"]),
@@ -32,5 +33,5 @@ def overview(run: RunFolder) -> dict[str, Any]:
             "model": config["model"],
             "training": config["training"],
         }
-    except (CharlmError, OSError, KeyError, TypeError, AttributeError) as error:
+    except (CharlmError, OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return row | {"problem": str(error)}

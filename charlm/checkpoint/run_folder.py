@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -34,14 +35,25 @@ class RunFolder:
         check_free(root, name)
         run = cls(root / name)
         try:
-            files.make_folder(root)
-            run.path.mkdir()
-        except FileExistsError:
-            raise _taken(name) from None
+            files.make_folder(run.path)
         except OSError as error:
             raise ResourceError(f"{one_line(str(run.path))} cannot be made: {error.strerror}") from None
-        run.lock()
+        try:
+            run.lock()
+        except CheckpointError:  # another process is just beginning a run of that name
+            raise _taken(name) from None
+        check_free(root, name)
         return run
+
+    @classmethod
+    def create_like(cls, root: Path, wanted: str) -> "RunFolder":
+        """The same under the first name like `wanted` that is free, others being at it too."""
+        while True:
+            name = free_name(root, wanted)
+            try:
+                return cls.create(root, name)
+            except UsageError:
+                continue
 
     def lock(self) -> None:
         """Keep other trainers out until this process ends; CheckpointError if one is at work."""
@@ -62,17 +74,23 @@ class RunFolder:
         for name in manifest.RUN_FILES:
             files.replace(self.path / name, contents[name])
 
-    def save(self, step: int, contents: Mapping[str, bytes], *, best: bool) -> Path:
-        """Write a checkpoint, point to it, then remove those no longer needed. Raises OSError."""
+    def save(
+        self, step: int, contents: Mapping[str, bytes], shared: Mapping[str, bytes], *, best: bool
+    ) -> Path:
+        """Write a checkpoint, point to it, then remove those no longer needed. Raises OSError.
+
+        `shared` is what the run's own files hold: the manifest vouches for that, not for what has
+        become of them on the disk.
+        """
         size = sum(map(len, contents.values()))
         if files.free_space(self.path) < size + (1 << 20):
             raise OSError(28, f"no space left on the disk: {size} bytes are needed")
-        shared = {name: manifest.read_regular(self.path / name, 1 << 30) for name in manifest.RUN_FILES}
         folder = self.folder(step)
         files.publish_folder(folder, {**contents, manifest.NAME: manifest.describe(contents, shared)})
         for pointer in ("latest", "best") if best else ("latest",):
             files.replace(self.path / pointer, folder.name.encode() + b"\n")
-        self._prune()
+        with suppress(OSError, CheckpointError):  # the checkpoint stands, whatever else is wrong here
+            self._prune()
         return folder
 
     def folder(self, step: int) -> Path:
@@ -131,7 +149,7 @@ def check_name(name: str) -> None:
 def check_free(root: Path, name: str) -> None:
     """UsageError if no new run can have this name."""
     check_name(name)
-    if (root / name).exists():
+    if (root / name / "run.json").exists():
         raise _taken(name)
 
 

@@ -23,7 +23,7 @@ def read_config(ctx: typer.Context, path: str | None) -> str | None:
         raise UsageError(f"--config {one_line(path)} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--config {one_line(path)} is not TOML: {one_line(str(error))}") from None
-    known = {p.name for p in ctx.command.params if p.name and p.name not in NOT_IN_FILES}
+    known = {p.name: p.type.name for p in ctx.command.params if p.name and p.name not in NOT_IN_FILES}
     settings = {name.replace("-", "_"): value for name, value in values.items()}
     for name, value in settings.items():
         if name not in known:
@@ -32,5 +32,7 @@ def read_config(ctx: typer.Context, path: str | None) -> str | None:
             raise UsageError(f"{one_line(path)} sets {one_line(name)!r}, which is no setting{hint}")
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise UsageError(f"{one_line(path)}: {one_line(name)} must be a number or a text")
+        if isinstance(value, float) and known[name].startswith("int"):
+            raise UsageError(f"{one_line(path)}: {one_line(name)} is {value}; it takes a whole number")
     ctx.default_map = {**(ctx.default_map or {}), **settings}
     return path

@@ -1,5 +1,6 @@
 """What the commands say: results to standard output, everything else to standard error."""
 
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,17 +11,17 @@ from charlm.terminal import colour, one_line, visible
 
 def say(text: str) -> None:
     """A line for whoever watches."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
     """A line that should not be missed."""
-    say(_styled("note: ", "33") + text)
+    print(_styled("note: ", "33") + visible(text), file=sys.stderr, flush=True)
 
 
 def fail(text: str) -> None:
     """Why the command ends."""
-    say(_styled("error: ", "1;31") + text)
+    print(_styled("error: ", "1;31") + visible(text), file=sys.stderr, flush=True)
 
 
 def note_files(notes: Iterable[str]) -> None:
@@ -32,6 +33,11 @@ def note_files(notes: Iterable[str]) -> None:
 def foreign(text: str) -> str:
     """Text of a file or a model, made harmless if standard output is a terminal."""
     return visible(text, dim=colour(sys.stdout)) if sys.stdout.isatty() else text
+
+
+def print_json(row: Mapping[str, Any]) -> None:
+    """A result as a line of JSON; what a terminal would obey stays escaped there."""
+    print(json.dumps(row, ensure_ascii=sys.stdout.isatty()), flush=True)
 
 
 def table(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.chosen import chosen
-from charlm.cli.console import checkpoints_root, count, note_files, say, table, text_of, warn
+from charlm.cli.console import checkpoints_root, count, note_files, print_json, say, table, text_of, warn
 from charlm.cli.options import AsJson, Checkpoints, Run, Which
 from charlm.errors import CheckpointError, ResourceError, TextError, UsageError
 from charlm.terminal import one_line
@@ -67,7 +67,7 @@ def command(
     if per_char is not None:
         _write_per_char(Path(per_char), evaluation)
     if as_json:
-        print(json.dumps({"run": name, **evaluation.to_json()}, ensure_ascii=False))
+        print_json({"run": name, **evaluation.to_json()})
     else:
         _show(name, evaluation)
 
@@ -96,6 +96,9 @@ def _corpus(snapshot: "Snapshot", *, needed: bool) -> "Corpus | None":
 def _write_per_char(path: Path, evaluation: "Evaluation") -> None:
     from charlm import files
 
+    path = path.resolve()  # a link is followed, not replaced
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--per-char {one_line(str(path))} is no regular file; name one, or a new one")
     try:
         with files.replacing(path) as file:
             for line in _per_char(evaluation):

@@ -1,6 +1,9 @@
 """Carrying a session through with its listeners, for `train` and `resume`: what is shown, and the code."""
 
+import os
+import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from math import log
 from statistics import fmean
 from typing import Any
@@ -8,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.cli.console import count, say, table, text_of, warn
+from charlm.cli.console import checkpoints_root, count, say, table, text_of, warn
 from charlm.config import SamplingConfig
 from charlm.errors import CharlmError
 from charlm.listeners.log import MetricsLog
@@ -24,17 +27,18 @@ from charlm.training.session import Session
 from charlm.training.signals import EXIT_CODES, StopSignals
 
 PREVIEW_CHARS = 120
+FEWEST_CHARS = 200
 
 
 def follow(run: RunFolder, session: Session, pace: Pace | None) -> int:
     """Train to the end or until a signal; show it; the exit code that the signal asks for, or 0."""
     trainer = Trainer(session, run, pace)
     say(f"run {run.name}, in {one_line(str(run.path))}")
-    bar = Progress(session.plan.total_steps, session.state.step)
+    bar = Progress(session.plan.total_steps, session.state.step, session.chars_per_step)
     listeners: list[Callable[[Event], None]] = [
         bar,
         MetricsLog(run.path, session.state.step),
-        Preview(run.path, lambda: _sample(trainer)),
+        Preview(run.path, session.state.step, lambda: _sample(trainer)),
         Words(run),
     ]
     last: Event | None = None
@@ -48,7 +52,10 @@ def follow(run: RunFolder, session: Session, pace: Pace | None) -> int:
         bar.close()
         run.unlock()
     assert isinstance(last, Finished)
-    _summary(run, session, last, None if pace is None else pace.budget)
+    budget = pace.budget if pace is not None else None
+    if last.reason in EXIT_CODES:
+        budget = 0.0  # whoever sent a signal does not wait for what takes time
+    _summary(run, session, last, budget)
     return EXIT_CODES.get(last.reason, 0)
 
 
@@ -93,7 +100,7 @@ def _sample(trainer: Trainer) -> str:
 
 
 def _announce(trainer: Trainer, name: str) -> None:
-    step = trainer.step + 1
+    step = min(trainer.step + 1, trainer.session.plan.total_steps)
     if name == "SIGINT":
         say(f"\nfinishing step {step}, saving; Ctrl-C again to quit now")
     else:
@@ -109,15 +116,33 @@ def _summary(run: RunFolder, session: Session, last: Finished, budget: float | N
     rows.append(("text", text_of(session.run)))
     rows += _figure_rows(state.last_figure, session.corpus.held_out_chars)
     if last.reason == "early":
-        best = fmean(state.memorising.best_blocks) / log(2)
+        corpus = session.corpus
+        nats_per_symbol = fmean(state.memorising.best_blocks)
+        best = nats_per_symbol * len(corpus.held_out) / corpus.held_out_chars / log(2)
         rows.append(("best, and used", f"{best:.4f} bits/char, step {last.best_step}"))
     try:
         rows += write_report(run, session, rows, budget)
     except (OSError, CharlmError) as error:
         warn(f"the report could not be written: {error}")
-    table(rows)
+    with suppress(OSError):  # whoever read the table may be gone; what is said below still counts
+        table(rows)
     if last.reason in EXIT_CODES:
-        say(f"stopped by {last.reason} after step {last.step}; go on with: charlm resume {run.name}")
+        say(
+            f"stopped by {last.reason} after step {last.step}; go on with: charlm resume {run.name}{_root(run)}"
+        )
+
+
+def next_commands(run: RunFolder) -> None:
+    """What one may want to do with a finished run."""
+    say(f"more text from it:   charlm sample --run {run.name}{_root(run)} --prompt TEXT")
+    say(f"its full figure:     charlm eval --run {run.name}{_root(run)}")
+    say(f"train it further:    charlm resume {run.name}{_root(run)} --time 2m")
+
+
+def _root(run: RunFolder) -> str:
+    """The option that finds the run again, where its folder is not where runs are looked for."""
+    usual = checkpoints_root(os.environ.get("CHARLM_CHECKPOINTS"))
+    return "" if run.path.parent == usual else f" --checkpoints {shlex.quote(one_line(str(run.path.parent)))}"
 
 
 def _figure_rows(figure: dict[str, Any] | None, of_chars: int) -> list[tuple[str, str]]:
@@ -127,5 +152,6 @@ def _figure_rows(figure: dict[str, Any] | None, of_chars: int) -> list[tuple[str
     nats, error = figure["nats_per_char"], figure["standard_error"]
     spread = "all" if figure["whole"] else "spread evenly"
     said = f"{nats / log(2):.4f} ± {error / log(2):.4f} bits/char ({nats:.4f} nats), step {figure['step']}"
+    spread += ", too few to mean much" if figure["chars"] < FEWEST_CHARS else ""
     measured = f"{count(figure['chars'])} of {count(of_chars)} characters, {count(figure['blocks'])} blocks, {spread}"
     return [("held-out", said), ("measured on", measured)]

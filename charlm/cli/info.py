@@ -1,10 +1,9 @@
 """`charlm info`: all that is known of one run."""
 
-import json
 from math import log
 from typing import Any
 
-from charlm.cli.console import checkpoints_root, count, table
+from charlm.cli.console import checkpoints_root, count, print_json, table
 from charlm.cli.options import AsJson, Checkpoints, RunName
 from charlm.errors import CheckpointError
 
@@ -34,7 +33,7 @@ def command(
     row["weights_sha256"] = manifest["files"]["model.safetensors"]["sha256"]
     row["checkpoints"] = folder.steps()
     if as_json:
-        print(json.dumps(row, ensure_ascii=False))
+        print_json(row)
     else:
         table(_rows(row))
 

@@ -3,14 +3,17 @@
 import errno
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
 
+from charlm import __version__
 from charlm.cli import evaluate, info, resume, runs, sample, train
 from charlm.cli.console import fail
 from charlm.cli.options import CONTEXT, Command, Group
-from charlm.errors import CharlmError, ResourceError, UsageError
+from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError
 from charlm.terminal import one_line, plain_streams
 
 EPILOG = """Examples:
@@ -44,13 +47,39 @@ def make_app(started: float) -> typer.Typer:
     )
 
     @app.callback()
-    def charlm(ctx: typer.Context) -> None:
+    def charlm(
+        ctx: typer.Context,
+        version: Annotated[
+            bool,
+            typer.Option("--version", "-V", help="Show the version.", is_eager=True, callback=_show_version),
+        ] = False,
+    ) -> None:
+        assert not version, "its callback ends the command"
         ctx.obj = started
 
     for name, module in COMMANDS.items():
-        command: Any = module.command
+        command = _interruptible(module.command)
         app.command(name, cls=Command, epilog=module.EXAMPLES, context_settings=CONTEXT)(command)
     return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"charlm {__version__}")
+        raise typer.Exit
+
+
+def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, ended by Ctrl-C with a word (while it trains, training answers by itself)."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **values: Any) -> Any:
+        try:
+            return command(*args, **values)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
+
+    return wrapped
 
 
 def run(started: float) -> int:
@@ -63,9 +92,6 @@ def run(started: float) -> int:
     except CharlmError as error:
         fail(str(error))
         return error.exit_code
-    except KeyboardInterrupt:
-        fail("interrupted")
-        return 130
     except (BrokenPipeError, SystemExit):
         # The reader of a pipe has left (the library below makes an exit of it): nothing more to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

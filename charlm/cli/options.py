@@ -27,6 +27,7 @@ Checkpoints = Annotated[
 ]
 """Options that several commands share."""
 
+LEAST_SECONDS = 5
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -95,6 +96,16 @@ def build(kind: type[S], settings: Mapping[str, Any]) -> S:
 def environment_name(name: str) -> str:
     """The environment variable of a setting."""
     return "CHARLM_" + name.upper()
+
+
+def budget_seconds(text: str) -> float:
+    """A time long enough to train in; UsageError for one that is not."""
+    budget = seconds(text)
+    if budget < LEAST_SECONDS:
+        raise UsageError(
+            f"--time is {budget:g} s; give at least {LEAST_SECONDS} s, since starting takes about three"
+        )
+    return budget
 
 
 def seconds(text: str) -> float:

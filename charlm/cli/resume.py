@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from charlm.cli.console import checkpoints_root, say, warn
-from charlm.cli.options import Checkpoints, RunName, seconds
+from charlm.cli.options import Checkpoints, RunName, budget_seconds
 from charlm.errors import UsageError
 
 EXAMPLES = """Examples:
@@ -22,18 +22,18 @@ def command(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Train so many steps more.")] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of the CPU; by default as many as before.")
+        int | None, typer.Option(min=1, help="Threads of the CPU; by default as many as the run began with.")
     ] = None,
     checkpoints: Checkpoints = None,
 ) -> None:
     """Go on with a run from its last whole checkpoint: to the end of its plan, or so much further."""
     if time is not None and steps is not None:
         raise UsageError("--time and --steps were both given; give one of them")
-    budget = seconds(time) if time is not None else None
+    budget = budget_seconds(time) if time is not None else None
     say(f"resuming {run or 'the newest run'}")
 
     from charlm.checkpoint.run_folder import find  # here: only now is torch needed
-    from charlm.cli.follow import follow
+    from charlm.cli.follow import follow, next_commands
     from charlm.listeners.report import report_seconds
     from charlm.training.extend import by_seconds, by_steps
     from charlm.training.start import go_on
@@ -56,3 +56,4 @@ def command(
     code = follow(folder, session, pace)
     if code:
         raise typer.Exit(code)
+    next_commands(folder)

@@ -1,10 +1,9 @@
 """`charlm runs`: the runs there are."""
 
-import json
 from math import log
 from typing import Any
 
-from charlm.cli.console import checkpoints_root, count, say, table
+from charlm.cli.console import checkpoints_root, count, print_json, say, table
 from charlm.cli.options import AsJson, Checkpoints
 
 EXAMPLES = """Examples:
@@ -23,7 +22,7 @@ def command(
     rows = [overview(run) for run in runs(checkpoints_root(checkpoints))]
     if as_json:
         for row in rows:
-            print(json.dumps(row, ensure_ascii=False))
+            print_json(row)
     elif rows:
         header = ("run", "text", "steps", "bits/char", "state")
         table([_cells(row) for row in rows], header=header, numbers=(2, 3))

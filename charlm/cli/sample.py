@@ -1,6 +1,5 @@
 """`charlm sample`: text from a trained model, as it is written."""
 
-import json
 import sys
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.chosen import chosen
-from charlm.cli.console import checkpoints_root, foreign
+from charlm.cli.console import checkpoints_root, foreign, print_json
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, build, with_settings
 from charlm.config import SamplingConfig
 from charlm.errors import UsageError
@@ -151,7 +150,7 @@ class _Json:
             "finish_reason": reason,
             "chars_per_second": round(speed, 1),
         }
-        print(json.dumps(row, ensure_ascii=False), flush=True)
+        print_json(row)
 
 
 def _put(text: str) -> None:

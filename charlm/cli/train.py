@@ -1,6 +1,7 @@
 """`charlm train`: from a text to a trained model."""
 
 import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ import typer
 
 from charlm.cli.config_file import read_config
 from charlm.cli.console import checkpoints_root, count, note_files, say, table
-from charlm.cli.options import Checkpoints, build, seconds, with_settings
+from charlm.cli.options import Checkpoints, budget_seconds, build, with_settings
 from charlm.config import ModelConfig, TextConfig, TrainingConfig, settings_of
 from charlm.errors import UsageError
 from charlm.terminal import one_line
@@ -22,7 +23,6 @@ EXAMPLES = """Examples:
   zcat log.gz | charlm train -                   standard input"""
 
 DEFAULT_TIME = "2m"
-LEAST_SECONDS = 5
 PANELS = {"Model": ModelConfig, "Training": TrainingConfig, "Text": TextConfig}
 
 
@@ -58,8 +58,9 @@ def command(
 ) -> None:
     """Train a model on a text. Nothing needs to be chosen: what is not given is planned from the time
     or the steps, the length of the text and the speed of the machine."""
-    if time is not None and steps is not None:
-        raise UsageError("--time and --steps were both given; a run has one or the other")
+    time, steps = _stronger(ctx, time, steps)
+    if settings["encoding"] is not None and not corpus:
+        raise UsageError("--encoding cannot act on Python's manual; name a file to read")
     model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
     text = build(TextConfig, settings)
     budget = None if steps is not None else _budget(time or DEFAULT_TIME, training)
@@ -77,12 +78,19 @@ def command(
     _train(ctx.obj, corpus or [], run, checkpoints, loaded, text, choice, budget)
 
 
+def _stronger(ctx: Any, time: str | None, steps: int | None) -> tuple[str | None, int | None]:
+    """Of --time and --steps the one from the command line, else the environment, else the file."""
+    if time is None or steps is None:
+        return time, steps
+    order = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP")
+    by_time, by_steps = (order.index(ctx.get_parameter_source(name).name) for name in ("time", "steps"))
+    if by_time == by_steps:
+        raise UsageError("--time and --steps were both given; a run has one or the other")
+    return (time, None) if by_time < by_steps else (None, steps)
+
+
 def _budget(time: str, training: TrainingConfig) -> float:
-    budget = seconds(time)
-    if budget < LEAST_SECONDS:
-        raise UsageError(
-            f"--time is {budget:g} s; give at least {LEAST_SECONDS} s, since starting takes about three"
-        )
+    budget = budget_seconds(time)
     if training.schedule is not None:
         raise UsageError("--schedule names steps, and cannot act with --time; give --steps")
     return budget
@@ -181,15 +189,16 @@ def _train(
     choice: Any,
     budget: float | None,
 ) -> None:
-    from charlm.checkpoint.run_folder import free_name
-    from charlm.cli.follow import follow
+    from charlm.checkpoint.run_folder import RunFolder
+    from charlm.cli.follow import follow, next_commands
     from charlm.listeners.report import report_seconds
     from charlm.text.load import run_name
     from charlm.training.pace import Pace
     from charlm.training.start import begin
 
     root = checkpoints_root(checkpoints)
-    folder, session = begin(root, run or free_name(root, run_name(names)), loaded, text, choice)
+    folder = RunFolder.create(root, run) if run else RunFolder.create_like(root, run_name(names))
+    session = begin(folder, loaded, text, choice, shlex.join(["charlm", *sys.argv[1:]]))
     pace = None
     if budget is not None:
         afterwards = report_seconds(loaded.corpus, budget, choice.plan.total_steps)
@@ -197,10 +206,11 @@ def _train(
     code = follow(folder, session, pace)
     if code:
         raise typer.Exit(code)
-    say(f"the same run again:  {repeat_command(names, session, text)}")
-    say(f"more text from it:   charlm sample --run {folder.name} --prompt TEXT")
-    say(f"its full figure:     charlm eval --run {folder.name}")
-    say(f"train it further:    charlm resume {folder.name} --time {DEFAULT_TIME}")
+    if session.state.returns:
+        say("the same run again:  not by a command, since it went back to a save on its way")
+    else:
+        say(f"the same run again:  {repeat_command(names, session, text)}")
+    next_commands(folder)
 
 
 def repeat_command(names: list[str], session: Any, text: TextConfig) -> str:
@@ -218,4 +228,4 @@ def repeat_command(names: list[str], session: Any, text: TextConfig) -> str:
             value = getattr(config, setting.name)
             if value != setting.default and value is not None:
                 words += [setting.option, shlex.quote(str(value))]
-    return one_line(" ".join(words), 2000)
+    return one_line(" ".join(words), limit=10**6)

@@ -1,6 +1,5 @@
 """What much simpler things make of the same text, so that a figure can be judged."""
 
-import lzma
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log2
@@ -32,7 +31,10 @@ def yardsticks(
     if training_text is None:
         found["xz"] = "the training text is no longer there"
     else:
-        found["xz"] = Yardstick(xz_bits(training_text(), text), adaptive=True)
+        try:
+            found["xz"] = Yardstick(xz_bits(training_text(), text), adaptive=True)
+        except ImportError:
+            found["xz"] = "this Python was built without lzma"
     return found
 
 
@@ -65,6 +67,8 @@ def xz_bits(training_text: str, text: str) -> float:
 
 
 def _xz_size(data: bytes) -> int:
+    import lzma  # here, since not every Python has it
+
     dictionary = max(XZ_DICTIONARY_LEAST, 1 << (len(data) - 1).bit_length()) if data else XZ_DICTIONARY_LEAST
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": min(dictionary, 2 * XZ_LAST)}]
     return len(lzma.compress(data, format=lzma.FORMAT_XZ, check=lzma.CHECK_NONE, filters=filters))

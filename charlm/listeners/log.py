@@ -1,6 +1,7 @@
 """`metrics.jsonl`: every event of a run, a JSON object a line."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,21 @@ class MetricsLog:
 
     def __init__(self, run: Path, first_step: int) -> None:
         self._path = run / NAME
-        kept = [line for line in read_log(run) if line.get("step", 0) <= first_step]
-        files.replace(self._path, b"".join(map(_line, kept)))
-        self._failed = False
+        cut_log(run, NAME, first_step)
 
     def __call__(self, event: Event) -> None:
         """Write one event; a full disk costs the log a line, never the run."""
-        try:
+        with suppress(OSError):
             files.append(self._path, _line({"event": type(event).__name__, **asdict(event)}))
-        except OSError:
-            self._failed = True
+
+
+def cut_log(run: Path, name: str, step: int) -> None:
+    """Cut a log back to where `step` was saved, or else to the lines of steps up to it."""
+    lines = read_log(run, name)
+    saves = [i for i, line in enumerate(lines) if line.get("event") == "Saved" and line.get("step") == step]
+    kept = lines[: saves[-1] + 1] if saves else [line for line in lines if line.get("step", 0) <= step]
+    with suppress(OSError):  # a full disk costs the log, never the run
+        files.replace(run / name, b"".join(map(_line, kept)))
 
 
 def read_log(run: Path, name: str = NAME) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from charlm import files
+from charlm.listeners.log import cut_log
 from charlm.terminal import colour, visible
 from charlm.training.events import Evaluated, Event
 
@@ -19,7 +20,8 @@ NAME = "samples.jsonl"
 class Preview:
     """Shows a sample on standard error, and keeps it for the report."""
 
-    def __init__(self, run: Path, write: Callable[[], str]) -> None:
+    def __init__(self, run: Path, first_step: int, write: Callable[[], str]) -> None:
+        cut_log(run, NAME, first_step)
         self._path = run / NAME
         self._write = write
 

@@ -18,7 +18,7 @@ FORMAT = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps{postfix} [{elapse
 class Progress:
     """A bar on a terminal; elsewhere a plain line every ten seconds. Standard error both times."""
 
-    def __init__(self, total_steps: int, first_step: int = 0) -> None:
+    def __init__(self, total_steps: int, first_step: int, chars_per_step: int) -> None:
         # ascii=None lets tqdm see for itself whether the terminal knows block characters
         self._bar: Any = tqdm(
             total=total_steps,
@@ -34,7 +34,8 @@ class Progress:
         self._loss: float | None = None
         self._held_out = ""
         self._total = total_steps
-        self._first_chars: tuple[float, int] | None = None
+        self._chars_per_step = chars_per_step
+        self._seconds: float | None = None  # of a step, smoothed; evaluations are not in it
         self._spoken = self._shown = monotonic()
 
     def __call__(self, event: Event) -> None:
@@ -54,26 +55,26 @@ class Progress:
 
     def _stepped(self, event: Stepped) -> None:
         now = monotonic()
-        self._loss = (
-            event.loss if self._loss is None else SMOOTHING * self._loss + (1 - SMOOTHING) * event.loss
-        )
-        if self._first_chars is None:
-            self._first_chars = (now, event.chars)
+        self._loss = _smoothed(self._loss, event.loss)
+        self._seconds = _smoothed(self._seconds, event.seconds)
         if now - self._shown >= EVERY_SECONDS:
             self._shown = now
-            self._bar.set_postfix_str(self._text(now, event.chars), refresh=False)
+            self._bar.set_postfix_str(self._text(), refresh=False)
         self._bar.n = event.step - 1
         self._bar.update(1)
         if self._plain and now - self._spoken >= PLAIN_EVERY_SECONDS:
             self._spoken = now
             print(
-                f"step {event.step}/{self._total}: {self._text(now, event.chars)}",
+                f"step {event.step}/{self._total}: {self._text()}",
                 file=sys.stderr,
                 flush=True,
             )
 
-    def _text(self, now: float, chars: int) -> str:
-        assert self._loss is not None and self._first_chars is not None
-        then, before = self._first_chars
-        speed = (chars - before) / (now - then) if now > then else 0.0
+    def _text(self) -> str:
+        assert self._loss is not None and self._seconds is not None
+        speed = self._chars_per_step / self._seconds
         return f"loss {self._loss / log(2):.3f} bits{self._held_out}, {speed:,.0f} chars/s"
+
+
+def _smoothed(before: float | None, now: float) -> float:
+    return now if before is None else SMOOTHING * before + (1 - SMOOTHING) * now

@@ -35,18 +35,20 @@ def write_report(
     """
     quick = budget is None or _xz_seconds(session.corpus) <= XZ_SHARE * budget
     sticks = _yardsticks(session.corpus, with_xz=quick)
-    rows = [(f"{name}, for comparison", f"{bits:.4f} bits/char") for name, bits in sticks]
+    rows = [(f"{name}, for comparison", f"{figure:.4f} bits/char") for name, figure in sticks]
     events = read_log(run.path)
-    steps = [e for e in events if e.get("event") == "Stepped"]
+    steps = [e for e in events if e.get("event") == "Stepped" and {"loss", "learning_rate"} <= set(e)]
+    corpus = session.corpus
+    bits = len(corpus.train) / corpus.train_chars / log(2)  # from nats a symbol to bits a character
     page = Page(
         title=run.name,
         facts=[*facts, *rows],
-        train=[(e["step"], e["loss"] / log(2)) for e in steps],
+        train=[(e["step"], e["loss"] * bits) for e in steps],
         rates=[(e["step"], e["learning_rate"]) for e in steps],
         held_out=[
             (e["step"], e["nats_per_char"] / log(2), e["standard_error"] / log(2))
             for e in events
-            if e.get("event") == "Evaluated"
+            if e.get("event") == "Evaluated" and {"nats_per_char", "standard_error"} <= set(e)
         ],
         yardsticks=sticks,
         settings=[

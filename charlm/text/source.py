@@ -160,7 +160,16 @@ def _remarks(files: Sequence[FileText]) -> list[str]:
         )
     if not any(file.text and not file.text.isspace() for file in files):
         remarks.append("The text is only white space.")
+    if _is_one_char(files):
+        remarks.append("The text is one character repeated; there is nothing to learn.")
     return remarks
+
+
+def _is_one_char(files: Sequence[FileText]) -> bool:
+    first = next(file.text[0] for file in files if file.text)
+    return sum(len(file.text) for file in files) > 1 and all(
+        file.text.count(first) == len(file.text) for file in files
+    )
 
 
 def _count(files: Sequence[FileText], mark: str) -> int:

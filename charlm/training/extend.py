@@ -5,14 +5,14 @@ from dataclasses import replace
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.training.device import measure_gflops
 from charlm.training.pace import Pace
-from charlm.training.plan import Budget, Size, first_guess
+from charlm.training.plan import MORE, Budget, Size, first_guess
 from charlm.training.plan_file import write_plan
 from charlm.training.session import Session
 
 
 def by_steps(session: Session, run: RunFolder, steps: int) -> None:
     """Add steps, with a warmup and a cooldown of their own, and write the plan down."""
-    _extend(session, run, steps, decided="more steps")
+    _extend(session, run, steps, decided=MORE, steps_more=steps)
 
 
 def by_seconds(session: Session, run: RunFolder, seconds: float, started: float, afterwards: float) -> Pace:
@@ -24,16 +24,15 @@ def by_seconds(session: Session, run: RunFolder, seconds: float, started: float,
     pace = Pace(budget=seconds, deadline=deadline, afterwards=afterwards, first_step=step)
     gflops = round(measure_gflops(session.device), 1)
     guess = first_guess(Budget(seconds=max(1.0, round(pace.left, 2)), gflops=gflops), _size(session))
-    _extend(session, run, guess, decided="more time", budget_seconds=seconds, gflops=gflops)
+    _extend(session, run, guess, decided=MORE, budget_seconds=seconds, gflops=gflops)
     return pace
 
 
 def _extend(session: Session, run: RunFolder, steps: int, **facts: object) -> None:
     step = session.state.step
     schedule = session.plan.schedule.extended(step, step + steps)
-    session.plan = replace(session.plan, schedule=schedule).decided(at_step=step, steps=steps, **facts)
-    session.state.finished = None
-    session.state.memorising.rises = 0
+    session.plan = replace(session.plan, schedule=schedule).decided(at_step=step, **facts)
+    session.begin_extension()
     write_plan(run, session.plan)
 
 

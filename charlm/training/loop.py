@@ -4,6 +4,8 @@ Axes: B windows, T symbols.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
+from math import isfinite
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -35,7 +37,7 @@ from charlm.training.pace import Pace
 from charlm.training.plan import Plan
 from charlm.training.plan_file import write_plan
 from charlm.training.session import Session
-from charlm.training.watch import MOST_RETURNS
+from charlm.training.watch import MOST_RETURNS, Memorising
 
 CLOSING_CHARS = 200_000
 
@@ -94,14 +96,15 @@ class Trainer:
             and self.step < session.plan.total_steps
             and not stop.is_set()
         ):
-            for event in self._evaluate(stop, self._slice(session.plan.eval_chars)):
-                yield event
-                yield from self._judge(event.is_best)
+            before = replace(session.state.memorising)
+            yield from self._evaluate(stop, self._slice(session.plan.eval_chars))
+            yield from self._judge(before)
             if pace is not None and pace.step_seconds > 0:
                 plan = pace.next_plan(session.plan, self.step, self._slice(None))
                 if plan != session.plan:
                     yield self._replan(plan)
-        if perf_counter() - self._saved_at >= session.training_config.save_every:
+        overdue = perf_counter() - self._saved_at >= session.training_config.save_every
+        if overdue and not session.state.divergence.doubtful:
             yield from self._save()
 
     # --- one step -----------------------------------------------------------------------------
@@ -187,7 +190,7 @@ class Trainer:
             return self._slice(CLOSING_CHARS)
         return self._slice(self.pace.closing_windows(whole.of_windows) * whole.symbols_per_window)
 
-    def _evaluate(self, stop: Stop, part: Slice, *, final: bool = False) -> Iterator[Evaluated]:
+    def _evaluate(self, stop: Stop, part: Slice, *, final: bool = False) -> Iterator[Event]:
         """Score part of the held-out text, and judge by it whether the model begins to memorise."""
         started = perf_counter()
         session, state = self.session, self.session.state
@@ -195,6 +198,9 @@ class Trainer:
         estimate = score_slice(self.predictor, session.corpus.held_out, part, stop.is_set)
         session.model.train()
         if estimate is None or not part.windows:
+            return
+        if not isfinite(estimate.nats_per_char):
+            yield self._go_back("the held-out loss was not finite")
             return
         seconds = perf_counter() - started
         if self.pace is not None:
@@ -217,12 +223,14 @@ class Trainer:
             self.pace.evaluation_seconds = perf_counter() - started
             self.pace.shown_seconds = self.pace.evaluation_seconds - seconds
 
-    def _judge(self, is_best: bool) -> Iterator[Event]:
+    def _judge(self, before: Memorising) -> Iterator[Event]:
         """After an evaluation: keep the best weights, end a run that has begun to memorise."""
-        config, memorising = self.session.training_config, self.session.state.memorising
-        if is_best:
+        config, state = self.session.training_config, self.session.state
+        if state.memorising.best_step == self.step:
             yield from self._save(best=True)
-        if config.patience and memorising.rises >= config.patience:
+            if self._save_failed:
+                state.memorising = before  # what is not on the disk cannot be gone back to
+        if config.patience and state.memorising.rises >= config.patience:
             self._finish_reason = "early"
 
     # --- saving and ending --------------------------------------------------------------------
@@ -234,7 +242,8 @@ class Trainer:
         if not self.session.is_finite():
             return
         try:
-            path = self.run_folder.save(self.step, self.session.snapshot().files(), best=best)
+            snapshot = self.session.snapshot()
+            path = self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)
         except OSError as error:
             if not self._save_failed:
                 yield SaveFailed(step=self.step, reason=error.strerror or str(error))
@@ -253,6 +262,11 @@ class Trainer:
         if reason == "done":
             yield from self._evaluate(stop, self._closing_slice(), final=True)
             reason = stop.reason or "done" if stop.is_set() else "done"
+        if not self.session.is_finite():
+            raise DivergedError(
+                f"the weights after step {self.step} are not finite; the last save of {self.run_folder.name} is "
+                "whole: try a lower --learning-rate"
+            )
         state.finished = reason if reason in ("done", "early") else None
         yield from self._save()
         if self._save_failed:

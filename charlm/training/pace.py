@@ -95,6 +95,8 @@ class Pace:
         every = config.eval_every or interval
         scored = EVALUATION_SHARE * self.budget * every / steps / self.window_seconds
         chars = config.eval_chars or max(FEWEST_EVALUATED, round(scored * held_out.symbols_per_window))
+        if self.first_step > 0:  # the slice stays, so that the best so far can be compared with
+            chars = plan.eval_chars
         # Where the guess was so low that its cooldown has begun, the rate climbs again.
         schedule = plan.schedule.extended if plan.schedule.cooling(step) else plan.schedule.retimed
         plan = replace(plan, eval_every=every, eval_chars=chars, schedule=schedule(step, end))

@@ -52,6 +52,7 @@ SHARE_OF_PRODUCT = 0.5  # of a plain matrix product's speed, what a step reaches
 WEIGHTS_PER_CHAR = 8  # of training text: above that a model only learns it by heart
 DROPOUT = ((12, 0.2), (3, 0.1))  # (passes over the text, dropout from there on)
 SMALLEST_HEAD = 32
+MORE = "more training"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,12 @@ class Plan:
     def total_steps(self) -> int:
         """The step at which training ends."""
         return self.schedule.end
+
+    @property
+    def extended_at(self) -> int | None:
+        """The step at which the plan was last extended, if it was."""
+        steps = [d.get("at_step") for d in self.decisions if d.get("decided") == MORE]
+        return steps[-1] if steps and isinstance(steps[-1], int) else None
 
     def decided(self, **facts: Any) -> "Plan":
         """The same plan with one more decision recorded: its reasons and what came of it."""
@@ -128,7 +135,8 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
     wanted = model.block_size or size.block_size
     block = min(wanted, max(1, (n_train - 1) // 2))
     shortened = f"; the block is shortened from {wanted}, since the text is short" if block < wanted else ""
-    batch = training.batch_size or min(size.batch_size, max(1, n_train // block)) * training.accumulation
+    parts = training.accumulation
+    batch = training.batch_size or ceil(min(size.batch_size, max(1, n_train // block)) / parts) * parts
     size = replace(size, block_size=block, batch_size=batch)
     steps = budget.steps or first_guess(budget, size)
     model = replace(_fill_model(model, size), block_size=block)

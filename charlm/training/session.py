@@ -70,6 +70,11 @@ class Session:
             state={**self.state.to_json(), "threads": torch.get_num_threads()},
         )
 
+    def begin_extension(self) -> None:
+        """A finished run goes on."""
+        self.state.finished = None
+        self.state.memorising.rises = 0
+
     def restore(self, snapshot: Snapshot) -> None:
         """Go to a moment that `snapshot` took."""
         self.model.load_state_dict(snapshot.weights)

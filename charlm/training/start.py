@@ -32,17 +32,16 @@ def versions() -> dict[str, str]:
     }
 
 
-def begin(
-    root: Path, name: str, loaded: Loaded, text: TextConfig, choice: Choice
-) -> tuple[RunFolder, Session]:
-    """Make a run's folder, with its plan and what never changes, and the session at step 0.
+def begin(run: RunFolder, loaded: Loaded, text: TextConfig, choice: Choice, command: str) -> Session:
+    """Write a new run's plan and what never changes; the session at step 0.
 
-    Raises UsageError for a name that is taken, ResourceError where nothing can be written.
+    `command` is what was typed, for the record. Raises ResourceError where nothing can be written.
     """
     corpus = loaded.corpus
     facts: dict[str, Any] = {
         "format": 1,
-        "name": name,
+        "name": run.path.name,
+        "command": command,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "corpus": {
             "label": loaded.label,
@@ -56,13 +55,12 @@ def begin(
         "versions": versions(),
     }
     session = Session(corpus, choice.model, choice.training, choice.plan, facts)
-    run = RunFolder.create(root, name)
     try:
         run.write_run_files(session.snapshot().run_files())
     except OSError as error:
-        raise ResourceError(f"the run {name} cannot be written: {error.strerror}") from None
+        raise ResourceError(f"the run {run.name} cannot be written: {error.strerror}") from None
     write_plan(run, choice.plan)
-    return run, session
+    return session
 
 
 def go_on(run: RunFolder, warn: Callable[[str], None], threads: int | None = None) -> Session:
@@ -75,6 +73,8 @@ def go_on(run: RunFolder, warn: Callable[[str], None], threads: int | None = Non
     snapshot = read_newest(run, warn)
     set_threads(threads or snapshot.training_config.threads)
     session = Session.resumed(snapshot, corpus_of(snapshot), read_plan(run))
+    if session.plan.extended_at is not None and session.plan.extended_at >= snapshot.step:
+        session.begin_extension()  # it was cut off before its first save
     for what, before, now in _changes(snapshot):
         warn(f"this run was trained with {what} {before}, and goes on with {now}: not bit for bit the same")
     return session
@@ -110,7 +110,7 @@ def _read_again(snapshot: Snapshot, facts: dict[str, Any]) -> Corpus:
 
 
 def _changes(snapshot: Snapshot) -> list[tuple[str, object, object]]:
-    """What differs from the run's last sitting and can change the last bits of its weights."""
+    """What differs from the run's first sitting and can change the last bits of its weights."""
     before = snapshot.run["versions"]
     pairs: list[tuple[str, object, object]] = [
         ("torch", before.get("torch"), str(torch.__version__)),

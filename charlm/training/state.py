@@ -58,6 +58,9 @@ class RunState:
             best = data["best_step"]
             blocks = [float(nats) for nats in data["best_blocks"]]
             memorising = Memorising(None if best is None else int(best), blocks, int(data["rises"]))
+            figure, finished = _figure(data["last_figure"]), data["finished"]
+            if finished not in (None, "done", "early"):
+                raise ValueError(f"finished is {finished!r}")
             return cls(
                 divergence,
                 memorising,
@@ -68,8 +71,21 @@ class RunState:
                 int(data["returns"]),
                 [int(s) for s in data["skipped"]],
                 float(data["seconds"]),
-                data["last_figure"],
-                data["finished"],
+                figure,
+                finished,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"state.json is damaged: {error!r}") from None
+
+
+def _figure(data: Any) -> dict[str, Any] | None:
+    """The last evaluation, its values of the types that they must have."""
+    kinds = {
+        "step": int,
+        "nats_per_char": float,
+        "standard_error": float,
+        "chars": int,
+        "blocks": int,
+        "whole": bool,
+    }
+    return None if data is None else {name: kind(data[name]) for name, kind in kinds.items()}

@@ -10,6 +10,7 @@ import numpy as np
 
 RECENT = 50
 RISE = 1.0  # nats above the lowest mean of RECENT losses: diverged
+MARGIN = 0.1  # nats around the unigram entropy, where a slow text may linger
 BAD_IN_ROW = 3
 MOST_RETURNS = 3
 
@@ -23,6 +24,11 @@ class Divergence:
     lowest: float = inf
     bad_in_row: int = 0
 
+    @property
+    def doubtful(self) -> bool:
+        """Is it halfway there? Then the weights are no place to go back to."""
+        return bool(self.bad_in_row) or (bool(self.recent) and fmean(self.recent) > self.lowest + RISE / 2)
+
     def see(self, loss: float) -> str | None:
         """Take in the loss of a step; the reason to go back to the last save, if there is one."""
         if not isfinite(loss):
@@ -33,11 +39,11 @@ class Divergence:
         if len(self.recent) < RECENT:
             return None
         mean = fmean(self.recent)
-        was_below = self.lowest < self.unigram
+        was_below = self.lowest < self.unigram - MARGIN
         self.lowest = min(self.lowest, mean)
         if mean > self.lowest + RISE:
             return f"the loss rose by {mean - self.lowest:.2f} nats"
-        if was_below and mean > self.unigram:
+        if was_below and mean > self.unigram + MARGIN:
             return "the loss rose above what counting characters gives"
         return None
 
@@ -55,10 +61,11 @@ class Memorising:
 
         A rise counts if the mean of the paired differences is larger than its standard error.
         """
-        if self.best_step is None or len(blocks) != len(self.best_blocks):
+        if self.best_step is None:
             self.best_step, self.best_blocks, self.rises = step, list(blocks), 0
             return True
-        change = np.array(blocks) - np.array(self.best_blocks)
+        paired = len(blocks) == len(self.best_blocks)
+        change = np.array(blocks) - (np.array(self.best_blocks) if paired else fmean(self.best_blocks))
         if change.mean() < 0:
             self.best_step, self.best_blocks, self.rises = step, list(blocks), 0
             return True
