@@ -30,6 +30,8 @@ def overview(run: RunFolder) -> dict[str, Any]:
             "state": STATES.get(state.get("finished"), "unfinished"),
             "corpus": facts["corpus"],
             "versions": facts["versions"],
+            "command": str(facts.get("command", "")),
+            "text_settings": facts["text"],
             "model": config["model"],
             "training": config["training"],
         }

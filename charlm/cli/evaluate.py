@@ -46,7 +46,10 @@ def command(
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
-    """Score a text: every character once, predicted from those before it. Context does not cross files."""
+    """Measure how well a model predicts a text.
+
+    Every character is scored once, predicted from those before it; context does not cross files.
+    """
     texts = _read(files, encoding) if files else None
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
 

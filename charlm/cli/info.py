@@ -17,7 +17,10 @@ def command(
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
-    """Show a run's text, model, training, checkpoints and the SHA-256 of its weights."""
+    """Show all about one run.
+
+    Its text, model, training, checkpoints, versions, command, and the SHA-256 of its weights.
+    """
     from charlm.checkpoint.manifest import NAME, read_regular, read_vouched  # here: torch is slow to import
     from charlm.checkpoint.overview import overview
     from charlm.checkpoint.run_folder import find
@@ -57,5 +60,6 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
         )
     rows.append(("checkpoints", ", ".join(map(str, row["checkpoints"])) + f"; best {row['best_step']}"))
     rows.append(("weights' SHA-256", row["weights_sha256"]))
+    rows.append(("command", row["command"]))
     rows.append(("made", f"{row['created']}, " + ", ".join(f"{k} {v}" for k, v in row["versions"].items())))
     return rows

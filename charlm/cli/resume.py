@@ -26,7 +26,10 @@ def command(
     ] = None,
     checkpoints: Checkpoints = None,
 ) -> None:
-    """Go on with a run from its last whole checkpoint: to the end of its plan, or so much further."""
+    """Go on with a run: to the end of its plan, or further.
+
+    It starts from the last checkpoint that is whole. A finished run needs to be told for how long.
+    """
     if time is not None and steps is not None:
         raise UsageError("--time and --steps were both given; give one of them")
     budget = budget_seconds(time) if time is not None else None

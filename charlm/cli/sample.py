@@ -46,7 +46,10 @@ def command(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Write text with a trained model, streamed to standard output as it is made."""
+    """Write text with a trained model.
+
+    It streams to standard output as it is made. The same seed gives the same text.
+    """
     config = build(SamplingConfig, settings)
     given = _prompt(prompt, prompt_file)
     stops = [text.replace("\\n", "\n") for text in stop or []]
