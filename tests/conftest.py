@@ -56,6 +56,13 @@ def _one_thread() -> None:
 
 
 @pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder of one's own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def corpus() -> Corpus:
     return prepare(TEXT, TextConfig())
 

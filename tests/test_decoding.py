@@ -5,15 +5,15 @@ import gzip
 import io
 import random
 import zipfile
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.errors import CharlmError, TextError, UsageError
+from charlm.errors import TextError, UsageError
 from charlm.text.decoding import decode
-from charlm.text.source import SourceText, read_source
+from charlm.text.source import read_source
+from tests.reading import piped, refused
 
 FRENCH = "Le café était naïve, où l'été dernier nous avons mangé des crêpes.\n"
 RUSSIAN = "Привет, мир! Это небольшой текст на русском языке.\n"
@@ -22,32 +22,7 @@ JAPANESE = "これは日本語のテキストです。文字コードを推測�
 SURROGATELESS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff"))
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def write(name: str, data: bytes | str) -> str:
-    path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return name
-
-
-def piped(data: bytes, encoding: str | None = None) -> SourceText:
-    return read_source(["-"], encoding=encoding, stdin=io.BytesIO(data))
-
-
-def refused(
-    data: bytes, *fragments: str, encoding: str | None = None, kind: type[CharlmError] = TextError
-) -> None:
-    write("t", data)
-    with pytest.raises(kind) as caught:
-        read_source(["t"], encoding=encoding)
-    message = str(caught.value)
-    assert all(fragment in message for fragment in fragments), message
-    assert "\n" not in message and message.endswith((".", "?"))
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @given(SURROGATELESS)

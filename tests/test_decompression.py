@@ -3,16 +3,14 @@
 import bz2
 import contextlib
 import gzip
-import io
 import lzma
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from charlm.errors import CharlmError, TextError
-from charlm.text.source import SourceText, read_source
+from charlm.errors import TextError
+from tests.reading import piped, refused
 
 FRENCH = "Le café était naïve, où l'été dernier nous avons mangé des crêpes.\n"
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -22,32 +20,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def write(name: str, data: bytes | str) -> str:
-    path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return name
-
-
-def piped(data: bytes, encoding: str | None = None) -> SourceText:
-    return read_source(["-"], encoding=encoding, stdin=io.BytesIO(data))
-
-
-def refused(
-    data: bytes, *fragments: str, encoding: str | None = None, kind: type[CharlmError] = TextError
-) -> None:
-    write("t", data)
-    with pytest.raises(kind) as caught:
-        read_source(["t"], encoding=encoding)
-    message = str(caught.value)
-    assert all(fragment in message for fragment in fragments), message
-    assert "\n" not in message and message.endswith((".", "?"))
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.mark.parametrize("kind", COMPRESS)

@@ -13,19 +13,9 @@ from hypothesis import strategies as st
 from charlm.errors import CharlmError, TextError, UsageError
 from charlm.terminal import visible
 from charlm.text.source import describe, find_files, read_source
+from tests.reading import write
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def write(name: str, data: bytes | str) -> str:
-    path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return name
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def missing(names: list[str], fragment: str, kind: type[CharlmError] = TextError) -> str:

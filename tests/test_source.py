@@ -16,26 +16,13 @@ from hypothesis import strategies as st
 
 from charlm.errors import ResourceError, TextError
 from charlm.text import source
-from charlm.text.source import SourceText, find_files, read_source
+from charlm.text.source import find_files, read_source
+from tests.reading import piped, write
 
 FRENCH = "Le café était naïve, où l'été dernier nous avons mangé des crêpes.\n"
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def write(name: str, data: bytes | str) -> str:
-    path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return name
-
-
-def piped(data: bytes, encoding: str | None = None) -> SourceText:
-    return read_source(["-"], encoding=encoding, stdin=io.BytesIO(data))
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @given(st.text(st.sampled_from("\r\n ax\u2028\x85\x0b\x0c"), min_size=1))
