@@ -141,16 +141,18 @@ def _choose(
 ) -> tuple[Any, str]:
     from time import perf_counter
 
-    from charlm.training.device import measure_gflops, pick_device, set_threads
+    from charlm.training.device import measure_threads, pick_device, set_threads
     from charlm.training.plan import Budget, choose
     from charlm.training.start import with_threads
 
-    threads = set_threads(training.threads)
+    most = threads = set_threads(training.threads)
+    device = pick_device(training.device)
     if budget is None:
         means = Budget(steps=steps)
     else:
+        threads, gflops = measure_threads(device, fixed=training.threads is not None)
         left = max(1.0, budget - (perf_counter() - started))
-        means = Budget(seconds=round(left, 2), gflops=round(measure_gflops(pick_device(training.device)), 1))
+        means = Budget(seconds=round(left, 2), gflops=round(gflops, 1))
     try:
         choice = with_threads(choose(means, len(loaded.corpus.train), model, training), threads)
     except ValueError as error:
@@ -158,13 +160,19 @@ def _choose(
     choice = replace(
         choice,
         plan=choice.plan.decided(
-            decided="size", at_step=0, seconds=means.seconds, gflops=means.gflops, steps=means.steps
+            decided="size",
+            at_step=0,
+            seconds=means.seconds,
+            gflops=means.gflops,
+            threads=threads,
+            steps=means.steps,
         ),
     )
+    busy = f"; on {threads} of {most} threads, since the machine is busy" if threads < most else ""
     m, t = choice.model, choice.training
     return choice, (
         f"{m.n_layer} layers of width {m.n_embd}, {m.n_head} heads, blocks of {m.block_size}, batches of "
-        f"{t.batch_size}, learning rate {t.learning_rate:g}, dropout {m.dropout:g}, chosen {choice.why}"
+        f"{t.batch_size}, learning rate {t.learning_rate:g}, dropout {m.dropout:g}, chosen {choice.why}{busy}"
     )
 
 

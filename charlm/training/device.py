@@ -9,6 +9,7 @@ from charlm.errors import UsageError
 PRODUCT = 768
 """Size of the matrix product that stands for the machine's speed."""
 PRODUCT_SECONDS = 0.05
+WORTH_HALVING = 1.2
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -26,6 +27,24 @@ def set_threads(threads: int | None) -> int:
     if threads is not None:
         torch.set_num_threads(threads)
     return torch.get_num_threads()
+
+
+def measure_threads(device: torch.device, *, fixed: bool = False) -> tuple[int, float]:
+    """How many threads compute fastest now, all or half of them, and their GFLOP/s; uses that many.
+
+    On a machine that is busy with something else, threads wait for each other in every product, and
+    half of them can be several times faster. With `fixed` the number stays as it is.
+    """
+    most = torch.get_num_threads()
+    speed = measure_gflops(device)
+    if fixed or device.type != "cpu" or most == 1:
+        return most, speed
+    torch.set_num_threads(most // 2)
+    halved = measure_gflops(device)
+    if halved > WORTH_HALVING * speed:
+        return most // 2, halved
+    torch.set_num_threads(most)
+    return most, speed
 
 
 def measure_gflops(device: torch.device) -> float:
