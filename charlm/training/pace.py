@@ -13,6 +13,7 @@ from charlm.training.plan import Plan, evaluation_interval
 FIRST_LOOK_SHARE = 0.05
 FIRST_LOOK_SECONDS = 4.0
 FIRST_LOOK_STEPS = 8
+LATEST_LOOK_SHARE = 0.25  # of the budget left: then it is looked at whatever was timed
 WARM_STEPS = 3  # the first steps are slower: memory is asked for, kernels are chosen
 CLOSING_SHARE = 0.05  # of the budget, at most, for the evaluation at the end
 EVALUATION_SHARE = 0.04  # of the budget, for all those before
@@ -52,7 +53,11 @@ class Pace:
             return False
         timed = self._steps[WARM_STEPS:]
         enough = sum(timed) >= min(FIRST_LOOK_SECONDS, FIRST_LOOK_SHARE * self.budget)
-        return (enough and len(timed) >= FIRST_LOOK_STEPS) or steps_left == 0 or self.left < self.budget / 2
+        return (
+            (enough and len(timed) >= FIRST_LOOK_STEPS)
+            or steps_left == 0
+            or self.left < LATEST_LOOK_SHARE * self.budget
+        )
 
     def measure(self) -> None:
         """Take the steps since the last measurement as the speed from now on.
