@@ -226,22 +226,29 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, corpus: Cor
     assert run.steps() == [0]
 
 
+class FullDisk:
+    """Refuses checkpoints as long as `full`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = True
+        self._publish = files.publish_folder
+        monkeypatch.setattr(files, "publish_folder", self)
+
+    def __call__(self, folder: Path, contents: dict[str, bytes]) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        self._publish(folder, contents)
+
+
 def test_a_full_disk_does_not_end_a_run_and_is_said_once(
     tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, session = toy_run(tmp_path, corpus, 10, save_every=0.0, eval_every=100)
-    publish, broken = files.publish_folder, True
-
-    def refuse(folder: Path, contents: dict[str, bytes]) -> None:
-        if broken:
-            raise OSError(28, "No space left on device")
-        publish(folder, contents)
-
-    monkeypatch.setattr(files, "publish_folder", refuse)
+    disk = FullDisk(monkeypatch)
     events = []
     for event in Trainer(session, run).run(Never()):
         events.append(event)
-        broken = event.step < 6
+        disk.full = event.step < 6
     assert sum(isinstance(e, SaveFailed) for e in events) == 1
     assert [e.step for e in events if isinstance(e, Saved)][-1] == 10
     assert isinstance(events[-1], Finished)
@@ -251,11 +258,7 @@ def test_only_a_failed_last_save_is_an_error(
     tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, session = toy_run(tmp_path, corpus, 3)
-
-    def refuse(folder: Path, contents: dict[str, bytes]) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files, "publish_folder", refuse)
+    FullDisk(monkeypatch)
     with pytest.raises(ResourceError, match="could not be written"):
         list(Trainer(session, run).run(Never()))
 
@@ -316,16 +319,9 @@ def test_a_best_that_could_not_be_saved_is_not_the_best(
     tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, session = toy_run(tmp_path, corpus, 12, eval_every=4)
-    publish, broken = files.publish_folder, True
-
-    def refuse(folder: Path, contents: dict[str, bytes]) -> None:
-        if broken:
-            raise OSError(28, "No space left on device")
-        publish(folder, contents)
-
-    monkeypatch.setattr(files, "publish_folder", refuse)
+    disk = FullDisk(monkeypatch)
     for event in Trainer(session, run).run(Never()):
-        broken = event.step < 6
+        disk.full = event.step < 6
     assert session.state.memorising.best_step == run.pointed("best") == 8
 
 
