@@ -1,6 +1,6 @@
 """How fast text is sampled, alone and for 64 streams.
 
-    python benchmarks/sample.py [--run RUN] [--length 400]
+    python -m benchmarks.sample [--run RUN] [--length 400]
 
 Without a run, a model of the plan's size for 60 seconds on two cores with untrained weights, which
 cost the same. Prints characters per second, and the seconds to the first character.

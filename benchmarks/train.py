@@ -1,6 +1,6 @@
 """How fast a training step is, for each size of the plan, beside a plain matrix product.
 
-    python benchmarks/train.py [--seconds 5] [--rows 5]
+    python -m benchmarks.train [--seconds 5] [--rows 5]
 
 Prints characters per second and GFLOP/s of whole steps (forward, backward, clipping, AdamW), and
 their share of what a plain fp32 matrix product reaches in the same process, measured before and

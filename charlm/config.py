@@ -163,6 +163,8 @@ class TrainingConfig(Settings):
 
 
 VAL = 0.1
+FEWEST_HELD_OUT = 200
+"""Characters below which a figure on them is said to mean little."""
 
 
 @dataclass(frozen=True, kw_only=True)

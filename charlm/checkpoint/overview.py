@@ -18,7 +18,6 @@ def overview(run: RunFolder) -> dict[str, Any]:
         data = read_vouched(run.folder(step), ("run.json", "state.json", "config.json"))
         facts, state, config = (parse(data[name], name) for name in ("run.json", "state.json", "config.json"))
         figure = {name: float(value) for name, value in (state.get("last_figure") or {}).items()}
-        config["model"].items(), config["training"].items(), facts["versions"].items()
         return row | {
             "text": str(facts["corpus"]["label"]),
             "created": str(facts["created"]),
@@ -28,12 +27,12 @@ def overview(run: RunFolder) -> dict[str, Any]:
             "best_step": state.get("best_step"),
             "seconds": state.get("seconds"),
             "state": STATES.get(state.get("finished"), "unfinished"),
-            "corpus": facts["corpus"],
-            "versions": facts["versions"],
+            "corpus": dict(facts["corpus"]),
+            "versions": dict(facts["versions"]),
             "command": str(facts.get("command", "")),
-            "text_settings": facts["text"],
-            "model": config["model"],
-            "training": config["training"],
+            "text_settings": dict(facts["text"]),
+            "model": dict(config["model"]),
+            "training": dict(config["training"]),
         }
     except (CharlmError, OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return row | {"problem": str(error)}

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.console import checkpoints_root, count, say, table, text_of, warn
-from charlm.config import SamplingConfig
+from charlm.config import FEWEST_HELD_OUT, SamplingConfig
 from charlm.errors import CharlmError
 from charlm.listeners.log import MetricsLog
 from charlm.listeners.preview import Preview
@@ -27,7 +27,6 @@ from charlm.training.session import Session
 from charlm.training.signals import EXIT_CODES, StopSignals
 
 PREVIEW_CHARS = 120
-FEWEST_CHARS = 200
 
 
 def follow(run: RunFolder, session: Session, pace: Pace | None) -> int:
@@ -39,7 +38,7 @@ def follow(run: RunFolder, session: Session, pace: Pace | None) -> int:
         bar,
         MetricsLog(run.path, session.state.step),
         Preview(run.path, session.state.step, lambda: _sample(trainer)),
-        Words(run),
+        tell,
     ]
     last: Event | None = None
     try:
@@ -59,34 +58,30 @@ def follow(run: RunFolder, session: Session, pace: Pace | None) -> int:
     return EXIT_CODES.get(last.reason, 0)
 
 
-class Words:
-    """Says what went wrong, and what was done about it, when it happens."""
-
-    def __init__(self, run: RunFolder) -> None:
-        self._run = run
-
-    def __call__(self, event: Event) -> None:
-        """Put the unusual into words."""
-        if isinstance(event, Skipped):
-            self._say(f"step {event.step}: the loss was not finite; the batch was left out")
-        elif isinstance(event, WentBack):
-            self._say(
-                f"step {event.step}: {event.reason}; back to step {event.to_step}, past that text, with the "
-                f"learning rate at {event.rate_factor:g} of what it was"
-            )
-        elif isinstance(event, SaveFailed):
-            self._say(
-                f"step {event.step} could not be saved ({event.reason}); training goes on, and tries again"
-            )
-        elif isinstance(event, Finished) and event.reason == "early":
-            self._say(
-                "the model has begun to memorise: it still gets better on the text it learns from, and worse on "
-                f"the text held out. Stopped; its best moment, step {event.best_step}, is kept and will be used"
-            )
-
-    def _say(self, text: str) -> None:
+def tell(event: Event) -> None:
+    """Say the unusual when it happens: what went wrong, and what was done about it."""
+    words = _words(event)
+    if words is not None:
         with tqdm.external_write_mode():
-            warn(text)
+            warn(words)
+
+
+def _words(event: Event) -> str | None:
+    if isinstance(event, Skipped):
+        return f"step {event.step}: the loss was not finite; the batch was left out"
+    if isinstance(event, WentBack):
+        return (
+            f"step {event.step}: {event.reason}; back to step {event.to_step}, past that text, with the "
+            f"learning rate at {event.rate_factor:g} of what it was"
+        )
+    if isinstance(event, SaveFailed):
+        return f"step {event.step} could not be saved ({event.reason}); training goes on, and tries again"
+    if isinstance(event, Finished) and event.reason == "early":
+        return (
+            "the model has begun to memorise: it still gets better on the text it learns from, and worse on "
+            f"the text held out. Stopped; its best moment, step {event.best_step}, is kept and will be used"
+        )
+    return None
 
 
 def _sample(trainer: Trainer) -> str:
@@ -152,6 +147,6 @@ def _figure_rows(figure: dict[str, Any] | None, of_chars: int) -> list[tuple[str
     nats, error = figure["nats_per_char"], figure["standard_error"]
     spread = "all" if figure["whole"] else "spread evenly"
     said = f"{nats / log(2):.4f} ± {error / log(2):.4f} bits/char ({nats:.4f} nats), step {figure['step']}"
-    spread += ", too few to mean much" if figure["chars"] < FEWEST_CHARS else ""
+    spread += ", too few to mean much" if figure["chars"] < FEWEST_HELD_OUT else ""
     measured = f"{count(figure['chars'])} of {count(of_chars)} characters, {count(figure['blocks'])} blocks, {spread}"
     return [("held-out", said), ("measured on", measured)]

@@ -11,7 +11,7 @@ import typer
 from charlm.cli.config_file import read_config
 from charlm.cli.console import checkpoints_root, count, note_files, say, table
 from charlm.cli.options import Checkpoints, budget_seconds, build, with_settings
-from charlm.config import ModelConfig, TextConfig, TrainingConfig, settings_of
+from charlm.config import FEWEST_HELD_OUT, ModelConfig, TextConfig, TrainingConfig, settings_of
 from charlm.errors import UsageError
 from charlm.terminal import one_line
 
@@ -123,7 +123,7 @@ def _about(loaded: Any) -> str:
     vocabulary = corpus.vocabulary
     n_bytes = len(vocabulary.trained_bytes)
     spelled = f" and {n_bytes} byte{'s' * (n_bytes > 1)} to spell rare ones with" if n_bytes else ""
-    few = "; too few held out to mean much" if 0 < corpus.held_out_chars < 200 else ""
+    few = "; too few held out to mean much" if 0 < corpus.held_out_chars < FEWEST_HELD_OUT else ""
     none = "; nothing held out, so nothing will be evaluated" if corpus.held_out_chars == 0 else few
     return (
         f"{count(corpus.chars)} characters, {len(vocabulary.chars)} different kept{spelled}: "

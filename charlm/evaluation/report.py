@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from charlm.checkpoint.snapshot import Snapshot
+from charlm.config import FEWEST_HELD_OUT
 from charlm.context import ContextRule
 from charlm.evaluation.intervals import bootstrap_interval
 from charlm.evaluation.overlap import PASSAGE, overlap
@@ -17,7 +18,6 @@ from charlm.predictor import TransformerPredictor
 from charlm.text.corpus import Corpus
 
 SCHEMA = 1
-FEWEST_CHARS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ def _warnings(
                 f"{100 * share:.{0 if share >= 0.1 else 2}f} % of this text stands in the training part too, in passages of {PASSAGE} "
                 "characters or more; that is no test of what was learned"
             )
-    if figure.chars < FEWEST_CHARS:
+    if figure.chars < FEWEST_HELD_OUT:
         found.append(f"{figure.chars} characters are too few for the figure to mean much")
     assert np.isfinite(figure.nats).all()
     return tuple(found)

@@ -19,7 +19,6 @@ class Progress:
     """A bar on a terminal; elsewhere a plain line every ten seconds. Standard error both times."""
 
     def __init__(self, total_steps: int, first_step: int, chars_per_step: int) -> None:
-        # ascii=None lets tqdm see for itself whether the terminal knows block characters
         self._bar: Any = tqdm(
             total=total_steps,
             initial=first_step,

@@ -16,6 +16,7 @@ NAME = "report.html"
 TEXT_FACTS = ("label", "sha256", "train_chars", "held_out_chars")
 XZ_CHARS_PER_SECOND = 1.5e6
 XZ_SHARE = 0.03  # of a run's time, at most, for a yardstick that `charlm eval` shows too
+XZ_SECONDS = 5.0  # the same for a run that has no time to keep to
 LEAST_SECONDS = 0.5  # for the page itself, the table, and leaving Python
 LINES_PER_SECOND = 50_000
 
@@ -23,7 +24,7 @@ LINES_PER_SECOND = 50_000
 def report_seconds(corpus: Corpus, budget: float, steps: int) -> float:
     """About how long the report of a run will take, so that its time can be kept."""
     xz = _xz_seconds(corpus)
-    return LEAST_SECONDS + steps / LINES_PER_SECOND + (xz if xz <= XZ_SHARE * budget else 0.0)
+    return LEAST_SECONDS + steps / LINES_PER_SECOND + (xz if _has_time_for_xz(corpus, budget) else 0.0)
 
 
 def write_report(
@@ -33,8 +34,7 @@ def write_report(
 
     The xz yardstick is left out where it would take too much of the `budget`.
     """
-    quick = budget is None or _xz_seconds(session.corpus) <= XZ_SHARE * budget
-    sticks = _yardsticks(session.corpus, with_xz=quick)
+    sticks = _yardsticks(session.corpus, with_xz=_has_time_for_xz(session.corpus, budget))
     rows = [(f"{name}, for comparison", f"{figure:.4f} bits/char") for name, figure in sticks]
     events = read_log(run.path)
     steps = [e for e in events if e.get("event") == "Stepped" and {"loss", "learning_rate"} <= set(e)]
@@ -69,6 +69,10 @@ def write_report(
 def _xz_seconds(corpus: Corpus) -> float:
     """Twice through the training part, at most 32 MB of it."""
     return 2 * min(corpus.train_chars, XZ_LAST) / XZ_CHARS_PER_SECOND
+
+
+def _has_time_for_xz(corpus: Corpus, budget: float | None) -> bool:
+    return _xz_seconds(corpus) <= (XZ_SECONDS if budget is None else XZ_SHARE * budget)
 
 
 def _yardsticks(corpus: Corpus, *, with_xz: bool) -> list[tuple[str, float]]:
