@@ -1,116 +1,19 @@
 """Every setting once: its name, type, default, help and limits (standard library only)."""
 
-import math
-from dataclasses import dataclass, fields
-from functools import cache
-from types import UnionType
-from typing import Annotated, Any, Self, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Annotated, Self
 
-LARGE = 1e5
-"""Above this a limit only keeps out nonsense, and is not worth a reader's time."""
+from charlm.settings import Choice, Choices, Range, Settings
 
-
-@dataclass(frozen=True)
-class Range:
-    """The values a number may take, both ends included."""
-
-    low: float
-    high: float
-
-    def __contains__(self, value: object) -> bool:
-        return isinstance(value, int | float) and self.low <= value <= self.high  # false for nan
-
-    def __str__(self) -> str:
-        if self.high > LARGE:
-            return f"at least {self.low:g}"
-        return f"{self.low:g} to {self.high:g}"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The words a setting may take."""
-
-    words: tuple[str, ...]
-
-    def __contains__(self, value: object) -> bool:
-        return value in self.words
-
-    def __str__(self) -> str:
-        return ", ".join(self.words)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One field of a configuration, as the command line and the checkpoint read it."""
-
-    name: str
-    type: type
-    optional: bool  # None is allowed, and means that the plan chooses (or that it is off)
-    default: Any
-    help: str
-    limit: Range | Choice | None
-
-    @property
-    def option(self) -> str:
-        """The name on the command line: `n_layer` is `--n-layer`."""
-        return "--" + self.name.replace("_", "-")
-
-    def check(self, value: Any) -> None:
-        """Raise ValueError, naming the setting, the value and the limit, if it cannot be `value`."""
-        if value is None and self.optional:
-            return
-        kinds = (int, float) if self.type is float else (self.type,)
-        if not isinstance(value, kinds) or (isinstance(value, bool) and self.type is not bool):
-            raise ValueError(f"{self.name} is {value!r}; it takes a value of type {self.type.__name__}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{self.name} is {value}; it takes a finite number")
-        if self.limit is not None and value not in self.limit:
-            raise ValueError(f"{self.name} is {value!r}; allowed: {self.limit}")
-
-
-class Settings:
-    """Base of the configurations below: checks each field, and goes to JSON and back."""
-
-    def __post_init__(self) -> None:
-        for setting in settings_of(type(self)):
-            setting.check(getattr(self, setting.name))
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain values; `from_json` gives the same object again."""
-        return {setting.name: getattr(self, setting.name) for setting in settings_of(type(self))}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Rebuild from `to_json`; ValueError for unknown names, wrong types and limits."""
-        unknown = set(values) - {setting.name for setting in settings_of(cls)}
-        if unknown:
-            raise ValueError(f"unknown settings: {', '.join(map(repr, sorted(unknown)))}")
-        return cls(**values)
-
-
-def settings_of(cls: type[Settings]) -> tuple[Setting, ...]:
-    """The settings of a configuration class, in the order written."""
-    return _settings_of(cls)  # type: ignore[arg-type]
-
-
-@cache
-def _settings_of(cls: Any) -> tuple[Setting, ...]:
-    hints = get_type_hints(cls, include_extras=True)
-    return tuple(_setting(field, hints[field.name]) for field in fields(cls))
-
-
-def _setting(field: Any, hint: Any) -> Setting:
-    assert get_origin(hint) is Annotated, f"{field.name} needs Annotated[type, help]"
-    kind, text, *limits = get_args(hint)
-    optional = isinstance(kind, UnionType)
-    base = get_args(kind)[0] if optional else kind
-    limit = limits[0] if limits else None
-    return Setting(field.name, base, optional, field.default, text, limit)
+ATTENTION = ("attention", "simple-attention")
+"""The mixers that have scores: what acts on scores needs one of them."""
+SCORED = ("relative", "rotary", "alibi")
+"""The positions that act on scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Settings):
-    """The shape of the transformer. None means that the plan chooses."""
+    """The shape of the model. None means that the plan chooses, but where the help says otherwise."""
 
     n_layer: Annotated[int | None, "Number of blocks.", Range(1, 128)] = None
     n_head: Annotated[int | None, "Heads of attention in each block.", Range(1, 128)] = None
@@ -119,16 +22,122 @@ class ModelConfig(Settings):
     dropout: Annotated[float | None, "Share of each block's output dropped in training.", Range(0, 0.9)] = (
         None
     )
+    mixer: Annotated[
+        str,
+        "How a position reads those before it; several, joined by commas, take turns over the layers.",
+        Choices(("attention", "simple-attention", "convolution", "recurrent")),
+    ] = "attention"
+    position: Annotated[
+        str | None,
+        "How the model knows where a character stands; by default rotary where there is attention, else none.",
+        Choice(("none", "learned", "sinusoidal", *SCORED)),
+    ] = None
+    n_kv_head: Annotated[
+        int | None, "Heads of keys and values, shared by groups of queries; by default n_head.", Range(1, 128)
+    ] = None
+    window: Annotated[
+        int | None,
+        "Characters one layer reads back, its own counted; by default all for attention, 8 for convolution.",
+        Range(1, 65536),
+    ] = None
+    locality: Annotated[bool, "A learned preference of each head for what is near."] = False
+    causal: Annotated[bool, "Each position reads only those up to it."] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_embd is None or self.n_head is None:
-            return
-        if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
+        self._refuse_what_cannot_act()
+        heads, width = self.n_head, self.n_embd
+        if heads is not None and width is not None:
+            pairs = self.position in (None, "rotary")  # which turn pairs of values
+            if width % heads or (pairs and (width // heads) % 2):
+                raise ValueError(
+                    f"n_embd is {width} and n_head {heads}; the width must be "
+                    f"{'an even number' if pairs else 'a whole number'} of values for each head"
+                )
+        if heads is not None and self.n_kv_head is not None and heads % self.n_kv_head:
             raise ValueError(
-                f"n_embd is {self.n_embd} and n_head {self.n_head}; "
-                "the width must be an even number of values for each head"
+                f"n_kv_head is {self.n_kv_head} and n_head {heads}; the heads must divide into that many equal "
+                "groups"
             )
+        if self.block_size is not None and self.window is not None and self.window > self.block_size:
+            raise ValueError(
+                f"window is {self.window} and block_size {self.block_size}; no layer can read beyond the block"
+            )
+        if self.n_layer is not None and len(self.mixers) > self.n_layer:
+            raise ValueError(f"mixer names {len(self.mixers)} layers, and n_layer is {self.n_layer}")
+
+    def _refuse_what_cannot_act(self) -> None:
+        """ValueError, by name, for a setting that nothing in this model would read."""
+        acting = {
+            "n_head": (*ATTENTION,),
+            "n_kv_head": ("attention",),
+            "locality": (*ATTENTION,),
+            "window": (*ATTENTION, "convolution"),
+        }
+        if self.position in SCORED:
+            acting["position"] = (*ATTENTION,)
+        for name, needed in acting.items():
+            value = getattr(self, name)
+            if value not in (None, False) and not set(needed) & set(self.mixers):
+                raise ValueError(
+                    f"{name} is {value}, which cannot act with mixer {self.mixer}; it needs "
+                    f"{' or '.join(needed)}"
+                )
+
+    @property
+    def mixers(self) -> tuple[str, ...]:
+        """The mixers named: layer i has number i modulo their count."""
+        return tuple(self.mixer.split(","))
+
+    @property
+    def attends(self) -> bool:
+        """Has the model scores, and so heads?"""
+        return bool(set(ATTENTION) & set(self.mixers))
+
+    @property
+    def head_size(self) -> int:
+        """Values of one head."""
+        assert self.n_embd and self.n_head
+        return self.n_embd // self.n_head
+
+    @property
+    def carries_state(self) -> bool:
+        """Does it read on without limit, its state carried, instead of from the start of a block?
+
+        That takes a recurrent layer, no layer that keeps every character, and no counting of places,
+        which would go beyond those it was trained on.
+        """
+        return "recurrent" in self.mixers and not self.attends and self.position in (None, "none")
+
+    @property
+    def reach(self) -> int | None:
+        """How many characters can act on a prediction, the last one counted; None: without limit.
+
+        Layers that read N characters back reach L (N - 1) + 1 together, cut by the block.
+        """
+        assert self.n_layer and self.block_size
+        if self.carries_state:
+            return None
+        layers = [self.mixers[i % len(self.mixers)] for i in range(self.n_layer)]
+        own = {"convolution": self.window or CONVOLUTION_WINDOW, "recurrent": self.block_size}
+        back = sum(own.get(mixer, self.window or self.block_size) - 1 for mixer in layers)
+        return min(back + 1, self.block_size)
+
+    @property
+    def complete(self) -> bool:
+        """Is everything chosen that a model is made from?"""
+        needed = ["n_layer", "n_embd", "block_size", "dropout", "position", *["n_head"] * self.attends]
+        return all(getattr(self, name) is not None for name in needed)
+
+    def completed(self) -> Self:
+        """The same with the position named that goes with its mixers, where none was."""
+        if self.position is not None:
+            return self
+        return replace(self, position="rotary" if self.attends else "none")
+
+
+CONVOLUTION_WINDOW = 8
+"""What a convolution reads back unless told; checkpoints count on it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ Axes: B texts side by side, T positions, V ids (bytes that training never saw in
 """
 
 from collections.abc import Iterator, Sequence
-from math import log, log1p
+from math import exp, log, log1p
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from charlm.checkpoint.snapshot import Snapshot, empty_model
+from charlm.config import ModelConfig
 from charlm.context import ContextRule
-from charlm.model.cache import LayerCache
-from charlm.model.language_model import LanguageModel
+from charlm.model.cache import Cache
+from charlm.model.example import Example, Row
+from charlm.model.language_model import LanguageModel, initialise
 from charlm.text.vocabulary import Ids, Vocabulary
 
 ESCAPE = 2.0**-16
@@ -48,22 +50,29 @@ class Predictor(Protocol):
 
 
 class TextState:
-    """What a transformer keeps of the texts it reads: the last ids, and their keys and values."""
+    """What is kept of the texts read: the last ids, and what the model keeps of them."""
 
-    def __init__(self, caches: list[LayerCache], batch_size: int) -> None:
-        self.caches = caches
+    def __init__(self, cache: Cache, batch_size: int) -> None:
+        self.cache = cache
         self.length = 0  # characters read so far
-        self.start = 0  # where the text that the caches hold begins
+        self.start = 0  # where the text that the cache holds begins
         self.recent = torch.empty((batch_size, 0), dtype=torch.long)  # (B, at most a block)
 
 
 class TransformerPredictor:
-    """A transformer under the context rule. It computes in the precision of its weights."""
+    """Autoregression: a text's probability is the product of each character's, given those before.
+
+    p(c_1 ... c_n) = p(c_1) p(c_2 | c_1) ... p(c_n | c_1 ... c_(n-1)). One model of the next character
+    is so a model of whole texts: it scores a text by its conditionals, and writes one by drawing from
+    them, each character it draws being read before the next. What is far back falls out of sight as
+    the context rule says. It computes in the precision of the model's weights.
+    """
 
     def __init__(self, model: LanguageModel, vocabulary: Vocabulary) -> None:
+        assert model.config.causal, "a model that reads ahead predicts nothing"
         self.model = model
         self.vocabulary = vocabulary
-        self.rule = ContextRule.of(model.block_size)
+        self.rule = ContextRule.of(model.block_size, carried=model.config.carries_state)
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> "TransformerPredictor":
@@ -86,9 +95,24 @@ class TransformerPredictor:
     ) -> Iterator[Scores]:
         """For each of these windows of the rule, the log-probabilities of the ids it scores."""
         rule = rule or self.rule
+        assert not rule.carried or self.rule.carried, "it has no state that could be carried"
+        if rule.carried:
+            yield from self._score_in_order(ids, windows, rule)
+            return
         at_once = max(1, IDS_AT_ONCE // rule.block_size)
         for i in range(0, len(windows), at_once):
             yield from self._score_batch(ids, windows[i : i + at_once], rule)
+
+    def _score_in_order(self, ids: Ids, windows: Sequence[int], rule: ContextRule) -> Iterator[Scores]:
+        """The same with the state carried from window to window, those between read too."""
+        cache, wanted = self.model.cache(1), set(windows)
+        for k in range(max(wanted, default=-1) + 1):
+            start, first, end = rule.window(k, len(ids))
+            read = torch.from_numpy(ids[start:end].astype(np.int64))[None].to(self._device())
+            logp = self._log_probabilities(self.model.hidden(read[:, :-1], cache))  # (1, T, V)
+            assert first == start + 1
+            if k in wanted:
+                yield logp.gather(2, read[:, 1:, None])[0, :, 0].double().cpu().numpy()
 
     def _score_batch(self, ids: Ids, windows: Sequence[int], rule: ContextRule) -> list[Scores]:
         bounds = [rule.window(k, len(ids)) for k in windows]
@@ -108,14 +132,14 @@ class TransformerPredictor:
 
     def start(self, batch_size: int) -> TextState:
         """The state before anything was read."""
-        return TextState(self.model.caches(batch_size), batch_size)
+        return TextState(self.model.cache(batch_size), batch_size)
 
     @torch.inference_mode()
     def step(self, state: TextState, ids: Tensor) -> tuple[TextState, Tensor]:
         """Read ids (B, T), T >= 0: the new state, and log-probabilities (B, V) of what comes next.
 
         Before the first character these are how often each occurs in the training part. When the
-        caches are full, the end of what they hold is read again, as the context rule says.
+        cache is full, the end of what it holds is read again, as the context rule says.
         """
         B, T = ids.shape
         state.length += T
@@ -126,10 +150,30 @@ class TransformerPredictor:
         assert T > 0, "what comes next was asked for already"
         start = self.rule.start(state.length)
         if start != state.start:
-            state.start, state.caches = start, self.model.caches(B)
+            state.start, state.cache = start, self.model.cache(B)
             ids = state.recent[:, -(state.length - start) :]
-        hidden = self.model.hidden(ids.to(self._device()), state.caches)[:, -1]  # (B, C)
+        hidden = self.model.hidden(ids.to(self._device()), state.cache)[:, -1]  # (B, C)
         return state, self._log_probabilities(hidden)
+
+    @staticmethod
+    def example() -> Example:
+        """An untrained model scores a word, at once and character by character."""
+        text = "to be"
+        vocabulary = Vocabulary.build("to be or not to be", 1)
+        config = ModelConfig(n_layer=1, n_head=1, n_embd=8, block_size=4)
+        predictor = TransformerPredictor(LanguageModel(config, vocabulary.n_symbols).double(), vocabulary)
+        initialise(predictor.model, torch.Generator().manual_seed(1))
+        ids = vocabulary.encode(text)
+        at_once, state = predictor.score(ids), predictor.start(1)
+        rows: list[Row] = []
+        for t, id_ in enumerate(ids):
+            state, logp = predictor.step(
+                state, torch.from_numpy(ids[None, max(0, t - 1) : t].astype(np.int64))
+            )
+            rows.append((repr(text[:t]), repr(text[t]), f"{exp(logp[0, id_]):.4f}", f"{exp(at_once[t]):.4f}"))
+        rows.append(("", "product", *(f"{np.prod([float(r[i]) for r in rows]):.2e}" for i in (2, 3))))
+        header = ("before", "character", "one by one", "at once")
+        return Example("An untrained model's probability of 'to be':", header, tuple(rows))
 
     def _log_probabilities(self, hidden: Tensor) -> Tensor:
         """What the head says of every id: (..., V) from (..., C)."""

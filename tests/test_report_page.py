@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.listeners.report_page import LABEL_GAP, Page, render
+from charlm.listeners.charts import LABEL_GAP
+from charlm.listeners.report_page import Page, render
 
 VOID = {"meta", "br", "hr"}
 HOSTILE = "</pre><script>alert(1)</script>\x00\u202e\u2066\x1b[31m\ud800&amp;\" onload='x'"

@@ -10,9 +10,10 @@ from torch import Tensor
 from charlm.checkpoint import strict_json, tensors
 from charlm.checkpoint.manifest import read_vouched
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.config import ModelConfig, Settings, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.errors import CheckpointError
 from charlm.model.language_model import LanguageModel
+from charlm.settings import Settings
 from charlm.text.vocabulary import Vocabulary
 
 S = TypeVar("S", bound=Settings)
@@ -87,9 +88,9 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
     data = read_vouched(run.folder(step), names)
     parsed = {name: strict_json.parse(data[name], name) for name in names if name.endswith(".json")}
     config = parsed["config.json"]
-    model_config = _settings(ModelConfig, config.get("model"))
-    if any(value is None for value in model_config.to_json().values()):
-        raise CheckpointError("config.json is damaged: the model's shape is not complete")
+    model_config = _settings(ModelConfig, config.get("model")).completed()
+    if not model_config.complete or not model_config.causal:
+        raise CheckpointError("config.json is damaged: the model's shape is not complete, or it reads ahead")
     try:
         vocabulary = Vocabulary.from_json(parsed["vocabulary.json"])
     except ValueError as error:

@@ -30,8 +30,9 @@ def read_config(ctx: typer.Context, path: str | None) -> str | None:
             close = get_close_matches(name, known, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UsageError(f"{one_line(path)} sets {one_line(name)!r}, which is no setting{hint}")
-        if not isinstance(value, str | int | float) or isinstance(value, bool):
-            raise UsageError(f"{one_line(path)}: {one_line(name)} must be a number or a text")
+        if isinstance(value, bool) != (known[name] == "boolean") or not isinstance(value, str | int | float):
+            wanted = "true or false" if known[name] == "boolean" else "a number or a text"
+            raise UsageError(f"{one_line(path)}: {one_line(name)} must be {wanted}")
         if isinstance(value, float) and known[name].startswith("int"):
             raise UsageError(f"{one_line(path)}: {one_line(name)} is {value}; it takes a whole number")
     ctx.default_map = {**(ctx.default_map or {}), **settings}

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from math import log
 from statistics import fmean
-from typing import Any
 
 from tqdm import tqdm
 
@@ -109,7 +108,7 @@ def _summary(run: RunFolder, session: Session, last: Finished, budget: float | N
     rows.append(("characters read", count(last.step * session.chars_per_step)))
     rows.append(("weights", count(sum(p.numel() for p in session.model.parameters()))))
     rows.append(("text", text_of(session.run)))
-    rows += _figure_rows(state.last_figure, session.corpus.held_out_chars)
+    rows += _figure_rows(session)
     if last.reason == "early":
         corpus = session.corpus
         nats_per_symbol = fmean(state.memorising.best_blocks)
@@ -140,12 +139,14 @@ def _root(run: RunFolder) -> str:
     return "" if run.path.parent == usual else f" --checkpoints {shlex.quote(one_line(str(run.path.parent)))}"
 
 
-def _figure_rows(figure: dict[str, Any] | None, of_chars: int) -> list[tuple[str, str]]:
+def _figure_rows(session: Session) -> list[tuple[str, str]]:
     """The last evaluation, with what it was measured on."""
+    figure, of_chars = session.state.last_figure, session.corpus.held_out_chars
     if figure is None:
         return []
     nats, error = figure["nats_per_char"], figure["standard_error"]
-    spread = "all" if figure["whole"] else "spread evenly"
+    part = "from its beginning" if session.model_config.carries_state else "spread evenly"
+    spread = "all" if figure["whole"] else part
     said = f"{nats / log(2):.4f} ± {error / log(2):.4f} bits/char ({nats:.4f} nats), step {figure['step']}"
     spread += ", too few to mean much" if figure["chars"] < FEWEST_HELD_OUT else ""
     measured = f"{count(figure['chars'])} of {count(of_chars)} characters, {count(figure['blocks'])} blocks, {spread}"

@@ -8,8 +8,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from charlm.config import Setting, Settings, settings_of
 from charlm.errors import UsageError
+from charlm.settings import Setting, Settings, settings_of
 
 S = TypeVar("S", bound=Settings)
 Run = Annotated[str | None, typer.Option("--run", help="The run; by default the newest.")]
@@ -122,15 +122,16 @@ def seconds(text: str) -> float:
 def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
     limits = f" [{setting.limit}]" if setting.limit is not None else ""
     chosen = "" if setting.default is not None else " Chosen for you." if _planned(setting) else ""
+    switch = f"/--no-{setting.option[2:]}" if setting.type is bool else ""
     option = typer.Option(
         setting.default,
-        setting.option,
+        setting.option + switch,
         help=setting.help + limits + chosen,
         envvar=environment_name(setting.name),
         show_envvar=False,
         show_default=setting.default is not None,
         rich_help_panel=panel,
-        metavar={int: "N", float: "X", str: "TEXT"}[setting.type],
+        metavar={int: "N", float: "X", str: "TEXT"}.get(setting.type),
     )
     annotation: Any = setting.type | None if setting.optional else setting.type
     return inspect.Parameter(
@@ -139,6 +140,6 @@ def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
 
 
 def _planned(setting: Setting) -> bool:
-    """Does the plan choose it where it is not given?"""
+    """Does the plan choose it where it is not given, by a rule that its help does not name?"""
     planned = "n_layer n_head n_embd block_size dropout batch_size learning_rate eval_every eval_chars"
     return setting.name in planned.split()

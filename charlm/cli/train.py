@@ -11,8 +11,9 @@ import typer
 from charlm.cli.config_file import read_config
 from charlm.cli.console import checkpoints_root, count, note_files, say, table
 from charlm.cli.options import Checkpoints, budget_seconds, build, with_settings
-from charlm.config import FEWEST_HELD_OUT, ModelConfig, TextConfig, TrainingConfig, settings_of
+from charlm.config import FEWEST_HELD_OUT, ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import UsageError
+from charlm.settings import settings_of
 from charlm.terminal import one_line
 
 EXAMPLES = """Examples:
@@ -143,7 +144,7 @@ def _choose(
 
     from charlm.training.device import measure_threads, pick_device, set_threads
     from charlm.training.plan import Budget, choose
-    from charlm.training.start import with_threads
+    from charlm.training.start import recorded
 
     most = threads = set_threads(training.threads)
     device = pick_device(training.device)
@@ -154,26 +155,27 @@ def _choose(
         left = max(1.0, budget - (perf_counter() - started))
         means = Budget(seconds=round(left, 2), gflops=round(gflops, 1))
     try:
-        choice = with_threads(choose(means, len(loaded.corpus.train), model, training), threads)
+        choice = recorded(choose(means, len(loaded.corpus.train), model, training), means, threads)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    choice = replace(
-        choice,
-        plan=choice.plan.decided(
-            decided="size",
-            at_step=0,
-            seconds=means.seconds,
-            gflops=means.gflops,
-            threads=threads,
-            steps=means.steps,
-        ),
-    )
     busy = f"; on {threads} of {most} threads, since the machine is busy" if threads < most else ""
     m, t = choice.model, choice.training
     return choice, (
-        f"{m.n_layer} layers of width {m.n_embd}, {m.n_head} heads, blocks of {m.block_size}, batches of "
+        f"{m.n_layer} layers of width {m.n_embd}, {_kind(m)}blocks of {m.block_size}, batches of "
         f"{t.batch_size}, learning rate {t.learning_rate:g}, dropout {m.dropout:g}, chosen {choice.why}{busy}"
     )
+
+
+def _kind(model: ModelConfig) -> str:
+    """What of the model is not as it always is, and its heads, where it has any."""
+    usual = ModelConfig()
+    words = [f"{model.n_head} heads"] if model.attends else []
+    words += [model.mixer.replace(",", " and ")] if model.mixer != usual.mixer else []
+    words += [f"{model.position} positions"] if model.position != usual.completed().position else []
+    words += [f"window {model.window}"] if model.window is not None else []
+    words += [f"{model.n_kv_head} heads of keys and values"] if model.n_kv_head else []
+    words += ["locality"] if model.locality else []
+    return "".join(word + ", " for word in words)
 
 
 def _show_plan(choice: Any) -> None:
@@ -235,5 +237,5 @@ def repeat_command(names: list[str], session: Any, text: TextConfig) -> str:
         for setting in settings_of(type(config)):
             value = getattr(config, setting.name)
             if value != setting.default and value is not None:
-                words += [setting.option, shlex.quote(str(value))]
+                words += [setting.option] if value is True else [setting.option, shlex.quote(str(value))]
     return one_line(" ".join(words), limit=10**6)

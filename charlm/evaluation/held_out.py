@@ -19,6 +19,7 @@ class Slice:
     of_windows: int
     symbols_per_window: int
     symbols_per_char: float
+    in_order: bool = False  # each window reads on from the one before, from the first
 
     @property
     def whole(self) -> bool:
@@ -27,11 +28,15 @@ class Slice:
 
 
 def spread(rule: ContextRule, n: int, symbols: int, chars: int) -> Slice:
-    """Windows that score about `symbols` of the `n` ids of a text of `chars` characters, spread evenly."""
+    """Windows that score about `symbols` of the `n` ids of a text of `chars` characters.
+
+    They are spread evenly; where the state is carried from one to the next, they are the first.
+    """
     there = rule.windows(n)
     wanted = min(there, max(1, round(symbols / rule.stride)))
-    windows = np.linspace(0, there - 1, wanted if there else 0).round().astype(int)
-    return Slice(tuple(windows.tolist()), there, rule.stride, n / max(1, chars))
+    last = wanted - 1 if rule.carried else there - 1
+    windows = np.linspace(0, last, wanted if there else 0).round().astype(int)
+    return Slice(tuple(windows.tolist()), there, rule.stride, n / max(1, chars), rule.carried)
 
 
 @dataclass(frozen=True)

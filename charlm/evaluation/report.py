@@ -36,6 +36,8 @@ class Evaluation:
     @property
     def context(self) -> str:
         """What each character was predicted from, in words."""
+        if self.rule.carried:
+            return "all characters before each (state carried from one to the next)"
         least, most = self.rule.block_size - self.rule.stride, self.rule.block_size
         return f"{max(1, least)} to {most} characters before each (block {most}, stride {self.rule.stride})"
 
@@ -49,6 +51,7 @@ class Evaluation:
             "selected_on_this_text": self.selected_on_this_text,
             "block_size": self.rule.block_size,
             "stride": self.rule.stride,
+            "state_carried": self.rule.carried,
             "chars": figure.chars,
             "bytes": figure.bytes,
             "unknown_chars": figure.unknown_chars,

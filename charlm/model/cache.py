@@ -1,10 +1,13 @@
-"""Keys and values kept between characters, so that each is computed once."""
+"""What layers keep of the characters read, so that each is computed once."""
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-class LayerCache:
+class KeyValues:
     """Keys and values of one layer: (B, H, S, D), of which the first `length` are filled."""
 
     def __init__(self, shape: tuple[int, int, int, int], like: Tensor) -> None:
@@ -20,3 +23,18 @@ class LayerCache:
         self.values[:, :, self.length : end] = values
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+@dataclass
+class State:
+    """What a layer needs that keeps a fixed number of values, however much was read."""
+
+    value: Tensor
+
+
+@dataclass
+class Cache:
+    """All layers', and how many characters they have read."""
+
+    layers: list[Any]
+    length: int = 0

@@ -4,16 +4,19 @@ Axes: B batch, T positions, C width, V symbols.
 """
 
 from math import sqrt
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charlm.config import ModelConfig
-from charlm.model.cache import LayerCache
-from charlm.model.masks import as_bias, causal
-from charlm.model.mixers import Attention
-from charlm.model.positions import Angles, Rotary
+from charlm.model.cache import Cache
+from charlm.model.example import Example, some
+from charlm.model.masks import Causal, Locality, as_bias, masks_of
+from charlm.model.mixers import MIXERS
+from charlm.model.mixers.mixer import Mixer, Places
+from charlm.model.positions import POSITIONS
 
 NORM_EPS = 1e-6
 FIRST_LOGIT = 0.5
@@ -37,58 +40,98 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Read (mixer), then think (SwiGLU), each added to what was there."""
+    """A transformer block: read (mixer), then think (SwiGLU), each added to what was there.
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float) -> None:
+    x += mixer(norm(x)); x += SwiGLU(norm(x)), with RMSNorm: x / sqrt(mean(x^2)) times a gain. What a
+    block adds starts at nothing, so that the deepest model starts as the shallowest. Vaswani et al.
+    2017; norms before instead of after: Xiong et al. 2020, arXiv 2002.04745.
+    """
+
+    def __init__(self, config: ModelConfig, mixer: str) -> None:
         super().__init__()
-        self.mixer_norm = nn.RMSNorm(n_embd, eps=NORM_EPS)
-        self.mixer = Attention(n_embd, n_head)
-        self.mlp_norm = nn.RMSNorm(n_embd, eps=NORM_EPS)
-        self.mlp = SwiGLU(n_embd)
-        self.drop = nn.Dropout(dropout)
+        assert config.n_embd
+        self.mixer_norm = nn.RMSNorm(config.n_embd, eps=NORM_EPS)
+        self.mixer = MIXERS[mixer](config)
+        self.mlp_norm = nn.RMSNorm(config.n_embd, eps=NORM_EPS)
+        self.mlp = SwiGLU(config.n_embd)
+        self.drop = nn.Dropout(config.dropout or 0.0)
 
-    def forward(self, x: Tensor, angles: Angles, bias: Tensor, cache: LayerCache | None) -> Tensor:
-        """(B, T, C) to (B, T, C), reading as far as `bias` lets it."""
-        x = x + self.drop(self.mixer(self.mixer_norm(x), angles, bias, cache))
+    def forward(self, x: Tensor, places: Places, cache: Any | None) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
+        x = x + self.drop(self.mixer(self.mixer_norm(x), places, cache))
         return x + self.drop(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
+
+    @staticmethod
+    def example() -> Example:
+        """The size of what each half of an untrained and of a random block adds, at three positions."""
+        block = Block(ModelConfig(n_embd=8, n_head=2), "attention").double()
+        x = some(1, 3, 8)
+        causal = as_bias(Causal()(torch.arange(3), torch.arange(3), None, None), x)
+        rows = []
+        for name in ("as it starts", "random"):
+            for parameter in block.parameters():
+                start = some(*parameter.shape) / 3 if name == "random" else torch.zeros(parameter.shape)
+                parameter.data.copy_(start)
+            with torch.no_grad():
+                read = block.mixer(block.mixer_norm(x), Places(causal, lambda q: q))
+                thought = block.mlp(block.mlp_norm(x + read))
+            sizes = [part[0].norm(dim=-1) for part in (x, read, thought)]
+            rows += [(name, str(t), *(f"{size[t]:.2f}" for size in sizes)) for t in range(3)]
+        header = ("block", "t", "was there", "read adds", "thought adds")
+        return Example("How long the vectors are that the two halves add:", header, tuple(rows))
 
 
 class LanguageModel(nn.Module):
-    """From ids to logits: what Qwen3 computes, with one row of the embedding a symbol.
+    """From ids to logits: by default what Qwen3 computes, with one row of the embedding a symbol.
 
     An id beyond the rows (a byte that training never saw) is read as nothing: a row of zeros.
     """
 
     def __init__(self, config: ModelConfig, n_symbols: int) -> None:
         super().__init__()
-        assert config.n_embd and config.n_head and config.n_layer and config.block_size
+        config = config.completed()
+        assert config.n_embd and config.n_layer and config.block_size and config.position
+        self.config = config
         self.block_size = config.block_size
         self.n_symbols = n_symbols
-        self.n_head = config.n_head
-        n_embd, n_head, dropout = config.n_embd, config.n_head, config.dropout or 0.0
-        self.embedding = nn.Embedding(n_symbols, n_embd)
-        self.position = Rotary(n_embd // n_head)
-        self.blocks = nn.ModuleList(Block(n_embd, n_head, dropout) for _ in range(config.n_layer))
-        self.norm = nn.RMSNorm(n_embd, eps=NORM_EPS)
+        self.embedding = nn.Embedding(n_symbols, config.n_embd)
+        self.position = POSITIONS[config.position](config)
+        self.locality = Locality(config) if config.locality else None
+        mixers = config.mixers
+        self.blocks = nn.ModuleList(Block(config, mixers[i % len(mixers)]) for i in range(config.n_layer))
+        self.norm = nn.RMSNorm(config.n_embd, eps=NORM_EPS)
 
-    def forward(self, ids: Tensor, caches: list[LayerCache] | None = None) -> Tensor:
-        """Logits (B, T, V) of what follows each of `ids` (B, T), given those up to it.
+    def forward(self, ids: Tensor, cache: Cache | None = None, docs: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) of what follows each of `ids` (B, T), given those that it may read.
 
-        With `caches` the ids go on from the positions already there.
+        With a `cache` the ids go on from what it holds. With `docs` (B, T), on the CPU, the document
+        of each id, documents are kept apart; they stand in runs.
         """
-        return F.linear(self.hidden(ids, caches), self.embedding.weight)
+        return F.linear(self.hidden(ids, cache, docs), self.embedding.weight)
 
-    def hidden(self, ids: Tensor, caches: list[LayerCache] | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, cache: Cache | None = None, docs: Tensor | None = None) -> Tensor:
         """What the head reads: (B, T, C), normalised."""
-        start = caches[0].length if caches else 0
-        x = self.embed(ids)
-        k_pos = torch.arange(start + ids.shape[1])
-        q_pos = k_pos[start:]
-        angles = self.position.angles(q_pos, x)
-        bias = as_bias(causal(q_pos, k_pos), x)
+        assert cache is None or (docs is None and self.config.causal), "a cache holds one text, in order"
+        start, T = cache.length if cache else 0, ids.shape[1]
+        q_pos = torch.arange(start, start + T)
+        x = self.position.embed(self.embed(ids), q_pos)
+        places = self._places(q_pos, docs, x)
         for layer, block in enumerate(self.blocks):
-            x = block(x, angles, bias, caches[layer] if caches else None)
+            x = block(x, places, cache.layers[layer] if cache else None)
+        if cache:
+            cache.length += T
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def _places(self, q_pos: Tensor, docs: Tensor | None, x: Tensor) -> Places:
+        """What all layers are told of the places of the queries (T,), the keys being those up to them."""
+        if not self.config.attends:
+            return Places(x.new_zeros(()), self.position.rotation(q_pos, x), docs)
+        k_pos = torch.arange(int(q_pos[-1]) + 1)
+        mask = masks_of(self.config, documents=docs is not None)
+        bias = as_bias(mask(q_pos, k_pos, docs, docs), x) + self.position.bias(q_pos, k_pos, x)
+        if self.locality is not None:
+            bias = bias + self.locality.bias(q_pos, k_pos)
+        return Places(bias, self.position.rotation(q_pos, x), docs)
 
     def embed(self, ids: Tensor) -> Tensor:
         """The rows (B, T, C) of ids (B, T)."""
@@ -96,24 +139,26 @@ class LanguageModel(nn.Module):
         x = self.embedding(ids.clamp(max=self.n_symbols - 1))  # (B, T, C)
         return x * known[..., None]  # type: ignore[no-any-return]
 
-    def caches(self, batch_size: int) -> list[LayerCache]:
-        """Empty caches, one a layer, for `batch_size` texts of one block."""
-        shape = (batch_size, self.n_head, self.block_size, self.embedding.embedding_dim // self.n_head)
-        return [LayerCache(shape, self.embedding.weight) for _ in self.blocks]
+    def cache(self, batch_size: int) -> Cache:
+        """What is kept of `batch_size` texts, before the first character."""
+        like = self.embedding.weight
+        mixers = [cast("Mixer", block.mixer) for block in self.blocks]
+        return Cache([mixer.cache(batch_size, self.block_size, like) for mixer in mixers])
 
 
 def initialise(model: LanguageModel, generator: torch.Generator) -> None:
     """Fill the weights: the same generator gives the same model.
 
-    Output projections start at zero, so that every block starts as the identity; the gain before
-    the head is such that the first loss is ln V at any width.
+    Output projections start at zero, so that every block with weights starts as the identity; the
+    gain before the head is such that the first loss is ln V at any width. What is added ("bias" in
+    its name: a gate's, a distance's, a slope's) starts at zero too.
     """
     C = model.embedding.embedding_dim
     for name, weight in model.named_parameters():
-        if name.endswith(("out.weight", "down.weight")):
+        if name.endswith(("out.weight", "down.weight")) or "bias" in name:
             nn.init.zeros_(weight)
         elif weight.ndim == 2:
-            nn.init.normal_(weight, std=1 / sqrt(C), generator=generator)
+            nn.init.normal_(weight, std=1 / sqrt(weight.shape[1]), generator=generator)
         else:
             nn.init.ones_(weight)
     nn.init.constant_(model.norm.weight, FIRST_LOGIT / sqrt(C))

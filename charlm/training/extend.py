@@ -39,12 +39,12 @@ def _extend(session: Session, run: RunFolder, steps: int, **facts: object) -> No
 def _size(session: Session) -> Size:
     """The run's size as a row of the plan's table, for what a step of it costs."""
     model, training = session.model_config, session.training_config
-    assert model.n_layer and model.n_embd and model.n_head and model.block_size and training.batch_size
+    assert model.n_layer and model.n_embd and model.block_size and training.batch_size
     return Size(
         tflop=0,
         n_layer=model.n_layer,
         n_embd=model.n_embd,
-        n_head=model.n_head,
+        n_head=model.n_head or 1,
         block_size=model.block_size,
         batch_size=training.batch_size,
         learning_rate=training.learning_rate or 0.0,

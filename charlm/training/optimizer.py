@@ -11,10 +11,10 @@ BETAS = (0.9, 0.95)
 def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), which decays the blocks' matrices only.
 
-    Gains and the embedding, whose rows are also the head's, find their own size.
+    Gains, positions and the embedding, whose rows are also the head's, find their own size.
     """
-    decayed = [p for name, p in model.named_parameters() if p.ndim == 2 and not name.startswith("embedding")]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or name.startswith("embedding")]
+    decayed = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("blocks.")]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or not name.startswith("blocks.")]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
 

@@ -92,8 +92,9 @@ class Pace:
     ) -> Plan:
         """From the first steps' speed: how many there will be, and how often it is evaluated."""
         self.measure()
-        # A forward pass takes a third of a step.
-        self.window_seconds = self.step_seconds / 3 / windows.batch_size
+        # A forward pass takes a third of a step; where the state is carried, windows are read one by one.
+        at_once = 1 if held_out.in_order else windows.batch_size
+        self.window_seconds = self.step_seconds / 3 / at_once
         end = step + self.steps_left(plan.eval_every, held_out.of_windows)
         steps = end - self.first_step
         interval = evaluation_interval(steps, self.budget, windows.per_epoch / windows.batch_size)

@@ -6,7 +6,7 @@ acts, and the schedule is decided again from the speed of the steps themselves.
 """
 
 from dataclasses import dataclass, replace
-from math import ceil, gcd, sqrt
+from math import ceil, sqrt
 from typing import Any
 
 from charlm.config import ModelConfig, TrainingConfig
@@ -131,6 +131,11 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
     Raises ValueError where what was set by hand does not go together.
     """
     assert n_train >= 2 and (budget.steps is not None or (budget.seconds and budget.gflops))
+    if not model.causal:
+        raise ValueError(
+            "causal is False, which cannot be trained: a model that reads ahead would read the answer, the next "
+            "character, instead of predicting it"
+        )
     size = _size(budget, n_train)
     wanted = model.block_size or size.block_size
     block = min(wanted, max(1, (n_train - 1) // 2))
@@ -186,20 +191,32 @@ def _size(budget: Budget, n_train: int) -> Size:
 
 def _fill_model(model: ModelConfig, size: Size) -> ModelConfig:
     """The model set by hand, completed from a row of the table."""
-    n_layer, n_embd, n_head = model.n_layer or size.n_layer, model.n_embd, model.n_head
+    n_layer = model.n_layer or max(size.n_layer, len(model.mixers))
+    n_embd, n_head = model.n_embd, model.n_head
+    model = model.completed()
+    if not model.attends:
+        return replace(model, n_layer=n_layer, n_embd=n_embd or size.n_embd)
+    shared = model.n_kv_head or 1
+    if n_embd is None and n_head is None:
+        n_head = ceil(size.n_head / shared) * shared
     if n_embd is None:
-        n_embd = size.n_embd if n_head is None else ceil(size.n_embd / (2 * n_head)) * 2 * n_head
+        assert n_head
+        n_embd = ceil(size.n_embd / (2 * n_head)) * 2 * n_head
     if n_head is None:
-        n_head = size.n_head if n_embd == size.n_embd else _heads(n_embd)
+        n_head = size.n_head if n_embd == size.n_embd and shared == 1 else _heads(n_embd, shared)
     return replace(model, n_layer=n_layer, n_embd=n_embd, n_head=n_head)
 
 
-def _heads(n_embd: int) -> int:
-    """As many heads as divide the width into even parts of at least SMALLEST_HEAD."""
-    if n_embd % 2:
-        raise ValueError(f"n_embd is {n_embd}; the width must be even")
-    most = max(1, n_embd // SMALLEST_HEAD)
-    return max(h for h in range(1, most + 1) if gcd(n_embd, 2 * h) == 2 * h)
+def _heads(n_embd: int, shared: int) -> int:
+    """As many heads as divide the width into even parts of at least SMALLEST_HEAD, in `shared` groups."""
+    most = max(shared, n_embd // SMALLEST_HEAD)
+    fitting = [h for h in range(shared, most + 1, shared) if n_embd % (2 * h) == 0]
+    if not fitting:
+        raise ValueError(
+            f"n_embd is {n_embd}; the width must be an even number of values for each head"
+            + (f", of which n_kv_head asks for a multiple of {shared}" if shared > 1 else "")
+        )
+    return fitting[-1]
 
 
 def _dropout(passes: float) -> float:

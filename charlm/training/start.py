@@ -18,7 +18,7 @@ from charlm.terminal import one_line
 from charlm.text.corpus import Corpus, reopen
 from charlm.text.load import Loaded, load
 from charlm.training.device import set_threads
-from charlm.training.plan import Choice
+from charlm.training.plan import Budget, Choice
 from charlm.training.plan_file import read_plan, write_plan
 from charlm.training.session import Session
 
@@ -119,6 +119,14 @@ def _changes(snapshot: Snapshot) -> list[tuple[str, object, object]]:
     return [(what, one_line(str(old)), new) for what, old, new in pairs if old != new]
 
 
-def with_threads(choice: Choice, threads: int) -> Choice:
-    """The choice with the number of threads written down, so that it can be repeated."""
-    return replace(choice, training=replace(choice.training, threads=threads))
+def recorded(choice: Choice, budget: Budget, threads: int) -> Choice:
+    """The choice with all that it came from written down, so that it can be repeated."""
+    plan = choice.plan.decided(
+        decided="size",
+        at_step=0,
+        seconds=budget.seconds,
+        gflops=budget.gflops,
+        threads=threads,
+        steps=budget.steps,
+    )
+    return replace(choice, training=replace(choice.training, threads=threads), plan=plan)

@@ -1,0 +1,110 @@
+"""Attention: each position weighs those it may read by how well they match.
+
+Axes: B batch, T positions asked about, S positions read, C width, H heads, D values per head.
+"""
+
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from charlm.config import ModelConfig
+from charlm.model.cache import KeyValues
+from charlm.model.example import Example, some, table
+from charlm.model.mixers.mixer import Mixer, Places
+
+NORM_EPS = 1e-6
+
+
+class Attention(Mixer):
+    """Self-attention: each position asks (query), each answers (key, value), the match weighs.
+
+    softmax(q k' / sqrt(D) + bias) v for each head, with q, k and v learned linear maps of the input.
+    Queries and keys are brought to unit mean square first (Qwen3), so that scores cannot run away.
+    With fewer heads of keys and values, groups of queries share them (Ainslie et al. 2023, arXiv
+    2305.13245). Vaswani et al. 2017, arXiv 1706.03762.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        assert config.n_embd and config.n_head
+        self.head_size, n_embd = config.head_size, config.n_embd
+        self.n_kv_head = config.n_kv_head or config.n_head
+        self.sizes = (n_embd, self.n_kv_head * self.head_size, self.n_kv_head * self.head_size)
+        self.qkv = nn.Linear(n_embd, sum(self.sizes), bias=False)
+        self.q_norm = nn.RMSNorm(self.head_size, eps=NORM_EPS)
+        self.k_norm = nn.RMSNorm(self.head_size, eps=NORM_EPS)
+        self.out = nn.Linear(n_embd, n_embd, bias=False)
+
+    def forward(self, x: Tensor, places: Places, cache: KeyValues | None = None) -> Tensor:
+        """(B, T, C) to (B, T, C); with a cache, after what that holds."""
+        q, k, v = (in_heads(part, self.head_size) for part in self.qkv(x).split(self.sizes, dim=-1))
+        return self.out(read(self.q_norm(q), self.k_norm(k), v, places, cache))  # type: ignore[no-any-return]
+
+    def cache(self, batch_size: int, block_size: int, like: Tensor) -> KeyValues:
+        """Room for the keys and values of one block."""
+        return KeyValues((batch_size, self.n_kv_head, block_size, self.head_size), like)
+
+    @staticmethod
+    def example() -> Example:
+        """The weights of one head, of queries and keys by random maps."""
+        x, maps = some(5, 4), some(2, 4, 4)
+        scores = (x @ maps[0]) @ (x @ maps[1]).T / sqrt(4)
+        weights = torch.softmax(scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf), dim=-1)
+        return table("Five positions, one causal head, untrained: who weighs whom.", weights, "t", "reads")
+
+
+class SimpleAttention(Mixer):
+    """Self-attention without parameters: the weights are correlations of the inputs themselves.
+
+    y = softmax(x x' / sqrt(D)) x in each head: what attention does when queries, keys and values
+    are all the input. A position weighs itself most, since nothing matches it better, and cannot ask
+    for anything but its like.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.head_size = config.head_size
+        self.n_head = config.n_head or 1
+
+    def forward(self, x: Tensor, places: Places, cache: KeyValues | None = None) -> Tensor:
+        """(B, T, C) to (B, T, C); with a cache, after what that holds."""
+        q = k = v = in_heads(x, self.head_size)
+        return read(q, k, v, places, cache)
+
+    def cache(self, batch_size: int, block_size: int, like: Tensor) -> KeyValues:
+        """Room for the inputs of one block, twice: turned by their positions, and as they are."""
+        return KeyValues((batch_size, self.n_head, block_size, self.head_size), like)
+
+    @staticmethod
+    def example() -> Example:
+        """Four vectors, of which two are alike."""
+        x = torch.tensor([[1.0, 1, 0], [0, 1, 1], [1.0, 1, 0], [-1, 0, 1]])
+        weights = torch.softmax(2 * x @ x.T / sqrt(3), dim=-1)
+        return table("Four vectors; 0 and 2 are the same, so they weigh alike:", weights, "t", "reads")
+
+
+def in_heads(x: Tensor, head_size: int) -> Tensor:
+    """The width divided among heads: (B, T, H D) to (B, H, T, D)."""
+    B, T, _ = x.shape
+    return x.view(B, T, -1, head_size).transpose(1, 2)
+
+
+def read(q: Tensor, k: Tensor, v: Tensor, places: Places, cache: KeyValues | None) -> Tensor:
+    """What the queries find: (B, T, C), from (B, H, T, D) of each, after what the cache holds."""
+    q, k = places.rotate(q), places.rotate(k)
+    if cache is not None:
+        k, v = cache.extend(k, v)  # (B, H, S, D)
+    return attend(q, k, v, places.bias).transpose(1, 2).flatten(2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q k' / sqrt(D) + bias) v: (B, H, T, D) from k and v (B, H or fewer, S, D), bias (T, S).
+
+    Plain products, since on a CPU the fused kernel's backward pass is slower for short blocks.
+    """
+    group = q.shape[1] // k.shape[1]
+    if group > 1:
+        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    scores = (q * (1 / sqrt(q.shape[-1]))) @ k.transpose(-2, -1)  # (B, H, T, S)
+    return torch.softmax(scores + bias, dim=-1) @ v

@@ -1,0 +1,121 @@
+"""What a setting is: a name, a type, a default, help and limits, written in one line of a dataclass."""
+
+import math
+from dataclasses import dataclass, fields
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Self, get_args, get_origin, get_type_hints
+
+LARGE = 1e5
+"""Above this a limit only keeps out nonsense, and is not worth a reader's time."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values a number may take, both ends included."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int | float) and self.low <= value <= self.high  # false for nan
+
+    def __str__(self) -> str:
+        if self.high > LARGE:
+            return f"at least {self.low:g}"
+        return f"{self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The words a setting may take."""
+
+    words: tuple[str, ...]
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.words
+
+    def __str__(self) -> str:
+        return ", ".join(self.words)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Some of these words, joined by commas."""
+
+    words: tuple[str, ...]
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, str) and all(word in self.words for word in value.split(","))
+
+    def __str__(self) -> str:
+        return ", ".join(self.words)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of a configuration, as the command line and the checkpoint read it."""
+
+    name: str
+    type: type
+    optional: bool  # None is allowed, and means that the plan chooses (or that it is off)
+    default: Any
+    help: str
+    limit: Range | Choice | Choices | None
+
+    @property
+    def option(self) -> str:
+        """The name on the command line: `n_layer` is `--n-layer`."""
+        return "--" + self.name.replace("_", "-")
+
+    def check(self, value: Any) -> None:
+        """Raise ValueError, naming the setting, the value and the limit, if it cannot be `value`."""
+        if value is None and self.optional:
+            return
+        kinds = (int, float) if self.type is float else (self.type,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and self.type is not bool):
+            raise ValueError(f"{self.name} is {value!r}; it takes a value of type {self.type.__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{self.name} is {value}; it takes a finite number")
+        if self.limit is not None and value not in self.limit:
+            raise ValueError(f"{self.name} is {value!r}; allowed: {self.limit}")
+
+
+class Settings:
+    """Base of the configurations below: checks each field, and goes to JSON and back."""
+
+    def __post_init__(self) -> None:
+        for setting in settings_of(type(self)):
+            setting.check(getattr(self, setting.name))
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain values; `from_json` gives the same object again."""
+        return {setting.name: getattr(self, setting.name) for setting in settings_of(type(self))}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Rebuild from `to_json`; ValueError for unknown names, wrong types and limits."""
+        unknown = set(values) - {setting.name for setting in settings_of(cls)}
+        if unknown:
+            raise ValueError(f"unknown settings: {', '.join(map(repr, sorted(unknown)))}")
+        return cls(**values)
+
+
+def settings_of(cls: type[Settings]) -> tuple[Setting, ...]:
+    """The settings of a configuration class, in the order written."""
+    return _settings_of(cls)  # type: ignore[arg-type]
+
+
+@cache
+def _settings_of(cls: Any) -> tuple[Setting, ...]:
+    hints = get_type_hints(cls, include_extras=True)
+    return tuple(_setting(field, hints[field.name]) for field in fields(cls))
+
+
+def _setting(field: Any, hint: Any) -> Setting:
+    assert get_origin(hint) is Annotated, f"{field.name} needs Annotated[type, help]"
+    kind, text, *limits = get_args(hint)
+    optional = isinstance(kind, UnionType)
+    base = get_args(kind)[0] if optional else kind
+    limit = limits[0] if limits else None
+    return Setting(field.name, base, optional, field.default, text, limit)

@@ -1,0 +1,337 @@
+"""Mixers: each in every model that can be, by the properties that all of them must have."""
+
+import ast
+import inspect
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import read
+from charlm.config import ATTENTION, ModelConfig
+from charlm.model import masks
+from charlm.model.mixers import MIXERS
+from charlm.model.mixers.attention import Attention, SimpleAttention
+from charlm.model.mixers.convolution import Convolution
+from charlm.model.mixers.mixer import Places
+from charlm.model.mixers.recurrent import Recurrent
+from charlm.predictor import TransformerPredictor
+from charlm.text.corpus import Corpus
+from charlm.text.vocabulary import Vocabulary
+from charlm.training.loop import Trainer
+from charlm.training.start import go_on
+from tests.conftest import After, Never, toy_run
+from tests.matrix import BLOCK, MIXED, N_SYMBOLS, every_model, name_of, random_model, read_by
+from tests.test_loop import assert_same
+
+EVERY = pytest.mark.parametrize("config", every_model(), ids=name_of)
+VOCABULARY = Vocabulary.build("the cat sat on the mat; " * 3 + "z", 2)
+EXACT = {"rtol": 0, "atol": 1e-10}
+
+
+def some(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def random_ids(*shape: int, n: int = N_SYMBOLS) -> torch.Tensor:
+    return torch.randint(n, shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_matrix_has_every_mixer_and_refuses_what_cannot_act() -> None:
+    models = every_model()
+    assert {mixer for config in models for mixer in config.mixers} == set(MIXERS)
+    assert len(models) > 200
+    for config in models:
+        if not config.attends:
+            assert (
+                not config.locality
+                and not config.n_kv_head
+                and config.position
+                in (
+                    "none",
+                    "learned",
+                    "sinusoidal",
+                )
+            )
+
+
+@EVERY
+def test_causal_by_gradient_and_reach_exact(config: ModelConfig) -> None:
+    acts = read_by(random_model(config), BLOCK)
+    reach = config.reach or BLOCK
+    for t in range(BLOCK):
+        assert (acts[t, t + 1 :] == 0).all(), "a later character reached an earlier prediction"
+        assert (acts[t, : max(0, t + 1 - reach)] == 0).all(), "it reaches farther than it says"
+        assert (acts[t, max(0, t + 1 - reach) : t + 1] > 0).all(), "it reaches less far than it says"
+
+
+@EVERY
+def test_the_output_on_a_prefix_is_the_prefix_of_the_output(config: ModelConfig) -> None:
+    model = random_model(config)
+    longest = BLOCK if config.position == "learned" else 4 * BLOCK
+    ids = random_ids(2, longest)
+    whole = model(ids)
+    for T in (*range(1, BLOCK), longest - 1):
+        torch.testing.assert_close(model(ids[:, :T]), whole[:, :T], rtol=0, atol=1e-12)
+
+
+@EVERY
+def test_weights_do_not_depend_on_the_length(config: ModelConfig) -> None:
+    shapes = []
+    for block_size in (BLOCK, 4 * BLOCK):
+        model = random_model(replace(config, block_size=block_size))
+        shapes.append({name: weight.shape for name, weight in model.state_dict().items()})
+    if config.position == "learned":
+        for weights in shapes:
+            del weights["position.table.weight"]
+    assert shapes[0] == shapes[1]
+
+
+@EVERY
+def test_the_cache_gives_what_recomputation_gives(config: ModelConfig) -> None:
+    predictor = TransformerPredictor(random_model(config, VOCABULARY.n_ids), VOCABULARY)
+    predictor.model.n_symbols = VOCABULARY.n_ids  # no bytes left over
+    ids, rule = random_ids(1, 2 * BLOCK + 3, n=VOCABULARY.n_ids), predictor.rule
+    state = predictor.start(1)
+    conditionals = []
+    for t in range(1, ids.shape[1]):
+        state, logp = predictor.step(state, ids[:, t - 1 : t])
+        expected = torch.log_softmax(predictor.model(ids[:, rule.start(t) : t])[:, -1], dim=-1)
+        torch.testing.assert_close(logp, expected, **EXACT)
+        conditionals.append(float(logp[0, ids[0, t]]))
+    scores = predictor.score(ids[0].numpy())[1:]
+    np.testing.assert_allclose(scores, conditionals, **EXACT)  # the score is their product
+    in_pieces = predictor.start(1)
+    for piece in ids.split((1, BLOCK - 2, BLOCK + 2, 2), dim=1):
+        in_pieces, last = predictor.step(in_pieces, piece)
+    torch.testing.assert_close(last, predictor.step(predictor.start(1), ids)[1], **EXACT)
+
+
+@EVERY
+def test_nothing_passes_from_one_document_to_another(config: ModelConfig) -> None:
+    docs = torch.tensor([[0, 0, 1, 1, 2]])
+    acts = read_by(random_model(config), BLOCK, docs)
+    same = docs[0][:, None] == docs[0][None, :]
+    assert (acts[~same] == 0).all()
+    assert (acts.diagonal(-1)[[0, 2]] > 0).all()
+
+
+@EVERY
+def test_a_layer_that_is_not_causal_reads_ahead(config: ModelConfig) -> None:
+    acts = read_by(random_model(replace(config, causal=False)), BLOCK)
+    assert (acts.diagonal(1) > 0).all()
+    assert (acts.diagonal(-1) > 0).all()
+
+
+@pytest.mark.parametrize("mixer", MIXED)
+@pytest.mark.parametrize("position", ["learned", "relative", "default"])
+def test_exact_resume_and_what_is_saved_is_what_is_read(
+    tmp_path: Path, corpus: Corpus, mixer: str, position: str
+) -> None:
+    if position == "relative" and not ModelConfig(mixer=mixer).attends:
+        pytest.skip("refused")
+    model: dict[str, object] = {"mixer": mixer}
+    model |= {} if position == "default" else {"position": position}
+    model |= {"n_layer": 2, "n_head": 2 if ModelConfig(mixer=mixer).attends else None}
+    model |= {"locality": True, "n_kv_head": 1} if "attention" in mixer.split(",") else {}
+    run, whole = toy_run(tmp_path, corpus, 6, "whole", model=model)
+    list(Trainer(whole, run).run(Never()))
+    run, part = toy_run(tmp_path, corpus, 6, "part", model=model)
+    trainer = Trainer(part, run)
+    list(trainer.run(After(lambda: trainer.step, 3)))
+    run.unlock()
+    session = go_on(RunFolder(run.path), pytest.fail)
+    assert session.state.step == 3
+    list(Trainer(session, run).run(Never()))
+    assert_same(whole, session)
+    saved = TransformerPredictor.of(read(run, "latest"))
+    ids = corpus.held_out[:50]
+    np.testing.assert_array_equal(
+        saved.score(ids), TransformerPredictor(session.model.eval(), corpus.vocabulary).score(ids)
+    )
+
+
+def test_attention_mixer_is_the_librarys() -> None:
+    """On copied weights; without the norms of queries and keys, which the library's has not."""
+    config = ModelConfig(n_embd=12, n_head=3, position="none")
+    ours, theirs = (
+        Attention(config).double(),
+        torch.nn.MultiheadAttention(12, 3, bias=False, batch_first=True),
+    )
+    theirs.double()
+    ours.q_norm = ours.k_norm = torch.nn.Identity()
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(ours.qkv.weight)
+        theirs.out_proj.weight.copy_(ours.out.weight)
+    x, mask = some(2, 7, 12), ~torch.ones(7, 7).tril().bool()
+    bias = torch.zeros(7, 7, dtype=torch.float64).masked_fill(mask, -torch.inf)
+    expected, _ = theirs(x, x, x, attn_mask=mask, need_weights=False)
+    torch.testing.assert_close(ours(x, Places(bias, lambda q: q)), expected, rtol=0, atol=1e-12)
+
+
+def test_grouped_queries_in_the_attention_mixer_are_full_heads_with_repeated_keys_and_values() -> None:
+    """Ainslie et al. 2023: the same as attention whose keys and values are copied within a group."""
+    grouped = Attention(ModelConfig(n_embd=12, n_head=6, n_kv_head=2)).double()
+    full = Attention(ModelConfig(n_embd=12, n_head=6)).double()
+    q, k, v = grouped.qkv.weight.detach().split(grouped.sizes)
+    repeated = [part.view(2, 1, 2, 12).expand(2, 3, 2, 12).reshape(12, 12) for part in (k, v)]
+    full.load_state_dict({**grouped.state_dict(), "qkv.weight": torch.cat((q, *repeated))})
+    x, places = some(2, 5, 12), Places(torch.zeros(5, 5).double(), lambda q: q)
+    torch.testing.assert_close(grouped(x, places), full(x, places), rtol=0, atol=1e-12)
+    assert grouped.qkv.weight.numel() == 12 * (12 + 2 * 4)
+
+
+def test_simple_attention_mixer_is_the_formula_by_hand_and_has_no_parameters() -> None:
+    mixer = SimpleAttention(ModelConfig(n_embd=4, n_head=2))
+    assert not list(mixer.parameters())
+    x = some(1, 3, 4)
+    expected = torch.empty(1, 3, 4, dtype=torch.float64)
+    for head in (slice(0, 2), slice(2, 4)):
+        for t in range(3):
+            weights = [float((x[0, t, head] * x[0, s, head]).sum()) / 2**0.5 for s in range(t + 1)]
+            total = sum(np.exp(w) for w in weights)
+            expected[0, t, head] = sum(np.exp(w) / total * x[0, s, head] for s, w in enumerate(weights))
+    places = torch.arange(3)
+    bias = masks.as_bias(masks.Causal()(places, places, None, None), x)
+    torch.testing.assert_close(mixer(x, Places(bias, lambda q: q)), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mixer", ATTENTION)
+def test_mixer_equivariance_and_what_ends_it(mixer: str) -> None:
+    """Unmasked and without positions, permuting the input permutes the output; else it does not."""
+    x, order = random_ids(1, BLOCK), torch.tensor([3, 1, 4, 0, 2])
+
+    def difference(**settings: object) -> float:
+        config = ModelConfig(n_layer=2, n_embd=8, n_head=2, block_size=BLOCK, mixer=mixer, **settings)  # type: ignore[arg-type]
+        model = random_model(config)
+        return float((model(x[:, order]) - model(x)[:, order]).detach().abs().max())
+
+    assert difference(position="none", causal=False) < 1e-12
+    assert difference(position="none", causal=True) > 1e-3
+    for position in ("learned", "sinusoidal", "relative", "rotary", "alibi"):
+        assert difference(position=position, causal=False) > 1e-3, position
+
+
+@pytest.mark.parametrize("window", [1, 2, 5])
+def test_convolution_mixer_is_the_librarys(window: int) -> None:
+    mixer = Convolution(ModelConfig(n_embd=6, window=window)).double()
+    torch.nn.init.normal_(mixer.taps)
+    x = some(2, 9, 6)
+    padded = F.pad(x.transpose(1, 2), (window - 1, 0))
+    expected = mixer.out(F.conv1d(padded, mixer.taps[:, None], groups=6).transpose(1, 2))
+    torch.testing.assert_close(mixer(x, Places(torch.zeros(()), lambda q: q)), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("window", "n_layer"), [(2, 1), (4, 1), (4, 3), (1, 3)])
+@pytest.mark.parametrize("mixer", ["convolution", "attention"])
+def test_mixer_reach_of_layers(mixer: str, window: int, n_layer: int) -> None:
+    """One layer reaches exactly N, L layers L (N - 1) + 1; what the block cuts off, it cuts."""
+    heads = {"n_head": 2} if mixer == "attention" else {}
+    config = ModelConfig(mixer=mixer, n_embd=8, n_layer=n_layer, window=window, block_size=20, **heads)  # type: ignore[arg-type]
+    assert config.reach == n_layer * (window - 1) + 1
+    acts = read_by(random_model(config), 20)
+    assert [int((row > 0).sum()) for row in acts] == [min(t + 1, config.reach) for t in range(20)]
+    assert replace(config, block_size=window).reach == min(window, config.reach)
+
+
+def test_recurrent_mixer_reaches_without_limit() -> None:
+    config = ModelConfig(mixer="recurrent", n_layer=1, n_embd=8, block_size=BLOCK, dropout=0.0)
+    assert config.reach is None and config.carries_state
+    predictor = TransformerPredictor(random_model(config, VOCABULARY.n_symbols), VOCABULARY)
+    ids = random_ids(50 * BLOCK, n=VOCABULARY.n_symbols).numpy()
+    other = ids.copy()
+    other[0] = (ids[0] + 1) % VOCABULARY.n_symbols
+    later = slice(4 * BLOCK, 6 * BLOCK)
+    assert (predictor.score(ids)[later] != predictor.score(other)[later]).all(), "the first no longer acts"
+    np.testing.assert_array_equal(
+        np.concatenate(list(predictor.score_windows(ids, [2, 7]))),
+        predictor.score(ids)[np.r_[2 * BLOCK + 1 : 3 * BLOCK + 1, 7 * BLOCK + 1 : 8 * BLOCK + 1]],
+    )
+
+
+def test_recurrent_mixer_keeps_documents_apart_as_if_each_stood_alone() -> None:
+    mixer = Recurrent(ModelConfig(n_embd=4)).double()
+    torch.nn.init.normal_(mixer.out.weight)
+    x, docs = some(2, 6, 4), torch.tensor([[0, 0, 0, 1, 1, 2], [5, 7, 7, 7, 7, 7]])
+    together = mixer(x, Places(torch.zeros(()), lambda q: q, docs))
+    nowhere = Places(torch.zeros(()), lambda q: q)
+    alone = [mixer(part[None], nowhere)[0] for part in (x[0, :3], x[0, 3:5], x[0, 5:], x[1, :1], x[1, 1:])]
+    torch.testing.assert_close(together.flatten(0, 1), torch.cat(alone), rtol=0, atol=1e-12)
+
+
+def test_each_mixer_is_short() -> None:
+    for mixer in MIXERS.values():
+        assert len(inspect.getsource(mixer).splitlines()) < 60  # type: ignore[arg-type]
+
+
+def test_no_mixer_asks_which_position_it_is_given() -> None:
+    folder = Path(inspect.getfile(Attention)).parent
+    for path in folder.glob("*.py"):
+        names = {
+            node.id for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Name)
+        }
+        words = {n.value for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Constant)}
+        assert "POSITIONS" not in names and not {"rotary", "alibi", "relative", "learned"} & words, path
+
+
+REFUSED = {
+    "n_head is 2, which cannot act with mixer recurrent": {"mixer": "recurrent", "n_head": 2},
+    "n_kv_head is 1, which cannot act with mixer simple-attention": {
+        "mixer": "simple-attention",
+        "n_kv_head": 1,
+    },
+    "locality is True, which cannot act with mixer convolution": {"mixer": "convolution", "locality": True},
+    "window is 4, which cannot act with mixer recurrent": {"mixer": "recurrent", "window": 4},
+    "position is rotary, which cannot act with mixer recurrent": {"mixer": "recurrent", "position": "rotary"},
+    "position is alibi, which cannot act with mixer convolution": {
+        "mixer": "convolution",
+        "position": "alibi",
+    },
+    "n_kv_head is 2 and n_head 3": {"n_kv_head": 2, "n_head": 3},
+    "window is 9 and block_size 8": {"window": 9, "block_size": 8},
+    "mixer names 2 layers, and n_layer is 1": {"mixer": "attention,recurrent", "n_layer": 1},
+    "mixer is 'attention,lstm'; allowed": {"mixer": "attention,lstm"},
+    "mixer is ''; allowed": {"mixer": ""},
+    "position is 'spiral'; allowed": {"position": "spiral"},
+    "n_embd is 9 and n_head 3; the width must be an even": {"n_embd": 9, "n_head": 3},
+    "n_embd is 10 and n_head 3; the width must be a whole": {"n_embd": 10, "n_head": 3, "position": "alibi"},
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_a_mixer_or_position_that_cannot_act_is_refused_by_name(said: str) -> None:
+    with pytest.raises(ValueError, match="^" + said.replace("(", "\\(")):
+        ModelConfig(**REFUSED[said])  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_from_before_there_was_a_choice_of_mixer_is_read() -> None:
+    """A field added later defaults to the old behaviour."""
+    old = ModelConfig.from_json({"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.0})
+    assert old.completed() == ModelConfig(
+        n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0, mixer="attention", position="rotary"
+    )
+    assert list(random_model(old).state_dict()) == list(
+        random_model(replace(old, position="rotary")).state_dict()
+    )
+
+
+def test_the_mixer_of_each_layer_takes_its_turn() -> None:
+    config = ModelConfig(
+        mixer="attention,convolution", n_layer=5, n_head=2, n_embd=8, block_size=BLOCK, position="none"
+    )
+    kinds = [type(block.mixer) for block in random_model(config).blocks]
+    assert kinds == [Attention, Convolution, Attention, Convolution, Attention]
+
+
+def test_mixers_learn(tmp_path: Path, corpus: Corpus) -> None:
+    """Each mixer alone learns the toy text well below what counting characters gives."""
+    for mixer in MIXERS:
+        heads = {"n_head": 2 if ModelConfig(mixer=mixer).attends else None}
+        run, session = toy_run(tmp_path, corpus, 60, mixer, model={"mixer": mixer, **heads})
+        list(Trainer(session, run).run(Never()))
+        figure = session.state.last_figure
+        assert figure and figure["nats_per_char"] < session.state.divergence.unigram - 0.5, mixer
