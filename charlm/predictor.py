@@ -60,12 +60,14 @@ class TextState:
 
 
 class TransformerPredictor:
-    """Autoregression: a text's probability is the product of each character's, given those before.
+    """Autoregression: a text's probability is a product, a factor for each character.
 
-    p(c_1 ... c_n) = p(c_1) p(c_2 | c_1) ... p(c_n | c_1 ... c_(n-1)). One model of the next character
-    is so a model of whole texts: it scores a text by its conditionals, and writes one by drawing from
+    p(c_1 ... c_n) = p(c_1) p(c_2 | c_1) ... p(c_n | c_1 ... c_(n-1)). So a model of the next character
+    is a model of whole texts: it scores a text by these conditionals, and writes one by drawing from
     them, each character it draws being read before the next. What is far back falls out of sight as
-    the context rule says. It computes in the precision of the model's weights.
+    the context rule says (charlm/context.py). It computes in the precision of the model's weights.
+    Shannon 1948, Bell System Technical Journal 27:379; by a neural network: Bengio et al. 2003, Journal
+    of Machine Learning Research 3:1137.
     """
 
     def __init__(self, model: LanguageModel, vocabulary: Vocabulary) -> None:
@@ -172,8 +174,8 @@ class TransformerPredictor:
             )
             rows.append((repr(text[:t]), repr(text[t]), f"{exp(logp[0, id_]):.4f}", f"{exp(at_once[t]):.4f}"))
         rows.append(("", "product", *(f"{np.prod([float(r[i]) for r in rows]):.2e}" for i in (2, 3))))
-        header = ("before", "character", "one by one", "at once")
-        return Example("An untrained model's probability of 'to be':", header, tuple(rows))
+        says = "An untrained model's probability of 'to be', in steps and in one pass:"
+        return Example(says, ("before", "character", "one by one", "at once"), tuple(rows))
 
     def _log_probabilities(self, hidden: Tensor) -> Tensor:
         """What the head says of every id: (..., V) from (..., C)."""

@@ -53,7 +53,7 @@ def test_train_says_what_it_does_and_ends_with_what_to_do(charlm) -> None:  # ty
     for said in (
         "characters,",
         "held out",
-        "layers of width 16",
+        "1 layer of width 16, 2 heads",
         "run ducks, in checkpoints",
         "the same run again:",
         "charlm resume ducks",

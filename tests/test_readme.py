@@ -11,6 +11,8 @@ import pytest
 
 from charlm.cli.main import COMMANDS
 from charlm.cli.main import run as main
+from charlm.model.mixers import MIXERS
+from charlm.model.positions import POSITIONS
 from charlm.training.plan import SIZES
 from tests.conftest import TEXT
 
@@ -79,6 +81,12 @@ def test_the_commands_run(
         monkeypatch.setattr(sys, "argv", ["charlm", *words])
         assert main(perf_counter()) == 0, command
     assert "bits" in capsys.readouterr().out
+
+
+def test_every_idea_that_can_be_chosen_is_named() -> None:
+    section = README.split("## The ideas")[1].split("\n## ")[0]
+    for word in (*MIXERS, *POSITIONS):
+        assert f"`{word}`" in section
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

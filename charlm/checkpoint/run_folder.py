@@ -149,13 +149,13 @@ def check_name(name: str) -> None:
 def check_free(root: Path, name: str) -> None:
     """UsageError if no new run can have this name."""
     check_name(name)
-    if (root / name / "run.json").exists():
+    if any((root / name / file).exists() for file in ("run.json", "comparison.json")):
         raise _taken(name)
 
 
 def _taken(name: str) -> UsageError:
     return UsageError(
-        f"a run named {name} exists already; go on with it by `charlm resume {name}`, or choose another name "
+        f"a run or comparison named {name} exists already; go on with it by `charlm resume {name}`, or choose another name "
         "with --run"
     )
 

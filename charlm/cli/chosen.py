@@ -1,13 +1,15 @@
-"""Which run and which of its checkpoints a command works on, and saying so."""
+"""Which run, which of its checkpoints and which text a command works on, and saying so."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charlm.cli.console import say
+from charlm.cli.console import say, warn
+from charlm.errors import CheckpointError
 from charlm.terminal import one_line
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
+    from charlm.text.corpus import Corpus
 
 
 def chosen(root: Path, name: str | None, checkpoint: str | None) -> "tuple[Snapshot, str, str]":
@@ -27,3 +29,16 @@ def chosen(root: Path, name: str | None, checkpoint: str | None) -> "tuple[Snaps
     newest = "" if name else ", the newest run"
     say(f"using {which} of {one_line(run.name)}{newest}: step {snapshot.step}")
     return snapshot, run.path.name, which
+
+
+def corpus_of_run(snapshot: "Snapshot", *, needed: bool) -> "Corpus | None":
+    """The text that the run was trained on, if it is still there; CheckpointError if it is `needed`."""
+    from charlm.training.start import corpus_of
+
+    try:
+        return corpus_of(snapshot)
+    except CheckpointError as error:
+        if needed:
+            raise
+        warn(f"{error}; no xz yardstick, and no look for passages that training has seen")
+        return None

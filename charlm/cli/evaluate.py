@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.chosen import chosen
+from charlm.cli.chosen import chosen, corpus_of_run
 from charlm.cli.console import checkpoints_root, count, note_files, print_json, say, table, text_of, warn
 from charlm.cli.options import AsJson, Checkpoints, Run, Which
-from charlm.errors import CheckpointError, ResourceError, TextError, UsageError
+from charlm.errors import ResourceError, TextError, UsageError
 from charlm.terminal import one_line
 
 if TYPE_CHECKING:
-    from charlm.checkpoint.snapshot import Snapshot
     from charlm.evaluation.report import Evaluation
-    from charlm.text.corpus import Corpus
 
 EXAMPLES = """Examples:
   charlm eval                               the newest run on its held-out text
@@ -50,13 +48,13 @@ def command(
 
     Every character is scored once, predicted from those before it; context does not cross files.
     """
-    texts = _read(files, encoding) if files else None
+    texts = read_texts(files, encoding) if files else None
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
 
     from charlm.context import ContextRule
     from charlm.evaluation.report import evaluate
 
-    corpus = _corpus(snapshot, needed=texts is None)
+    corpus = corpus_of_run(snapshot, needed=texts is None)
     if texts is None:
         assert corpus is not None
         texts = [(f"held-out part of {text_of(snapshot.run)}", corpus.held_out_text())]
@@ -76,25 +74,13 @@ def command(
         _show(name, evaluation)
 
 
-def _read(files: list[str], encoding: str | None) -> list[tuple[str, str]]:
+def read_texts(files: list[str], encoding: str | None) -> list[tuple[str, str]]:
+    """Name and text of each file that has any; what was noticed is said."""
     from charlm.text.source import read_source
 
     source = read_source(files, encoding=encoding)
     note_files(source.notes)
     return [(file.name, file.text) for file in source.files if file.text]
-
-
-def _corpus(snapshot: "Snapshot", *, needed: bool) -> "Corpus | None":
-    """The text the run was trained on, if it is still there."""
-    from charlm.training.start import corpus_of
-
-    try:
-        return corpus_of(snapshot)
-    except CheckpointError as error:
-        if needed:
-            raise
-        warn(f"{error}; no xz yardstick, and no look for passages that training has seen")
-        return None
 
 
 def _write_per_char(path: Path, evaluation: "Evaluation") -> None:

@@ -108,7 +108,7 @@ def _summary(run: RunFolder, session: Session, last: Finished, budget: float | N
     rows.append(("characters read", count(last.step * session.chars_per_step)))
     rows.append(("weights", count(sum(p.numel() for p in session.model.parameters()))))
     rows.append(("text", text_of(session.run)))
-    rows += _figure_rows(session)
+    rows += figure_rows(session)
     if last.reason == "early":
         corpus = session.corpus
         nats_per_symbol = fmean(state.memorising.best_blocks)
@@ -139,7 +139,7 @@ def _root(run: RunFolder) -> str:
     return "" if run.path.parent == usual else f" --checkpoints {shlex.quote(one_line(str(run.path.parent)))}"
 
 
-def _figure_rows(session: Session) -> list[tuple[str, str]]:
+def figure_rows(session: Session) -> list[tuple[str, str]]:
     """The last evaluation, with what it was measured on."""
     figure, of_chars = session.state.last_figure, session.corpus.held_out_chars
     if figure is None:

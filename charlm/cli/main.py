@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from charlm import __version__
-from charlm.cli import evaluate, info, resume, runs, sample, train
+from charlm.cli import compare, evaluate, explain, info, resume, runs, sample, train
 from charlm.cli.console import fail
 from charlm.cli.options import CONTEXT, Command, Group
 from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError
@@ -31,6 +31,8 @@ COMMANDS = {
     "eval": evaluate,
     "runs": runs,
     "info": info,
+    "compare": compare,
+    "explain": explain,
 }
 
 

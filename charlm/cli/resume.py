@@ -1,5 +1,6 @@
-"""`charlm resume`: go on with a run, to the end of its plan or further."""
+"""`charlm resume`: go on with a run, to the end of its plan or further, or with a comparison."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,8 @@ from charlm.errors import UsageError
 EXAMPLES = """Examples:
   charlm resume                     finish the newest run
   charlm resume poems --time 10m    ten minutes more, with a warmup and a cooldown of their own
-  charlm resume poems --steps 500   500 steps more"""
+  charlm resume poems --steps 500   500 steps more
+  charlm resume poems-position      finish a comparison"""
 
 
 def command(
@@ -26,7 +28,7 @@ def command(
     ] = None,
     checkpoints: Checkpoints = None,
 ) -> None:
-    """Go on with a run: to the end of its plan, or further.
+    """Go on with a run: to the end of its plan, or further; or with a comparison.
 
     It starts from the last checkpoint that is whole. A finished run needs to be told for how long.
     """
@@ -34,6 +36,8 @@ def command(
         raise UsageError("--time and --steps were both given; give one of them")
     budget = budget_seconds(time) if time is not None else None
     say(f"resuming {run or 'the newest run'}")
+    if run is not None and _comparison(checkpoints_root(checkpoints), run, time, steps, threads):
+        return
 
     from charlm.checkpoint.run_folder import find  # here: only now is torch needed
     from charlm.cli.follow import follow, next_commands
@@ -60,3 +64,22 @@ def command(
     if code:
         raise typer.Exit(code)
     next_commands(folder)
+
+
+def _comparison(root: Path, name: str, time: str | None, steps: int | None, threads: int | None) -> bool:
+    """Go on with the comparison of that name; False where there is none."""
+    from charlm.studies import comparison as on_disk
+
+    folder = on_disk.find(root, name)
+    if folder is None:
+        return False
+    given = {"--time": time, "--steps": steps, "--threads": threads}
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(f"{option} cannot act on a comparison: all its runs have the same budget")
+    from charlm.cli.compare_follow import follow_comparison
+
+    folder.lock()
+    comparison = on_disk.read(folder)
+    follow_comparison(folder, comparison, on_disk.corpus_of(comparison), as_json=False)
+    return True

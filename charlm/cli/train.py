@@ -11,7 +11,8 @@ import typer
 from charlm.cli.config_file import read_config
 from charlm.cli.console import checkpoints_root, count, note_files, say, table
 from charlm.cli.options import Checkpoints, budget_seconds, build, with_settings
-from charlm.config import FEWEST_HELD_OUT, ModelConfig, TextConfig, TrainingConfig
+from charlm.cli.words import about_model, about_text
+from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import UsageError
 from charlm.settings import settings_of
 from charlm.terminal import one_line
@@ -70,7 +71,7 @@ def command(
     say(f"reading {_describe(corpus or [])}")
     loaded = _load(corpus or [], text)
     note_files(loaded.notes)
-    say(_about(loaded))
+    say(about_text(loaded))
     choice, budget_said = _choose(loaded, model, training, budget, steps, ctx.obj)
     say(f"model: {budget_said}")
     if dry_run:
@@ -119,19 +120,6 @@ def _load(names: list[str], text: TextConfig) -> Any:
     return load(names, text)
 
 
-def _about(loaded: Any) -> str:
-    corpus = loaded.corpus
-    vocabulary = corpus.vocabulary
-    n_bytes = len(vocabulary.trained_bytes)
-    spelled = f" and {n_bytes} byte{'s' * (n_bytes > 1)} to spell rare ones with" if n_bytes else ""
-    few = "; too few held out to mean much" if 0 < corpus.held_out_chars < FEWEST_HELD_OUT else ""
-    none = "; nothing held out, so nothing will be evaluated" if corpus.held_out_chars == 0 else few
-    return (
-        f"{count(corpus.chars)} characters, {len(vocabulary.chars)} different kept{spelled}: "
-        f"{count(corpus.train_chars)} to train on, {count(corpus.held_out_chars)} held out{none}"
-    )
-
-
 def _choose(
     loaded: Any,
     model: ModelConfig,
@@ -159,23 +147,7 @@ def _choose(
     except ValueError as error:
         raise UsageError(str(error)) from None
     busy = f"; on {threads} of {most} threads, since the machine is busy" if threads < most else ""
-    m, t = choice.model, choice.training
-    return choice, (
-        f"{m.n_layer} layers of width {m.n_embd}, {_kind(m)}blocks of {m.block_size}, batches of "
-        f"{t.batch_size}, learning rate {t.learning_rate:g}, dropout {m.dropout:g}, chosen {choice.why}{busy}"
-    )
-
-
-def _kind(model: ModelConfig) -> str:
-    """What of the model is not as it always is, and its heads, where it has any."""
-    usual = ModelConfig()
-    words = [f"{model.n_head} heads"] if model.attends else []
-    words += [model.mixer.replace(",", " and ")] if model.mixer != usual.mixer else []
-    words += [f"{model.position} positions"] if model.position != usual.completed().position else []
-    words += [f"window {model.window}"] if model.window is not None else []
-    words += [f"{model.n_kv_head} heads of keys and values"] if model.n_kv_head else []
-    words += ["locality"] if model.locality else []
-    return "".join(word + ", " for word in words)
+    return choice, f"{about_model(choice)}, chosen {choice.why}{busy}"
 
 
 def _show_plan(choice: Any) -> None:

@@ -40,11 +40,14 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block: read (mixer), then think (SwiGLU), each added to what was there.
+    """A transformer block: read (mixer), think (SwiGLU), each added to what was there.
 
-    x += mixer(norm(x)); x += SwiGLU(norm(x)), with RMSNorm: x / sqrt(mean(x^2)) times a gain. What a
-    block adds starts at nothing, so that the deepest model starts as the shallowest. Vaswani et al.
-    2017; norms before instead of after: Xiong et al. 2020, arXiv 2002.04745.
+    x += mixer(norm(x)); x += SwiGLU(norm(x)), where SwiGLU(x) = W3 (silu(W1 x) * W2 x) with silu(a) =
+    a / (1 + exp(-a)), and norm(x) = x / sqrt(mean(x^2)) times a learned gain (RMSNorm). The last
+    matrix of each half starts at zero, so that what the block adds starts at nothing (simple attention
+    has no matrix), and the deepest model starts as the shallowest. Vaswani et al. 2017, arXiv
+    1706.03762; norms before instead of after: Xiong et al. 2020, arXiv 2002.04745; Shazeer 2020, arXiv
+    2002.05202; Zhang and Sennrich 2019, arXiv 1910.07467.
     """
 
     def __init__(self, config: ModelConfig, mixer: str) -> None:
@@ -64,14 +67,15 @@ class Block(nn.Module):
     @staticmethod
     def example() -> Example:
         """The size of what each half of an untrained and of a random block adds, at three positions."""
-        block = Block(ModelConfig(n_embd=8, n_head=2), "attention").double()
-        x = some(1, 3, 8)
+        model = LanguageModel(ModelConfig(n_layer=1, n_embd=8, n_head=2, block_size=3), 1).double()
+        initialise(model, torch.Generator().manual_seed(3))
+        block, x = cast("Block", model.blocks[0]), some(1, 3, 8)
         causal = as_bias(Causal()(torch.arange(3), torch.arange(3), None, None), x)
         rows = []
         for name in ("as it starts", "random"):
-            for parameter in block.parameters():
-                start = some(*parameter.shape) / 3 if name == "random" else torch.zeros(parameter.shape)
-                parameter.data.copy_(start)
+            if name == "random":
+                for parameter in block.parameters():
+                    parameter.data.copy_(some(*parameter.shape) / 3)
             with torch.no_grad():
                 read = block.mixer(block.mixer_norm(x), Places(causal, lambda q: q))
                 thought = block.mlp(block.mlp_norm(x + read))

@@ -23,9 +23,10 @@ class Causal:
     """A causal layer: position t reads positions up to t, and none after it.
 
     Whoever is to predict the next character must not see it. In training all positions of a window
-    predict at once, each the one after it, so that a layer that reads ahead would read the answer.
-    A mask forbids it: the scores of what lies ahead become minus infinity, their weights zero.
-    Vaswani et al. 2017, arXiv 1706.03762, section 3.2.3.
+    predict at once, each the one after it, so a layer that reads ahead would read the answer.
+    Attention is kept from it by a mask: softmax(scores + m), with m(t, s) = 0 where s <= t and minus
+    infinity elsewhere, which leaves those a weight of zero. A recurrent layer and a convolution are
+    built to read backwards only. Vaswani et al. 2017, arXiv 1706.03762, section 3.2.3.
     """
 
     def __call__(self, q_pos: Tensor, k_pos: Tensor, q_doc: Tensor | None, k_doc: Tensor | None) -> Tensor:
@@ -40,10 +41,11 @@ class Causal:
 
 
 class Window:
-    """A hard window: a layer reads the last N positions, its own counted, and none before them.
+    """A hard window: a layer reads the last N positions and none before them.
 
-    A prior through a mask: what is far cannot act, for sure, on one layer. Through L layers,
-    each reading the outputs of the one below, L (N - 1) + 1 characters can.
+    Position t reads s where |t - s| < N, so itself is one of the N. A prior through a mask: within one
+    layer what is far cannot act, whatever is learned. Through L layers, each reading the outputs of
+    the one below, L (N - 1) + 1 characters can.
     Child et al. 2019, arXiv 1904.10509; Beltagy et al. 2020, arXiv 2004.05150.
     """
 
@@ -64,8 +66,10 @@ class Window:
 class Documents:
     """Documents kept apart: a position reads its own document only.
 
-    Windows of text are cut without regard to where one document ends and the next begins; what
-    stands before the beginning of a letter says nothing about the letter.
+    Position t reads s where document(t) = document(s). Windows of text are cut without regard to where
+    one document ends and the next begins, and what stands before a story's beginning says little about
+    the story. A recurrent layer begins each document with an empty state, and to a convolution all
+    around it is zero. Zhao et al. 2024, arXiv 2402.13991.
     """
 
     def __call__(self, q_pos: Tensor, k_pos: Tensor, q_doc: Tensor | None, k_doc: Tensor | None) -> Tensor:
@@ -81,10 +85,11 @@ class Documents:
 
 
 class Locality(nn.Module):
-    """A soft prior: scores fall with distance, for each head as steeply as it has learned.
+    """A soft prior: scores fall with distance, as steeply as each head has learned.
 
-    bias(q, k) = -2^(-8 h / H) exp(a) |q - k| for head h of H, with a learned for each head from 0,
-    where this is ALiBi (`charlm explain alibi`). A window forbids what is far; this asks more of it.
+    bias(t, s) = -m_h exp(a_h) |t - s|, with ALiBi's slope m_h for head h (`charlm explain alibi`) and
+    with a_h learned, from 0, where this is ALiBi. A window forbids what is far; this asks a better
+    match of it. Chi et al. 2022, arXiv 2205.09921, where a power of the distance is learned as well.
     """
 
     def __init__(self, config: ModelConfig) -> None:

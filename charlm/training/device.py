@@ -1,5 +1,6 @@
 """Where training computes: device, threads, seeds, and how fast the machine is."""
 
+import platform
 import time
 
 import torch
@@ -58,3 +59,9 @@ def measure_gflops(device: torch.device) -> float:
         float((a @ a)[0, 0])  # reading a number waits for a GPU
         times.append(time.perf_counter() - before)
     return 2 * PRODUCT**3 / sorted(times)[len(times) // 2] / 1e9
+
+
+def machine(threads: int) -> str:
+    """The machine in a few words, as a figure of speed must name it."""
+    name = platform.processor() or platform.machine()
+    return f"{platform.system()} {name}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}"

@@ -6,6 +6,7 @@ Axes: B batch, T positions asked about, S positions read, C width, H heads, D va
 from math import sqrt
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charlm.config import ModelConfig
@@ -17,12 +18,13 @@ NORM_EPS = 1e-6
 
 
 class Attention(Mixer):
-    """Self-attention: each position asks (query), each answers (key, value), the match weighs.
+    """Self-attention: queries ask, keys and values answer, the match weighs.
 
-    softmax(q k' / sqrt(D) + bias) v for each head, with q, k and v learned linear maps of the input.
-    Queries and keys are brought to unit mean square first (Qwen3), so that scores cannot run away.
-    With fewer heads of keys and values, groups of queries share them (Ainslie et al. 2023, arXiv
-    2305.13245). Vaswani et al. 2017, arXiv 1706.03762.
+    softmax(q k' / sqrt(D) + bias) v in each head of D numbers, where q, k and v are learned linear
+    maps of the input; one more puts the heads together. Queries and keys are first brought to unit
+    mean square, times a learned gain, so that scores cannot run away (Qwen3: Yang et al. 2025, arXiv
+    2505.09388). With fewer heads of keys and values, groups of queries share them (Ainslie et al.
+    2023, arXiv 2305.13245). Vaswani et al. 2017, arXiv 1706.03762.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -49,17 +51,19 @@ class Attention(Mixer):
     def example() -> Example:
         """The weights of one head, of queries and keys by random maps."""
         x, maps = some(5, 4), some(2, 4, 4)
-        scores = (x @ maps[0]) @ (x @ maps[1]).T / sqrt(4)
+        q, k = (F.rms_norm(x @ to, (4,), eps=NORM_EPS) for to in maps)
+        scores = q @ k.T / sqrt(4)
         weights = torch.softmax(scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf), dim=-1)
         return table("Five positions, one causal head, untrained: who weighs whom.", weights, "t", "reads")
 
 
 class SimpleAttention(Mixer):
-    """Self-attention without parameters: the weights are correlations of the inputs themselves.
+    """Self-attention without parameters: the inputs' own products are the weights.
 
-    y = softmax(x x' / sqrt(D)) x in each head: what attention does when queries, keys and values
-    are all the input. A position weighs itself most, since nothing matches it better, and cannot ask
-    for anything but its like.
+    y = softmax(x x' / sqrt(D) + bias) x in each head of D numbers: what attention does when queries,
+    keys and values are all the input. Where all vectors are equally long, none is matched better than
+    by itself: a position weighs itself most, and can ask for nothing but its like. Bloem 2019,
+    Transformers from scratch, peterbloem.nl/blog/transformers.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -80,8 +84,8 @@ class SimpleAttention(Mixer):
     def example() -> Example:
         """Four vectors, of which two are alike."""
         x = torch.tensor([[1.0, 1, 0], [0, 1, 1], [1.0, 1, 0], [-1, 0, 1]])
-        weights = torch.softmax(2 * x @ x.T / sqrt(3), dim=-1)
-        return table("Four vectors; 0 and 2 are the same, so they weigh alike:", weights, "t", "reads")
+        weights = torch.softmax(x @ x.T / sqrt(3), dim=-1)
+        return table("Four vectors, unmasked; 0 and 2 are the same, and weigh alike:", weights, "t", "reads")
 
 
 def in_heads(x: Tensor, head_size: int) -> Tensor:

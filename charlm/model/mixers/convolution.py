@@ -14,11 +14,12 @@ from charlm.model.mixers.mixer import Mixer, Places
 
 
 class Convolution(Mixer):
-    """A convolutional layer: all positions at once, each reading N characters back and no farther.
+    """A convolutional layer: each position reads the last N characters, its own counted.
 
-    y_t = W (sum over i < N of w_i * x_(t - i)): along time in each of the C channels by itself
-    (depthwise), then across the channels (pointwise). What is read where is the same whatever is
-    written there. L layers reach L (N - 1) + 1 back. Wu et al. 2019, arXiv 1901.10430.
+    y_t = W (sum over 0 <= i < N of w_i * x_(t-i)): along time in each of the C channels by itself
+    (depthwise), then across the channels (pointwise), all positions at once. A distance has the same
+    weight whatever is written there. Through L layers, L (N - 1) + 1 characters act on a position.
+    Kaiser et al. 2017, arXiv 1706.03059; in place of attention: Wu et al. 2019, arXiv 1901.10430.
     """
 
     def __init__(self, config: ModelConfig) -> None:

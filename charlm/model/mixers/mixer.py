@@ -23,12 +23,14 @@ class Places:
 
 
 class Mixer(nn.Module):
-    """A sequence-to-sequence layer: a sequence of vectors in, one of the same length out.
+    """A sequence-to-sequence layer: a sequence of vectors in, one just as long out.
 
-    Its weights do not depend on the length: it is the same function for 3 characters and for
-    3,000. What varies from mixer to mixer is how a position reads the others. If it reads only those
-    up to it, then the output on the beginning of a sequence is the beginning of the output, and each
-    new character costs one more step instead of all again (`charlm explain causal`).
+    y = f(x), from (T, C) to (T, C) for every T: the weights do not depend on the length, it is the
+    same function for 3 characters and for 3,000. What varies from mixer to mixer is how a position
+    reads the others. If it reads only those up to it, then the output on the beginning of a sequence
+    is the beginning of the output, and each new character costs one more step instead of all again
+    (`charlm explain causal`). Which such functions a transformer can be: Yun et al. 2020, arXiv
+    1912.10077.
     """
 
     def forward(self, x: Tensor, places: Places, cache: Any | None = None) -> Tensor:
@@ -52,5 +54,5 @@ class Mixer(nn.Module):
             (str(n), *(f"{y:.3f}" for y in output), *[""] * (6 - n))
             for n, output in zip(lengths, outputs, strict=True)
         )
-        says = "One layer, the same weights, on the first 2, 4 and 6 of the same vectors:"
+        says = "One layer, the same weights, on the first 2, 4 and 6 of the same vectors (one channel of y):"
         return Example(says, ("length", *(f"t = {t}" for t in range(6))), rows)

@@ -16,12 +16,12 @@ from charlm.model.mixers.mixer import Mixer, Places
 
 
 class Recurrent(Mixer):
-    """A recurrent layer (GRU): it looks back without limit, through a state of C numbers.
+    """A recurrent layer (GRU): it looks back without limit through C numbers, its state.
 
-    h_t = (1 - z) n + z h_(t-1), where the gate z and what is new, n, are computed from x_t and
-    h_(t-1). Sampling needs the state only, however long the text; but training goes one step after
-    another, and what is far must have passed through every step between. Cho et al. 2014, arXiv
-    1406.1078.
+    h_t = (1 - z) n + z h_(t-1), number by number, where the gate z and what is new, n, are computed
+    from x_t and h_(t-1); the output is a linear map of h_t. Sampling needs the state only, however
+    long the text; but training goes one step after another, from the beginning of each window, and
+    what is far must have passed through every step between. Cho et al. 2014, arXiv 1406.1078.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -14,10 +14,11 @@ from charlm.model.positions.position import Position
 
 
 class Learned(Position):
-    """A position embedding: each place of the block has a vector of its own, learned like a character's.
+    """A position embedding: each place has a vector, learned like a character's.
 
-    x_t = E[id_t] + P[t]. It knows nothing of places that it has not been trained on, and that two
-    neighbours are near each other it must learn. Gehring et al. 2017, arXiv 1705.03122.
+    x_t = E[id_t] + P[t], with a row of P for each place of the block. It knows nothing of places that
+    it has not been trained on, and that two neighbours are near each other it must learn. Gehring et
+    al. 2017, arXiv 1705.03122.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -46,8 +47,8 @@ class Sinusoidal(Position):
     """A position encoding: a rule instead of a table, so that every place has one.
 
     PE[t, 2i] = sin(t / 10000^(2i / C)), PE[t, 2i + 1] = cos of the same: the hands of many clocks,
-    some fast, some slow. It is added to sqrt(C) times the embedding (here, the same but for a
-    factor that the next norm takes away, divided by sqrt(C)). Vaswani et al. 2017, arXiv 1706.03762.
+    some fast, some slow. The paper adds it to sqrt(C) times the embedding; here PE / sqrt(C) is added
+    to the embedding, which is the same proportion. Vaswani et al. 2017, arXiv 1706.03762.
     """
 
     def __init__(self, config: ModelConfig) -> None:

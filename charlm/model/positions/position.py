@@ -33,12 +33,13 @@ class Position(nn.Module):
 
 
 class NoPosition(Position):
-    """No positions at all: attention sees a bag of characters, but a causal one a growing bag.
+    """No positions: attention sees a bag of characters, a causal one a growing bag.
 
-    Unmasked, it could not tell "on" from "no". With the causal mask it can: position t averages
-    over t + 1 characters, so that even equal weights say how many came before, and the layers
-    above have the order that lies in that. It is learned more slowly than with positions given.
-    A recurrent layer and a convolution read in order anyway. Haviv et al. 2022, arXiv 2203.16634.
+    Unmasked, it could not tell "on" from "no" (`charlm explain equivariance`). With the causal mask it
+    can: position t averages over t + 1 characters, so that even equal weights say how many came
+    before, and the layers above can make an order of that. A recurrent layer and a convolution read
+    in order anyway. Such models came close to those with positions in Haviv et al. 2022, arXiv
+    2203.16634.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -52,8 +53,7 @@ class NoPosition(Position):
         weights = torch.ones(6, 6, dtype=torch.float64).tril()
         weights = weights / weights.sum(dim=1, keepdim=True)
         return table(
-            "Equal weights over what came before, of a value that is 1 at the first character only: "
-            "1 / (t + 1), so each place looks different.",
+            "Equal weights over a value that is 1 at the first character only: each place differs.",
             (weights @ marked)[None],
             "",
             "t =",

@@ -21,9 +21,10 @@ BUCKETS, FARTHEST = 32, 128
 class Relative(Position):
     """Relative positions: each head has learned how much it cares for each distance.
 
-    score(q, k) += b[head, bucket(q - k)], the same in all layers. The first 16 buckets are the
-    distances 0 to 15, the other 16 grow as their logarithm up to 128, and beyond all is one.
-    Shaw et al. 2018, arXiv 1803.02155; bucketed as in T5, Raffel et al. 2020, arXiv 1910.10683.
+    score(t, s) += b[head, bucket(t - s)], the same in all layers. The first 16 buckets are the
+    distances 0 to 15; the other 16 widen with the distance, by its logarithm, and the last has all
+    from 113 on. Shaw et al. 2018, arXiv 1803.02155; in buckets as in T5: Raffel et al. 2020, arXiv
+    1910.10683.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -62,11 +63,11 @@ Angles = tuple[Tensor, Tensor]
 
 
 class Rotary(Position):
-    """Rotary positions: queries and keys are turned by angles that grow with their position.
+    """Rotary positions: queries and keys are turned by angles that grow with the place.
 
-    The pair i of a head's D values is turned by t / 10000^(2i / D). The product of a query and a key
-    turned so depends on their distance only. The first half of a head is paired with the second, as
-    in LLaMA and Qwen3. Su et al. 2021, arXiv 2104.09864.
+    The pair i of a head's D values is turned by t / 10000^(2i / D). Of the places t and s of a query
+    and a key, their product then depends on t - s only. The first half of a head is paired with the
+    second, as in GPT-NeoX and Qwen3; the paper pairs neighbours. Su et al. 2021, arXiv 2104.09864.
     """
 
     def __init__(self, config: ModelConfig, base: float = 10_000.0) -> None:
@@ -111,9 +112,9 @@ def rotate(x: Tensor, angles: Angles) -> Tensor:
 class Alibi(Position):
     """ALiBi: scores fall in proportion to the distance, nothing is learned.
 
-    score(q, k) -= m_h |q - k|, with slopes m_h = 2^(-8 h / H) for head h of H: steep heads see what
-    is near, flat ones what is far. A model trained on short texts reads longer ones.
-    Press et al. 2022, arXiv 2108.12409.
+    score(t, s) -= m_h |t - s|, with slopes m_h = 2^(-8 h / H) for heads h = 1 to H, where H is a power
+    of two (else taken from its neighbours): steep heads see what is near, flat ones what is far. A
+    model trained on short texts can so read longer ones. Press et al. 2022, arXiv 2108.12409.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -132,4 +133,6 @@ class Alibi(Position):
         places = torch.arange(6)
         bias = Alibi(ModelConfig(n_embd=8, n_head=4)).bias(places, places, torch.zeros(()))
         weights = torch.softmax(bias[:, -1], dim=-1)
-        return table("How the last of six positions weighs all, scores alike:", weights, "head", "reads")
+        names = [str(h) for h in range(1, 5)]
+        says = "How the last of six positions weighs all, scores alike, in each of four heads:"
+        return table(says, weights, "head", "reads", names=names)

@@ -1,0 +1,148 @@
+"""`charlm compare`: what an idea buys on a text, or how two trained runs differ on it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from charlm.cli.console import checkpoints_root, note_files, say, warn
+from charlm.cli.options import AsJson, Checkpoints, budget_seconds, build, with_settings
+from charlm.cli.words import about_text
+from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.errors import UsageError
+
+EXAMPLES = """Examples:
+  charlm compare corpus.txt --vary position=none,learned,rotary --time 60s
+  charlm compare corpus.txt --vary mixer=attention,recurrent,attention+convolution --seeds 3 --steps 500
+  charlm compare corpus.txt --vary window=8,16,none --vary locality=on,off   every combination
+  charlm compare RUN-A RUN-B            two trained runs on their held-out text
+  charlm compare RUN-A RUN-B --on FILE  or on any other
+  charlm compare COMPARISON             the table of one that was made before
+A comparison that was cut off goes on with: charlm resume COMPARISON"""
+
+DEFAULT_TIME = "60s"
+PANELS = {"Model": ModelConfig, "Training": TrainingConfig, "Text": TextConfig}
+
+
+@with_settings(PANELS)
+def command(
+    ctx: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE]... | RUN-A RUN-B",
+            help="With --vary a text, as for train; without, two runs, or a comparison.",
+        ),
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=A,B,...",
+            help="A setting of the model or of training, and the values to compare; a value may join mixers by +.",
+        ),
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(metavar="TIME", help=f"Training of each run. [default: {DEFAULT_TIME}]")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Batches for each run, instead of a time.")] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1000, help="Runs of each variant, with --seed and those after it. [default: 1]"
+        ),
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Name of the comparison; by default the text's.")] = None,
+    on: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The text on which two runs are compared.")
+    ] = None,
+    as_json: AsJson = False,
+    checkpoints: Checkpoints = None,
+    *,
+    settings: dict[str, Any],
+) -> None:
+    """Train variants of a model under the same budget and say what each idea buys; or compare two runs.
+
+    Every variant has the same seeds, the same text in the same order, and the same time or steps.
+    """
+    root = checkpoints_root(checkpoints)
+    if not vary:
+        _refuse_what_needs_vary(ctx, settings)
+        _without_training(root, names or [], on, settings["encoding"], as_json)
+        return
+    if on is not None:
+        raise UsageError("--on is for two trained runs, and cannot act with --vary")
+    if time is not None and steps is not None:
+        raise UsageError("--time and --steps were both given; a run has one or the other")
+    budget = budget_seconds(time or DEFAULT_TIME) if steps is None else None
+    _train(root, names or [], vary, budget, steps, seeds or 1, run, settings, as_json)
+
+
+def _refuse_what_needs_vary(ctx: typer.Context, settings: dict[str, Any]) -> None:
+    """UsageError for an option that only acts where something is trained."""
+    for name in ("time", "steps", "seeds", "run", *(s for s in settings if s != "encoding")):
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"--{name.replace('_', '-')} cannot act without --vary, which says what to train"
+            )
+
+
+def _without_training(
+    root: Path, names: list[str], on: str | None, encoding: str | None, as_json: bool
+) -> None:
+    """Two trained runs side by side, or a comparison that was made before."""
+    if len(names) == 2:
+        from charlm.cli.compare_two import compare_two
+
+        compare_two(root, (names[0], names[1]), on, encoding, as_json=as_json)
+        return
+    if len(names) == 1:
+        from charlm.studies.comparison import find  # here and below: torch is slow to import
+
+        folder = find(root, names[0])
+        if folder is not None:
+            from charlm.cli.compare_show import show
+            from charlm.studies.comparison import corpus_of, read
+
+            comparison = read(folder)
+            show(folder, comparison, corpus_of(comparison).corpus, as_json=as_json)
+            return
+    raise UsageError(
+        "say what to compare: a text and --vary NAME=A,B, or the names of two runs, or that of a comparison"
+    )
+
+
+def _train(
+    root: Path,
+    names: list[str],
+    vary: list[str],
+    budget: float | None,
+    steps: int | None,
+    seeds: int,
+    run: str | None,
+    settings: dict[str, Any],
+    as_json: bool,
+) -> None:
+    from charlm.studies.variants import parse_axis, variants
+
+    axes = dict(parse_axis(text) for text in vary)
+    if len(axes) < len(vary):
+        raise UsageError("--vary names the same setting twice; give all its values at once")
+    model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
+    text = build(TextConfig, settings)
+    if training.schedule is not None and budget is not None:
+        raise UsageError("--schedule names steps, and cannot act with --time; give --steps")
+    found, refused = variants(axes, model, training)
+    for reason in refused:
+        warn(f"left out: {reason}")
+
+    from charlm.cli.compare_follow import follow_comparison, prepare
+    from charlm.text.load import load
+
+    loaded = load(names, text)
+    note_files(loaded.notes)
+    if not loaded.corpus.held_out_chars:
+        raise UsageError("nothing is held out to compare on; give --val or --val-file")
+    say(about_text(loaded))
+    folder, comparison = prepare(root, names, run, loaded, text, found, training, seeds, budget, steps)
+    follow_comparison(folder, comparison, loaded, as_json=as_json)

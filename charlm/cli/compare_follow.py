@@ -1,0 +1,155 @@
+"""Carrying a comparison through, for `compare` and `resume`: its runs one by one, then what they say."""
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import log
+from pathlib import Path
+
+import typer
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.cli.compare_show import show
+from charlm.cli.console import say, warn
+from charlm.cli.follow import figure_rows, tell
+from charlm.cli.words import about_model, several
+from charlm.config import TextConfig, TrainingConfig
+from charlm.errors import CharlmError
+from charlm.listeners.log import MetricsLog
+from charlm.listeners.progress import Progress
+from charlm.listeners.report import write_report
+from charlm.studies import comparison as on_disk
+from charlm.studies.compare import Began, Scored, Scoring, compare, plan_of
+from charlm.studies.comparison import Comparison
+from charlm.studies.variants import Variant
+from charlm.terminal import one_line
+from charlm.text.load import Loaded, run_name
+from charlm.training.device import measure_threads, pick_device, set_threads
+from charlm.training.events import Event
+from charlm.training.plan import Budget
+from charlm.training.signals import EXIT_CODES, StopSignals
+
+
+def prepare(
+    root: Path,
+    names: Sequence[str],
+    wanted: str | None,
+    loaded: Loaded,
+    text: TextConfig,
+    variants: Sequence[Variant],
+    training: TrainingConfig,
+    seeds: int,
+    seconds: float | None,
+    steps: int | None,
+) -> tuple[RunFolder, Comparison]:
+    """A new comparison in a folder of its own; UsageError for what cannot be, before anything is written."""
+    threads = set_threads(training.threads)
+    budget = Budget(steps=steps)
+    if seconds is not None:
+        threads, gflops = measure_threads(pick_device(training.device), fixed=training.threads is not None)
+        budget = Budget(seconds=seconds, gflops=round(gflops, 1))
+    default = f"{run_name(names)}-{'-'.join(variants[0].values)}"
+    comparison = Comparison(
+        name=wanted or default,
+        variants=tuple(variants),
+        seeds=tuple(range(training.seed, training.seed + seeds)),
+        budget=budget,
+        threads=threads,
+        text=replace(text, val_file=text.val_file and str(Path(text.val_file).absolute())),
+        label=loaded.label,
+        sources=loaded.sources,
+        corpus_key=loaded.corpus.key,
+        corpus_sha256=loaded.corpus.sha256,
+        command=shlex.join(["charlm", *sys.argv[1:]]),
+        created=on_disk.now(),
+    )
+    choices = [plan_of(comparison, task, len(loaded.corpus.train)) for task in comparison.tasks()]
+    say(f"the first of {len(variants)} variants: {about_model(choices[0])}, chosen {choices[0].why}")
+    folder = RunFolder.create(root, wanted) if wanted else RunFolder.create_like(root, default)
+    comparison = replace(comparison, name=folder.path.name)
+    on_disk.write(folder, comparison)
+    return folder, comparison
+
+
+def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded, *, as_json: bool) -> None:
+    """Train and score what is not done yet, then show it all; exits with the code of a signal."""
+    set_threads(comparison.threads)
+    say(f"comparison {folder.name}, in {one_line(str(folder.path))}: {_long(comparison)}")
+    shown = _Shown()
+    reason = None
+    try:
+        with StopSignals(_announce) as stop:
+            for event in compare(folder, comparison, loaded, stop, warn):
+                shown(event)
+            reason = stop.reason
+    finally:
+        shown.close()
+        folder.unlock()
+    if reason is not None:
+        say(f"stopped by {reason}; go on with: charlm resume {folder.name}")
+        raise typer.Exit(EXIT_CODES[reason])
+    show(folder, comparison, loaded.corpus, as_json=as_json)
+
+
+def _long(comparison: Comparison) -> str:
+    """How much there is to do."""
+    n, budget = len(comparison.tasks()), comparison.budget
+    runs = f"{several(n, 'run')} of "
+    if budget.seconds is None:
+        return f"{runs}{several(budget.steps or 0, 'step')} each"
+    return f"{runs}{budget.seconds:g} s each, {n * budget.seconds / 60:.1f} min and what scoring takes"
+
+
+def _announce(name: str) -> None:
+    key = "; Ctrl-C again to quit now" if name == "SIGINT" else ""
+    say(f"\n{name}: finishing what is at hand, saving{key}")
+
+
+class _Shown:
+    """Shows a comparison's events: a heading for each run, its live line, its figure."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[Event], None]] = []
+        self._bar: Progress | None = None
+        self._run: Began | None = None
+
+    def __call__(self, event: Began | Event | Scoring | Scored) -> None:
+        if isinstance(event, Began):
+            self._begin(event)
+        elif isinstance(event, Scoring):
+            self.close()
+            self._report()
+        elif isinstance(event, Scored):
+            self.close()
+            result = event.result
+            if result.problem is not None:
+                warn(f"{event.task.variant.label}, seed {event.task.seed}: {result.problem}")
+            else:
+                say(
+                    f"  {result.nats_per_char / log(2):.4f} bits/char on {result.chars:,} held-out characters"
+                )
+        else:
+            for listener in self._listeners:
+                listener(event)
+
+    def close(self) -> None:
+        """Take the live line away, whatever happened."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _begin(self, event: Began) -> None:
+        session, task = event.session, event.task
+        say(f"run {event.number} of {event.of}: {task.variant.label}, seed {task.seed}")
+        self._run = event
+        self._bar = Progress(session.plan.total_steps, session.state.step, session.chars_per_step)
+        self._listeners = [self._bar, MetricsLog(event.run.path, session.state.step), tell]
+
+    def _report(self) -> None:
+        """The run's own page, as any run has it, but for the yardsticks that take time."""
+        assert self._run is not None
+        run, session = self._run.run, self._run.session
+        try:
+            write_report(run, session, [("run", run.name), *figure_rows(session)], 0.0)
+        except (OSError, CharlmError) as error:
+            warn(f"the report of {run.name} could not be written: {error}")

@@ -1,0 +1,123 @@
+"""The page of a comparison: its facts and its four charts, in plain numbers."""
+
+from collections.abc import Sequence
+from math import log
+from statistics import fmean
+
+import numpy as np
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.listeners.comparison_page import Chart, ComparisonPage, Line
+from charlm.listeners.log import read_log
+from charlm.studies.comparison import Comparison, Task
+from charlm.studies.verdict import Row, Verdict
+from charlm.training.device import machine
+
+GRID = 60  # points of a mean over seeds
+Points = list[tuple[float, float]]
+Cells = tuple[str, ...]
+
+
+def page_of(
+    folder: RunFolder, comparison: Comparison, found: Verdict, header: Cells, cells: Sequence[Cells]
+) -> ComparisonPage:
+    """All that the page shows."""
+    rows = [row for row in found.rows if row.results]
+    return ComparisonPage(
+        title=comparison.name,
+        facts=_facts(comparison, found),
+        header=header,
+        rows=cells,
+        says=found.says,
+        charts=[*_loss_charts(folder, rows), *_context_charts(rows)],
+        names=[row.variant.label for row in rows],
+    )
+
+
+def _facts(comparison: Comparison, found: Verdict) -> list[tuple[str, str]]:
+    n, budget = len(comparison.seeds), comparison.budget
+    each = f"{budget.seconds:g} s of training" if budget.seconds else f"{budget.steps} steps"
+    return [
+        ("text", f"{comparison.label}, SHA-256 {comparison.corpus_sha256[:16]}"),
+        ("scored", f"{found.chars:,} held-out characters, each once, for every run"),
+        ("budget", f"{each} for each of {len(comparison.variants)} variants, {n} seed{'s' * (n > 1)}"),
+        ("machine", machine(comparison.threads)),
+        ("begun", comparison.created),
+        ("command", comparison.command),
+    ]
+
+
+def _loss_charts(folder: RunFolder, rows: Sequence[Row]) -> list[Chart]:
+    by_time: list[Line] = []
+    by_chars: list[Line] = []
+    for row in rows:
+        logs = [_loss_curves(folder, task) for task, _ in row.results]
+        by_time += _lines(row.variant.label, [points for points, _ in logs])
+        by_chars += _lines(row.variant.label, [points for _, points in logs])
+    return [
+        Chart(title="Held-out loss against time", x_title="seconds of training", log_x=False, lines=by_time),
+        Chart(
+            title="Held-out loss against text read", x_title="characters read", log_x=False, lines=by_chars
+        ),
+    ]
+
+
+def _context_charts(rows: Sequence[Row]) -> list[Chart]:
+    before: list[Line] = []
+    seen: list[Line] = []
+    for row in rows:
+        before += _lines(row.variant.label, [result.before for _, result in row.results])
+        seen += _lines(row.variant.label, [result.seen for _, result in row.results])
+    blocks = sorted({points.points[-1][0] for points in seen if points.points})
+    return [
+        Chart(
+            title="Who uses far context",
+            x_title="characters before it",
+            log_x=True,
+            lines=before,
+            marks=[(block, "block") for block in blocks],
+            note="By how many characters stand before the one predicted, all read in one go. To the right of "
+            "the mark are places that training never had.",
+        ),
+        Chart(
+            title="What a little context is worth",
+            x_title="characters that may be seen",
+            log_x=True,
+            lines=seen,
+            note="The same characters, each predicted from the last 1, 2, 4, ... before it.",
+        ),
+    ]
+
+
+def _loss_curves(folder: RunFolder, task: Task) -> tuple[Points, Points]:
+    """The held-out bits of a run's evaluations, against seconds and against characters read."""
+    by_time, by_chars = [], []
+    seconds, chars = 0.0, 0
+    for event in read_log(folder.path / task.run_name):
+        if event.get("event") == "Stepped":
+            seconds, chars = seconds + float(event["seconds"]), int(event["chars"])
+        elif event.get("event") == "Evaluated":
+            bits = float(event["nats_per_char"]) / log(2)
+            by_time.append((seconds, bits))
+            by_chars.append((float(chars), bits))
+    return by_time, by_chars
+
+
+def _lines(name: str, several: Sequence[Points]) -> list[Line]:
+    """The mean over seeds, and each seed behind it."""
+    there = [points for points in several if points]
+    if len(there) < 2:
+        return [Line(name=name, points=points) for points in there]
+    return [
+        *(Line(name=name, points=points, faint=True) for points in there),
+        Line(name=name, points=_mean(there)),
+    ]
+
+
+def _mean(several: Sequence[Points]) -> Points:
+    """The mean of curves where all of them are, at the points of the first or between."""
+    low, high = max(points[0][0] for points in several), min(points[-1][0] for points in several)
+    same = all([x for x, _ in points] == [x for x, _ in several[0]] for points in several)
+    grid = [x for x, _ in several[0]] if same else np.linspace(low, high, GRID).tolist()
+    columns = [np.interp(grid, [x for x, _ in points], [y for _, y in points]) for points in several]
+    return [(x, fmean(float(column[i]) for column in columns)) for i, x in enumerate(grid)]

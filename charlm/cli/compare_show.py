@@ -1,0 +1,98 @@
+"""What a comparison found, as a table and sentences, or as data."""
+
+from dataclasses import asdict
+
+from charlm import files
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.cli.compare_page import page_of
+from charlm.cli.console import print_json, say, table, warn
+from charlm.evaluation.yardsticks import Yardstick, yardsticks
+from charlm.listeners.comparison_page import render
+from charlm.studies.comparison import Comparison
+from charlm.studies.verdict import SCHEMA, Row, Verdict, verdict
+from charlm.terminal import one_line
+from charlm.text.corpus import Corpus
+
+NAME = "comparison.html"
+MOST_FOR_XZ = 5_000_000  # characters of the training part
+
+
+def show(folder: RunFolder, comparison: Comparison, corpus: Corpus, *, as_json: bool) -> None:
+    """Print what is known, and write the page. Raises CheckpointError for damaged results."""
+    found = verdict(folder, comparison)
+    sticks = _yardsticks(corpus, found.chars)
+    try:
+        files.replace(
+            folder.path / NAME,
+            render(page_of(folder, comparison, found, header(comparison), cells(found))).encode(),
+        )
+    except OSError as error:
+        warn(f"the page could not be written: {error.strerror}")
+    if as_json:
+        print_json(
+            {
+                "schema": SCHEMA,
+                "kind": "comparison",
+                "comparison": comparison.name,
+                "text_sha256": comparison.corpus_sha256,
+                "chars": found.chars,
+                "seconds": comparison.budget.seconds,
+                "steps": comparison.budget.steps,
+                "seeds": list(comparison.seeds),
+                "baselines": {name: asdict(stick) for name, stick in sticks.items()},
+                "rows": [row.to_json() for row in found.rows],
+                "says": list(found.says),
+            }
+        )
+        return
+    table(cells(found), header=header(comparison), numbers=range(1, 8))
+    beside = ", ".join(
+        f"{name} {stick.bits_per_char:.4f}{' (adapts to the text)' * stick.adaptive}"
+        for name, stick in sticks.items()
+    )
+    print(f"\nfor comparison: {beside}" if sticks else "")
+    for sentence in found.says:
+        print(one_line(sentence, 2000))
+    say(f"page: {one_line(str(folder.path / NAME))}")
+    say(f"text from one of them: charlm sample --checkpoints {one_line(str(folder.path))} --run NAME")
+
+
+def header(comparison: Comparison) -> tuple[str, ...]:
+    """The titles of the table's columns."""
+    named = comparison.axes[0] if len(comparison.axes) == 1 else "variant"
+    return named, "bits/char", "95 %", "difference", "95 %", "weights", "chars/s", "reach"
+
+
+def cells(found: Verdict) -> list[tuple[str, ...]]:
+    """The table's rows, the best first."""
+    return [_row(row) for row in found.rows]
+
+
+def _row(row: Row) -> tuple[str, ...]:
+    label = row.variant.label
+    if row.bits is None:
+        return label, "-", one_line(row.problem or ""), "", "", "", "", ""
+    first = row.results[0][1]
+    return (
+        label,
+        f"{row.bits:.4f}",
+        f"{row.interval[0]:.3f} to {row.interval[1]:.3f}" if row.interval else "",
+        f"{row.difference:+.4f}" if row.difference is not None else "",
+        f"{row.difference_interval[0]:+.3f} to {row.difference_interval[1]:+.3f}"
+        if row.difference_interval
+        else "",
+        f"{first.weights:,}",
+        f"{row.chars_per_second:,.0f}",
+        "no limit" if first.reach is None else f"{first.reach:,}",
+    )
+
+
+def _yardsticks(corpus: Corpus, chars: int) -> dict[str, Yardstick]:
+    """What simpler things make of the text that was scored; xz only where it takes no time to speak of."""
+    if not chars:
+        return {}
+    quick = corpus.train_chars <= MOST_FOR_XZ
+    sticks = yardsticks(
+        corpus.vocabulary, corpus.training_text if quick else None, corpus.held_out_text()[:chars]
+    )
+    return {name: stick for name, stick in sticks.items() if isinstance(stick, Yardstick)}

@@ -1,0 +1,95 @@
+"""`charlm compare RUN-A RUN-B`: two trained runs on the same text, and where each is the better one."""
+
+from pathlib import Path
+from typing import Any
+
+from charlm.cli.chosen import chosen, corpus_of_run
+from charlm.cli.console import count, foreign, print_json, table, text_of, warn
+from charlm.cli.evaluate import read_texts
+from charlm.context import ContextRule
+from charlm.errors import TextError, UsageError
+from charlm.evaluation.report import Evaluation, evaluate
+from charlm.evaluation.yardsticks import Yardstick
+from charlm.studies.side_by_side import Passage, SideBySide, side_by_side
+
+
+def compare_two(
+    root: Path, names: tuple[str, str], on: str | None, encoding: str | None, *, as_json: bool
+) -> None:
+    """Score both on the same text and show how they differ. Raises CheckpointError and UsageError."""
+    if encoding is not None and on is None:
+        raise UsageError("--encoding cannot act without --on FILE")
+    runs = [chosen(root, name, None) for name in names]
+    corpora = [corpus_of_run(snapshot, needed=on is None) for snapshot, _, _ in runs]
+    texts = read_texts([on], encoding) if on is not None else None
+    if texts is None:
+        first, second = corpora
+        assert first is not None and second is not None
+        if first.held_out_text() != second.held_out_text():
+            raise UsageError(
+                f"{names[0]} and {names[1]} have not held out the same text; name one for both with --on FILE"
+            )
+        texts = [(f"held-out part of {text_of(runs[0][0].run)}", first.held_out_text())]
+    if not any(text for _, text in texts):
+        raise TextError("there is no text to compare them on; name one with --on FILE")
+    pair = zip(runs, corpora, strict=True)
+    evaluations = [
+        evaluate(snapshot, which, texts, _rule(snapshot.model_config), corpus)
+        for (snapshot, _, which), corpus in pair
+    ]
+    found = side_by_side(names, (evaluations[0], evaluations[1]))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _show(found)
+
+
+def _rule(model: Any) -> ContextRule:
+    return ContextRule.of(model.block_size, carried=model.carries_state)
+
+
+def _show(found: SideBySide) -> None:
+    rows = [_line(name, e) for name, e in zip(found.names, found.evaluations, strict=True)]
+    for name, stick in found.evaluations[0].baselines.items():
+        if isinstance(stick, Yardstick):
+            rows.append(
+                (name, f"{stick.bits_per_char:.4f}", "", "adapts to this text" if stick.adaptive else "")
+            )
+    table(rows, header=("run", "bits/char", "95 %", "context"), numbers=(1,))
+    print()
+    print(_difference(found))
+    for name, other, passages in zip(found.names, reversed(found.names), found.better, strict=True):
+        print(
+            f"\nwhere {name} is better than {other}, in bits:" if passages else f"\n{name} is nowhere better"
+        )
+        for passage in passages:
+            print(_passage(passage))
+    for text in dict.fromkeys(w for e in found.evaluations for w in e.warnings):
+        warn(text)
+
+
+def _line(name: str, evaluation: Evaluation) -> tuple[str, ...]:
+    interval = evaluation.interval_bits
+    around = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+    return name, f"{evaluation.figure.bits_per_char:.4f}", around, evaluation.context
+
+
+def _difference(found: SideBySide) -> str:
+    a, b = found.names
+    better, worse = (a, b) if found.difference <= 0 else (b, a)
+    gap = abs(found.difference)
+    chars = f"on {count(found.evaluations[0].figure.chars)} characters"
+    if found.interval is None:
+        return f"{better} is better than {worse} by {gap:.4f} bits/char {chars}: too few for an interval"
+    low, high = sorted(map(abs, found.interval)) if found.interval[0] * found.interval[1] > 0 else (0.0, 0.0)
+    about = (
+        f"95 %: {low:.4f} to {high:.4f}, by the text alone; other seeds would move it too"
+        if high
+        else "which is less than the text alone lets it vary"
+    )
+    return f"{better} is better than {worse} by {gap:.4f} bits/char {chars} ({about})"
+
+
+def _passage(passage: Passage) -> str:
+    shown = foreign(passage.text.replace("\n", "⏎"))
+    return f"  {passage.bits[0]:6.1f} and {passage.bits[1]:6.1f}  at {count(passage.offset):>9}  {shown}"

@@ -1,0 +1,76 @@
+"""`charlm explain`: the ideas in the model, each with a computation on the spot."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from charlm.cli.console import print_json, table
+from charlm.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from charlm.studies.explain import Explanation
+
+EXAMPLES = """Examples:
+  charlm explain             the topics
+  charlm explain rotary      the idea, its formula and source, real numbers, the code
+  charlm explain --json      as data"""
+
+SCHEMA = 1
+
+
+def command(
+    topic: Annotated[
+        str | None, typer.Argument(metavar="[TOPIC]", help="What to explain; without, the topics.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain an idea that is in the model: what it is, a tiny example, where it is, what it buys."""
+    from charlm.studies.explain import TOPICS, explain, first_line  # here: torch is slow to import
+
+    if topic is not None:
+        show = _print_json if as_json else _print
+        show(explain(topic))
+    elif as_json:
+        for name in TOPICS:
+            print_json({"schema": SCHEMA, "topic": name, "text": first_line(name)})
+    else:
+        table([(name, first_line(name)) for name in TOPICS], header=("topic", "what it is"))
+
+
+def _print(found: "Explanation") -> None:
+    example = found.example
+    print(found.text)
+    print(f"\n{example.says}\n")
+    table(example.rows, header=example.header, numbers=_numeric(example.rows))
+    print()
+    further = ("compare", found.command) if found.command else ("try", found.instead)
+    table([("code", found.place), further])
+
+
+def _numeric(rows: tuple[tuple[str, ...], ...]) -> list[int]:
+    """The columns that hold nothing but numbers, and blanks."""
+    columns = list(zip(*rows, strict=True))
+    return [i for i, column in enumerate(columns) if all(_is_number(cell) for cell in column if cell)]
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _print_json(found: "Explanation") -> None:
+    example = found.example
+    print_json(
+        {
+            "schema": SCHEMA,
+            "topic": found.topic,
+            "text": found.text,
+            "example": {"says": example.says, "header": example.header, "rows": example.rows},
+            "place": found.place,
+            "command": found.command,
+            "instead": found.instead or None,
+        }
+    )

@@ -1,0 +1,46 @@
+"""A text and a model in a sentence, before they are trained on and trained."""
+
+from typing import Any
+
+from charlm.cli.console import count
+from charlm.config import FEWEST_HELD_OUT, ModelConfig
+
+
+def about_text(loaded: Any) -> str:
+    """How much text there is, of how many different characters, and how it is divided."""
+    corpus = loaded.corpus
+    vocabulary = corpus.vocabulary
+    n_bytes = len(vocabulary.trained_bytes)
+    spelled = f" and {n_bytes} byte{'s' * (n_bytes > 1)} to spell rare ones with" if n_bytes else ""
+    few = "; too few held out to mean much" if 0 < corpus.held_out_chars < FEWEST_HELD_OUT else ""
+    none = "; nothing held out, so nothing will be evaluated" if corpus.held_out_chars == 0 else few
+    return (
+        f"{count(corpus.chars)} characters, {len(vocabulary.chars)} different kept{spelled}: "
+        f"{count(corpus.train_chars)} to train on, {count(corpus.held_out_chars)} held out{none}"
+    )
+
+
+def several(n: int, thing: str) -> str:
+    """`1 layer`, `4 layers`."""
+    return f"{n:,} {thing}{'s' * (n != 1)}"
+
+
+def about_model(choice: Any) -> str:
+    """The size of a model and how it is trained; of its kind, what is not as it always is."""
+    m, t = choice.model, choice.training
+    return (
+        f"{several(m.n_layer, 'layer')} of width {m.n_embd}, {_kind(m)}blocks of {m.block_size}, batches of "
+        f"{t.batch_size}, learning rate {t.learning_rate:g}, dropout {m.dropout:g}"
+    )
+
+
+def _kind(model: ModelConfig) -> str:
+    """What of the model is not as it always is, and its heads, where it has any."""
+    usual = ModelConfig()
+    words = [several(model.n_head or 1, "head")] if model.attends else []
+    words += [model.mixer.replace(",", " and ")] if model.mixer != usual.mixer else []
+    words += [f"{model.position} positions"] if model.position != usual.completed().position else []
+    words += [f"window {model.window}"] if model.window is not None else []
+    words += [f"{model.n_kv_head} heads of keys and values"] if model.n_kv_head else []
+    words += ["locality"] if model.locality else []
+    return "".join(word + ", " for word in words)

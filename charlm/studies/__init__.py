@@ -1,0 +1,1 @@
+"""Studies: what combines the other parts to answer a question."""

@@ -1,0 +1,61 @@
+"""What a model makes of context: its bits by how many characters stand before, and may be seen."""
+
+from collections.abc import Iterator
+from math import log
+
+import numpy as np
+
+from charlm.context import ContextRule
+from charlm.predictor import Predictor, Scores
+from charlm.text.vocabulary import Ids
+
+BEYOND = 4  # blocks that are read in one go: so far past what it was trained on
+ROWS = 400  # stretches of text that are read so
+CHARS = 2_000  # characters predicted from 1, 2, 4, ... of those before them
+
+Curve = list[tuple[float, float]]
+"""Points: a number of symbols, and the bits per symbol."""
+
+
+def by_symbols_before(predictor: Predictor, ids: Ids, longest: int) -> Curve:
+    """Bits of a symbol by how many stand before it, up to `longest`, all read in one go.
+
+    Each point is the mean over the symbols with x/2 to x others before them.
+    """
+    rule = ContextRule(longest, longest)
+    rows = [row for row in _spread(predictor, ids, rule, ROWS) if len(row) == longest]
+    if not rows:
+        return []
+    bits = -np.stack(rows) / log(2)  # (rows, longest): column p has p + 1 symbols before it
+    powers = _powers(longest)
+    bounds = zip([0, *powers], powers, strict=False)
+    return [(float(high), float(bits[:, low:high].mean())) for low, high in bounds]
+
+
+def by_symbols_seen(predictor: Predictor, ids: Ids, block_size: int) -> Curve:
+    """Bits of the same symbols, each predicted from the last 1, 2, 4, ... up to a block before it."""
+    chosen = (
+        np.unique(np.linspace(block_size, len(ids) - 1, CHARS).astype(int)) if len(ids) > block_size else ()
+    )
+    curve = []
+    for seen in _powers(block_size) if len(chosen) else ():
+        rule = ContextRule(seen, 1)  # its window k reads ids[k : k + seen] and scores the one after
+        windows = [int(t) - seen for t in chosen]
+        scores = [row[-1] for row in predictor.score_windows(ids, windows, rule)]
+        curve.append((float(seen), -float(np.mean(scores)) / log(2)))
+    return curve
+
+
+def _spread(predictor: Predictor, ids: Ids, rule: ContextRule, rows: int) -> Iterator[Scores]:
+    """The scores of windows spread evenly over a text."""
+    there = rule.windows(len(ids))
+    return predictor.score_windows(
+        ids,
+        np.unique(np.linspace(0, there - 1, min(there, rows)).astype(int)).tolist() if there else [],
+        rule,
+    )
+
+
+def _powers(most: int) -> list[int]:
+    """1, 2, 4, ... and `most`."""
+    return [*(1 << i for i in range(most.bit_length()) if 1 << i < most), most]

@@ -1,0 +1,124 @@
+"""What a run of a comparison came to: its score on every character, kept beside the run."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from charlm import files
+from charlm.checkpoint import tensors
+from charlm.checkpoint.manifest import read_regular
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import Snapshot
+from charlm.checkpoint.strict_json import LARGEST, dump, parse
+from charlm.errors import CheckpointError
+from charlm.evaluation.score import score_text
+from charlm.predictor import TransformerPredictor
+from charlm.studies.context_use import BEYOND, Curve, by_symbols_before, by_symbols_seen
+from charlm.text.corpus import Corpus
+from charlm.training.session import Session
+
+NAME, NATS = "result.json", "nats.safetensors"
+MOST_CHARS = 200_000
+"""Held-out characters that a comparison scores, from their beginning."""
+MOST_NATS = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What one run came to, without the score of each character."""
+
+    problem: str | None = None  # why there is no figure
+    which: str = "latest"
+    step: int = 0
+    chars: int = 0
+    nats_per_char: float = 0.0
+    weights: int = 0
+    chars_read: int = 0  # in training
+    seconds: float = 0.0  # of training
+    reach: int | None = None  # characters that can act on a prediction; None: without limit
+    before: Curve  # bits by how many characters stand before
+    seen: Curve  # bits by how many of them may be seen
+
+    @property
+    def chars_per_second(self) -> float:
+        """In training."""
+        return self.chars_read / self.seconds if self.seconds else 0.0
+
+
+def is_there(run: RunFolder) -> bool:
+    """Is the run done, its result written?"""
+    return (run.path / NAME).is_file()
+
+
+def failed(run: RunFolder, problem: str) -> Result:
+    """The result of a run that has no figure."""
+    result = Result(problem=problem, before=[], seen=[])
+    files.replace(run.path / NAME, dump(asdict(result)))
+    return result
+
+
+def score(run: RunFolder, snapshot: Snapshot, which: str, session: Session, corpus: Corpus) -> Result:
+    """Score a trained model on the held-out text, and keep it. Raises OSError."""
+    predictor = TransformerPredictor.of(snapshot)
+    text = corpus.held_out_text()[:MOST_CHARS]
+    nats = score_text(predictor, "held-out", text).nats
+    ids = corpus.vocabulary.encode(text)
+    model = snapshot.model_config
+    assert model.block_size is not None
+    longest = model.block_size * (1 if model.position == "learned" else BEYOND)
+    scale = len(ids) / len(text)  # from a symbol to a character
+    result = Result(
+        which=which,
+        step=snapshot.step,
+        chars=len(text),
+        nats_per_char=float(nats.mean()),
+        weights=sum(weight.numel() for weight in snapshot.weights.values()),
+        chars_read=session.state.step * session.chars_per_step,
+        seconds=session.state.seconds,
+        reach=model.reach,
+        before=[(x, bits * scale) for x, bits in by_symbols_before(predictor, ids, longest)],
+        seen=[(x, bits * scale) for x, bits in by_symbols_seen(predictor, ids, model.block_size)],
+    )
+    files.replace(run.path / NATS, tensors.dump({"nats": torch.from_numpy(nats)}))
+    files.replace(run.path / NAME, dump(asdict(result)))
+    return result
+
+
+def read_result(run: RunFolder) -> Result:
+    """What `score` kept; CheckpointError where it is damaged."""
+    data = parse(read_regular(run.path / NAME, LARGEST), NAME)
+    try:
+        before, seen = ([(float(x), float(y)) for x, y in data.pop(name)] for name in ("before", "seen"))
+        return Result(before=before, seen=seen, **_plain(data))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{NAME} of {run.name} is damaged: {error}") from None
+
+
+def read_nats(run: RunFolder, chars: int) -> NDArray[np.float64]:
+    """Nats of each character (N,), as `score` kept them."""
+    expected = {"nats": torch.empty(chars, dtype=torch.float64, device="meta")}
+    loaded = tensors.load(read_regular(run.path / NATS, MOST_NATS), expected, NATS)
+    nats: NDArray[np.float64] = loaded["nats"].numpy()
+    return nats
+
+
+def _plain(data: dict[str, Any]) -> dict[str, Any]:
+    """The values, each of a type that it may have."""
+    kinds: dict[str, Any] = {
+        "problem": (str, type(None)),
+        "which": str,
+        "step": int,
+        "chars": int,
+        "nats_per_char": float,
+        "weights": int,
+        "chars_read": int,
+        "seconds": float,
+        "reach": (int, type(None)),
+    }
+    for name, value in data.items():
+        if not isinstance(value, kinds[name]) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}")
+    return data

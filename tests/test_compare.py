@@ -1,0 +1,347 @@
+"""Comparisons: what may vary, what is larger than noise, and going on after being cut off."""
+
+import json
+import shutil
+from dataclasses import replace
+from math import log
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import read as read_snapshot
+from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.errors import CheckpointError, UsageError
+from charlm.evaluation.intervals import BLOCK, FEWEST_BLOCKS, bootstrap_interval
+from charlm.predictor import TransformerPredictor
+from charlm.studies import comparison as on_disk
+from charlm.studies.compare import Began, Scored, compare
+from charlm.studies.comparison import Comparison
+from charlm.studies.context_use import by_symbols_before, by_symbols_seen
+from charlm.studies.result import read_nats, read_result
+from charlm.studies.variants import Variant, parse_axis, variants, written
+from charlm.studies.verdict import verdict
+from charlm.text.corpus import Corpus
+from charlm.text.load import Loaded
+from charlm.training.plan import Budget
+from tests.conftest import After, Never
+from tests.test_predictor import predictor
+
+MODEL = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0)
+TRAINING = TrainingConfig(batch_size=4, learning_rate=1e-2, eval_every=5, eval_chars=100, threads=1)
+
+
+def make(
+    root: Path, corpus: Corpus, seeds: int = 1, steps: int = 6, **axes: list[object]
+) -> tuple[RunFolder, Comparison, Loaded]:
+    """A comparison that nothing has been done for yet."""
+    loaded = Loaded(corpus=corpus, notes=(), sources=("a toy",), label="a toy")
+    found, _ = variants(axes or {"position": ["none", "rotary"]}, MODEL, TRAINING)
+    folder = RunFolder.create(root, "toys")
+    comparison = Comparison(
+        name="toys",
+        variants=tuple(found),
+        seeds=tuple(range(1, seeds + 1)),
+        budget=Budget(steps=steps),
+        threads=1,
+        text=TextConfig(),
+        label="a toy",
+        sources=("a toy",),
+        corpus_key=corpus.key,
+        corpus_sha256=corpus.sha256,
+        command="charlm compare",
+        created=on_disk.now(),
+    )
+    on_disk.write(folder, comparison)
+    return folder, comparison, loaded
+
+
+def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    """Of all runs of a comparison."""
+    return {
+        f"{path.name}.{name}": tensor
+        for path in sorted(folder.path.iterdir())
+        if (path / "run.json").is_file()
+        for name, tensor in read_snapshot(RunFolder(path), "latest").weights.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "values"),
+    [
+        ("position=none,learned", "position", ["none", "learned"]),
+        ("mixer=recurrent,attention+convolution", "mixer", ["recurrent", "attention,convolution"]),
+        ("--n-kv-head=none,1", "n_kv_head", [None, 1]),
+        ("window=4, 8", "window", [4, 8]),
+        ("locality=on,off", "locality", [True, False]),
+        ("learning_rate=0.001,2e-3", "learning_rate", [0.001, 0.002]),
+    ],
+)
+def test_what_is_varied_is_read(text: str, name: str, values: list[object]) -> None:
+    assert parse_axis(text) == (name, values)
+    assert parse_axis(f"{name}={','.join(written(v).replace(',', '+') for v in values)}") == (name, values)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("positon=none,rotary", "did you mean position"),
+        ("seed=1,2", "--seeds does that"),
+        ("causal=on,off", "cannot be varied"),
+        ("schedule=0:1", "cannot be varied"),
+        ("position=none", "at least two different values"),
+        ("position=none,none", "at least two different values"),
+        ("position=", "at least two"),
+        ("position", "at least two"),
+        ("position=none,spiral", "position is 'spiral'; allowed: none"),
+        ("window=4,many", "'many' is no value of window"),
+        ("window=4,0", "window is 0; allowed"),
+        ("locality=yes,no", "locality is 'yes'; allowed: on, off"),
+        ("dropout=nan,0.1", "dropout is nan"),
+    ],
+)
+def test_what_cannot_be_varied_is_refused_by_name(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        parse_axis(text)
+
+
+def test_every_combination_that_can_act_and_a_sentence_for_the_others() -> None:
+    axes = {"mixer": ["attention", "recurrent"], "window": [None, 4]}
+    found, refused = variants(axes, ModelConfig(), TrainingConfig())
+    assert [v.label for v in found] == [
+        "mixer attention, window none",
+        "mixer attention, window 4",
+        "mixer recurrent, window none",
+    ]
+    assert len(refused) == 1 and "window is 4, which cannot act with mixer recurrent" in refused[0]
+    with pytest.raises(UsageError, match="position is alibi, which cannot act with mixer recurrent"):
+        variants({"position": ["none", "alibi"]}, ModelConfig(mixer="recurrent"), TrainingConfig())
+    assert len({v.folder for v in found}) == 3
+
+
+def test_all_runs_are_in_the_order_which_is_random_and_always_the_same(
+    tmp_path: Path, corpus: Corpus
+) -> None:
+    _, comparison, _ = make(tmp_path, corpus, 4, position=["none", "rotary", "alibi"])
+    tasks = comparison.tasks()
+    names = [task.run_name for task in tasks]
+    assert len(set(names)) == len(names) == 12 and names == [t.run_name for t in comparison.tasks()]
+    assert names != sorted(names) and [t.seed for t in tasks] != sorted(t.seed for t in tasks)
+
+
+def test_a_comparison_on_disk_is_the_comparison(tmp_path: Path, corpus: Corpus) -> None:
+    folder, comparison, _ = make(tmp_path, corpus, 2, mixer=["attention", "simple-attention"])
+    assert on_disk.read(folder) == comparison
+    timed = replace(comparison, budget=Budget(seconds=30.0, gflops=99.5))
+    on_disk.write(folder, timed)
+    assert on_disk.read(folder) == timed
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d.update(format=2),
+        lambda d: d.pop("seeds"),
+        lambda d: d.update(seeds=[]),
+        lambda d: d.update(seeds=["1"]),
+        lambda d: d["variants"][0]["model"].update(n_layer=-1),
+        lambda d: d["variants"][0].update(values={"evil": 1}),
+        lambda d: d.update(variants=[]),
+        lambda d: d["corpus"].update(key="../../etc"),
+        lambda d: d.update(budget=3),
+        lambda d: d.update(text={"val": "x"}),
+    ],
+)
+def test_a_damaged_comparison_is_one_clear_error(tmp_path: Path, corpus: Corpus, damage) -> None:  # type: ignore[no-untyped-def]
+    folder, _, _ = make(tmp_path, corpus)
+    data = json.loads((folder.path / on_disk.NAME).read_text())
+    damage(data)
+    (folder.path / on_disk.NAME).write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match=r"comparison\.json of toys is damaged"):
+        on_disk.read(folder)
+
+
+@pytest.mark.parametrize("cut", [0, 3, 8])
+def test_a_comparison_cut_off_anywhere_ends_as_if_it_had_not_been(
+    tmp_path: Path, corpus: Corpus, cut: int
+) -> None:
+    whole, comparison, loaded = make(tmp_path / "whole", corpus, 2)
+    list(compare(whole, comparison, loaded, Never(), pytest.fail))
+    part, comparison, loaded = make(tmp_path / "part", corpus, 2)
+    seen: list[object] = []
+    for event in compare(part, comparison, loaded, After(lambda: len(seen), cut), pytest.fail):
+        seen.append(event)  # noqa: PERF402  the stop counts them as they come
+    assert len([e for e in seen if isinstance(e, Scored)]) < 4
+    events = list(compare(part, comparison, loaded, Never(), pytest.fail))
+    assert 0 < len([e for e in events if isinstance(e, Scored)]) <= 4
+    ours, theirs = weights(part), weights(whole)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert verdict(part, comparison).rows[0].bits == verdict(whole, comparison).rows[0].bits
+    assert not list(compare(part, comparison, loaded, Never(), pytest.fail)), "nothing is left to do"
+
+
+def test_a_run_without_its_first_save_or_its_score_is_made_up(tmp_path: Path, corpus: Corpus) -> None:
+    folder, comparison, loaded = make(tmp_path, corpus)
+    list(compare(folder, comparison, loaded, Never(), pytest.fail))
+    first, second = (RunFolder(folder.path / task.run_name) for task in comparison.tasks())
+    before = weights(folder), read_nats(second, read_result(second).chars)
+    for step in first.steps():
+        shutil.rmtree(first.folder(step))
+    (first.path / "result.json").unlink()
+    (second.path / "result.json").unlink()
+    events = list(compare(folder, comparison, loaded, Never(), pytest.fail))
+    assert [type(e) for e in events if isinstance(e, Began | Scored)] == [Began, Scored] * 2
+    assert all(torch.equal(tensor, before[0][name]) for name, tensor in weights(folder).items())
+    np.testing.assert_array_equal(read_nats(second, read_result(second).chars), before[1])
+
+
+def test_each_run_has_the_figure_that_an_evaluation_gives_it(tmp_path: Path, corpus: Corpus) -> None:
+    folder, comparison, loaded = make(tmp_path, corpus)
+    list(compare(folder, comparison, loaded, Never(), pytest.fail))
+    found = verdict(folder, comparison)
+    assert [row.bits for row in found.rows] == sorted(row.bits or 0 for row in found.rows)
+    for row in found.rows:
+        run = RunFolder(folder.path / row.results[0][0].run_name)
+        scores = TransformerPredictor.of(read_snapshot(run, "latest")).score(corpus.held_out)
+        assert row.bits == pytest.approx(-float(scores.mean()) / log(2), abs=1e-9)
+        assert row.results[0][1].chars_read == 6 * 4 * 16
+    difference = found.rows[1].difference
+    assert difference == pytest.approx((found.rows[1].bits or 0) - (found.rows[0].bits or 0))
+
+
+def test_a_variant_that_diverges_has_a_row_that_says_so(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from charlm.errors import DivergedError
+    from charlm.training.loop import Trainer
+
+    run = Trainer.run
+
+    def sometimes(self: Trainer, stop: object) -> object:
+        if self.session.model_config.position == "none":
+            raise DivergedError("training went wrong")
+        return run(self, stop)  # type: ignore[arg-type]
+
+    folder, comparison, loaded = make(tmp_path, corpus)
+    monkeypatch.setattr(Trainer, "run", sometimes)
+    list(compare(folder, comparison, loaded, Never(), pytest.fail))
+    rows = verdict(folder, comparison).rows
+    assert [row.variant.label for row in rows] == ["rotary", "none"]
+    assert rows[1].bits is None and rows[1].problem == "training went wrong"
+
+
+def verdict_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Corpus, nats: np.ndarray):  # type: ignore[no-untyped-def]
+    """What is said of made-up scores (variants, seeds, characters)."""
+    from charlm.studies import verdict as module
+    from charlm.studies.result import Result
+
+    folder, comparison, _ = make(tmp_path, corpus, nats.shape[1])
+    order = [v.label for v in comparison.variants]
+
+    def place(run: RunFolder) -> tuple[int, int]:
+        position, seed = run.path.name.removeprefix("position-").split(".seed-")
+        return order.index(position), int(seed) - 1
+
+    monkeypatch.setattr(module, "is_there", lambda run: True)
+    monkeypatch.setattr(module, "read_nats", lambda run, chars: nats[place(run)])
+    monkeypatch.setattr(
+        module,
+        "read_result",
+        lambda run: Result(
+            chars=nats.shape[2], nats_per_char=float(nats[place(run)].mean()), seconds=1.0, before=[], seen=[]
+        ),
+    )
+    return verdict(folder, comparison)
+
+
+@pytest.mark.parametrize(
+    ("gap", "seed_noise", "seeds", "larger"),
+    [(0.1, 0.001, 3, True), (0.001, 0.01, 3, False), (0.05, 0.05, 3, False), (0.5, 0.0, 2, None)],
+)
+def test_only_what_is_larger_than_noise_is_called_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    corpus: Corpus,
+    gap: float,
+    seed_noise: float,
+    seeds: int,
+    larger: bool | None,
+) -> None:
+    random = np.random.default_rng(0)
+    text = random.exponential(1.5, BLOCK * FEWEST_BLOCKS)  # the same for all, and so no noise of a difference
+    off = seed_noise * random.standard_normal((2, seeds, 1)) + np.array([0.0, gap])[:, None, None]
+    own = 0.1 * random.standard_normal((2, seeds, len(text)))
+    found = verdict_of(tmp_path, monkeypatch, corpus, text + off + own)
+    assert found.rows[1].larger_than_noise is larger
+    said = " ".join(found.says)
+    assert ("Larger than noise: none is better than rotary" in said) == (larger is True)
+    assert ("Seed noise is not included" in said) == (seeds < 3)
+    low, high = found.rows[1].difference_interval
+    assert low < found.rows[1].difference < high
+
+
+def test_a_short_text_has_no_intervals_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Corpus
+) -> None:
+    found = verdict_of(tmp_path, monkeypatch, corpus, np.ones((2, 3, 500)) * [[[1.0]], [[2.0]]])
+    assert found.rows[0].interval is None and found.rows[1].larger_than_noise is None
+    assert "No intervals" in " ".join(found.says)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    """Seeds differ, blocks differ: of 95 % intervals about 95 in 100 hold the true mean."""
+    random = np.random.default_rng(1)
+    held = 0
+    for trial in range(200):
+        seeds = 0.05 * random.standard_normal((4, 1))
+        blocks = np.repeat(0.3 * random.standard_normal(FEWEST_BLOCKS), BLOCK)
+        interval = bootstrap_interval(1.0 + seeds + blocks, seed=trial)
+        assert interval is not None
+        held += interval[0] <= 1.0 <= interval[1]
+    assert 180 <= held <= 200
+
+
+def test_seed_noise_widens_an_interval_from_three_seeds_on() -> None:
+    text = np.random.default_rng(2).exponential(1.0, BLOCK * FEWEST_BLOCKS)
+    seeds = np.array([[0.0], [0.2], [-0.2]])
+    widths = [np.diff(bootstrap_interval(text + seeds[:n]))[0] for n in (1, 2, 3)]  # type: ignore[arg-type]
+    assert widths[0] == pytest.approx(widths[1]) and widths[2] > 2 * widths[0]
+
+
+def test_bits_by_what_may_be_seen_are_those_of_that_context() -> None:
+    p = predictor(8)
+    ids = torch.randint(p.vocabulary.n_symbols, (40,), generator=torch.Generator().manual_seed(4)).numpy()
+    curve = dict(by_symbols_seen(p, ids, 8))
+    assert list(curve) == [1, 2, 4, 8]
+    for seen, bits in curve.items():
+        with torch.no_grad():
+            slices = [torch.from_numpy(ids[None, t - int(seen) : t]) for t in range(8, 40)]
+            logp = [p._log_probabilities(p.model.hidden(part))[0, -1] for part in slices]
+        expected = [float(row[ids[t]]) for t, row in enumerate(logp, 8)]
+        assert bits == pytest.approx(-np.mean(expected) / log(2), abs=1e-9)
+    assert by_symbols_seen(p, ids[:5], 8) == []
+
+
+def test_bits_by_what_stands_before_are_read_in_one_go() -> None:
+    p = predictor(8)
+    ids = torch.randint(p.vocabulary.n_symbols, (33,), generator=torch.Generator().manual_seed(4)).numpy()
+    curve = dict(by_symbols_before(p, ids, 16))
+    assert list(curve) == [1, 2, 4, 8, 16]
+    rows = [
+        p._log_probabilities(p.model.hidden(torch.from_numpy(ids[None, s : s + 16])))[0]
+        .gather(1, torch.from_numpy(ids[s + 1 : s + 17])[:, None])[:, 0]
+        .detach()
+        .numpy()
+        for s in (0, 16)
+    ]
+    bits = -np.stack(rows) / log(2)
+    assert curve[1] == pytest.approx(bits[:, 0].mean()) and curve[16] == pytest.approx(bits[:, 8:].mean())
+    assert by_symbols_before(p, ids[:3], 16) == []
+
+
+def test_a_variant_has_a_name_that_a_folder_can_have() -> None:
+    variant = Variant({"mixer": "attention,convolution", "learning_rate": 0.001}, MODEL, TRAINING)
+    assert variant.label == "mixer attention,convolution, learning_rate 0.001"
+    assert variant.folder == "mixer-attention+convolution_learning_rate-0.001"

@@ -1,0 +1,191 @@
+"""`charlm compare` as it is typed: variants trained, two runs side by side, what is refused."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+from charlm.cli.main import run as main
+from tests.conftest import TEXT
+
+TOY = (
+    *("--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "8"),
+    *("--batch-size", "2", "--threads", "1"),
+)
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def charlm(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    Path("ducks.txt").write_text(TEXT)
+
+    def run(*words: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["charlm", *words])
+        code = main(perf_counter())
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+def test_variants_are_trained_ranked_and_shown(charlm: Callable[..., Result]) -> None:
+    result = charlm("compare", "ducks.txt", "--vary", "position=none,learned,rotary", "--steps", "8", *TOY)
+    assert result.code == 0, result.err
+    rows = result.out.splitlines()
+    assert rows[0].split()[:2] == ["position", "bits/char"]
+    assert sorted(row.split()[0] for row in rows[1:4]) == ["learned", "none", "rotary"]
+    figures = [float(row.split()[1]) for row in rows[1:4]]
+    assert figures == sorted(figures)
+    assert "for comparison: uniform" in result.out and "unigram" in result.out
+    assert "Seed noise is not included" in result.out
+    assert "run 3 of 3" in result.err
+    page = Path("checkpoints/ducks-position/comparison.html").read_text()
+    for words in (
+        "learned",
+        "rotary",
+        "Who uses far context",
+        "Held-out loss against time",
+        "seconds of training",
+    ):
+        assert words in page
+    assert len(list(Path("checkpoints/ducks-position").glob("*/report.html"))) == 3
+    again = charlm("compare", "ducks-position")
+    assert again.code == 0 and again.out == result.out
+    resumed = charlm("resume", "ducks-position")
+    assert resumed.code == 0 and resumed.out == result.out
+
+
+def test_the_data_of_a_comparison(charlm: Callable[..., Result]) -> None:
+    command = (
+        "compare",
+        "ducks.txt",
+        "--vary",
+        "mixer=attention,simple-attention",
+        "--vary",
+        "window=none,4",
+    )
+    result = charlm(*command, "--seeds", "3", "--steps", "4", "--run", "mixed", "--json", *TOY)
+    data = json.loads(result.out)
+    assert data["schema"] == 1 and data["kind"] == "comparison" and data["comparison"] == "mixed"
+    assert data["seeds"] == [1, 2, 3] and data["steps"] == 4 and data["seconds"] is None
+    assert len(data["rows"]) == 4
+    assert {json.dumps(row["values"]) for row in data["rows"]} == {
+        json.dumps({"mixer": mixer, "window": window})
+        for mixer in ("attention", "simple-attention")
+        for window in (None, 4)
+    }
+    first = data["rows"][0]
+    assert first["difference_from_first"] is None and set(first["seeds"]) == {"1", "2", "3"}
+    assert first["weights"] > 0 and first["chars_per_second"] > 0
+    assert {row["reach"] for row in data["rows"]} == {4, 8}
+    assert charlm("sample", "--checkpoints", "checkpoints/mixed", "--length", "5").code == 0
+    assert charlm("train", "ducks.txt", "--run", "mixed", "--steps", "1", *TOY).code == 2
+
+
+def test_a_comparison_under_a_time_measures_the_machine_once(charlm: Callable[..., Result]) -> None:
+    options = ("--vary", "position=none,rotary", "--time", "5s", "--threads", "1")
+    result = charlm("compare", "ducks.txt", *options)
+    assert result.code == 0, result.err
+    plans = [json.loads(p.read_text()) for p in Path("checkpoints").glob("*/*/plan.json")]
+    assert len({plan["decisions"][0]["gflops"] for plan in plans}) == 1
+    assert all(plan["decisions"][0]["seconds"] == 5 for plan in plans)
+
+
+def test_two_runs_side_by_side(charlm: Callable[..., Result]) -> None:
+    charlm("train", "ducks.txt", "--run", "short", "--steps", "3", *TOY)
+    charlm("train", "ducks.txt", "--run", "long", "--steps", "60", *TOY)
+    result = charlm("compare", "short", "long")
+    assert result.code == 0, result.err
+    assert "long is better than short by" in result.out and "where long is better than short" in result.out
+    data = json.loads(charlm("compare", "long", "short", "--json").out)
+    assert data["kind"] == "two runs" and data["difference_bits_per_char"] < 0
+    best = data["better"]["first"]
+    assert best and all(p["bits"][0] < p["bits"][1] and len(p["text"]) == 60 for p in best)
+    spans = sorted(p["offset"] for p in best)
+    assert all(b - a >= 60 for a, b in pairwise(spans)), "no passage twice"
+    saved = [p["bits"][1] - p["bits"][0] for p in best]
+    assert saved == sorted(saved, reverse=True)
+    bits = {e["run"]: e["bits_per_char"] for e in data["runs"]}
+    assert bits["long"] - bits["short"] == pytest.approx(data["difference_bits_per_char"])
+    Path("other.txt").write_text("ten little ducks\n" * 3)
+    assert (
+        json.loads(charlm("compare", "long", "short", "--on", "other.txt", "--json").out)["runs"][0]["chars"]
+        == 51
+    )
+
+
+def test_two_runs_on_different_texts_need_one_for_both(charlm: Callable[..., Result]) -> None:
+    Path("geese.txt").write_text(TEXT.replace("duck", "goose"))
+    charlm("train", "ducks.txt", "--run", "a", "--steps", "2", *TOY)
+    charlm("train", "geese.txt", "--run", "b", "--steps", "2", *TOY)
+    result = charlm("compare", "a", "b")
+    assert result.code == 2 and "--on FILE" in result.err
+    assert charlm("compare", "a", "b", "--on", "geese.txt").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "say what to compare"),
+        (("ducks.txt",), "say what to compare"),
+        (("a", "b", "c"), "say what to compare"),
+        (("a", "b"), "there are no runs"),
+        (
+            ("ducks.txt", "--vary", "position=none,rotary", "--on", "ducks.txt"),
+            "--on is for two trained runs",
+        ),
+        (("ducks.txt", "--vary", "position=none,rotary", "--steps", "2", "--time", "9s"), "both given"),
+        (
+            ("ducks.txt", "--vary", "position=none,rotary", "--mixer", "recurrent"),
+            "cannot act with mixer recurrent",
+        ),
+        (
+            ("ducks.txt", "--vary", "position=none,rotary", "--vary", "position=alibi,none"),
+            "the same setting twice",
+        ),
+        (("ducks.txt", "--vary", "positions=none,rotary"), "did you mean position"),
+        (("ducks.txt", "--vary", "position=none,rotary", "--val", "0"), "nothing is held out"),
+        (
+            ("ducks.txt", "--vary", "window=4,99", "--block-size", "8", "--steps", "2"),
+            "window is 99 and block_size 8",
+        ),
+        (
+            ("ducks.txt", "--vary", "n_embd=16,15", "--n-head", "2", "--steps", "2"),
+            "n_embd is 15 and n_head 2",
+        ),
+        (("ducks.txt", "--vary", "position=none,rotary", "--run", "../x", "--steps", "2"), "cannot be named"),
+        (
+            ("ducks.txt", "--vary", "position=none,rotary", "--no-causal", "--steps", "2"),
+            "would read the answer",
+        ),
+        (("a", "b", "--seeds", "3"), "--seeds cannot act without --vary"),
+        (("a", "b", "--n-layer", "3"), "--n-layer cannot act without --vary"),
+        (("a", "b", "--encoding", "cp1252"), "--encoding cannot act without --on"),
+        (("ducks.txt", "--vary", "position=none,rotary", "--schedule", "0:1,9:0"), "--schedule names steps"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_and_nothing_is_written(
+    charlm: Callable[..., Result], words: tuple[str, ...], said: str
+) -> None:
+    result = charlm("compare", *words)
+    assert result.code in (2, 4) and said in result.err, result.err
+    assert not Path("checkpoints").exists()
+
+
+def test_a_comparison_has_one_budget(charlm: Callable[..., Result]) -> None:
+    charlm("compare", "ducks.txt", "--vary", "position=none,rotary", "--steps", "2", "--run", "c", *TOY)
+    result = charlm("resume", "c", "--steps", "5")
+    assert result.code == 2 and "cannot act on a comparison" in result.err

@@ -1,0 +1,201 @@
+"""Explanations: one text, in the class it is about, and examples that show what it says."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+from charlm.cli import explain as cli_explain
+from charlm.cli import main as cli_main
+from charlm.cli import train as cli_train
+from charlm.config import ModelConfig, TrainingConfig
+from charlm.model.mixers import MIXERS
+from charlm.model.positions import POSITIONS
+from charlm.settings import settings_of
+from charlm.studies.explain import TOPICS, explain
+from charlm.studies.variants import parse_axis, variants
+from charlm.training.plan import Budget, choose
+from tests.conftest import TEXT
+
+ROOT = Path(__file__).parent.parent
+VARIED = [topic for topic, found in TOPICS.items() if found.vary]
+
+
+@pytest.fixture
+def charlm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Runs `charlm ARGS...`: exit code, standard output, standard error."""
+    monkeypatch.setitem(cli_main.COMMANDS, "explain", cli_explain)
+    monkeypatch.setitem(cli_main.COMMANDS, "train", cli_train)
+
+    def call(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["charlm", *args])
+        capsys.readouterr()
+        code = cli_main.run(perf_counter())
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def columns(topic: str) -> list[list[float]]:
+    """The numbers of an example, column by column, without the names of its rows."""
+    rows = explain(topic).example.rows
+    return [[float(cell) for cell in column] for column in list(zip(*rows, strict=True))[1:]]
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_topic_is_its_class_s_own_words_on_one_screen(charlm, topic: str) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = charlm("explain", topic)
+    cls = TOPICS[topic].cls
+    assert (code, err) == (0, "")
+    assert out.startswith(inspect.cleandoc(cls.__doc__ or "") + "\n")
+    lines = out.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 100
+    example = cls.example()
+    printed = {" ".join(line.split()) for line in lines}
+    assert {example.says, " ".join(example.header).strip()} <= printed
+    for row in example.rows:
+        assert len(row) == len(example.header) and " ".join(" ".join(row).split()) in printed
+    path, line = re.search(r"^code +(\S+), line (\d+)", out, re.M).groups()  # type: ignore[union-attr]
+    assert (ROOT / path).read_text().splitlines()[int(line) - 1].startswith(f"class {cls.__name__}")
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_topic_has_a_first_sentence_and_a_source(topic: str) -> None:
+    text = explain(topic).text
+    assert re.match(r"[^.\n]+: [^.\n]+\.\n\n", text)
+    assert re.search(r"\b(19|20)\d\d(, |,\n)", text), "who found it, and when"
+
+
+def test_every_mixer_and_position_is_a_topic() -> None:
+    """By its own name, but for the mixer and the position that a topic names otherwise."""
+    classes = {name: found.cls for name, found in TOPICS.items()}
+    for name, cls in {**MIXERS, **POSITIONS}.items():
+        assert classes[name] is cls
+
+
+@pytest.mark.parametrize("topic", VARIED)
+def test_what_compares_a_topic_can_be_compared(topic: str) -> None:
+    found = explain(topic)
+    assert found.command == f"charlm compare corpus.txt --vary {TOPICS[topic].vary}" and not found.instead
+    name, values = parse_axis(TOPICS[topic].vary or "")
+    assert name in {setting.name for setting in settings_of(ModelConfig)}
+    compared, refused = variants({name: values}, ModelConfig(), TrainingConfig())
+    assert len(compared) == len(values) and not refused
+    for variant in compared:
+        choose(Budget(steps=100), 50_000, variant.model, variant.training)
+
+
+def test_what_cannot_be_compared_says_what_to_run_instead(charlm, elsewhere: Path) -> None:  # type: ignore[no-untyped-def]
+    assert set(TOPICS) - set(VARIED) == {"causal", "autoregressive", "documents"}
+    for topic in set(TOPICS) - set(VARIED):
+        assert explain(topic).command is None and explain(topic).instead
+    (elsewhere / "corpus.txt").write_text(TEXT)
+    said = explain("causal").instead
+    code, _, err = charlm(*said.partition(" is refused")[0].split()[1:])
+    assert code == 2 and said.endswith("read the answer") and "read the answer" in err
+    assert "--per-char" in charlm("eval", "--help")[1]
+
+
+def test_the_examples_show_what_they_say() -> None:
+    weights = columns("causal")
+    assert all(weights[s][t] == 0 for s in range(4) for t in range(s))
+    assert sum(column[3] for column in weights) == 1
+    assert all(step == once for *_, step, once in explain("autoregressive").example.rows)
+    assert columns("recurrent")[1] == [0.25, 0.81, 0.98]
+    assert [[t for t, y in enumerate(column) if y] for column in columns("convolution")] == [
+        [1, 2, 3],
+        [1, 3],
+    ]
+    same = columns("simple-attention")
+    assert same[0] == same[2] and {column[0] == column[2] for column in same} == {True}
+    through = columns("window")
+    assert [s for s in range(5) if through[s][4]] == [2, 3, 4]
+    begins, *_, last = columns("locality")
+    assert begins[0] > begins[1] and last[0] < last[1]
+    assert [column[2] for column in columns("documents")] == [0, 0, 1, 0, 0]
+
+
+def test_the_examples_of_positions_show_what_they_say() -> None:
+    assert len({row[1:] for row in explain("learned").example.rows}) == 3
+    assert columns("sinusoidal")[0][1] == 0.84 and columns("sinusoidal")[1][0] == 1
+    assert columns("relative") == [[0, 1, 15, 16, 17, 17, 21, 26, 31, 31]]
+    by_distance: dict[float, set[float]] = {}
+    for _, _, distance, product in explain("rotary").example.rows:
+        by_distance.setdefault(float(distance), set()).add(float(product))
+    assert len(by_distance) == 3 and all(len(products) == 1 for products in by_distance.values())
+    nearest = columns("alibi")[-1]
+    assert nearest == sorted(nearest, reverse=True)
+    assert [column[0] for column in columns("none")] == [round(1 / (t + 1), 2) for t in range(6)]
+    _, _, read, thought = columns("block")
+    assert not any(read[:3] + thought[:3]) and all(read[3:] + thought[3:])
+
+
+def test_the_same_layer_gives_the_beginning_on_the_beginning() -> None:
+    short, _, long = (row[1:] for row in explain("sequence").example.rows)
+    assert short[:2] == long[:2] and not any(short[2:])
+
+
+def test_each_row_of_attention_is_a_mean() -> None:
+    weights = columns("attention")
+    assert all(sum(column[t] for column in weights) == pytest.approx(1, abs=0.03) for t in range(5))
+    assert all(weights[s][t] == 0 for s in range(5) for t in range(s))
+
+
+def test_only_attention_without_mask_and_positions_is_equivariant() -> None:
+    (*kind, alone), *others = explain("equivariance").example.rows
+    assert kind == ["none", "none"] and float(alone) < 1e-12
+    assert {(mask, position) for mask, position, _ in others} == {
+        ("causal", "none"), *(("none", position) for position in POSITIONS if position != "none")
+    }  # fmt: skip
+    assert all(float(difference) > 1e-3 for *_, difference in others)
+
+
+def test_without_a_topic_it_lists_them(charlm) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = charlm("explain")
+    header, *lines = out.splitlines()
+    assert (code, err, header.split()[0]) == (0, "", "topic") and max(
+        len(line.rstrip()) for line in lines
+    ) <= 100
+    assert [line.split(maxsplit=1)[0] for line in lines] == list(TOPICS)
+    for line, topic in zip(lines, TOPICS, strict=True):
+        assert line.split(maxsplit=1)[1].strip() == explain(topic).text.splitlines()[0]
+
+
+def test_json_holds_the_same(charlm) -> None:  # type: ignore[no-untyped-def]
+    rows = [json.loads(line) for line in charlm("explain", "--json")[1].splitlines()]
+    assert [row["topic"] for row in rows] == list(TOPICS)
+    assert all(row["schema"] == 1 and row["text"].endswith(".") for row in rows)
+    found = explain("rotary")
+    assert json.loads(charlm("explain", "rotary", "--json")[1]) == {
+        "schema": 1,
+        "topic": "rotary",
+        "text": found.text,
+        "example": {
+            "says": found.example.says,
+            "header": list(found.example.header),
+            "rows": [list(row) for row in found.example.rows],
+        },
+        "place": found.place,
+        "command": "charlm compare corpus.txt --vary position=none,rotary",
+        "instead": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [("rotry", "did you mean rotary?"), ("Causal", "did you mean causal?"), ("\x1b[2J", "")],
+)
+def test_an_unknown_topic_is_refused_with_those_there_are(charlm, given: str, hint: str) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = charlm("explain", given)
+    assert (code, out) == (2, "") and "\x1b" not in err and err.count("\n") == 1
+    assert err.startswith("error: there is no topic") and hint in err and err.endswith("none, block\n")
+
+
+def test_the_command_loads_nothing_before_it_runs() -> None:
+    code = "import sys, charlm.cli.explain; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
