@@ -18,8 +18,10 @@ def command(
     """List the runs, the newest first."""
     from charlm.checkpoint.overview import overview  # here: torch is slow to import
     from charlm.checkpoint.run_folder import runs
+    from charlm.studies.comparison import comparisons
 
-    rows = [overview(run) for run in runs(checkpoints_root(checkpoints))]
+    root = checkpoints_root(checkpoints)
+    rows = [overview(run) for run in runs(root)]
     if as_json:
         for row in rows:
             print_json(row)
@@ -28,6 +30,9 @@ def command(
         table([_cells(row) for row in rows], header=header, numbers=(2, 3))
     else:
         say("there are no runs yet; charlm train makes one")
+    made = [folder.name for folder in comparisons(root)]
+    if made:
+        say(f"comparisons: {', '.join(made)}; charlm compare NAME shows one")
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -98,6 +98,29 @@ def test_killed_at_random_and_resumed_it_ends_the_same(folder: Path) -> None:
     assert not list((folder / "checkpoints" / "killed").glob(".tmp-*"))
 
 
+def test_a_comparison_killed_at_random_and_resumed_ends_the_same(folder: Path) -> None:
+    compare = ["compare", "ducks.txt", "--vary", "position=none,rotary", "--steps", "400", *TRAIN[4:]]
+    code, _, err = finish(folder, *compare, "--run", "whole-comparison")
+    assert code == 0, err
+    rng = random.Random(2)
+    process = start(folder, *compare, "--run", "killed-comparison")
+    root = folder / "checkpoints" / "killed-comparison"
+    for _ in range(6):
+        while not (root / "comparison.json").exists():
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 2.5))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        process = start(folder, "resume", "killed-comparison")
+    assert process.communicate(timeout=300)[0].startswith("position")
+    for run in ("position-none.seed-1", "position-rotary.seed-1"):
+        hashes = [
+            json.loads(finish(folder, "info", run, "--json", "--checkpoints", f"checkpoints/{name}")[1])["weights_sha256"]
+            for name in ("whole-comparison", "killed-comparison")
+        ]
+        assert hashes[0] == hashes[1]
+
+
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_saves_says_how_to_go_on_and_gives_its_code(folder: Path, name: str, code: int) -> None:
     run = name.lower()
