@@ -1,6 +1,12 @@
 """What the user sees when something cannot go on: one sentence each, one exit code a kind."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Is it the lack of memory, as Python says it, or as torch does?"""
+    said = str(error)
+    return isinstance(error, MemoryError) or "allocate memory" in said or "out of memory" in said
+
+
 class CharlmError(Exception):
     """Something the user can act on; the message says what was got, what is allowed, what to do."""
 

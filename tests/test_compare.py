@@ -13,11 +13,11 @@ import torch
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read as read_snapshot
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.errors import CheckpointError, UsageError
+from charlm.errors import CheckpointError, DivergedError, UsageError
 from charlm.evaluation.intervals import BLOCK, FEWEST_BLOCKS, bootstrap_interval
 from charlm.predictor import TransformerPredictor
 from charlm.studies import comparison as on_disk
-from charlm.studies.compare import Began, Scored, compare
+from charlm.studies.compare import Began, Scored, Scoring, compare, plan_of, unintended
 from charlm.studies.comparison import Comparison
 from charlm.studies.context_use import by_symbols_before, by_symbols_seen
 from charlm.studies.result import read_nats, read_result
@@ -25,12 +25,17 @@ from charlm.studies.variants import Variant, parse_axis, variants, written
 from charlm.studies.verdict import verdict
 from charlm.text.corpus import Corpus
 from charlm.text.load import Loaded
+from charlm.training.events import Stepped
+from charlm.training.loop import Trainer
 from charlm.training.plan import Budget
+from charlm.training.plan_file import read_plan
 from tests.conftest import After, Never
 from tests.test_predictor import predictor
 
 MODEL = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0)
-TRAINING = TrainingConfig(batch_size=4, learning_rate=1e-2, eval_every=5, eval_chars=100, threads=1)
+TRAINING = TrainingConfig(
+    batch_size=4, learning_rate=1e-2, eval_every=5, eval_chars=100, threads=1, patience=0
+)
 
 
 def make(
@@ -73,7 +78,7 @@ def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
     [
         ("position=none,learned", "position", ["none", "learned"]),
         ("mixer=recurrent,attention+convolution", "mixer", ["recurrent", "attention,convolution"]),
-        ("--n-kv-head=none,1", "n_kv_head", [None, 1]),
+        ("--n-kv-head=auto,1", "n_kv_head", [None, 1]),
         ("window=4, 8", "window", [4, 8]),
         ("locality=on,off", "locality", [True, False]),
         ("learning_rate=0.001,2e-3", "learning_rate", [0.001, 0.002]),
@@ -111,9 +116,9 @@ def test_every_combination_that_can_act_and_a_sentence_for_the_others() -> None:
     axes = {"mixer": ["attention", "recurrent"], "window": [None, 4]}
     found, refused = variants(axes, ModelConfig(), TrainingConfig())
     assert [v.label for v in found] == [
-        "mixer attention, window none",
+        "mixer attention, window auto",
         "mixer attention, window 4",
-        "mixer recurrent, window none",
+        "mixer recurrent, window auto",
     ]
     assert len(refused) == 1 and "window is 4, which cannot act with mixer recurrent" in refused[0]
     with pytest.raises(UsageError, match="position is alibi, which cannot act with mixer recurrent"):
@@ -151,6 +156,14 @@ def test_a_comparison_on_disk_is_the_comparison(tmp_path: Path, corpus: Corpus) 
         lambda d: d.update(variants=[]),
         lambda d: d["corpus"].update(key="../../etc"),
         lambda d: d.update(budget=3),
+        lambda d: d["budget"].update(steps=0),
+        lambda d: d["budget"].update(steps=None, seconds=10**400, gflops=1.0),
+        lambda d: d.update(threads=0),
+        lambda d: d.update(seeds=[1, 1]),
+        lambda d: d["variants"].append(d["variants"][0]),
+        lambda d: d["variants"][0].update(values={"position": "../../../victim"}),
+        lambda d: d["variants"][0].update(values={"position": "alibi"}),
+        lambda d: d["corpus"].update(key="1234567_8"),
         lambda d: d.update(text={"val": "x"}),
     ],
 )
@@ -180,6 +193,112 @@ def test_a_comparison_cut_off_anywhere_ends_as_if_it_had_not_been(
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert verdict(part, comparison).rows[0].bits == verdict(whole, comparison).rows[0].bits
     assert not list(compare(part, comparison, loaded, Never(), pytest.fail)), "nothing is left to do"
+
+
+def test_a_timed_run_that_was_cut_off_goes_on_under_its_plan(tmp_path: Path, corpus: Corpus) -> None:
+    """No second warmup, no time added: it makes the steps that its plan had."""
+    folder, comparison, loaded = make(tmp_path, corpus)
+    comparison = replace(comparison, budget=Budget(seconds=2.0, gflops=5.0))
+    on_disk.write(folder, comparison)
+    seen: list[object] = []
+    for event in compare(folder, comparison, loaded, After(lambda: len(seen), 150), pytest.fail):
+        seen.append(event)  # noqa: PERF402  the stop counts them as they come
+    run = RunFolder(folder.path / comparison.tasks()[0].run_name)
+    plan = read_plan(run)
+    assert len(plan.decisions) > 1 and run.steps()[-1] < plan.total_steps
+    list(compare(folder, comparison, loaded, Never(), pytest.fail))
+    assert read_plan(run) == plan and read_result(run).step == plan.total_steps
+
+
+def test_a_timed_run_cut_off_before_its_speed_was_known_is_begun_again(
+    tmp_path: Path, corpus: Corpus
+) -> None:
+    folder, comparison, loaded = make(tmp_path, corpus)
+    comparison = replace(comparison, budget=Budget(seconds=1.0, gflops=5.0))
+    on_disk.write(folder, comparison)
+    seen: list[object] = []
+    for event in compare(folder, comparison, loaded, After(lambda: len(seen), 3), pytest.fail):
+        seen.append(event)  # noqa: PERF402  the stop counts them as they come
+    run = RunFolder(folder.path / comparison.tasks()[0].run_name)
+    assert len(read_plan(run).decisions) == 1
+    events = list(compare(folder, comparison, loaded, Never(), pytest.fail))
+    stepped = [e.step for e in events if isinstance(e, Stepped)]
+    assert stepped[0] == 1 and len(read_plan(run).decisions) > 1
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("result.json", lambda data: b"{"),
+        ("result.json", lambda data: data.replace(b'"chars"', b'"chairs"')),
+        ("result.json", lambda data: data.replace(b'"reach": 16', b'"reach": 1' + b"0" * 400)),
+        ("result.json", lambda data: data.replace(b'"which": "latest"', b'"which": 3')),
+        ("nats.safetensors", lambda data: data[:-8]),
+        ("nats.safetensors", lambda data: data[:-1] + b"\xff\xff"),
+    ],
+)
+def test_a_damaged_score_is_made_again(tmp_path: Path, corpus: Corpus, file: str, damage) -> None:  # type: ignore[no-untyped-def]
+    folder, comparison, loaded = make(tmp_path, corpus)
+    list(compare(folder, comparison, loaded, Never(), pytest.fail))
+    before = verdict(folder, comparison).rows[0].bits
+    path = folder.path / comparison.tasks()[0].run_name / file
+    good = path.read_bytes()
+    path.write_bytes(damage(good))
+    assert path.read_bytes() != good
+    assert any(row.bits is None for row in verdict(folder, comparison).rows)
+    events = list(compare(folder, comparison, loaded, Never(), pytest.fail))
+    assert [type(e) for e in events] == [Began, Scoring, Scored], "it is scored again, not trained again"
+    assert verdict(folder, comparison).rows[0].bits == before
+
+
+def test_what_does_not_fit_into_memory_has_a_row_that_says_so(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Trainer, stop: object) -> object:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    folder, comparison, loaded = make(tmp_path, corpus)
+    monkeypatch.setattr(Trainer, "run", fails)
+    list(compare(folder, comparison, loaded, Never(), pytest.fail))
+    assert {row.problem for row in verdict(folder, comparison).rows} == {"it does not fit into memory"}
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_begun_again(tmp_path: Path, corpus: Corpus) -> None:
+    folder, comparison, loaded = make(tmp_path, corpus)
+    list(compare(folder, comparison, loaded, Never(), pytest.fail))
+    run = RunFolder(folder.path / comparison.tasks()[0].run_name)
+    for step in run.steps():
+        (run.folder(step) / "model.safetensors").write_bytes(b"")
+    (run.path / "result.json").unlink()
+    said: list[str] = []
+    list(compare(folder, comparison, loaded, Never(), said.append))
+    assert "begun again" in said[-1]
+    assert read_result(run).step == 6
+
+
+def test_all_variants_of_a_seed_read_the_same_text_in_the_same_order(tmp_path: Path, corpus: Corpus) -> None:
+    folder, comparison, loaded = make(tmp_path, corpus, 2)
+    starts = {
+        (event.task.seed, event.task.variant.label): event.session.windows.starts(3).tolist()
+        for event in compare(folder, comparison, loaded, Never(), pytest.fail)
+        if isinstance(event, Began)
+    }
+    assert starts[1, "none"] == starts[1, "rotary"] != starts[2, "none"] == starts[2, "rotary"]
+
+
+def test_what_the_plan_changes_besides_is_said(tmp_path: Path, corpus: Corpus) -> None:
+    free = ModelConfig(n_layer=1, block_size=16, dropout=0.0)
+    found, _ = variants({"n_head": [3, 5]}, free, TRAINING)
+    _, comparison, _ = make(tmp_path, corpus)
+    comparison = replace(comparison, variants=tuple(found))
+    choices = [plan_of(comparison, task, len(corpus.train)) for task in comparison.tasks()]
+    assert unintended(comparison, choices) == ["n_embd: 66, 70; --n-embd gives all the same"]
+
+
+def test_names_of_folders_stay_apart_when_they_are_cut() -> None:
+    axes = {"mixer": [",".join(["attention", "convolution"] * 5)], "learning_rate": [0.001, 0.002, 0.003]}
+    found, _ = variants(axes, ModelConfig(), TrainingConfig())
+    assert len({v.folder for v in found}) == 3 and all(len(v.folder) < 80 for v in found)
 
 
 def test_a_run_without_its_first_save_or_its_score_is_made_up(tmp_path: Path, corpus: Corpus) -> None:
@@ -214,9 +333,6 @@ def test_each_run_has_the_figure_that_an_evaluation_gives_it(tmp_path: Path, cor
 def test_a_variant_that_diverges_has_a_row_that_says_so(
     tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from charlm.errors import DivergedError
-    from charlm.training.loop import Trainer
-
     run = Trainer.run
 
     def sometimes(self: Trainer, stop: object) -> object:

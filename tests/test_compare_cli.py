@@ -75,7 +75,7 @@ def test_the_data_of_a_comparison(charlm: Callable[..., Result]) -> None:
         "--vary",
         "mixer=attention,simple-attention",
         "--vary",
-        "window=none,4",
+        "window=auto,4",
     )
     result = charlm(*command, "--seeds", "3", "--steps", "4", "--run", "mixed", "--json", *TOY)
     data = json.loads(result.out)
@@ -171,6 +171,15 @@ def test_two_runs_on_different_texts_need_one_for_both(charlm: Callable[..., Res
             ("ducks.txt", "--vary", "position=none,rotary", "--no-causal", "--steps", "2"),
             "would read the answer",
         ),
+        (
+            ("ducks.txt", "--vary", "position=none,rotary", "--position", "alibi"),
+            "--position cannot act where --vary",
+        ),
+        (
+            ("--vary", "position=none,rotary", "--encoding", "cp1252"),
+            "--encoding cannot act on Python's manual",
+        ),
+        (("ducks.txt", "--vary", "dropout=0.1,0.2", "--seed", str(2**63 - 1), "--seeds", "2"), "seed is"),
         (("a", "b", "--seeds", "3"), "--seeds cannot act without --vary"),
         (("a", "b", "--n-layer", "3"), "--n-layer cannot act without --vary"),
         (("a", "b", "--encoding", "cp1252"), "--encoding cannot act without --on"),
@@ -189,3 +198,9 @@ def test_a_comparison_has_one_budget(charlm: Callable[..., Result]) -> None:
     charlm("compare", "ducks.txt", "--vary", "position=none,rotary", "--steps", "2", "--run", "c", *TOY)
     result = charlm("resume", "c", "--steps", "5")
     assert result.code == 2 and "cannot act on a comparison" in result.err
+    inside = ("--checkpoints", "checkpoints/c", "--steps", "5")
+    result = charlm("resume", "position-none.seed-1", *inside)
+    assert result.code == 2 and "part of a comparison" in result.err
+    assert charlm("compare", "c", "--on", "ducks.txt").code == 2
+    result = charlm("sample", "--run", "c")
+    assert result.code == 4 and "c is a comparison" in result.err

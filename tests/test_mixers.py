@@ -12,20 +12,22 @@ import torch.nn.functional as F
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
-from charlm.config import ATTENTION, ModelConfig
+from charlm.config import ATTENTION, SCORED, ModelConfig
 from charlm.model import masks
 from charlm.model.mixers import MIXERS
 from charlm.model.mixers.attention import Attention, SimpleAttention
 from charlm.model.mixers.convolution import Convolution
 from charlm.model.mixers.mixer import Places
 from charlm.model.mixers.recurrent import Recurrent
+from charlm.model.positions import POSITIONS
 from charlm.predictor import TransformerPredictor
+from charlm.settings import settings_of
 from charlm.text.corpus import Corpus
 from charlm.text.vocabulary import Vocabulary
 from charlm.training.loop import Trainer
 from charlm.training.start import go_on
 from tests.conftest import After, Never, toy_run
-from tests.matrix import BLOCK, MIXED, N_SYMBOLS, every_model, name_of, random_model, read_by
+from tests.matrix import BLOCK, MIXED, N_SYMBOLS, VARIED, every_model, name_of, random_model, read_by
 from tests.test_loop import assert_same
 
 EVERY = pytest.mark.parametrize("config", every_model(), ids=name_of)
@@ -39,6 +41,18 @@ def some(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def random_ids(*shape: int, n: int = N_SYMBOLS) -> torch.Tensor:
     return torch.randint(n, shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_every_setting_of_a_model_is_in_the_matrix() -> None:
+    elsewhere = {
+        "n_layer",
+        "n_embd",
+        "n_head",
+        "block_size",
+        "dropout",
+        "causal",
+    }  # fixed there, or tested below
+    assert VARIED | elsewhere == {setting.name for setting in settings_of(ModelConfig)}
 
 
 def test_the_matrix_has_every_mixer_and_refuses_what_cannot_act() -> None:
@@ -127,17 +141,24 @@ def test_a_layer_that_is_not_causal_reads_ahead(config: ModelConfig) -> None:
     assert (acts.diagonal(-1) > 0).all()
 
 
-@pytest.mark.parametrize("mixer", MIXED)
-@pytest.mark.parametrize("position", ["learned", "relative", "default"])
+RESUMED = [
+    (mixer, position)
+    for mixer in MIXED
+    for position in (*POSITIONS, "default")
+    if position not in SCORED or ModelConfig(mixer=mixer).attends
+    if position in ("default", "relative") or "," not in mixer  # each with each mixer, two with each pair
+]
+
+
+@pytest.mark.parametrize(("mixer", "position"), RESUMED)
 def test_exact_resume_and_what_is_saved_is_what_is_read(
     tmp_path: Path, corpus: Corpus, mixer: str, position: str
 ) -> None:
-    if position == "relative" and not ModelConfig(mixer=mixer).attends:
-        pytest.skip("refused")
     model: dict[str, object] = {"mixer": mixer}
     model |= {} if position == "default" else {"position": position}
     model |= {"n_layer": 2, "n_head": 2 if ModelConfig(mixer=mixer).attends else None}
     model |= {"locality": True, "n_kv_head": 1} if "attention" in mixer.split(",") else {}
+    model |= {"window": 3} if mixer != "recurrent" and position != "default" else {}
     run, whole = toy_run(tmp_path, corpus, 6, "whole", model=model)
     list(Trainer(whole, run).run(Never()))
     run, part = toy_run(tmp_path, corpus, 6, "part", model=model)
@@ -268,14 +289,18 @@ def test_each_mixer_is_short() -> None:
         assert len(inspect.getsource(mixer).splitlines()) < 60  # type: ignore[arg-type]
 
 
-def test_no_mixer_asks_which_position_it_is_given() -> None:
-    folder = Path(inspect.getfile(Attention)).parent
-    for path in folder.glob("*.py"):
-        names = {
-            node.id for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Name)
-        }
-        words = {n.value for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Constant)}
-        assert "POSITIONS" not in names and not {"rotary", "alibi", "relative", "learned"} & words, path
+def test_no_mixer_asks_which_position_it_is_given_and_none_copies_attention() -> None:
+    softmaxes = []
+    for path in Path(inspect.getfile(Attention)).parent.glob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        imported = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        read_of = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+        assert not any("positions" in (module or "") for module in imported), path
+        assert "position" not in read_of, path
+        for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name != "example"):
+            inner = {n.attr for n in ast.walk(function) if isinstance(n, ast.Attribute)}
+            softmaxes += [function.name] if "softmax" in inner else []
+    assert softmaxes == ["attend"]
 
 
 REFUSED = {

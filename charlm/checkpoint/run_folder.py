@@ -181,6 +181,10 @@ def find(root: Path, name: str | None) -> RunFolder:
     """The run of that name, or the newest; CheckpointError where there is none."""
     found = runs(root)
     place = one_line(str(root))
+    if name is not None and (root / name / "comparison.json").is_file():
+        raise CheckpointError(
+            f"{one_line(name)} is a comparison; name one of its runs, with --checkpoints {one_line(str(root / name))}"
+        )
     if not found:
         raise CheckpointError(f"there are no runs in {place}; `charlm train` makes one")
     if name is None:

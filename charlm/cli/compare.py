@@ -9,12 +9,12 @@ from charlm.cli.console import checkpoints_root, note_files, say, warn
 from charlm.cli.options import AsJson, Checkpoints, budget_seconds, build, with_settings
 from charlm.cli.words import about_text
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.errors import UsageError
+from charlm.errors import CheckpointError, UsageError
 
 EXAMPLES = """Examples:
   charlm compare corpus.txt --vary position=none,learned,rotary --time 60s
   charlm compare corpus.txt --vary mixer=attention,recurrent,attention+convolution --seeds 3 --steps 500
-  charlm compare corpus.txt --vary window=8,16,none --vary locality=on,off   every combination
+  charlm compare corpus.txt --vary window=8,16,auto --vary locality=on,off   every combination
   charlm compare RUN-A RUN-B            two trained runs on their held-out text
   charlm compare RUN-A RUN-B --on FILE  or on any other
   charlm compare COMPARISON             the table of one that was made before
@@ -22,6 +22,14 @@ A comparison that was cut off goes on with: charlm resume COMPARISON"""
 
 DEFAULT_TIME = "60s"
 PANELS = {"Model": ModelConfig, "Training": TrainingConfig, "Text": TextConfig}
+
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=A,B,...",
+        help="A setting of the model or of training, and the values to compare; a value may join mixers by +.",
+    ),
+]
 
 
 @with_settings(PANELS)
@@ -34,13 +42,7 @@ def command(
             help="With --vary a text, as for train; without, two runs, or a comparison.",
         ),
     ] = None,
-    vary: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=A,B,...",
-            help="A setting of the model or of training, and the values to compare; a value may join mixers by +.",
-        ),
-    ] = None,
+    vary: Vary = None,
     time: Annotated[
         str | None, typer.Option(metavar="TIME", help=f"Training of each run. [default: {DEFAULT_TIME}]")
     ] = None,
@@ -71,10 +73,13 @@ def command(
         return
     if on is not None:
         raise UsageError("--on is for two trained runs, and cannot act with --vary")
-    if time is not None and steps is not None:
-        raise UsageError("--time and --steps were both given; a run has one or the other")
-    budget = budget_seconds(time or DEFAULT_TIME) if steps is None else None
-    _train(root, names or [], vary, budget, steps, seeds or 1, run, settings, as_json)
+    _refuse_what_varies(ctx, vary)
+    budget = _budget(time, steps)
+    folder, comparison, loaded = _prepare(root, names or [], vary, budget, seeds or 1, run, settings)
+
+    from charlm.cli.compare_follow import follow_comparison
+
+    follow_comparison(folder, comparison, loaded, as_json=as_json)
 
 
 def _refuse_what_needs_vary(ctx: typer.Context, settings: dict[str, Any]) -> None:
@@ -85,6 +90,23 @@ def _refuse_what_needs_vary(ctx: typer.Context, settings: dict[str, Any]) -> Non
             raise UsageError(
                 f"--{name.replace('_', '-')} cannot act without --vary, which says what to train"
             )
+
+
+def _budget(time: str | None, steps: int | None) -> tuple[float | None, int | None]:
+    """Seconds or steps of each run."""
+    if time is not None and steps is not None:
+        raise UsageError("--time and --steps were both given; a run has one or the other")
+    return (budget_seconds(time or DEFAULT_TIME), None) if steps is None else (None, steps)
+
+
+def _refuse_what_varies(ctx: typer.Context, vary: list[str]) -> None:
+    """UsageError for a setting that is given one value and varied, too."""
+    from charlm.studies.variants import parse_axis
+
+    for name in (parse_axis(text)[0] for text in vary):
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--{name.replace('_', '-')} cannot act where --vary gives {name} its values")
 
 
 def _without_training(
@@ -104,45 +126,54 @@ def _without_training(
             from charlm.cli.compare_show import show
             from charlm.studies.comparison import corpus_of, read
 
+            if on is not None or encoding is not None:
+                raise UsageError("--on and --encoding are for two runs; a comparison has its own text")
             comparison = read(folder)
-            show(folder, comparison, corpus_of(comparison).corpus, as_json=as_json)
+            try:
+                corpus = corpus_of(comparison).corpus
+            except CheckpointError as error:
+                warn(f"{error}; no yardsticks")
+                corpus = None
+            show(folder, comparison, corpus, as_json=as_json)
             return
     raise UsageError(
         "say what to compare: a text and --vary NAME=A,B, or the names of two runs, or that of a comparison"
     )
 
 
-def _train(
+def _prepare(
     root: Path,
     names: list[str],
     vary: list[str],
-    budget: float | None,
-    steps: int | None,
+    budget: tuple[float | None, int | None],
     seeds: int,
     run: str | None,
     settings: dict[str, Any],
-    as_json: bool,
-) -> None:
+) -> tuple[Any, Any, Any]:
+    """A new comparison: its folder, what it is, and its text."""
     from charlm.studies.variants import parse_axis, variants
 
+    if settings["encoding"] is not None and not names:
+        raise UsageError("--encoding cannot act on Python's manual; name a file to read")
     axes = dict(parse_axis(text) for text in vary)
     if len(axes) < len(vary):
         raise UsageError("--vary names the same setting twice; give all its values at once")
     model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
     text = build(TextConfig, settings)
-    if training.schedule is not None and budget is not None:
+    if training.schedule is not None and budget[0] is not None:
         raise UsageError("--schedule names steps, and cannot act with --time; give --steps")
     found, refused = variants(axes, model, training)
     for reason in refused:
         warn(f"left out: {reason}")
 
-    from charlm.cli.compare_follow import follow_comparison, prepare
+    from charlm.cli.compare_follow import prepare
     from charlm.text.load import load
+    from charlm.training.plan import Budget
 
     loaded = load(names, text)
     note_files(loaded.notes)
     if not loaded.corpus.held_out_chars:
         raise UsageError("nothing is held out to compare on; give --val or --val-file")
     say(about_text(loaded))
-    folder, comparison = prepare(root, names, run, loaded, text, found, training, seeds, budget, steps)
-    follow_comparison(folder, comparison, loaded, as_json=as_json)
+    means = Budget(seconds=budget[0], steps=budget[1])
+    return *prepare(root, run, loaded, text, found, training, seeds, means), loaded

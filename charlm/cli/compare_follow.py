@@ -12,16 +12,16 @@ import typer
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.compare_show import show
 from charlm.cli.console import say, warn
-from charlm.cli.follow import figure_rows, tell
+from charlm.cli.follow import figure_rows, root_option, tell
 from charlm.cli.words import about_model, several
 from charlm.config import TextConfig, TrainingConfig
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, UsageError
 from charlm.listeners.log import MetricsLog
 from charlm.listeners.progress import Progress
 from charlm.listeners.report import write_report
 from charlm.studies import comparison as on_disk
-from charlm.studies.compare import Began, Scored, Scoring, compare, plan_of
-from charlm.studies.comparison import Comparison
+from charlm.studies.compare import Began, Scored, Scoring, compare, plan_of, unintended
+from charlm.studies.comparison import MOST_RUNS, Comparison
 from charlm.studies.variants import Variant
 from charlm.terminal import one_line
 from charlm.text.load import Loaded, run_name
@@ -33,25 +33,22 @@ from charlm.training.signals import EXIT_CODES, StopSignals
 
 def prepare(
     root: Path,
-    names: Sequence[str],
-    wanted: str | None,
+    name: str | None,
     loaded: Loaded,
     text: TextConfig,
     variants: Sequence[Variant],
     training: TrainingConfig,
     seeds: int,
-    seconds: float | None,
-    steps: int | None,
+    budget: Budget,
 ) -> tuple[RunFolder, Comparison]:
     """A new comparison in a folder of its own; UsageError for what cannot be, before anything is written."""
     threads = set_threads(training.threads)
-    budget = Budget(steps=steps)
-    if seconds is not None:
+    if budget.seconds is not None:
         threads, gflops = measure_threads(pick_device(training.device), fixed=training.threads is not None)
-        budget = Budget(seconds=seconds, gflops=round(gflops, 1))
-    default = f"{run_name(names)}-{'-'.join(variants[0].values)}"
+        budget = replace(budget, gflops=round(gflops, 1))
+    default = f"{run_name(loaded.sources)}-{'-'.join(variants[0].values)}"
     comparison = Comparison(
-        name=wanted or default,
+        name=name or default,
         variants=tuple(variants),
         seeds=tuple(range(training.seed, training.seed + seeds)),
         budget=budget,
@@ -64,9 +61,15 @@ def prepare(
         command=shlex.join(["charlm", *sys.argv[1:]]),
         created=on_disk.now(),
     )
+    if len(comparison.tasks()) > MOST_RUNS:
+        raise UsageError(
+            f"these are {len(comparison.tasks()):,} runs; a comparison has at most {MOST_RUNS:,}"
+        )
     choices = [plan_of(comparison, task, len(loaded.corpus.train)) for task in comparison.tasks()]
+    for reason in unintended(comparison, choices):
+        warn(f"the plan gives the variants different values of {reason}")
     say(f"the first of {len(variants)} variants: {about_model(choices[0])}, chosen {choices[0].why}")
-    folder = RunFolder.create(root, wanted) if wanted else RunFolder.create_like(root, default)
+    folder = RunFolder.create(root, name) if name else RunFolder.create_like(root, default)
     comparison = replace(comparison, name=folder.path.name)
     on_disk.write(folder, comparison)
     return folder, comparison
@@ -78,16 +81,21 @@ def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded,
     say(f"comparison {folder.name}, in {one_line(str(folder.path))}: {_long(comparison)}")
     shown = _Shown()
     reason = None
+    again = f"charlm resume {folder.name}{root_option(folder)}"
     try:
         with StopSignals(_announce) as stop:
             for event in compare(folder, comparison, loaded, stop, warn):
                 shown(event)
             reason = stop.reason
+    except Exception:
+        shown.close()
+        say(f"the comparison goes on with: {again}")
+        raise
     finally:
         shown.close()
         folder.unlock()
     if reason is not None:
-        say(f"stopped by {reason}; go on with: charlm resume {folder.name}")
+        say(f"stopped by {reason}; go on with: {again}")
         raise typer.Exit(EXIT_CODES[reason])
     show(folder, comparison, loaded.corpus, as_json=as_json)
 

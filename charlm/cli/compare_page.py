@@ -13,7 +13,7 @@ from charlm.studies.comparison import Comparison, Task
 from charlm.studies.verdict import Row, Verdict
 from charlm.training.device import machine
 
-GRID = 60  # points of a mean over seeds
+GRID = 12  # points of a mean over seeds
 Points = list[tuple[float, float]]
 Cells = tuple[str, ...]
 
@@ -48,6 +48,9 @@ def _facts(comparison: Comparison, found: Verdict) -> list[tuple[str, str]]:
 
 
 def _loss_charts(folder: RunFolder, rows: Sequence[Row]) -> list[Chart]:
+    note = (
+        "As training saw it: each evaluation on a sample of the held-out text. The table has all on the same."
+    )
     by_time: list[Line] = []
     by_chars: list[Line] = []
     for row in rows:
@@ -55,9 +58,19 @@ def _loss_charts(folder: RunFolder, rows: Sequence[Row]) -> list[Chart]:
         by_time += _lines(row.variant.label, [points for points, _ in logs])
         by_chars += _lines(row.variant.label, [points for _, points in logs])
     return [
-        Chart(title="Held-out loss against time", x_title="seconds of training", log_x=False, lines=by_time),
         Chart(
-            title="Held-out loss against text read", x_title="characters read", log_x=False, lines=by_chars
+            title="Held-out loss against time",
+            x_title="seconds of training",
+            log_x=False,
+            lines=by_time,
+            note=note,
+        ),
+        Chart(
+            title="Held-out loss against text read",
+            x_title="characters read",
+            log_x=False,
+            lines=by_chars,
+            note=note,
         ),
     ]
 
@@ -92,14 +105,15 @@ def _context_charts(rows: Sequence[Row]) -> list[Chart]:
 def _loss_curves(folder: RunFolder, task: Task) -> tuple[Points, Points]:
     """The held-out bits of a run's evaluations, against seconds and against characters read."""
     by_time, by_chars = [], []
-    seconds, chars = 0.0, 0
+    seconds, chars = 0.0, 0.0
     for event in read_log(folder.path / task.run_name):
-        if event.get("event") == "Stepped":
-            seconds, chars = seconds + float(event["seconds"]), int(event["chars"])
-        elif event.get("event") == "Evaluated":
-            bits = float(event["nats_per_char"]) / log(2)
+        kind, numbers = event.get("event"), {k: v for k, v in event.items() if isinstance(v, int | float)}
+        if kind == "Stepped" and {"seconds", "chars"} <= set(numbers):
+            seconds, chars = seconds + numbers["seconds"], float(numbers["chars"])
+        elif kind == "Evaluated" and "nats_per_char" in numbers:
+            bits = numbers["nats_per_char"] / log(2)
             by_time.append((seconds, bits))
-            by_chars.append((float(chars), bits))
+            by_chars.append((chars, bits))
     return by_time, by_chars
 
 

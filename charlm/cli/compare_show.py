@@ -1,6 +1,8 @@
 """What a comparison found, as a table and sentences, or as data."""
 
+import shlex
 from dataclasses import asdict
+from typing import Any
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
@@ -17,34 +19,45 @@ NAME = "comparison.html"
 MOST_FOR_XZ = 5_000_000  # characters of the training part
 
 
-def show(folder: RunFolder, comparison: Comparison, corpus: Corpus, *, as_json: bool) -> None:
-    """Print what is known, and write the page. Raises CheckpointError for damaged results."""
+def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as_json: bool) -> None:
+    """Print what is known, and write the page; without the text no yardsticks are there.
+
+    Raises CheckpointError for damaged results.
+    """
     found = verdict(folder, comparison)
-    sticks = _yardsticks(corpus, found.chars)
+    sticks = _yardsticks(corpus, found.chars) if corpus is not None else {}
+    if as_json:
+        print_json(_data(comparison, found, sticks))
+    else:
+        _print(comparison, found, sticks)
+    page = page_of(folder, comparison, found, header(comparison), cells(found))
     try:
-        files.replace(
-            folder.path / NAME,
-            render(page_of(folder, comparison, found, header(comparison), cells(found))).encode(),
-        )
+        files.replace(folder.path / NAME, render(page).encode())
+        say(f"page: {one_line(str(folder.path / NAME))}")
     except OSError as error:
         warn(f"the page could not be written: {error.strerror}")
-    if as_json:
-        print_json(
-            {
-                "schema": SCHEMA,
-                "kind": "comparison",
-                "comparison": comparison.name,
-                "text_sha256": comparison.corpus_sha256,
-                "chars": found.chars,
-                "seconds": comparison.budget.seconds,
-                "steps": comparison.budget.steps,
-                "seeds": list(comparison.seeds),
-                "baselines": {name: asdict(stick) for name, stick in sticks.items()},
-                "rows": [row.to_json() for row in found.rows],
-                "says": list(found.says),
-            }
-        )
-        return
+    place = shlex.quote(one_line(str(folder.path)))
+    say(f"text from one of them: charlm sample --checkpoints {place} --run NAME")
+
+
+def _data(comparison: Comparison, found: Verdict, sticks: dict[str, Yardstick]) -> dict[str, Any]:
+    """The stable form, of schema 1."""
+    return {
+        "schema": SCHEMA,
+        "kind": "comparison",
+        "comparison": comparison.name,
+        "text_sha256": comparison.corpus_sha256,
+        "chars": found.chars,
+        "seconds": comparison.budget.seconds,
+        "steps": comparison.budget.steps,
+        "seeds": list(comparison.seeds),
+        "baselines": {name: asdict(stick) for name, stick in sticks.items()},
+        "rows": [row.to_json() for row in found.rows],
+        "says": list(found.says),
+    }
+
+
+def _print(comparison: Comparison, found: Verdict, sticks: dict[str, Yardstick]) -> None:
     table(cells(found), header=header(comparison), numbers=range(1, 8))
     beside = ", ".join(
         f"{name} {stick.bits_per_char:.4f}{' (adapts to the text)' * stick.adaptive}"
@@ -53,8 +66,6 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus, *, as_json: 
     print(f"\nfor comparison: {beside}" if sticks else "")
     for sentence in found.says:
         print(one_line(sentence, 2000))
-    say(f"page: {one_line(str(folder.path / NAME))}")
-    say(f"text from one of them: charlm sample --checkpoints {one_line(str(folder.path))} --run NAME")
 
 
 def header(comparison: Comparison) -> tuple[str, ...]:

@@ -122,18 +122,18 @@ def _summary(run: RunFolder, session: Session, last: Finished, budget: float | N
         table(rows)
     if last.reason in EXIT_CODES:
         say(
-            f"stopped by {last.reason} after step {last.step}; go on with: charlm resume {run.name}{_root(run)}"
+            f"stopped by {last.reason} after step {last.step}; go on with: charlm resume {run.name}{root_option(run)}"
         )
 
 
 def next_commands(run: RunFolder) -> None:
     """What one may want to do with a finished run."""
-    say(f"more text from it:   charlm sample --run {run.name}{_root(run)} --prompt TEXT")
-    say(f"its full figure:     charlm eval --run {run.name}{_root(run)}")
-    say(f"train it further:    charlm resume {run.name}{_root(run)} --time 2m")
+    say(f"more text from it:   charlm sample --run {run.name}{root_option(run)} --prompt TEXT")
+    say(f"its full figure:     charlm eval --run {run.name}{root_option(run)}")
+    say(f"train it further:    charlm resume {run.name}{root_option(run)} --time 2m")
 
 
-def _root(run: RunFolder) -> str:
+def root_option(run: RunFolder) -> str:
     """The option that finds the run again, where its folder is not where runs are looked for."""
     usual = checkpoints_root(os.environ.get("CHARLM_CHECKPOINTS"))
     return "" if run.path.parent == usual else f" --checkpoints {shlex.quote(one_line(str(run.path.parent)))}"

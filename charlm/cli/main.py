@@ -13,7 +13,7 @@ from charlm import __version__
 from charlm.cli import compare, evaluate, explain, info, resume, runs, sample, train
 from charlm.cli.console import fail
 from charlm.cli.options import CONTEXT, Command, Group
-from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError
+from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError, is_out_of_memory
 from charlm.terminal import one_line, plain_streams
 
 EPILOG = """Examples:
@@ -98,9 +98,6 @@ def run(started: float) -> int:
         # The reader of a pipe has left (the library below makes an exit of it): nothing more to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except MemoryError:
-        fail("out of memory; try a smaller --batch-size, --block-size or --n-embd")
-        return ResourceError.exit_code
     except Exception as error:  # noqa: BLE001  whatever it is, the user gets one sentence
         return _other(error)
 
@@ -110,7 +107,7 @@ def _other(error: Exception) -> int:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         fail(_usage(error))
         return UsageError.exit_code
-    if isinstance(error, RuntimeError) and ("allocate memory" in str(error) or "out of memory" in str(error)):
+    if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
         fail("out of memory; try a smaller --batch-size, --block-size or --n-embd")
         return ResourceError.exit_code
     if isinstance(error, OSError) and error.errno in NO_ROOM:

@@ -46,6 +46,8 @@ def command(
     from charlm.training.start import go_on
 
     folder = find(checkpoints_root(checkpoints), run)
+    if (time is not None or steps is not None) and (folder.path.parent / "comparison.json").is_file():
+        raise UsageError(f"{folder.name} is part of a comparison, in which all runs have the same budget")
     session = go_on(folder, warn, threads)
     finished = session.state.finished
     if finished is not None and budget is None and steps is None:
@@ -73,10 +75,13 @@ def _comparison(root: Path, name: str, time: str | None, steps: int | None, thre
     folder = on_disk.find(root, name)
     if folder is None:
         return False
-    given = {"--time": time, "--steps": steps, "--threads": threads}
-    for option, value in given.items():
+    for option, value in {"--time": time, "--steps": steps}.items():
         if value is not None:
             raise UsageError(f"{option} cannot act on a comparison: all its runs have the same budget")
+    if threads is not None:
+        raise UsageError(
+            "--threads cannot act on a comparison: all its runs compute with as many as the first"
+        )
     from charlm.cli.compare_follow import follow_comparison
 
     folder.lock()

@@ -39,7 +39,8 @@ def _kind(model: ModelConfig) -> str:
     usual = ModelConfig()
     words = [several(model.n_head or 1, "head")] if model.attends else []
     words += [model.mixer.replace(",", " and ")] if model.mixer != usual.mixer else []
-    words += [f"{model.position} positions"] if model.position != usual.completed().position else []
+    default = ModelConfig(mixer=model.mixer).completed().position
+    words += [f"{model.position} positions"] if model.position != default else []
     words += [f"window {model.window}"] if model.window is not None else []
     words += [f"{model.n_kv_head} heads of keys and values"] if model.n_kv_head else []
     words += ["locality"] if model.locality else []

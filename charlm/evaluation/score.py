@@ -79,12 +79,15 @@ class Figure:
 
 def score_text(predictor: Predictor, name: str, text: str, rule: ContextRule | None = None) -> Scored:
     """Score every character of a text that nothing precedes."""
-    ids = predictor.vocabulary.encode(text)
-    lengths = predictor.vocabulary.symbols_per_char(text)
-    symbols = -predictor.score(ids, rule)
-    firsts = np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.int64)
-    nats = np.add.reduceat(symbols, firsts) if len(text) else np.empty(0)
+    nats = per_char(predictor.vocabulary, text, -predictor.score(predictor.vocabulary.encode(text), rule))
     return Scored(name, text, nats, unknown_chars(predictor.vocabulary, text))
+
+
+def per_char(vocabulary: Vocabulary, text: str, symbols: Numbers) -> Numbers:
+    """What each character of a text costs, from what its symbols cost: (characters,)."""
+    lengths = vocabulary.symbols_per_char(text)
+    firsts = np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.int64)
+    return np.add.reduceat(symbols, firsts) if len(text) else np.empty(0)
 
 
 def unknown_chars(vocabulary: Vocabulary, text: str) -> int:

@@ -39,6 +39,7 @@ SWATCH = 44.0  # from the plot to the text of a label: a lead, then a piece of t
 # Six hues that differ in lightness too, so that they stay apart for colour-blind readers (simulated
 # for the three kinds), at 2.9:1 or more against the paper; the next six are the same ones dashed.
 CSS = """
+main { max-width: 58rem; }
 .c0 { --line: #1c1f23; } .c1 { --line: #0f55a5; } .c2 { --line: #e27a06; }
 .c3 { --line: #2aa8ae; } .c4 { --line: #a04df0; } .c5 { --line: #9a3412; }
 @media (prefers-color-scheme: dark) {

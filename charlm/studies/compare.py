@@ -1,13 +1,14 @@
 """Running a comparison: each variant with each seed is trained, then scored on the same text."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
-from charlm.errors import DivergedError, UsageError
+from charlm.errors import CheckpointError, DivergedError, UsageError, is_out_of_memory
+from charlm.settings import settings_of
 from charlm.studies.comparison import Comparison, Task
 from charlm.studies.result import Result, failed, is_there, score
 from charlm.text.load import Loaded
@@ -19,7 +20,6 @@ from charlm.training.session import Session
 from charlm.training.start import begin, go_on, recorded
 
 AFTERWARDS = 0.1  # seconds that a run leaves for what follows it
-LEAST_LEFT = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +51,28 @@ class Scored:
 def plan_of(comparison: Comparison, task: Task, n_train: int) -> Choice:
     """What a run is given; UsageError where its settings do not go together."""
     variant = task.variant
-    training = replace(variant.training, seed=task.seed)
     try:
+        training = replace(variant.training, seed=task.seed)
         choice = choose(comparison.budget, n_train, variant.model, training)
+        return recorded(choice, comparison.budget, comparison.threads)
     except ValueError as error:
         raise UsageError(f"{variant.label}: {error}") from None
-    return recorded(choice, comparison.budget, comparison.threads)
+
+
+def unintended(comparison: Comparison, choices: Sequence[Choice]) -> list[str]:
+    """Settings that are not varied, and yet differ: as `n_embd: 96, 100`."""
+    follow = {"seed", *comparison.axes}
+    if "mixer" in follow:
+        follow |= {"position", "n_head"}  # which go with it
+    found = []
+    for kind in ("model", "training"):
+        for setting in settings_of(type(getattr(choices[0], kind))):
+            values = {str(getattr(getattr(choice, kind), setting.name)) for choice in choices}
+            if len(values) > 1 and setting.name not in follow:
+                found.append(
+                    f"{setting.name}: {', '.join(sorted(values))}; {setting.option} gives all the same"
+                )
+    return found
 
 
 def compare(
@@ -64,7 +80,7 @@ def compare(
 ) -> Iterator[Began | Event | Scoring | Scored]:
     """Do what is not done yet, until `stop`: the events of each run, between Began and Scored.
 
-    What was cut off goes on from its last save; with a time, for what is left of it.
+    What was cut off goes on from its last save, under the plan that it had.
     """
     tasks = comparison.tasks()
     for number, task in enumerate(tasks, 1):
@@ -75,20 +91,24 @@ def compare(
             return
         session, pace = _session(run, comparison, task, loaded, warn)
         yield Began(task=task, number=number, of=len(tasks), run=run, session=session)
-        result = None
         try:
             if session.state.finished is None:
                 yield from Trainer(session, run, pace).run(stop)
-        except DivergedError as error:
-            result = failed(run, str(error))
-        finally:
-            run.unlock()
-        if result is None:
             if session.state.finished is None:
                 return  # stopped in the middle
             yield Scoring(task=task)
             which = "best" if session.state.finished == "early" else "latest"
-            result = score(run, read(run, which), which, session, loaded.corpus)
+            result = score(run, read(run, which), which, session, loaded.corpus, stop)
+        except DivergedError as error:
+            result = failed(run, str(error))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            result = failed(run, "it does not fit into memory")
+        finally:
+            run.unlock()
+        if result is None:
+            return
         yield Scored(task=task, result=result)
 
 
@@ -96,18 +116,28 @@ def _session(
     run: RunFolder, comparison: Comparison, task: Task, loaded: Loaded, warn: Callable[[str], None]
 ) -> tuple[Session, Pace | None]:
     """The run as it was left, or at its beginning."""
-    if run.path.is_dir() and (run.path / "run.json").is_file() and run.steps():
-        session = go_on(run, warn)
-    else:
-        files.remove_tree(run.path)  # cut off before its first save
-        run.path.parent.mkdir(exist_ok=True)
-        files.make_folder(run.path)
-        run.lock()
-        choice = plan_of(comparison, task, len(loaded.corpus.train))
-        session = begin(run, loaded, comparison.text, choice, comparison.command)
+    timed = comparison.budget.seconds is not None
+    session = _left(run, warn)
+    if session is not None and not (timed and len(session.plan.decisions) == 1):
+        return session, None  # its speed was measured: it goes on to the end of its plan
+    run.unlock()
+    files.remove_tree(run.path)
+    files.make_folder(run.path)
+    run.lock()
+    choice = plan_of(comparison, task, len(loaded.corpus.train))
+    session = begin(run, loaded, comparison.text, choice, comparison.command)
     if comparison.budget.seconds is None:
         return session, None
-    left = max(LEAST_LEFT, comparison.budget.seconds - session.state.seconds)
-    deadline = perf_counter() + left
-    pace = Pace(budget=left, deadline=deadline, afterwards=AFTERWARDS, first_step=session.state.step)
-    return session, pace
+    deadline = perf_counter() + comparison.budget.seconds
+    return session, Pace(budget=comparison.budget.seconds, deadline=deadline, afterwards=AFTERWARDS)
+
+
+def _left(run: RunFolder, warn: Callable[[str], None]) -> Session | None:
+    """What an earlier sitting left of a run; None where there is nothing to go on from."""
+    if not (run.path / "run.json").is_file() or not run.steps():
+        return None
+    try:
+        return go_on(run, warn)
+    except CheckpointError as error:
+        warn(f"{run.name} is begun again: {error}")
+        return None

@@ -1,10 +1,11 @@
 """A comparison on disk: what is compared, on which text, with which budget, and in which order."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,15 +16,17 @@ from charlm.checkpoint.strict_json import LARGEST, dump, parse
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, ResourceError
 from charlm.randomness import permute
-from charlm.studies.variants import VARIED, Variant
+from charlm.studies.variants import Variant, is_variant
 from charlm.terminal import one_line
-from charlm.text.corpus import Corpus, reopen
-from charlm.text.load import Loaded, load
+from charlm.text.load import Loaded
 from charlm.training.plan import Budget
+from charlm.training.start import same_corpus
 
 NAME = "comparison.json"
 FORMAT = 1
 MOST_RUNS = 10_000
+KEY = re.compile(r"[0-9a-f]{32}")
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def read(folder: RunFolder) -> Comparison:
     try:
         data = parse(read_regular(folder.path / NAME, LARGEST), NAME)
         return _from_json(folder.path.name, data)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{NAME} of {folder.name} is damaged: {one_line(str(error))}") from None
 
 
@@ -125,18 +128,21 @@ def _from_json(name: str, data: dict[str, Any]) -> Comparison:
     )
     seeds = tuple(data["seeds"])
     axes = list(variants[0].values)
-    if not all(list(v.values) == axes and set(axes) <= set(VARIED) for v in variants):
+    if not all(list(v.values) == axes and is_variant(v) for v in variants):
         raise ValueError("its variants do not vary the same settings")
-    if not seeds or not all(type(seed) is int for seed in seeds) or len(variants) * len(seeds) > MOST_RUNS:
-        raise ValueError("its seeds are whole numbers, and not too many")
+    if not all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError("its seeds are whole numbers, each once")
+    if not 0 < len(variants) * len(seeds) <= MOST_RUNS or len({v.folder for v in variants}) < len(variants):
+        raise ValueError("its runs are too many, or none, or some twice")
     corpus = data["corpus"]
-    int(str(corpus["key"]), 16)
+    if not KEY.fullmatch(str(corpus["key"])):
+        raise ValueError("its text has no name")
     return Comparison(
         name=name,
         variants=variants,
         seeds=seeds,
         budget=_budget(data["budget"]),
-        threads=int(data["threads"]),
+        threads=_positive(data["threads"], int),
         text=TextConfig.from_json(data["text"]),
         label=str(corpus["label"]),
         sources=tuple(map(str, corpus["sources"])),
@@ -150,23 +156,21 @@ def _from_json(name: str, data: dict[str, Any]) -> Comparison:
 def _budget(data: dict[str, Any]) -> Budget:
     steps, seconds, gflops = data["steps"], data["seconds"], data["gflops"]
     if steps is not None:
-        return Budget(steps=int(steps))
-    return Budget(seconds=float(seconds), gflops=float(gflops))
+        return Budget(steps=_positive(steps, int))
+    return Budget(seconds=_positive(seconds, float), gflops=_positive(gflops, float))
+
+
+def _positive(value: Any, kind: type[N]) -> N:
+    if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value < 1e9:
+        raise ValueError(f"{value!r} is no number above 0")
+    return value
 
 
 def corpus_of(comparison: Comparison) -> Loaded:
-    """Its text, from the cache or read again; CheckpointError where that is no longer what it was."""
-    corpus: Corpus | None = reopen(comparison.corpus_key)
-    if corpus is None:
-        if "-" in comparison.sources:
-            raise CheckpointError(f"the text of {comparison.name} came from standard input and is gone")
-        corpus = load(comparison.sources, comparison.text).corpus
-    if corpus.key != comparison.corpus_key:
-        raise CheckpointError(
-            f"{one_line(comparison.label)} is no longer the text that {comparison.name} was begun with; put "
-            "that back to go on"
-        )
-    return Loaded(corpus=corpus, notes=(), sources=comparison.sources, label=comparison.label)
+    """Its text; CheckpointError where that is gone, or no longer what it was."""
+    c = comparison
+    corpus = same_corpus(c.corpus_key, c.label, c.sources, c.text.to_json())
+    return Loaded(corpus=corpus, notes=(), sources=c.sources, label=c.label)
 
 
 def find(root: Path, name: str) -> RunFolder | None:

@@ -10,8 +10,8 @@ from charlm.predictor import Predictor, Scores
 from charlm.text.vocabulary import Ids
 
 BEYOND = 4  # blocks that are read in one go: so far past what it was trained on
-ROWS = 400  # stretches of text that are read so
-CHARS = 2_000  # characters predicted from 1, 2, 4, ... of those before them
+ROWS = 300  # stretches of text that are read so
+CHARS = 1_500  # characters predicted from 1, 2, 4, ... of those before them
 
 Curve = list[tuple[float, float]]
 """Points: a number of symbols, and the bits per symbol."""

@@ -14,16 +14,18 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.checkpoint.strict_json import LARGEST, dump, parse
 from charlm.errors import CheckpointError
-from charlm.evaluation.score import score_text
+from charlm.evaluation.score import per_char
 from charlm.predictor import TransformerPredictor
 from charlm.studies.context_use import BEYOND, Curve, by_symbols_before, by_symbols_seen
 from charlm.text.corpus import Corpus
+from charlm.training.loop import Stop
 from charlm.training.session import Session
 
 NAME, NATS = "result.json", "nats.safetensors"
 MOST_CHARS = 200_000
 """Held-out characters that a comparison scores, from their beginning."""
 MOST_NATS = 64 << 20
+FARTHEST = 65536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,16 @@ class Result:
 
 
 def is_there(run: RunFolder) -> bool:
-    """Is the run done, its result written?"""
-    return (run.path / NAME).is_file()
+    """Is the run done, its result whole?"""
+    if not (run.path / NAME).is_file():
+        return False
+    try:
+        result = read_result(run)
+        if result.problem is None:
+            read_nats(run, result.chars)
+    except CheckpointError:
+        return False
+    return True
 
 
 def failed(run: RunFolder, problem: str) -> Result:
@@ -60,12 +70,20 @@ def failed(run: RunFolder, problem: str) -> Result:
     return result
 
 
-def score(run: RunFolder, snapshot: Snapshot, which: str, session: Session, corpus: Corpus) -> Result:
-    """Score a trained model on the held-out text, and keep it. Raises OSError."""
+def score(
+    run: RunFolder, snapshot: Snapshot, which: str, session: Session, corpus: Corpus, stop: Stop
+) -> Result | None:
+    """Score a trained model on the held-out text and keep it; None if stopped. Raises OSError."""
     predictor = TransformerPredictor.of(snapshot)
+    predictor.model.to(session.device)
     text = corpus.held_out_text()[:MOST_CHARS]
-    nats = score_text(predictor, "held-out", text).nats
     ids = corpus.vocabulary.encode(text)
+    rows = [predictor.score(ids[:1])]
+    for row in predictor.score_windows(ids, range(predictor.rule.windows(len(ids)))):
+        if stop.is_set():
+            return None
+        rows.append(row)
+    nats = per_char(corpus.vocabulary, text, -np.concatenate(rows))
     model = snapshot.model_config
     assert model.block_size is not None
     longest = model.block_size * (1 if model.position == "learned" else BEYOND)
@@ -89,18 +107,23 @@ def score(run: RunFolder, snapshot: Snapshot, which: str, session: Session, corp
 
 def read_result(run: RunFolder) -> Result:
     """What `score` kept; CheckpointError where it is damaged."""
-    data = parse(read_regular(run.path / NAME, LARGEST), NAME)
     try:
+        data = parse(read_regular(run.path / NAME, LARGEST), NAME)
         before, seen = ([(float(x), float(y)) for x, y in data.pop(name)] for name in ("before", "seen"))
-        return Result(before=before, seen=seen, **_plain(data))
-    except (KeyError, TypeError, ValueError) as error:
+        result = Result(before=before, seen=seen, **_plain(data))
+        if result.problem is None and not 0 < result.chars <= MOST_CHARS:
+            raise ValueError(f"it is of {result.chars} characters")
+        if not 0 < (result.reach or 1) <= FARTHEST:
+            raise ValueError("no model reaches so far")
+        return result
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{NAME} of {run.name} is damaged: {error}") from None
 
 
 def read_nats(run: RunFolder, chars: int) -> NDArray[np.float64]:
-    """Nats of each character (N,), as `score` kept them."""
+    """Nats of each character (N,), as `score` kept them; CheckpointError where they are damaged."""
     expected = {"nats": torch.empty(chars, dtype=torch.float64, device="meta")}
-    loaded = tensors.load(read_regular(run.path / NATS, MOST_NATS), expected, NATS)
+    loaded = tensors.load(read_regular(run.path / NATS, MOST_NATS), expected, f"{NATS} of {run.name}")
     nats: NDArray[np.float64] = loaded["nats"].numpy()
     return nats
 

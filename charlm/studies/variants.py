@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from hashlib import sha256
 from itertools import product
 from typing import Any
 
@@ -18,6 +19,10 @@ TRAINING = {
 }
 VARIED = {**MODEL, **TRAINING}
 WORDS = {"on": True, "off": False}
+NOT_SET = "auto"
+"""What is as it is where the setting is not given: chosen by the plan, or by the rule its help names."""
+LONGEST_NAME = 70
+MOST_VARIANTS = 1000
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,14 @@ class Variant:
     def folder(self) -> str:
         """The same as the name of a folder."""
         parts = (f"{name}-{written(value)}" for name, value in self.values.items())
-        return "_".join(parts).replace(",", "+")[:80]
+        whole = "_".join(parts).replace(",", "+")
+        cut = f"{whole[:LONGEST_NAME]}-{sha256(whole.encode()).hexdigest()[:8]}"
+        return whole if len(whole) <= LONGEST_NAME else cut
 
 
 def written(value: Any) -> str:
     """A value as it is given to `--vary`, but for mixers, which are joined by commas elsewhere."""
-    words = {None: "none", True: "on", False: "off"}
+    words = {None: NOT_SET, True: "on", False: "off"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
@@ -86,7 +93,16 @@ def _value(setting: Setting, word: str) -> Any:
         return word.replace("+", ",")
     if isinstance(setting.limit, Choice):
         return word
-    return None if word == "none" and setting.optional else setting.type(word)
+    return None if word == NOT_SET and setting.optional else setting.type(word)
+
+
+def is_variant(variant: Variant) -> bool:
+    """Are its values such as `--vary` could have given, and those of its configurations?"""
+    for name, value in variant.values.items():
+        VARIED[name].check(value)
+        if getattr(variant.model if name in MODEL else variant.training, name) != value:
+            return False
+    return True
 
 
 def variants(
@@ -112,4 +128,6 @@ def variants(
             refused.append(f"{named}: {error}")
     if refused and (len(axes) == 1 or len(found) < 2):
         raise UsageError(refused[0])
+    if len(found) > MOST_VARIANTS:
+        raise UsageError(f"--vary gives {len(found)} combinations; at most {MOST_VARIANTS} are compared")
     return found, refused

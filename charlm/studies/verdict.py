@@ -1,6 +1,6 @@
 """What a comparison found: a row for each variant, the best first, and what is larger than noise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from statistics import fmean, median
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.checkpoint.run_folder import RunFolder
+from charlm.errors import CheckpointError
 from charlm.evaluation.intervals import BLOCK, FEWEST_BLOCKS, FEWEST_SEEDS, bootstrap_interval
 from charlm.studies.comparison import Comparison, Task
 from charlm.studies.result import Result, is_there, read_nats, read_result
@@ -16,7 +17,7 @@ from charlm.studies.variants import Variant
 
 SCHEMA = 1
 Interval = tuple[float, float]
-Scored = tuple[Task, Result, NDArray[np.float64]]
+Results = tuple[tuple[Task, Result], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Row:
     """A variant over its seeds. Figures in bits per character; differences are from the first row."""
 
     variant: Variant
-    results: tuple[tuple[Task, Result], ...]
+    results: Results
     bits: float | None = None
     interval: Interval | None = None
     difference: float | None = None
@@ -75,51 +76,51 @@ class Verdict:
 
 def verdict(folder: RunFolder, comparison: Comparison) -> Verdict:
     """What the runs that are done say. Raises CheckpointError for damaged results."""
-    done = [task for task in comparison.tasks() if is_there(_run(folder, task))]
-    results = {task.run_name: read_result(_run(folder, task)) for task in done}
-    rows, problems = [], []
+    whole: list[tuple[Variant, Results]] = []
+    lacking: list[Row] = []
     for variant in comparison.variants:
-        scored: list[Scored] = []
-        for task in sorted(done, key=lambda task: task.seed):
-            result = results[task.run_name]
-            if task.variant == variant and result.problem is None:
-                scored.append((task, result, read_nats(_run(folder, task), result.chars)))
-        failures = [r.problem for t in done if t.variant == variant and (r := results[t.run_name]).problem]
-        if len(scored) == len(comparison.seeds):
-            rows.append((variant, scored))
+        tasks = [Task(variant, seed) for seed in comparison.seeds]
+        there = [(task, read_result(run)) for task in tasks if is_there(run := _run(folder, task))]
+        problems = [result.problem for _, result in there if result.problem is not None]
+        if len(there) == len(tasks) and not problems:
+            whole.append((variant, tuple(there)))
         else:
-            missing = failures[0] if failures else "not trained yet"
-            problems.append(Row(variant=variant, results=(), problem=missing))
-    rows.sort(key=lambda row: fmean(result.nats_per_char for _, result, _ in row[1]))
-    made = [_row(variant, scored, rows[0][1]) for variant, scored in rows]
-    chars = min((result.chars for _, scored in rows for _, result, _ in scored), default=0)
-    return Verdict(rows=(*made, *problems), says=tuple(_says(comparison, made, chars)), chars=chars)
+            missing = f"{len(there)} of {len(tasks)} runs are done"
+            lacking.append(Row(variant=variant, results=(), problem=problems[0] if problems else missing))
+    if len({result.chars for _, results in whole for _, result in results}) > 1:
+        raise CheckpointError(f"the runs of {folder.name} were not scored on the same text")
+    whole.sort(key=lambda item: fmean(result.nats_per_char for _, result in item[1]))
+    first = _bits(folder, whole[0][1]) if whole else None
+    rows = [
+        _row(folder, variant, results, first if i else None) for i, (variant, results) in enumerate(whole)
+    ]
+    chars = whole[0][1][0][1].chars if whole else 0
+    return Verdict(rows=(*rows, *lacking), says=tuple(_says(comparison, rows, chars)), chars=chars)
 
 
 def _run(folder: RunFolder, task: Task) -> RunFolder:
     return RunFolder(folder.path / task.run_name)
 
 
-def _row(variant: Variant, scored: list[Scored], first: list[Scored]) -> Row:
-    bits = np.stack([nats for _, _, nats in scored]) / log(2)  # (seeds, characters)
-    interval, results = bootstrap_interval(bits), tuple((task, result) for task, result, _ in scored)
-    if scored is first:
-        return Row(variant=variant, results=results, bits=float(bits.mean()), interval=interval)
-    differences = bits - np.stack([nats for _, _, nats in first]) / log(
-        2
-    )  # of the same seed, on the same character
+def _bits(folder: RunFolder, results: Results) -> NDArray[np.float64]:
+    """Of each seed and character: (S, N)."""
+    return np.stack([read_nats(_run(folder, task), result.chars) for task, result in results]) / log(2)
+
+
+def _row(folder: RunFolder, variant: Variant, results: Results, first: NDArray[np.float64] | None) -> Row:
+    """A variant's figures, and its difference from the `first`, of the same seed and character."""
+    bits = _bits(folder, results)
+    row = Row(variant=variant, results=results, bits=float(bits.mean()), interval=bootstrap_interval(bits))
+    if first is None:
+        return row
+    differences = bits - first
     around = bootstrap_interval(differences)
-    larger = None
-    if around is not None and len(scored) >= FEWEST_SEEDS:
-        larger = around[0] > 0 or around[1] < 0
-    return Row(
-        variant=variant,
-        results=results,
-        bits=float(bits.mean()),
-        interval=interval,
+    enough = around is not None and len(results) >= FEWEST_SEEDS
+    return replace(
+        row,
         difference=float(differences.mean()),
         difference_interval=around,
-        larger_than_noise=larger,
+        larger_than_noise=(around[0] > 0 or around[1] < 0) if around and enough else None,
     )
 
 
@@ -136,6 +137,10 @@ def _says(comparison: Comparison, rows: list[Row], chars: int) -> list[str]:
     if within:
         named = ", ".join(row.variant.label for row in within)
         said.append(f"Not larger than noise: the difference of {first} from {named}.")
+    if len(rows) > 2 and (larger or within):
+        said.append(
+            f"Each is judged at 95 % by itself, against the best of {len(rows)}, which the same figures chose."
+        )
     if len(comparison.seeds) < FEWEST_SEEDS:
         n = len(comparison.seeds)
         said.append(

@@ -272,7 +272,7 @@ class Trainer:
         if self._save_failed:
             raise ResourceError(
                 f"the last checkpoint, of step {self.step}, could not be written to "
-                f"{one_line(str(self.run_folder.path))}; make room and run `charlm resume {self.run_folder.name}`"
+                f"{one_line(str(self.run_folder.path))}; make room, and resume it"
             )
         best = state.memorising.best_step
         yield Finished(step=self.step, reason=reason, best_step=best, total_steps=plan.total_steps)

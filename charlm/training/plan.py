@@ -203,18 +203,22 @@ def _fill_model(model: ModelConfig, size: Size) -> ModelConfig:
         assert n_head
         n_embd = ceil(size.n_embd / (2 * n_head)) * 2 * n_head
     if n_head is None:
-        n_head = size.n_head if n_embd == size.n_embd and shared == 1 else _heads(n_embd, shared)
+        plain = n_embd == size.n_embd and shared == 1
+        n_head = size.n_head if plain else _heads(n_embd, shared, 2 if model.position == "rotary" else 1)
     return replace(model, n_layer=n_layer, n_embd=n_embd, n_head=n_head)
 
 
-def _heads(n_embd: int, shared: int) -> int:
-    """As many heads as divide the width into even parts of at least SMALLEST_HEAD, in `shared` groups."""
+def _heads(n_embd: int, shared: int, pairs: int) -> int:
+    """As many heads as divide the width into parts of at least SMALLEST_HEAD, in `shared` groups.
+
+    Each part holds a multiple of `pairs` values.
+    """
     most = max(shared, n_embd // SMALLEST_HEAD)
-    fitting = [h for h in range(shared, most + 1, shared) if n_embd % (2 * h) == 0]
+    fitting = [h for h in range(shared, most + 1, shared) if n_embd % (pairs * h) == 0]
     if not fitting:
         raise ValueError(
-            f"n_embd is {n_embd}; the width must be an even number of values for each head"
-            + (f", of which n_kv_head asks for a multiple of {shared}" if shared > 1 else "")
+            f"n_embd is {n_embd}; the width must be {'an even' if pairs > 1 else 'a whole'} number of values for "
+            "each head" + (f", of which n_kv_head asks for a multiple of {shared}" if shared > 1 else "")
         )
     return fitting[-1]
 

@@ -1,7 +1,7 @@
 """Beginning a run, and going on with one: from a run's folder to a session that can be trained."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,29 +83,30 @@ def go_on(run: RunFolder, warn: Callable[[str], None], threads: int | None = Non
 def corpus_of(snapshot: Snapshot) -> Corpus:
     """The text that a run was trained on: from the cache, or read again and found unchanged."""
     facts = snapshot.run["corpus"]
-    corpus = reopen(facts["key"]) if facts["key"].isalnum() else None
-    corpus = corpus or _read_again(snapshot, facts)
+    corpus = same_corpus(facts["key"], facts["label"], facts["sources"], snapshot.run["text"])
     if corpus.vocabulary != snapshot.vocabulary:
         different = one_line(corpus.vocabulary.differences(snapshot.vocabulary)[:40])
         raise CheckpointError(f"the text has another vocabulary than the run was trained with: {different}")
     return corpus
 
 
-def _read_again(snapshot: Snapshot, facts: dict[str, Any]) -> Corpus:
-    label, sources = one_line(facts["label"]), facts["sources"]
+def same_corpus(key: str, label: str, sources: Sequence[Any], text: dict[str, Any]) -> Corpus:
+    """The text of that key, from the cache or read again with the settings `text`.
+
+    Raises CheckpointError where it is gone, or no longer what it was.
+    """
+    corpus = reopen(key) if key.isalnum() else None
+    if corpus is not None:
+        return corpus
+    label = one_line(label)
     if "-" in sources:
-        raise CheckpointError(
-            f"the text of this run, {label}, was read from standard input and is gone from the cache"
-        )
+        raise CheckpointError(f"the text, {label}, was read from standard input and is gone from the cache")
     try:
-        config = TextConfig.from_json(snapshot.run["text"])
-        corpus = load([str(source) for source in sources], config).corpus
+        corpus = load([str(source) for source in sources], TextConfig.from_json(text)).corpus
     except (CharlmError, ValueError, TypeError) as error:
-        raise CheckpointError(f"the text of this run cannot be read again: {error}") from None
-    if corpus.key != facts["key"]:
-        raise CheckpointError(
-            f"{label} is no longer the text that this run was trained on; put that back to go on"
-        )
+        raise CheckpointError(f"the text, {label}, cannot be read again: {error}") from None
+    if corpus.key != key:
+        raise CheckpointError(f"{label} is no longer the text that was trained on; put that back to go on")
     return corpus
 
 

@@ -115,7 +115,9 @@ def test_a_comparison_killed_at_random_and_resumed_ends_the_same(folder: Path) -
     assert process.communicate(timeout=300)[0].startswith("position")
     for run in ("position-none.seed-1", "position-rotary.seed-1"):
         hashes = [
-            json.loads(finish(folder, "info", run, "--json", "--checkpoints", f"checkpoints/{name}")[1])["weights_sha256"]
+            json.loads(finish(folder, "info", run, "--json", "--checkpoints", f"checkpoints/{name}")[1])[
+                "weights_sha256"
+            ]
             for name in ("whole-comparison", "killed-comparison")
         ]
         assert hashes[0] == hashes[1]
@@ -134,6 +136,25 @@ def test_a_signal_saves_says_how_to_go_on_and_gives_its_code(folder: Path, name:
     assert out.splitlines()[0].split() == ["run", run], "results only on standard output"
     assert finish(folder, "resume", run)[0] == 0
     assert weights(folder, run) == weights(folder, "whole")
+
+
+def test_a_signal_ends_a_comparison_with_its_code_and_the_way_to_go_on(folder: Path) -> None:
+    compare = [
+        "compare",
+        "ducks.txt",
+        "--vary",
+        "position=none,rotary",
+        *TRAIN[2:],
+        "--checkpoints",
+        "elsewhere",
+    ]
+    process = start(folder, *compare, "--run", "stopped")
+    while not list((folder / "elsewhere").glob("stopped/*/metrics.jsonl")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == ""
+    assert "go on with: charlm resume stopped --checkpoints elsewhere" in err and "Traceback" not in err
 
 
 SURROUNDINGS = [
