@@ -9,7 +9,6 @@ layer for each character, the head included.
 """
 
 import argparse
-import platform
 from dataclasses import replace
 from statistics import median
 from time import perf_counter
@@ -20,29 +19,13 @@ import torch
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.text.corpus import Corpus
 from charlm.text.vocabulary import Vocabulary
-from charlm.training.device import measure_gflops
+from charlm.training.device import machine, measure_gflops
 from charlm.training.events import Stepped
 from charlm.training.loop import Trainer
 from charlm.training.plan import SIZES, Budget, Size, choose
 from charlm.training.session import Session
 
 SYMBOLS = 65
-
-
-def machine() -> str:
-    """What the figures below were measured on."""
-    name = next(
-        (line.split(":")[1].strip() for line in _cpuinfo() if "model name" in line), platform.processor()
-    )
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return file.readlines()
-    except OSError:
-        return []
 
 
 def trainer(size: Size) -> Trainer:
@@ -71,7 +54,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="for each size")
     parser.add_argument("--rows", type=int, default=5, help="sizes of the plan, from the smallest")
     options = parser.parse_args()
-    print(machine())
+    print(machine(torch.get_num_threads()))
     print(f"{'layers x width, block x batch':32} {'chars/s':>9} {'GFLOP/s':>8} {'product':>8} {'share':>6}")
     for size in SIZES[: options.rows]:
         before = measure_gflops(torch.device("cpu"))

@@ -1,5 +1,6 @@
 """Where the command starts: answers `--version` at once, and leaves the rest to the command line."""
 
+import os
 import sys
 from time import perf_counter, process_time
 
@@ -14,6 +15,8 @@ def main() -> None:
 
         print(f"charlm {__version__}")
         return
+    # NumPy's products here are small ones, for which threads of its own would only be in the way.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from charlm.cli.main import run  # after the version, which must not wait for it
 
     sys.exit(run(STARTED))

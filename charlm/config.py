@@ -41,6 +41,13 @@ class ModelConfig(Settings):
         Range(1, 65536),
     ] = None
     locality: Annotated[bool, "A learned preference of each head for what is near."] = False
+    ngrams: Annotated[
+        int | None, "Longest run of characters with a learned vector of its own; 1: none.", Range(1, 8)
+    ] = None
+    ngram_rows: Annotated[int | None, "Vectors for the n-grams of each length.", Range(1, 2**24)] = None
+    portable: Annotated[bool, "Only what a plain Qwen3 decoder computes: no n-grams, no other mixers."] = (
+        False
+    )
     causal: Annotated[bool, "Each position reads only those up to it."] = True
 
     def __post_init__(self) -> None:
@@ -63,6 +70,9 @@ class ModelConfig(Settings):
             raise ValueError(
                 f"window is {self.window} and block_size {self.block_size}; no layer can read beyond the block"
             )
+        if self.portable:
+            self._refuse_what_is_not_plain()
+        self._refuse_rows()
         if self.n_layer is not None and len(self.mixers) > self.n_layer:
             raise ValueError(f"mixer names {len(self.mixers)} layers, and n_layer is {self.n_layer}")
 
@@ -83,6 +93,19 @@ class ModelConfig(Settings):
                     f"{name} is {value}, which cannot act with mixer {self.mixer}; it needs "
                     f"{' or '.join(needed)}"
                 )
+
+    def _refuse_what_is_not_plain(self) -> None:
+        """ValueError, by name, for a setting that no plain decoder has."""
+        plain = {
+            "mixer": ("attention",),
+            "position": (None, "rotary"),
+            "window": (None,),
+            "locality": (False,),
+            "ngrams": (None, 1),
+        }
+        for name, allowed in plain.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)}, which portable forbids")
 
     @property
     def mixers(self) -> tuple[str, ...]:
@@ -127,13 +150,22 @@ class ModelConfig(Settings):
     def complete(self) -> bool:
         """Is everything chosen that a model is made from?"""
         needed = ["n_layer", "n_embd", "block_size", "dropout", "position", *["n_head"] * self.attends]
+        needed += ["ngram_rows"] if (self.ngrams or 1) > 1 else []
         return all(getattr(self, name) is not None for name in needed)
 
     def completed(self) -> Self:
-        """The same with the position named that goes with its mixers, where none was."""
-        if self.position is not None:
-            return self
-        return replace(self, position="rotary" if self.attends else "none")
+        """The same with what was left open as it was before there was a choice: its position, no n-grams."""
+        position = self.position or ("rotary" if self.attends else "none")
+        return replace(self, position=position, ngrams=self.ngrams or 1)
+
+    def _refuse_rows(self) -> None:
+        """ValueError for a number of n-gram vectors that is no power of two, or acts on nothing."""
+        if self.ngram_rows is None:
+            return
+        if self.ngrams == 1:
+            raise ValueError(f"ngram_rows is {self.ngram_rows}, which cannot act with ngrams 1")
+        if self.ngram_rows & (self.ngram_rows - 1):
+            raise ValueError(f"ngram_rows is {self.ngram_rows}; it takes a power of two")
 
 
 CONVOLUTION_WINDOW = 8
@@ -147,6 +179,13 @@ class TrainingConfig(Settings):
     batch_size: Annotated[int | None, "Windows of text in one step.", Range(1, 65536)] = None
     accumulation: Annotated[int, "Parts a batch is computed in, to save memory.", Range(1, 1024)] = 1
     learning_rate: Annotated[float | None, "Highest learning rate of AdamW.", Range(1e-8, 10)] = None
+    optimizer: Annotated[
+        str | None,
+        "muon: Muon for the blocks' matrices and AdamW for the rest; adamw: AdamW for all; by default muon.",
+        Choice(("muon", "adamw")),
+    ] = None
+    muon_rate: Annotated[float | None, "Highest learning rate of Muon.", Range(1e-8, 10)] = None
+    ngram_rate: Annotated[float, "Highest learning rate of the n-grams' vectors.", Range(1e-8, 10)] = 0.05
     weight_decay: Annotated[float, "Pull of the matrices towards zero.", Range(0, 10)] = 0.1
     clip: Annotated[
         float, "Longest gradient taken as it is; longer ones are shortened.", Range(1e-6, 1e6)
@@ -169,6 +208,12 @@ class TrainingConfig(Settings):
                 f"accumulation is {self.accumulation} and batch_size {self.batch_size}; "
                 "the batch must divide into that many equal parts"
             )
+        if self.muon_rate is not None and self.optimizer == "adamw":
+            raise ValueError(f"muon_rate is {self.muon_rate}, which cannot act with optimizer adamw")
+
+    def completed(self) -> Self:
+        """The same with the optimizer named that runs had before there was a choice."""
+        return self if self.optimizer is not None else replace(self, optimizer="adamw")
 
 
 VAL = 0.1

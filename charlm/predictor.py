@@ -19,6 +19,7 @@ from charlm.context import ContextRule
 from charlm.model.cache import Cache
 from charlm.model.example import Example, Row
 from charlm.model.language_model import LanguageModel, initialise
+from charlm.model.stepper import Stepper
 from charlm.text.vocabulary import Ids, Vocabulary
 
 ESCAPE = 2.0**-16
@@ -52,8 +53,9 @@ class Predictor(Protocol):
 class TextState:
     """What is kept of the texts read: the last ids, and what the model keeps of them."""
 
-    def __init__(self, cache: Cache, batch_size: int) -> None:
+    def __init__(self, cache: Cache, batch_size: int, stepper: Stepper | None) -> None:
         self.cache = cache
+        self.stepper = stepper  # reads single characters faster than the model does
         self.length = 0  # characters read so far
         self.start = 0  # where the text that the cache holds begins
         self.recent = torch.empty((batch_size, 0), dtype=torch.long)  # (B, at most a block)
@@ -134,7 +136,8 @@ class TransformerPredictor:
 
     def start(self, batch_size: int) -> TextState:
         """The state before anything was read."""
-        return TextState(self.model.cache(batch_size), batch_size)
+        stepper = Stepper(self.model) if Stepper.fits(self.model) else None
+        return TextState(self.model.cache(batch_size), batch_size, stepper)
 
     @torch.inference_mode()
     def step(self, state: TextState, ids: Tensor) -> tuple[TextState, Tensor]:
@@ -154,6 +157,8 @@ class TransformerPredictor:
         if start != state.start:
             state.start, state.cache = start, self.model.cache(B)
             ids = state.recent[:, -(state.length - start) :]
+        if ids.shape[1] == 1 and state.stepper is not None:
+            return state, self._with_lacking(torch.from_numpy(state.stepper.logits(ids, state.cache)))
         hidden = self.model.hidden(ids.to(self._device()), state.cache)[:, -1]  # (B, C)
         return state, self._log_probabilities(hidden)
 
@@ -179,7 +184,10 @@ class TransformerPredictor:
 
     def _log_probabilities(self, hidden: Tensor) -> Tensor:
         """What the head says of every id: (..., V) from (..., C)."""
-        logits = F.linear(hidden, self.model.embedding.weight)
+        return self._with_lacking(F.linear(hidden, self.model.embedding.weight))
+
+    def _with_lacking(self, logits: Tensor) -> Tensor:
+        """Logits (..., symbols) as log-probabilities (..., V), the bytes never seen included."""
         lacking = self.vocabulary.n_ids - self.model.n_symbols
         if not lacking:
             return torch.log_softmax(logits, dim=-1)

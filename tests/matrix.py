@@ -66,7 +66,7 @@ def read_by(
     """How much each input acts on each output, by gradient: (T outputs, T inputs)."""
     ids = torch.arange(T)[None] % model.n_symbols if ids is None else ids
     x = model.embedding.weight.detach()[ids].requires_grad_()
-    model.embed = lambda _: x  # type: ignore[method-assign]
+    model.embed = lambda *_: x  # type: ignore[method-assign]
     hidden = model.hidden(ids, docs=docs)[0]
     weights = torch.randn(hidden.shape[-1], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     outputs = hidden @ weights

@@ -32,7 +32,7 @@ from charlm.training.plan_file import read_plan
 from tests.conftest import After, Never
 from tests.test_predictor import predictor
 
-MODEL = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0)
+MODEL = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0, ngrams=1)
 TRAINING = TrainingConfig(
     batch_size=4, learning_rate=1e-2, eval_every=5, eval_chars=100, threads=1, patience=0
 )

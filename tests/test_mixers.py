@@ -44,14 +44,8 @@ def random_ids(*shape: int, n: int = N_SYMBOLS) -> torch.Tensor:
 
 
 def test_every_setting_of_a_model_is_in_the_matrix() -> None:
-    elsewhere = {
-        "n_layer",
-        "n_embd",
-        "n_head",
-        "block_size",
-        "dropout",
-        "causal",
-    }  # fixed there, or tested below
+    fixed = {"n_layer", "n_embd", "n_head", "block_size", "dropout", "causal"}
+    elsewhere = {*fixed, "ngrams", "ngram_rows", "portable"}  # which have tests of their own
     assert VARIED | elsewhere == {setting.name for setting in settings_of(ModelConfig)}
 
 
@@ -198,7 +192,7 @@ def test_grouped_queries_in_the_attention_mixer_are_full_heads_with_repeated_key
     """Ainslie et al. 2023: the same as attention whose keys and values are copied within a group."""
     grouped = Attention(ModelConfig(n_embd=12, n_head=6, n_kv_head=2)).double()
     full = Attention(ModelConfig(n_embd=12, n_head=6)).double()
-    q, k, v = grouped.qkv.weight.detach().split(grouped.sizes)
+    q, k, v = grouped.qkv.weight.detach().split(grouped.qkv.sizes)
     repeated = [part.view(2, 1, 2, 12).expand(2, 3, 2, 12).reshape(12, 12) for part in (k, v)]
     full.load_state_dict({**grouped.state_dict(), "qkv.weight": torch.cat((q, *repeated))})
     x, places = some(2, 5, 12), Places(torch.zeros(5, 5).double(), lambda q: q)
@@ -337,7 +331,14 @@ def test_a_checkpoint_from_before_there_was_a_choice_of_mixer_is_read() -> None:
     """A field added later defaults to the old behaviour."""
     old = ModelConfig.from_json({"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.0})
     assert old.completed() == ModelConfig(
-        n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0, mixer="attention", position="rotary"
+        n_layer=1,
+        n_head=2,
+        n_embd=16,
+        block_size=16,
+        dropout=0.0,
+        mixer="attention",
+        position="rotary",
+        ngrams=1,
     )
     assert list(random_model(old).state_dict()) == list(
         random_model(replace(old, position="rotary")).state_dict()

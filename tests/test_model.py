@@ -37,7 +37,7 @@ def test_causal_by_gradient() -> None:
     model = make()
     ids = torch.arange(10)[None] % 11
     x = model.embedding.weight.detach()[ids].requires_grad_()
-    model.embed = lambda _: x  # type: ignore[method-assign]
+    model.embed = lambda *_: x  # type: ignore[method-assign]
     for t in range(10):
         gradient = torch.autograd.grad(model(ids)[0, t].sum(), x)[0][0]
         assert (gradient[t + 1 :] == 0).all(), "a later character reached an earlier prediction"

@@ -1,6 +1,6 @@
 """What a checkpoint holds, to files and back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -13,13 +13,12 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.errors import CheckpointError
 from charlm.model.language_model import LanguageModel
+from charlm.model.linear import is_matrix
 from charlm.settings import Settings
 from charlm.text.vocabulary import Vocabulary
 
 S = TypeVar("S", bound=Settings)
 MODEL_FILES = ("run.json", "vocabulary.json", "config.json", "model.safetensors", "state.json")
-OPTIMIZER = ("exp_avg", "exp_avg_sq")
-"""What AdamW keeps for each weight, each in the weight's shape."""
 
 
 @dataclass(kw_only=True)
@@ -50,10 +49,27 @@ class Snapshot:
         return {"run.json": strict_json.dump(self.run), "vocabulary.json": self.vocabulary.to_json().encode()}
 
 
+TABLE = "ngrams.table"
+"""The weight that is learned row by row."""
+
+
 def empty_model(config: ModelConfig, n_symbols: int) -> LanguageModel:
     """The model of a configuration without memory for its weights: their names and shapes."""
     with torch.device("meta"):
         return LanguageModel(config, n_symbols)
+
+
+def remembered(weights: Mapping[str, Tensor], optimizer: str | None) -> dict[str, Tensor]:
+    """What an optimizer keeps of each weight, by name (`momentum.blocks.0...`), as it is at the start."""
+    kept = {}
+    for name, weight in weights.items():
+        if name == TABLE:
+            kept[f"row_square.{name}"] = torch.zeros_like(weight[:, 0])
+        elif optimizer == "muon" and is_matrix(name, weight):
+            kept[f"momentum.{name}"] = torch.zeros_like(weight)
+        else:
+            kept |= {f"{kind}.{name}": torch.zeros_like(weight) for kind in ("exp_avg", "exp_avg_sq")}
+    return kept
 
 
 def read(run: RunFolder, which: str, *, training: bool = False) -> Snapshot:
@@ -99,7 +115,7 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
     snapshot = Snapshot(
         step=step,
         model_config=model_config,
-        training_config=_settings(TrainingConfig, config.get("training")),
+        training_config=_settings(TrainingConfig, config.get("training")).completed(),
         vocabulary=vocabulary,
         weights=tensors.load(data["model.safetensors"], expected, "model.safetensors"),
         state=parsed["state.json"],
@@ -108,7 +124,7 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
     if snapshot.state.pop("step", None) != step:
         raise CheckpointError("state.json is damaged: it is of another step")
     if training:
-        moments = {f"{kind}.{key}": tensor for kind in OPTIMIZER for key, tensor in expected.items()}
+        moments = remembered(expected, snapshot.training_config.optimizer)
         snapshot.optimizer = tensors.load(data["train_state.safetensors"], moments, "train_state.safetensors")
     return snapshot
 

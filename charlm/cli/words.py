@@ -44,4 +44,5 @@ def _kind(model: ModelConfig) -> str:
     words += [f"window {model.window}"] if model.window is not None else []
     words += [f"{model.n_kv_head} heads of keys and values"] if model.n_kv_head else []
     words += ["locality"] if model.locality else []
+    words += [f"vectors for up to {model.ngrams} characters together"] if (model.ngrams or 1) > 1 else []
     return "".join(word + ", " for word in words)

@@ -38,3 +38,4 @@ class Cache:
 
     layers: list[Any]
     length: int = 0
+    last: Tensor | None = None  # the ids before the next, (B, N - 1), where n-grams need them

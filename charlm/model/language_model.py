@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from charlm.config import ModelConfig
 from charlm.model.cache import Cache
 from charlm.model.example import Example, some
+from charlm.model.linear import Joined
 from charlm.model.masks import Causal, Locality, as_bias, masks_of
 from charlm.model.mixers import MIXERS
 from charlm.model.mixers.mixer import Mixer, Places
+from charlm.model.ngrams import NGrams
 from charlm.model.positions import POSITIONS
 
 NORM_EPS = 1e-6
@@ -30,12 +32,12 @@ class SwiGLU(nn.Module):
     def __init__(self, n_embd: int) -> None:
         super().__init__()
         hidden = -(-8 * n_embd // 3 // 16) * 16
-        self.gate_up = nn.Linear(n_embd, 2 * hidden, bias=False)
+        self.gate_up = Joined(n_embd, (hidden, hidden))
         self.down = nn.Linear(hidden, n_embd, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Each position by itself: (B, T, C) to (B, T, C)."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        gate, up = self.gate_up.apart(x)
         return self.down(F.silu(gate) * up)  # type: ignore[no-any-return]
 
 
@@ -99,6 +101,7 @@ class LanguageModel(nn.Module):
         self.block_size = config.block_size
         self.n_symbols = n_symbols
         self.embedding = nn.Embedding(n_symbols, config.n_embd)
+        self.ngrams = NGrams(config, n_symbols) if config.ngrams and config.ngrams > 1 else None
         self.position = POSITIONS[config.position](config)
         self.locality = Locality(config) if config.locality else None
         mixers = config.mixers
@@ -118,15 +121,15 @@ class LanguageModel(nn.Module):
         assert cache is None or (docs is None and self.config.causal), "a cache holds one text, in order"
         start, T = cache.length if cache else 0, ids.shape[1]
         q_pos = torch.arange(start, start + T)
-        x = self.position.embed(self.embed(ids), q_pos)
-        places = self._places(q_pos, docs, x)
+        x = self.position.embed(self.embed(ids, cache), q_pos)
+        places = self.places(q_pos, docs, x)
         for layer, block in enumerate(self.blocks):
             x = block(x, places, cache.layers[layer] if cache else None)
         if cache:
             cache.length += T
         return self.norm(x)  # type: ignore[no-any-return]
 
-    def _places(self, q_pos: Tensor, docs: Tensor | None, x: Tensor) -> Places:
+    def places(self, q_pos: Tensor, docs: Tensor | None, x: Tensor) -> Places:
         """What all layers are told of the places of the queries (T,), the keys being those up to them."""
         if not self.config.attends:
             return Places(x.new_zeros(()), self.position.rotation(q_pos, x), docs)
@@ -137,11 +140,17 @@ class LanguageModel(nn.Module):
             bias = bias + self.locality.bias(q_pos, k_pos)
         return Places(bias, self.position.rotation(q_pos, x), docs)
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """The rows (B, T, C) of ids (B, T)."""
+    def embed(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """The rows (B, T, C) of ids (B, T), and the vectors of the n-grams that end there."""
         known = ids < self.n_symbols
-        x = self.embedding(ids.clamp(max=self.n_symbols - 1))  # (B, T, C)
-        return x * known[..., None]  # type: ignore[no-any-return]
+        x = self.embedding(ids.clamp(max=self.n_symbols - 1)) * known[..., None]  # (B, T, C)
+        if self.ngrams is None:
+            return x  # type: ignore[no-any-return]
+        none = ids.new_full((ids.shape[0], len(self.ngrams.orders)), -1)
+        before = none if cache is None or cache.last is None else cache.last
+        if cache is not None:
+            cache.last = torch.cat((before, ids), dim=1)[:, ids.shape[1] :]
+        return x + self.ngrams(ids, before)  # type: ignore[no-any-return]
 
     def cache(self, batch_size: int) -> Cache:
         """What is kept of `batch_size` texts, before the first character."""
@@ -159,7 +168,7 @@ def initialise(model: LanguageModel, generator: torch.Generator) -> None:
     """
     C = model.embedding.embedding_dim
     for name, weight in model.named_parameters():
-        if name.endswith(("out.weight", "down.weight")) or "bias" in name:
+        if name.endswith(("out.weight", "down.weight", "ngrams.table")) or "bias" in name:
             nn.init.zeros_(weight)
         elif weight.ndim == 2:
             nn.init.normal_(weight, std=1 / sqrt(weight.shape[1]), generator=generator)

@@ -6,9 +6,11 @@ whatever else is sampled beside it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from charlm.config import SamplingConfig
 from charlm.predictor import Predictor
@@ -16,6 +18,8 @@ from charlm.randomness import uniform
 from charlm.sampling.choose import choose
 from charlm.sampling.stopping import StopFilter
 from charlm.text.vocabulary import Decoder
+
+NOISE_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -84,16 +88,22 @@ def generate(
     writers = [Writer(i, Decoder(vocabulary), stops, length) for i in range(n)]
     ids = torch.from_numpy(vocabulary.encode(prompt).astype(np.int64)).expand(n, -1)
     state = predictor.start(n)
-    t = 0
-    while any(writer.reason is None for writer in writers):
+    for noise in _noise(config.seed, n):
         state, logp = predictor.step(state, ids)
-        noise = torch.from_numpy(uniform(config.seed, np.arange(n), t))
         # Bytes that training never saw would only be noise: they are scored, and never written.
-        chosen = choose(logp[:, : vocabulary.n_symbols].cpu(), noise, config)
+        chosen = choose(logp[:, : vocabulary.n_symbols].cpu().numpy(), noise, config)
         for writer, id_ in zip(writers, chosen.tolist(), strict=True):
             if writer.reason is None:
                 yield from writer.write(id_)
-        ids, t = chosen[:, None], t + 1
+        if all(writer.reason is not None for writer in writers):
+            return
+        ids = torch.from_numpy(chosen[:, None])
+
+
+def _noise(seed: int, n: int) -> Iterator[NDArray[np.float64]]:
+    """For each character a number in [0, 1) for each sample: (n,). Drawn many at once."""
+    for first in count(0, NOISE_AT_ONCE):
+        yield from uniform(seed, np.arange(n), np.arange(first, first + NOISE_AT_ONCE)[:, None])
 
 
 def sample_text(predictor: Predictor, prompt: str, config: SamplingConfig, length: int) -> str:

@@ -13,10 +13,11 @@ from charlm.studies.comparison import Comparison, Task
 from charlm.studies.result import Result, failed, is_there, score
 from charlm.text.load import Loaded
 from charlm.training.events import Event
-from charlm.training.loop import Stop, Trainer
+from charlm.training.loop import Trainer
 from charlm.training.pace import Pace
 from charlm.training.plan import Choice, choose
 from charlm.training.session import Session
+from charlm.training.signals import Stop
 from charlm.training.start import begin, go_on, recorded
 
 AFTERWARDS = 0.1  # seconds that a run leaves for what follows it

@@ -18,8 +18,8 @@ from charlm.evaluation.score import per_char
 from charlm.predictor import TransformerPredictor
 from charlm.studies.context_use import BEYOND, Curve, by_symbols_before, by_symbols_seen
 from charlm.text.corpus import Corpus
-from charlm.training.loop import Stop
 from charlm.training.session import Session
+from charlm.training.signals import Stop
 
 NAME, NATS = "result.json", "nats.safetensors"
 MOST_CHARS = 200_000

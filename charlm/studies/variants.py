@@ -15,7 +15,17 @@ MODEL = {s.name: s for s in settings_of(ModelConfig) if s.name != "causal"}
 TRAINING = {
     s.name: s
     for s in settings_of(TrainingConfig)
-    if s.name in ("batch_size", "accumulation", "learning_rate", "weight_decay", "clip")
+    if s.name
+    in (
+        "batch_size",
+        "accumulation",
+        "optimizer",
+        "learning_rate",
+        "muon_rate",
+        "ngram_rate",
+        "weight_decay",
+        "clip",
+    )
 }
 VARIED = {**MODEL, **TRAINING}
 WORDS = {"on": True, "off": False}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import isfinite
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from charlm.model.language_model import LanguageModel
 from charlm.predictor import TransformerPredictor
 from charlm.randomness import mix
 from charlm.terminal import one_line
-from charlm.training import optimizer as update_rule
+from charlm.training.device import keep_memory
 from charlm.training.events import (
     Evaluated,
     Event,
@@ -33,22 +33,15 @@ from charlm.training.events import (
     Stepped,
     WentBack,
 )
+from charlm.training.optimizer import Rates
 from charlm.training.pace import Pace
 from charlm.training.plan import Plan
 from charlm.training.plan_file import write_plan
 from charlm.training.session import Session
+from charlm.training.signals import Stop
 from charlm.training.watch import MOST_RETURNS, Memorising
 
 CLOSING_CHARS = 200_000
-
-
-class Stop(Protocol):
-    """Anything that can say that training should end after this step."""
-
-    reason: str | None
-
-    def is_set(self) -> bool:
-        """Should it?"""
 
 
 class Trainer:
@@ -75,6 +68,7 @@ class Trainer:
         cannot be written.
         """
         session = self.session
+        keep_memory()
         if not self.run_folder.steps():
             yield from self._save()
         while self.step < session.plan.total_steps and not stop.is_set() and self._finish_reason is None:
@@ -112,8 +106,8 @@ class Trainer:
     def _step(self) -> Iterator[Event]:
         started = perf_counter()
         session, state = self.session, self.session.state
-        rate = session.learning_rate()
-        loss, norm = self._learn(rate)
+        rates = session.learning_rates()
+        loss, norm = self._learn(rates)
         seconds = perf_counter() - started
         state.step += 1
         state.seconds += seconds
@@ -125,19 +119,24 @@ class Trainer:
             state.updates += 1
             chars = state.step * session.chars_per_step
             yield Stepped(
-                step=state.step, loss=loss, learning_rate=rate, grad_norm=norm, chars=chars, seconds=seconds
+                step=state.step,
+                loss=loss,
+                learning_rate=rates.adamw,
+                grad_norm=norm,
+                chars=chars,
+                seconds=seconds,
             )
         reason = state.divergence.see(loss)
         if reason is not None:
             yield self._go_back(reason)
 
-    def _learn(self, rate: float) -> tuple[float, float]:
+    def _learn(self, rates: Rates) -> tuple[float, float]:
         """Learn from the next batch: its loss and the length of its gradient.
 
         Where either is not finite, no weight changes; that is decided on the device, before.
         """
         session, config = self.session, self.session.training_config
-        session.optimizer.zero_grad(set_to_none=True)
+        session.model.zero_grad(set_to_none=True)
         step = self.step + session.state.batch_offset
         windows = torch.from_numpy(session.windows.batch(session.corpus.train, step)).to(session.device)
         total = torch.zeros((), device=session.device)
@@ -148,7 +147,7 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         norm = torch.nn.utils.clip_grad_norm_(session.model.parameters(), config.clip)
-        update_rule.update(session.optimizer, rate, torch.isfinite(total) & torch.isfinite(norm))
+        session.optimizer.update(rates, torch.isfinite(total) & torch.isfinite(norm))
         return float(total), float(norm)
 
     def _go_back(self, reason: str) -> WentBack:

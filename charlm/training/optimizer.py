@@ -1,46 +1,133 @@
-"""The update: AdamW, what it decays, and what of it is saved."""
+"""The update: Muon for the blocks' matrices, AdamW for the rest, and what of it is saved."""
+
+from collections.abc import Mapping
+from math import sqrt
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.adamw import adamw
 
-from charlm.checkpoint.snapshot import OPTIMIZER
+from charlm.checkpoint.snapshot import TABLE, remembered
+from charlm.model.language_model import LanguageModel
+from charlm.model.linear import is_matrix, row_parts
+from charlm.model.ngrams import NGrams
+from charlm.training.muon import orthogonalised_parts
 
-BETAS = (0.9, 0.95)
+BETAS, EPSILON = (0.9, 0.95), 1e-8
+MOMENTUM = 0.95
+ROW_EPSILON = 1e-12
 
 
-def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), which decays the blocks' matrices only.
+class Rates(NamedTuple):
+    """The learning rates of a step."""
 
-    Gains, positions and the embedding, whose rows are also the head's, find their own size.
+    adamw: float
+    muon: float
+    ngrams: float
+
+
+class Optimizer:
+    """What is remembered of each weight, and the update that comes of it.
+
+    With `muon`, the blocks' matrices go by Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon)
+    and all else by AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); without, all goes by AdamW.
+    Only the blocks' matrices are pulled towards zero: gains, positions and the embedding, whose rows
+    are also the head's, find their own size.
+
+    It calls the function behind torch's AdamW. Constructing the class would import torch's compiler,
+    which takes seconds.
     """
-    decayed = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("blocks.")]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or not name.startswith("blocks.")]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
+
+    def __init__(self, model: LanguageModel, kind: str, weight_decay: float) -> None:
+        named = dict(model.named_parameters())
+        self.state = remembered(named, kind)
+        self.weights = {name: weight for name, weight in named.items() if weight.requires_grad}
+        self.weight_decay = weight_decay
+        self.ngrams = model.ngrams
+        self.by_muon = [n for n in self.weights if f"momentum.{n}" in self.state]
+        self.parts = [row_parts(model, name) for name in self.by_muon]
+        by_adamw = [n for n in self.weights if n not in self.by_muon]
+        decayed = [n for n in by_adamw if is_matrix(n, self.weights[n])]
+        self.groups = ((decayed, weight_decay), ([n for n in by_adamw if n not in decayed], 0.0))
+        device = next(iter(self.weights.values())).device
+        self.updates = torch.zeros((), device=device)
+
+    def update(self, rates: Rates, good: Tensor) -> None:
+        """One update, or none where `good` (a boolean on the device) is False: no weight changes then."""
+        with torch.no_grad():
+            for names, decay in self.groups:
+                self._adamw(names, decay, rates.adamw, good)
+            if self.by_muon:
+                self._muon(rates.muon, good.float())
+            if self.ngrams is not None:
+                self._rows(self.ngrams, rates.ngrams, good.float())
+            self.updates += good
+
+    def restore(self, state: Mapping[str, Tensor], updates: int) -> None:
+        """Put back what `state` was after that many updates."""
+        self.updates.fill_(updates)
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])
+
+    def _adamw(self, names: list[str], decay: float, rate: float, good: Tensor) -> None:
+        if not names:
+            return
+        weights: list[Tensor] = [self.weights[name] for name in names]
+        first, second = (
+            [self.state[f"{kind}.{name}"] for name in names] for kind in ("exp_avg", "exp_avg_sq")
+        )
+        adamw(
+            weights,
+            [_gradient(weight) for weight in weights],
+            first,
+            second,
+            [],
+            [self.updates.clone() for _ in names],
+            fused=True,
+            found_inf=(~good).float(),
+            amsgrad=False,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=rate,
+            weight_decay=decay,
+            eps=EPSILON,
+            maximize=False,
+        )
+
+    def _muon(self, rate: float, good: Tensor) -> None:
+        """Nesterov's momentum, made orthogonal. Tall matrices move farther: their columns are as long."""
+        updates = []
+        for name in self.by_muon:
+            gradient = _gradient(self.weights[name]).nan_to_num(0.0, 0.0, 0.0)
+            momentum = self.state[f"momentum.{name}"]
+            momentum.lerp_(gradient, (1 - MOMENTUM) * good)
+            updates.append(gradient.lerp(momentum, MOMENTUM))
+        directions = orthogonalised_parts(updates, self.parts)
+        for name, rows, direction in zip(self.by_muon, self.parts, directions, strict=True):
+            weight = self.weights[name]
+            weight.mul_(1 - rate * self.weight_decay * good)
+            weight.sub_(direction * (rate * sqrt(max(1.0, rows[0] / weight.shape[1])) * good))
+
+    def _rows(self, ngrams: NGrams, rate: float, good: Tensor) -> None:
+        """Adagrad with one number a row (Duchi et al. 2011), for the rows that the step has read."""
+        C = ngrams.table.shape[1]
+        index = torch.cat([flat for flat, _ in ngrams.pending])  # (M, O)
+        gradients = torch.cat(
+            [summed.grad.view(-1, C) for _, summed in ngrams.pending if summed.grad is not None]
+        )
+        ngrams.pending.clear()
+        rows, place = torch.unique(index, return_inverse=True)  # (U,), (M, O)
+        total = torch.zeros(len(rows), C, device=rows.device)
+        for order in range(index.shape[1]):
+            total.index_add_(0, place[:, order], gradients)
+        total.nan_to_num_(0.0, 0.0, 0.0)
+        total[rows == ngrams.nothing] = 0
+        square = self.state[f"row_square.{TABLE}"]
+        seen = square[rows] + good * total.square().mean(dim=1)
+        square[rows] = seen
+        ngrams.table[rows] -= rate * good * total / (seen.sqrt() + ROW_EPSILON)[:, None]
 
 
-def update(optimizer: torch.optim.AdamW, learning_rate: float, good: Tensor) -> None:
-    """One update, or none where `good` (a boolean on the device) is False: no weight changes then."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
-    optimizer.grad_scale = None  # type: ignore[attr-defined]
-    optimizer.step()
-
-
-def state_of(optimizer: torch.optim.AdamW, model: nn.Module) -> dict[str, Tensor]:
-    """What AdamW remembers of each weight, by name; zeros before the first update."""
-    return {
-        f"{kind}.{name}": optimizer.state[p].get(kind, torch.zeros_like(p))
-        for kind in OPTIMIZER
-        for name, p in model.named_parameters()
-    }
-
-
-def restore(optimizer: torch.optim.AdamW, model: nn.Module, state: dict[str, Tensor], updates: int) -> None:
-    """Put back what `state_of` gave, after that many updates."""
-    for name, p in model.named_parameters():
-        optimizer.state[p] = {
-            "step": torch.tensor(float(updates), device=p.device),
-            **{kind: state[f"{kind}.{name}"].to(p.device, copy=True) for kind in OPTIMIZER},
-        }
+def _gradient(weight: Tensor) -> Tensor:
+    return weight.grad if weight.grad is not None else torch.zeros_like(weight)

@@ -52,6 +52,9 @@ SHARE_OF_PRODUCT = 0.5  # of a plain matrix product's speed, what a step reaches
 WEIGHTS_PER_CHAR = 8  # of training text: above that a model only learns it by heart
 DROPOUT = ((12, 0.2), (3, 0.1))  # (passes over the text, dropout from there on)
 SMALLEST_HEAD = 32
+MUON_RATE = 0.01
+NGRAMS = 4
+NGRAM_WEIGHTS = 10_000_000  # in the table, so that a checkpoint stays small
 MORE = "more training"
 
 
@@ -144,7 +147,7 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
     batch = training.batch_size or ceil(min(size.batch_size, max(1, n_train // block)) / parts) * parts
     size = replace(size, block_size=block, batch_size=batch)
     steps = budget.steps or first_guess(budget, size)
-    model = replace(_fill_model(model, size), block_size=block)
+    model = replace(_fill_model(model, size, n_train), block_size=block)
     if model.dropout is None:
         model = replace(model, dropout=_dropout(steps * batch * block / n_train))
     rate = training.learning_rate or size.learning_rate
@@ -153,7 +156,7 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
         raise ValueError(f"schedule ends at step {schedule.end}, and steps is {budget.steps}; leave one out")
     every = training.eval_every or evaluation_interval(steps, steps / 10, n_train / (batch * block))
     plan = Plan(schedule=schedule, eval_every=every, eval_chars=training.eval_chars or EVAL_CHARS)
-    training = replace(training, batch_size=batch, learning_rate=rate)
+    training = _fill_training(replace(training, batch_size=batch, learning_rate=rate))
     return Choice(model=model, training=training, plan=plan, why=_why(budget, n_train, size) + shortened)
 
 
@@ -189,13 +192,14 @@ def _size(budget: Budget, n_train: int) -> Size:
     return fitting[-1] if fitting else SIZES[0]
 
 
-def _fill_model(model: ModelConfig, size: Size) -> ModelConfig:
+def _fill_model(model: ModelConfig, size: Size, n_train: int) -> ModelConfig:
     """The model set by hand, completed from a row of the table."""
     n_layer = model.n_layer or max(size.n_layer, len(model.mixers))
     n_embd, n_head = model.n_embd, model.n_head
-    model = model.completed()
+    ngrams = model.ngrams or (1 if model.portable else NGRAMS)
+    model = replace(model.completed(), ngrams=ngrams)
     if not model.attends:
-        return replace(model, n_layer=n_layer, n_embd=n_embd or size.n_embd)
+        return _with_rows(replace(model, n_layer=n_layer, n_embd=n_embd or size.n_embd), n_train)
     shared = model.n_kv_head or 1
     if n_embd is None and n_head is None:
         n_head = ceil(size.n_head / shared) * shared
@@ -205,7 +209,24 @@ def _fill_model(model: ModelConfig, size: Size) -> ModelConfig:
     if n_head is None:
         plain = n_embd == size.n_embd and shared == 1
         n_head = size.n_head if plain else _heads(n_embd, shared, 2 if model.position == "rotary" else 1)
-    return replace(model, n_layer=n_layer, n_embd=n_embd, n_head=n_head)
+    return _with_rows(replace(model, n_layer=n_layer, n_embd=n_embd, n_head=n_head), n_train)
+
+
+def _with_rows(model: ModelConfig, n_train: int) -> ModelConfig:
+    """As many vectors for n-grams as a text of that length can fill, or as a checkpoint has room for."""
+    assert model.ngrams and model.n_embd
+    if model.ngrams == 1 or model.ngram_rows is not None:
+        return model
+    room = NGRAM_WEIGHTS // ((model.ngrams - 1) * model.n_embd)
+    return replace(model, ngram_rows=1 << max(0, min(room, 2 * n_train).bit_length() - 1))
+
+
+def _fill_training(training: TrainingConfig) -> TrainingConfig:
+    """The optimizer, where it was left open, and its rate."""
+    training = replace(training, optimizer=training.optimizer or "muon")
+    if training.optimizer == "adamw":
+        return training
+    return replace(training, muon_rate=training.muon_rate or MUON_RATE)
 
 
 def _heads(n_embd: int, shared: int, pairs: int) -> int:

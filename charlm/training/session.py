@@ -12,7 +12,7 @@ from charlm.text.batches import Windows
 from charlm.text.corpus import Corpus
 from charlm.text.vocabulary import Vocabulary
 from charlm.training.device import pick_device
-from charlm.training.optimizer import make_optimizer, restore, state_of
+from charlm.training.optimizer import Optimizer, Rates
 from charlm.training.plan import Plan
 from charlm.training.state import RunState
 from charlm.training.watch import Divergence
@@ -32,7 +32,8 @@ class Session:
         self.model = LanguageModel(model, corpus.vocabulary.n_symbols)
         initialise(self.model, torch.Generator().manual_seed(training.seed))
         self.model.to(self.device).train()
-        self.optimizer = make_optimizer(self.model, training.weight_decay)
+        assert training.optimizer is not None
+        self.optimizer = Optimizer(self.model, training.optimizer, training.weight_decay)
         self.state = RunState(Divergence(unigram_nats(corpus.vocabulary)))
 
     @classmethod
@@ -47,11 +48,13 @@ class Session:
         """Symbols learned from in one step."""
         return self.windows.batch_size * self.windows.block_size
 
-    def learning_rate(self) -> float:
-        """That of the next step."""
-        highest = self.training_config.learning_rate
-        assert highest is not None
-        return highest * self.plan.schedule.factor(self.state.step) * self.state.rate_factor
+    def learning_rates(self) -> Rates:
+        """Those of the next step."""
+        factor = self.plan.schedule.factor(self.state.step) * self.state.rate_factor
+        config = self.training_config
+        assert config.learning_rate is not None
+        highest = (config.learning_rate, config.muon_rate or 0.0, config.ngram_rate)
+        return Rates(*(rate * factor for rate in highest))
 
     def is_finite(self) -> bool:
         """Are all weights finite numbers?"""
@@ -65,7 +68,7 @@ class Session:
             training_config=self.training_config,
             vocabulary=self.corpus.vocabulary,
             weights=dict(self.model.state_dict()),
-            optimizer=state_of(self.optimizer, self.model),
+            optimizer=self.optimizer.state,
             run=self.run,
             state={**self.state.to_json(), "threads": torch.get_num_threads()},
         )
@@ -79,7 +82,7 @@ class Session:
         """Go to a moment that `snapshot` took."""
         self.model.load_state_dict(snapshot.weights)
         self.state = RunState.from_json(snapshot.step, snapshot.state)
-        restore(self.optimizer, self.model, snapshot.optimizer, self.state.updates)
+        self.optimizer.restore(snapshot.optimizer, self.state.updates)
 
 
 def unigram_nats(vocabulary: Vocabulary) -> float:

@@ -10,9 +10,18 @@ import socket
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 EXIT_CODES = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
+
+
+class Stop(Protocol):
+    """Anything that can say that training should end after this step."""
+
+    reason: str | None
+
+    def is_set(self) -> bool:
+        """Should it?"""
 
 
 class StopSignals:

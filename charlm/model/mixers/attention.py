@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from charlm.config import ModelConfig
 from charlm.model.cache import KeyValues
 from charlm.model.example import Example, some, table
+from charlm.model.linear import Joined
 from charlm.model.mixers.mixer import Mixer, Places
 
 NORM_EPS = 1e-6
@@ -32,15 +33,14 @@ class Attention(Mixer):
         assert config.n_embd and config.n_head
         self.head_size, n_embd = config.head_size, config.n_embd
         self.n_kv_head = config.n_kv_head or config.n_head
-        self.sizes = (n_embd, self.n_kv_head * self.head_size, self.n_kv_head * self.head_size)
-        self.qkv = nn.Linear(n_embd, sum(self.sizes), bias=False)
+        self.qkv = Joined(n_embd, (n_embd, self.n_kv_head * self.head_size, self.n_kv_head * self.head_size))
         self.q_norm = nn.RMSNorm(self.head_size, eps=NORM_EPS)
         self.k_norm = nn.RMSNorm(self.head_size, eps=NORM_EPS)
         self.out = nn.Linear(n_embd, n_embd, bias=False)
 
     def forward(self, x: Tensor, places: Places, cache: KeyValues | None = None) -> Tensor:
         """(B, T, C) to (B, T, C); with a cache, after what that holds."""
-        q, k, v = (in_heads(part, self.head_size) for part in self.qkv(x).split(self.sizes, dim=-1))
+        q, k, v = (in_heads(part, self.head_size) for part in self.qkv.apart(x))
         return self.out(read(self.q_norm(q), self.k_norm(k), v, places, cache))  # type: ignore[no-any-return]
 
     def cache(self, batch_size: int, block_size: int, like: Tensor) -> KeyValues:

@@ -1,0 +1,34 @@
+"""The blocks' linear maps: several of the same input as one product, and which weights they are."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class Joined(nn.Linear):
+    """Linear maps (C to each of `sizes`) of one input: their rows stand below each other."""
+
+    def __init__(self, n_embd: int, sizes: Sequence[int]) -> None:
+        super().__init__(n_embd, sum(sizes), bias=False)
+        self.sizes = tuple(sizes)
+
+    def apart(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What each map makes of x (..., C): (..., size) each."""
+        return self(x).split(self.sizes, dim=-1)  # type: ignore[no-any-return]
+
+
+def row_parts(model: nn.Module, name: str) -> tuple[int, ...]:
+    """How many rows each of the matrices has that stand below each other in the weight of that name."""
+    module, _, weight = name.rpartition(".")
+    owner = model.get_submodule(module)
+    rows = owner.get_parameter(weight).shape[0]
+    if isinstance(owner, Joined):
+        return owner.sizes
+    if isinstance(owner, nn.GRU):
+        return (rows // 3,) * 3  # two gates and what is new
+    return (rows,)
+
+
+def is_matrix(name: str, weight: Tensor) -> bool:
+    """Is it one of the blocks' linear maps, by its name in the model?"""
+    return weight.ndim == 2 and name.startswith("blocks.") and "weight" in name.rpartition(".")[2]

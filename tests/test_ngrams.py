@@ -1,0 +1,90 @@
+"""N-gram vectors: what a row depends on, what a step changes, and agreement through the cache."""
+
+import pytest
+import torch
+
+from charlm.config import ModelConfig
+from charlm.model.language_model import LanguageModel, initialise
+from charlm.model.ngrams import NGrams
+from charlm.predictor import TransformerPredictor
+from charlm.training.optimizer import Optimizer, Rates
+from tests.test_predictor import VOCABULARY
+
+CONFIG = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=7, ngrams=4, ngram_rows=512, dropout=0.0)
+
+
+def ngrams(n_symbols: int = 20) -> NGrams:
+    made = NGrams(CONFIG, n_symbols)
+    torch.nn.init.normal_(made.table, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        made.table[made.nothing] = 0
+    return made.eval()
+
+
+def test_a_row_depends_on_the_last_characters_and_on_nothing_else() -> None:
+    made, generator = ngrams(), torch.Generator().manual_seed(1)
+    ids = torch.randint(20, (2, 12), generator=generator)
+    none = torch.full((2, 3), -1)
+    rows = made.index(ids, none)
+    ids[1, 4:] = ids[0, 4:]
+    changed = made.index(ids, none)
+    for i, n in enumerate((2, 3, 4)):
+        assert torch.equal(changed[0, 3 + n :, i], changed[1, 3 + n :, i]), (
+            "the same characters, the same row"
+        )
+        assert torch.equal(rows[0, :, i], changed[0, :, i])
+        assert not torch.equal(rows[0, :, i], rows[1, :, i])
+    assert len(changed[..., 0].unique()) > 12, "different characters, as a rule, different rows"
+
+
+def test_what_no_vocabulary_has_and_what_is_not_there_has_no_vector() -> None:
+    made = ngrams()
+    index = made.index(torch.tensor([[3, 25, 4, 5, 6, 7]]), torch.full((1, 3), -1))
+    nothing = index == made.nothing
+    assert nothing[0].tolist() == [
+        [True, True, True],  # nothing before it
+        [True, True, True],  # unknown
+        [True, True, True],
+        [False, True, True],
+        [False, False, True],
+        [False, False, False],
+    ]
+    assert (made(torch.tensor([[3]]), torch.full((1, 3), -1)) == 0).all()
+
+
+def test_a_step_moves_the_rows_that_were_read_against_their_gradient() -> None:
+    made = LanguageModel(CONFIG, 20)
+    initialise(made, torch.Generator().manual_seed(1))
+    assert made.ngrams is not None and (made.ngrams.table == 0).all()
+    optimizer = Optimizer(made.train(), "muon", 0.1)
+    ids = torch.tensor([[1, 2, 3, 1, 2]])
+    made(ids).square().sum().backward()
+    ((index, summed),) = made.ngrams.pending
+    assert summed.grad is not None
+    gradient = summed.grad[0].clone()
+    optimizer.update(Rates(0.0, 0.0, 0.05), torch.tensor(True))
+    read = set(index.flatten().tolist()) - {made.ngrams.nothing}
+    moved = set(made.ngrams.table.abs().sum(dim=1).nonzero().flatten().tolist())
+    assert moved == read and not made.ngrams.pending
+    twice = index[1, 0]  # "1 2", at places 1 and 4
+    assert twice == index[4, 0]
+    total = gradient[1] + gradient[4]
+    expected = -0.05 * total / total.square().mean().sqrt()
+    torch.testing.assert_close(made.ngrams.table[twice].detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 6])
+def test_ngrams_through_the_cache_are_those_of_recomputation(cut: int) -> None:
+    model = LanguageModel(CONFIG, VOCABULARY.n_symbols)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(2))
+    model.double().eval()
+    predictor = TransformerPredictor(model, VOCABULARY)
+    ids = torch.randint(VOCABULARY.n_symbols, (2, 20), generator=torch.Generator().manual_seed(3))
+    state, _ = predictor.step(predictor.start(2), ids[:, :cut])
+    for t in range(cut, 20):
+        state, logp = predictor.step(state, ids[:, t : t + 1])
+        start = predictor.rule.start(t + 1)
+        expected = torch.log_softmax(model(ids[:, start : t + 1])[:, -1], dim=-1)
+        known = logp[:, : VOCABULARY.n_symbols]
+        torch.testing.assert_close(torch.log_softmax(known, dim=-1), expected, rtol=0, atol=1e-10)
