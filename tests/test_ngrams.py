@@ -1,13 +1,22 @@
 """N-gram vectors: what a row depends on, what a step changes, and agreement through the cache."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from charlm.config import ModelConfig
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.model.language_model import LanguageModel, initialise
 from charlm.model.ngrams import NGrams
 from charlm.predictor import TransformerPredictor
+from charlm.text.corpus import Corpus
+from charlm.training.loop import Trainer
 from charlm.training.optimizer import Optimizer, Rates
+from charlm.training.plan import NGRAM_WEIGHTS, Budget, choose
+from charlm.training.start import go_on
+from tests.conftest import After, Never, toy_run
+from tests.test_loop import assert_same
 from tests.test_predictor import VOCABULARY
 
 CONFIG = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=7, ngrams=4, ngram_rows=512, dropout=0.0)
@@ -88,3 +97,46 @@ def test_ngrams_through_the_cache_are_those_of_recomputation(cut: int) -> None:
         expected = torch.log_softmax(model(ids[:, start : t + 1])[:, -1], dim=-1)
         known = logp[:, : VOCABULARY.n_symbols]
         torch.testing.assert_close(torch.log_softmax(known, dim=-1), expected, rtol=0, atol=1e-10)
+
+
+def test_the_plan_gives_as_many_vectors_as_a_text_can_fill() -> None:
+    short, long = (
+        choose(Budget(steps=50), n, ModelConfig(n_embd=64), TrainingConfig()).model for n in (1000, 10**8)
+    )
+    assert short.ngram_rows == 1024 and long.ngram_rows and long.ngrams
+    assert long.ngram_rows * (long.ngrams - 1) * 64 <= NGRAM_WEIGHTS
+    assert choose(Budget(steps=50), 1000, ModelConfig(portable=True), TrainingConfig()).model.ngrams == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"portable": True, "ngrams": 3}, "ngrams is 3, which portable forbids"),
+        ({"portable": True, "mixer": "recurrent"}, "mixer is recurrent, which portable forbids"),
+        ({"portable": True, "position": "alibi"}, "position is alibi, which portable forbids"),
+        ({"portable": True, "locality": True}, "locality is True, which portable forbids"),
+        ({"ngrams": 1, "ngram_rows": 64}, "ngram_rows is 64, which cannot act with ngrams 1"),
+        ({"ngram_rows": 100}, "ngram_rows is 100; it takes a power of two"),
+    ],
+)
+def test_what_cannot_act_is_refused_by_name(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ModelConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_muon_rate_needs_muon() -> None:
+    with pytest.raises(ValueError, match="cannot act with optimizer adamw"):
+        TrainingConfig(optimizer="adamw", muon_rate=0.1)
+
+
+def test_a_run_with_ngrams_resumes_exactly(tmp_path: Path, corpus: Corpus) -> None:
+    model = {"ngrams": 3, "ngram_rows": 256}
+    run, whole = toy_run(tmp_path, corpus, 8, "whole", model=model)
+    list(Trainer(whole, run).run(Never()))
+    run, part = toy_run(tmp_path, corpus, 8, "cut", model=model)
+    trainer = Trainer(part, run)
+    list(trainer.run(After(lambda: trainer.step, 3)))
+    run.unlock()
+    session = go_on(RunFolder(run.path), pytest.fail)
+    list(Trainer(session, run).run(Never()))
+    assert_same(whole, session)

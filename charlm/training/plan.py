@@ -38,17 +38,19 @@ class Size:
 
 
 SIZES = (
-    Size(tflop=0, n_layer=3, n_embd=64, n_head=2, block_size=64, batch_size=16, learning_rate=6e-3),
-    Size(tflop=0.5, n_layer=4, n_embd=96, n_head=3, block_size=64, batch_size=16, learning_rate=4e-3),
-    Size(tflop=5, n_layer=4, n_embd=96, n_head=3, block_size=64, batch_size=24, learning_rate=4e-3),
-    Size(tflop=16, n_layer=4, n_embd=128, n_head=4, block_size=64, batch_size=24, learning_rate=4e-3),
-    Size(tflop=35, n_layer=5, n_embd=128, n_head=4, block_size=128, batch_size=16, learning_rate=3e-3),
-    Size(tflop=75, n_layer=5, n_embd=160, n_head=5, block_size=128, batch_size=16, learning_rate=3e-3),
-    Size(tflop=200, n_layer=6, n_embd=256, n_head=8, block_size=128, batch_size=32, learning_rate=2e-3),
+    Size(tflop=0, n_layer=2, n_embd=64, n_head=2, block_size=64, batch_size=16, learning_rate=6e-3),
+    Size(tflop=1, n_layer=3, n_embd=64, n_head=2, block_size=64, batch_size=16, learning_rate=6e-3),
+    Size(tflop=4, n_layer=3, n_embd=64, n_head=2, block_size=64, batch_size=24, learning_rate=6e-3),
+    Size(tflop=12, n_layer=4, n_embd=96, n_head=3, block_size=64, batch_size=24, learning_rate=6e-3),
+    Size(tflop=35, n_layer=4, n_embd=128, n_head=4, block_size=64, batch_size=24, learning_rate=4e-3),
+    Size(tflop=75, n_layer=5, n_embd=128, n_head=4, block_size=128, batch_size=16, learning_rate=3e-3),
+    Size(tflop=150, n_layer=5, n_embd=160, n_head=5, block_size=128, batch_size=16, learning_rate=3e-3),
+    Size(tflop=400, n_layer=6, n_embd=256, n_head=8, block_size=128, batch_size=32, learning_rate=2e-3),
     Size(tflop=2_000, n_layer=6, n_embd=384, n_head=6, block_size=256, batch_size=48, learning_rate=1.5e-3),
     Size(tflop=50_000, n_layer=12, n_embd=768, n_head=12, block_size=512, batch_size=64, learning_rate=6e-4),
 )
-SHARE_OF_PRODUCT = 0.5  # of a plain matrix product's speed, what a step reaches
+SHARE_OF_PRODUCT = 0.5  # of a plain matrix product's speed, what the steps of the larger sizes reach
+FIRST_SHARE = 0.25  # the same for the first guess, which is for short times and small sizes
 WEIGHTS_PER_CHAR = 8  # of training text: above that a model only learns it by heart
 DROPOUT = ((12, 0.2), (3, 0.1))  # (passes over the text, dropout from there on)
 SMALLEST_HEAD = 32
@@ -168,7 +170,7 @@ MOST_STEPS = 10**9
 def first_guess(budget: Budget, size: Size) -> int:
     """About how many steps fit a time, before one was timed."""
     assert budget.seconds and budget.gflops
-    guess = budget.seconds * budget.gflops * SHARE_OF_PRODUCT / size.step_gflop
+    guess = budget.seconds * budget.gflops * FIRST_SHARE / size.step_gflop
     return max(1, min(MOST_STEPS, round(guess)))
 
 
