@@ -63,6 +63,14 @@ def make(
     return folder, comparison, loaded
 
 
+def cut_off(folder: RunFolder, comparison: Comparison, loaded: Loaded, after: int) -> list[object]:
+    """Begin it, and stop when about so many events have come: these."""
+    seen: list[object] = []
+    for event in compare(folder, comparison, loaded, After(lambda: len(seen), after), pytest.fail):
+        seen.append(event)  # noqa: PERF402  the stop counts them as they come
+    return seen
+
+
 def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
     """Of all runs of a comparison."""
     return {
@@ -183,9 +191,7 @@ def test_a_comparison_cut_off_anywhere_ends_as_if_it_had_not_been(
     whole, comparison, loaded = make(tmp_path / "whole", corpus, 2)
     list(compare(whole, comparison, loaded, Never(), pytest.fail))
     part, comparison, loaded = make(tmp_path / "part", corpus, 2)
-    seen: list[object] = []
-    for event in compare(part, comparison, loaded, After(lambda: len(seen), cut), pytest.fail):
-        seen.append(event)  # noqa: PERF402  the stop counts them as they come
+    seen = cut_off(part, comparison, loaded, cut)
     assert len([e for e in seen if isinstance(e, Scored)]) < 4
     events = list(compare(part, comparison, loaded, Never(), pytest.fail))
     assert 0 < len([e for e in events if isinstance(e, Scored)]) <= 4
@@ -200,9 +206,7 @@ def test_a_timed_run_that_was_cut_off_goes_on_under_its_plan(tmp_path: Path, cor
     folder, comparison, loaded = make(tmp_path, corpus)
     comparison = replace(comparison, budget=Budget(seconds=2.0, gflops=5.0))
     on_disk.write(folder, comparison)
-    seen: list[object] = []
-    for event in compare(folder, comparison, loaded, After(lambda: len(seen), 150), pytest.fail):
-        seen.append(event)  # noqa: PERF402  the stop counts them as they come
+    cut_off(folder, comparison, loaded, 150)
     run = RunFolder(folder.path / comparison.tasks()[0].run_name)
     plan = read_plan(run)
     assert len(plan.decisions) > 1 and run.steps()[-1] < plan.total_steps
@@ -216,9 +220,7 @@ def test_a_timed_run_cut_off_before_its_speed_was_known_is_begun_again(
     folder, comparison, loaded = make(tmp_path, corpus)
     comparison = replace(comparison, budget=Budget(seconds=1.0, gflops=5.0))
     on_disk.write(folder, comparison)
-    seen: list[object] = []
-    for event in compare(folder, comparison, loaded, After(lambda: len(seen), 3), pytest.fail):
-        seen.append(event)  # noqa: PERF402  the stop counts them as they come
+    cut_off(folder, comparison, loaded, 3)
     run = RunFolder(folder.path / comparison.tasks()[0].run_name)
     assert len(read_plan(run).decisions) == 1
     events = list(compare(folder, comparison, loaded, Never(), pytest.fail))

@@ -53,6 +53,20 @@ def resumed(run: RunFolder) -> Session:
     return go_on(RunFolder(run.path), pytest.fail)
 
 
+def stopped_and_resumed(root: Path, corpus: Corpus, model: dict[str, object], steps: int = 8) -> Session:
+    """A toy run cut off after three steps and gone on with: it ends as one that was never cut off."""
+    run, whole = toy_run(root, corpus, steps, "whole", model=model)
+    list(Trainer(whole, run).run(Never()))
+    run, part = toy_run(root, corpus, steps, "part", model=model)
+    trainer = Trainer(part, run)
+    list(trainer.run(After(lambda: trainer.step, 3)))
+    session = resumed(run)
+    assert session.state.step == 3
+    list(Trainer(session, run).run(Never()))
+    assert_same(whole, session)
+    return session
+
+
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 99),

@@ -25,10 +25,9 @@ from charlm.settings import settings_of
 from charlm.text.corpus import Corpus
 from charlm.text.vocabulary import Vocabulary
 from charlm.training.loop import Trainer
-from charlm.training.start import go_on
-from tests.conftest import After, Never, toy_run
+from tests.conftest import Never, toy_run
 from tests.matrix import BLOCK, MIXED, N_SYMBOLS, VARIED, every_model, name_of, random_model, read_by
-from tests.test_loop import assert_same
+from tests.test_loop import stopped_and_resumed
 
 EVERY = pytest.mark.parametrize("config", every_model(), ids=name_of)
 VOCABULARY = Vocabulary.build("the cat sat on the mat; " * 3 + "z", 2)
@@ -153,17 +152,8 @@ def test_exact_resume_and_what_is_saved_is_what_is_read(
     model |= {"n_layer": 2, "n_head": 2 if ModelConfig(mixer=mixer).attends else None}
     model |= {"locality": True, "n_kv_head": 1} if "attention" in mixer.split(",") else {}
     model |= {"window": 3} if mixer != "recurrent" and position != "default" else {}
-    run, whole = toy_run(tmp_path, corpus, 6, "whole", model=model)
-    list(Trainer(whole, run).run(Never()))
-    run, part = toy_run(tmp_path, corpus, 6, "part", model=model)
-    trainer = Trainer(part, run)
-    list(trainer.run(After(lambda: trainer.step, 3)))
-    run.unlock()
-    session = go_on(RunFolder(run.path), pytest.fail)
-    assert session.state.step == 3
-    list(Trainer(session, run).run(Never()))
-    assert_same(whole, session)
-    saved = TransformerPredictor.of(read(run, "latest"))
+    session = stopped_and_resumed(tmp_path, corpus, model, steps=6)
+    saved = TransformerPredictor.of(read(RunFolder(tmp_path / "part"), "latest"))
     ids = corpus.held_out[:50]
     np.testing.assert_array_equal(
         saved.score(ids), TransformerPredictor(session.model.eval(), corpus.vocabulary).score(ids)

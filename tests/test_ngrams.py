@@ -5,18 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from charlm.checkpoint.run_folder import RunFolder
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.model.language_model import LanguageModel, initialise
 from charlm.model.ngrams import NGrams
 from charlm.predictor import TransformerPredictor
 from charlm.text.corpus import Corpus
-from charlm.training.loop import Trainer
 from charlm.training.optimizer import Optimizer, Rates
 from charlm.training.plan import NGRAM_WEIGHTS, Budget, choose
-from charlm.training.start import go_on
-from tests.conftest import After, Never, toy_run
-from tests.test_loop import assert_same
+from tests.test_loop import stopped_and_resumed
 from tests.test_predictor import VOCABULARY
 
 CONFIG = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=7, ngrams=4, ngram_rows=512, dropout=0.0)
@@ -130,13 +126,4 @@ def test_muon_rate_needs_muon() -> None:
 
 
 def test_a_run_with_ngrams_resumes_exactly(tmp_path: Path, corpus: Corpus) -> None:
-    model = {"ngrams": 3, "ngram_rows": 256}
-    run, whole = toy_run(tmp_path, corpus, 8, "whole", model=model)
-    list(Trainer(whole, run).run(Never()))
-    run, part = toy_run(tmp_path, corpus, 8, "cut", model=model)
-    trainer = Trainer(part, run)
-    list(trainer.run(After(lambda: trainer.step, 3)))
-    run.unlock()
-    session = go_on(RunFolder(run.path), pytest.fail)
-    list(Trainer(session, run).run(Never()))
-    assert_same(whole, session)
+    stopped_and_resumed(tmp_path, corpus, {"ngrams": 3, "ngram_rows": 256})
