@@ -11,6 +11,8 @@ are W new characters each, read in order.
 
 from dataclasses import dataclass
 
+from charlm.config import ModelConfig
+
 
 @dataclass(frozen=True)
 class ContextRule:
@@ -33,6 +35,12 @@ class ContextRule:
         if stride is not None and not 1 <= stride <= block_size:
             raise ValueError(f"stride is {stride}; allowed: 1 to {block_size}, the model's block size")
         return cls(block_size, stride or max(1, block_size // 2))
+
+    @classmethod
+    def of_model(cls, config: ModelConfig, stride: int | None = None) -> "ContextRule":
+        """The rule that a model of this configuration is read under."""
+        assert config.block_size
+        return cls.of(config.block_size, stride, carried=config.carries_state)
 
     def start(self, t: int) -> int:
         """Where the text that predicts character t begins."""

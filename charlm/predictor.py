@@ -76,7 +76,7 @@ class TransformerPredictor:
         assert model.config.causal, "a model that reads ahead predicts nothing"
         self.model = model
         self.vocabulary = vocabulary
-        self.rule = ContextRule.of(model.block_size, carried=model.config.carries_state)
+        self.rule = ContextRule.of_model(model.config)
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> "TransformerPredictor":

@@ -1,11 +1,13 @@
 """The NumPy path and the model: the same logits, for every attention model that can be."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from charlm.config import ModelConfig
 from charlm.model.language_model import LanguageModel
-from charlm.model.stepper import Stepper
+from charlm.model.stepper import LONGEST, Stepper
 from charlm.predictor import TransformerPredictor
 from tests.matrix import every_model, name_of
 from tests.test_predictor import VOCABULARY
@@ -47,3 +49,4 @@ def test_it_stands_for_attention_in_single_precision_only() -> None:
     assert not Stepper.fits(single(NGRAMS[0]).double())
     mixed = ModelConfig(n_layer=2, n_embd=8, n_head=2, block_size=5, mixer="attention,convolution")
     assert not Stepper.fits(single(mixed))
+    assert not Stepper.fits(single(replace(NGRAMS[0], block_size=LONGEST + 1)))

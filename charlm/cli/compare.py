@@ -73,9 +73,8 @@ def command(
         return
     if on is not None:
         raise UsageError("--on is for two trained runs, and cannot act with --vary")
-    _refuse_what_varies(ctx, vary)
-    budget = _budget(time, steps)
-    folder, comparison, loaded = _prepare(root, names or [], vary, budget, seeds or 1, run, settings)
+    axes, budget = _axes(ctx, vary), _budget(time, steps)
+    folder, comparison, loaded = _prepare(root, names or [], axes, budget, seeds or 1, run, settings)
 
     from charlm.cli.compare_follow import follow_comparison
 
@@ -99,14 +98,18 @@ def _budget(time: str | None, steps: int | None) -> tuple[float | None, int | No
     return (budget_seconds(time or DEFAULT_TIME), None) if steps is None else (None, steps)
 
 
-def _refuse_what_varies(ctx: typer.Context, vary: list[str]) -> None:
-    """UsageError for a setting that is given one value and varied, too."""
+def _axes(ctx: typer.Context, vary: list[str]) -> dict[str, list[Any]]:
+    """The values of each setting varied; UsageError for one that is varied twice, or given as well."""
     from charlm.studies.variants import parse_axis
 
-    for name in (parse_axis(text)[0] for text in vary):
+    axes = dict(parse_axis(text) for text in vary)
+    if len(axes) < len(vary):
+        raise UsageError("--vary names the same setting twice; give all its values at once")
+    for name in axes:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise UsageError(f"--{name.replace('_', '-')} cannot act where --vary gives {name} its values")
+    return axes
 
 
 def _without_training(
@@ -144,20 +147,17 @@ def _without_training(
 def _prepare(
     root: Path,
     names: list[str],
-    vary: list[str],
+    axes: dict[str, list[Any]],
     budget: tuple[float | None, int | None],
     seeds: int,
     run: str | None,
     settings: dict[str, Any],
 ) -> tuple[Any, Any, Any]:
     """A new comparison: its folder, what it is, and its text."""
-    from charlm.studies.variants import parse_axis, variants
+    from charlm.studies.variants import variants
 
     if settings["encoding"] is not None and not names:
         raise UsageError("--encoding cannot act on Python's manual; name a file to read")
-    axes = dict(parse_axis(text) for text in vary)
-    if len(axes) < len(vary):
-        raise UsageError("--vary names the same setting twice; give all its values at once")
     model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
     text = build(TextConfig, settings)
     if training.schedule is not None and budget[0] is not None:

@@ -1,7 +1,6 @@
 """`charlm compare RUN-A RUN-B`: two trained runs on the same text, and where each is the better one."""
 
 from pathlib import Path
-from typing import Any
 
 from charlm.cli.chosen import chosen, corpus_of_run
 from charlm.cli.console import count, foreign, print_json, table, text_of, warn
@@ -34,7 +33,7 @@ def compare_two(
         raise TextError("there is no text to compare them on; name one with --on FILE")
     pair = zip(runs, corpora, strict=True)
     evaluations = [
-        evaluate(snapshot, which, texts, _rule(snapshot.model_config), corpus)
+        evaluate(snapshot, which, texts, ContextRule.of_model(snapshot.model_config), corpus)
         for (snapshot, _, which), corpus in pair
     ]
     found = side_by_side(names, (evaluations[0], evaluations[1]))
@@ -42,10 +41,6 @@ def compare_two(
         print_json(found.to_json())
     else:
         _show(found)
-
-
-def _rule(model: Any) -> ContextRule:
-    return ContextRule.of(model.block_size, carried=model.carries_state)
 
 
 def _show(found: SideBySide) -> None:

@@ -61,8 +61,7 @@ def command(
         if not texts[0][1]:
             raise TextError("this run held nothing out; name a file to score")
     try:
-        model = snapshot.model_config
-        rule = ContextRule.of(model.block_size or 1, stride, carried=model.carries_state)
+        rule = ContextRule.of_model(snapshot.model_config, stride)
     except ValueError as error:
         raise UsageError(str(error)) from None
     evaluation = evaluate(snapshot, which, texts, rule, corpus)

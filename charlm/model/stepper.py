@@ -17,6 +17,7 @@ from charlm.model.ngrams import MULTIPLIERS, NGrams
 from charlm.model.positions.relative import Rotary
 
 Numbers = NDArray[np.float32]
+LONGEST = 1024
 
 
 class Stepper:
@@ -29,9 +30,8 @@ class Stepper:
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
         self.head = _folded(model.embedding.weight, model.norm.weight)  # (C, V)
-        self.embedding = np.pad(
-            _array(model.embedding.weight), ((0, 1), (0, 0))
-        )  # unknown ids read as nothing
+        # One row of zeros more: unknown ids read as nothing.
+        self.embedding = np.pad(_array(model.embedding.weight), ((0, 1), (0, 0)))
         self.table = _array(model.ngrams.table) if model.ngrams is not None else None
         self.layers = [_Layer(block) for block in model.blocks if isinstance(block, Block)]
         assert len(self.layers) == model.config.n_layer
@@ -51,7 +51,8 @@ class Stepper:
         """Can it stand for this model?"""
         weight = model.embedding.weight
         plain = weight.dtype == torch.float32 and weight.device.type == "cpu"
-        return plain and set(model.config.mixers) == {"attention"}
+        short = model.block_size <= LONGEST  # what is laid out for a block grows with its square
+        return plain and short and set(model.config.mixers) == {"attention"}
 
     def logits(self, ids: Tensor, cache: Cache) -> Numbers:
         """Logits (B, V) of what follows ids (B, 1), which go on from what the cache holds."""

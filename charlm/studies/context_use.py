@@ -1,12 +1,12 @@
 """What a model makes of context: its bits by how many characters stand before, and may be seen."""
 
-from collections.abc import Iterator
 from math import log
 
 import numpy as np
 
 from charlm.context import ContextRule
-from charlm.predictor import Predictor, Scores
+from charlm.evaluation.held_out import spread
+from charlm.predictor import Predictor
 from charlm.text.vocabulary import Ids
 
 BEYOND = 4  # blocks that are read in one go: so far past what it was trained on
@@ -23,7 +23,8 @@ def by_symbols_before(predictor: Predictor, ids: Ids, longest: int) -> Curve:
     Each point is the mean over the symbols with x/2 to x others before them.
     """
     rule = ContextRule(longest, longest)
-    rows = [row for row in _spread(predictor, ids, rule, ROWS) if len(row) == longest]
+    windows = spread(rule, len(ids), ROWS * longest, len(ids)).windows
+    rows = [row for row in predictor.score_windows(ids, windows, rule) if len(row) == longest]
     if not rows:
         return []
     bits = -np.stack(rows) / log(2)  # (rows, longest): column p has p + 1 symbols before it
@@ -44,16 +45,6 @@ def by_symbols_seen(predictor: Predictor, ids: Ids, block_size: int) -> Curve:
         scores = [row[-1] for row in predictor.score_windows(ids, windows, rule)]
         curve.append((float(seen), -float(np.mean(scores)) / log(2)))
     return curve
-
-
-def _spread(predictor: Predictor, ids: Ids, rule: ContextRule, rows: int) -> Iterator[Scores]:
-    """The scores of windows spread evenly over a text."""
-    there = rule.windows(len(ids))
-    return predictor.score_windows(
-        ids,
-        np.unique(np.linspace(0, there - 1, min(there, rows)).astype(int)).tolist() if there else [],
-        rule,
-    )
 
 
 def _powers(most: int) -> list[int]:
