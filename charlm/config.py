@@ -48,6 +48,7 @@ class ModelConfig(Settings):
     portable: Annotated[bool, "Only what a plain Qwen3 decoder computes: no n-grams, no other mixers."] = (
         False
     )
+    counts: Annotated[bool, "Begin from counts of the text; not there yet, so only --no-counts."] = False
     causal: Annotated[bool, "Each position reads only those up to it."] = True
 
     def __post_init__(self) -> None:
@@ -72,6 +73,8 @@ class ModelConfig(Settings):
             )
         if self.portable:
             self._refuse_what_is_not_plain()
+        if self.counts:
+            raise ValueError("counts is True, which this version cannot do yet; leave it out")
         self._refuse_rows()
         if self.n_layer is not None and len(self.mixers) > self.n_layer:
             raise ValueError(f"mixer names {len(self.mixers)} layers, and n_layer is {self.n_layer}")
@@ -200,6 +203,16 @@ class TrainingConfig(Settings):
     save_every: Annotated[float, "Seconds between saves.", Range(0, 10**6)] = 60.0
     device: Annotated[str, "Where to compute.", Choice(("auto", "cpu", "cuda", "mps"))] = "auto"
     threads: Annotated[int | None, "Threads of the CPU; by default one a core.", Range(1, 1024)] = None
+    precision: Annotated[
+        str,
+        "Numbers that the blocks' products are made of; auto: bf16 where the processor has it, else fp32.",
+        Choice(("auto", "fp32", "bf16")),
+    ] = "auto"
+    compile: Annotated[
+        str,
+        "Compile the blocks before the first step; auto: where that is repaid.",
+        Choice(("auto", "on", "off")),
+    ] = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -212,8 +225,13 @@ class TrainingConfig(Settings):
             raise ValueError(f"muon_rate is {self.muon_rate}, which cannot act with optimizer adamw")
 
     def completed(self) -> Self:
-        """The same with the optimizer named that runs had before there was a choice."""
-        return self if self.optimizer is not None else replace(self, optimizer="adamw")
+        """The same with all that a run computes by named, as it was before there was a choice."""
+        return replace(
+            self,
+            optimizer=self.optimizer or "adamw",
+            precision="fp32" if self.precision == "auto" else self.precision,
+            compile="off" if self.compile == "auto" else self.compile,
+        )
 
 
 VAL = 0.1

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from charlm.config import TrainingConfig
 from charlm.errors import UsageError
-from charlm.training import device
+from charlm.training import device, means
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ def test_half_the_threads_where_they_are_faster(
     used = [4]
     monkeypatch.setattr(torch, "get_num_threads", lambda: used[-1])
     monkeypatch.setattr(torch, "set_num_threads", used.append)
-    monkeypatch.setattr(device, "measure_gflops", lambda _: speeds[used[-1]])
+    monkeypatch.setattr(device, "measure_gflops", lambda *_: speeds[used[-1]])
     assert device.measure_threads(torch.device("cpu"), fixed=fixed) == expected
     assert used[-1] == expected[0]
 
@@ -36,3 +37,34 @@ def test_a_device_that_is_missing_is_refused() -> None:
 
 def test_the_speed_is_a_speed() -> None:
     assert 0.1 < device.measure_gflops(torch.device("cpu")) < 1e6
+
+
+@pytest.mark.parametrize(
+    ("features", "timed", "rounded", "expected"),
+    [
+        ({"avx512_bf16": True}, False, 1.0, "bf16"),  # by the table alone
+        ({"amx_bf16": True}, True, 2.5, "bf16"),
+        ({"avx512_bf16": True}, True, 1.1, "fp32"),
+        ({"avx2": True, "avx512_bf16": False}, True, 9.0, "fp32"),
+        ({}, False, 9.0, "fp32"),
+    ],
+)
+def test_precision_follows_the_processor_and_what_was_timed(
+    monkeypatch: pytest.MonkeyPatch, features: dict[str, bool], timed: bool, rounded: float, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
+    monkeypatch.setattr(
+        device, "measure_gflops", lambda _, dtype=torch.float32: rounded if dtype == torch.bfloat16 else 1.0
+    )
+    assert device.pick_precision(torch.device("cpu"), timed=timed) == expected
+
+
+def test_with_steps_nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(*_: object) -> float:
+        raise AssertionError("timed")
+
+    for module in (device, means):
+        monkeypatch.setattr(module, "measure_gflops", measured)
+    for wanted in ("auto", "fp32", "bf16"):
+        _, budget = means.means_of(torch.device("cpu"), TrainingConfig(precision=wanted), 10)
+        assert wanted in ("auto", budget.precision)

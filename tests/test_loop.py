@@ -17,12 +17,13 @@ from charlm.errors import CheckpointError, DivergedError, ResourceError
 from charlm.evaluation.held_out import score_slice
 from charlm.predictor import TransformerPredictor
 from charlm.text.corpus import Corpus, prepare
-from charlm.training import loop
+from charlm.training import loop, step
 from charlm.training.events import Evaluated, Event, Finished, Saved, SaveFailed, Skipped, Stepped, WentBack
 from charlm.training.extend import by_steps
-from charlm.training.loop import Trainer, batch_loss
+from charlm.training.loop import Trainer
 from charlm.training.session import Session
 from charlm.training.start import go_on
+from charlm.training.step import batch_loss
 from tests.conftest import TEXT, After, Never, toy_run
 
 
@@ -181,7 +182,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad_calls: set[int], how: float = fl
     def poisoned(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
         return batch_loss(model, ids) * (how if next(calls) in bad_calls else 1)
 
-    monkeypatch.setattr(loop, "batch_loss", poisoned)
+    monkeypatch.setattr(step, "batch_loss", poisoned)
 
 
 def test_a_loss_that_is_not_finite_changes_no_weight(

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from charlm.config import ModelConfig
 from charlm.model.language_model import LanguageModel, initialise
+from charlm.model.mixers import attention
 from charlm.model.mixers.attention import attend
 from charlm.model.positions.relative import Rotary, rotate
 
@@ -68,12 +69,40 @@ def test_the_first_loss_is_that_of_a_guess(n_embd: int, n_symbols: int) -> None:
     assert abs(loss.item() - log(n_symbols)) < 0.05
 
 
-def test_attention_is_the_librarys() -> None:
+@pytest.mark.parametrize("kv_heads", [1, 3])
+def test_attention_by_plain_products_is_the_fused_kernels_and_so_are_its_gradients(kv_heads: int) -> None:
     g = torch.Generator().manual_seed(5)
-    q, k, v = (torch.randn(2, 3, 7, 8, generator=g, dtype=torch.float64) for _ in range(3))
+    shapes = ((2, 3, 7, 8), (2, kv_heads, 7, 8), (2, kv_heads, 7, 8))
+    q, k, v = (torch.randn(*shape, generator=g, dtype=torch.float64, requires_grad=True) for shape in shapes)
     bias = torch.zeros(7, 7, dtype=torch.float64).masked_fill(~torch.ones(7, 7).tril().bool(), -torch.inf)
-    reference = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    torch.testing.assert_close(attend(q, k, v, bias), reference, rtol=0, atol=1e-12)
+    found = []
+    for up_to in (0, 7):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(attention, "plain_up_to", lambda device, up_to=up_to: up_to)
+            out = attend(q, k, v, bias)
+        found.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
+    for fused, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=0, atol=1e-11)
+    wide = (x.expand(2, 3, 7, 8) for x in (q, k, v))
+    reference = F.scaled_dot_product_attention(*wide, is_causal=True)
+    torch.testing.assert_close(found[1][0], reference, rtol=0, atol=1e-12)
+
+
+def test_which_attention_is_used_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+    for name in ("attend_plain", "attend_fused"):
+        how = getattr(attention, name)
+        monkeypatch.setattr(attention, name, lambda *x, name=name, how=how: used.append(name) or how(*x))
+    for capability, block in (("AVX512", 256), ("AVX512", 257), ("AVX2", 64)):
+        monkeypatch.setattr(
+            torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability
+        )
+        attention.plain_up_to.cache_clear()
+        x = torch.zeros(1, 1, block, 2)
+        attend(x, x, x, torch.zeros(block, block))
+        attend(x, x, x, torch.zeros(block, block, requires_grad=True))  # a learned bias: no fused derivative
+    attention.plain_up_to.cache_clear()
+    assert used == ["attend_plain"] * 2 + ["attend_fused", "attend_plain"] * 2
 
 
 def test_an_unknown_id_reads_as_nothing() -> None:

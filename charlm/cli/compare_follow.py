@@ -25,8 +25,9 @@ from charlm.studies.comparison import MOST_RUNS, Comparison
 from charlm.studies.variants import Variant
 from charlm.terminal import one_line
 from charlm.text.load import Loaded, run_name
-from charlm.training.device import measure_threads, pick_device, set_threads
+from charlm.training.device import pick_device, set_threads
 from charlm.training.events import Event
+from charlm.training.means import means_of
 from charlm.training.plan import Budget
 from charlm.training.signals import EXIT_CODES, StopSignals
 
@@ -42,10 +43,9 @@ def prepare(
     budget: Budget,
 ) -> tuple[RunFolder, Comparison]:
     """A new comparison in a folder of its own; UsageError for what cannot be, before anything is written."""
-    threads = set_threads(training.threads)
-    if budget.seconds is not None:
-        threads, gflops = measure_threads(pick_device(training.device), fixed=training.threads is not None)
-        budget = replace(budget, gflops=round(gflops, 1))
+    set_threads(training.threads)
+    threads, means = means_of(pick_device(training.device), training, budget.steps)
+    budget = replace(means, seconds=budget.seconds, compiler=False)  # compiling would take some runs' time
     default = f"{run_name(loaded.sources)}-{'-'.join(variants[0].values)}"
     comparison = Comparison(
         name=name or default,

@@ -19,7 +19,7 @@ from charlm.listeners.progress import Progress
 from charlm.listeners.report import write_report
 from charlm.sampling.generate import default_prompt, sample_text
 from charlm.terminal import one_line
-from charlm.training.events import Event, Finished, SaveFailed, Skipped, WentBack
+from charlm.training.events import Compiled, Event, Finished, SaveFailed, Skipped, WentBack
 from charlm.training.loop import Trainer
 from charlm.training.pace import Pace
 from charlm.training.session import Session
@@ -66,6 +66,10 @@ def tell(event: Event) -> None:
 
 
 def _words(event: Event) -> str | None:
+    if isinstance(event, Compiled):
+        if event.failure is None:
+            return None
+        return f"the blocks could not be compiled ({event.failure}); training goes on without"
     if isinstance(event, Skipped):
         return f"step {event.step}: the loss was not finite; the batch was left out"
     if isinstance(event, WentBack):

@@ -130,18 +130,15 @@ def _choose(
 ) -> tuple[Any, str]:
     from time import perf_counter
 
-    from charlm.training.device import measure_threads, pick_device, set_threads
-    from charlm.training.plan import Budget, choose
+    from charlm.training.device import pick_device, set_threads
+    from charlm.training.means import means_of
+    from charlm.training.plan import choose
     from charlm.training.start import recorded
 
-    most = threads = set_threads(training.threads)
-    device = pick_device(training.device)
-    if budget is None:
-        means = Budget(steps=steps)
-    else:
-        threads, gflops = measure_threads(device, fixed=training.threads is not None)
-        left = max(1.0, budget - (perf_counter() - started))
-        means = Budget(seconds=round(left, 2), gflops=round(gflops, 1))
+    most = set_threads(training.threads)
+    threads, means = means_of(pick_device(training.device), training, steps)
+    if budget is not None:
+        means = replace(means, seconds=round(max(1.0, budget - (perf_counter() - started)), 2))
     try:
         choice = recorded(choose(means, len(loaded.corpus.train), model, training), means, threads)
     except ValueError as error:

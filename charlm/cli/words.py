@@ -30,7 +30,8 @@ def about_model(choice: Any) -> str:
     m, t = choice.model, choice.training
     return (
         f"{several(m.n_layer, 'layer')} of width {m.n_embd}, {_kind(m)}blocks of {m.block_size}, batches of "
-        f"{t.batch_size}, learning rate {t.learning_rate:g}, dropout {m.dropout:g}"
+        f"{t.batch_size}, learning rate {t.learning_rate:g}, dropout {m.dropout:g}, {t.precision}"
+        + (", compiled" if t.compile == "on" else "")
     )
 
 

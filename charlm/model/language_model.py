@@ -3,6 +3,7 @@
 Axes: B batch, T positions, C width, V symbols.
 """
 
+from collections.abc import Callable
 from math import sqrt
 from typing import Any, cast
 
@@ -18,9 +19,9 @@ from charlm.model.masks import Causal, Locality, as_bias, masks_of
 from charlm.model.mixers import MIXERS
 from charlm.model.mixers.mixer import Mixer, Places
 from charlm.model.ngrams import NGrams
+from charlm.model.norm import Norm
 from charlm.model.positions import POSITIONS
 
-NORM_EPS = 1e-6
 FIRST_LOGIT = 0.5
 """How much the untrained model favours the character it has just read: little, so that the first
 loss is that of a guess, ln V. (The tied head would otherwise favour it by sqrt(C) or more.)"""
@@ -55,9 +56,9 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, mixer: str) -> None:
         super().__init__()
         assert config.n_embd
-        self.mixer_norm = nn.RMSNorm(config.n_embd, eps=NORM_EPS)
+        self.mixer_norm = Norm(config.n_embd)
         self.mixer = MIXERS[mixer](config)
-        self.mlp_norm = nn.RMSNorm(config.n_embd, eps=NORM_EPS)
+        self.mlp_norm = Norm(config.n_embd)
         self.mlp = SwiGLU(config.n_embd)
         self.drop = nn.Dropout(config.dropout or 0.0)
 
@@ -106,7 +107,8 @@ class LanguageModel(nn.Module):
         self.locality = Locality(config) if config.locality else None
         mixers = config.mixers
         self.blocks = nn.ModuleList(Block(config, mixers[i % len(mixers)]) for i in range(config.n_layer))
-        self.norm = nn.RMSNorm(config.n_embd, eps=NORM_EPS)
+        self.norm = Norm(config.n_embd)
+        self.compiled: Callable[..., Tensor] | None = None  # `through`, for training
 
     def forward(self, ids: Tensor, cache: Cache | None = None, docs: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of what follows each of `ids` (B, T), given those that it may read.
@@ -123,10 +125,16 @@ class LanguageModel(nn.Module):
         q_pos = torch.arange(start, start + T)
         x = self.position.embed(self.embed(ids, cache), q_pos)
         places = self.places(q_pos, docs, x)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, places, cache.layers[layer] if cache else None)
+        through = self.compiled if self.compiled is not None and self.training else self.through
+        x = through(x, places, cache)
         if cache:
             cache.length += T
+        return x
+
+    def through(self, x: Tensor, places: Places, cache: Cache | None = None) -> Tensor:
+        """All blocks, and the norm before the head: (B, T, C) to (B, T, C)."""
+        for layer, block in enumerate(self.blocks):
+            x = block(x, places, cache.layers[layer] if cache else None)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def places(self, q_pos: Tensor, docs: Tensor | None, x: Tensor) -> Places:

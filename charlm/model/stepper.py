@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from charlm.model.cache import Cache, KeyValues
-from charlm.model.language_model import NORM_EPS, Block, LanguageModel
+from charlm.model.language_model import Block, LanguageModel
 from charlm.model.mixers.attention import Attention
 from charlm.model.ngrams import MULTIPLIERS, NGrams
+from charlm.model.norm import NORM_EPS
 from charlm.model.positions.relative import Rotary
 
 Numbers = NDArray[np.float32]

@@ -84,6 +84,7 @@ class Comparison:
             "budget": {
                 "seconds": self.budget.seconds,
                 "gflops": self.budget.gflops,
+                "precision": self.budget.precision,
                 "steps": self.budget.steps,
             },
             "threads": self.threads,
@@ -155,9 +156,10 @@ def _from_json(name: str, data: dict[str, Any]) -> Comparison:
 
 def _budget(data: dict[str, Any]) -> Budget:
     steps, seconds, gflops = data["steps"], data["seconds"], data["gflops"]
+    precision = TrainingConfig(precision=data.get("precision", "fp32")).precision
     if steps is not None:
-        return Budget(steps=_positive(steps, int))
-    return Budget(seconds=_positive(seconds, float), gflops=_positive(gflops, float))
+        return Budget(steps=_positive(steps, int), precision=precision)
+    return Budget(seconds=_positive(seconds, float), gflops=_positive(gflops, float), precision=precision)
 
 
 def _positive(value: Any, kind: type[N]) -> N:

@@ -1,9 +1,13 @@
-"""Where training computes: device, threads, seeds, and how fast the machine is."""
+"""Where training computes: device, threads, precision, and how fast the machine is.
+
+The paths for GPUs (CUDA, Apple's MPS) are written here and nowhere else; they have not been run.
+"""
 
 import ctypes
 import os
 import platform
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -14,6 +18,9 @@ PRODUCT = 768
 """Size of the matrix product that stands for the machine's speed."""
 PRODUCT_SECONDS = 0.05
 WORTH_HALVING = 1.2
+BF16_FEATURES = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16", "sve_bf16")
+"""Features of processors that multiply bf16 numbers faster than fp32, as torch calls them."""
+WORTH_ROUNDING = 1.3
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, LARGEST_KEPT = -1, -3, 1 << 30
 
 
@@ -25,6 +32,33 @@ def pick_device(wanted: str) -> torch.device:
     if not there[wanted]:
         raise UsageError(f"--device {wanted}: torch finds no such device here; use cpu, or auto")
     return torch.device(wanted)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Does the device multiply bf16 numbers by instructions of its own?"""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        features = getattr(torch.cpu, "get_capabilities", dict[str, bool])()  # since torch 2.11
+        return any(features.get(name) for name in BF16_FEATURES)
+    return False
+
+
+def pick_precision(device: torch.device, *, timed: bool) -> str:
+    """`bf16` where the device has it, and with `timed` only if a product of 50 ms finds it faster."""
+    if not has_bf16(device):
+        return "fp32"
+    if not timed:
+        return "bf16"
+    faster = measure_gflops(device, torch.bfloat16) > WORTH_ROUNDING * measure_gflops(device)
+    return "bf16" if faster else "fp32"
+
+
+def computing(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Within it the products of a model are made in that precision; weights and sums stay fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def keep_memory() -> None:
@@ -65,9 +99,9 @@ def measure_threads(device: torch.device, *, fixed: bool = False) -> tuple[int, 
     return most, speed
 
 
-def measure_gflops(device: torch.device) -> float:
-    """The speed of a plain fp32 matrix product here, in 10^9 operations a second."""
-    a = torch.ones(PRODUCT, PRODUCT, device=device)
+def measure_gflops(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """The speed of a plain matrix product here, in 10^9 operations a second."""
+    a = torch.ones(PRODUCT, PRODUCT, device=device, dtype=dtype)
     float((a @ a)[0, 0])
     times: list[float] = []
     started = time.perf_counter()

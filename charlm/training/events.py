@@ -5,6 +5,15 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """The blocks were compiled, or could not be and are used as they are."""
+
+    step: int
+    seconds: float
+    failure: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stepped:
     """One batch was learned from."""
 
@@ -85,4 +94,4 @@ class Finished:
     total_steps: int
 
 
-Event = Stepped | Evaluated | Planned | Saved | SaveFailed | Skipped | WentBack | Finished
+Event = Compiled | Stepped | Evaluated | Planned | Saved | SaveFailed | Skipped | WentBack | Finished

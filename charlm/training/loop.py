@@ -1,7 +1,4 @@
-"""Trainer.run(): a generator of events that trains, evaluates, saves, and recovers.
-
-Axes: B windows, T symbols.
-"""
+"""Trainer.run(): a generator of events that trains, evaluates, saves, and recovers."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,20 +6,16 @@ from math import isfinite
 from time import perf_counter
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read_newest
 from charlm.errors import DivergedError, ResourceError
 from charlm.evaluation.held_out import Estimate, Slice, score_slice, spread
-from charlm.model.language_model import LanguageModel
 from charlm.predictor import TransformerPredictor
-from charlm.randomness import mix
 from charlm.terminal import one_line
+from charlm.training.compiling import compile_blocks
 from charlm.training.device import keep_memory
 from charlm.training.events import (
+    Compiled,
     Evaluated,
     Event,
     Finished,
@@ -33,12 +26,12 @@ from charlm.training.events import (
     Stepped,
     WentBack,
 )
-from charlm.training.optimizer import Rates
 from charlm.training.pace import Pace
 from charlm.training.plan import Plan
 from charlm.training.plan_file import write_plan
 from charlm.training.session import Session
 from charlm.training.signals import Stop
+from charlm.training.step import learn
 from charlm.training.watch import MOST_RETURNS, Memorising
 
 CLOSING_CHARS = 200_000
@@ -71,6 +64,8 @@ class Trainer:
         keep_memory()
         if not self.run_folder.steps():
             yield from self._save()
+        if session.training_config.compile == "on":
+            yield self._compile()
         while self.step < session.plan.total_steps and not stop.is_set() and self._finish_reason is None:
             started = perf_counter()
             yield from self._step()
@@ -78,6 +73,11 @@ class Trainer:
                 self.pace.stepped(perf_counter() - started)
             yield from self._after_step(stop)
         yield from self._close(stop)
+
+    def _compile(self) -> Compiled:
+        started = perf_counter()
+        reason = compile_blocks(self.session)
+        return Compiled(step=self.step, seconds=perf_counter() - started, failure=reason)
 
     def _after_step(self, stop: Stop) -> Iterator[Event]:
         """What is due between steps: the plan, an evaluation, a save."""
@@ -107,7 +107,7 @@ class Trainer:
         started = perf_counter()
         session, state = self.session, self.session.state
         rates = session.learning_rates()
-        loss, norm = self._learn(rates)
+        loss, norm = learn(session, rates)
         seconds = perf_counter() - started
         state.step += 1
         state.seconds += seconds
@@ -129,26 +129,6 @@ class Trainer:
         reason = state.divergence.see(loss)
         if reason is not None:
             yield self._go_back(reason)
-
-    def _learn(self, rates: Rates) -> tuple[float, float]:
-        """Learn from the next batch: its loss and the length of its gradient.
-
-        Where either is not finite, no weight changes; that is decided on the device, before.
-        """
-        session, config = self.session, self.session.training_config
-        session.model.zero_grad(set_to_none=True)
-        step = self.step + session.state.batch_offset
-        windows = torch.from_numpy(session.windows.batch(session.corpus.train, step)).to(session.device)
-        total = torch.zeros((), device=session.device)
-        for part, ids in enumerate(windows.chunk(config.accumulation)):
-            if session.model_config.dropout:
-                torch.manual_seed(int(mix(config.seed, step, part) >> 1))
-            loss = batch_loss(session.model, ids) / config.accumulation
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(session.model.parameters(), config.clip)
-        session.optimizer.update(rates, torch.isfinite(total) & torch.isfinite(norm))
-        return float(total), float(norm)
 
     def _go_back(self, reason: str) -> WentBack:
         """Return to the last good save, past the text that led here, at half the rate."""
@@ -275,12 +255,6 @@ class Trainer:
             )
         best = state.memorising.best_step
         yield Finished(step=self.step, reason=reason, best_step=best, total_steps=plan.total_steps)
-
-
-def batch_loss(model: LanguageModel, ids: Tensor) -> Tensor:
-    """Mean nats of the symbol that follows each of `ids[:, :-1]`, from windows (B, T + 1)."""
-    logits = model(ids[:, :-1])  # (B, T, V)
-    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
 
 def _figure(step: int, estimate: Estimate, part: Slice) -> dict[str, Any]:

@@ -39,11 +39,14 @@ class Optimizer:
     which takes seconds.
     """
 
-    def __init__(self, model: LanguageModel, kind: str, weight_decay: float) -> None:
+    def __init__(
+        self, model: LanguageModel, kind: str, weight_decay: float, precision: str | None = None
+    ) -> None:
         named = dict(model.named_parameters())
         self.state = remembered(named, kind)
         self.weights = {name: weight for name, weight in named.items() if weight.requires_grad}
         self.weight_decay = weight_decay
+        self.rounded = torch.bfloat16 if precision == "bf16" else None
         self.ngrams = model.ngrams
         self.by_muon = [n for n in self.weights if f"momentum.{n}" in self.state]
         self.parts = [row_parts(model, name) for name in self.by_muon]
@@ -103,7 +106,7 @@ class Optimizer:
             momentum = self.state[f"momentum.{name}"]
             momentum.lerp_(gradient, (1 - MOMENTUM) * good)
             updates.append(gradient.lerp(momentum, MOMENTUM))
-        directions = orthogonalised_parts(updates, self.parts)
+        directions = orthogonalised_parts(updates, self.parts, self.rounded)
         for name, rows, direction in zip(self.by_muon, self.parts, directions, strict=True):
             weight = self.weights[name]
             weight.mul_(1 - rate * self.weight_decay * good)

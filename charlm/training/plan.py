@@ -57,16 +57,19 @@ SMALLEST_HEAD = 32
 MUON_RATE = 0.01
 NGRAMS = 4
 NGRAM_WEIGHTS = 10_000_000  # in the table, so that a checkpoint stays small
+COMPILING_GFLOP = {"fp32": 40_000, "bf16": 24_000}  # of a run's steps: from there on compiling is repaid
 MORE = "more training"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a run may take: seconds at a measured speed, or a number of steps."""
+    """What a run may take: seconds at a measured speed, or a number of steps; and by what means."""
 
     seconds: float | None = None
     gflops: float | None = None
     steps: int | None = None
+    precision: str = "fp32"  # the fastest here
+    compiler: bool = False  # is there one?
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +161,7 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
         raise ValueError(f"schedule ends at step {schedule.end}, and steps is {budget.steps}; leave one out")
     every = training.eval_every or evaluation_interval(steps, steps / 10, n_train / (batch * block))
     plan = Plan(schedule=schedule, eval_every=every, eval_chars=training.eval_chars or EVAL_CHARS)
-    training = _fill_training(replace(training, batch_size=batch, learning_rate=rate))
+    training = _fill_training(replace(training, batch_size=batch, learning_rate=rate), budget, size, steps)
     return Choice(model=model, training=training, plan=plan, why=_why(budget, n_train, size) + shortened)
 
 
@@ -223,9 +226,14 @@ def _with_rows(model: ModelConfig, n_train: int) -> ModelConfig:
     return replace(model, ngram_rows=1 << max(0, min(room, 2 * n_train).bit_length() - 1))
 
 
-def _fill_training(training: TrainingConfig) -> TrainingConfig:
-    """The optimizer, where it was left open, and its rate."""
-    training = replace(training, optimizer=training.optimizer or "muon")
+def _fill_training(training: TrainingConfig, budget: Budget, size: Size, steps: int) -> TrainingConfig:
+    """The optimizer, where it was left open, and its rate; and by what means it is computed."""
+    precision = budget.precision if training.precision == "auto" else training.precision
+    repaid = budget.compiler and steps * size.step_gflop >= COMPILING_GFLOP[precision]
+    compiled = ("on" if repaid else "off") if training.compile == "auto" else training.compile
+    training = replace(
+        training, optimizer=training.optimizer or "muon", precision=precision, compile=compiled
+    )
     if training.optimizer == "adamw":
         return training
     return replace(training, muon_rate=training.muon_rate or MUON_RATE)

@@ -33,7 +33,7 @@ class Session:
         initialise(self.model, torch.Generator().manual_seed(training.seed))
         self.model.to(self.device).train()
         assert training.optimizer is not None
-        self.optimizer = Optimizer(self.model, training.optimizer, training.weight_decay)
+        self.optimizer = Optimizer(self.model, training.optimizer, training.weight_decay, training.precision)
         self.state = RunState(Divergence(unigram_nats(corpus.vocabulary)))
 
     @classmethod

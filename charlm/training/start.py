@@ -128,6 +128,8 @@ def recorded(choice: Choice, budget: Budget, threads: int) -> Choice:
         seconds=budget.seconds,
         gflops=budget.gflops,
         threads=threads,
+        precision=choice.training.precision,
+        compile=choice.training.compile,
         steps=budget.steps,
     )
     return replace(choice, training=replace(choice.training, threads=threads), plan=plan)

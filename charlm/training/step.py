@@ -1,0 +1,45 @@
+"""One step of training: a batch, its loss, the gradient, and the update that comes of it.
+
+Axes: B windows, T symbols.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from charlm.model.language_model import LanguageModel
+from charlm.randomness import mix
+from charlm.training.device import computing
+from charlm.training.optimizer import Rates
+from charlm.training.session import Session
+
+
+def learn(session: Session, rates: Rates) -> tuple[float, float]:
+    """Learn from the next batch: its loss in nats a symbol, and the length of its gradient.
+
+    Where either is not finite, no weight changes; that is decided on the device, before.
+    """
+    config, state = session.training_config, session.state
+    session.model.zero_grad(set_to_none=True)
+    step = state.step + state.batch_offset
+    windows = torch.from_numpy(session.windows.batch(session.corpus.train, step)).to(session.device)
+    total = torch.zeros((), device=session.device)
+    for part, ids in enumerate(windows.chunk(config.accumulation)):
+        if session.model_config.dropout:
+            torch.manual_seed(int(mix(config.seed, step, part) >> 1))
+        with computing(session.device, config.precision):
+            loss = batch_loss(session.model, ids) / config.accumulation
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    norm = torch.nn.utils.clip_grad_norm_(session.model.parameters(), config.clip)
+    session.optimizer.update(rates, torch.isfinite(total) & torch.isfinite(norm))
+    return float(total), float(norm)
+
+
+def batch_loss(model: LanguageModel, ids: Tensor) -> Tensor:
+    """Mean nats of the symbol that follows each of `ids[:, :-1]`, from windows (B, T + 1).
+
+    The softmax is that of 32-bit logits, whatever the products before were made of.
+    """
+    logits = model(ids[:, :-1]).flatten(0, 1)  # (B T, V)
+    return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), ids[:, 1:].flatten())

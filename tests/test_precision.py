@@ -1,0 +1,60 @@
+"""bf16: the products are rounded, the sums are not, and the loss is the same within noise."""
+
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+
+from charlm.text.corpus import Corpus
+from charlm.training import muon, step
+from charlm.training.events import Stepped
+from charlm.training.loop import Trainer
+from tests.conftest import Never, toy_run
+
+STEPS = 200
+
+
+def losses(folder: Path, corpus: Corpus, precision: str, seed: int = 1, **model: object) -> list[float]:
+    run, session = toy_run(folder, corpus, STEPS, precision=precision, seed=seed, model=model)
+    return [e.loss for e in Trainer(session, run).run(Never()) if isinstance(e, Stepped)]
+
+
+def test_bf16_and_fp32_come_to_the_same_loss_within_noise(tmp_path: Path, corpus: Corpus) -> None:
+    ends = {
+        (precision, seed): fmean(losses(tmp_path / f"{precision}{seed}", corpus, precision, seed)[-50:])
+        for precision in ("fp32", "bf16")
+        for seed in (1, 2)
+    }
+    start = losses(tmp_path / "start", corpus, "bf16")[0]
+    noise = abs(ends["fp32", 1] - ends["fp32", 2])
+    for seed in (1, 2):
+        learned = start - ends["fp32", seed]
+        assert learned > 0.5
+        assert abs(ends["bf16", seed] - ends["fp32", seed]) < max(2 * noise, 0.02 * learned)
+
+
+def test_products_are_rounded_and_the_loss_the_weights_and_the_optimizer_are_not(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, session = toy_run(tmp_path, corpus, 3, precision="bf16")
+    seen: dict[str, torch.dtype] = {}
+    block = session.model.blocks[0]
+    block.mlp.down.register_forward_hook(lambda m, x, y: seen.update(product=y.dtype))  # type: ignore[union-attr,operator]
+    block.register_forward_hook(lambda m, x, y: seen.update(stream=y.dtype))
+    entropy = step.F.cross_entropy
+    monkeypatch.setattr(
+        step.F, "cross_entropy", lambda logits, y: seen.update(logits=logits.dtype) or entropy(logits, y)
+    )
+    step.learn(session, session.learning_rates())
+    assert seen == {"product": torch.bfloat16, "stream": torch.float32, "logits": torch.float32}
+    kept = [*session.model.parameters(), *session.optimizer.state.values()]
+    assert {tensor.dtype for tensor in kept} == {torch.float32}
+
+
+def test_newton_and_schulz_in_bf16_find_the_same_directions() -> None:
+    matrices = torch.randn(3, 16, 40, generator=torch.Generator().manual_seed(1))
+    exact, rounded = muon.orthogonalised(matrices), muon.orthogonalised(matrices, torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    cosine = torch.nn.functional.cosine_similarity(exact.flatten(1), rounded.flatten(1))
+    assert cosine.min() > 0.99
