@@ -1,25 +1,31 @@
-"""How fast a training step is, for each size of the plan, beside a plain matrix product.
+"""How fast a training step is, beside a plain GPT trainer of the same shape and a plain matrix product.
 
-    python -m benchmarks.train [--seconds 5] [--rows 5]
+    python -m benchmarks.train [--rows 6] [--rounds 6] [--compiled] [--precision bf16] [--portable]
 
-Prints characters per second and GFLOP/s of whole steps (forward, backward, clipping, AdamW), and
-their share of what a plain fp32 matrix product reaches in the same process, measured before and
-after each size, since machines change their speed. Counted: 6 operations a weight and 12 C T a
-layer for each character, the head included.
+For each size of the plan: characters per second and GFLOP/s of whole steps (forward, backward,
+clipping, update), their share of what a plain matrix product reaches in the same process (in the
+precision used, measured in every round, since machines change their speed), and how many times as
+fast as the plain trainer's they are. Ours and the plain trainer's steps take turns. Counted: 6
+operations a weight and 12 C T a layer for each character, the head included. With --compiled both are
+compiled, by an empty cache; with --portable ours computes only what a plain decoder does.
 """
 
 import argparse
+import os
+import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
-from time import perf_counter
 
 import numpy as np
 import torch
 
+from benchmarks.plain_gpt import PlainTrainer, Shape
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.text.corpus import Corpus
 from charlm.text.vocabulary import Vocabulary
-from charlm.training.device import machine, measure_gflops
+from charlm.training.compiling import compile_blocks
+from charlm.training.device import keep_memory, machine, measure_gflops
 from charlm.training.events import Stepped
 from charlm.training.loop import Trainer
 from charlm.training.plan import SIZES, Budget, Size, choose
@@ -28,46 +34,81 @@ from charlm.training.session import Session
 SYMBOLS = 65
 
 
-def trainer(size: Size) -> Trainer:
-    """One whose text is noise: the speed of a step does not depend on it."""
+def trainer(size: Size, *, portable: bool = False, precision: str = "fp32") -> Trainer:
+    """One whose text is noise: the speed of a step hardly depends on it."""
     ids = np.random.default_rng(0).integers(0, SYMBOLS, 1_000_000).astype(np.uint8)
     chars = "".join(map(chr, range(48, 48 + SYMBOLS)))
     corpus = Corpus("noise", "", Vocabulary(chars, b"", (1,) * SYMBOLS), ids, ids[:0], len(ids), 0)
     model = ModelConfig(
-        n_layer=size.n_layer, n_head=size.n_head, n_embd=size.n_embd, block_size=size.block_size, dropout=0.0
+        n_layer=size.n_layer,
+        n_head=size.n_head,
+        n_embd=size.n_embd,
+        block_size=size.block_size,
+        dropout=0.0,
+        portable=portable,
     )
-    config = TrainingConfig(batch_size=size.batch_size, learning_rate=1e-4, device="cpu")
+    config = TrainingConfig(
+        batch_size=size.batch_size, learning_rate=1e-4, device="cpu", precision=precision, compile="off"
+    )
     choice = choose(Budget(steps=10**6), len(ids), model, config)
     return Trainer(Session(corpus, choice.model, choice.training, replace(choice.plan), {}), None)  # type: ignore[arg-type]
 
 
-def step_seconds(size: Size, seconds: float) -> float:
-    """The median of the steps made in that time, the first three left out."""
-    training, times, started = trainer(size), [], perf_counter()
-    while len(times) < 8 or perf_counter() - started < seconds:
-        times += [event.seconds for event in training._step() if isinstance(event, Stepped)]
-    return median(times[3:])
+def plain_trainer(size: Size, *, compiled: bool) -> PlainTrainer:
+    """The plain trainer of the same layers, width, heads, block and characters a step."""
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, SYMBOLS, 1_000_000).astype(np.int16))
+    shape = Shape(size.n_layer, size.n_head, size.n_embd, size.block_size, size.batch_size)
+    return PlainTrainer(ids, SYMBOLS, shape, 10**6, compiled=compiled)
+
+
+def our_step(training: Trainer) -> Callable[[], float]:
+    """What makes one step and returns its seconds."""
+    return lambda: next(event.seconds for event in training._step() if isinstance(event, Stepped))
+
+
+def in_turns(steps: list[Callable[[], float]], rounds: int, product: Callable[[], float]) -> list[float]:
+    """The median seconds of each kind of step, and at last that of the products' GFLOP/s, all in turns."""
+    times: list[list[float]] = [[] for _ in steps]
+    products = []
+    for _ in range(rounds):
+        products.append(product())
+        for step, found in zip(steps, times, strict=True):
+            found += [step() for _ in range(6)][2:]
+    return [median(found) for found in (*times, products)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each size")
-    parser.add_argument("--rows", type=int, default=5, help="sizes of the plan, from the smallest")
+    parser.add_argument("--rows", type=int, default=6, help="sizes of the plan, from the smallest")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--portable", action="store_true")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     options = parser.parse_args()
-    print(machine(torch.get_num_threads()))
-    print(f"{'layers x width, block x batch':32} {'chars/s':>9} {'GFLOP/s':>8} {'product':>8} {'share':>6}")
-    for size in SIZES[: options.rows]:
-        before = measure_gflops(torch.device("cpu"))
-        took = step_seconds(size, options.seconds)
-        product = (before + measure_gflops(torch.device("cpu"))) / 2
-        head = 6 * SYMBOLS * size.n_embd * size.block_size * size.batch_size / 1e9
-        gflops = (size.step_gflop + head) / took
-        name = f"{size.n_layer} x {size.n_embd}, {size.block_size} x {size.batch_size}"
-        chars = size.block_size * size.batch_size / took
-        print(
-            f"{name:32} {chars:9,.0f} {gflops:8.1f} {product:8.1f} {100 * gflops / product:5.0f} %",
-            flush=True,
-        )
+    keep_memory()
+    kind = torch.bfloat16 if options.precision == "bf16" else torch.float32
+    print(machine(torch.get_num_threads()), options.precision, "compiled" if options.compiled else "eager")
+    header = ("chars/s", "GFLOP/s", "product", "share", "plain", "ratio")
+    print(f"{'layers x width, block x batch':32}" + "".join(f"{name:>9}" for name in header))
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        for size in SIZES[: options.rows]:
+            training = trainer(size, portable=options.portable, precision=options.precision)
+            if options.compiled:
+                assert compile_blocks(training.session) is None
+            plain = plain_trainer(size, compiled=options.compiled)
+            steps = [our_step(training), plain.step]
+            ours, theirs, product = in_turns(
+                steps, options.rounds, lambda: measure_gflops(torch.device("cpu"), kind)
+            )
+            head = 6 * SYMBOLS * size.n_embd * size.block_size * size.batch_size / 1e9
+            gflops, chars = (size.step_gflop + head) / ours, size.block_size * size.batch_size
+            name = f"{size.n_layer} x {size.n_embd}, {size.block_size} x {size.batch_size}"
+            print(
+                f"{name:32}{chars / ours:9,.0f}{gflops:9.1f}{product:9.1f}{100 * gflops / product:7.0f} %"
+                f"{chars / theirs:9,.0f}{theirs / ours:8.2f}x",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -45,6 +45,9 @@ class ModelConfig(Settings):
         int | None, "Longest run of characters with a learned vector of its own; 1: none.", Range(1, 8)
     ] = None
     ngram_rows: Annotated[int | None, "Vectors for the n-grams of each length.", Range(1, 2**24)] = None
+    ngram_dropout: Annotated[
+        float | None, "Share of the n-grams' vectors left out in training.", Range(0, 0.9)
+    ] = None
     portable: Annotated[bool, "Only what a plain Qwen3 decoder computes: no n-grams, no other mixers."] = (
         False
     )
@@ -159,15 +162,22 @@ class ModelConfig(Settings):
     def completed(self) -> Self:
         """The same with what was left open as it was before there was a choice: its position, no n-grams."""
         position = self.position or ("rotary" if self.attends else "none")
-        return replace(self, position=position, ngrams=self.ngrams or 1)
+        ngrams = self.ngrams or 1
+        return replace(self, position=position, ngrams=ngrams, ngram_dropout=self._dropped(ngrams))
+
+    def _dropped(self, ngrams: int) -> float | None:
+        """The n-grams' dropout, none where it was left open; where there are no n-grams it stays open."""
+        return None if ngrams == 1 else self.ngram_dropout or 0.0
 
     def _refuse_rows(self) -> None:
-        """ValueError for a number of n-gram vectors that is no power of two, or acts on nothing."""
-        if self.ngram_rows is None:
-            return
-        if self.ngrams == 1:
-            raise ValueError(f"ngram_rows is {self.ngram_rows}, which cannot act with ngrams 1")
-        if self.ngram_rows & (self.ngram_rows - 1):
+        """ValueError for a number of n-gram vectors that is no power of two, and for what acts on none."""
+        for name in ("ngram_rows", "ngram_dropout"):
+            value = getattr(self, name)
+            if value is not None and (self.ngrams == 1 or self.portable):
+                raise ValueError(
+                    f"{name} is {value}, which cannot act with{'out n-grams' if self.portable else ' ngrams 1'}"
+                )
+        if self.ngram_rows is not None and self.ngram_rows & (self.ngram_rows - 1):
             raise ValueError(f"ngram_rows is {self.ngram_rows}; it takes a power of two")
 
 
@@ -189,6 +199,11 @@ class TrainingConfig(Settings):
     ] = None
     muon_rate: Annotated[float | None, "Highest learning rate of Muon.", Range(1e-8, 10)] = None
     ngram_rate: Annotated[float, "Highest learning rate of the n-grams' vectors.", Range(1e-8, 10)] = 0.05
+    ngram_prior: Annotated[
+        float | None,
+        "Gradient taken as seen before: how slowly the vectors of rare n-grams move.",
+        Range(0, 1e6),
+    ] = None
     weight_decay: Annotated[float, "Pull of the matrices towards zero.", Range(0, 10)] = 0.1
     clip: Annotated[
         float, "Longest gradient taken as it is; longer ones are shortened.", Range(1e-6, 1e6)
@@ -229,6 +244,7 @@ class TrainingConfig(Settings):
         return replace(
             self,
             optimizer=self.optimizer or "adamw",
+            ngram_prior=self.ngram_prior or 0.0,
             precision="fp32" if self.precision == "auto" else self.precision,
             compile="off" if self.compile == "auto" else self.compile,
         )

@@ -27,6 +27,7 @@ class NGrams(nn.Module):
         self.orders = range(2, config.ngrams + 1)
         self.n_symbols = n_symbols
         self.rows = config.ngram_rows
+        self.dropout = config.ngram_dropout or 0.0
         self.nothing = self.rows * len(self.orders)  # the row of what is no n-gram of the vocabulary
         self.table = nn.Parameter(torch.empty(self.nothing + 1, config.n_embd), requires_grad=False)
         self.pending: list[tuple[Tensor, Tensor]] = []
@@ -48,6 +49,8 @@ class NGrams(nn.Module):
     def forward(self, ids: Tensor, before: Tensor) -> Tensor:
         """The sum of the vectors of all n-grams that end at each position: (B, T, C)."""
         index = self.index(ids, before)
+        if self.training and self.dropout:
+            index = index.where(torch.rand(index.shape, device=index.device) >= self.dropout, self.nothing)
         B, T, n_orders = index.shape
         flat = index.view(B * T, n_orders)
         summed = F.embedding_bag(flat, self.table, mode="sum", padding_idx=self.nothing).view(B, T, -1)

@@ -40,12 +40,19 @@ class Optimizer:
     """
 
     def __init__(
-        self, model: LanguageModel, kind: str, weight_decay: float, precision: str | None = None
+        self,
+        model: LanguageModel,
+        kind: str,
+        weight_decay: float,
+        *,
+        ngram_prior: float = 0.0,
+        precision: str = "fp32",
     ) -> None:
         named = dict(model.named_parameters())
         self.state = remembered(named, kind)
         self.weights = {name: weight for name, weight in named.items() if weight.requires_grad}
         self.weight_decay = weight_decay
+        self.ngram_prior = ngram_prior
         self.rounded = torch.bfloat16 if precision == "bf16" else None
         self.ngrams = model.ngrams
         self.by_muon = [n for n in self.weights if f"momentum.{n}" in self.state]
@@ -113,7 +120,12 @@ class Optimizer:
             weight.sub_(direction * (rate * sqrt(max(1.0, rows[0] / weight.shape[1])) * good))
 
     def _rows(self, ngrams: NGrams, rate: float, good: Tensor) -> None:
-        """Adagrad with one number a row (Duchi et al. 2011), for the rows that the step has read."""
+        """Adagrad with one number a row (Duchi et al. 2011), for the rows that the step has read.
+
+        Alone it would move a vector farthest at its first gradients, and so learn by heart what follows
+        an n-gram that occurs twice. Taking some gradient as seen before, it moves those little, and
+        frequent ones as ever: what smoothing is to counts.
+        """
         C = ngrams.table.shape[1]
         index = torch.cat([flat for flat, _ in ngrams.pending])  # (M, O)
         gradients = torch.cat(
@@ -129,7 +141,8 @@ class Optimizer:
         square = self.state[f"row_square.{TABLE}"]
         seen = square[rows] + good * total.square().mean(dim=1)
         square[rows] = seen
-        ngrams.table[rows] -= rate * good * total / (seen.sqrt() + ROW_EPSILON)[:, None]
+        length = (seen + self.ngram_prior).sqrt() + ROW_EPSILON
+        ngrams.table[rows] -= rate * good * total / length[:, None]
 
 
 def _gradient(weight: Tensor) -> Tensor:

@@ -52,10 +52,11 @@ SIZES = (
 SHARE_OF_PRODUCT = 0.5  # of a plain matrix product's speed, what the steps of the larger sizes reach
 FIRST_SHARE = 0.25  # the same for the first guess, which is for short times and small sizes
 WEIGHTS_PER_CHAR = 8  # of training text: above that a model only learns it by heart
-DROPOUT = ((12, 0.2), (3, 0.1))  # (passes over the text, dropout from there on)
+DROPOUT = ((12, 0.2, 0.3), (3, 0.1, 0.3))  # (passes over the text; dropout from there on, of n-grams)
 SMALLEST_HEAD = 32
 MUON_RATE = 0.01
 NGRAMS = 4
+NGRAM_PRIOR = 20.0
 NGRAM_WEIGHTS = 10_000_000  # in the table, so that a checkpoint stays small
 COMPILING_GFLOP = {"fp32": 40_000, "bf16": 24_000}  # of a run's steps: from there on compiling is repaid
 MORE = "more training"
@@ -152,9 +153,8 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
     batch = training.batch_size or ceil(min(size.batch_size, max(1, n_train // block)) / parts) * parts
     size = replace(size, block_size=block, batch_size=batch)
     steps = budget.steps or first_guess(budget, size)
-    model = replace(_fill_model(model, size, n_train), block_size=block)
-    if model.dropout is None:
-        model = replace(model, dropout=_dropout(steps * batch * block / n_train))
+    passes = steps * batch * block / n_train
+    model = replace(_fill_model(_with_dropout(model, passes), size, n_train), block_size=block)
     rate = training.learning_rate or size.learning_rate
     schedule = Schedule.parse(training.schedule) if training.schedule else Schedule.usual(steps)
     if training.schedule and budget.steps not in (None, schedule.end):
@@ -232,7 +232,11 @@ def _fill_training(training: TrainingConfig, budget: Budget, size: Size, steps: 
     repaid = budget.compiler and steps * size.step_gflop >= COMPILING_GFLOP[precision]
     compiled = ("on" if repaid else "off") if training.compile == "auto" else training.compile
     training = replace(
-        training, optimizer=training.optimizer or "muon", precision=precision, compile=compiled
+        training,
+        optimizer=training.optimizer or "muon",
+        ngram_prior=NGRAM_PRIOR if training.ngram_prior is None else training.ngram_prior,
+        precision=precision,
+        compile=compiled,
     )
     if training.optimizer == "adamw":
         return training
@@ -254,8 +258,14 @@ def _heads(n_embd: int, shared: int, pairs: int) -> int:
     return fitting[-1]
 
 
-def _dropout(passes: float) -> float:
-    return next((dropout for from_passes, dropout in DROPOUT if passes >= from_passes), 0.0)
+def _with_dropout(model: ModelConfig, passes: float) -> ModelConfig:
+    """What is left out in training, by how often the text is passed over."""
+    dropout, of_ngrams = next((drops for from_passes, *drops in DROPOUT if passes >= from_passes), (0.0, 0.0))
+    if model.dropout is None:
+        model = replace(model, dropout=dropout)
+    if model.ngram_dropout is None and model.ngrams != 1 and not model.portable:
+        model = replace(model, ngram_dropout=of_ngrams)
+    return model
 
 
 def _why(budget: Budget, n_train: int, size: Size) -> str:

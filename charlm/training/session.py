@@ -33,7 +33,13 @@ class Session:
         initialise(self.model, torch.Generator().manual_seed(training.seed))
         self.model.to(self.device).train()
         assert training.optimizer is not None
-        self.optimizer = Optimizer(self.model, training.optimizer, training.weight_decay, training.precision)
+        self.optimizer = Optimizer(
+            self.model,
+            training.optimizer,
+            training.weight_decay,
+            ngram_prior=(training.ngram_prior or 0.0) / self.chars_per_step**2,  # a step's loss is a mean
+            precision=training.precision or "fp32",
+        )
         self.state = RunState(Divergence(unigram_nats(corpus.vocabulary)))
 
     @classmethod

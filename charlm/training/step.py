@@ -25,7 +25,7 @@ def learn(session: Session, rates: Rates) -> tuple[float, float]:
     windows = torch.from_numpy(session.windows.batch(session.corpus.train, step)).to(session.device)
     total = torch.zeros((), device=session.device)
     for part, ids in enumerate(windows.chunk(config.accumulation)):
-        if session.model_config.dropout:
+        if session.model_config.dropout or session.model_config.ngram_dropout:
             torch.manual_seed(int(mix(config.seed, step, part) >> 1))
         with computing(session.device, config.precision):
             loss = batch_loss(session.model, ids) / config.accumulation
