@@ -5,7 +5,7 @@ Axes: B texts side by side, T positions, V ids (bytes that training never saw in
 
 from collections.abc import Iterator, Sequence
 from math import exp, log, log1p
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from charlm.context import ContextRule
 from charlm.model.cache import Cache
 from charlm.model.example import Example, Row
 from charlm.model.language_model import LanguageModel, initialise
+from charlm.model.folded import Folded, Numbers
 from charlm.model.stepper import Stepper
 from charlm.text.vocabulary import Ids, Vocabulary
 
@@ -50,15 +51,49 @@ class Predictor(Protocol):
         """Read ids (B, T), T >= 0: the new state, and log-probabilities (B, V) of what comes next."""
 
 
-class TextState:
-    """What is kept of the texts read: the last ids, and what the model keeps of them."""
+@runtime_checkable
+class Reader(Predictor, Protocol):
+    """A predictor that, once something was read, can read drafted ids in one go and take them back."""
 
-    def __init__(self, cache: Cache, batch_size: int, stepper: Stepper | None) -> None:
-        self.cache = cache
-        self.stepper = stepper  # reads single characters faster than the model does
+    def read(self, state: Any, ids: NDArray[np.int64]) -> tuple[Any, Numbers]:
+        """Read the first of ids (B, T), and as many of those after it as it can in one go.
+
+        The new state, and logits (B, as many as were read, symbols of the model) of what comes next:
+        log-probabilities but for a constant in each row, and for the bytes that training never saw.
+        """
+
+    def take_back(self, state: Any, n: int) -> Any:
+        """The state before the last n ids that the last `read` has read, its first not among them."""
+
+
+class TextState:
+    """What is kept of the texts read: the ids in sight, and what the model keeps of them."""
+
+    def __init__(self, rule: ContextRule, batch_size: int, cache: Cache | None, stepper: Stepper | None) -> None:
+        self.rule = rule
+        self.cache, self.stepper = cache, stepper  # one of them: torch's, or that of the NumPy path
         self.length = 0  # characters read so far
         self.start = 0  # where the text that the cache holds begins
-        self.recent = torch.empty((batch_size, 0), dtype=torch.long)  # (B, at most a block)
+        self.ids = np.empty((batch_size, 0 if rule.carried else rule.block_size), dtype=np.int64)
+
+    @property
+    def held(self) -> int:
+        """How many characters of a text are in sight."""
+        return self.length - self.start
+
+    def take(self, ids: NDArray[np.int64]) -> int | None:
+        """Note ids (B, T) as read; from where on those in sight are to be read, None for all of them anew."""
+        T, held = ids.shape[1], self.held
+        self.length += T
+        start = self.rule.start(self.length)
+        if start == self.start:
+            self.ids[:, held : held + T] = ids
+            return held
+        self.start = start
+        kept = max(0, self.held - T)
+        self.ids[:, :kept] = self.ids[:, held - kept : held]
+        self.ids[:, kept : self.held] = ids[:, T - (self.held - kept) :]
+        return None
 
 
 class TransformerPredictor:
@@ -77,6 +112,7 @@ class TransformerPredictor:
         self.model = model
         self.vocabulary = vocabulary
         self.rule = ContextRule.of_model(model.config)
+        self._folded: Folded | None = None  # what reads fastest, laid out once something is to be read
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> "TransformerPredictor":
@@ -136,8 +172,11 @@ class TransformerPredictor:
 
     def start(self, batch_size: int) -> TextState:
         """The state before anything was read."""
-        stepper = Stepper(self.model) if Stepper.fits(self.model) else None
-        return TextState(self.model.cache(batch_size), batch_size, stepper)
+        if self._folded is None and Folded.fits(self.model):
+            self._folded = Folded(self.model)
+        if self._folded is not None:
+            return TextState(self.rule, batch_size, None, Stepper(self._folded, batch_size))
+        return TextState(self.rule, batch_size, self.model.cache(batch_size), None)
 
     @torch.inference_mode()
     def step(self, state: TextState, ids: Tensor) -> tuple[TextState, Tensor]:
@@ -147,20 +186,38 @@ class TransformerPredictor:
         cache is full, the end of what it holds is read again, as the context rule says.
         """
         B, T = ids.shape
-        state.length += T
-        state.recent = torch.cat((state.recent, ids), dim=1)[:, -self.rule.block_size :]
-        if state.length == 0:
+        if state.length + T == 0:
             first = torch.from_numpy(self._first()).to(self.model.embedding.weight.dtype)
             return state, first.expand(B, -1)
         assert T > 0, "what comes next was asked for already"
-        start = self.rule.start(state.length)
-        if start != state.start:
-            state.start, state.cache = start, self.model.cache(B)
-            ids = state.recent[:, -(state.length - start) :]
-        if ids.shape[1] == 1 and state.stepper is not None:
-            return state, self._with_lacking(torch.from_numpy(state.stepper.logits(ids, state.cache)))
+        if state.stepper is not None:
+            at = state.take(ids.numpy()) or 0
+            logits = state.stepper.read(state.ids[:, : state.held], at)[:, 0]
+            return state, self._with_lacking(torch.from_numpy(logits))
+        assert state.cache is not None
+        if self.rule.carried:
+            state.length += T
+        elif state.take(ids.numpy()) is None:
+            state.cache = self.model.cache(B)
+            ids = torch.from_numpy(state.ids[:, : state.held].copy())
         hidden = self.model.hidden(ids.to(self._device()), state.cache)[:, -1]  # (B, C)
         return state, self._log_probabilities(hidden)
+
+    def read(self, state: TextState, ids: NDArray[np.int64]) -> tuple[TextState, Numbers]:
+        """Read the first of ids (B, T), T >= 1, and those after it that the block still has room for."""
+        if state.stepper is None:
+            state, logp = self.step(state, torch.from_numpy(ids[:, :1]))
+            return state, logp[:, None, : self.vocabulary.n_symbols].cpu().numpy()
+        at = state.take(ids[:, :1]) or 0
+        T = min(ids.shape[1], 1 + self.rule.block_size - state.held)
+        if T > 1:
+            state.take(ids[:, 1:T])
+        return state, state.stepper.read(state.ids[:, : state.held], at, asked=T)
+
+    def take_back(self, state: TextState, n: int) -> TextState:
+        """The state before the last n ids that `read` has read, its first not among them."""
+        state.length -= n
+        return state
 
     @staticmethod
     def example() -> Example:

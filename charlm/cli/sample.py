@@ -84,13 +84,13 @@ def _write(
     stops: list[str],
     as_json: bool,
 ) -> None:
-    from charlm.model.stepper import Stepper
+    from charlm.model.folded import Folded
     from charlm.predictor import TransformerPredictor
     from charlm.sampling.generate import Piece, default_prompt, generate
     from charlm.training.device import set_threads
 
     predictor = TransformerPredictor.of(snapshot)
-    if Stepper.fits(predictor.model):
+    if Folded.fits(predictor.model):
         set_threads(1)  # its products are so small that threads would only wait for each other
     prompt = default_prompt(predictor) if given is None else given
     show = _Json(prompt, config.seed) if as_json else _Stream(given or "", n)
