@@ -16,7 +16,9 @@ from torch import Tensor
 from charlm.checkpoint.snapshot import Snapshot, empty_model
 from charlm.config import ModelConfig
 from charlm.context import ContextRule
+from charlm.model.c_stepper import CStepper
 from charlm.model.cache import Cache
+from charlm.model.compiled import library
 from charlm.model.example import Example, Row
 from charlm.model.language_model import LanguageModel, initialise
 from charlm.model.folded import Folded, Numbers
@@ -53,25 +55,24 @@ class Predictor(Protocol):
 
 @runtime_checkable
 class Reader(Predictor, Protocol):
-    """A predictor that, once something was read, can read drafted ids in one go and take them back."""
+    """A predictor that reads single characters faster than by `step`."""
 
     def read(self, state: Any, ids: NDArray[np.int64]) -> tuple[Any, Numbers]:
-        """Read the first of ids (B, T), and as many of those after it as it can in one go.
+        """Read an id (B,) of each text: the new state, and logits (B, symbols of the model).
 
-        The new state, and logits (B, as many as were read, symbols of the model) of what comes next:
-        log-probabilities but for a constant in each row, and for the bytes that training never saw.
+        Those are log-probabilities of what comes next, but for a constant in each row, and without the
+        bytes that training never saw. They hold until the next is read.
         """
-
-    def take_back(self, state: Any, n: int) -> Any:
-        """The state before the last n ids that the last `read` has read, its first not among them."""
 
 
 class TextState:
     """What is kept of the texts read: the ids in sight, and what the model keeps of them."""
 
-    def __init__(self, rule: ContextRule, batch_size: int, cache: Cache | None, stepper: Stepper | None) -> None:
+    def __init__(
+        self, rule: ContextRule, batch_size: int, cache: Cache | None, stepper: Stepper | CStepper | None
+    ) -> None:
         self.rule = rule
-        self.cache, self.stepper = cache, stepper  # one of them: torch's, or that of the NumPy path
+        self.cache, self.stepper = cache, stepper  # one of them: torch's, or that of the fast path
         self.length = 0  # characters read so far
         self.start = 0  # where the text that the cache holds begins
         self.ids = np.empty((batch_size, 0 if rule.carried else rule.block_size), dtype=np.int64)
@@ -174,9 +175,12 @@ class TransformerPredictor:
         """The state before anything was read."""
         if self._folded is None and Folded.fits(self.model):
             self._folded = Folded(self.model)
-        if self._folded is not None:
+        if self._folded is None:
+            return TextState(self.rule, batch_size, self.model.cache(batch_size), None)
+        compiled = library() if CStepper.fits(self._folded) else None
+        if compiled is None:
             return TextState(self.rule, batch_size, None, Stepper(self._folded, batch_size))
-        return TextState(self.rule, batch_size, self.model.cache(batch_size), None)
+        return TextState(self.rule, batch_size, None, CStepper(self._folded, batch_size, compiled))
 
     @torch.inference_mode()
     def step(self, state: TextState, ids: Tensor) -> tuple[TextState, Tensor]:
@@ -192,7 +196,7 @@ class TransformerPredictor:
         assert T > 0, "what comes next was asked for already"
         if state.stepper is not None:
             at = state.take(ids.numpy()) or 0
-            logits = state.stepper.read(state.ids[:, : state.held], at)[:, 0]
+            logits = state.stepper.read(state.ids[:, : state.held], at)
             return state, self._with_lacking(torch.from_numpy(logits))
         assert state.cache is not None
         if self.rule.carried:
@@ -204,20 +208,12 @@ class TransformerPredictor:
         return state, self._log_probabilities(hidden)
 
     def read(self, state: TextState, ids: NDArray[np.int64]) -> tuple[TextState, Numbers]:
-        """Read the first of ids (B, T), T >= 1, and those after it that the block still has room for."""
+        """Read an id (B,) of each text: the new state, and logits (B, symbols of the model)."""
         if state.stepper is None:
-            state, logp = self.step(state, torch.from_numpy(ids[:, :1]))
-            return state, logp[:, None, : self.vocabulary.n_symbols].cpu().numpy()
-        at = state.take(ids[:, :1]) or 0
-        T = min(ids.shape[1], 1 + self.rule.block_size - state.held)
-        if T > 1:
-            state.take(ids[:, 1:T])
-        return state, state.stepper.read(state.ids[:, : state.held], at, asked=T)
-
-    def take_back(self, state: TextState, n: int) -> TextState:
-        """The state before the last n ids that `read` has read, its first not among them."""
-        state.length -= n
-        return state
+            state, logp = self.step(state, torch.from_numpy(ids[:, None]))
+            return state, logp[:, : self.vocabulary.n_symbols].cpu().numpy()
+        at = state.take(ids[:, None]) or 0
+        return state, state.stepper.read(state.ids[:, : state.held], at)
 
     @staticmethod
     def example() -> Example:

@@ -1,4 +1,4 @@
-"""The same model in NumPy, for a few more characters at a time: there a call costs less than in torch.
+"""The same model in NumPy, for one more character at a time: there a call costs less than in torch.
 
 Axes: B texts, T positions read, S positions seen, R = B T rows, H heads, K heads of keys, G = H / K
 queries that share a key, D values per head, C width, V symbols.
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from charlm.model.folded import Folded, FoldedLayer, Numbers
 from charlm.model.language_model import NORM_EPS
 
-ROWS_AT_ONCE = 2048
+ROWS_AT_ONCE = 1024
 TEXTS_AT_ONCE = 64
 """What is worked on at once stays in a processor's cache."""
 
@@ -30,17 +30,17 @@ class Stepper:
         self.values = np.ones((*shape, layer.head_size + 1), folded.dtype)
         self._rooms: dict[tuple[int, int], _Room] = {}
 
-    def read(self, ids: NDArray[np.int64], at: int, asked: int = 1) -> Numbers:
-        """Logits (B, asked, V) of what follows the last of ids (B, S), of which the first `at` were read."""
+    def read(self, ids: NDArray[np.int64], at: int) -> Numbers:
+        """Logits (B, V) of what follows the last of ids (B, S), of which the first `at` were read."""
         B, T = len(ids), ids.shape[1] - at
         size = max(1, min(TEXTS_AT_ONCE, ROWS_AT_ONCE // T))
         with np.errstate(over="ignore"):  # of a gate so far below zero that it is shut
             if size >= B:
-                return self._read(slice(None), ids, at, asked)
+                return self._read(slice(None), ids, at)
             parts = [slice(i, i + size) for i in range(0, B, size)]
-            return np.concatenate([self._read(part, ids[part], at, asked) for part in parts])
+            return np.concatenate([self._read(part, ids[part], at) for part in parts])
 
-    def _read(self, part: slice, ids: NDArray[np.int64], at: int, asked: int) -> Numbers:
+    def _read(self, part: slice, ids: NDArray[np.int64], at: int) -> Numbers:
         B, S = ids.shape
         room = self._room(B, S - at)
         self._embed(room, ids, at)
@@ -48,15 +48,15 @@ class Stepper:
         layers = self.folded.layers
         for layer, k, v in zip(layers, keys, values, strict=True):
             room.ask(layer, k[:, :, at:], v[:, :, at:], at)
-            if layer is layers[-1] and asked < S - at:  # nothing after it needs the other positions
-                last = self._room(B, asked)
-                last.x[:] = room.x.reshape(B, S - at, -1)[:, -asked:].reshape(last.x.shape)
-                last.q[:] = room.q[:, :, :, -asked:]
-                room, at = last, S - asked
+            if layer is layers[-1] and S - at > 1:  # of the last layer, only the last position is asked for
+                last = self._room(B, 1)
+                last.x[:] = room.x.reshape(B, S - at, -1)[:, -1]
+                last.q[:] = room.q[:, :, :, -1:]
+                room, at = last, S - 1
             room.find(layer, k, v, at)
             room.think(layer)
-        logits = np.dot(_normed(room.x, room), self.folded.head)
-        return logits.reshape(B, asked, -1)  # type: ignore[no-any-return]
+        logits: Numbers = np.dot(_normed(room.x, room), self.folded.head)
+        return logits
 
     def _room(self, B: int, T: int) -> "_Room":
         room = self._rooms.get((B, T))

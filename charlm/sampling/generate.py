@@ -82,19 +82,18 @@ def generate(
         )
     writers = [Writer(i, Decoder(vocabulary), stops, length) for i in range(n)]
     pieces: list[Ids] = []
-    waiting, enough, due = 0, 1, 0.0  # the first character is shown at once
+    enough, due = 1, 0.0  # the first character is shown at once
     for ids in draw(predictor, vocabulary.encode(prompt).astype(np.int64), config, n):
         pieces.append(ids)
-        waiting += ids.shape[1]
-        if waiting < enough and perf_counter() < due:
+        if len(pieces) < enough and perf_counter() < due:
             continue
-        for writer, row in zip(writers, np.concatenate(pieces, axis=1).tolist(), strict=True):
+        for writer, row in zip(writers, np.stack(pieces, axis=1).tolist(), strict=True):
             if writer.reason is None:
                 yield from writer.write(row)
         left = [writer.left for writer in writers if writer.reason is None]
         if not left:
             return
-        pieces, waiting, due = [], 0, perf_counter() + SECONDS_BETWEEN
+        pieces, due = [], perf_counter() + SECONDS_BETWEEN
         enough = min(IDS_AT_ONCE, max(left))
 
 
