@@ -4,6 +4,7 @@ Axes: B texts side by side, T positions, V ids (bytes that training never saw in
 """
 
 from collections.abc import Iterator, Sequence
+from ctypes import CDLL
 from math import exp, log, log1p
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,10 +19,9 @@ from charlm.config import ModelConfig
 from charlm.context import ContextRule
 from charlm.model.c_stepper import CStepper
 from charlm.model.cache import Cache
-from charlm.model.compiled import library
 from charlm.model.example import Example, Row
-from charlm.model.language_model import LanguageModel, initialise
 from charlm.model.folded import Folded, Numbers
+from charlm.model.language_model import LanguageModel, initialise
 from charlm.model.stepper import Stepper
 from charlm.text.vocabulary import Ids, Vocabulary
 
@@ -57,7 +57,7 @@ class Predictor(Protocol):
 class Reader(Predictor, Protocol):
     """A predictor that reads single characters faster than by `step`."""
 
-    def read(self, state: Any, ids: NDArray[np.int64]) -> tuple[Any, Numbers]:
+    def read_id(self, state: Any, ids: NDArray[np.int64]) -> tuple[Any, Numbers]:
         """Read an id (B,) of each text: the new state, and logits (B, symbols of the model).
 
         Those are log-probabilities of what comes next, but for a constant in each row, and without the
@@ -108,19 +108,21 @@ class TransformerPredictor:
     of Machine Learning Research 3:1137.
     """
 
-    def __init__(self, model: LanguageModel, vocabulary: Vocabulary) -> None:
+    def __init__(self, model: LanguageModel, vocabulary: Vocabulary, library: CDLL | None = None) -> None:
+        """With the `library` of charlm/model/compiled.py it reads single characters faster."""
         assert model.config.causal, "a model that reads ahead predicts nothing"
         self.model = model
         self.vocabulary = vocabulary
         self.rule = ContextRule.of_model(model.config)
+        self._library = library
         self._folded: Folded | None = None  # what reads fastest, laid out once something is to be read
 
     @classmethod
-    def of(cls, snapshot: Snapshot) -> "TransformerPredictor":
+    def of(cls, snapshot: Snapshot, library: CDLL | None = None) -> "TransformerPredictor":
         """The model that a checkpoint holds."""
         model = empty_model(snapshot.model_config, snapshot.vocabulary.n_symbols)
         model.load_state_dict(snapshot.weights, assign=True)
-        return cls(model.eval(), snapshot.vocabulary)
+        return cls(model.eval(), snapshot.vocabulary, library)
 
     @torch.inference_mode()
     def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:
@@ -177,10 +179,9 @@ class TransformerPredictor:
             self._folded = Folded(self.model)
         if self._folded is None:
             return TextState(self.rule, batch_size, self.model.cache(batch_size), None)
-        compiled = library() if CStepper.fits(self._folded) else None
-        if compiled is None:
+        if self._library is None or not CStepper.fits(self._folded):
             return TextState(self.rule, batch_size, None, Stepper(self._folded, batch_size))
-        return TextState(self.rule, batch_size, None, CStepper(self._folded, batch_size, compiled))
+        return TextState(self.rule, batch_size, None, CStepper(self._folded, batch_size, self._library))
 
     @torch.inference_mode()
     def step(self, state: TextState, ids: Tensor) -> tuple[TextState, Tensor]:
@@ -207,7 +208,7 @@ class TransformerPredictor:
         hidden = self.model.hidden(ids.to(self._device()), state.cache)[:, -1]  # (B, C)
         return state, self._log_probabilities(hidden)
 
-    def read(self, state: TextState, ids: NDArray[np.int64]) -> tuple[TextState, Numbers]:
+    def read_id(self, state: TextState, ids: NDArray[np.int64]) -> tuple[TextState, Numbers]:
         """Read an id (B,) of each text: the new state, and logits (B, symbols of the model)."""
         if state.stepper is None:
             state, logp = self.step(state, torch.from_numpy(ids[:, None]))

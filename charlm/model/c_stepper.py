@@ -6,6 +6,7 @@ Axes: B texts, S places, T of them read now, V symbols.
 import ctypes
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,11 @@ OF_LAYER = ("qkv", "gains", "out", "gate_up", "down")
 
 
 class _Layer(ctypes.Structure):
-    _fields_ = [(name, Pointer) for name in (*OF_LAYER, "keys", "values")]  # noqa: RUF012
+    _fields_ = [(name, Pointer) for name in (*OF_LAYER, "keys", "values")]
 
 
 class _Model(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, Size) for name in SIZES),
         *((name, Pointer) for name in SHARED),
         ("eps", ctypes.c_float),
@@ -43,7 +44,7 @@ class CStepper:
     def __init__(self, folded: Folded, batch_size: int, library: ctypes.CDLL) -> None:
         n_parts = min(processors(), batch_size // PARTS_FROM) or 1
         bounds = [batch_size * i // n_parts for i in range(n_parts + 1)]
-        self._texts = [slice(start, end) for start, end in zip(bounds, bounds[1:], strict=False)]
+        self._texts = [slice(start, end) for start, end in pairwise(bounds)]
         self._parts = [_Part(folded, part.stop - part.start, library) for part in self._texts]
         self._threads = ThreadPoolExecutor(n_parts - 1) if n_parts > 1 else None
 
@@ -79,7 +80,9 @@ class _Part:
         self._model = _Model(*sizes, *of_ngrams, *(_pointer(array) for array in shared), NORM_EPS)
         self._layers = (_Layer * L)(
             *(
-                _Layer(*(_pointer(getattr(layer, name)) for name in OF_LAYER), _pointer(keys), _pointer(values))
+                _Layer(
+                    *(_pointer(getattr(layer, name)) for name in OF_LAYER), _pointer(keys), _pointer(values)
+                )
                 for layer, keys, values in zip(folded.layers, self._keys, self._values, strict=True)
             )
         )
@@ -100,9 +103,7 @@ class _Part:
             self._x = np.empty((self._B * T, self._C), np.float32)
         stride = ids.strides[0] // ids.itemsize
         assert ids.strides[1] == ids.itemsize and ids.dtype == np.int64
-        self._call(
-            *self._first, ids.ctypes.data, stride, self._B, T, at, self._x.ctypes.data, *self._last
-        )
+        self._call(*self._first, ids.ctypes.data, stride, self._B, T, at, self._x.ctypes.data, *self._last)
         return self._logits
 
 

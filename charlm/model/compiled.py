@@ -3,15 +3,15 @@
 Nothing compiled is kept, so that nothing found on disk is ever run.
 """
 
+import atexit
 import ctypes
 import shutil
 import subprocess
 import tempfile
-from functools import cache
 from pathlib import Path
 
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ("-O2", "-ftree-vectorize", "-march=native", "-ffast-math", "-shared", "-fPIC")
+FLAGS = ("-O2", "-ftree-vectorize", "-funroll-loops", "-march=native", "-ffast-math", "-fPIC")
 SOURCE = Path(__file__).with_name("step.c")
 SECONDS = 20.0
 
@@ -21,28 +21,33 @@ class Compiling:
 
     def __init__(self, compiler: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="charlm-")
-        self._target = Path(self._folder.name, "step.so")
-        command = [compiler, *FLAGS, "-o", str(self._target), str(SOURCE), "-lm"]
-        quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
+        part, self._target = (str(Path(self._folder.name, name)) for name in ("step.o", "step.so"))
+        # Linked apart: with -ffast-math, that would change how the whole process computes.
+        self._link = [compiler, "-shared", "-o", self._target, part, "-lm"]
+        self._process = _quietly([compiler, "-c", *FLAGS, "-o", part, str(SOURCE)])
+        atexit.register(self._end)
 
     def library(self) -> ctypes.CDLL | None:
         """What came of it, waited for; None where it failed."""
         try:
             if self._process.wait(SECONDS):
                 return None
-            return ctypes.CDLL(str(self._target))
+            self._process = _quietly(self._link)
+            return None if self._process.wait(SECONDS) else ctypes.CDLL(self._target)
         except (OSError, subprocess.TimeoutExpired):
             return None
         finally:
-            self._process.kill()
-            self._process.wait()
-            self._folder.cleanup()
+            self._end()
+
+    def _end(self) -> None:
+        atexit.unregister(self._end)
+        self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()
 
 
-@cache
 def begin() -> Compiling | None:
-    """Start compiling, so that what is to be imported meanwhile hides the time; None without a compiler."""
+    """Start compiling, so that what is imported meanwhile hides the time; None without a compiler."""
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     try:
         return Compiling(compiler) if compiler else None
@@ -50,8 +55,6 @@ def begin() -> Compiling | None:
         return None
 
 
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled step, or None where there is none."""
-    compiling = begin()
-    return compiling.library() if compiling else None
+def _quietly(command: list[str]) -> subprocess.Popen[bytes]:
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)

@@ -21,6 +21,7 @@ LONGEST = 1024
 SMALL = 60.0
 """Scores within this have exponentials that fp32 can sum without taking the largest away first."""
 WORD = (1 << 64) - 1
+MOST_ROWS = 1 << 24  # of a hash of 24 bits
 
 
 class Folded:
@@ -55,6 +56,7 @@ class Folded:
         weight = model.embedding.weight
         plain = weight.dtype in (torch.float32, torch.float64) and weight.device.type == "cpu"
         short = model.block_size <= LONGEST  # what is laid out for a block grows with its square
+        short &= model.ngrams is None or model.ngrams.rows <= MOST_ROWS
         return plain and short and set(model.config.mixers) == {"attention"}
 
     def _bias(self, bias: Tensor, n_head: int) -> Numbers | None:
@@ -103,7 +105,6 @@ class FoldedNGrams:
             self.table = self.table.copy()
             self.table[self.nothing] = 0
         self.reach = len(ngrams.orders)
-        assert self.rows <= 1 << 24, "the hash has 24 bits"
 
     def add(self, x: Numbers, ids: NDArray[np.int64], at: int) -> None:
         """Add to x (B, T, C) the vectors of what ends at places `at` on of ids (B, at + T)."""
@@ -132,7 +133,8 @@ class FoldedNGrams:
 
     def rows_of_one(self, ids: list[int]) -> list[int]:
         """The same for the n-grams at the end of a few ids, in Python: there it is faster."""
-        key, found = ids[-1], []
+        key = ids[-1]
+        found: list[int] = []
         if key >= self.n_symbols:
             return found
         for i in range(len(ids) - 1):

@@ -30,6 +30,7 @@ static void product_of_four(const float *x, const float *matrix, float *y, int64
         for (int64_t i = 0; i < n; i++) {
             const Lanes *row = (const Lanes *)(matrix + i * m + j);
             const Lanes left = row[0], right = row[1];
+#pragma GCC unroll 4
             for (int r = 0; r < AT_ONCE; r++) {
                 sum[r][0] += x[r * n + i] * left;
                 sum[r][1] += x[r * n + i] * right;

@@ -5,7 +5,6 @@ queries that share a key, D values per head, C width, V symbols.
 """
 
 from math import sqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray

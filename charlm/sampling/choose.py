@@ -17,7 +17,8 @@ def odds(logp: Numbers, config: SamplingConfig) -> Numbers:
     nothing, so logits will do.
     """
     if config.temperature == 0:
-        return np.equal(np.arange(logp.shape[1]), logp.argmax(axis=-1)[:, None]).astype(np.float64)
+        only: Numbers = (np.arange(logp.shape[1]) == logp.argmax(axis=-1)[:, None]).astype(np.float64)
+        return only
     p: Numbers = np.subtract(logp, logp.max(axis=-1, keepdims=True), dtype=np.float64)
     p /= config.temperature
     np.exp(p, out=p)

@@ -1,7 +1,7 @@
 """Ids drawn one after another, without end: what comes of a predictor, its odds and the noise.
 
 The noise for character t of sample i depends on (seed, i, t) only, so a sample is the same
-whatever else is sampled beside it. 
+whatever else is sampled beside it.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def draw(predictor: Predictor, prompt: Ids, config: SamplingConfig, n: int) -> I
         ids = choose(logits[:, :symbols], noise, config)
         yield ids
         if reader is not None:
-            state, logits = reader.read(state, ids)
+            state, logits = reader.read_id(state, ids)
         else:
             state, logp = predictor.step(state, torch.from_numpy(ids[:, None]))
             logits = logp.cpu().numpy()
