@@ -1,10 +1,11 @@
 """How fast text is sampled: one stream and many, beside a plain sampler and what memory allows.
 
-    python -m benchmarks.sample [--run RUN] [--length 400]
+    python -m benchmarks.sample [--run RUN] [--length 4000]
 
 Without a run, a model of the plan's size for 60 seconds on two cores with untrained weights, which
 cost the same. Prints characters per second and the seconds to the first character; the plain
-sampler recomputes a block for each character. The bound is what one stream could reach if reading
+sampler recomputes a block for each character. "NumPy" is what is reached without a compiler; compiling
+goes on while torch is imported. At the end a long prompt is read. The bound is what one stream could reach if reading
 the weights once a character, at the speed of copying memory, were all there is to do.
 """
 
@@ -24,6 +25,7 @@ from benchmarks.train import trainer
 from charlm.checkpoint.run_folder import find
 from charlm.checkpoint.snapshot import TABLE, read
 from charlm.config import SamplingConfig
+from charlm.model.compiled import begin
 from charlm.predictor import TransformerPredictor
 from charlm.sampling.generate import Piece, generate
 from charlm.training.device import machine
@@ -33,10 +35,15 @@ STREAMS = (1, 8, 64, 512)
 COPIED = 64 << 20
 
 
-def measure(predictor: TransformerPredictor, streams: int, length: int) -> tuple[float, float]:
+PROMPT = 100_000
+
+
+def measure(
+    predictor: TransformerPredictor, streams: int, length: int, prompt: str = "0"
+) -> tuple[float, float]:
     """Characters a second, and seconds to the first one."""
     started, first, chars = perf_counter(), 0.0, 0
-    for piece in generate(predictor, "0", SamplingConfig(), n=streams, length=length):
+    for piece in generate(predictor, prompt, SamplingConfig(), n=streams, length=length):
         if isinstance(piece, Piece):
             first = first or perf_counter() - started
             chars += len(piece.text)
@@ -60,13 +67,17 @@ def bound(predictor: TransformerPredictor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", help="a run in checkpoints/")
-    parser.add_argument("--length", type=int, default=400)
+    parser.add_argument("--length", type=int, default=4000)
     options = parser.parse_args()
+    started, compiling = perf_counter(), begin()
+    library = compiling.library() if compiling else None
+    compiled_seconds = perf_counter() - started
     if options.run:
-        predictor = TransformerPredictor.of(read(find(Path("checkpoints"), options.run), "latest"))
+        predictor = TransformerPredictor.of(read(find(Path("checkpoints"), options.run), "latest"), library)
     else:
-        predictor = trainer(SIZES[2]).predictor
-        predictor.model.eval()
+        untrained = trainer(SIZES[2]).predictor
+        predictor = TransformerPredictor(untrained.model.eval(), untrained.vocabulary, library)
+    without = TransformerPredictor(predictor.model, predictor.vocabulary)
     config = predictor.model.config
     assert config.n_layer and config.n_embd and config.block_size
     shape = Shape(config.n_layer, max(1, config.n_embd // 32), config.n_embd, config.block_size)
@@ -74,19 +85,25 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(machine(threads))
     print(f"{config.n_layer} layers of width {config.n_embd}, block {config.block_size}")
-    print(f"{'streams':>7} {'chars/s':>9} {'first':>9} {'plain':>9} {'ratio':>6}")
+    said = f"compiled in {compiled_seconds:.2f} s" if library else "no compiler here"
+    print(f"the step in C: {said}")
+    print(f"{'streams':>7} {'chars/s':>9} {'first':>9} {'NumPy':>9} {'plain':>9} {'ratio':>6}")
     measure(predictor, 1, 20)
+    measure(without, 1, 20)
     for streams in STREAMS:
-        length = max(20, options.length // max(1, streams // 16))
+        length = max(64, options.length // max(1, streams // 2))
         torch.set_num_threads(1)  # as the command has it
-        with torch.inference_mode():
-            speed, first = measure(predictor, streams, length)
+        speed, first = measure(predictor, streams, length)
+        numpy_speed, _ = measure(without, streams, length)
         torch.set_num_threads(threads)
-        usual = plain.sample(streams, max(10, length // 8))
+        usual = plain.sample(streams, max(10, length // 40))
         print(
-            f"{streams:7} {speed:9,.0f} {1000 * first:6.1f} ms {usual:9,.0f} {speed / usual:5.1f}x",
+            f"{streams:7} {speed:9,.0f} {1000 * first:6.1f} ms {numpy_speed:9,.0f} {usual:9,.0f} {speed / usual:5.1f}x",
             flush=True,
         )
+    for n in (PROMPT // 10, PROMPT):
+        _, first = measure(predictor, 1, 1, "0 1 " * (n // 4))
+        print(f"first character after a prompt of {n:,} characters: {1000 * first:.1f} ms")
     print(f"bound for one stream: {bound(predictor):,.0f} characters/s")
 
 

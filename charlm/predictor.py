@@ -4,8 +4,9 @@ Axes: B texts side by side, T positions, V ids (bytes that training never saw in
 """
 
 from collections.abc import Iterator, Sequence
+from ctypes import CDLL
 from math import exp, log, log1p
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from torch import Tensor
 from charlm.checkpoint.snapshot import Snapshot, empty_model
 from charlm.config import ModelConfig
 from charlm.context import ContextRule
+from charlm.model.c_stepper import CStepper
 from charlm.model.cache import Cache
 from charlm.model.example import Example, Row
+from charlm.model.folded import Folded, Numbers
 from charlm.model.language_model import LanguageModel, initialise
 from charlm.model.stepper import Stepper
 from charlm.text.vocabulary import Ids, Vocabulary
@@ -50,15 +53,48 @@ class Predictor(Protocol):
         """Read ids (B, T), T >= 0: the new state, and log-probabilities (B, V) of what comes next."""
 
 
-class TextState:
-    """What is kept of the texts read: the last ids, and what the model keeps of them."""
+@runtime_checkable
+class Reader(Predictor, Protocol):
+    """A predictor that reads single characters faster than by `step`."""
 
-    def __init__(self, cache: Cache, batch_size: int, stepper: Stepper | None) -> None:
-        self.cache = cache
-        self.stepper = stepper  # reads single characters faster than the model does
+    def read_id(self, state: Any, ids: NDArray[np.int64]) -> tuple[Any, Numbers]:
+        """Read an id (B,) of each text: the new state, and logits (B, symbols of the model).
+
+        Those are log-probabilities of what comes next, but for a constant in each row, and without the
+        bytes that training never saw. They hold until the next is read.
+        """
+
+
+class TextState:
+    """What is kept of the texts read: the ids in sight, and what the model keeps of them."""
+
+    def __init__(
+        self, rule: ContextRule, batch_size: int, cache: Cache | None, stepper: Stepper | CStepper | None
+    ) -> None:
+        self.rule = rule
+        self.cache, self.stepper = cache, stepper  # one of them: torch's, or that of the fast path
         self.length = 0  # characters read so far
         self.start = 0  # where the text that the cache holds begins
-        self.recent = torch.empty((batch_size, 0), dtype=torch.long)  # (B, at most a block)
+        self.ids = np.empty((batch_size, 0 if rule.carried else rule.block_size), dtype=np.int64)
+
+    @property
+    def held(self) -> int:
+        """How many characters of a text are in sight."""
+        return self.length - self.start
+
+    def take(self, ids: NDArray[np.int64]) -> int | None:
+        """Note ids (B, T) as read; from where on those in sight are to be read, None for all of them anew."""
+        T, held = ids.shape[1], self.held
+        self.length += T
+        start = self.rule.start(self.length)
+        if start == self.start:
+            self.ids[:, held : held + T] = ids
+            return held
+        self.start = start
+        kept = max(0, self.held - T)
+        self.ids[:, :kept] = self.ids[:, held - kept : held]
+        self.ids[:, kept : self.held] = ids[:, T - (self.held - kept) :]
+        return None
 
 
 class TransformerPredictor:
@@ -72,18 +108,21 @@ class TransformerPredictor:
     of Machine Learning Research 3:1137.
     """
 
-    def __init__(self, model: LanguageModel, vocabulary: Vocabulary) -> None:
+    def __init__(self, model: LanguageModel, vocabulary: Vocabulary, library: CDLL | None = None) -> None:
+        """With the `library` of charlm/model/compiled.py it reads single characters faster."""
         assert model.config.causal, "a model that reads ahead predicts nothing"
         self.model = model
         self.vocabulary = vocabulary
         self.rule = ContextRule.of_model(model.config)
+        self._library = library
+        self._folded: Folded | None = None  # what reads fastest, laid out once something is to be read
 
     @classmethod
-    def of(cls, snapshot: Snapshot) -> "TransformerPredictor":
+    def of(cls, snapshot: Snapshot, library: CDLL | None = None) -> "TransformerPredictor":
         """The model that a checkpoint holds."""
         model = empty_model(snapshot.model_config, snapshot.vocabulary.n_symbols)
         model.load_state_dict(snapshot.weights, assign=True)
-        return cls(model.eval(), snapshot.vocabulary)
+        return cls(model.eval(), snapshot.vocabulary, library)
 
     @torch.inference_mode()
     def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:
@@ -136,8 +175,13 @@ class TransformerPredictor:
 
     def start(self, batch_size: int) -> TextState:
         """The state before anything was read."""
-        stepper = Stepper(self.model) if Stepper.fits(self.model) else None
-        return TextState(self.model.cache(batch_size), batch_size, stepper)
+        if self._folded is None and Folded.fits(self.model):
+            self._folded = Folded(self.model)
+        if self._folded is None:
+            return TextState(self.rule, batch_size, self.model.cache(batch_size), None)
+        if self._library is None or not CStepper.fits(self._folded):
+            return TextState(self.rule, batch_size, None, Stepper(self._folded, batch_size))
+        return TextState(self.rule, batch_size, None, CStepper(self._folded, batch_size, self._library))
 
     @torch.inference_mode()
     def step(self, state: TextState, ids: Tensor) -> tuple[TextState, Tensor]:
@@ -147,20 +191,30 @@ class TransformerPredictor:
         cache is full, the end of what it holds is read again, as the context rule says.
         """
         B, T = ids.shape
-        state.length += T
-        state.recent = torch.cat((state.recent, ids), dim=1)[:, -self.rule.block_size :]
-        if state.length == 0:
+        if state.length + T == 0:
             first = torch.from_numpy(self._first()).to(self.model.embedding.weight.dtype)
             return state, first.expand(B, -1)
         assert T > 0, "what comes next was asked for already"
-        start = self.rule.start(state.length)
-        if start != state.start:
-            state.start, state.cache = start, self.model.cache(B)
-            ids = state.recent[:, -(state.length - start) :]
-        if ids.shape[1] == 1 and state.stepper is not None:
-            return state, self._with_lacking(torch.from_numpy(state.stepper.logits(ids, state.cache)))
+        if state.stepper is not None:
+            at = state.take(ids.numpy()) or 0
+            logits = state.stepper.read(state.ids[:, : state.held], at)
+            return state, self._with_lacking(torch.from_numpy(logits))
+        assert state.cache is not None
+        if self.rule.carried:
+            state.length += T
+        elif state.take(ids.numpy()) is None:
+            state.cache = self.model.cache(B)
+            ids = torch.from_numpy(state.ids[:, : state.held].copy())
         hidden = self.model.hidden(ids.to(self._device()), state.cache)[:, -1]  # (B, C)
         return state, self._log_probabilities(hidden)
+
+    def read_id(self, state: TextState, ids: NDArray[np.int64]) -> tuple[TextState, Numbers]:
+        """Read an id (B,) of each text: the new state, and logits (B, symbols of the model)."""
+        if state.stepper is None:
+            state, logp = self.step(state, torch.from_numpy(ids[:, None]))
+            return state, logp[:, : self.vocabulary.n_symbols].cpu().numpy()
+        at = state.take(ids[:, None]) or 0
+        return state, state.stepper.read(state.ids[:, : state.held], at)
 
     @staticmethod
     def example() -> Example:

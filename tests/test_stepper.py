@@ -1,19 +1,34 @@
 """The NumPy path and the model: the same logits, for every attention model that can be."""
 
+import sys
+from ctypes import CDLL
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from charlm.config import ModelConfig
+from charlm.config import ModelConfig, SamplingConfig
+from charlm.model.c_stepper import CStepper
+from charlm.model.compiled import Compiling, begin
+from charlm.model.folded import LONGEST, Folded
 from charlm.model.language_model import LanguageModel
-from charlm.model.stepper import LONGEST, Stepper
-from charlm.predictor import TransformerPredictor
+from charlm.model.stepper import Stepper
+from charlm.predictor import TextState, TransformerPredictor
+from charlm.sampling.generate import Piece, generate
 from tests.matrix import every_model, name_of
 from tests.test_predictor import VOCABULARY
 
 ATTENTION = [config for config in every_model() if config.mixer == "attention"]
 NGRAMS = [ModelConfig(n_layer=2, n_embd=8, n_head=2, block_size=5, dropout=0.0, ngrams=3, ngram_rows=64)]
+
+WIDER = [
+    ModelConfig(
+        n_layer=2, n_embd=24, n_head=4, n_kv_head=2, block_size=40, dropout=0.0, ngrams=4, ngram_rows=64
+    ),
+    ModelConfig(n_layer=1, n_embd=40, n_head=2, block_size=37, dropout=0.0, position="learned", ngrams=1),
+]
 
 
 def single(config: ModelConfig) -> LanguageModel:
@@ -27,26 +42,117 @@ def single(config: ModelConfig) -> LanguageModel:
     return model.eval()
 
 
+@pytest.fixture(scope="module")
+def library() -> CDLL:
+    """The step in C."""
+    compiling = begin()
+    found = compiling.library() if compiling else None
+    if found is None:
+        pytest.skip("no C compiler here")
+    return found
+
+
+def read(predictor: TransformerPredictor, B: int, first: int = 2, n: int = 12) -> torch.Tensor:
+    """Log-probabilities (n + 1, B, V): a piece first, then single characters, unknown ones among them."""
+    ids = torch.randint(VOCABULARY.n_ids, (B, first + n), generator=torch.Generator().manual_seed(5))
+    state, logps = predictor.start(B), []
+    for piece in ids.split((first, *[1] * n), dim=1):
+        state, logp = predictor.step(state, piece)
+        logps.append(logp.clone())
+    return torch.stack(logps)
+
+
+class Plain(TransformerPredictor):
+    """Reads by the model itself."""
+
+    def start(self, batch_size: int) -> TextState:
+        return TextState(self.rule, batch_size, self.model.cache(batch_size), None)
+
+
 @pytest.mark.parametrize("config", [*ATTENTION, *NGRAMS], ids=name_of)
-def test_it_says_what_the_model_says(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor = TransformerPredictor(single(config), VOCABULARY)
-    ids = torch.randint(VOCABULARY.n_ids, (3, 14), generator=torch.Generator().manual_seed(5))
-
-    def read() -> torch.Tensor:
-        state, logps = predictor.start(3), []
-        for piece in ids.split((2, *[1] * 12), dim=1):
-            state, logp = predictor.step(state, piece)
-            logps.append(logp)
-        return torch.stack(logps)
-
-    assert Stepper.fits(predictor.model)
-    fast = read()
-    monkeypatch.setattr(Stepper, "fits", lambda model: False)
-    torch.testing.assert_close(fast, read(), rtol=0, atol=2e-5)
+def test_it_says_what_the_model_says(config: ModelConfig) -> None:
+    model = single(config)
+    fast, slow = read(TransformerPredictor(model, VOCABULARY), 3), read(Plain(model, VOCABULARY), 3)
+    torch.testing.assert_close(fast, slow, rtol=0, atol=2e-5)
+    model.double()
+    fast, slow = read(TransformerPredictor(model, VOCABULARY), 3), read(Plain(model, VOCABULARY), 3)
+    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
 
 
-def test_it_stands_for_attention_in_single_precision_only() -> None:
-    assert not Stepper.fits(single(NGRAMS[0]).double())
+@pytest.mark.parametrize("B", [1, 3, 37])
+@pytest.mark.parametrize("config", WIDER, ids=name_of)
+def test_the_step_in_c_says_what_the_model_says(config: ModelConfig, B: int, library: CDLL) -> None:
+    model = single(config)
+    predictor = TransformerPredictor(model, VOCABULARY, library)
+    assert isinstance(predictor.start(B).stepper, CStepper)
+    fast, slow = (read(p, B, first=70, n=60) for p in (predictor, Plain(model, VOCABULARY)))
+    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-4)
+
+
+def test_the_compiled_step_leaves_small_numbers_as_they_are(library: CDLL) -> None:
+    assert np.float32(1e-39) * np.float32(0.5) > 0, "as -ffast-math would have it for the whole process"
+
+
+def test_scores_too_high_for_exponentials_are_lowered_first(library: CDLL) -> None:
+    model = single(NGRAMS[0])
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "k_norm" in name:
+                weight.fill_(200.0)
+    predictor = TransformerPredictor(model, VOCABULARY, library)
+    assert isinstance(predictor.start(1).stepper, Stepper)
+    torch.testing.assert_close(read(predictor, 3), read(Plain(model, VOCABULARY), 3), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 0}, {"top_k": 3}, {"top_p": 0.7}, {"min_p": 0.1, "temperature": 1.5}]
+)
+def test_texts_are_those_of_the_model_itself(settings: dict[str, float]) -> None:
+    model = single(NGRAMS[0]).double()
+    config = SamplingConfig(seed=4, **settings)
+
+    def texts(predictor: TransformerPredictor, n: int) -> list[str]:
+        found = [""] * n
+        for event in generate(predictor, "the cat", config, n=n, length=90, stops=["e", "th"][: n - 1]):
+            if isinstance(event, Piece):
+                found[event.sample] += event.text
+        return found
+
+    for n in (1, 2, 3):
+        assert texts(TransformerPredictor(model, VOCABULARY), n) == texts(Plain(model, VOCABULARY), n)
+
+
+@pytest.mark.parametrize("kind", [Plain, TransformerPredictor])
+def test_of_a_long_prompt_the_model_reads_what_it_can_see(
+    kind: type[TransformerPredictor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, seen = kind(single(NGRAMS[0]), VOCABULARY), []
+    real, fast = LanguageModel.hidden, Stepper.read
+
+    def hidden(self: LanguageModel, ids: torch.Tensor, cache: object) -> torch.Tensor:
+        seen.append(ids.shape[1])
+        return real(self, ids, cache)  # type: ignore[arg-type]
+
+    def stepped(self: Stepper, ids: np.ndarray, at: int) -> np.ndarray:
+        seen.append(ids.shape[1] - at)
+        return fast(self, ids, at)
+
+    monkeypatch.setattr(LanguageModel, "hidden", hidden)
+    monkeypatch.setattr(Stepper, "read", stepped)
+    next(generate(predictor, "the cat " * 12_500, SamplingConfig(), n=2, length=1))
+    assert len(seen) == 1 and seen[0] <= predictor.rule.block_size
+
+
+def test_without_a_compiler_or_with_one_that_fails_there_is_no_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert begin() is None
+    assert Compiling(sys.executable).library() is None, "Python compiles no C"
+
+
+def test_it_stands_for_attention_in_blocks_that_are_not_too_long() -> None:
+    assert not Folded.fits(single(NGRAMS[0]).bfloat16())
     mixed = ModelConfig(n_layer=2, n_embd=8, n_head=2, block_size=5, mixer="attention,convolution")
-    assert not Stepper.fits(single(mixed))
-    assert not Stepper.fits(single(replace(NGRAMS[0], block_size=LONGEST + 1)))
+    assert not Folded.fits(single(mixed))
+    assert not Folded.fits(single(replace(NGRAMS[0], block_size=LONGEST + 1)))

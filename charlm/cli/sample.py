@@ -14,6 +14,7 @@ from charlm.errors import UsageError
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
+    from charlm.model.compiled import Compiling
 
 EXAMPLES = """Examples:
   charlm sample                                  from the newest run
@@ -50,13 +51,16 @@ def command(
 
     It streams to standard output as it is made. The same seed gives the same text.
     """
+    from charlm.model.compiled import begin
+
     config = build(SamplingConfig, settings)
     given = _prompt(prompt, prompt_file)
     stops = [text.replace("\\n", "\n") for text in stop or []]
     if "" in stops:
         raise UsageError("--stop is empty; give the text to stop before")
+    compiling = begin()  # beside the import of torch
     snapshot, _, _ = chosen(checkpoints_root(checkpoints), run, checkpoint)
-    _write(snapshot, given, config, n, length, stops, as_json)
+    _write(snapshot, compiling, given, config, n, length, stops, as_json)
 
 
 def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
@@ -77,6 +81,7 @@ def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
 
 def _write(
     snapshot: "Snapshot",
+    compiling: "Compiling | None",
     given: str | None,
     config: SamplingConfig,
     n: int,
@@ -84,13 +89,13 @@ def _write(
     stops: list[str],
     as_json: bool,
 ) -> None:
-    from charlm.model.stepper import Stepper
+    from charlm.model.folded import Folded
     from charlm.predictor import TransformerPredictor
     from charlm.sampling.generate import Piece, default_prompt, generate
     from charlm.training.device import set_threads
 
-    predictor = TransformerPredictor.of(snapshot)
-    if Stepper.fits(predictor.model):
+    predictor = TransformerPredictor.of(snapshot, compiling.library() if compiling else None)
+    if Folded.fits(predictor.model):
         set_threads(1)  # its products are so small that threads would only wait for each other
     prompt = default_prompt(predictor) if given is None else given
     show = _Json(prompt, config.seed) if as_json else _Stream(given or "", n)

@@ -1,157 +1,182 @@
 """The same model in NumPy, for one more character at a time: there a call costs less than in torch.
 
-Axes: B texts, H heads, G queries that share a key, S positions read, D values per head, C width.
+Axes: B texts, T positions read, S positions seen, R = B T rows, H heads, K heads of keys, G = H / K
+queries that share a key, D values per head, C width, V symbols.
 """
 
 from math import sqrt
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from charlm.model.cache import Cache, KeyValues
-from charlm.model.language_model import Block, LanguageModel
-from charlm.model.mixers.attention import Attention
-from charlm.model.ngrams import MULTIPLIERS, NGrams
+from charlm.model.folded import Folded, FoldedLayer, Numbers
 from charlm.model.norm import NORM_EPS
-from charlm.model.positions.relative import Rotary
 
-Numbers = NDArray[np.float32]
-LONGEST = 1024
+ROWS_AT_ONCE = 1024
+TEXTS_AT_ONCE = 64
+"""What is worked on at once stays in a processor's cache."""
 
 
 class Stepper:
-    """Reads one character of each text, through the cache that the model itself fills.
+    """Keys and values of texts side by side, and the room to work in."""
 
-    Gains of norms are folded into the matrices that follow them; what a place adds, turns or forbids
-    is laid out once for all places of a block.
-    """
+    def __init__(self, folded: Folded, batch_size: int) -> None:
+        self.folded = folded
+        layer, W = folded.layers[0], folded.block_size
+        shape = (len(folded.layers), batch_size, layer.n_kv_head, W)
+        self.keys = np.empty((*shape, layer.head_size), folded.dtype)
+        # A one beside each value: the weights times these are their sum.
+        self.values = np.ones((*shape, layer.head_size + 1), folded.dtype)
+        self._rooms: dict[tuple[int, int], _Room] = {}
 
-    def __init__(self, model: LanguageModel) -> None:
-        self.model = model
-        self.head = _folded(model.embedding.weight, model.norm.weight)  # (C, V)
-        # One row of zeros more: unknown ids read as nothing.
-        self.embedding = np.pad(_array(model.embedding.weight), ((0, 1), (0, 0)))
-        self.table = _array(model.ngrams.table) if model.ngrams is not None else None
-        self.layers = [_Layer(block) for block in model.blocks if isinstance(block, Block)]
-        assert len(self.layers) == model.config.n_layer
-        places = torch.arange(model.block_size)
-        zeros = torch.zeros(1, model.block_size, model.embedding.embedding_dim)
-        with torch.no_grad():
-            self.added = model.position.embed(zeros, places)[0].numpy()  # (W, C)
-            bias = model.places(places, None, zeros).bias
-            rotary = model.position if isinstance(model.position, Rotary) else None
-            self.turns = [part.numpy() for part in rotary.angles(places, zeros)] if rotary else None
-        self.bias = (
-            None if bool((bias.tril() == 0).all()) else bias.expand(model.config.n_head or 1, -1, -1).numpy()
-        )
-
-    @staticmethod
-    def fits(model: LanguageModel) -> bool:
-        """Can it stand for this model?"""
-        weight = model.embedding.weight
-        plain = weight.dtype == torch.float32 and weight.device.type == "cpu"
-        short = model.block_size <= LONGEST  # what is laid out for a block grows with its square
-        return plain and short and set(model.config.mixers) == {"attention"}
-
-    def logits(self, ids: Tensor, cache: Cache) -> Numbers:
-        """Logits (B, V) of what follows ids (B, 1), which go on from what the cache holds."""
-        at = cache.length
-        x = self._embed(ids[:, 0].numpy(), cache) + self.added[at]  # (B, C)
-        turn = None if self.turns is None else (self.turns[0][at], self.turns[1][at])
-        bias = None if self.bias is None else self.bias[:, at, : at + 1]
-        for layer, kept in zip(self.layers, cache.layers, strict=True):
-            x = x + layer.read(_normed(x), kept, turn, bias)
-            x = x + layer.think(_normed(x))
-        cache.length += 1
-        return _normed(x) @ self.head
-
-    def _embed(self, ids: NDArray[np.int64], cache: Cache) -> Numbers:
-        """The rows of ids (B,), and the sums of the n-grams' that end there: (B, C)."""
-        found: Numbers = self.embedding[np.minimum(ids, len(self.embedding) - 1)]
-        ngrams = self.model.ngrams
-        if ngrams is None:
-            return found
-        assert self.table is not None
-        reach = len(ngrams.orders)
-        none = np.full((len(ids), reach), -1)
-        longer = np.concatenate((none if cache.last is None else cache.last.numpy(), ids[:, None]), axis=1)
-        cache.last = torch.from_numpy(longer[:, 1:])
-        added: Numbers = self.table[row_index(longer, ngrams)].sum(axis=1)
-        return found + added
-
-
-def row_index(longer: NDArray[np.int64], ngrams: NGrams) -> NDArray[np.int64]:
-    """The rows (B, O) of the n-grams that end at the last of (B, N) ids, as `NGrams.index` has them."""
-    backwards = longer[:, ::-1]
-    whole = np.logical_and.accumulate((backwards >= 0) & (backwards < ngrams.n_symbols), axis=1)
-    key, rows = backwards[:, 0], []
-    with np.errstate(over="ignore"):
-        for i in range(len(ngrams.orders)):
-            key = key * MULTIPLIERS[0] + backwards[:, i + 1] + 1
-            row = ((key * MULTIPLIERS[1]) >> 40) & (ngrams.rows - 1)
-            rows.append(np.where(whole[:, i + 1], row + i * ngrams.rows, ngrams.nothing))
-    return np.stack(rows, axis=1)
-
-
-class _Layer:
-    """One block: its matrices with the gains before them, transposed for products from the left."""
-
-    def __init__(self, block: Block) -> None:
-        mixer = block.mixer
-        assert isinstance(mixer, Attention)
-        self.qkv = _folded(mixer.qkv.weight, block.mixer_norm.weight)
-        self.out = _array(mixer.out.weight.T)
-        self.gate_up = _folded(block.mlp.gate_up.weight, block.mlp_norm.weight)
-        self.down = _array(block.mlp.down.weight.T)
-        self.n_kv_head, self.head_size = mixer.n_kv_head, mixer.head_size
-        self.n_head = mixer.qkv.sizes[0] // mixer.head_size
-        self.hidden = block.mlp.gate_up.sizes[0]
-        gains = [mixer.q_norm.weight / sqrt(mixer.head_size)] * self.n_head
-        self.gains = _array(torch.stack([*gains, *[mixer.k_norm.weight] * self.n_kv_head]))  # (H + kv, D)
-
-    def read(
-        self, x: Numbers, kept: KeyValues, turn: tuple[Numbers, Numbers] | None, bias: Numbers | None
-    ) -> Numbers:
-        """What attention adds: (B, C) from (B, C)."""
-        B, D, H, K = len(x), self.head_size, self.n_head, self.n_kv_head
-        qkv = (x @ self.qkv).reshape(B, H + 2 * K, D)
-        qk = _normed(qkv[:, : H + K]) * self.gains
-        if turn is not None:
-            half = D // 2
-            swapped = np.concatenate((-qk[..., half:], qk[..., :half]), axis=-1)
-            qk = qk * turn[0] + swapped * turn[1]
-        at = kept.length
-        keys, values = kept.keys.numpy(), kept.values.numpy()  # the same memory
-        keys[:, :, at], values[:, :, at] = qk[:, H:], qkv[:, H + K :]
-        kept.length = at + 1
-        q = qk[:, :H].reshape(B, K, H // K, D)
-        scores = q @ keys[:, :, : at + 1].swapaxes(2, 3)  # (B, K, G, S)
-        if bias is not None:
-            scores = scores + bias.reshape(K, H // K, at + 1)
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        found = (weights @ values[:, :, : at + 1]) / weights.sum(axis=-1, keepdims=True)
-        return found.reshape(B, H * D) @ self.out  # type: ignore[no-any-return]
-
-    def think(self, x: Numbers) -> Numbers:
-        """What SwiGLU adds: (B, C) from (B, C)."""
-        both = x @ self.gate_up
-        gate, up = both[:, : self.hidden], both[:, self.hidden :]
+    def read(self, ids: NDArray[np.int64], at: int) -> Numbers:
+        """Logits (B, V) of what follows the last of ids (B, S), of which the first `at` were read."""
+        B, T = len(ids), ids.shape[1] - at
+        size = max(1, min(TEXTS_AT_ONCE, ROWS_AT_ONCE // T))
         with np.errstate(over="ignore"):  # of a gate so far below zero that it is shut
-            return (gate / (1 + np.exp(-gate)) * up) @ self.down  # type: ignore[no-any-return]
+            if size >= B:
+                return self._read(slice(None), ids, at)
+            parts = [slice(i, i + size) for i in range(0, B, size)]
+            return np.concatenate([self._read(part, ids[part], at) for part in parts])
+
+    def _read(self, part: slice, ids: NDArray[np.int64], at: int) -> Numbers:
+        B, S = ids.shape
+        room = self._room(B, S - at)
+        self._embed(room, ids, at)
+        keys, values = self.keys[:, part, :, :S], self.values[:, part, :, :S]
+        layers = self.folded.layers
+        for layer, k, v in zip(layers, keys, values, strict=True):
+            room.ask(layer, k[:, :, at:], v[:, :, at:], at)
+            if layer is layers[-1] and S - at > 1:  # of the last layer, only the last position is asked for
+                last = self._room(B, 1)
+                last.x[:] = room.x.reshape(B, S - at, -1)[:, -1]
+                last.q[:] = room.q[:, :, :, -1:]
+                room, at = last, S - 1
+            room.find(layer, k, v, at)
+            room.think(layer)
+        logits: Numbers = np.dot(_normed(room.x, room), self.folded.head)
+        return logits
+
+    def _room(self, B: int, T: int) -> "_Room":
+        room = self._rooms.get((B, T))
+        if room is None:
+            room = self._rooms[B, T] = _Room(self.folded, B, T)
+        return room
+
+    def _embed(self, room: "_Room", ids: NDArray[np.int64], at: int) -> None:
+        """The rows of the ids read now, and the vectors of the n-grams that end there."""
+        folded = self.folded
+        B, T = len(ids), ids.shape[1] - at
+        x = room.x.reshape(B, T, -1)  # the same memory
+        unknown = len(folded.embedding) - 1
+        if B == T == 1:
+            x[:] = folded.embedding[min(int(ids[0, at]), unknown)]
+        else:
+            np.take(folded.embedding, np.minimum(ids[:, at:], unknown), axis=0, out=x, mode="clip")
+        if folded.added is not None:
+            x += folded.added[at : at + T]
+        if folded.ngrams is not None:
+            folded.ngrams.add(x, ids, at)
 
 
-def _normed(x: Numbers) -> Numbers:
-    """Brought to unit mean square along the last axis; the gain is in what follows."""
-    square = np.einsum("...c,...c->...", x, x)[..., None]
-    return x / np.sqrt(square / x.shape[-1] + np.float32(NORM_EPS))  # type: ignore[no-any-return]
+class _Room:
+    """Room for all that is computed of B T rows, so that nothing is allocated; x is what goes up."""
+
+    def __init__(self, folded: Folded, B: int, T: int) -> None:
+        layer, C, dtype = folded.layers[0], folded.width, folded.dtype
+        D, K, H = layer.head_size, layer.n_kv_head, layer.n_head
+        R, G, asked = B * T, H // K, H + K
+        self.folded, self.shape = folded, (B, K, G, T)
+
+        def empty(*shape: int) -> Numbers:
+            return np.empty(shape, dtype)
+
+        self.x, self.normed, self.added, self.root = empty(R, C), empty(R, C), empty(R, C), empty(R, 1)
+        self.squares, self.mean = _for_mean_square(empty(R, C + 1))
+        self.qkv = empty(R, (asked + K) * D)
+        self.asked = self.qkv[:, : asked * D].reshape(R, asked, D)
+        self.v = self.qkv[:, asked * D :].reshape(B, T, K, D).swapaxes(1, 2)
+        self.head_squares, self.head_mean = _for_mean_square(empty(R * asked, D + 1))
+        self.head_squares_of = self.head_squares.reshape(R, asked, D + 1)[..., :-1]
+        self.head_root = empty(R * asked, 1)
+        self.qk = empty(R, asked, D)
+        self.pairs = self.qk.view(np.result_type(dtype, np.complex64)) if folded.turns is not None else None
+        by_place = self.qk.reshape(B, T, asked, D)
+        roots = self.head_root.reshape(B, T, asked, 1)
+        in_groups = (B, T, K, G)
+        self.q_from = by_place[:, :, :H].reshape(*in_groups, D).transpose(0, 2, 3, 1, 4)
+        self.q_root = roots[:, :, :H].reshape(*in_groups, 1).transpose(0, 2, 3, 1, 4)
+        self.k_from, self.k_root = by_place[:, :, H:].swapaxes(1, 2), roots[:, :, H:].swapaxes(1, 2)
+        self.q = empty(B, K, G, T, D)
+        self.scores = empty(B * H * T * folded.block_size)
+        self.found = empty(B, K, G * T, D + 1)
+        self.sums = self.found[..., D:].reshape(B, K, G, T, 1).transpose(0, 3, 1, 2, 4)
+        self.sought = self.found[..., :D].reshape(B, K, G, T, D).transpose(0, 3, 1, 2, 4)
+        self.joined = empty(B, T, K, G, D)
+        self.later = np.triu(np.full((T, T), -np.inf, dtype), 1)
+        self.both, self.shut = empty(R, 2 * layer.hidden), empty(R, layer.hidden)
+
+    def ask(self, layer: FoldedLayer, keys: Numbers, values: Numbers, at: int) -> None:
+        """Queries into q; keys and values (B, K, T, D and one more) where they are kept."""
+        B, _, _, T = self.shape
+        np.dot(_normed(self.x, self), layer.qkv, out=self.qkv)
+        np.multiply(self.asked, self.asked, out=self.head_squares_of)
+        np.dot(self.head_squares, self.head_mean, out=self.head_root)
+        np.sqrt(self.head_root, out=self.head_root)
+        np.multiply(self.asked, layer.gains, out=self.qk)
+        if self.pairs is not None:
+            assert self.folded.turns is not None
+            pairs = self.pairs.reshape(B, T, *self.pairs.shape[1:])
+            pairs *= self.folded.turns[at : at + T]
+        np.divide(self.q_from, self.q_root, out=self.q)
+        np.divide(self.k_from, self.k_root, out=keys)
+        values[..., :-1] = self.v
+
+    def find(self, layer: FoldedLayer, keys: Numbers, values: Numbers, at: int) -> None:
+        """Add to x what the queries find in keys and values (B, K, S, D and one more)."""
+        B, K, G, T = self.shape
+        S = keys.shape[2]
+        scores = self.scores[: B * K * G * T * S].reshape(B, K, G * T, S)
+        np.matmul(self.q.reshape(B, K, G * T, -1), keys.swapaxes(2, 3), out=scores)
+        apart = scores.reshape(B, K, G, T, S)
+        if self.folded.bias is not None:
+            apart += self.folded.bias[:, :, at:S, :S]
+        elif T > 1:
+            apart[..., at:] += self.later
+        if not self.folded.small:
+            scores -= scores.max(axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        np.matmul(scores, values, out=self.found)
+        np.divide(self.sought, self.sums, out=self.joined)
+        self.x += np.dot(self.joined.reshape(B * T, -1), layer.out, out=self.added)
+
+    def think(self, layer: FoldedLayer) -> None:
+        """Add to x what SwiGLU makes of it."""
+        np.dot(_normed(self.x, self), layer.gate_up, out=self.both)
+        gate, up = self.both[:, : layer.hidden], self.both[:, layer.hidden :]  # the gate negated
+        np.exp(gate, out=self.shut)
+        self.shut += 1
+        up *= gate
+        up /= self.shut
+        self.x += np.dot(up, layer.down, out=self.added)
 
 
-def _folded(weight: Tensor, gain: Tensor) -> Numbers:
-    """A matrix (R, C) with the gain (C,) before it, as (C, R)."""
-    return _array((weight * gain).T)
+def _for_mean_square(squares: Numbers) -> tuple[Numbers, Numbers]:
+    """Room (..., C + 1) for squares, and the vector (C + 1, 1) whose product with it is the norm's mean."""
+    width = squares.shape[-1] - 1
+    squares[..., -1] = 1
+    mean = np.full((width + 1, 1), 1 / width, squares.dtype)
+    mean[-1] = NORM_EPS
+    return squares, mean
 
 
-def _array(weight: Tensor) -> Numbers:
-    return np.ascontiguousarray(weight.detach().numpy())
+def _normed(x: Numbers, room: _Room) -> Numbers:
+    """Rows (R, C) brought to unit mean square; the gain is in what follows."""
+    if len(x) == 1:
+        row = x[0]
+        room.root[0, 0] = sqrt(float(np.dot(row, row)) / len(row) + NORM_EPS)
+    else:
+        np.multiply(x, x, out=room.squares[:, :-1])
+        np.dot(room.squares, room.mean, out=room.root)
+        np.sqrt(room.root, out=room.root)
+    return np.divide(x, room.root, out=room.normed)

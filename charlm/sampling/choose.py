@@ -8,17 +8,23 @@ from charlm.config import SamplingConfig
 Numbers = NDArray[np.float64]
 
 
-def probabilities(logp: Numbers, config: SamplingConfig) -> Numbers:
-    """What is chosen from: (B, V), each row summing to one, after temperature and the limits.
+def odds(logp: Numbers, config: SamplingConfig) -> Numbers:
+    """What is chosen from: (B, V), in proportion to probabilities, after temperature and the limits.
 
-    Temperature acts first; top-k, top-p and min-p each leave out the unlikely, of what the
-    temperature made of it. Top-p: Holtzman et al. 2020, arXiv 1904.09751; min-p: arXiv 2407.01082.
+    Temperature acts first, and at nought leaves the likeliest only; top-k, top-p and min-p each leave
+    out the unlikely, of what the temperature made of it. Top-p: Holtzman et al. 2020, arXiv
+    1904.09751; min-p: arXiv 2407.01082. A constant added to a row of log-probabilities changes
+    nothing, so logits will do.
     """
-    assert config.temperature > 0
-    p: Numbers = np.exp((logp - logp.max(axis=-1, keepdims=True)) / config.temperature)
-    p /= p.sum(axis=-1, keepdims=True)
+    if config.temperature == 0:
+        only: Numbers = (np.arange(logp.shape[1]) == logp.argmax(axis=-1)[:, None]).astype(np.float64)
+        return only
+    p: Numbers = np.subtract(logp, logp.max(axis=-1, keepdims=True), dtype=np.float64)
+    p /= config.temperature
+    np.exp(p, out=p)
     if config.top_k is None and config.top_p is None and config.min_p is None:
         return p
+    p /= p.sum(axis=-1, keepdims=True)
     order = np.argsort(-p, axis=-1, kind="stable")
     ranked = np.take_along_axis(p, order, axis=-1)
     keep = np.ones_like(ranked, dtype=bool)
@@ -31,23 +37,34 @@ def probabilities(logp: Numbers, config: SamplingConfig) -> Numbers:
     keep[:, 0] = True
     kept = np.zeros_like(p)
     np.put_along_axis(kept, order, ranked * keep, axis=-1)
-    kept /= kept.sum(axis=-1, keepdims=True)
     return kept
+
+
+def probabilities(logp: Numbers, config: SamplingConfig) -> Numbers:
+    """The same with each row summing to one."""
+    p = odds(logp, config)
+    p /= p.sum(axis=-1, keepdims=True)
+    return p
+
+
+def fall(cumulative: Numbers, uniform: Numbers) -> NDArray[np.int64]:
+    """The symbols (B,) where numbers in [0, 1) fall when each takes up its share; odds (B, V) summed up."""
+    total = cumulative[:, -1]
+    at = uniform * total
+    if len(at) == 1:
+        chosen = cumulative[0].searchsorted(at, side="right")
+    else:
+        chosen = (cumulative <= at[:, None]).sum(axis=-1)
+    if (at >= total).any():  # rounding must not choose what is impossible
+        chosen = np.minimum(chosen, (cumulative < total[:, None]).sum(axis=-1))
+    return chosen  # type: ignore[no-any-return]
 
 
 def pick(p: Numbers, uniform: Numbers) -> NDArray[np.int64]:
     """The symbols (B,) where numbers in [0, 1) fall when each takes up its probability (B, V)."""
-    cumulative = p.cumsum(axis=-1)
-    at = uniform[:, None] * cumulative[:, -1:]
-    chosen = (cumulative <= at).sum(axis=-1)
-    last = p.shape[-1] - 1 - (p[:, ::-1] > 0).argmax(axis=-1)  # rounding must not choose the impossible
-    found: NDArray[np.int64] = np.minimum(chosen, last)
-    return found
+    return fall(p.cumsum(axis=-1), uniform)
 
 
 def choose(logp: Numbers, uniform: Numbers, config: SamplingConfig) -> NDArray[np.int64]:
     """The next symbols (B,), given log-probabilities (B, V) and numbers in [0, 1), (B,)."""
-    if config.temperature == 0:
-        likeliest: NDArray[np.int64] = logp.argmax(axis=-1)
-        return likeliest
-    return pick(probabilities(logp.astype(np.float64), config), uniform)
+    return pick(odds(logp, config), uniform)

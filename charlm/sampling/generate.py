@@ -1,25 +1,20 @@
-"""An iterator of text: samples written side by side, each character once it is certain.
-
-The noise for character t of sample i depends on (seed, i, t) only, so a sample is the same
-whatever else is sampled beside it.
-"""
+"""An iterator of text: samples written side by side, each character once it is certain."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from time import perf_counter
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from charlm.config import SamplingConfig
 from charlm.predictor import Predictor
-from charlm.randomness import uniform
-from charlm.sampling.choose import choose
+from charlm.sampling.draw import Ids, draw
 from charlm.sampling.stopping import StopFilter
 from charlm.text.vocabulary import Decoder
 
-NOISE_AT_ONCE = 256
+IDS_AT_ONCE = 64
+SECONDS_BETWEEN = 0.04
+"""Text comes in pieces of so many characters or so often, whichever is sooner: to an eye, as it is written."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +44,9 @@ class Writer:
         self.chars = 0
         self.reason: str | None = None
 
-    def write(self, id_: int) -> Iterator[Piece | Ended]:
-        """Take in one id."""
-        text = self.decoder.feed([id_])[: self.left]
+    def write(self, ids: list[int]) -> Iterator[Piece | Ended]:
+        """Take in ids; those after the sample's end are lost."""
+        text = self.decoder.feed(ids)[: self.left]
         self.left -= len(text)
         if self.left == 0:
             self.reason = "length"
@@ -86,24 +81,20 @@ def generate(
             f"top_k is {config.top_k}; allowed: 1 to {vocabulary.n_symbols}, the symbols of this model"
         )
     writers = [Writer(i, Decoder(vocabulary), stops, length) for i in range(n)]
-    ids = torch.from_numpy(vocabulary.encode(prompt).astype(np.int64)).expand(n, -1)
-    state = predictor.start(n)
-    for noise in _noise(config.seed, n):
-        state, logp = predictor.step(state, ids)
-        # Bytes that training never saw would only be noise: they are scored, and never written.
-        chosen = choose(logp[:, : vocabulary.n_symbols].cpu().numpy(), noise, config)
-        for writer, id_ in zip(writers, chosen.tolist(), strict=True):
+    pieces: list[Ids] = []
+    enough, due = 1, 0.0  # the first character is shown at once
+    for ids in draw(predictor, vocabulary.encode(prompt).astype(np.int64), config, n):
+        pieces.append(ids)
+        if len(pieces) < enough and perf_counter() < due:
+            continue
+        for writer, row in zip(writers, np.stack(pieces, axis=1).tolist(), strict=True):
             if writer.reason is None:
-                yield from writer.write(id_)
-        if all(writer.reason is not None for writer in writers):
+                yield from writer.write(row)
+        left = [writer.left for writer in writers if writer.reason is None]
+        if not left:
             return
-        ids = torch.from_numpy(chosen[:, None])
-
-
-def _noise(seed: int, n: int) -> Iterator[NDArray[np.float64]]:
-    """For each character a number in [0, 1) for each sample: (n,). Drawn many at once."""
-    for first in count(0, NOISE_AT_ONCE):
-        yield from uniform(seed, np.arange(n), np.arange(first, first + NOISE_AT_ONCE)[:, None])
+        pieces, due = [], perf_counter() + SECONDS_BETWEEN
+        enough = min(IDS_AT_ONCE, max(left))
 
 
 def sample_text(predictor: Predictor, prompt: str, config: SamplingConfig, length: int) -> str:
