@@ -108,6 +108,8 @@ class ModelConfig(Settings):
             "window": (None,),
             "locality": (False,),
             "ngrams": (None, 1),
+            "ngram_rows": (None,),
+            "ngram_dropout": (None,),
         }
         for name, allowed in plain.items():
             if getattr(self, name) not in allowed:
@@ -172,11 +174,8 @@ class ModelConfig(Settings):
     def _refuse_rows(self) -> None:
         """ValueError for a number of n-gram vectors that is no power of two, and for what acts on none."""
         for name in ("ngram_rows", "ngram_dropout"):
-            value = getattr(self, name)
-            if value is not None and (self.ngrams == 1 or self.portable):
-                raise ValueError(
-                    f"{name} is {value}, which cannot act with{'out n-grams' if self.portable else ' ngrams 1'}"
-                )
+            if getattr(self, name) is not None and self.ngrams == 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, which cannot act with ngrams 1")
         if self.ngram_rows is not None and self.ngram_rows & (self.ngram_rows - 1):
             raise ValueError(f"ngram_rows is {self.ngram_rows}; it takes a power of two")
 

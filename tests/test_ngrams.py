@@ -113,6 +113,10 @@ def test_the_plan_gives_as_many_vectors_as_a_text_can_fill() -> None:
         ({"portable": True, "locality": True}, "locality is True, which portable forbids"),
         ({"ngrams": 1, "ngram_rows": 64}, "ngram_rows is 64, which cannot act with ngrams 1"),
         ({"ngram_rows": 100}, "ngram_rows is 100; it takes a power of two"),
+        ({"ngrams": 1, "ngram_dropout": 0.1}, "ngram_dropout is 0.1, which cannot act with ngrams 1"),
+        ({"portable": True, "ngram_dropout": 0.1}, "ngram_dropout is 0.1, which portable forbids"),
+        ({"portable": True, "ngram_rows": 64}, "ngram_rows is 64, which portable forbids"),
+        ({"counts": True}, "counts is True, which this version cannot do yet"),
     ],
 )
 def test_what_cannot_act_is_refused_by_name(settings: dict[str, object], said: str) -> None:
@@ -125,5 +129,48 @@ def test_muon_rate_needs_muon() -> None:
         TrainingConfig(optimizer="adamw", muon_rate=0.1)
 
 
-def test_a_run_with_ngrams_resumes_exactly(tmp_path: Path, corpus: Corpus) -> None:
-    stopped_and_resumed(tmp_path, corpus, {"ngrams": 3, "ngram_rows": 256})
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_a_run_with_ngrams_resumes_exactly(tmp_path: Path, corpus: Corpus, dropout: float) -> None:
+    stopped_and_resumed(tmp_path, corpus, {"ngrams": 3, "ngram_rows": 256, "ngram_dropout": dropout})
+
+
+def test_with_gradient_taken_as_seen_rare_rows_move_less_and_frequent_ones_as_ever() -> None:
+    moved = {}
+    for prior in (0.0, 1e-4):
+        made = LanguageModel(CONFIG, 20)
+        initialise(made, torch.Generator().manual_seed(1))
+        assert made.ngrams is not None
+        optimizer = Optimizer(made.train(), "muon", 0.1, ngram_prior=prior)
+        square = optimizer.state["row_square.ngrams.table"]
+        made(torch.tensor([[1, 2, 3]])).square().mean().backward()
+        index = made.ngrams.pending[0][0]
+        rare, frequent = int(index[1, 0]), int(index[2, 0])
+        square[frequent] = 1.0
+        optimizer.update(Rates(0.0, 0.0, 0.05), torch.tensor(True))
+        moved[prior] = [made.ngrams.table[row].detach().norm() for row in (rare, frequent)]
+    assert moved[1e-4][0] < 0.9 * moved[0.0][0]
+    assert moved[1e-4][1] == pytest.approx(float(moved[0.0][1]), rel=1e-3)
+
+
+def test_dropout_leaves_out_that_share_of_vectors_in_training_only() -> None:
+    made = NGrams(ModelConfig(n_embd=8, ngrams=3, ngram_rows=64, ngram_dropout=0.3), 20)
+    torch.nn.init.normal_(made.table)
+    ids = torch.randint(20, (50, 40), generator=torch.Generator().manual_seed(1))
+    before = torch.zeros(50, 2, dtype=torch.long)
+    torch.manual_seed(2)
+    made.train()(ids, before)
+    left_out = (made.pending[0][0] == made.nothing).float().mean()
+    assert left_out == pytest.approx(0.3, abs=0.03)
+    made.eval()
+    whole = made.table[made.index(ids, before)].sum(dim=2)
+    torch.testing.assert_close(made(ids, before), whole)
+
+
+def test_the_plan_holds_rare_ngrams_back_the_more_the_more_often_it_reads_the_text() -> None:
+    def chosen(n_train: int, **given: float) -> TrainingConfig:
+        budget = Budget(steps=500)
+        return choose(budget, n_train, ModelConfig(n_embd=64, block_size=64), TrainingConfig(batch_size=16, **given)).training  # fmt: skip
+
+    once, often = (chosen(n).ngram_prior for n in (512_000, 51_200))
+    assert once == pytest.approx(4.0, rel=0.01) and often == pytest.approx(400.0, rel=0.01)
+    assert chosen(51_200, ngram_prior=1.0).ngram_prior == 1.0

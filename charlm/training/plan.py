@@ -56,7 +56,7 @@ DROPOUT = ((12, 0.2, 0.3), (3, 0.1, 0.3))  # (passes over the text; dropout from
 SMALLEST_HEAD = 32
 MUON_RATE = 0.01
 NGRAMS = 4
-NGRAM_PRIOR = 20.0
+NGRAM_PRIOR = 4.0  # times the square of the passes over the text
 NGRAM_WEIGHTS = 10_000_000  # in the table, so that a checkpoint stays small
 COMPILING_GFLOP = {"fp32": 40_000, "bf16": 24_000}  # of a run's steps: from there on compiling is repaid
 MORE = "more training"
@@ -161,6 +161,8 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
         raise ValueError(f"schedule ends at step {schedule.end}, and steps is {budget.steps}; leave one out")
     every = training.eval_every or evaluation_interval(steps, steps / 10, n_train / (batch * block))
     plan = Plan(schedule=schedule, eval_every=every, eval_chars=training.eval_chars or EVAL_CHARS)
+    if training.ngram_prior is None:
+        training = replace(training, ngram_prior=min(1e6, round(NGRAM_PRIOR * passes**2, 3)))
     training = _fill_training(replace(training, batch_size=batch, learning_rate=rate), budget, size, steps)
     return Choice(model=model, training=training, plan=plan, why=_why(budget, n_train, size) + shortened)
 
@@ -234,7 +236,6 @@ def _fill_training(training: TrainingConfig, budget: Budget, size: Size, steps: 
     training = replace(
         training,
         optimizer=training.optimizer or "muon",
-        ngram_prior=NGRAM_PRIOR if training.ngram_prior is None else training.ngram_prior,
         precision=precision,
         compile=compiled,
     )
