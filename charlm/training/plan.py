@@ -39,11 +39,10 @@ class Size:
 
 SIZES = (
     Size(tflop=0, n_layer=2, n_embd=64, n_head=2, block_size=64, batch_size=16, learning_rate=6e-3),
-    Size(tflop=1, n_layer=3, n_embd=64, n_head=2, block_size=64, batch_size=16, learning_rate=6e-3),
+    Size(tflop=1.5, n_layer=3, n_embd=64, n_head=2, block_size=64, batch_size=16, learning_rate=6e-3),
     Size(tflop=4, n_layer=3, n_embd=64, n_head=2, block_size=64, batch_size=24, learning_rate=6e-3),
-    Size(tflop=12, n_layer=4, n_embd=96, n_head=3, block_size=64, batch_size=24, learning_rate=6e-3),
-    Size(tflop=35, n_layer=4, n_embd=128, n_head=4, block_size=64, batch_size=24, learning_rate=4e-3),
-    Size(tflop=75, n_layer=5, n_embd=128, n_head=4, block_size=128, batch_size=16, learning_rate=3e-3),
+    Size(tflop=20, n_layer=4, n_embd=96, n_head=3, block_size=64, batch_size=24, learning_rate=6e-3),
+    Size(tflop=50, n_layer=4, n_embd=128, n_head=4, block_size=128, batch_size=12, learning_rate=4e-3),
     Size(tflop=150, n_layer=5, n_embd=160, n_head=5, block_size=128, batch_size=16, learning_rate=3e-3),
     Size(tflop=400, n_layer=6, n_embd=256, n_head=8, block_size=128, batch_size=32, learning_rate=2e-3),
     Size(tflop=2_000, n_layer=6, n_embd=384, n_head=6, block_size=256, batch_size=48, learning_rate=1.5e-3),
