@@ -42,7 +42,7 @@ SIZES = (
     Size(tflop=1.5, n_layer=3, n_embd=64, n_head=2, block_size=64, batch_size=16, learning_rate=6e-3),
     Size(tflop=4, n_layer=3, n_embd=64, n_head=2, block_size=64, batch_size=24, learning_rate=6e-3),
     Size(tflop=20, n_layer=4, n_embd=96, n_head=3, block_size=64, batch_size=24, learning_rate=6e-3),
-    Size(tflop=50, n_layer=4, n_embd=128, n_head=4, block_size=128, batch_size=12, learning_rate=4e-3),
+    Size(tflop=50, n_layer=4, n_embd=128, n_head=4, block_size=128, batch_size=16, learning_rate=4e-3),
     Size(tflop=150, n_layer=5, n_embd=160, n_head=5, block_size=128, batch_size=16, learning_rate=3e-3),
     Size(tflop=400, n_layer=6, n_embd=256, n_head=8, block_size=128, batch_size=32, learning_rate=2e-3),
     Size(tflop=2_000, n_layer=6, n_embd=384, n_head=6, block_size=256, batch_size=48, learning_rate=1.5e-3),
@@ -51,7 +51,7 @@ SIZES = (
 SHARE_OF_PRODUCT = 0.5  # of a plain matrix product's speed, what the steps of the larger sizes reach
 FIRST_SHARE = 0.25  # the same for the first guess, which is for short times and small sizes
 WEIGHTS_PER_CHAR = 8  # of training text: above that a model only learns it by heart
-DROPOUT = ((12, 0.2, 0.3), (3, 0.1, 0.3))  # (passes over the text; dropout from there on, of n-grams)
+DROPOUT = ((12, 0.2, 0.3), (4, 0.1, 0.15))  # (passes over the text; dropout from there on, of n-grams)
 SMALLEST_HEAD = 32
 MUON_RATE = 0.01
 NGRAMS = 4
