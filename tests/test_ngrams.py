@@ -171,6 +171,6 @@ def test_the_plan_holds_rare_ngrams_back_the_more_the_more_often_it_reads_the_te
         budget = Budget(steps=500)
         return choose(budget, n_train, ModelConfig(n_embd=64, block_size=64), TrainingConfig(batch_size=16, **given)).training  # fmt: skip
 
-    once, often = (chosen(n).ngram_prior for n in (512_000, 51_200))
-    assert once == pytest.approx(4.0, rel=0.01) and often == pytest.approx(400.0, rel=0.01)
+    once, twice, often = (chosen(n).ngram_prior for n in (513_000, 256_000, 51_200))
+    assert once == 0 and twice == pytest.approx(6.0, rel=0.01) and often == pytest.approx(486.0, rel=0.01)
     assert chosen(51_200, ngram_prior=1.0).ngram_prior == 1.0
