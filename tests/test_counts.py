@@ -1,0 +1,189 @@
+"""Counts: the formulas of Kneser-Ney to the digit, with and without a fold, in memory that is given."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm.counts.discounts import discounts
+from charlm.counts.folds import bounds, count_in_folds, fold_of, levels_and_shares
+from charlm.counts.grams import Grams, Packing, count
+from charlm.counts.kneser_ney import KneserNey
+from charlm.counts.level import levels
+from charlm.counts.scoring import probabilities
+from tests.plain_kneser_ney import Plain, by_paper
+
+SYMBOLS = 4
+TEXTS = st.lists(st.integers(0, SYMBOLS - 1), min_size=1, max_size=60)
+
+
+def counted(ids: np.ndarray, order: int, n_symbols: int = SYMBOLS) -> KneserNey:
+    packing = Packing(n_symbols)
+    order, grams = count(ids, packing, order, [(0, len(ids))])
+    return KneserNey(packing, levels(grams, packing, order))
+
+
+def noise(n: int, n_symbols: int = SYMBOLS, seed: int = 1) -> np.ndarray:
+    """Ids that repeat themselves enough for every order to have something to say."""
+    rng = np.random.default_rng(seed)
+    phrase = rng.integers(0, n_symbols, n // 4 + 1)
+    ids = np.concatenate([phrase[rng.integers(0, len(phrase) // 2) :] for _ in range(9)])[:n]
+    return np.where(rng.random(len(ids)) < 0.1, rng.integers(0, n_symbols, len(ids)), ids)
+
+
+@given(TEXTS, st.integers(0, 6), st.lists(st.integers(0, SYMBOLS), max_size=9), st.booleans())
+def test_rows_are_the_formulas(text: list[int], order: int, context: list[int], known: bool) -> None:
+    if known:
+        context = text[: len(context)]
+    model, plain = counted(np.array(text), order), Plain(text, SYMBOLS, order)
+    state = model.start(1)
+    for id_ in context:
+        state = model.step(state, np.array([id_]))
+    row = model.rows(state)[0]
+    expected = [plain.probability(tuple(context), symbol) for symbol in range(SYMBOLS)]
+    np.testing.assert_allclose(row, expected, rtol=1e-12)
+    assert row.sum() == pytest.approx(1, abs=1e-12)
+    assert row.min() > 0
+
+
+@pytest.mark.parametrize("dense", [0, 1 << 21])
+@pytest.mark.parametrize("order", [0, 1, 3, 8])
+def test_a_text_is_scored_as_its_rows_say(order: int, dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charlm.counts.kneser_ney.DENSE_NUMBERS", dense)
+    monkeypatch.setattr("charlm.counts.scoring.AT_ONCE", 37)
+    model, plain = counted(noise(500), order), Plain(noise(500), SYMBOLS, order)
+    text = noise(120, seed=2)
+    text[50] = SYMBOLS + 3  # no symbol of the model: it ends every context
+    scored = probabilities(model, text)
+    rows = np.exp(model.log_rows(model.contexts(text[None]))[0])
+    assert scored[50] == 0
+    for t in range(1, len(text)):
+        if t != 50:
+            assert scored[t] == pytest.approx(rows[t - 1, text[t]], rel=1e-5)
+            assert scored[t] == pytest.approx(plain.probability(tuple(text[:t]), text[t]), rel=1e-12)
+    np.testing.assert_array_equal(probabilities(model, text, 70), scored[70:])
+
+
+def test_one_symbol_more_gives_the_context_of_the_whole_text() -> None:
+    model, text = counted(noise(500), 5), noise(40, seed=2)
+    state = model.start(2)
+    for t in range(len(text)):
+        state = model.step(state, text[[t, t]])
+        at_once = model.contexts(text[None])[0, t]
+        np.testing.assert_array_equal(state, [at_once, at_once])
+
+
+@pytest.mark.parametrize("n_symbols", [1, 2, 3, 63, 64, 255, 256, 65535, 70000])
+def test_keys_are_exact_for_any_vocabulary_up_to_the_highest_order(n_symbols: int) -> None:
+    packing = Packing(n_symbols)
+    digits = packing.highest_order + 1
+    ids = np.random.default_rng(1).integers(max(0, n_symbols - 3), n_symbols, 60)
+    keys = packing.pack(ids, 0, 60, digits)
+    for t in range(60):
+        window = [n_symbols] * max(0, digits - 1 - t) + ids[max(0, t - digits + 1) : t + 1].tolist()
+        assert int(keys[t]) == sum(id_ << (packing.bits * i) for i, id_ in enumerate(reversed(window)))
+    assert len(packing.pack(ids, 7, 7, digits)) == 0
+
+
+def test_vocabularies_of_thousands() -> None:
+    ids = np.random.default_rng(1).zipf(1.3, 3000) % 5000
+    model, plain = counted(ids, 3, 5000), Plain(ids, 5000, 3)
+    rows = model.rows(model.contexts(ids[None, :50])[0])
+    np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=1e-12)
+    for t in (0, 20, 49):
+        expected = [plain.probability(tuple(ids[: t + 1]), symbol) for symbol in range(0, 5000, 97)]
+        np.testing.assert_allclose(rows[t, ::97], expected, rtol=1e-12)
+
+
+@given(st.lists(st.integers(1, 7), max_size=30))
+def test_discounts_are_those_of_the_paper(counts: list[int]) -> None:
+    found = discounts(np.array(counts, dtype=np.uint8))
+    np.testing.assert_allclose(found, by_paper(counts), rtol=1e-12)
+    assert all(0 < found[i] <= i for i in (1, 2, 3)), "something is always left to the order below"
+
+
+def test_the_papers_discounts_by_hand() -> None:
+    counts = np.repeat([1, 2, 3, 4, 9], [8, 4, 2, 1, 5])  # Y = 8 / (8 + 2 * 4) = 1/2
+    np.testing.assert_allclose(
+        discounts(counts), [0, 1 - 2 / 2 * 4 / 8, 2 - 3 / 2 * 2 / 4, 3 - 4 / 2 * 1 / 2]
+    )
+
+
+@pytest.mark.parametrize("memory", [1 << 62, 1 << 20, 1])
+def test_pieces_joined_are_the_whole(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, packing = noise(60_000, seed=3), Packing(SYMBOLS)
+    order, grams = count(text, packing, 4, [(0, 1000), (1000, len(text))], memory)
+    assert order == 4
+    padded = [SYMBOLS] * 4 + text.tolist()
+    expected = Counter(zip(*(padded[i : i + len(text)] for i in range(5)), strict=True))
+    found = {
+        tuple(int(key) >> (packing.bits * i) & (2**packing.bits - 1) for i in (4, 3, 2, 1, 0)): int(n)
+        for key, n in zip(grams.keys, grams.counts, strict=True)
+    }
+    assert found == expected
+
+
+def test_too_many_grams_lower_the_order() -> None:
+    text, packing = np.random.default_rng(1).integers(0, 30, 200_000), Packing(30)
+    order, grams = count(text, packing, 5, [(0, len(text))], memory=1 << 20)
+    assert order < 5
+    _, whole = count(text, packing, order, [(0, len(text))])
+    np.testing.assert_array_equal(grams.keys, whole.keys)
+    np.testing.assert_array_equal(grams.counts, whole.counts)
+
+
+@given(st.integers(1, 200), st.integers(1, 12))
+def test_folds_are_contiguous_and_cover_the_text(n: int, n_folds: int) -> None:
+    folds = fold_of(np.arange(n), n, n_folds)
+    assert (np.diff(folds) >= 0).all() and folds[0] >= 0 and folds[-1] < n_folds
+    edges = bounds(n, n_folds)
+    assert [int((folds == f).sum()) for f in range(n_folds)] == np.diff(edges).tolist()
+
+
+@pytest.mark.parametrize("dense", [0, 1 << 21])
+@given(TEXTS, st.integers(0, 4), st.integers(2, 4))
+def test_without_a_fold_is_counted_from_the_others(
+    dense: int, text: list[int], order: int, n_folds: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("charlm.counts.kneser_ney.DENSE_NUMBERS", dense)
+        ids, packing = np.array(text), Packing(SYMBOLS)
+        order, parts = count_in_folds(ids, packing, order, [(0, len(ids))], n_folds)
+        model = KneserNey(packing, *levels_and_shares(parts, packing, order))
+    whole = Plain(text, SYMBOLS, order)
+    folds = fold_of(np.arange(len(ids)), len(ids), n_folds)
+    contexts = np.concatenate((model.start(1), model.contexts(ids[None])[0, :-1]))
+    held_out, full = model.rows(contexts, folds), model.rows(contexts)
+    for fold in range(n_folds):
+        others = [t for t in range(len(ids)) if folds[t] != fold]
+        plain = Plain(text, SYMBOLS, order, others, whole.discounts)
+        for t in np.flatnonzero(folds == fold):
+            expected = [plain.probability(tuple(text[:t]), symbol) for symbol in range(SYMBOLS)]
+            np.testing.assert_allclose(held_out[t], expected, rtol=1e-12)
+    for t in range(len(ids)):
+        expected = [whole.probability(tuple(text[:t]), symbol) for symbol in range(SYMBOLS)]
+        np.testing.assert_allclose(full[t], expected, rtol=1e-12)
+
+
+def test_folds_of_parts_of_a_text_and_of_little_memory() -> None:
+    text, packing = np.random.default_rng(1).integers(0, 30, 200_000), Packing(30)
+    spans = [(1000, 90_000), (120_000, 170_000)]
+    order, parts = count_in_folds(text, packing, 5, spans, 7, memory=1 << 18)
+    assert order < 5
+    found, shares = levels_and_shares(parts, packing, order)
+    _, grams = count(text, packing, order, spans)
+    for level, expected, share in zip(found, levels(grams, packing, order), shares, strict=True):
+        np.testing.assert_array_equal(level.contexts, expected.contexts)
+        np.testing.assert_array_equal(level.counts, expected.counts)
+        assert (share.counts.sum(axis=1) <= level.counts).all()
+    np.testing.assert_array_equal(shares[-1].counts.sum(axis=1), found[-1].counts)
+
+
+def test_nothing_counted_is_uniform() -> None:
+    packing = Packing(SYMBOLS)
+    order, grams = count(np.empty(0, np.uint8), packing, 3, [])
+    model = KneserNey(packing, levels(grams, packing, order))
+    np.testing.assert_allclose(model.rows(model.start(2)), 1 / SYMBOLS)
+    assert isinstance(grams, Grams) and model.n_folds == 0
