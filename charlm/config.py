@@ -200,6 +200,7 @@ class TrainingConfig(Settings):
     save_every: Annotated[float, "Seconds between saves.", Range(0, 10**6)] = 60.0
     device: Annotated[str, "Where to compute.", Choice(("auto", "cpu", "cuda", "mps"))] = "auto"
     threads: Annotated[int | None, "Threads of the CPU; by default one a core.", Range(1, 1024)] = None
+    counts_memory: Annotated[int, "Megabytes that counting n-grams may take.", Range(1, 10**6)] = 512
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,18 +1,23 @@
 """Counts: the formulas of Kneser-Ney to the digit, with and without a fold, in memory that is given."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charlm.counts.build import build, choose_order, spread
 from charlm.counts.discounts import discounts
 from charlm.counts.folds import bounds, count_in_folds, fold_of, levels_and_shares
 from charlm.counts.grams import Grams, Packing, count
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.level import levels
 from charlm.counts.scoring import probabilities
+from charlm.counts.table_file import dump, load
+from charlm.errors import CheckpointError
 from tests.plain_kneser_ney import Plain, by_paper
 
 SYMBOLS = 4
@@ -187,3 +192,109 @@ def test_nothing_counted_is_uniform() -> None:
     model = KneserNey(packing, levels(grams, packing, order))
     np.testing.assert_allclose(model.rows(model.start(2)), 1 / SYMBOLS)
     assert isinstance(grams, Grams) and model.n_folds == 0
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 1 << 18, 1 << 14])
+@pytest.mark.parametrize("n_folds", [0, 5])
+def test_memory_bounds_what_is_kept_and_what_is_left_out_is_said(memory: int, n_folds: int) -> None:
+    text = noise(30_000, 20)
+    built = build(text, 20, 4, memory=memory, n_folds=n_folds)
+    kept = sum(level.nbytes for level in built.model.levels)
+    kept += sum(share.nbytes for share in built.model.shares or ())
+    assert kept <= memory
+    assert bool(built.limits) == (memory < 1 << 30)
+    rows = built.model.rows(
+        built.model.contexts(text[None, :200])[0], np.arange(200) % 5 if n_folds else None
+    )
+    np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=1e-12)
+
+
+def test_rare_contexts_left_out_leave_all_to_the_order_below() -> None:
+    text, packing = noise(3000, 20), Packing(20)
+    whole = build(text, 20, 3, memory=1 << 30)
+    size = sum(level.nbytes for level in whole.model.levels)
+    found = build(text, 20, 3, memory=size - 1)
+    assert found.rare == 1 and found.model.order == 3 and "seen 1 times or less" in found.limits
+    totals = whole.model.levels[3].totals()[0]
+    gone = whole.model.levels[3].contexts[totals <= 1]
+    np.testing.assert_allclose(found.model.rows(gone), whole.model.rows(gone, up_to=2), rtol=1e-12)
+    kept = whole.model.levels[3].contexts[totals > 1]
+    np.testing.assert_allclose(found.model.rows(kept), whole.model.rows(kept), rtol=1e-12)
+    assert packing.highest_order == 11
+
+
+@given(st.integers(0, 5000), st.integers(0, 5000))
+def test_spread_parts_are_apart_in_order_and_no_more_than_asked(n: int, most: int) -> None:
+    spans = spread(n, most)
+    assert sum(b - a for a, b in spans) <= most
+    assert sum(b - a for a, b in spans) >= min(n, most) - 32
+    edges = [edge for span in spans for edge in span]
+    assert edges == sorted(edges) and all(0 <= edge <= n for edge in edges)
+
+
+def test_the_order_chosen_is_the_one_the_text_was_made_with() -> None:
+    rng = np.random.default_rng(1)
+    text = rng.integers(0, 8, 3).tolist()
+    table = rng.dirichlet(np.full(8, 0.1), 512).cumsum(axis=1)
+    for draw in rng.random(60_000):
+        state = (text[-3] * 8 + text[-2]) * 8 + text[-1]
+        text.append(min(7, int(np.searchsorted(table[state], draw))))
+    assert choose_order(np.array(text), 8) == 3
+    assert choose_order(np.array(text[:5]), 8) == 1, "too short to tell"
+
+
+def test_a_part_of_the_time_counts_a_part_of_the_text() -> None:
+    text = noise(10_000)
+    built = build(text, SYMBOLS, 3, memory=1 << 30, most=1000)
+    assert built.symbols <= 1000 and "of 10,000 symbols" in built.limits
+    assert built.model.levels[3].counts.sum() <= 1000
+
+
+def test_counts_survive_a_file_bit_for_bit() -> None:
+    model = counted(noise(800), 5)
+    again = load(dump(model), SYMBOLS)
+    contexts = model.contexts(noise(90, seed=2)[None])[0]
+    np.testing.assert_array_equal(again.rows(contexts), model.rows(contexts))
+    assert dump(again) == dump(model)
+    empty = counted(np.empty(0, np.uint8), 2)
+    assert dump(load(dump(empty), SYMBOLS)) == dump(empty)
+
+
+def damaged() -> dict[str, Callable[[dict[str, np.ndarray]], object]]:
+    """Ways to be no counts, each by what it does to the arrays."""
+
+    def put(name: str, at: int, value: float) -> Callable[[dict[str, np.ndarray]], object]:
+        return lambda arrays: arrays[name].__setitem__(at, value)
+
+    return {
+        "symbol": put("2.symbols", 3, SYMBOLS),
+        "count": put("2.counts", 3, 0),
+        "start": put("2.starts", 1, 2**31),
+        "fall": put("2.starts", 2, 0),
+        "context": put("2.contexts", 3, 2**60),
+        "boundary": put("2.contexts", -1, SYMBOLS),
+        "twice": put("2.symbols", 1, 0),
+        "discount": put("1.discounts", 1, 1.5),
+        "nan": put("1.discounts", 2, np.nan),
+        "given": put("1.discounts", 0, 0.5),
+        "missing": lambda arrays: arrays.pop("1.counts"),
+        "more": lambda arrays: arrays.update(x=np.zeros(1)),
+        "kind": lambda arrays: arrays.update({"1.counts": arrays["1.counts"].astype(np.float32)}),
+        "shape": lambda arrays: arrays.update({"1.counts": arrays["1.counts"][:, None].copy()}),
+        "short": lambda arrays: arrays.update({"1.counts": arrays["1.counts"][:-1].copy()}),
+    }
+
+
+@pytest.mark.parametrize("how", damaged())
+def test_a_damaged_file_is_refused(how: str) -> None:
+    arrays = safetensors.numpy.load(dump(counted(noise(800), 3)))
+    damaged()[how](arrays)
+    with pytest.raises(CheckpointError, match=r"counts\.safetensors is damaged"):
+        load(safetensors.numpy.save(arrays), SYMBOLS)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused(data: bytes) -> None:
+    for attempt in (data, dump(counted(noise(80), 1))[: len(data)]):
+        with pytest.raises(CheckpointError, match="damaged"):
+            load(attempt, SYMBOLS)

@@ -44,7 +44,12 @@ class KneserNey:
     """
 
     def __init__(
-        self, packing: Packing, levels: Sequence[Level], shares: Sequence[Share] | None = None
+        self,
+        packing: Packing,
+        levels: Sequence[Level],
+        shares: Sequence[Share] | None = None,
+        *,
+        dense: bool = True,  # are many rows wanted? then those of low orders are made beforehand
     ) -> None:
         self.packing = packing
         self.levels = levels
@@ -53,7 +58,7 @@ class KneserNey:
         self._offsets: list[int] = []  # where those of each order begin
         for k, level in enumerate(levels):
             rows = (1 + self.n_folds) * len(level.contexts)
-            if k and (len(self._dense) + rows) * packing.n_symbols > DENSE_NUMBERS:
+            if not dense or (k and (len(self._dense) + rows) * packing.n_symbols > DENSE_NUMBERS):
                 break
             self._add_dense(k)
 
