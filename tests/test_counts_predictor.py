@@ -50,10 +50,10 @@ def test_a_rule_that_cuts_the_context_is_kept(rule: ContextRule) -> None:
     for t in range(len(ids)):
         alone = model.score(ids[rule.start(t) : t + 1])[-1]
         assert scores[t] == pytest.approx(alone, abs=1e-12)
-    part = spread(rule, len(ids), len(ids), len(ids))
-    if rule == ContextRule.of(9):
-        estimate = score_slice(model, ids, part)
-        assert estimate is not None and -estimate.sums.sum() == pytest.approx(model.score(ids)[1:].sum())
+    part = spread(model.rule, len(ids), len(ids), len(ids))
+    estimate = score_slice(model, ids, part)
+    assert estimate is not None
+    assert -estimate.sums.sum() == pytest.approx(model.score(ids)[1:].sum())
 
 
 def test_it_is_evaluated_and_sampled_like_any_other() -> None:

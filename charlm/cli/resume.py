@@ -40,6 +40,7 @@ def command(
         return
 
     from charlm.checkpoint.run_folder import find  # here: only now is torch needed
+    from charlm.cli.counts_line import counts_line
     from charlm.cli.follow import follow, next_commands
     from charlm.listeners.report import report_seconds
     from charlm.training.extend import by_seconds, by_steps
@@ -62,7 +63,8 @@ def command(
         afterwards = report_seconds(session.corpus, budget, session.plan.total_steps)
         pace = by_seconds(session, folder, budget, ctx.obj, afterwards)
     say(f"{folder.name}: from step {session.state.step} to {session.plan.total_steps}")
-    code = follow(folder, session, pace)
+    counts = counts_line(session.corpus, session.training_config.counts_memory, budget)
+    code = follow(folder, session, pace, counts)
     if code:
         raise typer.Exit(code)
     next_commands(folder)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from math import log2
 
@@ -98,9 +99,7 @@ def ppmd_bits(training_text: str, text: str) -> float:
 
 
 def _ppmd_size(data: bytes) -> int:
-    import pyppmd  # here, since it is not required
-
-    encoder = pyppmd.Ppmd7Encoder(PPMD_ORDER, PPMD_MEMORY)
+    encoder = import_module("pyppmd").Ppmd7Encoder(PPMD_ORDER, PPMD_MEMORY)
     return len(encoder.encode(data)) + len(encoder.flush())
 
 
