@@ -14,6 +14,9 @@ from charlm.counts.scoring import probabilities
 from charlm.predictor import ESCAPE, Scores
 from charlm.text.vocabulary import Ids, Vocabulary
 
+FEW = 4
+"""Texts side by side that are stepped through one by one."""
+
 
 class CountsPredictor:
     """Kneser-Ney as a predictor: each character from exactly as many before it as the order says.
@@ -54,7 +57,10 @@ class CountsPredictor:
         """Read ids (B, T), T >= 0: the new state, and log-probabilities (B, V) of what comes next."""
         for column in ids.numpy().T:
             state = self.model.step(state, column)
-        known = np.log(self.model.rows(state))
+        rows = (
+            self.model.rows(state) if len(state) > FEW else np.stack([self.model.row(key) for key in state])
+        )
+        known = np.log(rows)
         lacking = self.vocabulary.n_ids - self.vocabulary.n_symbols
         if not lacking:
             return state, torch.from_numpy(known)

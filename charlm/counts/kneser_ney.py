@@ -32,6 +32,17 @@ class _Step:
     added: Numbers  # (E,)
 
 
+@dataclass(frozen=True)
+class Sparse:
+    """Rows as a few places (E,) of a row in common: elsewhere row n is weight[n] * base[base index n]."""
+
+    base: Index  # (N,): which row of the model's `base`
+    weight: Numbers  # (N,)
+    rows: Index  # (E,), ascending
+    symbols: Index  # (E,), ascending within a row
+    probabilities: Numbers  # (E,): there, in place of the product
+
+
 class KneserNey:
     """p_k(s | h) = (c(h s) - D(c(h s))) / c(h) + b(h) p_(k-1)(s | h without its first symbol).
 
@@ -55,6 +66,7 @@ class KneserNey:
         self.levels = levels
         self.shares = shares  # what each fold has of each order, where one may be left out
         self._dense = np.full((1, packing.n_symbols), 1 / packing.n_symbols)  # rows known beforehand
+        self._masks = [packing.mask(k) for k in range(len(levels))]
         self._offsets: list[int] = []  # where those of each order begin
         for k, level in enumerate(levels):
             rows = (1 + self.n_folds) * len(level.contexts)
@@ -116,6 +128,41 @@ class KneserNey:
         for step in steps:  # within one, no place occurs twice
             flat[step.of_place * self.n_symbols + step.symbols] += step.added
         return rows
+
+    @property
+    def base(self) -> Numbers:
+        """The rows (R, V) that sparse rows refer to: uniform, then those of the lowest orders."""
+        return self._dense
+
+    def sparse(self, contexts: Keys, folds: Index | None = None) -> Sparse:
+        """The same as `rows` for vocabularies of thousands, where most of a row is a multiple of another."""
+        at, weight, steps = self._parts(self.levels, contexts, folds)
+        flat = [step.of_place * self.n_symbols + step.symbols for step in steps]
+        places, which = np.unique(np.concatenate([np.empty(0, np.int64), *flat]), return_inverse=True)
+        rows, symbols = np.divmod(places, self.n_symbols)
+        added = np.concatenate([np.empty(0), *(step.added for step in steps)])
+        summed = np.bincount(which, added, minlength=len(places))
+        summed += weight[rows] * self._dense[at[rows], symbols]
+        return Sparse(at, weight, rows, symbols, summed)
+
+    def row(self, context: np.uint64) -> Numbers:
+        """The same (V,) for one context: one after another they are faster so, since little is looked up."""
+        known, row = len(self._offsets), self._dense[0]
+        for k, level in enumerate(self.levels):
+            key = context & self._masks[k]
+            at = int(level.contexts.searchsorted(key))
+            if at == len(level.contexts) or level.contexts[at] != key:
+                break  # then no longer context was seen either
+            if k < known:
+                row = self._dense[self._offsets[k] + at]
+                continue
+            start, end = level.starts[at : at + 2].tolist()
+            counts = level.counts[start:end]
+            taken = level.discounts[np.minimum(counts, 3)]
+            total = int(counts.sum())
+            row = row * float(taken.sum() / total)
+            row[level.symbols[start:end]] += (counts - taken) / total
+        return np.array(row)
 
     def log_rows(self, contexts: Keys, folds: Index | None = None) -> NDArray[np.float32]:
         """Their logarithms in float32, for contexts and folds of any shape: (..., V)."""

@@ -13,7 +13,6 @@ from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.level import Level
 from charlm.errors import CheckpointError
 
-NAME = "counts.safetensors"
 PARTS = ("contexts", "starts", "symbols", "counts", "discounts")
 ORDERS = 64
 
@@ -28,22 +27,22 @@ def dump(model: KneserNey) -> bytes:
     return safetensors.numpy.save(arrays)
 
 
-def load(data: bytes, n_symbols: int) -> KneserNey:
-    """The counts again, over so many symbols. Raises CheckpointError where they are not whole or not counts."""
+def load(data: bytes, n_symbols: int, name: str) -> KneserNey:
+    """The counts again, of a file of that name, over so many symbols. Raises CheckpointError where they are not whole or not counts."""
     try:
         arrays = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{NAME} is damaged: {error}") from None
+        raise CheckpointError(f"{name} is damaged: {error}") from None
     orders = len(arrays) // len(PARTS)
     packing = Packing(n_symbols)
     names = {f"{k}.{part}" for k in range(min(orders, ORDERS)) for part in PARTS}
     if set(arrays) != names or not 1 <= orders <= packing.highest_order + 1:
-        raise CheckpointError(f"{NAME} is damaged: it does not hold the orders from 0 up")
+        raise CheckpointError(f"{name} is damaged: it does not hold the orders from 0 up")
     made = [Level(**{part: arrays[f"{k}.{part}"] for part in PARTS}) for k in range(orders)]
     for k, level in enumerate(made):
         wrong = _wrong(level, packing, k)
         if wrong:
-            raise CheckpointError(f"{NAME} is damaged: {wrong} of order {k}")
+            raise CheckpointError(f"{name} is damaged: {wrong} of order {k}")
     return KneserNey(packing, made)
 
 
