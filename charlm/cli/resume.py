@@ -1,7 +1,7 @@
 """`charlm resume`: go on with a run, to the end of its plan or further, or with a comparison."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 

@@ -141,7 +141,7 @@ class KneserNey:
         places, which = np.unique(np.concatenate([np.empty(0, np.int64), *flat]), return_inverse=True)
         rows, symbols = np.divmod(places, self.n_symbols)
         added = np.concatenate([np.empty(0), *(step.added for step in steps)])
-        summed = np.bincount(which, added, minlength=len(places))
+        summed = np.bincount(which, added, minlength=len(places)).astype(np.float64)
         summed += weight[rows] * self._dense[at[rows], symbols]
         return Sparse(at, weight, rows, symbols, summed)
 
