@@ -227,6 +227,7 @@ class TrainingConfig(Settings):
         "Compile the blocks before the first step; auto: where that is repaid.",
         Choice(("auto", "on", "off")),
     ] = "auto"
+    counts_memory: Annotated[int, "Megabytes that counting n-grams may take.", Range(1, 10**6)] = 512
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -169,6 +169,7 @@ def _train(
     budget: float | None,
 ) -> None:
     from charlm.checkpoint.run_folder import RunFolder
+    from charlm.cli.counts_line import counts_line
     from charlm.cli.follow import follow, next_commands
     from charlm.listeners.report import report_seconds
     from charlm.text.load import run_name
@@ -176,13 +177,14 @@ def _train(
     from charlm.training.start import begin
 
     root = checkpoints_root(checkpoints)
+    counts = counts_line(loaded.corpus, choice.training.counts_memory, budget)
     folder = RunFolder.create(root, run) if run else RunFolder.create_like(root, run_name(names))
     session = begin(folder, loaded, text, choice, shlex.join(["charlm", *sys.argv[1:]]))
     pace = None
     if budget is not None:
         afterwards = report_seconds(loaded.corpus, budget, choice.plan.total_steps)
         pace = Pace(budget=budget, deadline=started + budget, afterwards=afterwards)
-    code = follow(folder, session, pace)
+    code = follow(folder, session, pace, counts)
     if code:
         raise typer.Exit(code)
     if session.state.returns:
