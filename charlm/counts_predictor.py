@@ -10,12 +10,10 @@ from torch import Tensor
 from charlm.context import ContextRule
 from charlm.counts.grams import Keys
 from charlm.counts.kneser_ney import KneserNey
+from charlm.counts.prior import log_next
 from charlm.counts.scoring import probabilities
 from charlm.predictor import ESCAPE, Scores
 from charlm.text.vocabulary import Ids, Vocabulary
-
-FEW = 4
-"""Texts side by side that are stepped through one by one."""
 
 
 class CountsPredictor:
@@ -57,10 +55,7 @@ class CountsPredictor:
         """Read ids (B, T), T >= 0: the new state, and log-probabilities (B, V) of what comes next."""
         for column in ids.numpy().T:
             state = self.model.step(state, column)
-        rows = (
-            self.model.rows(state) if len(state) > FEW else np.stack([self.model.row(key) for key in state])
-        )
-        known = np.log(rows)
+        known = log_next(self.model, state)
         lacking = self.vocabulary.n_ids - self.vocabulary.n_symbols
         if not lacking:
             return state, torch.from_numpy(known)

@@ -56,7 +56,8 @@ def command(
         )
     pace = _extended(folder, session, budget, steps, ctx.obj)
     say(f"{folder.name}: from step {session.state.step} to {session.plan.total_steps}")
-    counts = counts_line(session.corpus, session.training_config.counts_memory, budget)
+    built = session.prior.built if session.prior is not None else None
+    counts = counts_line(session.corpus, session.training_config.counts_memory, budget, built)
     code = follow(folder, session, pace, counts)
     if code:
         raise typer.Exit(code)

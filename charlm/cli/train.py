@@ -177,9 +177,10 @@ def _train(
     from charlm.training.start import begin
 
     root = checkpoints_root(checkpoints)
-    counts = counts_line(loaded.corpus, choice.training.counts_memory, budget)
     folder = RunFolder.create(root, run) if run else RunFolder.create_like(root, run_name(names))
     session = begin(folder, loaded, text, choice, shlex.join(["charlm", *sys.argv[1:]]))
+    built = session.prior.built if session.prior is not None else None
+    counts = counts_line(loaded.corpus, choice.training.counts_memory, budget, built)
     pace = None
     if budget is not None:
         afterwards = report_seconds(loaded.corpus, budget, choice.plan.total_steps)

@@ -77,7 +77,11 @@ def kneser_ney(
 
     `memory` in bytes; `most`: symbols that there is time to count.
     """
-    built = count_training_part(vocabulary, train, memory=memory, most=most)
+    return stick_of(count_training_part(vocabulary, train, memory=memory, most=most), vocabulary, text)
+
+
+def stick_of(built: Built, vocabulary: Vocabulary, text: str) -> Yardstick:
+    """What counts make of a text."""
     bits = score_text(CountsPredictor(built.model, vocabulary), "", text).bits
     return Yardstick(float(bits.mean()), adaptive=False, order=built.model.order, limits=built.limits)
 

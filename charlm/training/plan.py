@@ -10,6 +10,7 @@ from math import ceil, sqrt
 from typing import Any
 
 from charlm.config import ModelConfig, TrainingConfig
+from charlm.training.counting import with_counts
 from charlm.training.schedule import Schedule
 
 
@@ -144,6 +145,7 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
             "causal is False, which cannot be trained: a model that reads ahead would read the answer, the next "
             "character, instead of predicting it"
         )
+    model, training = with_counts(model, training, budget.seconds, n_train)
     size = _size(budget, n_train)
     wanted = model.block_size or size.block_size
     block = min(wanted, max(1, (n_train - 1) // 2))
@@ -203,7 +205,7 @@ def _fill_model(model: ModelConfig, size: Size, n_train: int) -> ModelConfig:
     n_layer = model.n_layer or max(size.n_layer, len(model.mixers))
     n_embd, n_head = model.n_embd, model.n_head
     ngrams = model.ngrams or (1 if model.portable else NGRAMS)
-    model = replace(model.completed(), ngrams=ngrams)
+    model = replace(model, ngrams=ngrams).completed()
     if not model.attends:
         return _with_rows(replace(model, n_layer=n_layer, n_embd=n_embd or size.n_embd), n_train)
     shared = model.n_kv_head or 1
