@@ -209,5 +209,12 @@ def repeat_command(names: list[str], session: Any, text: TextConfig) -> str:
         for setting in settings_of(type(config)):
             value = getattr(config, setting.name)
             if value != setting.default and value is not None:
-                words += [setting.option] if value is True else [setting.option, shlex.quote(str(value))]
+                words += _words(setting, value)
     return one_line(" ".join(words), limit=10**6)
+
+
+def _words(setting: Any, value: Any) -> list[str]:
+    """A setting as it is typed."""
+    if setting.type is bool:
+        return [setting.option if value else f"--no-{setting.option[2:]}"]
+    return [setting.option, shlex.quote(str(value))]

@@ -157,11 +157,9 @@ class KneserNey:
                 row = self._dense[self._offsets[k] + at]
                 continue
             start, end = level.starts[at : at + 2].tolist()
-            counts = level.counts[start:end]
-            taken = level.discounts[np.minimum(counts, 3)]
-            total = int(counts.sum())
-            row = row * float(taken.sum() / total)
-            row[level.symbols[start:end]] += (counts - taken) / total
+            added, back = level.ready
+            row = row * back[at]
+            row[level.symbols[start:end]] += added[start:end]
         return np.array(row)
 
     def log_rows(self, contexts: Keys, folds: Index | None = None) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ Axes: X contexts, E entries (a context and a symbol that followed it), N positio
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,17 @@ class Level:
             return firsts, np.empty(0)
         taken = self.discounts[np.minimum(self.counts, 3)]
         return np.add.reduceat(self.counts, firsts, dtype=np.int64), np.add.reduceat(taken, firsts)
+
+    @cached_property
+    def ready(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What each entry adds to its row (E,), and what each context leaves to the order below (X,).
+
+        Kept once made: who asks for one row at a time saves most of the work so.
+        """
+        totals, taken = self.totals()
+        added = self.counts - self.discounts[np.minimum(self.counts, 3)]
+        added /= np.repeat(totals, np.diff(self.starts))
+        return added.astype(np.float32), (taken / totals).astype(np.float32)
 
     def without(self, kept: NDArray[np.bool_]) -> "Level":
         """The same with those contexts (X,) only that are kept, and with its discounts."""

@@ -65,6 +65,8 @@ def unintended(comparison: Comparison, choices: Sequence[Choice]) -> list[str]:
     follow = {"seed", *comparison.axes}
     if "mixer" in follow:
         follow |= {"position", "n_head"}  # which go with it
+    if "counts" in follow:
+        follow |= {"counts_order", "counts_dropout", "counts_chars"}
     found = []
     for kind in ("model", "training"):
         for setting in settings_of(type(getattr(choices[0], kind))):
