@@ -17,6 +17,7 @@ from torch import Tensor
 from charlm.checkpoint.snapshot import Snapshot, empty_model
 from charlm.config import ModelConfig
 from charlm.context import ContextRule
+from charlm.counts.c_rows import CRows
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.prior import log_next, log_prior
 from charlm.model.c_stepper import CStepper
@@ -96,6 +97,7 @@ class TransformerPredictor:
         self.vocabulary = vocabulary
         self.rule = ContextRule.of_model(model.config)
         self._library = library
+        self._rows: CRows | None = None
         self._folded: Folded | None = None  # what reads fastest, laid out once something is to be read
 
     @classmethod
@@ -166,7 +168,9 @@ class TransformerPredictor:
         elif self._folded is not None:
             stepper = Stepper(self._folded, batch_size)
         cache = self.model.cache(batch_size) if stepper is None else None
-        return TextState(self.rule, batch_size, cache, stepper, self.counts)
+        if self.counts is not None and self._library is not None and self._rows is None:
+            self._rows = CRows(self.counts, self._library)
+        return TextState(self.rule, batch_size, cache, stepper, self.counts, self._rows)
 
     @torch.inference_mode()
     def step(self, state: TextState, ids: Tensor) -> tuple[TextState, Tensor]:
@@ -226,7 +230,7 @@ class TransformerPredictor:
         known = state.log_next()
         if known is None:
             return logits
-        return logits[:, :-1] + (1 + logits[:, -1:]) * known.astype(logits.dtype)
+        return logits[:, :-1] + (1 + logits[:, -1:]) * known.astype(logits.dtype, copy=False)
 
     @property
     def _reach(self) -> int:

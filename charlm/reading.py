@@ -3,10 +3,13 @@
 Axes: B texts side by side, T positions, V symbols.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from charlm.context import ContextRule
+from charlm.counts.c_rows import CRows
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.prior import log_next
 from charlm.model.c_stepper import CStepper
@@ -24,13 +27,14 @@ class TextState:
         cache: Cache | None,
         stepper: Stepper | CStepper | None,
         counts: KneserNey | None = None,
+        rows: CRows | None = None,
     ) -> None:
         self.rule = rule
         self.cache, self.stepper = cache, stepper  # one of them: torch's, or that of the fast path
         self.length = 0  # characters read so far
         self.start = 0  # where the text that the cache holds begins
         self.ids = np.empty((batch_size, 0 if rule.carried else rule.block_size), dtype=np.int64)
-        self.counts = counts  # that the model begins from, if it does
+        self.counts, self._rows = counts, rows  # that the model begins from, if it does; rows faster
         self.contexts = counts.start(batch_size) if counts is not None else None  # (B,)
 
     @property
@@ -57,10 +61,12 @@ class TextState:
             self._look(self.ids[:, : self.held])
         return None
 
-    def log_next(self) -> NDArray[np.float64] | None:
+    def log_next(self) -> NDArray[np.floating[Any]] | None:
         """What the counts say of what comes next, if there are any: (B, V)."""
         if self.counts is None or self.contexts is None:
             return None
+        if self._rows is not None:
+            return self._rows.log_next(self.contexts)
         return log_next(self.counts, self.contexts)
 
     def _look(self, ids: NDArray[np.int64]) -> None:

@@ -11,7 +11,10 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.context import ContextRule
+from charlm.counts.build import build
+from charlm.counts.c_rows import CRows
 from charlm.counts.folds import FOLDS, bounds
+from charlm.counts.grams import Packing
 from charlm.counts.prior import TrainingPrior
 from charlm.counts_predictor import CountsPredictor
 from charlm.model import compiled
@@ -83,6 +86,20 @@ def test_the_steps_of_a_text_multiply_to_its_score(corpus: Corpus, shape: dict[s
         state, logp = predictor.step(state, before)
         found.append(float(logp[0, ids[t]]))
     np.testing.assert_allclose(found, predictor.score(ids), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_symbols", [2, 65, 300, 70_000])
+def test_rows_in_c_are_the_same(n_symbols: int) -> None:
+    compiling = compiled.begin()
+    library = compiling.library() if compiling else None
+    if library is None:
+        pytest.skip("no compiler here")
+    ids = np.random.default_rng(2).zipf(1.3, 3000).clip(max=n_symbols).astype(np.int64) - 1
+    model = build(ids, n_symbols, min(3, Packing(n_symbols).highest_order), memory=1 << 28).model
+    contexts = np.concatenate(
+        (model.start(1), model.contexts(ids[None, :40])[0], model.contexts(ids[None, ::7])[0])
+    )
+    np.testing.assert_allclose(CRows(model, library).log_next(contexts), model.log_rows(contexts), atol=1e-4)
 
 
 @pytest.mark.parametrize("in_c", [False, True])
