@@ -204,6 +204,19 @@ def test_the_plan_takes_counts_where_there_is_text_enough_and_leaves_n_grams_out
     assert not model(1_000_000, counts=False).counts and not model(1_000_000, portable=True).counts
 
 
+def test_how_much_is_counted_cannot_act_without_counts() -> None:
+    with pytest.raises(ValueError, match="counts_chars is 9, which cannot act with no counts"):
+        choose(Budget(steps=10), 10**6, ModelConfig(counts=False), TrainingConfig(counts_chars=9))
+
+
+def test_windows_go_without_the_prior_where_the_text_is_read_often_enough() -> None:
+    def dropout(steps: int, **given: object) -> float | None:
+        return choose(Budget(steps=steps), 10**6, ModelConfig(**given), TrainingConfig()).model.counts_dropout  # type: ignore[arg-type]
+
+    assert dropout(10) == 0 and dropout(3000) == 0.1 and dropout(10, counts_dropout=0.3) == 0.3
+    assert dropout(10, counts=False) is None
+
+
 def test_counting_keeps_to_a_tenth_of_the_time_by_a_fixed_rule() -> None:
     def chars(n_train: int) -> int | None:
         budget = Budget(seconds=20.0, gflops=100.0)
