@@ -230,7 +230,10 @@ class TransformerPredictor:
         known = state.log_next()
         if known is None:
             return logits
-        return logits[:, :-1] + (1 + logits[:, -1:]) * known.astype(logits.dtype, copy=False)
+        known = known.astype(logits.dtype, copy=False)
+        known *= 1 + logits[:, -1:]
+        known += logits[:, :-1]
+        return known
 
     @property
     def _reach(self) -> int:

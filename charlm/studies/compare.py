@@ -127,11 +127,12 @@ def _session(
     files.remove_tree(run.path)
     files.make_folder(run.path)
     run.lock()
+    started = perf_counter()  # counting the text is part of a run's time
     choice = plan_of(comparison, task, len(loaded.corpus.train))
     session = begin(run, loaded, comparison.text, choice, comparison.command)
     if comparison.budget.seconds is None:
         return session, None
-    deadline = perf_counter() + comparison.budget.seconds
+    deadline = started + comparison.budget.seconds
     return session, Pace(budget=comparison.budget.seconds, deadline=deadline, afterwards=AFTERWARDS)
 
 
