@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.train import trainer
 from charlm.training.device import keep_memory, machine
-from charlm.training.plan import SIZES
+from charlm.training.sizes import SIZES
 
 
 def timed(action: Callable[[], object]) -> float:

@@ -29,7 +29,7 @@ from charlm.model.compiled import begin
 from charlm.predictor import TransformerPredictor
 from charlm.sampling.generate import Piece, generate
 from charlm.training.device import machine
-from charlm.training.plan import SIZES
+from charlm.training.sizes import SIZES
 
 STREAMS = (1, 8, 64, 512)
 COPIED = 64 << 20

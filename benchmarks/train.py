@@ -28,8 +28,9 @@ from charlm.training.compiling import compile_blocks
 from charlm.training.device import keep_memory, machine, measure_gflops
 from charlm.training.events import Stepped
 from charlm.training.loop import Trainer
-from charlm.training.plan import SIZES, Budget, Size, choose
+from charlm.training.plan import Budget, choose
 from charlm.training.session import Session
+from charlm.training.sizes import SIZES, Size
 
 SYMBOLS = 65
 
@@ -46,6 +47,7 @@ def trainer(size: Size, *, portable: bool = False, precision: str = "fp32") -> T
         block_size=size.block_size,
         dropout=0.0,
         portable=portable,
+        counts=False,
     )
     config = TrainingConfig(
         batch_size=size.batch_size, learning_rate=1e-4, device="cpu", precision=precision, compile="off"

@@ -3,12 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Self
 
+from charlm.refusals import ATTENTION, SCORED, refuse_idle, refuse_not_plain
 from charlm.settings import Choice, Choices, Range, Settings
-
-ATTENTION = ("attention", "simple-attention")
-"""The mixers that have scores: what acts on scores needs one of them."""
-SCORED = ("relative", "rotary", "alibi")
-"""The positions that act on scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +47,21 @@ class ModelConfig(Settings):
     portable: Annotated[bool, "Only what a plain Qwen3 decoder computes: no n-grams, no other mixers."] = (
         False
     )
-    counts: Annotated[bool, "Begin from counts of the text; not there yet, so only --no-counts."] = False
+    counts: Annotated[
+        bool | None,
+        "Learn what n-gram counts of the text do not know; by default on, but for short texts and --portable.",
+    ] = None
+    counts_order: Annotated[
+        int | None, "Most characters before each that the counts look at.", Range(0, 12)
+    ] = None
+    counts_dropout: Annotated[
+        float | None, "Share of the windows that are trained on without the counts.", Range(0, 0.9)
+    ] = None
     causal: Annotated[bool, "Each position reads only those up to it."] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._refuse_what_cannot_act()
+        refuse_idle(self)
         heads, width = self.n_head, self.n_embd
         if heads is not None and width is not None:
             pairs = self.position in (None, "rotary")  # which turn pairs of values
@@ -75,45 +80,9 @@ class ModelConfig(Settings):
                 f"window is {self.window} and block_size {self.block_size}; no layer can read beyond the block"
             )
         if self.portable:
-            self._refuse_what_is_not_plain()
-        if self.counts:
-            raise ValueError("counts is True, which this version cannot do yet; leave it out")
-        self._refuse_rows()
+            refuse_not_plain(self)
         if self.n_layer is not None and len(self.mixers) > self.n_layer:
             raise ValueError(f"mixer names {len(self.mixers)} layers, and n_layer is {self.n_layer}")
-
-    def _refuse_what_cannot_act(self) -> None:
-        """ValueError, by name, for a setting that nothing in this model would read."""
-        acting = {
-            "n_head": (*ATTENTION,),
-            "n_kv_head": ("attention",),
-            "locality": (*ATTENTION,),
-            "window": (*ATTENTION, "convolution"),
-        }
-        if self.position in SCORED:
-            acting["position"] = (*ATTENTION,)
-        for name, needed in acting.items():
-            value = getattr(self, name)
-            if value not in (None, False) and not set(needed) & set(self.mixers):
-                raise ValueError(
-                    f"{name} is {value}, which cannot act with mixer {self.mixer}; it needs "
-                    f"{' or '.join(needed)}"
-                )
-
-    def _refuse_what_is_not_plain(self) -> None:
-        """ValueError, by name, for a setting that no plain decoder has."""
-        plain = {
-            "mixer": ("attention",),
-            "position": (None, "rotary"),
-            "window": (None,),
-            "locality": (False,),
-            "ngrams": (None, 1),
-            "ngram_rows": (None,),
-            "ngram_dropout": (None,),
-        }
-        for name, allowed in plain.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)}, which portable forbids")
 
     @property
     def mixers(self) -> tuple[str, ...]:
@@ -159,25 +128,26 @@ class ModelConfig(Settings):
         """Is everything chosen that a model is made from?"""
         needed = ["n_layer", "n_embd", "block_size", "dropout", "position", *["n_head"] * self.attends]
         needed += ["ngram_rows"] if (self.ngrams or 1) > 1 else []
+        needed += ["counts_order"] if self.counts else []
         return all(getattr(self, name) is not None for name in needed)
 
     def completed(self) -> Self:
-        """The same with what was left open as it was before there was a choice: its position, no n-grams."""
+        """The same with what was left open as it was before there was a choice: no n-grams, no counts."""
         position = self.position or ("rotary" if self.attends else "none")
         ngrams = self.ngrams or 1
-        return replace(self, position=position, ngrams=ngrams, ngram_dropout=self._dropped(ngrams))
+        dropout = (self.counts_dropout or 0.0) if self.counts else None
+        return replace(
+            self,
+            position=position,
+            ngrams=ngrams,
+            ngram_dropout=self._dropped(ngrams),
+            counts=bool(self.counts),
+            counts_dropout=dropout,
+        )
 
     def _dropped(self, ngrams: int) -> float | None:
         """The n-grams' dropout, none where it was left open; where there are no n-grams it stays open."""
         return None if ngrams == 1 else self.ngram_dropout or 0.0
-
-    def _refuse_rows(self) -> None:
-        """ValueError for a number of n-gram vectors that is no power of two, and for what acts on none."""
-        for name in ("ngram_rows", "ngram_dropout"):
-            if getattr(self, name) is not None and self.ngrams == 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, which cannot act with ngrams 1")
-        if self.ngram_rows is not None and self.ngram_rows & (self.ngram_rows - 1):
-            raise ValueError(f"ngram_rows is {self.ngram_rows}; it takes a power of two")
 
 
 CONVOLUTION_WINDOW = 8
@@ -227,6 +197,12 @@ class TrainingConfig(Settings):
         "Compile the blocks before the first step; auto: where that is repaid.",
         Choice(("auto", "on", "off")),
     ] = "auto"
+    counts_memory: Annotated[int, "Megabytes that counting n-grams may take.", Range(1, 10**6)] = 512
+    counts_chars: Annotated[
+        int | None,
+        "Characters that are counted, evenly spread; by default all that there is time for.",
+        Range(1, 10**12),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

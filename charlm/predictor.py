@@ -17,12 +17,15 @@ from torch import Tensor
 from charlm.checkpoint.snapshot import Snapshot, empty_model
 from charlm.config import ModelConfig
 from charlm.context import ContextRule
+from charlm.counts.c_rows import CRows
+from charlm.counts.kneser_ney import KneserNey
+from charlm.counts.prior import log_next, log_prior
 from charlm.model.c_stepper import CStepper
-from charlm.model.cache import Cache
 from charlm.model.example import Example, Row
 from charlm.model.folded import Folded, Numbers
 from charlm.model.language_model import LanguageModel, initialise
 from charlm.model.stepper import Stepper
+from charlm.reading import TextState
 from charlm.text.vocabulary import Ids, Vocabulary
 
 ESCAPE = 2.0**-16
@@ -65,38 +68,6 @@ class Reader(Predictor, Protocol):
         """
 
 
-class TextState:
-    """What is kept of the texts read: the ids in sight, and what the model keeps of them."""
-
-    def __init__(
-        self, rule: ContextRule, batch_size: int, cache: Cache | None, stepper: Stepper | CStepper | None
-    ) -> None:
-        self.rule = rule
-        self.cache, self.stepper = cache, stepper  # one of them: torch's, or that of the fast path
-        self.length = 0  # characters read so far
-        self.start = 0  # where the text that the cache holds begins
-        self.ids = np.empty((batch_size, 0 if rule.carried else rule.block_size), dtype=np.int64)
-
-    @property
-    def held(self) -> int:
-        """How many characters of a text are in sight."""
-        return self.length - self.start
-
-    def take(self, ids: NDArray[np.int64]) -> int | None:
-        """Note ids (B, T) as read; from where on those in sight are to be read, None for all of them anew."""
-        T, held = ids.shape[1], self.held
-        self.length += T
-        start = self.rule.start(self.length)
-        if start == self.start:
-            self.ids[:, held : held + T] = ids
-            return held
-        self.start = start
-        kept = max(0, self.held - T)
-        self.ids[:, :kept] = self.ids[:, held - kept : held]
-        self.ids[:, kept : self.held] = ids[:, T - (self.held - kept) :]
-        return None
-
-
 class TransformerPredictor:
     """Autoregression: a text's probability is a product, a factor for each character.
 
@@ -108,13 +79,25 @@ class TransformerPredictor:
     of Machine Learning Research 3:1137.
     """
 
-    def __init__(self, model: LanguageModel, vocabulary: Vocabulary, library: CDLL | None = None) -> None:
-        """With the `library` of charlm/model/compiled.py it reads single characters faster."""
+    def __init__(
+        self,
+        model: LanguageModel,
+        vocabulary: Vocabulary,
+        library: CDLL | None = None,
+        counts: KneserNey | None = None,
+    ) -> None:
+        """With the `library` of charlm/model/compiled.py it reads single characters faster.
+
+        `counts` are what the model begins from, where it does.
+        """
         assert model.config.causal, "a model that reads ahead predicts nothing"
+        assert (counts is None) == (model.prior is None)
+        self.counts = counts
         self.model = model
         self.vocabulary = vocabulary
         self.rule = ContextRule.of_model(model.config)
         self._library = library
+        self._rows: CRows | None = None
         self._folded: Folded | None = None  # what reads fastest, laid out once something is to be read
 
     @classmethod
@@ -122,7 +105,7 @@ class TransformerPredictor:
         """The model that a checkpoint holds."""
         model = empty_model(snapshot.model_config, snapshot.vocabulary.n_symbols)
         model.load_state_dict(snapshot.weights, assign=True)
-        return cls(model.eval(), snapshot.vocabulary, library)
+        return cls(model.eval(), snapshot.vocabulary, library, snapshot.kneser_ney())
 
     @torch.inference_mode()
     def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:
@@ -152,7 +135,8 @@ class TransformerPredictor:
         for k in range(max(wanted, default=-1) + 1):
             start, first, end = rule.window(k, len(ids))
             read = torch.from_numpy(ids[start:end].astype(np.int64))[None].to(self._device())
-            logp = self._log_probabilities(self.model.hidden(read[:, :-1], cache))  # (1, T, V)
+            log_prior = self._prior(ids[None, max(0, start - self._reach) : end - 1], end - 1 - start)
+            logp = self._log_probabilities(self.model.hidden(read[:, :-1], cache), log_prior)  # (1, T, V)
             assert first == start + 1
             if k in wanted:
                 yield logp.gather(2, read[:, 1:, None])[0, :, 0].double().cpu().numpy()
@@ -166,7 +150,8 @@ class TransformerPredictor:
         read = torch.from_numpy(rows).to(self._device())
         skip = min(first - start for start, first, _ in bounds) - 1
         hidden = self.model.hidden(read[:, :-1])[:, skip:]  # (B, T, C)
-        logp = self._log_probabilities(hidden)  # (B, T, V)
+        log_prior = self._prior(rows[:, :-1], hidden.shape[1])
+        logp = self._log_probabilities(hidden, log_prior)  # (B, T, V)
         chosen = logp.gather(2, read[:, 1 + skip :, None])[..., 0].double().cpu().numpy()
         return [
             row[first - start - 1 - skip : end - start - 1 - skip]
@@ -177,11 +162,15 @@ class TransformerPredictor:
         """The state before anything was read."""
         if self._folded is None and Folded.fits(self.model):
             self._folded = Folded(self.model)
-        if self._folded is None:
-            return TextState(self.rule, batch_size, self.model.cache(batch_size), None)
-        if self._library is None or not CStepper.fits(self._folded):
-            return TextState(self.rule, batch_size, None, Stepper(self._folded, batch_size))
-        return TextState(self.rule, batch_size, None, CStepper(self._folded, batch_size, self._library))
+        stepper: Stepper | CStepper | None = None
+        if self._folded is not None and self._library is not None and CStepper.fits(self._folded):
+            stepper = CStepper(self._folded, batch_size, self._library)
+        elif self._folded is not None:
+            stepper = Stepper(self._folded, batch_size)
+        cache = self.model.cache(batch_size) if stepper is None else None
+        if self.counts is not None and self._library is not None and self._rows is None:
+            self._rows = CRows(self.counts, self._library)
+        return TextState(self.rule, batch_size, cache, stepper, self.counts, self._rows)
 
     @torch.inference_mode()
     def step(self, state: TextState, ids: Tensor) -> tuple[TextState, Tensor]:
@@ -196,25 +185,22 @@ class TransformerPredictor:
             return state, first.expand(B, -1)
         assert T > 0, "what comes next was asked for already"
         if state.stepper is not None:
-            at = state.take(ids.numpy()) or 0
-            logits = state.stepper.read(state.ids[:, : state.held], at)
-            return state, self._with_lacking(torch.from_numpy(logits))
+            return state, self._with_lacking(torch.from_numpy(self._read(state, ids.numpy())))
         assert state.cache is not None
-        if self.rule.carried:
-            state.length += T
-        elif state.take(ids.numpy()) is None:
+        if state.take(ids.numpy()) is None:
             state.cache = self.model.cache(B)
             ids = torch.from_numpy(state.ids[:, : state.held].copy())
         hidden = self.model.hidden(ids.to(self._device()), state.cache)[:, -1]  # (B, C)
-        return state, self._log_probabilities(hidden)
+        known = state.log_next()
+        prior = None if known is None else torch.from_numpy(known).to(self._device(), hidden.dtype)
+        return state, self._log_probabilities(hidden, prior)
 
     def read_id(self, state: TextState, ids: NDArray[np.int64]) -> tuple[TextState, Numbers]:
         """Read an id (B,) of each text: the new state, and logits (B, symbols of the model)."""
         if state.stepper is None:
             state, logp = self.step(state, torch.from_numpy(ids[:, None]))
             return state, logp[:, : self.vocabulary.n_symbols].cpu().numpy()
-        at = state.take(ids[:, None]) or 0
-        return state, state.stepper.read(state.ids[:, : state.held], at)
+        return state, self._read(state, ids[:, None])
 
     @staticmethod
     def example() -> Example:
@@ -236,9 +222,33 @@ class TransformerPredictor:
         says = "An untrained model's probability of 'to be', in steps and in one pass:"
         return Example(says, ("before", "character", "one by one", "at once"), tuple(rows))
 
-    def _log_probabilities(self, hidden: Tensor) -> Tensor:
+    def _read(self, state: TextState, ids: NDArray[np.int64]) -> Numbers:
+        """Logits (B, symbols of the model) of what follows ids (B, T), by the fast path."""
+        assert state.stepper is not None
+        at = state.take(ids)
+        logits = state.stepper.read(state.ids[:, : state.held], at or 0)
+        known = state.log_next()
+        if known is None:
+            return logits
+        known = known.astype(logits.dtype, copy=False)
+        known *= 1 + logits[:, -1:]
+        known += logits[:, :-1]
+        return known
+
+    @property
+    def _reach(self) -> int:
+        """How many characters before each the counts look at."""
+        return 0 if self.counts is None else self.counts.order
+
+    def _prior(self, ids: Ids, last: int) -> Tensor | None:
+        """What the counts say after each of the `last` ids of texts (B, T), if there are any."""
+        if self.counts is None:
+            return None
+        return torch.from_numpy(log_prior(self.counts, ids, last)).to(self._device())
+
+    def _log_probabilities(self, hidden: Tensor, log_prior: Tensor | None = None) -> Tensor:
         """What the head says of every id: (..., V) from (..., C)."""
-        return self._with_lacking(F.linear(hidden, self.model.embedding.weight))
+        return self._with_lacking(self.model.logits(hidden, log_prior))
 
     def _with_lacking(self, logits: Tensor) -> Tensor:
         """Logits (..., symbols) as log-probabilities (..., V), the bytes never seen included."""
@@ -250,7 +260,10 @@ class TransformerPredictor:
 
     def _first(self) -> Scores:
         """Log-probabilities (V,) of a character that nothing precedes."""
-        return first_character(self.vocabulary)
+        if self.counts is None:
+            return first_character(self.vocabulary)
+        known = torch.from_numpy(log_next(self.counts, self.counts.start(1)))
+        return self._with_lacking(known)[0].numpy()
 
     def _device(self) -> torch.device:
         return self.model.embedding.weight.device

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.training.plan import SIZES, Budget, Plan, choose
+from charlm.training.plan import Budget, Plan, choose
 from charlm.training.schedule import Schedule
+from charlm.training.sizes import SIZES, SIZES_WITH_COUNTS
 
 budgets = st.one_of(
     st.builds(lambda n: Budget(steps=n), st.integers(1, 10**6)),
@@ -38,7 +39,8 @@ def test_what_is_set_by_hand_stays(budget: Budget, name: str, value: int) -> Non
 def test_more_time_never_means_a_smaller_model() -> None:
     weights = [12 * c.model.n_layer * c.model.n_embd**2 for s in range(5, 10**5, 500) if (c := choose(Budget(seconds=s, gflops=130), 10**8, ModelConfig(), TrainingConfig()))]  # fmt: skip
     assert weights == sorted(weights)
-    assert [size.tflop for size in SIZES] == sorted(size.tflop for size in SIZES)
+    for sizes in (SIZES, SIZES_WITH_COUNTS):
+        assert [size.tflop for size in sizes] == sorted(size.tflop for size in sizes)
 
 
 def test_short_texts_get_short_blocks_and_small_models() -> None:

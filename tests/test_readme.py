@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -13,7 +14,7 @@ from charlm.cli.main import COMMANDS
 from charlm.cli.main import run as main
 from charlm.model.mixers import MIXERS
 from charlm.model.positions import POSITIONS
-from charlm.training.plan import SIZES
+from charlm.training.sizes import SIZES, SIZES_WITH_COUNTS, Size
 from tests.conftest import TEXT
 
 ROOT = Path(__file__).parent.parent
@@ -32,11 +33,11 @@ def map_lines() -> list[str]:
     return lines
 
 
-def size_lines() -> list[str]:
-    """The plan's table as it should stand."""
+def size_lines(sizes: Sequence[Size]) -> list[str]:
+    """One of the plan's tables as it should stand."""
     header = "| from TFLOP | layers | width | heads | block | batch | learning rate |"
     rows = (
-        (s.tflop, s.n_layer, s.n_embd, s.n_head, s.block_size, s.batch_size, s.learning_rate) for s in SIZES
+        (s.tflop, s.n_layer, s.n_embd, s.n_head, s.block_size, s.batch_size, s.learning_rate) for s in sizes
     )
     return [
         header,
@@ -50,7 +51,7 @@ def test_the_map_is_the_folder() -> None:
 
 
 def test_the_table_of_sizes_is_the_plans() -> None:
-    assert "\n".join(size_lines()) in README
+    assert all("\n".join(size_lines(sizes)) in README for sizes in (SIZES, SIZES_WITH_COUNTS))
 
 
 def test_the_commands_are_those_there_are() -> None:
@@ -110,4 +111,4 @@ def test_constraints_pin_every_dependency() -> None:
 
 
 if __name__ == "__main__":
-    print("\n".join(map_lines()), "\n".join(size_lines()), sep="\n\n")
+    print("\n".join(map_lines()), *map("\n".join, map(size_lines, (SIZES, SIZES_WITH_COUNTS))), sep="\n\n")

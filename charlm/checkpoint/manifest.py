@@ -15,6 +15,9 @@ NAME = "MANIFEST.json"
 FORMAT = 1
 CHECKPOINT_FILES = ("model.safetensors", "train_state.safetensors", "config.json", "state.json")
 RUN_FILES = ("run.json", "vocabulary.json")
+COUNTS = "counts.safetensors"
+OPTIONAL_RUN_FILES = (COUNTS,)
+"""What a run may have beside them; where the manifest lists it, it must be there."""
 SMALL = 1 << 20
 
 
@@ -25,6 +28,8 @@ def describe(files: Mapping[str, bytes], run_files: Mapping[str, bytes]) -> byte
 
 def read_vouched(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     """The contents of `names` (of the checkpoint or of its run), each equal to its manifest entry.
+
+    Those of OPTIONAL_RUN_FILES come with them where the manifest lists them.
 
     Raises CheckpointError for a missing, changed or unusual file, FileNotFoundError where the
     whole folder is gone (another process may have pruned it).
@@ -39,12 +44,13 @@ def read_vouched(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
 def _read_vouched(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     manifest = parse(read_regular(folder / NAME, SMALL), NAME)
-    entries = {**_section(manifest, "files", CHECKPOINT_FILES), **_section(manifest, "run_files", RUN_FILES)}
+    of_run = _section(manifest, "run_files", RUN_FILES, OPTIONAL_RUN_FILES)
+    entries = {**_section(manifest, "files", CHECKPOINT_FILES), **of_run}
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{NAME} has format {manifest.get('format')!r}; this version reads {FORMAT}")
     return {
-        name: _read_entry(folder.parent if name in RUN_FILES else folder, name, entries[name])
-        for name in names
+        name: _read_entry(folder.parent if name in of_run else folder, name, entries[name])
+        for name in (*names, *sorted(of_run.keys() & OPTIONAL_RUN_FILES))
     }
 
 
@@ -69,9 +75,11 @@ def _entries(files: Mapping[str, bytes]) -> dict[str, Any]:
     }
 
 
-def _section(manifest: dict[str, Any], key: str, names: tuple[str, ...]) -> dict[str, Any]:
+def _section(
+    manifest: dict[str, Any], key: str, names: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, Any]:
     entries = manifest.get(key)
-    if not isinstance(entries, dict) or sorted(entries) != sorted(names):
+    if not isinstance(entries, dict) or entries.keys() - set(optional) != set(names):
         raise CheckpointError(f"{NAME} is damaged: {key} must list {', '.join(names)}")
     return entries
 

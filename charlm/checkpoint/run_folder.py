@@ -71,7 +71,7 @@ class RunFolder:
 
     def write_run_files(self, contents: Mapping[str, bytes]) -> None:
         """Write what stays the same for the whole run. Raises OSError."""
-        for name in manifest.RUN_FILES:
+        for name in sorted(contents, key=manifest.RUN_FILES.__contains__):  # what makes it a run comes last
             files.replace(self.path / name, contents[name])
 
     def save(

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from charlm.checkpoint import strict_json, tensors
-from charlm.checkpoint.manifest import read_vouched
+from charlm.checkpoint.manifest import COUNTS, read_vouched
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.config import ModelConfig, TrainingConfig
+from charlm.counts import table_file
+from charlm.counts.kneser_ney import KneserNey
 from charlm.errors import CheckpointError
 from charlm.model.language_model import LanguageModel
 from charlm.model.linear import is_matrix
@@ -33,6 +35,7 @@ class Snapshot:
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     state: dict[str, Any]
     run: dict[str, Any]
+    counts: bytes | None = None  # the run's n-gram counts as their file has them, where it has any
 
     def files(self) -> dict[str, bytes]:
         """The checkpoint's files, in the order in which they are written."""
@@ -46,7 +49,18 @@ class Snapshot:
 
     def run_files(self) -> dict[str, bytes]:
         """The files that all checkpoints of the run share."""
-        return {"run.json": strict_json.dump(self.run), "vocabulary.json": self.vocabulary.to_json().encode()}
+        counts = {} if self.counts is None else {COUNTS: self.counts}
+        facts = {
+            "run.json": strict_json.dump(self.run),
+            "vocabulary.json": self.vocabulary.to_json().encode(),
+        }
+        return facts | counts
+
+    def kneser_ney(self) -> KneserNey | None:
+        """The run's counts, checked; None where it has none. CheckpointError where they are damaged."""
+        return (
+            None if self.counts is None else table_file.load(self.counts, self.vocabulary.n_symbols, COUNTS)
+        )
 
 
 TABLE = "ngrams.table"
@@ -120,7 +134,10 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
         weights=tensors.load(data["model.safetensors"], expected, "model.safetensors"),
         state=parsed["state.json"],
         run=_run_facts(parsed["run.json"]),
+        counts=data.get(COUNTS),
     )
+    if bool(model_config.counts) != (snapshot.counts is not None):
+        raise CheckpointError("config.json is damaged: it says otherwise of counts than the manifest")
     if snapshot.state.pop("step", None) != step:
         raise CheckpointError("state.json is damaged: it is of another step")
     if training:

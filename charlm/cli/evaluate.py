@@ -132,9 +132,10 @@ def _show(name: str, evaluation: "Evaluation") -> None:
         if isinstance(stick, str):
             lines.append((title, "-", stick))
         else:
-            lines.append(
-                (title, f"{stick.bits_per_char:.4f}", "adapts to this text" if stick.adaptive else "")
-            )
+            said = "adapts to this text" if stick.adaptive else ""
+            if stick.order is not None:
+                said = f"counts of the training part, {stick.order} characters of context"
+            lines.append((title, f"{stick.bits_per_char:.4f}", said))
     table(lines, header=("yardstick", "bits/char", ""), numbers=(1,))
     for text in evaluation.warnings:
         warn(text)

@@ -13,6 +13,7 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.console import checkpoints_root, count, say, table, text_of, warn
 from charlm.config import FEWEST_HELD_OUT, SamplingConfig
 from charlm.errors import CharlmError
+from charlm.evaluation.yardsticks import Yardstick
 from charlm.listeners.log import MetricsLog
 from charlm.listeners.preview import Preview
 from charlm.listeners.progress import Progress
@@ -28,11 +29,19 @@ from charlm.training.signals import EXIT_CODES, StopSignals
 PREVIEW_CHARS = 120
 
 
-def follow(run: RunFolder, session: Session, pace: Pace | None) -> int:
-    """Train to the end or until a signal; show it; the exit code that the signal asks for, or 0."""
+def follow(run: RunFolder, session: Session, pace: Pace | None, counts: Yardstick | None) -> int:
+    """Train to the end or until a signal; show it; the exit code that the signal asks for, or 0.
+
+    `counts` is what counts alone make of the held-out text, if it was measured.
+    """
     trainer = Trainer(session, run, pace)
     say(f"run {run.name}, in {one_line(str(run.path))}")
-    bar = Progress(session.plan.total_steps, session.state.step, session.chars_per_step)
+    bar = Progress(
+        session.plan.total_steps,
+        session.state.step,
+        session.chars_per_step,
+        counts.bits_per_char if counts else None,
+    )
     listeners: list[Callable[[Event], None]] = [
         bar,
         MetricsLog(run.path, session.state.step),
@@ -53,7 +62,7 @@ def follow(run: RunFolder, session: Session, pace: Pace | None) -> int:
     budget = pace.budget if pace is not None else None
     if last.reason in EXIT_CODES:
         budget = 0.0  # whoever sent a signal does not wait for what takes time
-    _summary(run, session, last, budget)
+    _summary(run, session, last, budget, counts)
     return EXIT_CODES.get(last.reason, 0)
 
 
@@ -105,7 +114,9 @@ def _announce(trainer: Trainer, name: str) -> None:
         say(f"\n{name}: finishing step {step}, saving")
 
 
-def _summary(run: RunFolder, session: Session, last: Finished, budget: float | None) -> None:
+def _summary(
+    run: RunFolder, session: Session, last: Finished, budget: float | None, counts: Yardstick | None
+) -> None:
     """The still table at the end, and the report beside it."""
     state = session.state
     rows = [("run", run.name), ("steps", f"{count(last.step)} of {count(last.total_steps)}")]
@@ -119,7 +130,7 @@ def _summary(run: RunFolder, session: Session, last: Finished, budget: float | N
         best = nats_per_symbol * len(corpus.held_out) / corpus.held_out_chars / log(2)
         rows.append(("best, and used", f"{best:.4f} bits/char, step {last.best_step}"))
     try:
-        rows += write_report(run, session, rows, budget)
+        rows += write_report(run, session, rows, budget, counts)
     except (OSError, CharlmError) as error:
         warn(f"the report could not be written: {error}")
     with suppress(OSError):  # whoever read the table may be gone; what is said below still counts

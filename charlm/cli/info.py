@@ -21,7 +21,12 @@ def command(
 
     Its text, model, training, checkpoints, versions, command, and the SHA-256 of its weights.
     """
-    from charlm.checkpoint.manifest import NAME, read_regular, read_vouched  # here: torch is slow to import
+    from charlm.checkpoint.manifest import (
+        COUNTS,
+        NAME,
+        read_regular,
+        read_vouched,
+    )  # here: torch is slow to import
     from charlm.checkpoint.overview import overview
     from charlm.checkpoint.run_folder import find
     from charlm.checkpoint.strict_json import parse
@@ -34,6 +39,7 @@ def command(
     read_vouched(folder.folder(step), ("model.safetensors",))
     manifest = parse(read_regular(folder.folder(step) / NAME, 1 << 20), NAME)
     row["weights_sha256"] = manifest["files"]["model.safetensors"]["sha256"]
+    row["counts_bytes"] = manifest["run_files"].get(COUNTS, {}).get("size")
     row["checkpoints"] = folder.steps()
     if as_json:
         print_json(row)
@@ -58,6 +64,8 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             (title, ", ".join(f"{name} {value}" for name, value in row[title].items() if value is not None))
         )
+    if row["counts_bytes"] is not None:
+        rows.append(("counts", f"{row['counts_bytes'] / 1e6:.1f} MB on disk, and about as much in memory"))
     rows.append(("checkpoints", ", ".join(map(str, row["checkpoints"])) + f"; best {row['best_step']}"))
     rows.append(("weights' SHA-256", row["weights_sha256"]))
     rows.append(("command", row["command"]))

@@ -1,7 +1,7 @@
 """`charlm resume`: go on with a run, to the end of its plan or further, or with a comparison."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,9 +40,8 @@ def command(
         return
 
     from charlm.checkpoint.run_folder import find  # here: only now is torch needed
+    from charlm.cli.counts_line import counts_line
     from charlm.cli.follow import follow, next_commands
-    from charlm.listeners.report import report_seconds
-    from charlm.training.extend import by_seconds, by_steps
     from charlm.training.start import go_on
 
     folder = find(checkpoints_root(checkpoints), run)
@@ -55,17 +54,27 @@ def command(
             f"the run {folder.name} is finished, after {session.state.step} steps; to train it further say for "
             f"how long: charlm resume {folder.name} --time 2m"
         )
-    pace = None
-    if steps is not None:
-        by_steps(session, folder, steps)
-    elif budget is not None:
-        afterwards = report_seconds(session.corpus, budget, session.plan.total_steps)
-        pace = by_seconds(session, folder, budget, ctx.obj, afterwards)
+    pace = _extended(folder, session, budget, steps, ctx.obj)
     say(f"{folder.name}: from step {session.state.step} to {session.plan.total_steps}")
-    code = follow(folder, session, pace)
+    built = session.prior.built if session.prior is not None else None
+    counts = counts_line(session.corpus, session.training_config.counts_memory, budget, built)
+    code = follow(folder, session, pace, counts)
     if code:
         raise typer.Exit(code)
     next_commands(folder)
+
+
+def _extended(folder: Any, session: Any, budget: float | None, steps: int | None, started: float) -> Any:
+    """More training for the run, where it was asked for; the pace to keep if that is a time."""
+    from charlm.listeners.report import report_seconds
+    from charlm.training.extend import by_seconds, by_steps
+
+    if steps is not None:
+        by_steps(session, folder, steps)
+    if budget is None or steps is not None:
+        return None
+    afterwards = report_seconds(session.corpus, budget, session.plan.total_steps)
+    return by_seconds(session, folder, budget, started, afterwards)
 
 
 def _comparison(root: Path, name: str, time: str | None, steps: int | None, threads: int | None) -> bool:

@@ -169,6 +169,7 @@ def _train(
     budget: float | None,
 ) -> None:
     from charlm.checkpoint.run_folder import RunFolder
+    from charlm.cli.counts_line import counts_line
     from charlm.cli.follow import follow, next_commands
     from charlm.listeners.report import report_seconds
     from charlm.text.load import run_name
@@ -178,11 +179,13 @@ def _train(
     root = checkpoints_root(checkpoints)
     folder = RunFolder.create(root, run) if run else RunFolder.create_like(root, run_name(names))
     session = begin(folder, loaded, text, choice, shlex.join(["charlm", *sys.argv[1:]]))
+    built = session.prior.built if session.prior is not None else None
+    counts = counts_line(loaded.corpus, choice.training.counts_memory, budget, built)
     pace = None
     if budget is not None:
         afterwards = report_seconds(loaded.corpus, budget, choice.plan.total_steps)
         pace = Pace(budget=budget, deadline=started + budget, afterwards=afterwards)
-    code = follow(folder, session, pace)
+    code = follow(folder, session, pace, counts)
     if code:
         raise typer.Exit(code)
     if session.state.returns:
@@ -206,5 +209,12 @@ def repeat_command(names: list[str], session: Any, text: TextConfig) -> str:
         for setting in settings_of(type(config)):
             value = getattr(config, setting.name)
             if value != setting.default and value is not None:
-                words += [setting.option] if value is True else [setting.option, shlex.quote(str(value))]
+                words += _words(setting, value)
     return one_line(" ".join(words), limit=10**6)
+
+
+def _words(setting: Any, value: Any) -> list[str]:
+    """A setting as it is typed."""
+    if setting.type is bool:
+        return [setting.option if value else f"--no-{setting.option[2:]}"]
+    return [setting.option, shlex.quote(str(value))]

@@ -46,4 +46,5 @@ def _kind(model: ModelConfig) -> str:
     words += [f"{model.n_kv_head} heads of keys and values"] if model.n_kv_head else []
     words += ["locality"] if model.locality else []
     words += [f"vectors for up to {model.ngrams} characters together"] if (model.ngrams or 1) > 1 else []
+    words += [f"on counts of {model.counts_order} characters"] if model.counts else []
     return "".join(word + ", " for word in words)

@@ -13,7 +13,7 @@ from charlm.context import ContextRule
 from charlm.evaluation.intervals import bootstrap_interval
 from charlm.evaluation.overlap import PASSAGE, overlap
 from charlm.evaluation.score import Figure, score_text
-from charlm.evaluation.yardsticks import Yardstick, yardsticks
+from charlm.evaluation.yardsticks import KNESER_NEY, Yardstick, kneser_ney, yardsticks
 from charlm.predictor import TransformerPredictor
 from charlm.text.corpus import Corpus
 
@@ -80,6 +80,12 @@ def evaluate(
     selected = held_out and _is_best(snapshot, which)
     interval = bootstrap_interval(figure.nats)
     baselines = yardsticks(snapshot.vocabulary, corpus.training_text if corpus else None, joined)
+    memory = snapshot.training_config.counts_memory << 20
+    baselines[KNESER_NEY] = (
+        kneser_ney(snapshot.vocabulary, corpus.train, joined, memory=memory)
+        if corpus is not None
+        else "the training text is no longer there"
+    )
     missing = [f"no {name} yardstick: {why}" for name, why in baselines.items() if isinstance(why, str)]
     return Evaluation(
         figure=figure,
@@ -89,8 +95,25 @@ def evaluate(
         rule=rule,
         interval_bits=(interval[0] / log(2), interval[1] / log(2)) if interval else None,
         baselines=baselines,
-        warnings=(*_warnings(figure, predictor, corpus, texts, selected), *missing),
+        warnings=(
+            *_beaten(figure, baselines[KNESER_NEY]),
+            *_warnings(figure, predictor, corpus, texts, selected),
+            *missing,
+        ),
     )
+
+
+def _beaten(figure: Figure, counts: Yardstick | str) -> tuple[str, ...]:
+    """What is to be said where the model does not beat the counts, and where those are not whole."""
+    if isinstance(counts, str):
+        return ()
+    found = [f"kneser-ney: {counts.limits}"] if counts.limits else []
+    if counts.bits_per_char <= figure.bits_per_char:
+        found.append(
+            f"{counts.order} characters of counts do better, at {counts.bits_per_char:.4f} bits per character: "
+            "train longer, or on more text like this"
+        )
+    return tuple(found)
 
 
 def _is_best(snapshot: Snapshot, which: str) -> bool:
@@ -126,4 +149,5 @@ def _stick(stick: Yardstick | str) -> dict[str, Any] | None:
     """A yardstick as JSON; null where it is missing, with the reason among the warnings."""
     if isinstance(stick, str):
         return None
-    return {"bits_per_char": stick.bits_per_char, "adaptive": stick.adaptive}
+    plain: dict[str, Any] = {"bits_per_char": stick.bits_per_char, "adaptive": stick.adaptive}
+    return plain if stick.order is None else {**plain, "order": stick.order}

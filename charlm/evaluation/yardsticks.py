@@ -2,13 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from math import log2
 
 import numpy as np
 
-from charlm.text.vocabulary import Vocabulary
+from charlm.counts.build import Built, build, choose_order
+from charlm.counts_predictor import CountsPredictor
+from charlm.evaluation.score import score_text
+from charlm.text.vocabulary import Ids, Vocabulary
 
-XZ_LAST = 32 << 20
+KNESER_NEY = "kneser-ney"
+
+LAST_BYTES = 32 << 20
+"""How much of the training part a compressor reads, its end."""
+PPMD_ORDER, PPMD_MEMORY = 6, 256 << 20
 XZ_DICTIONARY_LEAST = 1 << 16
 
 
@@ -18,16 +27,20 @@ class Yardstick:
 
     bits_per_char: float
     adaptive: bool
+    order: int | None = None  # characters of context, where that was chosen
+    limits: str = ""  # what was left out for lack of memory or time
 
 
 def yardsticks(
     vocabulary: Vocabulary, training_text: Callable[[], str] | None, text: str
 ) -> dict[str, Yardstick | str]:
-    """Each yardstick by name, or why it is missing. `training_text` is None where it is gone."""
+    """Each yardstick by name but for Kneser-Ney, or why it is missing. `training_text` is None where it is gone."""
     found: dict[str, Yardstick | str] = {
         "uniform": Yardstick(uniform_bits(vocabulary, text), adaptive=False),
         "unigram": Yardstick(unigram_bits(vocabulary, text), adaptive=False),
     }
+    if training_text is not None and find_spec("pyppmd") is not None:
+        found["ppmd"] = Yardstick(ppmd_bits(training_text(), text), adaptive=True)
     if training_text is None:
         found["xz"] = "the training text is no longer there"
     else:
@@ -57,12 +70,49 @@ def unigram_bits(vocabulary: Vocabulary, text: str) -> float:
     return float(bits[vocabulary.encode(text)].sum()) / len(text)
 
 
+def kneser_ney(
+    vocabulary: Vocabulary, train: Ids, text: str, *, memory: int, most: int | None = None
+) -> Yardstick:
+    """Counts of the training part's n-grams alone; how long, is chosen on its end.
+
+    `memory` in bytes; `most`: symbols that there is time to count.
+    """
+    return stick_of(count_training_part(vocabulary, train, memory=memory, most=most), vocabulary, text)
+
+
+def stick_of(built: Built, vocabulary: Vocabulary, text: str) -> Yardstick:
+    """What counts make of a text."""
+    bits = score_text(CountsPredictor(built.model, vocabulary), "", text).bits
+    return Yardstick(float(bits.mean()), adaptive=False, order=built.model.order, limits=built.limits)
+
+
+def count_training_part(vocabulary: Vocabulary, train: Ids, *, memory: int, most: int | None) -> Built:
+    """The counts that Kneser-Ney is made of."""
+    n = vocabulary.n_symbols
+    order = choose_order(train[-most:] if most else train, n)
+    return build(train, n, order, memory=memory, most=most)
+
+
+def ppmd_bits(training_text: str, text: str) -> float:
+    """What the text adds to the size of the training part under PPMd (variant H), which adapts as it reads.
+
+    Of the training part at most the last 32 MB.
+    """
+    before, more = training_text.encode()[-LAST_BYTES:], text.encode()
+    return (_ppmd_size(before + more) - _ppmd_size(before)) * 8 / len(text)
+
+
+def _ppmd_size(data: bytes) -> int:
+    encoder = import_module("pyppmd").Ppmd7Encoder(PPMD_ORDER, PPMD_MEMORY)
+    return len(encoder.encode(data)) + len(encoder.flush())
+
+
 def xz_bits(training_text: str, text: str) -> float:
     """What the text adds to the size of the training part under xz, which adapts to it as it reads.
 
     Of the training part at most the last 32 MB.
     """
-    before, more = training_text.encode()[-XZ_LAST:], text.encode()
+    before, more = training_text.encode()[-LAST_BYTES:], text.encode()
     return (_xz_size(before + more) - _xz_size(before)) * 8 / len(text)
 
 
@@ -70,5 +120,5 @@ def _xz_size(data: bytes) -> int:
     import lzma  # here, since not every Python has it
 
     dictionary = max(XZ_DICTIONARY_LEAST, 1 << (len(data) - 1).bit_length()) if data else XZ_DICTIONARY_LEAST
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": min(dictionary, 2 * XZ_LAST)}]
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": min(dictionary, 2 * LAST_BYTES)}]
     return len(lzma.compress(data, format=lzma.FORMAT_XZ, check=lzma.CHECK_NONE, filters=filters))

@@ -5,7 +5,7 @@ from typing import Any
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.evaluation.yardsticks import XZ_LAST, Yardstick, yardsticks
+from charlm.evaluation.yardsticks import KNESER_NEY, LAST_BYTES, Yardstick, yardsticks
 from charlm.listeners.log import read_log
 from charlm.listeners.report_page import Page, render
 from charlm.terminal import one_line
@@ -28,13 +28,19 @@ def report_seconds(corpus: Corpus, budget: float, steps: int) -> float:
 
 
 def write_report(
-    run: RunFolder, session: Session, facts: list[tuple[str, str]], budget: float | None
+    run: RunFolder,
+    session: Session,
+    facts: list[tuple[str, str]],
+    budget: float | None,
+    counts: Yardstick | None = None,
 ) -> list[tuple[str, str]]:
     """Write the page; the yardsticks and its path as further rows for the table. Raises OSError.
 
-    The xz yardstick is left out where it would take too much of the `budget`.
+    `counts` is Kneser-Ney, if it was measured; those that take time are left out where it would be
+    too much of the `budget`.
     """
-    sticks = _yardsticks(session.corpus, with_xz=_has_time_for_xz(session.corpus, budget))
+    sticks = [] if counts is None else [(KNESER_NEY, counts.bits_per_char)]
+    sticks += _yardsticks(session.corpus, with_xz=_has_time_for_xz(session.corpus, budget))
     rows = [(f"{name}, for comparison", f"{figure:.4f} bits/char") for name, figure in sticks]
     events = read_log(run.path)
     steps = [e for e in events if e.get("event") == "Stepped" and {"loss", "learning_rate"} <= set(e)]
@@ -68,7 +74,7 @@ def write_report(
 
 def _xz_seconds(corpus: Corpus) -> float:
     """Twice through the training part, at most 32 MB of it."""
-    return 2 * min(corpus.train_chars, XZ_LAST) / XZ_CHARS_PER_SECOND
+    return 2 * min(corpus.train_chars, LAST_BYTES) / XZ_CHARS_PER_SECOND
 
 
 def _has_time_for_xz(corpus: Corpus, budget: float | None) -> bool:

@@ -1,4 +1,4 @@
-"""The step in C: compiled while the program starts, where there is a compiler, for this process alone.
+"""What sampling has in C: compiled while the program starts, where there is a compiler, for this process alone.
 
 Nothing compiled is kept, so that nothing found on disk is ever run.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O2", "-ftree-vectorize", "-funroll-loops", "-march=native", "-ffast-math", "-fPIC")
-SOURCE = Path(__file__).with_name("step.c")
+SOURCES = (Path(__file__).with_name("step.c"), Path(__file__).parents[1] / "counts" / "rows.c")
 SECONDS = 20.0
 
 
@@ -21,10 +21,11 @@ class Compiling:
 
     def __init__(self, compiler: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="charlm-")
-        part, self._target = (str(Path(self._folder.name, name)) for name in ("step.o", "step.so"))
+        self._target = str(Path(self._folder.name, "step.so"))
+        parts = [str(Path(self._folder.name, f"{source.stem}.o")) for source in SOURCES]
         # Linked apart: with -ffast-math, that would change how the whole process computes.
-        self._link = [compiler, "-shared", "-o", self._target, part, "-lm"]
-        self._process = _quietly([compiler, "-c", *FLAGS, "-o", part, str(SOURCE)])
+        self._link = [compiler, "-shared", "-o", self._target, *parts, "-lm"]
+        self._process = _quietly([compiler, "-c", *FLAGS, *map(str, SOURCES)], self._folder.name)
         atexit.register(self._end)
 
     def library(self) -> ctypes.CDLL | None:
@@ -55,6 +56,6 @@ def begin() -> Compiling | None:
         return None
 
 
-def _quietly(command: list[str]) -> subprocess.Popen[bytes]:
+def _quietly(command: list[str], folder: str | None = None) -> subprocess.Popen[bytes]:
     quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
+    return subprocess.Popen(command, cwd=folder, stdin=quiet, stdout=quiet, stderr=quiet)

@@ -30,7 +30,8 @@ class Folded:
     def __init__(self, model: LanguageModel) -> None:
         weight = model.embedding.weight
         self.block_size, self.width = model.block_size, weight.shape[1]
-        self.head = _folded(weight, model.norm.weight)  # (C, V)
+        gate = [] if model.prior is None else [model.prior.gate]  # a column more: the prior's weight
+        self.head = _folded(torch.cat((weight, *gate)), model.norm.weight)  # (C, V or V + 1)
         self.dtype = self.head.dtype
         # One row of zeros more: unknown ids read as nothing.
         self.embedding = np.pad(_array(weight), ((0, 1), (0, 0)))

@@ -21,6 +21,7 @@ from charlm.model.mixers.mixer import Mixer, Places
 from charlm.model.ngrams import NGrams
 from charlm.model.norm import Norm
 from charlm.model.positions import POSITIONS
+from charlm.model.prior import Prior
 
 FIRST_LOGIT = 0.5
 """How much the untrained model favours the character it has just read: little, so that the first
@@ -108,15 +109,31 @@ class LanguageModel(nn.Module):
         mixers = config.mixers
         self.blocks = nn.ModuleList(Block(config, mixers[i % len(mixers)]) for i in range(config.n_layer))
         self.norm = Norm(config.n_embd)
+        self.prior = Prior(config.n_embd) if config.counts else None
         self.compiled: Callable[..., Tensor] | None = None  # `through`, for training
 
-    def forward(self, ids: Tensor, cache: Cache | None = None, docs: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        cache: Cache | None = None,
+        docs: Tensor | None = None,
+        log_prior: Tensor | None = None,
+    ) -> Tensor:
         """Logits (B, T, V) of what follows each of `ids` (B, T), given those that it may read.
 
         With a `cache` the ids go on from what it holds. With `docs` (B, T), on the CPU, the document
-        of each id, documents are kept apart; they stand in runs.
+        of each id, documents are kept apart; they stand in runs. `log_prior` (B, T, V) is what the
+        counts say of what follows, for a model that was made to begin there.
         """
-        return F.linear(self.hidden(ids, cache, docs), self.embedding.weight)
+        return self.logits(self.hidden(ids, cache, docs), log_prior)
+
+    def logits(self, hidden: Tensor, log_prior: Tensor | None = None) -> Tensor:
+        """What the head says, from what it reads (B, T, C), and the prior (B, T, V), if any: (B, T, V)."""
+        logits = F.linear(hidden, self.embedding.weight)
+        if log_prior is None:
+            return logits
+        assert self.prior is not None, "this model has no weight for a prior"
+        return self.prior(logits, hidden, log_prior)  # type: ignore[no-any-return]
 
     def hidden(self, ids: Tensor, cache: Cache | None = None, docs: Tensor | None = None) -> Tensor:
         """What the head reads: (B, T, C), normalised."""
@@ -172,14 +189,15 @@ def initialise(model: LanguageModel, generator: torch.Generator) -> None:
 
     Output projections start at zero, so that every block with weights starts as the identity; the
     gain before the head is such that the first loss is ln V at any width. What is added ("bias" in
-    its name: a gate's, a distance's, a slope's) starts at zero too.
+    its name: a gate's, a distance's, a slope's) starts at zero too. Beside a prior that gain is zero,
+    so that the first loss is the prior's.
     """
     C = model.embedding.embedding_dim
     for name, weight in model.named_parameters():
-        if name.endswith(("out.weight", "down.weight", "ngrams.table")) or "bias" in name:
+        if name.endswith(("out.weight", "down.weight", "ngrams.table", "prior.gate")) or "bias" in name:
             nn.init.zeros_(weight)
         elif weight.ndim == 2:
             nn.init.normal_(weight, std=1 / sqrt(weight.shape[1]), generator=generator)
         else:
             nn.init.ones_(weight)
-    nn.init.constant_(model.norm.weight, FIRST_LOGIT / sqrt(C))
+    nn.init.constant_(model.norm.weight, FIRST_LOGIT / sqrt(C) if model.prior is None else 0.0)

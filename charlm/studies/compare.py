@@ -65,6 +65,8 @@ def unintended(comparison: Comparison, choices: Sequence[Choice]) -> list[str]:
     follow = {"seed", *comparison.axes}
     if "mixer" in follow:
         follow |= {"position", "n_head"}  # which go with it
+    if "counts" in follow:
+        follow |= {"counts_order", "counts_dropout", "counts_chars"}
     found = []
     for kind in ("model", "training"):
         for setting in settings_of(type(getattr(choices[0], kind))):
@@ -125,11 +127,12 @@ def _session(
     files.remove_tree(run.path)
     files.make_folder(run.path)
     run.lock()
+    started = perf_counter()  # counting the text is part of a run's time
     choice = plan_of(comparison, task, len(loaded.corpus.train))
     session = begin(run, loaded, comparison.text, choice, comparison.command)
     if comparison.budget.seconds is None:
         return session, None
-    deadline = perf_counter() + comparison.budget.seconds
+    deadline = started + comparison.budget.seconds
     return session, Pace(budget=comparison.budget.seconds, deadline=deadline, afterwards=AFTERWARDS)
 
 

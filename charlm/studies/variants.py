@@ -95,6 +95,8 @@ def _parse(setting: Setting, word: str, text: str) -> Any:
 
 
 def _value(setting: Setting, word: str) -> Any:
+    if word == NOT_SET and setting.optional and setting.type is bool:
+        return None
     if setting.type is bool:
         if word not in WORDS:
             raise ValueError(f"{setting.name} is {word!r}; allowed: on, off")

@@ -44,7 +44,9 @@ class Trainer:
         self.session = session
         self.run_folder = run
         self.pace = pace  # with --time only
-        self.predictor = TransformerPredictor(session.model, session.corpus.vocabulary)
+        self.predictor = TransformerPredictor(
+            session.model, session.corpus.vocabulary, counts=session.kneser_ney
+        )
         self._saved_at = perf_counter()
         self._save_failed = False
         self._finish_reason: str | None = None

@@ -1,53 +1,20 @@
 """From a budget, a machine's speed and a text's length to a size, a batch and a schedule.
 
-`choose` is a pure function; its table is SIZES, shown in the README. With a number of steps
+`choose` is a pure function; its tables are in charlm/training/sizes.py, and in the README. With a number of steps
 nothing that was timed enters; with a time, the measured speed is written into the plan before it
 acts, and the schedule is decided again from the speed of the steps themselves.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from typing import Any
 
 from charlm.config import ModelConfig, TrainingConfig
+from charlm.training.counting import with_counts, with_counts_dropout
 from charlm.training.schedule import Schedule
+from charlm.training.sizes import SIZES, SIZES_WITH_COUNTS, Size
 
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """A row of the table: from this much computing on, this model and batch did best."""
-
-    tflop: float  # the machine's plain matrix product over the whole budget, in 10^12 operations
-    n_layer: int
-    n_embd: int
-    n_head: int
-    block_size: int
-    batch_size: int
-    learning_rate: float
-
-    @property
-    def weights(self) -> int:
-        """Weights in the blocks, about: attention 4 C^2, SwiGLU 8 C^2."""
-        return 12 * self.n_layer * self.n_embd**2
-
-    @property
-    def step_gflop(self) -> float:
-        """Operations of one step, forward and backward, in 10^9: 6 a weight and 12 C T a layer."""
-        per_char = 6 * self.weights + 12 * self.n_layer * self.n_embd * self.block_size
-        return per_char * self.block_size * self.batch_size / 1e9
-
-
-SIZES = (
-    Size(tflop=0, n_layer=2, n_embd=64, n_head=2, block_size=64, batch_size=16, learning_rate=6e-3),
-    Size(tflop=1.5, n_layer=3, n_embd=64, n_head=2, block_size=64, batch_size=16, learning_rate=6e-3),
-    Size(tflop=4, n_layer=3, n_embd=64, n_head=2, block_size=64, batch_size=24, learning_rate=6e-3),
-    Size(tflop=20, n_layer=4, n_embd=96, n_head=3, block_size=64, batch_size=24, learning_rate=6e-3),
-    Size(tflop=50, n_layer=4, n_embd=128, n_head=4, block_size=128, batch_size=16, learning_rate=4e-3),
-    Size(tflop=150, n_layer=5, n_embd=160, n_head=5, block_size=128, batch_size=16, learning_rate=3e-3),
-    Size(tflop=400, n_layer=6, n_embd=256, n_head=8, block_size=128, batch_size=32, learning_rate=2e-3),
-    Size(tflop=2_000, n_layer=6, n_embd=384, n_head=6, block_size=256, batch_size=48, learning_rate=1.5e-3),
-    Size(tflop=50_000, n_layer=12, n_embd=768, n_head=12, block_size=512, batch_size=64, learning_rate=6e-4),
-)
 SHARE_OF_PRODUCT = 0.5  # of a plain matrix product's speed, what the steps of the larger sizes reach
 FIRST_SHARE = 0.25  # the same for the first guess, which is for short times and small sizes
 WEIGHTS_PER_CHAR = 8  # of training text: above that a model only learns it by heart
@@ -144,7 +111,8 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
             "causal is False, which cannot be trained: a model that reads ahead would read the answer, the next "
             "character, instead of predicting it"
         )
-    size = _size(budget, n_train)
+    model, training = with_counts(model, training, budget.seconds, n_train)
+    size = _size(budget, n_train, SIZES_WITH_COUNTS if model.counts else SIZES)
     wanted = model.block_size or size.block_size
     block = min(wanted, max(1, (n_train - 1) // 2))
     shortened = f"; the block is shortened from {wanted}, since the text is short" if block < wanted else ""
@@ -187,15 +155,15 @@ def evaluation_interval(steps: int, seconds: float, steps_a_pass: float) -> int:
     return max(1, ceil(steps / min(60, max(2, number))))
 
 
-def _size(budget: Budget, n_train: int) -> Size:
+def _size(budget: Budget, n_train: int, sizes: Sequence[Size]) -> Size:
     def affordable(size: Size) -> bool:
         if budget.steps is not None:
             return budget.steps * size.step_gflop >= size.tflop * 1e3 * SHARE_OF_PRODUCT
         assert budget.seconds and budget.gflops
         return budget.seconds * budget.gflops >= size.tflop * 1e3
 
-    fitting = [size for size in SIZES if affordable(size) and size.weights <= WEIGHTS_PER_CHAR * n_train]
-    return fitting[-1] if fitting else SIZES[0]
+    fitting = [size for size in sizes if affordable(size) and size.weights <= WEIGHTS_PER_CHAR * n_train]
+    return fitting[-1] if fitting else sizes[0]
 
 
 def _fill_model(model: ModelConfig, size: Size, n_train: int) -> ModelConfig:
@@ -203,7 +171,7 @@ def _fill_model(model: ModelConfig, size: Size, n_train: int) -> ModelConfig:
     n_layer = model.n_layer or max(size.n_layer, len(model.mixers))
     n_embd, n_head = model.n_embd, model.n_head
     ngrams = model.ngrams or (1 if model.portable else NGRAMS)
-    model = replace(model.completed(), ngrams=ngrams)
+    model = replace(model, ngrams=ngrams).completed()
     if not model.attends:
         return _with_rows(replace(model, n_layer=n_layer, n_embd=n_embd or size.n_embd), n_train)
     shared = model.n_kv_head or 1
@@ -265,6 +233,7 @@ def _ngram_prior(passes: float) -> float:
 def _with_dropout(model: ModelConfig, passes: float) -> ModelConfig:
     """What is left out in training, by how often the text is passed over."""
     dropout, of_ngrams = next((drops for from_passes, *drops in DROPOUT if passes >= from_passes), (0.0, 0.0))
+    model = with_counts_dropout(model, passes)
     if model.dropout is None:
         model = replace(model, dropout=dropout)
     if model.ngram_dropout is None and model.ngrams != 1 and not model.portable:

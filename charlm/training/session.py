@@ -7,6 +7,10 @@ import torch
 
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import ModelConfig, TrainingConfig
+from charlm.counts import table_file
+from charlm.counts.kneser_ney import KneserNey
+from charlm.counts.prior import TrainingPrior
+from charlm.errors import CheckpointError
 from charlm.model.language_model import LanguageModel, initialise
 from charlm.text.batches import Windows
 from charlm.text.corpus import Corpus
@@ -14,6 +18,7 @@ from charlm.text.vocabulary import Vocabulary
 from charlm.training.device import pick_device
 from charlm.training.optimizer import Optimizer, Rates
 from charlm.training.plan import Plan
+from charlm.training.prior_rows import PriorRows
 from charlm.training.state import RunState
 from charlm.training.watch import Divergence
 
@@ -32,6 +37,11 @@ class Session:
         self.model = LanguageModel(model, corpus.vocabulary.n_symbols)
         initialise(self.model, torch.Generator().manual_seed(training.seed))
         self.model.to(self.device).train()
+        self.prior = self._counted()
+        self.counts = None if self.prior is None else table_file.dump(self.prior.model)
+        self.prior_rows = (
+            None if self.prior is None else PriorRows(self.prior, self.windows, model.counts_dropout or 0.0)
+        )
         assert training.optimizer is not None
         self.optimizer = Optimizer(
             self.model,
@@ -46,8 +56,29 @@ class Session:
     def resumed(cls, snapshot: Snapshot, corpus: Corpus, plan: Plan) -> "Session":
         """The session that a checkpoint was taken of, under the plan in force."""
         session = cls(corpus, snapshot.model_config, snapshot.training_config, plan, snapshot.run)
+        if session.counts != snapshot.counts:
+            raise CheckpointError("the counts of this run are not those of its text; it cannot go on exactly")
         session.restore(snapshot)
         return session
+
+    def _counted(self) -> TrainingPrior | None:
+        """The training text's counts, for a model that begins from them."""
+        config, training = self.model_config, self.training_config
+        if not config.counts:
+            return None
+        assert config.counts_order is not None
+        return TrainingPrior.of(
+            self.corpus.train,
+            self.corpus.vocabulary.n_symbols,
+            config.counts_order,
+            memory=training.counts_memory << 20,
+            most=training.counts_chars,
+        )
+
+    @property
+    def kneser_ney(self) -> KneserNey | None:
+        """The counts that the model begins from, if it does."""
+        return self.prior.model if self.prior is not None else None
 
     @property
     def chars_per_step(self) -> int:
@@ -76,6 +107,7 @@ class Session:
             weights=dict(self.model.state_dict()),
             optimizer=self.optimizer.state,
             run=self.run,
+            counts=self.counts,
             state={**self.state.to_json(), "threads": torch.get_num_threads()},
         )
 

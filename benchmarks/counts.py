@@ -1,0 +1,99 @@
+"""How fast n-grams are counted, what they predict, and what they take in memory, order by order.
+
+    python -m benchmarks.counts FILE [--orders 3-8] [--folds 10] [--repeat 3]
+
+The first 90 % of the text are counted, the rest is scored. MB/s is of the text's UTF-8, on one core,
+from ids to the finished table; `folds` the same with the shares of the folds; `held out` the nats per
+character that the rest costs; `disk` the size of the saved table; `batch` milliseconds for the rows of
+24 x 64 positions, each without its own fold; `step` microseconds for one position.
+"""
+
+import argparse
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from benchmarks import machine
+from charlm.config import TextConfig
+from charlm.counts.build import Built, build
+from charlm.counts.folds import fold_of
+from charlm.counts.kneser_ney import KneserNey
+from charlm.counts.table_file import dump
+from charlm.counts_predictor import CountsPredictor
+from charlm.evaluation.score import score_text
+from charlm.text.corpus import Corpus, prepare
+
+MEMORY = 4 << 30
+B, T = 24, 64
+
+
+def built(corpus: Corpus, order: int, n_folds: int, repeat: int) -> tuple[Built, float]:
+    """The counts, and the least seconds of several times."""
+    seconds = []
+    for _ in range(repeat):
+        started = perf_counter()
+        found = build(corpus.train, corpus.vocabulary.n_symbols, order, memory=MEMORY, n_folds=n_folds)
+        seconds.append(perf_counter() - started)
+    return found, min(seconds)
+
+
+def batch_seconds(model: KneserNey, corpus: Corpus, repeat: int = 20) -> float:
+    """The rows of a training batch, each without its own fold."""
+    n = len(corpus.train)
+    firsts = np.random.default_rng(1).integers(0, n - T - 1, B)
+    at = firsts[:, None] + np.arange(T)
+    ids, folds = corpus.train[at], fold_of(at + 1, n, model.n_folds)
+    started = perf_counter()
+    for _ in range(repeat):
+        model.log_rows(model.contexts(ids), folds)
+    return (perf_counter() - started) / repeat
+
+
+def step_seconds(predictor: CountsPredictor, corpus: Corpus, steps: int = 500) -> float:
+    """One character more of one text."""
+    state = predictor.start(1)
+    ids = torch.from_numpy(corpus.held_out[:steps].astype(np.int64))[None]
+    started = perf_counter()
+    for t in range(ids.shape[1]):
+        state, _ = predictor.step(state, ids[:, t : t + 1])
+    return (perf_counter() - started) / ids.shape[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--orders", default="3-8")
+    parser.add_argument("--folds", type=int, default=10)
+    parser.add_argument("--repeat", type=int, default=3)
+    options = parser.parse_args()
+    low, high = map(int, options.orders.split("-"))
+    torch.set_num_threads(1)
+    print(machine.line())
+    corpus = prepare(options.file.read_text("utf-8"), TextConfig())
+    megabytes = len(corpus.training_text().encode()) / 1e6
+    print(f"{options.file.name}: {megabytes:.2f} MB, {corpus.vocabulary.n_symbols} symbols")
+    titles = ("order", "MB/s", "folds", "held out", "MB", "with folds", "disk", "batch", "step")
+    print("".join(f"{title:>11}" for title in titles))
+    for order in range(low, high + 1):
+        whole, seconds = built(corpus, order, 0, options.repeat)
+        folds, fold_seconds = built(corpus, order, options.folds, options.repeat)
+        predictor = CountsPredictor(whole.model, corpus.vocabulary)
+        nats = score_text(predictor, "", corpus.held_out_text()).nats.mean()
+        figures = (
+            megabytes / seconds,
+            megabytes / fold_seconds,
+            nats,
+            whole.model.nbytes / 1e6,
+            folds.model.nbytes / 1e6,
+            len(dump(whole.model)) / 1e6,
+            batch_seconds(folds.model, corpus) * 1e3,
+            step_seconds(predictor, corpus) * 1e6,
+        )
+        shown = (f"{figure:11.{4 if i == 2 else 1}f}" for i, figure in enumerate(figures))
+        print(f"{whole.model.order:11d}" + "".join(shown), flush=True)
+
+
+if __name__ == "__main__":
+    main()

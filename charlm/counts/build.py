@@ -1,0 +1,147 @@
+"""From a text to its counts, within a memory and a number of symbols; what was left out can be said."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from charlm.counts.folds import Share, count_in_folds, levels_and_shares
+from charlm.counts.grams import Grams, Packing, Span, count
+from charlm.counts.kneser_ney import KneserNey
+from charlm.counts.level import Level, levels
+from charlm.counts.scoring import probabilities
+from charlm.text.vocabulary import Ids
+
+MOST_ORDER = 12
+FIRST_ORDER_BITS = 36
+"""Where the search for an order begins: as many symbols of context as make about so many bits."""
+TAIL_SHARE, TAIL_MOST, BEFORE_MOST = 0.1, 100_000, 4_000_000
+"""The order is chosen on a tail of the text, counted on what stands before it; both are bounded."""
+PARTS = 32
+MOST_RARE = 4
+"""Contexts of the highest order that were seen up to so often may be left out before the order goes down."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """Counts, and what memory or time made of the wish."""
+
+    model: KneserNey
+    wanted_order: int
+    symbols: int
+    of_symbols: int
+    rare: int  # contexts of the highest order that were seen so often or less were left out; 0: none
+
+    @property
+    def limits(self) -> str:
+        """What was left out, in words; empty where nothing was."""
+        said = []
+        if self.symbols < self.of_symbols:
+            said.append(f"counted on {self.symbols:,} of {self.of_symbols:,} symbols, evenly spread")
+        if self.model.order < self.wanted_order:
+            said.append(
+                f"{self.model.order} characters of context instead of {self.wanted_order}, to keep within the memory"
+            )
+        if self.rare:
+            said.append(
+                f"contexts of {self.model.order} seen {self.rare} times or less left out, to keep within the memory"
+            )
+        return "; ".join(said)
+
+
+def build(
+    ids: Ids, n_symbols: int, order: int, *, memory: int, most: int | None = None, n_folds: int = 0
+) -> Built:
+    """Count `order` symbols of context, in at most `memory` bytes.
+
+    `most`: symbols that there is time for, taken as evenly spread contiguous parts of the text.
+    `n_folds`: folds that can be left out of the prediction; 0 for none, which is faster and smaller.
+    """
+    packing = Packing(n_symbols)
+    wanted, order = order, min(order, packing.highest_order)
+    spans = spread(len(ids), len(ids) if most is None else most)
+    if n_folds:
+        order, parts = count_in_folds(ids, packing, order, spans, n_folds, memory // n_folds)
+    else:
+        order, whole = count(ids, packing, order, spans, memory)
+        parts = [whole]
+    while True:
+        made, shares = _made(parts, packing, order)
+        rare = _rare(made, shares, memory)
+        if rare is not None or order == 0:
+            break
+        order -= 1
+        parts = [part.shortened(packing, order + 1) for part in parts]
+    if rare:
+        _leave_out(made, shares, rare)
+    model = KneserNey(packing, made, shares or None)
+    return Built(model, wanted, sum(b - a for a, b in spans), len(ids), rare or 0)
+
+
+def choose_order(ids: Ids, n_symbols: int, most_order: int = MOST_ORDER) -> int:
+    """How many symbols of context predict the end of a text best, counted on what stands before it.
+
+    The search goes up or down from a first guess for as long as that helps.
+    """
+    packing = Packing(n_symbols)
+    tail = min(int(len(ids) * TAIL_SHARE), TAIL_MOST)
+    near = ids[max(0, len(ids) - tail - BEFORE_MOST) :]
+    most_order = min(most_order, packing.highest_order)
+    order = min(most_order, max(2, FIRST_ORDER_BITS // packing.bits))
+    if not tail:
+        return min(1, most_order)
+    found: dict[int, float] = {}
+
+    def loss(k: int) -> float:
+        if k not in found:
+            _, grams = count(near, packing, k, [(0, len(near) - tail)])
+            model = KneserNey(packing, levels(grams, packing, k), dense=False)
+            found[k] = -float(np.log(probabilities(model, near, len(near) - tail)).mean())
+        return found[k]
+
+    while True:
+        around = [k for k in (order, order - 1, order + 1) if 0 <= k <= most_order]
+        best = min(around, key=loss)
+        if best == order:
+            return order
+        order = best
+
+
+def spread(n: int, most: int) -> list[Span]:
+    """At most `most` of n positions, as up to PARTS contiguous parts that are evenly spread."""
+    if most >= n:
+        return [(0, n)] if n else []
+    parts = max(1, min(PARTS, most))
+    starts = [i * n // parts for i in range(parts)]
+    return [(start, start + most // parts) for start in starts if most >= parts]
+
+
+def _made(parts: Sequence[Grams], packing: Packing, order: int) -> tuple[list[Level], list[Share]]:
+    if len(parts) == 1:
+        return levels(parts[0], packing, order), []
+    return levels_and_shares(parts, packing, order)
+
+
+def _rare(made: Sequence[Level], shares: Sequence[Share], memory: int) -> int | None:
+    """How often a context of the highest order must be seen, and more, to be kept; None: no way to fit."""
+    size = sum(level.nbytes for level in made) + sum(share.nbytes for share in shares)
+    if size <= memory:
+        return 0
+    level, entry = made[-1], sum(part.nbytes for part in shares[-1:])
+    totals, lengths = level.totals()[0], np.diff(level.starts)
+    each = (level.symbols.itemsize + level.counts.itemsize) + entry // max(1, len(level.counts))
+    for rare in range(1, MOST_RARE + 1):
+        gone = totals <= rare
+        context = level.contexts.itemsize + level.starts.itemsize
+        if size - int(gone.sum()) * context - int(lengths[gone].sum()) * each <= memory:
+            return rare
+    return None
+
+
+def _leave_out(made: list[Level], shares: list[Share], rare: int) -> None:
+    """Take the rare contexts out of the highest order."""
+    level = made[-1]
+    kept = level.totals()[0] > rare
+    made[-1] = level.without(kept)
+    if shares:
+        shares[-1] = Share(shares[-1].counts[np.repeat(kept, np.diff(level.starts))])

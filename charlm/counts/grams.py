@@ -1,0 +1,149 @@
+"""Which n-grams a text has, and how often each: sorted, as 64-bit keys, none of them hashed.
+
+A gram of order k is a symbol with the k symbols before it: k + 1 digits of a fixed number of bits,
+the symbol itself in the lowest. Where fewer than k symbols stand before it, the digit BOUNDARY (one
+above the last symbol) fills the place. Equal keys are equal grams, since all digits fit.
+Axes: N positions, G distinct grams.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.text.vocabulary import Ids
+
+Keys = NDArray[np.uint64]
+Numbers = NDArray[np.integer]
+Span = tuple[int, int]
+KEY_BITS = 64
+BYTES_PER_POSITION = 40
+"""What counting a piece of text takes at its peak: keys, their shifted copy, where they change."""
+BYTES_PER_GRAM = 48
+"""What joining two counted pieces takes at its peak, for each gram of both."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How many symbols there are, and so how wide a digit is."""
+
+    n_symbols: int
+
+    @property
+    def bits(self) -> int:
+        """Of a digit; the boundary, digit `n_symbols`, is one more than there are symbols."""
+        return self.n_symbols.bit_length()
+
+    @property
+    def highest_order(self) -> int:
+        """The largest order whose grams fit a key."""
+        return KEY_BITS // self.bits - 1
+
+    def mask(self, digits: int) -> np.uint64:
+        """All bits of the lowest `digits` digits."""
+        return np.uint64((1 << (self.bits * digits)) - 1)
+
+    def pack(self, symbols: Ids, start: int, stop: int, digits: int) -> Keys:
+        """The keys of the `digits` symbols up to each position of start .. stop - 1: (stop - start,).
+
+        What is no symbol of the model (a byte never seen in training) becomes the boundary.
+        """
+        assert digits >= 1 and digits * self.bits <= KEY_BITS
+        first = start - digits + 1
+        row = np.full(stop - first, self.n_symbols, dtype=np.uint64)
+        np.minimum(symbols[max(0, first) : stop], self.n_symbols, out=row[max(0, -first) :], casting="unsafe")
+        keys, done = row, 1
+        for bit in f"{digits:b}"[1:]:  # doubled, and one more where the binary digit says so
+            keys, done = (keys[:-done] << np.uint64(done * self.bits)) | keys[done:], 2 * done
+            if bit == "1":
+                keys, done = (keys[:-1] << np.uint64(self.bits)) | row[done:], done + 1
+        return keys
+
+
+@dataclass(frozen=True)
+class Grams:
+    """Distinct grams of one order, in the order of their keys, and a count above 0 of each: (G,)."""
+
+    keys: Keys
+    counts: NDArray[np.uint32]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def of(cls, keys: Keys) -> "Grams":
+        """What a heap of keys holds. It is sorted in place."""
+        keys.sort()
+        starts = run_starts(keys)
+        return cls(keys[starts], np.diff(starts, append=len(keys)).astype(np.uint32))
+
+    def distinct(self, packing: Packing, digits: int) -> "Grams":
+        """The grams of fewer digits, each counted once for every gram of this order that ends in it.
+
+        For one digit fewer these are Kneser and Ney's continuation counts.
+        """
+        return Grams.of(self.keys & packing.mask(digits))
+
+    def shortened(self, packing: Packing, digits: int) -> "Grams":
+        """The grams of fewer digits with as many occurrences as the longer ones have together."""
+        return _joined(self.keys & packing.mask(digits), self.counts)
+
+    def within(self, packing: Packing, order: int) -> "Grams":
+        """Those that lie wholly inside the text. The others have a boundary, always their first digit."""
+        end = np.uint64(packing.n_symbols << (packing.bits * order))
+        kept = int(np.searchsorted(self.keys, end))
+        return Grams(self.keys[:kept], self.counts[:kept])
+
+
+def count(
+    ids: Ids, packing: Packing, order: int, spans: Sequence[Span], memory: int = 1 << 62
+) -> tuple[int, Grams]:
+    """How often each gram occurs whose last symbol lies in one of the spans; its order may be lowered.
+
+    Symbols before a span are read, not counted. `memory` in bytes bounds what is held on the way: a
+    long text is counted in pieces, and where its distinct grams are too many, the order goes down.
+    """
+    at_once = max(1 << 14, memory // 4 // BYTES_PER_POSITION)
+    most = max(1 << 14, memory // BYTES_PER_GRAM)
+    runs: list[Grams] = []
+    for start, stop in _pieces(spans, at_once):
+        runs.append(Grams.of(packing.pack(ids, start, stop, order + 1)))
+        while len(runs) > 1 and len(runs[-2]) < 2 * len(runs[-1]):
+            runs[-2:] = [join(runs[-2:])]
+        while sum(map(len, runs)) > most and order > 0:
+            runs = [join(runs)]
+            if len(runs[0]) > most // 2:
+                order -= 1
+                runs = [runs[0].shortened(packing, order + 1)]
+    return order, join(runs)
+
+
+def join(parts: Sequence[Grams]) -> Grams:
+    """All grams of several heaps, with the sums of their counts."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return Grams(np.empty(0, np.uint64), np.empty(0, np.uint32))
+    return _joined(np.concatenate([p.keys for p in parts]), np.concatenate([p.counts for p in parts]))
+
+
+def _joined(keys: Keys, counts: NDArray[np.uint32]) -> Grams:
+    order = np.argsort(keys, kind="stable")  # which finds the sorted runs, and merges them
+    keys = keys[order]
+    starts = run_starts(keys)
+    sums = np.add.reduceat(counts[order], starts) if len(keys) else counts
+    return Grams(keys[starts], sums.astype(np.uint32))
+
+
+def run_starts(keys: Keys) -> NDArray[np.int64]:
+    """Where a new key begins."""
+    if not len(keys):
+        return np.empty(0, np.int64)
+    return np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+
+
+def _pieces(spans: Iterable[Span], at_once: int) -> Iterable[Span]:
+    for start, stop in spans:
+        for first in range(start, stop, at_once):
+            yield first, min(first + at_once, stop)

@@ -1,0 +1,57 @@
+"""What the counts make of a whole text, symbol by symbol, without the rest of each distribution.
+
+Axes: N positions, X contexts and E entries of a level.
+"""
+
+import numpy as np
+
+from charlm.counts.discounts import Numbers
+from charlm.counts.grams import Keys
+from charlm.counts.kneser_ney import KneserNey
+from charlm.counts.level import Level
+from charlm.text.vocabulary import Ids
+
+AT_ONCE = 1 << 20
+
+
+def probabilities(model: KneserNey, ids: Ids, start: int = 0) -> Numbers:
+    """The probability of each id from `start` on, given what stands before it: (N - start,).
+
+    That of an id that is no symbol is 0.
+    """
+    found = np.zeros(len(ids) - start)
+    packing = model.packing
+    for first in range(start, len(ids), AT_ONCE):
+        stop = min(first + AT_ONCE, len(ids))
+        found[first - start : stop - start] = _of_keys(model, packing.pack(ids, first, stop, model.order + 1))
+    found[ids[start:] >= packing.n_symbols] = 0
+    return found
+
+
+def _of_keys(model: KneserNey, keys: Keys) -> Numbers:
+    """The probability of the last symbol of each gram (N,) given those before it."""
+    packing = model.packing
+    order = np.argsort(keys)  # neighbours then are found near one another, which is much faster
+    keys = keys[order]
+    found = np.full(len(keys), 1 / packing.n_symbols)
+    rows = np.arange(len(keys))
+    for k, level in enumerate(model.levels):
+        contexts = (keys[rows] >> np.uint64(packing.bits)) & packing.mask(k)
+        at = level.find(contexts)
+        rows, at = rows[at >= 0], at[at >= 0]
+        if not len(rows):
+            break
+        counts = _counts(level, level.gram_keys(packing), keys[rows] & packing.mask(k + 1))
+        totals, taken = level.totals()
+        added = counts - level.discounts[np.minimum(counts, 3)]
+        found[rows] = (added + taken[at] * found[rows]) / totals[at]
+    out = np.empty_like(found)
+    out[order] = found
+    return out
+
+
+def _counts(level: Level, entries: Keys, keys: Keys) -> Numbers:
+    """How often each gram (N,) was counted, by the keys of the level's entries (E,)."""
+    at = np.searchsorted(entries, keys)
+    at[at == len(entries)] = 0
+    return np.where(entries[at] == keys, level.counts[at], 0)

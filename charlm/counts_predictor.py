@@ -1,0 +1,74 @@
+"""The counts alone as a model, under the contract that everything after training uses."""
+
+from collections.abc import Iterator, Sequence
+from math import log, log1p
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from charlm.context import ContextRule
+from charlm.counts.grams import Keys
+from charlm.counts.kneser_ney import KneserNey
+from charlm.counts.prior import log_next
+from charlm.counts.scoring import probabilities
+from charlm.predictor import ESCAPE, Scores
+from charlm.text.vocabulary import Ids, Vocabulary
+
+
+class CountsPredictor:
+    """Kneser-Ney as a predictor: each character from exactly as many before it as the order says.
+
+    Bytes that training never saw share the same small probability as under any other model.
+    """
+
+    def __init__(self, model: KneserNey, vocabulary: Vocabulary) -> None:
+        assert model.n_symbols == vocabulary.n_symbols
+        self.model = model
+        self.vocabulary = vocabulary
+        self.rule = ContextRule.of(max(1, model.order), 1)
+
+    def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:
+        """The log-probability, in nats, of each id given what stands before it: (N,)."""
+        if rule is None or self._sees_enough(rule):
+            return self._scores(ids)
+        windows = range(rule.windows(len(ids)))
+        return np.concatenate([self._scores(ids[:1]), *self.score_windows(ids, windows, rule)])
+
+    def score_windows(
+        self, ids: Ids, windows: Sequence[int], rule: ContextRule | None = None
+    ) -> Iterator[Scores]:
+        """For each of these windows of the rule, the log-probabilities of the ids it scores."""
+        rule = rule or self.rule
+        bounds = [rule.window(k, len(ids)) for k in windows]
+        if self._sees_enough(rule):
+            all_ = self._scores(ids[: max((end for *_, end in bounds), default=0)])
+            yield from (all_[first:end] for _, first, end in bounds)
+        else:
+            yield from (self._scores(ids[start:end], first - start) for start, first, end in bounds)
+
+    def start(self, batch_size: int) -> Keys:
+        """The state before anything was read: the contexts, (B,)."""
+        return self.model.start(batch_size)
+
+    def step(self, state: Keys, ids: Tensor) -> tuple[Keys, Tensor]:
+        """Read ids (B, T), T >= 0: the new state, and log-probabilities (B, V) of what comes next."""
+        for column in ids.numpy().T:
+            state = self.model.step(state, column)
+        known = log_next(self.model, state)
+        lacking = self.vocabulary.n_ids - self.vocabulary.n_symbols
+        if not lacking:
+            return state, torch.from_numpy(known)
+        never = np.full((len(state), lacking), log(ESCAPE / lacking))
+        return state, torch.from_numpy(np.concatenate((known + log1p(-ESCAPE), never), axis=1))
+
+    def _sees_enough(self, rule: ContextRule) -> bool:
+        """Is every character's whole context in sight under that rule?"""
+        return rule.carried or rule.block_size - rule.stride + 1 >= self.model.order
+
+    def _scores(self, ids: Ids, first: int = 0) -> Scores:
+        """Those of the ids from `first` on, of a text that nothing precedes."""
+        lacking = self.vocabulary.n_ids - self.vocabulary.n_symbols
+        found = probabilities(self.model, ids, first) * (1 - ESCAPE if lacking else 1)
+        found[np.asarray(ids[first:]) >= self.vocabulary.n_symbols] = ESCAPE / max(1, lacking)
+        return np.log(found)

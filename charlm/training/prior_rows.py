@@ -1,0 +1,41 @@
+"""The prior's rows for each batch, made while the batch before is learned from.
+
+They are a pure function of the step, so that it does not matter when they are made, or by whom.
+Axes: B windows, T symbols, V symbols of the model.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from charlm.counts.prior import LogRows, TrainingPrior
+from charlm.randomness import uniform
+from charlm.text.batches import Windows
+
+LEFT_OUT = 2
+"""Tells the random numbers here from those that windows are drawn by."""
+
+
+class PriorRows:
+    """What the counts say at every position of a batch, each without its own fold of the text."""
+
+    def __init__(self, prior: TrainingPrior, windows: Windows, dropout: float) -> None:
+        self.prior, self.windows, self.dropout = prior, windows, dropout
+        self._thread = ThreadPoolExecutor(1)
+        self._ahead: tuple[int, Future[LogRows]] | None = None
+
+    def batch(self, step: int) -> LogRows:
+        """Of `step`: (B, T, V). Those of the next step are begun."""
+        ahead, self._ahead = self._ahead, None
+        rows = ahead[1].result() if ahead is not None and ahead[0] == step else self.made(step)
+        self._ahead = (step + 1, self._thread.submit(self.made, step + 1))
+        return rows
+
+    def made(self, step: int) -> LogRows:
+        """The same, made here and now. Some windows are left without: their rows are zeros."""
+        windows = self.windows
+        rows = self.prior.log_rows(windows.starts(step), windows.block_size)
+        if self.dropout:
+            draws = uniform(windows.seed, step, np.arange(windows.batch_size), LEFT_OUT)
+            rows[draws < self.dropout] = 0
+        return rows

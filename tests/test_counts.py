@@ -1,0 +1,314 @@
+"""Counts: the formulas of Kneser-Ney to the digit, with and without a fold, in memory that is given."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm.counts.build import build, choose_order, spread
+from charlm.counts.discounts import discounts
+from charlm.counts.folds import bounds, count_in_folds, fold_of, levels_and_shares
+from charlm.counts.grams import Grams, Packing, count
+from charlm.counts.kneser_ney import KneserNey
+from charlm.counts.level import levels
+from charlm.counts.scoring import probabilities
+from charlm.counts.table_file import dump, load
+from charlm.errors import CheckpointError
+from tests.plain_kneser_ney import Plain, by_paper
+
+SYMBOLS = 4
+TEXTS = st.lists(st.integers(0, SYMBOLS - 1), min_size=1, max_size=60)
+
+
+def counted(ids: np.ndarray, order: int, n_symbols: int = SYMBOLS) -> KneserNey:
+    packing = Packing(n_symbols)
+    order, grams = count(ids, packing, order, [(0, len(ids))])
+    return KneserNey(packing, levels(grams, packing, order))
+
+
+def noise(n: int, n_symbols: int = SYMBOLS, seed: int = 1) -> np.ndarray:
+    """Ids that repeat themselves enough for every order to have something to say."""
+    rng = np.random.default_rng(seed)
+    phrase = rng.integers(0, n_symbols, n // 4 + 1)
+    ids = np.concatenate([phrase[rng.integers(0, len(phrase) // 2) :] for _ in range(9)])[:n]
+    return np.where(rng.random(len(ids)) < 0.1, rng.integers(0, n_symbols, len(ids)), ids)
+
+
+@given(TEXTS, st.integers(0, 6), st.lists(st.integers(0, SYMBOLS), max_size=9), st.booleans())
+def test_rows_are_the_formulas(text: list[int], order: int, context: list[int], known: bool) -> None:
+    if known:
+        context = text[: len(context)]
+    model, plain = counted(np.array(text), order), Plain(text, SYMBOLS, order)
+    state = model.start(1)
+    for id_ in context:
+        state = model.step(state, np.array([id_]))
+    row = model.rows(state)[0]
+    np.testing.assert_allclose(model.row(state[0]), row, rtol=1e-12)
+    expected = [plain.probability(tuple(context), symbol) for symbol in range(SYMBOLS)]
+    np.testing.assert_allclose(row, expected, rtol=1e-12)
+    assert row.sum() == pytest.approx(1, abs=1e-12)
+    assert row.min() > 0
+
+
+@pytest.mark.parametrize("dense", [0, 1 << 21])
+@pytest.mark.parametrize("order", [0, 1, 3, 8])
+def test_a_text_is_scored_as_its_rows_say(order: int, dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charlm.counts.kneser_ney.DENSE_NUMBERS", dense)
+    monkeypatch.setattr("charlm.counts.scoring.AT_ONCE", 37)
+    model, plain = counted(noise(500), order), Plain(noise(500), SYMBOLS, order)
+    text = noise(120, seed=2)
+    text[50] = SYMBOLS + 3  # no symbol of the model: it ends every context
+    scored = probabilities(model, text)
+    rows = np.exp(model.log_rows(model.contexts(text[None]))[0])
+    np.testing.assert_allclose([model.row(key) for key in model.contexts(text[None])[0]], rows, rtol=1e-6)
+    assert scored[50] == 0
+    for t in range(1, len(text)):
+        if t != 50:
+            assert scored[t] == pytest.approx(rows[t - 1, text[t]], rel=1e-5)
+            assert scored[t] == pytest.approx(plain.probability(tuple(text[:t]), text[t]), rel=1e-12)
+    np.testing.assert_array_equal(probabilities(model, text, 70), scored[70:])
+
+
+def test_one_symbol_more_gives_the_context_of_the_whole_text() -> None:
+    model, text = counted(noise(500), 5), noise(40, seed=2)
+    state = model.start(2)
+    for t in range(len(text)):
+        state = model.step(state, text[[t, t]])
+        at_once = model.contexts(text[None])[0, t]
+        np.testing.assert_array_equal(state, [at_once, at_once])
+
+
+@pytest.mark.parametrize("n_symbols", [1, 2, 3, 63, 64, 255, 256, 65535, 70000])
+def test_keys_are_exact_for_any_vocabulary_up_to_the_highest_order(n_symbols: int) -> None:
+    packing = Packing(n_symbols)
+    digits = packing.highest_order + 1
+    ids = np.random.default_rng(1).integers(max(0, n_symbols - 3), n_symbols, 60)
+    keys = packing.pack(ids, 0, 60, digits)
+    for t in range(60):
+        window = [n_symbols] * max(0, digits - 1 - t) + ids[max(0, t - digits + 1) : t + 1].tolist()
+        assert int(keys[t]) == sum(id_ << (packing.bits * i) for i, id_ in enumerate(reversed(window)))
+    assert len(packing.pack(ids, 7, 7, digits)) == 0
+
+
+def test_vocabularies_of_thousands() -> None:
+    ids = np.random.default_rng(1).zipf(1.3, 3000) % 5000
+    model, plain = counted(ids, 3, 5000), Plain(ids, 5000, 3)
+    rows = model.rows(model.contexts(ids[None, :50])[0])
+    np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=1e-12)
+    for t in (0, 20, 49):
+        expected = [plain.probability(tuple(ids[: t + 1]), symbol) for symbol in range(0, 5000, 97)]
+        np.testing.assert_allclose(rows[t, ::97], expected, rtol=1e-12)
+
+
+@given(st.lists(st.integers(1, 7), max_size=30))
+def test_discounts_are_those_of_the_paper(counts: list[int]) -> None:
+    found = discounts(np.array(counts, dtype=np.uint8))
+    np.testing.assert_allclose(found, by_paper(counts), rtol=1e-12)
+    assert all(0 < found[i] <= i for i in (1, 2, 3)), "something is always left to the order below"
+
+
+def test_the_papers_discounts_by_hand() -> None:
+    counts = np.repeat([1, 2, 3, 4, 9], [8, 4, 2, 1, 5])  # Y = 8 / (8 + 2 * 4) = 1/2
+    np.testing.assert_allclose(
+        discounts(counts), [0, 1 - 2 / 2 * 4 / 8, 2 - 3 / 2 * 2 / 4, 3 - 4 / 2 * 1 / 2]
+    )
+
+
+@pytest.mark.parametrize("memory", [1 << 62, 1 << 20, 1])
+def test_pieces_joined_are_the_whole(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, packing = noise(60_000, seed=3), Packing(SYMBOLS)
+    order, grams = count(text, packing, 4, [(0, 1000), (1000, len(text))], memory)
+    assert order == 4
+    padded = [SYMBOLS] * 4 + text.tolist()
+    expected = Counter(zip(*(padded[i : i + len(text)] for i in range(5)), strict=True))
+    found = {
+        tuple(int(key) >> (packing.bits * i) & (2**packing.bits - 1) for i in (4, 3, 2, 1, 0)): int(n)
+        for key, n in zip(grams.keys, grams.counts, strict=True)
+    }
+    assert found == expected
+
+
+def test_too_many_grams_lower_the_order() -> None:
+    text, packing = np.random.default_rng(1).integers(0, 30, 200_000), Packing(30)
+    order, grams = count(text, packing, 5, [(0, len(text))], memory=1 << 20)
+    assert order < 5
+    _, whole = count(text, packing, order, [(0, len(text))])
+    np.testing.assert_array_equal(grams.keys, whole.keys)
+    np.testing.assert_array_equal(grams.counts, whole.counts)
+
+
+@given(st.integers(1, 200), st.integers(1, 12))
+def test_folds_are_contiguous_and_cover_the_text(n: int, n_folds: int) -> None:
+    folds = fold_of(np.arange(n), n, n_folds)
+    assert (np.diff(folds) >= 0).all() and folds[0] >= 0 and folds[-1] < n_folds
+    edges = bounds(n, n_folds)
+    assert [int((folds == f).sum()) for f in range(n_folds)] == np.diff(edges).tolist()
+
+
+@pytest.mark.parametrize("dense", [0, 1 << 21])
+@given(TEXTS, st.integers(0, 4), st.integers(2, 4))
+def test_without_a_fold_is_counted_from_the_others(
+    dense: int, text: list[int], order: int, n_folds: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("charlm.counts.kneser_ney.DENSE_NUMBERS", dense)
+        ids, packing = np.array(text), Packing(SYMBOLS)
+        order, parts = count_in_folds(ids, packing, order, [(0, len(ids))], n_folds)
+        model = KneserNey(packing, *levels_and_shares(parts, packing, order))
+    whole = Plain(text, SYMBOLS, order)
+    folds = fold_of(np.arange(len(ids)), len(ids), n_folds)
+    contexts = np.concatenate((model.start(1), model.contexts(ids[None])[0, :-1]))
+    held_out, full = model.rows(contexts, folds), model.rows(contexts)
+    for fold in range(n_folds):
+        others = [t for t in range(len(ids)) if folds[t] != fold]
+        plain = Plain(text, SYMBOLS, order, others, whole.discounts)
+        for t in np.flatnonzero(folds == fold):
+            expected = [plain.probability(tuple(text[:t]), symbol) for symbol in range(SYMBOLS)]
+            np.testing.assert_allclose(held_out[t], expected, rtol=1e-12)
+    for t in range(len(ids)):
+        expected = [whole.probability(tuple(text[:t]), symbol) for symbol in range(SYMBOLS)]
+        np.testing.assert_allclose(full[t], expected, rtol=1e-12)
+
+
+def test_folds_of_parts_of_a_text_and_of_little_memory() -> None:
+    text, packing = np.random.default_rng(1).integers(0, 30, 200_000), Packing(30)
+    spans = [(1000, 90_000), (120_000, 170_000)]
+    order, parts = count_in_folds(text, packing, 5, spans, 7, memory=1 << 18)
+    assert order < 5
+    found, shares = levels_and_shares(parts, packing, order)
+    _, grams = count(text, packing, order, spans)
+    for level, expected, share in zip(found, levels(grams, packing, order), shares, strict=True):
+        np.testing.assert_array_equal(level.contexts, expected.contexts)
+        np.testing.assert_array_equal(level.counts, expected.counts)
+        assert (share.counts.sum(axis=1) <= level.counts).all()
+    np.testing.assert_array_equal(shares[-1].counts.sum(axis=1), found[-1].counts)
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_sparse_rows_are_the_same_distribution(folds: bool) -> None:
+    text = noise(3000, 20)
+    model = build(text, 20, 4, memory=1 << 30, n_folds=5).model
+    contexts, fold = model.contexts(text[None, :300])[0], fold_of(np.arange(1, 301), len(text), 5)
+    sparse = model.sparse(contexts, fold if folds else None)
+    rows = sparse.weight[:, None] * model.base[sparse.base]
+    rows[sparse.rows, sparse.symbols] = sparse.probabilities
+    np.testing.assert_allclose(rows, model.rows(contexts, fold if folds else None), rtol=1e-12)
+    assert len(set(zip(sparse.rows.tolist(), sparse.symbols.tolist(), strict=True))) == len(sparse.rows)
+
+
+def test_nothing_counted_is_uniform() -> None:
+    packing = Packing(SYMBOLS)
+    order, grams = count(np.empty(0, np.uint8), packing, 3, [])
+    model = KneserNey(packing, levels(grams, packing, order))
+    np.testing.assert_allclose(model.rows(model.start(2)), 1 / SYMBOLS)
+    assert isinstance(grams, Grams) and model.n_folds == 0
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 1 << 18, 1 << 14])
+@pytest.mark.parametrize("n_folds", [0, 5])
+def test_memory_bounds_what_is_kept_and_what_is_left_out_is_said(memory: int, n_folds: int) -> None:
+    text = noise(30_000, 20)
+    built = build(text, 20, 4, memory=memory, n_folds=n_folds)
+    kept = sum(level.nbytes for level in built.model.levels)
+    kept += sum(share.nbytes for share in built.model.shares or ())
+    assert kept <= memory
+    assert bool(built.limits) == (memory < 1 << 30)
+    rows = built.model.rows(
+        built.model.contexts(text[None, :200])[0], np.arange(200) % 5 if n_folds else None
+    )
+    np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=1e-12)
+
+
+def test_rare_contexts_left_out_leave_all_to_the_order_below() -> None:
+    text, packing = noise(3000, 20), Packing(20)
+    whole = build(text, 20, 3, memory=1 << 30)
+    size = sum(level.nbytes for level in whole.model.levels)
+    found = build(text, 20, 3, memory=size - 1)
+    assert found.rare == 1 and found.model.order == 3 and "seen 1 times or less" in found.limits
+    totals = whole.model.levels[3].totals()[0]
+    gone = whole.model.levels[3].contexts[totals <= 1]
+    np.testing.assert_allclose(found.model.rows(gone), whole.model.rows(gone, up_to=2), rtol=1e-12)
+    kept = whole.model.levels[3].contexts[totals > 1]
+    np.testing.assert_allclose(found.model.rows(kept), whole.model.rows(kept), rtol=1e-12)
+    assert packing.highest_order == 11
+
+
+@given(st.integers(0, 5000), st.integers(0, 5000))
+def test_spread_parts_are_apart_in_order_and_no_more_than_asked(n: int, most: int) -> None:
+    spans = spread(n, most)
+    assert sum(b - a for a, b in spans) <= most
+    assert sum(b - a for a, b in spans) >= min(n, most) - 32
+    edges = [edge for span in spans for edge in span]
+    assert edges == sorted(edges) and all(0 <= edge <= n for edge in edges)
+
+
+def test_the_order_chosen_is_the_one_the_text_was_made_with() -> None:
+    rng = np.random.default_rng(1)
+    text = rng.integers(0, 8, 3).tolist()
+    table = rng.dirichlet(np.full(8, 0.1), 512).cumsum(axis=1)
+    for draw in rng.random(60_000):
+        state = (text[-3] * 8 + text[-2]) * 8 + text[-1]
+        text.append(min(7, int(np.searchsorted(table[state], draw))))
+    assert choose_order(np.array(text), 8) == 3
+    assert choose_order(np.array(text[:5]), 8) == 1, "too short to tell"
+
+
+def test_a_part_of_the_time_counts_a_part_of_the_text() -> None:
+    text = noise(10_000)
+    built = build(text, SYMBOLS, 3, memory=1 << 30, most=1000)
+    assert built.symbols <= 1000 and "of 10,000 symbols" in built.limits
+    assert built.model.levels[3].counts.sum() <= 1000
+
+
+def test_counts_survive_a_file_bit_for_bit() -> None:
+    model = counted(noise(800), 5)
+    again = load(dump(model), SYMBOLS, "x")
+    contexts = model.contexts(noise(90, seed=2)[None])[0]
+    np.testing.assert_array_equal(again.rows(contexts), model.rows(contexts))
+    assert dump(again) == dump(model)
+    empty = counted(np.empty(0, np.uint8), 2)
+    assert dump(load(dump(empty), SYMBOLS, "x")) == dump(empty)
+
+
+def damaged() -> dict[str, Callable[[dict[str, np.ndarray]], object]]:
+    """Ways to be no counts, each by what it does to the arrays."""
+
+    def put(name: str, at: int, value: float) -> Callable[[dict[str, np.ndarray]], object]:
+        return lambda arrays: arrays[name].__setitem__(at, value)
+
+    return {
+        "symbol": put("2.symbols", 3, SYMBOLS),
+        "count": put("2.counts", 3, 0),
+        "start": put("2.starts", 1, 2**31),
+        "fall": put("2.starts", 2, 0),
+        "context": put("2.contexts", 3, 2**60),
+        "boundary": put("2.contexts", -1, SYMBOLS),
+        "twice": put("2.symbols", 1, 0),
+        "discount": put("1.discounts", 1, 1.5),
+        "nan": put("1.discounts", 2, np.nan),
+        "given": put("1.discounts", 0, 0.5),
+        "missing": lambda arrays: arrays.pop("1.counts"),
+        "more": lambda arrays: arrays.update(x=np.zeros(1)),
+        "kind": lambda arrays: arrays.update({"1.counts": arrays["1.counts"].astype(np.float32)}),
+        "shape": lambda arrays: arrays.update({"1.counts": arrays["1.counts"][:, None].copy()}),
+        "short": lambda arrays: arrays.update({"1.counts": arrays["1.counts"][:-1].copy()}),
+    }
+
+
+@pytest.mark.parametrize("how", damaged())
+def test_a_damaged_file_is_refused(how: str) -> None:
+    arrays = safetensors.numpy.load(dump(counted(noise(800), 3)))
+    damaged()[how](arrays)
+    with pytest.raises(CheckpointError, match="x is damaged"):
+        load(safetensors.numpy.save(arrays), SYMBOLS, "x")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused(data: bytes) -> None:
+    for attempt in (data, dump(counted(noise(80), 1))[: len(data)]):
+        with pytest.raises(CheckpointError, match="damaged"):
+            load(attempt, SYMBOLS, "x")

@@ -1,0 +1,64 @@
+"""The counts as a predictor: a text's score is the product of its steps, under any rule."""
+
+import numpy as np
+import pytest
+import torch
+
+from charlm.config import SamplingConfig
+from charlm.context import ContextRule
+from charlm.counts.build import build
+from charlm.counts_predictor import CountsPredictor
+from charlm.evaluation.held_out import score_slice, spread
+from charlm.evaluation.score import score_text
+from charlm.predictor import Predictor
+from charlm.sampling.generate import sample_text
+from charlm.text.vocabulary import Vocabulary
+
+TEXT = "the cat sat on the mat; the rat sat on the cat; " * 20 + "zé"
+
+
+def predictor(order: int = 4) -> CountsPredictor:
+    vocabulary = Vocabulary.build(TEXT, 2)
+    built = build(vocabulary.encode(TEXT), vocabulary.n_symbols, order, memory=1 << 30)
+    return CountsPredictor(built.model, vocabulary)
+
+
+@pytest.mark.parametrize("order", [0, 1, 4, 9])
+@pytest.mark.parametrize("text", ["t", "the mat sat", "Жthe cat🦆 sat", "zzz the"])
+def test_a_text_is_the_product_of_its_steps(order: int, text: str) -> None:
+    model: Predictor = predictor(order)
+    ids = model.vocabulary.encode(text)
+    score, state, read = model.score(ids), model.start(2), np.empty(0, np.int64)
+    for t, id_ in enumerate(ids):
+        state, logp = model.step(state, torch.from_numpy(np.stack([read, read])))
+        assert logp.shape == (2, model.vocabulary.n_ids)
+        assert torch.logsumexp(logp, dim=1).abs().max() < 1e-12
+        assert float(logp[1, id_]) == pytest.approx(float(score[t]), abs=1e-12)
+        read = np.array([id_])
+    state, at_once = model.step(model.start(1), torch.from_numpy(ids[None].astype(np.int64)))
+    _, again = model.step(model.start(1), torch.from_numpy(ids[None].astype(np.int64)))
+    torch.testing.assert_close(at_once, again)
+
+
+@pytest.mark.parametrize(
+    "rule", [ContextRule.of(9), ContextRule.of(4, 4), ContextRule.of(3), ContextRule.of(5, 1)]
+)
+def test_a_rule_that_cuts_the_context_is_kept(rule: ContextRule) -> None:
+    model = predictor(4)
+    ids = model.vocabulary.encode("the cat sat on the rat; the mat é")
+    scores = model.score(ids, rule)
+    for t in range(len(ids)):
+        alone = model.score(ids[rule.start(t) : t + 1])[-1]
+        assert scores[t] == pytest.approx(alone, abs=1e-12)
+    part = spread(model.rule, len(ids), len(ids), len(ids))
+    estimate = score_slice(model, ids, part)
+    assert estimate is not None
+    assert -estimate.sums.sum() == pytest.approx(model.score(ids)[1:].sum())
+
+
+def test_it_is_evaluated_and_sampled_like_any_other() -> None:
+    model = predictor()
+    assert score_text(model, "x", "the cat sat").bits.mean() < 2
+    assert score_text(model, "x", "Ж").nats[0] > 10
+    written = sample_text(model, "the", SamplingConfig(temperature=0), 12)
+    assert "sat" in written or "cat" in written

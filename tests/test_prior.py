@@ -1,0 +1,251 @@
+"""Counts as where a model begins: what it says at first, what training sees, and that nothing of it is lost."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import read
+from charlm.config import ModelConfig, TrainingConfig
+from charlm.context import ContextRule
+from charlm.counts.build import build
+from charlm.counts.c_rows import CRows
+from charlm.counts.folds import FOLDS, bounds
+from charlm.counts.grams import Packing
+from charlm.counts.prior import TrainingPrior
+from charlm.counts_predictor import CountsPredictor
+from charlm.model import compiled
+from charlm.model.language_model import LanguageModel, initialise
+from charlm.predictor import TransformerPredictor
+from charlm.text.corpus import Corpus
+from charlm.training.loop import Trainer
+from charlm.training.plan import Budget, choose
+from charlm.training.session import Session
+from charlm.training.start import go_on
+from tests.conftest import After, Never, toy_choice, toy_run
+from tests.matrix import every_model, name_of
+
+V = 5
+
+
+def beside_counts(corpus: Corpus, steps: int = 6, **model: object) -> Session:
+    """A session whose model begins from counts."""
+    settings = {"counts": True, "counts_order": 3, **model}
+    choice = toy_choice(corpus, steps, model=settings)  # type: ignore[arg-type]
+    return Session(corpus, choice.model, choice.training, choice.plan, {})
+
+
+def shaken(session: Session) -> TransformerPredictor:
+    """The session's model with weights that all act, and small enough to agree to many digits."""
+    generator = torch.Generator().manual_seed(5)
+    for parameter in session.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    model, vocabulary = session.model.double().eval(), session.corpus.vocabulary
+    return TransformerPredictor(model, vocabulary, counts=session.kneser_ney)
+
+
+@pytest.mark.parametrize("stride", [None, 16])
+def test_an_untrained_model_says_exactly_what_the_counts_say(corpus: Corpus, stride: int | None) -> None:
+    session = beside_counts(corpus)
+    assert session.kneser_ney is not None
+    rule = ContextRule.of(16, stride)
+    ours = TransformerPredictor(session.model.eval(), corpus.vocabulary, counts=session.kneser_ney)
+    theirs = CountsPredictor(session.kneser_ney, corpus.vocabulary)
+    unknown = np.concatenate((corpus.held_out, [corpus.vocabulary.n_ids - 1, corpus.held_out[0]]))
+    np.testing.assert_allclose(ours.score(unknown, rule), theirs.score(unknown, rule), rtol=0, atol=1e-5)
+
+
+def test_the_logits_are_those_of_the_formula(corpus: Corpus) -> None:
+    predictor = shaken(beside_counts(corpus))
+    model, counts = predictor.model, predictor.counts
+    assert model.prior is not None and counts is not None
+    ids = corpus.held_out[:9]
+    h = model.hidden(torch.from_numpy(ids[None].astype(np.int64)))[0, -1].detach().numpy()
+    E, w = model.embedding.weight.detach().numpy(), model.prior.gate[0].detach().numpy()
+    logits = E @ h + (1 + w @ h) * np.log(counts.row(counts.contexts(ids[None])[0, -1]))
+    expected = logits - np.log(np.exp(logits).sum())
+    _, logp = predictor.step(predictor.start(1), torch.from_numpy(ids[None].astype(np.int64)))
+    np.testing.assert_allclose(logp[0, : len(expected)] - logp[0].logsumexp(0), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [{}, {"mixer": "recurrent", "n_head": None}, {"mixer": "attention,convolution"}, {"position": "alibi"}],
+    ids=str,
+)
+def test_the_steps_of_a_text_multiply_to_its_score(corpus: Corpus, shape: dict[str, object]) -> None:
+    shape = {"n_layer": 2, **shape}
+    predictor = shaken(beside_counts(corpus, **shape))
+    ids = np.concatenate((corpus.held_out[:70], [corpus.vocabulary.n_ids - 1], corpus.held_out[:9]))
+    state, found = predictor.start(1), []
+    for t in range(len(ids)):
+        before = torch.from_numpy(ids[None, max(0, t - 1) : t].astype(np.int64))
+        state, logp = predictor.step(state, before)
+        found.append(float(logp[0, ids[t]]))
+    np.testing.assert_allclose(found, predictor.score(ids), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_symbols", [2, 65, 300, 70_000])
+def test_rows_in_c_are_the_same(n_symbols: int) -> None:
+    compiling = compiled.begin()
+    library = compiling.library() if compiling else None
+    if library is None:
+        pytest.skip("no compiler here")
+    ids = np.random.default_rng(2).zipf(1.3, 3000).clip(max=n_symbols).astype(np.int64) - 1
+    model = build(ids, n_symbols, min(3, Packing(n_symbols).highest_order), memory=1 << 28).model
+    contexts = np.concatenate(
+        (model.start(1), model.contexts(ids[None, :40])[0], model.contexts(ids[None, ::7])[0])
+    )
+    np.testing.assert_allclose(CRows(model, library).log_next(contexts), model.log_rows(contexts), atol=1e-4)
+
+
+@pytest.mark.parametrize("in_c", [False, True])
+@pytest.mark.parametrize("n", [1, 6])
+def test_single_characters_are_read_as_many_are(corpus: Corpus, in_c: bool, n: int) -> None:
+    compiling = compiled.begin() if in_c else None
+    if in_c and compiling is None:
+        pytest.skip("no compiler here")
+    library = compiling.library() if compiling else None
+    session = beside_counts(corpus)
+    predictor = shaken(session)
+    predictor = TransformerPredictor(predictor.model.float(), corpus.vocabulary, library, session.kneser_ney)
+    ids = np.stack([corpus.held_out[i : i + 60] for i in range(n)]).astype(np.int64)
+    state = predictor.start(n)
+    for t in range(60):
+        state, logits = predictor.read_id(state, ids[:, t])
+    _, whole = predictor.step(predictor.start(n), torch.from_numpy(ids))
+    said = torch.log_softmax(torch.from_numpy(logits), dim=-1)
+    whole = torch.log_softmax(whole[:, : said.shape[1]], dim=-1)
+    torch.testing.assert_close(said.float(), whole.float(), rtol=0, atol=1e-4)
+
+
+def test_a_position_never_sees_the_counts_of_its_own_fold() -> None:
+    text = np.random.default_rng(1).integers(0, V, 600).astype(np.uint8)
+    prior = TrainingPrior.of(text, V, 2, memory=1 << 28, most=None)
+    first, last = bounds(len(text), FOLDS)[3:5].tolist()
+    changed = text.copy()
+    changed[first : last - 2] = (text[first : last - 2] + 1) % V  # but for what the next fold looks back at
+    other = TrainingPrior.of(changed, V, 2, memory=1 << 28, most=None)
+    for mine, theirs in zip(prior.model.levels, other.model.levels, strict=True):
+        object.__setattr__(theirs, "discounts", mine.discounts)  # those are of the whole text
+    dense = [
+        type(p.model)(p.model.packing, p.model.levels, p.model.shares, dense=False) for p in (prior, other)
+    ]
+    contexts = dense[0].contexts(np.array([[a, b] for a in range(V) for b in range(V)]))[:, -1]
+    fold = np.full(len(contexts), 3)
+    np.testing.assert_allclose(*(model.rows(contexts, fold) for model in dense), rtol=0, atol=1e-12)
+    assert not np.allclose(*(model.rows(contexts) for model in dense))
+    starts = np.array([first - 1])
+    with_fold = prior.model.rows(prior.model.contexts(text[None, first - 1 : first + 3])[0], np.full(4, 3))
+    np.testing.assert_allclose(np.exp(prior.log_rows(starts, 4)[0]), with_fold, rtol=1e-5)
+
+
+def test_windows_are_left_without_the_prior_as_often_as_asked_and_the_same_each_time(corpus: Corpus) -> None:
+    session = beside_counts(corpus, counts_dropout=0.5)
+    rows = session.prior_rows
+    assert rows is not None
+    batches = [rows.batch(step) for step in (0, 1, 2, 7, 8, 3)]
+    again = [rows.made(step) for step in (0, 1, 2, 7, 8, 3)]
+    for a, b in zip(batches, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    without = [float((rows.made(step) == 0).all(axis=(1, 2)).mean()) for step in range(100)]
+    assert 0.4 < np.mean(without) < 0.6
+
+
+@pytest.mark.parametrize(
+    "config", [c for c in every_model() if not (c.window or c.locality or c.n_kv_head)][::3], ids=name_of
+)
+def test_every_mixer_learns_beside_counts(corpus: Corpus, config: ModelConfig) -> None:
+    shape = {name: getattr(config, name) for name in ("n_layer", "n_head", "mixer", "position")}
+    session = beside_counts(corpus, 60, counts_order=1, **shape)
+    trainer, part = Trainer(session, None), corpus.held_out  # type: ignore[arg-type]
+    before = trainer.predictor.score(part).mean()
+    for _ in range(60):
+        list(trainer._step())
+    assert trainer.predictor.score(part).mean() > before + 0.05
+
+
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, corpus: Corpus) -> None:
+    settings = {"counts": True, "counts_order": 3, "counts_dropout": 0.3}
+    run, session = toy_run(tmp_path, corpus, 9, "whole", model=settings)
+    list(Trainer(session, run).run(Never()))
+    run.unlock()
+    cut, session = toy_run(tmp_path, corpus, 9, "cut", model=settings)
+    trainer = Trainer(session, cut)
+    list(trainer.run(After(lambda: trainer.step, 4)))
+    assert 0 < trainer.step < 9
+    cut.unlock()
+    resumed = go_on(RunFolder(cut.path), pytest.fail)
+    list(Trainer(resumed, cut).run(Never()))
+    cut.unlock()
+    one, other = read(run, "latest"), read(cut, "latest")
+    assert one.counts == other.counts and one.counts is not None
+    for name, weight in one.weights.items():
+        assert torch.equal(weight, other.weights[name]), name
+    loaded, ids = TransformerPredictor.of(other), session.corpus.held_out
+    in_memory = TransformerPredictor(
+        resumed.model.eval(), resumed.corpus.vocabulary, counts=resumed.kneser_ney
+    )
+    np.testing.assert_array_equal(loaded.score(ids), in_memory.score(ids))
+
+
+def test_the_plan_takes_counts_where_there_is_text_enough_and_leaves_n_grams_out() -> None:
+    def model(n_train: int, **given: object) -> ModelConfig:
+        return choose(Budget(steps=10), n_train, ModelConfig(**given), TrainingConfig()).model  # type: ignore[arg-type]
+
+    assert model(1_000_000).counts and model(1_000_000).counts_order == 8
+    assert model(1_000_000).ngrams == 1 and model(1_000_000, ngrams=3).ngrams == 3
+    assert model(1_000_000, ngram_rows=64).ngrams == 4
+    assert not model(1_000).counts and model(1_000).ngrams == 4
+    assert model(1_000, counts=True).counts and model(1_000, counts_order=2).counts_order == 2
+    assert not model(1_000_000, counts=False).counts and not model(1_000_000, portable=True).counts
+
+
+def test_how_much_is_counted_cannot_act_without_counts() -> None:
+    with pytest.raises(ValueError, match="counts_chars is 9, which cannot act with no counts"):
+        choose(Budget(steps=10), 10**6, ModelConfig(counts=False), TrainingConfig(counts_chars=9))
+
+
+def test_windows_go_without_the_prior_where_the_text_is_read_often_enough() -> None:
+    def dropout(steps: int, **given: object) -> float | None:
+        return choose(Budget(steps=steps), 10**6, ModelConfig(**given), TrainingConfig()).model.counts_dropout  # type: ignore[arg-type]
+
+    assert dropout(10) == 0 and dropout(3000) == 0.1 and dropout(10, counts_dropout=0.3) == 0.3
+    assert dropout(10, counts=False) is None
+
+
+def test_counting_keeps_to_a_tenth_of_the_time_by_a_fixed_rule() -> None:
+    def chars(n_train: int) -> int | None:
+        budget = Budget(seconds=20.0, gflops=100.0)
+        return choose(budget, n_train, ModelConfig(), TrainingConfig()).training.counts_chars
+
+    assert chars(1_000_000) is None
+    assert chars(10_000_000) == chars(100_000_000) == 1_200_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"counts": True, "portable": True}, "counts is True, which portable forbids"),
+        ({"counts_order": 3, "portable": True}, "counts_order is 3, which portable forbids"),
+        ({"counts": False, "counts_order": 3}, "counts_order is 3, which cannot act with no counts"),
+        ({"counts": False, "counts_dropout": 0.1}, "counts_dropout is 0.1, which cannot act with no counts"),
+        ({"counts_order": 13}, "counts_order is 13; allowed: 0 to 12"),
+    ],
+)
+def test_what_contradicts_counts_is_refused_by_name(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ModelConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_an_old_checkpoint_has_no_counts() -> None:
+    shape = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=4, dropout=0.0)
+    old = {name: value for name, value in shape.to_json().items() if not name.startswith("counts")}
+    read_again = ModelConfig.from_json(old).completed()
+    assert read_again.counts is False and read_again.complete
+    model = LanguageModel(replace(read_again), V)
+    initialise(model, torch.Generator().manual_seed(1))
+    assert model.prior is None and float(model.norm.weight.detach()[0]) > 0

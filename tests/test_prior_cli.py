@@ -1,0 +1,77 @@
+"""Counts as they are typed: what is said of them, what is refused, and variants with and without."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+from charlm.cli.main import run as main
+from tests.conftest import TEXT
+from tests.test_compare_cli import TOY, Result
+
+
+@pytest.fixture
+def charlm(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    Path("ducks.txt").write_text(TEXT)
+
+    def run(*words: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["charlm", *words])
+        code = main(perf_counter())
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+def test_what_they_are_made_of_is_said_and_the_run_can_be_repeated(charlm: Callable[..., Result]) -> None:
+    err = charlm("train", "ducks.txt", "--steps", "5", "--counts", *TOY).err
+    assert "on counts of 4 characters" in err and "by 4 characters of counts" in err
+    again = re.search(r"the same run again:  charlm (.*)", err)
+    assert again and " --counts " in again[1]
+    charlm(*again[1].split())
+    infos = [json.loads(charlm("info", name, "--json").out) for name in ("ducks", "ducks-2")]
+    assert infos[0]["weights_sha256"] == infos[1]["weights_sha256"]
+    size = Path("checkpoints/ducks/counts.safetensors").stat().st_size
+    assert infos[0]["counts_bytes"] == size
+    assert f"{size / 1e6:.1f} MB on disk" in charlm("info").out
+    figures = json.loads(charlm("eval", "--run", "ducks", "--json").out)
+    assert 0 < figures["nats_per_char"] < 2
+    assert charlm("sample", "--run", "ducks", "--length", "20").code == 0
+
+
+def test_a_short_text_is_not_counted_and_that_can_be_repeated(charlm: Callable[..., Result]) -> None:
+    err = charlm("train", "ducks.txt", "--steps", "3", *TOY).err
+    assert "on counts" not in err and " --no-counts" in err
+    assert json.loads(charlm("info", "--json").out)["counts_bytes"] is None
+
+
+def test_with_and_without_are_compared(charlm: Callable[..., Result]) -> None:
+    result = charlm("compare", "ducks.txt", "--vary", "counts=on,off", "--steps", "5", *TOY)
+    assert result.code == 0, result.err
+    rows = result.out.splitlines()
+    assert [row.split()[0] for row in rows[1:3]] == ["on", "off"]  # five steps do not beat any counts
+
+
+@pytest.mark.parametrize("more", [("--portable", "--counts"), ("--no-counts", "--counts-order", "3")])
+def test_what_contradicts_them_is_refused_by_name(
+    charlm: Callable[..., Result], more: tuple[str, ...]
+) -> None:
+    result = charlm("train", "ducks.txt", "--steps", "3", *more, *TOY)
+    assert result.code == 2 and "counts" in result.err and "Traceback" not in result.err
+
+
+def test_a_changed_table_is_refused(charlm: Callable[..., Result]) -> None:
+    charlm("train", "ducks.txt", "--steps", "3", "--counts", *TOY)
+    table = Path("checkpoints/ducks/counts.safetensors")
+    data = bytearray(table.read_bytes())
+    data[-9] ^= 1
+    table.write_bytes(data)
+    for words in (("sample",), ("eval",), ("resume", "--steps", "2")):
+        result = charlm(*words)
+        assert result.code != 0 and "counts.safetensors" in result.err and "Traceback" not in result.err
