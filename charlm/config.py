@@ -227,6 +227,8 @@ class TextConfig(Settings):
 
     val: Annotated[float, "Share of the text, at its end, held out from training.", Range(0, 0.9)] = VAL
     val_file: Annotated[str | None, "A file of its own to hold out, instead of the end of the text."] = None
+    include: Annotated[str | None, "In folders, only files whose names match, such as '*.txt'."] = None
+    field: Annotated[str | None, "Of JSON lines, .csv and .tsv: the field that holds the text."] = None
     encoding: Annotated[str | None, "The text's encoding; by default UTF-8, or what its mark says."] = None
     min_count: Annotated[
         int | None,

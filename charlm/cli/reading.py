@@ -1,0 +1,69 @@
+"""Loading a text with a live line for what takes longer than a second."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from charlm.config import TextConfig
+from charlm.errors import UsageError
+
+DELAY = 1.0
+FORMATS = {
+    True: "{desc} {percentage:3.0f}% |{bar}| {rate_fmt} [{elapsed}<{remaining}]",
+    False: "{desc} {n_fmt}B, {rate_fmt} [{elapsed}]",
+}
+
+
+def check_named(names: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """UsageError for a setting that acts on files, where none was named."""
+    for name in ("encoding", "field", "include"):
+        if settings[name] is not None and not names:
+            raise UsageError(f"--{name} cannot act on Python's manual; name a file to read")
+
+
+def load_text(names: Sequence[str], config: TextConfig, *, verify: bool = False) -> Any:
+    """As `charlm.text.load.load`, shown while it goes on."""
+    from charlm.text.load import load  # here: numpy is slow to import
+
+    bar = Bar()
+    try:
+        return load(names, config, bar, verify=verify)
+    finally:
+        bar.close()
+
+
+class Bar:
+    """A bar on a terminal, from the second second on."""
+
+    def __init__(self, unit: str = "B") -> None:
+        self._bar: Any = None
+        self._what, self._unit = "", unit
+
+    def __call__(self, what: str, done: int, of: int | None) -> None:
+        """So much of so much is done."""
+        if what != self._what:
+            self._begin(what, of)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _begin(self, what: str, of: int | None) -> None:
+        from tqdm import tqdm
+
+        self.close()
+        self._what = what
+        self._bar = tqdm(
+            desc=what,
+            total=of,
+            delay=DELAY,
+            disable=None,
+            file=sys.stderr,
+            unit=self._unit,
+            unit_scale=True,
+            bar_format=FORMATS[of is not None],
+            dynamic_ncols=True,
+            leave=False,
+        )
