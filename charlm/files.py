@@ -151,6 +151,11 @@ def remove_temporaries(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file that may not be there."""
+    path.unlink(missing_ok=True)
+
+
 def free_space(folder: Path) -> int:
     """Bytes that can still be written there."""
     return shutil.disk_usage(folder).free

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from charlm import __version__
-from charlm.cli import cache, compare, evaluate, explain, info, resume, runs, sample, train
+from charlm.cli import cache, compare, data, evaluate, explain, info, resume, runs, sample, train
 from charlm.cli.console import fail
 from charlm.cli.options import CONTEXT, Command, Group
 from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError, is_out_of_memory
@@ -33,6 +33,7 @@ COMMANDS = {
     "info": info,
     "compare": compare,
     "cache": cache,
+    "data": data,
     "explain": explain,
 }
 

@@ -25,6 +25,8 @@ N_POINTS = 0x110000
 PLANE = 0x10000
 AT_ONCE = 1 << 18  # what is counted or looked up at once: its index, of 8 bytes each, stays in the cache
 IN_MEMORY = 32 << 20
+_FOUR_BYTES = 0xF0  # the first byte in UTF-8 of what lies beyond the first plane
+_NEAR = 0x20000  # emoji and most of what is beyond the first plane lie below
 _FEED, _RETURN, _LOST = ord("\n"), ord("\r"), 0xFFFD
 
 
@@ -32,11 +34,8 @@ def codes_of(block: Block) -> Codes:
     """The code points of a block: (n,)."""
     if block.utf8.isascii():
         return np.frombuffer(block.utf8, dtype=np.uint8)
-    text = block.text
-    narrow = text.encode("utf-16-le")
-    if len(narrow) == 2 * len(text):
-        return np.frombuffer(narrow, dtype="<u2")
-    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    wide = np.frombuffer(block.utf8, dtype=np.uint8).max() >= _FOUR_BYTES
+    return np.frombuffer(block.text.encode("utf-32-le" if wide else "utf-16-le"), "<u4" if wide else "<u2")
 
 
 class Census:
@@ -51,7 +50,7 @@ class Census:
         """Count some more."""
         if codes.dtype.itemsize == 1:
             self._add_bytes(codes)
-        elif codes.dtype.itemsize == 2:
+        elif codes.dtype.itemsize == 2 or int(codes.max(initial=0)) < _NEAR:
             self._add_narrow(codes)
         else:
             high = codes >= PLANE
@@ -120,7 +119,7 @@ def marks_of(counts: Counts, pairs: int) -> Marks:
 class Spool:
     """Code points kept until they are encoded: in memory while they are few, else on disk.
 
-    ASCII that stands in a file as it is stays there, and is read again.
+    UTF-8 that stands in a file as it is stays there, and is read again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -132,23 +131,25 @@ class Spool:
         self._seen: dict[str, tuple[int, int]] = {}  # size and time of files that will be read again
         self.chars = 0
 
-    def add(self, codes: Codes, origin: tuple[str, int] | None = None) -> None:
-        """Keep a block. Raises OSError where the disk has no room."""
+    def add(self, codes: Codes, block: Block | None = None) -> None:
+        """Keep the code points of a block. Raises OSError where the disk has no room."""
         self.chars += len(codes)
         width = codes.dtype.itemsize
-        if origin is not None and width == 1:
-            path, offset = origin
+        if block is not None and block.origin is not None:
+            path, offset = block.origin
+            if width > 1:
+                width = -len(block.utf8)
             if path not in self._seen:
                 self._seen[path] = _state(os.stat(path))
         else:
             path, offset = None, self._end
             self._file.write(codes.data)
             self._end += codes.nbytes
-        run = _Run(path, offset, width, len(codes))
-        if self._runs and self._runs[-1].end == (path, offset) and self._runs[-1].width == width:
-            self._runs[-1].chars += len(codes)
+        last = self._runs[-1] if self._runs else None
+        if last and last.width == width > 0 and last.end == (path, offset):
+            last.chars += len(codes)
         else:
-            self._runs.append(run)
+            self._runs.append(_Run(path, offset, width, len(codes)))
 
     def read(self, start: int, end: int) -> Iterator[Codes]:
         """Yield the characters from `start` to before `end`, in order, in blocks.
@@ -158,6 +159,11 @@ class Spool:
         first = 0
         for run in self._runs:
             low, high = max(start, first), min(end, first + run.chars)
+            if run.width < 0:
+                if low < high:
+                    yield self._decoded(run)[low - first : high - first]
+                first += run.chars
+                continue
             step = 2 * AT_ONCE // run.width
             for at in range(low, high, step):
                 file = self._file if run.path is None else self._open(run.path)
@@ -171,6 +177,15 @@ class Spool:
         self._file.close()
         if self._again is not None:
             self._again[1].close()
+
+    def _decoded(self, run: "_Run") -> Codes:
+        assert run.path is not None
+        file = self._open(run.path)
+        file.seek(run.offset)
+        codes = codes_of(Block(file.read(-run.width)))
+        if len(codes) != run.chars:
+            raise changed(one_line(run.path))
+        return codes
 
     def _open(self, path: str) -> BinaryIO:
         if self._again is None or self._again[0] != path:
@@ -192,7 +207,7 @@ class _Run:
 
     path: str | None  # None: in the spool's own file
     offset: int
-    width: int
+    width: int  # bytes a character; below 0: bytes of UTF-8 in all, of a single block
     chars: int
 
     @property

@@ -126,7 +126,7 @@ class Preparation:
             self._census.add(codes)
             digest.update(block.utf8)
             self._ends.add(block)
-            spool.add(codes, block.origin)
+            spool.add(codes, block)
         self.marks = marks_of(self._census.counts(), self._ends.pairs) if spool.chars else None
         return digest.hexdigest()
 
@@ -137,7 +137,7 @@ class Preparation:
             codes = codes_of(block)
             self._census.add(codes)
             digest.update(block.utf8)
-            spool.add(codes, block.origin)
+            spool.add(codes, block)
         return digest.hexdigest()
 
     def _spans(self, n: int, n_all: int, own: bool) -> Spans:

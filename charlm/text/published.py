@@ -1,0 +1,69 @@
+"""Texts that others measure on: address, size and hash of each, and who published the hash."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A text to be had from an address, and how to know that it is the right one."""
+
+    name: str
+    url: str
+    size: int  # bytes of the text
+    algorithm: str  # of `digest`, which is of the text, not of an archive
+    digest: str
+    source: str  # where the hash is published
+    member: str | None = None  # of a zip archive: the one file in it that is read
+    most: int  # bytes that are downloaded at most
+    split: str
+    checked: str
+
+    @property
+    def file_name(self) -> str:
+        """What it is called in the folder that it is put into."""
+        return f"{self.name}.txt"
+
+
+_UNFETCHED = "not fetched by us: address and hash are as published"
+_CUSTOMARY = "first 90 % to train on, 5 % to validate, the last 5 % to test: --val 0.05 on the first 95 %"
+
+TEXTS = {
+    text.name: text
+    for text in (
+        Published(
+            name="tinyshakespeare",
+            url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+            size=1_115_394,
+            most=1_115_394,
+            algorithm="sha256",
+            digest="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+            source="computed by us from a copy of the file",
+            split="first 90 % to train on, the rest held out: the default",
+            checked="size and hash checked by us on a copy; the address not fetched",
+        ),
+        Published(
+            name="text8",
+            url="https://mattmahoney.net/dc/text8.zip",
+            member="text8",
+            size=100_000_000,
+            most=40_000_000,
+            algorithm="sha1",
+            digest="0dc3edebc970dcc96137e7deda4d9995af9d93de",
+            source="dmlc/gluon-nlp, corpora/large_text_compression_benchmark.py",
+            split=_CUSTOMARY,
+            checked=_UNFETCHED,
+        ),
+        Published(
+            name="enwik8",
+            url="https://mattmahoney.net/dc/enwik8.zip",
+            member="enwik8",
+            size=100_000_000,
+            most=40_000_000,
+            algorithm="sha1",
+            digest="57b8363b814821dc9d47aa4d41f58733519076b2",
+            source="http://mattmahoney.net/dc/textdata.html",
+            split=_CUSTOMARY,
+            checked=_UNFETCHED,
+        ),
+    )
+}
