@@ -290,3 +290,42 @@ def test_no_other_command_connects(
         monkeypatch.setattr(sys, "argv", ["charlm", *words])
         assert main(0.0) == 0, words
     capsys.readouterr()
+
+
+def test_a_published_text_is_divided_as_is_customary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = (TEXT * 3)[:4000].encode("ascii")
+    monkeypatch.setitem(published.TEXTS, "text8", replace(TEXTS["text8"], size=len(data)))
+    Path("text8.txt").write_bytes(data)
+    shape = [
+        "--n-layer",
+        "1",
+        "--n-embd",
+        "16",
+        "--n-head",
+        "2",
+        "--block-size",
+        "8",
+        "--batch-size",
+        "2",
+        "--ngrams",
+        "1",
+    ]
+    for words, said in (
+        (
+            ["train", "text8.txt", "--steps", "3", *shape],
+            "3,600 to train on, 200 held out, 200 kept for the test",
+        ),
+        (["eval", "--part", "test"], "test part of text8.txt"),
+        (["eval", "--part", "held-out"], "held-out part of text8.txt"),
+        (["train", "text8.txt", "--dry-run", "--val", "0.2"], "3,200 to train on, 800 held out"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["charlm", *words])
+        assert main(0.0) == 0, words
+        shown = capsys.readouterr()
+        assert said in shown.out + shown.err
+    for words, code in ((["--part", "third"], 2), (["--part", "test", "text8.txt"], 2)):
+        monkeypatch.setattr(sys, "argv", ["charlm", "eval", *words])
+        assert main(0.0) == code

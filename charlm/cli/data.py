@@ -44,7 +44,7 @@ def _list(as_json: bool) -> None:
     from charlm.text.published import TEXTS
 
     if as_json:
-        print_json({"schema": 1, "texts": [vars(text) for text in TEXTS.values()]})
+        print_json({"schema": 1, "texts": [{**vars(text), "split": text.split} for text in TEXTS.values()]})
         return
     for text in TEXTS.values():
         table(

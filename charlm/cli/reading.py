@@ -1,10 +1,12 @@
 """Loading a text with a live line for what takes longer than a second."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from charlm.config import TextConfig
+from charlm.cli.console import say
+from charlm.config import VAL, TextConfig
 from charlm.errors import UsageError
 
 DELAY = 1.0
@@ -19,6 +21,20 @@ def check_named(names: Sequence[str], settings: Mapping[str, Any]) -> None:
     for name in ("encoding", "field", "include"):
         if settings[name] is not None and not names:
             raise UsageError(f"--{name} cannot act on Python's manual; name a file to read")
+
+
+def take_customary_split(names: Sequence[str], settings: dict[str, Any]) -> None:
+    """Take the split that is customary for a published text, where none was chosen, and say so."""
+    from charlm.text.published import customary
+
+    chosen = (settings["val"], settings["test"], settings["val_file"]) != (VAL, 0.0, None)
+    if len(names) != 1 or chosen or not os.path.isfile(names[0]):
+        return
+    text = customary(os.path.basename(names[0]), os.path.getsize(names[0]))
+    if text is None or not text.test:
+        return
+    settings["val"], settings["test"] = text.val, text.test
+    say(f"split as is customary for {text.name}: {text.split}; --val and --test choose another")
 
 
 def load_text(names: Sequence[str], config: TextConfig, *, verify: bool = False) -> Any:

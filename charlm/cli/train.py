@@ -11,7 +11,7 @@ import typer
 from charlm.cli.config_file import read_config
 from charlm.cli.console import checkpoints_root, count, note_files, say, table
 from charlm.cli.options import Checkpoints, VerifyCache, budget_seconds, build, with_settings
-from charlm.cli.reading import check_named, load_text
+from charlm.cli.reading import check_named, load_text, take_customary_split
 from charlm.cli.words import about_model, about_text
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import UsageError
@@ -64,6 +64,7 @@ def command(
     or the steps, the length of the text and the speed of the machine."""
     time, steps = _stronger(ctx, time, steps)
     check_named(corpus or [], settings)
+    take_customary_split(corpus or [], settings)
     model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
     text = build(TextConfig, settings)
     budget = None if steps is not None else _budget(time or DEFAULT_TIME, training)

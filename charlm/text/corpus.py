@@ -31,14 +31,14 @@ from charlm.text.vocabulary import Ids, Vocabulary
 
 __all__ = ["Corpus", "Preparation", "cache_folder", "prepare", "reopen"]
 
-PARTS = ("train", "held_out")
+PARTS = ("train", "held_out", "test")
 Spans = dict[str, tuple[int, int]]  # of each part, its first character and the one after its last
 Watch = Callable[[str, int, int | None], None]  # what is done, how much of it, of how much
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Ids of both parts, in the narrowest integer type; characters may be several ids each."""
+    """Ids of each part, in the narrowest integer type; characters may be several ids each."""
 
     key: str  # of the contents and of how they are divided: the name in the cache
     sha256: str  # of the text as UTF-8
@@ -47,12 +47,14 @@ class Corpus:
     held_out: Ids
     train_chars: int
     held_out_chars: int
+    test: Ids | None = None  # a third part, that no choice may depend on
+    test_chars: int = 0
     uncached: str | None = None  # why it is not in the cache
 
     @property
     def chars(self) -> int:
-        """Characters in both parts."""
-        return self.train_chars + self.held_out_chars
+        """Characters in all parts."""
+        return self.train_chars + self.held_out_chars + self.test_chars
 
     def training_text(self, last: int | None = None) -> str:
         """The training part as characters, or what its `last` ids say."""
@@ -61,6 +63,10 @@ class Corpus:
     def held_out_text(self) -> str:
         """The held-out part as characters."""
         return self.vocabulary.decode(self.held_out)
+
+    def test_text(self) -> str:
+        """The test part as characters; empty where there is none."""
+        return "" if self.test is None else self.vocabulary.decode(self.test)
 
 
 def prepare(text: str, config: TextConfig, val_text: str | None = None) -> Corpus:
@@ -141,26 +147,32 @@ class Preparation:
         return digest.hexdigest()
 
     def _spans(self, n: int, n_all: int, own: bool) -> Spans:
-        """Training: the first int(n * (1 - val)) characters; all, if the held-out ones are their `own`."""
-        n_train = n if own else int(n * (1 - self._config.val))
+        """Training, held out and test, one after another; or what is held out after all, if it is its `own`."""
+        val, test = self._config.val, self._config.test
+        n_seen = int(round(n * (1 - test), 6)) if test else n  # 1 - 0.05 - 0.05 is less than 0.9 to a machine
+        n_train = n_seen if own else int(round(n * (1 - val - test), 6)) if test else int(n * (1 - val))
         if n_train < 2:
             raise TextError(
                 f"the text has {n} character{'s' * (n != 1)}, {n_train} of them "
                 "to train on; training needs at least 2, and some hundreds to learn anything"
             )
-        return {"train": (0, n_train), "held_out": (n_train, n_all)}
+        held_out = (n, n_all) if own else (n_train, n_seen)
+        return {"train": (0, n_train), "held_out": held_out, "test": (n_seen, n)}
 
     def _key(self, sha256: str, val_sha256: str | None, n: int) -> str:
-        settings = [cache.FORMAT, sha256, val_sha256, n, self._config.val, self._config.min_count]
+        settings = [cache.FORMAT, sha256, val_sha256, n, self._config.val, self._config.test]
+        settings.append(self._config.min_count)
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
     def _encode(self, key: str, sha256: str, spool: Spool, spans: Spans) -> Corpus:
         """The second pass: what was kept becomes ids."""
-        total, held_out = self._census.counts(), Census()
-        for codes in spool.read(*spans["held_out"]):
-            held_out.add(codes)
-        counts = {"train": total, "held_out": held_out.counts()}
-        counts["train"][: len(counts["held_out"])] -= counts["held_out"]
+        counts = {"train": self._census.counts()}
+        for name in PARTS[1:]:
+            part = Census()
+            for codes in spool.read(*spans[name]):
+                part.add(codes)
+            counts[name] = part.counts()
+            counts["train"][: len(counts[name])] -= counts[name]
         vocabulary = Vocabulary.of_counts(counts["train"], self._config.min_count)
         facts = {
             "format": cache.FORMAT,
@@ -208,10 +220,18 @@ class _Pieces:
             self.watch("encoding", done, self.spool.chars)
 
 
-def _corpus(key: str, facts: dict[str, Any], train: Ids, held_out: Ids) -> Corpus:
+def _corpus(key: str, facts: dict[str, Any], train: Ids, held_out: Ids, test: Ids) -> Corpus:
     vocabulary = Vocabulary.from_json(facts["vocabulary"])
     return Corpus(
-        key, facts["sha256"], vocabulary, train, held_out, facts["train_chars"], facts["held_out_chars"]
+        key,
+        facts["sha256"],
+        vocabulary,
+        train,
+        held_out,
+        facts["train_chars"],
+        facts["held_out_chars"],
+        test,
+        facts["test_chars"],
     )
 
 

@@ -15,7 +15,8 @@ class Published:
     source: str  # where the hash is published
     member: str | None = None  # of a zip archive: the one file in it that is read
     most: int  # bytes that are downloaded at most
-    split: str
+    val: float  # the customary split: shares at the end to hold out, and after it to test on
+    test: float
     checked: str
 
     @property
@@ -23,9 +24,14 @@ class Published:
         """What it is called in the folder that it is put into."""
         return f"{self.name}.txt"
 
+    @property
+    def split(self) -> str:
+        """The customary split, in words."""
+        parts = f"first {100 * (1 - self.val - self.test):.0f} % to train on, then {100 * self.val:.0f} % held out"
+        return f"{parts}, the last {100 * self.test:.0f} % to test on" if self.test else parts
+
 
 _UNFETCHED = "not fetched by us: address and hash are as published"
-_CUSTOMARY = "first 90 % to train on, 5 % to validate, the last 5 % to test: --val 0.05 on the first 95 %"
 
 TEXTS = {
     text.name: text
@@ -38,7 +44,8 @@ TEXTS = {
             algorithm="sha256",
             digest="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
             source="computed by us from a copy of the file",
-            split="first 90 % to train on, the rest held out: the default",
+            val=0.1,
+            test=0.0,
             checked="size and hash checked by us on a copy; the address not fetched",
         ),
         Published(
@@ -50,7 +57,8 @@ TEXTS = {
             algorithm="sha1",
             digest="0dc3edebc970dcc96137e7deda4d9995af9d93de",
             source="dmlc/gluon-nlp, corpora/large_text_compression_benchmark.py",
-            split=_CUSTOMARY,
+            val=0.05,
+            test=0.05,
             checked=_UNFETCHED,
         ),
         Published(
@@ -62,8 +70,14 @@ TEXTS = {
             algorithm="sha1",
             digest="57b8363b814821dc9d47aa4d41f58733519076b2",
             source="http://mattmahoney.net/dc/textdata.html",
-            split=_CUSTOMARY,
+            val=0.05,
+            test=0.05,
             checked=_UNFETCHED,
         ),
     )
 }
+
+
+def customary(path: str, size: int) -> Published | None:
+    """The published text that a file is by its name and size, where there is one."""
+    return next((t for t in TEXTS.values() if path.endswith(t.file_name) and size == t.size), None)
