@@ -236,3 +236,9 @@ def test_the_cache_lists_and_clears(
     command([], True, False)
     assert not cache.entries() and not list((tmp_path / "c").glob("*"))
     assert load(["one.txt"], TextConfig()).corpus.key == kept
+
+
+@given(st.lists(st.sampled_from("\0aé字🦆"), min_size=1))
+def test_code_points_are_those_of_the_text(chars: list[str]) -> None:
+    text = "".join(chars)
+    assert codes_of(Block(text.encode())).tolist() == [ord(char) for char in text]
