@@ -123,3 +123,13 @@ def test_the_customary_split_is_exact() -> None:
     spans = Preparation(TextConfig(val=0.05, test=0.05))._spans(10**8, 10**8, own=False)
     wanted = {"train": (0, 9 * 10**7), "held_out": (9 * 10**7, 95 * 10**6), "test": (95 * 10**6, 10**8)}
     assert spans == wanted
+
+
+def test_held_out_text_that_was_seen_is_said() -> None:
+    from charlm.cli.reading import leak
+
+    rng = np.random.default_rng(0)
+    text = "".join(map(chr, rng.integers(97, 123, 2000)))
+    assert leak(prepare(text, TextConfig())) is None
+    said = leak(prepare(text + text[500:600], TextConfig(val=0.1)))
+    assert said and said.startswith("48 % of the held-out text") and "--val-file" in said

@@ -5,10 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from charlm.cli.console import checkpoints_root, note_files, say, warn
+from charlm.cli.console import checkpoints_root, note_files, warn
 from charlm.cli.options import AsJson, Checkpoints, budget_seconds, build, with_settings
-from charlm.cli.reading import check_named, load_text
-from charlm.cli.words import about_text
+from charlm.cli.reading import check_named, load_text, say_text
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, UsageError
 
@@ -173,6 +172,6 @@ def _prepare(
     note_files(loaded.notes)
     if not loaded.corpus.held_out_chars:
         raise UsageError("nothing is held out to compare on; give --val or --val-file")
-    say(about_text(loaded))
+    say_text(loaded)
     means = Budget(seconds=budget[0], steps=budget[1])
     return *prepare(root, run, loaded, text, found, training, seeds, means), loaded

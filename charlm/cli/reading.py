@@ -5,11 +5,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from charlm.cli.console import say
+from charlm.cli.console import say, warn
+from charlm.cli.words import about_text
 from charlm.config import VAL, TextConfig
 from charlm.errors import UsageError
 
 DELAY = 1.0
+MOST_COMPARED = 8 << 20
+LEAST_SHARE = 0.01
 FORMATS = {
     True: "{desc} {percentage:3.0f}% |{bar}| {rate_fmt} [{elapsed}<{remaining}]",
     False: "{desc} {n_fmt}B, {rate_fmt} [{elapsed}]",
@@ -46,6 +49,32 @@ def load_text(names: Sequence[str], config: TextConfig, *, verify: bool = False)
         return load(names, config, bar, verify=verify)
     finally:
         bar.close()
+
+
+def say_text(loaded: Any) -> None:
+    """How much text there is, and what makes its held-out figure flatter."""
+    say(about_text(loaded))
+    found = leak(loaded.corpus)
+    if found:
+        warn(found)
+
+
+def leak(corpus: Any) -> str | None:
+    """What is said where much of the held-out text stands in the training part too.
+
+    Of a long text it is left to `charlm eval`, since it takes a second for every 40 MB.
+    """
+    from charlm.evaluation.overlap import PASSAGE, overlap
+
+    if len(corpus.train) > MOST_COMPARED:
+        return None
+    share = overlap(corpus.train, corpus.held_out).share
+    if share < LEAST_SHARE:
+        return None
+    return (
+        f"{100 * share:.0f} % of the held-out text stands in the training part too, in passages of {PASSAGE} characters "
+        "or more, so its figure will flatter; hold out another text with --val-file"
+    )
 
 
 class Bar:

@@ -11,8 +11,8 @@ import typer
 from charlm.cli.config_file import read_config
 from charlm.cli.console import checkpoints_root, count, note_files, say, table
 from charlm.cli.options import Checkpoints, VerifyCache, budget_seconds, build, with_settings
-from charlm.cli.reading import check_named, load_text, take_customary_split
-from charlm.cli.words import about_model, about_text
+from charlm.cli.reading import check_named, load_text, say_text, take_customary_split
+from charlm.cli.words import about_model
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import UsageError
 from charlm.settings import settings_of
@@ -73,7 +73,7 @@ def command(
     say(f"reading {_describe(corpus or [], text.include)}")
     loaded = load_text(corpus or [], text, verify=verify_cache)
     note_files(loaded.notes)
-    say(about_text(loaded))
+    say_text(loaded)
     choice, budget_said = _choose(loaded, model, training, budget, steps, ctx.obj)
     say(f"model: {budget_said}")
     if dry_run:
