@@ -226,6 +226,7 @@ class TrainingConfig(Settings):
 
 
 VAL = 0.1
+MOST_KEPT_BACK = 0.95
 FEWEST_HELD_OUT = 200
 """Characters below which a figure on them is said to mean little."""
 
@@ -235,7 +236,14 @@ class TextConfig(Settings):
     """What is read and how it is divided."""
 
     val: Annotated[float, "Share of the text, at its end, held out from training.", Range(0, 0.9)] = VAL
+    test: Annotated[
+        float,
+        "Share of the text, after what is held out, that only `charlm eval --part test` reads.",
+        Range(0, 0.5),
+    ] = 0.0
     val_file: Annotated[str | None, "A file of its own to hold out, instead of the end of the text."] = None
+    include: Annotated[str | None, "In folders, only files whose names match, such as '*.txt'."] = None
+    field: Annotated[str | None, "Of JSON lines, .csv and .tsv: the field that holds the text."] = None
     encoding: Annotated[str | None, "The text's encoding; by default UTF-8, or what its mark says."] = None
     min_count: Annotated[
         int | None,
@@ -247,6 +255,11 @@ class TextConfig(Settings):
         super().__post_init__()
         if self.val_file is not None and self.val != VAL:
             raise ValueError(f"val is {self.val:g}, which cannot act with val_file; leave one out")
+        if self.val_file is None and self.val + self.test > MOST_KEPT_BACK:
+            raise ValueError(
+                f"val is {self.val:g} and test {self.test:g}; together at most {MOST_KEPT_BACK:g}, so that there "
+                "is something to train on"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

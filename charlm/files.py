@@ -2,10 +2,11 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 TEMPORARY = ".tmp-"
 """What the name of everything unfinished starts with; whatever bears it may be removed."""
@@ -40,17 +41,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def publish_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Make `folder` with these files, in this order: it appears whole or not at all.
+@contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """A folder to write into that appears as `folder` when the block ends, and never if it raises.
 
     A folder of that name that exists already is replaced. Raises OSError.
     """
-    temporary = folder.with_name(TEMPORARY + folder.name)
+    temporary = folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}")
     remove_tree(temporary)
     try:
         temporary.mkdir()
-        for name, data in contents.items():
-            write_synced(temporary / name, data)
+        yield temporary
         sync_folder(temporary)
         _put_in_place(temporary, folder)
         sync_folder(folder.parent)
@@ -58,6 +59,41 @@ def publish_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
         remove_tree(temporary)
         raise
     remove_tree(_aside(folder))
+
+
+@contextmanager
+def writing(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
+    """A new file to write piece by piece; the disk has it when the block ends, if it is `synced`."""
+    with open(path, "wb") as file:
+        yield file
+        if synced:
+            sync_file(file)
+
+
+def scratch(folder: Path, *, in_memory: int) -> IO[bytes]:
+    """A file without a name, in memory up to so many bytes, then on the disk of `folder`."""
+    return tempfile.SpooledTemporaryFile(max_size=in_memory, dir=str(folder))
+
+
+def boot() -> str | None:
+    """What names the time since the machine was started, where that can be known.
+
+    What was written in this time is on the disk or will be, whatever happens to a process.
+    """
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except (OSError, ValueError):
+        return None
+
+
+def publish_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Make `folder` with these files, in this order: it appears whole or not at all.
+
+    A folder of that name that exists already is replaced. Raises OSError.
+    """
+    with building(folder) as temporary:
+        for name, data in contents.items():
+            write_synced(temporary / name, data)
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
@@ -113,6 +149,11 @@ def remove_temporaries(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file that may not be there."""
+    path.unlink(missing_ok=True)
 
 
 def free_space(folder: Path) -> int:

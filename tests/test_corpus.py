@@ -98,3 +98,38 @@ def test_names_of_runs() -> None:
     assert run_name(["-"]) == "stdin"
     assert run_name(["texts/poems.txt.gz", "other.txt"]) == "poems"
     assert run_name(["texts/poems/"]) == "poems"
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(min_size=8, alphabet="abé🦆"), st.sampled_from([0.0, 0.1, 0.4]), st.sampled_from([0.05, 0.3]))
+def test_three_parts_are_the_text(text: str, val: float, test: float) -> None:
+    corpus = prepare(text, TextConfig(val=val, test=test, min_count=1))
+    assert corpus.training_text() + corpus.held_out_text() + corpus.test_text() == text
+    assert corpus.chars == len(text)
+    assert set(corpus.vocabulary.chars) == set(corpus.training_text())
+    own = prepare(text, TextConfig(test=test, val_file="v", min_count=1), "held")
+    assert (own.training_text() + own.test_text(), own.held_out_text()) == (text, "held")
+    assert own.test_chars == len(text) - int(len(text) * (1 - test))
+
+
+def test_too_little_left_to_train_on_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"val is 0.8 and test 0.2; together at most 0.95"):
+        TextConfig(val=0.8, test=0.2)
+
+
+def test_the_customary_split_is_exact() -> None:
+    from charlm.text.corpus import Preparation
+
+    spans = Preparation(TextConfig(val=0.05, test=0.05))._spans(10**8, 10**8, own=False)
+    wanted = {"train": (0, 9 * 10**7), "held_out": (9 * 10**7, 95 * 10**6), "test": (95 * 10**6, 10**8)}
+    assert spans == wanted
+
+
+def test_held_out_text_that_was_seen_is_said() -> None:
+    from charlm.cli.reading import leak
+
+    rng = np.random.default_rng(0)
+    text = "".join(map(chr, rng.integers(97, 123, 2000)))
+    assert leak(prepare(text, TextConfig())) is None
+    said = leak(prepare(text + text[500:600], TextConfig(val=0.1)))
+    assert said and said.startswith("48 % of the held-out text") and "--val-file" in said

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.errors import ResourceError, TextError
-from charlm.text import source
+from charlm.text import source, stream
 from charlm.text.source import find_files, read_source
 from tests.reading import piped, write
 
@@ -94,7 +94,7 @@ def test_memory_that_ends_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -
     def full(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(source, "decode", full)
+    monkeypatch.setattr(stream, "decode", full)
     with pytest.raises(ResourceError, match="t does not fit into memory"):
         read_source([write("t", "text")])
 

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from charlm.cli.console import checkpoints_root, note_files, say, warn
+from charlm.cli.console import checkpoints_root, note_files, warn
 from charlm.cli.options import AsJson, Checkpoints, budget_seconds, build, with_settings
-from charlm.cli.words import about_text
+from charlm.cli.reading import check_named, load_text, say_text
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, UsageError
 
@@ -156,8 +156,7 @@ def _prepare(
     """A new comparison: its folder, what it is, and its text."""
     from charlm.studies.variants import variants
 
-    if settings["encoding"] is not None and not names:
-        raise UsageError("--encoding cannot act on Python's manual; name a file to read")
+    check_named(names or [], settings)
     model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
     text = build(TextConfig, settings)
     if training.schedule is not None and budget[0] is not None:
@@ -167,13 +166,12 @@ def _prepare(
         warn(f"left out: {reason}")
 
     from charlm.cli.compare_follow import prepare
-    from charlm.text.load import load
     from charlm.training.plan import Budget
 
-    loaded = load(names, text)
+    loaded = load_text(names, text)
     note_files(loaded.notes)
     if not loaded.corpus.held_out_chars:
         raise UsageError("nothing is held out to compare on; give --val or --val-file")
-    say(about_text(loaded))
+    say_text(loaded)
     means = Budget(seconds=budget[0], steps=budget[1])
     return *prepare(root, run, loaded, text, found, training, seeds, means), loaded

@@ -15,12 +15,19 @@ from charlm.terminal import one_line
 
 if TYPE_CHECKING:
     from charlm.evaluation.report import Evaluation
+    from charlm.text.corpus import Corpus
 
 EXAMPLES = """Examples:
   charlm eval                               the newest run on its held-out text
   charlm eval chapter.txt --run novels      any text
+  charlm eval --part test                   what --test kept back, once all is chosen
   charlm eval --stride 64 --json            as data; stride = block: blocks without overlap
   charlm eval poem.txt --per-char bits.jsonl  the bits of every character"""
+
+Part = Annotated[
+    str | None,
+    typer.Option(metavar="held-out|test", help="Which part of the run's text. [default: held-out]"),
+]
 
 
 def command(
@@ -38,6 +45,7 @@ def command(
         str | None,
         typer.Option(metavar="FILE", help="Write each character's offset and bits, as JSON lines."),
     ] = None,
+    part: Part = None,
     encoding: Annotated[
         str | None, typer.Option(metavar="NAME", help="The encoding of the files; by default UTF-8.")
     ] = None,
@@ -48,6 +56,7 @@ def command(
 
     Every character is scored once, predicted from those before it; context does not cross files.
     """
+    _check_part(part, files)
     texts = read_texts(files, encoding) if files else None
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
 
@@ -57,9 +66,7 @@ def command(
     corpus = corpus_of_run(snapshot, needed=texts is None)
     if texts is None:
         assert corpus is not None
-        texts = [(f"held-out part of {text_of(snapshot.run)}", corpus.held_out_text())]
-        if not texts[0][1]:
-            raise TextError("this run held nothing out; name a file to score")
+        texts = [_text_of_part(corpus, part or "held-out", text_of(snapshot.run))]
     try:
         rule = ContextRule.of_model(snapshot.model_config, stride)
     except ValueError as error:
@@ -71,6 +78,25 @@ def command(
         print_json({"run": name, **evaluation.to_json()})
     else:
         _show(name, evaluation)
+
+
+def _check_part(part: str | None, files: list[str] | None) -> None:
+    if part is not None and files:
+        raise UsageError(
+            f"--part {one_line(part)} is of the run's own text, and files were named; leave one out"
+        )
+    if part not in (None, "held-out", "test"):
+        raise UsageError(f"--part {one_line(part or '')} is none; there are held-out and test")
+
+
+def _text_of_part(corpus: "Corpus", part: str, name: str) -> tuple[str, str]:
+    """The name and the text of a part; TextError where the run has none."""
+    text = corpus.test_text() if part == "test" else corpus.held_out_text()
+    if not text and part == "test":
+        raise TextError("this run kept no test part; train with --test 0.05 for one, or name a file to score")
+    if not text:
+        raise TextError("this run held nothing out; name a file to score")
+    return f"{part} part of {name}", text
 
 
 def read_texts(files: list[str], encoding: str | None) -> list[tuple[str, str]]:

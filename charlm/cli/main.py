@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from charlm import __version__
-from charlm.cli import compare, evaluate, explain, info, resume, runs, sample, train
+from charlm.cli import cache, compare, data, evaluate, explain, info, resume, runs, sample, train
 from charlm.cli.console import fail
 from charlm.cli.options import CONTEXT, Command, Group
 from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError, is_out_of_memory
@@ -32,6 +32,8 @@ COMMANDS = {
     "runs": runs,
     "info": info,
     "compare": compare,
+    "cache": cache,
+    "data": data,
     "explain": explain,
 }
 

@@ -25,7 +25,13 @@ Checkpoints = Annotated[
     str | None,
     typer.Option(metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"),
 ]
-"""Options that several commands share."""
+VerifyCache = Annotated[
+    bool,
+    typer.Option(
+        "--verify-cache", help="Read the text and its cache all through, not only sizes, times and samples."
+    ),
+]
+"""Options, some of which several commands share."""
 
 LEAST_SECONDS = 5
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

@@ -10,8 +10,9 @@ import typer
 
 from charlm.cli.config_file import read_config
 from charlm.cli.console import checkpoints_root, count, note_files, say, table
-from charlm.cli.options import Checkpoints, budget_seconds, build, with_settings
-from charlm.cli.words import about_model, about_text
+from charlm.cli.options import Checkpoints, VerifyCache, budget_seconds, build, with_settings
+from charlm.cli.reading import check_named, load_text, say_text, take_customary_split
+from charlm.cli.words import about_model
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import UsageError
 from charlm.settings import settings_of
@@ -48,6 +49,7 @@ def command(
         typer.Option(min=1, help="How many batches to learn from, instead of a time.", envvar="CHARLM_STEPS"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, and do nothing.")] = False,
+    verify_cache: VerifyCache = False,
     config: Annotated[
         str | None,
         typer.Option(
@@ -61,17 +63,17 @@ def command(
     """Train a model on a text. Nothing needs to be chosen: what is not given is planned from the time
     or the steps, the length of the text and the speed of the machine."""
     time, steps = _stronger(ctx, time, steps)
-    if settings["encoding"] is not None and not corpus:
-        raise UsageError("--encoding cannot act on Python's manual; name a file to read")
+    check_named(corpus or [], settings)
+    take_customary_split(corpus or [], settings)
     model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
     text = build(TextConfig, settings)
     budget = None if steps is not None else _budget(time or DEFAULT_TIME, training)
     if run is not None:
         _check_free(checkpoints_root(checkpoints), run)
-    say(f"reading {_describe(corpus or [])}")
-    loaded = _load(corpus or [], text)
+    say(f"reading {_describe(corpus or [], text.include)}")
+    loaded = load_text(corpus or [], text, verify=verify_cache)
     note_files(loaded.notes)
-    say(about_text(loaded))
+    say_text(loaded)
     choice, budget_said = _choose(loaded, model, training, budget, steps, ctx.obj)
     say(f"model: {budget_said}")
     if dry_run:
@@ -104,20 +106,14 @@ def _check_free(root: Path, name: str) -> None:
     check_free(root, name)
 
 
-def _describe(names: list[str]) -> str:
+def _describe(names: list[str], include: str | None) -> str:
     if not names:
         from charlm.text.manual import manual_name
 
         return f"{manual_name()}, since no file was named"
     from charlm.text.source import describe
 
-    return describe(names)
-
-
-def _load(names: list[str], text: TextConfig) -> Any:
-    from charlm.text.load import load  # here and below: only now are numpy and torch needed
-
-    return load(names, text)
+    return describe(names, include)
 
 
 def _choose(
@@ -128,7 +124,7 @@ def _choose(
     steps: int | None,
     started: float,
 ) -> tuple[Any, str]:
-    from time import perf_counter
+    from time import perf_counter  # here and below: only now are numpy and torch needed
 
     from charlm.training.device import pick_device, set_threads
     from charlm.training.means import means_of

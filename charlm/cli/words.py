@@ -14,9 +14,10 @@ def about_text(loaded: Any) -> str:
     spelled = f" and {n_bytes} byte{'s' * (n_bytes > 1)} to spell rare ones with" if n_bytes else ""
     few = "; too few held out to mean much" if 0 < corpus.held_out_chars < FEWEST_HELD_OUT else ""
     none = "; nothing held out, so nothing will be evaluated" if corpus.held_out_chars == 0 else few
+    test = f", {count(corpus.test_chars)} kept for the test" if corpus.test_chars else ""
     return (
         f"{count(corpus.chars)} characters, {len(vocabulary.chars)} different kept{spelled}: "
-        f"{count(corpus.train_chars)} to train on, {count(corpus.held_out_chars)} held out{none}"
+        f"{count(corpus.train_chars)} to train on, {count(corpus.held_out_chars)} held out{test}{none}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import log
 from typing import Any
 
@@ -13,7 +14,7 @@ from charlm.context import ContextRule
 from charlm.evaluation.intervals import bootstrap_interval
 from charlm.evaluation.overlap import PASSAGE, overlap
 from charlm.evaluation.score import Figure, score_text
-from charlm.evaluation.yardsticks import KNESER_NEY, Yardstick, kneser_ney, yardsticks
+from charlm.evaluation.yardsticks import KNESER_NEY, LAST_BYTES, Yardstick, kneser_ney, yardsticks
 from charlm.predictor import TransformerPredictor
 from charlm.text.corpus import Corpus
 
@@ -79,7 +80,9 @@ def evaluate(
     held_out = corpus is not None and joined == corpus.held_out_text()
     selected = held_out and _is_best(snapshot, which)
     interval = bootstrap_interval(figure.nats)
-    baselines = yardsticks(snapshot.vocabulary, corpus.training_text if corpus else None, joined)
+    baselines = yardsticks(
+        snapshot.vocabulary, partial(corpus.training_text, LAST_BYTES) if corpus else None, joined
+    )
     memory = snapshot.training_config.counts_memory << 20
     baselines[KNESER_NEY] = (
         kneser_ney(snapshot.vocabulary, corpus.train, joined, memory=memory)

@@ -1,5 +1,6 @@
 """`report.html`: a run as one page, made when it ends from what was logged."""
 
+from functools import partial
 from math import log
 from typing import Any
 
@@ -86,7 +87,9 @@ def _yardsticks(corpus: Corpus, *, with_xz: bool) -> list[tuple[str, float]]:
     text = corpus.held_out_text()
     if not text:
         return []
-    found = yardsticks(corpus.vocabulary, corpus.training_text if with_xz else None, text)
+    found = yardsticks(
+        corpus.vocabulary, partial(corpus.training_text, LAST_BYTES) if with_xz else None, text
+    )
     return [(name, stick.bits_per_char) for name, stick in found.items() if isinstance(stick, Yardstick)]
 
 

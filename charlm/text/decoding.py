@@ -66,18 +66,31 @@ def decode(data: bytes, label: str, encoding: str | None = None) -> tuple[str, l
     is its name as shown to the user. Raises TextError for what is not text, for invalid bytes and
     for lone surrogates.
     """
-    _refuse_other_formats(data, label)
+    refuse_other_formats(data, label)
     if encoding is not None:
         return _decode_as(data, label, encoding)
-    mark, codec = _mark_of(data)
+    mark, codec = mark_of(data)
     if not mark:
-        _refuse_unmarked(data, label)
+        refuse_unmarked(data, label)
     try:
         text = str(memoryview(data)[len(mark) :], codec)  # no copy of the bytes
     except UnicodeDecodeError as error:
-        raise _invalid(data, label, codec, error, len(mark)) from None
+        raise invalid(data, label, codec, error, len(mark)) from None
+    return text, [dropped(codec)] if mark else []
+
+
+def dropped(codec: str = "") -> str:
+    """What is said where a byte order mark was left out, of the codec it stands for."""
     family = codec.upper().removesuffix("-LE").removesuffix("-BE")
-    return text, [f"a {family} byte order mark was dropped"] if mark else []
+    return f"a {family} byte order mark was dropped" if family else "a byte order mark was dropped"
+
+
+def unlike_its_mark(data: bytes, encoding: str) -> list[str]:
+    """What is to be said where the mark that `data` begins with names another encoding."""
+    mark, marked = mark_of(data)
+    same = codecs.lookup(encoding).name in ("utf-8-sig", "utf-16", "utf-32")
+    said = f"begins with the byte order mark of {marked}, but was read as {encoding}"
+    return [said] if mark and not same else []
 
 
 def _is_text_codec(encoding: str) -> bool:
@@ -95,28 +108,31 @@ def _decode_as(data: bytes, label: str, encoding: str) -> tuple[str, list[str]]:
         text = data.decode(encoding)
         text.encode("utf-8")  # raises for the surrogates that utf-7 or unicode_escape let through
     except UnicodeDecodeError as error:
-        raise _invalid(data, label, encoding, error) from None
+        raise invalid(data, label, encoding, error) from None
     except UnicodeEncodeError as error:
-        raise TextError(
-            f"{label}, read as {encoding}, has the lone surrogate U+{ord(text[error.start]):04X}"
-            f" at character offset {error.start}, which is no character. Remove it, or try another"
-            " --encoding."
-        ) from None
+        raise surrogate(label, encoding, text[error.start], error.start) from None
     except UnicodeError as error:  # punycode and idna say no more
         raise TextError(f"{label} cannot be read as {encoding}: {error}.") from None
     if text.startswith("\ufeff"):
-        return text[1:], ["a byte order mark was dropped"]
-    mark, marked = _mark_of(data)
-    said = f"begins with the byte order mark of {marked}, but was read as {encoding}"
-    same = codecs.lookup(encoding).name in ("utf-8-sig", "utf-16", "utf-32")
-    return text, [said] if mark and not same else []
+        return text[1:], [dropped()]
+    return text, unlike_its_mark(data, encoding)
 
 
-def _mark_of(data: bytes) -> tuple[bytes, str]:
+def surrogate(label: str, encoding: str, char: str, at: int) -> TextError:
+    """The error to raise for half a character that a codec let through."""
+    return TextError(
+        f"{label}, read as {encoding}, has the lone surrogate U+{ord(char):04X} at character offset"
+        f" {at}, which is no character. Remove it, or try another --encoding."
+    )
+
+
+def mark_of(data: bytes) -> tuple[bytes, str]:
+    """The byte order mark that `data` begins with, or none, and the codec to read it with."""
     return next(((m, c) for m, c in _MARKS.items() if data.startswith(m)), (b"", "utf-8"))
 
 
-def _refuse_other_formats(data: bytes, label: str) -> None:
+def refuse_other_formats(data: bytes, label: str) -> None:
+    """Raise TextError where `data` begins as no text does."""
     what, remedy = None, _OTHER
     if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         zipped = (kind for kind in _ZIPPED if kind[0] in data)
@@ -132,7 +148,8 @@ def _refuse_other_formats(data: bytes, label: str) -> None:
         raise TextError(f"{label} is {what}, not text. {remedy}")
 
 
-def _refuse_unmarked(data: bytes, label: str) -> None:
+def refuse_unmarked(data: bytes, label: str) -> None:
+    """Raise TextError where `data`, without a mark, looks like UTF-16 or UTF-32."""
     codec = _unmarked(data[:4096])
     if codec:
         raise TextError(
@@ -171,21 +188,34 @@ def _reads(sample: bytes, codec: str, *, whole: bool = False) -> bool:
     return True
 
 
-def _invalid(data: bytes, label: str, codec: str, error: UnicodeDecodeError, skipped: int = 0) -> TextError:
+def invalid(
+    data: bytes,
+    label: str,
+    codec: str,
+    error: UnicodeDecodeError,
+    skipped: int = 0,
+    *,
+    offset: int = 0,
+    lines: int = 0,
+) -> TextError:
+    """The error to raise for bytes that `codec` cannot read, `skipped` bytes into `data`.
+
+    `offset` bytes and `lines` lines of the text stand before `data`.
+    """
     codec, start = codecs.lookup(codec).name, error.start + skipped
     end = max(start + 1, min(error.end + skipped, start + 4))
     before = data[skipped:start].decode(codec, "replace")
-    line = before.count("\n") + before.count("\r") - before.count("\r\n") + 1
+    line = lines + before.count("\n") + before.count("\r") - before.count("\r\n") + 1
     window = f"{data[max(0, start - 8) : start].hex(' ')} [{data[start:end].hex(' ')}]"
     window = f"{window} {data[end : end + 8].hex(' ')}".strip()
     return TextError(
-        f"{label} is not valid {codec.upper()} at byte offset {start}, line {line}"
+        f"{label} is not valid {codec.upper()} at byte offset {offset + start}, line {line}"
         f" (in hex: {window}). {_remedy(data, start, codec)}"
     )
 
 
 def _remedy(data: bytes, start: int, codec: str) -> str:
-    mark, marked = _mark_of(data)
+    mark, marked = mark_of(data)
     if mark and not codec.startswith(marked[:6]):
         return f"It begins with the byte order mark of {marked}: leave --encoding out."
     if codec != "utf-8" and _reads(data, "utf-8", whole=True):

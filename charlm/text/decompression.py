@@ -1,13 +1,13 @@
-"""Compressed bytes -> the bytes they stand for, within a bound."""
+"""Compressed bytes -> the bytes they stand for, piece by piece, within a bound."""
 
-import io
+import importlib
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from charlm.errors import TextError
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 19
 _FEED = 1 << 16
 # A text of one repeated character reaches a ratio of 1,000; below 10 MB it does no harm.
 _HARMLESS = 10_000_000
@@ -24,22 +24,20 @@ def compression(data: bytes) -> str | None:
     return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)
 
 
-def decompress(data: bytes, label: str) -> bytes:
-    """Return `data` decompressed, or as it is when it is not compressed.
+def decompress(kind: str, pieces: Iterator[bytes], label: str, size: int | None = None) -> Iterator[bytes]:
+    """Yield what compressed `pieces` stand for, none of it before it is known to be harmless.
 
-    `label` is its name as shown to the user. Raises TextError for data that is cut short or
-    damaged, for what expands beyond all measure, and for zstd, which this version cannot read.
+    `label` is the text's name as shown to the user, `size` the bytes of all pieces where that is
+    known. Raises TextError for data that is cut short or damaged, for what expands beyond all
+    measure, and where this Python lacks the library.
     """
-    kind = compression(data)
-    if kind is None:
-        return data
-    if kind == "zstd":
-        raise TextError(
-            f"{label} is compressed with zstd, which this version does not support."
-            " Decompress it first, with unzstd."
-        )
+    file = _Joined(pieces)
+    whole = 0
     try:
-        return _bounded(_PIECES[kind](data), len(data), label)
+        for piece in _PIECES[kind](file):
+            whole += len(piece)
+            _refuse_bomb(whole, size or file.taken, label)
+            yield piece
     except EOFError:
         raise TextError(
             f"{label} is cut short: its {kind} data ends too early. Get the whole file again."
@@ -54,39 +52,63 @@ def decompress(data: bytes, label: str) -> bytes:
         ) from cause
 
 
-def _bounded(pieces: Iterator[bytes], compressed: int, label: str) -> bytes:
-    whole = io.BytesIO()
-    for piece in pieces:
-        size = whole.tell() + len(piece)
-        if size > _HARMLESS and size > _RATIO * compressed:
-            raise TextError(
-                f"{label} expands to more than {_RATIO} times its {compressed:,} bytes, which no"
-                " ordinary text does. Decompress it yourself if you trust it, and give the result."
-            )
-        whole.write(piece)
-    return whole.getvalue()
+def _refuse_bomb(whole: int, compressed: int, label: str) -> None:
+    if whole > _HARMLESS and whole > _RATIO * compressed:
+        raise TextError(
+            f"{label} expands to more than {_RATIO} times its {compressed:,} bytes, which no"
+            " ordinary text does. Decompress it yourself if you trust it, and give the result."
+        )
 
 
-def _gzip(data: bytes) -> Iterator[bytes]:
+class _Joined:
+    """Pieces as a file that is read in portions."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest, self.taken = pieces, b"", 0
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; none at the end only."""
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self.taken += len(piece)
+            self._rest = piece
+        give, self._rest = self._rest[:size], self._rest[size:]
+        return give
+
+
+def _gzip(file: _Joined) -> Iterator[bytes]:
     import gzip
 
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-        while piece := file.read(_CHUNK):
+    with gzip.GzipFile(fileobj=file, mode="rb") as opened:  # type: ignore[call-overload]
+        while piece := opened.read(_CHUNK):
             yield piece
 
 
-def _bz2(data: bytes) -> Iterator[bytes]:
+def _bz2(file: _Joined) -> Iterator[bytes]:
     import bz2
 
-    yield from _streams(data, bz2.BZ2Decompressor)
+    yield from _streams(file, bz2.BZ2Decompressor)
 
 
-def _xz(data: bytes) -> Iterator[bytes]:
+def _xz(file: _Joined) -> Iterator[bytes]:
     import lzma
 
     try:
-        yield from _streams(data, lzma.LZMADecompressor)
+        yield from _streams(file, lzma.LZMADecompressor)
     except lzma.LZMAError as error:  # a class that exists only where lzma was built
+        raise ValueError(error) from error
+
+
+def _zstd(file: _Joined) -> Iterator[bytes]:
+    try:
+        zstd = importlib.import_module("compression.zstd")
+    except ImportError:  # before Python 3.14
+        zstd = importlib.import_module("backports.zstd")
+    try:
+        yield from _streams(file, zstd.ZstdDecompressor)
+    except zstd.ZstdError as error:
         raise ValueError(error) from error
 
 
@@ -100,21 +122,29 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
-def _streams(data: bytes, start: Callable[[], _Decompressor]) -> Iterator[bytes]:
+def _streams(file: _Joined, start: Callable[[], _Decompressor]) -> Iterator[bytes]:
     # Not BZ2File or LZMAFile: they drop a damaged second stream without a word.
-    at = 0
-    while at < len(data):
-        if data[at] == 0:  # padding between streams
-            at += 1
+    piece = file.read(_FEED)
+    while piece:
+        piece = piece.lstrip(b"\0") or file.read(_FEED)  # padding between streams
+        if not piece or piece[0] == 0:
             continue
         stream = start()
         while not stream.eof:
-            piece = data[at : at + _FEED] if stream.needs_input else b""
-            if stream.needs_input and not piece:
-                raise EOFError
-            at += len(piece)
-            yield stream.decompress(piece, _CHUNK)
-        at -= len(stream.unused_data)
+            if stream.needs_input:
+                piece = piece or file.read(_FEED)
+                if not piece:
+                    raise EOFError
+                yield stream.decompress(piece, _CHUNK)
+                piece = b""
+            else:
+                yield stream.decompress(b"", _CHUNK)
+        piece = stream.unused_data or file.read(_FEED)
 
 
-_PIECES: dict[str, Callable[[bytes], Iterator[bytes]]] = {"gzip": _gzip, "bz2": _bz2, "xz": _xz}
+_PIECES: dict[str, Callable[[_Joined], Iterator[bytes]]] = {
+    "gzip": _gzip,
+    "bz2": _bz2,
+    "xz": _xz,
+    "zstd": _zstd,
+}

@@ -33,14 +33,19 @@ def find_files(names: Sequence[str]) -> list[Path | str]:
     return [name if name == STDIN else Path(name) for name in expand(names)[0]]
 
 
-def expand(names: Sequence[str]) -> tuple[list[str], list[Note]]:
-    """As `find_files`, as plain strings, with what is to be said of them. Raises the same."""
+def expand(names: Sequence[str], include: str | None = None) -> tuple[list[str], list[Note]]:
+    """As `find_files`, as plain strings, with what is to be said of them. Raises the same.
+
+    Of folders only the files whose own names match `include`; UsageError where no folder is named.
+    """
+    if include is not None and not any(os.path.isdir(name) for name in names):
+        raise UsageError(f"--include {one_line(include)} acts on folders, and none was named; leave it out")
     if not names:
         raise UsageError("No text was named. Give a file, a folder, or - for standard input.")
     found: dict[object, str] = {}
     notes: list[Note] = []
     for name in names:
-        for path in _meant(name, notes):
+        for path in _meant(name, notes, include):
             key = STDIN if path == STDIN else _identity(path)
             if key in found:
                 notes.append((path, "given more than once, read once"))
@@ -48,13 +53,13 @@ def expand(names: Sequence[str]) -> tuple[list[str], list[Note]]:
     return list(found.values()), notes
 
 
-def describe(names: Sequence[str]) -> str:
+def describe(names: Sequence[str], include: str | None = None) -> str:
     """Say what is about to be read, such as "3 files in poems/ (240 kB)", reading none of it.
 
     What cannot be found is only named. Raises nothing.
     """
     try:
-        files = expand(names)[0]
+        files = expand(names, include)[0]
         sizes = [os.stat(path).st_size for path in files if path != STDIN]
     except (CharlmError, OSError, ValueError):
         return one_line(", ".join(names)) or "nothing"
@@ -81,7 +86,7 @@ def kind_unless_regular(status: os.stat_result) -> str | None:
     return _KINDS.get(stat.S_IFMT(status.st_mode), "something special")
 
 
-def _meant(name: str, notes: list[Note]) -> list[str]:
+def _meant(name: str, notes: list[Note], include: str | None) -> list[str]:
     if name == STDIN:
         return [STDIN]
     if not name:
@@ -89,13 +94,13 @@ def _meant(name: str, notes: list[Note]) -> list[str]:
     try:
         if _WILD.search(name) and not os.path.lexists(name):
             return _matching(name, notes)
-        return _below(name, notes) if stat.S_ISDIR(os.stat(name).st_mode) else [name]
+        return _below(name, notes, include) if stat.S_ISDIR(os.stat(name).st_mode) else [name]
     except (OSError, ValueError) as error:
         at = getattr(error, "filename", None)
         raise trouble(one_line(at if isinstance(at, str) else name), error) from error
 
 
-def _below(folder: str, notes: list[Note]) -> list[str]:
+def _below(folder: str, notes: list[Note], include: str | None = None) -> list[str]:
     def fail(error: OSError) -> None:  # os.walk would leave out the folder without a word
         raise error
 
@@ -105,8 +110,11 @@ def _below(folder: str, notes: list[Note]) -> list[str]:
         # Followed, a link could lead to the whole disk.
         links = filter(os.path.islink, (os.path.join(parent, name) for name in folders))
         notes += [(link, "a link to a folder, not followed: name it to read it") for link in links]
-        paths = [os.path.join(parent, name) for name in files if not name.startswith(".")]
+        kept = fnmatch.filter(files, include) if include is not None else files
+        paths = [os.path.join(parent, name) for name in kept if not name.startswith(".")]
         found += [path for path in paths if _is_file(path, notes)]
+    if not found and include is not None:
+        raise TextError(f"{one_line(folder)} holds no file that matches --include {one_line(include)}.")
     if not found:
         raise TextError(
             f"{one_line(folder)} is a folder without files (hidden ones are left out)."

@@ -1,13 +1,20 @@
 """From what the user named to a corpus: files, or the manual where nothing is named."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from charlm.config import TextConfig
-from charlm.text.corpus import Corpus, prepare
+from charlm.text.corpus import Corpus, Preparation, Watch, reopen
+from charlm.text.decoding import check_codec
+from charlm.text.fields import Fields
+from charlm.text.finding import STDIN, Note, expand
+from charlm.text.known import Known
 from charlm.text.manual import manual_name, read_manual
-from charlm.text.source import read_source
+from charlm.text.remarks import grouped, remarks
+from charlm.text.source import label_of, refuse_empty
+from charlm.text.stream import Block, TextStream
 
 MANUAL = "python-manual"
 """The name of a run on the manual."""
@@ -23,19 +30,42 @@ class Loaded:
     label: str
 
 
-def load(names: Sequence[str], config: TextConfig) -> Loaded:
-    """Read, divide and encode. Raises TextError and UsageError."""
-    if names:
-        source = read_source(names, encoding=config.encoding)
-        text, notes, label = source.text, source.notes, " ".join(names)
-    else:
-        text, notes, label = read_manual(), (), manual_name()
-    val_text = None
-    if config.val_file is not None:
-        val = read_source([config.val_file], encoding=config.encoding)
-        val_text, notes = val.text, (*notes, *val.notes)
+def load(
+    names: Sequence[str],
+    config: TextConfig,
+    watch: Watch = lambda what, done, of: None,
+    *,
+    verify: bool = False,
+) -> Loaded:
+    """Read, divide and encode; or find in the cache what was read before and has not changed.
+
+    `watch` is told how it goes on. With `verify` the files are read through and all that the cache
+    holds is checked. Raises TextError, UsageError and ResourceError.
+    """
     sources = tuple(name if name == "-" else str(Path(name).absolute()) for name in names)
-    return Loaded(corpus=prepare(text, config, val_text), notes=notes, sources=sources, label=label)
+    label = " ".join(names) if names else manual_name()
+    if config.encoding is not None:
+        check_codec(config.encoding)
+    files = _Files(config, watch)
+    paths = files.find(names, config.include) if names else []
+    val_paths = None if config.val_file is None else files.find([config.val_file])
+    known = Known([*paths, *(val_paths or [])], config) if paths else None
+    row = known.recall() if known and not verify else None
+    corpus = reopen(row[0]) if row else None
+    if row and corpus:
+        return Loaded(corpus=corpus, notes=row[1], sources=sources, label=label)
+    preparation = Preparation(config, label, watch)
+    main = files.blocks(paths, preparation.lines) if paths else _manual()
+    val = files.blocks(val_paths, preparation.lines) if val_paths else None
+    corpus = preparation.corpus(main, val, check=verify)
+    notes = [*grouped(files.notes), *(remarks(preparation.marks) if preparation.marks and paths else [])]
+    if known and corpus.uncached is None:
+        known.remember(corpus.key, notes)
+    if corpus.uncached is not None:
+        notes.append(
+            f"The cache cannot be written ({corpus.uncached}); the text is held in memory this time."
+        )
+    return Loaded(corpus=corpus, notes=tuple(notes), sources=sources, label=label)
 
 
 def run_name(names: Sequence[str]) -> str:
@@ -43,3 +73,54 @@ def run_name(names: Sequence[str]) -> str:
     if not names:
         return MANUAL
     return "stdin" if names[0] == "-" else Path(names[0]).absolute().name.split(".")[0]
+
+
+def _manual() -> Iterator[Block]:
+    text = read_manual()
+    yield Block(text.encode(), text)
+
+
+class _Files:
+    """Files to read one after another, and what is to be said of them."""
+
+    def __init__(self, config: TextConfig, watch: Watch) -> None:
+        self.notes: list[Note] = []
+        self._config, self._watch = config, watch
+        self._total: int | None = 0
+        self._taken = 0
+
+    def find(self, names: Sequence[str], include: str | None = None) -> list[str]:
+        """The files that are meant."""
+        paths, notes = expand(names, include)
+        self.notes += notes
+        sizes = [os.stat(path).st_size if path != STDIN else None for path in paths]
+        self._total = None if None in sizes or self._total is None else self._total + sum(filter(None, sizes))
+        return paths
+
+    def blocks(self, paths: Sequence[str], lines: Callable[[], int]) -> Iterator[Block]:
+        """Their text; `lines` tells how much of it there was. Raises TextError where there is none."""
+        any_text = False
+        for path in paths:
+            before = lines()
+            so_far: Callable[[], int] = lambda before=before: lines() - before  # type: ignore[misc]  # noqa: E731
+            stream = TextStream(
+                path,
+                label_of(path),
+                self._config.encoding,
+                lines=lambda: so_far(),  # noqa: B023  asked for while this file is read
+                watch=self._take,
+            )
+            blocks = stream.blocks()
+            if self._config.field is not None:
+                fields = Fields(self._config.field, path, label_of(path))
+                so_far, blocks = (lambda fields=fields: fields.lines), fields.blocks(blocks)  # type: ignore[misc]
+            for block in blocks:
+                any_text = True
+                yield block
+            self.notes += [(path, note) for note in stream.notes]
+        if not any_text:
+            raise refuse_empty(paths)
+
+    def _take(self, taken: int) -> None:
+        self._taken += taken
+        self._watch("reading", self._taken, self._total)

@@ -39,9 +39,13 @@ class Vocabulary:
     @classmethod
     def build(cls, training_part: str, min_count: int | None = None) -> Self:
         """Keep the characters that occur at least `min_count` times; the rest become bytes."""
+        return cls.of_counts(np.bincount(code_points(training_part)), min_count)
+
+    @classmethod
+    def of_counts(cls, occurrences: NDArray[np.int64], min_count: int | None = None) -> Self:
+        """As `build`, from how often each code point occurs in the training part."""
         if min_count is None:
-            min_count = 2 if len(training_part) > MIN_COUNT_FROM else 1
-        occurrences = np.bincount(code_points(training_part))
+            min_count = 2 if occurrences.sum() > MIN_COUNT_FROM else 1
         present = np.flatnonzero(occurrences)
         kept = present[occurrences[present] >= min_count]
         byte_counts = np.zeros(256, dtype=np.int64)
@@ -70,7 +74,7 @@ class Vocabulary:
         if not len(lacking):
             return ids
         different, which = np.unique(code_points(text)[lacking], return_inverse=True)
-        spellings = [self._id_of_byte[list(chr(point).encode())] for point in different]
+        spellings = [self.spell(chr(point)) for point in different]
         lengths = np.ones(len(ids), dtype=np.int64)
         lengths[lacking] = np.array([len(spelling) for spelling in spellings])[which]
         out = np.repeat(ids, lengths)
@@ -79,13 +83,13 @@ class Vocabulary:
 
     def encode_points(self, text: str) -> NDArray[np.int32]:
         """The id of each character, -1 where it is lacking."""
-        return self._id_of_point[code_points(text)]
+        return self.id_of_point[code_points(text)]
 
     def symbols_per_char(self, text: str) -> NDArray[np.int64]:
         """How many ids each character of a text becomes: 1, or the bytes of its UTF-8."""
         points = code_points(text)
         lengths = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
-        return np.where(self._id_of_point[points] < 0, lengths, 1)
+        return np.where(self.id_of_point[points] < 0, lengths, 1)
 
     def decode(self, ids: Ids) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD."""
@@ -93,8 +97,13 @@ class Vocabulary:
         pieces = np.array_split(ids, len(ids) // DECODE_AT_ONCE + 1)
         return "".join([*map(decoder.feed, pieces), decoder.flush()])
 
+    def spell(self, char: str) -> NDArray[np.int32]:
+        """The ids of the bytes of a character's UTF-8."""
+        return self._id_of_byte[list(char.encode())]
+
     @cached_property
-    def _id_of_point(self) -> NDArray[np.int32]:
+    def id_of_point(self) -> NDArray[np.int32]:
+        """The id of each code point, -1 where it is lacking: (0x110000,)."""
         table = np.full(0x110000, -1, dtype=np.int32)
         table[code_points(self.chars)] = np.arange(len(self.chars))
         return table

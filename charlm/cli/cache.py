@@ -1,0 +1,70 @@
+"""`charlm cache`: the texts that are kept as ids, and making room."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from charlm.cli.console import count, print_json, say, table
+from charlm.cli.options import AsJson
+from charlm.errors import ResourceError, UsageError
+from charlm.terminal import one_line
+
+EXAMPLES = """Examples:
+  charlm cache              what there is, and where
+  charlm cache --clear      remove all of it
+  charlm cache 3f2a --clear   remove the text whose key begins so"""
+
+
+def command(
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY]...", help="Beginnings of keys; none: all.")
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the texts that are kept as ids, or remove them.
+
+    A text is read again when it is needed; one from standard input cannot be, and runs on it cannot go on.
+    """
+    from charlm.text import cache  # here: numpy is slow to import
+
+    found = cache.entries()
+    for key in keys or []:
+        if not any(entry.key.startswith(key) for entry in found):
+            raise UsageError(f"no key in the cache begins with {one_line(key)}; charlm cache lists them")
+    chosen = [entry for entry in found if not keys or entry.key.startswith(tuple(keys))]
+    if clear:
+        _clear(cache, chosen, everything=not keys)
+        return
+    if as_json:
+        print_json(
+            {"schema": 1, "folder": str(cache.cache_folder()), "texts": [vars(entry) for entry in chosen]}
+        )
+        return
+    say(f"the cache is in {one_line(str(cache.cache_folder()))}")
+    rows = [
+        (
+            entry.key[:12],
+            entry.label,
+            count(entry.chars),
+            f"{entry.bytes / 1e6:,.1f} MB",
+            datetime.fromtimestamp(entry.used).isoformat(" ", "minutes"),
+        )
+        for entry in chosen
+    ]
+    if rows:
+        table(rows, header=("key", "text", "characters", "size", "last used"), numbers=(2, 3))
+    say(f"{len(chosen)} text{'s' * (len(chosen) != 1)}, {sum(e.bytes for e in chosen) / 1e6:,.1f} MB")
+
+
+def _clear(cache: Any, chosen: list[Any], *, everything: bool) -> None:
+    try:
+        for entry in chosen:
+            cache.remove(entry.key)
+        if everything:
+            cache.remove_rest()
+    except OSError as error:
+        raise ResourceError(f"the cache cannot be cleared: {error}") from None
+    freed = sum(entry.bytes for entry in chosen)
+    say(f"removed {len(chosen)} text{'s' * (len(chosen) != 1)}, {freed / 1e6:,.1f} MB")

@@ -1,0 +1,84 @@
+"""`charlm data`: texts that others measure on, by name; the only command that opens a connection."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from charlm.cli.console import count, print_json, say, table
+from charlm.cli.options import AsJson
+from charlm.errors import UsageError
+from charlm.terminal import one_line
+
+EXAMPLES = """Examples:
+  charlm data list                          what can be had, from where, and how it is checked
+  charlm data get tinyshakespeare           into data/
+  charlm data get enwik8 --to /tmp/texts    elsewhere; a broken download goes on where it broke"""
+
+
+def command(
+    what: Annotated[str, typer.Argument(metavar="list|get", help="Show them, or fetch one.")] = "list",
+    name: Annotated[str | None, typer.Argument(help="Which to get.")] = None,
+    to: Annotated[str | None, typer.Option(metavar="DIR", help="The folder. [default: data]")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List texts that others measure on, or fetch one and check it.
+
+    No other command opens a connection, and this one only to the address that it shows.
+    """
+    from charlm.text.published import TEXTS
+
+    if what == "list":
+        if name is not None or to is not None:
+            raise UsageError("data list takes no name and no --to; to fetch one: charlm data get NAME")
+        _list(as_json)
+        return
+    if what != "get":
+        raise UsageError(f"data {one_line(what)} is nothing; there are data list and data get NAME")
+    if name not in TEXTS:
+        raise UsageError(f"data get takes one of {', '.join(TEXTS)}")
+    _get(name, Path(to or "data"), as_json)
+
+
+def _list(as_json: bool) -> None:
+    from charlm.text.published import TEXTS
+
+    if as_json:
+        print_json({"schema": 1, "texts": [{**vars(text), "split": text.split} for text in TEXTS.values()]})
+        return
+    for text in TEXTS.values():
+        table(
+            [
+                (text.name, f"{count(text.size)} bytes"),
+                ("  address", text.url),
+                (f"  {text.algorithm}", text.digest),
+                ("  published in", text.source),
+                ("  split", text.split),
+                ("  checked", text.checked),
+            ]
+        )
+
+
+def _get(name: str, folder: Path, as_json: bool) -> None:
+    from charlm.cli.reading import Bar
+    from charlm.text.download import fetch
+    from charlm.text.published import TEXTS
+
+    text, bar = TEXTS[name], Bar()
+    say(f"fetching {text.url}")
+    try:
+        path = fetch(text, folder, bar)
+    finally:
+        bar.close()
+    if as_json:
+        print_json({"schema": 1, "path": str(path), **vars(text)})
+        return
+    table(
+        [
+            ("file", one_line(str(path))),
+            ("bytes", count(text.size)),
+            (text.algorithm, f"{text.digest}, as published in {text.source}"),
+            ("customary split", text.split),
+        ]
+    )
+    say(f"train on it:  charlm train {one_line(str(path))}")

@@ -1,0 +1,114 @@
+"""Loading a text with a live line for what takes longer than a second."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from charlm.cli.console import say, warn
+from charlm.cli.words import about_text
+from charlm.config import VAL, TextConfig
+from charlm.errors import UsageError
+
+DELAY = 1.0
+MOST_COMPARED = 2 << 20
+LEAST_SHARE = 0.01
+FORMATS = {
+    True: "{desc} {percentage:3.0f}% |{bar}| {rate_fmt} [{elapsed}<{remaining}]",
+    False: "{desc} {n_fmt}B, {rate_fmt} [{elapsed}]",
+}
+
+
+def check_named(names: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """UsageError for a setting that acts on files, where none was named."""
+    for name in ("encoding", "field", "include"):
+        if settings[name] is not None and not names:
+            raise UsageError(f"--{name} cannot act on Python's manual; name a file to read")
+
+
+def take_customary_split(names: Sequence[str], settings: dict[str, Any]) -> None:
+    """Take the split that is customary for a published text, where none was chosen, and say so."""
+    from charlm.text.published import customary
+
+    chosen = (settings["val"], settings["test"], settings["val_file"]) != (VAL, 0.0, None)
+    if len(names) != 1 or chosen or not os.path.isfile(names[0]):
+        return
+    text = customary(os.path.basename(names[0]), os.path.getsize(names[0]))
+    if text is None or not text.test:
+        return
+    settings["val"], settings["test"] = text.val, text.test
+    say(f"split as is customary for {text.name}: {text.split}; --val and --test choose another")
+
+
+def load_text(names: Sequence[str], config: TextConfig, *, verify: bool = False) -> Any:
+    """As `charlm.text.load.load`, shown while it goes on."""
+    from charlm.text.load import load  # here: numpy is slow to import
+
+    bar = Bar()
+    try:
+        return load(names, config, bar, verify=verify)
+    finally:
+        bar.close()
+
+
+def say_text(loaded: Any) -> None:
+    """How much text there is, and what makes its held-out figure flatter."""
+    say(about_text(loaded))
+    found = leak(loaded.corpus)
+    if found:
+        warn(found)
+
+
+def leak(corpus: Any) -> str | None:
+    """What is said where much of the held-out text stands in the training part too.
+
+    Of a long text it is left to `charlm eval`, since it can take 0.2 s for every million characters.
+    """
+    from charlm.evaluation.overlap import PASSAGE, overlap
+
+    if len(corpus.train) > MOST_COMPARED:
+        return None
+    share = overlap(corpus.train, corpus.held_out).share
+    if share < LEAST_SHARE:
+        return None
+    return (
+        f"{100 * share:.0f} % of the held-out text stands in the training part too, in passages of {PASSAGE} characters "
+        "or more, so its figure will flatter; hold out another text with --val-file"
+    )
+
+
+class Bar:
+    """A bar on a terminal, from the second second on."""
+
+    def __init__(self, unit: str = "B") -> None:
+        self._bar: Any = None
+        self._what, self._unit = "", unit
+
+    def __call__(self, what: str, done: int, of: int | None) -> None:
+        """So much of so much is done."""
+        if what != self._what:
+            self._begin(what, of)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _begin(self, what: str, of: int | None) -> None:
+        from tqdm import tqdm
+
+        self.close()
+        self._what = what
+        self._bar = tqdm(
+            desc=what,
+            total=of,
+            delay=DELAY,
+            disable=None,
+            file=sys.stderr,
+            unit=self._unit,
+            unit_scale=True,
+            bar_format=FORMATS[of is not None],
+            dynamic_ncols=True,
+            leave=False,
+        )

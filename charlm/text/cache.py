@@ -1,0 +1,174 @@
+"""The cache of corpora: a folder each, written whole or not at all, read back and checked, listed, cleared."""
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from charlm import files
+from charlm.text.vocabulary import Ids
+
+FORMAT = 2
+FACTS = "corpus.json"
+CHECKED_WHOLE = 64 << 20
+"""Bytes of ids up to which all are checked whenever they are used; of more, samples."""
+_SAMPLES, _SAMPLE = 64, 1 << 16
+_STALE_SECONDS = 86400
+
+
+@dataclass(frozen=True)
+class Part:
+    """Ids about to be written: how many, of which type, in pieces."""
+
+    n: int
+    dtype: "np.dtype[Any]"
+    pieces: Iterable[Ids]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A corpus in the cache."""
+
+    key: str
+    label: str
+    chars: int
+    bytes: int
+    used: float  # seconds since 1970
+
+
+def cache_folder() -> Path:
+    """`CHARLM_CACHE`, else the folder that the platform has for caches."""
+    from platformdirs import user_cache_path  # here, since it is slow on Windows
+
+    return Path(os.environ.get("CHARLM_CACHE") or user_cache_path("charlm", appauthor=False))
+
+
+def corpora() -> Path:
+    """Where the folders of the corpora lie."""
+    return cache_folder() / "corpora"
+
+
+def store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> None:
+    """Write a corpus. Raises OSError, and leaves nothing then.
+
+    The ids are not waited for where the machine tells one start from the next: after the next, all
+    of them are checked before they are used.
+    """
+    folder, boot = corpora() / key, files.boot()
+    with files.building(folder) as temporary:
+        checks: dict[str, Any] = {"boot": boot}
+        for name, part in parts.items():
+            path = temporary / f"{name}.npy"
+            with files.writing(path, synced=boot is None) as file:
+                header = {"descr": part.dtype.str, "fortran_order": False, "shape": (part.n,)}
+                np.lib.format.write_array_header_1_0(file, header)
+                crc = written = 0
+                for piece in part.pieces:
+                    file.write(piece.data)
+                    crc, written = zlib.crc32(piece.data, crc), written + len(piece)
+            assert written == part.n, "the counts say how long a part is"
+            checks[f"{name}_crc"] = crc
+            checks[f"{name}_samples"] = _sampled(_map(path))
+        files.write_synced(temporary / FACTS, json.dumps({**facts, **checks}).encode())
+
+
+def read(key: str, names: Iterable[str], *, whole: bool = False) -> tuple[dict[str, Any], list[Ids]] | None:
+    """Facts and ids of a corpus, memory-mapped, or None if it is not there as it was written.
+
+    With `whole` every id is checked, however many there are.
+    """
+    folder = corpora() / key
+    try:
+        facts = json.loads((folder / FACTS).read_text("utf-8"))
+        parts = {name: _map(folder / f"{name}.npy") for name in names if f"{name}_crc" in facts}
+        rebooted = facts["boot"] != files.boot()
+        if facts["format"] != FORMAT or not all(
+            _is_whole(part, facts, name, whole or rebooted) for name, part in parts.items()
+        ):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    _used(folder, facts, rebooted)
+    return facts, list(parts.values())
+
+
+def entries() -> list[Entry]:
+    """What is in the cache, the newest use first."""
+    found = []
+    for folder in corpora().glob("[0-9a-f]*"):
+        try:
+            facts = json.loads((folder / FACTS).read_text("utf-8"))
+            found.append(
+                Entry(
+                    key=folder.name,
+                    label=str(facts.get("label", "")),
+                    chars=int(facts["train_chars"]) + int(facts["held_out_chars"]),
+                    bytes=sum(path.stat().st_size for path in folder.iterdir()),
+                    used=(folder / FACTS).stat().st_mtime,
+                )
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # damaged, or being written
+    return sorted(found, key=lambda entry: -entry.used)
+
+
+def remove(key: str) -> None:
+    """Remove a corpus. Raises OSError."""
+    files.remove_tree(corpora() / key)
+
+
+def remove_rest() -> None:
+    """Remove all that is not a whole corpus too, and what is known of files. Raises OSError."""
+    files.remove_tree(corpora())
+    files.remove_tree(cache_folder() / "files")
+
+
+def remove_stale(now: float) -> None:
+    """Remove what was left unfinished a day ago or before."""
+    for path in corpora().glob(files.TEMPORARY + "*"):
+        try:
+            if now - path.stat().st_mtime > _STALE_SECONDS:
+                files.remove_tree(path)
+        except OSError:
+            continue
+
+
+def _is_whole(part: Ids, facts: dict[str, Any], name: str, every: bool) -> bool:
+    if every or part.nbytes <= CHECKED_WHOLE:
+        step = CHECKED_WHOLE // part.itemsize
+        crc = 0
+        for start in range(0, len(part), step):
+            crc = zlib.crc32(np.ascontiguousarray(part[start : start + step]).data, crc)
+        return bool(crc == facts[f"{name}_crc"])
+    return bool(_sampled(part) == facts[f"{name}_samples"])
+
+
+def _sampled(part: Ids) -> int:
+    """A checksum of samples spread evenly, the first and the last ids among them."""
+    crc = 0
+    for start in np.linspace(0, max(0, len(part) - _SAMPLE), _SAMPLES).astype(int).tolist():
+        crc = zlib.crc32(np.ascontiguousarray(part[start : start + _SAMPLE]).data, crc)
+    return crc
+
+
+def _used(folder: Path, facts: dict[str, Any], rebooted: bool) -> None:
+    """Note that a corpus was used, and that it has been checked since the machine was started."""
+    try:
+        if rebooted:
+            files.replace(folder / FACTS, json.dumps({**facts, "boot": files.boot()}).encode())
+        else:
+            os.utime(folder / FACTS)
+    except OSError:
+        return  # the cache may not be written; it can still be read
+
+
+def _map(path: Path) -> Ids:
+    part: Ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    if part.ndim != 1 or part.dtype.kind != "u":
+        raise ValueError(f"{path} holds no ids")
+    return part

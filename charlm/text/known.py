@@ -1,0 +1,70 @@
+"""Files that were read before: known again by size, times and samples, without reading them through."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from charlm import files
+from charlm.config import TextConfig
+from charlm.text.cache import FORMAT, cache_folder
+from charlm.text.finding import STDIN
+
+WHOLE = 1 << 18
+"""Bytes up to which all of a file is hashed."""
+_SAMPLES, _SAMPLE = 64, 1 << 12
+
+
+class Known:
+    """What is known of some files, read under some settings."""
+
+    def __init__(self, paths: Sequence[str], config: TextConfig) -> None:
+        """Look at the files as they are now, before they are read."""
+        self._place: Path | None = None
+        if STDIN in paths:
+            return  # it cannot be looked at twice
+        try:
+            self._files = [_fingerprint(path) for path in paths]
+        except (OSError, ValueError):
+            return  # whoever reads them says what is wrong
+        named = json.dumps([FORMAT, [os.path.abspath(path) for path in paths], config.to_json()])
+        self._place = cache_folder() / "files" / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.json"
+
+    def recall(self) -> tuple[str, tuple[str, ...]] | None:
+        """The key of their corpus and what was said of them; None if they are new or have changed."""
+        if self._place is None:
+            return None
+        try:
+            row = json.loads(self._place.read_text("utf-8"))
+            if row["files"] != self._files:
+                return None
+            return str(row["key"]), tuple(map(str, row["notes"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def remember(self, key: str, notes: Sequence[str]) -> None:
+        """Keep what is known for the next time, where that can be written."""
+        if self._place is None:
+            return
+        row = {"files": self._files, "key": key, "notes": list(notes)}
+        try:
+            files.make_folder(self._place.parent)
+            files.replace(self._place, json.dumps(row).encode())
+        except OSError:
+            return
+
+
+def _fingerprint(path: str) -> list[Any]:
+    """Size, time of the last change of contents and of anything, and a hash of samples."""
+    status = os.stat(path)
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        if status.st_size <= WHOLE:
+            digest.update(file.read())
+        else:
+            for i in range(_SAMPLES):
+                file.seek((status.st_size - _SAMPLE) * i // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE))
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, digest.hexdigest()]

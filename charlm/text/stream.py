@@ -1,0 +1,213 @@
+"""One file, or standard input, as blocks of text: read, decompressed and decoded piece by piece."""
+
+import codecs
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import BinaryIO
+
+from charlm.errors import TextError
+from charlm.text.decoding import (
+    decode,
+    dropped,
+    invalid,
+    mark_of,
+    refuse_other_formats,
+    refuse_unmarked,
+    surrogate,
+    unlike_its_mark,
+)
+from charlm.text.decompression import compression, decompress
+from charlm.text.finding import STDIN, kind_unless_regular, trouble
+
+PIECE = 1 << 19
+WHOLE = 1 << 23
+"""Bytes up to which a text is decoded at once; what is said of its errors then knows all of it."""
+_NOT_IN_PIECES = ("punycode", "idna", "unicode-escape", "raw-unicode-escape", "utf-7")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some characters of a text, as UTF-8 and, where they were decoded already, as a string.
+
+    `origin`: the file and the offset where they stand as they are, if they do: it may be read again.
+    """
+
+    utf8: bytes
+    decoded: str | None = None
+    origin: tuple[str, int] | None = None
+
+    @property
+    def text(self) -> str:
+        """The characters."""
+        return self.decoded if self.decoded is not None else str(self.utf8, "utf-8")
+
+
+class TextStream:
+    """A text that is read once. `notes`: what is to be said of it, complete once it is read."""
+
+    def __init__(
+        self,
+        path: str,
+        label: str,
+        encoding: str | None = None,
+        *,
+        stdin: BinaryIO | None = None,
+        lines: Callable[[], int] = lambda: 0,
+        watch: Callable[[int], None] = lambda taken: None,
+    ) -> None:
+        """`lines` tells how many lines the blocks so far held; `watch` is told of bytes taken."""
+        self._path, self._label, self._encoding, self._stdin = path, label, encoding, stdin
+        self._lines, self._watch = lines, watch
+        self._size: int | None = None
+        self._plain = False  # in a file, and not compressed
+        self.notes: list[str] = []
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the text, strictly decoded, in order; characters are never cut.
+
+        Raises TextError for what is missing, unreadable, changing, damaged, or no text.
+        """
+        pieces = self._decompressed()
+        head: list[bytes] = []
+        for piece in pieces:
+            head.append(piece)
+            if sum(map(len, head)) > WHOLE:
+                yield from self._decoded(head, pieces)
+                return
+        text, said = decode(b"".join(head), self._label, self._encoding)
+        self.notes += said + ([] if text else ["empty"])
+        if text:
+            yield Block(text.encode(), text)
+
+    def _decompressed(self) -> Iterator[bytes]:
+        pieces = self._stdin_pieces() if self._path == STDIN else self._file_pieces()
+        first = next(pieces, b"")
+        kind = compression(first)
+        everything = chain([first], pieces)
+        if kind is None:
+            self._plain = self._path != STDIN
+            return everything
+        self.notes.append(f"decompressed from {kind}")
+        return decompress(kind, everything, self._label, self._size)
+
+    def _file_pieces(self) -> Iterator[bytes]:
+        label = self._label
+        try:
+            _refuse_special(os.stat(self._path), label)  # before opening, which a named pipe would block
+            with open(self._path, "rb", buffering=0) as file:
+                before = os.fstat(file.fileno())
+                self._size = before.st_size
+                while piece := file.read(PIECE):
+                    self._watch(len(piece))
+                    yield piece
+                after = os.fstat(file.fileno())
+        except (OSError, ValueError) as error:
+            raise trouble(label, error) from error
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise changed(label)
+
+    def _stdin_pieces(self) -> Iterator[bytes]:
+        stream = self._stdin if self._stdin is not None else getattr(sys.stdin, "buffer", None)
+        if stream is None:
+            raise TextError("Standard input is closed. Give a file, or connect a pipe.")
+        _refuse_endless(stream)
+        try:
+            while piece := stream.read(PIECE):
+                self._watch(len(piece))
+                yield piece
+        except (OSError, ValueError) as error:
+            raise trouble("Standard input", error) from error
+
+    def _decoded(self, head: list[bytes], rest: Iterator[bytes]) -> Iterator[Block]:
+        """A long text, of which `head` is the beginning."""
+        begin, label = b"".join(head), self._label
+        refuse_other_formats(begin, label)
+        mark, codec = (b"", self._encoding) if self._encoding is not None else mark_of(begin)
+        if mark:
+            self.notes.append(dropped(codec))
+        elif self._encoding is None:
+            refuse_unmarked(begin, label)
+        if codecs.lookup(codec).name in _NOT_IN_PIECES:
+            text, said = decode(begin + b"".join(rest), label, codec)
+            self.notes += said
+            yield Block(text.encode(), text)
+            return
+        if self._encoding is not None:
+            said = unlike_its_mark(begin, codec)
+        del begin
+        head[0] = head[0][len(mark) :]
+        pieces = chain(head, rest)
+        blocks = self._utf8(pieces, len(mark)) if codec == "utf-8" else self._other(pieces, codec, len(mark))
+        if self._encoding is None:
+            yield from blocks
+        else:
+            yield from self._unmarked(blocks, said)
+
+    def _unmarked(self, blocks: Iterator[Block], said: list[str]) -> Iterator[Block]:
+        """Blocks read as the user said, less the mark that the first may begin with."""
+        first = next(blocks)
+        if first.text.startswith("\ufeff"):
+            said, text = [dropped()], first.text[1:]
+            first = Block(text.encode(), text)
+        self.notes += said
+        yield first
+        yield from blocks
+
+    def _utf8(self, pieces: Iterator[bytes], offset: int) -> Iterator[Block]:
+        rest = b""
+        for piece in chain(pieces, [b""]):
+            data = rest + piece if rest else piece
+            if data.isascii():
+                used, decoded = len(data), None
+            else:
+                try:
+                    decoded, used = codecs.utf_8_decode(data, "strict", not piece)
+                except UnicodeDecodeError as error:
+                    raise self._invalid(data, "utf-8", error, offset) from None
+            if used:
+                origin = (self._path, offset) if self._plain else None
+                yield Block(data[:used] if used < len(data) else data, decoded, origin)
+            offset, rest = offset + used, data[used:]
+
+    def _other(self, pieces: Iterator[bytes], codec: str, offset: int) -> Iterator[Block]:
+        decoder, chars = codecs.getincrementaldecoder(codec)(), 0
+        for piece in chain(pieces, [b""]):
+            offset += len(piece)
+            try:
+                text = decoder.decode(piece, not piece)
+                utf8 = text.encode()
+            except UnicodeDecodeError as error:
+                raise self._invalid(error.object, codec, error, offset - len(error.object)) from None
+            except UnicodeEncodeError as error:
+                raise surrogate(self._label, codec, text[error.start], chars + error.start) from None
+            chars += len(text)
+            if text:
+                yield Block(utf8, text)
+
+    def _invalid(self, data: bytes, codec: str, error: UnicodeDecodeError, offset: int) -> TextError:
+        whole_lines = data[: data.rfind(b"\n", error.end) + 1 or None]  # half a character misleads
+        return invalid(whole_lines, self._label, codec, error, offset=offset, lines=self._lines())
+
+
+def changed(label: str) -> TextError:
+    """The error to raise for a file that changes while it is read."""
+    return TextError(f"{label} changed while it was read. Wait until nothing writes to it, or give a copy.")
+
+
+def _refuse_special(status: os.stat_result, label: str) -> None:
+    kind = kind_unless_regular(status)
+    if kind:
+        raise TextError(f"{label} is {kind}, not a regular file. Give a file, or - to read a pipe.")
+
+
+def _refuse_endless(stream: BinaryIO) -> None:
+    try:
+        endless = stat.S_ISCHR(os.fstat(stream.fileno()).st_mode) and not stream.isatty()
+    except (AttributeError, OSError, ValueError):  # not a stream of the operating system
+        return
+    if endless:
+        raise TextError("Standard input is a device, not a text. Give a file, or connect a pipe.")

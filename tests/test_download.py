@@ -1,0 +1,331 @@
+"""Fetching a published text from servers of every kind: the right bytes at last, or a sentence and no file."""
+
+import ast
+import hashlib
+import http.server
+import io
+import socket
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charlm.cli.main import run as main
+from charlm.errors import ResourceError, TextError
+from charlm.text import download, published
+from charlm.text.download import fetch
+from charlm.text.published import TEXTS, Published
+from tests.conftest import TEXT
+
+BODY = b"All the world's a stage, " * 4000
+PACKAGE = Path(__file__).parent.parent / "charlm"
+
+
+class Server:
+    """Answers as the path says; `asked` are the ranges that were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str | None] = []
+        self.body, self.tell_length = BODY, True
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append(self.headers["Range"])
+                getattr(outer, self.path.strip("/").replace("/", "_"))(self)
+
+            def log_message(self, *args: Any) -> None: ...
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def good(self, to: Any, most: int = 10**9, ranges: bool = True) -> None:
+        start = int(self.asked[-1].split("=")[1].rstrip("-")) if self.asked[-1] and ranges else 0
+        if start >= len(self.body):
+            to.send_error(416)
+            return
+        to.send_response(206 if start else 200)
+        if start:
+            to.send_header("Content-Range", f"bytes {start}-{len(self.body) - 1}/{len(self.body)}")
+        if self.tell_length:
+            to.send_header("Content-Length", str(len(self.body) - start))
+        to.end_headers()
+        to.wfile.write(self.body[start : start + most])
+
+    def broken(self, to: Any) -> None:
+        self.good(to, most=30_000)
+
+    def anew(self, to: Any) -> None:
+        self.good(to, most=30_000 if len(self.asked) == 1 else 10**9, ranges=False)
+
+    def slow(self, to: Any) -> None:
+        time.sleep(0.6)
+
+    def missing(self, to: Any) -> None:
+        to.send_error(404)
+
+    def _redirect(self, to: Any, where: str) -> None:
+        to.send_response(302)
+        to.send_header("Location", where)
+        to.end_headers()
+
+    def moved(self, to: Any) -> None:
+        self._redirect(to, "/good")
+
+    def loop(self, to: Any) -> None:
+        self._redirect(to, "/loop")
+
+    def ftp(self, to: Any) -> None:
+        self._redirect(to, "ftp://127.0.0.1/text")
+
+    def file(self, to: Any) -> None:
+        self._redirect(to, "file:///etc/passwd")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    made = Server()
+    yield made
+    made.close()
+
+
+def text_at(server: Server, path: str, **changes: Any) -> Published:
+    facts = {"size": len(BODY), "most": len(BODY), "digest": hashlib.sha256(BODY).hexdigest()}
+    return replace(
+        TEXTS["tinyshakespeare"], name="text", url=f"{server.address}/{path}", **{**facts, **changes}
+    )
+
+
+@pytest.mark.parametrize("path", ["good", "broken", "anew", "moved"])
+def test_the_text_arrives_whole(server: Server, tmp_path: Path, path: str) -> None:
+    told: list[int] = []
+    target = fetch(text_at(server, path), tmp_path / "data", lambda what, done, of: told.append(done))
+    assert target.read_bytes() == BODY
+    assert [p.name for p in target.parent.iterdir()] == ["text.txt"]
+    assert told and told[-1] == len(BODY)
+    asked = len(server.asked)
+    assert fetch(text_at(server, path), target.parent) == target and len(server.asked) == asked
+    if path == "broken":
+        assert server.asked == [None, "bytes=30000-", "bytes=60000-", "bytes=90000-"]
+
+
+def test_the_next_command_goes_on_where_this_one_broke(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "TRIES", 1)
+    server.tell_length = True
+    with pytest.raises(TextError, match="goes on from where it broke"):
+        fetch(replace(text_at(server, "slow")), tmp_path)
+    (tmp_path / ".tmp-text.part").write_bytes(BODY[:50_000])
+    assert fetch(text_at(server, "good"), tmp_path).read_bytes() == BODY
+    assert server.asked[-1] == "bytes=50000-"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("missing", BODY, "answers 404"),
+        ("loop", BODY, "answers 302"),
+        ("ftp", BODY, "redirected from http to ftp"),
+        ("file", BODY, "not allowed|redirected from http to file"),
+        ("slow", BODY, "timed out"),
+        ("good", BODY[:-1] + b"!", "is not the published one"),
+        ("good", BODY[:-1], "is not the published one"),
+        ("good", BODY + b"!", "something else"),
+        ("good", BODY[:-4000] + b"?" * 4000, "is not the published one"),
+    ],
+)
+def test_what_is_not_the_text_leaves_no_file(
+    server: Server, tmp_path: Path, path: str, body: bytes, said: str
+) -> None:
+    server.body = body
+    with pytest.raises(TextError, match=said):
+        fetch(text_at(server, path), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_body_without_an_end_is_cut_off(server: Server, tmp_path: Path) -> None:
+    server.body, server.tell_length = BODY * 50, False
+    with pytest.raises(TextError, match="more than 100,000 bytes came"):
+        fetch(text_at(server, "good"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def packed(*members: tuple[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def test_of_an_archive_one_member_is_read(server: Server, tmp_path: Path) -> None:
+    server.body = packed(("../evil", b"x"), ("it", BODY), ("it.txt", b"other"))
+    text = text_at(server, "good", member="it")
+    assert fetch(text, tmp_path / "data").read_bytes() == BODY
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["text.txt"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [packed(("other", BODY)), packed(("it", BODY + b"!")), packed(("it", BODY))[:-30], b"PK\x03\x04", BODY],
+)
+def test_another_archive_is_refused(server: Server, tmp_path: Path, body: bytes) -> None:
+    server.body = body
+    with pytest.raises(TextError, match="no whole zip archive"):
+        fetch(text_at(server, "good", member="it"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_that_name_is_never_replaced(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("mine")
+    with pytest.raises(TextError, match="move it away"):
+        fetch(text_at(server, "good"), tmp_path)
+    assert (tmp_path / "text.txt").read_text() == "mine" and not server.asked
+    with pytest.raises(ResourceError, match="cannot be written"):
+        fetch(text_at(server, "good"), tmp_path / "text.txt" / "below")
+
+
+def test_the_command_fetches_and_reports(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(published.TEXTS, "text", text_at(server, "good"))
+    monkeypatch.setattr(sys, "argv", ["charlm", "data", "get", "text"])
+    assert main(0.0) == 0
+    assert (tmp_path / "data" / "text.txt").read_bytes() == BODY
+    assert hashlib.sha256(BODY).hexdigest() in capsys.readouterr().out
+    for words in (["get"], ["get", "nothing"], ["put"], ["list", "text8"]):
+        monkeypatch.setattr(sys, "argv", ["charlm", "data", *words])
+        assert main(0.0) == 2
+
+
+def test_every_text_names_who_published_its_hash() -> None:
+    for text in TEXTS.values():
+        assert len(text.digest) == 2 * hashlib.new(text.algorithm).digest_size
+        assert text.url.startswith("https://") and text.source and text.checked
+    shakespeare = Path("/work/shared/data/tinyshakespeare.txt")
+    if shakespeare.exists():
+        assert hashlib.sha256(shakespeare.read_bytes()).hexdigest() == TEXTS["tinyshakespeare"].digest
+
+
+def test_one_module_can_open_a_connection() -> None:
+    net = {
+        "socket",
+        "urllib.request",
+        "http.client",
+        "http",
+        "ssl",
+        "ftplib",
+        "smtplib",
+        "asyncio",
+        "requests",
+    }
+    for path in PACKAGE.rglob("*.py"):
+        named = set()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                named.add(node.module)
+        if path.name == "signals.py":  # a pair of sockets within the process
+            assert path.read_text("utf-8").count("socket.") == path.read_text("utf-8").count(
+                "socket.socketpair"
+            )
+            continue
+        assert path.name == "download.py" or not named & net, path
+
+
+def test_no_other_command_connects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("a connection")
+
+    monkeypatch.chdir(tmp_path)
+    Path("t.txt").write_text(TEXT)
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    shape = [
+        "--n-layer",
+        "1",
+        "--n-embd",
+        "16",
+        "--n-head",
+        "2",
+        "--block-size",
+        "8",
+        "--batch-size",
+        "2",
+        "--ngrams",
+        "1",
+    ]
+    for words in (
+        ["data", "list"],
+        ["train", "t.txt", "--steps", "3", *shape],
+        ["eval"],
+        ["sample", "--length", "5"],
+        ["info"],
+        ["runs"],
+        ["cache"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["charlm", *words])
+        assert main(0.0) == 0, words
+    capsys.readouterr()
+
+
+def test_a_published_text_is_divided_as_is_customary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = (TEXT * 3)[:4000].encode("ascii")
+    monkeypatch.setitem(published.TEXTS, "text8", replace(TEXTS["text8"], size=len(data)))
+    Path("text8.txt").write_bytes(data)
+    shape = [
+        "--n-layer",
+        "1",
+        "--n-embd",
+        "16",
+        "--n-head",
+        "2",
+        "--block-size",
+        "8",
+        "--batch-size",
+        "2",
+        "--ngrams",
+        "1",
+    ]
+    for words, said in (
+        (
+            ["train", "text8.txt", "--steps", "3", *shape],
+            "3,600 to train on, 200 held out, 200 kept for the test",
+        ),
+        (["eval", "--part", "test"], "test part of text8.txt"),
+        (["eval", "--part", "held-out"], "held-out part of text8.txt"),
+        (["train", "text8.txt", "--dry-run", "--val", "0.2"], "3,200 to train on, 800 held out"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["charlm", *words])
+        assert main(0.0) == 0, words
+        shown = capsys.readouterr()
+        assert said in shown.out + shown.err
+    for words, code in ((["--part", "third"], 2), (["--part", "test", "text8.txt"], 2)):
+        monkeypatch.setattr(sys, "argv", ["charlm", "eval", *words])
+        assert main(0.0) == code

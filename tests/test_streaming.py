@@ -1,0 +1,244 @@
+"""Long texts in blocks: the same ids, the same sentences, nothing left over, nothing half written."""
+
+import errno
+import gzip
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from charlm import files
+from charlm.config import TextConfig
+from charlm.errors import CharlmError, ResourceError, TextError
+from charlm.text import cache, codes, corpus, stream
+from charlm.text.codes import Census, LineEnds, Spool, codes_of
+from charlm.text.corpus import prepare, reopen
+from charlm.text.encoder import Encoder
+from charlm.text.known import Known
+from charlm.text.load import load
+from charlm.text.source import read_source
+from charlm.text.stream import Block
+from charlm.text.vocabulary import Vocabulary, code_points
+from tests.reading import write
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+TEXTS = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=60)
+MIXED = "plain ascii, and é, and 字, and 🦆\r\n" * 40
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks so small that every text is a long one."""
+    monkeypatch.setattr(stream, "WHOLE", 16)
+    monkeypatch.setattr(stream, "PIECE", 7)
+    monkeypatch.setattr(codes, "AT_ONCE", 4)
+    monkeypatch.setattr(codes, "IN_MEMORY", 8)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(TEXTS, max_size=5), TEXTS, st.integers(1, 3))
+def test_blocks_are_encoded_as_the_vocabulary_does(texts: list[str], training: str, least: int) -> None:
+    census = Census()
+    blocks = [codes_of(Block(text.encode(), text)) for text in texts]
+    for block in blocks:
+        census.add(block)
+    whole = "".join(texts)
+    assert np.array_equal(np.flatnonzero(census.counts()), np.unique(code_points(whole)))
+    assert census.counts().sum() == len(whole)
+    vocabulary = Vocabulary.build(training + "a" * 3, least)
+    encoder = Encoder(vocabulary, census.counts())
+    ids = [encoder.encode(block).tolist() for block in blocks]
+    assert [i for block in ids for i in block] == vocabulary.encode(whole).tolist()
+    assert encoder.length(census.counts()) == sum(map(len, ids))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(TEXTS), st.data())
+def test_what_is_kept_comes_back(tmp_path: Path, texts: list[str], data: st.DataObject) -> None:
+    whole = "".join(texts)
+    start = data.draw(st.integers(0, len(whole)))
+    end = data.draw(st.integers(start, len(whole)))
+    with closing(Spool(tmp_path)) as spool:
+        for text in texts:
+            spool.add(codes_of(Block(text.encode())))
+        read = [chr(point) for piece in spool.read(start, end) for point in piece.tolist()]
+        assert "".join(read) == whole[start:end]
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+@given(st.lists(st.text("\r\na")))
+def test_line_ends_are_counted_across_blocks(texts: list[str]) -> None:
+    ends = LineEnds()
+    for text in texts:
+        ends.add(Block(text.encode()))
+    assert ends.pairs == "".join(texts).count("\r\n")
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("encoding", [None, "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "gb18030", "utf-7"])
+@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress], ids=["plain", "gzip"])
+def test_in_pieces_it_is_the_same_text(encoding: str | None, pack: Any) -> None:
+    write("t", pack(MIXED.encode(encoding or "utf-8")))
+    assert read_source(["t"], encoding=encoding).text == MIXED
+    loaded = load(["t"], TextConfig(encoding=encoding))
+    assert loaded.corpus.training_text() + loaded.corpus.held_out_text() == MIXED
+    assert any("Lines end in CRLF (40)" in note for note in loaded.notes)
+    assert loaded.corpus.sha256 == prepare(MIXED, TextConfig()).sha256
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", ["utf-8", "utf-16", "utf-32"])
+def test_a_mark_is_dropped_from_a_long_text(name: str) -> None:
+    write("t", ("\ufeff" + MIXED).encode(name if name == "utf-8" else name + "-le"))
+    loaded = load(["t"], TextConfig())
+    assert loaded.corpus.training_text().startswith("plain")
+    assert loaded.notes[0] == f"t: a {name.upper()} byte order mark was dropped."
+    assert load(["t"], TextConfig(encoding=name + ("-le" if name != "utf-8" else ""))).corpus.chars == len(
+        MIXED
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding"),
+    [
+        (b"tout va bien\n" * 9 + "été\n".encode("cp1252") * 3, None),
+        (b"a\r\nb\rc\n" * 9 + b"\xff", None),
+        (b"ab\n" * 20 + "é".encode()[:1], None),
+        ("ab\n".encode("utf-16-le") * 20 + b"\x00\xd8a\x00", "utf-16-le"),
+        (b"ab\n" * 20 + b"\x81", "cp1252"),
+    ],
+)
+def test_what_is_wrong_is_said_as_of_a_short_text(
+    monkeypatch: pytest.MonkeyPatch, data: bytes, encoding: str | None
+) -> None:
+    write("t", data)
+    said = []
+    for whole in (1 << 20, 16):
+        monkeypatch.setattr(stream, "WHOLE", whole)
+        monkeypatch.setattr(stream, "PIECE", 8)
+        with pytest.raises(TextError) as caught:
+            load(["t"], TextConfig(encoding=encoding))
+        said.append(str(caught.value).split(" (in hex")[0])
+    assert "byte offset" in said[0] and said[0] == said[1]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_file_that_changes_between_the_passes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("t", "abc " * 40)
+    real = corpus.Preparation._encode
+
+    def later(self: Any, *args: Any) -> Any:
+        write("t", "abd " * 41)
+        return real(self, *args)
+
+    monkeypatch.setattr(corpus.Preparation, "_encode", later)
+    with pytest.raises(TextError, match="t changed while it was read"):
+        load(["t"], TextConfig())
+
+
+def test_an_unchanged_file_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("t", "a\r\n" * 50)
+    first = load(["t"], TextConfig())
+    monkeypatch.setattr(stream.TextStream, "blocks", lambda self: pytest.fail("it was read"))
+    again = load(["t"], TextConfig())
+    assert again.corpus.key == first.corpus.key and again.notes == first.notes
+    monkeypatch.undo()
+    write("t", "b\r\n" * 50)
+    assert load(["t"], TextConfig()).corpus.key != first.corpus.key
+    assert load(["t"], TextConfig(val=0.5)).corpus.held_out_chars == 75
+
+
+def test_a_changed_middle_of_a_long_file_is_seen_by_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charlm.text.known.WHOLE", 8)
+    write("t", "a" * 10_000)
+    known = Known(["t"], TextConfig())
+    known.remember("k", ["note"])
+    assert Known(["t"], TextConfig()).recall() == ("k", ("note",))
+    os.utime("t", ns=(1, 1))
+    assert Known(["t"], TextConfig()).recall() is None
+
+
+def test_after_a_new_start_of_the_machine_all_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_SAMPLE", 1)
+    monkeypatch.setattr(cache, "_SAMPLES", 2)
+    made = prepare("the same odd song " * 30, TextConfig())
+    monkeypatch.setattr(cache, "CHECKED_WHOLE", 8)
+    path = cache.corpora() / made.key / "train.npy"
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    assert reopen(made.key) is not None, "samples do not see it"
+    assert reopen(made.key, whole=True) is None
+    monkeypatch.setattr(files, "boot", lambda: "another")
+    assert reopen(made.key) is None
+
+
+@pytest.mark.parametrize("where", ["spool", "ids"])
+def test_a_full_disk_is_said_and_nothing_half_written_is_used(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    class Full:
+        def write(self, data: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self) -> None: ...
+
+        def fileno(self) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    if where == "spool":
+        monkeypatch.setattr(files, "scratch", lambda folder, in_memory: Full())
+    else:
+        monkeypatch.setattr(cache, "CHECKED_WHOLE", 0)
+        monkeypatch.setattr(corpus, "free_space", lambda folder: 0)
+    text = f"{where} " * 100
+    with pytest.raises(ResourceError, match="CHARLM_CACHE"):
+        prepare(text, TextConfig())
+    monkeypatch.undo()
+    assert prepare(text, TextConfig()).chars == len(text)
+
+
+def test_a_part_that_cannot_be_written_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "c"))
+
+    def fail(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "write_synced", fail)
+    made = prepare("abc" * 50, TextConfig())
+    assert made.uncached == "No space left on device" and made.training_text() == ("abc" * 50)[:135]
+    assert not list((tmp_path / "c" / "corpora").iterdir())
+
+
+def test_the_cache_lists_and_clears(
+    capsys: pytest.CaptureFixture[str], monkeypatch: Any, tmp_path: Path
+) -> None:
+    from charlm.cli.cache import command
+
+    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "c"))
+    write("one.txt", "one " * 40)
+    write("two.txt", "two " * 40)
+    kept = load(["one.txt"], TextConfig()).corpus.key
+    gone = load(["two.txt"], TextConfig()).corpus.key
+    command([], False, False)
+    assert {"one.txt", "two.txt", gone[:12]} <= set(capsys.readouterr().out.split())
+    command([gone[:20]], True, False)
+    assert [entry.key for entry in cache.entries()] == [kept]
+    with pytest.raises(CharlmError, match="no key"):
+        command([gone], True, False)
+    command([], True, False)
+    assert not cache.entries() and not list((tmp_path / "c").glob("*"))
+    assert load(["one.txt"], TextConfig()).corpus.key == kept
+
+
+@given(st.lists(st.sampled_from("\0aé字🦆"), min_size=1))
+def test_code_points_are_those_of_the_text(chars: list[str]) -> None:
+    text = "".join(chars)
+    assert codes_of(Block(text.encode())).tolist() == [ord(char) for char in text]
