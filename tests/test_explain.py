@@ -114,6 +114,9 @@ def test_the_examples_show_what_they_say() -> None:
     begins, *_, last = columns("locality")
     assert begins[0] > begins[1] and last[0] < last[1]
     assert [column[2] for column in columns("documents")] == [0, 0, 1, 0, 0]
+    untrained, doubted, ignored, outvoted = zip(*columns("counts"), strict=True)
+    assert untrained == (0.7, 0.2, 0.1) and ignored == (0.33, 0.33, 0.33)
+    assert max(ignored) < max(doubted) < max(untrained) and outvoted[2] > untrained[2]
 
 
 def test_the_examples_of_positions_show_what_they_say() -> None:
