@@ -97,11 +97,11 @@ def test_ngrams_through_the_cache_are_those_of_recomputation(cut: int) -> None:
 
 def test_the_plan_gives_as_many_vectors_as_a_text_can_fill() -> None:
     short, long = (
-        choose(Budget(steps=50), n, ModelConfig(n_embd=64), TrainingConfig()).model for n in (1000, 10**8)
+        choose(Budget(steps=50), n, ModelConfig(counts=False, n_embd=64), TrainingConfig()).model for n in (1000, 10**8)
     )
     assert short.ngram_rows == 1024 and long.ngram_rows and long.ngrams
     assert long.ngram_rows * (long.ngrams - 1) * 64 <= NGRAM_WEIGHTS
-    assert choose(Budget(steps=50), 1000, ModelConfig(portable=True), TrainingConfig()).model.ngrams == 1
+    assert choose(Budget(steps=50), 1000, ModelConfig(counts=False, portable=True), TrainingConfig()).model.ngrams == 1
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,6 @@ def test_the_plan_gives_as_many_vectors_as_a_text_can_fill() -> None:
         ({"ngrams": 1, "ngram_dropout": 0.1}, "ngram_dropout is 0.1, which cannot act with ngrams 1"),
         ({"portable": True, "ngram_dropout": 0.1}, "ngram_dropout is 0.1, which portable forbids"),
         ({"portable": True, "ngram_rows": 64}, "ngram_rows is 64, which portable forbids"),
-        ({"counts": True}, "counts is True, which this version cannot do yet"),
     ],
 )
 def test_what_cannot_act_is_refused_by_name(settings: dict[str, object], said: str) -> None:
