@@ -71,9 +71,7 @@ class PlainGPT(nn.Module):
 class PlainTrainer:
     """Steps of AdamW on random windows."""
 
-    def __init__(
-        self, ids: Tensor, n_symbols: int, shape: Shape, steps: int, *, compiled: bool = False
-    ) -> None:
+    def __init__(self, ids: Tensor, n_symbols: int, shape: Shape, steps: int, compiled: bool = False):
         torch.manual_seed(1337)
         self.ids, self.shape, self.steps, self.step_number = ids, shape, steps, 0
         self.model = PlainGPT(shape, n_symbols)
@@ -143,9 +141,8 @@ def main() -> None:
     trainer = PlainTrainer(train, n_symbols, Shape(), options.steps)
     seconds = sum(trainer.step() for _ in range(options.steps))
     chars = options.steps * trainer.shape.block_size * trainer.shape.batch_size
-    print(
-        f"{seconds:.1f} s, {chars / seconds:,.0f} characters/s, {trainer.nats(held_out, 32):.4f} nats at stride 32"
-    )
+    nats = trainer.nats(held_out, 32)
+    print(f"{seconds:.1f} s, {chars / seconds:,.0f} characters/s, {nats:.4f} nats at stride 32")
 
 
 if __name__ == "__main__":

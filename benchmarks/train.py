@@ -1,6 +1,6 @@
 """How fast a training step is, beside a plain GPT trainer of the same shape and a plain matrix product.
 
-    python -m benchmarks.train [--rows 6] [--rounds 6] [--compiled] [--precision bf16] [--portable]
+    python -m benchmarks.train [--first 0] [--rows 7] [--rounds 6] [--compiled] [--precision bf16] [--portable]
 
 For each size of the plan: characters per second and GFLOP/s of whole steps (forward, backward,
 clipping, update), their share of what a plain matrix product reaches in the same process (in the
@@ -81,7 +81,8 @@ def in_turns(steps: list[Callable[[], float]], rounds: int, product: Callable[[]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=6, help="sizes of the plan, from the smallest")
+    parser.add_argument("--first", type=int, default=0, help="the first row of the plan's table, from 0")
+    parser.add_argument("--rows", type=int, default=7, help="how many")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--portable", action="store_true")
@@ -94,7 +95,7 @@ def main() -> None:
     print(f"{'layers x width, block x batch':32}" + "".join(f"{name:>9}" for name in header))
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        for size in SIZES[: options.rows]:
+        for size in SIZES[options.first :][: options.rows]:
             training = trainer(size, portable=options.portable, precision=options.precision)
             if options.compiled:
                 assert compile_blocks(training.session) is None

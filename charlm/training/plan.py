@@ -22,7 +22,7 @@ DROPOUT = ((12, 0.2, 0.3), (4, 0.1, 0.15))  # (passes over the text; dropout fro
 SMALLEST_HEAD = 32
 MUON_RATE = 0.01
 NGRAMS = 4
-NGRAM_PRIOR = 4.0  # times the square of the passes over the text
+NGRAM_PRIOR = 6.0  # times the square of the passes after the first, in which nothing is learned by heart
 NGRAM_WEIGHTS = 10_000_000  # in the table, so that a checkpoint stays small
 COMPILING_GFLOP = {"fp32": 40_000, "bf16": 24_000}  # of a run's steps: from there on compiling is repaid
 MORE = "more training"
@@ -129,7 +129,7 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
     every = training.eval_every or evaluation_interval(steps, steps / 10, n_train / (batch * block))
     plan = Plan(schedule=schedule, eval_every=every, eval_chars=training.eval_chars or EVAL_CHARS)
     if training.ngram_prior is None:
-        training = replace(training, ngram_prior=min(1e6, round(NGRAM_PRIOR * passes**2, 3)))
+        training = replace(training, ngram_prior=_ngram_prior(passes))
     training = _fill_training(replace(training, batch_size=batch, learning_rate=rate), budget, size, steps)
     return Choice(model=model, training=training, plan=plan, why=_why(budget, n_train, size) + shortened)
 
@@ -224,6 +224,10 @@ def _heads(n_embd: int, shared: int, pairs: int) -> int:
             "each head" + (f", of which n_kv_head asks for a multiple of {shared}" if shared > 1 else "")
         )
     return fitting[-1]
+
+
+def _ngram_prior(passes: float) -> float:
+    return min(1e6, round(NGRAM_PRIOR * max(0.0, passes - 1) ** 2, 3))
 
 
 def _with_dropout(model: ModelConfig, passes: float) -> ModelConfig:
