@@ -192,7 +192,7 @@ def test_json_holds_the_same(charlm) -> None:  # type: ignore[no-untyped-def]
 def test_an_unknown_topic_is_refused_with_those_there_are(charlm, given: str, hint: str) -> None:  # type: ignore[no-untyped-def]
     code, out, err = charlm("explain", given)
     assert (code, out) == (2, "") and "\x1b" not in err and err.count("\n") == 1
-    assert err.startswith("error: there is no topic") and hint in err and err.endswith("none, block\n")
+    assert err.startswith("error: there is no topic") and hint in err and err.endswith("block, counts\n")
 
 
 def test_the_command_loads_nothing_before_it_runs() -> None:
