@@ -114,6 +114,9 @@ def test_the_examples_show_what_they_say() -> None:
     begins, *_, last = columns("locality")
     assert begins[0] > begins[1] and last[0] < last[1]
     assert [column[2] for column in columns("documents")] == [0, 0, 1, 0, 0]
+    untrained, doubted, ignored, outvoted = zip(*columns("counts"), strict=True)
+    assert untrained == (0.7, 0.2, 0.1) and ignored == (0.33, 0.33, 0.33)
+    assert max(ignored) < max(doubted) < max(untrained) and outvoted[2] > untrained[2]
 
 
 def test_the_examples_of_positions_show_what_they_say() -> None:
@@ -189,7 +192,7 @@ def test_json_holds_the_same(charlm) -> None:  # type: ignore[no-untyped-def]
 def test_an_unknown_topic_is_refused_with_those_there_are(charlm, given: str, hint: str) -> None:  # type: ignore[no-untyped-def]
     code, out, err = charlm("explain", given)
     assert (code, out) == (2, "") and "\x1b" not in err and err.count("\n") == 1
-    assert err.startswith("error: there is no topic") and hint in err and err.endswith("none, block\n")
+    assert err.startswith("error: there is no topic") and hint in err and err.endswith("block, counts\n")
 
 
 def test_the_command_loads_nothing_before_it_runs() -> None:

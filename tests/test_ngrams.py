@@ -97,7 +97,7 @@ def test_ngrams_through_the_cache_are_those_of_recomputation(cut: int) -> None:
 
 def test_the_plan_gives_as_many_vectors_as_a_text_can_fill() -> None:
     short, long = (
-        choose(Budget(steps=50), n, ModelConfig(n_embd=64, counts=False), TrainingConfig()).model
+        choose(Budget(steps=50), n, ModelConfig(counts=False, n_embd=64), TrainingConfig()).model
         for n in (1000, 10**8)
     )
     assert short.ngram_rows == 1024 and long.ngram_rows and long.ngrams
@@ -117,7 +117,6 @@ def test_the_plan_gives_as_many_vectors_as_a_text_can_fill() -> None:
         ({"ngrams": 1, "ngram_dropout": 0.1}, "ngram_dropout is 0.1, which cannot act with ngrams 1"),
         ({"portable": True, "ngram_dropout": 0.1}, "ngram_dropout is 0.1, which portable forbids"),
         ({"portable": True, "ngram_rows": 64}, "ngram_rows is 64, which portable forbids"),
-        ({"counts": True}, "counts is True, which this version cannot do yet"),
     ],
 )
 def test_what_cannot_act_is_refused_by_name(settings: dict[str, object], said: str) -> None:

@@ -7,13 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from charlm.model.example import Example, Row
+
 
 class Prior(nn.Module):
-    """logits = E h + g log p, where p is what n-gram counts say, and g = 1 + w h, from the last layer's h.
+    """Counts as a prior: the transformer learns only what n-gram counts do not know.
 
-    The transformer learns the residual: what the counts do not know. w starts at zero, and so does h
-    (the gain of the norm before it), so that the untrained model says exactly what the counts say.
-    Li et al. 2022, arXiv 2210.14431, learn the residual of an n-gram model so.
+    logits = E h + g log p, where p is what the counts say and g = 1 + w h, with the head E, a learned
+    w, and h from the last layer. w starts at zero, and so does h (by the gain of the norm before it):
+    the untrained model says exactly what the counts say. Where it finds reason to doubt them it lowers
+    g, which flattens p, or outvotes them by E h. In training the counts of a position leave out its
+    own part of the text, which they would know by heart. Li et al. 2022, arXiv 2210.14431.
     """
 
     def __init__(self, n_embd: int) -> None:
@@ -23,6 +27,22 @@ class Prior(nn.Module):
     def forward(self, logits: Tensor, hidden: Tensor, log_prior: Tensor) -> Tensor:
         """The model's logits (B, T, V) and the prior's together; `hidden` (B, T, C) is what the head reads."""
         return weighed(logits, F.linear(hidden, self.gate), log_prior)
+
+    @staticmethod
+    def example() -> Example:
+        """What becomes of the counts' probabilities of three characters."""
+        log_prior = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64).log()
+        rows: list[Row] = []
+        for name, logits, gate in (
+            ("untrained", (0.0, 0.0, 0.0), 0.0),
+            ("the counts doubted, g = 0.5", (0.0, 0.0, 0.0), -0.5),
+            ("the counts ignored, g = 0", (0.0, 0.0, 0.0), -1.0),
+            ("E h = 2 for 'c'", (0.0, 0.0, 2.0), 0.0),
+        ):
+            said = weighed(torch.tensor(logits), torch.tensor([gate]), log_prior).softmax(dim=-1)
+            rows.append((name, *(f"{p:.2f}" for p in said.tolist())))
+        says = "The counts say 0.70, 0.20, 0.10 of three characters; the model says:"
+        return Example(says, ("transformer", "a", "b", "c"), tuple(rows))
 
 
 def weighed(logits: Tensor, gate: Tensor, log_prior: Tensor) -> Tensor:

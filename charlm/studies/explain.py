@@ -18,6 +18,7 @@ from charlm.model.mixers.recurrent import Recurrent
 from charlm.model.positions.absolute import Learned, Sinusoidal
 from charlm.model.positions.position import NoPosition
 from charlm.model.positions.relative import Alibi, Relative, Rotary
+from charlm.model.prior import Prior
 from charlm.predictor import TransformerPredictor
 from charlm.studies.equivariance import Equivariance
 from charlm.terminal import one_line
@@ -75,6 +76,7 @@ TOPICS = {
     "alibi": Topic(Alibi, "position=none,alibi"),
     "none": Topic(NoPosition, "position=none,learned,sinusoidal,relative,rotary,alibi"),
     "block": Topic(Block, "n_layer=1,4"),
+    "counts": Topic(Prior, "counts=on,off"),
 }
 """In the order in which they build on one another."""
 
