@@ -44,7 +44,9 @@ def random_ids(*shape: int, n: int = N_SYMBOLS) -> torch.Tensor:
 
 def test_every_setting_of_a_model_is_in_the_matrix() -> None:
     fixed = {"n_layer", "n_embd", "n_head", "block_size", "dropout", "causal"}
-    elsewhere = {*fixed, "ngrams", "ngram_rows", "portable", "counts"}  # which have tests of their own
+    of_ngrams = {"ngrams", "ngram_rows", "ngram_dropout", "portable"}
+    of_counts = {"counts", "counts_order", "counts_dropout"}
+    elsewhere = fixed | of_ngrams | of_counts  # which have tests of their own
     assert VARIED | elsewhere == {setting.name for setting in settings_of(ModelConfig)}
 
 
@@ -329,6 +331,7 @@ def test_a_checkpoint_from_before_there_was_a_choice_of_mixer_is_read() -> None:
         mixer="attention",
         position="rotary",
         ngrams=1,
+        counts=False,
     )
     assert list(random_model(old).state_dict()) == list(
         random_model(replace(old, position="rotary")).state_dict()
