@@ -105,7 +105,8 @@ class TransformerPredictor:
         """The model that a checkpoint holds."""
         model = empty_model(snapshot.model_config, snapshot.vocabulary.n_symbols)
         model.load_state_dict(snapshot.weights, assign=True)
-        return cls(model.eval(), snapshot.vocabulary, library, snapshot.kneser_ney())
+        counts = snapshot.kneser_ney() if model.prior is not None else None
+        return cls(model.eval(), snapshot.vocabulary, library, counts)
 
     @torch.inference_mode()
     def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:

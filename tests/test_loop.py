@@ -179,8 +179,8 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad_calls: set[int], how: float = fl
     """Make the losses of these calls (from 0) wrong."""
     calls = iter(range(10**6))
 
-    def poisoned(model: torch.nn.Module, ids: torch.Tensor, log_prior: torch.Tensor | None) -> torch.Tensor:
-        return batch_loss(model, ids, log_prior) * (how if next(calls) in bad_calls else 1)
+    def poisoned(model: torch.nn.Module, *batch: torch.Tensor) -> torch.Tensor:
+        return batch_loss(model, *batch) * (how if next(calls) in bad_calls else 1)
 
     monkeypatch.setattr(step, "batch_loss", poisoned)
 

@@ -136,8 +136,8 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
         run=_run_facts(parsed["run.json"]),
         counts=data.get(COUNTS),
     )
-    if bool(model_config.counts) != (snapshot.counts is not None):
-        raise CheckpointError("config.json is damaged: it says otherwise of counts than the manifest")
+    if model_config.counts and snapshot.counts is None:
+        raise CheckpointError(f"the run has no {COUNTS}, which its model begins from")
     if snapshot.state.pop("step", None) != step:
         raise CheckpointError("state.json is damaged: it is of another step")
     if training:
