@@ -1,10 +1,11 @@
 """How long it takes, from the start of the process to its end, to a model of a given loss.
 
-    python -m benchmarks.time_to_loss TEXT --loss 1.874 [--ladder 8,10,12,15,20,30] [--plain]
+    python -m benchmarks.time_to_loss TEXT --loss 1.874 [--ladder 8,10,12,15,20,30] [--plain] [-- OPTIONS]
 
 Tries the times of a ladder, the shortest first, until `charlm eval` of the whole held-out part is at
 most that many nats per character for each of seeds 1, 2 and 3. With --plain also the plain trainer:
-the time of the fewest steps, of a ladder, after which its own score is as low.
+the time of the fewest steps, of a ladder, after which its own score is as low. What follows -- goes to
+`charlm train`: `-- --no-counts` for the transformer alone.
 """
 
 import argparse
@@ -18,12 +19,11 @@ from benchmarks.plain_gpt import PlainTrainer, Shape, read
 PLAIN_LADDER = (500, 1000, 2000, 3000, 4000)
 
 
-def ours(text: str, seconds: float, seed: int) -> tuple[float, float]:
+def ours(text: str, seconds: float, seed: int, more: list[str]) -> tuple[float, float]:
     """Nats per character by `charlm eval`, and the wall time of the training."""
     with tempfile.TemporaryDirectory() as folder:
-        ran = charlm(
-            "train", text, "--time", f"{seconds:g}s", "--seed", str(seed), "--run", "r", folder=folder
-        )
+        time = ["--time", f"{seconds:g}s", "--seed", str(seed)]
+        ran = charlm("train", text, *time, "--run", "r", *more, folder=folder)
         result = charlm("eval", "--run", "r", "--json", folder=folder)
         data = json.loads(result.out[result.out.index("{") :])
         return float(data["nats_per_char"]), ran.seconds
@@ -36,11 +36,12 @@ def main() -> None:
     parser.add_argument("--ladder", default="8,10,12,15,20,30,45,60")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("more", nargs="*", help="options for charlm train, after --")
     options = parser.parse_args()
     text = str(Path(options.text).absolute())
     print(line())
     for seconds in map(float, options.ladder.split(",")):
-        results = [ours(text, seconds, seed) for seed in range(1, options.seeds + 1)]
+        results = [ours(text, seconds, seed, options.more) for seed in range(1, options.seeds + 1)]
         worst = max(nats for nats, _ in results)
         wall = max(taken for _, taken in results)
         each = ", ".join(f"{nats:.4f}" for nats, _ in results)
