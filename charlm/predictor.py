@@ -99,6 +99,7 @@ class TransformerPredictor:
         self._library = library
         self._rows: CRows | None = None
         self._folded: Folded | None = None  # what reads fastest, laid out once something is to be read
+        self._folded_of: list[tuple[int, int]] = []  # the weights that it was laid out from
 
     @classmethod
     def of(cls, snapshot: Snapshot, library: CDLL | None = None) -> "TransformerPredictor":
@@ -159,10 +160,15 @@ class TransformerPredictor:
             for row, (start, first, end) in zip(chosen, bounds, strict=True)
         ]
 
+    def _fold(self) -> None:
+        """Lay out what reads fastest, again where training has changed the weights since."""
+        weights = [(id(weight), weight._version) for weight in self.model.parameters()]
+        if Folded.fits(self.model) and weights != self._folded_of:
+            self._folded, self._folded_of = Folded(self.model), weights
+
     def start(self, batch_size: int) -> TextState:
         """The state before anything was read."""
-        if self._folded is None and Folded.fits(self.model):
-            self._folded = Folded(self.model)
+        self._fold()
         stepper: Stepper | CStepper | None = None
         if self._folded is not None and self._library is not None and CStepper.fits(self._folded):
             stepper = CStepper(self._folded, batch_size, self._library)

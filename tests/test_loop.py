@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -374,3 +375,25 @@ def test_configurations_come_back(tmp_path: Path, corpus: Corpus) -> None:
         isinstance(snapshot.training_config, TrainingConfig)
         and snapshot.training_config == session.training_config
     )
+
+
+def test_between_steps_the_predictor_reads_with_the_weights_as_they_are(
+    tmp_path: Path, corpus: Corpus
+) -> None:
+    """A sample shown in the middle of training is of the model of that moment."""
+    run, session = toy_run(tmp_path, corpus, 6, model={"ngrams": 3, "ngram_rows": 64})
+    trainer = Trainer(session, run)
+    ids = torch.tensor([[1, 2, 3]])
+    seen = []
+    for event in trainer.run(Never()):
+        if isinstance(event, Stepped):
+            session.model.eval()
+            state, _ = trainer.predictor.step(trainer.predictor.start(1), ids[:, :2])
+            _, stepped = trainer.predictor.step(state, ids[:, 2:])
+            expected = torch.log_softmax(session.model(ids)[:, -1].detach(), dim=-1)
+            session.model.train()
+            n = corpus.vocabulary.n_symbols
+            found = torch.log_softmax(stepped[:, :n].float(), dim=-1)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+            seen.append(found)
+    assert all(not torch.equal(a, b) for a, b in pairwise(seen))
