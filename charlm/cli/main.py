@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from charlm import __version__
-from charlm.cli import compare, evaluate, explain, info, resume, runs, sample, train
+from charlm.cli import compare, compress, decompress, evaluate, explain, info, resume, runs, sample, train
 from charlm.cli.console import fail
 from charlm.cli.options import CONTEXT, Command, Group
 from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError, is_out_of_memory
@@ -29,6 +29,8 @@ COMMANDS = {
     "resume": resume,
     "sample": sample,
     "eval": evaluate,
+    "compress": compress,
+    "decompress": decompress,
     "runs": runs,
     "info": info,
     "compare": compare,

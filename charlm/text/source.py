@@ -21,7 +21,7 @@ from charlm.text.finding import (
     trouble,
 )
 
-__all__ = ["FileText", "SourceText", "describe", "find_files", "read_source"]
+__all__ = ["FileText", "SourceText", "describe", "file_bytes", "find_files", "read_source"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +73,15 @@ def read_source(
 
 
 def _read(path: str, label: str, encoding: str | None, stdin: BinaryIO | None) -> tuple[str, list[str]]:
-    data = _stdin_bytes(stdin) if path == STDIN else _file_bytes(path, label)
+    data = _stdin_bytes(stdin) if path == STDIN else file_bytes(path, label)
     compressed = compression(data)
     said = [f"decompressed from {compressed}"] if compressed else []
     text, more = decode(decompress(data, label), label, encoding)
     return text, said + more + ([] if text else ["empty"])
 
 
-def _file_bytes(path: str, label: str) -> bytes:
+def file_bytes(path: str, label: str) -> bytes:
+    """The bytes of a regular file, as they are; TextError where there is none, or it changes meanwhile."""
     try:
         _refuse_special(os.stat(path), label)  # before opening, which a named pipe would block
         with open(path, "rb", buffering=0) as file:
