@@ -10,7 +10,20 @@ from typing import Annotated, Any
 import typer
 
 from charlm import __version__
-from charlm.cli import cache, compare, data, evaluate, explain, info, resume, runs, sample, train
+from charlm.cli import (
+    cache,
+    compare,
+    compress,
+    data,
+    decompress,
+    evaluate,
+    explain,
+    info,
+    resume,
+    runs,
+    sample,
+    train,
+)
 from charlm.cli.console import fail
 from charlm.cli.options import CONTEXT, Command, Group
 from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError, is_out_of_memory
@@ -29,6 +42,8 @@ COMMANDS = {
     "resume": resume,
     "sample": sample,
     "eval": evaluate,
+    "compress": compress,
+    "decompress": decompress,
     "runs": runs,
     "info": info,
     "compare": compare,

@@ -46,6 +46,11 @@ class Block:
         return self.decoded if self.decoded is not None else str(self.utf8, "utf-8")
 
 
+def file_bytes(path: str, label: str) -> bytes:
+    """The bytes of a regular file, as they are; TextError where there is none, or it changes meanwhile."""
+    return b"".join(TextStream(path, label).file_pieces())
+
+
 class TextStream:
     """A text that is read once. `notes`: what is to be said of it, complete once it is read."""
 
@@ -84,7 +89,7 @@ class TextStream:
             yield Block(text.encode(), text)
 
     def _decompressed(self) -> Iterator[bytes]:
-        pieces = self._stdin_pieces() if self._path == STDIN else self._file_pieces()
+        pieces = self._stdin_pieces() if self._path == STDIN else self.file_pieces()
         first = next(pieces, b"")
         kind = compression(first)
         everything = chain([first], pieces)
@@ -94,7 +99,8 @@ class TextStream:
         self.notes.append(f"decompressed from {kind}")
         return decompress(kind, everything, self._label, self._size)
 
-    def _file_pieces(self) -> Iterator[bytes]:
+    def file_pieces(self) -> Iterator[bytes]:
+        """The bytes of the file. Raises TextError for what is missing, unreadable, changing."""
         label = self._label
         try:
             _refuse_special(os.stat(self._path), label)  # before opening, which a named pipe would block

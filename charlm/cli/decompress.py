@@ -1,0 +1,55 @@
+"""`charlm decompress`: what `charlm compress` made, back to the same bytes."""
+
+from typing import Annotated, Any
+
+import typer
+
+from charlm.cli.chosen import chosen
+from charlm.cli.compress import Force, Out, carried_through, free_target, show, write
+from charlm.cli.console import checkpoints_root, print_json
+from charlm.cli.options import AsJson, Checkpoints, Run, Which
+from charlm.terminal import one_line
+
+EXAMPLES = """Examples:
+  charlm decompress chapter.clm -o chapter.txt
+  charlm decompress chapter.clm -o chapter.txt --run novels --checkpoint 859"""
+
+
+def command(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What charlm compress made.")],
+    out: Out,
+    run: Run = None,
+    checkpoint: Which = None,
+    force: Force = False,
+    as_json: AsJson = False,
+    checkpoints: Checkpoints = None,
+) -> None:
+    """Decompress a file: the bytes that were compressed, or a refusal, never others.
+
+    It takes the checkpoint it was compressed with, the same versions and the same kind of machine.
+    """
+    target = free_target(out, force)
+    from charlm.text.stream import file_bytes
+
+    data = file_bytes(file, one_line(file))
+    from charlm.compression.container import unpack
+
+    header, _ = unpack(data, file)  # before a model is looked for
+    snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
+    from charlm.compression.compress import decompressing
+
+    original, seconds = carried_through(decompressing(data, file, snapshot))
+    write(target, original)
+    facts: dict[str, Any] = {
+        "bytes": header.bytes,
+        "chars": header.chars,
+        "compressed_bytes": len(data),
+        "bits_per_char": 8 * len(data) / header.chars if header.chars else None,
+        "streams": header.streams,
+        "seconds": round(seconds, 3),
+        "chars_per_second": round(header.chars / seconds, 1),
+    }
+    if as_json:
+        print_json({"schema": 1, "run": name, "checkpoint": {"which": which, "step": snapshot.step}, **facts})
+    else:
+        show(f"{name}, {which}, step {snapshot.step}", facts)

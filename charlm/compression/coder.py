@@ -1,0 +1,85 @@
+"""An arithmetic coder: symbols and their integer frequencies to bytes and back, exactly.
+
+The unit interval is narrowed to each symbol's share in turn, and the shortest number inside what is
+left names them all. Here the interval is [low, low + width) in 64 bits, of which a byte leaves at the
+top whenever the width has shrunk by one. Rissanen and Langdon 1979, IBM Journal of Research and
+Development 23:149; in bytes, as a range coder: Martin 1979, Video & Data Recording Conference.
+"""
+
+BITS = 64
+TOP = 1 << BITS
+LEAST_WIDTH = TOP >> 8
+HIGHEST_TOTAL = 1 << 32
+"""What the frequencies of a symbol's alternatives may sum to; at this width nothing is lost by rounding."""
+
+
+class Encoder:
+    """Symbols to bytes."""
+
+    def __init__(self) -> None:
+        self._out = bytearray()
+        self._low, self._width = 0, TOP
+
+    def add(self, start: int, size: int, total: int) -> None:
+        """A symbol whose share is `size` of `total`, after `start` of the symbols before it.
+
+        0 <= start, 1 <= size, start + size <= total <= HIGHEST_TOTAL.
+        """
+        assert start >= 0 and size >= 1 and start + size <= total <= HIGHEST_TOTAL
+        unit = self._width // total
+        self._low += unit * start
+        self._width = unit * size
+        if self._low >= TOP:
+            self._carry()
+        while self._width < LEAST_WIDTH:
+            self._out.append(self._low >> BITS - 8)
+            self._low = (self._low << 8) & (TOP - 1)
+            self._width <<= 8
+
+    def finish(self) -> bytes:
+        """All bytes: after the last, any may follow. Zeros that end them are left out."""
+        # A number in the interval that ends in as many zero bytes as possible.
+        for bits in range(BITS, -1, -8):
+            value = -(-self._low >> bits) << bits
+            if value < self._low + self._width:
+                break
+        self._low = value
+        if self._low >= TOP:
+            self._carry()
+        return bytes(self._out + self._low.to_bytes(BITS // 8, "big")).rstrip(b"\0")
+
+    def _carry(self) -> None:
+        """Add one to what has left already."""
+        self._low -= TOP
+        i = len(self._out) - 1
+        while self._out[i] == 0xFF:  # never past the first: the number is below one
+            self._out[i] = 0
+            i -= 1
+        self._out[i] += 1
+
+
+class Decoder:
+    """The bytes of an `Encoder` to what was encoded: first ask `target`, then say whose share it was.
+
+    Behind the end of the bytes there are zeros, as many as are asked for.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, BITS // 8
+        self._offset = int.from_bytes(data[: self._at].ljust(self._at, b"\0"), "big")  # of it above low
+        self._width, self._unit = TOP, 1
+
+    def target(self, total: int) -> int:
+        """A number below `total` within the share of the next symbol."""
+        self._unit = self._width // total
+        return min(self._offset // self._unit, total - 1)
+
+    def take(self, start: int, size: int) -> None:
+        """That symbol's share, as it was encoded."""
+        self._offset -= self._unit * start
+        self._width = self._unit * size
+        while self._width < LEAST_WIDTH:
+            byte = self._data[self._at] if self._at < len(self._data) else 0
+            self._at += 1
+            self._offset = (self._offset << 8 | byte) & (TOP - 1)
+            self._width <<= 8

@@ -1,0 +1,201 @@
+"""A file to as many bits as a model predicts it with, and back: two loops that step alike.
+
+Axes: B streams side by side, V symbols, N symbols of the file.
+
+Rounding probabilities would not make two computations agree, so encoder and decoder make the same
+one: the same steps in the same shapes by the same means, which the file names.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from charlm.checkpoint import strict_json, tensors
+from charlm.checkpoint.snapshot import Snapshot
+from charlm.compression.coder import Decoder, Encoder
+from charlm.compression.container import Header, Model, differences, pack, streams_for, unpack
+from charlm.compression.frequencies import Bounds, bounds
+from charlm.compression.kernels import means, one_thread
+from charlm.compression.spelling import spell, unspell
+from charlm.errors import CheckpointError, TextError
+from charlm.predictor import Predictor, TransformerPredictor
+from charlm.terminal import one_line
+from charlm.text.vocabulary import Ids
+
+SYMBOLS_A_REPORT = 512
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the work is."""
+
+    symbols: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The file that was made, and what it stands for."""
+
+    data: bytes
+    header: Header
+    not_text: int | None  # the offset of the first byte that is no UTF-8
+
+
+def compressing(data: bytes, snapshot: Snapshot) -> Generator[Progress, None, Compressed]:
+    """Compress the bytes of a file; any will do, but only text like the model's becomes small."""
+    spelled = spell(data, snapshot.vocabulary)
+    predictor = TransformerPredictor.of(snapshot)
+    n_streams = streams_for(spelled.chars)
+    with one_thread():
+        payload = yield from encoding(predictor, spelled.ids, n_streams)
+        header = Header(
+            means=means(predictor.model.embedding.weight.dtype),
+            model=model_of(snapshot),
+            step=snapshot.step,
+            streams=n_streams,
+            symbols=len(spelled.ids),
+            chars=spelled.chars,
+            bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            payload_bytes=len(payload),
+            payload_crc32=zlib.crc32(payload),
+        )
+    return Compressed(pack(header, payload), header, spelled.not_text)
+
+
+def decompressing(file: bytes, label: str, snapshot: Snapshot) -> Generator[Progress, None, bytes]:
+    """The bytes that were compressed.
+
+    Raises TextError for a file that is not whole, CheckpointError, with the names of what differs, for
+    another model or other means than it was made with.
+    """
+    header, payload = unpack(file, label)
+    predictor = TransformerPredictor.of(snapshot)
+    with one_thread():
+        _refuse_others(header, snapshot, predictor, label)
+        ids = yield from decoding(predictor, payload, header.symbols, header.streams)
+    data = unspell(ids, snapshot.vocabulary)
+    if hashlib.sha256(data).hexdigest() != header.sha256:
+        raise TextError(
+            f"{one_line(label)} did not give back what was compressed: its SHA-256 differs, so nothing was "
+            "written. The file is damaged, or this machine computes otherwise in a way it does not tell."
+        )
+    return data
+
+
+def encoding(predictor: Predictor, ids: Ids, n_streams: int) -> Generator[Progress, None, bytes]:
+    """Symbols (N,) to bytes."""
+    walk, coder = _Walk(predictor, len(ids), n_streams), Encoder()
+    rows = [ids[start:end].astype(np.int64) for start, end in walk.places]
+    column = None
+    for t in range(walk.steps):
+        shares = walk.shares(column)
+        column = np.array([row[t] for row in rows[: walk.active(t)]])
+        totals = shares[:, -1].tolist()
+        at = np.arange(len(column))
+        starts, ends = shares[at, column].tolist(), shares[at, column + 1].tolist()
+        for start, end, total in zip(starts, ends, totals, strict=False):
+            coder.add(start, end - start, total)
+        yield from walk.report(t)
+    return coder.finish()
+
+
+def decoding(
+    predictor: Predictor, payload: bytes, n_symbols: int, n_streams: int
+) -> Generator[Progress, None, Ids]:
+    """The symbols (N,) again. What is not of the encoder gives other symbols, not an error."""
+    walk, coder = _Walk(predictor, n_symbols, n_streams), Decoder(payload)
+    columns: list[NDArray[np.int64]] = []
+    for t in range(walk.steps):
+        shares = walk.shares(columns[-1] if columns else None)
+        column = []
+        for row in shares[: walk.active(t)]:
+            symbol = int(row.searchsorted(coder.target(int(row[-1])), side="right")) - 1
+            start, end = row[symbol : symbol + 2].tolist()
+            coder.take(start, end - start)
+            column.append(symbol)
+        columns.append(np.array(column))
+        yield from walk.report(t)
+    return walk.joined(columns)
+
+
+class _Walk:
+    """Streams of a text side by side, the first of them longer by one where they cannot be equal."""
+
+    def __init__(self, predictor: Predictor, n_symbols: int, n_streams: int) -> None:
+        self._predictor, self._state = predictor, predictor.start(n_streams)
+        self._n, self._streams = n_symbols, n_streams
+        self._least, self._longer = divmod(n_symbols, n_streams)
+        self.steps = self._least + (self._longer > 0)
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Where each stream begins and ends."""
+        ends = [self._least * (b + 1) + min(b + 1, self._longer) for b in range(self._streams)]
+        return list(zip([0, *ends[:-1]], ends, strict=True))
+
+    def active(self, t: int) -> int:
+        """How many streams, from the first, have a symbol t."""
+        return self._streams if t < self._least else self._longer
+
+    def shares(self, read: NDArray[np.int64] | None) -> Bounds:
+        """The shares (B, V + 1) of what comes next, after the symbols (B,) that came last."""
+        ids = np.empty((self._streams, 0), dtype=np.int64) if read is None else read[:, None]
+        self._state, logp = self._predictor.step(self._state, torch.from_numpy(ids))
+        return bounds(logp.cpu().numpy())
+
+    def report(self, t: int) -> Generator[Progress, None, None]:
+        """How far step t brought it, now and then."""
+        every = max(1, SYMBOLS_A_REPORT // self._streams)
+        if (t + 1) % every == 0 or t + 1 == self.steps:
+            yield Progress(min((t + 1) * self._streams, self._n), self._n)
+
+    def joined(self, columns: list[NDArray[np.int64]]) -> Ids:
+        """The streams one after another: (N,)."""
+        whole = np.array(columns[: self._least], dtype=np.int64).reshape(self._least, self._streams).T
+        if not self._longer:
+            return whole.reshape(-1)
+        rows = [np.append(whole[b], columns[-1][b]) for b in range(self._longer)]
+        return np.concatenate([*rows, whole[self._longer :].reshape(-1)])
+
+
+def model_of(snapshot: Snapshot) -> Model:
+    """Which model a checkpoint holds: its weights and counts, and how it reads a text."""
+    settings: dict[str, Any] = {"model": snapshot.model_config.to_json()}
+    reading = strict_json.dump(settings) + snapshot.vocabulary.to_json().encode()
+    return Model(
+        weights=hashlib.sha256(tensors.dump(snapshot.weights)).hexdigest(),
+        counts="" if snapshot.counts is None else hashlib.sha256(snapshot.counts).hexdigest(),
+        reading=hashlib.sha256(reading).hexdigest()[:8],
+    )
+
+
+def _refuse_others(header: Header, snapshot: Snapshot, predictor: TransformerPredictor, label: str) -> None:
+    """CheckpointError unless everything is as it was when the file was made."""
+    label = one_line(label)
+    other = differences(header.model, model_of(snapshot))
+    if other:
+        named = ", ".join(
+            f"{name} ({one_line(there)[:16] or 'none'}, here {here[:16] or 'none'})"
+            for name, (there, here) in other.items()
+        )
+        raise CheckpointError(
+            f"{label} was compressed with another model, at step {header.step} of its run: it differs in "
+            f"{named}. Name the one it was made with, by --run and --checkpoint."
+        )
+    other = differences(header.means, means(predictor.model.embedding.weight.dtype))
+    if other:
+        named = ", ".join(
+            f"{name} {one_line(there)} (here {one_line(here)})" for name, (there, here) in other.items()
+        )
+        raise CheckpointError(
+            f"{label} was compressed with {named}, and can only be decompressed with the same, since other "
+            "means round otherwise."
+        )

@@ -1,0 +1,174 @@
+"""The format of a compressed file: magic, version, a small header of JSON, and the coder's bytes.
+
+    magic (6)  version (1)  length of the header (2)  its CRC-32 (4)  header, deflated  payload
+
+Whole numbers are little-endian. The header says what a decoder must have, and what must come out.
+"""
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from charlm.checkpoint import strict_json
+from charlm.errors import CheckpointError, TextError
+from charlm.terminal import one_line
+
+MAGIC = b"charlm"
+VERSION = 1
+FRAME = struct.Struct("<6sBHI")
+HEADER_LIMIT = 4096
+LONGEST_NAME = 100
+MOST_BYTES = 1 << 40
+MOST_STREAMS = 64
+FEWEST_CHARS = 20_000
+"""How long a stream is at least, where there are several: each begins without context, which costs bits."""
+
+# What headers have in common, so that deflating leaves little but hashes.
+_USUAL = (
+    b'{"charlm":"0.1.0","torch":"2.13.0+cpu","numpy":"2.4.6","python":"3.11.","machine":"Linux x86_64",'
+    b'"processor":"AVX512","numpy_kernels":"X86_V4","products":"openblas 0.3.31.188.0 Haswell",'
+    b'"precision":"float32","threads":1,"weights":"","counts":"","reading":"","step":1000,"streams":1,'
+    b'"symbols":100000,"chars":100000,"bytes":100000,"sha256":"","payload_bytes":20000,"payload_crc32":'
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What the rounding of a sum can depend on besides the model."""
+
+    charlm: str
+    torch: str
+    numpy: str
+    python: str
+    machine: str
+    processor: str  # the instructions that torch's loops use
+    numpy_kernels: str  # those that NumPy's loops use
+    products: str  # the library of NumPy's matrix products, and for which processor its kernels are
+    precision: str
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which model predicts: SHA-256 of its files, and (8 digits) of how it reads a text."""
+
+    weights: str
+    counts: str
+    reading: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """All that a compressed file says of itself."""
+
+    means: Means
+    model: Model
+    step: int  # of the model's checkpoint, for people
+    streams: int
+    symbols: int
+    chars: int
+    bytes: int
+    sha256: str  # of the original
+    payload_bytes: int
+    payload_crc32: int
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat object."""
+        own = {name: value for name, value in vars(self).items() if name not in ("means", "model")}
+        return {**asdict(self.means), **asdict(self.model), **own}
+
+
+def streams_for(chars: int) -> int:
+    """How many streams a text is divided into."""
+    return max(1, min(MOST_STREAMS, chars // FEWEST_CHARS))
+
+
+def pack(header: Header, payload: bytes) -> bytes:
+    """The file."""
+    plain = strict_json.dump_line(header.to_json())
+    assert len(plain) <= HEADER_LIMIT
+    deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS, zdict=_USUAL)
+    deflated = deflate.compress(plain) + deflate.flush()
+    frame = FRAME.pack(MAGIC, VERSION, len(deflated), zlib.crc32(deflated))
+    return frame + deflated + payload
+
+
+def unpack(data: bytes, label: str) -> tuple[Header, bytes]:
+    """What the file says of itself, and the coder's bytes. TextError where it isn't whole."""
+    label = one_line(label)
+    if not data.startswith(MAGIC):
+        raise TextError(f"{label} was not made by charlm compress; give a file that was")
+    if len(data) < FRAME.size:
+        raise _cut(label)
+    _, version, length, crc32 = FRAME.unpack_from(data)
+    if version != VERSION:
+        raise TextError(f"{label} has version {version} of the format; this charlm reads {VERSION}")
+    deflated = data[FRAME.size : FRAME.size + length]
+    if len(deflated) < length:
+        raise _cut(label)
+    if zlib.crc32(deflated) != crc32:
+        raise _damaged(label, "its header is not what was written")
+    header = _header(_inflate(deflated, label), label)
+    payload = data[FRAME.size + length :]
+    if len(payload) < header.payload_bytes:
+        raise _cut(label)
+    if len(payload) > header.payload_bytes:
+        raise _damaged(label, f"it has {len(payload) - header.payload_bytes} bytes too many")
+    if zlib.crc32(payload) != header.payload_crc32:
+        raise _damaged(label, "its contents are not what was written")
+    return header, payload
+
+
+def _inflate(deflated: bytes, label: str) -> bytes:
+    try:
+        inflate = zlib.decompressobj(wbits=-zlib.MAX_WBITS, zdict=_USUAL)
+        plain = inflate.decompress(deflated, HEADER_LIMIT)
+    except zlib.error as error:
+        raise _damaged(label, f"its header cannot be read ({error})") from None
+    if not inflate.eof or inflate.unused_data:
+        raise _damaged(label, f"its header is not one of at most {HEADER_LIMIT} bytes")
+    return plain
+
+
+def _header(plain: bytes, label: str) -> Header:
+    """The header in JSON, if every value of it can be."""
+    try:
+        values = strict_json.parse(plain, label)
+    except CheckpointError as error:
+        raise TextError(str(error)) from None
+    wanted = {field.name: field.type for kind in (Means, Model, Header) for field in fields(kind)}
+    wanted = {name: kind for name, kind in wanted.items() if kind in (str, int)}
+    if values.keys() != wanted.keys():
+        named = ", ".join(map(one_line, sorted(values.keys() ^ wanted.keys())))
+        raise _damaged(label, f"its header has or lacks {named}")
+    for name, kind in wanted.items():
+        value = values[name]
+        high = LONGEST_NAME if kind is str else MOST_BYTES
+        if type(value) is not kind or not 0 <= (len(value) if kind is str else value) <= high:
+            raise _damaged(label, f"{name} in its header cannot be")
+    header = Header(means=_part(Means, values), model=_part(Model, values), **values)
+    if not header.chars <= header.symbols <= header.bytes <= 4 * header.symbols:
+        raise _damaged(label, "the lengths in its header contradict each other")
+    if header.streams != streams_for(header.chars):
+        raise _damaged(label, "streams in its header does not fit its length")
+    return header
+
+
+def _part(kind: Any, values: dict[str, Any]) -> Any:
+    return kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+
+
+def differences(file: Means | Model, here: Means | Model) -> Mapping[str, tuple[str, str]]:
+    """What is not as the file says, by name: there and here."""
+    pairs = {name: (str(value), str(getattr(here, name))) for name, value in vars(file).items()}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _cut(label: str) -> TextError:
+    return TextError(f"{label} is cut short: its end is missing. Get the whole file again.")
+
+
+def _damaged(label: str, why: str) -> TextError:
+    return TextError(f"{label} is damaged: {why}. Get the file again.")

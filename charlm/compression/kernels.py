@@ -1,0 +1,58 @@
+"""By what means probabilities are computed: encoder and decoder must compute bit for bit alike."""
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import charlm
+from charlm.compression.container import Means
+
+THREADS = 1
+"""Products are split among threads by how many there are, and each split rounds in its own way."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it torch and NumPy's products use one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        with threadpool_limits(THREADS):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def means(precision: torch.dtype) -> Means:
+    """By what means a model of that precision computes here."""
+    return Means(
+        charlm=charlm.__version__,
+        torch=str(torch.__version__),
+        numpy=np.__version__,
+        python=platform.python_version(),
+        machine=f"{platform.system()} {platform.machine()}",
+        processor=torch.backends.cpu.get_cpu_capability(),
+        numpy_kernels=_numpy_kernels(),
+        products=_products(),
+        precision=str(precision).removeprefix("torch."),
+        threads=THREADS,
+    )
+
+
+def _numpy_kernels() -> str:
+    """The widest instructions that NumPy's loops use here."""
+    config = np.show_config(mode="dicts")
+    assert isinstance(config, dict)
+    found = config.get("SIMD Extensions", {}).get("found") or ["baseline"]
+    return str(found[-1])
+
+
+def _products() -> str:
+    libraries = (each for each in threadpool_info() if each["user_api"] == "blas")
+    return " ".join(
+        sorted({f"{each['internal_api']} {each['version']} {each.get('architecture')}" for each in libraries})
+    )
