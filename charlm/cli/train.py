@@ -111,7 +111,7 @@ def _describe(names: list[str], include: str | None) -> str:
         from charlm.text.manual import manual_name
 
         return f"{manual_name()}, since no file was named"
-    from charlm.text.source import describe
+    from charlm.text.finding import describe
 
     return describe(names, include)
 
