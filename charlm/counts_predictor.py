@@ -30,10 +30,7 @@ class CountsPredictor:
 
     def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:
         """The log-probability, in nats, of each id given what stands before it: (N,)."""
-        if rule is None or self._sees_enough(rule):
-            return self._scores(ids)
-        windows = range(rule.windows(len(ids)))
-        return np.concatenate([self._scores(ids[:1]), *self.score_windows(ids, windows, rule)])
+        return self._scores(ids)
 
     def score_windows(
         self, ids: Ids, windows: Sequence[int], rule: ContextRule | None = None
@@ -41,11 +38,8 @@ class CountsPredictor:
         """For each of these windows of the rule, the log-probabilities of the ids it scores."""
         rule = rule or self.rule
         bounds = [rule.window(k, len(ids)) for k in windows]
-        if self._sees_enough(rule):
-            all_ = self._scores(ids[: max((end for *_, end in bounds), default=0)])
-            yield from (all_[first:end] for _, first, end in bounds)
-        else:
-            yield from (self._scores(ids[start:end], first - start) for start, first, end in bounds)
+        scores = self._scores(ids[: max((end for *_, end in bounds), default=0)])
+        yield from (scores[first:end] for _, first, end in bounds)
 
     def start(self, batch_size: int) -> Keys:
         """The state before anything was read: the contexts, (B,)."""
@@ -62,13 +56,9 @@ class CountsPredictor:
         never = np.full((len(state), lacking), log(ESCAPE / lacking))
         return state, torch.from_numpy(np.concatenate((known + log1p(-ESCAPE), never), axis=1))
 
-    def _sees_enough(self, rule: ContextRule) -> bool:
-        """Is every character's whole context in sight under that rule?"""
-        return rule.carried or rule.block_size - rule.stride + 1 >= self.model.order
-
-    def _scores(self, ids: Ids, first: int = 0) -> Scores:
-        """Those of the ids from `first` on, of a text that nothing precedes."""
+    def _scores(self, ids: Ids) -> Scores:
+        """Those of a text that nothing precedes."""
         lacking = self.vocabulary.n_ids - self.vocabulary.n_symbols
-        found = probabilities(self.model, ids, first) * (1 - ESCAPE if lacking else 1)
-        found[np.asarray(ids[first:]) >= self.vocabulary.n_symbols] = ESCAPE / max(1, lacking)
+        found = probabilities(self.model, ids) * (1 - ESCAPE if lacking else 1)
+        found[np.asarray(ids) >= self.vocabulary.n_symbols] = ESCAPE / max(1, lacking)
         return np.log(found)

@@ -137,7 +137,7 @@ class TransformerPredictor:
         for k in range(max(wanted, default=-1) + 1):
             start, first, end = rule.window(k, len(ids))
             read = torch.from_numpy(ids[start:end].astype(np.int64))[None].to(self._device())
-            log_prior = self._prior(ids[None, max(0, start - self._reach) : end - 1], end - 1 - start)
+            log_prior = self._prior(ids, [start], end - 1 - start)
             logp = self._log_probabilities(self.model.hidden(read[:, :-1], cache), log_prior)  # (1, T, V)
             assert first == start + 1
             if k in wanted:
@@ -152,7 +152,7 @@ class TransformerPredictor:
         read = torch.from_numpy(rows).to(self._device())
         skip = min(first - start for start, first, _ in bounds) - 1
         hidden = self.model.hidden(read[:, :-1])[:, skip:]  # (B, T, C)
-        log_prior = self._prior(rows[:, :-1], hidden.shape[1])
+        log_prior = self._prior(ids, [start + skip for start, *_ in bounds], hidden.shape[1])
         logp = self._log_probabilities(hidden, log_prior)  # (B, T, V)
         chosen = logp.gather(2, read[:, 1 + skip :, None])[..., 0].double().cpu().numpy()
         return [
@@ -242,16 +242,11 @@ class TransformerPredictor:
         known += logits[:, :-1]
         return known
 
-    @property
-    def _reach(self) -> int:
-        """How many characters before each the counts look at."""
-        return 0 if self.counts is None else self.counts.order
-
-    def _prior(self, ids: Ids, last: int) -> Tensor | None:
-        """What the counts say after each of the `last` ids of texts (B, T), if there are any."""
+    def _prior(self, ids: Ids, starts: Sequence[int], T: int) -> Tensor | None:
+        """What the counts say, if there are any, after each of T ids from each of `starts` (B,): (B, T, V)."""
         if self.counts is None:
             return None
-        return torch.from_numpy(log_prior(self.counts, ids, last)).to(self._device())
+        return torch.from_numpy(log_prior(self.counts, ids, np.array(starts), T)).to(self._device())
 
     def _log_probabilities(self, hidden: Tensor, log_prior: Tensor | None = None) -> Tensor:
         """What the head says of every id: (..., V) from (..., C)."""

@@ -46,19 +46,16 @@ class TextState:
         """Note ids (B, T) as read; from where on those in sight are to be read, None for all of them anew."""
         T, held = ids.shape[1], self.held
         self.length += T
+        self._look(ids)
         start = self.rule.start(self.length)
         if start == self.start:
             if not self.rule.carried:
                 self.ids[:, held : held + T] = ids
-            self._look(ids)
             return held
         self.start = start
         kept = max(0, self.held - T)
         self.ids[:, :kept] = self.ids[:, held - kept : held]
         self.ids[:, kept : self.held] = ids[:, T - (self.held - kept) :]
-        if self.counts is not None:  # they do not look back beyond what is in sight either
-            self.contexts = self.counts.start(len(ids))
-            self._look(self.ids[:, : self.held])
         return None
 
     def log_next(self) -> NDArray[np.floating[Any]] | None:

@@ -139,8 +139,11 @@ def test_a_position_never_sees_the_counts_of_its_own_fold() -> None:
     np.testing.assert_allclose(*(model.rows(contexts, fold) for model in dense), rtol=0, atol=1e-12)
     assert not np.allclose(*(model.rows(contexts) for model in dense))
     starts = np.array([first - 1])
-    with_fold = prior.model.rows(prior.model.contexts(text[None, first - 1 : first + 3])[0], np.full(4, 3))
+    whole = prior.model.contexts(text[None])[0, first - 1 : first + 3]  # windows do not cut what counts see
+    with_fold = prior.model.rows(whole, np.full(4, 3))
     np.testing.assert_allclose(np.exp(prior.log_rows(starts, 4)[0]), with_fold, rtol=1e-5)
+    at_start = prior.model.rows(prior.model.contexts(text[None, :3])[0], np.full(3, 0))
+    np.testing.assert_allclose(np.exp(prior.log_rows(np.array([0]), 3)[0]), at_start, rtol=1e-5)
 
 
 def test_windows_are_left_without_the_prior_as_often_as_asked_and_the_same_each_time(corpus: Corpus) -> None:

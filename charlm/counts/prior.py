@@ -44,18 +44,25 @@ class TrainingPrior:
         return self.built.model
 
     def log_rows(self, starts: Index, T: int) -> LogRows:
-        """What is to be expected at the T positions after each of `starts` (B,): (B, T, V).
-
-        A window of the text is read as if nothing preceded it, as the transformer reads it.
-        """
-        at = starts[:, None] + np.arange(T)
-        folds = fold_of(at + 1, len(self.train), FOLDS)  # of what is predicted
-        return self.model.log_rows(self.model.contexts(self.train[at]), folds)
+        """What is to be expected at the T positions after each of `starts` (B,): (B, T, V)."""
+        folds = fold_of(starts[:, None] + np.arange(1, T + 1), len(self.train), FOLDS)  # of what is predicted
+        return self.model.log_rows(contexts_at(self.model, self.train, starts, T), folds)
 
 
-def log_prior(model: KneserNey, ids: Ids, last: int) -> LogRows:
-    """What whole counts say after each of the `last` symbols of texts (B, T) that nothing precedes."""
-    return model.log_rows(model.contexts(ids)[:, ids.shape[1] - last :])
+def log_prior(model: KneserNey, ids: Ids, starts: Index, T: int) -> LogRows:
+    """What whole counts say after each of the T symbols of a text from each of `starts` (B,) on: (B, T, V)."""
+    return model.log_rows(contexts_at(model, ids, starts, T))
+
+
+def contexts_at(model: KneserNey, ids: Ids, starts: Index, T: int) -> Keys:
+    """The contexts that those symbols end, (B, T); what lies beyond the ends of the text is as good as any.
+
+    Counts look as far back as they always do, over the start of the transformer's window too: their
+    few characters of context cost nothing to know.
+    """
+    at = starts[:, None] + np.arange(-model.order, T)
+    read = np.where(at < 0, model.n_symbols, ids[np.clip(at, 0, len(ids) - 1)])
+    return model.contexts(read)[:, model.order :]
 
 
 def log_next(model: KneserNey, contexts: Keys) -> NDArray[np.float64]:

@@ -30,6 +30,7 @@ class Evaluation:
     which: str  # latest, best or the step, as it was asked for
     selected_on_this_text: bool
     rule: ContextRule
+    counts_order: int | None  # characters of context that the counts see which the model begins from
     interval_bits: tuple[float, float] | None
     baselines: dict[str, Yardstick | str]
     warnings: tuple[str, ...]
@@ -40,7 +41,9 @@ class Evaluation:
         if self.rule.carried:
             return "all characters before each (state carried from one to the next)"
         least, most = self.rule.block_size - self.rule.stride, self.rule.block_size
-        return f"{max(1, least)} to {most} characters before each (block {most}, stride {self.rule.stride})"
+        said = f"{max(1, least)} to {most} characters before each (block {most}, stride {self.rule.stride})"
+        seen = self.counts_order or 0
+        return f"{said}; the counts always see {seen}" if seen > least else said
 
     def to_json(self) -> dict[str, Any]:
         """The stable form, of schema 1, but for the run's name, which a checkpoint does not know."""
@@ -52,6 +55,7 @@ class Evaluation:
             "selected_on_this_text": self.selected_on_this_text,
             "block_size": self.rule.block_size,
             "stride": self.rule.stride,
+            "counts_order": self.counts_order,
             "state_carried": self.rule.carried,
             "chars": figure.chars,
             "bytes": figure.bytes,
@@ -96,6 +100,7 @@ def evaluate(
         which=which,
         selected_on_this_text=selected,
         rule=rule,
+        counts_order=predictor.counts.order if predictor.counts else None,
         interval_bits=(interval[0] / log(2), interval[1] / log(2)) if interval else None,
         baselines=baselines,
         warnings=(
