@@ -138,7 +138,8 @@ class TransformerPredictor:
             start, first, end = rule.window(k, len(ids))
             read = torch.from_numpy(ids[start:end].astype(np.int64))[None].to(self._device())
             log_prior = self._prior(ids, [start], end - 1 - start)
-            logp = self._log_probabilities(self.model.hidden(read[:, :-1], cache), log_prior)  # (1, T, V)
+            hidden = self.model.hidden(read[:, :-1], cache, log_prior=log_prior)
+            logp = self._log_probabilities(hidden, log_prior)  # (1, T, V)
             assert first == start + 1
             if k in wanted:
                 yield logp.gather(2, read[:, 1:, None])[0, :, 0].double().cpu().numpy()
@@ -151,9 +152,11 @@ class TransformerPredictor:
             row[: end - start] = ids[start:end]
         read = torch.from_numpy(rows).to(self._device())
         skip = min(first - start for start, first, _ in bounds) - 1
-        hidden = self.model.hidden(read[:, :-1])[:, skip:]  # (B, T, C)
-        log_prior = self._prior(ids, [start + skip for start, *_ in bounds], hidden.shape[1])
-        logp = self._log_probabilities(hidden, log_prior)  # (B, T, V)
+        log_prior = self._prior(ids, [start for start, *_ in bounds], longest - 1)
+        hidden = self.model.hidden(read[:, :-1], log_prior=log_prior)[:, skip:]  # (B, T, C)
+        logp = self._log_probabilities(
+            hidden, None if log_prior is None else log_prior[:, skip:]
+        )  # (B, T, V)
         chosen = logp.gather(2, read[:, 1 + skip :, None])[..., 0].double().cpu().numpy()
         return [
             row[first - start - 1 - skip : end - start - 1 - skip]
@@ -197,10 +200,10 @@ class TransformerPredictor:
         if state.take(ids.numpy()) is None:
             state.cache = self.model.cache(B)
             ids = torch.from_numpy(state.ids[:, : state.held].copy())
-        hidden = self.model.hidden(ids.to(self._device()), state.cache)[:, -1]  # (B, C)
-        known = state.log_next()
-        prior = None if known is None else torch.from_numpy(known).to(self._device(), hidden.dtype)
-        return state, self._log_probabilities(hidden, prior)
+        known = state.log_prior()
+        prior = None if known is None else torch.from_numpy(known).to(self._device())  # (B, T, V)
+        hidden = self.model.hidden(ids.to(self._device()), state.cache, log_prior=prior)[:, -1]  # (B, C)
+        return state, self._log_probabilities(hidden, None if prior is None else prior[:, -1])
 
     def read_id(self, state: TextState, ids: NDArray[np.int64]) -> tuple[TextState, Numbers]:
         """Read an id (B,) of each text: the new state, and logits (B, symbols of the model)."""
@@ -232,12 +235,13 @@ class TransformerPredictor:
     def _read(self, state: TextState, ids: NDArray[np.int64]) -> Numbers:
         """Logits (B, symbols of the model) of what follows ids (B, T), by the fast path."""
         assert state.stepper is not None
-        at = state.take(ids)
-        logits = state.stepper.read(state.ids[:, : state.held], at or 0)
-        known = state.log_next()
+        assert self._folded is not None
+        at, known = state.take(ids), state.log_prior()
+        told = None if known is None else self._folded.told(known)
+        logits = state.stepper.read(state.ids[:, : state.held], at or 0, told)
         if known is None:
             return logits
-        known = known.astype(logits.dtype, copy=False)
+        known = known[:, -1].astype(logits.dtype, copy=False)
         known *= 1 + logits[:, -1:]
         known += logits[:, :-1]
         return known

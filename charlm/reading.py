@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from charlm.context import ContextRule
 from charlm.counts.c_rows import CRows
+from charlm.counts.grams import Keys
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.prior import log_next
 from charlm.model.c_stepper import CStepper
@@ -35,7 +36,9 @@ class TextState:
         self.start = 0  # where the text that the cache holds begins
         self.ids = np.empty((batch_size, 0 if rule.carried else rule.block_size), dtype=np.int64)
         self.counts, self._rows = counts, rows  # that the model begins from, if it does; rows faster
-        self.contexts = counts.start(batch_size) if counts is not None else None  # (B,)
+        self._last = counts.start(batch_size) if counts is not None else None  # the contexts' keys, (B,)
+        self._keys = np.empty(self.ids.shape, dtype=np.uint64)  # those after each of the ids in sight
+        self._unread: Keys | None = None  # those after the ids that are to be read, (B, T)
 
     @property
     def held(self) -> int:
@@ -46,29 +49,39 @@ class TextState:
         """Note ids (B, T) as read; from where on those in sight are to be read, None for all of them anew."""
         T, held = ids.shape[1], self.held
         self.length += T
-        self._look(ids)
+        keys = self._look(ids)
         start = self.rule.start(self.length)
         if start == self.start:
             if not self.rule.carried:
                 self.ids[:, held : held + T] = ids
+                self._keys[:, held : held + T] = keys
+            self._unread = keys
             return held
         self.start = start
         kept = max(0, self.held - T)
-        self.ids[:, :kept] = self.ids[:, held - kept : held]
-        self.ids[:, kept : self.held] = ids[:, T - (self.held - kept) :]
+        for there, new in ((self.ids, ids), (self._keys, keys)):
+            there[:, :kept] = there[:, held - kept : held]
+            there[:, kept : self.held] = new[:, T - (self.held - kept) :]
+        self._unread = self._keys[:, : self.held]
         return None
 
-    def log_next(self) -> NDArray[np.floating[Any]] | None:
-        """What the counts say of what comes next, if there are any: (B, V)."""
-        if self.counts is None or self.contexts is None:
+    def log_prior(self) -> NDArray[np.floating[Any]] | None:
+        """What the counts say, if there are any, after each of the ids that are to be read: (B, T, V)."""
+        if self.counts is None or self._unread is None:
             return None
-        if self._rows is not None:
-            return self._rows.log_next(self.contexts)
-        return log_next(self.counts, self.contexts)
+        keys = self._unread.reshape(-1)
+        rows = self._rows.log_next(keys) if self._rows is not None else log_next(self.counts, keys)
+        return rows.reshape(*self._unread.shape, -1)
 
-    def _look(self, ids: NDArray[np.int64]) -> None:
-        """Move the counts' contexts on by ids (B, T)."""
-        if self.counts is None or self.contexts is None:
-            return
-        for column in ids.T[-max(1, self.counts.order) :]:
-            self.contexts = self.counts.step(self.contexts, column)
+    def _look(self, ids: NDArray[np.int64]) -> Keys:
+        """Move the counts' contexts on by ids (B, T): the keys of those that end at each, (B, T)."""
+        keys = np.empty(ids.shape, dtype=np.uint64)
+        if self.counts is None or self._last is None:
+            return keys
+        order = self.counts.order
+        for t, column in enumerate(ids.T[:order]):
+            keys[:, t] = self._last = self.counts.step(self._last, column)
+        if ids.shape[1] > order:  # from there on they know nothing of what was read before
+            keys[:, order:] = self.counts.contexts(ids)[:, order:]
+            self._last = keys[:, -1].copy()
+        return keys

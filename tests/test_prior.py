@@ -58,13 +58,23 @@ def test_an_untrained_model_says_exactly_what_the_counts_say(corpus: Corpus, str
     np.testing.assert_allclose(ours.score(unknown, rule), theirs.score(unknown, rule), rtol=0, atol=1e-5)
 
 
+def through_blocks(model: LanguageModel, x: torch.Tensor) -> torch.Tensor:
+    """What the blocks make of their input (1, T, C)."""
+    places = model.places(torch.arange(x.shape[1]), None, x)
+    for block in model.blocks:
+        x = block(x, places, None)
+    return x
+
+
 def test_the_logits_are_those_of_the_formula(corpus: Corpus) -> None:
     predictor = shaken(beside_counts(corpus))
     model, counts = predictor.model, predictor.counts
     assert model.prior is not None and counts is not None
     ids = corpus.held_out[:9]
-    h = model.hidden(torch.from_numpy(ids[None].astype(np.int64)))[0, -1].detach().numpy()
     E, w = model.embedding.weight.detach().numpy(), model.prior.gate[0].detach().numpy()
+    R, rows = model.prior.read.detach().numpy(), counts.rows(counts.contexts(ids[None])[0])  # (T, V)
+    told = torch.from_numpy(E[ids] + np.sqrt(rows) @ R.T)  # what goes into the first layer
+    h = model.norm(through_blocks(model, told[None]))[0, -1].detach().numpy()
     logits = E @ h + (1 + w @ h) * np.log(counts.row(counts.contexts(ids[None])[0, -1]))
     expected = logits - np.log(np.exp(logits).sum())
     _, logp = predictor.step(predictor.start(1), torch.from_numpy(ids[None].astype(np.int64)))

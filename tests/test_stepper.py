@@ -129,13 +129,13 @@ def test_of_a_long_prompt_the_model_reads_what_it_can_see(
     predictor, seen = kind(single(NGRAMS[0]), VOCABULARY), []
     real, fast = LanguageModel.hidden, Stepper.read
 
-    def hidden(self: LanguageModel, ids: torch.Tensor, cache: object) -> torch.Tensor:
+    def hidden(self: LanguageModel, ids: torch.Tensor, cache: object, **more: object) -> torch.Tensor:
         seen.append(ids.shape[1])
-        return real(self, ids, cache)  # type: ignore[arg-type]
+        return real(self, ids, cache, **more)  # type: ignore[arg-type]
 
-    def stepped(self: Stepper, ids: np.ndarray, at: int) -> np.ndarray:
+    def stepped(self: Stepper, ids: np.ndarray, at: int, told: np.ndarray | None) -> np.ndarray:
         seen.append(ids.shape[1] - at)
-        return fast(self, ids, at)
+        return fast(self, ids, at, told)
 
     monkeypatch.setattr(LanguageModel, "hidden", hidden)
     monkeypatch.setattr(Stepper, "read", stepped)

@@ -53,14 +53,18 @@ class CStepper:
         """Can it stand for this model?"""
         return folded.dtype == np.float32 and folded.bias is None and folded.small
 
-    def read(self, ids: NDArray[np.int64], at: int) -> Numbers:
-        """Logits (B, V) of what follows the last of ids (B, S), of which the first `at` were read."""
+    def read(self, ids: NDArray[np.int64], at: int, told: Numbers | None = None) -> Numbers:
+        """Logits (B, V) of what follows the last of ids (B, S), of which the first `at` were read.
+
+        `told` (B, T, C) is added to the rows of those that were not.
+        """
         first = self._parts[0]
         if self._threads is None:
-            return first.read(ids, at)
-        others = list(zip(self._parts[1:], self._texts[1:], strict=True))
-        waited = [self._threads.submit(part.read, ids[texts], at) for part, texts in others]
-        mine = first.read(ids[self._texts[0]], at)
+            return first.read(ids, at, told)
+        heard = [None if told is None else told[texts] for texts in self._texts]
+        others = list(zip(self._parts, self._texts, heard, strict=True))[1:]
+        waited = [self._threads.submit(part.read, ids[texts], at, to) for part, texts, to in others]
+        mine = first.read(ids[self._texts[0]], at, heard[0])
         return np.concatenate([mine, *(future.result() for future in waited)])
 
 
@@ -90,20 +94,22 @@ class _Part:
         self._x = np.empty((batch_size, C), np.float32)
         self._logits = np.empty((batch_size, folded.head.shape[1]), np.float32)
         self._call = library.read_ids
-        self._call.argtypes = [Pointer, Pointer, Pointer, Size, Size, Size, Size, Pointer, Pointer, Pointer]
+        self._call.argtypes = [*[Pointer] * 3, *[Size] * 4, *[Pointer] * 4]
         self._call.restype = None
         self._kept = folded
         self._first = (ctypes.addressof(self._model), ctypes.addressof(self._layers))
         self._last = (_pointer(self._room), _pointer(self._logits))
 
-    def read(self, ids: NDArray[np.int64], at: int) -> Numbers:
+    def read(self, ids: NDArray[np.int64], at: int, told: Numbers | None) -> Numbers:
         """Logits (B, V) of what follows; they are overwritten by the next."""
         T = ids.shape[1] - at
         if len(self._x) < self._B * T:
             self._x = np.empty((self._B * T, self._C), np.float32)
         stride = ids.strides[0] // ids.itemsize
         assert ids.strides[1] == ids.itemsize and ids.dtype == np.int64
-        self._call(*self._first, ids.ctypes.data, stride, self._B, T, at, self._x.ctypes.data, *self._last)
+        assert told is None or told.dtype == np.float32
+        read = (ids.ctypes.data, stride, self._B, T, at, _pointer(told))
+        self._call(*self._first, *read, self._x.ctypes.data, *self._last)
         return self._logits
 
 

@@ -33,6 +33,7 @@ class Folded:
         gate = [] if model.prior is None else [model.prior.gate]  # a column more: the prior's weight
         self.head = _folded(torch.cat((weight, *gate)), model.norm.weight)  # (C, V or V + 1)
         self.dtype = self.head.dtype
+        self.reads = None if model.prior is None else _array(model.prior.read.T)  # (V, C)
         # One row of zeros more: unknown ids read as nothing.
         self.embedding = np.pad(_array(weight), ((0, 1), (0, 0)))
         self.ngrams = FoldedNGrams(model.ngrams) if model.ngrams is not None else None
@@ -59,6 +60,12 @@ class Folded:
         short = model.block_size <= LONGEST  # what is laid out for a block grows with its square
         short &= model.ngrams is None or model.ngrams.rows <= MOST_ROWS
         return plain and short and set(model.config.mixers) == {"attention"}
+
+    def told(self, log_prior: Numbers) -> Numbers:
+        """What the first layer is told of a prior (B, T, V): (B, T, C), as `Prior.told` has it."""
+        assert self.reads is not None
+        told: Numbers = np.dot(np.exp(log_prior.astype(self.dtype, copy=False) * 0.5), self.reads)
+        return told
 
     def _bias(self, bias: Tensor, n_head: int) -> Numbers | None:
         """What is added to scores, (K, G, W, W), where it does more than hide what comes after."""

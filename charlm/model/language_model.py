@@ -109,7 +109,7 @@ class LanguageModel(nn.Module):
         mixers = config.mixers
         self.blocks = nn.ModuleList(Block(config, mixers[i % len(mixers)]) for i in range(config.n_layer))
         self.norm = Norm(config.n_embd)
-        self.prior = Prior(config.n_embd) if config.counts else None
+        self.prior = Prior(config.n_embd, n_symbols) if config.counts else None
         self.compiled: Callable[..., Tensor] | None = None  # `through`, for training
 
     def forward(
@@ -125,7 +125,7 @@ class LanguageModel(nn.Module):
         of each id, documents are kept apart; they stand in runs. `log_prior` (B, T, V) is what the
         counts say of what follows, for a model that was made to begin there.
         """
-        return self.logits(self.hidden(ids, cache, docs), log_prior)
+        return self.logits(self.hidden(ids, cache, docs, log_prior), log_prior)
 
     def logits(self, hidden: Tensor, log_prior: Tensor | None = None) -> Tensor:
         """What the head says, from what it reads (B, T, C), and the prior (B, T, V), if any: (B, T, V)."""
@@ -135,12 +135,21 @@ class LanguageModel(nn.Module):
         assert self.prior is not None, "this model has no weight for a prior"
         return self.prior(logits, hidden, log_prior)  # type: ignore[no-any-return]
 
-    def hidden(self, ids: Tensor, cache: Cache | None = None, docs: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        ids: Tensor,
+        cache: Cache | None = None,
+        docs: Tensor | None = None,
+        log_prior: Tensor | None = None,
+    ) -> Tensor:
         """What the head reads: (B, T, C), normalised."""
         assert cache is None or (docs is None and self.config.causal), "a cache holds one text, in order"
         start, T = cache.length if cache else 0, ids.shape[1]
         q_pos = torch.arange(start, start + T)
         x = self.position.embed(self.embed(ids, cache), q_pos)
+        if log_prior is not None:
+            assert self.prior is not None, "this model has no weights for a prior"
+            x = x + self.prior.told(log_prior)
         places = self.places(q_pos, docs, x)
         through = self.compiled if self.compiled is not None and self.training else self.through
         x = through(x, places, cache)
@@ -194,7 +203,10 @@ def initialise(model: LanguageModel, generator: torch.Generator) -> None:
     """
     C = model.embedding.embedding_dim
     for name, weight in model.named_parameters():
-        if name.endswith(("out.weight", "down.weight", "ngrams.table", "prior.gate")) or "bias" in name:
+        if (
+            name.endswith(("out.weight", "down.weight", "ngrams.table", "prior.gate", "prior.read"))
+            or "bias" in name
+        ):
             nn.init.zeros_(weight)
         elif weight.ndim == 2:
             nn.init.normal_(weight, std=1 / sqrt(weight.shape[1]), generator=generator)

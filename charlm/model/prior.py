@@ -1,4 +1,4 @@
-"""Counts as where a model begins: their logarithms are added to its logits, with a learned weight.
+"""Counts as where a model begins: it reads what they expect, and their logarithms are added to its logits.
 
 Axes: B batch, T positions, C width, V symbols.
 """
@@ -16,13 +16,21 @@ class Prior(nn.Module):
     logits = E h + g log p, where p is what the counts say and g = 1 + w h, with the head E, a learned
     w, and h from the last layer. w starts at zero, and so does h (by the gain of the norm before it):
     the untrained model says exactly what the counts say. Where it finds reason to doubt them it lowers
-    g, which flattens p, or outvotes them by E h. In training the counts of a position leave out its
-    own part of the text, which they would know by heart. Li et al. 2022, arXiv 2210.14431.
+    g, which flattens p, or outvotes them by E h. So that it can find reason, what goes into the first
+    layer is told p too: R sqrt(p) is added, with a learned R that starts at zero (a square root, so
+    that what is likely in the second place is still seen). In training the counts of a position leave
+    out its own part of the text, which they would know by heart. Li et al. 2022, arXiv 2210.14431.
     """
 
-    def __init__(self, n_embd: int) -> None:
+    def __init__(self, n_embd: int, n_symbols: int) -> None:
         super().__init__()
         self.gate = nn.Parameter(torch.empty(1, n_embd))
+        self.read = nn.Parameter(torch.empty(n_embd, n_symbols))
+
+    def told(self, log_prior: Tensor) -> Tensor:
+        """What the first layer is told of it: (B, T, C) from (B, T, V). Rows of zeros are no prior, and say nothing."""
+        roots = (log_prior / 2).exp() * (log_prior.amin(dim=-1, keepdim=True) < 0)
+        return F.linear(roots.to(self.read.dtype), self.read)
 
     def forward(self, logits: Tensor, hidden: Tensor, log_prior: Tensor) -> Tensor:
         """The model's logits (B, T, V) and the prior's together; `hidden` (B, T, C) is what the head reads."""

@@ -163,13 +163,14 @@ static void answer(const Model *m, const Layer *layer, float *x, float *y, const
 }
 
 /* Logits (B, V) of what follows the last of ids, `stride` apart for each text, of which T are read now, from
-   place `at` on. x is room for (B T, C); room for TILE (C + (H + 2 K) D + 3 F + 2 C) + W numbers. */
+   place `at` on; to their rows `told` (B, T, C) is added, unless it is null. x is room for (B T, C); room for TILE (C + (H + 2 K) D + 3 F + 2 C) + W numbers. */
 void read_ids(const Model *m, const Layer *layers, const int64_t *ids, int64_t stride, int64_t B, int64_t T,
-              int64_t at, float *x, float *room, float *logits) {
+              int64_t at, const float *told, float *x, float *room, float *logits) {
     const int64_t C = m->C, wide = (m->H + 2 * m->K) * m->D;
     float *y = room, *qkv = y + TILE * C, *both = qkv + TILE * wide, *weights = both + TILE * (3 * m->F + 2 * C);
     int64_t R = B * T;
     for (int64_t r = 0; r < R; r++) embed(m, ids + r / T * stride + at + r % T, at + r % T, x + r * C);
+    if (told) add(x, told, R * C);
     for (int64_t l = 0; l < m->n_layer; l++) {
         const int last = l == m->n_layer - 1 && T > 1;
         for (int64_t r = 0; r < R; r += TILE) {

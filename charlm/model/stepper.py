@@ -29,20 +29,28 @@ class Stepper:
         self.values = np.ones((*shape, layer.head_size + 1), folded.dtype)
         self._rooms: dict[tuple[int, int], _Room] = {}
 
-    def read(self, ids: NDArray[np.int64], at: int) -> Numbers:
-        """Logits (B, V) of what follows the last of ids (B, S), of which the first `at` were read."""
+    def read(self, ids: NDArray[np.int64], at: int, told: Numbers | None = None) -> Numbers:
+        """Logits (B, V) of what follows the last of ids (B, S), of which the first `at` were read.
+
+        `told` (B, T, C) is added to the rows of those that were not.
+        """
         B, T = len(ids), ids.shape[1] - at
         size = max(1, min(TEXTS_AT_ONCE, ROWS_AT_ONCE // T))
         with np.errstate(over="ignore"):  # of a gate so far below zero that it is shut
             if size >= B:
-                return self._read(slice(None), ids, at)
+                return self._read(slice(None), ids, at, told)
             parts = [slice(i, i + size) for i in range(0, B, size)]
-            return np.concatenate([self._read(part, ids[part], at) for part in parts])
+            heard = [None if told is None else told[part] for part in parts]
+            return np.concatenate(
+                [self._read(part, ids[part], at, to) for part, to in zip(parts, heard, strict=True)]
+            )
 
-    def _read(self, part: slice, ids: NDArray[np.int64], at: int) -> Numbers:
+    def _read(self, part: slice, ids: NDArray[np.int64], at: int, told: Numbers | None) -> Numbers:
         B, S = ids.shape
         room = self._room(B, S - at)
         self._embed(room, ids, at)
+        if told is not None:
+            room.x += told.reshape(room.x.shape)
         keys, values = self.keys[:, part, :, :S], self.values[:, part, :, :S]
         layers = self.folded.layers
         for layer, k, v in zip(layers, keys, values, strict=True):
