@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.context import ContextRule
-from charlm.counts.c_rows import CRows
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.prior import log_next
 from charlm.model.c_stepper import CStepper
@@ -27,14 +26,13 @@ class TextState:
         cache: Cache | None,
         stepper: Stepper | CStepper | None,
         counts: KneserNey | None = None,
-        rows: CRows | None = None,
     ) -> None:
         self.rule = rule
         self.cache, self.stepper = cache, stepper  # one of them: torch's, or that of the fast path
         self.length = 0  # characters read so far
         self.start = 0  # where the text that the cache holds begins
         self.ids = np.empty((batch_size, 0 if rule.carried else rule.block_size), dtype=np.int64)
-        self.counts, self._rows = counts, rows  # that the model begins from, if it does; rows faster
+        self.counts = counts  # that the model begins from, if it does
         self.contexts = counts.start(batch_size) if counts is not None else None  # (B,)
 
     @property
@@ -62,8 +60,8 @@ class TextState:
         """What the counts say of what comes next, if there are any: (B, V)."""
         if self.counts is None or self.contexts is None:
             return None
-        if self._rows is not None:
-            return self._rows.log_next(self.contexts)
+        if self.counts.filler is not None:
+            return self.counts.log_rows(self.contexts)
         return log_next(self.counts, self.contexts)
 
     def _look(self, ids: NDArray[np.int64]) -> None:
