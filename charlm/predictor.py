@@ -97,7 +97,8 @@ class TransformerPredictor:
         self.vocabulary = vocabulary
         self.rule = ContextRule.of_model(model.config)
         self._library = library
-        self._rows: CRows | None = None
+        if counts is not None and library is not None and counts.filler is None:
+            counts.filler = CRows(counts, library)
         self._folded: Folded | None = None  # what reads fastest, laid out once something is to be read
         self._folded_of: list[tuple[int, int]] = []  # the weights that it was laid out from
 
@@ -178,9 +179,7 @@ class TransformerPredictor:
         elif self._folded is not None:
             stepper = Stepper(self._folded, batch_size)
         cache = self.model.cache(batch_size) if stepper is None else None
-        if self.counts is not None and self._library is not None and self._rows is None:
-            self._rows = CRows(self.counts, self._library)
-        return TextState(self.rule, batch_size, cache, stepper, self.counts, self._rows)
+        return TextState(self.rule, batch_size, cache, stepper, self.counts)
 
     @torch.inference_mode()
     def step(self, state: TextState, ids: Tensor) -> tuple[TextState, Tensor]:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.context import ContextRule
-from charlm.counts.c_rows import CRows
 from charlm.counts.grams import Keys
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.prior import log_next
@@ -28,14 +27,13 @@ class TextState:
         cache: Cache | None,
         stepper: Stepper | CStepper | None,
         counts: KneserNey | None = None,
-        rows: CRows | None = None,
     ) -> None:
         self.rule = rule
         self.cache, self.stepper = cache, stepper  # one of them: torch's, or that of the fast path
         self.length = 0  # characters read so far
         self.start = 0  # where the text that the cache holds begins
         self.ids = np.empty((batch_size, 0 if rule.carried else rule.block_size), dtype=np.int64)
-        self.counts, self._rows = counts, rows  # that the model begins from, if it does; rows faster
+        self.counts = counts  # that the model begins from, if it does
         self._last = counts.start(batch_size) if counts is not None else None  # the contexts' keys, (B,)
         self._keys = np.empty(self.ids.shape, dtype=np.uint64)  # those after each of the ids in sight
         self._unread: Keys | None = None  # those after the ids that are to be read, (B, T)
@@ -70,7 +68,8 @@ class TextState:
         if self.counts is None or self._unread is None:
             return None
         keys = self._unread.reshape(-1)
-        rows = self._rows.log_next(keys) if self._rows is not None else log_next(self.counts, keys)
+        known = self.counts
+        rows = log_next(known, keys) if known.filler is None else known.log_rows(keys)
         return rows.reshape(*self._unread.shape, -1)
 
     def _look(self, ids: NDArray[np.int64]) -> Keys:

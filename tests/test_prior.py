@@ -1,5 +1,6 @@
 """Counts as where a model begins: what it says at first, what training sees, and that nothing of it is lost."""
 
+from ctypes import CDLL
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from charlm.counts.build import build
 from charlm.counts.c_rows import CRows
 from charlm.counts.folds import FOLDS, bounds
 from charlm.counts.grams import Packing
+from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.prior import TrainingPrior
 from charlm.counts_predictor import CountsPredictor
 from charlm.model import compiled
@@ -23,6 +25,7 @@ from charlm.predictor import TransformerPredictor
 from charlm.text.corpus import Corpus
 from charlm.training.loop import Trainer
 from charlm.training.plan import Budget, choose
+from charlm.training.prior_rows import PriorRows
 from charlm.training.session import Session
 from charlm.training.start import go_on
 from tests.conftest import After, Never, toy_choice, toy_run
@@ -98,18 +101,70 @@ def test_the_steps_of_a_text_multiply_to_its_score(corpus: Corpus, shape: dict[s
     np.testing.assert_allclose(found, predictor.score(ids), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("n_symbols", [2, 65, 300, 70_000])
-def test_rows_in_c_are_the_same(n_symbols: int) -> None:
-    compiling = compiled.begin()
+def library_of_rows() -> CDLL:
+    """What a compiler made of the rows."""
+    compiling = compiled.rows_alone()
     library = compiling.library() if compiling else None
     if library is None:
         pytest.skip("no compiler here")
-    ids = np.random.default_rng(2).zipf(1.3, 3000).clip(max=n_symbols).astype(np.int64) - 1
-    model = build(ids, n_symbols, min(3, Packing(n_symbols).highest_order), memory=1 << 28).model
-    contexts = np.concatenate(
-        (model.start(1), model.contexts(ids[None, :40])[0], model.contexts(ids[None, ::7])[0])
+    return library
+
+
+@pytest.mark.parametrize("n_folds", [0, 3, 10])
+@pytest.mark.parametrize(("n_symbols", "order"), [(2, 7), (5, 0), (65, 8), (300, 4), (70_000, 2)])
+def test_rows_in_c_are_the_same_to_the_last_bit(n_symbols: int, order: int, n_folds: int) -> None:
+    rng = np.random.default_rng(2)
+    ids = rng.zipf(1.3, 3000).clip(max=n_symbols).astype(np.int64) - 1
+    ids[1000:1800] = 0  # counts too large for a byte
+    built = build(
+        ids, n_symbols, min(order, Packing(n_symbols).highest_order), memory=1 << 28, n_folds=n_folds
     )
-    np.testing.assert_allclose(CRows(model, library).log_next(contexts), model.log_rows(contexts), atol=1e-4)
+    for dense in (True, False):
+        model = KneserNey(built.model.packing, built.model.levels, built.model.shares, dense=dense)
+        unseen = rng.integers(0, n_symbols + 1, (40, 9))
+        contexts = np.concatenate(
+            (
+                model.start(1),
+                model.contexts(ids[None])[0, :: 1 + n_symbols // 1000],
+                model.contexts(unseen)[:, -1],
+            )
+        )
+        folds = rng.integers(0, n_folds, len(contexts)) if n_folds else None
+        in_numpy = [model.log_rows(contexts, which) for which in (None, folds)]
+        model.filler = CRows(model, library_of_rows())
+        for expected, which in zip(in_numpy, (None, folds), strict=True):
+            assert np.array_equal(model.log_rows(contexts, which).view(np.uint32), expected.view(np.uint32))
+
+
+class Late:
+    """A compiler that is done when it was asked for the n-th time."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    @property
+    def waits(self) -> bool:
+        self.left -= 1
+        return self.left >= 0
+
+    def library(self) -> CDLL:
+        return library_of_rows()
+
+
+def test_a_run_has_the_same_weights_whenever_the_compiler_is_done(corpus: Corpus) -> None:
+    weights = []
+    for batches in (0, 4, 99):
+        session = beside_counts(corpus, 8, counts_order=8)
+        assert session.prior is not None
+        session.prior_rows = PriorRows(session.prior, session.windows, 0.2, Late(batches))  # type: ignore[arg-type]
+        trainer = Trainer(session, None)  # type: ignore[arg-type]
+        for _ in range(8):
+            list(trainer._step())
+        assert (session.prior.model.filler is None) == (batches == 99)
+        weights.append(session.model.state_dict())
+    for other in weights[1:]:
+        for name, weight in weights[0].items():
+            assert torch.equal(weight, other[name]), name
 
 
 @pytest.mark.parametrize("in_c", [False, True])

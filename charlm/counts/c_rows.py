@@ -1,4 +1,4 @@
-"""The same rows as `KneserNey.row`, by a compiled function: one call for the contexts of many texts."""
+"""The same rows as `KneserNey.fill`, to the last bit, by a compiled function."""
 
 import ctypes
 from typing import Any
@@ -8,40 +8,73 @@ from numpy.typing import NDArray
 
 from charlm.counts.grams import Keys
 from charlm.counts.kneser_ney import KneserNey
+from charlm.counts.level import Index
 
 Pointer = ctypes.c_void_p
 Size = ctypes.c_int64
-ARRAYS = ("contexts", "starts", "symbols", "added", "back")
+ARRAYS = ("contexts", "starts", "symbols", "counts", "share", "discounts")
+SIZES = ("n", "symbol_bytes", "count_bytes", "share_bytes", "known")
 
 
 class _Level(ctypes.Structure):
-    _fields_ = [*((name, Pointer) for name in ARRAYS), ("n", Size)]
+    _fields_ = [*((name, Pointer) for name in ARRAYS), *((name, Size) for name in SIZES)]
+
+
+class _Table(ctypes.Structure):
+    _fields_ = [("levels", Pointer), ("base", Pointer), *((name, Size) for name in ("n", "bits", "V", "F"))]
 
 
 class CRows:
-    """Counts laid out for charlm/counts/rows.c; what is pointed to is kept."""
+    """Counts laid out for charlm/counts/rows.c; what is pointed to is kept. Threads may share it."""
 
     def __init__(self, model: KneserNey, library: ctypes.CDLL) -> None:
-        arrays = [(level.contexts, level.starts, level.symbols, *level.ready) for level in model.levels]
-        self._kept = [tuple(map(np.ascontiguousarray, each)) for each in arrays]
-        self._levels = (_Level * len(arrays))(
-            *(_Level(*(array.ctypes.data for array in each), len(each[0])) for each in self._kept)
+        self._kept: list[NDArray[Any]] = []
+        self._levels = (_Level * len(model.levels))(
+            *(self._level(model, k) for k in range(len(model.levels)))
         )
-        self._V = model.n_symbols
-        self._first = (
+        base = self._pointer(model.base)
+        self._table = _Table(
             ctypes.addressof(self._levels),
-            len(arrays),
+            base,
+            len(model.levels),
             model.packing.bits,
-            model.levels[0].symbols.itemsize,
-            self._V,
+            model.n_symbols,
+            model.n_folds,
         )
-        self._call = library.log_rows
-        self._call.argtypes = [Pointer, Size, Size, Size, Size, Pointer, Size, Pointer]
+        self._at = ctypes.addressof(self._table)
+        self._room = model.n_symbols * (len(model.levels) + 1)
+        self._n_folds = model.n_folds
+        self._call = library.rows
+        self._call.argtypes = [Pointer, Pointer, Pointer, Size, Pointer, Pointer]
         self._call.restype = None
 
-    def log_next(self, contexts: Keys) -> NDArray[np.floating[Any]]:
-        """Log-probabilities (B, V) of what follows each context (B,)."""
-        contexts = np.ascontiguousarray(contexts)
-        out = np.empty((len(contexts), self._V), np.float32)
-        self._call(*self._first, contexts.ctypes.data, len(contexts), out.ctypes.data)
-        return out
+    def fill(self, contexts: Keys, folds: Index | None, out: NDArray[np.float32]) -> None:
+        """Put the rows of contexts (N,), without the fold of each (N,) if given, into out (N, V)."""
+        contexts = np.ascontiguousarray(contexts, dtype=np.uint64)
+        room = np.empty(self._room)
+        assert out.flags.c_contiguous and out.dtype == np.float32
+        at = None
+        if folds is not None:
+            assert self._n_folds and len(folds) == len(contexts)
+            folds = np.ascontiguousarray(folds, dtype=np.int64)
+            at = folds.ctypes.data
+        self._call(self._at, contexts.ctypes.data, at, len(contexts), room.ctypes.data, out.ctypes.data)
+
+    def _level(self, model: KneserNey, k: int) -> _Level:
+        level, known = model.levels[k], model.offsets
+        share = model.shares[k].counts if model.shares else None
+        arrays = (level.contexts, level.starts, level.symbols, level.counts, share, level.discounts)
+        return _Level(
+            *map(self._pointer, arrays),
+            len(level.contexts),
+            level.symbols.itemsize,
+            level.counts.itemsize,
+            share.itemsize if share is not None else 0,
+            known[k] if k < len(known) else -1,
+        )
+
+    def _pointer(self, array: NDArray[Any] | None) -> int | None:
+        if array is None:
+            return None
+        self._kept.append(np.require(array, requirements=("C", "A")))
+        return self._kept[-1].ctypes.data

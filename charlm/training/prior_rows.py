@@ -8,7 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from charlm.counts.c_rows import CRows
 from charlm.counts.prior import LogRows, TrainingPrior
+from charlm.model.compiled import Compiling
 from charlm.randomness import uniform
 from charlm.text.batches import Windows
 
@@ -17,10 +19,16 @@ LEFT_OUT = 2
 
 
 class PriorRows:
-    """What the counts say at every position of a batch, each without its own fold of the text."""
+    """What the counts say at every position of a batch, each without its own fold of the text.
 
-    def __init__(self, prior: TrainingPrior, windows: Windows, dropout: float) -> None:
+    What is being compiled to make them faster is used from when it is there; they are the same without.
+    """
+
+    def __init__(
+        self, prior: TrainingPrior, windows: Windows, dropout: float, compiling: Compiling | None = None
+    ) -> None:
         self.prior, self.windows, self.dropout = prior, windows, dropout
+        self._compiling = compiling
         self._thread = ThreadPoolExecutor(1)
         self._ahead: tuple[int, Future[LogRows]] | None = None
 
@@ -34,6 +42,9 @@ class PriorRows:
     def made(self, step: int) -> LogRows:
         """The same, made here and now. Some windows are left without: their rows are zeros."""
         windows = self.windows
+        if self._compiling is not None and not self._compiling.waits:
+            library, self._compiling = self._compiling.library(), None
+            self.prior.model.filler = CRows(self.prior.model, library) if library else None
         rows = self.prior.log_rows(windows.starts(step), windows.block_size)
         if self.dropout:
             draws = uniform(windows.seed, step, np.arange(windows.batch_size), LEFT_OUT)

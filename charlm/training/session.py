@@ -11,6 +11,7 @@ from charlm.counts import table_file
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.prior import TrainingPrior
 from charlm.errors import CheckpointError
+from charlm.model import compiled
 from charlm.model.language_model import LanguageModel, initialise
 from charlm.text.batches import Windows
 from charlm.text.corpus import Corpus
@@ -37,10 +38,13 @@ class Session:
         self.model = LanguageModel(model, corpus.vocabulary.n_symbols)
         initialise(self.model, torch.Generator().manual_seed(training.seed))
         self.model.to(self.device).train()
+        compiling = compiled.rows_alone() if model.counts else None  # while the text is counted
         self.prior = self._counted()
         self.counts = None if self.prior is None else table_file.dump(self.prior.model)
         self.prior_rows = (
-            None if self.prior is None else PriorRows(self.prior, self.windows, model.counts_dropout or 0.0)
+            None
+            if self.prior is None
+            else PriorRows(self.prior, self.windows, model.counts_dropout or 0.0, compiling)
         )
         assert training.optimizer is not None
         self.optimizer = Optimizer(
