@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 Gram = tuple[int, ...]
-BEFORE = -1  # what stands before the text
+BEFORE = -1  # what stands before the text; any below 0 is no symbol
 
 
 class Plain:
@@ -24,7 +24,7 @@ class Plain:
         self.n_symbols, self.order = n_symbols, order
         self.counts: list[dict[Gram, int]] = [{}] * (order + 1)
         for k in range(order, -1, -1):
-            self.counts[k] = {gram: n for gram, n in counts.items() if BEFORE not in gram}
+            self.counts[k] = {gram: n for gram, n in counts.items() if min(gram) >= 0}
             counts = Counter(gram[1:] for gram in counts)
         self.discounts = discounts or [by_paper(list(level.values())) for level in self.counts]
         self.after: list[dict[Gram, dict[int, int]]] = []
