@@ -1,7 +1,8 @@
 """`charlm eval`: an honest figure for a text, with yardsticks beside it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +11,15 @@ import typer
 from charlm.cli.chosen import chosen, corpus_of_run
 from charlm.cli.console import checkpoints_root, count, note_files, print_json, say, table, text_of, warn
 from charlm.cli.options import AsJson, Checkpoints, Run, Which
+from charlm.cli.reading import Bar
 from charlm.errors import ResourceError, TextError, UsageError
 from charlm.terminal import one_line
 
 if TYPE_CHECKING:
+    from charlm.checkpoint.snapshot import Snapshot
+    from charlm.context import ContextRule
     from charlm.evaluation.report import Evaluation
+    from charlm.evaluation.score import Figure
     from charlm.text.corpus import Corpus
 
 EXAMPLES = """Examples:
@@ -22,7 +27,11 @@ EXAMPLES = """Examples:
   charlm eval chapter.txt --run novels      any text
   charlm eval --part test                   what --test kept back, once all is chosen
   charlm eval --stride 64 --json            as data; stride = block: blocks without overlap
+  charlm eval --online                      also with what learns as it reads, to compare with xz and ppmd
   charlm eval poem.txt --per-char bits.jsonl  the bits of every character"""
+
+OF_KIND = {"model": "this model", "counts": "its counts"}
+LEARNS = "learns from each 64 characters once scored: compare with xz and ppmd only"
 
 Part = Annotated[
     str | None,
@@ -46,6 +55,13 @@ def command(
         typer.Option(metavar="FILE", help="Write each character's offset and bits, as JSON lines."),
     ] = None,
     part: Part = None,
+    online: Annotated[
+        bool,
+        typer.Option(
+            "--online",
+            help="Also the figures of counts and model that learn from each 64 characters once these are scored.",
+        ),
+    ] = False,
     encoding: Annotated[
         str | None, typer.Option(metavar="NAME", help="The encoding of the files; by default UTF-8.")
     ] = None,
@@ -72,12 +88,32 @@ def command(
     except ValueError as error:
         raise UsageError(str(error)) from None
     evaluation = evaluate(snapshot, which, texts, rule, corpus)
+    if online:
+        evaluation = replace(evaluation, online=_online(snapshot, rule, texts))
     if per_char is not None:
         _write_per_char(Path(per_char), evaluation)
     if as_json:
         print_json({"run": name, **evaluation.to_json()})
     else:
         _show(name, evaluation)
+
+
+def _online(
+    snapshot: "Snapshot", rule: "ContextRule", texts: Sequence[tuple[str, str]]
+) -> "Mapping[str, Figure]":
+    """The figures of what learns as it reads, with a bar meanwhile."""
+    from charlm.evaluation.online import Learners, scoring_online
+
+    work, bar = scoring_online(Learners.of(snapshot, rule), texts), Bar(" symbols")
+    try:
+        while True:
+            progress = next(work)
+            bar("learning as it reads", progress.symbols, progress.of)
+    except StopIteration as end:
+        figures: Mapping[str, Figure] = end.value
+        return figures
+    finally:
+        bar.close()
 
 
 def _check_part(part: str | None, files: list[str] | None) -> None:
@@ -154,6 +190,10 @@ def _show(name: str, evaluation: "Evaluation") -> None:
     table([("run", f"{name}, {evaluation.which}, step {evaluation.step}"), *rows])
     print()
     lines = [("this model", f"{figure.bits_per_char:.4f}", "")]
+    if evaluation.counts is not None:
+        lines.append(
+            (OF_KIND["counts"], f"{evaluation.counts.bits_per_char:.4f}", "what it begins from, alone")
+        )
     for title, stick in evaluation.baselines.items():
         if isinstance(stick, str):
             lines.append((title, "-", stick))
@@ -163,5 +203,12 @@ def _show(name: str, evaluation: "Evaluation") -> None:
                 said = f"counts of the training part, {stick.order} characters of context"
             lines.append((title, f"{stick.bits_per_char:.4f}", said))
     table(lines, header=("yardstick", "bits/char", ""), numbers=(1,))
+    if evaluation.online:
+        print()
+        lines = [
+            (OF_KIND[kind], f"{learned.bits_per_char:.4f}", LEARNS)
+            for kind, learned in evaluation.online.items()
+        ]
+        table(lines[::-1], header=("online", "bits/char", ""), numbers=(1,))
     for text in evaluation.warnings:
         warn(text)

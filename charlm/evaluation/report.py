@@ -1,7 +1,7 @@
 """Everything that `charlm eval` says of some texts, as one object."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from math import log
 from typing import Any
@@ -11,7 +11,9 @@ import numpy as np
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import FEWEST_HELD_OUT
 from charlm.context import ContextRule
+from charlm.counts_predictor import CountsPredictor
 from charlm.evaluation.intervals import bootstrap_interval
+from charlm.evaluation.online import COUNTS, MODEL
 from charlm.evaluation.overlap import PASSAGE, overlap
 from charlm.evaluation.score import Figure, score_text
 from charlm.evaluation.yardsticks import KNESER_NEY, LAST_BYTES, Yardstick, kneser_ney, yardsticks
@@ -34,6 +36,17 @@ class Evaluation:
     interval_bits: tuple[float, float] | None
     baselines: dict[str, Yardstick | str]
     warnings: tuple[str, ...]
+    counts: Figure | None  # of the counts that the model begins from, alone, where it does
+    online: Mapping[str, Figure] = field(default_factory=dict)  # what learned as it read, by kind
+
+    @property
+    def figures(self) -> Iterator[tuple[str, bool, Figure]]:
+        """Each figure with its kind, and whether it is online: then it learned from the text it is of."""
+        if self.counts is not None:
+            yield COUNTS, False, self.counts
+        yield MODEL, False, self.figure
+        for kind, figure in self.online.items():
+            yield kind, True, figure
 
     @property
     def context(self) -> str:
@@ -51,6 +64,8 @@ class Evaluation:
         return {
             "schema": SCHEMA,
             "kind": "transformer",
+            "online": False,
+            "figures": [_figure(*each) for each in self.figures],
             "checkpoint": {"which": self.which, "step": self.step},
             "selected_on_this_text": self.selected_on_this_text,
             "block_size": self.rule.block_size,
@@ -80,6 +95,7 @@ def evaluate(
     """Score named texts with a checkpoint; `corpus` is what it was trained on, where that is there."""
     predictor = TransformerPredictor.of(snapshot)
     figure = Figure([score_text(predictor, name, text, rule) for name, text in texts])
+    alone = None if predictor.counts is None else CountsPredictor(predictor.counts, predictor.vocabulary)
     joined = "".join(text for _, text in texts)
     held_out = corpus is not None and joined == corpus.held_out_text()
     selected = held_out and _is_best(snapshot, which)
@@ -108,6 +124,7 @@ def evaluate(
             *_warnings(figure, predictor, corpus, texts, selected),
             *missing,
         ),
+        counts=Figure([score_text(alone, name, text) for name, text in texts]) if alone else None,
     )
 
 
@@ -151,6 +168,17 @@ def _warnings(
         found.append(f"{figure.chars} characters are too few for the figure to mean much")
     assert np.isfinite(figure.nats).all()
     return tuple(found)
+
+
+def _figure(kind: str, online: bool, figure: Figure) -> dict[str, Any]:
+    """A figure as JSON; an online one is comparable with adaptive compressors only."""
+    return {
+        "kind": kind,
+        "online": online,
+        "chars": figure.chars,
+        "nats_per_char": figure.nats_per_char,
+        "bits_per_char": figure.bits_per_char,
+    }
 
 
 def _stick(stick: Yardstick | str) -> dict[str, Any] | None:

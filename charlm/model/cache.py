@@ -24,12 +24,20 @@ class KeyValues:
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
+    def detach(self) -> None:
+        """Forget how the keys and values came about: no gradient flows back through them."""
+        self.keys, self.values = self.keys.detach(), self.values.detach()
+
 
 @dataclass
 class State:
     """What a layer needs that keeps a fixed number of values, however much was read."""
 
     value: Tensor
+
+    def detach(self) -> None:
+        """Forget how it came about."""
+        self.value = self.value.detach()
 
 
 @dataclass
@@ -39,3 +47,8 @@ class Cache:
     layers: list[Any]
     length: int = 0
     last: Tensor | None = None  # the ids before the next, (B, N - 1), where n-grams need them
+
+    def detach(self) -> None:
+        """Forget how what is kept came about."""
+        for layer in self.layers:
+            layer.detach()

@@ -1,0 +1,99 @@
+"""A model that goes on learning: after a piece of text was scored, a gradient step on that piece.
+
+Axes: N symbols of a piece, V symbols of the vocabulary.
+"""
+
+from itertools import groupby
+from math import log, log1p
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from charlm.context import ContextRule
+from charlm.model.cache import Cache
+from charlm.predictor import ESCAPE, Scores, TransformerPredictor, first_character
+from charlm.text.vocabulary import Ids, Vocabulary
+
+RATE = 0.1
+"""The learning rate of its steps."""
+
+
+class DynamicModel:
+    """Dynamic evaluation: the weights follow the text that is read, each character scored before.
+
+    What stands before a piece is what the context rule lets it see. Where a window goes on over
+    several pieces, what was read is kept as it was computed before the last steps, and no gradient
+    flows back into it. The weights of the model are changed. Mikolov et al. 2010, Interspeech 1045;
+    Krause et al. 2018, arXiv 1709.07432.
+    """
+
+    def __init__(self, predictor: TransformerPredictor, rule: ContextRule, rate: float = RATE) -> None:
+        self.predictor, self.vocabulary = predictor, predictor.vocabulary
+        self._model, self._rule = predictor.model, rule
+        self._rate = rate
+        self._weights = [weight for weight in self._model.parameters() if weight.requires_grad]
+        self.begin(np.empty(0, np.int32))
+
+    def begin(self, ids: Ids) -> None:
+        """Turn to another text, which nothing precedes."""
+        self._ids = torch.from_numpy(ids.astype(np.int64))
+        self._cache: Cache | None = None
+        self._start = 0  # of the text that the cache holds
+        self._loss: Tensor | None = None
+
+    def score(self, part: slice, log_prior: Tensor | None) -> Scores:
+        """Log-probabilities of a part of the ids, (N,); the parts of a text come in their order.
+
+        `log_prior` (N, V) is what the counts say of each, for a model that begins from counts.
+        """
+        first, end = part.start, part.stop
+        logp = [self._first(log_prior)] if first == 0 else []
+        for start, places in groupby(range(max(1, first), end), self._rule.start):
+            at = list(places)
+            prior = None if log_prior is None else log_prior[at[0] - first : at[-1] + 1 - first]
+            logp.append(self._piece(start, at[0], at[-1] + 1, prior))
+        joined = torch.cat(logp)
+        self._loss = -joined.mean() if joined.requires_grad else None
+        return joined.detach().double().numpy()
+
+    def learn(self) -> None:
+        """A step on what was scored last."""
+        if self._loss is None or not self._rate:
+            return
+        gradients = torch.autograd.grad(self._loss, self._weights, allow_unused=True)
+        with torch.no_grad():
+            for weight, gradient in zip(self._weights, gradients, strict=True):
+                if gradient is not None:
+                    weight.sub_(gradient, alpha=self._rate)
+
+    def _first(self, log_prior: Tensor | None) -> Tensor:
+        """That of the character that nothing precedes, (1,): as without learning, by counts alone."""
+        if log_prior is None:
+            return torch.from_numpy(first_character(self.vocabulary)[self._ids[:1].numpy()])
+        return log_of_ids(log_prior[:1], self._ids[:1], self.vocabulary)
+
+    def _piece(self, start: int, first: int, end: int, log_prior: Tensor | None) -> Tensor:
+        """Those of ids that are read in one window, which begins at `start`: (end - first,)."""
+        if self._cache is None or start != self._start:
+            self._cache, self._start = self._model.cache(1), start
+            if start < first - 1:
+                with torch.no_grad():
+                    self._model.hidden(self._ids[None, start : first - 1], self._cache)
+        hidden = self._model.hidden(self._ids[None, first - 1 : end - 1], self._cache)[0]
+        self._cache.detach()
+        prior = None if log_prior is None else log_prior.to(hidden.dtype)
+        logits = self._model.logits(hidden, prior)
+        return log_of_ids(torch.log_softmax(logits, dim=-1), self._ids[first:end], self.vocabulary)
+
+
+def log_of_ids(log_rows: Tensor, ids: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """Log-probabilities (N,) of ids (N,), from those of the model's symbols (N, V).
+
+    Bytes that training never saw share the same small probability as everywhere.
+    """
+    lacking = vocabulary.n_ids - vocabulary.n_symbols
+    if not lacking:
+        return log_rows.gather(1, ids[:, None])[:, 0]
+    known = log_rows.gather(1, ids.clamp(max=vocabulary.n_symbols - 1)[:, None])[:, 0] + log1p(-ESCAPE)
+    return known.where(ids < vocabulary.n_symbols, log(ESCAPE / lacking))
