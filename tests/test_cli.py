@@ -132,7 +132,8 @@ def test_eval_gives_every_key(trained) -> None:  # type: ignore[no-untyped-def]
     result = trained("eval", "--json")
     data = json.loads(result.out)
     assert set(data) == {
-        "run", "schema", "kind", "checkpoint", "selected_on_this_text", "block_size", "stride", "state_carried", "chars", "bytes",
+        "run", "schema", "kind", "online", "figures", "checkpoint", "selected_on_this_text", "block_size", "stride",
+        "counts_order", "state_carried", "chars", "bytes",
         "unknown_chars", "nats_per_char", "bits_per_char", "bits_per_byte", "perplexity", "ci95_bits_per_char", "baselines",
         "files", "warnings",
     }  # fmt: skip

@@ -60,7 +60,7 @@ def learned(
 
 
 @shapes
-@pytest.mark.parametrize("stride", [None, 5])
+@pytest.mark.parametrize("stride", [None, 5, 16])
 def test_where_nothing_is_learned_the_figure_is_the_static_one(
     corpus: Corpus, shape: dict[str, object], stride: int | None
 ) -> None:
