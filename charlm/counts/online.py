@@ -6,7 +6,6 @@ Axes: N positions, V symbols, E entries of a context.
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from charlm.counts.discounts import Numbers
 from charlm.counts.grams import Keys
@@ -118,9 +117,10 @@ class OnlineCounts:
             row = known[short]
         return row
 
-    def _depths(self, contexts: Keys) -> NDArray[np.int64]:
+    def _depths(self, contexts: Keys) -> Index:
         """How many symbols each context (N,) has up to the first that is none."""
         packing = self.model.packing
         shifts = np.arange(self.model.order, dtype=np.uint64) * np.uint64(packing.bits)
         digits = (contexts[:, None] >> shifts) & packing.mask(1)
-        return np.logical_and.accumulate(digits != packing.n_symbols, axis=1).sum(axis=1)
+        depths: Index = np.logical_and.accumulate(digits != packing.n_symbols, axis=1).sum(axis=1)
+        return depths

@@ -15,8 +15,11 @@ from charlm.model.cache import Cache
 from charlm.predictor import ESCAPE, Scores, TransformerPredictor, first_character
 from charlm.text.vocabulary import Ids, Vocabulary
 
-RATE = 0.1
-"""The learning rate of its steps."""
+RATE = 3e-4
+"""How far a step moves each number of a weight, in the root mean square; benchmarks/NOTES.md has what was tried."""
+MEMORY = 0.999
+"""What a step leaves of the mean square of the gradients seen before."""
+LEAST = 1e-12
 
 
 class DynamicModel:
@@ -24,8 +27,9 @@ class DynamicModel:
 
     What stands before a piece is what the context rule lets it see. Where a window goes on over
     several pieces, what was read is kept as it was computed before the last steps, and no gradient
-    flows back into it. The weights of the model are changed. Mikolov et al. 2010, Interspeech 1045;
-    Krause et al. 2018, arXiv 1709.07432.
+    flows back into it. A step goes down the gradient, which is divided by its usual size in that
+    weight, one number for each: so one rate serves models of any size. The weights of the model are
+    changed. Mikolov et al. 2010, Interspeech 1045; Krause et al. 2018, arXiv 1709.07432.
     """
 
     def __init__(self, predictor: TransformerPredictor, rule: ContextRule, rate: float = RATE) -> None:
@@ -33,6 +37,8 @@ class DynamicModel:
         self._model, self._rule = predictor.model, rule
         self._rate = rate
         self._weights = [weight for weight in self._model.parameters() if weight.requires_grad]
+        self._squares = [torch.zeros((), dtype=weight.dtype) for weight in self._weights]
+        self._steps = 0
         self.begin(np.empty(0, np.int32))
 
     def begin(self, ids: Ids) -> None:
@@ -62,10 +68,13 @@ class DynamicModel:
         if self._loss is None or not self._rate:
             return
         gradients = torch.autograd.grad(self._loss, self._weights, allow_unused=True)
+        self._steps += 1
+        known = 1 - MEMORY**self._steps
         with torch.no_grad():
-            for weight, gradient in zip(self._weights, gradients, strict=True):
+            for weight, square, gradient in zip(self._weights, self._squares, gradients, strict=True):
                 if gradient is not None:
-                    weight.sub_(gradient, alpha=self._rate)
+                    square.lerp_(gradient.square().mean(), 1 - MEMORY)
+                    weight.sub_(gradient * (self._rate / ((square / known).sqrt() + LEAST)))
 
     def _first(self, log_prior: Tensor | None) -> Tensor:
         """That of the character that nothing precedes, (1,): as without learning, by counts alone."""
