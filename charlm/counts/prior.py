@@ -72,5 +72,5 @@ def log_next(model: KneserNey, contexts: Keys) -> NDArray[np.float64]:
     return np.log(np.stack([model.row(key) for key in contexts]))
 
 
-FEW = 4
+FEW = 7
 """Texts side by side that are stepped through one by one."""

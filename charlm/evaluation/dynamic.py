@@ -27,7 +27,7 @@ class DynamicModel:
 
     What stands before a piece is what the context rule lets it see. Where a window goes on over
     several pieces, what was read is kept as it was computed before the last steps, and no gradient
-    flows back into it. A step goes down the gradient, which is divided by its usual size in that
+    flows back into it; so it is with what the counts said of it. A step goes down the gradient, which is divided by its usual size in that
     weight, one number for each: so one rate serves models of any size. The weights of the model are
     changed. Mikolov et al. 2010, Interspeech 1045; Krause et al. 2018, arXiv 1709.07432.
     """
@@ -46,6 +46,8 @@ class DynamicModel:
         self._ids = torch.from_numpy(ids.astype(np.int64))
         self._cache: Cache | None = None
         self._start = 0  # of the text that the cache holds
+        self._said: Tensor | None = None  # what the counts said of the ids up to `_end`, each in its time
+        self._end = 0
         self._loss: Tensor | None = None
 
     def score(self, part: slice, log_prior: Tensor | None) -> Scores:
@@ -54,11 +56,11 @@ class DynamicModel:
         `log_prior` (N, V) is what the counts say of each, for a model that begins from counts.
         """
         first, end = part.start, part.stop
+        self._hear(log_prior, end)
         logp = [self._first(log_prior)] if first == 0 else []
         for start, places in groupby(range(max(1, first), end), self._rule.start):
             at = list(places)
-            prior = None if log_prior is None else log_prior[at[0] - first : at[-1] + 1 - first]
-            logp.append(self._piece(start, at[0], at[-1] + 1, prior))
+            logp.append(self._piece(start, at[0], at[-1] + 1))
         joined = torch.cat(logp)
         self._loss = -joined.mean() if joined.requires_grad else None
         return joined.detach().double().numpy()
@@ -82,18 +84,34 @@ class DynamicModel:
             return torch.from_numpy(first_character(self.vocabulary)[self._ids[:1].numpy()])
         return log_of_ids(log_prior[:1], self._ids[:1], self.vocabulary)
 
-    def _piece(self, start: int, first: int, end: int, log_prior: Tensor | None) -> Tensor:
+    def _hear(self, log_prior: Tensor | None, end: int) -> None:
+        """Keep what the counts say of the ids up to `end`, as far back as a window can begin."""
+        if log_prior is not None:
+            new = log_prior.to(self._model.embedding.weight.dtype)
+            before = new[:0] if self._said is None else self._said[-self._rule.block_size :]
+            self._said, self._end = torch.cat((before, new)), end
+
+    def _prior(self, first: int, end: int) -> Tensor | None:
+        """What the counts said, if there are any, of the ids from `first` to `end` - 1: (1, N, V)."""
+        if self._said is None:
+            return None
+        origin = self._end - len(self._said)
+        assert first >= origin
+        return self._said[None, first - origin : end - origin]
+
+    def _piece(self, start: int, first: int, end: int) -> Tensor:
         """Those of ids that are read in one window, which begins at `start`: (end - first,)."""
         if self._cache is None or start != self._start:
             self._cache, self._start = self._model.cache(1), start
             if start < first - 1:
                 with torch.no_grad():
-                    self._model.hidden(self._ids[None, start : first - 1], self._cache)
-        hidden = self._model.hidden(self._ids[None, first - 1 : end - 1], self._cache)[0]
+                    before, known = self._ids[None, start : first - 1], self._prior(start + 1, first)
+                    self._model.hidden(before, self._cache, log_prior=known)
+        prior = self._prior(first, end)
+        hidden = self._model.hidden(self._ids[None, first - 1 : end - 1], self._cache, log_prior=prior)
         self._cache.detach()
-        prior = None if log_prior is None else log_prior.to(hidden.dtype)
-        logits = self._model.logits(hidden, prior)
-        return log_of_ids(torch.log_softmax(logits, dim=-1), self._ids[first:end], self.vocabulary)
+        logp = torch.log_softmax(self._model.logits(hidden, prior), dim=-1)[0]
+        return log_of_ids(logp, self._ids[first:end], self.vocabulary)
 
 
 def log_of_ids(log_rows: Tensor, ids: Tensor, vocabulary: Vocabulary) -> Tensor:
