@@ -141,6 +141,21 @@ def test_eval_gives_every_key(trained) -> None:  # type: ignore[no-untyped-def]
     assert "using latest of ducks, the newest run: step 12" in result.err
 
 
+def test_eval_online_keeps_its_figures_apart(trained) -> None:  # type: ignore[no-untyped-def]
+    data = json.loads(trained("eval", "--online", "--json").out)
+    assert [(figure["kind"], figure["online"]) for figure in data["figures"]] == [
+        ("model", False),
+        ("model", True),
+    ]
+    static, online = (figure["bits_per_char"] for figure in data["figures"])
+    assert data["bits_per_char"] == static != online and not data["online"]
+    shown = trained("eval", "--online").out
+    apart = shown.index("online  ")
+    assert f"{static:.4f}" in shown[:apart] and f"{online:.4f}" in shown[apart:]
+    assert "compare with xz and ppmd only" in shown[apart:]
+    assert "online" not in trained("eval").out
+
+
 def test_eval_of_files_and_characters(trained) -> None:  # type: ignore[no-untyped-def]
     Path("a.txt").write_text("five little ducks é")
     Path("b.txt").write_text("far away")
