@@ -38,6 +38,17 @@ Part = Annotated[
     typer.Option(metavar="held-out|test", help="Which part of the run's text. [default: held-out]"),
 ]
 
+Encoding = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The encoding of the files; by default UTF-8.")
+]
+Learning = Annotated[
+    bool,
+    typer.Option(
+        "--online",
+        help="Also the figures of counts and model that learn from each 64 characters once these are scored.",
+    ),
+]
+
 
 def command(
     files: Annotated[
@@ -55,16 +66,8 @@ def command(
         typer.Option(metavar="FILE", help="Write each character's offset and bits, as JSON lines."),
     ] = None,
     part: Part = None,
-    online: Annotated[
-        bool,
-        typer.Option(
-            "--online",
-            help="Also the figures of counts and model that learn from each 64 characters once these are scored.",
-        ),
-    ] = False,
-    encoding: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The encoding of the files; by default UTF-8.")
-    ] = None,
+    online: Learning = False,
+    encoding: Encoding = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
