@@ -1,12 +1,13 @@
 """What whole trainings end at: the counts alone, with them, and without them, by time and by seed.
 
-    python -m benchmarks.quality TEXT [--times 20s,60s] [--seeds 1] [--tune] [-- OPTIONS]
+    python -m benchmarks.quality TEXT [--times 20s,60s] [--seeds 1] [--tune] [--chars N] [-- OPTIONS]
 
 Each figure is nats per character over the whole held-out tenth by `charlm eval --json`, once at the
 usual stride of half a block and once at a stride of a whole block (in brackets), of a model that
 `charlm train --time ...` made, caches empty; `wall` is of the whole training process. `counts` is what
 Kneser-Ney makes of the same text. With --tune the last tenth of TEXT is cut off before: the tenth that
-is then held out is one to tune on. What follows -- goes to `charlm train` as it stands.
+is then held out is one to tune on. With --chars only so many characters of the beginning are taken. What
+follows -- goes to `charlm train` as it stands.
 """
 
 import argparse
@@ -46,11 +47,11 @@ def _figures(folder: str, *more: str) -> dict:  # type: ignore[type-arg]
     return json.loads(out[out.index("{") :])  # type: ignore[no-any-return]
 
 
-def cut(text: str, folder: str) -> str:
-    """The first nine tenths of a text, as a file of the same name."""
-    whole = Path(text).read_text("utf-8")
+def cut(text: str, folder: str, chars: int | None, tune: bool) -> str:
+    """The beginning of a text, as a file of the same name."""
+    whole = Path(text).read_text("utf-8")[:chars]
     kept = Path(folder) / Path(text).name
-    kept.write_text(whole[: len(whole) * 9 // 10], "utf-8")
+    kept.write_text(whole[: len(whole) * 9 // 10] if tune else whole, "utf-8")
     return str(kept)
 
 
@@ -60,13 +61,14 @@ def main() -> None:
     parser.add_argument("--times", default="20s,60s")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--chars", type=int)
     parser.add_argument("more", nargs="*")
     options = parser.parse_args()
     text = str(Path(options.text).absolute())
     print(line())
     print(f"{'time':8}{'':12}{'counts':>8}  nats at half a block (a whole block), seed by seed; worst; wall")
     with tempfile.TemporaryDirectory() as folder:
-        text = cut(text, folder) if options.tune else text
+        text = cut(text, folder, options.chars, options.tune)
         for time in options.times.split(","):
             for name, switch in {"with": [], "without": ["--no-counts"]}.items():
                 seeds = range(1, options.seeds + 1)
