@@ -9,7 +9,7 @@ from torch import Tensor
 
 from charlm.checkpoint import strict_json, tensors
 from charlm.checkpoint.manifest import COUNTS, read_vouched
-from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.run_folder import RunFolder, no_checkpoint
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.counts import table_file
 from charlm.counts.kneser_ney import KneserNey
@@ -103,7 +103,7 @@ def read(run: RunFolder, which: str, *, training: bool = False) -> Snapshot:
 
 def read_newest(run: RunFolder, warn: Callable[[str], None]) -> Snapshot:
     """The newest checkpoint that verifies, for going on with the run; says which were passed over."""
-    failure = CheckpointError(f"the run {run.name} has no checkpoint to go on from")
+    failure = no_checkpoint(run)
     for step in reversed(run.steps()):
         try:
             return read(run, str(step), training=True)
