@@ -129,7 +129,7 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
     snapshot = Snapshot(
         step=step,
         model_config=model_config,
-        training_config=_settings(TrainingConfig, config.get("training")).completed(),
+        training_config=_training(config.get("training")),
         vocabulary=vocabulary,
         weights=tensors.load(data["model.safetensors"], expected, "model.safetensors"),
         state=parsed["state.json"],
@@ -152,6 +152,14 @@ def _settings(kind: type[S], values: Any) -> S:
         return kind.from_json(values if isinstance(values, dict) else {})
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"config.json is damaged: {error}") from None
+
+
+def _training(values: Any) -> TrainingConfig:
+    """The same for how it was trained, which a plan has completed before anything was saved."""
+    config = _settings(TrainingConfig, values).completed()
+    if config.batch_size is None or config.learning_rate is None:
+        raise CheckpointError("config.json is damaged: it does not say how the model was trained")
+    return config
 
 
 def _run_facts(data: dict[str, Any]) -> dict[str, Any]:
