@@ -5,7 +5,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,8 @@ class Disk:
             patch.setattr(files, "open", self._open, raising=False)
             self._real_scratch = files.scratch
             patch.setattr(files, "scratch", self._scratch)
-            try:
+            with suppress(Died):
                 yield self
-            except Died:
-                pass
 
     def call(self, name: str) -> None:
         """One more call: it may fail, or be the last."""
@@ -87,7 +85,7 @@ class Disk:
         if not set(mode) & set("wax+"):
             return builtins.open(path, mode, *args, **named)
         self.call("open")
-        file = builtins.open(path, mode, *args, **named)
+        file = builtins.open(path, mode, *args, **named)  # noqa: SIM115  whoever called closes it
         self._hold(Path(path))
         return _File(file, self)
 
@@ -123,10 +121,8 @@ class Disk:
 
     def crash(self, how: str) -> None:
         """Leave on the disk what may be found there after the machine went down."""
-        if how == "dropped":
-            tree = self._certain(os.lstat(self.root).st_ino)
-        else:
-            tree = self._likely(self.root, how)
+        certain = how == "dropped"
+        tree = self._certain(os.lstat(self.root).st_ino) if certain else self._likely(self.root, how)
         self.close()
         _clear(self.root)
         _write(self.root, tree)

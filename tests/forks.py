@@ -36,7 +36,7 @@ def start(task: Callable[[], int]) -> int:
         code = 99
         try:
             code = task()
-        except BaseException:  # whatever it is, this process must end here
+        except BaseException:  # noqa: BLE001  whatever it is, this process must end here
             traceback.print_exc()
         finally:
             sys.stdout.flush()
@@ -54,7 +54,7 @@ def _answer(task: Callable[[], Any], writer: int, more_memory: int | None, secon
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         said = json.dumps(task())
         code = 0
-    except BaseException:  # as above
+    except BaseException:  # noqa: BLE001  as above
         said = traceback.format_exc()
     os.write(writer, said.encode())
     os._exit(code)

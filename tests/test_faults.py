@@ -284,16 +284,18 @@ def anew(
     return folder
 
 
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one", "every"])
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in COVERED else ()) for n in CASES]
 )
 def test_a_crash_after_any_call_leaves_the_old_or_the_new(
-    name: str, made: dict[bool, Run], anew: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+    name: str, every: bool, made: dict[bool, Run], anew: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With every loss at every call, or one for each in turn."""
     k, found, boots = 0, set(), 0
     while True:
         k += 1
-        for how in LOSSES if k % 3 == 0 else LOSSES[:3]:
+        for how in LOSSES if every else (LOSSES[k % len(LOSSES)],):
             root = anew()
             case = CASES[name](root, made)
             disk = Disk(root, k)
@@ -313,20 +315,24 @@ def test_a_crash_after_any_call_leaves_the_old_or_the_new(
         if ended:
             break
     assert k > FEWEST.get(name, 4), disk.log
-    assert found == {"old", "new"} or name == "a text that is known", "both sides of the moment it is done"
+    assert found == {"old", "new"} or not every or name == "a text that is known", (
+        "both sides of the moment it is done"
+    )
 
 
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one", "every"])
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in COVERED else ()) for n in CASES]
 )
 def test_an_error_at_any_call_leaves_the_old_or_the_new(
-    name: str, made: dict[bool, Run], anew: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+    name: str, every: bool, made: dict[bool, Run], anew: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Any OSError, once or from then on, at every call; no other error comes of it."""
     k = 0
     while True:
         k += 1
-        for number, lasting in [(ERRORS[k % len(ERRORS)], False), (errno.ENOSPC, True)]:
+        both = [(ERRORS[k % len(ERRORS)], False), (errno.ENOSPC, True)]
+        for number, lasting in both if every else (both[k % 2],):
             root = anew()
             case = CASES[name](root, made)
             disk = Disk(root, k, number, lasting=lasting)
