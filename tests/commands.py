@@ -69,7 +69,11 @@ class Command:
             pieces.append(piece)
         os.close(ours)
         status = os.waitpid(child, 0)[1]
-        return Done(os.waitstatus_to_exitcode(status), b"".join(pieces), (self.folder / ".err").read_text())
+        return Done(
+            os.waitstatus_to_exitcode(status),
+            b"".join(pieces),
+            (self.folder / ".err").read_text("utf-8", "replace"),
+        )
 
     def _be(self, out: int, err: int) -> int:
         os.chdir(self.folder)

@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-ENVIRONMENT = {"NO_COLOR": None, "TERM": "xterm-256color"}
+ENVIRONMENT = {"NO_COLOR": None, "TERM": "xterm-256color", "PATH": ""}  # without a compiler, which takes time
 SAMPLE = ("sample", "--length", str(CHARACTERS), "--temperature", "1")
 
 

@@ -49,7 +49,7 @@ def test_there_are_at_least_forty() -> None:
     assert len(COMBINATIONS) >= 40
 
 
-@pytest.mark.parametrize(("console", "place"), COMBINATIONS, ids="-".join)
+@pytest.mark.parametrize(("console", "place"), COMBINATIONS, ids=str)
 def test_training_and_sampling_end_with_a_code_that_fits(folder: Path, console: str, place: str) -> None:
     encoding, environment = CONSOLES[console]
     number = COMBINATIONS.index((console, place))
@@ -57,7 +57,8 @@ def test_training_and_sampling_end_with_a_code_that_fits(folder: Path, console: 
     sample = ("sample", "--run", "world", "--length", "40", "--prompt", "日本", "--temperature", "1")
     closed = {"stdin closed": 0, "stdout closed": 1, "stderr closed": 2}
     here = frozenset({closed[place]} if place in closed else ())
-    for args in ((*train, "--run", f"r{number}"), sample):
+    both = ((*train, "--run", f"r{number}"), sample)
+    for args in both if place in ("terminal", "read-only folder") else (both[number // 3 % 2],):
         expected = 0
         before = None
         if place == "read-only folder":
@@ -66,7 +67,7 @@ def test_training_and_sampling_end_with_a_code_that_fits(folder: Path, console: 
             before = lambda: os.chdir(READ_ONLY)  # noqa: E731
             expected = 6 if args[0] == "train" else 0
             args = args if args[0] == "train" else (*args, "--checkpoints", str(folder / "checkpoints"))
-        command = Command(args, folder, environment, closed=here, encoding=encoding)
+        command = Command(args, folder, {"PATH": "", **environment}, closed=here, encoding=encoding)
         if before is not None:
             command.before = before
         done = command.run_on_terminal() if place == "terminal" else command.run()
