@@ -2,12 +2,18 @@
 
 import json
 import os
-import resource
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
+
+import pytest
+
+if os.name == "nt":
+    pytest.skip("forks", allow_module_level=True)
+
+import resource
 
 
 def forked(task: Callable[[], Any], *, more_memory: int | None = None, seconds: int = 600) -> Any:
