@@ -15,9 +15,9 @@ from charlm import files
 
 CALLS = ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir", "remove")
 """The functions of `os` that change a disk, or wait for it; pathlib and shutil call them too."""
-LOSSES = ("dropped", "truncated", "zeroed", "kept")
-"""What becomes of that which was not synced: names and contents gone, contents halved, or only zeros; or
-nothing, since only the process was killed."""
+LOSSES = ("dropped", "truncated", "zeroed", "torn", "kept")
+"""What becomes of that which was not synced: names and contents gone, contents halved, only zeros, zeros in
+their second half; or nothing, since only the process was killed."""
 
 
 class Died(BaseException):
@@ -149,7 +149,9 @@ class Disk:
             now, certain = path.read_bytes(), self._contents.get(os.lstat(path).st_ino, b"")
             kept = certain if now.startswith(certain) else b""
             tail = now[len(kept) :]
-            lost = {"truncated": tail[: len(tail) // 2], "zeroed": bytes(len(tail)), "kept": tail}
+            half = len(tail) // 2
+            lost = {"truncated": tail[:half], "zeroed": bytes(len(tail)), "kept": tail}
+            lost["torn"] = tail[:half] + bytes(len(tail) - half)
             tree[path.name] = kept + lost[how]
         return tree
 

@@ -23,7 +23,8 @@ def test_saving_every_two_seconds_nothing_grows(soak: Soak | None) -> None:
         f"{saves} saves, {min(memory) / 1e6:.1f} to {max(memory) / 1e6:.1f} MB, {set(descriptors)} descriptors"
     )
     assert max(row[0] for row in late) <= max(row[0] for row in early) + GROWTH
-    assert max(row[1] for row in late) <= max(row[1] for row in early)
+    assert min(row[1] for row in late) <= min(row[1] for row in early), "between saves as before"
+    assert max(descriptors) <= min(descriptors) + 3, "in a save a file and a folder"
     assert max(temporaries) <= 2 and max(checkpoints) <= 5
     assert not list(soak.run.glob(files.TEMPORARY + "*"))
     assert saves >= soak.seconds / 4
