@@ -8,11 +8,31 @@ import sys
 import termios
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 
+from charlm.checkpoint.snapshot import empty_model
 from charlm.cli.main import run as main
+from charlm.config import ModelConfig
 from tests.forks import start
+
+
+@cache
+def _import_once() -> None:
+    """All that the commands import when they need it: once here, instead of once in each child."""
+    for name in (
+        "cli.follow",
+        "model.folded",
+        "predictor",
+        "sampling.generate",
+        "training.means",
+        "training.start",
+    ):
+        import_module(f"charlm.{name}")
+    config = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0).completed()
+    empty_model(config, 5)  # for which torch imports much of itself
 
 
 @dataclass
@@ -37,6 +57,7 @@ class Command:
 
     def begin(self, out: int, err: int) -> int:
         """Start it with these descriptors; its process id."""
+        _import_once()
         return start(lambda: self._be(out, err))
 
     def run(self) -> Done:
