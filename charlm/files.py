@@ -99,6 +99,7 @@ def publish_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
 def _put_in_place(temporary: Path, folder: Path) -> None:
     """Rename to a name that may be taken; what stood there is moved aside, and back if that fails."""
     if folder.exists():
+        remove_tree(_aside(folder))  # of an attempt that was refused; it would be in the way
         os.rename(folder, _aside(folder))
     try:
         os.rename(temporary, folder)

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charlm.config import TextConfig
 from charlm.errors import CharlmError, TextError, UsageError
 from charlm.terminal import visible
+from charlm.text.load import load
 from charlm.text.source import describe, find_files, read_source
 from tests.reading import write
 
@@ -95,6 +97,9 @@ class TestPosix:
         with socket.socket(socket.AF_UNIX) as server:
             server.bind("s")
             missing(["s"], "s is a socket")
+        for name in ("p", "/dev/zero"):  # nor by what knows files again, before they are read
+            with pytest.raises(TextError, match="not a regular file"):
+                load([name], TextConfig())
         write("folder/a", "text")
         os.mkfifo("folder/p")
         assert read_source(["folder"]).notes == ("folder/p: a named pipe, left out.",)

@@ -1,14 +1,11 @@
 """The loop: resume is exact, what goes wrong is undone, and the disk may refuse."""
 
 import shutil
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
@@ -67,43 +64,6 @@ def stopped_and_resumed(root: Path, corpus: Corpus, model: dict[str, object], st
     list(Trainer(session, run).run(Never()))
     assert_same(whole, session)
     return session
-
-
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    seed=st.integers(0, 99),
-    steps=st.integers(2, 14),
-    cut=st.integers(0, 13),
-    accumulation=st.sampled_from([1, 2, 4]),
-    dropout=st.sampled_from([0.0, 0.3]),
-    every=st.integers(1, 9),
-    save_every=st.sampled_from([0.0, 1e6]),
-)
-def test_resume_is_exact(
-    tmp_path: Path,
-    seed: int,
-    steps: int,
-    cut: int,
-    accumulation: int,
-    dropout: float,
-    every: int,
-    save_every: float,
-) -> None:
-    root = tmp_path / "runs"
-    shutil.rmtree(root, ignore_errors=True)
-    corpus = prepare(TEXT, TextConfig())
-    same = {"seed": seed, "accumulation": accumulation, "dropout": dropout, "patience": 0}
-    run, whole = toy_run(root, corpus, steps, "whole", **same)
-    list(Trainer(whole, run).run(Never()))
-
-    run, part = toy_run(root, corpus, steps, "part", save_every=save_every, **same)
-    part.plan = replace(part.plan, eval_every=every)  # evaluating and saving at other times changes nothing
-    trainer = Trainer(part, run)
-    events = list(trainer.run(After(lambda: trainer.step, cut)))
-    assert events[-1].step == min(cut, steps)
-    session = resumed(run)
-    list(Trainer(session, run).run(Never()))
-    assert_same(whole, session)
 
 
 def test_a_run_killed_between_saves_goes_on_from_the_last_and_ends_the_same(

@@ -43,15 +43,40 @@ def read_vouched(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def _read_vouched(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    manifest = parse(read_regular(folder / NAME, SMALL), NAME)
-    of_run = _section(manifest, "run_files", RUN_FILES, OPTIONAL_RUN_FILES)
-    entries = {**_section(manifest, "files", CHECKPOINT_FILES), **of_run}
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{NAME} has format {manifest.get('format')!r}; this version reads {FORMAT}")
+    manifest = _manifest(folder)
+    of_run = manifest["run_files"]
+    entries = {**manifest["files"], **of_run}
     return {
         name: _read_entry(folder.parent if name in of_run else folder, name, entries[name])
         for name in (*names, *sorted(of_run.keys() & OPTIONAL_RUN_FILES))
     }
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """A checkpoint's manifest, which lists what it must; CheckpointError otherwise."""
+    manifest = parse(read_regular(folder / NAME, SMALL), NAME)
+    _check_section(manifest, "run_files", RUN_FILES, OPTIONAL_RUN_FILES)
+    _check_section(manifest, "files", CHECKPOINT_FILES)
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{NAME} has format {manifest.get('format')!r}; this version reads {FORMAT}")
+    return manifest
+
+
+def problems(folder: Path) -> dict[str, str | None]:
+    """Each file that a checkpoint's manifest vouches for, and what is wrong with it, if anything."""
+    try:
+        manifest = _manifest(folder)
+    except CheckpointError as error:
+        return {NAME: str(error)}
+    found: dict[str, str | None] = {NAME: None}
+    for section, place in (("files", folder), ("run_files", folder.parent)):
+        for name, entry in manifest[section].items():
+            try:
+                _read_entry(place, name, entry)
+                found[name] = None
+            except CheckpointError as error:
+                found[name] = str(error)
+    return found
 
 
 def read_regular(path: Path, limit: int) -> bytes:
@@ -75,13 +100,12 @@ def _entries(files: Mapping[str, bytes]) -> dict[str, Any]:
     }
 
 
-def _section(
+def _check_section(
     manifest: dict[str, Any], key: str, names: tuple[str, ...], optional: tuple[str, ...] = ()
-) -> dict[str, Any]:
+) -> None:
     entries = manifest.get(key)
     if not isinstance(entries, dict) or entries.keys() - set(optional) != set(names):
         raise CheckpointError(f"{NAME} is damaged: {key} must list {', '.join(names)}")
-    return entries
 
 
 def _read_entry(folder: Path, name: str, entry: Any) -> bytes:

@@ -116,7 +116,7 @@ class RunFolder:
         """The step that `latest`, `best` or a number means; CheckpointError where there is none."""
         steps = self.steps()
         if not steps:
-            raise CheckpointError(f"the run {self.name} has no checkpoint yet")
+            raise no_checkpoint(self)
         if which in ("latest", "best"):
             pointed = self.pointed(which)
             if pointed is None and which == "best":
@@ -147,10 +147,20 @@ def check_name(name: str) -> None:
 
 
 def check_free(root: Path, name: str) -> None:
-    """UsageError if no new run can have this name."""
+    """UsageError if no new run can have this name; what was ended before its first save does not count."""
     check_name(name)
-    if any((root / name / file).exists() for file in ("run.json", "comparison.json")):
+    run = RunFolder(root / name)
+    begun = (run.path / "run.json").exists() and run.steps()
+    if begun or (run.path / "comparison.json").exists():
         raise _taken(name)
+
+
+def no_checkpoint(run: RunFolder) -> CheckpointError:
+    """What is said of a run that was ended, or is, before its first save."""
+    return CheckpointError(
+        f"the run {run.name} has no checkpoint: nothing of it was saved yet; `charlm train` with --run "
+        f"{run.name} begins it again"
+    )
 
 
 def _taken(name: str) -> UsageError:

@@ -9,17 +9,16 @@ from torch import Tensor
 
 from charlm.checkpoint import strict_json, tensors
 from charlm.checkpoint.manifest import COUNTS, read_vouched
-from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.run_folder import RunFolder, no_checkpoint
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.counts import table_file
 from charlm.counts.kneser_ney import KneserNey
 from charlm.errors import CheckpointError
 from charlm.model.language_model import LanguageModel
 from charlm.model.linear import is_matrix
-from charlm.settings import Settings
 from charlm.text.vocabulary import Vocabulary
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", ModelConfig, TrainingConfig)
 MODEL_FILES = ("run.json", "vocabulary.json", "config.json", "model.safetensors", "state.json")
 
 
@@ -103,7 +102,7 @@ def read(run: RunFolder, which: str, *, training: bool = False) -> Snapshot:
 
 def read_newest(run: RunFolder, warn: Callable[[str], None]) -> Snapshot:
     """The newest checkpoint that verifies, for going on with the run; says which were passed over."""
-    failure = CheckpointError(f"the run {run.name} has no checkpoint to go on from")
+    failure = no_checkpoint(run)
     for step in reversed(run.steps()):
         try:
             return read(run, str(step), training=True)
@@ -118,7 +117,7 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
     data = read_vouched(run.folder(step), names)
     parsed = {name: strict_json.parse(data[name], name) for name in names if name.endswith(".json")}
     config = parsed["config.json"]
-    model_config = _settings(ModelConfig, config.get("model")).completed()
+    model_config = _settings(ModelConfig, config.get("model"))
     if not model_config.complete or not model_config.causal:
         raise CheckpointError("config.json is damaged: the model's shape is not complete, or it reads ahead")
     try:
@@ -129,7 +128,7 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
     snapshot = Snapshot(
         step=step,
         model_config=model_config,
-        training_config=_settings(TrainingConfig, config.get("training")).completed(),
+        training_config=_training(config.get("training")),
         vocabulary=vocabulary,
         weights=tensors.load(data["model.safetensors"], expected, "model.safetensors"),
         state=parsed["state.json"],
@@ -147,11 +146,19 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
 
 
 def _settings(kind: type[S], values: Any) -> S:
-    """A configuration from parsed JSON; CheckpointError where it is none."""
+    """A configuration from parsed JSON, completed; CheckpointError where it is none."""
     try:
-        return kind.from_json(values if isinstance(values, dict) else {})
+        return kind.from_json(values if isinstance(values, dict) else {}).completed()
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"config.json is damaged: {error}") from None
+
+
+def _training(values: Any) -> TrainingConfig:
+    """The same for how it was trained, which a plan has completed before anything was saved."""
+    config = _settings(TrainingConfig, values)
+    if config.batch_size is None or config.learning_rate is None:
+        raise CheckpointError("config.json is damaged: it does not say how the model was trained")
+    return config
 
 
 def _run_facts(data: dict[str, Any]) -> dict[str, Any]:

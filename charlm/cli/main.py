@@ -16,6 +16,7 @@ from charlm.cli import (
     compress,
     data,
     decompress,
+    doctor,
     evaluate,
     explain,
     info,
@@ -50,6 +51,7 @@ COMMANDS = {
     "cache": cache,
     "data": data,
     "explain": explain,
+    "doctor": doctor,
 }
 
 

@@ -1,6 +1,7 @@
 """`charlm sample`: text from a trained model, as it is written."""
 
 import sys
+from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,9 @@ def command(
         list[str] | None,
         typer.Option(metavar="TEXT", help="End before this text; may be repeated. \\n is a new line."),
     ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="To a terminal the characters as they are, controls too.")
+    ] = False,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
     *,
@@ -55,12 +59,14 @@ def command(
 
     config = build(SamplingConfig, settings)
     given = _prompt(prompt, prompt_file)
+    if raw and as_json:
+        raise UsageError("--raw cannot act with --json, which escapes by itself; leave one out")
     stops = [text.replace("\\n", "\n") for text in stop or []]
     if "" in stops:
         raise UsageError("--stop is empty; give the text to stop before")
     compiling = begin()  # beside the import of torch
     snapshot, _, _ = chosen(checkpoints_root(checkpoints), run, checkpoint)
-    _write(snapshot, compiling, given, config, n, length, stops, as_json)
+    _write(snapshot, compiling, given, config, n, length, stops, as_json=as_json, raw=raw)
 
 
 def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
@@ -87,7 +93,9 @@ def _write(
     n: int,
     length: int,
     stops: list[str],
+    *,
     as_json: bool,
+    raw: bool,
 ) -> None:
     from charlm.model.folded import Folded
     from charlm.predictor import TransformerPredictor
@@ -98,7 +106,7 @@ def _write(
     if Folded.fits(predictor.model):
         set_threads(1)  # its products are so small that threads would only wait for each other
     prompt = default_prompt(predictor) if given is None else given
-    show = _Json(prompt, config.seed) if as_json else _Stream(given or "", n)
+    show = _Json(prompt, config.seed) if as_json else _Stream(given or "", n, raw)
     try:
         for event in generate(predictor, prompt, config, n=n, length=length, stops=stops):
             if isinstance(event, Piece):
@@ -112,7 +120,8 @@ def _write(
 class _Stream:
     """Writes the sample whose turn it is as it comes, and keeps those after it."""
 
-    def __init__(self, prompt: str, n: int) -> None:
+    def __init__(self, prompt: str, n: int, raw: bool) -> None:
+        self._put: Callable[[str], None] = _put_raw if raw else _put
         self._prompt, self._n, self._turn = prompt, n, 0
         self._texts, self._ended = [""] * n, [False] * n
         self._begin()
@@ -120,7 +129,7 @@ class _Stream:
     def piece(self, sample: int, text: str) -> None:
         """More of a sample."""
         if sample == self._turn:
-            _put(text)
+            self._put(text)
         else:
             self._texts[sample] += text
 
@@ -128,16 +137,16 @@ class _Stream:
         """The end of a sample: the next ones may be shown as far as they are."""
         self._ended[sample] = True
         while self._turn < self._n and self._ended[self._turn]:
-            _put("\n")
+            self._put("\n")
             self._turn += 1
             if self._turn < self._n:
                 self._begin()
-                _put(self._texts[self._turn])
+                self._put(self._texts[self._turn])
 
     def _begin(self) -> None:
         if self._n > 1:
-            _put(f"--- {self._turn + 1} ---\n")
-        _put(self._prompt)
+            self._put(f"--- {self._turn + 1} ---\n")
+        self._put(self._prompt)
 
 
 class _Json:
@@ -166,5 +175,9 @@ class _Json:
 
 
 def _put(text: str) -> None:
-    sys.stdout.write(foreign(text))
+    _put_raw(foreign(text))
+
+
+def _put_raw(text: str) -> None:
+    sys.stdout.write(text)
     sys.stdout.flush()

@@ -204,7 +204,10 @@ def invalid(
     """
     codec, start = codecs.lookup(codec).name, error.start + skipped
     end = max(start + 1, min(error.end + skipped, start + 4))
-    before = data[skipped:start].decode(codec, "replace")
+    try:
+        before = data[skipped:start].decode(codec, "replace")
+    except UnicodeError:  # of codecs that refuse to replace
+        before = data[skipped:start].decode("latin-1")
     line = lines + before.count("\n") + before.count("\r") - before.count("\r\n") + 1
     window = f"{data[max(0, start - 8) : start].hex(' ')} [{data[start:end].hex(' ')}]"
     window = f"{window} {data[end : end + 8].hex(' ')}".strip()

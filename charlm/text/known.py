@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,12 @@ class Known:
 def _fingerprint(path: str) -> list[Any]:
     """Size, time of the last change of contents and of anything, and a hash of samples."""
     status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("a pipe would wait, a device has no end")
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
         if status.st_size <= WHOLE:
-            digest.update(file.read())
+            digest.update(file.read(WHOLE))
         else:
             for i in range(_SAMPLES):
                 file.seek((status.st_size - _SAMPLE) * i // (_SAMPLES - 1))

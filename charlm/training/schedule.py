@@ -11,6 +11,7 @@ WARMUP_STEPS = 40
 WARMUP_SHARE = 0.1
 COOLDOWN_SHARE = 0.5
 DIGITS = 6
+MOST_CORNERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Schedule:
     @classmethod
     def parse(cls, text: str) -> "Schedule":
         """Read what `str` writes; ValueError where it is no schedule."""
+        if text.count(":") > MOST_CORNERS:
+            raise ValueError(f"schedule has more than {MOST_CORNERS:,} corners")
         try:
             pieces = [[corner.split(":") for corner in piece.split(",")] for piece in text.split("/")]
             return cls(tuple(tuple((int(step), float(factor)) for step, factor in piece) for piece in pieces))

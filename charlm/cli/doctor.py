@@ -1,0 +1,108 @@
+"""`charlm doctor`: is this a place to train in, and is a run whole."""
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from charlm.cli.console import checkpoints_root, print_json, say, table
+from charlm.cli.options import AsJson, Checkpoints, RunName
+from charlm.errors import CheckpointError, ResourceError
+from charlm.terminal import colour
+
+if TYPE_CHECKING:
+    from charlm.studies.doctor import Examination, Machine
+
+EXAMPLES = """Examples:
+  charlm doctor                what charlm finds here, and whether it can write
+  charlm doctor poems          every file of a run verified
+  charlm doctor poems --json   as data
+Exit codes: 4 where a run is damaged, 6 where nothing can be written."""
+
+SAMPLE = "é→日🦆"
+"""Characters that tell how much of a text a console can show."""
+
+
+def command(
+    run: RunName = None,
+    as_json: AsJson = False,
+    checkpoints: Checkpoints = None,
+) -> None:
+    """Check this machine, or verify every file of a run.
+
+    Of a run: what is damaged, and from which step it can still go on. Nothing of it is changed.
+    """
+    from charlm.studies import doctor  # here: torch is slow to import
+
+    root = checkpoints_root(checkpoints)
+    if run is None:
+        _show_machine(doctor.machine(root), as_json)
+        return
+    from charlm.checkpoint.run_folder import find
+
+    say(f"verifying {run}")
+    found = doctor.examine(find(root, run))
+    if as_json:
+        print_json(doctor.plain(found))
+    else:
+        _show_run(found)
+    if not found.healthy:
+        raise typer.Exit(CheckpointError.exit_code)
+
+
+def _show_machine(found: "Machine", as_json: bool) -> None:
+    terminal = _terminal()
+    if as_json:
+        print_json({"schema": 1, **asdict(found), "terminal": terminal})
+    else:
+        rows = [("charlm", found.charlm), ("Python", f"{found.python}, {found.system}")]
+        rows.append(("torch", f"{found.torch}, on {found.device} with {found.threads} threads"))
+        rows.append(("bf16", "by instructions of its own" if found.bf16 else "none; fp32 is used"))
+        rows += [(place.what, _place(place)) for place in found.places]
+        rows.append(("standard output", _stream(terminal)))
+        table(rows)
+    if any(place.problem for place in found.places):
+        raise typer.Exit(ResourceError.exit_code)
+
+
+def _place(place: Any) -> str:
+    if place.problem:
+        return f"{place.path}: cannot be written ({place.problem})"
+    return f"{place.path}: {place.free_bytes / 1e9:,.1f} GB free, can be written"
+
+
+def _terminal() -> dict[str, Any]:
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        SAMPLE.encode(encoding)
+        shows_all = True
+    except (UnicodeEncodeError, LookupError):
+        shows_all = False
+    return {
+        "encoding": encoding,
+        "is_terminal": sys.stdout.isatty(),
+        "colour": colour(sys.stdout),
+        "shows_all": shows_all,
+    }
+
+
+def _stream(terminal: dict[str, Any]) -> str:
+    kind = "a terminal" if terminal["is_terminal"] else "no terminal"
+    shown = "all characters" if terminal["shows_all"] else "what it lacks is shown as an escape"
+    return f"{kind}, {terminal['encoding']}: {shown}"
+
+
+def _show_run(found: "Examination") -> None:
+    rows = [("run", found.run)]
+    for step in sorted({file.step for file in found.files if file.step is not None}):
+        of_step = [file for file in found.files if file.step == step]
+        damaged = [f"{file.name}: {file.problem}" for file in of_step if file.problem]
+        whole = f"{len(of_step)} files, each as it was saved"
+        rows.append((f"step {step}", "; ".join(damaged) or whole))
+    rows += [("", problem) for problem in found.problems]
+    if found.resumes_from is None:
+        rows.append(("resume", "cannot go on with it"))
+    else:
+        rows.append(("resume", f"goes on from step {found.resumes_from}"))
+    table(rows)

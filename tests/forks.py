@@ -1,0 +1,71 @@
+"""A child of this process, which has torch already: within limits of its own, and killed without harm."""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+if os.name == "nt":
+    pytest.skip("forks", allow_module_level=True)
+
+import resource
+
+
+def forked(task: Callable[[], Any], *, more_memory: int | None = None, seconds: int = 600) -> Any:
+    """What `task` returns (as JSON) in a child that may take so many bytes more than there are in use.
+
+    RuntimeError, with the child's traceback, where it raises or dies.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _answer(task, writer, more_memory, seconds)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        said = file.read()
+    status = os.waitpid(child, 0)[1]
+    if status or not said:
+        raise RuntimeError(f"the child ended with {os.waitstatus_to_exitcode(status)}: {said.decode()}")
+    return json.loads(said)
+
+
+def start(task: Callable[[], int]) -> int:
+    """A child that does `task` and exits with the code that it returns; its process id."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            code = task()
+        except BaseException:  # noqa: BLE001  whatever it is, this process must end here
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return child
+
+
+def _answer(task: Callable[[], Any], writer: int, more_memory: int | None, seconds: int) -> None:
+    code = 1
+    try:
+        signal.alarm(seconds)
+        if more_memory is not None:
+            limit = _in_use() + more_memory
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        said = json.dumps(task())
+        code = 0
+    except BaseException:  # noqa: BLE001  as above
+        said = traceback.format_exc()
+    os.write(writer, said.encode())
+    os._exit(code)
+
+
+def _in_use() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,178 @@
+"""What is fuzzed: each takes any bytes, and lets nothing out but what a bug would raise."""
+
+import codecs
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from charlm.checkpoint import strict_json, tensors
+from charlm.checkpoint.manifest import NAME, problems
+from charlm.compression.container import unpack
+from charlm.config import ModelConfig, TrainingConfig
+from charlm.counts import table_file
+from charlm.errors import CheckpointError, TextError, UsageError
+from charlm.terminal import one_line, visible
+from charlm.text.decoding import check_codec, decode
+from charlm.text.decompression import compression, decompress
+from charlm.text.source import read_source
+from charlm.training.plan import Plan
+from charlm.training.state import RunState
+
+ENCODINGS = (
+    None,
+    "utf-8",
+    "utf-16",
+    "utf-7",
+    "cp1252",
+    "shift_jis",
+    "unicode_escape",
+    "idna",
+    "punycode",
+    "hex",
+)
+
+
+def text(data: bytes) -> None:
+    """The text decoder, in any encoding: characters that UTF-8 has, or a sentence."""
+    encoding = ENCODINGS[data[0] % len(ENCODINGS)] if data else None
+    with suppress(TextError, UsageError):
+        if encoding is not None:
+            check_codec(encoding)
+        found, notes = decode(data[1:], "a text", encoding)
+        found.encode("utf-8")
+        assert all(visible(note) == note for note in notes)
+        if encoding == "utf-8" and not data[1:].startswith(codecs.BOM_UTF8):
+            assert found.encode() == data[1:]
+
+
+def config(data: bytes) -> None:
+    """The readers of configurations: what they take they give back."""
+    with suppress(CheckpointError):
+        values = strict_json.parse(data, "config.json")
+        for kind in (ModelConfig, TrainingConfig):
+            with suppress(ValueError, TypeError):
+                made = kind.from_json(values).completed()  # type: ignore[attr-defined]
+                assert kind.from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+def plan(data: bytes) -> None:
+    """The reader of plans, and of the state of a run."""
+    with suppress(CheckpointError):
+        values = strict_json.parse(data, "plan.json")
+        with suppress(ValueError):
+            made = Plan.from_json(values)
+            assert 0 <= made.schedule.factor(0) <= 1 and Plan.from_json(made.to_json()) == made
+        RunState.from_json(3, values)
+
+
+def manifest(data: bytes) -> None:
+    """The reader of manifests: a folder that lists anything reads nothing but its own files."""
+    (_folder() / NAME).write_bytes(data)
+    problems(_folder())
+
+
+@cache
+def _folder() -> Path:
+    folder = Path(_kept.name) / "step-00000001"
+    folder.mkdir()
+    return folder
+
+
+_kept = TemporaryDirectory()
+
+
+def header(data: bytes) -> None:
+    """The check of tensors, and of tables of counts: exactly what is expected, or refused."""
+    expected = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}
+    with suppress(CheckpointError):
+        found = tensors.load(data, expected, "a file")
+        assert {k: (t.shape, t.dtype) for k, t in found.items()} == {
+            k: (t.shape, t.dtype) for k, t in expected.items()
+        }
+    with suppress(CheckpointError):
+        table_file.load(data, 20, "counts")
+
+
+def compressed(data: bytes) -> None:
+    """The readers of compressed files: our own, and the usual ones."""
+    with suppress(TextError):
+        head, payload = unpack(data, "a file")
+        assert len(payload) == head.payload_bytes
+    kind = compression(data)
+    if kind is not None:
+        with suppress(TextError):
+            assert sum(map(len, decompress(kind, iter([data]), "a file", len(data)))) < 10**8
+    with suppress(TextError, UsageError):
+        read_source(["-"], stdin=_Bytes(data))  # type: ignore[arg-type]
+
+
+class _Bytes:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, size: int = -1) -> bytes:
+        end = len(self._data) if size < 0 else size
+        piece, self._data = self._data[:end], self._data[end:]
+        return piece
+
+    def fileno(self) -> int:
+        raise OSError("no file")
+
+
+def terminal(data: bytes) -> None:
+    """The terminal filter: nothing is left that steers, in one piece or in two."""
+    found = data.decode("utf-32-le", "surrogatepass") if _is_utf32(data) else data.decode("latin-1")
+    shown = visible(found)
+    assert visible(shown) == shown
+    assert not any((ord(c) < 32 and c not in "\n\t") or 0x7F <= ord(c) < 0xA0 for c in shown)
+    cut = len(found) // 2
+    assert visible(found[:cut]) + visible(found[cut:]) == shown
+    assert "\n" not in one_line(found) and len(one_line(found, 10)) <= 10
+
+
+def _is_utf32(data: bytes) -> bool:
+    try:
+        data.decode("utf-32-le", "surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "text": text, "config": config, "plan": plan, "manifest": manifest, "header": header,
+    "compressed": compressed, "terminal": terminal,
+}  # fmt: skip
+
+
+def seeds(name: str) -> list[bytes]:
+    """Good inputs to begin from."""
+    import bz2
+    import gzip
+    import lzma
+
+    from charlm.training.schedule import Schedule
+
+    good = tensors.dump({"a": torch.zeros(2, 3), "b": torch.zeros(4)})
+    whole = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0).completed()
+    made = Plan(schedule=Schedule.usual(9), eval_every=3, eval_chars=10).decided(decided="size")
+    known = {
+        "text": [
+            b"\x00plain",
+            b"\x01na\xc3\xafve \xf0\x9f\xa6\x86",
+            b"\x02\xff\xfea\x00",
+            b"\x00PK\x03\x04",
+            b"\x07\x00\x80",
+        ],
+        "config": [json.dumps(whole.to_json()).encode(), json.dumps(TrainingConfig().to_json()).encode()],
+        "plan": [json.dumps(made.to_json()).encode()],
+        "manifest": [json.dumps({"format": 1, "files": {}, "run_files": {}}).encode()],
+        "header": [good],
+        "compressed": [gzip.compress(b"ab" * 50), bz2.compress(b"ab"), lzma.compress(b"ab"), b"charlm\x01"],
+        "terminal": [b"\x1b[31mred", "a\u202eb".encode("utf-32-le")],
+    }
+    return known[name]

@@ -1,0 +1,124 @@
+"""The doctor: whole is said of what is whole, and of each damage what can still be done."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+from charlm import files
+from charlm.checkpoint.manifest import CHECKPOINT_FILES, NAME, RUN_FILES
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.cli.main import run as main
+from charlm.config import TextConfig
+from charlm.studies.doctor import examine, machine
+from charlm.text.load import load
+from charlm.training.loop import Trainer
+from charlm.training.start import begin, go_on
+from tests.conftest import TEXT, Never, toy_choice
+from tests.disk import tree_of
+
+
+@pytest.fixture
+def run(elsewhere: Path) -> RunFolder:
+    """A run with two checkpoints, whose text can be read again."""
+    Path("ducks.txt").write_text(TEXT)
+    loaded = load(["ducks.txt"], TextConfig())
+    folder = RunFolder.create(Path("checkpoints"), "toy")
+    choice = toy_choice(loaded.corpus, 6, save_every=0.0, eval_every=100)
+    session = begin(folder, loaded, TextConfig(), choice, "charlm train")
+    list(Trainer(session, folder).run(Never()))
+    folder.unlock()
+    return RunFolder(folder.path)
+
+
+def test_a_whole_run_is_whole_and_examining_it_writes_nothing(run: RunFolder) -> None:
+    before = tree_of(run.path)
+    found = examine(run)
+    assert found.healthy and found.resumes_from == 6 and found.usable == (5, 6)
+    named = {(file.step, file.name) for file in found.files}
+    assert named == {(s, name) for s in (5, 6) for name in (NAME, *CHECKPOINT_FILES, *RUN_FILES)}
+    assert tree_of(run.path) == before
+
+
+@pytest.mark.parametrize("name", [*CHECKPOINT_FILES, NAME])
+def test_a_damaged_file_is_named_and_the_checkpoint_before_is_gone_on_from(run: RunFolder, name: str) -> None:
+    path = run.folder(6) / name
+    path.write_bytes(path.read_bytes()[:-2])
+    found = examine(run)
+    assert [(f.step, f.name) for f in found.files if f.problem] == [(6, name)]
+    assert not found.healthy and found.resumes_from == 5
+    assert go_on(run, lambda _: None).state.step == 5, "it promises what resume does"
+
+
+@pytest.mark.parametrize("name", [*RUN_FILES, "plan.json"])
+def test_what_all_checkpoints_share_keeps_a_run_from_going_on(run: RunFolder, name: str) -> None:
+    (run.path / name).write_bytes(b"{}")
+    found = examine(run)
+    assert not found.healthy and found.resumes_from is None
+
+
+def test_a_text_that_changed_is_said(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("ducks.txt").write_text(TEXT[::-1])
+    monkeypatch.setenv("CHARLM_CACHE", "another")
+    found = examine(run)
+    assert found.resumes_from is None and "no longer the text" in " ".join(found.problems)
+
+
+def test_what_a_crash_left_and_pointers_to_nothing_are_said(run: RunFolder) -> None:
+    (run.path / ".tmp-step-00000007").mkdir()
+    (run.path / "latest").write_text("step-00000099\n")
+    said = " ".join(examine(run).problems)
+    assert "1 unfinished" in said and "latest points to a checkpoint that is gone" in said
+
+
+def test_a_run_that_never_saved(elsewhere: Path) -> None:
+    (elsewhere / "toy").mkdir()
+    found = examine(RunFolder(elsewhere / "toy"))
+    assert found.resumes_from is None and "no checkpoint" in found.problems[0]
+
+
+def test_a_place_that_cannot_be_written_is_said_and_nothing_is_left(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert all(place.problem is None for place in machine(elsewhere / "a" / "b").places)
+    assert list(elsewhere.iterdir()) == []
+
+    def refused(path: Path, data: bytes) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(files, "write_synced", refused)
+    assert {place.problem for place in machine(elsewhere).places} == {"Read-only file system"}
+
+
+@pytest.fixture
+def charlm(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    def call(*args: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["charlm", *args])
+        capsys.readouterr()
+        return main(perf_counter()), capsys.readouterr().out
+
+    return call
+
+
+def test_the_command(
+    run: RunFolder, charlm: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out = charlm("doctor")
+    assert code == 0 and re.search(r"torch +\d", out) and "can be written" in out
+    facts = json.loads(charlm("doctor", "--json")[1])
+    assert facts["threads"] > 0 and {place["what"] for place in facts["places"]} == {"checkpoints", "cache"}
+    code, out = charlm("doctor", "toy")
+    assert code == 0 and "goes on from step 6" in out
+    os.truncate(run.folder(6) / "model.safetensors", 100)
+    code, out = charlm("doctor", "toy")
+    assert code == 4 and "model.safetensors" in out and "goes on from step 5" in out
+    code, out = charlm("doctor", "toy", "--json")
+    assert code == 4 and json.loads(out)["resumes_from"] == 5
+    assert charlm("doctor", "nowhere")[0] == 4

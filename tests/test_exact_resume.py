@@ -1,0 +1,106 @@
+"""Exact resume: whatever a run is made of and wherever it is cut, it ends as one that was never cut."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.config import TextConfig
+from charlm.text.corpus import Corpus, prepare
+from charlm.training.events import Event, Finished
+from charlm.training.loop import Trainer
+from charlm.training.schedule import Schedule
+from charlm.training.session import Session
+from charlm.training.start import go_on
+from tests.conftest import TEXT, After, Never, toy_run
+from tests.test_loop import assert_same
+
+IN_CI, THOROUGH = 25, 200
+
+
+@st.composite
+def makings(draw: st.DrawFn) -> dict[str, Any]:
+    """All that decides a run: what the weights must not forget."""
+    parts = draw(st.sampled_from([1, 2, 3]))
+    model: dict[str, Any] = {"dropout": draw(st.sampled_from([0.0, 0.3]))}
+    if draw(st.booleans()):
+        model |= {"ngrams": 2, "ngram_rows": 64, "ngram_dropout": draw(st.sampled_from([0.0, 0.2]))}
+    if draw(st.booleans()):
+        model |= {"counts": True, "counts_order": 2, "counts_dropout": draw(st.sampled_from([0.0, 0.3]))}
+    return {
+        "seed": draw(st.integers(0, 99)),
+        "accumulation": parts,
+        "batch_size": parts * draw(st.integers(1, 2)),
+        "optimizer": draw(st.sampled_from(["adamw", "muon"])),
+        "model": model,
+        "patience": 0,
+    }
+
+
+def schedules(steps: int) -> st.SearchStrategy[Schedule]:
+    """The usual one, and corners of its own."""
+    usual = Schedule.usual(steps)
+    bent = Schedule.parse(f"0:1,{steps - 1}:0.3,{steps}:0") if steps > 1 else usual
+    return st.sampled_from([usual, bent])
+
+
+def cut_off(trainer: Trainer, at: int, *, killed: bool) -> list[Event]:
+    """Train up to a step; stopped there it saves, killed it does not."""
+    events: Iterator[Event] = trainer.run(Never() if killed else After(lambda: trainer.step, at))
+    seen = []
+    for event in events:
+        seen.append(event)
+        if killed and trainer.step >= at:
+            break
+    return seen
+
+
+def again(run: RunFolder) -> Session:
+    run.unlock()
+    return go_on(RunFolder(run.path), pytest.fail)
+
+
+def check(root: Path, corpus: Corpus, data: st.DataObject) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    steps = data.draw(st.integers(1, 10), "steps")
+    made, schedule = data.draw(makings(), "made of"), data.draw(schedules(steps), "schedule")
+    often = st.sampled_from([1, 2, 5, 100])
+    run, whole = toy_run(
+        root, corpus, steps, "whole", **{**made, "model": dict(made["model"])}, save_every=1e6
+    )
+    whole.plan = replace(whole.plan, schedule=schedule, eval_every=data.draw(often, "evaluations, whole"))
+    list(Trainer(whole, run).run(Never()))
+
+    save_every = data.draw(st.sampled_from([0.0, 1e6]), "seconds between saves")
+    run, part = toy_run(
+        root, corpus, steps, "part", **{**made, "model": dict(made["model"])}, save_every=save_every
+    )
+    plan = replace(part.plan, schedule=schedule, eval_every=data.draw(often, "evaluations, part"))
+    part.plan = plan
+    for cut in sorted(data.draw(st.lists(st.integers(0, steps), max_size=3), "cuts")):
+        if cut >= part.state.step:
+            cut_off(Trainer(part, run), cut, killed=data.draw(st.booleans(), "killed"))
+            part = again(run)
+            part.plan = plan
+    events = list(Trainer(part, run).run(Never()))
+    assert isinstance(events[-1], Finished) and events[-1].step == steps
+    assert_same(whole, part)
+    run.unlock()
+
+
+def test_resume_is_exact(tmp_path: Path, thorough: bool) -> None:
+    """Also where one side evaluates or saves more often than the other, and where it is cut more than once."""
+    corpus = prepare(TEXT, TextConfig())
+
+    @settings(max_examples=THOROUGH if thorough else IN_CI, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def attempt(data: st.DataObject) -> None:
+        check(tmp_path / "runs", corpus, data)
+
+    attempt()
