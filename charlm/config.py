@@ -242,6 +242,14 @@ class TextConfig(Settings):
         Range(0, 0.5),
     ] = 0.0
     val_file: Annotated[str | None, "A file of its own to hold out, instead of the end of the text."] = None
+    documents: Annotated[
+        str,
+        "What is a document: none is read across its end, which the model learns to tell.",
+        Choice(("none", "file", "line", "blank-line", "separator")),
+    ] = "none"
+    separator: Annotated[
+        str | None, "What stands between documents, and is no part of them; \\n is a new line."
+    ] = None
     include: Annotated[str | None, "In folders, only files whose names match, such as '*.txt'."] = None
     field: Annotated[str | None, "Of JSON lines, .csv and .tsv: the field that holds the text."] = None
     encoding: Annotated[str | None, "The text's encoding; by default UTF-8, or what its mark says."] = None
@@ -255,6 +263,11 @@ class TextConfig(Settings):
         super().__post_init__()
         if self.val_file is not None and self.val != VAL:
             raise ValueError(f"val is {self.val:g}, which cannot act with val_file; leave one out")
+        if self.separator == "" or (self.separator is None) != (self.documents != "separator"):
+            raise ValueError(
+                f"separator is {self.separator!r} and documents {self.documents}; documents separator takes a "
+                "separator, and nothing else does"
+            )
         if self.val_file is None and self.val + self.test > MOST_KEPT_BACK:
             raise ValueError(
                 f"val is {self.val:g} and test {self.test:g}; together at most {MOST_KEPT_BACK:g}, so that there "

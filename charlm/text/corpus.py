@@ -23,11 +23,12 @@ from charlm.files import free_space, make_folder
 from charlm.terminal import one_line
 from charlm.text import cache
 from charlm.text.cache import cache_folder
-from charlm.text.codes import Census, Counts, LineEnds, Spool, codes_of, marks_of
+from charlm.text.codes import Census, Counts, LineEnds, Spool, marks_of
+from charlm.text.documents import Marker, with_ends
 from charlm.text.encoder import Encoder
 from charlm.text.remarks import Marks
 from charlm.text.stream import Block
-from charlm.text.vocabulary import Ids, Vocabulary
+from charlm.text.vocabulary import END, END_POINT, Ids, Vocabulary
 
 __all__ = ["Corpus", "Preparation", "cache_folder", "prepare", "reopen"]
 
@@ -49,6 +50,7 @@ class Corpus:
     held_out_chars: int
     test: Ids | None = None  # a third part, that no choice may depend on
     test_chars: int = 0
+    ends: tuple[int, int, int] = (0, 0, 0)  # of documents, in each part: symbols that are no characters
     uncached: str | None = None  # why it is not in the cache
 
     @property
@@ -61,18 +63,21 @@ class Corpus:
         return self.vocabulary.decode(self.train[-last:] if last else self.train)
 
     def held_out_text(self) -> str:
-        """The held-out part as characters."""
-        return self.vocabulary.decode(self.held_out)
+        """The held-out part as characters, with END where documents end."""
+        return self.vocabulary.decode(self.held_out, END)
 
     def test_text(self) -> str:
-        """The test part as characters; empty where there is none."""
-        return "" if self.test is None else self.vocabulary.decode(self.test)
+        """The test part in the same way; empty where there is none."""
+        return "" if self.test is None else self.vocabulary.decode(self.test, END)
 
 
 def prepare(text: str, config: TextConfig, val_text: str | None = None) -> Corpus:
     """The corpus of a text that is in memory. Raises as `Preparation`."""
-    val = None if val_text is None else [Block(val_text.encode(), val_text)]
-    return Preparation(config).corpus([Block(text.encode(), text)], val)
+    main, val = (
+        None if of is None else with_ends([Block(of.encode(), of)], config) for of in (text, val_text)
+    )
+    assert main is not None
+    return Preparation(config).corpus(main, val)
 
 
 def reopen(key: str, *, whole: bool = False) -> Corpus | None:
@@ -95,7 +100,7 @@ class Preparation:
     ) -> None:
         """`watch` is told how the encoding goes on; `label` names the text in the cache."""
         self._config, self._label, self._watch = config, label, watch
-        self._census, self._ends = Census(), LineEnds()
+        self._census, self._ends, self._marker = Census(), LineEnds(), Marker()
         self.marks: Marks | None = None  # what deserves a remark, once the text is read
 
     def lines(self) -> int:
@@ -127,24 +132,26 @@ class Preparation:
     def _read(self, blocks: Iterable[Block], spool: Spool) -> str:
         """The first pass over the text: counted, hashed, kept; its SHA-256."""
         digest = hashlib.sha256()
-        for block in blocks:
-            codes = codes_of(block)
-            self._census.add(codes)
+        for block in self._counted(blocks, spool):
             digest.update(block.utf8)
             self._ends.add(block)
-            spool.add(codes, block)
         self.marks = marks_of(self._census.counts(), self._ends.pairs) if spool.chars else None
         return digest.hexdigest()
 
     def _read_more(self, blocks: Iterable[Block], spool: Spool) -> str:
         """The same for a held-out text of its own."""
         digest = hashlib.sha256()
-        for block in blocks:
-            codes = codes_of(block)
-            self._census.add(codes)
+        for block in self._counted(blocks, spool):
             digest.update(block.utf8)
-            spool.add(codes, block)
         return digest.hexdigest()
+
+    def _counted(self, blocks: Iterable[Block], spool: Spool) -> Iterator[Block]:
+        """The blocks, once their characters and the ends of documents among them are counted and kept."""
+        for block in blocks:
+            codes = self._marker.mark(block)
+            self._census.add(codes)
+            spool.add(codes, block if block.ends is None else None)
+            yield block
 
     def _spans(self, n: int, n_all: int, own: bool) -> Spans:
         """Training, held out and test, one after another; or what is held out after all, if it is its `own`."""
@@ -162,6 +169,8 @@ class Preparation:
     def _key(self, sha256: str, val_sha256: str | None, n: int) -> str:
         settings = [cache.FORMAT, sha256, val_sha256, n, self._config.val, self._config.test]
         settings.append(self._config.min_count)
+        if self._config.documents != "none":
+            settings.append(self._marker.digest())
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
     def _encode(self, key: str, sha256: str, spool: Spool, spans: Spans) -> Corpus:
@@ -173,14 +182,22 @@ class Preparation:
                 part.add(codes)
             counts[name] = part.counts()
             counts["train"][: len(counts[name])] -= counts[name]
+        ends = {name: _ends(part) for name, part in counts.items()}
+        if self._config.documents != "none" and not ends["train"]:
+            raise TextError(
+                f"no document ends in the training part, of {self._marker.documents} in all, so nothing can be "
+                f"learned of it; --documents {self._config.documents} needs more of them, or leave it out"
+            )
         vocabulary = Vocabulary.of_counts(counts["train"], self._config.min_count)
         facts = {
             "format": cache.FORMAT,
             "label": self._label,
             "sha256": sha256,
             "vocabulary": json.loads(vocabulary.to_json()),
-            **{f"{name}_chars": end - start for name, (start, end) in spans.items()},
+            **{f"{name}_chars": end - start - ends[name] for name, (start, end) in spans.items()},
         }
+        if vocabulary.ends:
+            facts["ends"] = [ends[name] for name in PARTS]
         encoder = Encoder(vocabulary, self._census.counts())
         parts = {name: self._part(encoder, counts[name], spool, spans, name) for name in PARTS}
         trouble = _store(key, facts, parts)
@@ -232,7 +249,13 @@ def _corpus(key: str, facts: dict[str, Any], train: Ids, held_out: Ids, test: Id
         facts["held_out_chars"],
         test,
         facts["test_chars"],
+        tuple(map(int, facts.get("ends", (0, 0, 0)))),  # type: ignore[arg-type]
     )
+
+
+def _ends(counts: Counts) -> int:
+    """How many documents end in a part."""
+    return int(counts[END_POINT : END_POINT + 1].sum())
 
 
 def _scratch_folder() -> Path:
