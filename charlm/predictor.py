@@ -24,8 +24,9 @@ from charlm.model.c_stepper import CStepper
 from charlm.model.example import Example, Row
 from charlm.model.folded import Folded, Numbers
 from charlm.model.language_model import LanguageModel, initialise
+from charlm.model.masks import documents_of
 from charlm.model.stepper import Stepper
-from charlm.reading import TextState
+from charlm.reading import TextState, read_on
 from charlm.text.vocabulary import Ids, Vocabulary
 
 ESCAPE = 2.0**-16
@@ -53,7 +54,10 @@ class Predictor(Protocol):
         """The state before anything was read."""
 
     def step(self, state: Any, ids: Tensor) -> tuple[Any, Tensor]:
-        """Read ids (B, T), T >= 0: the new state, and log-probabilities (B, V) of what comes next."""
+        """Read ids (B, T), T >= 0: the new state, and log-probabilities (B, V) of what comes next.
+
+        A state is of one document: the end of a document is read as the first of its ids or not at all.
+        """
 
 
 @runtime_checkable
@@ -138,7 +142,8 @@ class TransformerPredictor:
             start, first, end = rule.window(k, len(ids))
             read = torch.from_numpy(ids[start:end].astype(np.int64))[None].to(self._device())
             log_prior = self._prior(ids[None, max(0, start - self._reach) : end - 1], end - 1 - start)
-            logp = self._log_probabilities(self.model.hidden(read[:, :-1], cache), log_prior)  # (1, T, V)
+            hidden, cache = read_on(self.model, read[:, :-1], cache, self.vocabulary.end)
+            logp = self._log_probabilities(hidden, log_prior)  # (1, T, V)
             assert first == start + 1
             if k in wanted:
                 yield logp.gather(2, read[:, 1:, None])[0, :, 0].double().cpu().numpy()
@@ -151,7 +156,8 @@ class TransformerPredictor:
             row[: end - start] = ids[start:end]
         read = torch.from_numpy(rows).to(self._device())
         skip = min(first - start for start, first, _ in bounds) - 1
-        hidden = self.model.hidden(read[:, :-1])[:, skip:]  # (B, T, C)
+        docs = documents_of(read[:, :-1], self.vocabulary.end)
+        hidden = self.model.hidden(read[:, :-1], docs=docs)[:, skip:]  # (B, T, C)
         log_prior = self._prior(rows[:, :-1], hidden.shape[1])
         logp = self._log_probabilities(hidden, log_prior)  # (B, T, V)
         chosen = logp.gather(2, read[:, 1 + skip :, None])[..., 0].double().cpu().numpy()

@@ -136,7 +136,7 @@ def test_an_evaluation_says_everything(tmp_path: Path, corpus: Corpus) -> None:
     latest = evaluate(read(run, "latest"), "latest", [("held-out part", text)], rule, corpus)
     data = json.loads(json.dumps(latest.to_json()))
     assert set(data) == {
-        "schema", "kind", "checkpoint", "selected_on_this_text", "block_size", "stride", "state_carried", "chars", "bytes", "unknown_chars",
+        "schema", "kind", "checkpoint", "selected_on_this_text", "block_size", "stride", "state_carried", "chars", "bytes", "document_ends", "unknown_chars",
         "nats_per_char", "bits_per_char", "bits_per_byte", "perplexity", "ci95_bits_per_char", "baselines", "files", "warnings",
     }  # fmt: skip
     assert data["schema"] == 1

@@ -32,13 +32,13 @@ def _finder(config: TextConfig) -> Ends:
     if config.documents == "blank-line":
         return _blank_lines
     if config.documents == "separator":
-        return Separator(spoken(config.separator or "")).blocks
+        return Separator(between(config)).blocks
     return iter
 
 
-def spoken(separator: str) -> str:
-    r"""The separator as it stands in the text: \n is a new line and \t a tab."""
-    return separator.replace("\\n", "\n").replace("\\t", "\t")
+def between(config: TextConfig) -> str:
+    r"""What stands between two documents in the text; in the setting \n is a new line and \t a tab."""
+    return "" if config.separator is None else config.separator.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def _lines(blocks: Iterable[Block]) -> Iterator[Block]:
@@ -59,9 +59,7 @@ def _blank_lines(blocks: Iterable[Block]) -> Iterator[Block]:
         breaks = (codes == _FEED) | (codes == _RETURN)
         places = np.flatnonzero(~breaks)  # of what is no line end
         before = [np.concatenate(([0], np.cumsum(codes == code)))[places] for code in (_FEED, _RETURN)]
-        runs = [
-            np.diff(counts, prepend=-held) for counts, held in zip(before, (feeds, returns), strict=True)
-        ]
+        runs = [np.diff(counts, prepend=-held) for counts, held in zip(before, (feeds, returns), strict=True)]
         ends = places[(runs[0] > 1) | (runs[1] > 1)]
         last = int(places[-1]) + 1 if len(places) else 0
         feeds = int((codes[last:] == _FEED).sum()) + (0 if len(places) else feeds)
