@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.console import checkpoints_root, count, say, table, text_of, warn
-from charlm.config import FEWEST_HELD_OUT, SamplingConfig
+from charlm.config import FEWEST_HELD_OUT, SamplingConfig, TextConfig
 from charlm.errors import CharlmError
 from charlm.evaluation.yardsticks import Yardstick
 from charlm.listeners.log import MetricsLog

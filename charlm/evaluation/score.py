@@ -107,7 +107,7 @@ def per_char(vocabulary: Vocabulary, text: str, symbols: Numbers) -> Numbers:
     if len(plain) == len(text):
         return costs
     of_char = np.maximum(np.cumsum(code_points(text) != END_POINT) - 1, 0)
-    return np.bincount(of_char, costs)
+    return np.bincount(of_char, costs).astype(np.float64)
 
 
 def unknown_chars(vocabulary: Vocabulary, text: str) -> int:

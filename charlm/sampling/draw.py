@@ -63,7 +63,8 @@ class _Group:
         """The next id of each of its samples."""
         # Bytes that training never saw would only be noise: they are scored, and never written.
         rows = slice(None) if self._rows is None else self._rows
-        return choose(self._logits[rows, : self._symbols], noise, config)
+        logits: NDArray[np.float64] = self._logits[rows, : self._symbols]
+        return choose(logits, noise, config)
 
     def part(self, ids: Ids, end: int) -> Ids:
         """Part with the samples that have come to an end: their numbers."""
