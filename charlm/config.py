@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Self
 
-from charlm.refusals import ATTENTION, SCORED, refuse_idle, refuse_not_plain
+from charlm.refusals import ATTENTION, SCORED, VAL, refuse_idle, refuse_not_plain, refuse_split
 from charlm.settings import Choice, Choices, Range, Settings
 
 
@@ -225,8 +225,6 @@ class TrainingConfig(Settings):
         )
 
 
-VAL = 0.1
-MOST_KEPT_BACK = 0.95
 FEWEST_HELD_OUT = 200
 """Characters below which a figure on them is said to mean little."""
 
@@ -235,13 +233,26 @@ FEWEST_HELD_OUT = 200
 class TextConfig(Settings):
     """What is read and how it is divided."""
 
-    val: Annotated[float, "Share of the text, at its end, held out from training.", Range(0, 0.9)] = VAL
+    val: Annotated[float, "Share of the text held out from training, at its end.", Range(0, 0.9)] = VAL
     test: Annotated[
         float,
         "Share of the text, after what is held out, that only `charlm eval --part test` reads.",
         Range(0, 0.5),
     ] = 0.0
     val_file: Annotated[str | None, "A file of its own to hold out, instead of the end of the text."] = None
+    split: Annotated[
+        str,
+        "What is held out: the end; blocks spread over the text, a gap around each; or documents, by a hash.",
+        Choice(("tail", "blocks", "documents")),
+    ] = "tail"
+    documents: Annotated[
+        str,
+        "What is a document: none is read across its end, which the model learns to tell.",
+        Choice(("none", "file", "line", "blank-line", "separator")),
+    ] = "none"
+    separator: Annotated[
+        str | None, "What stands between documents, and is no part of them; \\n is a new line."
+    ] = None
     include: Annotated[str | None, "In folders, only files whose names match, such as '*.txt'."] = None
     field: Annotated[str | None, "Of JSON lines, .csv and .tsv: the field that holds the text."] = None
     encoding: Annotated[str | None, "The text's encoding; by default UTF-8, or what its mark says."] = None
@@ -253,13 +264,7 @@ class TextConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.val_file is not None and self.val != VAL:
-            raise ValueError(f"val is {self.val:g}, which cannot act with val_file; leave one out")
-        if self.val_file is None and self.val + self.test > MOST_KEPT_BACK:
-            raise ValueError(
-                f"val is {self.val:g} and test {self.test:g}; together at most {MOST_KEPT_BACK:g}, so that there "
-                "is something to train on"
-            )
+        refuse_split(self)
 
 
 @dataclass(frozen=True, kw_only=True)

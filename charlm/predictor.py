@@ -24,8 +24,9 @@ from charlm.model.c_stepper import CStepper
 from charlm.model.example import Example, Row
 from charlm.model.folded import Folded, Numbers
 from charlm.model.language_model import LanguageModel, initialise
+from charlm.model.masks import documents_of
 from charlm.model.stepper import Stepper
-from charlm.reading import TextState
+from charlm.reading import TextState, read_on
 from charlm.text.vocabulary import Ids, Vocabulary
 
 ESCAPE = 2.0**-16
@@ -53,7 +54,10 @@ class Predictor(Protocol):
         """The state before anything was read."""
 
     def step(self, state: Any, ids: Tensor) -> tuple[Any, Tensor]:
-        """Read ids (B, T), T >= 0: the new state, and log-probabilities (B, V) of what comes next."""
+        """Read ids (B, T), T >= 0: the new state, and log-probabilities (B, V) of what comes next.
+
+        A state is of one document: the end of a document is read as the first of its ids or not at all.
+        """
 
 
 @runtime_checkable
@@ -139,7 +143,7 @@ class TransformerPredictor:
             start, first, end = rule.window(k, len(ids))
             read = torch.from_numpy(ids[start:end].astype(np.int64))[None].to(self._device())
             log_prior = self._prior(ids, [start], end - 1 - start)
-            hidden = self.model.hidden(read[:, :-1], cache, log_prior=log_prior)
+            hidden, cache = read_on(self.model, read[:, :-1], cache, self.vocabulary.end, log_prior)
             logp = self._log_probabilities(hidden, log_prior)  # (1, T, V)
             assert first == start + 1
             if k in wanted:
@@ -153,11 +157,11 @@ class TransformerPredictor:
             row[: end - start] = ids[start:end]
         read = torch.from_numpy(rows).to(self._device())
         skip = min(first - start for start, first, _ in bounds) - 1
+        docs = documents_of(read[:, :-1], self.vocabulary.end)
         log_prior = self._prior(ids, [start for start, *_ in bounds], longest - 1)
-        hidden = self.model.hidden(read[:, :-1], log_prior=log_prior)[:, skip:]  # (B, T, C)
-        logp = self._log_probabilities(
-            hidden, None if log_prior is None else log_prior[:, skip:]
-        )  # (B, T, V)
+        hidden = self.model.hidden(read[:, :-1], docs=docs, log_prior=log_prior)[:, skip:]  # (B, T, C)
+        known = None if log_prior is None else log_prior[:, skip:]
+        logp = self._log_probabilities(hidden, known)  # (B, T, V)
         chosen = logp.gather(2, read[:, 1 + skip :, None])[..., 0].double().cpu().numpy()
         return [
             row[first - start - 1 - skip : end - start - 1 - skip]

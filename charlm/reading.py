@@ -3,10 +3,13 @@
 Axes: B texts side by side, T positions, V symbols.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from charlm.context import ContextRule
 from charlm.counts.grams import Keys
@@ -14,7 +17,25 @@ from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.prior import log_next
 from charlm.model.c_stepper import CStepper
 from charlm.model.cache import Cache
+from charlm.model.language_model import LanguageModel
 from charlm.model.stepper import Stepper
+
+
+def read_on(
+    model: LanguageModel, ids: Tensor, cache: Cache, end: int | None, log_prior: Tensor | None
+) -> tuple[Tensor, Cache]:
+    """What the head reads of ids (1, T) that go on from a state: (1, T, C), and the state after them.
+
+    Every document begins with an empty one; `end` is the id that one begins with. `log_prior` (1, T, V)
+    is what the counts say, if there are any.
+    """
+    begins = [] if end is None else (ids[0] == end).nonzero()[:, 0].tolist()
+    found = []
+    for start, stop in pairwise([0, *(at for at in begins if at), ids.shape[1]]):
+        cache = model.cache(1) if start in begins else cache
+        known = None if log_prior is None else log_prior[:, start:stop]
+        found.append(model.hidden(ids[:, start:stop], cache, log_prior=known))
+    return torch.cat(found, dim=1), cache
 
 
 class TextState:

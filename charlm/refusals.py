@@ -1,4 +1,4 @@
-"""What a model's settings cannot be together: each is refused by its name (standard library only)."""
+"""What settings cannot be together: each is refused by its name (standard library only)."""
 
 from typing import Any
 
@@ -6,6 +6,10 @@ ATTENTION = ("attention", "simple-attention")
 """The mixers that have scores: what acts on scores needs one of them."""
 SCORED = ("relative", "rotary", "alibi")
 """The positions that act on scores."""
+
+VAL = 0.1
+"""The share of a text that is held out unless told."""
+MOST_KEPT_BACK = 0.95
 
 
 def refuse_idle(config: Any) -> None:
@@ -52,3 +56,24 @@ def refuse_not_plain(config: Any) -> None:
     for name, allowed in plain.items():
         if getattr(config, name) not in allowed:
             raise ValueError(f"{name} is {getattr(config, name)}, which portable forbids")
+
+
+def refuse_split(config: Any) -> None:
+    """ValueError for settings of a TextConfig that do not divide a text."""
+    if config.separator == "" or (config.separator is None) != (config.documents != "separator"):
+        raise ValueError(
+            f"separator is {config.separator!r} and documents {config.documents}; documents separator takes a "
+            "separator, and nothing else does"
+        )
+    if config.split == "documents" and config.documents == "none":
+        raise ValueError("split is documents, which cannot act with documents none; say what a document is")
+    if config.split != "tail" and (config.val_file is not None or config.val + config.test == 0):
+        what = "val_file" if config.val_file is not None else "val 0"
+        raise ValueError(f"split is {config.split}, which cannot act with {what}; leave one out")
+    if config.val_file is not None and config.val != VAL:
+        raise ValueError(f"val is {config.val:g}, which cannot act with val_file; leave one out")
+    if config.val_file is None and config.val + config.test > MOST_KEPT_BACK:
+        raise ValueError(
+            f"val is {config.val:g} and test {config.test:g}; together at most {MOST_KEPT_BACK:g}, so that there "
+            "is something to train on"
+        )

@@ -137,7 +137,7 @@ def test_an_evaluation_says_everything(tmp_path: Path, corpus: Corpus) -> None:
     data = json.loads(json.dumps(latest.to_json()))
     assert set(data) == {
         "schema", "kind", "online", "figures", "checkpoint", "selected_on_this_text", "block_size", "stride", "counts_order", "state_carried",
-        "chars", "bytes", "unknown_chars",
+        "chars", "bytes", "document_ends", "unknown_chars",
         "nats_per_char", "bits_per_char", "bits_per_byte", "perplexity", "ci95_bits_per_char", "baselines", "files", "warnings",
     }  # fmt: skip
     assert data["schema"] == 1

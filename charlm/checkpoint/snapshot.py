@@ -57,9 +57,9 @@ class Snapshot:
 
     def kneser_ney(self) -> KneserNey | None:
         """The run's counts, checked; None where it has none. CheckpointError where they are damaged."""
-        return (
-            None if self.counts is None else table_file.load(self.counts, self.vocabulary.n_symbols, COUNTS)
-        )
+        if self.counts is None:
+            return None
+        return table_file.load(self.counts, self.vocabulary.n_symbols, COUNTS, self.vocabulary.end)
 
 
 TABLE = "ngrams.table"

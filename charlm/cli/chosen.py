@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charlm.cli.console import say, warn
+from charlm.config import TextConfig
 from charlm.errors import CheckpointError
 from charlm.terminal import one_line
 
@@ -29,6 +30,14 @@ def chosen(root: Path, name: str | None, checkpoint: str | None) -> "tuple[Snaps
     newest = "" if name else ", the newest run"
     say(f"using {which} of {one_line(run.name)}{newest}: step {snapshot.step}")
     return snapshot, run.path.name, which
+
+
+def text_config(snapshot: "Snapshot") -> TextConfig:
+    """How the run read its text; CheckpointError where that cannot be."""
+    try:
+        return TextConfig.from_json(snapshot.run["text"])
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"run.json is damaged: {error}") from None
 
 
 def corpus_of_run(snapshot: "Snapshot", *, needed: bool) -> "Corpus | None":

@@ -11,6 +11,7 @@ from charlm.cli.console import print_json, say, table, warn
 from charlm.evaluation.yardsticks import Yardstick, yardsticks
 from charlm.listeners.comparison_page import render
 from charlm.studies.comparison import Comparison
+from charlm.studies.result import MOST_CHARS
 from charlm.studies.verdict import SCHEMA, Row, Verdict, verdict
 from charlm.terminal import one_line
 from charlm.text.corpus import Corpus
@@ -100,10 +101,10 @@ def _row(row: Row) -> tuple[str, ...]:
 
 def _yardsticks(corpus: Corpus, chars: int) -> dict[str, Yardstick]:
     """What simpler things make of the text that was scored; xz only where it takes no time to speak of."""
-    if not chars:
+    if not chars:  # which are those of MOST_CHARS
         return {}
     quick = corpus.train_chars <= MOST_FOR_XZ
     sticks = yardsticks(
-        corpus.vocabulary, corpus.training_text if quick else None, corpus.held_out_text()[:chars]
+        corpus.vocabulary, corpus.training_text if quick else None, corpus.held_out_text()[:MOST_CHARS]
     )
     return {name: stick for name, stick in sticks.items() if isinstance(stick, Yardstick)}

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from charlm.cli.chosen import chosen, corpus_of_run
 from charlm.cli.console import count, foreign, print_json, table, text_of, warn
-from charlm.cli.evaluate import read_texts
+from charlm.cli.evaluate import as_read, read_texts
 from charlm.context import ContextRule
 from charlm.errors import TextError, UsageError
 from charlm.evaluation.report import Evaluation, evaluate
 from charlm.evaluation.yardsticks import Yardstick
 from charlm.studies.side_by_side import Passage, SideBySide, side_by_side
+from charlm.text.vocabulary import without_ends
 
 
 def compare_two(
@@ -24,19 +25,25 @@ def compare_two(
     if texts is None:
         first, second = corpora
         assert first is not None and second is not None
-        if first.held_out_text() != second.held_out_text():
+        held_out = [first.held_out_text(), second.held_out_text()]
+        if without_ends(held_out[0]) != without_ends(held_out[1]):
             raise UsageError(
                 f"{names[0]} and {names[1]} have not held out the same text; name one for both with --on FILE"
             )
-        texts = [(f"held-out part of {text_of(runs[0][0].run)}", first.held_out_text())]
-    if not any(text for _, text in texts):
+        named = f"held-out part of {text_of(runs[0][0].run)}"
+        read = [[(named, text)] for text in held_out]
+    else:
+        read = [as_read(texts, snapshot) for snapshot, _, _ in runs]
+    if not any(text for _, text in read[0]):
         raise TextError("there is no text to compare them on; name one with --on FILE")
-    pair = zip(runs, corpora, strict=True)
+    pair = zip(runs, read, corpora, strict=True)
     evaluations = [
         evaluate(snapshot, which, texts, ContextRule.of_model(snapshot.model_config), corpus)
-        for (snapshot, _, which), corpus in pair
+        for (snapshot, _, which), texts, corpus in pair
     ]
     found = side_by_side(names, (evaluations[0], evaluations[1]))
+    if evaluations[0].figure.ends != evaluations[1].figure.ends:
+        warn("the bits of one figure include those of the ends of documents, and those of the other do not")
     if as_json:
         print_json(found.to_json())
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.chosen import chosen, corpus_of_run
+from charlm.cli.chosen import chosen, corpus_of_run, text_config
 from charlm.cli.console import checkpoints_root, count, note_files, print_json, say, table, text_of, warn
 from charlm.cli.options import AsJson, Checkpoints, Run, Which
 from charlm.cli.reading import Bar
@@ -83,7 +83,9 @@ def command(
     from charlm.evaluation.report import evaluate
 
     corpus = corpus_of_run(snapshot, needed=texts is None)
-    if texts is None:
+    if texts is not None:
+        texts = as_read(texts, snapshot)
+    else:
         assert corpus is not None
         texts = [_text_of_part(corpus, part or "held-out", text_of(snapshot.run))]
     try:
@@ -130,10 +132,12 @@ def _check_part(part: str | None, files: list[str] | None) -> None:
 
 def _text_of_part(corpus: "Corpus", part: str, name: str) -> tuple[str, str]:
     """The name and the text of a part; TextError where the run has none."""
+    from charlm.text.vocabulary import without_ends
+
     text = corpus.test_text() if part == "test" else corpus.held_out_text()
-    if not text and part == "test":
+    if not without_ends(text) and part == "test":
         raise TextError("this run kept no test part; train with --test 0.05 for one, or name a file to score")
-    if not text:
+    if not without_ends(text):
         raise TextError("this run held nothing out; name a file to score")
     return f"{part} part of {name}", text
 
@@ -145,6 +149,14 @@ def read_texts(files: list[str], encoding: str | None) -> list[tuple[str, str]]:
     source = read_source(files, encoding=encoding)
     note_files(source.notes)
     return [(file.name, file.text) for file in source.files if file.text]
+
+
+def as_read(texts: list[tuple[str, str]], snapshot: "Snapshot") -> list[tuple[str, str]]:
+    """The texts as the run read its own, each by itself: with END where documents end."""
+    from charlm.text.documents import marked_text
+
+    config = text_config(snapshot)
+    return [(name, marked_text([text], config)) for name, text in texts]
 
 
 def _write_per_char(path: Path, evaluation: "Evaluation") -> None:
@@ -187,6 +199,7 @@ def _show(name: str, evaluation: "Evaluation") -> None:
             "characters",
             f"{count(figure.chars)}, all scored, {count(figure.unknown_chars)} not in the vocabulary",
         ),
+        *([("documents", f"{count(figure.ends)} ends scored too, their bits included")] * bool(figure.ends)),
         ("context", evaluation.context),
         ("text", ", ".join(scored.name for scored in figure.texts)),
     ]

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.console import checkpoints_root, count, say, table, text_of, warn
-from charlm.config import FEWEST_HELD_OUT, SamplingConfig
+from charlm.config import FEWEST_HELD_OUT, SamplingConfig, TextConfig
 from charlm.errors import CharlmError
 from charlm.evaluation.yardsticks import Yardstick
 from charlm.listeners.log import MetricsLog
@@ -20,6 +20,7 @@ from charlm.listeners.progress import Progress
 from charlm.listeners.report import write_report
 from charlm.sampling.generate import default_prompt, sample_text
 from charlm.terminal import one_line
+from charlm.text.documents import between
 from charlm.training.events import Compiled, Event, Finished, SaveFailed, Skipped, WentBack
 from charlm.training.loop import Trainer
 from charlm.training.pace import Pace
@@ -98,9 +99,10 @@ def _words(event: Event) -> str | None:
 
 def _sample(trainer: Trainer) -> str:
     trainer.session.model.eval()
+    predictor, text = trainer.predictor, TextConfig.from_json(trainer.session.run["text"])
     try:
         return sample_text(
-            trainer.predictor, default_prompt(trainer.predictor), SamplingConfig(), PREVIEW_CHARS
+            predictor, default_prompt(predictor), SamplingConfig(), PREVIEW_CHARS, between(text)
         )
     finally:
         trainer.session.model.train()

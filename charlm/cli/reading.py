@@ -7,8 +7,9 @@ from typing import Any
 
 from charlm.cli.console import say, warn
 from charlm.cli.words import about_text
-from charlm.config import VAL, TextConfig
+from charlm.config import TextConfig
 from charlm.errors import UsageError
+from charlm.refusals import VAL
 
 DELAY = 1.0
 MOST_COMPARED = 2 << 20
@@ -30,7 +31,8 @@ def take_customary_split(names: Sequence[str], settings: dict[str, Any]) -> None
     """Take the split that is customary for a published text, where none was chosen, and say so."""
     from charlm.text.published import customary
 
-    chosen = (settings["val"], settings["test"], settings["val_file"]) != (VAL, 0.0, None)
+    names_of = ("val", "test", "val_file", "split")
+    chosen = tuple(settings[name] for name in names_of) != (VAL, 0.0, None, "tail")
     if len(names) != 1 or chosen or not os.path.isfile(names[0]):
         return
     text = customary(os.path.basename(names[0]), os.path.getsize(names[0]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.chosen import chosen
+from charlm.cli.chosen import chosen, text_config
 from charlm.cli.console import checkpoints_root, foreign, print_json
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, build, with_settings
 from charlm.config import SamplingConfig
@@ -21,6 +21,7 @@ EXAMPLES = """Examples:
   charlm sample                                  from the newest run
   charlm sample --prompt "To be" --length 1000   go on from a beginning
   charlm sample -n 5 --temperature 0.6 --seed 7  five samples, more careful
+  charlm sample -n 9 --one-document              nine, each as long as the model makes it
   charlm sample --stop "\\n\\n" --json | jq .text  up to the first empty line"""
 
 
@@ -46,6 +47,9 @@ def command(
     raw: Annotated[
         bool, typer.Option("--raw", help="To a terminal the characters as they are, controls too.")
     ] = False,
+    one_document: Annotated[
+        bool, typer.Option("--one-document", help="End where the model ends the document.")
+    ] = False,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
     *,
@@ -53,7 +57,8 @@ def command(
 ) -> None:
     """Write text with a trained model.
 
-    It streams to standard output as it is made. The same seed gives the same text.
+    It streams to standard output as it is made. The same seed gives the same text. A model that was
+    trained with --documents begins one, with the prompt.
     """
     from charlm.model.compiled import begin
 
@@ -66,7 +71,18 @@ def command(
         raise UsageError("--stop is empty; give the text to stop before")
     compiling = begin()  # beside the import of torch
     snapshot, _, _ = chosen(checkpoints_root(checkpoints), run, checkpoint)
-    _write(snapshot, compiling, given, config, n, length, stops, as_json=as_json, raw=raw)
+    _write(
+        snapshot,
+        compiling,
+        given,
+        config,
+        n,
+        length,
+        stops,
+        one_document=one_document,
+        as_json=as_json,
+        raw=raw,
+    )
 
 
 def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
@@ -94,12 +110,14 @@ def _write(
     length: int,
     stops: list[str],
     *,
+    one_document: bool,
     as_json: bool,
     raw: bool,
 ) -> None:
     from charlm.model.folded import Folded
     from charlm.predictor import TransformerPredictor
     from charlm.sampling.generate import Piece, default_prompt, generate
+    from charlm.text.documents import between
     from charlm.training.device import set_threads
 
     predictor = TransformerPredictor.of(snapshot, compiling.library() if compiling else None)
@@ -108,7 +126,17 @@ def _write(
     prompt = default_prompt(predictor) if given is None else given
     show = _Json(prompt, config.seed) if as_json else _Stream(given or "", n, raw)
     try:
-        for event in generate(predictor, prompt, config, n=n, length=length, stops=stops):
+        events = generate(
+            predictor,
+            prompt,
+            config,
+            n=n,
+            length=length,
+            stops=stops,
+            one_document=one_document,
+            between=between(text_config(snapshot)),
+        )
+        for event in events:
             if isinstance(event, Piece):
                 show.piece(event.sample, event.text)
             else:

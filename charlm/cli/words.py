@@ -15,9 +15,11 @@ def about_text(loaded: Any) -> str:
     few = "; too few held out to mean much" if 0 < corpus.held_out_chars < FEWEST_HELD_OUT else ""
     none = "; nothing held out, so nothing will be evaluated" if corpus.held_out_chars == 0 else few
     test = f", {count(corpus.test_chars)} kept for the test" if corpus.test_chars else ""
+    gaps = f", {count(corpus.left_out_chars)} left out between them" if corpus.left_out_chars else ""
+    documents = f" in {count(sum(corpus.ends))} documents" if vocabulary.ends else ""
     return (
-        f"{count(corpus.chars)} characters, {len(vocabulary.chars)} different kept{spelled}: "
-        f"{count(corpus.train_chars)} to train on, {count(corpus.held_out_chars)} held out{test}{none}"
+        f"{count(corpus.chars)} characters{documents}, {len(vocabulary.chars)} different kept{spelled}: "
+        f"{count(corpus.train_chars)} to train on, {count(corpus.held_out_chars)} held out{test}{gaps}{none}"
     )
 
 

@@ -50,14 +50,22 @@ class Built:
 
 
 def build(
-    ids: Ids, n_symbols: int, order: int, *, memory: int, most: int | None = None, n_folds: int = 0
+    ids: Ids,
+    n_symbols: int,
+    order: int,
+    *,
+    memory: int,
+    most: int | None = None,
+    n_folds: int = 0,
+    end: int | None = None,
 ) -> Built:
     """Count `order` symbols of context, in at most `memory` bytes.
 
     `most`: symbols that there is time for, taken as evenly spread contiguous parts of the text.
     `n_folds`: folds that can be left out of the prediction; 0 for none, which is faster and smaller.
+    `end`: the symbol that ends a document, before which nothing is looked at.
     """
-    packing = Packing(n_symbols)
+    packing = Packing(n_symbols, end)
     wanted, order = order, min(order, packing.highest_order)
     spans = spread(len(ids), len(ids) if most is None else most)
     if n_folds:
@@ -78,12 +86,12 @@ def build(
     return Built(model, wanted, sum(b - a for a, b in spans), len(ids), rare or 0)
 
 
-def choose_order(ids: Ids, n_symbols: int, most_order: int = MOST_ORDER) -> int:
+def choose_order(ids: Ids, n_symbols: int, most_order: int = MOST_ORDER, *, end: int | None = None) -> int:
     """How many symbols of context predict the end of a text best, counted on what stands before it.
 
     The search goes up or down from a first guess for as long as that helps.
     """
-    packing = Packing(n_symbols)
+    packing = Packing(n_symbols, end)
     tail = min(int(len(ids) * TAIL_SHARE), TAIL_MOST)
     near = ids[max(0, len(ids) - tail - BEFORE_MOST) :]
     most_order = min(most_order, packing.highest_order)

@@ -2,7 +2,7 @@
 
 A fold has the occurrences whose last symbol lies in it; what stands before may lie in another. For
 the counts below the highest order, which are of distinct grams, a fold has those that occur in no
-other. So what is left are exactly the counts of the occurrences outside the fold.
+other, and the occurrences of those that begin a document. So what is left are exactly the counts of the occurrences outside the fold.
 Axes: E entries of a level, F folds, N positions.
 """
 
@@ -80,10 +80,7 @@ def levels_and_shares(
         in_folds = np.zeros(len(whole), dtype=np.int16)
         for places in at:
             in_folds[places] += 1
-        only = [
-            Grams.of(part.keys[in_folds[places] == 1] & packing.mask(k))
-            for part, places in zip(parts, at, strict=True)
-        ]
+        only = [part.only(in_folds[places] == 1, packing, k) for part, places in zip(parts, at, strict=True)]
         whole, parts = whole.distinct(packing, k), [part.distinct(packing, k) for part in parts]
         had = [(np.searchsorted(whole.keys, part.keys), part.counts) for part in only]
     return levels[::-1], shares[::-1]

@@ -2,7 +2,8 @@
 
 A gram of order k is a symbol with the k symbols before it: k + 1 digits of a fixed number of bits,
 the symbol itself in the lowest. Where fewer than k symbols stand before it, the digit BOUNDARY (one
-above the last symbol) fills the place. Equal keys are equal grams, since all digits fit.
+above the last symbol) fills the place, as it does for all that stands before the end of another
+document: that end is a symbol too, and the first of the next document. Equal keys are equal grams, since all digits fit.
 Axes: N positions, G distinct grams.
 """
 
@@ -29,6 +30,7 @@ class Packing:
     """How many symbols there are, and so how wide a digit is."""
 
     n_symbols: int
+    end: int | None = None  # the symbol that ends a document and begins the next
 
     @property
     def bits(self) -> int:
@@ -58,7 +60,17 @@ class Packing:
             keys, done = (keys[:-done] << np.uint64(done * self.bits)) | keys[done:], 2 * done
             if bit == "1":
                 keys, done = (keys[:-1] << np.uint64(self.bits)) | row[done:], done + 1
+        if self.end is not None:
+            ends = np.flatnonzero(row == self.end) - (digits - 1)  # the key that has it as its last digit
+            for back in range(1, digits - 1):
+                at = ends + back
+                self.cut(keys, at[(at >= 0) & (at < len(keys))], back, digits)
         return keys
+
+    def cut(self, keys: Keys, at: NDArray[np.intp], back: int, digits: int) -> None:
+        """Put boundaries before the digit `back` places from the last in some of the keys, in place."""
+        filled = sum(self.n_symbols << (self.bits * i) for i in range(back + 1, digits))
+        keys[at] = (keys[at] & self.mask(back + 1)) | np.uint64(filled)
 
 
 @dataclass(frozen=True)
@@ -81,9 +93,21 @@ class Grams:
     def distinct(self, packing: Packing, digits: int) -> "Grams":
         """The grams of fewer digits, each counted once for every gram of this order that ends in it.
 
-        For one digit fewer these are Kneser and Ney's continuation counts.
+        For one digit fewer these are Kneser and Ney's continuation counts. What begins a document has
+        nothing before it to be counted by: it keeps its occurrences.
         """
-        return Grams.of(self.keys & packing.mask(digits))
+        if packing.end is None:
+            return Grams.of(self.keys & packing.mask(digits))
+        inside = len(self.within(packing, digits))
+        begins = Grams(self.keys[inside:] & packing.mask(digits), self.counts[inside:])
+        return join([Grams.of(self.keys[:inside] & packing.mask(digits)), begins])
+
+    def only(self, alone: NDArray[np.bool_], packing: Packing, digits: int) -> "Grams":
+        """As `distinct`, of those that are `alone` (G,); what begins a document is taken as it is."""
+        if packing.end is not None:
+            alone = alone.copy()
+            alone[len(self.within(packing, digits)) :] = True
+        return Grams(self.keys[alone], self.counts[alone]).distinct(packing, digits)
 
     def shortened(self, packing: Packing, digits: int) -> "Grams":
         """The grams of fewer digits with as many occurrences as the longer ones have together."""

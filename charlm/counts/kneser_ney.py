@@ -118,6 +118,8 @@ class KneserNey:
     def step(self, contexts: Keys, ids: Ids) -> Keys:
         """The contexts (B,) after one more symbol of each text, ids (B,)."""
         known = np.minimum(ids, self.n_symbols).astype(np.uint64)
+        if self.packing.end is not None:
+            contexts = np.where(known == self.packing.end, self.start(1), contexts)
         return ((contexts << np.uint64(self.packing.bits)) | known) & self.packing.mask(self.order)
 
     def contexts(self, ids: Ids) -> Keys:
@@ -128,6 +130,11 @@ class KneserNey:
         keys = np.zeros((B, T), dtype=np.uint64)
         for i in range(1, self.order + 1):
             keys = (keys << np.uint64(self.packing.bits)) | padded[:, i : i + T]
+        if self.packing.end is not None:
+            row, place = np.nonzero(ids == self.packing.end)
+            for back in range(self.order - 1):
+                inside = place + back < T
+                self.packing.cut(keys.reshape(-1), (row * T + place + back)[inside], back, self.order)
         return keys
 
     def rows(self, contexts: Keys, folds: Index | None = None, *, up_to: int | None = None) -> Numbers:

@@ -30,13 +30,15 @@ class TrainingPrior:
     train: Ids
 
     @classmethod
-    def of(cls, train: Ids, n_symbols: int, order: int, *, memory: int, most: int | None) -> "TrainingPrior":
+    def of(
+        cls, train: Ids, n_symbols: int, order: int, *, memory: int, most: int | None, end: int | None = None
+    ) -> "TrainingPrior":
         """Count `order` characters of context, or as many as fit a key, in at most `memory` bytes.
 
-        `most`: symbols that there is time for, evenly spread.
+        `most`: symbols that there is time for, evenly spread. `end`: the symbol that ends a document.
         """
         order = min(order, Packing(n_symbols).highest_order)
-        return cls(build(train, n_symbols, order, memory=memory, most=most, n_folds=FOLDS), train)
+        return cls(build(train, n_symbols, order, memory=memory, most=most, n_folds=FOLDS, end=end), train)
 
     @property
     def model(self) -> KneserNey:

@@ -27,14 +27,17 @@ def dump(model: KneserNey) -> bytes:
     return safetensors.numpy.save(arrays)
 
 
-def load(data: bytes, n_symbols: int, name: str) -> KneserNey:
-    """The counts again, of a file of that name, over so many symbols. Raises CheckpointError where they are not whole or not counts."""
+def load(data: bytes, n_symbols: int, name: str, end: int | None = None) -> KneserNey:
+    """The counts again, of a file of that name, over so many symbols, of which `end` ends a document.
+
+    Raises CheckpointError where they are not whole or not counts.
+    """
     try:
         arrays = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{name} is damaged: {error}") from None
     orders = len(arrays) // len(PARTS)
-    packing = Packing(n_symbols)
+    packing = Packing(n_symbols, end)
     names = {f"{k}.{part}" for k in range(min(orders, ORDERS)) for part in PARTS}
     if set(arrays) != names or not 1 <= orders <= packing.highest_order + 1:
         raise CheckpointError(f"{name} is damaged: it does not hold the orders from 0 up")

@@ -74,6 +74,7 @@ class Evaluation:
             "state_carried": self.rule.carried,
             "chars": figure.chars,
             "bytes": figure.bytes,
+            "document_ends": figure.ends,
             "unknown_chars": figure.unknown_chars,
             "nats_per_char": figure.nats_per_char,
             "bits_per_char": figure.bits_per_char,

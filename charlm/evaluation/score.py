@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from charlm.context import ContextRule
 from charlm.predictor import Predictor
-from charlm.text.vocabulary import Vocabulary
+from charlm.text.vocabulary import END_POINT, Vocabulary, code_points, without_ends
 
 Numbers = NDArray[np.float64]
 
@@ -21,8 +21,9 @@ class Scored:
 
     name: str
     text: str
-    nats: Numbers  # (characters,)
+    nats: Numbers  # (characters,), the ends of documents counted with the character before
     unknown_chars: int
+    ends: int = 0  # of documents, predicted too
 
     @cached_property
     def bits(self) -> Numbers:
@@ -56,6 +57,11 @@ class Figure:
         """Characters that the vocabulary lacks; they are scored too, as the bytes that spell them."""
         return sum(scored.unknown_chars for scored in self.texts)
 
+    @property
+    def ends(self) -> int:
+        """Ends of documents, which are predicted too, and are no characters."""
+        return sum(scored.ends for scored in self.texts)
+
     @cached_property
     def nats_per_char(self) -> float:
         """Mean nats a character."""
@@ -78,16 +84,30 @@ class Figure:
 
 
 def score_text(predictor: Predictor, name: str, text: str, rule: ContextRule | None = None) -> Scored:
-    """Score every character of a text that nothing precedes."""
-    nats = per_char(predictor.vocabulary, text, -predictor.score(predictor.vocabulary.encode(text), rule))
-    return Scored(name, text, nats, unknown_chars(predictor.vocabulary, text))
+    """Score every character of a text that nothing precedes, and every end of a document it has."""
+    vocabulary, plain = predictor.vocabulary, without_ends(text)
+    nats = per_char(vocabulary, text, -predictor.score(vocabulary.encode(text), rule))
+    ends = len(text) - len(plain) if vocabulary.ends else 0
+    return Scored(name, plain, nats, unknown_chars(vocabulary, plain), ends)
 
 
 def per_char(vocabulary: Vocabulary, text: str, symbols: Numbers) -> Numbers:
-    """What each character of a text costs, from what its symbols cost: (characters,)."""
+    """What each character of a text costs, from what its symbols cost: (characters,).
+
+    The end of a document is no character: what it costs is added to the character before.
+    """
+    plain = without_ends(text)
+    if not vocabulary.ends:
+        text = plain
+    if not plain:
+        return np.empty(0)
     lengths = vocabulary.symbols_per_char(text)
     firsts = np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.int64)
-    return np.add.reduceat(symbols, firsts) if len(text) else np.empty(0)
+    costs = np.add.reduceat(symbols, firsts)
+    if len(plain) == len(text):
+        return costs
+    of_char = np.maximum(np.cumsum(code_points(text) != END_POINT) - 1, 0)
+    return np.bincount(of_char, costs).astype(np.float64)
 
 
 def unknown_chars(vocabulary: Vocabulary, text: str) -> int:

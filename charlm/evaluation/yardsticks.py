@@ -11,7 +11,7 @@ import numpy as np
 from charlm.counts.build import Built, build, choose_order
 from charlm.counts_predictor import CountsPredictor
 from charlm.evaluation.score import score_text
-from charlm.text.vocabulary import Ids, Vocabulary
+from charlm.text.vocabulary import Ids, Vocabulary, without_ends
 
 KNESER_NEY = "kneser-ney"
 
@@ -34,18 +34,22 @@ class Yardstick:
 def yardsticks(
     vocabulary: Vocabulary, training_text: Callable[[], str] | None, text: str
 ) -> dict[str, Yardstick | str]:
-    """Each yardstick by name but for Kneser-Ney, or why it is missing. `training_text` is None where it is gone."""
+    """Each yardstick by name but for Kneser-Ney, or why it is missing. `training_text` is None where it is gone.
+
+    The compressors are not asked where documents end.
+    """
+    plain = without_ends(text)
     found: dict[str, Yardstick | str] = {
         "uniform": Yardstick(uniform_bits(vocabulary, text), adaptive=False),
         "unigram": Yardstick(unigram_bits(vocabulary, text), adaptive=False),
     }
     if training_text is not None and find_spec("pyppmd") is not None:
-        found["ppmd"] = Yardstick(ppmd_bits(training_text(), text), adaptive=True)
+        found["ppmd"] = Yardstick(ppmd_bits(training_text(), plain), adaptive=True)
     if training_text is None:
         found["xz"] = "the training text is no longer there"
     else:
         try:
-            found["xz"] = Yardstick(xz_bits(training_text(), text), adaptive=True)
+            found["xz"] = Yardstick(xz_bits(training_text(), plain), adaptive=True)
         except ImportError:
             found["xz"] = "this Python was built without lzma"
     return found
@@ -55,7 +59,7 @@ def uniform_bits(vocabulary: Vocabulary, text: str) -> float:
     """Every symbol of the training part equally likely; what it lacks costs the bytes that spell it."""
     symbols = len(vocabulary.encode(text))
     unseen = int((vocabulary.encode(text) >= vocabulary.n_symbols).sum())
-    return (symbols * log2(vocabulary.n_symbols) + unseen * log2(256)) / len(text)
+    return (symbols * log2(vocabulary.n_symbols) + unseen * log2(256)) / len(without_ends(text))
 
 
 def unigram_bits(vocabulary: Vocabulary, text: str) -> float:
@@ -67,7 +71,7 @@ def unigram_bits(vocabulary: Vocabulary, text: str) -> float:
     counts = np.full(vocabulary.n_ids, 1 / max(1, lacking))
     counts[:known] = np.array(vocabulary.counts) + 1
     bits = -np.log2(counts / counts.sum())
-    return float(bits[vocabulary.encode(text)].sum()) / len(text)
+    return float(bits[vocabulary.encode(text)].sum()) / len(without_ends(text))
 
 
 def kneser_ney(
@@ -89,8 +93,8 @@ def stick_of(built: Built, vocabulary: Vocabulary, text: str) -> Yardstick:
 def count_training_part(vocabulary: Vocabulary, train: Ids, *, memory: int, most: int | None) -> Built:
     """The counts that Kneser-Ney is made of."""
     n = vocabulary.n_symbols
-    order = choose_order(train[-most:] if most else train, n)
-    return build(train, n, order, memory=memory, most=most)
+    order = choose_order(train[-most:] if most else train, n, end=vocabulary.end)
+    return build(train, n, order, memory=memory, most=most, end=vocabulary.end)
 
 
 def ppmd_bits(training_text: str, text: str) -> float:

@@ -146,7 +146,7 @@ class LanguageModel(nn.Module):
         assert cache is None or (docs is None and self.config.causal), "a cache holds one text, in order"
         start, T = cache.length if cache else 0, ids.shape[1]
         q_pos = torch.arange(start, start + T)
-        x = self.position.embed(self.embed(ids, cache), q_pos)
+        x = self.position.embed(self.embed(ids, cache, docs), q_pos)
         if log_prior is not None:
             assert self.prior is not None, "this model has no weights for a prior"
             x = x + self.prior.told(log_prior)
@@ -174,7 +174,7 @@ class LanguageModel(nn.Module):
             bias = bias + self.locality.bias(q_pos, k_pos)
         return Places(bias, self.position.rotation(q_pos, x), docs)
 
-    def embed(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+    def embed(self, ids: Tensor, cache: Cache | None = None, docs: Tensor | None = None) -> Tensor:
         """The rows (B, T, C) of ids (B, T), and the vectors of the n-grams that end there."""
         known = ids < self.n_symbols
         x = self.embedding(ids.clamp(max=self.n_symbols - 1)) * known[..., None]  # (B, T, C)
@@ -184,7 +184,7 @@ class LanguageModel(nn.Module):
         before = none if cache is None or cache.last is None else cache.last
         if cache is not None:
             cache.last = torch.cat((before, ids), dim=1)[:, ids.shape[1] :]
-        return x + self.ngrams(ids, before)  # type: ignore[no-any-return]
+        return x + self.ngrams(ids, before, docs)  # type: ignore[no-any-return]
 
     def cache(self, batch_size: int) -> Cache:
         """What is kept of `batch_size` texts, before the first character."""

@@ -84,6 +84,14 @@ class Documents:
         return table("Positions 0, 1 are one document, 2 to 4 another; equal scores:", weights, "t", "reads")
 
 
+def documents_of(ids: Tensor, end: int | None) -> Tensor | None:
+    """The document that each of `ids` (B, T) belongs to, on the CPU; None where nothing tells them apart.
+
+    An end is what the next document begins with: read, it is the first of that; predicted, the last.
+    """
+    return None if end is None else (ids == end).cumsum(dim=1).cpu()
+
+
 class Locality(nn.Module):
     """A soft prior: scores fall with distance, as steeply as each head has learned.
 

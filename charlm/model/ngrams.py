@@ -32,8 +32,11 @@ class NGrams(nn.Module):
         self.table = nn.Parameter(torch.empty(self.nothing + 1, config.n_embd), requires_grad=False)
         self.pending: list[tuple[Tensor, Tensor]] = []
 
-    def index(self, ids: Tensor, before: Tensor) -> Tensor:
-        """The rows (B, T, O) of ids (B, T), of which `before` (B, N - 1) stand in front, -1 for none."""
+    def index(self, ids: Tensor, before: Tensor, docs: Tensor | None = None) -> Tensor:
+        """The rows (B, T, O) of ids (B, T), of which `before` (B, N - 1) stand in front, -1 for none.
+
+        With `docs` (B, T) an n-gram across two documents is none.
+        """
         longer = torch.cat((before, ids), dim=1)
         known = (longer >= 0) & (longer < self.n_symbols)
         T, reach = ids.shape[1], before.shape[1]
@@ -42,13 +45,15 @@ class NGrams(nn.Module):
             part = slice(reach - n + 1, reach - n + 1 + T)
             key = key * MULTIPLIERS[0] + longer[:, part] + 1
             whole = whole & known[:, part]
+            if docs is not None:
+                whole = whole & (F.pad(docs, (n - 1, 0), value=-1)[:, :T] == docs).to(ids.device)
             row = ((key * MULTIPLIERS[1]) >> 40) & (self.rows - 1)
             found.append(torch.where(whole, row + i * self.rows, self.nothing))
         return torch.stack(found, dim=-1)
 
-    def forward(self, ids: Tensor, before: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, before: Tensor, docs: Tensor | None = None) -> Tensor:
         """The sum of the vectors of all n-grams that end at each position: (B, T, C)."""
-        index = self.index(ids, before)
+        index = self.index(ids, before, docs)
         if self.training and self.dropout:
             index = index.where(torch.rand(index.shape, device=index.device) >= self.dropout, self.nothing)
         B, T, n_orders = index.shape

@@ -30,15 +30,18 @@ class Ended:
     """A sample is complete."""
 
     sample: int
-    reason: str  # "length" or "stop"
+    reason: str  # "length", "stop" or "document"
     chars: int
 
 
 class Writer:
     """One sample being written: ids in; out come characters that no stop text takes back."""
 
-    def __init__(self, sample: int, decoder: Decoder, stops: Sequence[str], length: int) -> None:
-        self.sample, self.left = sample, length
+    def __init__(
+        self, sample: int, decoder: Decoder, stops: Sequence[str], length: int, end: int | None = None
+    ) -> None:
+        """`end` is the id that ends it, if one does."""
+        self.sample, self.left, self._end = sample, length, end
         self.decoder = decoder
         self.filter = StopFilter(stops)
         self.chars = 0
@@ -46,10 +49,14 @@ class Writer:
 
     def write(self, ids: list[int]) -> Iterator[Piece | Ended]:
         """Take in ids; those after the sample's end are lost."""
-        text = self.decoder.feed(ids)[: self.left]
+        ended = self._end is not None and self._end in ids
+        if ended:
+            ids = ids[: ids.index(self._end)]  # type: ignore[arg-type]
+        text = self.decoder.feed(ids)
+        text = (text + self.decoder.flush() if ended else text)[: self.left]
         self.left -= len(text)
-        if self.left == 0:
-            self.reason = "length"
+        if ended or self.left == 0:
+            self.reason = "document" if ended else "length"
         text = self.filter.feed(text)
         if self.filter.found:
             self.reason = "stop"
@@ -70,20 +77,31 @@ def generate(
     n: int = 1,
     length: int,
     stops: Sequence[str] = (),
+    one_document: bool = False,
+    between: str = "",
 ) -> Iterator[Piece | Ended]:
     """Write `n` samples of `length` characters after `prompt`, or up to a stop text.
 
-    The stop text is not part of the sample. ValueError for a top_k beyond the vocabulary.
+    The stop text is not part of the sample. Where the model tells documents apart, the prompt begins
+    one; with `one_document` a sample stops at its end, else `between` stands before the next.
+    ValueError for a top_k beyond the vocabulary, and for one document of a model that knows none.
     """
     vocabulary = predictor.vocabulary
+    if one_document and vocabulary.end is None:
+        raise ValueError(
+            "one_document cannot act: this model does not tell documents apart; train with --documents for one that does"
+        )
+    first = [] if vocabulary.end is None else [vocabulary.end]
+    ids_before = np.concatenate((first, vocabulary.encode(prompt))).astype(np.int64)
     if config.top_k is not None and config.top_k > vocabulary.n_symbols:
         raise ValueError(
             f"top_k is {config.top_k}; allowed: 1 to {vocabulary.n_symbols}, the symbols of this model"
         )
-    writers = [Writer(i, Decoder(vocabulary), stops, length) for i in range(n)]
+    end = vocabulary.end if one_document else None
+    writers = [Writer(i, Decoder(vocabulary, between), stops, length, end) for i in range(n)]
     pieces: list[Ids] = []
     enough, due = 1, 0.0  # the first character is shown at once
-    for ids in draw(predictor, vocabulary.encode(prompt).astype(np.int64), config, n):
+    for ids in draw(predictor, ids_before, config, n, one_document=one_document):
         pieces.append(ids)
         if len(pieces) < enough and perf_counter() < due:
             continue
@@ -97,12 +115,15 @@ def generate(
         enough = min(IDS_AT_ONCE, max(left))
 
 
-def sample_text(predictor: Predictor, prompt: str, config: SamplingConfig, length: int) -> str:
+def sample_text(
+    predictor: Predictor, prompt: str, config: SamplingConfig, length: int, between: str = ""
+) -> str:
     """One sample, joined."""
-    pieces = generate(predictor, prompt, config, length=length)
+    pieces = generate(predictor, prompt, config, length=length, between=between)
     return "".join(piece.text for piece in pieces if isinstance(piece, Piece))
 
 
 def default_prompt(predictor: Predictor) -> str:
-    """What a sample starts from when nothing is given: a new line, if the model knows one."""
-    return "\n" if "\n" in predictor.vocabulary.chars else ""
+    """What a sample starts from when nothing is given: a document, or a new line if the model knows one."""
+    vocabulary = predictor.vocabulary
+    return "\n" if vocabulary.end is None and "\n" in vocabulary.chars else ""

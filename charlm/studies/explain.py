@@ -68,7 +68,9 @@ TOPICS = {
     "attention": Topic(Attention, "mixer=simple-attention,attention"),
     "window": Topic(Window, "window=auto,16"),
     "locality": Topic(Locality, "locality=off,on"),
-    "documents": Topic(Documents, None, "model(ids, docs=documents) in Python; no setting of a run does it"),
+    "documents": Topic(
+        Documents, None, "charlm train corpus.txt --documents line; eval says the bits of their ends too"
+    ),
     "learned": Topic(Learned, "position=none,learned"),
     "sinusoidal": Topic(Sinusoidal, "position=learned,sinusoidal"),
     "relative": Topic(Relative, "position=none,relative"),

@@ -23,7 +23,7 @@ from charlm.training.signals import Stop
 
 NAME, NATS = "result.json", "nats.safetensors"
 MOST_CHARS = 200_000
-"""Held-out characters that a comparison scores, from their beginning."""
+"""Held-out characters, and ends of documents, that a comparison scores, from their beginning."""
 MOST_NATS = 64 << 20
 FARTHEST = 65536
 
@@ -87,11 +87,11 @@ def score(
     model = snapshot.model_config
     assert model.block_size is not None
     longest = model.block_size * (1 if model.position == "learned" else BEYOND)
-    scale = len(ids) / len(text)  # from a symbol to a character
+    scale = len(ids) / len(nats)  # from a symbol to a character
     result = Result(
         which=which,
         step=snapshot.step,
-        chars=len(text),
+        chars=len(nats),
         nats_per_char=float(nats.mean()),
         weights=sum(weight.numel() for weight in snapshot.weights.values()),
         chars_read=session.state.step * session.chars_per_step,

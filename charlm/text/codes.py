@@ -17,6 +17,7 @@ from charlm.terminal import one_line
 from charlm.text.finding import trouble
 from charlm.text.remarks import Marks
 from charlm.text.stream import Block, changed
+from charlm.text.vocabulary import END_POINT
 
 Codes = NDArray[np.unsignedinteger[Any]]
 Counts = NDArray[np.int64]
@@ -104,6 +105,8 @@ class LineEnds:
 
 def marks_of(counts: Counts, pairs: int) -> Marks:
     """What deserves a remark, from a text's counts and its pairs of return and line feed."""
+    counts = counts.copy()
+    counts[END_POINT : END_POINT + 1] = 0
     present = np.flatnonzero(counts)
     return Marks(
         pairs=pairs,

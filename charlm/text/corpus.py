@@ -23,16 +23,16 @@ from charlm.files import free_space, make_folder
 from charlm.terminal import one_line
 from charlm.text import cache
 from charlm.text.cache import cache_folder
-from charlm.text.codes import Census, Counts, LineEnds, Spool, codes_of, marks_of
+from charlm.text.codes import Census, Counts, LineEnds, Spool, marks_of
+from charlm.text.documents import Marker, with_ends
 from charlm.text.encoder import Encoder
 from charlm.text.remarks import Marks
+from charlm.text.split import LEFT_OUT, PARTS, Division, Draw
 from charlm.text.stream import Block
-from charlm.text.vocabulary import Ids, Vocabulary
+from charlm.text.vocabulary import END, END_POINT, Ids, Vocabulary
 
 __all__ = ["Corpus", "Preparation", "cache_folder", "prepare", "reopen"]
 
-PARTS = ("train", "held_out", "test")
-Spans = dict[str, tuple[int, int]]  # of each part, its first character and the one after its last
 Watch = Callable[[str, int, int | None], None]  # what is done, how much of it, of how much
 
 
@@ -49,30 +49,35 @@ class Corpus:
     held_out_chars: int
     test: Ids | None = None  # a third part, that no choice may depend on
     test_chars: int = 0
+    ends: tuple[int, int, int] = (0, 0, 0)  # of documents, in each part: symbols that are no characters
+    left_out_chars: int = 0  # between the others, in none of them
     uncached: str | None = None  # why it is not in the cache
 
     @property
     def chars(self) -> int:
-        """Characters in all parts."""
-        return self.train_chars + self.held_out_chars + self.test_chars
+        """Characters of the whole text."""
+        return self.train_chars + self.held_out_chars + self.test_chars + self.left_out_chars
 
     def training_text(self, last: int | None = None) -> str:
         """The training part as characters, or what its `last` ids say."""
         return self.vocabulary.decode(self.train[-last:] if last else self.train)
 
     def held_out_text(self) -> str:
-        """The held-out part as characters."""
-        return self.vocabulary.decode(self.held_out)
+        """The held-out part as characters, with END where documents end."""
+        return self.vocabulary.decode(self.held_out, END)
 
     def test_text(self) -> str:
-        """The test part as characters; empty where there is none."""
-        return "" if self.test is None else self.vocabulary.decode(self.test)
+        """The test part in the same way; empty where there is none."""
+        return "" if self.test is None else self.vocabulary.decode(self.test, END)
 
 
 def prepare(text: str, config: TextConfig, val_text: str | None = None) -> Corpus:
     """The corpus of a text that is in memory. Raises as `Preparation`."""
-    val = None if val_text is None else [Block(val_text.encode(), val_text)]
-    return Preparation(config).corpus([Block(text.encode(), text)], val)
+    main, val = (
+        None if of is None else with_ends([Block(of.encode(), of)], config) for of in (text, val_text)
+    )
+    assert main is not None
+    return Preparation(config).corpus(main, val)
 
 
 def reopen(key: str, *, whole: bool = False) -> Corpus | None:
@@ -95,7 +100,8 @@ class Preparation:
     ) -> None:
         """`watch` is told how the encoding goes on; `label` names the text in the cache."""
         self._config, self._label, self._watch = config, label, watch
-        self._census, self._ends = Census(), LineEnds()
+        self._census, self._ends, self._marker = Census(), LineEnds(), Marker()
+        self._draw: Draw | None = None  # of whole documents, where they are drawn
         self.marks: Marks | None = None  # what deserves a remark, once the text is read
 
     def lines(self) -> int:
@@ -112,77 +118,83 @@ class Preparation:
         is in the cache already is checked all through if `check`.
         """
         folder = _scratch_folder()
-        spool = Spool(folder)
+        spool, draw = Spool(folder), Draw(folder, self._config)
+        self._draw = draw if self._config.split == "documents" else None
         try:
             with _room(folder):
                 sha256 = self._read(blocks, spool)
                 n = spool.chars
                 val_sha256 = None if val_blocks is None else self._read_more(val_blocks, spool)
-            spans = self._spans(n, spool.chars, val_blocks is not None)
             key = self._key(sha256, val_sha256, n)
-            return reopen(key, whole=check) or self._encode(key, sha256, spool, spans)
+            division = self._draw or Division.of(n, spool.chars, self._config)
+            return reopen(key, whole=check) or self._encode(key, sha256, spool, division)
         finally:
             spool.close()
+            draw.close()
 
     def _read(self, blocks: Iterable[Block], spool: Spool) -> str:
         """The first pass over the text: counted, hashed, kept; its SHA-256."""
         digest = hashlib.sha256()
-        for block in blocks:
-            codes = codes_of(block)
-            self._census.add(codes)
+        for block in self._counted(blocks, spool):
             digest.update(block.utf8)
             self._ends.add(block)
-            spool.add(codes, block)
         self.marks = marks_of(self._census.counts(), self._ends.pairs) if spool.chars else None
         return digest.hexdigest()
 
     def _read_more(self, blocks: Iterable[Block], spool: Spool) -> str:
         """The same for a held-out text of its own."""
         digest = hashlib.sha256()
-        for block in blocks:
-            codes = codes_of(block)
-            self._census.add(codes)
+        for block in self._counted(blocks, spool):
             digest.update(block.utf8)
-            spool.add(codes, block)
         return digest.hexdigest()
 
-    def _spans(self, n: int, n_all: int, own: bool) -> Spans:
-        """Training, held out and test, one after another; or what is held out after all, if it is its `own`."""
-        val, test = self._config.val, self._config.test
-        n_seen = int(round(n * (1 - test), 6)) if test else n  # 1 - 0.05 - 0.05 is less than 0.9 to a machine
-        n_train = n_seen if own else int(round(n * (1 - val - test), 6)) if test else int(n * (1 - val))
-        if n_train < 2:
-            raise TextError(
-                f"the text has {n} character{'s' * (n != 1)}, {n_train} of them "
-                "to train on; training needs at least 2, and some hundreds to learn anything"
-            )
-        held_out = (n, n_all) if own else (n_train, n_seen)
-        return {"train": (0, n_train), "held_out": held_out, "test": (n_seen, n)}
+    def _counted(self, blocks: Iterable[Block], spool: Spool) -> Iterator[Block]:
+        """The blocks, once their characters and the ends of documents among them are counted and kept."""
+        for block in blocks:
+            codes = self._marker.mark(block)
+            self._census.add(codes)
+            if self._draw is not None:
+                self._draw.add(codes)
+            spool.add(codes, block if block.ends is None else None)
+            yield block
 
     def _key(self, sha256: str, val_sha256: str | None, n: int) -> str:
         settings = [cache.FORMAT, sha256, val_sha256, n, self._config.val, self._config.test]
         settings.append(self._config.min_count)
+        if self._config.documents != "none":
+            settings.append(self._marker.digest())
+        if self._config.split != "tail":
+            settings.append(self._config.split)
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
-    def _encode(self, key: str, sha256: str, spool: Spool, spans: Spans) -> Corpus:
+    def _encode(self, key: str, sha256: str, spool: Spool, division: Division) -> Corpus:
         """The second pass: what was kept becomes ids."""
         counts = {"train": self._census.counts()}
-        for name in PARTS[1:]:
+        for name in (*PARTS[1:], LEFT_OUT):
             part = Census()
-            for codes in spool.read(*spans[name]):
+            for codes in division.codes(spool, name):
                 part.add(codes)
             counts[name] = part.counts()
             counts["train"][: len(counts[name])] -= counts[name]
+        ends = {name: _ends(part) for name, part in counts.items()}
+        chars = {name: int(part.sum()) - ends[name] for name, part in counts.items()}
+        self._check(chars, ends["train"])
         vocabulary = Vocabulary.of_counts(counts["train"], self._config.min_count)
         facts = {
             "format": cache.FORMAT,
             "label": self._label,
             "sha256": sha256,
             "vocabulary": json.loads(vocabulary.to_json()),
-            **{f"{name}_chars": end - start for name, (start, end) in spans.items()},
+            **{f"{name}_chars": n for name, n in chars.items()},
         }
+        if vocabulary.ends:
+            facts["ends"] = [ends[name] for name in PARTS]
         encoder = Encoder(vocabulary, self._census.counts())
-        parts = {name: self._part(encoder, counts[name], spool, spans, name) for name in PARTS}
+        parts, done = {}, 0
+        for name in PARTS:
+            pieces = _Pieces(encoder, spool, division, name, done, self._watch)
+            parts[name] = cache.Part(encoder.length(counts[name]), encoder.dtype, pieces)
+            done += int(counts[name].sum())
         trouble = _store(key, facts, parts)
         corpus = None if trouble else reopen(key)
         if corpus is not None:
@@ -197,24 +209,35 @@ class Preparation:
         ]
         return replace(_corpus(key, facts, *held), uncached=trouble)
 
-    def _part(self, encoder: Encoder, counts: Counts, spool: Spool, spans: Spans, name: str) -> cache.Part:
-        return cache.Part(
-            encoder.length(counts), encoder.dtype, _Pieces(encoder, spool, spans[name], self._watch)
-        )
+    def _check(self, chars: dict[str, int], ends: int) -> None:
+        """TextError where there is too little to train on; `ends`: of documents, in that part."""
+        if chars["train"] < 2:
+            n = sum(chars.values())
+            raise TextError(
+                f"the text has {n} character{'s' * (n != 1)}, {chars['train']} of them "
+                "to train on; training needs at least 2, and some hundreds to learn anything"
+            )
+        if self._config.documents != "none" and not ends:
+            raise TextError(
+                f"no document ends in the training part, of {self._marker.documents} in all, so nothing can be "
+                f"learned of it; --documents {self._config.documents} needs more of them, or leave it out"
+            )
 
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The ids of a span of what was kept, made whenever they are asked for."""
+    """The ids of a part of what was kept, made whenever they are asked for."""
 
     encoder: Encoder
     spool: Spool
-    span: tuple[int, int]
+    division: Division
+    name: str
+    before: int  # encoded before
     watch: Watch
 
     def __iter__(self) -> Iterator[Ids]:
-        done = self.span[0]
-        for codes in self.spool.read(*self.span):
+        done = self.before
+        for codes in self.division.codes(self.spool, self.name):
             yield self.encoder.encode(codes)
             done += len(codes)
             self.watch("encoding", done, self.spool.chars)
@@ -232,7 +255,14 @@ def _corpus(key: str, facts: dict[str, Any], train: Ids, held_out: Ids, test: Id
         facts["held_out_chars"],
         test,
         facts["test_chars"],
+        tuple(map(int, facts.get("ends", (0, 0, 0)))),  # type: ignore[arg-type]
+        int(facts.get("left_out_chars", 0)),
     )
+
+
+def _ends(counts: Counts) -> int:
+    """How many documents end in a part."""
+    return int(counts[END_POINT : END_POINT + 1].sum())
 
 
 def _scratch_folder() -> Path:

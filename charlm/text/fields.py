@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 
+import numpy as np
+
 from charlm.errors import TextError
 from charlm.terminal import one_line
 from charlm.text.stream import PIECE, Block
@@ -17,9 +19,12 @@ _TABLES = {".csv": ",", ".tsv": "\t"}
 class Fields:
     """The field `name` of every record of a file, as text. `lines`: line feeds read so far."""
 
-    def __init__(self, name: str, path: str, label: str) -> None:
-        """`path` tells the form: .csv and .tsv are tables, all others JSON lines."""
-        self._name, self._label = name, label
+    def __init__(self, name: str, path: str, label: str, *, apart: bool = False) -> None:
+        """`path` tells the form: .csv and .tsv are tables, all others JSON lines.
+
+        `apart`: is each record a document?
+        """
+        self._name, self._label, self._apart = name, label, apart
         suffixes = [suffix.lower() for suffix in PurePath(path).suffixes[-2:]]  # notes.csv.gz
         self._delimiter = next((_TABLES[suffix] for suffix in suffixes if suffix in _TABLES), None)
         self.lines = 0
@@ -37,10 +42,15 @@ class Fields:
             held += [text, "\n"]
             size += len(text) + 1
             if size >= PIECE:
-                yield _joined(held)
+                yield self._joined(held)
                 held, size = [], 0
         if held:
-            yield _joined(held)
+            yield self._joined(held)
+
+    def _joined(self, texts: list[str]) -> Block:
+        text = "".join(texts)
+        ends = np.cumsum([len(piece) for piece in texts], dtype=np.int64)[1::2] if self._apart else None
+        return Block(text.encode(), text, ends=ends)
 
     def _split(self, blocks: Iterable[Block]) -> Iterator[str]:
         """Lines with their ends."""
@@ -93,8 +103,3 @@ class Fields:
 
     def _wrong(self, what: str) -> TextError:
         return TextError(f"{self._label}, line {self.lines}, {what}.")
-
-
-def _joined(texts: list[str]) -> Block:
-    text = "".join(texts)
-    return Block(text.encode(), text)

@@ -8,6 +8,7 @@ from pathlib import Path
 from charlm.config import TextConfig
 from charlm.text.corpus import Corpus, Preparation, Watch, reopen
 from charlm.text.decoding import check_codec
+from charlm.text.documents import with_ends
 from charlm.text.fields import Fields
 from charlm.text.finding import STDIN, Note, expand
 from charlm.text.known import Known
@@ -55,7 +56,7 @@ def load(
     if row and corpus:
         return Loaded(corpus=corpus, notes=row[1], sources=sources, label=label)
     preparation = Preparation(config, label, watch)
-    main = files.blocks(paths, preparation.lines) if paths else _manual()
+    main = files.blocks(paths, preparation.lines) if paths else with_ends(_manual(), config)
     val = files.blocks(val_paths, preparation.lines) if val_paths else None
     corpus = preparation.corpus(main, val, check=verify)
     notes = [*grouped(files.notes), *(remarks(preparation.marks) if preparation.marks and paths else [])]
@@ -99,7 +100,7 @@ class _Files:
 
     def blocks(self, paths: Sequence[str], lines: Callable[[], int]) -> Iterator[Block]:
         """Their text; `lines` tells how much of it there was. Raises TextError where there is none."""
-        any_text = False
+        any_text, records = False, self._config.documents == "line"
         for path in paths:
             before = lines()
             so_far: Callable[[], int] = lambda before=before: lines() - before  # type: ignore[misc]  # noqa: E731
@@ -112,10 +113,10 @@ class _Files:
             )
             blocks = stream.blocks()
             if self._config.field is not None:
-                fields = Fields(self._config.field, path, label_of(path))
+                fields = Fields(self._config.field, path, label_of(path), apart=records)
                 so_far, blocks = (lambda fields=fields: fields.lines), fields.blocks(blocks)  # type: ignore[misc]
-            for block in blocks:
-                any_text = True
+            for block in with_ends(blocks, self._config):
+                any_text = any_text or bool(block.utf8)
                 yield block
             self.notes += [(path, note) for note in stream.notes]
         if not any_text:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from charlm.errors import TextError
 from charlm.text.decoding import (
     decode,
@@ -26,6 +29,7 @@ from charlm.text.finding import STDIN, kind_unless_regular, trouble
 PIECE = 1 << 19
 WHOLE = 1 << 23
 """Bytes up to which a text is decoded at once; what is said of its errors then knows all of it."""
+Places = NDArray[np.int64]
 _NOT_IN_PIECES = ("punycode", "idna", "unicode-escape", "raw-unicode-escape", "utf-7")
 
 
@@ -34,11 +38,13 @@ class Block:
     """Some characters of a text, as UTF-8 and, where they were decoded already, as a string.
 
     `origin`: the file and the offset where they stand as they are, if they do: it may be read again.
+    `ends`: after how many of its characters documents end, ascending; None where none does.
     """
 
     utf8: bytes
     decoded: str | None = None
     origin: tuple[str, int] | None = None
+    ends: Places | None = None
 
     @property
     def text(self) -> str:

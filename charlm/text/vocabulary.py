@@ -1,8 +1,9 @@
 """Characters to ids and back, and how the characters it lacks are spelled.
 
 Ids, in order: the characters kept (by code point), the bytes that occur in the training part
-(rare characters are spelled there in UTF-8), then the bytes that never occur in it. The model has
-a row for each of the first two kinds; the last share one small fixed probability.
+(rare characters are spelled there in UTF-8), the end of a document where documents are kept apart,
+then the bytes that never occur in training. The model has a row for each of all but the last kind;
+those share one small fixed probability.
 """
 
 import codecs
@@ -19,6 +20,9 @@ Ids = NDArray[np.integer[Any]]
 
 MIN_COUNT_FROM = 100_000
 DECODE_AT_ONCE = 1 << 16
+END = "\ud800"
+"""Stands in our own strings where a document ends. It is half a character, so no text has it."""
+END_POINT = ord(END)
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Vocabulary:
     chars: str
     trained_bytes: bytes
     counts: tuple[int, ...]
+    ends: bool = False  # is there a symbol for the end of a document?
 
     def __post_init__(self) -> None:
         for symbols in (list(self.chars), [chr(byte) for byte in self.trained_bytes]):
@@ -44,6 +49,10 @@ class Vocabulary:
     @classmethod
     def of_counts(cls, occurrences: NDArray[np.int64], min_count: int | None = None) -> Self:
         """As `build`, from how often each code point occurs in the training part."""
+        n_ends = occurrences[END_POINT : END_POINT + 1].tolist()
+        if any(n_ends):
+            occurrences = occurrences.copy()
+            occurrences[END_POINT] = 0
         if min_count is None:
             min_count = 2 if occurrences.sum() > MIN_COUNT_FROM else 1
         present = np.flatnonzero(occurrences)
@@ -53,22 +62,32 @@ class Vocabulary:
             for byte in chr(point).encode():
                 byte_counts[byte] += occurrences[point]
         trained = np.flatnonzero(byte_counts)
-        counts = np.concatenate((occurrences[kept], byte_counts[trained]))
+        counts = [*occurrences[kept].tolist(), *byte_counts[trained].tolist(), *filter(None, n_ends)]
         chars = kept.astype("<u4").tobytes().decode("utf-32-le")
-        return cls(chars, bytes(trained.tolist()), tuple(counts.tolist()))
+        return cls(chars, bytes(trained.tolist()), tuple(counts), any(n_ends))
 
     @property
     def n_symbols(self) -> int:
         """How many symbols the model has a row for."""
-        return len(self.chars) + len(self.trained_bytes)
+        return len(self.chars) + len(self.trained_bytes) + self.ends
 
     @property
     def n_ids(self) -> int:
         """How many ids there are, bytes that training never saw included."""
-        return len(self.chars) + 256
+        return len(self.chars) + 256 + self.ends
+
+    @property
+    def end(self) -> int | None:
+        """The id of the end of a document, which begins the next; None where there is none."""
+        return self.n_symbols - 1 if self.ends else None
 
     def encode(self, text: str) -> NDArray[np.int32]:
-        """The ids of a text; a character that is lacking becomes the bytes of its UTF-8."""
+        """The ids of a text; a character that is lacking becomes the bytes of its UTF-8.
+
+        Ends of documents, where the text says them, are left out if there is no symbol for them.
+        """
+        if not self.ends:
+            text = without_ends(text)
         ids = self.encode_points(text)
         lacking = np.flatnonzero(ids < 0)
         if not len(lacking):
@@ -91,9 +110,9 @@ class Vocabulary:
         lengths = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
         return np.where(self.id_of_point[points] < 0, lengths, 1)
 
-    def decode(self, ids: Ids) -> str:
-        """The text of ids; bytes that are no UTF-8 become U+FFFD."""
-        decoder = Decoder(self)
+    def decode(self, ids: Ids, end: str = "") -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD, ends of documents `end`."""
+        decoder = Decoder(self, end)
         pieces = np.array_split(ids, len(ids) // DECODE_AT_ONCE + 1)
         return "".join([*map(decoder.feed, pieces), decoder.flush()])
 
@@ -106,6 +125,8 @@ class Vocabulary:
         """The id of each code point, -1 where it is lacking: (0x110000,)."""
         table = np.full(0x110000, -1, dtype=np.int32)
         table[code_points(self.chars)] = np.arange(len(self.chars))
+        if self.end is not None:
+            table[END_POINT] = self.end
         return table
 
     @cached_property
@@ -115,12 +136,17 @@ class Vocabulary:
 
     @cached_property
     def _id_of_byte(self) -> NDArray[np.int32]:
-        return (len(self.chars) + np.argsort(list(self._byte_of_id))).astype(np.int32)
+        order = np.argsort(list(self._byte_of_id))
+        order[order >= len(self.trained_bytes)] += self.ends  # those stand behind the end of a document
+        return (len(self.chars) + order).astype(np.int32)
 
     @cached_property
     def spellings(self) -> list[bytes]:
-        """The UTF-8 of each id."""
-        return [char.encode() for char in self.chars] + [bytes([byte]) for byte in self._byte_of_id]
+        """The UTF-8 of each id; nothing for the end of a document."""
+        spelled = [char.encode() for char in self.chars] + [bytes([byte]) for byte in self._byte_of_id]
+        if self.end is not None:
+            spelled.insert(self.end, b"")
+        return spelled
 
     def differences(self, other: "Vocabulary") -> str:
         """The characters that one of two vocabularies has and the other has not."""
@@ -128,34 +154,46 @@ class Vocabulary:
 
     def to_json(self) -> str:
         """As text; `from_json` gives the same vocabulary again."""
-        return json.dumps(
-            {"chars": self.chars, "bytes": list(self.trained_bytes), "counts": list(self.counts)}
-        )
+        data = {"chars": self.chars, "bytes": list(self.trained_bytes), "counts": list(self.counts)}
+        return json.dumps({**data, "ends": True} if self.ends else data)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Rebuild from parsed `to_json`; ValueError where it is not a vocabulary."""
         chars, numbers, counts = data.get("chars"), data.get("bytes"), data.get("counts")
-        if set(data) != {"chars", "bytes", "counts"} or not isinstance(chars, str):
+        if set(data) - {"ends"} != {"chars", "bytes", "counts"} or not isinstance(chars, str):
             raise ValueError("a vocabulary has chars, bytes and counts")
+        if data.get("ends", False) not in (False, True):
+            raise ValueError("a vocabulary has a symbol for the end of a document or has none")
         for values, high in ((numbers, 255), (counts, 2**63 - 1)):
             if not isinstance(values, list) or not all(type(v) is int and 0 <= v <= high for v in values):
                 raise ValueError("the bytes and counts of a vocabulary are lists of whole numbers")
         if first_surrogate(chars) is not None:
             raise ValueError("a vocabulary has no lone surrogates")
-        return cls(chars, bytes(numbers), tuple(counts))  # type: ignore[arg-type]
+        return cls(chars, bytes(numbers), tuple(counts), bool(data.get("ends")))  # type: ignore[arg-type]
 
 
 class Decoder:
     """Ids to text piece by piece: bytes that make a character together are held until they do."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, end: str = "") -> None:
+        """`end` is what the end of a document becomes."""
         self._spellings = vocabulary.spellings
+        self._id_of_end, self._end = vocabulary.end if end else None, end
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, ids: Iterable[int]) -> str:
         """The text that is complete with these ids."""
-        return self._utf8.decode(b"".join([self._spellings[i] for i in ids]))
+        if self._id_of_end is None:
+            return self._utf8.decode(b"".join([self._spellings[i] for i in ids]))
+        text, piece = "", list[bytes]()
+        for i in ids:
+            if i == self._id_of_end:
+                text += self._utf8.decode(b"".join(piece), final=True) + self._end
+                piece = []
+            else:
+                piece.append(self._spellings[i])
+        return text + self._utf8.decode(b"".join(piece))
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD where a character was not finished."""
@@ -164,7 +202,12 @@ class Decoder:
 
 def code_points(text: str) -> NDArray[np.uint32]:
     """The code points of a text, one number a character."""
-    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+def without_ends(text: str) -> str:
+    """The characters of a text, whatever it says of its documents."""
+    return text.replace(END, "")
 
 
 def first_surrogate(text: str) -> int | None:

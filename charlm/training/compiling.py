@@ -37,7 +37,7 @@ def compile_blocks(session: Session) -> str | None:
             warnings.simplefilter("ignore")
             model.compiled = torch.compile(model.through, dynamic=False)
             with computing(session.device, config.precision):
-                loss = batch_loss(model, ids.to(session.device))
+                loss = batch_loss(model, ids.to(session.device), end=session.corpus.vocabulary.end)
             loss.backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # noqa: BLE001, whatever a compiler may raise
         model.compiled = None

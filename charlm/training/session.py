@@ -77,6 +77,7 @@ class Session:
             config.counts_order,
             memory=training.counts_memory << 20,
             most=training.counts_chars,
+            end=self.corpus.vocabulary.end,
         )
 
     @property
