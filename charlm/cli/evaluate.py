@@ -78,6 +78,8 @@ def command(
     _check_part(part, files)
     texts = read_texts(files, encoding) if files else None
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
+    if online and snapshot.vocabulary.end is not None:
+        raise UsageError("--online reads a text as one, and this run keeps documents apart; leave it out")
 
     from charlm.context import ContextRule
     from charlm.evaluation.report import evaluate
