@@ -3,7 +3,14 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Self
 
-from charlm.refusals import ATTENTION, SCORED, refuse_idle, refuse_not_plain
+from charlm.refusals import (
+    ATTENTION,
+    COUNTS_ALONE,
+    SCORED,
+    refuse_beside_counts,
+    refuse_idle,
+    refuse_not_plain,
+)
 from charlm.settings import Choice, Choices, Range, Settings
 
 
@@ -20,8 +27,9 @@ class ModelConfig(Settings):
     )
     mixer: Annotated[
         str,
-        "How a position reads those before it; several, joined by commas, take turns over the layers.",
-        Choices(("attention", "simple-attention", "convolution", "recurrent")),
+        "How a position reads those before it; several, joined by commas, take turns over the layers. none: "
+        "no transformer, the n-gram counts alone.",
+        Choices(("attention", "simple-attention", "convolution", "recurrent", COUNTS_ALONE)),
     ] = "attention"
     position: Annotated[
         str | None,
@@ -61,6 +69,9 @@ class ModelConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if COUNTS_ALONE in self.mixers:
+            refuse_beside_counts(self)
+            return
         refuse_idle(self)
         heads, width = self.n_head, self.n_embd
         if heads is not None and width is not None:
@@ -90,6 +101,11 @@ class ModelConfig(Settings):
         return tuple(self.mixer.split(","))
 
     @property
+    def counts_alone(self) -> bool:
+        """Is there no transformer, and the counts are the model?"""
+        return self.mixer == COUNTS_ALONE
+
+    @property
     def attends(self) -> bool:
         """Has the model scores, and so heads?"""
         return bool(set(ATTENTION) & set(self.mixers))
@@ -115,6 +131,8 @@ class ModelConfig(Settings):
 
         Layers that read N characters back reach L (N - 1) + 1 together, cut by the block.
         """
+        if self.counts_alone:
+            return self.counts_order
         assert self.n_layer and self.block_size
         if self.carries_state:
             return None
@@ -126,6 +144,8 @@ class ModelConfig(Settings):
     @property
     def complete(self) -> bool:
         """Is everything chosen that a model is made from?"""
+        if self.counts_alone:
+            return self.counts_order is not None
         needed = ["n_layer", "n_embd", "block_size", "dropout", "position", *["n_head"] * self.attends]
         needed += ["ngram_rows"] if (self.ngrams or 1) > 1 else []
         needed += ["counts_order"] if self.counts else []
@@ -133,6 +153,8 @@ class ModelConfig(Settings):
 
     def completed(self) -> Self:
         """The same with what was left open as it was before there was a choice: no n-grams, no counts."""
+        if self.counts_alone:
+            return replace(self, counts=True)
         position = self.position or ("rotary" if self.attends else "none")
         ngrams = self.ngrams or 1
         dropout = (self.counts_dropout or 0.0) if self.counts else None

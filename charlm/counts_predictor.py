@@ -22,11 +22,15 @@ class CountsPredictor:
     Bytes that training never saw share the same small probability as under any other model.
     """
 
+    kind = "counts"
+    precision = torch.float64
+    best_alone = True
+
     def __init__(self, model: KneserNey, vocabulary: Vocabulary) -> None:
         assert model.n_symbols == vocabulary.n_symbols
         self.model = model
         self.vocabulary = vocabulary
-        self.rule = ContextRule.of(max(1, model.order), 1)
+        self.rule = ContextRule.of_order(model.order)
 
     def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:
         """The log-probability, in nats, of each id given what stands before it: (N,)."""

@@ -38,8 +38,17 @@ Scores = NDArray[np.float64]
 class Predictor(Protocol):
     """Whatever was trained, as sampling, evaluation and comparison know it."""
 
+    kind: str  # as figures name it: `transformer`, `counts`
     vocabulary: Vocabulary
     rule: ContextRule
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of the numbers that it computes with."""
+
+    @property
+    def best_alone(self) -> bool:
+        """Does it step in products so small that threads would only wait for each other?"""
 
     def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:
         """The log-probability, in nats, of each id given what stands before it: (N,)."""
@@ -79,6 +88,8 @@ class TransformerPredictor:
     of Machine Learning Research 3:1137.
     """
 
+    kind = "transformer"
+
     def __init__(
         self,
         model: LanguageModel,
@@ -108,6 +119,16 @@ class TransformerPredictor:
         model.load_state_dict(snapshot.weights, assign=True)
         counts = snapshot.kneser_ney() if model.prior is not None else None
         return cls(model.eval(), snapshot.vocabulary, library, counts)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """That of the model's weights."""
+        return self.model.embedding.weight.dtype
+
+    @property
+    def best_alone(self) -> bool:
+        """Where there is a path for single characters, it is so small."""
+        return Folded.fits(self.model)
 
     @torch.inference_mode()
     def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:

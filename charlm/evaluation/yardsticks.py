@@ -9,6 +9,7 @@ from math import log2
 import numpy as np
 
 from charlm.counts.build import Built, build, choose_order
+from charlm.counts.kneser_ney import KneserNey
 from charlm.counts_predictor import CountsPredictor
 from charlm.evaluation.score import score_text
 from charlm.text.vocabulary import Ids, Vocabulary
@@ -81,9 +82,14 @@ def kneser_ney(
 
 
 def stick_of(built: Built, vocabulary: Vocabulary, text: str) -> Yardstick:
-    """What counts make of a text."""
-    bits = score_text(CountsPredictor(built.model, vocabulary), "", text).bits
-    return Yardstick(float(bits.mean()), adaptive=False, order=built.model.order, limits=built.limits)
+    """What counts that were just made say of a text."""
+    return of_counts(built.model, vocabulary, text, built.limits)
+
+
+def of_counts(model: KneserNey, vocabulary: Vocabulary, text: str, limits: str) -> Yardstick:
+    """What counts make of a text; `limits`: what is to be known of them, in words."""
+    bits = score_text(CountsPredictor(model, vocabulary), "", text).bits
+    return Yardstick(float(bits.mean()), adaptive=False, order=model.order, limits=limits)
 
 
 def count_training_part(vocabulary: Vocabulary, train: Ids, *, memory: int, most: int | None) -> Built:
