@@ -10,6 +10,7 @@ from charlm.refusals import (
     refuse_beside_counts,
     refuse_idle,
     refuse_not_plain,
+    refuse_shape,
 )
 from charlm.settings import Choice, Choices, Range, Settings
 
@@ -73,27 +74,9 @@ class ModelConfig(Settings):
             refuse_beside_counts(self)
             return
         refuse_idle(self)
-        heads, width = self.n_head, self.n_embd
-        if heads is not None and width is not None:
-            pairs = self.position in (None, "rotary")  # which turn pairs of values
-            if width % heads or (pairs and (width // heads) % 2):
-                raise ValueError(
-                    f"n_embd is {width} and n_head {heads}; the width must be "
-                    f"{'an even number' if pairs else 'a whole number'} of values for each head"
-                )
-        if heads is not None and self.n_kv_head is not None and heads % self.n_kv_head:
-            raise ValueError(
-                f"n_kv_head is {self.n_kv_head} and n_head {heads}; the heads must divide into that many equal "
-                "groups"
-            )
-        if self.block_size is not None and self.window is not None and self.window > self.block_size:
-            raise ValueError(
-                f"window is {self.window} and block_size {self.block_size}; no layer can read beyond the block"
-            )
+        refuse_shape(self)
         if self.portable:
             refuse_not_plain(self)
-        if self.n_layer is not None and len(self.mixers) > self.n_layer:
-            raise ValueError(f"mixer names {len(self.mixers)} layers, and n_layer is {self.n_layer}")
 
     @property
     def mixers(self) -> tuple[str, ...]:

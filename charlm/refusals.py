@@ -41,6 +41,29 @@ def refuse_idle(config: Any) -> None:
         raise ValueError(f"ngram_rows is {config.ngram_rows}; it takes a power of two")
 
 
+def refuse_shape(config: Any) -> None:
+    """ValueError for a ModelConfig whose sizes do not fit one another."""
+    heads, width = config.n_head, config.n_embd
+    if heads is not None and width is not None:
+        pairs = config.position in (None, "rotary")  # which turn pairs of values
+        if width % heads or (pairs and (width // heads) % 2):
+            raise ValueError(
+                f"n_embd is {width} and n_head {heads}; the width must be "
+                f"{'an even number' if pairs else 'a whole number'} of values for each head"
+            )
+    if heads is not None and config.n_kv_head is not None and heads % config.n_kv_head:
+        raise ValueError(
+            f"n_kv_head is {config.n_kv_head} and n_head {heads}; the heads must divide into that many equal "
+            "groups"
+        )
+    if config.block_size is not None and config.window is not None and config.window > config.block_size:
+        raise ValueError(
+            f"window is {config.window} and block_size {config.block_size}; no layer can read beyond the block"
+        )
+    if config.n_layer is not None and len(config.mixers) > config.n_layer:
+        raise ValueError(f"mixer names {len(config.mixers)} layers, and n_layer is {config.n_layer}")
+
+
 def refuse_not_plain(config: Any) -> None:
     """ValueError for a setting of a ModelConfig that no plain decoder has."""
     plain = {

@@ -1,7 +1,7 @@
 """What counts alone make of a run's held-out text, before it is trained: the line that it is held against."""
 
 from charlm.cli.console import say
-from charlm.evaluation.yardsticks import KNESER_NEY, Yardstick, count_training_part, stick_of
+from charlm.evaluation.yardsticks import CHOSEN, KNESER_NEY, Yardstick, count_training_part, stick_of
 from charlm.training.kinds import AnySession
 
 SHARE = 0.1  # of a run's time, at most
@@ -20,15 +20,15 @@ def counts_line(session: AnySession, budget: float | None) -> Yardstick | None:
     seconds = (SECONDS if budget is None else SHARE * budget) - 2 * len(corpus.held_out) / SYMBOLS_PER_SECOND
     if session.model_config.counts_alone or not len(corpus.held_out) or seconds <= 0:
         return None
-    built, source = session.built, "that it begins from"
+    built, source = session.built, "those that it begins from"
     if built is None:
-        most, source = int(seconds * SYMBOLS_PER_SECOND), "which predict the end of the training part best"
+        most, source = int(seconds * SYMBOLS_PER_SECOND), CHOSEN
         memory = session.training_config.counts_memory << 20
         built = count_training_part(corpus.vocabulary, corpus.train, memory=memory, most=most)
     stick = stick_of(built, corpus.vocabulary, corpus.held_out_text())
     limits = f" ({stick.limits})" if stick.limits else ""
     say(
-        f"to beat: {stick.bits_per_char:.3f} bits/char held-out, by the {stick.order} characters of counts "
-        f"{source} ({KNESER_NEY}){limits}"
+        f"to beat: {stick.bits_per_char:.3f} bits/char held-out, by {stick.order} characters of counts, {source} "
+        f"({KNESER_NEY}){limits}"
     )
     return stick

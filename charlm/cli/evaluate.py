@@ -160,7 +160,7 @@ def _show(name: str, evaluation: "Evaluation") -> None:
         else:
             said = "adapts to this text" if stick.adaptive else ""
             if stick.order is not None:
-                said = f"counts of the training part, {stick.order} characters of context"
+                said = f"counts of {stick.order} characters of context, {stick.source}"
             lines.append((title, f"{stick.bits_per_char:.4f}", said))
     table(lines, header=("yardstick", "bits/char", ""), numbers=(1,))
     for text in evaluation.warnings:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from charlm.checkpoint.snapshot import Snapshot
-from charlm.config import FEWEST_HELD_OUT
+from charlm.config import FEWEST_HELD_OUT, ModelConfig
 from charlm.context import ContextRule
 from charlm.counts_predictor import CountsPredictor
 from charlm.evaluation.intervals import bootstrap_interval
@@ -21,6 +21,7 @@ from charlm.predictor_of import predictor_of
 from charlm.text.corpus import Corpus
 
 SCHEMA = 1
+SAVED = "those saved in the run, since its text is gone"
 SAME = 1e-9
 """Bits per character: counts are not better than themselves."""
 
@@ -102,7 +103,7 @@ def evaluate(
         interval_bits=(interval[0] / log(2), interval[1] / log(2)) if interval else None,
         baselines=baselines,
         warnings=(
-            *_beaten(figure, baselines[KNESER_NEY], predictor.kind),
+            *_beaten(figure, baselines[KNESER_NEY], snapshot.model_config),
             *_warnings(figure, predictor, corpus, texts, selected),
             *missing,
         ),
@@ -117,25 +118,26 @@ def _kneser_ney(snapshot: Snapshot, corpus: Corpus | None, text: str) -> Yardsti
     saved = snapshot.kneser_ney()
     if saved is None:
         return "the training text is no longer there, and the run has no counts of it"
-    return of_counts(
-        saved, snapshot.vocabulary, text, limits="the counts saved in the run, as its text is gone"
-    )
+    return of_counts(saved, snapshot.vocabulary, text, SAVED)
 
 
-def _beaten(figure: Figure, counts: Yardstick | str, kind: str) -> tuple[str, ...]:
+def _beaten(figure: Figure, counts: Yardstick | str, model: ModelConfig) -> tuple[str, ...]:
     """What is to be said where the model does not beat the counts, and where those are not whole."""
     if isinstance(counts, str):
         return ()
     found = [f"{KNESER_NEY}: {counts.limits}"] if counts.limits else []
+    found += [f"{KNESER_NEY}: counts of {counts.order} characters, {SAVED}"] if counts.source == SAVED else []
     gained = figure.bits_per_char - counts.bits_per_char
     better = (
         f"{counts.order} characters of counts do better, at {counts.bits_per_char:.4f} bits per character"
     )
-    if kind == CountsPredictor.kind:
+    if model.counts_alone:
         if gained > SAME:
             found.append(f"{better}: train with --counts-order {counts.order}")
     elif gained >= 0:
-        found.append(f"{better}: train longer, or on more text like this")
+        found.append(
+            f"{better}: train longer, or {'on more text like this' if model.counts else 'from counts, with --counts'}"
+        )
     return tuple(found)
 
 
