@@ -8,7 +8,7 @@ from math import log2
 
 import numpy as np
 
-from charlm.counts.build import Built, build, choose_order
+from charlm.counts.build import Built, build, choose_order, lower_orders
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts_predictor import CountsPredictor
 from charlm.evaluation.score import score_text
@@ -83,6 +83,16 @@ def kneser_ney(
     """
     built = count_training_part(vocabulary, train, memory=memory, most=most)
     return replace(stick_of(built, vocabulary, text), source=CHOSEN)
+
+
+def kneser_ney_by_order(
+    vocabulary: Vocabulary, train: Ids, text: str, *, memory: int, most: int | None = None
+) -> list[Yardstick]:
+    """The same of each order from 1 to the chosen one, which comes last."""
+    chosen = kneser_ney(vocabulary, train, text, memory=memory, most=most)
+    assert chosen.order is not None
+    lower = lower_orders(train, vocabulary.n_symbols, chosen.order, memory=memory, most=most)
+    return [*reversed([of_counts(model, vocabulary, text) for model in lower]), chosen]
 
 
 def stick_of(built: Built, vocabulary: Vocabulary, text: str) -> Yardstick:
