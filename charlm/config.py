@@ -3,7 +3,17 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Self
 
-from charlm.refusals import ATTENTION, SCORED, VAL, refuse_idle, refuse_not_plain, refuse_split
+from charlm.refusals import (
+    ATTENTION,
+    COUNTS_ALONE,
+    SCORED,
+    VAL,
+    refuse_beside_counts,
+    refuse_idle,
+    refuse_not_plain,
+    refuse_shape,
+    refuse_split,
+)
 from charlm.settings import Choice, Choices, Range, Settings
 
 
@@ -20,8 +30,9 @@ class ModelConfig(Settings):
     )
     mixer: Annotated[
         str,
-        "How a position reads those before it; several, joined by commas, take turns over the layers.",
-        Choices(("attention", "simple-attention", "convolution", "recurrent")),
+        "How a position reads those before it; several, joined by commas, take turns over the layers. none: "
+        "no transformer, the n-gram counts alone.",
+        Choices(("attention", "simple-attention", "convolution", "recurrent", COUNTS_ALONE)),
     ] = "attention"
     position: Annotated[
         str | None,
@@ -61,33 +72,23 @@ class ModelConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if COUNTS_ALONE in self.mixers:
+            refuse_beside_counts(self)
+            return
         refuse_idle(self)
-        heads, width = self.n_head, self.n_embd
-        if heads is not None and width is not None:
-            pairs = self.position in (None, "rotary")  # which turn pairs of values
-            if width % heads or (pairs and (width // heads) % 2):
-                raise ValueError(
-                    f"n_embd is {width} and n_head {heads}; the width must be "
-                    f"{'an even number' if pairs else 'a whole number'} of values for each head"
-                )
-        if heads is not None and self.n_kv_head is not None and heads % self.n_kv_head:
-            raise ValueError(
-                f"n_kv_head is {self.n_kv_head} and n_head {heads}; the heads must divide into that many equal "
-                "groups"
-            )
-        if self.block_size is not None and self.window is not None and self.window > self.block_size:
-            raise ValueError(
-                f"window is {self.window} and block_size {self.block_size}; no layer can read beyond the block"
-            )
+        refuse_shape(self)
         if self.portable:
             refuse_not_plain(self)
-        if self.n_layer is not None and len(self.mixers) > self.n_layer:
-            raise ValueError(f"mixer names {len(self.mixers)} layers, and n_layer is {self.n_layer}")
 
     @property
     def mixers(self) -> tuple[str, ...]:
         """The mixers named: layer i has number i modulo their count."""
         return tuple(self.mixer.split(","))
+
+    @property
+    def counts_alone(self) -> bool:
+        """Is there no transformer, and the counts are the model?"""
+        return self.mixer == COUNTS_ALONE
 
     @property
     def attends(self) -> bool:
@@ -115,6 +116,8 @@ class ModelConfig(Settings):
 
         Layers that read N characters back reach L (N - 1) + 1 together, cut by the block.
         """
+        if self.counts_alone:
+            return self.counts_order
         assert self.n_layer and self.block_size
         if self.carries_state:
             return None
@@ -126,6 +129,8 @@ class ModelConfig(Settings):
     @property
     def complete(self) -> bool:
         """Is everything chosen that a model is made from?"""
+        if self.counts_alone:
+            return self.counts_order is not None
         needed = ["n_layer", "n_embd", "block_size", "dropout", "position", *["n_head"] * self.attends]
         needed += ["ngram_rows"] if (self.ngrams or 1) > 1 else []
         needed += ["counts_order"] if self.counts else []
@@ -133,6 +138,8 @@ class ModelConfig(Settings):
 
     def completed(self) -> Self:
         """The same with what was left open as it was before there was a choice: no n-grams, no counts."""
+        if self.counts_alone:
+            return replace(self, counts=True)
         position = self.position or ("rotary" if self.attends else "none")
         ngrams = self.ngrams or 1
         dropout = (self.counts_dropout or 0.0) if self.counts else None

@@ -38,8 +38,21 @@ class ContextRule:
         return cls(block_size, stride or max(1, block_size // 2))
 
     @classmethod
+    def of_order(cls, order: int) -> "ContextRule":
+        """The rule of counts, which see exactly so many characters before each."""
+        return cls(max(1, order), 1)
+
+    @classmethod
     def of_model(cls, config: ModelConfig, stride: int | None = None) -> "ContextRule":
-        """The rule that a model of this configuration is read under."""
+        """The rule that a model of this configuration is read under; ValueError if `stride` cannot act."""
+        if config.counts_alone:
+            assert config.counts_order is not None
+            if stride is not None:
+                raise ValueError(
+                    f"stride is {stride}, which cannot act: counts see {config.counts_order} characters before "
+                    "each, whatever the stride"
+                )
+            return cls.of_order(config.counts_order)
         assert config.block_size
         return cls.of(config.block_size, stride, carried=config.carries_state)
 

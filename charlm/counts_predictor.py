@@ -12,8 +12,9 @@ from charlm.counts.grams import Keys
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.prior import log_next
 from charlm.counts.scoring import probabilities
-from charlm.predictor import ESCAPE, Scores
+from charlm.predictor import Scores
 from charlm.text.vocabulary import Ids, Vocabulary
+from charlm.unseen import ESCAPE
 
 
 class CountsPredictor:
@@ -22,11 +23,16 @@ class CountsPredictor:
     Bytes that training never saw share the same small probability as under any other model.
     """
 
+    kind = "counts"
+    precision = torch.float64
+    best_alone = True
+    counts: KneserNey | None = None  # it begins from nothing else
+
     def __init__(self, model: KneserNey, vocabulary: Vocabulary) -> None:
         assert model.n_symbols == vocabulary.n_symbols
         self.model = model
         self.vocabulary = vocabulary
-        self.rule = ContextRule.of(max(1, model.order), 1)
+        self.rule = ContextRule.of_order(model.order)
 
     def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:
         """The log-probability, in nats, of each id given what stands before it: (N,)."""

@@ -5,12 +5,11 @@ Axes: B texts side by side, T positions, V ids (bytes that training never saw in
 
 from collections.abc import Iterator, Sequence
 from ctypes import CDLL
-from math import exp, log, log1p
+from math import exp
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,9 +27,8 @@ from charlm.model.masks import documents_of
 from charlm.model.stepper import Stepper
 from charlm.reading import TextState, read_on
 from charlm.text.vocabulary import Ids, Vocabulary
+from charlm.unseen import first_character, with_lacking
 
-ESCAPE = 2.0**-16
-"""The probability that bytes which training never saw have together, wherever they stand."""
 IDS_AT_ONCE = 8192
 
 Scores = NDArray[np.float64]
@@ -39,8 +37,18 @@ Scores = NDArray[np.float64]
 class Predictor(Protocol):
     """Whatever was trained, as sampling, evaluation and comparison know it."""
 
+    kind: str  # as figures name it: `transformer`, `counts`
     vocabulary: Vocabulary
     rule: ContextRule
+    counts: KneserNey | None  # that it begins from, besides what it is itself
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of the numbers that it computes with."""
+
+    @property
+    def best_alone(self) -> bool:
+        """Does it step in products so small that threads would only wait for each other?"""
 
     def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:
         """The log-probability, in nats, of each id given what stands before it: (N,)."""
@@ -83,6 +91,8 @@ class TransformerPredictor:
     of Machine Learning Research 3:1137.
     """
 
+    kind = "transformer"
+
     def __init__(
         self,
         model: LanguageModel,
@@ -113,6 +123,16 @@ class TransformerPredictor:
         model.load_state_dict(snapshot.weights, assign=True)
         counts = snapshot.kneser_ney() if model.prior is not None else None
         return cls(model.eval(), snapshot.vocabulary, library, counts)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """That of the model's weights."""
+        return self.model.embedding.weight.dtype
+
+    @property
+    def best_alone(self) -> bool:
+        """Where there is a path for single characters, it is so small."""
+        return Folded.fits(self.model)
 
     @torch.inference_mode()
     def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:
@@ -198,7 +218,7 @@ class TransformerPredictor:
             return state, first.expand(B, -1)
         assert T > 0, "what comes next was asked for already"
         if state.stepper is not None:
-            return state, self._with_lacking(torch.from_numpy(self._read(state, ids.numpy())))
+            return state, with_lacking(self.vocabulary, torch.from_numpy(self._read(state, ids.numpy())))
         assert state.cache is not None
         if state.take(ids.numpy()) is None:
             state.cache = self.model.cache(B)
@@ -257,31 +277,14 @@ class TransformerPredictor:
 
     def _log_probabilities(self, hidden: Tensor, log_prior: Tensor | None = None) -> Tensor:
         """What the head says of every id: (..., V) from (..., C)."""
-        return self._with_lacking(self.model.logits(hidden, log_prior))
-
-    def _with_lacking(self, logits: Tensor) -> Tensor:
-        """Logits (..., symbols) as log-probabilities (..., V), the bytes never seen included."""
-        lacking = self.vocabulary.n_ids - self.model.n_symbols
-        if not lacking:
-            return torch.log_softmax(logits, dim=-1)
-        known = torch.log_softmax(logits, dim=-1) + log1p(-ESCAPE)
-        return F.pad(known, (0, lacking), value=log(ESCAPE / lacking))
+        return with_lacking(self.vocabulary, self.model.logits(hidden, log_prior))
 
     def _first(self) -> Scores:
         """Log-probabilities (V,) of a character that nothing precedes."""
         if self.counts is None:
             return first_character(self.vocabulary)
         known = torch.from_numpy(log_next(self.counts, self.counts.start(1)))
-        return self._with_lacking(known)[0].numpy()
+        return with_lacking(self.vocabulary, known)[0].numpy()
 
     def _device(self) -> torch.device:
         return self.model.embedding.weight.device
-
-
-def first_character(vocabulary: Vocabulary) -> Scores:
-    """Log-probabilities (V,) by how often each symbol occurs in the training part."""
-    counts = np.array(vocabulary.counts, dtype=np.float64)
-    lacking = vocabulary.n_ids - vocabulary.n_symbols
-    escape = ESCAPE if lacking else 0.0
-    known = np.log(counts / counts.sum()) + log1p(-escape)
-    return np.concatenate((known, np.full(lacking, log(ESCAPE / max(1, lacking)))))

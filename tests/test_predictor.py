@@ -7,9 +7,10 @@ import torch
 from charlm.config import SamplingConfig
 from charlm.context import ContextRule
 from charlm.model.language_model import LanguageModel
-from charlm.predictor import ESCAPE, TransformerPredictor, first_character
+from charlm.predictor import TransformerPredictor
 from charlm.sampling.generate import sample_text
 from charlm.text.vocabulary import Vocabulary
+from charlm.unseen import ESCAPE, first_character
 from tests.test_model import make
 
 VOCABULARY = Vocabulary.build("the cat sat on the mat; " * 3 + "z", 2)

@@ -72,6 +72,11 @@ def empty_model(config: ModelConfig, n_symbols: int) -> LanguageModel:
         return LanguageModel(config, n_symbols)
 
 
+def expected_weights(config: ModelConfig, n_symbols: int) -> dict[str, Tensor]:
+    """The weights of a model of that configuration, without memory for them; counts alone have none."""
+    return {} if config.counts_alone else dict(empty_model(config, n_symbols).state_dict())
+
+
 def remembered(weights: Mapping[str, Tensor], optimizer: str | None) -> dict[str, Tensor]:
     """What an optimizer keeps of each weight, by name (`momentum.blocks.0...`), as it is at the start."""
     kept = {}
@@ -124,7 +129,7 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
         vocabulary = Vocabulary.from_json(parsed["vocabulary.json"])
     except ValueError as error:
         raise CheckpointError(f"vocabulary.json is damaged: {error}") from None
-    expected = dict(empty_model(model_config, vocabulary.n_symbols).state_dict())
+    expected = expected_weights(model_config, vocabulary.n_symbols)
     snapshot = Snapshot(
         step=step,
         model_config=model_config,
@@ -136,7 +141,7 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
         counts=data.get(COUNTS),
     )
     if model_config.counts and snapshot.counts is None:
-        raise CheckpointError(f"the run has no {COUNTS}, which its model begins from")
+        raise CheckpointError(f"the run has no {COUNTS}, which its model needs")
     if snapshot.state.pop("step", None) != step:
         raise CheckpointError("state.json is damaged: it is of another step")
     if training:

@@ -49,5 +49,5 @@ def corpus_of_run(snapshot: "Snapshot", *, needed: bool) -> "Corpus | None":
     except CheckpointError as error:
         if needed:
             raise
-        warn(f"{error}; no yardsticks from it, and no look for passages that training has seen")
+        warn(f"{error}; no yardsticks are made of it, and no look for passages that training has seen")
         return None

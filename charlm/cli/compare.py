@@ -8,12 +8,14 @@ import typer
 from charlm.cli.console import checkpoints_root, note_files, warn
 from charlm.cli.options import AsJson, Checkpoints, budget_seconds, build, with_settings
 from charlm.cli.reading import check_named, load_text, say_text
+from charlm.cli.train import refuse_for_counts
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, UsageError
 
 EXAMPLES = """Examples:
   charlm compare corpus.txt --vary position=none,learned,rotary --time 60s
   charlm compare corpus.txt --vary mixer=attention,recurrent,attention+convolution --seeds 3 --steps 500
+  charlm compare corpus.txt --vary mixer=none,attention --time 60s  counts alone, and a transformer on them
   charlm compare corpus.txt --vary window=8,16,auto --vary locality=on,off   every combination
   charlm compare RUN-A RUN-B            two trained runs on their held-out text
   charlm compare RUN-A RUN-B --on FILE  or on any other
@@ -73,8 +75,8 @@ def command(
         return
     if on is not None:
         raise UsageError("--on is for two trained runs, and cannot act with --vary")
-    axes, budget = _axes(ctx, vary), _budget(time, steps)
-    folder, comparison, loaded = _prepare(root, names or [], axes, budget, seeds or 1, run, settings)
+    axes = _axes(ctx, vary)
+    folder, comparison, loaded = _prepare(root, names or [], axes, (time, steps), seeds or 1, run, settings)
 
     from charlm.cli.compare_follow import follow_comparison
 
@@ -148,17 +150,20 @@ def _prepare(
     root: Path,
     names: list[str],
     axes: dict[str, list[Any]],
-    budget: tuple[float | None, int | None],
+    given: tuple[str | None, int | None],
     seeds: int,
     run: str | None,
     settings: dict[str, Any],
 ) -> tuple[Any, Any, Any]:
-    """A new comparison: its folder, what it is, and its text."""
+    """A new comparison: its folder, what it is, and its text. `given`: the time and the steps."""
     from charlm.studies.variants import variants
 
+    budget = _budget(*given)
     check_named(names or [], settings)
     model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
     text = build(TextConfig, settings)
+    if model.counts_alone:
+        refuse_for_counts(*given, training)
     if training.schedule is not None and budget[0] is not None:
         raise UsageError("--schedule names steps, and cannot act with --time; give --steps")
     found, refused = variants(axes, model, training)

@@ -1,6 +1,7 @@
 """The page of a comparison: its facts and its four charts, in plain numbers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import log
 from statistics import fmean
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.listeners.comparison_page import Chart, ComparisonPage, Line
+from charlm.listeners.count_lines import Order
 from charlm.listeners.log import read_log
 from charlm.studies.comparison import Comparison, Task
 from charlm.studies.verdict import Row, Verdict
@@ -19,9 +21,14 @@ Cells = tuple[str, ...]
 
 
 def page_of(
-    folder: RunFolder, comparison: Comparison, found: Verdict, header: Cells, cells: Sequence[Cells]
+    folder: RunFolder,
+    comparison: Comparison,
+    found: Verdict,
+    header: Cells,
+    cells: Sequence[Cells],
+    orders: Sequence[Order] = (),
 ) -> ComparisonPage:
-    """All that the page shows."""
+    """All that the page shows; `orders`: what counts of so many characters come to."""
     rows = [row for row in found.rows if row.results]
     return ComparisonPage(
         title=comparison.name,
@@ -29,7 +36,9 @@ def page_of(
         header=header,
         rows=cells,
         says=found.says,
-        charts=[*_loss_charts(folder, rows), *_context_charts(rows)],
+        charts=[
+            replace(chart, orders=orders) for chart in (*_loss_charts(folder, rows), *_context_charts(rows))
+        ],
         names=[row.variant.label for row in rows],
     )
 
@@ -81,7 +90,8 @@ def _context_charts(rows: Sequence[Row]) -> list[Chart]:
     for row in rows:
         before += _lines(row.variant.label, [result.before for _, result in row.results])
         seen += _lines(row.variant.label, [result.seen for _, result in row.results])
-    blocks = sorted({points.points[-1][0] for points in seen if points.points})
+    reading = {row.variant.label for row in rows if not row.variant.model.counts_alone}
+    blocks = sorted({line.points[-1][0] for line in seen if line.points and line.name in reading})
     return [
         Chart(
             title="Who uses far context",
@@ -108,7 +118,7 @@ def _loss_curves(folder: RunFolder, task: Task) -> tuple[Points, Points]:
     seconds, chars = 0.0, 0.0
     for event in read_log(folder.path / task.run_name):
         kind, numbers = event.get("event"), {k: v for k, v in event.items() if isinstance(v, int | float)}
-        if kind == "Stepped" and {"seconds", "chars"} <= set(numbers):
+        if kind in ("Stepped", "Counted") and {"seconds", "chars"} <= set(numbers):
             seconds, chars = seconds + numbers["seconds"], float(numbers["chars"])
         elif kind == "Evaluated" and "nats_per_char" in numbers:
             bits = numbers["nats_per_char"] / log(2)

@@ -1,14 +1,15 @@
 """What a comparison found, as a table and sentences, or as data."""
 
 import shlex
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.compare_page import page_of
 from charlm.cli.console import print_json, say, table, warn
-from charlm.evaluation.yardsticks import Yardstick, yardsticks
+from charlm.evaluation.yardsticks import KNESER_NEY, Yardstick, kneser_ney_by_order, yardsticks
 from charlm.listeners.comparison_page import render
 from charlm.studies.comparison import Comparison
 from charlm.studies.result import MOST_CHARS
@@ -18,6 +19,7 @@ from charlm.text.corpus import Corpus
 
 NAME = "comparison.html"
 MOST_FOR_XZ = 5_000_000  # characters of the training part
+MOST_COUNTED = 5_000_000  # symbols of it
 
 
 def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as_json: bool) -> None:
@@ -26,12 +28,17 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
     Raises CheckpointError for damaged results.
     """
     found = verdict(folder, comparison)
+    orders = _by_order(comparison, corpus, found.chars) if corpus is not None else []
     sticks = _yardsticks(corpus, found.chars) if corpus is not None else {}
+    if orders:
+        sticks[KNESER_NEY] = orders[-1]
+        found = replace(found, says=(*found.says, *_beaten(found, orders[-1])))
     if as_json:
-        print_json(_data(comparison, found, sticks))
+        print_json(_data(comparison, found, sticks, orders))
     else:
         _print(comparison, found, sticks)
-    page = page_of(folder, comparison, found, header(comparison), cells(found))
+    lines = [(stick.order, stick.bits_per_char) for stick in orders if stick.order]
+    page = page_of(folder, comparison, found, header(comparison), cells(found), lines)
     try:
         files.replace(folder.path / NAME, render(page).encode())
         say(f"page: {one_line(str(folder.path / NAME))}")
@@ -41,7 +48,9 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
     say(f"text from one of them: charlm sample --checkpoints {place} --run NAME")
 
 
-def _data(comparison: Comparison, found: Verdict, sticks: dict[str, Yardstick]) -> dict[str, Any]:
+def _data(
+    comparison: Comparison, found: Verdict, sticks: dict[str, Yardstick], orders: Sequence[Yardstick]
+) -> dict[str, Any]:
     """The stable form, of schema 1."""
     return {
         "schema": SCHEMA,
@@ -53,6 +62,7 @@ def _data(comparison: Comparison, found: Verdict, sticks: dict[str, Yardstick]) 
         "steps": comparison.budget.steps,
         "seeds": list(comparison.seeds),
         "baselines": {name: asdict(stick) for name, stick in sticks.items()},
+        "counts_by_order": {str(stick.order): stick.bits_per_char for stick in orders},
         "rows": [row.to_json() for row in found.rows],
         "says": list(found.says),
     }
@@ -60,10 +70,7 @@ def _data(comparison: Comparison, found: Verdict, sticks: dict[str, Yardstick]) 
 
 def _print(comparison: Comparison, found: Verdict, sticks: dict[str, Yardstick]) -> None:
     table(cells(found), header=header(comparison), numbers=range(1, 8))
-    beside = ", ".join(
-        f"{name} {stick.bits_per_char:.4f}{' (adapts to the text)' * stick.adaptive}"
-        for name, stick in sticks.items()
-    )
+    beside = ", ".join(f"{name} {stick.bits_per_char:.4f}{_said(stick)}" for name, stick in sticks.items())
     print(f"\nfor comparison: {beside}" if sticks else "")
     for sentence in found.says:
         print(one_line(sentence, 2000))
@@ -108,3 +115,31 @@ def _yardsticks(corpus: Corpus, chars: int) -> dict[str, Yardstick]:
         corpus.vocabulary, corpus.training_text if quick else None, corpus.held_out_text()[:MOST_CHARS]
     )
     return {name: stick for name, stick in sticks.items() if isinstance(stick, Yardstick)}
+
+
+def _by_order(comparison: Comparison, corpus: Corpus, chars: int) -> list[Yardstick]:
+    """What counts of 1, 2, ... characters make of that text, up to as many as predict best."""
+    if not chars:
+        return []
+    memory = comparison.variants[0].training.counts_memory << 20
+    text = corpus.held_out_text()[:chars]
+    return kneser_ney_by_order(corpus.vocabulary, corpus.train, text, memory=memory, most=MOST_COUNTED)
+
+
+def _beaten(found: Verdict, counts: Yardstick) -> list[str]:
+    """A sentence where no variant does better than the counts, counts alone left out."""
+    trained = [row.bits for row in found.rows if row.bits is not None and not row.variant.model.counts_alone]
+    if not trained or min(trained) < counts.bits_per_char:
+        return []
+    return [
+        f"{counts.order} characters of counts do better than all that was trained, at {counts.bits_per_char:.4f} "
+        "bits per character: train longer, or on more text."
+    ]
+
+
+def _said(stick: Yardstick) -> str:
+    """What is to be known of a yardstick beside its figure."""
+    if stick.order is None:
+        return " (adapts to the text)" * stick.adaptive
+    limits = f"; {stick.limits}" if stick.limits else ""
+    return f" (counts of {stick.order} character{'s' * (stick.order != 1)}{limits})"

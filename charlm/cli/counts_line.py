@@ -1,33 +1,34 @@
 """What counts alone make of a run's held-out text, before it is trained: the line that it is held against."""
 
 from charlm.cli.console import say
-from charlm.counts.build import Built
-from charlm.evaluation.yardsticks import KNESER_NEY, Yardstick, count_training_part, stick_of
-from charlm.text.corpus import Corpus
+from charlm.evaluation.yardsticks import CHOSEN, KNESER_NEY, Yardstick, count_training_part, stick_of
+from charlm.training.kinds import AnySession
 
 SHARE = 0.1  # of a run's time, at most
 SECONDS = 10.0  # the same for a run that has no time to keep to
 SYMBOLS_PER_SECOND = 0.8e6  # choosing the order, counting; the held-out part is scored at half of it
 
 
-def counts_line(
-    corpus: Corpus, memory: int, budget: float | None, built: Built | None = None
-) -> Yardstick | None:
+def counts_line(session: AnySession, budget: float | None) -> Yardstick | None:
     """Count and score, and say the figure; None where nothing is held out, or too much for the time.
 
-    `memory` in megabytes, `budget` in seconds. A long text is counted in parts. Where the model begins
-    from counts, those are what it is held against: `built`.
+    `budget` in seconds. A long text is counted in parts. Where the model begins from counts, those are
+    what it is held against, and how long they are is the plan's choice; else it is chosen as `charlm
+    eval` does. Counts alone are held against nothing.
     """
+    corpus = session.corpus
     seconds = (SECONDS if budget is None else SHARE * budget) - 2 * len(corpus.held_out) / SYMBOLS_PER_SECOND
-    if not len(corpus.held_out) or seconds <= 0:
+    if session.model_config.counts_alone or not len(corpus.held_out) or seconds <= 0:
         return None
+    built, source = session.built, "those that it begins from"
     if built is None:
-        most = int(seconds * SYMBOLS_PER_SECOND)
-        built = count_training_part(corpus.vocabulary, corpus.train, memory=memory << 20, most=most)
+        most, source = int(seconds * SYMBOLS_PER_SECOND), CHOSEN
+        memory = session.training_config.counts_memory << 20
+        built = count_training_part(corpus.vocabulary, corpus.train, memory=memory, most=most)
     stick = stick_of(built, corpus.vocabulary, corpus.held_out_text())
     limits = f" ({stick.limits})" if stick.limits else ""
     say(
-        f"to beat: {stick.bits_per_char:.3f} bits/char held-out, by {stick.order} characters of counts "
+        f"to beat: {stick.bits_per_char:.3f} bits/char held-out, by {stick.order} characters of counts, {source} "
         f"({KNESER_NEY}){limits}"
     )
     return stick

@@ -80,6 +80,8 @@ def command(
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
     if online and snapshot.vocabulary.end is not None:
         raise UsageError("--online reads a text as one, and this run keeps documents apart; leave it out")
+    if online and snapshot.model_config.counts_alone:
+        raise UsageError("--online is of a transformer that learns as it reads, and this run is counts alone")
 
     from charlm.context import ContextRule
     from charlm.evaluation.report import evaluate
@@ -218,7 +220,7 @@ def _show(name: str, evaluation: "Evaluation") -> None:
         else:
             said = "adapts to this text" if stick.adaptive else ""
             if stick.order is not None:
-                said = f"counts of the training part, {stick.order} characters of context"
+                said = f"counts of {stick.order} characters of context, {stick.source}"
             lines.append((title, f"{stick.bits_per_char:.4f}", said))
     table(lines, header=("yardstick", "bits/char", ""), numbers=(1,))
     if evaluation.online:

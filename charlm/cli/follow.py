@@ -21,8 +21,8 @@ from charlm.listeners.report import write_report
 from charlm.sampling.generate import default_prompt, sample_text
 from charlm.terminal import one_line
 from charlm.text.documents import between
-from charlm.training.events import Compiled, Event, Finished, SaveFailed, Skipped, WentBack
-from charlm.training.loop import Trainer
+from charlm.training.events import Compiled, Counted, Event, Finished, SaveFailed, Skipped, WentBack
+from charlm.training.kinds import AnySession, trainer_of
 from charlm.training.pace import Pace
 from charlm.training.session import Session
 from charlm.training.signals import EXIT_CODES, StopSignals
@@ -30,12 +30,12 @@ from charlm.training.signals import EXIT_CODES, StopSignals
 PREVIEW_CHARS = 120
 
 
-def follow(run: RunFolder, session: Session, pace: Pace | None, counts: Yardstick | None) -> int:
+def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Yardstick | None) -> int:
     """Train to the end or until a signal; show it; the exit code that the signal asks for, or 0.
 
     `counts` is what counts alone make of the held-out text, if it was measured.
     """
-    trainer = Trainer(session, run, pace)
+    trainer = trainer_of(session, run, pace)
     say(f"run {run.name}, in {one_line(str(run.path))}")
     bar = Progress(
         session.plan.total_steps,
@@ -46,12 +46,12 @@ def follow(run: RunFolder, session: Session, pace: Pace | None, counts: Yardstic
     listeners: list[Callable[[Event], None]] = [
         bar,
         MetricsLog(run.path, session.state.step),
-        Preview(run.path, session.state.step, lambda: _sample(trainer)),
+        Preview(run.path, session.state.step, lambda: _sample(session)),
         tell,
     ]
     last: Event | None = None
     try:
-        with StopSignals(lambda name: _announce(trainer, name)) as stop:
+        with StopSignals(lambda name: _announce(session, name)) as stop:
             for event in trainer.run(stop):
                 for listener in listeners:
                     listener(event)
@@ -80,6 +80,8 @@ def _words(event: Event) -> str | None:
         if event.failure is None:
             return None
         return f"the blocks could not be compiled ({event.failure}); training goes on without"
+    if isinstance(event, Counted):
+        return event.limits or None
     if isinstance(event, Skipped):
         return f"step {event.step}: the loss was not finite; the batch was left out"
     if isinstance(event, WentBack):
@@ -97,19 +99,16 @@ def _words(event: Event) -> str | None:
     return None
 
 
-def _sample(trainer: Trainer) -> str:
-    trainer.session.model.eval()
-    predictor, text = trainer.predictor, TextConfig.from_json(trainer.session.run["text"])
-    try:
+def _sample(session: AnySession) -> str:
+    predictor, text = session.predictor, TextConfig.from_json(session.run["text"])
+    with session.predicting():
         return sample_text(
             predictor, default_prompt(predictor), SamplingConfig(), PREVIEW_CHARS, between(text)
         )
-    finally:
-        trainer.session.model.train()
 
 
-def _announce(trainer: Trainer, name: str) -> None:
-    step = min(trainer.step + 1, trainer.session.plan.total_steps)
+def _announce(session: AnySession, name: str) -> None:
+    step = min(session.state.step + 1, session.plan.total_steps)
     if name == "SIGINT":
         say(f"\nfinishing step {step}, saving; Ctrl-C again to quit now")
     else:
@@ -117,13 +116,12 @@ def _announce(trainer: Trainer, name: str) -> None:
 
 
 def _summary(
-    run: RunFolder, session: Session, last: Finished, budget: float | None, counts: Yardstick | None
+    run: RunFolder, session: AnySession, last: Finished, budget: float | None, counts: Yardstick | None
 ) -> None:
     """The still table at the end, and the report beside it."""
     state = session.state
     rows = [("run", run.name), ("steps", f"{count(last.step)} of {count(last.total_steps)}")]
-    rows.append(("characters read", count(last.step * session.chars_per_step)))
-    rows.append(("weights", count(sum(p.numel() for p in session.model.parameters()))))
+    rows += session.learned
     rows.append(("text", text_of(session.run)))
     rows += figure_rows(session)
     if last.reason == "early":
@@ -143,11 +141,12 @@ def _summary(
         )
 
 
-def next_commands(run: RunFolder) -> None:
+def next_commands(run: RunFolder, session: AnySession) -> None:
     """What one may want to do with a finished run."""
     say(f"more text from it:   charlm sample --run {run.name}{root_option(run)} --prompt TEXT")
     say(f"its full figure:     charlm eval --run {run.name}{root_option(run)}")
-    say(f"train it further:    charlm resume {run.name}{root_option(run)} --time 2m")
+    if isinstance(session, Session):
+        say(f"train it further:    charlm resume {run.name}{root_option(run)} --time 2m")
 
 
 def root_option(run: RunFolder) -> str:
@@ -156,7 +155,7 @@ def root_option(run: RunFolder) -> str:
     return "" if run.path.parent == usual else f" --checkpoints {shlex.quote(one_line(str(run.path.parent)))}"
 
 
-def figure_rows(session: Session) -> list[tuple[str, str]]:
+def figure_rows(session: AnySession) -> list[tuple[str, str]]:
     """The last evaluation, with what it was measured on."""
     figure, of_chars = session.state.last_figure, session.corpus.held_out_chars
     if figure is None:

@@ -6,6 +6,7 @@ from typing import Any
 from charlm.cli.console import checkpoints_root, count, print_json, table
 from charlm.cli.options import AsJson, Checkpoints, RunName
 from charlm.errors import CheckpointError
+from charlm.refusals import acts
 
 EXAMPLES = """Examples:
   charlm info              the newest run
@@ -40,6 +41,7 @@ def command(
     manifest = parse(read_regular(folder.folder(step) / NAME, 1 << 20), NAME)
     row["weights_sha256"] = manifest["files"]["model.safetensors"]["sha256"]
     row["counts_bytes"] = manifest["run_files"].get(COUNTS, {}).get("size")
+    row["counts_sha256"] = manifest["run_files"].get(COUNTS, {}).get("sha256")
     row["checkpoints"] = folder.steps()
     if as_json:
         print_json(row)
@@ -60,14 +62,16 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
         f"{count(corpus['train_chars'])} characters to train on, {count(corpus['held_out_chars'])} held out"
     )
     rows += [("text", f"{row['text']}: {parts}"), ("text's SHA-256", corpus["sha256"])]
+    mixer = str(row["model"].get("mixer"))
     for title in ("model", "training"):
-        rows.append(
-            (title, ", ".join(f"{name} {value}" for name, value in row[title].items() if value is not None))
-        )
+        said = [f"{k} {value}" for k, value in row[title].items() if value is not None and acts(mixer, k)]
+        rows.append((title, ", ".join(said)))
     if row["counts_bytes"] is not None:
         rows.append(("counts", f"{row['counts_bytes'] / 1e6:.1f} MB on disk, and about as much in memory"))
     rows.append(("checkpoints", ", ".join(map(str, row["checkpoints"])) + f"; best {row['best_step']}"))
     rows.append(("weights' SHA-256", row["weights_sha256"]))
+    if row["counts_sha256"] is not None:
+        rows.append(("counts' SHA-256", row["counts_sha256"]))
     rows.append(("command", row["command"]))
     rows.append(("made", f"{row['created']}, " + ", ".join(f"{k} {v}" for k, v in row["versions"].items())))
     return rows

@@ -42,12 +42,16 @@ def command(
     from charlm.checkpoint.run_folder import find  # here: only now is torch needed
     from charlm.cli.counts_line import counts_line
     from charlm.cli.follow import follow, next_commands
+    from charlm.training.counts_session import CountsSession
     from charlm.training.start import go_on
 
     folder = find(checkpoints_root(checkpoints), run)
     if (time is not None or steps is not None) and (folder.path.parent / "comparison.json").is_file():
         raise UsageError(f"{folder.name} is part of a comparison, in which all runs have the same budget")
     session = go_on(folder, warn, threads)
+    if isinstance(session, CountsSession):
+        _count_on(folder, session, time, steps, threads)
+        return
     finished = session.state.finished
     if finished is not None and budget is None and steps is None:
         raise UsageError(
@@ -56,12 +60,26 @@ def command(
         )
     pace = _extended(folder, session, budget, steps, ctx.obj)
     say(f"{folder.name}: from step {session.state.step} to {session.plan.total_steps}")
-    built = session.prior.built if session.prior is not None else None
-    counts = counts_line(session.corpus, session.training_config.counts_memory, budget, built)
-    code = follow(folder, session, pace, counts)
+    code = follow(folder, session, pace, counts_line(session, budget))
     if code:
         raise typer.Exit(code)
-    next_commands(folder)
+    next_commands(folder, session)
+
+
+def _count_on(folder: Any, session: Any, time: str | None, steps: int | None, threads: int | None) -> None:
+    """Counts that were saved are complete; what can be missing is their figure."""
+    from charlm.cli.follow import follow, next_commands
+
+    for option, value in {"--time": time, "--steps": steps, "--threads": threads}.items():
+        if value is not None:
+            raise UsageError(f"{option} cannot act on {folder.name}: it is counts alone, which are complete")
+    if session.state.finished is not None:
+        say(f"{folder.name} is complete: it is counts alone, and all of its text is counted")
+    else:
+        code = follow(folder, session, None, None)
+        if code:
+            raise typer.Exit(code)
+    next_commands(folder, session)
 
 
 def _extended(folder: Any, session: Any, budget: float | None, steps: int | None, started: float) -> Any:

@@ -114,15 +114,14 @@ def _write(
     as_json: bool,
     raw: bool,
 ) -> None:
-    from charlm.model.folded import Folded
-    from charlm.predictor import TransformerPredictor
+    from charlm.predictor_of import predictor_of
     from charlm.sampling.generate import Piece, default_prompt, generate
     from charlm.text.documents import between
     from charlm.training.device import set_threads
 
-    predictor = TransformerPredictor.of(snapshot, compiling.library() if compiling else None)
-    if Folded.fits(predictor.model):
-        set_threads(1)  # its products are so small that threads would only wait for each other
+    predictor = predictor_of(snapshot, compiling.library() if compiling else None)
+    if predictor.best_alone:
+        set_threads(1)
     prompt = default_prompt(predictor) if given is None else given
     show = _Json(prompt, config.seed) if as_json else _Stream(given or "", n, raw)
     try:

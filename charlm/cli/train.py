@@ -15,6 +15,7 @@ from charlm.cli.reading import check_named, load_text, say_text, take_customary_
 from charlm.cli.words import about_model
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import UsageError
+from charlm.refusals import acts, refuse_untrained
 from charlm.settings import settings_of
 from charlm.terminal import one_line
 
@@ -22,6 +23,7 @@ EXAMPLES = """Examples:
   charlm train corpus.txt                        two minutes on a text of yours
   charlm train poems/ --time 10m --run poems     a folder, longer, with a name
   charlm train corpus.txt --steps 500 --seed 3   the same weights every time
+  charlm train corpus.txt --mixer none           n-gram counts alone, to compare with
   charlm train corpus.txt --dry-run              only show what would be done
   zcat log.gz | charlm train -                   standard input"""
 
@@ -67,7 +69,7 @@ def command(
     take_customary_split(corpus or [], settings)
     model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
     text = build(TextConfig, settings)
-    budget = None if steps is not None else _budget(time or DEFAULT_TIME, training)
+    budget = _seconds(time, steps, model, training)
     if run is not None:
         _check_free(checkpoints_root(checkpoints), run)
     say(f"reading {_describe(corpus or [], text.include)}")
@@ -91,6 +93,27 @@ def _stronger(ctx: Any, time: str | None, steps: int | None) -> tuple[str | None
     if by_time == by_steps:
         raise UsageError("--time and --steps were both given; a run has one or the other")
     return (time, None) if by_time < by_steps else (None, steps)
+
+
+def _seconds(
+    time: str | None, steps: int | None, model: ModelConfig, training: TrainingConfig
+) -> float | None:
+    """The seconds that the run has; None for one that has none to keep to: a number of steps, counts alone."""
+    if model.counts_alone:
+        refuse_for_counts(time, steps, training)
+        return None
+    return None if steps is not None else _budget(time or DEFAULT_TIME, training)
+
+
+def refuse_for_counts(time: str | None, steps: int | None, training: TrainingConfig) -> None:
+    """UsageError for what acts on the training of a transformer only."""
+    for name, value in {"time": time, "steps": steps}.items():
+        if value is not None:
+            raise UsageError(f"{name} is {value}, which cannot act with mixer none, the counts alone")
+    try:
+        refuse_untrained(training)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _budget(time: str, training: TrainingConfig) -> float:
@@ -128,9 +151,12 @@ def _choose(
 
     from charlm.training.device import pick_device, set_threads
     from charlm.training.means import means_of
-    from charlm.training.plan import choose
+    from charlm.training.plan import Budget, choose
     from charlm.training.start import recorded
 
+    if model.counts_alone:
+        choice = recorded(choose(Budget(), len(loaded.corpus.train), model, training), Budget(), 1)
+        return choice, about_model(choice)
     most = set_threads(training.threads)
     threads, means = means_of(pick_device(training.device), training, steps)
     if budget is not None:
@@ -145,11 +171,12 @@ def _choose(
 
 def _show_plan(choice: Any) -> None:
     rows = [("steps, about", count(choice.plan.total_steps)), ("schedule", str(choice.plan.schedule))]
+    rows = [] if choice.model.counts_alone else rows
     for kind in (choice.model, choice.training):
         rows += [
             (s.option, str(value))
             for s in settings_of(type(kind))
-            if (value := getattr(kind, s.name)) is not None
+            if (value := getattr(kind, s.name)) is not None and acts(choice.model.mixer, s.name)
         ]
     table(rows)
 
@@ -175,8 +202,7 @@ def _train(
     root = checkpoints_root(checkpoints)
     folder = RunFolder.create(root, run) if run else RunFolder.create_like(root, run_name(names))
     session = begin(folder, loaded, text, choice, shlex.join(["charlm", *sys.argv[1:]]))
-    built = session.prior.built if session.prior is not None else None
-    counts = counts_line(loaded.corpus, choice.training.counts_memory, budget, built)
+    counts = counts_line(session, budget)
     pace = None
     if budget is not None:
         afterwards = report_seconds(loaded.corpus, budget, choice.plan.total_steps)
@@ -188,19 +214,18 @@ def _train(
         say("the same run again:  not by a command, since it went back to a save on its way")
     else:
         say(f"the same run again:  {repeat_command(names, session, text)}")
-    next_commands(folder)
+    next_commands(folder, session)
 
 
 def repeat_command(names: list[str], session: Any, text: TextConfig) -> str:
     """The command that gives the same weights again, whatever was timed this time."""
-    plan = session.plan
-    fixed = replace(
-        session.training_config,
-        schedule=str(plan.schedule),
-        eval_every=plan.eval_every,
-        eval_chars=plan.eval_chars,
-    )
-    words = ["charlm", "train", *map(shlex.quote, names), "--steps", str(plan.total_steps)]
+    plan, fixed = session.plan, session.training_config
+    words = ["charlm", "train", *map(shlex.quote, names)]
+    if not session.model_config.counts_alone:
+        words += ["--steps", str(plan.total_steps)]
+        fixed = replace(
+            fixed, schedule=str(plan.schedule), eval_every=plan.eval_every, eval_chars=plan.eval_chars
+        )
     for config in (session.model_config, fixed, text):
         for setting in settings_of(type(config)):
             value = getattr(config, setting.name)

@@ -31,6 +31,10 @@ def several(n: int, thing: str) -> str:
 def about_model(choice: Any) -> str:
     """The size of a model and how it is trained; of its kind, what is not as it always is."""
     m, t = choice.model, choice.training
+    if m.counts_alone:
+        chosen = "as many characters as predict the end of the training part best"
+        most = f"{several(m.counts_order, 'character')} of context" if m.counts_order is not None else chosen
+        return f"counts alone, {most}"
     return (
         f"{several(m.n_layer, 'layer')} of width {m.n_embd}, {_kind(m)}blocks of {m.block_size}, batches of "
         f"{t.batch_size}, learning rate {t.learning_rate:g}, dropout {m.dropout:g}, {t.precision}"

@@ -24,7 +24,8 @@ from charlm.compression.frequencies import Bounds, bounds
 from charlm.compression.kernels import means, one_thread
 from charlm.compression.spelling import spell, unspell
 from charlm.errors import CheckpointError, TextError
-from charlm.predictor import Predictor, TransformerPredictor
+from charlm.predictor import Predictor
+from charlm.predictor_of import predictor_of
 from charlm.terminal import one_line
 from charlm.text.vocabulary import Ids
 
@@ -51,12 +52,12 @@ class Compressed:
 def compressing(data: bytes, snapshot: Snapshot) -> Generator[Progress, None, Compressed]:
     """Compress the bytes of a file; any will do, but only text like the model's becomes small."""
     spelled = spell(data, snapshot.vocabulary)
-    predictor = TransformerPredictor.of(snapshot)
+    predictor = predictor_of(snapshot)
     n_streams = streams_for(spelled.chars)
     with one_thread():
         payload = yield from encoding(predictor, spelled.ids, n_streams)
         header = Header(
-            means=means(predictor.model.embedding.weight.dtype),
+            means=means(predictor.precision),
             model=model_of(snapshot),
             step=snapshot.step,
             streams=n_streams,
@@ -77,7 +78,7 @@ def decompressing(file: bytes, label: str, snapshot: Snapshot) -> Generator[Prog
     another model or other means than it was made with.
     """
     header, payload = unpack(file, label)
-    predictor = TransformerPredictor.of(snapshot)
+    predictor = predictor_of(snapshot)
     with one_thread():
         _refuse_others(header, snapshot, predictor, label)
         ids = yield from decoding(predictor, payload, header.symbols, header.streams)
@@ -177,7 +178,7 @@ def model_of(snapshot: Snapshot) -> Model:
     )
 
 
-def _refuse_others(header: Header, snapshot: Snapshot, predictor: TransformerPredictor, label: str) -> None:
+def _refuse_others(header: Header, snapshot: Snapshot, predictor: Predictor, label: str) -> None:
     """CheckpointError unless everything is as it was when the file was made."""
     label = one_line(label)
     other = differences(header.model, model_of(snapshot))
@@ -190,7 +191,7 @@ def _refuse_others(header: Header, snapshot: Snapshot, predictor: TransformerPre
             f"{label} was compressed with another model, at step {header.step} of its run: it differs in "
             f"{named}. Name the one it was made with, by --run and --checkpoint."
         )
-    other = differences(header.means, means(predictor.model.embedding.weight.dtype))
+    other = differences(header.means, means(predictor.precision))
     if other:
         named = ", ".join(
             f"{name} {one_line(there)} (here {one_line(here)})" for name, (there, here) in other.items()

@@ -1,6 +1,6 @@
 """From a text to its counts, within a memory and a number of symbols; what was left out can be said."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +84,22 @@ def build(
         _leave_out(made, shares, rare)
     model = KneserNey(packing, made, shares or None)
     return Built(model, wanted, sum(b - a for a, b in spans), len(ids), rare or 0)
+
+
+def lower_orders(
+    ids: Ids, n_symbols: int, order: int, *, memory: int, most: int | None = None, end: int | None = None
+) -> Iterator[KneserNey]:
+    """The counts of one symbol of context fewer than `order`, of two fewer and so on, down to one.
+
+    Each is what `build` makes of that order; the text is gone through once for all.
+    """
+    packing = Packing(n_symbols, end)
+    spans = spread(len(ids), len(ids) if most is None else most)
+    order, grams = count(ids, packing, max(0, order - 1), spans, memory)
+    while order > 0:
+        yield KneserNey(packing, levels(grams, packing, order), dense=False)
+        order -= 1
+        grams = grams.shortened(packing, order + 1)
 
 
 def choose_order(ids: Ids, n_symbols: int, most_order: int = MOST_ORDER, *, end: int | None = None) -> int:

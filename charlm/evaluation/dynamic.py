@@ -12,8 +12,9 @@ from torch import Tensor
 
 from charlm.context import ContextRule
 from charlm.model.cache import Cache
-from charlm.predictor import ESCAPE, Scores, TransformerPredictor, first_character
+from charlm.predictor import Scores, TransformerPredictor
 from charlm.text.vocabulary import Ids, Vocabulary
+from charlm.unseen import ESCAPE, first_character
 
 RATE = 3e-4
 """How far a step moves each number of a weight, in the root mean square; benchmarks/NOTES.md has what was tried."""

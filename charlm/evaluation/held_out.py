@@ -73,15 +73,19 @@ class Estimate:
 
 
 def score_slice(
-    predictor: Predictor, ids: Ids, part: Slice, stopped: Callable[[], bool] = lambda: False
+    predictor: Predictor,
+    ids: Ids,
+    part: Slice,
+    stopped: Callable[[], bool] = lambda: False,
+    rule: ContextRule | None = None,
 ) -> Estimate | None:
-    """Score a slice; None if `stopped` said so in the middle.
+    """Score a slice, of the predictor's own rule unless told; None if `stopped` said so in the middle.
 
     The first character of the text, which nothing precedes, is left to `charlm eval`.
     """
     sums: list[float] = []
     symbols: list[int] = []
-    for scores in predictor.score_windows(ids, part.windows):
+    for scores in predictor.score_windows(ids, part.windows, rule):
         if stopped():
             return None
         sums.append(-float(scores.sum()))

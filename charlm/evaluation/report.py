@@ -9,18 +9,22 @@ from typing import Any
 import numpy as np
 
 from charlm.checkpoint.snapshot import Snapshot
-from charlm.config import FEWEST_HELD_OUT
+from charlm.config import FEWEST_HELD_OUT, ModelConfig
 from charlm.context import ContextRule
 from charlm.counts_predictor import CountsPredictor
 from charlm.evaluation.intervals import bootstrap_interval
 from charlm.evaluation.online import COUNTS, MODEL
 from charlm.evaluation.overlap import PASSAGE, overlap
 from charlm.evaluation.score import Figure, score_text
-from charlm.evaluation.yardsticks import KNESER_NEY, LAST_BYTES, Yardstick, kneser_ney, yardsticks
-from charlm.predictor import TransformerPredictor
+from charlm.evaluation.yardsticks import KNESER_NEY, LAST_BYTES, Yardstick, kneser_ney, of_counts, yardsticks
+from charlm.predictor import Predictor
+from charlm.predictor_of import predictor_of
 from charlm.text.corpus import Corpus
 
 SCHEMA = 1
+SAVED = "those saved in the run, since its text is gone"
+SAME = 1e-9
+"""Bits per character: counts are not better than themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,7 @@ class Evaluation:
     """A figure, what it was measured with, and what stands beside it."""
 
     figure: Figure
+    kind: str  # of model: `transformer`, `counts`
     step: int
     which: str  # latest, best or the step, as it was asked for
     selected_on_this_text: bool
@@ -54,6 +59,8 @@ class Evaluation:
         if self.rule.carried:
             return "all characters before each (state carried from one to the next)"
         least, most = self.rule.block_size - self.rule.stride, self.rule.block_size
+        if self.kind == CountsPredictor.kind:
+            return f"{most} character{'s' * (most != 1)} before each"
         said = f"{max(1, least)} to {most} characters before each (block {most}, stride {self.rule.stride})"
         seen = self.counts_order or 0
         return f"{said}; the counts always see {seen}" if seen > least else said
@@ -63,7 +70,7 @@ class Evaluation:
         figure = self.figure
         return {
             "schema": SCHEMA,
-            "kind": "transformer",
+            "kind": self.kind,
             "online": False,
             "figures": [_figure(*each) for each in self.figures],
             "checkpoint": {"which": self.which, "step": self.step},
@@ -94,7 +101,7 @@ def evaluate(
     snapshot: Snapshot, which: str, texts: Sequence[tuple[str, str]], rule: ContextRule, corpus: Corpus | None
 ) -> Evaluation:
     """Score named texts with a checkpoint; `corpus` is what it was trained on, where that is there."""
-    predictor = TransformerPredictor.of(snapshot)
+    predictor = predictor_of(snapshot)
     figure = Figure([score_text(predictor, name, text, rule) for name, text in texts])
     alone = None if predictor.counts is None else CountsPredictor(predictor.counts, predictor.vocabulary)
     joined = "".join(text for _, text in texts)
@@ -104,15 +111,11 @@ def evaluate(
     baselines = yardsticks(
         snapshot.vocabulary, partial(corpus.training_text, LAST_BYTES) if corpus else None, joined
     )
-    memory = snapshot.training_config.counts_memory << 20
-    baselines[KNESER_NEY] = (
-        kneser_ney(snapshot.vocabulary, corpus.train, joined, memory=memory)
-        if corpus is not None
-        else "the training text is no longer there"
-    )
+    baselines[KNESER_NEY] = _kneser_ney(snapshot, corpus, joined)
     missing = [f"no {name} yardstick: {why}" for name, why in baselines.items() if isinstance(why, str)]
     return Evaluation(
         figure=figure,
+        kind=predictor.kind,
         step=snapshot.step,
         which=which,
         selected_on_this_text=selected,
@@ -121,7 +124,7 @@ def evaluate(
         interval_bits=(interval[0] / log(2), interval[1] / log(2)) if interval else None,
         baselines=baselines,
         warnings=(
-            *_beaten(figure, baselines[KNESER_NEY]),
+            *_beaten(figure, baselines[KNESER_NEY], snapshot.model_config),
             *_warnings(figure, predictor, corpus, texts, selected),
             *missing,
         ),
@@ -129,15 +132,33 @@ def evaluate(
     )
 
 
-def _beaten(figure: Figure, counts: Yardstick | str) -> tuple[str, ...]:
+def _kneser_ney(snapshot: Snapshot, corpus: Corpus | None, text: str) -> Yardstick | str:
+    """Counts of the training part; where that is gone those that the run has, or why there are none."""
+    if corpus is not None:
+        memory = snapshot.training_config.counts_memory << 20
+        return kneser_ney(snapshot.vocabulary, corpus.train, text, memory=memory)
+    saved = snapshot.kneser_ney()
+    if saved is None:
+        return "the training text is no longer there, and the run has no counts of it"
+    return of_counts(saved, snapshot.vocabulary, text, SAVED)
+
+
+def _beaten(figure: Figure, counts: Yardstick | str, model: ModelConfig) -> tuple[str, ...]:
     """What is to be said where the model does not beat the counts, and where those are not whole."""
     if isinstance(counts, str):
         return ()
-    found = [f"kneser-ney: {counts.limits}"] if counts.limits else []
-    if counts.bits_per_char <= figure.bits_per_char:
+    found = [f"{KNESER_NEY}: {counts.limits}"] if counts.limits else []
+    found += [f"{KNESER_NEY}: counts of {counts.order} characters, {SAVED}"] if counts.source == SAVED else []
+    gained = figure.bits_per_char - counts.bits_per_char
+    better = (
+        f"{counts.order} characters of counts do better, at {counts.bits_per_char:.4f} bits per character"
+    )
+    if model.counts_alone:
+        if gained > SAME:
+            found.append(f"{better}: train with --counts-order {counts.order}")
+    elif gained >= 0:
         found.append(
-            f"{counts.order} characters of counts do better, at {counts.bits_per_char:.4f} bits per character: "
-            "train longer, or on more text like this"
+            f"{better}: train longer, or {'on more text like this' if model.counts else 'from counts, with --counts'}"
         )
     return tuple(found)
 
@@ -149,7 +170,7 @@ def _is_best(snapshot: Snapshot, which: str) -> bool:
 
 def _warnings(
     figure: Figure,
-    predictor: TransformerPredictor,
+    predictor: Predictor,
     corpus: Corpus | None,
     texts: Sequence[tuple[str, str]],
     selected: bool,

@@ -1,19 +1,22 @@
 """What much simpler things make of the same text, so that a figure can be judged."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from math import log2
 
 import numpy as np
 
-from charlm.counts.build import Built, build, choose_order
+from charlm.counts.build import Built, build, choose_order, lower_orders
+from charlm.counts.kneser_ney import KneserNey
 from charlm.counts_predictor import CountsPredictor
 from charlm.evaluation.score import score_text
 from charlm.text.vocabulary import Ids, Vocabulary, without_ends
 
 KNESER_NEY = "kneser-ney"
+CHOSEN = "as many as predict the end of its training part best"
+"""How long the grams are that are counted for a yardstick."""
 
 LAST_BYTES = 32 << 20
 """How much of the training part a compressor reads, its end."""
@@ -29,6 +32,7 @@ class Yardstick:
     adaptive: bool
     order: int | None = None  # characters of context, where that was chosen
     limits: str = ""  # what was left out for lack of memory or time
+    source: str = ""  # whose counts they are, where it is counts
 
 
 def yardsticks(
@@ -81,13 +85,31 @@ def kneser_ney(
 
     `memory` in bytes; `most`: symbols that there is time to count.
     """
-    return stick_of(count_training_part(vocabulary, train, memory=memory, most=most), vocabulary, text)
+    built = count_training_part(vocabulary, train, memory=memory, most=most)
+    return replace(stick_of(built, vocabulary, text), source=CHOSEN)
+
+
+def kneser_ney_by_order(
+    vocabulary: Vocabulary, train: Ids, text: str, *, memory: int, most: int | None = None
+) -> list[Yardstick]:
+    """The same of each order from 1 to the chosen one, which comes last."""
+    chosen = kneser_ney(vocabulary, train, text, memory=memory, most=most)
+    assert chosen.order is not None
+    lower = lower_orders(
+        train, vocabulary.n_symbols, chosen.order, memory=memory, most=most, end=vocabulary.end
+    )
+    return [*reversed([of_counts(model, vocabulary, text) for model in lower]), chosen]
 
 
 def stick_of(built: Built, vocabulary: Vocabulary, text: str) -> Yardstick:
+    """What counts that were just made make of a text."""
+    return replace(of_counts(built.model, vocabulary, text), limits=built.limits)
+
+
+def of_counts(model: KneserNey, vocabulary: Vocabulary, text: str, source: str = "") -> Yardstick:
     """What counts make of a text."""
-    bits = score_text(CountsPredictor(built.model, vocabulary), "", text).bits
-    return Yardstick(float(bits.mean()), adaptive=False, order=built.model.order, limits=built.limits)
+    bits = score_text(CountsPredictor(model, vocabulary), "", text).bits
+    return Yardstick(float(bits.mean()), adaptive=False, order=model.order, source=source)
 
 
 def count_training_part(vocabulary: Vocabulary, train: Ids, *, memory: int, most: int | None) -> Built:

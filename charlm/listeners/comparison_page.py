@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, floor, isnan, log2, log10, nan
 
-from charlm.listeners import charts
+from charlm.listeners import charts, count_lines
 from charlm.listeners.charts import (
     BOUND,
     CHAR_WIDTH,
@@ -82,6 +82,7 @@ class Chart:
     log_x: bool
     lines: Sequence[Line]
     marks: Sequence[tuple[float, str]] = ()  # a vertical line with a short label
+    orders: Sequence[count_lines.Order] = ()  # a line across for what counts of each order come to
     note: str = ""  # a sentence under the title
 
 
@@ -106,7 +107,7 @@ def render(page: ComparisonPage) -> str:
     says = [f"<p>{harmless(sentence)}</p>\n" for sentence in page.says]
     figures = [_figure(f"{i}", chart, kinds) for i, chart in enumerate(page.charts)]
     parts = [facts_table(page.facts), _variants(page, kinds), *says, *figures]
-    return document(page.title, charts.CSS + CSS, "".join(parts))
+    return document(page.title, charts.CSS + CSS + count_lines.CSS, "".join(parts))
 
 
 def _variants(page: ComparisonPage, kinds: Classes) -> str:
@@ -143,10 +144,12 @@ def _caption(chart: Chart, lines: list[Line]) -> str:
         lost[line.name] += len(line.points) - len(_drawable(chart, line))
     missing = ", ".join(f"{name} {number:,}" for name, number in lost.items() if number)
     highest = max((y for line in lines for _, y in line.points), default=0.0)
-    above = bool(lines) and highest > _y_range(lines)[1]
+    y = _y_range(chart, lines) if lines else (0.0, 0.0)
+    above = bool(lines) and highest > y[1]
     entries = [
         (chart.note, chart.note),
         (above, f"above this chart: values up to {highest:.2f}"),
+        *((True, said) for said in (count_lines.outside(y, chart.orders) if lines else ())),
         (missing, f"not finite or beyond an axis, so not drawn: {missing}"),
         (not lines, "no figures yet"),
     ]
@@ -171,7 +174,7 @@ def _drawing(number: str, chart: Chart, lines: list[Line], kinds: Classes) -> st
     ends = sorted(last.items(), key=lambda end: -end[1][1])
     room = CHAR_WIDTH * max(len(_label(name, end)) for name, end in ends)
     height = max(HEIGHT, LABEL_GAP * len(ends))
-    frame = Frame(_x_range(chart, lines), _y_range(lines), WIDTH - 14 - SWATCH - room, height)
+    frame = Frame(_x_range(chart, lines), _y_range(chart, lines), WIDTH - 14 - SWATCH - room, height)
     axes = Axes(
         x_title=harmless(chart.x_title),
         y_title="bits per character",
@@ -181,7 +184,12 @@ def _drawing(number: str, chart: Chart, lines: list[Line], kinds: Classes) -> st
     said = ", ".join(f"{name} ends at {y:.3f}" for name, (_, y) in reversed(ends))
     title = harmless(f"{chart.title}: bits per character against {chart.x_title}; {said}")
     plot = clipped(frame, number, _curves(frame, lines, kinds))
-    return drawing(frame, axes, title, plot + _marks(chart, frame) + _labels(frame, ends, kinds))
+    return drawing(
+        frame,
+        axes,
+        title,
+        count_lines.drawn(frame, chart.orders) + plot + _marks(chart, frame) + _labels(frame, ends, kinds),
+    )
 
 
 def _curves(frame: Frame, lines: list[Line], kinds: Classes) -> str:
@@ -225,7 +233,7 @@ def _marks(chart: Chart, frame: Frame) -> str:
     return "".join(parts)
 
 
-def _y_range(lines: list[Line]) -> Range:
+def _y_range(chart: Chart, lines: list[Line]) -> Range:
     """From just under the lowest value to where the ends take a quarter of the height.
 
     The first evaluations of a run lie far above, and would flatten what is to be told apart. But
@@ -237,7 +245,8 @@ def _y_range(lines: list[Line]) -> Range:
     wanted = max(values[ceil(0.5 * most)], low + 4 * (end - low))
     high = max(end, low + 0.05, min(wanted, values[ceil(0.9 * most)]))
     margin = 0.05 * (high - low)
-    return low - min(margin, abs(low)), high + margin  # no room below zero: there are no such bits
+    # no room below zero: there are no such bits
+    return count_lines.widened((low - min(margin, abs(low)), high + margin), chart.orders)
 
 
 def _x_range(chart: Chart, lines: list[Line]) -> Range:

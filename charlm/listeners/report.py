@@ -9,9 +9,10 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.evaluation.yardsticks import KNESER_NEY, LAST_BYTES, Yardstick, yardsticks
 from charlm.listeners.log import read_log
 from charlm.listeners.report_page import Page, render
+from charlm.refusals import acts
 from charlm.terminal import one_line
 from charlm.text.corpus import Corpus
-from charlm.training.session import Session
+from charlm.training.kinds import AnySession
 
 NAME = "report.html"
 TEXT_FACTS = ("label", "sha256", "train_chars", "held_out_chars")
@@ -30,7 +31,7 @@ def report_seconds(corpus: Corpus, budget: float, steps: int) -> float:
 
 def write_report(
     run: RunFolder,
-    session: Session,
+    session: AnySession,
     facts: list[tuple[str, str]],
     budget: float | None,
     counts: Yardstick | None = None,
@@ -42,10 +43,15 @@ def write_report(
     """
     sticks = [] if counts is None else [(KNESER_NEY, counts.bits_per_char)]
     sticks += _yardsticks(session.corpus, with_xz=_has_time_for_xz(session.corpus, budget))
-    rows = [(f"{name}, for comparison", f"{figure:.4f} bits/char") for name, figure in sticks]
+    order = f", {counts.order} characters of context" if counts is not None else ""
+    rows = [
+        (f"{name}, for comparison", f"{figure:.4f} bits/char{order * (name == KNESER_NEY)}")
+        for name, figure in sticks
+    ]
     events = read_log(run.path)
     steps = [e for e in events if e.get("event") == "Stepped" and {"loss", "learning_rate"} <= set(e)]
     corpus = session.corpus
+    mixer = session.model_config.mixer
     bits = len(corpus.train) / corpus.train_chars / log(2)  # from nats a symbol to bits a character
     page = Page(
         title=run.name,
@@ -59,8 +65,8 @@ def write_report(
         ],
         yardsticks=sticks,
         settings=[
-            ("model", _words(session.model_config.to_json())),
-            ("training", _words(session.training_config.to_json())),
+            ("model", _words(session.model_config.to_json(), mixer)),
+            ("training", _words(session.training_config.to_json(), mixer)),
             ("text", _words({name: session.run["corpus"][name] for name in TEXT_FACTS})),
             ("versions", _words(session.run["versions"])),
         ],
@@ -93,5 +99,6 @@ def _yardsticks(corpus: Corpus, *, with_xz: bool) -> list[tuple[str, float]]:
     return [(name, stick.bits_per_char) for name, stick in found.items() if isinstance(stick, Yardstick)]
 
 
-def _words(values: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(name, str(value)) for name, value in values.items() if value is not None]
+def _words(values: dict[str, Any], mixer: str = "") -> list[tuple[str, str]]:
+    """Names and values, but for settings that act on nothing in a model of that mixer."""
+    return [(name, str(value)) for name, value in values.items() if value is not None and acts(mixer, name)]

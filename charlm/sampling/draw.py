@@ -69,7 +69,8 @@ class _Group:
     def part(self, ids: Ids, end: int) -> Ids:
         """Part with the samples that have come to an end: their numbers."""
         stays = ids[self.samples] != end
-        ended, self.samples = self.samples[~stays], self.samples[stays]
+        ended: Ids = self.samples[~stays]
+        self.samples = self.samples[stays]
         self._rows = np.flatnonzero(stays) if self._rows is None else self._rows[stays]
         return ended
 

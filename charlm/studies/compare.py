@@ -13,10 +13,9 @@ from charlm.studies.comparison import Comparison, Task
 from charlm.studies.result import Result, failed, is_there, score
 from charlm.text.load import Loaded
 from charlm.training.events import Event
-from charlm.training.loop import Trainer
+from charlm.training.kinds import AnySession, trainer_of
 from charlm.training.pace import Pace
 from charlm.training.plan import Choice, choose
-from charlm.training.session import Session
 from charlm.training.signals import Stop
 from charlm.training.start import begin, go_on, recorded
 
@@ -31,7 +30,7 @@ class Began:
     number: int
     of: int
     run: RunFolder
-    session: Session
+    session: AnySession
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +62,9 @@ def plan_of(comparison: Comparison, task: Task, n_train: int) -> Choice:
 def unintended(comparison: Comparison, choices: Sequence[Choice]) -> list[str]:
     """Settings that are not varied, and yet differ: as `n_embd: 96, 100`."""
     follow = {"seed", *comparison.axes}
+    trained = [choice for choice in choices if not choice.model.counts_alone]
+    if "mixer" in follow and trained:
+        choices = trained  # counts alone have little of what the others have
     if "mixer" in follow:
         follow |= {"position", "n_head"}  # which go with it
     if "counts" in follow:
@@ -96,7 +98,7 @@ def compare(
         yield Began(task=task, number=number, of=len(tasks), run=run, session=session)
         try:
             if session.state.finished is None:
-                yield from Trainer(session, run, pace).run(stop)
+                yield from trainer_of(session, run, pace).run(stop)
             if session.state.finished is None:
                 return  # stopped in the middle
             yield Scoring(task=task)
@@ -117,7 +119,7 @@ def compare(
 
 def _session(
     run: RunFolder, comparison: Comparison, task: Task, loaded: Loaded, warn: Callable[[str], None]
-) -> tuple[Session, Pace | None]:
+) -> tuple[AnySession, Pace | None]:
     """The run as it was left, or at its beginning."""
     timed = comparison.budget.seconds is not None
     session = _left(run, warn)
@@ -136,7 +138,7 @@ def _session(
     return session, Pace(budget=comparison.budget.seconds, deadline=deadline, afterwards=AFTERWARDS)
 
 
-def _left(run: RunFolder, warn: Callable[[str], None]) -> Session | None:
+def _left(run: RunFolder, warn: Callable[[str], None]) -> AnySession | None:
     """What an earlier sitting left of a run; None where there is nothing to go on from."""
     if not (run.path / "run.json").is_file() or not run.steps():
         return None

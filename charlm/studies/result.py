@@ -15,10 +15,10 @@ from charlm.checkpoint.snapshot import Snapshot
 from charlm.checkpoint.strict_json import LARGEST, dump, parse
 from charlm.errors import CheckpointError
 from charlm.evaluation.score import per_char
-from charlm.predictor import TransformerPredictor
+from charlm.predictor_of import predictor_of
 from charlm.studies.context_use import BEYOND, Curve, by_symbols_before, by_symbols_seen
 from charlm.text.corpus import Corpus
-from charlm.training.session import Session
+from charlm.training.kinds import AnySession
 from charlm.training.signals import Stop
 
 NAME, NATS = "result.json", "nats.safetensors"
@@ -71,11 +71,10 @@ def failed(run: RunFolder, problem: str) -> Result:
 
 
 def score(
-    run: RunFolder, snapshot: Snapshot, which: str, session: Session, corpus: Corpus, stop: Stop
+    run: RunFolder, snapshot: Snapshot, which: str, session: AnySession, corpus: Corpus, stop: Stop
 ) -> Result | None:
     """Score a trained model on the held-out text and keep it; None if stopped. Raises OSError."""
-    predictor = TransformerPredictor.of(snapshot)
-    predictor.model.to(session.device)
+    predictor = predictor_of(snapshot, device=session.device)
     text = corpus.held_out_text()[:MOST_CHARS]
     ids = corpus.vocabulary.encode(text)
     rows = [predictor.score(ids[:1])]
@@ -85,8 +84,8 @@ def score(
         rows.append(row)
     nats = per_char(corpus.vocabulary, text, -np.concatenate(rows))
     model = snapshot.model_config
-    assert model.block_size is not None
-    longest = model.block_size * (1 if model.position == "learned" else BEYOND)
+    block_size = predictor.rule.block_size
+    longest = block_size * (1 if model.position == "learned" else BEYOND)
     scale = len(ids) / len(nats)  # from a symbol to a character
     result = Result(
         which=which,
@@ -98,7 +97,7 @@ def score(
         seconds=session.state.seconds,
         reach=model.reach,
         before=[(x, bits * scale) for x, bits in by_symbols_before(predictor, ids, longest)],
-        seen=[(x, bits * scale) for x, bits in by_symbols_seen(predictor, ids, model.block_size)],
+        seen=[(x, bits * scale) for x, bits in by_symbols_seen(predictor, ids, block_size)],
     )
     files.replace(run.path / NATS, tensors.dump({"nats": torch.from_numpy(nats)}))
     files.replace(run.path / NAME, dump(asdict(result)))

@@ -9,6 +9,7 @@ from typing import Any
 
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.errors import UsageError
+from charlm.refusals import COUNTS_ALONE, only_counting, refuse_untrained
 from charlm.settings import Choice, Choices, Setting, settings_of
 
 MODEL = {s.name: s for s in settings_of(ModelConfig) if s.name != "causal"}
@@ -117,6 +118,20 @@ def is_variant(variant: Variant) -> bool:
     return True
 
 
+def _variant(values: dict[str, Any], model: ModelConfig, training: TrainingConfig) -> Variant:
+    """The configurations with these values; ValueError where they do not go together.
+
+    Where a transformer is compared with counts alone, what was said of transformers is left to them.
+    """
+    if values.get("mixer") == COUNTS_ALONE:
+        model, training = only_counting(model), only_counting(training)
+    model = replace(model, **{name: value for name, value in values.items() if name in MODEL})
+    training = replace(training, **{name: value for name, value in values.items() if name in TRAINING})
+    if model.counts_alone:
+        refuse_untrained(training)
+    return Variant(values, model, training)
+
+
 def variants(
     axes: Mapping[str, Sequence[Any]], model: ModelConfig, training: TrainingConfig
 ) -> tuple[list[Variant], list[str]]:
@@ -128,13 +143,7 @@ def variants(
     for combination in product(*axes.values()):
         values = dict(zip(axes, combination, strict=True))
         try:
-            found.append(
-                Variant(
-                    values,
-                    replace(model, **{name: value for name, value in values.items() if name in MODEL}),
-                    replace(training, **{name: value for name, value in values.items() if name in TRAINING}),
-                )
-            )
+            found.append(_variant(values, model, training))
         except ValueError as error:
             named = ", ".join(f"{name} {written(value)}" for name, value in values.items())
             refused.append(f"{named}: {error}")

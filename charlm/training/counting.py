@@ -34,10 +34,15 @@ def with_counts(
     model = replace(model, counts=True, counts_order=order)
     if model.ngrams is None and model.ngram_rows is None and model.ngram_dropout is None:
         model = replace(model, ngrams=1)
-    if seconds is not None and training.counts_chars is None:
-        most = int(SHARE * seconds * SYMBOLS_PER_SECOND)
-        training = replace(training, counts_chars=most) if most < n_train else training
-    return model, training
+    return model, within(training, None if seconds is None else SHARE * seconds, n_train)
+
+
+def within(training: TrainingConfig, seconds: float | None, n_train: int) -> TrainingConfig:
+    """The same with as much text to be counted as there is time for, where that was left open."""
+    if seconds is None or training.counts_chars is not None:
+        return training
+    most = max(1, int(seconds * SYMBOLS_PER_SECOND))
+    return replace(training, counts_chars=most) if most < n_train else training
 
 
 def with_counts_dropout(model: ModelConfig, passes: float) -> ModelConfig:

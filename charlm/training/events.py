@@ -14,6 +14,16 @@ class Compiled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Counted:
+    """The n-grams of the text were counted, all there is to do for a model of counts alone."""
+
+    step: int
+    chars: int  # symbols counted
+    seconds: float
+    limits: str  # what was left out for lack of memory or time; empty where nothing was
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stepped:
     """One batch was learned from."""
 
@@ -94,4 +104,6 @@ class Finished:
     total_steps: int
 
 
-Event = Compiled | Stepped | Evaluated | Planned | Saved | SaveFailed | Skipped | WentBack | Finished
+Event = (
+    Compiled | Counted | Stepped | Evaluated | Planned | Saved | SaveFailed | Skipped | WentBack | Finished
+)

@@ -4,13 +4,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import isfinite
 from time import perf_counter
-from typing import Any
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read_newest
 from charlm.errors import DivergedError, ResourceError
-from charlm.evaluation.held_out import Estimate, Slice, score_slice, spread
-from charlm.predictor import TransformerPredictor
+from charlm.evaluation.held_out import Slice, score_slice, spread
 from charlm.terminal import one_line
 from charlm.training.compiling import compile_blocks
 from charlm.training.device import keep_memory
@@ -31,6 +29,7 @@ from charlm.training.plan import Plan
 from charlm.training.plan_file import write_plan
 from charlm.training.session import Session
 from charlm.training.signals import Stop
+from charlm.training.state import figure_of
 from charlm.training.step import learn
 from charlm.training.watch import MOST_RETURNS, Memorising
 
@@ -44,9 +43,7 @@ class Trainer:
         self.session = session
         self.run_folder = run
         self.pace = pace  # with --time only
-        self.predictor = TransformerPredictor(
-            session.model, session.corpus.vocabulary, counts=session.kneser_ney
-        )
+        self.predictor = session.predictor
         self._saved_at = perf_counter()
         self._save_failed = False
         self._finish_reason: str | None = None
@@ -175,9 +172,8 @@ class Trainer:
         """Score part of the held-out text, and judge by it whether the model begins to memorise."""
         started = perf_counter()
         session, state = self.session, self.session.state
-        session.model.eval()
-        estimate = score_slice(self.predictor, session.corpus.held_out, part, stop.is_set)
-        session.model.train()
+        with session.predicting():
+            estimate = score_slice(self.predictor, session.corpus.held_out, part, stop.is_set)
         if estimate is None or not part.windows:
             return
         if not isfinite(estimate.nats_per_char):
@@ -187,7 +183,7 @@ class Trainer:
         if self.pace is not None:
             self.pace.window_seconds = seconds / len(part.windows)
         is_best = not final and state.memorising.see(self.step, estimate.blocks)
-        state.last_figure = _figure(self.step, estimate, part)
+        state.last_figure = figure_of(self.step, estimate, part)
         yield Evaluated(
             step=self.step,
             nats_per_char=estimate.nats_per_char,
@@ -257,15 +253,3 @@ class Trainer:
             )
         best = state.memorising.best_step
         yield Finished(step=self.step, reason=reason, best_step=best, total_steps=plan.total_steps)
-
-
-def _figure(step: int, estimate: Estimate, part: Slice) -> dict[str, Any]:
-    """An evaluation as the run's state keeps it."""
-    return {
-        "step": step,
-        "nats_per_char": estimate.nats_per_char,
-        "standard_error": estimate.standard_error,
-        "chars": estimate.chars,
-        "blocks": len(part.windows),
-        "whole": part.whole,
-    }

@@ -11,7 +11,8 @@ from math import ceil, sqrt
 from typing import Any
 
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.training.counting import with_counts, with_counts_dropout
+from charlm.refusals import refuse_not_plain_training
+from charlm.training.counting import with_counts, with_counts_dropout, within
 from charlm.training.schedule import Schedule
 from charlm.training.sizes import SIZES, SIZES_WITH_COUNTS, Size
 
@@ -105,12 +106,17 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
 
     Raises ValueError where what was set by hand does not go together.
     """
-    assert n_train >= 2 and (budget.steps is not None or (budget.seconds and budget.gflops))
+    assert n_train >= 2
     if not model.causal:
         raise ValueError(
             "causal is False, which cannot be trained: a model that reads ahead would read the answer, the next "
             "character, instead of predicting it"
         )
+    if model.counts_alone:
+        return _counts_alone(budget, n_train, model, training)
+    assert budget.steps is not None or (budget.seconds and budget.gflops)
+    if model.portable:
+        refuse_not_plain_training(training)
     model, training = with_counts(model, training, budget.seconds, n_train)
     size = _size(budget, n_train, SIZES_WITH_COUNTS if model.counts else SIZES)
     wanted = model.block_size or size.block_size
@@ -128,10 +134,17 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
         raise ValueError(f"schedule ends at step {schedule.end}, and steps is {budget.steps}; leave one out")
     every = training.eval_every or evaluation_interval(steps, steps / 10, n_train / (batch * block))
     plan = Plan(schedule=schedule, eval_every=every, eval_chars=training.eval_chars or EVAL_CHARS)
-    if training.ngram_prior is None:
+    if training.ngram_prior is None and not model.portable:
         training = replace(training, ngram_prior=_ngram_prior(passes))
     training = _fill_training(replace(training, batch_size=batch, learning_rate=rate), budget, size, steps)
     return Choice(model=model, training=training, plan=plan, why=_why(budget, n_train, size) + shortened)
+
+
+def _counts_alone(budget: Budget, n_train: int, model: ModelConfig, training: TrainingConfig) -> Choice:
+    """A single step, which is the counting; with a time, of as much text as there is time for."""
+    training = within(training, budget.seconds, n_train)
+    plan = Plan(schedule=Schedule.parse("0:1,1:1"), eval_every=1, eval_chars=EVAL_CHARS)
+    return Choice(model=model.completed(), training=training, plan=plan, why="as asked for")
 
 
 EVAL_CHARS = 10_000

@@ -1,5 +1,7 @@
 """All that a run's next step depends on: model, optimizer, text, configurations, plan, state."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -8,11 +10,13 @@ import torch
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.counts import table_file
+from charlm.counts.build import Built
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.prior import TrainingPrior
 from charlm.errors import CheckpointError
 from charlm.model import compiled
 from charlm.model.language_model import LanguageModel, initialise
+from charlm.predictor import TransformerPredictor
 from charlm.text.batches import Windows
 from charlm.text.corpus import Corpus
 from charlm.text.vocabulary import Vocabulary
@@ -55,6 +59,7 @@ class Session:
             precision=training.precision or "fp32",
         )
         self.state = RunState(Divergence(unigram_nats(corpus.vocabulary)))
+        self.predictor = TransformerPredictor(self.model, corpus.vocabulary, counts=self.kneser_ney)
 
     @classmethod
     def resumed(cls, snapshot: Snapshot, corpus: Corpus, plan: Plan) -> "Session":
@@ -84,6 +89,26 @@ class Session:
     def kneser_ney(self) -> KneserNey | None:
         """The counts that the model begins from, if it does."""
         return self.prior.model if self.prior is not None else None
+
+    @property
+    def built(self) -> Built | None:
+        """The same with what memory or time made of the wish."""
+        return self.prior.built if self.prior is not None else None
+
+    @property
+    def learned(self) -> list[tuple[str, str]]:
+        """How much was read, and into how many weights."""
+        read, weights = self.state.step * self.chars_per_step, sum(p.numel() for p in self.model.parameters())
+        return [("characters read", f"{read:,}"), ("weights", f"{weights:,}")]
+
+    @contextmanager
+    def predicting(self) -> Iterator[None]:
+        """Within it nothing is dropped, as training does."""
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train()
 
     @property
     def chars_per_step(self) -> int:

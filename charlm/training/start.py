@@ -18,6 +18,7 @@ from charlm.terminal import one_line
 from charlm.text.corpus import Corpus, reopen
 from charlm.text.load import Loaded, load
 from charlm.training.device import set_threads
+from charlm.training.kinds import AnySession, new_session, resumed_session
 from charlm.training.plan import Budget, Choice
 from charlm.training.plan_file import read_plan, write_plan
 from charlm.training.session import Session
@@ -32,7 +33,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def begin(run: RunFolder, loaded: Loaded, text: TextConfig, choice: Choice, command: str) -> Session:
+def begin(run: RunFolder, loaded: Loaded, text: TextConfig, choice: Choice, command: str) -> AnySession:
     """Write a new run's plan and what never changes; the session at step 0.
 
     `command` is what was typed, for the record. Raises ResourceError where nothing can be written.
@@ -54,7 +55,7 @@ def begin(run: RunFolder, loaded: Loaded, text: TextConfig, choice: Choice, comm
         "text": {**text.to_json(), "val_file": text.val_file and str(Path(text.val_file).absolute())},
         "versions": versions(),
     }
-    session = Session(corpus, choice.model, choice.training, choice.plan, facts)
+    session = new_session(corpus, choice, facts)
     try:
         run.write_run_files(session.snapshot().run_files())
     except OSError as error:
@@ -63,7 +64,7 @@ def begin(run: RunFolder, loaded: Loaded, text: TextConfig, choice: Choice, comm
     return session
 
 
-def go_on(run: RunFolder, warn: Callable[[str], None], threads: int | None = None) -> Session:
+def go_on(run: RunFolder, warn: Callable[[str], None], threads: int | None = None) -> AnySession:
     """The session of a run's newest whole checkpoint, under the plan in force.
 
     It computes with as many threads as before, unless told. `warn` is called with what differs.
@@ -72,8 +73,12 @@ def go_on(run: RunFolder, warn: Callable[[str], None], threads: int | None = Non
     run.lock()
     snapshot = read_newest(run, warn)
     set_threads(threads or snapshot.training_config.threads)
-    session = Session.resumed(snapshot, corpus_of(snapshot), read_plan(run))
-    if session.plan.extended_at is not None and session.plan.extended_at >= snapshot.step:
+    session = resumed_session(snapshot, corpus_of(snapshot), read_plan(run))
+    if (
+        isinstance(session, Session)
+        and session.plan.extended_at is not None
+        and session.plan.extended_at >= snapshot.step
+    ):
         session.begin_extension()  # it was cut off before its first save
     for what, before, now in _changes(snapshot):
         warn(f"this run was trained with {what} {before}, and goes on with {now}: not bit for bit the same")
@@ -132,4 +137,6 @@ def recorded(choice: Choice, budget: Budget, threads: int) -> Choice:
         compile=choice.training.compile,
         steps=budget.steps,
     )
+    if choice.model.counts_alone:
+        return replace(choice, plan=plan)  # whatever the threads, they are the same
     return replace(choice, training=replace(choice.training, threads=threads), plan=plan)

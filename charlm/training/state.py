@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from charlm.errors import CheckpointError
+from charlm.evaluation.held_out import Estimate, Slice
 from charlm.training.watch import Divergence, Memorising
 
 
@@ -76,6 +77,18 @@ class RunState:
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"state.json is damaged: {error!r}") from None
+
+
+def figure_of(step: int, estimate: Estimate, part: Slice) -> dict[str, Any]:
+    """An evaluation as the run's state keeps it."""
+    return {
+        "step": step,
+        "nats_per_char": estimate.nats_per_char,
+        "standard_error": estimate.standard_error,
+        "chars": estimate.chars,
+        "blocks": len(part.windows),
+        "whole": part.whole,
+    }
 
 
 def _figure(data: Any) -> dict[str, Any] | None:

@@ -1,0 +1,35 @@
+"""What a run can be of, a transformer or counts alone: to each its session and its trainer."""
+
+from typing import Any
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import Snapshot
+from charlm.text.corpus import Corpus
+from charlm.training.counts_session import CountsSession
+from charlm.training.counts_trainer import CountsTrainer
+from charlm.training.loop import Trainer
+from charlm.training.pace import Pace
+from charlm.training.plan import Choice, Plan
+from charlm.training.session import Session
+
+AnySession = Session | CountsSession
+"""A run in memory: those who show, keep and score it use only what both have."""
+
+
+def new_session(corpus: Corpus, choice: Choice, run: dict[str, Any]) -> AnySession:
+    """The session of a new run, at its beginning."""
+    make = CountsSession.counted if choice.model.counts_alone else Session
+    return make(corpus, choice.model, choice.training, choice.plan, run)
+
+
+def resumed_session(snapshot: Snapshot, corpus: Corpus, plan: Plan) -> AnySession:
+    """The session that a checkpoint was taken of. Raises CheckpointError where it cannot go on exactly."""
+    kind = CountsSession if snapshot.model_config.counts_alone else Session
+    return kind.resumed(snapshot, corpus, plan)
+
+
+def trainer_of(session: AnySession, run: RunFolder, pace: Pace | None = None) -> Trainer | CountsTrainer:
+    """What carries a session to its end; counts keep no pace, since there is nothing to time."""
+    if isinstance(session, CountsSession):
+        return CountsTrainer(session, run)
+    return Trainer(session, run, pace)
