@@ -184,8 +184,8 @@ def test_folds_of_parts_of_a_text_and_of_little_memory() -> None:
     for level, expected, share in zip(found, levels(grams, packing, order), shares, strict=True):
         np.testing.assert_array_equal(level.contexts, expected.contexts)
         np.testing.assert_array_equal(level.counts, expected.counts)
-        assert (share.counts.sum(axis=1) <= level.counts).all()
-    np.testing.assert_array_equal(shares[-1].counts.sum(axis=1), found[-1].counts)
+        assert (share.counts.sum(axis=0) <= level.counts).all()
+    np.testing.assert_array_equal(shares[-1].counts.sum(axis=0), found[-1].counts)
 
 
 @pytest.mark.parametrize("folds", [False, True])

@@ -168,4 +168,4 @@ def _leave_out(made: list[Level], shares: list[Share], rare: int) -> None:
     kept = level.totals()[0] > rare
     made[-1] = level.without(kept)
     if shares:
-        shares[-1] = Share(shares[-1].counts[np.repeat(kept, np.diff(level.starts))])
+        shares[-1] = Share(shares[-1].counts[:, np.repeat(kept, np.diff(level.starts))])

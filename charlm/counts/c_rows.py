@@ -10,10 +10,12 @@ from charlm.counts.grams import Keys
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.level import Index
 
+APART, LANES = 16, 8  # as in rows.c
+
 Pointer = ctypes.c_void_p
 Size = ctypes.c_int64
-ARRAYS = ("contexts", "starts", "symbols", "counts", "share", "discounts")
-SIZES = ("n", "symbol_bytes", "count_bytes", "share_bytes", "known")
+ARRAYS = ("contexts", "marks", "starts", "symbols", "counts", "share", "discounts")
+SIZES = ("n", "entries", "symbol_bytes", "count_bytes", "share_bytes", "known")
 
 
 class _Level(ctypes.Structure):
@@ -21,7 +23,7 @@ class _Level(ctypes.Structure):
 
 
 class _Table(ctypes.Structure):
-    _fields_ = [("levels", Pointer), ("base", Pointer), *((name, Size) for name in ("n", "bits", "V", "F"))]
+    _fields_ = [("levels", Pointer), ("base", Pointer), *((name, Size) for name in ("n", "bits", "V"))]
 
 
 class CRows:
@@ -39,10 +41,9 @@ class CRows:
             len(model.levels),
             model.packing.bits,
             model.n_symbols,
-            model.n_folds,
         )
         self._at = ctypes.addressof(self._table)
-        self._room = model.n_symbols * (len(model.levels) + 1)
+        self._room = (model.n_symbols + LANES) * (len(model.levels) + 1)
         self._n_folds = model.n_folds
         self._call = library.rows
         self._call.argtypes = [Pointer, Pointer, Pointer, Size, Pointer, Pointer]
@@ -63,10 +64,19 @@ class CRows:
     def _level(self, model: KneserNey, k: int) -> _Level:
         level, known = model.levels[k], model.offsets
         share = model.shares[k].counts if model.shares else None
-        arrays = (level.contexts, level.starts, level.symbols, level.counts, share, level.discounts)
+        arrays = (
+            level.contexts,
+            level.contexts[::APART],
+            level.starts,
+            level.symbols,
+            level.counts,
+            share,
+            level.discounts,
+        )
         return _Level(
             *map(self._pointer, arrays),
             len(level.contexts),
+            len(level.counts),
             level.symbols.itemsize,
             level.counts.itemsize,
             share.itemsize if share is not None else 0,

@@ -25,12 +25,12 @@ FOLDS = 10
 class Share:
     """What each fold has of the counts of one level."""
 
-    counts: NDArray[np.unsignedinteger[Any]]  # (E, F)
+    counts: NDArray[np.unsignedinteger[Any]]  # (F, E)
 
     @property
     def n_folds(self) -> int:
         """F."""
-        return int(self.counts.shape[1])
+        return int(self.counts.shape[0])
 
     @property
     def nbytes(self) -> int:
@@ -89,8 +89,8 @@ def levels_and_shares(
 def _share(had: Sequence[tuple[Index, NDArray[np.uint32]]], entries: int) -> Share:
     """From where and how much each fold has; what lies beyond the entries has a boundary."""
     most = max((int(counts.max(initial=0)) for _, counts in had), default=0)
-    share = np.zeros((entries, len(had)), dtype=np.min_scalar_type(most))
+    share = np.zeros((len(had), entries), dtype=np.min_scalar_type(most))
     for fold, (at, counts) in enumerate(had):
         inside = at < entries
-        share[at[inside], fold] = counts[inside]
+        share[fold, at[inside]] = counts[inside]
     return Share(share)

@@ -239,7 +239,7 @@ class KneserNey:
         counts = level.counts[entries].astype(np.int64)
         if fold is not None:
             assert self.shares is not None
-            counts -= self.shares[k].counts[entries, fold[segment]]
+            counts -= self.shares[k].counts[fold[segment], entries]
         kinds = np.minimum(counts, 3)
         taken = level.discounts[kinds]
         total = np.add.reduceat(counts, offsets)

@@ -13,20 +13,21 @@
 
 typedef struct {
     const uint64_t *contexts;             /* (n), ascending */
+    const uint64_t *marks;                /* every APART-th of them, few enough to stay in a cache */
     const uint32_t *starts;               /* (n + 1) */
-    const void *symbols, *counts, *share; /* of each entry; share (entries, F), or null */
+    const void *symbols, *counts, *share; /* of each entry; share (F, entries), or null */
     const double *discounts;              /* of a count of 0, 1, 2, and of 3 or more */
-    int64_t n, symbol_bytes, count_bytes, share_bytes;
+    int64_t n, entries, symbol_bytes, count_bytes, share_bytes;
     int64_t known; /* where the rows of its contexts begin among those made beforehand, or -1 */
 } Level;
 
 typedef struct {
     const Level *levels;
     const double *base; /* rows made beforehand: uniform, then those of low orders, whole and by fold */
-    int64_t n_levels, bits, V, F;
+    int64_t n_levels, bits, V;
 } Table;
 
-enum { MOST_LEVELS = 64, AT_ONCE = 32, AHEAD = 4, DIGITS = 21, LINE = 64 };
+enum { MOST_LEVELS = 64, AT_ONCE = 32, AHEAD = 4, APART = 16, LANES = 8, LINE = 64 };
 
 static inline int64_t number(const void *array, int64_t bytes, int64_t i) {
     if (bytes == 1) return ((const uint8_t *)array)[i];
@@ -38,9 +39,18 @@ static inline int64_t number(const void *array, int64_t bytes, int64_t i) {
    since what takes long is to wait for memory. Returns how many stand there. */
 static int64_t find(const Level *l, uint64_t mask, const uint64_t *contexts, int64_t B, int64_t *at) {
     int64_t low[AT_ONCE] = {0}, found = 0;
-    for (int64_t n = l->n; n > 1; n -= n / 2)
-        for (int64_t b = 0; b < B; b++)
-            low[b] += l->contexts[low[b] + n / 2] <= (contexts[b] & mask) ? n / 2 : 0;
+    for (int64_t n = (l->n + APART - 1) / APART; n > 1; n -= n / 2)
+        for (int64_t b = 0; b < B; b++) low[b] += l->marks[low[b] + n / 2] <= (contexts[b] & mask) ? n / 2 : 0;
+    for (int64_t b = 0; b < B; b++) {
+        low[b] *= APART;
+        __builtin_prefetch(l->contexts + low[b]);
+        __builtin_prefetch(l->contexts + low[b] + APART - 1);
+    }
+    for (int64_t half = APART / 2; half; half /= 2)
+        for (int64_t b = 0; b < B; b++) {
+            const int64_t next = low[b] + half < l->n ? low[b] + half : low[b];
+            low[b] = l->contexts[next] <= (contexts[b] & mask) ? next : low[b];
+        }
     for (int64_t b = 0; b < B; b++) {
         const int there = l->n && l->contexts[low[b]] == (contexts[b] & mask);
         at[b] = there ? low[b] : -1;
@@ -55,38 +65,69 @@ typedef struct {
     int64_t first, n;
 } Part;
 
-/* Of a level's entries for the context `at`, without a fold unless it is -1; into `more` what each count
-   has beyond its discount. How many counts of 1, of 2 and of 3 or more there are goes into one number. */
-static inline __attribute__((always_inline)) void part_as(const Level *l, int64_t count_bytes, int64_t share_bytes,
-                                                          int64_t at, int64_t fold, int64_t F, double *more, Part *part) {
-    static const int64_t one_of[4] = {0, 1, 1 << DIGITS, 1LL << 2 * DIGITS};
-    const int64_t first = l->starts[at], n = l->starts[at + 1] - first;
-    int64_t total = 0, kinds = 0;
+static void take(const Level *l, int64_t total, int64_t ones, int64_t twos, int64_t threes, int64_t n, Part *part) {
+    const double taken = (double)ones * l->discounts[1] + (double)twos * l->discounts[2];
+    part->n = total ? n : 0; /* all occurrences lie in the fold: as if never seen */
+    part->total = (double)total;
+    part->back = total ? (taken + (double)threes * l->discounts[3]) / part->total : 1;
+}
+
+/* Of n of a level's entries, without a fold unless it is -1: into `more` what each count has beyond its discount. */
+static void part_of_any(const Level *l, int64_t fold, int64_t n, double *more, Part *part) {
+    int64_t total = 0, of[4] = {0};
     for (int64_t i = 0; i < n; i++) {
-        int64_t count = number(l->counts, count_bytes, first + i);
-        if (fold >= 0) count -= number(l->share, share_bytes, (first + i) * F + fold);
+        int64_t count = number(l->counts, l->count_bytes, part->first + i);
+        if (fold >= 0) count -= number(l->share, l->share_bytes, fold * l->entries + part->first + i);
         const int64_t kind = count < 3 ? count : 3;
         more[i] = (double)count - l->discounts[kind];
         total += count;
-        kinds += one_of[kind];
+        of[kind]++;
     }
-    part->first = first;
-    part->n = total ? n : 0; /* all occurrences lie in the fold: as if never seen */
-    part->total = (double)total;
-    const int64_t digit = (1 << DIGITS) - 1;
-    const double ones = (double)(kinds & digit), twos = (double)(kinds >> DIGITS & digit), threes = (double)(kinds >> 2 * DIGITS);
-    const double taken = ones * l->discounts[1] + twos * l->discounts[2];
-    part->back = total ? (taken + threes * l->discounts[3]) / part->total : 1;
+    take(l, total, of[1], of[2], of[3], n, part);
 }
 
-static void part_of(const Level *l, int64_t at, int64_t fold, int64_t F, double *more, Part *part) {
-    if (l->count_bytes == 1 && l->share_bytes == 1) part_as(l, 1, 1, at, fold, F, more, part); /* as they mostly are */
-    else part_as(l, l->count_bytes, l->share_bytes, at, fold, F, more, part);
+/* The same for counts of a byte, as they mostly are, LANES at once: beyond n each is nothing, which
+   changes nothing where it is added. */
+static void part_of_bytes(const Level *l, int64_t fold, int64_t n, double *more, Part *part) {
+    static const uint8_t nothing[LANES];
+    const uint8_t *counts = (const uint8_t *)l->counts + part->first;
+    const uint8_t *share = fold < 0 ? nothing : (const uint8_t *)l->share + fold * l->entries + part->first;
+    const double one = l->discounts[1], two = l->discounts[2], three = l->discounts[3];
+    int32_t total[LANES] = {0}, ones[LANES] = {0}, twos[LANES] = {0}, threes[LANES] = {0};
+    int64_t i = 0;
+    for (; i < n; i += LANES) {
+        int32_t count[LANES];
+        for (int j = 0; j < LANES; j++) count[j] = counts[i + j];
+        const uint8_t *gone = fold < 0 ? nothing : share + i;
+        for (int j = 0; j < LANES; j++) count[j] -= gone[j];
+        for (int j = 0; j < LANES; j++) count[j] = j < n - i ? count[j] : 0;
+        for (int j = 0; j < LANES; j++) {
+            total[j] += count[j];
+            ones[j] += count[j] == 1;
+            twos[j] += count[j] == 2;
+            threes[j] += count[j] > 2;
+        }
+        for (int j = 0; j < LANES; j++) {
+            const double discount = count[j] > 2 ? three : count[j] == 2 ? two : count[j] == 1 ? one : 0;
+            more[i + j] = (double)count[j] - discount;
+        }
+    }
+    int64_t sums[4] = {0};
+    for (int j = 0; j < LANES; j++) sums[0] += total[j], sums[1] += ones[j], sums[2] += twos[j], sums[3] += threes[j];
+    take(l, sums[0], sums[1], sums[2], sums[3], i, part);
+}
+
+static void part_of(const Level *l, int64_t at, int64_t fold, double *more, Part *part) {
+    const int64_t n = l->starts[at + 1] - (part->first = l->starts[at]);
+    const int of_bytes = l->count_bytes == 1 && l->share_bytes <= 1 && part->first + n + LANES <= l->entries;
+    (of_bytes ? part_of_bytes : part_of_any)(l, fold, n, more, part);
 }
 
 static void near(const void *array, int64_t from, int64_t to) {
     const char *byte = (const char *)array + from;
-    for (const char *end = (const char *)array + to; byte < end; byte += LINE) __builtin_prefetch(byte);
+    const char *last = (const char *)array + to - 1;
+    for (; byte < last; byte += LINE) __builtin_prefetch(byte);
+    __builtin_prefetch(last);
 }
 
 static inline __attribute__((always_inline)) void scatter(const Level *l, int64_t symbol_bytes, const Part *part, const double *more, double *room) {
@@ -94,14 +135,14 @@ static inline __attribute__((always_inline)) void scatter(const Level *l, int64_
 }
 
 /* Ask for what the row of a context is made of. */
-static void fetch(const Table *t, const int64_t *at, int64_t found, int64_t lowest, int64_t row, int with_folds) {
+static void fetch(const Table *t, const int64_t *at, int64_t found, int64_t lowest, int64_t row, int64_t fold) {
     near(t->base, row * t->V * 8, (row + 1) * t->V * 8);
     for (int64_t k = lowest; k < found; k++) {
         const Level *l = t->levels + k;
         const int64_t from = l->starts[at[k * AT_ONCE]], to = l->starts[at[k * AT_ONCE] + 1];
         near(l->symbols, from * l->symbol_bytes, to * l->symbol_bytes);
         near(l->counts, from * l->count_bytes, to * l->count_bytes);
-        if (with_folds) near(l->share, from * t->F * l->share_bytes, to * t->F * l->share_bytes);
+        if (fold >= 0) near(l->share, (fold * l->entries + from) * l->share_bytes, (fold * l->entries + to) * l->share_bytes);
     }
 }
 
@@ -111,7 +152,7 @@ static void row_of(const Table *t, const int64_t *at, int64_t found, int64_t low
     Part parts[MOST_LEVELS];
     double weight = 1;
     for (int64_t k = lowest; k < found; k++)
-        part_of(t->levels + k, at[k * AT_ONCE], fold, t->F, room + (k + 1) * V, parts + k);
+        part_of(t->levels + k, at[k * AT_ONCE], fold, room + (k + 1) * (V + LANES), parts + k);
     for (int64_t k = found - 1; k >= lowest; k--) {
         parts[k].weight = weight;
         weight *= parts[k].back;
@@ -120,7 +161,7 @@ static void row_of(const Table *t, const int64_t *at, int64_t found, int64_t low
     for (int64_t v = 0; v < V; v++) room[v] = base[v] * weight;
     for (int64_t k = lowest; k < found; k++) {
         const Level *l = t->levels + k;
-        double *more = room + (k + 1) * V;
+        double *more = room + (k + 1) * (V + LANES);
         const Part *part = parts + k;
         for (int64_t i = 0; i < part->n; i++) more[i] = more[i] / part->total * part->weight;
         if (l->symbol_bytes == 1) scatter(l, 1, part, more, room);
@@ -130,9 +171,9 @@ static void row_of(const Table *t, const int64_t *at, int64_t found, int64_t low
 }
 
 /* Probabilities (B, V) of what follows contexts (B), without the fold of each (B), or with all where
-   folds is null. `room` is for V (levels + 1) numbers. */
+   folds is null. `room` is for (V + LANES) (levels + 1) numbers. */
 void rows(const Table *t, const uint64_t *contexts, const int64_t *folds, int64_t B, double *room, float *out) {
-    const int64_t V = t->V, F = t->F;
+    const int64_t V = t->V;
     int64_t at[MOST_LEVELS * AT_ONCE], found[AT_ONCE], base[AT_ONCE];
     for (int64_t b = 0; b < B; b += AT_ONCE) {
         const int64_t n = B - b < AT_ONCE ? B - b : AT_ONCE;
@@ -151,7 +192,7 @@ void rows(const Table *t, const uint64_t *contexts, const int64_t *folds, int64_
             }
         }
         for (int64_t i = -AHEAD; i < n; i++) {
-            if (i + AHEAD < n) fetch(t, at + i + AHEAD, found[i + AHEAD], lowest, base[i + AHEAD], folds != 0);
+            if (i + AHEAD < n) fetch(t, at + i + AHEAD, found[i + AHEAD], lowest, base[i + AHEAD], folds ? folds[b + i + AHEAD] : -1);
             if (i < 0) continue;
             row_of(t, at + i, found[i], lowest, base[i], folds ? folds[b + i] : -1, room, out);
             out += V;
