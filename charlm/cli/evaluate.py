@@ -78,10 +78,8 @@ def command(
     _check_part(part, files)
     texts = read_texts(files, encoding) if files else None
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
-    if online and snapshot.vocabulary.end is not None:
-        raise UsageError("--online reads a text as one, and this run keeps documents apart; leave it out")
-    if online and snapshot.model_config.counts_alone:
-        raise UsageError("--online is of a transformer that learns as it reads, and this run is counts alone")
+    if online:
+        _check_learns(snapshot)
 
     from charlm.context import ContextRule
     from charlm.evaluation.report import evaluate
@@ -105,6 +103,14 @@ def command(
         print_json({"run": name, **evaluation.to_json()})
     else:
         _show(name, evaluation)
+
+
+def _check_learns(snapshot: "Snapshot") -> None:
+    """UsageError for a run that --online cannot act on."""
+    if snapshot.vocabulary.end is not None:
+        raise UsageError("--online reads a text as one, and this run keeps documents apart; leave it out")
+    if snapshot.model_config.counts_alone:
+        raise UsageError("--online is of a transformer that learns as it reads, and this run is counts alone")
 
 
 def _online(
