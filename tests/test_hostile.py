@@ -126,6 +126,10 @@ BY_HAND: dict[str, Callable[[Hostile], None]] = {
     "a shape of numbers too large": header(
         MODEL, lambda h: h["embedding.weight"].update(shape=[2**62, 2**62])
     ),
+    "a table lying on its side": header(
+        MODEL, lambda h: h["embedding.weight"].update(shape=h["embedding.weight"]["shape"][::-1])
+    ),
+    "whole numbers for weights": header(MODEL, lambda h: h["embedding.weight"].update(dtype="I32")),
     "a type there is not": header(MODEL, lambda h: h["embedding.weight"].update(dtype="PICKLE")),
     "counts whose starts go back": counts(lambda a: a.update({"1.starts": a["1.starts"][::-1].copy()})),
     "counts of nothing": counts(lambda a: a.update({"0.counts": a["0.counts"] * 0})),
