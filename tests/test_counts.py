@@ -9,7 +9,7 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.counts.build import build, choose_order, spread
+from charlm.counts.build import build, choose_order, lower_orders, spread
 from charlm.counts.discounts import discounts
 from charlm.counts.folds import bounds, count_in_folds, fold_of, levels_and_shares
 from charlm.counts.grams import Grams, Packing, count
@@ -312,3 +312,15 @@ def test_any_bytes_are_refused(data: bytes) -> None:
     for attempt in (data, dump(counted(noise(80), 1))[: len(data)]):
         with pytest.raises(CheckpointError, match="damaged"):
             load(attempt, SYMBOLS, "x")
+
+
+@pytest.mark.parametrize("most", [None, 150])
+def test_the_lower_orders_of_one_count_are_those_counted_alone(most: int | None) -> None:
+    ids = noise(400)
+    found = list(lower_orders(ids, SYMBOLS, 5, memory=1 << 30, most=most))
+    assert [model.order for model in found] == [4, 3, 2, 1]
+    for model in found:
+        alone = build(ids, SYMBOLS, model.order, memory=1 << 30, most=most).model
+        np.testing.assert_array_equal(probabilities(model, ids), probabilities(alone, ids))
+    assert list(lower_orders(ids, SYMBOLS, 1, memory=1 << 30)) == []
+    assert list(lower_orders(ids, SYMBOLS, 0, memory=1 << 30)) == []

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from charlm.checkpoint.snapshot import read
 from charlm.context import ContextRule
+from charlm.counts.build import build
+from charlm.counts_predictor import CountsPredictor
 from charlm.evaluation.held_out import score_slice, spread
 from charlm.evaluation.intervals import bootstrap_interval
 from charlm.evaluation.overlap import PASSAGE, overlap
@@ -159,3 +161,29 @@ def test_an_evaluation_says_everything(tmp_path: Path, corpus: Corpus) -> None:
     assert gone.to_json()["baselines"]["xz"] is None
     assert any("no kneser-ney yardstick: the training text" in warning for warning in gone.warnings)
     assert any("no xz yardstick: the training text" in warning for warning in gone.warnings)
+
+
+def test_counts_saved_in_the_run_stand_in_where_its_text_is_gone(tmp_path: Path, corpus: Corpus) -> None:
+    run, session = toy_run(tmp_path, corpus, 3, model={"counts": True, "counts_order": 3})
+    list(Trainer(session, run).run(Never()))
+    text, rule = corpus.held_out_text(), ContextRule.of(16)
+    found = evaluate(read(run, "latest"), "latest", [("x", text)], rule, None)
+    stick = found.baselines["kneser-ney"]
+    assert isinstance(stick, Yardstick) and stick.order == 3
+    alone = CountsPredictor(
+        build(corpus.train, corpus.vocabulary.n_symbols, 3, memory=1 << 30).model, corpus.vocabulary
+    )
+    assert stick.bits_per_char == pytest.approx(score_text(alone, "", text).bits.mean(), rel=1e-12)
+    assert any("saved in the run, since its text is gone" in warning for warning in found.warnings)
+    assert not any("no kneser-ney" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize(("counts", "hint"), [(True, "on more text"), (False, "--counts")])
+def test_a_model_that_counts_beat_is_told_what_to_do(
+    tmp_path: Path, corpus: Corpus, counts: bool, hint: str
+) -> None:
+    run, session = toy_run(tmp_path, corpus, 1, model={"counts": True, "counts_order": 1} if counts else {})
+    list(Trainer(session, run).run(Never()))
+    text = [("x", corpus.held_out_text())]
+    found = evaluate(read(run, "latest"), "latest", text, ContextRule.of(16), corpus)
+    assert any("characters of counts do better" in said and hint in said for said in found.warnings)

@@ -58,12 +58,34 @@ def test_with_and_without_are_compared(charlm: Callable[..., Result]) -> None:
     assert [row.split()[0] for row in rows[1:3]] == ["on", "off"]  # five steps do not beat any counts
 
 
-@pytest.mark.parametrize("more", [("--portable", "--counts"), ("--no-counts", "--counts-order", "3")])
-def test_what_contradicts_them_is_refused_by_name(
-    charlm: Callable[..., Result], more: tuple[str, ...]
-) -> None:
-    result = charlm("train", "ducks.txt", "--steps", "3", *more, *TOY)
-    assert result.code == 2 and "counts" in result.err and "Traceback" not in result.err
+CONTRADICTIONS = {
+    "--portable": (
+        *("--counts", "--counts-order 5", "--counts-dropout 0.1", "--counts-chars 900", "--ngrams 3"),
+        *("--ngram-rows 64", "--ngram-dropout 0.1", "--ngram-rate 0.1", "--ngram-prior 2", "--locality"),
+        *("--mixer convolution", "--position alibi", "--window 4"),
+    ),
+    "--no-counts": ("--counts-order 5", "--counts-dropout 0.1", "--counts-chars 900"),
+}
+
+
+@pytest.mark.parametrize(
+    ("off", "more"), [(off, more) for off, some in CONTRADICTIONS.items() for more in some]
+)
+def test_what_contradicts_them_is_refused_by_name(charlm: Callable[..., Result], off: str, more: str) -> None:
+    result = charlm("train", "ducks.txt", "--steps", "3", off, *more.split(), *TOY)
+    name = more.split()[0].removeprefix("--").replace("-", "_")
+    assert result.code == 2 and f"{name} is" in result.err and "Traceback" not in result.err
+    assert off.removeprefix("--").replace("-", " ") in result.err
+
+
+def test_whose_counts_are_to_be_beaten_is_said(charlm: Callable[..., Result]) -> None:
+    beside = charlm("train", "ducks.txt", "--steps", "3", "--counts-order", "2", *TOY)
+    assert "by 2 characters of counts, those that it begins from" in beside.err
+    assert re.search("kneser-ney, for comparison .* 2 characters of context", beside.out)
+    alone = charlm("train", "ducks.txt", "--steps", "3", "--no-counts", *TOY)
+    assert "by 4 characters of counts, as many as predict the end of its training part best" in alone.err
+    evaluated = charlm("eval", "--run", "ducks").out
+    assert "4 characters of context, as many as predict the end of its training part best" in evaluated
 
 
 def test_a_changed_table_is_refused(charlm: Callable[..., Result]) -> None:

@@ -188,7 +188,7 @@ def _drawing(number: str, chart: Chart, lines: list[Line], kinds: Classes) -> st
         frame,
         axes,
         title,
-        count_lines.drawn(frame, chart.orders) + plot + _marks(chart, frame) + _labels(frame, ends, kinds),
+        plot + count_lines.drawn(frame, chart.orders) + _marks(chart, frame) + _labels(frame, ends, kinds),
     )
 
 

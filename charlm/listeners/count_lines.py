@@ -29,9 +29,9 @@ def drawn(frame: Frame, orders: Sequence[Order]) -> str:
     for group in _groups(frame, orders):
         for _, bits in group:
             parts.append(f'<path class="count" d="M{LEFT} {frame.down(bits):.1f}H{frame.right:.1f}"/>')
-        above = frame.down(group[0][1]) - 5
-        place = above if above > TOP + 10 else frame.down(group[-1][1]) + 15
-        parts.append(f'<text class="halo" x="{LEFT + 8}" y="{place:.1f}">{name(group)}</text>\n')
+        said = _characters([k for k, _ in group])
+        where = f'x="{LEFT + 8}" y="{_place(frame, group[0]):.1f}"'
+        parts.append(f'<text class="halo" {where}>counts, {said}</text>\n')
     return "".join(parts)
 
 
@@ -43,19 +43,24 @@ def outside(frame_y: Range, orders: Sequence[Order]) -> list[str]:
         "below": [order for order in orders if order[1] < low],
     }
     return [
-        f"{where} this chart: " + ", ".join(f"{name([order])} {order[1]:.2f}" for order in found)
+        f"{where} this chart: counts, " + ", ".join(f"{_characters([k])} {bits:.2f}" for k, bits in found)
         for where, found in beyond.items()
         if found
     ]
 
 
-def name(group: Sequence[Order]) -> str:
-    """Of one order or several: `counts, 3 characters`, `counts, 5 to 7 characters`."""
-    orders = sorted(order for order, _ in group)
-    said = ", ".join(map(str, orders))
-    if len(orders) > 1 and all(b == a + 1 for a, b in pairwise(orders)):
-        said = f"{orders[0]} to {orders[-1]}"
-    return f"counts, {said} character{'s' * (orders != [1])}"
+def _characters(orders: Sequence[int]) -> str:
+    """Of one order or several: `3 characters`, `5 to 7 characters`."""
+    some = sorted(orders)
+    said = ", ".join(map(str, some))
+    if len(some) > 1 and all(b == a + 1 for a, b in pairwise(some)):
+        said = f"{some[0]} to {some[-1]}"
+    return f"{said} character{'s' * (some != [1])}"
+
+
+def _place(frame: Frame, order: Order) -> float:
+    """Where the name of a line stands: above it, and within the plot."""
+    return max(frame.down(order[1]) - 5, TOP + 12)
 
 
 def _groups(frame: Frame, orders: Sequence[Order]) -> list[list[Order]]:
@@ -63,7 +68,7 @@ def _groups(frame: Frame, orders: Sequence[Order]) -> list[list[Order]]:
     low, high = frame.y
     groups: list[list[Order]] = []
     for order in sorted((order for order in orders if low <= order[1] <= high), key=lambda order: -order[1]):
-        if groups and frame.down(order[1]) - frame.down(groups[-1][0][1]) < LABEL_GAP:
+        if groups and _place(frame, order) - _place(frame, groups[-1][0]) < LABEL_GAP:
             groups[-1].append(order)
         else:
             groups.append([order])

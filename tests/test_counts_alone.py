@@ -1,0 +1,243 @@
+"""Counts alone as a model: made, saved, and used like any other; what contradicts them is refused by name."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from math import log
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pytest
+
+from charlm import files
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import read
+from charlm.cli.main import run as main
+from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.counts.build import build, choose_order
+from charlm.counts_predictor import CountsPredictor
+from charlm.errors import CheckpointError, ResourceError
+from charlm.evaluation.score import score_text
+from charlm.predictor import TransformerPredictor
+from charlm.predictor_of import predictor_of
+from charlm.text.corpus import Corpus
+from charlm.text.load import Loaded
+from charlm.training.counts_session import CountsSession
+from charlm.training.events import Counted, Evaluated, Finished, Saved
+from charlm.training.kinds import trainer_of
+from charlm.training.plan import Budget, choose
+from charlm.training.start import begin, go_on
+from tests.conftest import TEXT, After, Never, toy_run
+from tests.test_compare_cli import TOY, Result
+
+
+def counted(
+    root: Path, corpus: Corpus, name: str = "counts", **model: object
+) -> tuple[RunFolder, CountsSession]:
+    """A run of counts alone, counted and not saved."""
+    loaded = Loaded(corpus=corpus, notes=(), sources=(), label="a toy")
+    config = ModelConfig(mixer="none", **model)  # type: ignore[arg-type]
+    choice = choose(Budget(), len(corpus.train), config, TrainingConfig())
+    choice = replace(choice, plan=choice.plan.decided(decided="size", at_step=0))
+    run = RunFolder.create(root, name)
+    session = begin(run, loaded, TextConfig(), choice, "charlm train")
+    assert isinstance(session, CountsSession)
+    return run, session
+
+
+@pytest.fixture
+def charlm(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    Path("ducks.txt").write_text(TEXT)
+
+    def run(*words: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["charlm", *words])
+        code = main(perf_counter())
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.mark.parametrize("order", [None, 0, 1, 3])
+def test_what_is_saved_scores_as_the_counts_do(tmp_path: Path, corpus: Corpus, order: int | None) -> None:
+    run, session = counted(tmp_path, corpus, counts_order=order)
+    events = list(trainer_of(session, run).run(Never()))
+    assert [type(event) for event in events] == [Counted, Evaluated, Saved, Finished]
+    snapshot = read(run, "latest")
+    n = corpus.vocabulary.n_symbols
+    wanted = choose_order(corpus.train, n) if order is None else order
+    model = build(corpus.train, n, wanted, memory=1 << 30).model
+    text = corpus.held_out_text()
+    expected = score_text(CountsPredictor(model, corpus.vocabulary), "", text).nats
+    saved = predictor_of(snapshot)
+    assert snapshot.model_config.counts_order == wanted
+    np.testing.assert_array_equal(score_text(saved, "", text).nats, expected)
+    evaluated = next(event for event in events if isinstance(event, Evaluated))
+    assert evaluated.nats_per_char == pytest.approx(expected[1:].mean(), rel=1e-12)  # the first stands alone
+    assert evaluated.chars == len(text) - 1
+
+
+def test_the_predictor_of_a_checkpoint_is_of_its_kind(tmp_path: Path, corpus: Corpus) -> None:
+    run, session = counted(tmp_path, corpus)
+    list(trainer_of(session, run).run(Never()))
+    assert isinstance(predictor_of(read(run, "latest")), CountsPredictor)
+    run, other = toy_run(tmp_path, corpus, 2)
+    list(trainer_of(other, run).run(Never()))
+    found = predictor_of(read(run, "latest"))
+    assert isinstance(found, TransformerPredictor) and found.kind == "transformer"
+
+
+def test_a_stop_is_obeyed_and_gone_on_from(tmp_path: Path, corpus: Corpus) -> None:
+    run, session = counted(tmp_path, corpus)
+    events = list(trainer_of(session, run).run(After(lambda: 0, 0)))
+    assert isinstance(events[-1], Finished) and events[-1].reason == "SIGINT"
+    run.unlock()
+    again = go_on(run, pytest.fail)
+    assert again.state.finished is None and again.state.last_figure is None
+    events = list(trainer_of(again, run).run(Never()))
+    assert [type(event) for event in events] == [Evaluated, Saved, Finished]
+    assert read(run, "latest").state["finished"] == "done"
+    assert read(run, "latest").counts == session.counts
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing_half_done(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, session = counted(tmp_path, corpus)
+    monkeypatch.setattr(files, "free_space", lambda _: 0)
+    with pytest.raises(ResourceError, match="make room"):
+        list(trainer_of(session, run).run(Never()))
+    assert run.steps() == []
+
+
+def test_counts_of_another_order_than_the_configuration_says_are_refused(
+    tmp_path: Path, corpus: Corpus
+) -> None:
+    run, session = counted(tmp_path, corpus, counts_order=2)
+    session.model_config = replace(session.model_config, counts_order=3)
+    list(trainer_of(session, run).run(Never()))
+    run.unlock()
+    with pytest.raises(CheckpointError, match="order"):
+        go_on(run, pytest.fail)
+
+
+def test_it_is_used_like_any_other(charlm: Callable[..., Result]) -> None:
+    made = charlm("train", "ducks.txt", "--mixer", "none")
+    assert made.code == 0, made.err
+    assert "counts alone" in made.err and "train it further" not in made.err
+    assert "characters counted" in made.out
+    assert "finished" in charlm("runs").out
+    info = json.loads(charlm("info", "--json").out)
+    assert info["model"]["mixer"] == "none" and info["counts_sha256"]
+    shown = charlm("info").out
+    assert "mixer none" in shown and "learning_rate" not in shown and "clip" not in shown
+    figures = json.loads(charlm("eval", "--json").out)
+    assert figures["kind"] == "counts"
+    assert figures["bits_per_char"] == pytest.approx(figures["baselines"]["kneser-ney"]["bits_per_char"])
+    assert not any("do better" in warning for warning in figures["warnings"])
+    per_char = charlm("eval", "ducks.txt", "--per-char", "bits.jsonl")
+    assert "4 characters before each" in per_char.out
+    bits = [json.loads(line)["bits"] for line in Path("bits.jsonl").read_text().splitlines()]
+    assert len(bits) == len(TEXT)
+    sample = charlm("sample", "--length", "30", "-n", "2", "--json")
+    assert [len(json.loads(line)["text"]) for line in sample.out.splitlines()] == [30, 30]
+    assert charlm("compress", "ducks.txt", "-o", "ducks.clm").code == 0
+    assert charlm("decompress", "ducks.clm", "-o", "again.txt").code == 0
+    assert Path("again.txt").read_bytes() == Path("ducks.txt").read_bytes()
+    assert 8 * Path("ducks.clm").stat().st_size >= sum(bits)
+
+
+def test_it_is_complete_and_can_be_repeated(charlm: Callable[..., Result]) -> None:
+    err = charlm("train", "ducks.txt", "--mixer", "none").err
+    again = re.search(r"the same run again:  charlm (.*)", err)
+    assert again
+    assert charlm(*again[1].split()).code == 0
+    infos = [json.loads(charlm("info", name, "--json").out) for name in ("ducks", "ducks-2")]
+    assert infos[0]["counts_sha256"] == infos[1]["counts_sha256"]
+    resumed = charlm("resume", "ducks")
+    assert resumed.code == 0 and "ducks is complete" in resumed.err
+    for more in (("--time", "10s"), ("--steps", "5"), ("--threads", "1")):
+        refused = charlm("resume", "ducks", *more)
+        assert refused.code == 2 and more[0] in refused.err
+
+
+def test_less_text_is_counted_where_that_is_asked_for(charlm: Callable[..., Result]) -> None:
+    made = charlm("train", "ducks.txt", "--mixer", "none", "--counts-chars", "640", "--counts-order", "2")
+    assert "counted on 640 of" in made.err
+    assert re.search(r"characters counted +640", made.out)
+    figures = json.loads(charlm("eval", "--json").out)
+    assert figures["block_size"] == 2
+    assert any("train with --counts-order 4" in warning for warning in figures["warnings"])
+
+
+REFUSED = [
+    *("--n-layer 2", "--n-embd 16", "--n-head 2", "--block-size 8", "--position rotary", "--dropout 0.1"),
+    *("--window 4", "--locality", "--ngrams 2", "--n-kv-head 1", "--portable", "--no-counts"),
+    *("--counts-dropout 0.1", "--time 10s", "--steps 5", "--optimizer adamw", "--learning-rate 0.1"),
+    *("--batch-size 2", "--seed 3", "--device cpu", "--threads 1", "--precision fp32", "--compile off"),
+    *("--schedule 0:1,5:0", "--patience 1", "--save-every 5", "--eval-every 3", "--clip 2"),
+]
+
+
+@pytest.mark.parametrize("option", REFUSED)
+def test_what_acts_on_a_transformer_only_is_refused_by_name(
+    charlm: Callable[..., Result], option: str
+) -> None:
+    result = charlm("train", "ducks.txt", "--mixer", "none", *option.split())
+    name = option.split()[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+    assert result.code == 2 and re.search(rf"\b{name} is", result.err) and "mixer none" in result.err
+
+
+def test_it_takes_turns_with_no_mixer_and_has_no_stride(charlm: Callable[..., Result]) -> None:
+    result = charlm("train", "ducks.txt", "--mixer", "none,attention")
+    assert result.code == 2 and "takes turns with no other" in result.err
+    charlm("train", "ducks.txt", "--mixer", "none")
+    result = charlm("eval", "--stride", "2")
+    assert result.code == 2 and "stride is 2, which cannot act" in result.err
+
+
+def test_it_is_compared_with_a_transformer_of_any_shape(charlm: Callable[..., Result]) -> None:
+    result = charlm("compare", "ducks.txt", "--vary", "mixer=none,attention", "--steps", "4", "--json", *TOY)
+    assert result.code == 0, result.err
+    assert "different values" not in result.err
+    found = json.loads(result.out)
+    rows = {row["values"]["mixer"]: row for row in found["rows"]}
+    assert rows["none"]["weights"] == 0 and rows["none"]["reach"] == 4
+    assert rows["none"]["bits_per_char"] == pytest.approx(found["baselines"]["kneser-ney"]["bits_per_char"])
+    assert found["counts_by_order"]["4"] == found["baselines"]["kneser-ney"]["bits_per_char"]
+    page = Path("checkpoints/ducks-mixer/comparison.html").read_text()
+    assert "counts, " in page and "4 characters" in page
+    assert charlm("resume", "ducks-mixer").code == 0
+    two = charlm(
+        "compare", "--checkpoints", "checkpoints/ducks-mixer", "mixer-none.seed-1", "mixer-attention.seed-1"
+    )
+    assert two.code == 0 and "is better than" in two.out
+
+
+def test_orders_are_compared_and_what_cannot_act_there_is_refused(charlm: Callable[..., Result]) -> None:
+    words = ("compare", "ducks.txt", "--mixer", "none", "--vary", "counts_order=1,3")
+    result = charlm(*words, "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    for row in found["rows"]:
+        same = found["counts_by_order"][str(row["values"]["counts_order"])]
+        assert row["bits_per_char"] == pytest.approx(same, rel=1e-9)
+    for more in ("--steps 4", "--time 9s", "--batch-size 2", "--seed 2", "--vary learning_rate=1,2"):
+        refused = charlm(*words, *more.split())
+        assert (refused.code == 2 and more.split()[0] == "--vary") or more[2:6].replace(
+            "-", "_"
+        ) in refused.err
+
+
+def test_their_interval_is_judged_by_stretches_of_text(tmp_path: Path, corpus: Corpus) -> None:
+    run, session = counted(tmp_path, corpus)
+    evaluated = next(e for e in trainer_of(session, run).run(Never()) if isinstance(e, Evaluated))
+    nats = -session.predictor.score(corpus.held_out)[1:]
+    alone = float(np.std(nats)) / np.sqrt(len(nats))
+    assert evaluated.standard_error != pytest.approx(alone, rel=0.01)
+    assert evaluated.blocks < len(nats) / 50 and evaluated.nats_per_char / log(2) < 1
