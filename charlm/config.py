@@ -260,6 +260,14 @@ class TextConfig(Settings):
     separator: Annotated[
         str | None, "What stands between documents, and is no part of them; \\n is a new line."
     ] = None
+    normalize: Annotated[
+        str | None,
+        "Unicode normal form to bring the text to; it is kept as it is unless told.",
+        Choice(("nfc", "nfkc")),
+    ] = None
+    newlines: Annotated[str, "lf: every end of a line becomes a line feed.", Choice(("keep", "lf"))] = "keep"
+    lowercase: Annotated[bool, "Read capitals as small letters."] = False
+    collapse_spaces: Annotated[bool, "Read spaces and tabs in a row as one space."] = False
     include: Annotated[str | None, "In folders, only files whose names match, such as '*.txt'."] = None
     field: Annotated[str | None, "Of JSON lines, .csv and .tsv: the field that holds the text."] = None
     encoding: Annotated[str | None, "The text's encoding; by default UTF-8, or what its mark says."] = None

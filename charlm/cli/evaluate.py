@@ -162,11 +162,11 @@ def read_texts(files: list[str], encoding: str | None) -> list[tuple[str, str]]:
 
 
 def as_read(texts: list[tuple[str, str]], snapshot: "Snapshot") -> list[tuple[str, str]]:
-    """The texts as the run read its own, each by itself: with END where documents end."""
-    from charlm.text.documents import marked_text
+    """The texts as the run read its own, each by itself."""
+    from charlm.text import documents
 
     config = text_config(snapshot)
-    return [(name, marked_text([text], config)) for name, text in texts]
+    return [(name, documents.as_read(text, config)) for name, text in texts]
 
 
 def _write_per_char(path: Path, evaluation: "Evaluation") -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.chosen import chosen, text_config
-from charlm.cli.console import checkpoints_root, foreign, print_json
+from charlm.cli.console import checkpoints_root, foreign, print_json, say, warn
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, build, with_settings
 from charlm.config import SamplingConfig
 from charlm.errors import UsageError
+from charlm.terminal import one_line
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
@@ -50,6 +51,12 @@ def command(
     one_document: Annotated[
         bool, typer.Option("--one-document", help="End where the model ends the document.")
     ] = False,
+    map_lookalikes: Annotated[
+        bool,
+        typer.Option(
+            "--map-lookalikes", help="Read what the model lacks in the prompt as what it has and looks alike."
+        ),
+    ] = False,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
     *,
@@ -71,6 +78,8 @@ def command(
         raise UsageError("--stop is empty; give the text to stop before")
     compiling = begin()  # beside the import of torch
     snapshot, _, _ = chosen(checkpoints_root(checkpoints), run, checkpoint)
+    if given is not None:
+        given = _as_the_run_reads(given, snapshot, map_lookalikes)
     _write(
         snapshot,
         compiling,
@@ -99,6 +108,29 @@ def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
         if at is not None:
             raise UsageError(f"the prompt is not valid text: what stands at character {at} is no character")
     return prompt
+
+
+def _as_the_run_reads(prompt: str, snapshot: "Snapshot", map_lookalikes: bool) -> str:
+    """The prompt, changed as the run's text was; look-alikes of what the model lacks are said, or read instead."""
+    from charlm.text.lookalikes import lookalikes, mapped
+    from charlm.text.normal import normal
+
+    prompt = normal(prompt, text_config(snapshot))
+    found = lookalikes(prompt, snapshot.vocabulary)
+    if not found:
+        return prompt
+    pairs = ", ".join(f"{_named(char)} as {_named(instead)}" for char, instead in found.items())
+    if map_lookalikes:
+        say(f"reading {pairs}")
+        return mapped(prompt, found)
+    lacking = ", ".join(map(_named, found))
+    warn(f"the model never saw {lacking} and spells it in bytes; --map-lookalikes reads {pairs}")
+    return prompt
+
+
+def _named(text: str) -> str:
+    """Characters as shown, with the code point where there is one."""
+    return f"{one_line(text)} (U+{ord(text):04X})" if len(text) == 1 else one_line(text)
 
 
 def _write(

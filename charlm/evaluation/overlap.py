@@ -1,15 +1,21 @@
 """Passages of a text that stand in the training part too: what was seen is no test."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.randomness import mix
 from charlm.text.vocabulary import Ids
 
 PASSAGE = 64
 AT_ONCE = 1 << 20
 FILTER_BITS = 22
+MOST_COMPARED = 2 << 20
+"""Symbols of a training part up to which every passage is looked for; of longer ones, samples."""
+PIECE, MOST_READ, MOST_WANTED = 1 << 18, 1 << 24, 1 << 22
+ANCHOR, ONE_IN = 8, 32
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 Hashes = NDArray[np.uint64]
@@ -20,7 +26,16 @@ class Overlap:
     """How much of a text lies in passages of PASSAGE or more that training has seen."""
 
     symbols: int
-    of_symbols: int
+    of_symbols: int  # or of the passages that were sampled
+    read: float = 1.0  # how much of the training part was looked at
+    sampled: bool = False
+
+    @property
+    def word(self) -> str:
+        """What stands before the share: nothing where it is exact."""
+        if self.read < 1:
+            return "at least "
+        return "about " if self.sampled else ""
 
     @property
     def share(self) -> float:
@@ -29,6 +44,51 @@ class Overlap:
 
 
 def overlap(train: Ids, text: Ids) -> Overlap:
+    """How much of `text` stands in `train`: exact where that is short, else by samples in bounded time."""
+    return (overlap_of_all if len(train) <= MOST_COMPARED else overlap_of_samples)(train, text)
+
+
+def overlap_of_samples(train: Ids, text: Ids) -> Overlap:
+    """Of the passages of `text` that begin with an anchor, how many occur in `train`.
+
+    Whether a passage is sampled depends on its first ANCHOR ids only, by a hash of which one in ONE_IN
+    is an anchor: the same passages are sampled on both sides (Manber 1994, USENIX Winter). Of either
+    side evenly spread pieces are read, so what is found is a lower bound where those are not all.
+    """
+    wanted = np.concatenate([np.empty(0, np.uint64), *map(_sampled, _pieces(text, MOST_WANTED))])
+    there = np.unique(wanted)
+    seen = np.zeros(len(there), dtype=bool)
+    read = 0
+    for piece in _pieces(train, MOST_READ):
+        read += min(PIECE, len(piece))
+        hashes = _sampled(piece)
+        if not len(there) or not len(hashes):
+            continue
+        at = np.searchsorted(there, hashes).clip(max=len(there) - 1)
+        seen[at[there[at] == hashes]] = True
+    found = int(seen[np.searchsorted(there, wanted)].sum())
+    return Overlap(found, len(wanted), min(1.0, read / max(1, len(train))), sampled=True)
+
+
+def _pieces(ids: Ids, most: int) -> Iterator[Ids]:
+    """All of the ids in pieces of PIECE, or as many evenly spread ones as make `most`, each with what its last passage needs."""
+    there = -(-len(ids) // PIECE)
+    chosen = np.linspace(0, there - 1, min(there, most // PIECE)).round().astype(int) if there else ()
+    for i in chosen:
+        yield ids[i * PIECE : (i + 1) * PIECE + PASSAGE - 1]
+
+
+def _sampled(ids: Ids) -> Hashes:
+    """The hashes of the passages that begin with an anchor."""
+    short = _hashes(ids, ANCHOR)
+    starts = np.flatnonzero(short[: max(0, len(ids) - PASSAGE + 1)] % np.uint64(ONE_IN) == 0)
+    hashes = np.zeros(len(starts), dtype=np.uint64)
+    for offset in range(0, PASSAGE, ANCHOR):
+        hashes = mix(hashes, short[starts + offset])
+    return hashes
+
+
+def overlap_of_all(train: Ids, text: Ids) -> Overlap:
     """Find every passage of PASSAGE ids of `text` that occurs anywhere in `train`.
 
     By 64-bit hashes of all passages; the training part is read in pieces, so memory is bounded by
@@ -54,12 +114,12 @@ def overlap(train: Ids, text: Ids) -> Overlap:
     return Overlap(int((np.cumsum(edges[:-1]) > 0).sum()), len(text))
 
 
-def _hashes(ids: Ids) -> Hashes:
-    """A hash of each passage: powers of a multiplier times ids, doubled in length six times."""
+def _hashes(ids: Ids, of: int = PASSAGE) -> Hashes:
+    """A hash of each passage of so many: powers of a multiplier times ids, doubled in length until they are."""
     hashes = (ids.astype(np.uint64) + np.uint64(1)) * MULTIPLIER
     power, length = MULTIPLIER, 1
     with np.errstate(over="ignore"):
-        while length < PASSAGE:
+        while length < of:
             hashes = hashes[:-length] * power + hashes[length:] if len(hashes) > length else hashes[:0]
             hashes ^= hashes >> np.uint64(29)
             power, length = power * power, 2 * length

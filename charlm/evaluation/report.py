@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from charlm.checkpoint.snapshot import Snapshot
-from charlm.config import FEWEST_HELD_OUT, ModelConfig
+from charlm.config import FEWEST_HELD_OUT, ModelConfig, TextConfig
 from charlm.context import ContextRule
 from charlm.counts_predictor import CountsPredictor
 from charlm.evaluation.intervals import bootstrap_interval
@@ -19,6 +19,7 @@ from charlm.evaluation.score import Figure, score_text
 from charlm.evaluation.yardsticks import KNESER_NEY, LAST_BYTES, Yardstick, kneser_ney, of_counts, yardsticks
 from charlm.predictor import Predictor
 from charlm.predictor_of import predictor_of
+from charlm.settings import settings_of
 from charlm.text.corpus import Corpus
 
 SCHEMA = 1
@@ -124,6 +125,7 @@ def evaluate(
         interval_bits=(interval[0] / log(2), interval[1] / log(2)) if interval else None,
         baselines=baselines,
         warnings=(
+            *_changed(snapshot),
             *_beaten(figure, baselines[KNESER_NEY], snapshot.model_config),
             *_warnings(figure, predictor, corpus, texts, selected),
             *missing,
@@ -141,6 +143,20 @@ def _kneser_ney(snapshot: Snapshot, corpus: Corpus | None, text: str) -> Yardsti
     if saved is None:
         return "the training text is no longer there, and the run has no counts of it"
     return of_counts(saved, snapshot.vocabulary, text, SAVED)
+
+
+def _changed(snapshot: Snapshot) -> tuple[str, ...]:
+    """What is to be said of text that is not scored as it stands in its file."""
+    text = snapshot.run["text"]
+    names = ("normalize", "newlines", "lowercase", "collapse_spaces")
+    usual = settings_of(TextConfig)
+    asked = [s.option for s in usual if s.name in names and text.get(s.name, s.default) != s.default]
+    if not asked:
+        return ()
+    return (
+        f"the text was changed before it was scored ({', '.join(asked)}), so its bits are not comparable with "
+        "those of the text as it was",
+    )
 
 
 def _beaten(figure: Figure, counts: Yardstick | str, model: ModelConfig) -> tuple[str, ...]:
@@ -182,8 +198,9 @@ def _warnings(
         parts = [overlap(corpus.train, predictor.vocabulary.encode(text)) for _, text in texts]
         share = sum(part.symbols for part in parts) / max(1, sum(part.of_symbols for part in parts))
         if share > 0:
+            word = min(parts, key=lambda part: part.read).word
             found.append(
-                f"{100 * share:.{0 if share >= 0.1 else 2}f} % of this text stands in the training part too, in passages of {PASSAGE} "
+                f"{word}{100 * share:.{0 if share >= 0.1 else 2}f} % of this text stands in the training part too, in passages of {PASSAGE} "
                 "characters or more; that is no test of what was learned"
             )
     if figure.chars < FEWEST_HELD_OUT:

@@ -7,26 +7,24 @@ byte, two or four for each character, so memory does not grow with the text.
 import errno
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from time import time
 from typing import Any
 
 import numpy as np
 
 from charlm.config import TextConfig
 from charlm.errors import ResourceError, TextError
-from charlm.files import free_space, make_folder
+from charlm.files import free_space
 from charlm.terminal import one_line
 from charlm.text import cache
 from charlm.text.cache import cache_folder
 from charlm.text.codes import Census, Counts, LineEnds, Spool, marks_of
 from charlm.text.documents import Marker, with_ends
 from charlm.text.encoder import Encoder
+from charlm.text.normal import normalised
 from charlm.text.remarks import Marks
+from charlm.text.scratch import room, scratch_folder
 from charlm.text.split import LEFT_OUT, PARTS, Division, Draw
 from charlm.text.stream import Block
 from charlm.text.vocabulary import END, END_POINT, Ids, Vocabulary
@@ -74,7 +72,8 @@ class Corpus:
 def prepare(text: str, config: TextConfig, val_text: str | None = None) -> Corpus:
     """The corpus of a text that is in memory. Raises as `Preparation`."""
     main, val = (
-        None if of is None else with_ends([Block(of.encode(), of)], config) for of in (text, val_text)
+        None if of is None else with_ends(normalised([Block(of.encode(), of)], config), config)
+        for of in (text, val_text)
     )
     assert main is not None
     return Preparation(config).corpus(main, val)
@@ -117,11 +116,11 @@ class Preparation:
         room. A cache that cannot be written is done without for a text that fits into memory. What
         is in the cache already is checked all through if `check`.
         """
-        folder = _scratch_folder()
+        folder = scratch_folder()
         spool, draw = Spool(folder), Draw(folder, self._config)
         self._draw = draw if self._config.split == "documents" else None
         try:
-            with _room(folder):
+            with room(folder):
                 sha256 = self._read(blocks, spool)
                 n = spool.chars
                 val_sha256 = None if val_blocks is None else self._read_more(val_blocks, spool)
@@ -263,30 +262,6 @@ def _corpus(key: str, facts: dict[str, Any], train: Ids, held_out: Ids, test: Id
 def _ends(counts: Counts) -> int:
     """How many documents end in a part."""
     return int(counts[END_POINT : END_POINT + 1].sum())
-
-
-def _scratch_folder() -> Path:
-    """Where what does not fit into memory waits for the second pass."""
-    try:
-        make_folder(cache.corpora())
-    except OSError:
-        return Path(tempfile.gettempdir())
-    cache.remove_stale(time())
-    return cache.corpora()
-
-
-@contextmanager
-def _room(folder: Path) -> Iterator[None]:
-    """Turns the end of a disk's room into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-            raise
-        raise ResourceError(
-            f"no room for the text in {one_line(str(folder))} ({error.strerror}); make room there, or set "
-            "CHARLM_CACHE to a folder that has it"
-        ) from None
 
 
 def _store(key: str, facts: dict[str, Any], parts: dict[str, cache.Part]) -> str | None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from charlm.config import TextConfig
 from charlm.text.codes import Codes, codes_of
+from charlm.text.normal import normal
 from charlm.text.stream import Block
 from charlm.text.vocabulary import END_POINT
 
@@ -126,8 +127,13 @@ class Marker:
         return self._digest.hexdigest()
 
 
+def as_read(text: str, config: TextConfig) -> str:
+    """A text in memory as a run reads it: changed as its settings say, with END where documents end."""
+    return marked_text([normal(text, config)], config)
+
+
 def marked_text(files: Iterable[str], config: TextConfig) -> str:
-    """Texts in memory, one after another, with END where documents end by the settings of a run."""
+    """Texts in memory, one after another, with END where documents end."""
     marker, out = Marker(), list[str]()
     for text in files:
         for block in with_ends([Block(text.encode(), text)] if text else [], config):

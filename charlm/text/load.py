@@ -13,6 +13,7 @@ from charlm.text.fields import Fields
 from charlm.text.finding import STDIN, Note, expand
 from charlm.text.known import Known
 from charlm.text.manual import manual_name, read_manual
+from charlm.text.normal import normalised
 from charlm.text.remarks import grouped, remarks
 from charlm.text.source import label_of, refuse_empty
 from charlm.text.stream import Block, TextStream
@@ -56,7 +57,9 @@ def load(
     if row and corpus:
         return Loaded(corpus=corpus, notes=row[1], sources=sources, label=label)
     preparation = Preparation(config, label, watch)
-    main = files.blocks(paths, preparation.lines) if paths else with_ends(_manual(), config)
+    main = (
+        files.blocks(paths, preparation.lines) if paths else with_ends(normalised(_manual(), config), config)
+    )
     val = files.blocks(val_paths, preparation.lines) if val_paths else None
     corpus = preparation.corpus(main, val, check=verify)
     notes = [*grouped(files.notes), *(remarks(preparation.marks) if preparation.marks and paths else [])]
@@ -115,7 +118,7 @@ class _Files:
             if self._config.field is not None:
                 fields = Fields(self._config.field, path, label_of(path), apart=records)
                 so_far, blocks = (lambda fields=fields: fields.lines), fields.blocks(blocks)  # type: ignore[misc]
-            for block in with_ends(blocks, self._config):
+            for block in with_ends(normalised(blocks, self._config), self._config):
                 any_text = any_text or bool(block.utf8)
                 yield block
             self.notes += [(path, note) for note in stream.notes]
