@@ -3,17 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Self
 
-from charlm.refusals import (
-    ATTENTION,
-    COUNTS_ALONE,
-    SCORED,
-    VAL,
-    refuse_beside_counts,
-    refuse_idle,
-    refuse_not_plain,
-    refuse_shape,
-    refuse_split,
-)
+from charlm import refusals
+from charlm.refusals import ATTENTION, COUNTS_ALONE, SCORED, VAL
 from charlm.settings import Choice, Choices, Range, Settings
 
 
@@ -73,12 +64,12 @@ class ModelConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if COUNTS_ALONE in self.mixers:
-            refuse_beside_counts(self)
+            refusals.refuse_beside_counts(self)
             return
-        refuse_idle(self)
-        refuse_shape(self)
+        refusals.refuse_idle(self)
+        refusals.refuse_shape(self)
         if self.portable:
-            refuse_not_plain(self)
+            refusals.refuse_not_plain(self)
 
     @property
     def mixers(self) -> tuple[str, ...]:
@@ -279,7 +270,7 @@ class TextConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_split(self)
+        refusals.refuse_split(self)
 
 
 @dataclass(frozen=True, kw_only=True)

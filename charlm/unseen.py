@@ -19,7 +19,7 @@ ESCAPE = 2.0**-16
 
 def with_lacking(vocabulary: Vocabulary, logits: Tensor) -> Tensor:
     """Logits (..., symbols) as log-probabilities (..., V), the bytes never seen included."""
-    lacking = vocabulary.n_ids - vocabulary.n_symbols
+    lacking = vocabulary.n_ids - logits.shape[-1]
     if not lacking:
         return torch.log_softmax(logits, dim=-1)
     known = torch.log_softmax(logits, dim=-1) + log1p(-ESCAPE)

@@ -133,7 +133,7 @@ def test_eval_gives_every_key(trained) -> None:  # type: ignore[no-untyped-def]
     data = json.loads(result.out)
     assert set(data) == {
         "run", "schema", "kind", "online", "figures", "checkpoint", "selected_on_this_text", "block_size", "stride",
-        "counts_order", "state_carried", "chars", "bytes",
+        "counts_order", "state_carried", "chars", "bytes", "document_ends",
         "unknown_chars", "nats_per_char", "bits_per_char", "bits_per_byte", "perplexity", "ci95_bits_per_char", "baselines",
         "files", "warnings",
     }  # fmt: skip

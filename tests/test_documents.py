@@ -248,7 +248,7 @@ def test_what_a_fold_leaves_out_is_what_it_has(documents: list[list[int]], order
         rest = count_in_folds(ids, packing, order, spans, 1)[1]
         without, _ = levels_and_shares(rest, packing, order)
         for level, share, other in zip(whole.levels, whole.shares or (), without, strict=True):
-            left = level.counts.astype(int) - share.counts[:, fold]
+            left = level.counts.astype(int) - share.counts[fold]
             there = left > 0
             assert np.array_equal(level.gram_keys(packing)[there], other.gram_keys(packing))
             assert np.array_equal(left[there], other.counts)

@@ -134,4 +134,8 @@ ALLOWED = {
     ),
     ("table_file.py", "safetensors.numpy.save(arrays)"),  # into memory
     ("loop.py", "self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)"),
+    (
+        "counts_trainer.py",
+        "self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=False)",
+    ),
 }

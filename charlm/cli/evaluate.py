@@ -85,11 +85,11 @@ def command(
     from charlm.evaluation.report import evaluate
 
     corpus = corpus_of_run(snapshot, needed=texts is None)
-    if texts is not None:
-        texts = as_read(texts, snapshot)
-    else:
+    if texts is None:
         assert corpus is not None
         texts = [_text_of_part(corpus, part or "held-out", text_of(snapshot.run))]
+    else:
+        texts = as_read(texts, snapshot)
     try:
         rule = ContextRule.of_model(snapshot.model_config, stride)
     except ValueError as error:
@@ -99,10 +99,7 @@ def command(
         evaluation = replace(evaluation, online=_online(snapshot, rule, texts))
     if per_char is not None:
         _write_per_char(Path(per_char), evaluation)
-    if as_json:
-        print_json({"run": name, **evaluation.to_json()})
-    else:
-        _show(name, evaluation)
+    print_json({"run": name, **evaluation.to_json()}) if as_json else _show(name, evaluation)
 
 
 def _check_learns(snapshot: "Snapshot") -> None:

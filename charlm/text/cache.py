@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,10 @@ def _used(folder: Path, facts: dict[str, Any], rebooted: bool) -> None:
 
 
 def _map(path: Path) -> Ids:
-    part: Ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        part: Ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (SyntaxError, TokenError):  # so NumPy says that a header is damaged
+        raise ValueError(f"{path} has no header") from None
     if part.ndim != 1 or part.dtype.kind != "u":
         raise ValueError(f"{path} holds no ids")
     return part

@@ -1,5 +1,7 @@
 """Characters that a vocabulary lacks, and what it has that looks alike: quotes, dashes, spaces, dots."""
 
+from collections.abc import Mapping
+
 from charlm.text.vocabulary import Vocabulary
 
 ALIKE = (
@@ -26,6 +28,6 @@ def lookalikes(text: str, vocabulary: Vocabulary) -> dict[str, str]:
     return found
 
 
-def mapped(text: str, found: dict[str, str]) -> str:
+def mapped(text: str, found: Mapping[str, str]) -> str:
     """The text with those characters instead."""
-    return text.translate(str.maketrans(found))
+    return text.translate(str.maketrans(dict(found)))
