@@ -34,6 +34,8 @@ class TextState:
         self.ids = np.empty((batch_size, 0 if rule.carried else rule.block_size), dtype=np.int64)
         self.counts = counts  # that the model begins from, if it does
         self.contexts = counts.start(batch_size) if counts is not None else None  # (B,)
+        filler = counts.filler if counts is not None else None
+        self._following = filler.following(self.contexts) if filler and self.contexts is not None else None
 
     @property
     def held(self) -> int:
@@ -60,13 +62,17 @@ class TextState:
         """What the counts say of what comes next, if there are any: (B, V)."""
         if self.counts is None or self.contexts is None:
             return None
-        if self.counts.filler is not None:
-            return self.counts.log_rows(self.contexts)
+        if self._following is not None:
+            return self._following.log_next()
         return log_next(self.counts, self.contexts)
 
     def _look(self, ids: NDArray[np.int64]) -> None:
         """Move the counts' contexts on by ids (B, T)."""
         if self.counts is None or self.contexts is None:
             return
-        for column in ids.T[-max(1, self.counts.order) :]:
-            self.contexts = self.counts.step(self.contexts, column)
+        columns = (ids[:, 0],) if ids.shape[1] == 1 else ids.T[-max(1, self.counts.order) :]
+        for column in columns:
+            if self._following is not None:
+                self._following.read(column)
+            else:
+                self.contexts = self.counts.step(self.contexts, column)

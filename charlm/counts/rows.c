@@ -167,7 +167,7 @@ static void row_of(const Table *t, const int64_t *at, int64_t found, int64_t low
         if (l->symbol_bytes == 1) scatter(l, 1, part, more, room);
         else scatter(l, l->symbol_bytes, part, more, room);
     }
-    for (int64_t v = 0; v < V; v++) out[v] = (float)room[v];
+    for (int64_t v = 0; v < V; v++) out[v] = room[v] > FLT_MIN ? (float)room[v] : FLT_MIN; /* it has a logarithm */
 }
 
 /* Probabilities (B, V) of what follows contexts (B), without the fold of each (B), or with all where
@@ -198,4 +198,12 @@ void rows(const Table *t, const uint64_t *contexts, const int64_t *folds, int64_
             out += V;
         }
     }
+}
+
+/* Contexts (B) after one more id of each text (B); ids that are no symbols are the boundary, digit V. */
+void move_on(const Table *t, uint64_t *contexts, const int64_t *ids, int64_t B) {
+    const int64_t digits = (t->n_levels - 1) * t->bits;
+    const uint64_t mask = digits ? ~0ULL >> (64 - digits) : 0;
+    for (int64_t b = 0; b < B; b++)
+        contexts[b] = (contexts[b] << t->bits | (uint64_t)(ids[b] < t->V ? ids[b] : t->V)) & mask;
 }

@@ -11,10 +11,12 @@ import numpy as np
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import FEWEST_HELD_OUT
 from charlm.context import ContextRule
+from charlm.counts.c_rows import CRows
 from charlm.evaluation.intervals import bootstrap_interval
 from charlm.evaluation.overlap import PASSAGE, overlap
 from charlm.evaluation.score import Figure, score_text
 from charlm.evaluation.yardsticks import KNESER_NEY, LAST_BYTES, Yardstick, kneser_ney, yardsticks
+from charlm.model.compiled import rows_alone
 from charlm.predictor import TransformerPredictor
 from charlm.text.corpus import Corpus
 
@@ -79,6 +81,10 @@ def evaluate(
 ) -> Evaluation:
     """Score named texts with a checkpoint; `corpus` is what it was trained on, where that is there."""
     predictor = TransformerPredictor.of(snapshot)
+    if predictor.counts is not None:
+        compiling = rows_alone()
+        library = compiling.library() if compiling else None
+        predictor.counts.filler = CRows(predictor.counts, library) if library else None
     figure = Figure([score_text(predictor, name, text, rule) for name, text in texts])
     joined = "".join(text for _, text in texts)
     held_out = corpus is not None and joined == corpus.held_out_text()
