@@ -1,6 +1,9 @@
 """How fast text is sampled: one stream and many, beside a plain sampler and what memory allows.
 
     python -m benchmarks.sample [--run RUN] [--length 4000]
+    python -m benchmarks.sample --run RUN --beside PLAIN
+
+With --beside, only how many times as long a character of RUN takes as one of another run, and a score.
 
 Without a run, a model of the plan's size for 60 seconds on two cores with untrained weights, which
 cost the same. Prints characters per second and the seconds to the first character; the plain
@@ -14,7 +17,9 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command has it
 
 import argparse
+from ctypes import CDLL
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import numpy as np
@@ -27,11 +32,13 @@ from charlm.checkpoint.snapshot import TABLE, read
 from charlm.config import SamplingConfig
 from charlm.model.compiled import begin
 from charlm.predictor import TransformerPredictor
+from charlm.sampling.draw import draw
 from charlm.sampling.generate import Piece, generate
 from charlm.training.device import machine
 from charlm.training.sizes import SIZES
 
 STREAMS = (1, 8, 64, 512)
+BESIDE, ROUNDS, SCORED = (1, 16, 64), 7, 40_000
 COPIED = 64 << 20
 
 
@@ -64,14 +71,47 @@ def bound(predictor: TransformerPredictor) -> float:
     return bandwidth / sum(w.numel() * w.element_size() for w in weights.values())
 
 
+def beside(names: tuple[str, str], library: CDLL | None) -> None:
+    """Microseconds a step, and seconds to score, of two runs in turns: what counts cost, if one has them."""
+    both = [
+        TransformerPredictor.of(read(find(Path("checkpoints"), name), "latest"), library) for name in names
+    ]
+    ids = np.random.default_rng(0).integers(0, both[0].model.n_symbols, SCORED)
+    torch.set_num_threads(1)
+    for streams in BESIDE:
+        times: tuple[list[float], list[float]] = ([], [])
+        for _ in range(ROUNDS):
+            for predictor, found in zip(both, times, strict=True):
+                drawn = draw(predictor, np.zeros(1, np.int64), SamplingConfig(), streams)
+                next(drawn)
+                started, n = perf_counter(), 600 // (1 + streams // 16)
+                for _ in range(n):
+                    next(drawn)
+                found.append((perf_counter() - started) / n * 1e6)
+        first, second = map(median, times)
+        print(f"{streams:3} streams: {first:6.0f} and {second:6.0f} us a character, {first / second:.2f}x")
+    times = ([], [])
+    for _ in range(ROUNDS):
+        for predictor, found in zip(both, times, strict=True):
+            started = perf_counter()
+            predictor.score(ids)
+            found.append(perf_counter() - started)
+    first, second = map(median, times)
+    print(f"scored: {len(ids) / first:,.0f} and {len(ids) / second:,.0f} characters/s, {first / second:.2f}x")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", help="a run in checkpoints/")
     parser.add_argument("--length", type=int, default=4000)
+    parser.add_argument("--beside", metavar="RUN", help="another run")
     options = parser.parse_args()
     started, compiling = perf_counter(), begin()
     library = compiling.library() if compiling else None
     compiled_seconds = perf_counter() - started
+    if options.beside:
+        beside((options.run, options.beside), library)
+        return
     if options.run:
         predictor = TransformerPredictor.of(read(find(Path("checkpoints"), options.run), "latest"), library)
     else:

@@ -2,7 +2,8 @@
 
     python -m benchmarks.startup TEXT [--times 5]
 
-Medians of whole processes, caches empty; the first step is there when it stands in the run's log.
+Medians of whole processes, caches empty; the first step is there when it stands in the run's log, with the counts it
+begins from and without.
 """
 
 import argparse
@@ -19,11 +20,11 @@ from benchmarks.machine import charlm, line
 POLL = 0.02
 
 
-def first_step(text: str) -> float:
+def first_step(text: str, *words: str) -> float:
     """Seconds from the start of the process until its first step is in the log."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "CHARLM_CACHE": cache}
-        command = [sys.executable, "-m", "charlm", "train", text, "--time", "8s", "--run", "first"]
+        command = [sys.executable, "-m", "charlm", "train", text, "--time", "8s", "--run", "first", *words]
         started = perf_counter()
         with Popen(command, cwd=folder, env=environment, stdout=DEVNULL, stderr=DEVNULL) as process:
             log = Path(folder, "checkpoints", "first", "metrics.jsonl")
@@ -50,8 +51,11 @@ def main() -> None:
             for i in range(options.times)
         ]
     print(f"first line of charlm train     {median(lines):6.2f} s")
-    steps = [first_step(text) for _ in range(options.times)]
-    print(f"first step of charlm train     {median(steps):6.2f} s")
+    for words in ([], ["--no-counts"]):
+        steps = [first_step(text, *words) for _ in range(options.times)]
+        print(
+            f"first step of charlm train {' '.join(words):11} {median(steps):6.2f} s, at most {max(steps):.2f}"
+        )
 
 
 if __name__ == "__main__":

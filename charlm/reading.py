@@ -56,6 +56,8 @@ class TextState:
         self.ids = np.empty((batch_size, 0 if rule.carried else rule.block_size), dtype=np.int64)
         self.counts = counts  # that the model begins from, if it does
         self._last = counts.start(batch_size) if counts is not None else None  # the contexts' keys, (B,)
+        filler = None if counts is None else counts.filler
+        self._following = filler.following(self._last) if filler and self._last is not None else None
         self._keys = np.empty(self.ids.shape, dtype=np.uint64)  # those after each of the ids in sight
         self._unread: Keys | None = None  # those after the ids that are to be read, (B, T)
 
@@ -88,6 +90,8 @@ class TextState:
         """What the counts say, if there are any, after each of the ids that are to be read: (B, T, V)."""
         if self.counts is None or self._unread is None:
             return None
+        if self._following is not None and self._unread.shape[1] == 1:
+            return self._following.log_next()[:, None]
         keys = self._unread.reshape(-1)
         known = self.counts
         rows = log_next(known, keys) if known.filler is None else known.log_rows(keys)
@@ -100,8 +104,12 @@ class TextState:
             return keys
         order = self.counts.order
         for t, column in enumerate(ids.T[:order]):
-            keys[:, t] = self._last = self.counts.step(self._last, column)
+            if self._following is not None:
+                self._following.read(column)
+            else:
+                self._last[:] = self.counts.step(self._last, column)
+            keys[:, t] = self._last
         if ids.shape[1] > order:  # from there on they know nothing of what was read before
             keys[:, order:] = self.counts.contexts(ids)[:, order:]
-            self._last = keys[:, -1].copy()
+            self._last[:] = keys[:, -1]
         return keys

@@ -75,8 +75,11 @@ def command(
 
     Every character is scored once, predicted from those before it; context does not cross files.
     """
+    from charlm.model.compiled import rows_alone
+
     _check_part(part, files)
     texts = read_texts(files, encoding) if files else None
+    rows_alone()  # beside the import of torch
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
     if online:
         _check_learns(snapshot)

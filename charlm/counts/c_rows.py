@@ -23,7 +23,7 @@ class _Level(ctypes.Structure):
 
 
 class _Table(ctypes.Structure):
-    _fields_ = [("levels", Pointer), ("base", Pointer), *((name, Size) for name in ("n", "bits", "V"))]
+    _fields_ = [("levels", Pointer), ("base", Pointer), *((name, Size) for name in ("n", "bits", "V", "end"))]
 
 
 class CRows:
@@ -41,25 +41,45 @@ class CRows:
             len(model.levels),
             model.packing.bits,
             model.n_symbols,
+            -1 if model.packing.end is None else model.packing.end,
         )
         self._at = ctypes.addressof(self._table)
         self._room = (model.n_symbols + LANES) * (len(model.levels) + 1)
-        self._n_folds = model.n_folds
+        self._n_folds, self.n_symbols = model.n_folds, model.n_symbols
         self._call = library.rows
         self._call.argtypes = [Pointer, Pointer, Pointer, Size, Pointer, Pointer]
         self._call.restype = None
+        self._move = library.move_on
+        self._move.argtypes = [Pointer, Pointer, Pointer, Size]
+        self._move.restype = None
+
+    def following(self, contexts: Keys) -> "Following":
+        """What reads on from those contexts (B,) and moves them on in place."""
+        return Following(self, contexts)
 
     def fill(self, contexts: Keys, folds: Index | None, out: NDArray[np.float32]) -> None:
         """Put the rows of contexts (N,), without the fold of each (N,) if given, into out (N, V)."""
         contexts = np.ascontiguousarray(contexts, dtype=np.uint64)
-        room = np.empty(self._room)
+        room = self.room()
         assert out.flags.c_contiguous and out.dtype == np.float32
         at = None
         if folds is not None:
             assert self._n_folds and len(folds) == len(contexts)
             folds = np.ascontiguousarray(folds, dtype=np.int64)
             at = folds.ctypes.data
-        self._call(self._at, contexts.ctypes.data, at, len(contexts), room.ctypes.data, out.ctypes.data)
+        self.fill_at(contexts.ctypes.data, at, len(contexts), room.ctypes.data, out.ctypes.data)
+
+    def fill_at(self, contexts: int, folds: int | None, n: int, room: int, out: int) -> None:
+        """The same, of n contexts; all are addresses."""
+        self._call(self._at, contexts, folds, n, room, out)
+
+    def move_at(self, contexts: int, ids: int, n: int) -> None:
+        """Move n contexts on by an id each; all are addresses."""
+        self._move(self._at, contexts, ids, n)
+
+    def room(self) -> NDArray[np.float64]:
+        """What `fill_at` works in."""
+        return np.empty(self._room)
 
     def _level(self, model: KneserNey, k: int) -> _Level:
         level, known = model.levels[k], model.offsets
@@ -88,3 +108,30 @@ class CRows:
             return None
         self._kept.append(np.require(array, requirements=("C", "A")))
         return self._kept[-1].ctypes.data
+
+
+class Following:
+    """Contexts (B,) of texts read character by character, moved on in place."""
+
+    def __init__(self, rows: CRows, contexts: Keys) -> None:
+        self._rows, self._B = rows, len(contexts)
+        self._contexts, self._ids = contexts, np.empty(len(contexts), np.int64)
+        self._room, self._out = rows.room(), np.empty((len(contexts), rows.n_symbols), np.float32)
+        self._moved = (self._contexts.ctypes.data, self._ids.ctypes.data, self._B)
+        self._made = (
+            self._contexts.ctypes.data,
+            None,
+            self._B,
+            self._room.ctypes.data,
+            self._out.ctypes.data,
+        )
+
+    def read(self, ids: NDArray[np.int64]) -> None:
+        """Move on by an id (B,) of each text."""
+        self._ids[:] = ids
+        self._rows.move_at(*self._moved)
+
+    def log_next(self) -> NDArray[np.float32]:
+        """Log-probabilities (B, V) of what comes next; they hold until the next are asked for."""
+        self._rows.fill_at(*self._made)
+        return np.log(self._out, out=self._out)

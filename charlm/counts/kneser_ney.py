@@ -24,15 +24,28 @@ DIGITS = 21
 """Bits of a number that counts symbols: three of them fit a word, and there are fewer symbols than that."""
 ONE_OF = np.array([0, 1, 1 << DIGITS, 1 << 2 * DIGITS])
 """What one count of 0, 1, 2, or of 3 or more adds to such a word."""
-LEAST = np.finfo(np.float32).tiny
+LEAST = np.float32(np.finfo(np.float32).tiny)
 """A probability whose logarithm is still a number."""
+
+
+class Follower(Protocol):
+    """What moves the contexts (B,) of texts side by side on, character by character."""
+
+    def read(self, ids: NDArray[np.int64]) -> None:
+        """Move on by an id (B,) of each text."""
+
+    def log_next(self) -> NDArray[np.float32]:
+        """Log-probabilities (B, V) of what comes next; they hold until the next are asked for."""
 
 
 class Filler(Protocol):
     """What makes rows faster than NumPy does, to the last bit the same."""
 
+    def following(self, contexts: Keys) -> Follower:
+        """What reads on from those contexts (B,) and moves them on in place."""
+
     def fill(self, contexts: Keys, folds: Index | None, out: NDArray[np.float32]) -> None:
-        """Put the rows of contexts (N,), without the fold of each (N,) if given, into out (N, V)."""
+        """Put the rows of contexts (N,), without the fold of each (N,) if given, into out (N, V), none below LEAST."""
 
 
 @dataclass(frozen=True)
@@ -194,15 +207,15 @@ class KneserNey:
         flat, of_flat = contexts.reshape(-1), None if folds is None else folds.reshape(-1)
         out = np.empty((len(flat), self.n_symbols), dtype=np.float32)
         (self if self.filler is None else self.filler).fill(flat, of_flat, out)
-        np.maximum(out, LEAST, out=out)
         np.log(out, out=out)
         return out.reshape(*contexts.shape, -1)
 
     def fill(self, contexts: Keys, folds: Index | None, out: NDArray[np.float32]) -> None:
-        """Put the rows of contexts (N,), without the fold of each (N,) if given, into out (N, V)."""
+        """Put the rows of contexts (N,), without the fold of each (N,) if given, into out (N, V), none below LEAST."""
         n = max(1, NUMBERS_AT_ONCE // self.n_symbols)
         for i in range(0, len(contexts), n):
             out[i : i + n] = self.rows(contexts[i : i + n], None if folds is None else folds[i : i + n])
+        np.maximum(out, LEAST, out=out)
 
     def _parts(
         self, levels: Sequence[Level], contexts: Keys, folds: Index | None

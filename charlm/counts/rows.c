@@ -24,7 +24,7 @@ typedef struct {
 typedef struct {
     const Level *levels;
     const double *base; /* rows made beforehand: uniform, then those of low orders, whole and by fold */
-    int64_t n_levels, bits, V;
+    int64_t n_levels, bits, V, end; /* the symbol that ends a document and begins the next, or -1 */
 } Table;
 
 enum { MOST_LEVELS = 64, AT_ONCE = 32, AHEAD = 4, APART = 16, LANES = 8, LINE = 64 };
@@ -167,7 +167,7 @@ static void row_of(const Table *t, const int64_t *at, int64_t found, int64_t low
         if (l->symbol_bytes == 1) scatter(l, 1, part, more, room);
         else scatter(l, l->symbol_bytes, part, more, room);
     }
-    for (int64_t v = 0; v < V; v++) out[v] = (float)room[v];
+    for (int64_t v = 0; v < V; v++) out[v] = room[v] > FLT_MIN ? (float)room[v] : FLT_MIN; /* it has a logarithm */
 }
 
 /* Probabilities (B, V) of what follows contexts (B), without the fold of each (B), or with all where
@@ -197,5 +197,19 @@ void rows(const Table *t, const uint64_t *contexts, const int64_t *folds, int64_
             row_of(t, at + i, found[i], lowest, base[i], folds ? folds[b + i] : -1, room, out);
             out += V;
         }
+    }
+}
+
+/* Contexts (B) after one more id of each text (B); ids that are no symbols are the boundary, digit V,
+   and so is all that precedes the end of a document. */
+void move_on(const Table *t, uint64_t *contexts, const int64_t *ids, int64_t B) {
+    uint64_t nothing = 0, mask = 0;
+    for (int64_t k = 1; k < t->n_levels; k++) {
+        nothing = nothing << t->bits | (uint64_t)t->V;
+        mask = mask << t->bits | ((1ULL << t->bits) - 1);
+    }
+    for (int64_t b = 0; b < B; b++) {
+        const uint64_t before = ids[b] == t->end ? nothing : contexts[b];
+        contexts[b] = (before << t->bits | (uint64_t)(ids[b] < t->V ? ids[b] : t->V)) & mask;
     }
 }

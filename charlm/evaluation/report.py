@@ -11,12 +11,14 @@ import numpy as np
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import FEWEST_HELD_OUT, ModelConfig, TextConfig
 from charlm.context import ContextRule
+from charlm.counts.c_rows import CRows
 from charlm.counts_predictor import CountsPredictor
 from charlm.evaluation.intervals import bootstrap_interval
 from charlm.evaluation.online import COUNTS, MODEL
 from charlm.evaluation.overlap import PASSAGE, overlap
 from charlm.evaluation.score import Figure, score_text
 from charlm.evaluation.yardsticks import KNESER_NEY, LAST_BYTES, Yardstick, kneser_ney, of_counts, yardsticks
+from charlm.model.compiled import rows_alone
 from charlm.predictor import Predictor
 from charlm.predictor_of import predictor_of
 from charlm.settings import settings_of
@@ -103,6 +105,10 @@ def evaluate(
 ) -> Evaluation:
     """Score named texts with a checkpoint; `corpus` is what it was trained on, where that is there."""
     predictor = predictor_of(snapshot)
+    if predictor.counts is not None:
+        compiling = rows_alone()
+        library = compiling.library() if compiling else None
+        predictor.counts.filler = CRows(predictor.counts, library) if library else None
     figure = Figure([score_text(predictor, name, text, rule) for name, text in texts])
     alone = None if predictor.counts is None else CountsPredictor(predictor.counts, predictor.vocabulary)
     joined = "".join(text for _, text in texts)
