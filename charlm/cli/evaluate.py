@@ -75,15 +75,11 @@ def command(
 
     Every character is scored once, predicted from those before it; context does not cross files.
     """
-    from charlm.model.compiled import rows_alone
-
     _check_part(part, files)
     texts = read_texts(files, encoding) if files else None
-    rows_alone()  # beside the import of torch
-    snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
+    snapshot, name, which = _opened(checkpoints, run, checkpoint)
     if online:
         _check_learns(snapshot)
-
     from charlm.context import ContextRule
     from charlm.evaluation.report import evaluate
 
@@ -103,6 +99,14 @@ def command(
     if per_char is not None:
         _write_per_char(Path(per_char), evaluation)
     print_json({"run": name, **evaluation.to_json()}) if as_json else _show(name, evaluation)
+
+
+def _opened(checkpoints: str | None, run: str | None, which: str | None) -> "tuple[Snapshot, str, str]":
+    """The checkpoint chosen; the counts' rows are compiled beside the import of torch."""
+    from charlm.model.compiled import rows_alone
+
+    rows_alone()
+    return chosen(checkpoints_root(checkpoints), run, which)
 
 
 def _check_learns(snapshot: "Snapshot") -> None:

@@ -7,10 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, BinaryIO
 
 from charlm.errors import TextError
 from charlm.text.decoding import (
@@ -26,10 +23,13 @@ from charlm.text.decoding import (
 from charlm.text.decompression import compression, decompress
 from charlm.text.finding import STDIN, kind_unless_regular, trouble
 
+if TYPE_CHECKING:  # NumPy takes a while to import
+    import numpy as np
+    from numpy.typing import NDArray
+
 PIECE = 1 << 19
 WHOLE = 1 << 23
 """Bytes up to which a text is decoded at once; what is said of its errors then knows all of it."""
-Places = NDArray[np.int64]
 _NOT_IN_PIECES = ("punycode", "idna", "unicode-escape", "raw-unicode-escape", "utf-7")
 
 
@@ -44,7 +44,7 @@ class Block:
     utf8: bytes
     decoded: str | None = None
     origin: tuple[str, int] | None = None
-    ends: Places | None = None
+    ends: "NDArray[np.int64] | None" = None
 
     @property
     def text(self) -> str:
