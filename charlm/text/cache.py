@@ -171,7 +171,7 @@ def _used(folder: Path, facts: dict[str, Any], rebooted: bool) -> None:
 def _map(path: Path) -> Ids:
     try:
         part: Ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (SyntaxError, TokenError):  # so NumPy says that a header is damaged
+    except (SyntaxError, TokenError, EOFError):  # so NumPy says that a header is damaged, or not there
         raise ValueError(f"{path} has no header") from None
     if part.ndim != 1 or part.dtype.kind != "u":
         raise ValueError(f"{path} holds no ids")
