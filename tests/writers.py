@@ -322,7 +322,10 @@ def probing(root: Path) -> Case:
         assert tree_of(root) == {"kept": b"1"}
         return "new" if left else "old"
 
-    return Case(act, check)
+    def after() -> None:
+        assert tree_of(root) == {"kept": b"1"}, "where nothing is refused nothing is left"
+
+    return Case(act, check, after)
 
 
 APART = TextConfig(documents="line", split="documents", val=0.2, test=0.2)
