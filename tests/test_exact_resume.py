@@ -39,6 +39,8 @@ def makings(draw: st.DrawFn) -> dict[str, Any]:
     mixer = draw(st.sampled_from(["attention", "recurrent", "attention,convolution"]))
     if mixer == "recurrent":
         model |= {"mixer": mixer, "n_head": None}
+    elif mixer != "attention":
+        model |= {"mixer": mixer, "n_layer": 2}
     else:
         model |= {"mixer": mixer, "position": draw(st.sampled_from(["rotary", "learned", "none"]))}
     return {
