@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import json
 import os
 from contextlib import closing
 from pathlib import Path
@@ -176,6 +177,24 @@ def test_after_a_new_start_of_the_machine_all_is_checked(monkeypatch: pytest.Mon
     assert reopen(made.key, whole=True) is None
     monkeypatch.setattr(files, "boot", lambda: "another")
     assert reopen(made.key) is None
+
+
+@pytest.mark.parametrize(
+    "facts",
+    ["", "0", "[]", "null", "{}", '"x"', "[" * 100_000, '{"format": 2, "boot": 1, "ends": 3}', "\xff"],
+    ids=lambda text: text[:9],
+)
+def test_facts_that_are_none_are_a_text_that_is_not_there(facts: str) -> None:
+    made = prepare("over the hills and far away " * 9, TextConfig())
+    path = cache.corpora() / made.key / cache.FACTS
+    good = json.loads(path.read_text())
+    odd = [{**good, "vocabulary": 3}, {**good, "ends": [float("inf")] * 3}, {**good, "train_chars": []}]
+    for text in (facts, *map(json.dumps, odd)):
+        path.write_text(text, "latin-1")
+        assert made.key not in [entry.key for entry in cache.entries()] or "chars" in text
+        found = reopen(made.key, whole=True)
+        assert found is None or found.train.tolist() == made.train.tolist()
+    assert prepare("over the hills and far away " * 9, TextConfig()).chars == made.chars
 
 
 @pytest.mark.parametrize("where", ["spool", "ids"])

@@ -87,7 +87,7 @@ def reopen(key: str, *, whole: bool = False) -> Corpus | None:
     facts, parts = found
     try:
         return _corpus(key, facts, *parts)
-    except (ValueError, KeyError, TypeError):
+    except cache.DAMAGE:
         return None
 
 
@@ -250,10 +250,10 @@ def _corpus(key: str, facts: dict[str, Any], train: Ids, held_out: Ids, test: Id
         vocabulary,
         train,
         held_out,
-        facts["train_chars"],
-        facts["held_out_chars"],
+        int(facts["train_chars"]),
+        int(facts["held_out_chars"]),
         test,
-        facts["test_chars"],
+        int(facts["test_chars"]),
         tuple(map(int, facts.get("ends", (0, 0, 0)))),  # type: ignore[arg-type]
         int(facts.get("left_out_chars", 0)),
     )

@@ -163,7 +163,7 @@ class Vocabulary:
         chars, numbers, counts = data.get("chars"), data.get("bytes"), data.get("counts")
         if set(data) - {"ends"} != {"chars", "bytes", "counts"} or not isinstance(chars, str):
             raise ValueError("a vocabulary has chars, bytes and counts")
-        if data.get("ends", False) not in (False, True):
+        if not isinstance(data.get("ends", False), bool):
             raise ValueError("a vocabulary has a symbol for the end of a document or has none")
         for values, high in ((numbers, 255), (counts, 2**63 - 1)):
             if not isinstance(values, list) or not all(type(v) is int and 0 <= v <= high for v in values):
