@@ -33,6 +33,24 @@ def overview(run: RunFolder) -> dict[str, Any]:
             "text_settings": dict(facts["text"]),
             "model": dict(config["model"]),
             "training": dict(config["training"]),
+            "from": _origin(facts.get("from")),
+            "old_text": _old_text(state.get("old_text")),
         }
     except (CharlmError, OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return row | {"problem": str(error)}
+
+
+def _origin(facts: Any) -> dict[str, Any] | None:
+    """The run that it goes on from: its name, the checkpoint and the hash of its weights."""
+    if facts is None:
+        return None
+    return {
+        "run": str(facts["run"]),
+        "step": int(facts["step"]),
+        "weights_sha256": str(facts["weights_sha256"]),
+    }
+
+
+def _old_text(kept: Any) -> dict[str, Any] | None:
+    """What was forgotten of that run's held-out text, without the sums that it is computed from."""
+    return None if kept is None else {name: value for name, value in kept.items() if name != "before_sums"}

@@ -17,6 +17,7 @@ MOST_COMPARED = 2 << 20
 PIECE, MOST_READ, MOST_WANTED = 1 << 18, 1 << 24, 1 << 22
 ANCHOR, ONE_IN = 8, 32
 
+
 @dataclass(frozen=True)
 class Overlap:
     """How much of a text lies in passages of PASSAGE or more that training has seen."""

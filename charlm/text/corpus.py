@@ -140,7 +140,9 @@ class Preparation:
             if found is not None:
                 return found
             if self._beginning is None or self._draw is not None:
-                return self._encode(key, sha256, spool, self._draw or Division.of(n, spool.chars, self._config))
+                return self._encode(
+                    key, sha256, spool, self._draw or Division.of(n, spool.chars, self._config)
+                )
             respected = respect(self._beginning, spool, n, self._config)
             return self._encode(key, sha256, spool, Division(respected.spans), respected)
         finally:

@@ -6,7 +6,9 @@ from charlm.text.codes import Counts
 from charlm.text.vocabulary import END_POINT, MIN_COUNT_FROM, Ids, Vocabulary, code_points
 
 
-def grown(old: Vocabulary, occurrences: Counts, min_count: int | None = None, *, anew: bool = False) -> Vocabulary:
+def grown(
+    old: Vocabulary, occurrences: Counts, min_count: int | None = None, *, anew: bool = False
+) -> Vocabulary:
     """The old symbols, and those of a training part in which each code point occurs so often.
 
     Characters that are not among the old ones are kept from `min_count` on, as in any vocabulary; what is
@@ -30,7 +32,10 @@ def grown(old: Vocabulary, occurrences: Counts, min_count: int | None = None, *,
     bytes_ = np.union1d(np.flatnonzero(of_byte), np.frombuffer(old.trained_bytes, np.uint8)).astype(np.int64)
     ends = old.ends or n_ends > 0
     was = np.concatenate(
-        (old.id_of_point[points], np.where(old.id_of_byte[bytes_] < old.n_symbols, old.id_of_byte[bytes_], -1))
+        (
+            old.id_of_point[points],
+            np.where(old.id_of_byte[bytes_] < old.n_symbols, old.id_of_byte[bytes_], -1),
+        )
     )
     was = np.append(was, -1 if old.end is None else old.end) if ends else was
     ids = was.copy()

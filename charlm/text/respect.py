@@ -35,7 +35,9 @@ class Respected:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Respected":
         """Rebuild from the fields as JSON has them; ValueError, KeyError or TypeError where they are not."""
-        spans: Spans = {name: [(int(a), int(b)) for a, b in data["spans"][name]] for name in (*PARTS, LEFT_OUT)}
+        spans: Spans = {
+            name: [(int(a), int(b)) for a, b in data["spans"][name]] for name in (*PARTS, LEFT_OUT)
+        }
         return cls(spans, bool(data["begins"]), int(data["found"]))
 
 
@@ -59,8 +61,12 @@ class Earlier:
 
     def passages(self) -> Passages:
         """Those of what was kept back."""
-        texts = (self.vocabulary.decode(piece, "\ud800") for ids in self.kept_back or () for piece in _pieces(ids))
-        return Passages(np.concatenate([hashes(code_points(text)) for text in texts] or [np.empty(0, np.uint64)]))
+        texts = (
+            self.vocabulary.decode(piece, "\ud800") for ids in self.kept_back or () for piece in _pieces(ids)
+        )
+        return Passages(
+            np.concatenate([hashes(code_points(text)) for text in texts] or [np.empty(0, np.uint64)])
+        )
 
 
 class Beginning:

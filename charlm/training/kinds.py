@@ -18,16 +18,16 @@ AnySession = Session | CountsSession
 """A run in memory: those who show, keep and score it use only what both have."""
 
 
-def new_session(corpus: Corpus, choice: Choice, run: dict[str, Any], beside: Sequence[Ids] = ()) -> AnySession:
+def new_session(
+    corpus: Corpus, choice: Choice, run: dict[str, Any], beside: Sequence[Ids] = ()
+) -> AnySession:
     """The session of a new run, at its beginning; `beside`: texts of before that it counts too."""
     if choice.model.counts_alone:
         return CountsSession.counted(corpus, choice.model, choice.training, choice.plan, run)
     return Session(corpus, choice.model, choice.training, choice.plan, run, beside)
 
 
-def resumed_session(
-    snapshot: Snapshot, corpus: Corpus, plan: Plan, beside: Sequence[Ids] = ()
-) -> AnySession:
+def resumed_session(snapshot: Snapshot, corpus: Corpus, plan: Plan, beside: Sequence[Ids] = ()) -> AnySession:
     """The session that a checkpoint was taken of. Raises CheckpointError where it cannot go on exactly."""
     if snapshot.model_config.counts_alone:
         return CountsSession.resumed(snapshot, corpus, plan)

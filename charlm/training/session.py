@@ -71,9 +71,7 @@ class Session:
         self.predictor = TransformerPredictor(self.model, corpus.vocabulary, counts=self.kneser_ney)
 
     @classmethod
-    def resumed(
-        cls, snapshot: Snapshot, corpus: Corpus, plan: Plan, beside: Sequence[Ids] = ()
-    ) -> "Session":
+    def resumed(cls, snapshot: Snapshot, corpus: Corpus, plan: Plan, beside: Sequence[Ids] = ()) -> "Session":
         """The session that a checkpoint was taken of, under the plan in force."""
         session = cls(corpus, snapshot.model_config, snapshot.training_config, plan, snapshot.run, beside)
         if session.counts != snapshot.counts:
