@@ -1,7 +1,6 @@
 """A run that goes on from another: what it takes over, what it leaves alone, and what it says was forgotten."""
 
 import hashlib
-import json
 import shutil
 from dataclasses import replace
 from math import log
@@ -25,15 +24,20 @@ from charlm.text.corpus import Corpus, cache_folder, prepare
 from charlm.text.load import Loaded
 from charlm.training.events import Event, Remembered
 from charlm.training.going_on import choose_from, shape_from, training_from
+from charlm.training.kinds import trainer_of
 from charlm.training.loop import Trainer
 from charlm.training.origin import Origin
 from charlm.training.plan import Budget
 from charlm.training.session import Session
 from charlm.training.start import begin, go_on
+from charlm.training.texts import corpus_of
 from tests.conftest import TEXT, Never, toy_run
+from tests.test_counts_alone import counted
 from tests.test_loop import assert_same
 
-NEW = "".join(f"{i} små ankor simmade en dag, {'över kullarna' * (i % 3)} och långt bort.\n" for i in range(60))
+NEW = "".join(
+    f"{i} små ankor simmade en dag, {'över kullarna' * (i % 3)} och långt bort.\n" for i in range(60)
+)
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "ngrams": {"ngrams": 3, "ngram_rows": 256},
@@ -51,7 +55,12 @@ def trained(root: Path, corpus: Corpus, kind: str = "plain", steps: int = 12, **
 
 
 def gone_on(
-    run: RunFolder, text: str, steps: int = 12, name: str = "new", config: TextConfig | None = None, **training: Any
+    run: RunFolder,
+    text: str,
+    steps: int = 12,
+    name: str = "new",
+    config: TextConfig | None = None,
+    **training: Any,
 ) -> tuple[RunFolder, Session]:
     """A run on another text that goes on from this one, at step 0."""
     origin = Origin.of(run, None)
@@ -70,7 +79,9 @@ def gone_on(
 
 def hashes(run: RunFolder) -> dict[str, str]:
     return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in run.path.rglob("*") if path.is_file()
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in run.path.rglob("*")
+        if path.is_file()
     }
 
 
@@ -92,7 +103,9 @@ def test_before_any_step_it_says_of_the_old_text_what_the_old_run_said(
     windows = range(old.rule.windows(len(ids)))
     scores = [np.concatenate(list(p.score_windows(ids, windows))) for p in (old, session.predictor)]
     np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=1e-5)
-    assert (session.corpus.held_out == corpus.held_out).all() and session.corpus.held_out_chars == corpus.held_out_chars
+    assert (
+        session.corpus.held_out == corpus.held_out
+    ).all() and session.corpus.held_out_chars == corpus.held_out_chars
     assert hashes(run) == before
 
 
@@ -118,8 +131,6 @@ def test_what_was_forgotten_is_what_both_models_say_of_the_same_windows(
     n_old, n_new = corpus.vocabulary.n_symbols, session.corpus.vocabulary.n_symbols
     if kind != "counts":
         assert 0 < first.forgotten <= log(n_new / n_old) + 1e-6
-    logged = [json.loads(line) for line in json.dumps([]).splitlines()]
-    assert logged == [[]]
     kept = read(folder, "latest").state["old_text"]
     assert kept["run"] == "old" and kept["forgotten"] == last.forgotten and kept["step"] == 12
 
@@ -216,19 +227,12 @@ def test_from_run_to_run_all_texts_are_counted(tmp_path: Path, corpus: Corpus) -
     second.unlock()
     third, session = gone_on(RunFolder(second.path), "en helt annan text. " * 40, name="third")
     assert session.run["from"]["beside"] == [0, 1]
-    assert session.built is not None and session.built.of_symbols == sum(
-        map(len, (session.corpus.train, corpus.train, read(second, "latest") and prepare_again(second).train))
-    )
+    texts = (session.corpus, corpus, corpus_of(read(second, "latest")))
+    assert session.built is not None and session.built.of_symbols == sum(len(text.train) for text in texts)
     list(Trainer(session, third).run(Never()))
     third.unlock()
     again = go_on(RunFolder(third.path), pytest.fail)
     assert isinstance(again, Session) and again.counts == session.counts
-
-
-def prepare_again(run: RunFolder) -> Corpus:
-    from charlm.training.texts import corpus_of
-
-    return corpus_of(read(run, "latest"))
 
 
 def test_an_early_end_is_judged_by_the_weights_that_will_be_used(tmp_path: Path, corpus: Corpus) -> None:
@@ -266,12 +270,9 @@ def test_another_block_is_taken_where_no_weight_depends_on_it(
 
 
 def test_counts_alone_have_nothing_to_go_on_from(tmp_path: Path, corpus: Corpus) -> None:
-    from tests.test_counts_alone import toy_run as counted  # noqa: F401
-
-    run = trained(tmp_path, corpus)
-    config = run.folder(12) / "config.json"
-    config.write_text(config.read_text().replace('"attention"', '"none"'))
-    with pytest.raises((UsageError, CheckpointError)):
+    run, session = counted(tmp_path, corpus)
+    list(trainer_of(session, run).run(Never()))
+    with pytest.raises(UsageError, match=r"counts is counts alone \(mixer none\)"):
         Origin.of(run, None)
 
 

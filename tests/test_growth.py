@@ -86,7 +86,12 @@ def random_model(config: ModelConfig, n_symbols: int) -> LanguageModel:
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"ngrams": 3, "ngram_rows": 128}, {"mixer": "recurrent,attention", "n_layer": 2}, {"position": "learned"}],
+    [
+        {},
+        {"ngrams": 3, "ngram_rows": 128},
+        {"mixer": "recurrent,attention", "n_layer": 2},
+        {"position": "learned"},
+    ],
 )
 @pytest.mark.parametrize("new_text", ["abba cab", "zum züb 🐢🐢"])
 def test_a_grown_model_says_of_old_symbols_what_it_said(more: dict[str, object], new_text: str) -> None:

@@ -1,7 +1,7 @@
 """What was held out of an earlier text is never trained on in another, wherever it stands there."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
-from charlm.text import respect as module
 from charlm.text.corpus import Corpus, prepare
 from charlm.text.passages import PASSAGE
 from charlm.text.respect import Earlier, Respected
@@ -56,16 +55,16 @@ def test_a_text_that_has_grown_keeps_its_parts_and_adds_to_them(
     assert new.respected is not None and new.respected.begins and new.respected.found == 0
     rest = Division.of(more, more, later).spans
     for name in ("train", "held_out", "test"):
-        before = {"train": old.training_text(), "held_out": old.held_out_text(), "test": old.test_text()}[name]
+        before = {"train": old.training_text(), "held_out": old.held_out_text(), "test": old.test_text()}[
+            name
+        ]
         now = {"train": new.training_text(), "held_out": new.held_out_text(), "test": new.test_text()}[name]
         assert now == before + "".join(addition[a:b] for a, b in rest[name])
     spans = sorted(span for part in new.respected.spans.values() for span in part if span[0] < span[1])
-    assert [a for a, _ in spans] == [0, *(b for _, b in spans[:-1])] and spans[-1][1] == n + more, "exactly once"
-    assert Respected.from_json(json.loads(json.dumps(module_asdict(new.respected)))) == new.respected
-
-
-def module_asdict(respected: Respected) -> dict[str, object]:
-    return {"spans": respected.spans, "begins": respected.begins, "found": respected.found}
+    assert [a for a, _ in spans] == [0, *(b for _, b in spans[:-1])] and spans[-1][1] == n + more, (
+        "exactly once"
+    )
+    assert Respected.from_json(json.loads(json.dumps(asdict(new.respected)))) == new.respected
 
 
 def test_it_holds_from_run_to_run() -> None:
@@ -103,8 +102,13 @@ def test_what_is_gone_is_not_looked_for_and_that_makes_another_corpus() -> None:
     config = TextConfig()
     old = prepare(noise(2_000, 1), config)
     text = noise(100, 2) + noise(2_000, 1) + noise(1_000, 3)
-    found, not_looked = (prepare(text, config, earlier=earlier_of(old, config, gone=gone)) for gone in (False, True))
-    assert found.respected is not None and found.respected.found == 200 == not_looked.train_chars - found.train_chars
+    found, not_looked = (
+        prepare(text, config, earlier=earlier_of(old, config, gone=gone)) for gone in (False, True)
+    )
+    assert (
+        found.respected is not None
+        and found.respected.found == 200 == not_looked.train_chars - found.train_chars
+    )
     assert found.key != not_looked.key
 
 
@@ -116,8 +120,8 @@ def test_known_divisions_are_taken_as_they_were() -> None:
     earlier = earlier_of(old, config)
     new = prepare(text, config, earlier=earlier)
     again = replace(earlier, kept_back=None, respected=new.respected)
-    module_corpus = prepare(text, config, earlier=again)
-    assert module_corpus.key == new.key and (module_corpus.train == new.train).all()
+    once_more = prepare(text, config, earlier=again)
+    assert once_more.key == new.key and (once_more.train == new.train).all()
 
 
 def test_whole_documents_stay_where_they_were() -> None:

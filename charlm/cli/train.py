@@ -76,18 +76,8 @@ def command(
     """Train a model on a text. Nothing needs to be chosen: what is not given is planned from the time
     or the steps, the length of the text and the speed of the machine."""
     time, steps = _stronger(ctx, time, steps)
-    if checkpoint is not None and origin is None:
-        raise UsageError(f"--checkpoint is {checkpoint}, which cannot act without --from RUN")
-    given = told(ctx, settings)
-    before = None if origin is None else origin_of(checkpoints_root(checkpoints), origin, checkpoint)
-    check_named(corpus or [], settings)
-    if before is not None:
-        take_text_settings(before, settings, given)
-    take_customary_split(corpus or [], settings)
-    model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
-    if before is not None:
-        model, training = as_before(before, model, training, given)
-    text = build(TextConfig, settings)
+    before = _origin(origin, checkpoint, checkpoints)
+    model, training, text = _configurations(ctx, corpus or [], settings, before)
     budget = _seconds(time, steps, model, training)
     if run is not None:
         _check_free(checkpoints_root(checkpoints), run)
@@ -104,6 +94,30 @@ def command(
         _show_plan(choice)
         return
     _train(ctx.obj, corpus or [], run, checkpoints, loaded, text, choice, budget, before)
+
+
+def _origin(name: str | None, checkpoint: str | None, checkpoints: str | None) -> Any:
+    """The run that is gone on from, where there is one."""
+    if name is not None:
+        return origin_of(checkpoints_root(checkpoints), name, checkpoint)
+    if checkpoint is not None:
+        raise UsageError(f"checkpoint is {one_line(checkpoint)}, which cannot act without --from RUN")
+    return None
+
+
+def _configurations(
+    ctx: Any, names: list[str], settings: dict[str, Any], before: Any
+) -> tuple[ModelConfig, TrainingConfig, TextConfig]:
+    """What was said of model, training and text, and what a run that is gone on from says of them."""
+    check_named(names, settings)
+    given = told(ctx, settings)
+    if before is not None:
+        take_text_settings(before, settings, given)
+    take_customary_split(names, settings)
+    model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
+    if before is not None:
+        model, training = as_before(before, model, training, given)
+    return model, training, build(TextConfig, settings)
 
 
 def _stronger(ctx: Any, time: str | None, steps: int | None) -> tuple[str | None, int | None]:
