@@ -9,6 +9,9 @@ from charlm.errors import CharlmError
 
 STATES = {"done": "finished", "early": "stopped early", None: "unfinished"}
 
+NATS = ("before", "before_error", "begun", "nats_per_char", "forgotten", "standard_error")
+COUNTED = ("step", "chars", "of_chars", "blocks")
+
 
 def overview(run: RunFolder) -> dict[str, Any]:
     """Name, text, step, last figure and state of a run; `problem` says why one cannot be read."""
@@ -53,4 +56,10 @@ def _origin(facts: Any) -> dict[str, Any] | None:
 
 def _old_text(kept: Any) -> dict[str, Any] | None:
     """What was forgotten of that run's held-out text, without the sums that it is computed from."""
-    return None if kept is None else {name: value for name, value in kept.items() if name != "before_sums"}
+    if kept is None:
+        return None
+    return {
+        "run": str(kept["run"]),
+        **{name: float(kept[name]) for name in NATS},
+        **{name: int(kept[name]) for name in COUNTED},
+    }

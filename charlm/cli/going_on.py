@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charlm.cli.console import count, say, text_of, warn
+from charlm.cli.reading import leak
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import UsageError
 from charlm.settings import settings_of
@@ -95,6 +96,11 @@ def say_origin(origin: "Origin", corpus: "Corpus") -> None:
         say(
             f"{count(respected.found)} characters of the text stand in what {name} held out, and are left out of training"
         )
+    found = (
+        None if origin.corpus is None else leak(corpus, origin.corpus.train, f"what {name} was trained on")
+    )
+    if found:
+        warn(found)
     if origin.snapshot.model_config.counts:
         texts = ["this text", *(one_line(str(name)) for name in _labels(origin))]
         say(f"counts: of {' and '.join(texts)}" + ("" if origin.beside else f" alone, {_why(origin)}"))

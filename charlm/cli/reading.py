@@ -60,15 +60,15 @@ def say_text(loaded: Any) -> None:
         warn(found)
 
 
-def leak(corpus: Any) -> str | None:
-    """What is said where much of the held-out text stands in the training part too."""
+def leak(corpus: Any, train: Any = None, where: str = "the training part") -> str | None:
+    """What is said where much of the held-out text stands in the training part too, or in another's `train`."""
     from charlm.evaluation.overlap import PASSAGE, overlap
 
-    found = overlap(corpus.train, corpus.held_out)
+    found = overlap(corpus.train if train is None else train, corpus.held_out)
     if found.share < LEAST_SHARE:
         return None
     return (
-        f"{found.word}{100 * found.share:.0f} % of the held-out text stands in the training part too, in passages of {PASSAGE} characters "
+        f"{found.word}{100 * found.share:.0f} % of the held-out text stands in {where} too, in passages of {PASSAGE} characters "
         "or more, so its figure will flatter; hold out another text with --val-file, or draw whole documents with --split documents"
     )
 

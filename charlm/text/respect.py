@@ -17,7 +17,7 @@ from charlm.text.codes import Codes, Spool
 from charlm.text.passages import PASSAGE, Passages, hashes
 from charlm.text.split import LEFT_OUT, PARTS, Division, Span, Spans
 from charlm.text.stream import Block
-from charlm.text.vocabulary import Ids, Vocabulary, code_points
+from charlm.text.vocabulary import END, Ids, Vocabulary, code_points
 
 MOST_KEPT_BACK = 1 << 22
 """Symbols of an earlier held-out part that are looked for; of a longer one as many, evenly spread."""
@@ -61,9 +61,7 @@ class Earlier:
 
     def passages(self) -> Passages:
         """Those of what was kept back."""
-        texts = (
-            self.vocabulary.decode(piece, "\ud800") for ids in self.kept_back or () for piece in _pieces(ids)
-        )
+        texts = (self.vocabulary.decode(piece, END) for ids in self.kept_back or () for piece in _pieces(ids))
         return Passages(
             np.concatenate([hashes(code_points(text)) for text in texts] or [np.empty(0, np.uint64)])
         )

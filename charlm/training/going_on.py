@@ -10,6 +10,7 @@ from charlm.errors import CheckpointError, UsageError
 from charlm.model.grown import grown_weights
 from charlm.predictor_of import predictor_of
 from charlm.settings import settings_of
+from charlm.terminal import one_line
 from charlm.text.corpus import Corpus
 from charlm.training.counting import SHARE as COUNTING_SHARE
 from charlm.training.counting import within
@@ -85,7 +86,7 @@ def choose_from(
             f"block_size is {block}, and {was} in {origin.name}, whose {choice.model.position} positions have a weight "
             f"each: that cannot change; leave --block-size out, and give at least {2 * (was or 0) + 1} characters to train on"
         )
-    return choice
+    return replace(choice, why=f"as in {one_line(origin.name)}, {choice.why}")
 
 
 def go_on_from(session: Session, origin: Origin) -> None:
