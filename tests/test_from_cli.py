@@ -132,3 +132,37 @@ def test_a_checkpoint_needs_a_run_to_be_of(charlm: Callable[..., Result]) -> Non
 def test_it_keeps_to_a_time(charlm: Callable[..., Result]) -> None:
     charlm("train", "ducks.txt", "--steps", "3", "--run", "old", *TOY)
     assert charlm("train", "ankor.txt", "--from", "old", "--time", "5s", "--dry-run").code == 0
+
+
+def test_it_can_be_said_in_a_file(charlm: Callable[..., Result]) -> None:
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", *TOY)
+    Path("settings.toml").write_text('from = "old"\nsteps = 2\nrun = "new"\n')
+    assert charlm("train", "ankor.txt", "--config", "settings.toml").code == 0
+    assert info(charlm, "new")["from"]
+
+
+def test_without_the_old_text_that_is_said_and_it_goes_on(charlm: Callable[..., Result]) -> None:
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", "--counts", *TOY)
+    assert charlm("cache", "--clear").code == 0
+    Path("ducks.txt").unlink()
+    result = charlm("train", "ankor.txt", "--from", "old", "--steps", "3")
+    assert result.code == 0 and "so it cannot be said what is forgotten of it" in result.err
+    assert "counts: of this text alone, since the old one is gone" in result.err
+    assert "bits/char before" not in result.err and info(charlm, "ankor")["old_text"] is None
+
+
+def test_when_what_is_kept_of_the_text_is_gone_it_is_read_again(charlm: Callable[..., Result]) -> None:
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", *TOY)
+    Path("both.txt").write_text(NEW + TEXT + NEW)
+    charlm("train", "both.txt", "--from", "old", "--steps", "3", "--run", "new")
+    charlm("cache", "--clear")
+    result = charlm("resume", "new", "--steps", "2")
+    assert result.code == 0, result.err
+    assert "held-out text of old" in result.err
+
+
+def test_a_comparison_cannot_go_on_from_a_run(charlm: Callable[..., Result]) -> None:
+    result = charlm(
+        "compare", "ducks.txt", "--vary", "position=none,learned", "--from", "old", "--steps", "2", *TOY
+    )
+    assert result.code == 2 and "no option --from" in result.err

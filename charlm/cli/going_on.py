@@ -93,9 +93,7 @@ def say_origin(origin: "Origin", corpus: "Corpus") -> None:
     if respected is not None and respected.begins:
         say(f"the text begins with that of {name}: what was held out there stays held out")
     if respected is not None and respected.found:
-        say(
-            f"{count(respected.found)} characters of the text stand in what {name} held out, and are left out of training"
-        )
+        say(f"{_share_found(origin, respected.found)} are left out of training")
     found = (
         None if origin.corpus is None else leak(corpus, origin.corpus.train, f"what {name} was trained on")
     )
@@ -104,6 +102,19 @@ def say_origin(origin: "Origin", corpus: "Corpus") -> None:
     if origin.snapshot.model_config.counts:
         texts = ["this text", *(one_line(str(name)) for name in _labels(origin))]
         say(f"counts: of {' and '.join(texts)}" + ("" if origin.beside else f" alone, {_why(origin)}"))
+
+
+def _share_found(origin: "Origin", found: int) -> str:
+    """How many characters of the new text were kept from training before, and what part of those that is."""
+    from charlm.text.respect import MOST_KEPT_BACK
+
+    kept_back = origin.earlier().kept_back or ()
+    of = max(1, sum(map(len, kept_back)))
+    least = "at least " if any(len(part) > MOST_KEPT_BACK for part in kept_back) else ""
+    return (
+        f"{least}{count(found)} characters of the text, {min(100.0, 100 * found / of):.0f} % of what "
+        f"{one_line(origin.name)} held out,"
+    )
 
 
 def _labels(origin: "Origin") -> list[str]:
