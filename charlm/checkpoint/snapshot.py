@@ -133,7 +133,7 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
     snapshot = Snapshot(
         step=step,
         model_config=model_config,
-        training_config=_training(config.get("training")),
+        training_config=_training(config.get("training"), alone=model_config.counts_alone),
         vocabulary=vocabulary,
         weights=tensors.load(data["model.safetensors"], expected, "model.safetensors"),
         state=parsed["state.json"],
@@ -158,10 +158,13 @@ def _settings(kind: type[S], values: Any) -> S:
         raise CheckpointError(f"config.json is damaged: {error}") from None
 
 
-def _training(values: Any) -> TrainingConfig:
-    """The same for how it was trained, which a plan has completed before anything was saved."""
+def _training(values: Any, *, alone: bool) -> TrainingConfig:
+    """The same for how it was trained, which a plan has completed before anything was saved.
+
+    Counts `alone` are not trained by steps, and say nothing of them.
+    """
     config = _settings(TrainingConfig, values)
-    if config.batch_size is None or config.learning_rate is None:
+    if not alone and (config.batch_size is None or config.learning_rate is None):
         raise CheckpointError("config.json is damaged: it does not say how the model was trained")
     return config
 
