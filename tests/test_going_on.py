@@ -208,16 +208,22 @@ def test_both_texts_are_counted_and_only_the_new_one_in_folds() -> None:
     expected = build(without, 5, 3, memory=1 << 28).model
     found = both.rows(contexts, np.full(len(contexts), 9))
     assert np.abs(found - expected.rows(contexts)).mean() < 0.02
-    assert build(new, 5, 3, memory=1 << 28, n_folds=FOLDS, beside=[old], most=550).symbols in range(545, 556)
+    assert build(new, 5, 3, memory=1 << 28, n_folds=FOLDS, beside=[old], most=550).symbols in range(500, 551)
 
 
-def test_a_text_that_stands_in_the_new_one_is_not_counted_twice(tmp_path: Path, corpus: Corpus) -> None:
-    run = trained(tmp_path, corpus, "counts")
-    for text in (TEXT + NEW, NEW + TEXT, TEXT):
+def test_a_text_that_stands_in_the_new_one_is_not_counted_twice(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    old_text, new_text = ("".join(random.choice(list("abcdef gh\n"), n)) for n in (3_000, 2_000))
+    run = trained(tmp_path, prepare(old_text, TextConfig()), "counts")
+    for text, depths in {
+        old_text: [],
+        old_text + new_text: [],
+        new_text + old_text: [],
+        new_text: [0],
+        new_text + old_text[:90]: [0],
+    }.items():
         origin = Origin.of(run, None)
-        assert not origin.before(prepare(text, TextConfig(), earlier=origin.earlier())).beside
-    origin = Origin.of(run, None)
-    assert list(origin.before(prepare(NEW, TextConfig(), earlier=origin.earlier())).beside) == [0]
+        assert list(origin.before(prepare(text, TextConfig(), earlier=origin.earlier())).beside) == depths
 
 
 def test_from_run_to_run_all_texts_are_counted(tmp_path: Path, corpus: Corpus) -> None:
@@ -237,7 +243,7 @@ def test_from_run_to_run_all_texts_are_counted(tmp_path: Path, corpus: Corpus) -
 
 def test_an_early_end_is_judged_by_the_weights_that_will_be_used(tmp_path: Path, corpus: Corpus) -> None:
     run = trained(tmp_path, corpus)
-    folder, session = gone_on(run, NEW[:400], 400, patience=1, learning_rate=0.1, eval_every=10)
+    folder, session = gone_on(run, NEW[:400], 200, patience=1, learning_rate=0.1, eval_every=5)
     *_, last = last_remembered(list(Trainer(session, folder).run(Never())))
     assert session.state.finished == "early" and last.step == session.state.memorising.best_step
 

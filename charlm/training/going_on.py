@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from charlm.checkpoint.snapshot import expected_weights
 from charlm.config import ModelConfig, TrainingConfig
@@ -40,10 +41,11 @@ def shape_from(origin: Origin, wanted: ModelConfig, told: set[str]) -> ModelConf
                 f"{name} is {value}, and {was} in {origin.name}, whose weights are gone on from: its shape cannot "
                 f"change; leave {setting.option} out, or train a new run"
             )
-    left_open = {name: getattr(wanted, name) if name in told else None for name in FREE[:-1]}
-    block = {"block_size": wanted.block_size} if "block_size" in told else {}
+    free: dict[str, Any] = {name: getattr(wanted, name) if name in told else None for name in FREE[:-1]}
+    if "block_size" in told:
+        free["block_size"] = wanted.block_size
     try:
-        return replace(before, **left_open, **block)
+        return replace(before, **free)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -55,7 +57,7 @@ def training_from(origin: Origin, wanted: TrainingConfig, told: set[str]) -> Tra
     names = (
         ("ngram_rate",) if optimizer == "adamw" or before.muon_rate is None else ("muon_rate", "ngram_rate")
     )
-    rates = {name: getattr(before, name) * RATE_SHARE for name in names if name not in told}
+    rates: dict[str, Any] = {name: getattr(before, name) * RATE_SHARE for name in names if name not in told}
     try:
         return replace(wanted, optimizer=optimizer, **rates)
     except ValueError as error:

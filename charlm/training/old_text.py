@@ -84,7 +84,7 @@ class OldText:
         self, step: int, now: Estimate, kept: dict[str, Any], seconds: float, *, final: bool
     ) -> tuple[Remembered, dict[str, Any]]:
         change = Estimate(now.sums - np.array(kept["before_sums"]), now.symbols, now.symbols_per_char)
-        figures = {
+        figures: dict[str, Any] = {
             "nats_per_char": now.nats_per_char,
             "forgotten": change.nats_per_char,
             "standard_error": change.standard_error,
