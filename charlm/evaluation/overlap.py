@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from charlm.randomness import mix
-from charlm.text.passages import PASSAGE, Hashes, Passages, hashes
+from charlm.text.passages import PASSAGE, Hashes, Passages, hashes_of
 from charlm.text.vocabulary import Ids
 
-__all__ = ["PASSAGE", "Overlap", "overlap", "overlap_of_all", "overlap_of_samples"]
+__all__ = ["PASSAGE", "Hashes", "Overlap", "hashes_of", "overlap", "overlap_of_all", "overlap_of_samples"]
 
 AT_ONCE = 1 << 20
 MOST_COMPARED = 2 << 20
@@ -77,7 +77,7 @@ def _pieces(ids: Ids, most: int) -> Iterator[Ids]:
 
 def _sampled(ids: Ids) -> Hashes:
     """The hashes of the passages that begin with an anchor."""
-    short = hashes(ids, ANCHOR)
+    short = hashes_of(ids, ANCHOR)
     starts = np.flatnonzero(short[: max(0, len(ids) - PASSAGE + 1)] % np.uint64(ONE_IN) == 0)
     mixed = np.zeros(len(starts), dtype=np.uint64)
     for offset in range(0, PASSAGE, ANCHOR):
@@ -91,7 +91,7 @@ def overlap_of_all(train: Ids, text: Ids) -> Overlap:
     By 64-bit hashes of all passages; the training part is read in pieces, so memory is bounded by
     the text.
     """
-    wanted = hashes(text)
+    wanted = hashes_of(text)
     if not len(wanted) or len(train) < PASSAGE:
         return Overlap(0, len(text))
     passages = Passages(wanted)

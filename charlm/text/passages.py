@@ -28,7 +28,7 @@ class Passages:
         """Where in a text one of them begins, (N,) ascending, and the place of each in `there`, (N,)."""
         if not len(self.there):
             return np.empty(0, np.intp), np.empty(0, np.intp)
-        found = hashes(symbols)
+        found = hashes_of(symbols)
         starts = np.flatnonzero(self._maybe[_short(found)])
         found = found[starts]
         at = np.searchsorted(self.there, found).clip(max=len(self.there) - 1)
@@ -36,7 +36,7 @@ class Passages:
         return starts[same], at[same]
 
 
-def hashes(symbols: Symbols, of: int = PASSAGE) -> Hashes:
+def hashes_of(symbols: Symbols, of: int = PASSAGE) -> Hashes:
     """A hash of each passage of so many: powers of a multiplier times symbols, doubled in length until they are."""
     found = (symbols.astype(np.uint64) + np.uint64(1)) * MULTIPLIER
     power, length = MULTIPLIER, 1

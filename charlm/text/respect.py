@@ -14,7 +14,7 @@ import numpy as np
 
 from charlm.config import TextConfig
 from charlm.text.codes import Codes, Spool
-from charlm.text.passages import PASSAGE, Passages, hashes
+from charlm.text.passages import PASSAGE, Passages, hashes_of
 from charlm.text.split import LEFT_OUT, PARTS, Division, Span, Spans
 from charlm.text.stream import Block
 from charlm.text.vocabulary import END, Ids, Vocabulary, code_points
@@ -63,7 +63,7 @@ class Earlier:
         """Those of what was kept back."""
         texts = (self.vocabulary.decode(piece, END) for ids in self.kept_back or () for piece in _pieces(ids))
         return Passages(
-            np.concatenate([hashes(code_points(text)) for text in texts] or [np.empty(0, np.uint64)])
+            np.concatenate([hashes_of(code_points(text)) for text in texts] or [np.empty(0, np.uint64)])
         )
 
 
