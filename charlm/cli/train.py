@@ -11,7 +11,7 @@ import typer
 from charlm.cli.config_file import read_config
 from charlm.cli.console import checkpoints_root, count, note_files, say, table
 from charlm.cli.going_on import as_before, origin_of, say_origin, take_text_settings, told
-from charlm.cli.options import Checkpoints, VerifyCache, Which, budget_seconds, build, with_settings
+from charlm.cli.options import Checkpoints, From, VerifyCache, Which, budget_seconds, build, with_settings
 from charlm.cli.reading import check_named, load_text, say_text, take_customary_split
 from charlm.cli.words import about_model
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
@@ -32,6 +32,17 @@ EXAMPLES = """Examples:
 DEFAULT_TIME = "2m"
 PANELS = {"Model": ModelConfig, "Training": TrainingConfig, "Text": TextConfig}
 
+Time = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help=f"When to be done: 60s, 10m, 2h. [default: {DEFAULT_TIME}]", envvar="CHARLM_TIME"
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many batches to learn from, instead of a time.", envvar="CHARLM_STEPS"),
+]
+
 
 @with_settings(PANELS)
 def command(
@@ -40,26 +51,9 @@ def command(
         list[str] | None, typer.Argument(help="Files, folders, globs, or -; none: Python's manual.")
     ] = None,
     run: Annotated[str | None, typer.Option(help="Name of the run; by default the text's.")] = None,
-    time: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help=f"When to be done: 60s, 10m, 2h. [default: {DEFAULT_TIME}]",
-            envvar="CHARLM_TIME",
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="How many batches to learn from, instead of a time.", envvar="CHARLM_STEPS"),
-    ] = None,
-    origin: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="RUN",
-            help="Go on from the weights of this run, which stays as it is; its vocabulary grows by what is new.",
-        ),
-    ] = None,
+    time: Time = None,
+    steps: Steps = None,
+    origin: From = None,
     checkpoint: Which = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, and do nothing.")] = False,
     verify_cache: VerifyCache = False,
