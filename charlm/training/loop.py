@@ -217,6 +217,7 @@ class Trainer:
         with session.predicting():
             if not final:
                 event, state.old_text = old_text.begin(predictor)
+                session.old_text = replace(old_text, first=None)  # which may be large
             else:
                 assert state.old_text is not None
                 event, state.old_text = old_text.again(step, predictor, state.old_text)
