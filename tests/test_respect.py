@@ -99,6 +99,22 @@ def test_what_was_held_out_is_left_out_wherever_it_stands(
     assert new.chars == len(new_text)
 
 
+@pytest.mark.parametrize("documents", ["line", "blank-line"])
+def test_it_is_found_though_documents_are_now_told_apart(documents: str) -> None:
+    """As well as where they were before, and the last one has grown."""
+    text = noise(4_000, 1)
+    for before in ("none", documents):
+        old = prepare(text, TextConfig(documents=before))
+        new = prepare(
+            text + noise(900, 2),
+            TextConfig(documents=documents),
+            earlier=earlier_of(old, TextConfig(documents=before)),
+        )
+        assert new.respected is not None and new.respected.found > 300
+        assert not passages(new.training_text()) & passages(old.held_out_text().replace(END, ""))
+        assert new.chars == 4_900
+
+
 def test_what_is_gone_is_not_looked_for_and_that_makes_another_corpus() -> None:
     config = TextConfig()
     old = prepare(noise(2_000, 1), config)

@@ -17,7 +17,7 @@ from charlm.text.codes import Codes, Spool
 from charlm.text.passages import PASSAGE, Passages, hashes_of
 from charlm.text.split import LEFT_OUT, PARTS, Division, Span, Spans
 from charlm.text.stream import Block
-from charlm.text.vocabulary import END, Ids, Vocabulary, code_points
+from charlm.text.vocabulary import END_POINT, Ids, Vocabulary, code_points
 
 MOST_KEPT_BACK = 1 << 22
 """Symbols of an earlier held-out part that are looked for; of a longer one as many, evenly spread."""
@@ -61,7 +61,7 @@ class Earlier:
 
     def passages(self) -> Passages:
         """Those of what was kept back."""
-        texts = (self.vocabulary.decode(piece, END) for ids in self.kept_back or () for piece in _pieces(ids))
+        texts = (self.vocabulary.decode(piece) for ids in self.kept_back or () for piece in _pieces(ids))
         return Passages(
             np.concatenate([hashes_of(code_points(text)) for text in texts] or [np.empty(0, np.uint64)])
         )
@@ -97,7 +97,7 @@ def respect(beginning: Beginning, spool: Spool, n: int, config: TextConfig) -> R
     earlier, start, kept = beginning.earlier, 0, _nothing()
     if earlier.respected is not None:
         return earlier.respected
-    if beginning.same and earlier.spans is not None:
+    if beginning.same and earlier.spans is not None and config.documents == "none":
         start, kept = earlier.chars, earlier.spans
     rest = Division.of(n - start, spool.chars - start, config).spans
     spans = {name: [*kept[name], *((a + start, b + start) for a, b in rest[name])] for name in kept}
@@ -120,16 +120,19 @@ def _pieces(ids: Ids) -> Iterator[Ids]:
 
 
 def _places(passages: Passages, blocks: Iterable[Codes], start: int) -> Iterator[Span]:
-    """Where the passages stand in blocks of which the first begins at `start`."""
+    """Where the passages stand in blocks of which the first begins at `start`, whatever documents end in them."""
     held: Codes = np.empty(0, np.uint8)
+    places = np.empty(0, np.int64)
     for codes in blocks:
-        held = np.concatenate((held, codes))
-        starts, _ = passages.find(held)
-        cuts = np.flatnonzero(np.diff(starts) > PASSAGE) + 1
-        for run in np.split(starts, cuts) if len(starts) else ():
-            yield start + int(run[0]), start + int(run[-1]) + PASSAGE
+        inside = np.flatnonzero(codes != END_POINT)
+        held, places = np.concatenate((held, codes[inside])), np.concatenate((places, inside + start))
+        start += len(codes)
+        found, _ = passages.find(held)
+        cuts = np.flatnonzero(np.diff(found) > PASSAGE) + 1
+        for run in np.split(found, cuts) if len(found) else ():
+            yield int(places[run[0]]), int(places[run[-1] + PASSAGE - 1]) + 1
         read = max(0, len(held) - (PASSAGE - 1))
-        start, held = start + read, held[read:]
+        held, places = held[read:], places[read:]
 
 
 def _merged(spans: Iterable[Span]) -> Iterator[Span]:

@@ -93,7 +93,7 @@ class Origin:
         texts = {0: self.corpus, **{depth + 1: text for depth, text in older.items()}}
         if corpus.respected is not None and corpus.respected.begins:
             del texts[0]
-        apart = {d: text for d, text in texts.items() if _share(text.train, corpus.train) < KNOWN_SHARE}
+        apart = {d: text for d, text in texts.items() if _share(text, corpus) < KNOWN_SHARE}
         return replace(self, beside=apart)
 
     def facts(self) -> dict[str, Any]:
@@ -114,10 +114,17 @@ class Origin:
         }
 
 
-def _share(train: Ids, new: Ids) -> float:
-    """How much of a new training part stands in an old one."""
-    long = max(len(train), len(new)) > MOST_COMPARED
-    return (overlap_of_samples if long else overlap_of_all)(train, new).share
+def _share(old: Corpus, new: Corpus) -> float:
+    """How much of a new training part stands in an old one, whatever documents end in them."""
+    parts = [_characters(corpus) for corpus in (old, new)]
+    long = max(map(len, parts)) > MOST_COMPARED
+    return (overlap_of_samples if long else overlap_of_all)(*parts).share
+
+
+def _characters(corpus: Corpus) -> Ids:
+    """The ids of a training part without the ends of documents."""
+    end = corpus.vocabulary.end
+    return corpus.train if end is None else corpus.train[corpus.train != end]
 
 
 def main_chars(corpus: Corpus, text: TextConfig) -> int:
