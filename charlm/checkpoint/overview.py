@@ -9,6 +9,9 @@ from charlm.errors import CharlmError
 
 STATES = {"done": "finished", "early": "stopped early", None: "unfinished"}
 
+NATS = ("before", "before_error", "begun", "nats_per_char", "forgotten", "standard_error")
+COUNTED = ("step", "chars", "of_chars", "blocks")
+
 
 def overview(run: RunFolder) -> dict[str, Any]:
     """Name, text, step, last figure and state of a run; `problem` says why one cannot be read."""
@@ -33,6 +36,30 @@ def overview(run: RunFolder) -> dict[str, Any]:
             "text_settings": dict(facts["text"]),
             "model": dict(config["model"]),
             "training": dict(config["training"]),
+            "from": _origin(facts.get("from")),
+            "old_text": _old_text(state.get("old_text")),
         }
     except (CharlmError, OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return row | {"problem": str(error)}
+
+
+def _origin(facts: Any) -> dict[str, Any] | None:
+    """The run that it goes on from: its name, the checkpoint and the hash of its weights."""
+    if facts is None:
+        return None
+    return {
+        "run": str(facts["run"]),
+        "step": int(facts["step"]),
+        "weights_sha256": str(facts["weights_sha256"]),
+    }
+
+
+def _old_text(kept: Any) -> dict[str, Any] | None:
+    """What was forgotten of that run's held-out text, without the sums that it is computed from."""
+    if kept is None:
+        return None
+    return {
+        "run": str(kept["run"]),
+        **{name: float(kept[name]) for name in NATS},
+        **{name: int(kept[name]) for name in COUNTED},
+    }

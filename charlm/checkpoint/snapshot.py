@@ -181,4 +181,23 @@ def _run_facts(data: dict[str, Any]) -> dict[str, Any]:
         or not all(isinstance(data.get(name), dict) for name in ("text", "versions"))
     ):
         raise CheckpointError("run.json is damaged: it does not say what text was trained on, and with what")
+    if "from" in data:
+        _check_origin(data["from"])
     return data
+
+
+def _check_origin(origin: Any) -> None:
+    """CheckpointError where that is not what a run keeps of the one it goes on from."""
+    kinds = {
+        "run": str,
+        "step": int,
+        "weights_sha256": str,
+        "block_size": int,
+        "beside": list,
+        "earlier": dict,
+    }
+    if not isinstance(origin, dict) or not all(
+        type(origin.get(name)) is kind for name, kind in kinds.items()
+    ):
+        raise CheckpointError("run.json is damaged: it does not say what the run goes on from")
+    _run_facts({"versions": {}, **origin})

@@ -42,7 +42,7 @@ def text_config(snapshot: "Snapshot") -> TextConfig:
 
 def corpus_of_run(snapshot: "Snapshot", *, needed: bool) -> "Corpus | None":
     """The text that the run was trained on, if it is still there; CheckpointError if it is `needed`."""
-    from charlm.training.start import corpus_of
+    from charlm.training.texts import corpus_of
 
     try:
         return corpus_of(snapshot)

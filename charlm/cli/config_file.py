@@ -23,7 +23,8 @@ def read_config(ctx: typer.Context, path: str | None) -> str | None:
         raise UsageError(f"--config {one_line(path)} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--config {one_line(path)} is not TOML: {one_line(str(error))}") from None
-    known = {p.name: p.type.name for p in ctx.command.params if p.name and p.name not in NOT_IN_FILES}
+    params = {p.opts[0].lstrip("-").replace("-", "_"): p for p in ctx.command.params}
+    known = {name: p.type.name for name, p in params.items() if name not in NOT_IN_FILES}
     settings = {name.replace("-", "_"): value for name, value in values.items()}
     for name, value in settings.items():
         if name not in known:
@@ -35,5 +36,8 @@ def read_config(ctx: typer.Context, path: str | None) -> str | None:
             raise UsageError(f"{one_line(path)}: {one_line(name)} must be {wanted}")
         if isinstance(value, float) and known[name].startswith("int"):
             raise UsageError(f"{one_line(path)}: {one_line(name)} is {value}; it takes a whole number")
-    ctx.default_map = {**(ctx.default_map or {}), **settings}
+    by_parameter = {
+        str(params[name].name): value for name, value in settings.items()
+    }  # `from` is no name in Python
+    ctx.default_map = {**(ctx.default_map or {}), **by_parameter}
     return path

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.console import checkpoints_root, count, say, table, text_of, warn
+from charlm.cli.remembered import remembered_rows, say_remembered
 from charlm.config import FEWEST_HELD_OUT, SamplingConfig, TextConfig
 from charlm.errors import CharlmError
 from charlm.evaluation.yardsticks import Yardstick
@@ -48,6 +49,7 @@ def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Yards
         MetricsLog(run.path, session.state.step),
         Preview(run.path, session.state.step, lambda: _sample(session)),
         tell,
+        _say_remembered,
     ]
     last: Event | None = None
     try:
@@ -73,6 +75,11 @@ def tell(event: Event) -> None:
     if words is not None:
         with tqdm.external_write_mode():
             warn(words)
+
+
+def _say_remembered(event: Event) -> None:
+    with tqdm.external_write_mode():
+        say_remembered(event)
 
 
 def _words(event: Event) -> str | None:
@@ -123,7 +130,7 @@ def _summary(
     rows = [("run", run.name), ("steps", f"{count(last.step)} of {count(last.total_steps)}")]
     rows += session.learned
     rows.append(("text", text_of(session.run)))
-    rows += figure_rows(session)
+    rows += figure_rows(session) + remembered_rows(state.old_text)
     if last.reason == "early":
         corpus = session.corpus
         nats_per_symbol = fmean(state.memorising.best_blocks)

@@ -50,6 +50,8 @@ def command(
 
 
 def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
+    from charlm.cli.remembered import remembered_rows
+
     corpus, figure = row["corpus"], row["nats_per_char"]
     rows = [
         ("run", row["run"]),
@@ -58,6 +60,15 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if figure is not None:
         rows.append(("held-out", f"{figure / log(2):.4f} ± {row['standard_error'] / log(2):.4f} bits/char"))
+    if row["from"] is not None:
+        origin = row["from"]
+        rows.append(
+            (
+                "goes on from",
+                f"{origin['run']}, step {count(origin['step'])}, weights {origin['weights_sha256']}",
+            )
+        )
+    rows += remembered_rows(row["old_text"])
     parts = (
         f"{count(corpus['train_chars'])} characters to train on, {count(corpus['held_out_chars'])} held out"
     )

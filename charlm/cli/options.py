@@ -20,6 +20,14 @@ Which = Annotated[
         "--checkpoint", metavar="latest|best|STEP", help="By default latest; best after an early stop."
     ),
 ]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="Go on from the weights of this run, which stays as it is; its vocabulary grows by what is new.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table or text.")]
 Checkpoints = Annotated[
     str | None,

@@ -41,13 +41,13 @@ def take_customary_split(names: Sequence[str], settings: dict[str, Any]) -> None
     say(f"split as is customary for {text.name}: {text.split}; --val and --test choose another")
 
 
-def load_text(names: Sequence[str], config: TextConfig, *, verify: bool = False) -> Any:
+def load_text(names: Sequence[str], config: TextConfig, *, verify: bool = False, earlier: Any = None) -> Any:
     """As `charlm.text.load.load`, shown while it goes on."""
     from charlm.text.load import load  # here: numpy is slow to import
 
     bar = Bar()
     try:
-        return load(names, config, bar, verify=verify)
+        return load(names, config, bar, verify=verify, earlier=earlier)
     finally:
         bar.close()
 
@@ -60,15 +60,15 @@ def say_text(loaded: Any) -> None:
         warn(found)
 
 
-def leak(corpus: Any) -> str | None:
-    """What is said where much of the held-out text stands in the training part too."""
+def leak(corpus: Any, train: Any = None, where: str = "the training part") -> str | None:
+    """What is said where much of the held-out text stands in the training part too, or in another's `train`."""
     from charlm.evaluation.overlap import PASSAGE, overlap
 
-    found = overlap(corpus.train, corpus.held_out)
+    found = overlap(corpus.train if train is None else train, corpus.held_out)
     if found.share < LEAST_SHARE:
         return None
     return (
-        f"{found.word}{100 * found.share:.0f} % of the held-out text stands in the training part too, in passages of {PASSAGE} characters "
+        f"{found.word}{100 * found.share:.0f} % of the held-out text stands in {where} too, in passages of {PASSAGE} characters "
         "or more, so its figure will flatter; hold out another text with --val-file, or draw whole documents with --split documents"
     )
 

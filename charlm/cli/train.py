@@ -10,7 +10,8 @@ import typer
 
 from charlm.cli.config_file import read_config
 from charlm.cli.console import checkpoints_root, count, note_files, say, table
-from charlm.cli.options import Checkpoints, VerifyCache, budget_seconds, build, with_settings
+from charlm.cli.going_on import as_before, origin_of, say_origin, take_text_settings, told
+from charlm.cli.options import Checkpoints, From, VerifyCache, Which, budget_seconds, build, with_settings
 from charlm.cli.reading import check_named, load_text, say_text, take_customary_split
 from charlm.cli.words import about_model
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
@@ -24,11 +25,23 @@ EXAMPLES = """Examples:
   charlm train poems/ --time 10m --run poems     a folder, longer, with a name
   charlm train corpus.txt --steps 500 --seed 3   the same weights every time
   charlm train corpus.txt --mixer none           n-gram counts alone, to compare with
+  charlm train new.txt --from poems              go on from a run, on another text
   charlm train corpus.txt --dry-run              only show what would be done
   zcat log.gz | charlm train -                   standard input"""
 
 DEFAULT_TIME = "2m"
 PANELS = {"Model": ModelConfig, "Training": TrainingConfig, "Text": TextConfig}
+
+Time = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help=f"When to be done: 60s, 10m, 2h. [default: {DEFAULT_TIME}]", envvar="CHARLM_TIME"
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many batches to learn from, instead of a time.", envvar="CHARLM_STEPS"),
+]
 
 
 @with_settings(PANELS)
@@ -38,18 +51,10 @@ def command(
         list[str] | None, typer.Argument(help="Files, folders, globs, or -; none: Python's manual.")
     ] = None,
     run: Annotated[str | None, typer.Option(help="Name of the run; by default the text's.")] = None,
-    time: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help=f"When to be done: 60s, 10m, 2h. [default: {DEFAULT_TIME}]",
-            envvar="CHARLM_TIME",
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="How many batches to learn from, instead of a time.", envvar="CHARLM_STEPS"),
-    ] = None,
+    time: Time = None,
+    steps: Steps = None,
+    origin: From = None,
+    checkpoint: Which = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, and do nothing.")] = False,
     verify_cache: VerifyCache = False,
     config: Annotated[
@@ -65,23 +70,48 @@ def command(
     """Train a model on a text. Nothing needs to be chosen: what is not given is planned from the time
     or the steps, the length of the text and the speed of the machine."""
     time, steps = _stronger(ctx, time, steps)
-    check_named(corpus or [], settings)
-    take_customary_split(corpus or [], settings)
-    model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
-    text = build(TextConfig, settings)
+    before = _origin(origin, checkpoint, checkpoints)
+    model, training, text = _configurations(ctx, corpus or [], settings, before)
     budget = _seconds(time, steps, model, training)
     if run is not None:
         _check_free(checkpoints_root(checkpoints), run)
     say(f"reading {_describe(corpus or [], text.include)}")
-    loaded = load_text(corpus or [], text, verify=verify_cache)
+    loaded = load_text(corpus or [], text, verify=verify_cache, earlier=before and before.earlier())
     note_files(loaded.notes)
     say_text(loaded)
-    choice, budget_said = _choose(loaded, model, training, budget, steps, ctx.obj)
+    if before is not None:
+        before = before.before(loaded.corpus)
+        say_origin(before, loaded.corpus)
+    choice, budget_said = _choose(loaded, model, training, budget, steps, ctx.obj, before)
     say(f"model: {budget_said}")
     if dry_run:
         _show_plan(choice)
         return
-    _train(ctx.obj, corpus or [], run, checkpoints, loaded, text, choice, budget)
+    _train(ctx.obj, corpus or [], run, checkpoints, loaded, text, choice, budget, before)
+
+
+def _origin(name: str | None, checkpoint: str | None, checkpoints: str | None) -> Any:
+    """The run that is gone on from, where there is one."""
+    if name is not None:
+        return origin_of(checkpoints_root(checkpoints), name, checkpoint)
+    if checkpoint is not None:
+        raise UsageError(f"checkpoint is {one_line(checkpoint)}, which cannot act without --from RUN")
+    return None
+
+
+def _configurations(
+    ctx: Any, names: list[str], settings: dict[str, Any], before: Any
+) -> tuple[ModelConfig, TrainingConfig, TextConfig]:
+    """What was said of model, training and text, and what a run that is gone on from says of them."""
+    check_named(names, settings)
+    given = told(ctx, settings)
+    if before is not None:
+        take_text_settings(before, settings, given)
+    take_customary_split(names, settings)
+    model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
+    if before is not None:
+        model, training = as_before(before, model, training, given)
+    return model, training, build(TextConfig, settings)
 
 
 def _stronger(ctx: Any, time: str | None, steps: int | None) -> tuple[str | None, int | None]:
@@ -146,10 +176,12 @@ def _choose(
     budget: float | None,
     steps: int | None,
     started: float,
+    before: Any = None,
 ) -> tuple[Any, str]:
     from time import perf_counter  # here and below: only now are numpy and torch needed
 
     from charlm.training.device import pick_device, set_threads
+    from charlm.training.going_on import choose_from
     from charlm.training.means import means_of
     from charlm.training.plan import Budget, choose
     from charlm.training.start import recorded
@@ -162,7 +194,11 @@ def _choose(
     if budget is not None:
         means = replace(means, seconds=round(max(1.0, budget - (perf_counter() - started)), 2))
     try:
-        choice = recorded(choose(means, len(loaded.corpus.train), model, training), means, threads)
+        if before is None:
+            choice = choose(means, len(loaded.corpus.train), model, training)
+        else:
+            choice = choose_from(before, loaded.corpus, means, model, training)
+        choice = recorded(choice, means, threads)
     except ValueError as error:
         raise UsageError(str(error)) from None
     busy = f"; on {threads} of {most} threads, since the machine is busy" if threads < most else ""
@@ -190,6 +226,7 @@ def _train(
     text: TextConfig,
     choice: Any,
     budget: float | None,
+    before: Any = None,
 ) -> None:
     from charlm.checkpoint.run_folder import RunFolder
     from charlm.cli.counts_line import counts_line
@@ -201,7 +238,7 @@ def _train(
 
     root = checkpoints_root(checkpoints)
     folder = RunFolder.create(root, run) if run else RunFolder.create_like(root, run_name(names))
-    session = begin(folder, loaded, text, choice, shlex.join(["charlm", *sys.argv[1:]]))
+    session = begin(folder, loaded, text, choice, shlex.join(["charlm", *sys.argv[1:]]), before)
     counts = counts_line(session, budget)
     pace = None
     if budget is not None:
@@ -222,7 +259,7 @@ def repeat_command(names: list[str], session: Any, text: TextConfig) -> str:
     plan, fixed = session.plan, session.training_config
     words = ["charlm", "train", *map(shlex.quote, names)]
     if not session.model_config.counts_alone:
-        words += ["--steps", str(plan.total_steps)]
+        words += ["--steps", str(plan.total_steps), *_origin_words(session.run.get("from"))]
         fixed = replace(
             fixed, schedule=str(plan.schedule), eval_every=plan.eval_every, eval_chars=plan.eval_chars
         )
@@ -232,6 +269,13 @@ def repeat_command(names: list[str], session: Any, text: TextConfig) -> str:
             if value != setting.default and value is not None:
                 words += _words(setting, value)
     return one_line(" ".join(words), limit=10**6)
+
+
+def _origin_words(origin: Any) -> list[str]:
+    """The run gone on from, where there is one, at the very checkpoint."""
+    return (
+        [] if origin is None else ["--from", shlex.quote(origin["run"]), "--checkpoint", str(origin["step"])]
+    )
 
 
 def _words(setting: Any, value: Any) -> list[str]:

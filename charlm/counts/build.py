@@ -58,21 +58,22 @@ def build(
     most: int | None = None,
     n_folds: int = 0,
     end: int | None = None,
+    beside: Sequence[Ids] = (),
 ) -> Built:
     """Count `order` symbols of context, in at most `memory` bytes.
 
-    `most`: symbols that there is time for, taken as evenly spread contiguous parts of the text.
+    `beside`: further texts that are counted too; they are in no fold, so they are never left out.
+    `most`: symbols that there is time for, taken as evenly spread contiguous parts of the texts.
     `n_folds`: folds that can be left out of the prediction; 0 for none, which is faster and smaller.
     `end`: the symbol that ends a document, before which nothing is looked at.
     """
     packing = Packing(n_symbols, end)
     wanted, order = order, min(order, packing.highest_order)
-    spans = spread(len(ids), len(ids) if most is None else most)
-    if n_folds:
-        order, parts = count_in_folds(ids, packing, order, spans, n_folds, memory // n_folds)
-    else:
-        order, whole = count(ids, packing, order, spans, memory)
-        parts = [whole]
+    texts = (ids, *beside)
+    of_symbols = sum(map(len, texts))
+    most = of_symbols if most is None else min(most, of_symbols)
+    spans = [spread(len(text), -(-most * len(text) // max(1, of_symbols))) for text in texts]
+    order, parts = _counted(texts, packing, order, spans, n_folds, memory)
     while True:
         made, shares = _made(parts, packing, order)
         rare = _rare(made, shares, memory)
@@ -83,7 +84,8 @@ def build(
     if rare:
         _leave_out(made, shares, rare)
     model = KneserNey(packing, made, shares or None)
-    return Built(model, wanted, sum(b - a for a, b in spans), len(ids), rare or 0)
+    counted = sum(b - a for of_text in spans for a, b in of_text)
+    return Built(model, wanted, counted, of_symbols, rare or 0)
 
 
 def lower_orders(
@@ -138,6 +140,28 @@ def spread(n: int, most: int) -> list[Span]:
     parts = max(1, min(PARTS, most))
     starts = [i * n // parts for i in range(parts)]
     return [(start, start + most // parts) for start in starts if most >= parts]
+
+
+def _counted(
+    texts: Sequence[Ids],
+    packing: Packing,
+    order: int,
+    spans: Sequence[Sequence[Span]],
+    n_folds: int,
+    memory: int,
+) -> tuple[int, list[Grams]]:
+    """The grams of the first text, fold by fold if there are folds, then those of each other; and their order."""
+    if n_folds:
+        order, parts = count_in_folds(texts[0], packing, order, spans[0], n_folds, memory // n_folds)
+    else:
+        order, whole = count(texts[0], packing, order, spans[0], memory)
+        parts = [whole]
+    for text, of_text in zip(texts[1:], spans[1:], strict=True):
+        reached, more = count(text, packing, order, of_text, memory // max(1, n_folds))
+        if reached < order:
+            order, parts = reached, [part.shortened(packing, reached + 1) for part in parts]
+        parts.append(more)
+    return order, parts
 
 
 def _made(parts: Sequence[Grams], packing: Packing, order: int) -> tuple[list[Level], list[Share]]:

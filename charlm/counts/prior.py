@@ -3,6 +3,7 @@
 Axes: B texts, T positions, V symbols.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,14 +32,26 @@ class TrainingPrior:
 
     @classmethod
     def of(
-        cls, train: Ids, n_symbols: int, order: int, *, memory: int, most: int | None, end: int | None = None
+        cls,
+        train: Ids,
+        n_symbols: int,
+        order: int,
+        *,
+        memory: int,
+        most: int | None,
+        end: int | None = None,
+        beside: Sequence[Ids] = (),
     ) -> "TrainingPrior":
         """Count `order` characters of context, or as many as fit a key, in at most `memory` bytes.
 
         `most`: symbols that there is time for, evenly spread. `end`: the symbol that ends a document.
+        `beside`: other texts that are counted too, whole for every position.
         """
         order = min(order, Packing(n_symbols).highest_order)
-        return cls(build(train, n_symbols, order, memory=memory, most=most, n_folds=FOLDS, end=end), train)
+        built = build(
+            train, n_symbols, order, memory=memory, most=most, n_folds=FOLDS, end=end, beside=beside
+        )
+        return cls(built, train)
 
     @property
     def model(self) -> KneserNey:

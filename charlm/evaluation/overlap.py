@@ -4,21 +4,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from charlm.randomness import mix
+from charlm.text.passages import PASSAGE, Hashes, Passages, hashes_of
 from charlm.text.vocabulary import Ids
 
-PASSAGE = 64
+__all__ = ["PASSAGE", "Hashes", "Overlap", "hashes_of", "overlap", "overlap_of_all", "overlap_of_samples"]
+
 AT_ONCE = 1 << 20
-FILTER_BITS = 22
 MOST_COMPARED = 2 << 20
 """Symbols of a training part up to which every passage is looked for; of longer ones, samples."""
 PIECE, MOST_READ, MOST_WANTED = 1 << 18, 1 << 24, 1 << 22
 ANCHOR, ONE_IN = 8, 32
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-
-Hashes = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -61,11 +58,11 @@ def overlap_of_samples(train: Ids, text: Ids) -> Overlap:
     read = 0
     for piece in _pieces(train, MOST_READ):
         read += min(PIECE, len(piece))
-        hashes = _sampled(piece)
-        if not len(there) or not len(hashes):
+        found_here = _sampled(piece)
+        if not len(there) or not len(found_here):
             continue
-        at = np.searchsorted(there, hashes).clip(max=len(there) - 1)
-        seen[at[there[at] == hashes]] = True
+        at = np.searchsorted(there, found_here).clip(max=len(there) - 1)
+        seen[at[there[at] == found_here]] = True
     found = int(seen[np.searchsorted(there, wanted)].sum())
     return Overlap(found, len(wanted), min(1.0, read / max(1, len(train))), sampled=True)
 
@@ -80,12 +77,12 @@ def _pieces(ids: Ids, most: int) -> Iterator[Ids]:
 
 def _sampled(ids: Ids) -> Hashes:
     """The hashes of the passages that begin with an anchor."""
-    short = _hashes(ids, ANCHOR)
+    short = hashes_of(ids, ANCHOR)
     starts = np.flatnonzero(short[: max(0, len(ids) - PASSAGE + 1)] % np.uint64(ONE_IN) == 0)
-    hashes = np.zeros(len(starts), dtype=np.uint64)
+    mixed = np.zeros(len(starts), dtype=np.uint64)
     for offset in range(0, PASSAGE, ANCHOR):
-        hashes = mix(hashes, short[starts + offset])
-    return hashes
+        mixed = mix(mixed, short[starts + offset])
+    return mixed
 
 
 def overlap_of_all(train: Ids, text: Ids) -> Overlap:
@@ -94,37 +91,15 @@ def overlap_of_all(train: Ids, text: Ids) -> Overlap:
     By 64-bit hashes of all passages; the training part is read in pieces, so memory is bounded by
     the text.
     """
-    wanted = _hashes(text)
+    wanted = hashes_of(text)
     if not len(wanted) or len(train) < PASSAGE:
         return Overlap(0, len(text))
-    there = np.unique(wanted)
-    # A table of bits tells most passages apart before the search, which is slow.
-    maybe = np.zeros(1 << FILTER_BITS, dtype=bool)
-    maybe[_short(there)] = True
-    seen = np.zeros(len(there), dtype=bool)
+    passages = Passages(wanted)
+    seen = np.zeros(len(passages.there), dtype=bool)
     for start in range(0, len(train) - PASSAGE + 1, AT_ONCE):
-        hashes = _hashes(train[start : start + AT_ONCE + PASSAGE - 1])
-        hashes = hashes[maybe[_short(hashes)]]
-        at = np.searchsorted(there, hashes).clip(max=len(there) - 1)
-        seen[at[there[at] == hashes]] = True
-    starts = np.flatnonzero(seen[np.searchsorted(there, wanted)])
+        seen[passages.find(train[start : start + AT_ONCE + PASSAGE - 1])[1]] = True
+    starts = np.flatnonzero(seen[np.searchsorted(passages.there, wanted)])
     edges = np.zeros(len(text) + 1, dtype=np.int64)
     np.add.at(edges, starts, 1)
     np.add.at(edges, starts + PASSAGE, -1)
     return Overlap(int((np.cumsum(edges[:-1]) > 0).sum()), len(text))
-
-
-def _hashes(ids: Ids, of: int = PASSAGE) -> Hashes:
-    """A hash of each passage of so many: powers of a multiplier times ids, doubled in length until they are."""
-    hashes = (ids.astype(np.uint64) + np.uint64(1)) * MULTIPLIER
-    power, length = MULTIPLIER, 1
-    with np.errstate(over="ignore"):
-        while length < of:
-            hashes = hashes[:-length] * power + hashes[length:] if len(hashes) > length else hashes[:0]
-            hashes ^= hashes >> np.uint64(29)
-            power, length = power * power, 2 * length
-    return hashes
-
-
-def _short(hashes: Hashes) -> Hashes:
-    return hashes >> np.uint64(64 - FILTER_BITS)

@@ -20,7 +20,7 @@ from charlm.studies.variants import Variant, is_variant
 from charlm.terminal import one_line
 from charlm.text.load import Loaded
 from charlm.training.plan import Budget
-from charlm.training.start import same_corpus
+from charlm.training.texts import same_corpus
 
 NAME = "comparison.json"
 FORMAT = 1

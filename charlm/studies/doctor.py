@@ -18,7 +18,7 @@ from charlm.terminal import one_line
 from charlm.text.corpus import cache_folder
 from charlm.training.device import has_bf16, pick_device
 from charlm.training.plan_file import read_plan
-from charlm.training.start import corpus_of
+from charlm.training.texts import corpus_of
 
 PROBE = b"charlm doctor\n"
 

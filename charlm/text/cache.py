@@ -1,5 +1,6 @@
 """The cache of corpora: a folder each, written whole or not at all, read back and checked, listed, cleared."""
 
+import errno
 import json
 import os
 import zlib
@@ -78,6 +79,18 @@ def store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> None
             checks[f"{name}_crc"] = crc
             checks[f"{name}_samples"] = _sampled(_map(path))
         files.write_synced(temporary / FACTS, json.dumps({**facts, **checks}).encode())
+
+
+def try_to_store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> str | None:
+    """The same; why that failed, where it did."""
+    needed = sum(part.n * part.dtype.itemsize for part in parts.values())
+    try:
+        if files.free_space(corpora()) < needed:
+            raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed")
+        store(key, facts, parts)
+    except OSError as error:
+        return str(error.strerror or error)
+    return None
 
 
 def read(key: str, names: Iterable[str], *, whole: bool = False) -> tuple[dict[str, Any], list[Ids]] | None:

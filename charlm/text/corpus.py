@@ -4,26 +4,26 @@ Two passes, in blocks: one reads and counts, one encodes. What is between them w
 byte, two or four for each character, so memory does not grow with the text.
 """
 
-import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from charlm.config import TextConfig
 from charlm.errors import ResourceError, TextError
-from charlm.files import free_space
 from charlm.terminal import one_line
 from charlm.text import cache
 from charlm.text.cache import cache_folder
 from charlm.text.codes import Census, Counts, LineEnds, Spool, marks_of
 from charlm.text.documents import Marker, with_ends
 from charlm.text.encoder import Encoder
+from charlm.text.growth import grown
 from charlm.text.normal import normalised
 from charlm.text.remarks import Marks
+from charlm.text.respect import Beginning, Earlier, Respected, respect
 from charlm.text.scratch import room, scratch_folder
 from charlm.text.split import LEFT_OUT, PARTS, Division, Draw
 from charlm.text.stream import Block
@@ -50,6 +50,7 @@ class Corpus:
     ends: tuple[int, int, int] = (0, 0, 0)  # of documents, in each part: symbols that are no characters
     left_out_chars: int = 0  # between the others, in none of them
     uncached: str | None = None  # why it is not in the cache
+    respected: Respected | None = None  # how it was divided, where an earlier division holds in it
 
     @property
     def chars(self) -> int:
@@ -69,14 +70,16 @@ class Corpus:
         return "" if self.test is None else self.vocabulary.decode(self.test, END)
 
 
-def prepare(text: str, config: TextConfig, val_text: str | None = None) -> Corpus:
+def prepare(
+    text: str, config: TextConfig, val_text: str | None = None, earlier: Earlier | None = None
+) -> Corpus:
     """The corpus of a text that is in memory. Raises as `Preparation`."""
     main, val = (
         None if of is None else with_ends(normalised([Block(of.encode(), of)], config), config)
         for of in (text, val_text)
     )
     assert main is not None
-    return Preparation(config).corpus(main, val)
+    return Preparation(config, earlier=earlier).corpus(main, val)
 
 
 def reopen(key: str, *, whole: bool = False) -> Corpus | None:
@@ -95,12 +98,20 @@ class Preparation:
     """A text on its way into a corpus."""
 
     def __init__(
-        self, config: TextConfig, label: str = "", watch: Watch = lambda what, done, of: None
+        self,
+        config: TextConfig,
+        label: str = "",
+        watch: Watch = lambda what, done, of: None,
+        earlier: Earlier | None = None,
     ) -> None:
-        """`watch` is told how the encoding goes on; `label` names the text in the cache."""
+        """`watch` is told how the encoding goes on; `label` names the text in the cache.
+
+        `earlier`: the text of the run that is gone on from, whose symbols and division hold in this one.
+        """
         self._config, self._label, self._watch = config, label, watch
         self._census, self._ends, self._marker = Census(), LineEnds(), Marker()
         self._draw: Draw | None = None  # of whole documents, where they are drawn
+        self._beginning = None if earlier is None else Beginning(earlier)
         self.marks: Marks | None = None  # what deserves a remark, once the text is read
 
     def lines(self) -> int:
@@ -125,8 +136,15 @@ class Preparation:
                 n = spool.chars
                 val_sha256 = None if val_blocks is None else self._read_more(val_blocks, spool)
             key = self._key(sha256, val_sha256, n)
-            division = self._draw or Division.of(n, spool.chars, self._config)
-            return reopen(key, whole=check) or self._encode(key, sha256, spool, division)
+            found = reopen(key, whole=check)
+            if found is not None:
+                return found
+            if self._beginning is None or self._draw is not None:
+                return self._encode(
+                    key, sha256, spool, self._draw or Division.of(n, spool.chars, self._config)
+                )
+            respected = respect(self._beginning, spool, n, self._config)
+            return self._encode(key, sha256, spool, Division(respected.spans), respected)
         finally:
             spool.close()
             draw.close()
@@ -137,6 +155,8 @@ class Preparation:
         for block in self._counted(blocks, spool):
             digest.update(block.utf8)
             self._ends.add(block)
+            if self._beginning:
+                self._beginning.add(block)
         self.marks = marks_of(self._census.counts(), self._ends.pairs) if spool.chars else None
         return digest.hexdigest()
 
@@ -164,9 +184,13 @@ class Preparation:
             settings.append(self._marker.digest())
         if self._config.split != "tail":
             settings.append(self._config.split)
+        if self._beginning:
+            settings.append(self._beginning.earlier.digest)
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
-    def _encode(self, key: str, sha256: str, spool: Spool, division: Division) -> Corpus:
+    def _encode(
+        self, key: str, sha256: str, spool: Spool, division: Division, respected: Respected | None = None
+    ) -> Corpus:
         """The second pass: what was kept becomes ids."""
         counts = {"train": self._census.counts()}
         for name in (*PARTS[1:], LEFT_OUT):
@@ -178,7 +202,11 @@ class Preparation:
         ends = {name: _ends(part) for name, part in counts.items()}
         chars = {name: int(part.sum()) - ends[name] for name, part in counts.items()}
         self._check(chars, ends["train"])
-        vocabulary = Vocabulary.of_counts(counts["train"], self._config.min_count)
+        min_count, beginning = self._config.min_count, self._beginning
+        if beginning is None:
+            vocabulary = Vocabulary.of_counts(counts["train"], min_count)
+        else:
+            vocabulary = grown(beginning.earlier.vocabulary, counts["train"], min_count, anew=beginning.same)
         facts = {
             "format": cache.FORMAT,
             "label": self._label,
@@ -188,13 +216,15 @@ class Preparation:
         }
         if vocabulary.ends:
             facts["ends"] = [ends[name] for name in PARTS]
+        if respected:
+            facts["respected"] = asdict(respected)
         encoder = Encoder(vocabulary, self._census.counts())
         parts, done = {}, 0
         for name in PARTS:
             pieces = _Pieces(encoder, spool, division, name, done, self._watch)
             parts[name] = cache.Part(encoder.length(counts[name]), encoder.dtype, pieces)
             done += int(counts[name].sum())
-        trouble = _store(key, facts, parts)
+        trouble = cache.try_to_store(key, facts, parts)
         corpus = None if trouble else reopen(key)
         if corpus is not None:
             return corpus
@@ -256,21 +286,10 @@ def _corpus(key: str, facts: dict[str, Any], train: Ids, held_out: Ids, test: Id
         int(facts["test_chars"]),
         tuple(map(int, facts.get("ends", (0, 0, 0)))),  # type: ignore[arg-type]
         int(facts.get("left_out_chars", 0)),
+        respected=Respected.from_json(facts["respected"]) if "respected" in facts else None,
     )
 
 
 def _ends(counts: Counts) -> int:
     """How many documents end in a part."""
     return int(counts[END_POINT : END_POINT + 1].sum())
-
-
-def _store(key: str, facts: dict[str, Any], parts: dict[str, cache.Part]) -> str | None:
-    """Write a corpus to the cache; why that failed, where it did."""
-    needed = sum(part.n * part.dtype.itemsize for part in parts.values())
-    try:
-        if free_space(cache.corpora()) < needed:
-            raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed")
-        cache.store(key, facts, parts)
-    except OSError as error:
-        return str(error.strerror or error)
-    return None

@@ -21,8 +21,8 @@ _SAMPLES, _SAMPLE = 64, 1 << 12
 class Known:
     """What is known of some files, read under some settings."""
 
-    def __init__(self, paths: Sequence[str], config: TextConfig) -> None:
-        """Look at the files as they are now, before they are read."""
+    def __init__(self, paths: Sequence[str], config: TextConfig, earlier: str = "") -> None:
+        """Look at the files as they are now, before they are read; `earlier` names the text gone on from."""
         self._place: Path | None = None
         if STDIN in paths:
             return  # it cannot be looked at twice
@@ -30,7 +30,9 @@ class Known:
             self._files = [_fingerprint(path) for path in paths]
         except (OSError, ValueError):
             return  # whoever reads them says what is wrong
-        named = json.dumps([FORMAT, [os.path.abspath(path) for path in paths], config.to_json()])
+        named = json.dumps(
+            [FORMAT, [os.path.abspath(path) for path in paths], config.to_json(), *[earlier] * bool(earlier)]
+        )
         self._place = cache_folder() / "files" / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.json"
 
     def recall(self) -> tuple[str, tuple[str, ...]] | None:

@@ -15,6 +15,7 @@ from charlm.text.known import Known
 from charlm.text.manual import manual_name, read_manual
 from charlm.text.normal import normalised
 from charlm.text.remarks import grouped, remarks
+from charlm.text.respect import Earlier
 from charlm.text.source import label_of, refuse_empty
 from charlm.text.stream import Block, TextStream
 
@@ -38,11 +39,13 @@ def load(
     watch: Watch = lambda what, done, of: None,
     *,
     verify: bool = False,
+    earlier: Earlier | None = None,
 ) -> Loaded:
     """Read, divide and encode; or find in the cache what was read before and has not changed.
 
     `watch` is told how it goes on. With `verify` the files are read through and all that the cache
-    holds is checked. Raises TextError, UsageError and ResourceError.
+    holds is checked. `earlier` is the text of a run that is gone on from. Raises TextError, UsageError
+    and ResourceError.
     """
     sources = tuple(name if name == "-" else str(Path(name).absolute()) for name in names)
     label = " ".join(names) if names else manual_name()
@@ -51,12 +54,12 @@ def load(
     files = _Files(config, watch)
     paths = files.find(names, config.include) if names else []
     val_paths = None if config.val_file is None else files.find([config.val_file])
-    known = Known([*paths, *(val_paths or [])], config) if paths else None
+    known = Known([*paths, *(val_paths or [])], config, earlier.digest if earlier else "") if paths else None
     row = known.recall() if known and not verify else None
     corpus = reopen(row[0]) if row else None
     if row and corpus:
         return Loaded(corpus=corpus, notes=row[1], sources=sources, label=label)
-    preparation = Preparation(config, label, watch)
+    preparation = Preparation(config, label, watch, earlier)
     main = (
         files.blocks(paths, preparation.lines) if paths else with_ends(normalised(_manual(), config), config)
     )

@@ -16,7 +16,8 @@ from charlm.text.vocabulary import END_POINT
 
 PARTS = ("train", "held_out", "test")
 LEFT_OUT = "left_out"
-Spans = dict[str, list[tuple[int, int]]]  # of each part, first symbols and those after the last
+Span = tuple[int, int]  # the first symbol and the one after the last
+Spans = dict[str, list[Span]]  # of each part
 MOST_STRETCHES, STRETCH = 20, 20_000
 """Blocks are held out from so many stretches of the text, or one of every so many symbols of a short one."""
 GAP, GAP_SHARE = 512, 8
@@ -57,7 +58,7 @@ class Division:
     """The parts of a text that waits in a spool."""
 
     def __init__(self, spans: Spans) -> None:
-        self._spans = spans
+        self.spans = spans
 
     @classmethod
     def of(cls, n: int, n_all: int, config: TextConfig) -> "Division":
@@ -66,7 +67,7 @@ class Division:
 
     def codes(self, spool: Spool, part: str) -> Iterator[Codes]:
         """The code points of a part, in order, in blocks."""
-        for start, end in self._spans[part]:
+        for start, end in self.spans[part]:
             yield from spool.read(start, end)
 
 

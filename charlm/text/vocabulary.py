@@ -3,7 +3,8 @@
 Ids, in order: the characters kept (by code point), the bytes that occur in the training part
 (rare characters are spelled there in UTF-8), the end of a document where documents are kept apart,
 then the bytes that never occur in training. The model has a row for each of all but the last kind;
-those share one small fixed probability.
+those share one small fixed probability. A vocabulary that has grown keeps the ids that it had: what is
+new follows them, in the same order.
 """
 
 import codecs
@@ -27,12 +28,13 @@ END_POINT = ord(END)
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The symbols of a model. `counts`: how often each that the model has occurs in training."""
+    """The symbols of a model. `counts`: how often each that the model has occurs in training, by id."""
 
     chars: str
     trained_bytes: bytes
     counts: tuple[int, ...]
     ends: bool = False  # is there a symbol for the end of a document?
+    ids: tuple[int, ...] = ()  # of all these in turn, where the vocabulary has grown; else 0, 1, 2, ...
 
     def __post_init__(self) -> None:
         for symbols in (list(self.chars), [chr(byte) for byte in self.trained_bytes]):
@@ -40,6 +42,8 @@ class Vocabulary:
                 raise ValueError("the symbols of a vocabulary stand in order, each once")
         if len(self.counts) != self.n_symbols or self.n_symbols == 0 or min(self.counts) < 1:
             raise ValueError("a vocabulary has a count above 0 for each of its symbols")
+        if self.ids and sorted(self.ids) != list(range(self.n_symbols)):
+            raise ValueError("the ids of a vocabulary that has grown are all those there are, each once")
 
     @classmethod
     def build(cls, training_part: str, min_count: int | None = None) -> Self:
@@ -79,7 +83,7 @@ class Vocabulary:
     @property
     def end(self) -> int | None:
         """The id of the end of a document, which begins the next; None where there is none."""
-        return self.n_symbols - 1 if self.ends else None
+        return int(self._id_of_symbol[-1]) if self.ends else None
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """The ids of a text; a character that is lacking becomes the bytes of its UTF-8.
@@ -118,34 +122,40 @@ class Vocabulary:
 
     def spell(self, char: str) -> NDArray[np.int32]:
         """The ids of the bytes of a character's UTF-8."""
-        return self._id_of_byte[list(char.encode())]
+        return self.id_of_byte[list(char.encode())]
 
     @cached_property
     def id_of_point(self) -> NDArray[np.int32]:
         """The id of each code point, -1 where it is lacking: (0x110000,)."""
         table = np.full(0x110000, -1, dtype=np.int32)
-        table[code_points(self.chars)] = np.arange(len(self.chars))
+        table[code_points(self.chars)] = self._id_of_symbol[: len(self.chars)]
         if self.end is not None:
             table[END_POINT] = self.end
         return table
 
     @cached_property
-    def _byte_of_id(self) -> bytes:
-        """The 256 bytes in the order of their ids: those of training first."""
-        return self.trained_bytes + bytes(sorted(set(range(256)) - set(self.trained_bytes)))
+    def id_of_byte(self) -> NDArray[np.int32]:
+        """The id of each byte, as it spells what is lacking: (256,)."""
+        n, trained = len(self.chars), np.frombuffer(self.trained_bytes, np.uint8)
+        lacking = np.setdiff1d(np.arange(256), trained)
+        table = np.empty(256, dtype=np.int32)
+        table[trained] = self._id_of_symbol[n : n + len(trained)]
+        table[lacking] = self.n_symbols + np.arange(len(lacking))
+        return table
 
     @cached_property
-    def _id_of_byte(self) -> NDArray[np.int32]:
-        order = np.argsort(list(self._byte_of_id))
-        order[order >= len(self.trained_bytes)] += self.ends  # those stand behind the end of a document
-        return (len(self.chars) + order).astype(np.int32)
+    def _id_of_symbol(self) -> NDArray[np.int32]:
+        """The ids of the characters, the bytes that occur in training and the end, in this order."""
+        return np.array(self.ids or range(self.n_symbols), dtype=np.int32)
 
     @cached_property
     def spellings(self) -> list[bytes]:
         """The UTF-8 of each id; nothing for the end of a document."""
-        spelled = [char.encode() for char in self.chars] + [bytes([byte]) for byte in self._byte_of_id]
-        if self.end is not None:
-            spelled.insert(self.end, b"")
+        spelled = [b""] * self.n_ids
+        for i, char in zip(self._id_of_symbol.tolist(), self.chars, strict=False):
+            spelled[i] = char.encode()
+        for byte, i in enumerate(self.id_of_byte.tolist()):
+            spelled[i] = bytes([byte])
         return spelled
 
     def differences(self, other: "Vocabulary") -> str:
@@ -155,22 +165,23 @@ class Vocabulary:
     def to_json(self) -> str:
         """As text; `from_json` gives the same vocabulary again."""
         data = {"chars": self.chars, "bytes": list(self.trained_bytes), "counts": list(self.counts)}
-        return json.dumps({**data, "ends": True} if self.ends else data)
+        more = {**({"ends": True} if self.ends else {}), **({"ids": list(self.ids)} if self.ids else {})}
+        return json.dumps({**data, **more})
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Rebuild from parsed `to_json`; ValueError where it is not a vocabulary."""
-        chars, numbers, counts = data.get("chars"), data.get("bytes"), data.get("counts")
-        if set(data) - {"ends"} != {"chars", "bytes", "counts"} or not isinstance(chars, str):
+        chars, numbers, counts, ids = (data.get(name) for name in ("chars", "bytes", "counts", "ids"))
+        if set(data) - {"ends", "ids"} != {"chars", "bytes", "counts"} or not isinstance(chars, str):
             raise ValueError("a vocabulary has chars, bytes and counts")
         if not isinstance(data.get("ends", False), bool):
             raise ValueError("a vocabulary has a symbol for the end of a document or has none")
-        for values, high in ((numbers, 255), (counts, 2**63 - 1)):
+        for values, high in ((numbers, 255), (counts, 2**63 - 1), ([] if ids is None else ids, 2**31 - 1)):
             if not isinstance(values, list) or not all(type(v) is int and 0 <= v <= high for v in values):
-                raise ValueError("the bytes and counts of a vocabulary are lists of whole numbers")
+                raise ValueError("the bytes, counts and ids of a vocabulary are lists of whole numbers")
         if first_surrogate(chars) is not None:
             raise ValueError("a vocabulary has no lone surrogates")
-        return cls(chars, bytes(numbers), tuple(counts), bool(data.get("ends")))  # type: ignore[arg-type]
+        return cls(chars, bytes(numbers), tuple(counts), bool(data.get("ends")), tuple(ids or ()))  # type: ignore[arg-type]
 
 
 class Decoder:

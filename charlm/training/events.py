@@ -52,6 +52,23 @@ class Evaluated:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Remembered:
+    """The held-out text of the run that this one goes on from was scored: before the first step, or at the end."""
+
+    step: int  # of the weights that were scored
+    run: str  # that held it out
+    before: float  # nats per character, by that run
+    nats_per_char: float  # by this one
+    forgotten: float  # the difference
+    standard_error: float  # of the difference
+    chars: int  # scored, the same each time
+    of_chars: int
+    blocks: int
+    final: bool
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Planned:
     """The rest of the schedule was decided anew, and written down."""
 
@@ -105,5 +122,15 @@ class Finished:
 
 
 Event = (
-    Compiled | Counted | Stepped | Evaluated | Planned | Saved | SaveFailed | Skipped | WentBack | Finished
+    Compiled
+    | Counted
+    | Stepped
+    | Evaluated
+    | Remembered
+    | Planned
+    | Saved
+    | SaveFailed
+    | Skipped
+    | WentBack
+    | Finished
 )

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from charlm.checkpoint.run_folder import RunFolder
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.training.device import measure_gflops
 from charlm.training.pace import Pace
 from charlm.training.plan import MORE, Budget, first_guess
@@ -24,7 +25,10 @@ def by_seconds(session: Session, run: RunFolder, seconds: float, started: float,
     deadline, step = started + seconds, session.state.step
     pace = Pace(budget=seconds, deadline=deadline, afterwards=afterwards, first_step=step)
     gflops = round(measure_gflops(session.device), 1)
-    guess = first_guess(Budget(seconds=max(1.0, round(pace.left, 2)), gflops=gflops), _size(session))
+    guess = first_guess(
+        Budget(seconds=max(1.0, round(pace.left, 2)), gflops=gflops),
+        size_of(session.model_config, session.training_config),
+    )
     _extend(session, run, guess, decided=MORE, budget_seconds=seconds, gflops=gflops)
     return pace
 
@@ -37,9 +41,8 @@ def _extend(session: Session, run: RunFolder, steps: int, **facts: object) -> No
     write_plan(run, session.plan)
 
 
-def _size(session: Session) -> Size:
-    """The run's size as a row of the plan's table, for what a step of it costs."""
-    model, training = session.model_config, session.training_config
+def size_of(model: ModelConfig, training: TrainingConfig, rate_share: float = 1.0) -> Size:
+    """A run's size as a row of the plan's table, for what a step of it costs; its rate, or a share of that."""
     assert model.n_layer and model.n_embd and model.block_size and training.batch_size
     return Size(
         tflop=0,
@@ -48,5 +51,5 @@ def _size(session: Session) -> Size:
         n_head=model.n_head or 1,
         block_size=model.block_size,
         batch_size=training.batch_size,
-        learning_rate=training.learning_rate or 0.0,
+        learning_rate=(training.learning_rate or 0.0) * rate_share,
     )

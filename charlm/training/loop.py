@@ -6,9 +6,10 @@ from math import isfinite
 from time import perf_counter
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import read_newest
+from charlm.checkpoint.snapshot import read, read_newest
 from charlm.errors import DivergedError, ResourceError
 from charlm.evaluation.held_out import Slice, score_slice, spread
+from charlm.predictor import TransformerPredictor
 from charlm.terminal import one_line
 from charlm.training.compiling import compile_blocks
 from charlm.training.device import keep_memory
@@ -62,7 +63,10 @@ class Trainer:
         session = self.session
         keep_memory()
         if not self.run_folder.steps():
+            yield from self._remember()
             yield from self._save()
+        if self.pace is not None and session.state.old_text is not None:
+            self.pace.afterwards += session.state.old_text["seconds"]  # for the same at the end
         if session.training_config.compile == "on":
             yield self._compile()
         while self.step < session.plan.total_steps and not stop.is_set() and self._finish_reason is None:
@@ -200,6 +204,25 @@ class Trainer:
             self.pace.evaluation_seconds = perf_counter() - started
             self.pace.shown_seconds = self.pace.evaluation_seconds - seconds
 
+    def _remember(self, *, final: bool = False) -> Iterator[Event]:
+        """Score the held-out text of the run that this one goes on from, by the weights that will be used."""
+        session, state = self.session, self.session.state
+        old_text, predictor, step = session.old_text, self.predictor, self.step
+        if old_text is None:
+            return
+        if final and self._finish_reason == "early":
+            best = read(self.run_folder, "best")
+            predictor, step = TransformerPredictor.of(best), best.step
+            predictor.model.to(session.device)
+        with session.predicting():
+            if not final:
+                event, state.old_text = old_text.begin(predictor)
+                session.old_text = replace(old_text, first=None)  # which may be large
+            else:
+                assert state.old_text is not None
+                event, state.old_text = old_text.again(step, predictor, state.old_text)
+        yield event
+
     def _judge(self, before: Memorising) -> Iterator[Event]:
         """After an evaluation: keep the best weights, end a run that has begun to memorise."""
         config, state = self.session.training_config, self.session.state
@@ -245,6 +268,8 @@ class Trainer:
                 "whole: try a lower --learning-rate"
             )
         state.finished = reason if reason in ("done", "early") else None
+        if state.finished:
+            yield from self._remember(final=True)
         yield from self._save()
         if self._save_failed:
             raise ResourceError(

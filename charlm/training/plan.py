@@ -101,10 +101,12 @@ class Choice:
     why: str
 
 
-def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingConfig) -> Choice:
+def choose(
+    budget: Budget, n_train: int, model: ModelConfig, training: TrainingConfig, given: Size | None = None
+) -> Choice:
     """Fill in what the configurations leave open for a training text of `n_train` symbols.
 
-    Raises ValueError where what was set by hand does not go together.
+    With the size `given` (the model is complete then, but for what is dropped) it is not chosen. Raises ValueError where what was set by hand does not go together.
     """
     assert n_train >= 2
     if not model.causal:
@@ -118,7 +120,7 @@ def choose(budget: Budget, n_train: int, model: ModelConfig, training: TrainingC
     if model.portable:
         refuse_not_plain_training(training)
     model, training = with_counts(model, training, budget.seconds, n_train)
-    size = _size(budget, n_train, SIZES_WITH_COUNTS if model.counts else SIZES)
+    size = given or _size(budget, n_train, SIZES_WITH_COUNTS if model.counts else SIZES)
     wanted = model.block_size or size.block_size
     block = min(wanted, max(1, (n_train - 1) // 2))
     shortened = f"; the block is shortened from {wanted}, since the text is short" if block < wanted else ""

@@ -1,6 +1,6 @@
 """All that a run's next step depends on: model, optimizer, text, configurations, plan, state."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +19,9 @@ from charlm.model.language_model import LanguageModel, initialise
 from charlm.predictor import TransformerPredictor
 from charlm.text.batches import Windows
 from charlm.text.corpus import Corpus
-from charlm.text.vocabulary import Vocabulary
+from charlm.text.vocabulary import Ids, Vocabulary
 from charlm.training.device import pick_device
+from charlm.training.old_text import OldText
 from charlm.training.optimizer import Optimizer, Rates
 from charlm.training.plan import Plan
 from charlm.training.prior_rows import PriorRows
@@ -32,9 +33,17 @@ class Session:
     """A run in memory. `snapshot` takes it out, `restore` puts it back, bit for bit."""
 
     def __init__(
-        self, corpus: Corpus, model: ModelConfig, training: TrainingConfig, plan: Plan, run: dict[str, Any]
+        self,
+        corpus: Corpus,
+        model: ModelConfig,
+        training: TrainingConfig,
+        plan: Plan,
+        run: dict[str, Any],
+        beside: Sequence[Ids] = (),
     ) -> None:
+        """`beside`: texts of before that are counted too, where the model begins from counts."""
         assert model.block_size and training.batch_size
+        self.old_text: OldText | None = None  # of the run that this one goes on from
         self.corpus, self.plan, self.run = corpus, plan, run
         self.model_config, self.training_config = model, training
         self.device = pick_device(training.device)
@@ -43,7 +52,7 @@ class Session:
         initialise(self.model, torch.Generator().manual_seed(training.seed))
         self.model.to(self.device).train()
         compiling = compiled.rows_alone() if model.counts else None  # while the text is counted
-        self.prior = self._counted()
+        self.prior = self._counted(beside)
         self.counts = None if self.prior is None else table_file.dump(self.prior.model)
         self.prior_rows = (
             None
@@ -62,15 +71,15 @@ class Session:
         self.predictor = TransformerPredictor(self.model, corpus.vocabulary, counts=self.kneser_ney)
 
     @classmethod
-    def resumed(cls, snapshot: Snapshot, corpus: Corpus, plan: Plan) -> "Session":
+    def resumed(cls, snapshot: Snapshot, corpus: Corpus, plan: Plan, beside: Sequence[Ids] = ()) -> "Session":
         """The session that a checkpoint was taken of, under the plan in force."""
-        session = cls(corpus, snapshot.model_config, snapshot.training_config, plan, snapshot.run)
+        session = cls(corpus, snapshot.model_config, snapshot.training_config, plan, snapshot.run, beside)
         if session.counts != snapshot.counts:
             raise CheckpointError("the counts of this run are not those of its text; it cannot go on exactly")
         session.restore(snapshot)
         return session
 
-    def _counted(self) -> TrainingPrior | None:
+    def _counted(self, beside: Sequence[Ids]) -> TrainingPrior | None:
         """The training text's counts, for a model that begins from them."""
         config, training = self.model_config, self.training_config
         if not config.counts:
@@ -83,6 +92,7 @@ class Session:
             memory=training.counts_memory << 20,
             most=training.counts_chars,
             end=self.corpus.vocabulary.end,
+            beside=beside,
         )
 
     @property

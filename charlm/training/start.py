@@ -1,7 +1,7 @@
 """Beginning a run, and going on with one: from a run's folder to a session that can be trained."""
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,15 +13,17 @@ import charlm
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read_newest
 from charlm.config import TextConfig
-from charlm.errors import CharlmError, CheckpointError, ResourceError
+from charlm.errors import ResourceError
 from charlm.terminal import one_line
-from charlm.text.corpus import Corpus, reopen
-from charlm.text.load import Loaded, load
+from charlm.text.load import Loaded
 from charlm.training.device import set_threads
+from charlm.training.going_on import go_on_from, old_text_again
 from charlm.training.kinds import AnySession, new_session, resumed_session
+from charlm.training.origin import Origin, main_chars, respected_facts
 from charlm.training.plan import Budget, Choice
 from charlm.training.plan_file import read_plan, write_plan
 from charlm.training.session import Session
+from charlm.training.texts import corpus_of, texts_beside
 
 
 def versions() -> dict[str, str]:
@@ -33,12 +35,21 @@ def versions() -> dict[str, str]:
     }
 
 
-def begin(run: RunFolder, loaded: Loaded, text: TextConfig, choice: Choice, command: str) -> AnySession:
+def begin(
+    run: RunFolder,
+    loaded: Loaded,
+    text: TextConfig,
+    choice: Choice,
+    command: str,
+    origin: Origin | None = None,
+) -> AnySession:
     """Write a new run's plan and what never changes; the session at step 0.
 
-    `command` is what was typed, for the record. Raises ResourceError where nothing can be written.
+    `command` is what was typed, for the record; `origin`, the run it goes on from, gives its weights.
+    Raises ResourceError where nothing can be written.
     """
     corpus = loaded.corpus
+    beside = [] if origin is None else [text.train for text in origin.beside.values()]
     facts: dict[str, Any] = {
         "format": 1,
         "name": run.path.name,
@@ -49,13 +60,19 @@ def begin(run: RunFolder, loaded: Loaded, text: TextConfig, choice: Choice, comm
             "sources": list(loaded.sources),
             "key": corpus.key,
             "sha256": corpus.sha256,
+            "chars": main_chars(corpus, text),
             "train_chars": corpus.train_chars,
             "held_out_chars": corpus.held_out_chars,
+            **respected_facts(corpus),
         },
         "text": {**text.to_json(), "val_file": text.val_file and str(Path(text.val_file).absolute())},
         "versions": versions(),
+        **({} if origin is None else {"from": origin.facts()}),
     }
-    session = new_session(corpus, choice, facts)
+    session = new_session(corpus, choice, facts, beside)
+    if origin is not None:
+        assert isinstance(session, Session), "counts alone are not gone on from"
+        go_on_from(session, origin)
     try:
         run.write_run_files(session.snapshot().run_files())
     except OSError as error:
@@ -73,7 +90,10 @@ def go_on(run: RunFolder, warn: Callable[[str], None], threads: int | None = Non
     run.lock()
     snapshot = read_newest(run, warn)
     set_threads(threads or snapshot.training_config.threads)
-    session = resumed_session(snapshot, corpus_of(snapshot), read_plan(run))
+    beside = [text.train for text in texts_beside(snapshot.run).values()]
+    session = resumed_session(snapshot, corpus_of(snapshot), read_plan(run), beside)
+    if isinstance(session, Session) and session.state.old_text is not None:
+        session.old_text = old_text_again(session, warn)
     if (
         isinstance(session, Session)
         and session.plan.extended_at is not None
@@ -83,36 +103,6 @@ def go_on(run: RunFolder, warn: Callable[[str], None], threads: int | None = Non
     for what, before, now in _changes(snapshot):
         warn(f"this run was trained with {what} {before}, and goes on with {now}: not bit for bit the same")
     return session
-
-
-def corpus_of(snapshot: Snapshot) -> Corpus:
-    """The text that a run was trained on: from the cache, or read again and found unchanged."""
-    facts = snapshot.run["corpus"]
-    corpus = same_corpus(facts["key"], facts["label"], facts["sources"], snapshot.run["text"])
-    if corpus.vocabulary != snapshot.vocabulary:
-        different = one_line(corpus.vocabulary.differences(snapshot.vocabulary)[:40])
-        raise CheckpointError(f"the text has another vocabulary than the run was trained with: {different}")
-    return corpus
-
-
-def same_corpus(key: str, label: str, sources: Sequence[Any], text: dict[str, Any]) -> Corpus:
-    """The text of that key, from the cache or read again with the settings `text`.
-
-    Raises CheckpointError where it is gone, or no longer what it was.
-    """
-    corpus = reopen(key) if key.isalnum() else None
-    if corpus is not None:
-        return corpus
-    label = one_line(label)
-    if "-" in sources:
-        raise CheckpointError(f"the text, {label}, was read from standard input and is gone from the cache")
-    try:
-        corpus = load([str(source) for source in sources], TextConfig.from_json(text)).corpus
-    except (CharlmError, ValueError, TypeError) as error:
-        raise CheckpointError(f"the text, {label}, cannot be read again: {error}") from None
-    if corpus.key != key:
-        raise CheckpointError(f"{label} is no longer the text that was trained on; put that back to go on")
-    return corpus
 
 
 def _changes(snapshot: Snapshot) -> list[tuple[str, object, object]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from charlm.errors import CheckpointError
 from charlm.evaluation.held_out import Estimate, Slice
+from charlm.training import old_text
 from charlm.training.watch import Divergence, Memorising
 
 
@@ -23,11 +24,13 @@ class RunState:
     seconds: float = 0.0  # of training, over all sittings
     last_figure: dict[str, Any] | None = None  # the last evaluation, as it was shown
     finished: str | None = None
+    old_text: dict[str, Any] | None = None  # what is known of that of the run gone on from
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; `from_json` gives the same state again."""
         lowest = self.divergence.lowest
-        return {
+        kept = {} if self.old_text is None else {"old_text": self.old_text}
+        return kept | {
             "updates": self.updates,
             "batch_offset": self.batch_offset,
             "rate_factor": self.rate_factor,
@@ -74,6 +77,7 @@ class RunState:
                 float(data["seconds"]),
                 figure,
                 finished,
+                old_text.checked(data.get("old_text")),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"state.json is damaged: {error!r}") from None

@@ -1,0 +1,134 @@
+"""`charlm train --from RUN`: what is taken over from that run, and what is said of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charlm.cli.console import count, say, text_of, warn
+from charlm.cli.reading import leak
+from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.errors import UsageError
+from charlm.settings import settings_of
+from charlm.terminal import one_line
+
+if TYPE_CHECKING:
+    from charlm.text.corpus import Corpus
+    from charlm.training.origin import Origin
+
+OF_FILES = ("val_file", "include", "field", "encoding", "min_count")
+"""Settings of a text that are of its own files, or of what is new in it: they are not taken over."""
+OF_SPLIT = ("val", "test", "split")
+SHOWN = 20
+
+
+def told(ctx: Any, settings: Mapping[str, Any]) -> set[str]:
+    """The settings that were given, on the command line or elsewhere."""
+    return {name for name in settings if ctx.get_parameter_source(name).name != "DEFAULT"}
+
+
+def origin_of(root: Path, name: str, which: str | None) -> "Origin":
+    """The run of that name, at a checkpoint. Raises CheckpointError and UsageError."""
+    from charlm.checkpoint.run_folder import find  # here: torch is slow to import
+    from charlm.training.origin import Origin
+
+    origin = Origin.of(find(root, name), which)
+    say(
+        f"going on from {one_line(origin.name)}, step {origin.snapshot.step}, trained on {text_of(origin.snapshot.run)}"
+    )
+    return origin
+
+
+def take_text_settings(origin: "Origin", settings: dict[str, Any], given: set[str]) -> None:
+    """Read the new text as the old one was read, and divide it so. UsageError for what contradicts that."""
+    was = origin.text
+    for setting in settings_of(TextConfig):
+        name, before, value = setting.name, getattr(was, setting.name), settings[setting.name]
+        if name in OF_FILES or (name in OF_SPLIT and name in given):
+            continue
+        if name not in given:
+            own = name in OF_SPLIT and settings["val_file"] is not None
+            settings[name] = value if own else before
+        elif value != before and not (name in ("documents", "separator") and was.documents == "none"):
+            raise _refused(origin, setting.option, name, value, before)
+    if "documents" in (settings["split"], was.split) and settings["split"] != was.split:
+        raise _refused(origin, "--split", "split", settings["split"], was.split)
+    if was.split == "documents" and settings["val"] + settings["test"] < was.val + was.test:
+        raise UsageError(
+            f"val and test are {settings['val'] + settings['test']:g} together, and were {was.val + was.test:g} in "
+            f"{origin.name}: documents that were held out would be trained on; leave them out, or give more"
+        )
+
+
+def _refused(origin: "Origin", option: str, name: str, value: Any, before: Any) -> UsageError:
+    return UsageError(
+        f"{name} is {value}, and {before} in {origin.name}, which is gone on from and reads and divides a text so; "
+        f"leave {option} out, or train a new run"
+    )
+
+
+def as_before(
+    origin: "Origin", model: ModelConfig, training: TrainingConfig, given: set[str]
+) -> tuple[ModelConfig, TrainingConfig]:
+    """The shape of that run, and how it goes on. UsageError for what was given and would change the shape."""
+    from charlm.training.going_on import shape_from, training_from
+
+    return shape_from(origin, model, given), training_from(origin, training, given)
+
+
+def say_origin(origin: "Origin", corpus: "Corpus") -> None:
+    """How the vocabulary grows, what stays held out, and what is counted."""
+    old, new, name = origin.snapshot.vocabulary, corpus.vocabulary, one_line(origin.name)
+    added = new.differences(old)
+    shown = "".join(added[:SHOWN]) + ("..." if len(added) > SHOWN else "")
+    grows = f", characters: {one_line(shown)}" if added else ""
+    say(
+        f"vocabulary: the {count(old.n_symbols)} symbols of {name}, and {count(new.n_symbols - old.n_symbols)} new{grows}"
+    )
+    if origin.corpus is None:
+        warn(
+            f"{origin.gone}; so it cannot be said what is forgotten of it, nor whether what was held out of it "
+            "stands in the new text"
+        )
+    respected = corpus.respected
+    if respected is not None and respected.begins:
+        say(f"the text begins with that of {name}: what was held out there stays held out")
+    if respected is not None and respected.found:
+        say(f"{_share_found(origin, respected.found)} are left out of training")
+    found = (
+        None if origin.corpus is None else leak(corpus, origin.corpus.train, f"what {name} was trained on")
+    )
+    if found:
+        warn(found)
+    if origin.snapshot.model_config.counts:
+        texts = ["this text", *(one_line(str(name)) for name in _labels(origin))]
+        say(f"counts: of {' and '.join(texts)}" + ("" if origin.beside else f" alone, {_why(origin)}"))
+
+
+def _share_found(origin: "Origin", found: int) -> str:
+    """How many characters of the new text were kept from training before, and what part of those that is."""
+    from charlm.text.respect import MOST_KEPT_BACK
+
+    kept_back = origin.earlier().kept_back or ()
+    of = max(1, sum(map(len, kept_back)))
+    least = "at least " if any(len(part) > MOST_KEPT_BACK for part in kept_back) else ""
+    return (
+        f"{least}{count(found)} characters of the text, {min(100.0, 100 * found / of):.0f} % of what "
+        f"{one_line(origin.name)} held out,"
+    )
+
+
+def _labels(origin: "Origin") -> list[str]:
+    """What the texts are called that are counted beside the new one."""
+    found, run = [], origin.snapshot.run
+    for depth in range(max(origin.beside, default=-1) + 1):
+        if depth in origin.beside:
+            found.append(str(run["corpus"]["label"]))
+        run = run.get("from", {})
+    return found
+
+
+def _why(origin: "Origin") -> str:
+    """Why nothing is counted beside it."""
+    if origin.corpus is None:
+        return "since the old one is gone"
+    return "since much of it stands in the old one, and what is learned from must not be known by heart"

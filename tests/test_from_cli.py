@@ -1,0 +1,168 @@
+"""`charlm train --from RUN` as it is typed: what is said, what is refused, and what can be repeated."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+from charlm.cli.main import run as main
+from charlm.listeners.log import read_log
+from tests.conftest import TEXT
+from tests.test_compare_cli import TOY, Result
+from tests.test_going_on import NEW
+
+
+@pytest.fixture
+def charlm(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    Path("ducks.txt").write_text(TEXT)
+    Path("ankor.txt").write_text(NEW)
+
+    def run(*words: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["charlm", *words])
+        code = main(perf_counter())
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+def info(charlm: Callable[..., Result], name: str) -> dict[str, object]:
+    return dict(json.loads(charlm("info", name, "--json").out))
+
+
+@pytest.mark.parametrize("counts", ["--counts", "--no-counts"])
+def test_a_run_on_another_text(charlm: Callable[..., Result], counts: str) -> None:
+    charlm("train", "ducks.txt", "--steps", "8", "--run", "old", counts, *TOY)
+    weights = info(charlm, "old")["weights_sha256"]
+    result = charlm("train", "ankor.txt", "--from", "old", "--steps", "6")
+    assert result.code == 0, result.err
+    assert "going on from old, step 8" in result.err
+    assert "and 5 new, characters: jkåäö" in result.err or "new, characters:" in result.err
+    assert len(re.findall(r"held-out text of old: \d\.\d{4} bits/char before", result.err)) == 2
+    assert "held-out text of old" in result.out and ("forgotten" in result.out or "gained" in result.out)
+    assert ("counts: of this text and ducks.txt" in result.err) == (counts == "--counts")
+    assert info(charlm, "old")["weights_sha256"] == weights
+    row = info(charlm, "ankor")
+    assert row["from"] == {"run": "old", "step": 8, "weights_sha256": weights}
+    assert isinstance(row["old_text"], dict) and "before_sums" not in row["old_text"]
+    said = charlm("info", "ankor").out
+    assert "goes on from" in said and "old, step 8" in said and "held-out text of old" in said
+    logged = [line for line in read_log(Path("checkpoints/ankor")) if line["event"] == "Remembered"]
+    assert [line["step"] for line in logged] == [0, 6]
+    assert "held-out text of old" in Path("checkpoints/ankor/report.html").read_text()
+    again = re.search(r"the same run again:  charlm (.*)", result.err)
+    assert again and "--from old --checkpoint 8" in again[1]
+    assert charlm(*again[1].split(), "--run", "again").code == 0
+    assert info(charlm, "again")["weights_sha256"] == row["weights_sha256"]
+    assert charlm("sample", "--run", "ankor", "--length", "20").code == 0
+    assert charlm("eval", "--run", "ankor").code == 0
+    assert charlm("doctor", "ankor").code == 0
+
+
+def test_a_text_that_has_grown_keeps_what_was_held_out(charlm: Callable[..., Result]) -> None:
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", *TOY)
+    Path("ducks.txt").write_text(TEXT + NEW)
+    result = charlm("train", "ducks.txt", "--from", "old", "--steps", "3", "--run", "new")
+    assert "the text begins with that of old: what was held out there stays held out" in result.err
+    held_out = round(0.1 * len(TEXT)) + round(0.1 * len(NEW))
+    corpus = info(charlm, "new")["corpus"]
+    assert isinstance(corpus, dict) and abs(corpus["held_out_chars"] - held_out) <= 2
+    result = charlm("resume", "new", "--steps", "2")
+    assert result.code == 0 and len(re.findall("held-out text of old: ", result.err)) == 1
+
+
+def test_what_was_held_out_and_stands_elsewhere_is_said(charlm: Callable[..., Result]) -> None:
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", *TOY)
+    Path("both.txt").write_text(NEW + TEXT + NEW)
+    result = charlm("train", "both.txt", "--from", "old", "--steps", "3", "--run", "new")
+    assert re.search(
+        r"characters of the text stand in what old held out, and are left out of training", result.err
+    )
+
+
+def test_settings_of_the_text_are_taken_over(charlm: Callable[..., Result]) -> None:
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", "--lowercase", "--val", "0.2", *TOY)
+    assert charlm("train", "ankor.txt", "--from", "old", "--steps", "3", "--run", "new").code == 0
+    settings = json.loads(Path("checkpoints/new/run.json").read_text())["text"]
+    assert settings["lowercase"] is True and settings["val"] == 0.2
+    told = charlm("train", "ankor.txt", "--from", "old", "--steps", "3", "--run", "again", "--val", "0.3")
+    assert told.code == 0
+    assert json.loads(Path("checkpoints/again/run.json").read_text())["text"]["val"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--lowercase",), "lowercase is True, and False in old"),
+        (("--normalize", "nfc"), "normalize is nfc, and None in old"),
+        (("--n-layer", "7"), "n_layer is 7, and 1 in old"),
+        (("--portable",), "portable is True, and False in old"),
+        (("--split", "documents", "--documents", "line"), "split is documents, and tail in old"),
+        (("--from", "nobody"), "there is no run named nobody"),
+        (("--checkpoint", "77"), "has no checkpoint 77"),
+    ],
+)
+def test_what_contradicts_the_old_run_is_refused_by_name(
+    charlm: Callable[..., Result], words: tuple[str, ...], said: str
+) -> None:
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", *TOY)
+    result = charlm("train", "ankor.txt", "--from", "old", "--steps", "3", *words)
+    assert result.code in (2, 4) and said in result.err, result.err
+    assert not Path("checkpoints/ankor").exists()
+
+
+def test_documents_can_be_told_apart_from_now_on(charlm: Callable[..., Result]) -> None:
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", "--counts", *TOY)
+    result = charlm("train", "ankor.txt", "--from", "old", "--steps", "3", "--documents", "line")
+    assert result.code == 0, result.err
+    assert charlm("sample", "--run", "ankor", "--one-document", "--length", "30").code == 0
+
+
+def test_a_checkpoint_needs_a_run_to_be_of(charlm: Callable[..., Result]) -> None:
+    result = charlm("train", "ducks.txt", "--checkpoint", "best", "--steps", "3")
+    assert result.code == 2 and "cannot act without --from" in result.err
+
+
+def test_it_keeps_to_a_time(charlm: Callable[..., Result]) -> None:
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", *TOY)
+    assert charlm("train", "ankor.txt", "--from", "old", "--time", "5s", "--dry-run").code == 0
+
+
+def test_it_can_be_said_in_a_file(charlm: Callable[..., Result]) -> None:
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", *TOY)
+    Path("settings.toml").write_text('from = "old"\nsteps = 2\nrun = "new"\n')
+    assert charlm("train", "ankor.txt", "--config", "settings.toml").code == 0
+    assert info(charlm, "new")["from"]
+
+
+def test_without_the_old_text_that_is_said_and_it_goes_on(charlm: Callable[..., Result]) -> None:
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", "--counts", *TOY)
+    assert charlm("cache", "--clear").code == 0
+    Path("ducks.txt").unlink()
+    result = charlm("train", "ankor.txt", "--from", "old", "--steps", "3")
+    assert result.code == 0 and "so it cannot be said what is forgotten of it" in result.err
+    assert "counts: of this text alone, since the old one is gone" in result.err
+    assert "bits/char before" not in result.err and info(charlm, "ankor")["old_text"] is None
+
+
+def test_when_what_is_kept_of_the_text_is_gone_it_is_read_again(charlm: Callable[..., Result]) -> None:
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", *TOY)
+    Path("both.txt").write_text(NEW + TEXT + NEW)
+    charlm("train", "both.txt", "--from", "old", "--steps", "3", "--run", "new")
+    charlm("cache", "--clear")
+    result = charlm("resume", "new", "--steps", "2")
+    assert result.code == 0, result.err
+    assert "held-out text of old" in result.err
+
+
+def test_a_comparison_cannot_go_on_from_a_run(charlm: Callable[..., Result]) -> None:
+    result = charlm(
+        "compare", "ducks.txt", "--vary", "position=none,learned", "--from", "old", "--steps", "2", *TOY
+    )
+    assert result.code == 2 and "no option --from" in result.err

@@ -1,0 +1,298 @@
+"""A run that goes on from another: what it takes over, what it leaves alone, and what it says was forgotten."""
+
+import hashlib
+import shutil
+from dataclasses import replace
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import read
+from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.counts.build import build
+from charlm.counts.folds import FOLDS
+from charlm.counts.prior import TrainingPrior
+from charlm.errors import CheckpointError, UsageError
+from charlm.evaluation.held_out import score_slice
+from charlm.predictor import TransformerPredictor
+from charlm.text.corpus import Corpus, cache_folder, prepare
+from charlm.text.load import Loaded
+from charlm.training.events import Event, Remembered
+from charlm.training.going_on import choose_from, shape_from, training_from
+from charlm.training.kinds import trainer_of
+from charlm.training.loop import Trainer
+from charlm.training.origin import Origin
+from charlm.training.plan import Budget
+from charlm.training.session import Session
+from charlm.training.start import begin, go_on
+from charlm.training.texts import corpus_of
+from tests.conftest import TEXT, Never, toy_run
+from tests.test_counts_alone import counted
+from tests.test_loop import assert_same
+
+NEW = "".join(
+    f"{i} små ankor simmade en dag, {'över kullarna' * (i % 3)} och långt bort.\n" for i in range(60)
+)
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "ngrams": {"ngrams": 3, "ngram_rows": 256},
+    "counts": {"counts": True, "counts_order": 2},
+    "recurrent": {"mixer": "recurrent", "n_head": None},
+    "learned": {"position": "learned"},
+}
+
+
+def trained(root: Path, corpus: Corpus, kind: str = "plain", steps: int = 12, **more: object) -> RunFolder:
+    run, session = toy_run(root, corpus, steps, "old", model={**KINDS[kind]}, **more)
+    list(Trainer(session, run).run(Never()))
+    run.unlock()
+    return RunFolder(run.path)
+
+
+def gone_on(
+    run: RunFolder,
+    text: str,
+    steps: int = 12,
+    name: str = "new",
+    config: TextConfig | None = None,
+    **training: Any,
+) -> tuple[RunFolder, Session]:
+    """A run on another text that goes on from this one, at step 0."""
+    origin = Origin.of(run, None)
+    corpus = prepare(text, config or TextConfig(), earlier=origin.earlier())
+    origin = origin.before(corpus)
+    model, wanted = shape_from(origin, ModelConfig(), set()), training_from(origin, TrainingConfig(), set())
+    wanted = replace(wanted, **{"eval_every": 5, "eval_chars": 100, "save_every": 1e6, **training})
+    choice = choose_from(origin, corpus, Budget(steps=steps), model, wanted)
+    choice = replace(choice, plan=choice.plan.decided(decided="size", at_step=0, steps=steps))
+    folder = RunFolder.create(run.path.parent, name)
+    loaded = Loaded(corpus=corpus, notes=(), sources=(), label="another toy")
+    session = begin(folder, loaded, config or TextConfig(), choice, "charlm train", origin)
+    assert isinstance(session, Session)
+    return folder, session
+
+
+def hashes(run: RunFolder) -> dict[str, str]:
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in run.path.rglob("*")
+        if path.is_file()
+    }
+
+
+def last_remembered(events: list[Event]) -> list[Remembered]:
+    return [event for event in events if isinstance(event, Remembered)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_before_any_step_it_says_of_the_old_text_what_the_old_run_said(
+    tmp_path: Path, corpus: Corpus, kind: str
+) -> None:
+    """No symbol is new, and the old text is counted where there are counts: not one score moves by 1e-5."""
+    run = trained(tmp_path, corpus, kind)
+    before = hashes(run)
+    _, session = gone_on(run, TEXT)  # the same text: what is counted is the same too
+    assert session.old_text is not None and session.old_text.first is not None
+    session.model.eval()
+    ids, old = corpus.held_out, session.old_text.first
+    windows = range(old.rule.windows(len(ids)))
+    scores = [np.concatenate(list(p.score_windows(ids, windows))) for p in (old, session.predictor)]
+    np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=1e-5)
+    assert (
+        session.corpus.held_out == corpus.held_out
+    ).all() and session.corpus.held_out_chars == corpus.held_out_chars
+    assert hashes(run) == before
+
+
+@pytest.mark.parametrize("kind", ["plain", "ngrams", "counts"])
+def test_what_was_forgotten_is_what_both_models_say_of_the_same_windows(
+    tmp_path: Path, corpus: Corpus, kind: str
+) -> None:
+    run = trained(tmp_path, corpus, kind)
+    untouched = hashes(run)
+    folder, session = gone_on(run, NEW)
+    first, last = last_remembered(list(Trainer(session, folder).run(Never())))
+    assert hashes(run) == untouched
+    old, new = (TransformerPredictor.of(read(RunFolder(path), "latest")) for path in (run.path, folder.path))
+    assert session.old_text is not None
+    ids, part, rule = session.old_text.ids, session.old_text.part, session.old_text.rule
+    assert session.corpus.vocabulary.decode(ids) == corpus.held_out_text()
+    figures = [score_slice(predictor, ids, part, rule=rule) for predictor in (old, new)]
+    assert figures[0] and figures[1]
+    assert first.before == last.before == pytest.approx(figures[0].nats_per_char, abs=1e-6)
+    assert last.nats_per_char == pytest.approx(figures[1].nats_per_char, abs=1e-6)
+    assert last.forgotten == pytest.approx(last.nats_per_char - last.before, abs=1e-9)
+    assert (first.step, last.step, first.final, last.final) == (0, 12, False, True)
+    n_old, n_new = corpus.vocabulary.n_symbols, session.corpus.vocabulary.n_symbols
+    if kind != "counts":
+        assert 0 < first.forgotten <= log(n_new / n_old) + 1e-6
+    kept = read(folder, "latest").state["old_text"]
+    assert kept["run"] == "old" and kept["forgotten"] == last.forgotten and kept["step"] == 12
+
+
+def test_what_it_comes_from_is_written_down(tmp_path: Path, corpus: Corpus) -> None:
+    run = trained(tmp_path, corpus)
+    folder, session = gone_on(run, NEW)
+    list(Trainer(session, folder).run(Never()))
+    origin = read(folder, "latest").run["from"]
+    weights = hashlib.sha256((run.folder(12) / "model.safetensors").read_bytes()).hexdigest()
+    assert (origin["run"], origin["step"], origin["weights_sha256"]) == ("old", 12, weights)
+    assert origin["corpus"]["sha256"] == corpus.sha256
+
+
+@pytest.mark.parametrize("kind", ["plain", "ngrams", "counts"])
+def test_cut_off_and_resumed_it_ends_as_one_that_never_was(tmp_path: Path, corpus: Corpus, kind: str) -> None:
+    run = trained(tmp_path, corpus, kind)
+    folder, whole = gone_on(run, NEW, name="whole")
+    expected = last_remembered(list(Trainer(whole, folder).run(Never())))[-1]
+    folder, part = gone_on(run, NEW, name="part", save_every=0.0)
+    trainer = Trainer(part, folder)
+    events = trainer.run(Never())
+    while trainer.step < 7:
+        next(events)
+    folder.unlock()
+    session = go_on(RunFolder(folder.path), pytest.fail)
+    assert isinstance(session, Session) and 0 < session.state.step <= 7
+    found = last_remembered(list(Trainer(session, RunFolder(folder.path)).run(Never())))[-1]
+    assert_same(whole, session)
+    assert replace(found, seconds=0.0) == replace(expected, seconds=0.0)
+
+
+def test_it_is_resumed_though_the_old_run_is_gone_but_not_without_a_text_that_it_counts(
+    tmp_path: Path, corpus: Corpus
+) -> None:
+    run = trained(tmp_path, corpus, "counts")
+    folder, session = gone_on(run, NEW)
+    list(Trainer(session, folder).run(Never()))
+    folder.unlock()
+    shutil.rmtree(run.path)
+    again = go_on(RunFolder(folder.path), pytest.fail)
+    assert isinstance(again, Session) and again.old_text is not None
+    RunFolder(folder.path).unlock()
+    shutil.rmtree(cache_folder() / "corpora" / corpus.key)
+    with pytest.raises(CheckpointError, match="counts of this run are of the text of old too"):
+        go_on(RunFolder(folder.path), pytest.fail)
+
+
+def test_without_the_old_text_it_goes_on_and_there_is_no_figure(tmp_path: Path, corpus: Corpus) -> None:
+    run = trained(tmp_path, corpus, "counts")
+    shutil.rmtree(cache_folder() / "corpora" / corpus.key)
+    folder, session = gone_on(run, NEW)
+    assert "gone" in Origin.of(run, None).gone or Origin.of(run, None).gone
+    assert not last_remembered(list(Trainer(session, folder).run(Never()))) and session.old_text is None
+    assert session.run["from"]["beside"] == []
+    prior = TrainingPrior.of(
+        session.corpus.train, session.corpus.vocabulary.n_symbols, 2, memory=1 << 28, most=None
+    )
+    contexts = prior.model.start(1)
+    assert session.kneser_ney is not None
+    np.testing.assert_array_equal(session.kneser_ney.rows(contexts), prior.model.rows(contexts))
+
+
+def test_both_texts_are_counted_and_only_the_new_one_in_folds() -> None:
+    random = np.random.default_rng(1)
+    new, old = (random.integers(0, 5, n).astype(np.uint8) for n in (400, 700))
+    both = build(new, 5, 3, memory=1 << 28, n_folds=FOLDS, beside=[old]).model
+    joined = build(np.concatenate((new, old)), 5, 3, memory=1 << 28).model
+    alone = [build(part, 5, 3, memory=1 << 28).model for part in (new, old)]
+    contexts = joined.contexts(np.concatenate((old, new))[None])[0, 10:]
+    far = np.abs(both.rows(contexts) - joined.rows(contexts)).max()
+    assert far < 0.05 < min(np.abs(m.rows(contexts) - joined.rows(contexts)).max() for m in alone)
+    # Without a fold of the new text, all of the old one is still there.
+    without = np.concatenate((new[:360], old))
+    expected = build(without, 5, 3, memory=1 << 28).model
+    found = both.rows(contexts, np.full(len(contexts), 9))
+    assert np.abs(found - expected.rows(contexts)).mean() < 0.02
+    assert build(new, 5, 3, memory=1 << 28, n_folds=FOLDS, beside=[old], most=550).symbols in range(500, 551)
+
+
+def test_a_text_that_stands_in_the_new_one_is_not_counted_twice(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    old_text, new_text = ("".join(random.choice(list("abcdef gh\n"), n)) for n in (3_000, 2_000))
+    run = trained(tmp_path, prepare(old_text, TextConfig()), "counts")
+    for text, depths in {
+        old_text: [],
+        old_text + new_text: [],
+        new_text + old_text: [],
+        new_text: [0],
+        new_text + old_text[:90]: [0],
+    }.items():
+        origin = Origin.of(run, None)
+        assert list(origin.before(prepare(text, TextConfig(), earlier=origin.earlier())).beside) == depths
+
+
+def test_from_run_to_run_all_texts_are_counted(tmp_path: Path, corpus: Corpus) -> None:
+    run = trained(tmp_path, corpus, "counts")
+    second, session = gone_on(run, NEW, name="second")
+    list(Trainer(session, second).run(Never()))
+    second.unlock()
+    third, session = gone_on(RunFolder(second.path), "en helt annan text. " * 40, name="third")
+    assert session.run["from"]["beside"] == [0, 1]
+    texts = (session.corpus, corpus, corpus_of(read(second, "latest")))
+    assert session.built is not None and session.built.of_symbols == sum(len(text.train) for text in texts)
+    list(Trainer(session, third).run(Never()))
+    third.unlock()
+    again = go_on(RunFolder(third.path), pytest.fail)
+    assert isinstance(again, Session) and again.counts == session.counts
+
+
+def test_an_early_end_is_judged_by_the_weights_that_will_be_used(tmp_path: Path, corpus: Corpus) -> None:
+    run = trained(tmp_path, corpus)
+    folder, session = gone_on(run, NEW[:400], 200, patience=1, learning_rate=0.1, eval_every=5)
+    *_, last = last_remembered(list(Trainer(session, folder).run(Never())))
+    assert session.state.finished == "early" and last.step == session.state.memorising.best_step
+
+
+SHAPE = {"n_layer": 2, "n_embd": 32, "mixer": "recurrent", "position": "alibi", "ngrams": 2, "counts": True}
+
+
+@pytest.mark.parametrize("name", SHAPE)
+def test_what_would_change_the_shape_is_refused_by_name(tmp_path: Path, corpus: Corpus, name: str) -> None:
+    origin = Origin.of(trained(tmp_path, corpus), None)
+    more = {"n_head": None} if name == "mixer" else {}
+    with pytest.raises(UsageError, match=rf"^{name} is .* in old"):
+        shape_from(origin, ModelConfig(**{name: SHAPE[name], **more}), {name})
+    same = getattr(origin.snapshot.model_config, name)
+    assert shape_from(origin, ModelConfig(**{name: same}), {name}).n_layer == 1
+
+
+@pytest.mark.parametrize(("kind", "can_act"), [("plain", True), ("learned", False)])
+def test_another_block_is_taken_where_no_weight_depends_on_it(
+    tmp_path: Path, corpus: Corpus, kind: str, can_act: bool
+) -> None:
+    origin = Origin.of(trained(tmp_path, corpus, kind), None)
+    new = prepare(NEW, TextConfig(), earlier=origin.earlier())
+    model = shape_from(origin, ModelConfig(block_size=8), {"block_size"})
+    if can_act:
+        assert choose_from(origin, new, Budget(steps=5), model, TrainingConfig()).model.block_size == 8
+    else:
+        with pytest.raises(UsageError, match="block_size is 8, and 16 in old"):
+            choose_from(origin, new, Budget(steps=5), model, TrainingConfig())
+
+
+def test_counts_alone_have_nothing_to_go_on_from(tmp_path: Path, corpus: Corpus) -> None:
+    run, session = counted(tmp_path, corpus)
+    list(trainer_of(session, run).run(Never()))
+    with pytest.raises(UsageError, match=r"counts is counts alone \(mixer none\)"):
+        Origin.of(run, None)
+
+
+def test_a_damaged_run_is_refused_in_a_sentence(tmp_path: Path, corpus: Corpus) -> None:
+    run = trained(tmp_path, corpus)
+    weights = run.folder(12) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="damaged"):
+        Origin.of(run, None)
+
+
+def test_old_rows_are_those_of_before_and_new_ones_their_mean(tmp_path: Path, corpus: Corpus) -> None:
+    run = trained(tmp_path, corpus)
+    _, session = gone_on(run, NEW)
+    old, new = read(run, "latest").weights["embedding.weight"], session.model.embedding.weight.detach()
+    assert torch.equal(new[: len(old)], old) and len(new) > len(old)
+    torch.testing.assert_close(new[len(old) :], old.mean(dim=0).expand(len(new) - len(old), -1))
