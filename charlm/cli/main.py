@@ -20,6 +20,7 @@ from charlm.cli import (
     evaluate,
     explain,
     info,
+    inspect,
     resume,
     runs,
     sample,
@@ -50,6 +51,7 @@ COMMANDS = {
     "compare": compare,
     "cache": cache,
     "data": data,
+    "inspect": inspect,
     "explain": explain,
     "doctor": doctor,
 }

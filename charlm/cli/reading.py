@@ -41,13 +41,13 @@ def take_customary_split(names: Sequence[str], settings: dict[str, Any]) -> None
     say(f"split as is customary for {text.name}: {text.split}; --val and --test choose another")
 
 
-def load_text(names: Sequence[str], config: TextConfig, *, verify: bool = False) -> Any:
+def load_text(names: Sequence[str], config: TextConfig, *, verify: bool = False, look: Any = None) -> Any:
     """As `charlm.text.load.load`, shown while it goes on."""
     from charlm.text.load import load  # here: numpy is slow to import
 
     bar = Bar()
     try:
-        return load(names, config, bar, verify=verify)
+        return load(names, config, bar, verify=verify, look=look)
     finally:
         bar.close()
 

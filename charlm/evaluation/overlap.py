@@ -55,13 +55,13 @@ def overlap_of_samples(train: Ids, text: Ids) -> Overlap:
     is an anchor: the same passages are sampled on both sides (Manber 1994, USENIX Winter). Of either
     side evenly spread pieces are read, so what is found is a lower bound where those are not all.
     """
-    wanted = np.concatenate([np.empty(0, np.uint64), *map(_sampled, _pieces(text, MOST_WANTED))])
+    wanted = np.concatenate([np.empty(0, np.uint64), *map(sampled_hashes, spread_pieces(text, MOST_WANTED))])
     there = np.unique(wanted)
     seen = np.zeros(len(there), dtype=bool)
     read = 0
-    for piece in _pieces(train, MOST_READ):
+    for piece in spread_pieces(train, MOST_READ):
         read += min(PIECE, len(piece))
-        hashes = _sampled(piece)
+        hashes = sampled_hashes(piece)
         if not len(there) or not len(hashes):
             continue
         at = np.searchsorted(there, hashes).clip(max=len(there) - 1)
@@ -70,7 +70,7 @@ def overlap_of_samples(train: Ids, text: Ids) -> Overlap:
     return Overlap(found, len(wanted), min(1.0, read / max(1, len(train))), sampled=True)
 
 
-def _pieces(ids: Ids, most: int) -> Iterator[Ids]:
+def spread_pieces(ids: Ids, most: int) -> Iterator[Ids]:
     """All of the ids in pieces of PIECE, or as many evenly spread ones as make `most`, each with what its last passage needs."""
     there = -(-len(ids) // PIECE)
     chosen = np.linspace(0, there - 1, min(there, most // PIECE)).round().astype(int) if there else ()
@@ -78,9 +78,9 @@ def _pieces(ids: Ids, most: int) -> Iterator[Ids]:
         yield ids[i * PIECE : (i + 1) * PIECE + PASSAGE - 1]
 
 
-def _sampled(ids: Ids) -> Hashes:
+def sampled_hashes(ids: Ids) -> Hashes:
     """The hashes of the passages that begin with an anchor."""
-    short = _hashes(ids, ANCHOR)
+    short = hashes_of(ids, ANCHOR)
     starts = np.flatnonzero(short[: max(0, len(ids) - PASSAGE + 1)] % np.uint64(ONE_IN) == 0)
     hashes = np.zeros(len(starts), dtype=np.uint64)
     for offset in range(0, PASSAGE, ANCHOR):
@@ -94,7 +94,7 @@ def overlap_of_all(train: Ids, text: Ids) -> Overlap:
     By 64-bit hashes of all passages; the training part is read in pieces, so memory is bounded by
     the text.
     """
-    wanted = _hashes(text)
+    wanted = hashes_of(text)
     if not len(wanted) or len(train) < PASSAGE:
         return Overlap(0, len(text))
     there = np.unique(wanted)
@@ -103,7 +103,7 @@ def overlap_of_all(train: Ids, text: Ids) -> Overlap:
     maybe[_short(there)] = True
     seen = np.zeros(len(there), dtype=bool)
     for start in range(0, len(train) - PASSAGE + 1, AT_ONCE):
-        hashes = _hashes(train[start : start + AT_ONCE + PASSAGE - 1])
+        hashes = hashes_of(train[start : start + AT_ONCE + PASSAGE - 1])
         hashes = hashes[maybe[_short(hashes)]]
         at = np.searchsorted(there, hashes).clip(max=len(there) - 1)
         seen[at[there[at] == hashes]] = True
@@ -114,7 +114,7 @@ def overlap_of_all(train: Ids, text: Ids) -> Overlap:
     return Overlap(int((np.cumsum(edges[:-1]) > 0).sum()), len(text))
 
 
-def _hashes(ids: Ids, of: int = PASSAGE) -> Hashes:
+def hashes_of(ids: Ids, of: int = PASSAGE) -> Hashes:
     """A hash of each passage of so many: powers of a multiplier times ids, doubled in length until they are."""
     hashes = (ids.astype(np.uint64) + np.uint64(1)) * MULTIPLIER
     power, length = MULTIPLIER, 1

@@ -19,7 +19,7 @@ from charlm.files import free_space
 from charlm.terminal import one_line
 from charlm.text import cache
 from charlm.text.cache import cache_folder
-from charlm.text.codes import Census, Counts, LineEnds, Spool, marks_of
+from charlm.text.codes import Census, Codes, Counts, LineEnds, Spool, marks_of
 from charlm.text.documents import Marker, with_ends
 from charlm.text.encoder import Encoder
 from charlm.text.normal import normalised
@@ -95,13 +95,21 @@ class Preparation:
     """A text on its way into a corpus."""
 
     def __init__(
-        self, config: TextConfig, label: str = "", watch: Watch = lambda what, done, of: None
+        self,
+        config: TextConfig,
+        label: str = "",
+        watch: Watch = lambda what, done, of: None,
+        observe: Callable[[Codes], None] | None = None,
     ) -> None:
-        """`watch` is told how the encoding goes on; `label` names the text in the cache."""
-        self._config, self._label, self._watch = config, label, watch
+        """`watch` is told how the encoding goes on; `label` names the text in the cache.
+
+        `observe` sees the code points of the text, in order, in blocks, those of a held-out text of its own not.
+        """
+        self._config, self._label, self._watch, self._observe = config, label, watch, observe
         self._census, self._ends, self._marker = Census(), LineEnds(), Marker()
         self._draw: Draw | None = None  # of whole documents, where they are drawn
         self.marks: Marks | None = None  # what deserves a remark, once the text is read
+        self.counts: Counts = np.zeros(0, np.int64)  # of each code point, once the text is read
 
     def lines(self) -> int:
         """Line ends in what was read so far."""
@@ -137,7 +145,8 @@ class Preparation:
         for block in self._counted(blocks, spool):
             digest.update(block.utf8)
             self._ends.add(block)
-        self.marks = marks_of(self._census.counts(), self._ends.pairs) if spool.chars else None
+        self.counts, self._observe = self._census.counts(), None
+        self.marks = marks_of(self.counts, self._ends.pairs) if spool.chars else None
         return digest.hexdigest()
 
     def _read_more(self, blocks: Iterable[Block], spool: Spool) -> str:
@@ -155,6 +164,8 @@ class Preparation:
             if self._draw is not None:
                 self._draw.add(codes)
             spool.add(codes, block if block.ends is None else None)
+            if self._observe is not None:
+                self._observe(codes)
             yield block
 
     def _key(self, sha256: str, val_sha256: str | None, n: int) -> str:

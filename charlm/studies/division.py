@@ -1,0 +1,62 @@
+"""How a held-out part compares with what is trained on: other characters, and what counts alone make of it."""
+
+from math import log
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.config import TrainingConfig
+from charlm.evaluation.overlap import MOST_READ, spread_pieces
+from charlm.evaluation.yardsticks import Yardstick, kneser_ney
+from charlm.text.corpus import Corpus
+from charlm.text.vocabulary import END, Ids
+
+MOST_COUNTED = 4_000_000
+"""Symbols of the training part that are counted, and of the held-out part that are scored below."""
+SCORED_PIECES, SCORED_PIECE = 20, 10_000
+
+
+def shift(corpus: Corpus) -> float | None:
+    """Bits per symbol lost by taking the training part's frequencies for the held-out part's own.
+
+    The divergence that chance alone makes, (K - 1) / 2N nats for K symbols in N places (Miller 1955), is taken
+    off. None where nothing is held out.
+    """
+    if not len(corpus.held_out):
+        return None
+    n = corpus.vocabulary.n_ids
+    before, after = (_frequencies(part, n) for part in (corpus.train, corpus.held_out))
+    seen = after > 0
+    total = after.sum()
+    lost = np.log2(after[seen] / total) - np.log2((before[seen] + 1) / (before.sum() + n))
+    by_chance = (int(seen.sum()) - 1) / (2 * total * log(2))
+    return max(0.0, float((after[seen] * lost).sum() / total - by_chance))
+
+
+def counts_alone(corpus: Corpus) -> Yardstick | None:
+    """Kneser-Ney counted on the training part, bounded, and scored on up to 20 pieces of the held-out part.
+
+    The same as `charlm eval` says of the whole held-out part, where that and the training part are
+    short. None where nothing is held out.
+    """
+    text = corpus.vocabulary.decode(_spread(corpus.held_out), END)
+    if not text.replace(END, ""):
+        return None
+    memory = TrainingConfig().counts_memory << 20
+    most = MOST_COUNTED if len(corpus.train) > MOST_COUNTED else None
+    return kneser_ney(corpus.vocabulary, corpus.train, text, memory=memory, most=most)
+
+
+def _spread(ids: Ids) -> Ids:
+    """All of a short part; of a longer one evenly spread pieces."""
+    if len(ids) <= SCORED_PIECES * SCORED_PIECE:
+        return ids
+    starts = np.linspace(0, len(ids) - SCORED_PIECE, SCORED_PIECES).astype(int).tolist()
+    return np.concatenate([ids[start : start + SCORED_PIECE] for start in starts])
+
+
+def _frequencies(ids: Ids, n: int) -> NDArray[np.int64]:
+    counts = np.zeros(n, dtype=np.int64)
+    for piece in spread_pieces(ids, MOST_READ):
+        counts += np.bincount(piece, minlength=n)
+    return counts
