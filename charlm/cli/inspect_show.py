@@ -1,9 +1,13 @@
 """What was found in a text, as tables and sentences."""
 
+import sys
 from collections.abc import Iterable, Sequence
+from shutil import get_terminal_size
+from textwrap import fill
 
 from charlm.cli.console import count, table
 from charlm.cli.words import about_text
+from charlm.evaluation.overlap import PASSAGE
 from charlm.studies import measured
 from charlm.studies.characters import Character
 from charlm.studies.findings import Finding
@@ -11,7 +15,8 @@ from charlm.studies.inspect import Examination
 from charlm.terminal import one_line
 
 FREQUENT, RAREST = 8, 8
-PASSAGE_SHOWN = 150
+PASSAGE_SHOWN, WIDTH, LONGEST = 150, 100, 2000
+ACRONYMS = ("CJK",)
 NOTHING = "-"
 
 
@@ -67,7 +72,8 @@ def _encoding(found: Examination) -> str:
 
 def _scripts(found: Examination) -> str:
     total = sum(found.scripts.values())
-    said = [f"{name.capitalize()} {_percent(n / total)}" for name, n in list(found.scripts.items())[:4]]
+    names = {script: script if script in ACRONYMS else script.capitalize() for script in found.scripts}
+    said = [f"{names[script]} {_percent(n / total)}" for script, n in list(found.scripts.items())[:4]]
     return ", ".join(said) or "none"
 
 
@@ -101,12 +107,12 @@ def _repeats(found: Examination) -> list[tuple[str, str]]:
             where = f", in lines {count(places[0])} and {count(places[1])}"
         length = f"{count(longest.length)} characters, {count(longest.times)} times{where}{sampled}"
         rows += [("longest repeat", length), ("", one_line(passage, PASSAGE_SHOWN))]
-    before = found.repeated
-    rows.append(("stood there before", f"{before.word}{_percent(before.share)} of the text"))
-    leak = found.leak
+    before, leak = found.repeated, found.leak
+    passages = f"in passages of {PASSAGE} characters or more"
+    rows.append(("stood before", f"{before.word}{_percent(before.share)} of the text, {passages}"))
     if leak.of_symbols:
-        rows.append(("held out, and in", f"{leak.word}{_percent(leak.share)} of the held-out text stands"))
-        rows.append(("training too", "in the training part, in passages of 64 characters or more"))
+        share = f"{leak.word}{_percent(leak.share)} of it stands in the training part too"
+        rows.append(("held out", f"{share}, {passages}"))
     return rows
 
 
@@ -115,18 +121,18 @@ def _entropies(found: Examination) -> None:
     rows = [(str(e.order), _bits(e.bits_per_char), _percent(e.seen_once)) for e in found.entropies]
     table(rows, header=("order", "bits/char", "contexts seen once"), numbers=(0, 1, 2))
     whole = "the text" if found.look.sample.whole else f"{count(found.sampled_chars)} characters of the text"
-    print(
-        f"Conditional empirical entropy of {whole}, by its own counts. What was seen once\n"
-        "looks certain: where contexts seen once are many, the figure is far too low."
+    xz = found.xz_bits_per_char
+    _say(
+        f"Conditional empirical entropy of {whole}, by its own counts. A context seen once looks certain: where "
+        "those are many, the figure is far too low."
+        + ("" if xz is None else f" xz makes {xz:.3f} bits/char of it.")
     )
-    if found.xz_bits_per_char is not None:
-        print(f"xz makes {found.xz_bits_per_char:.3f} bits/char of it.")
 
 
 def _training(found: Examination, model: str) -> None:
     seconds = found.choice.plan.decisions[-1]["seconds"] if found.choice else None
-    print(one_line(about_text(found.loaded), 1000))
-    print(f"charlm train --time {seconds:.0f}s would train {one_line(model, 1000)}")
+    _say(f"charlm train --time {seconds:.0f}s would take {about_text(found.loaded)}.")
+    _say(f"It would train {model}.")
     if found.counts is None:
         return
     stick = found.counts
@@ -138,14 +144,14 @@ def _training(found: Examination, model: str) -> None:
     print()
     table(rows, header=("expect, held out", "bits/char"))
     if stick.limits:
-        print(f"Counts alone: {stick.limits}.")
+        _say(f"Counts alone: {stick.limits}.")
     if found.expected:
-        print(
-            f"As measured on {measured.TEXT} ({measured.LANGUAGE}, {count(measured.TRAIN_CHARS)} characters to train"
-            f"\non), {found.expected[0].seeds} seeds each, on {measured.MACHINE}."
+        _say(
+            f"As measured on {measured.TEXT} ({measured.LANGUAGE}, {count(measured.TRAIN_CHARS)} characters to train "
+            f"on), the best and the worst of {found.expected[0].seeds} seeds, on {measured.MACHINE}."
         )
     if found.unlike:
-        print(f"This text is unlike it ({'; '.join(found.unlike)}): take it as a guess.")
+        _say(f"This text is unlike that: {'; '.join(found.unlike)}. Take the figures for a guess.")
 
 
 def _warnings(warnings: Iterable[Finding]) -> None:
@@ -156,9 +162,15 @@ def _warnings(warnings: Iterable[Finding]) -> None:
         rows += [(f"{i + 1}.", warning.text), ("", f"-> {what}")]
     if rows:
         print("To deal with before training:")
-        table([(number, one_line(text, 1000)) for number, text in rows])
+        table(rows, longest=LONGEST)
     else:
         print("Nothing to deal with before training.")
+
+
+def _say(text: str) -> None:
+    """A paragraph, its lines as long as the terminal's."""
+    width = get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+    print(fill(one_line(text, LONGEST), max(20, width - 1)))
 
 
 def _bits(value: float | None) -> str:

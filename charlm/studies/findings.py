@@ -155,11 +155,12 @@ def _alike(found: "Examination", config: TextConfig) -> Found:
         words = ", ".join(mixed.words[:SHOWN])
         text = f"Words with look-alike letters of another script: {mixed.count:,} ({words}); the letters: {_some(mixed.letters)}."
         yield Finding("mixed-scripts", text, None, "correct them in the text; no option changes letters")
-    for row in found.alike:
-        if mixed_quotes(row):
-            text = f"Quotes of the typewriter and of print: {_some(row)}. A prompt may have the wrong ones."
-            remedy = "of charlm sample reads a prompt's as those that the text has"
-            yield Finding("quotes", text, "--map-lookalikes", remedy)
+    quotes = [c for row in found.alike if mixed_quotes(row) for c in row]
+    if quotes:
+        marks = ", ".join(f"{c.char} {c.code_point} ({c.count:,})" for c in quotes)
+        text = f"Quotes of the typewriter and of print: {marks}. A prompt may have the wrong ones."
+        remedy = "reads a prompt's as those that the model has"
+        yield Finding("quotes", text, "charlm sample --map-lookalikes", remedy)
 
 
 def _rare(found: "Examination", config: TextConfig) -> Found:

@@ -65,7 +65,8 @@ def unlike(train_chars: int, counts_bits: float, latin: float, spaces: float) ->
         size = "shorter" if train_chars < TRAIN_CHARS else "longer"
         said.append(f"it is {size}: {train_chars:,} characters to train on")
     if latin < MOSTLY:
-        said.append(f"only {100 * latin:.0f} % of its letters are those of {LANGUAGE}")
+        share = f"only {100 * latin:.0f} %" if latin >= 0.005 else "none"
+        said.append(f"{share} of its letters are those of {LANGUAGE}")
     elif not 0.1 <= spaces <= 0.25:
         said.append(f"{100 * spaces:.0f} % of it are spaces, unlike {LANGUAGE}")
     usual = KNESER_NEY_NATS / log(2)
