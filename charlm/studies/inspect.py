@@ -64,7 +64,8 @@ class Examination:
     @property
     def longest_line(self) -> int:
         """Characters of the longest line of the sample."""
-        return max((len(without_ends(line)) for line in self.sampled.splitlines()), default=0)
+        plain = self.sampled.replace("\r\n", "\n").replace("\r", "\n")
+        return max(len(without_ends(line)) for line in plain.split("\n"))
 
     @property
     def longest_text(self) -> str:

@@ -35,9 +35,16 @@ class Excerpt:
         """`spans` of bytes, ascending, the first from 0; None: all of them."""
         self._spans, self._budget, self._encoding = spans, budget, encoding
 
+    @property
+    def whole(self) -> bool:
+        """Is a file, if it is not compressed, read from its first byte to its last?"""
+        return self._spans is None
+
     def of_file(self, file: BinaryIO) -> Iterator[bytes]:
         """The file's bytes, or the lines that lie whole within the spans. Of a compressed file, all."""
         first = file.read(AT_ONCE)
+        if not first:
+            return
         if self._spans is None or compression(first):
             yield first
             yield from iter(lambda: file.read(AT_ONCE), b"")

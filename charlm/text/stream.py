@@ -119,7 +119,7 @@ class TextStream:
         everything = chain([first], pieces)
         limited = self._excerpt.beginning if self._excerpt else iter
         if kind is None:
-            self._plain = self._path != STDIN and self._excerpt is None
+            self._plain = self._path != STDIN and (self._excerpt is None or self._excerpt.whole)
             return everything if self._path != STDIN else limited(everything)
         self.notes.append(f"decompressed from {kind}")
         return limited(decompress(kind, everything, self._label, self._size))
