@@ -59,13 +59,13 @@ def test_pieces_are_whole_lines_from_all_over(encoding: str) -> None:
     places = [int(line.split()[0]) for line in found]
     assert places == sorted(places) and places[0] == 0 and places[-1] > 2_900
     assert look.partial and look.manner == "in pieces spread evenly"
-    assert look.of_bytes == Path("long.txt").stat().st_size and look.bytes_read <= 8_000
+    assert look.of_bytes == Path("long.txt").stat().st_size and look.bytes_read <= 8_050
 
 
 def test_a_line_without_end_is_cut_between_characters() -> None:
     Path("long.txt").write_text("日ü🦆a" * 4_000)
     text, _ = read("long.txt")
-    assert set(text) == set("日ü🦆a") and 7_000 < len(text.encode()) <= 8_000
+    assert set(text) == set("日ü🦆a") and 7_000 < len(text.encode()) <= 8_050
 
 
 def test_short_texts_are_read_whole() -> None:
@@ -84,7 +84,7 @@ def test_what_cannot_be_entered_anywhere_is_read_from_its_beginning(name: str) -
         assert look.files[0].compression == "gzip"
     else:
         Path(name).write_text(
-            "".join(json.dumps({"t": line.strip()}, ensure_ascii=False) + "\n" for line in LINES)
+            "".join(json.dumps({"t": line.rstrip("\n")}, ensure_ascii=False) + "\n" for line in LINES)
         )
         text, look = read(name, field="t")
         assert look.partial and 6_000 < len(text.encode()) < 8_000

@@ -67,13 +67,13 @@ DEFECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "newlines": (prose().replace("\n", "\r\n"), ()),
     "normal-forms": (unicodedata.normalize("NFD", prose(100)) + prose(200, 2), ()),
     "compatibility": (prose() + "eﬀect ｗｉｄｅ\n", ()),
-    "unseen": (prose() + "\x07a\u200bb\u202ec\x1b[31m\n", ()),
+    "unseen": (prose() + "\x07a\u200ba\u202ea\x1ba\n", ()),
     "spaces": (prose().replace("of ", "of\u00a0"), ()),
     "space-runs": (prose().replace("the ", "the    "), ()),
-    "rare": (prose(1_800).replace("of the", f"of {RARE} the", 1), ()),
+    "rare": (prose(2_800).replace("of the", f"of {RARE} the", 1), ()),
     "leak": ("".join(f"{line}\n" for line in prose(100).splitlines() for _ in range(3)) * 2, ()),
-    "shift": (prose(300) + prose(40).upper(), ()),
-    "few-held-out": (prose(8), ()),
+    "shift": (prose(4_000) + prose(800).upper(), ()),
+    "few-held-out": (prose(15), ()),
     "records": (
         "".join(json.dumps({"id": "x", "text": line}) + "\n" for line in prose(200).splitlines()),
         (),
@@ -85,7 +85,7 @@ DEFECTS: dict[str, tuple[str, tuple[str, ...]]] = {
 @pytest.mark.parametrize("code", DEFECTS)
 def test_a_defect_is_found_and_its_option_mends_it(charlm: Call, code: str) -> None:
     text, args = DEFECTS[code]
-    write(prose(300) if code == "misread" else prose())
+    write(prose())
     sound = {warning["code"] for warning in inspect(charlm)["warnings"]}
     assert code not in sound
     write(text)
@@ -119,6 +119,7 @@ def test_the_table_says_what_json_says(charlm: Call) -> None:
     found = inspect(charlm)
     code, out, err = charlm("inspect", "t.txt")
     assert code == 0 and err.startswith("reading t.txt")
+    out = " ".join(out.split())  # sentences are wrapped
     figures = [f"{entropy['bits_per_char']:.3f}" for entropy in found["entropy"]["orders"]]
     figures += [f"{found['xz_bits_per_char']:.3f}", f"{found['counts']['bits_per_char']:.3f}"]
     figures += [
@@ -160,7 +161,8 @@ def test_nothing_that_steers_a_terminal_comes_through(charlm: Call, more: tuple[
     write((prose(20) + HOSTILE * 20 + "\n") * 3)
     code, out, err = charlm("inspect", "t.txt", *more)
     assert code == 0
-    assert not set(re.findall(r"[^\n\t -~\u00a1-\u2010\u2014-\u201f\u2026◌]", out + err))
+    steers = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
+    assert not re.findall(steers, out + err)
     assert "ESCAPE" in out and "RIGHT-TO-LEFT OVERRIDE" in out
 
 
@@ -190,14 +192,15 @@ def test_of_a_long_text_a_sample_is_read_and_said(charlm: Call, monkeypatch: pyt
         monkeypatch.setattr(f"charlm.text.{name}", value)
     monkeypatch.setattr("charlm.text.excerpts.PIECE_BYTES", 1_000)
     write(prose(4_000))
+    before = {entry.key for entry in cache.entries()}
     size = Path("t.txt").stat().st_size
     code, out, _ = charlm("inspect", "t.txt")
     assert code == 0 and f"of {size:,} bytes, in pieces spread evenly" in out
     found = inspect(charlm)["text"]
     assert found["bytes_read"] <= 64_000 and found["of_bytes"] == size
     assert found["read"] == "in pieces spread evenly"
-    assert not cache.entries() or all(entry.chars > 64_000 for entry in cache.entries())
-    assert charlm("train", "t.txt", "--dry-run")[0] == 0  # reads the whole text, not what the sample left
+    assert {entry.key for entry in cache.entries()} == before  # nobody asks for a sample again
+    assert f"{len(prose(4_000)):,} characters" in charlm("train", "t.txt", "--dry-run")[2]
 
 
 def test_without_a_name_it_is_the_manual(charlm: Call) -> None:
@@ -217,7 +220,7 @@ def test_counts_alone_are_those_of_eval(charlm: Call) -> None:
     assert low <= high < found["counts"]["bits_per_char"]
 
 
-@given(st.text())
+@given(st.text(min_size=1))
 def test_every_character_is_counted_and_named(text: str) -> None:
     census = Census()
     census.add(codes_of(Block(text.encode(), text)))
@@ -227,7 +230,7 @@ def test_every_character_is_counted_and_named(text: str) -> None:
     assert all(c.name and c.code_point == f"U+{ord(c.char):04X}" for c in found)
 
 
-@given(st.text(alphabet="eéaå\u0301\u030aÅ한\u1112\u1161"))
+@given(st.text(alphabet="eéaå\u0301\u030a\u0323\u05b8\u05bcÅ\u212b한\u1112\u1161"))
 def test_a_text_is_in_its_composed_form_or_said_not_to_be(text: str) -> None:
     found = [Character(char, text.count(char)) for char in set(text)]
     assert normal_forms(found, text).is_nfc == unicodedata.is_normalized("NFC", text)
@@ -238,9 +241,10 @@ def test_look_alike_letters_are_told_from_units_and_names() -> None:
         found = mixed_words([Character(char, text.count(char)) for char in set(text)], text)
         return "".join(c.char for c in found.letters)
 
-    assert odd("Мосkва? Москва: Moсква") == "o"  # k is no Cyrillic look-alike
-    assert odd("5 μm, the ΔABC, Привет hello, a а") == ""
-    assert odd("Νame") == "Ν"
+    assert odd("\u041co\u0441\u043a\u0432\u0430 \u041c\u043e\u0441\u043a\u0432\u0430") == "o"
+    assert odd("\u041c\u043e\u0441k\u0432\u0430") == ""  # k is no look-alike
+    assert odd("5 \u03bcm, the \u0394ABC, \u041f\u0440\u0438\u0432\u0435\u0442 hello, \u0430 a") == ""
+    assert odd("\u039dame") == "\u039d"
 
 
 def test_names_of_controls_are_of_those_without_one() -> None:

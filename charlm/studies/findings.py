@@ -117,6 +117,9 @@ def _normal_forms(found: "Examination", config: TextConfig) -> Found:
     elif forms.unstable:
         text = f"{forms.unstable:,} characters are outdated doubles of others that look the same."
         yield Finding("normal-forms", text, "--normalize nfc", "replaces them")
+    elif forms.reordered:
+        text = "Where letters have several marks, these do not stand in the usual order."
+        yield Finding("normal-forms", text, "--normalize nfc", "puts them in order")
     if found.compatible:
         text = f"Letters and digits in other widths or fonts than the plain ones: {_some(found.compatible)}."
         yield Finding("compatibility", text, "--normalize nfkc", "makes them plain")

@@ -32,6 +32,7 @@ class NormalForms:
     composed: int
     decomposed: int
     unstable: int  # characters that every normal form replaces by another that looks the same
+    reordered: bool  # do several marks on a letter stand in another order than normal forms have them in?
 
     @property
     def mixed(self) -> bool:
@@ -41,7 +42,7 @@ class NormalForms:
     @property
     def is_nfc(self) -> bool:
         """Is the text in its composed form?"""
-        return not self.decomposed and not self.unstable
+        return not (self.decomposed or self.unstable or self.reordered)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ def normal_forms(found: Sequence[Character], text: str) -> NormalForms:
             unstable += character.count
         elif unicodedata.normalize("NFD", char) != char:
             composed += character.count
-    return NormalForms(composed, _joinable(text), unstable)
+    joinable = _joinable(text)
+    is_nfc = unicodedata.is_normalized("NFC", text)
+    return NormalForms(composed, joinable, unstable, not (joinable or unstable or is_nfc))
 
 
 def _joinable(text: str) -> int:
