@@ -1,6 +1,7 @@
 """What a text says more than once: its longest repeated passage, and how much of it stood there before."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from charlm.evaluation.overlap import MOST_READ, PASSAGE, Overlap, hashes_of, sa
 from charlm.text.codes import Codes
 from charlm.text.vocabulary import END_POINT, Ids
 
+Numbers = NDArray[np.signedinteger[Any]]
 Names = NDArray[np.int64]
 """Of the passages of one length that begin at each place: equal ones have equal names, -1 for those to leave out."""
 
@@ -40,7 +42,8 @@ def longest_repeat(codes: Codes) -> Repeat | None:
         if not (doubled >= 0).any():
             break
         levels.append(doubled.astype(np.int32))
-    best, length = levels[-1], 1 << (len(levels) - 1)
+    best: Numbers = levels[-1]
+    length = 1 << (len(levels) - 1)
     for j in range(len(levels) - 2, -1, -1):
         longer = _joined(best, levels[j], length, 1 << j)
         if (longer >= 0).any():
@@ -51,7 +54,7 @@ def longest_repeat(codes: Codes) -> Repeat | None:
     return Repeat(length, first, int(same[-1]), _apart(same, length))
 
 
-def _joined(left: NDArray[np.int32], right: NDArray[np.int32], length: int, more: int) -> Names:
+def _joined(left: Numbers, right: Numbers, length: int, more: int) -> Names:
     """The names of passages of `length` and what follows them, of length `more`, together."""
     names = np.full(len(left), -1, dtype=np.int64)
     here = np.flatnonzero(left[: max(0, len(left) - length)] >= 0)
