@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from shutil import get_terminal_size
 from textwrap import fill
+from unicodedata import combining
 
 from charlm.cli.console import count, table
 from charlm.cli.words import about_text
@@ -14,7 +15,7 @@ from charlm.studies.findings import Finding
 from charlm.studies.inspect import Examination
 from charlm.terminal import one_line
 
-FREQUENT, RAREST = 8, 8
+FREQUENT, RAREST = 8, 12
 PASSAGE_SHOWN, WIDTH, LONGEST = 150, 100, 2000
 ACRONYMS = ("CJK",)
 NOTHING = "-"
@@ -83,14 +84,15 @@ def _characters(found: Examination) -> None:
     between = len(found.characters) - len(frequent) - len(rarest)
     rows = [_row(c, found.chars) for c in frequent]
     if between:
-        rows.append(("", "", f"... {count(between)} more ...", "", ""))
+        rows.append(("", "", f"({count(between)} more, all in --json)", "", ""))
     rows += [_row(c, found.chars) for c in rarest]
     print()
     table(rows, header=("", "code", "name", "times", "share"), numbers=(3, 4))
 
 
 def _row(character: Character, of: int) -> tuple[str, ...]:
-    shown = "" if character.char.isspace() or character.unseen else one_line(character.char)
+    char = character.char
+    shown = "" if char.isspace() or character.unseen else ("◌" * bool(combining(char)) + one_line(char))
     return shown, character.code_point, character.name, count(character.count), _percent(character.count / of)
 
 
@@ -130,8 +132,8 @@ def _entropies(found: Examination) -> None:
 
 
 def _training(found: Examination, model: str) -> None:
-    seconds = found.choice.plan.decisions[-1]["seconds"] if found.choice else None
-    _say(f"charlm train --time {seconds:.0f}s would take {about_text(found.loaded)}.")
+    decided = found.choice.plan.decisions[-1]
+    _say(f"charlm train --time {decided['seconds']:.0f}s would take {about_text(found.loaded)}.")
     _say(f"It would train {model}.")
     if found.counts is None:
         return
@@ -148,7 +150,7 @@ def _training(found: Examination, model: str) -> None:
     if found.expected:
         _say(
             f"As measured on {measured.TEXT} ({measured.LANGUAGE}, {count(measured.TRAIN_CHARS)} characters to train "
-            f"on), the best and the worst of {found.expected[0].seeds} seeds, on {measured.MACHINE}."
+            f"on), the best and the worst of {found.expected[0].seeds} seeds, on {measured.MACHINE} (this machine now: {decided['gflops']:.0f})."
         )
     if found.unlike:
         _say(f"This text is unlike that: {'; '.join(found.unlike)}. Take the figures for a guess.")

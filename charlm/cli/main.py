@@ -41,6 +41,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 COMMANDS = {
     "train": train,
+    "inspect": inspect,
     "resume": resume,
     "sample": sample,
     "eval": evaluate,
@@ -51,7 +52,6 @@ COMMANDS = {
     "compare": compare,
     "cache": cache,
     "data": data,
-    "inspect": inspect,
     "explain": explain,
     "doctor": doctor,
 }

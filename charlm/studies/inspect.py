@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from charlm.evaluation.overlap import Overlap, overlap
 from charlm.evaluation.yardsticks import Yardstick, xz_size
@@ -15,6 +14,7 @@ from charlm.text.codes import Codes
 from charlm.text.load import Loaded
 from charlm.text.look import Look
 from charlm.text.vocabulary import END, without_ends
+from charlm.training.plan import Choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Examination:
     counts: Yardstick | None
     expected: tuple[measured.Expected, ...]
     unlike: tuple[str, ...]  # in what the text differs from what was measured on
-    choice: Any = None  # charlm.training.plan.Choice, of the training that was asked about
+    choice: Choice  # what would be trained in the time that was asked about
 
     @property
     def chars(self) -> int:
@@ -80,7 +80,7 @@ class Examination:
 
 
 def examine(
-    loaded: Loaded, look: Look, choice: Any = None, watch: Callable[[str], None] = lambda what: None
+    loaded: Loaded, look: Look, choice: Choice, watch: Callable[[str], None] = lambda what: None
 ) -> Examination:
     """Look at a text that was loaded with that look; `watch` is told what is looked at.
 
@@ -96,7 +96,7 @@ def examine(
     leak = overlap(corpus.train, corpus.held_out)
     watch("measuring entropies, xz and counts alone")
     stick = counts_alone(corpus)
-    expects = stick is not None and (choice is None or choice.model.counts)
+    expects = stick is not None and choice.model.counts
     return Examination(
         loaded=loaded,
         look=look,

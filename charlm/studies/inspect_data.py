@@ -112,10 +112,8 @@ def _vocabulary(found: Examination) -> dict[str, int]:
     }
 
 
-def _plan(found: Examination) -> dict[str, Any] | None:
+def _plan(found: Examination) -> dict[str, Any]:
     choice = found.choice
-    if choice is None:
-        return None
     decision = choice.plan.decisions[-1]
     return {
         "seconds": decision["seconds"],
