@@ -67,7 +67,7 @@ DEFECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "newlines": (prose().replace("\n", "\r\n"), ()),
     "normal-forms": (unicodedata.normalize("NFD", prose(100)) + prose(200, 2), ()),
     "compatibility": (prose() + "eﬀect ｗｉｄｅ\n", ()),
-    "unseen": (prose() + "\x07a\u200ba\u202ea\x1ba\n", ()),
+    "unseen": ("\x07a\u200ba\u202ea\x1ba\n" + prose(), ()),
     "spaces": (prose().replace("of ", "of\u00a0"), ()),
     "space-runs": (prose().replace("the ", "the    "), ()),
     "rare": (prose(2_800).replace("of the", f"of {RARE} the", 1), ()),

@@ -133,7 +133,8 @@ def _entropies(found: Examination) -> None:
 
 def _training(found: Examination, model: str) -> None:
     decided = found.choice.plan.decisions[-1]
-    _say(f"charlm train --time {decided['seconds']:.0f}s would take {about_text(found.loaded)}.")
+    part = "Of the part that was read, " if found.look.partial else ""
+    _say(f"{part}charlm train --time {decided['seconds']:.0f}s would take {about_text(found.loaded)}.")
     _say(f"It would train {model}.")
     if found.counts is None:
         return

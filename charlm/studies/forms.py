@@ -90,12 +90,12 @@ def compatible(found: Sequence[Character]) -> list[Character]:
 
 def mixed_words(found: Sequence[Character], text: str) -> MixedWords:
     """Words of which some letters are of another script than the rest, and could be of the same by their looks."""
-    there = {character.char for character in found}
+    there = {script_of(c.char) for c in found if c.char.isalpha()}
     words: Counter[str] = Counter()
     letters: Counter[str] = Counter()
     for first, second, pairs in ALIKE_LETTERS:
         ones = {first: set(pairs[::2]), second: set(pairs[1::2])}
-        if not (ones[first] & there and ones[second] & there):
+        if not set(ones) <= there:
             continue
         for word, n in Counter(WORDS.findall(text)).items():
             odd = _odd(word, ones) if len(word) >= SHORTEST_WORD and not word.isascii() else ""

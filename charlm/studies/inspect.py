@@ -1,7 +1,7 @@
 """What `charlm inspect` finds in a text before anything is trained on it, as one object."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from charlm.evaluation.overlap import Overlap, overlap
 from charlm.evaluation.yardsticks import Yardstick, xz_size
@@ -110,8 +110,8 @@ def examine(
         inner_spaces=forms.inner_spaces(text),
         misread=forms.misread(text),
         longest=longest,
-        repeated=repeated,
-        leak=leak,
+        repeated=_of_what_was_read(repeated, look),
+        leak=_of_what_was_read(leak, look),
         shift=shift(corpus),
         entropies=tuple(entropies(codes)),
         xz_bits_per_char=_xz_bits(without_ends(text)),
@@ -120,6 +120,13 @@ def examine(
         unlike=tuple(_unlike(found, corpus.train_chars, stick)) if expects and stick else (),
         choice=choice,
     )
+
+
+def _of_what_was_read(found: Overlap, look: Look) -> Overlap:
+    """The same, known for a lower bound where a part of the text was left unread."""
+    if not look.partial:
+        return found
+    return replace(found, read=found.read * look.bytes_read / max(look.bytes_read + 1, look.of_bytes or 0))
 
 
 def _text(codes: Codes) -> str:

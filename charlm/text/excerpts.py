@@ -14,6 +14,8 @@ WHOLE_UP_TO = 1_000_000_000
 """Bytes of all files together up to which every one is read."""
 PIECES, PIECE_BYTES = 64, 2 << 20
 """Of more, so many pieces of so many bytes."""
+LEAST_SHARE = 4
+"""Less of a piece than one in so many bytes is left out where it is no whole file: it may hold no whole line."""
 AT_ONCE = 1 << 19
 WIDEST = 4  # bytes of a character: where a piece begins is a multiple of it
 
@@ -86,7 +88,8 @@ def spread_over(sizes: Mapping[str, int]) -> dict[str, list[Span]]:
             offset = ends[at] - sizes[names[at]]
             low = max(0, start - offset) // WIDEST * WIDEST
             high = min(sizes[names[at]], start + PIECE_BYTES - offset)
-            if low < high:
+            whole = high - low == sizes[names[at]] > 0
+            if whole or high - low >= PIECE_BYTES // LEAST_SHARE:
                 spans.setdefault(names[at], []).append((low, high))
             at += 1
     return {name: [(0, of[0][1] - of[0][0]), *of[1:]] for name, of in spans.items()}
