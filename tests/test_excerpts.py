@@ -32,7 +32,8 @@ def _budget(self: excerpts.Budget) -> None:
     self.left, self.spent = 20_000, False
 
 
-LINES = [f"{i} Zeile mit ü und 日本 🦆, {'x' * (i % 50)}\n" for i in range(3_000)]
+ACROSS = "\u0a05\u0100"  # in UTF-16 the bytes of a line feed stand across them
+LINES = [f"{i} Zeile mit ü und {ACROSS} 日本 🦆, {'x' * (i % 50)}\n" for i in range(3_000)]
 
 
 def read(*names: str, **settings: object) -> tuple[str, Look]:
@@ -89,6 +90,15 @@ def test_what_cannot_be_entered_anywhere_is_read_from_its_beginning(name: str) -
         text, look = read(name, field="t")
         assert look.partial and 6_000 < len(text.encode()) < 8_000
     assert "".join(LINES).startswith(text) and text.endswith("\n")
+
+
+def test_all_that_is_compressed_has_one_budget() -> None:
+    for name in ("a.gz", "b.gz", "c.gz"):
+        Path(name).write_bytes(gzip.compress("".join(LINES[:200]).encode()))
+    text, look = read("a.gz", "b.gz", "c.gz")
+    assert (
+        look.partial and "".join(LINES[:200] * 3).startswith(text) and 19_000 < len(text.encode()) <= 20_000
+    )
 
 
 def test_many_files_are_read_here_and_there() -> None:
