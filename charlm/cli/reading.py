@@ -41,13 +41,15 @@ def take_customary_split(names: Sequence[str], settings: dict[str, Any]) -> None
     say(f"split as is customary for {text.name}: {text.split}; --val and --test choose another")
 
 
-def load_text(names: Sequence[str], config: TextConfig, *, verify: bool = False, earlier: Any = None) -> Any:
+def load_text(
+    names: Sequence[str], config: TextConfig, *, verify: bool = False, earlier: Any = None, look: Any = None
+) -> Any:
     """As `charlm.text.load.load`, shown while it goes on."""
     from charlm.text.load import load  # here: numpy is slow to import
 
     bar = Bar()
     try:
-        return load(names, config, bar, verify=verify, earlier=earlier)
+        return load(names, config, bar, verify=verify, earlier=earlier, look=look)
     finally:
         bar.close()
 

@@ -17,7 +17,7 @@ from charlm.errors import ResourceError, TextError
 from charlm.terminal import one_line
 from charlm.text import cache
 from charlm.text.cache import cache_folder
-from charlm.text.codes import Census, Counts, LineEnds, Spool, marks_of
+from charlm.text.codes import Census, Codes, Counts, LineEnds, Spool, marks_of
 from charlm.text.documents import Marker, with_ends
 from charlm.text.encoder import Encoder
 from charlm.text.growth import grown
@@ -103,16 +103,19 @@ class Preparation:
         label: str = "",
         watch: Watch = lambda what, done, of: None,
         earlier: Earlier | None = None,
+        observe: Callable[[Codes], None] | None = None,
     ) -> None:
         """`watch` is told how the encoding goes on; `label` names the text in the cache.
 
         `earlier`: the text of the run that is gone on from, whose symbols and division hold in this one.
+        `observe` sees the code points of the text, in order, in blocks, those of a held-out text of its own not.
         """
-        self._config, self._label, self._watch = config, label, watch
+        self._config, self._label, self._watch, self._observe = config, label, watch, observe
         self._census, self._ends, self._marker = Census(), LineEnds(), Marker()
         self._draw: Draw | None = None  # of whole documents, where they are drawn
         self._beginning = None if earlier is None else Beginning(earlier)
         self.marks: Marks | None = None  # what deserves a remark, once the text is read
+        self.counts: Counts = np.zeros(0, np.int64)  # of each code point, once the text is read
 
     def lines(self) -> int:
         """Line ends in what was read so far."""
@@ -157,7 +160,8 @@ class Preparation:
             self._ends.add(block)
             if self._beginning:
                 self._beginning.add(block)
-        self.marks = marks_of(self._census.counts(), self._ends.pairs) if spool.chars else None
+        self.counts, self._observe = self._census.counts(), None
+        self.marks = marks_of(self.counts, self._ends.pairs) if spool.chars else None
         return digest.hexdigest()
 
     def _read_more(self, blocks: Iterable[Block], spool: Spool) -> str:
@@ -175,6 +179,8 @@ class Preparation:
             if self._draw is not None:
                 self._draw.add(codes)
             spool.add(codes, block if block.ends is None else None)
+            if self._observe is not None:
+                self._observe(codes)
             yield block
 
     def _key(self, sha256: str, val_sha256: str | None, n: int) -> str:
