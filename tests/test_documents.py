@@ -96,7 +96,7 @@ def test_a_corpus_of_documents_is_the_text(text: str, kind: str, val: float, min
     assert Vocabulary.from_json(json.loads(vocabulary.to_json())) == vocabulary
     assert np.array_equal(vocabulary.encode(marked[:n_train]), corpus.train)
     for byte in range(256):
-        assert vocabulary.spellings[vocabulary._id_of_byte[byte]] == bytes([byte])
+        assert vocabulary.spellings[vocabulary.id_of_byte[byte]] == bytes([byte])
 
 
 def test_where_documents_end_is_part_of_a_corpus(elsewhere: Path) -> None:

@@ -68,7 +68,7 @@ def leak(corpus: Any) -> str | None:
     if found.share < LEAST_SHARE:
         return None
     return (
-        f"{found.word}{100 * found.share:.0f} % of the held-out text stands in the training part too, in passages of {PASSAGE} characters "
+        f"{found.word}{100 * found.share:.0f} % of the held-out text stands in the training part too, in passages of {PASSAGE} {corpus.vocabulary.word}s "
         "or more, so its figure will flatter; hold out another text with --val-file, or draw whole documents with --split documents"
     )
 

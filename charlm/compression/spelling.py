@@ -42,7 +42,4 @@ def unspell(ids: Ids, vocabulary: Vocabulary) -> bytes:
 def _spell_piece(piece: str, vocabulary: Vocabulary) -> Ids:
     if not _NO_TEXT.match(piece):
         return vocabulary.encode(piece)
-    first = len(vocabulary.chars)
-    bytes_ = enumerate(vocabulary.spellings[first:], first)
-    id_of = {spelling[0]: i for i, spelling in bytes_ if spelling}  # the end of a document has none
-    return np.array([id_of[byte] for byte in piece.encode(errors="surrogateescape")], dtype=np.int32)
+    return vocabulary.id_of_byte[list(piece.encode(errors="surrogateescape"))]

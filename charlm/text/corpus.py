@@ -19,9 +19,10 @@ from charlm.files import free_space
 from charlm.terminal import one_line
 from charlm.text import cache
 from charlm.text.cache import cache_folder
-from charlm.text.codes import Census, Counts, LineEnds, Spool, marks_of
+from charlm.text.codes import Census, Codes, Counts, LineEnds, Spool, marks_of
+from charlm.text.counting import vocabulary_of
 from charlm.text.documents import Marker, with_ends
-from charlm.text.encoder import Encoder
+from charlm.text.encoder import PartEncoder, encoder_of
 from charlm.text.normal import normalised
 from charlm.text.remarks import Marks
 from charlm.text.scratch import room, scratch_folder
@@ -164,6 +165,8 @@ class Preparation:
             settings.append(self._marker.digest())
         if self._config.split != "tail":
             settings.append(self._config.split)
+        if self._config.units != "chars":
+            settings.append(f"units {self._config.units}")
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
     def _encode(self, key: str, sha256: str, spool: Spool, division: Division) -> Corpus:
@@ -178,7 +181,7 @@ class Preparation:
         ends = {name: _ends(part) for name, part in counts.items()}
         chars = {name: int(part.sum()) - ends[name] for name, part in counts.items()}
         self._check(chars, ends["train"])
-        vocabulary = Vocabulary.of_counts(counts["train"], self._config.min_count)
+        vocabulary = vocabulary_of(counts["train"], division.codes(spool, "train"), self._config)
         facts = {
             "format": cache.FORMAT,
             "label": self._label,
@@ -188,11 +191,12 @@ class Preparation:
         }
         if vocabulary.ends:
             facts["ends"] = [ends[name] for name in PARTS]
-        encoder = Encoder(vocabulary, self._census.counts())
+        encoder = encoder_of(vocabulary, self._census.counts())
         parts, done = {}, 0
         for name in PARTS:
             pieces = _Pieces(encoder, spool, division, name, done, self._watch)
-            parts[name] = cache.Part(encoder.length(counts[name]), encoder.dtype, pieces)
+            n = encoder.length(counts[name], division.codes(spool, name))
+            parts[name] = cache.Part(n, encoder.dtype, pieces)
             done += int(counts[name].sum())
         trouble = _store(key, facts, parts)
         corpus = None if trouble else reopen(key)
@@ -227,7 +231,7 @@ class Preparation:
 class _Pieces:
     """The ids of a part of what was kept, made whenever they are asked for."""
 
-    encoder: Encoder
+    encoder: PartEncoder
     spool: Spool
     division: Division
     name: str
@@ -235,9 +239,12 @@ class _Pieces:
     watch: Watch
 
     def __iter__(self) -> Iterator[Ids]:
+        return self.encoder.pieces(self._watched())
+
+    def _watched(self) -> Iterator[Codes]:
         done = self.before
         for codes in self.division.codes(self.spool, self.name):
-            yield self.encoder.encode(codes)
+            yield codes
             done += len(codes)
             self.watch("encoding", done, self.spool.chars)
 
