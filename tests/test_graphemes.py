@@ -1,6 +1,7 @@
 """Grapheme clusters: those of UAX 29 as `regex` finds them, wherever blocks are cut, in bounded memory."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def text_of(codes: np.ndarray) -> str:
 
 def blocks_of(text: str, cuts: Sequence[int]) -> list[np.ndarray]:
     bounds = [0, *sorted(cuts), len(text)]
-    return [code_points(text[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [code_points(text[a:b]) for a, b in pairwise(bounds)]
 
 
 @settings(max_examples=400)

@@ -47,9 +47,8 @@ FAMILY, FLAG, KSHA = (
     "\U0001f1f3\U0001f1f5",
     "\u0995\u09cd\u09b7\u09bf",
 )
-TEXT = "".join(
-    f"{i % 7} ducks née {KSHA}\u0995 {FAMILY}{FLAG}{'e\u0301te\u0301 ' * (i % 3)}\r\n" for i in range(60)
-)
+ETE = "e\u0301te\u0301 "  # in two code points each
+TEXT = "".join(f"{i % 7} ducks née {KSHA}\u0995 {FAMILY}{FLAG}{ETE * (i % 3)}\r\n" for i in range(60))
 
 
 def least(units: str, min_count: int) -> int | None:
