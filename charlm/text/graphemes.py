@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LONGEST = 64
-"""Code points of the longest cluster taken as one. Of a longer one so many at a time are characters again, and
-what follows is looked at anew: this bounds what is held between blocks. Unicode's own bound for streams is 30
-marks in a row (UAX 15, Stream-Safe Text Format)."""
+LONGEST = 63
+"""Code points of the longest cluster taken as one. Of a longer one the first 64 are characters again, and what
+follows is looked at anew: this bounds what is held between blocks. Unicode's own bound for streams is 30 marks
+in a row (UAX 15, Stream-Safe Text Format)."""
 MOST = 1 << 19
 """Code points of all the different clusters that are counted, which are those that occur first; others are read
 as their characters."""
@@ -38,7 +38,7 @@ def find(codes: Points) -> tuple[Places, list[str]]:
     near = joining.copy()
     near[:-1] |= joining[1:]
     near[1:] |= joining[:-1]
-    pieces = _pieces(_text(codes[near]))  # at each seam stand two that do not join
+    pieces, _ = _pieces(_text(codes[near]))  # at each seam stand two that do not join
     lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
     starts = np.flatnonzero(near)[np.cumsum(lengths) - lengths]
     return starts[lengths > 1], [piece for piece in pieces if len(piece) > 1]
@@ -56,7 +56,7 @@ def whole(blocks: Iterable[Points]) -> Iterator[Points]:
             yield codes[:cut]
         held = codes[cut:].copy()
         assert len(held) <= LONGEST
-    if held is not None:
+    if held is not None and len(held):
         yield held
 
 
@@ -93,23 +93,24 @@ def _rest(starts: Places, clusters: list[str], wanted: NDArray[np.bool_]) -> Pla
     return np.repeat(firsts - (np.cumsum(more) - more), more) + np.arange(int(more.sum()))
 
 
-def _pieces(text: str) -> list[str]:
-    """A text in its clusters; of one that is too long the first LONGEST characters one by one."""
-    every, pieces, at = _pattern().findall, list[str](), 0
+def _pieces(text: str) -> tuple[list[str], bool]:
+    """A text in its clusters, characters one by one where those are too long; is that so at its end?"""
+    every, pieces, at, cut = _pattern().findall, list[str](), 0, False
     while at < len(text):
         found = every(text[at : at + _WINDOW])
         if at + _WINDOW < len(text) and len(found) > 1:
             found.pop()  # what follows may belong to it
-        if max(map(len, found)) > LONGEST:
+        cut = max(map(len, found)) > LONGEST
+        if cut:
             i = next(i for i, piece in enumerate(found) if len(piece) > LONGEST)
-            found[i:] = found[i][:LONGEST]
+            found[i:] = found[i][: LONGEST + 1]
         pieces += found
         at += sum(map(len, found))
-    return pieces
+    return pieces, cut
 
 
 def _start_of_last(codes: Points) -> int:
-    """Where the last cluster begins, which the next block may go on with."""
+    """Where the last cluster begins, if the next block may go on with it, else the end."""
     start, looked_at = 0, 4 * LONGEST
     while looked_at < len(codes):
         joining = _joining().take(codes[-looked_at:])
@@ -118,7 +119,8 @@ def _start_of_last(codes: Points) -> int:
             start = len(codes) - looked_at + int(breaks[-1]) + 1
             break
         looked_at *= 4
-    return len(codes) - len(_pieces(_text(codes[start:]))[-1])
+    pieces, cut = _pieces(_text(codes[start:]))
+    return len(codes) - (0 if cut else len(pieces[-1]))
 
 
 def _text(codes: Points) -> str:
