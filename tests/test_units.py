@@ -236,7 +236,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
     ),
     "a huge one": lambda d: d["clusters"].__setitem__(-1, "\U0010ffff" + "\u0301" * 10**6),
     "one of a character more than allowed": lambda d: d["clusters"].__setitem__(
-        -1, "\U0010ffff" + "\u0301" * 64
+        -1, "\U0010ffff" + "\u0301" * 63
     ),
     "too many": lambda d: d["clusters"].extend(f"\U0010ffff{i:08d}" for i in range(60_000)),
     "an empty one": lambda d: d["clusters"].__setitem__(0, ""),
