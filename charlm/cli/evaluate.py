@@ -47,6 +47,13 @@ Part = Annotated[
 Encoding = Annotated[
     str | None, typer.Option(metavar="NAME", help="The encoding of the files; by default UTF-8.")
 ]
+PerChar = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write each character's offset and bits, as JSON lines; a grapheme's are shared alike.",
+    ),
+]
 Learning = Annotated[
     bool,
     typer.Option(
@@ -67,13 +74,7 @@ def command(
         int | None,
         typer.Option(min=1, metavar="N", help="Characters scored in each block; by default half a block."),
     ] = None,
-    per_char: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write each character's offset and bits, as JSON lines; a grapheme's are shared alike.",
-        ),
-    ] = None,
+    per_char: PerChar = None,
     part: Part = None,
     online: Learning = False,
     encoding: Encoding = None,

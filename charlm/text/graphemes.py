@@ -24,6 +24,8 @@ _WINDOW = 1024
 _JOINING = r"[^\p{GCB=Other}\p{GCB=Control}\p{GCB=LV}\p{GCB=LVT}\n]"
 # Two characters that are not among these never join: each rule that joins (GB3, GB6 to GB13) needs one of
 # them on one of the two sides. Hangul syllables, consonants and pictographs join only through such.
+_OTHERS = r"(?V1)[\p{GCB=Other}--[\p{Cn}\p{Co}\p{Cs}\p{Ideographic}]]"
+_CONSONANT = "\u0915"  # before which some of those stand like prefixes, whatever their property says
 _SURROGATE = 0xD800  # stands for the end of a document, and joins with nothing
 
 Points = NDArray[np.unsignedinteger[Any]]
@@ -140,8 +142,10 @@ def _joining() -> NDArray[np.bool_]:
     """Which code points can join with others: (0x110000,)."""
     import regex
 
-    table = np.zeros(FIRST_POINT, dtype=bool)
     everything = "".join(map(chr, range(FIRST_POINT)))
-    table[[match.start() for match in regex.finditer(_JOINING, everything)]] = True
+    others = _CONSONANT.join(regex.findall(_OTHERS, everything))
+    found = "".join(piece for piece in _pattern().findall(others) if len(piece) > 1)
+    table = np.zeros(FIRST_POINT, dtype=bool)
+    table[list(map(ord, regex.findall(_JOINING, everything) + list(set(found) - {_CONSONANT})))] = True
     table[_SURROGATE] = False
     return table
