@@ -328,6 +328,7 @@ def test_as_a_user_has_it(
     assert ("bits per grapheme" in out) == (units == "graphemes") and f"{units} of context" in out
     assert f"{units} before each" in out
     assert json.loads(charlm("info", "--json")[0])["text_settings"]["units"] == units
+    assert ("regex" in json.loads(charlm("info", "--json")[0])["versions"]) == (units == "graphemes")
     assert f"read in {units}" in charlm("info")[0].replace("\n", " ")
     row = json.loads(charlm("sample", "--prompt", f"née {KSHA}\u2019", "--length", "9", "--json")[0])
     assert row["prompt"].startswith("née") and len(row["text"]) == 9

@@ -86,6 +86,13 @@ def count(text: str) -> int:
     return len(codes) - sum(len(cluster) - 1 for cluster in find(codes)[1])
 
 
+def version() -> str:
+    """That of the package, which decides what a cluster is."""
+    import regex
+
+    return str(regex.__version__)
+
+
 def _rest(starts: Places, clusters: list[str], wanted: NDArray[np.bool_]) -> Places:
     """The places of all but the first code point of the clusters that are wanted."""
     more = np.fromiter((len(cluster) - 1 for cluster in clusters), dtype=np.int64, count=len(clusters))[

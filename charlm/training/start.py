@@ -15,6 +15,7 @@ from charlm.checkpoint.snapshot import Snapshot, read_newest
 from charlm.config import TextConfig
 from charlm.errors import CharlmError, CheckpointError, ResourceError
 from charlm.terminal import one_line
+from charlm.text import graphemes
 from charlm.text.corpus import Corpus, reopen
 from charlm.text.load import Loaded, load
 from charlm.training.device import set_threads
@@ -24,9 +25,10 @@ from charlm.training.plan_file import read_plan, write_plan
 from charlm.training.session import Session
 
 
-def versions() -> dict[str, str]:
-    """The versions that a figure depends on."""
-    return {
+def versions(units: str = "chars") -> dict[str, str]:
+    """The versions that a figure depends on; what a grapheme is can change with that of `regex`."""
+    found = {"regex": graphemes.version()} if units == "graphemes" else {}
+    return found | {
         "charlm": charlm.__version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
@@ -53,7 +55,7 @@ def begin(run: RunFolder, loaded: Loaded, text: TextConfig, choice: Choice, comm
             "held_out_chars": corpus.held_out_chars,
         },
         "text": {**text.to_json(), "val_file": text.val_file and str(Path(text.val_file).absolute())},
-        "versions": versions(),
+        "versions": versions(corpus.vocabulary.units),
     }
     session = new_session(corpus, choice, facts)
     try:
