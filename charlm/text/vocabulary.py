@@ -204,8 +204,12 @@ class Vocabulary:
         return spelled
 
     def differences(self, other: "Vocabulary") -> str:
-        """The characters and clusters that one of two vocabularies has and the other has not."""
-        return "".join(sorted({*self.chars, *self.clusters} ^ {*other.chars, *other.clusters}))
+        """The characters, clusters and bytes that one of two vocabularies has and the other has not."""
+        mine, theirs = (
+            {*each.chars, *each.clusters, *(f"<{byte:02X}>" for byte in each.trained_bytes)}
+            for each in (self, other)
+        )
+        return "".join(sorted(mine ^ theirs))
 
     def to_json(self) -> str:
         """As text; `from_json` gives the same vocabulary again."""
