@@ -11,7 +11,8 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
 from charlm.config import TextConfig
 from charlm.listeners.log import MetricsLog, read_log
-from charlm.text.corpus import Corpus, prepare
+from charlm.text.corpus import Corpus
+from charlm.text.preparation import prepare
 from charlm.training import step
 from charlm.training.events import Event, Finished, Saved, Skipped, Stepped, WentBack
 from charlm.training.loop import Trainer

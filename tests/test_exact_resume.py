@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.config import TextConfig
-from charlm.text.corpus import Corpus, prepare
+from charlm.text.corpus import Corpus
+from charlm.text.preparation import prepare
 from charlm.training.counts_session import CountsSession
 from charlm.training.events import Event, Finished
 from charlm.training.kinds import trainer_of

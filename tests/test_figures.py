@@ -12,7 +12,8 @@ from charlm.config import TextConfig
 from charlm.evaluation.score import score_text
 from charlm.predictor import Predictor
 from charlm.predictor_of import predictor_of
-from charlm.text.corpus import Corpus, prepare
+from charlm.text.corpus import Corpus
+from charlm.text.preparation import prepare
 from charlm.training.kinds import trainer_of
 from tests.conftest import TEXT, Never, toy_run
 from tests.test_counts_alone import counted

@@ -14,8 +14,9 @@ from charlm.counts.folds import FOLDS
 from charlm.errors import TextError
 from charlm.text import split
 from charlm.text.batches import Windows
-from charlm.text.corpus import Corpus, prepare
+from charlm.text.corpus import Corpus
 from charlm.text.documents import marked_text
+from charlm.text.preparation import prepare
 from charlm.text.split import LEFT_OUT, PARTS, interleaved, tail
 from charlm.text.stream import Block
 from charlm.text.vocabulary import END, without_ends
@@ -86,8 +87,8 @@ def test_whole_documents_are_drawn_by_their_text(text: str, val: float, test: fl
 def test_documents_are_drawn_alike_wherever_blocks_are_cut(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from charlm.text.corpus import Preparation
     from charlm.text.documents import with_ends
+    from charlm.text.preparation import Preparation
 
     rng = np.random.default_rng(1)
     text = (

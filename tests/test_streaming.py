@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from charlm import files
 from charlm.config import TextConfig
 from charlm.errors import CharlmError, ResourceError, TextError
-from charlm.text import cache, codes, corpus, stream
+from charlm.text import cache, codes, preparation, stream
 from charlm.text.codes import Census, LineEnds, Spool, codes_of
-from charlm.text.corpus import prepare, reopen
+from charlm.text.corpus import reopen
 from charlm.text.encoder import Encoder
 from charlm.text.known import Known
 from charlm.text.load import load
+from charlm.text.preparation import prepare
 from charlm.text.source import read_source
 from charlm.text.stream import Block
 from charlm.text.vocabulary import Vocabulary, code_points
@@ -131,13 +132,13 @@ def test_what_is_wrong_is_said_as_of_a_short_text(
 @pytest.mark.usefixtures("small")
 def test_a_file_that_changes_between_the_passes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     write("t", "abc " * 40)
-    real = corpus.Preparation._encode
+    real = preparation.Preparation._encode
 
     def later(self: Any, *args: Any) -> Any:
         write("t", "abd " * 41)
         return real(self, *args)
 
-    monkeypatch.setattr(corpus.Preparation, "_encode", later)
+    monkeypatch.setattr(preparation.Preparation, "_encode", later)
     with pytest.raises(TextError, match="t changed while it was read"):
         load(["t"], TextConfig())
 

@@ -17,8 +17,9 @@ from charlm.listeners import log, report
 from charlm.studies import result
 from charlm.studies.doctor import machine
 from charlm.text import corpus, known
-from charlm.text.corpus import Corpus, prepare
+from charlm.text.corpus import Corpus
 from charlm.text.load import load
+from charlm.text.preparation import prepare
 from charlm.training.counts_session import CountsSession
 from charlm.training.kinds import trainer_of
 from charlm.training.plan import Budget, choose

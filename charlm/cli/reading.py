@@ -70,7 +70,7 @@ def leak(corpus: Any, train: Any = None, where: str = "the training part") -> st
     if found.share < LEAST_SHARE:
         return None
     return (
-        f"{found.word}{100 * found.share:.0f} % of the held-out text stands in {where} too, in passages of {PASSAGE} characters "
+        f"{found.word}{100 * found.share:.0f} % of the held-out text stands in {where} too, in passages of {PASSAGE} {corpus.vocabulary.word}s "
         "or more, so its figure will flatter; hold out another text with --val-file, or draw whole documents with --split documents"
     )
 

@@ -121,7 +121,11 @@ def _as_the_run_reads(prompt: str, snapshot: "Snapshot", map_lookalikes: bool) -
     from charlm.text.lookalikes import lookalikes, mapped
     from charlm.text.normal import normal
 
+    if map_lookalikes and snapshot.vocabulary.units == "bytes":
+        raise UsageError("--map-lookalikes cannot act on this run, whose units are bytes; leave it out")
     prompt = normal(prompt, text_config(snapshot))
+    if snapshot.vocabulary.units == "bytes":
+        return prompt
     found = lookalikes(prompt, snapshot.vocabulary)
     if not found:
         return prompt

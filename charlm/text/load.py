@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from charlm.config import TextConfig
-from charlm.text.corpus import Corpus, Preparation, Watch, reopen
+from charlm.text.corpus import Corpus, reopen
 from charlm.text.decoding import check_codec
 from charlm.text.documents import with_ends
 from charlm.text.fields import Fields
@@ -15,6 +15,7 @@ from charlm.text.known import Known
 from charlm.text.look import Look
 from charlm.text.manual import manual_name, read_manual
 from charlm.text.normal import normalised
+from charlm.text.preparation import Preparation, Watch
 from charlm.text.remarks import grouped, remarks
 from charlm.text.respect import Earlier
 from charlm.text.source import label_of, refuse_empty

@@ -30,6 +30,7 @@ from charlm.text.decoding import check_codec, decode
 from charlm.text.decompression import compression, decompress
 from charlm.text.documents import marked_text
 from charlm.text.fields import Fields
+from charlm.text.preparation import prepare
 from charlm.text.source import read_source
 from charlm.text.split import PARTS
 from charlm.text.stream import Block
@@ -277,7 +278,7 @@ def seeds(name: str) -> list[bytes]:
 
 def _cached() -> bytes:
     """The files of a small corpus, one after another."""
-    made = corpus.prepare("over the hills " * 9, TextConfig())
+    made = prepare("over the hills " * 9, TextConfig())
     folder = text_cache.corpora() / made.key
     return (folder / text_cache.FACTS).read_bytes() + (folder / "train.npy").read_bytes()
 
