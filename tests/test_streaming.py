@@ -215,7 +215,7 @@ def test_a_full_disk_is_said_and_nothing_half_written_is_used(
         monkeypatch.setattr(files, "scratch", lambda folder, in_memory: Full())
     else:
         monkeypatch.setattr(cache, "CHECKED_WHOLE", 0)
-        monkeypatch.setattr(corpus, "free_space", lambda folder: 0)
+        monkeypatch.setattr(files, "free_space", lambda folder: 0)
     text = f"{where} " * 100
     with pytest.raises(ResourceError, match="CHARLM_CACHE"):
         prepare(text, TextConfig())
