@@ -53,3 +53,11 @@ def test_only_a_rise_beyond_chance_counts() -> None:
     assert judge.rises == 1
     assert judge.see(4, list(base - 0.001))
     assert (judge.rises, judge.best_step) == (0, 4)
+
+
+def test_what_a_cooldown_takes_back_does_not_count() -> None:
+    judge, base = Memorising(), np.random.default_rng(0).normal(2, 0.3, 100)
+    judge.see(1, list(base))
+    for rise, margin, rises in ((0.02, 0.03, 0), (0.04, 0.03, 1), (0.02, 0.0, 2)):
+        assert not judge.see(2, list(base + rise), margin)
+        assert judge.rises == rises

@@ -32,7 +32,7 @@ from charlm.training.session import Session
 from charlm.training.signals import Stop
 from charlm.training.state import figure_of
 from charlm.training.step import learn
-from charlm.training.watch import MOST_RETURNS, Memorising
+from charlm.training.watch import COOLED_AWAY, MOST_RETURNS, Memorising
 
 CLOSING_CHARS = 200_000
 
@@ -186,7 +186,8 @@ class Trainer:
         seconds = perf_counter() - started
         if self.pace is not None:
             self.pace.window_seconds = seconds / len(part.windows)
-        is_best = not final and state.memorising.see(self.step, estimate.blocks)
+        margin = 0.0 if session.plan.schedule.cooling(self.step) else COOLED_AWAY
+        is_best = not final and state.memorising.see(self.step, estimate.blocks, margin)
         state.last_figure = figure_of(self.step, estimate, part)
         yield Evaluated(
             step=self.step,

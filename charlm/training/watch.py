@@ -13,6 +13,8 @@ RISE = 1.0  # nats above the lowest mean of RECENT losses: diverged
 MARGIN = 0.1  # nats around the unigram entropy, where a slow text may linger
 BAD_IN_ROW = 3
 MOST_RETURNS = 3
+COOLED_AWAY = 0.03
+"""Nats of a rise that the cooldown takes back: at a high rate the weights only sway by so much."""
 
 
 @dataclass
@@ -56,10 +58,11 @@ class Memorising:
     best_blocks: list[float] = field(default_factory=list)  # nats of each block at the best evaluation
     rises: int = 0
 
-    def see(self, step: int, blocks: Sequence[float]) -> bool:
+    def see(self, step: int, blocks: Sequence[float], margin: float = 0.0) -> bool:
         """Take in an evaluation's mean nats of each block; True if it is the best so far.
 
-        A rise counts if the mean of the paired differences is larger than its standard error.
+        A rise counts if the mean of the paired differences is larger than its standard error, and
+        than the `margin`.
         """
         if self.best_step is None:
             self.best_step, self.best_blocks, self.rises = step, list(blocks), 0
@@ -69,7 +72,7 @@ class Memorising:
         if change.mean() < 0:
             self.best_step, self.best_blocks, self.rises = step, list(blocks), 0
             return True
-        if change.mean() > standard_error(change):
+        if change.mean() > max(margin, standard_error(change)):
             self.rises += 1
         return False
 
