@@ -7,7 +7,7 @@ from textwrap import fill
 from unicodedata import combining
 
 from charlm.cli.console import count, table
-from charlm.cli.words import about_text
+from charlm.cli.words import about_text, several
 from charlm.evaluation.overlap import PASSAGE
 from charlm.studies import measured
 from charlm.studies.characters import Character
@@ -140,10 +140,7 @@ def _training(found: Examination, model: str) -> None:
         return
     stick = found.counts
     rows = [(f"counts alone, of {stick.order} characters", f"{stick.bits_per_char:.3f}")]
-    rows += [
-        (f"after {_time(row.seconds)} of training", f"{row.low:.3f} to {row.high:.3f}")
-        for row in found.expected
-    ]
+    rows += [(f"after {_time(row.seconds)} of training", _range(row)) for row in found.expected]
     print()
     table(rows, header=("expect, held out", "bits/char"))
     if stick.limits:
@@ -151,7 +148,7 @@ def _training(found: Examination, model: str) -> None:
     if found.expected:
         _say(
             f"As measured on {measured.TEXT} ({measured.LANGUAGE}, {count(measured.TRAIN_CHARS)} characters to train "
-            f"on), the best and the worst of {found.expected[0].seeds} seeds, on {measured.MACHINE} (this machine now: {decided['gflops']:.0f})."
+            f"on), the best and the worst seed, on {measured.MACHINE} (this machine now: {decided['gflops']:.0f})."
         )
     if found.unlike:
         _say(f"This text is unlike that: {'; '.join(found.unlike)}. Take the figures for a guess.")
@@ -178,6 +175,12 @@ def _say(text: str) -> None:
 
 def _bits(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.3f}"
+
+
+def _range(row: measured.Expected) -> str:
+    """From the best seed to the worst, and how many there were."""
+    seeds = f"({several(row.seeds, 'seed')})"
+    return f"{row.low:.3f} {seeds}" if row.seeds == 1 else f"{row.low:.3f} to {row.high:.3f} {seeds}"
 
 
 def _time(seconds: int) -> str:
