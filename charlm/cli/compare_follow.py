@@ -154,7 +154,12 @@ class _Shown:
         session, task = event.session, event.task
         say(f"run {event.number} of {event.of}: {task.variant.label}, seed {task.seed}")
         self._run = event
-        self._bar = Progress(session.plan.total_steps, session.state.step, session.chars_per_step)
+        self._bar = Progress(
+            session.plan.total_steps,
+            session.state.step,
+            session.chars_per_step,
+            units=session.corpus.vocabulary.units,
+        )
         self._listeners = [self._bar, MetricsLog(event.run.path, session.state.step), tell]
 
     def _report(self) -> None:

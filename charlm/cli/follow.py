@@ -43,6 +43,7 @@ def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Yards
         session.state.step,
         session.chars_per_step,
         counts.bits_per_char if counts else None,
+        session.corpus.vocabulary.units,
     )
     listeners: list[Callable[[Event], None]] = [
         bar,

@@ -36,11 +36,10 @@ def _kept(vocabulary: Any) -> str:
     n_bytes, n_clusters = len(vocabulary.trained_bytes), len(vocabulary.clusters)
     if vocabulary.units == "bytes":
         return f"{n_bytes} different"
-    several_points = (
-        f" and {count(n_clusters)} graphemes of several" if vocabulary.units == "graphemes" else ""
-    )
-    spelled = f" and {n_bytes} byte{'s' * (n_bytes > 1)} to spell rare ones with" if n_bytes else ""
-    return f"{len(vocabulary.chars)} different kept{several_points}{spelled}"
+    kept = f"{len(vocabulary.chars)} different kept"
+    if vocabulary.units == "graphemes":
+        kept = f"{len(vocabulary.chars)} different and {count(n_clusters)} of several code points kept"
+    return kept + (f" and {n_bytes} byte{'s' * (n_bytes > 1)} to spell rare ones with" if n_bytes else "")
 
 
 def several(n: int, thing: str) -> str:

@@ -19,8 +19,14 @@ class Progress:
     """A bar on a terminal; elsewhere a plain line every ten seconds. Standard error both times."""
 
     def __init__(
-        self, total_steps: int, first_step: int, chars_per_step: int, counts: float | None = None
+        self,
+        total_steps: int,
+        first_step: int,
+        chars_per_step: int,
+        counts: float | None = None,
+        units: str = "chars",
     ) -> None:
+        """`units`: what a symbol is, of which each step reads `chars_per_step`, and whose loss is shown."""
         self._bar: Any = tqdm(
             total=total_steps,
             initial=first_step,
@@ -35,6 +41,7 @@ class Progress:
         self._loss: float | None = None
         self._held_out = ""
         self._counts = "" if counts is None else f", counts {counts:.3f}"  # bits per character held-out
+        self._units, self._per_unit = units, "" if units == "chars" else f"/{units[:-1]}"
         self._total = total_steps
         self._chars_per_step = chars_per_step
         self._seconds: float | None = None  # of a step, smoothed; evaluations are not in it
@@ -75,7 +82,7 @@ class Progress:
     def _text(self) -> str:
         assert self._loss is not None and self._seconds is not None
         speed = self._chars_per_step / self._seconds
-        return f"loss {self._loss / log(2):.3f} bits{self._held_out}{self._counts}, {speed:,.0f} chars/s"
+        return f"loss {self._loss / log(2):.3f} bits{self._per_unit}{self._held_out}{self._counts}, {speed:,.0f} {self._units}/s"
 
 
 def _smoothed(before: float | None, now: float) -> float:
