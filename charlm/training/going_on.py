@@ -78,8 +78,10 @@ def choose_from(
     snapshot = origin.snapshot
     if model.counts and budget.seconds is not None:
         texts = [corpus, *origin.beside.values()]
+        counted = sum(len(text.train) for text in texts)
         share = min(MOST_COUNTING, len(texts) * COUNTING_SHARE)  # as much for each as it had by itself
-        training = within(training, share * budget.seconds, sum(len(text.train) for text in texts))
+        training = within(training, share * budget.seconds, counted)
+        training = replace(training, counts_chars=training.counts_chars or counted)
     given = size_of(snapshot.model_config, snapshot.training_config, RATE_SHARE)
     choice = choose(budget, len(corpus.train), model, training, given)
     n, block, was = corpus.vocabulary.n_symbols, choice.model.block_size, snapshot.model_config.block_size
