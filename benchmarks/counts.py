@@ -27,7 +27,8 @@ from charlm.counts_predictor import CountsPredictor
 from charlm.evaluation.score import score_text
 from charlm.model.compiled import rows_alone
 from charlm.text.batches import Windows
-from charlm.text.corpus import Corpus, prepare
+from charlm.text.corpus import Corpus
+from charlm.text.preparation import prepare
 
 MEMORY = 4 << 30
 B, T, BATCHES = 8, 128, 100

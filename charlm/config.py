@@ -204,13 +204,7 @@ class TrainingConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size is not None and self.batch_size % self.accumulation:
-            raise ValueError(
-                f"accumulation is {self.accumulation} and batch_size {self.batch_size}; "
-                "the batch must divide into that many equal parts"
-            )
-        if self.muon_rate is not None and self.optimizer == "adamw":
-            raise ValueError(f"muon_rate is {self.muon_rate}, which cannot act with optimizer adamw")
+        refusals.refuse_training(self)
 
     def completed(self) -> Self:
         """The same with all that a run computes by named, as it was before there was a choice."""
@@ -262,15 +256,23 @@ class TextConfig(Settings):
     include: Annotated[str | None, "In folders, only files whose names match, such as '*.txt'."] = None
     field: Annotated[str | None, "Of JSON lines, .csv and .tsv: the field that holds the text."] = None
     encoding: Annotated[str | None, "The text's encoding; by default UTF-8, or what its mark says."] = None
+    units: Annotated[
+        str,
+        "What a symbol is: a character (code point), a byte of UTF-8, or a grapheme (cluster of code points).",
+        Choice(("chars", "bytes", "graphemes")),
+    ] = "chars"
     min_count: Annotated[
         int | None,
-        "Rarer characters are spelled in bytes; by default 2 above 100,000 characters, else 1.",
+        "Rarer characters are spelled in bytes; by default 2 above 100,000 characters, else 1 (graphemes of "
+        "several code points: 2, and rarer ones become those).",
         Range(1, 10**9),
     ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refusals.refuse_split(self)
+        if self.units == "bytes" and self.min_count is not None:
+            raise ValueError(f"min_count is {self.min_count}, which cannot act with units bytes")
 
 
 @dataclass(frozen=True, kw_only=True)

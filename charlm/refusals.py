@@ -87,6 +87,17 @@ def refuse_not_plain(config: Any) -> None:
             raise ValueError(f"{name} is {getattr(config, name)}, which portable forbids")
 
 
+def refuse_training(config: Any) -> None:
+    """ValueError for settings of a TrainingConfig that contradict each other."""
+    if config.batch_size is not None and config.batch_size % config.accumulation:
+        raise ValueError(
+            f"accumulation is {config.accumulation} and batch_size {config.batch_size}; "
+            "the batch must divide into that many equal parts"
+        )
+    if config.muon_rate is not None and config.optimizer == "adamw":
+        raise ValueError(f"muon_rate is {config.muon_rate}, which cannot act with optimizer adamw")
+
+
 def refuse_split(config: Any) -> None:
     """ValueError for settings of a TextConfig that do not divide a text."""
     if config.separator == "" or (config.separator is None) != (config.documents != "separator"):

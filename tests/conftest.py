@@ -9,8 +9,9 @@ from hypothesis import settings
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.text.corpus import Corpus, prepare
+from charlm.text.corpus import Corpus
 from charlm.text.load import Loaded
+from charlm.text.preparation import prepare
 from charlm.training.plan import Budget, choose
 from charlm.training.session import Session
 from charlm.training.start import begin

@@ -5,7 +5,7 @@ import os
 import random
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -17,11 +17,13 @@ from charlm.checkpoint.manifest import COUNTS
 from charlm.checkpoint.overview import overview
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
-from charlm.config import TextConfig
+from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError
-from charlm.predictor import TransformerPredictor
+from charlm.predictor_of import predictor_of
+from charlm.text.corpus import Corpus
 from charlm.text.load import load
-from charlm.training.loop import Trainer
+from charlm.training.kinds import trainer_of
+from charlm.training.plan import Budget, Choice, choose
 from charlm.training.plan_file import read_plan
 from charlm.training.session import Session
 from charlm.training.start import begin, go_on
@@ -45,18 +47,20 @@ class Hostile:
     good: dict[str, bytes]
 
     @classmethod
-    def made(cls, root: Path) -> "Hostile":
-        """A toy with everything that a run can have: counts, n-grams, Muon, an evaluation."""
+    def made(cls, root: Path, *, alone: bool = False) -> "Hostile":
+        """A toy with everything that a run can have: counts, n-grams, Muon, an evaluation.
+
+        Or, `alone`, counts as the model, of documents kept apart.
+        """
         root.mkdir(exist_ok=True)
         (root / "ducks.txt").write_text(TEXT)
-        loaded = load([str(root / "ducks.txt")], TextConfig())
-        model = {"counts": True, "counts_order": 2, "ngrams": 2, "ngram_rows": 64}
+        text = TextConfig(documents="line") if alone else TextConfig()
+        loaded = load([str(root / "ducks.txt")], text)
         run = RunFolder.create(root / "runs", "toy")
-        choice = toy_choice(loaded.corpus, 4, model=model, optimizer="muon", eval_every=2, save_every=1e6)
-        session = begin(run, loaded, TextConfig(), choice, "charlm train")
-        list(Trainer(session, run).run(Never()))
+        session = begin(run, loaded, text, _choice(loaded.corpus, alone=alone), "charlm train")
+        list(trainer_of(session, run).run(Never()))
         run.unlock()
-        hostile = cls(run, 4, {})
+        hostile = cls(run, session.state.step, {})
         hostile.good = {name: hostile.path(name).read_bytes() for name in FILES}
         for step in run.steps()[:-1]:
             for path in run.folder(step).iterdir():
@@ -98,13 +102,14 @@ class Hostile:
             snapshot = read(run, "latest", training=True)
             snapshot.kneser_ney()
             read_plan(run)
-            predictor = TransformerPredictor.of(snapshot)
+            predictor = predictor_of(snapshot)
             if further:
                 first = torch.zeros((1, 1), dtype=torch.long)
-                if (predictor.model.config.block_size or 0) < 4096:
+                if predictor.rule.block_size < 4096:
                     predictor.step(predictor.start(1), first)
-                session: Session = go_on(run, lambda _: None)
-                session.learning_rates()
+                session = go_on(run, lambda _: None)
+                if isinstance(session, Session):
+                    session.learning_rates()
         except CheckpointError as error:
             assert str(error) and "\x1b" not in str(error)
             return "refused"
@@ -137,7 +142,7 @@ class Hostile:
         kinds = dict(BYTES)
         if name.endswith(".json"):
             kinds = {**kinds, **{k: _text(f) for k, f in JSON.items()}}
-        if name.endswith(".safetensors"):
+        if name.endswith(".safetensors") and _parts(good)[0]:
             kinds = {**kinds, **TENSORS}
         own = [kind for kind in kinds if kind not in BYTES]
         if rng.random() < 0.02:
@@ -145,6 +150,15 @@ class Hostile:
         kind = rng.choice(own) if own and rng.random() < 0.75 else rng.choice(list(kinds))
         path.write_bytes(kinds[kind](good, rng))
         return kind
+
+
+def _choice(corpus: Corpus, *, alone: bool) -> Choice:
+    if not alone:
+        model = {"counts": True, "counts_order": 2, "ngrams": 2, "ngram_rows": 64}
+        return toy_choice(corpus, 4, model=model, optimizer="muon", eval_every=2, save_every=1e6)
+    config = ModelConfig(mixer="none", counts_order=2)
+    choice = choose(Budget(), len(corpus.train), config, TrainingConfig())
+    return replace(choice, plan=choice.plan.decided(decided="size", at_step=0))
 
 
 def _other_kind(path: Path, rng: random.Random) -> str:

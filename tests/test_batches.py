@@ -1,5 +1,7 @@
 """The order of the text: each window once an epoch, a pure function of the step."""
 
+import random
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,11 +37,16 @@ def test_every_character_is_learned_from_in_some_epoch() -> None:
     assert seen[1:].mean() > 0.95
 
 
-def test_ranks_share_out_the_same_windows() -> None:
-    whole = Windows(5000, 16, 8, 1)
-    for step in range(50):
-        halves = [whole.starts(step)[rank * 4 : rank * 4 + 4] for rank in range(2)]
-        assert list(np.concatenate(halves)) == list(whole.starts(step))
+def test_ranks_share_out_the_same_windows_wherever_a_run_is_cut() -> None:
+    """A thousand cases: however many share a step, and whoever begins anew where, the union is the same."""
+    rng = random.Random(1)
+    for _ in range(1000):
+        ranks, share = rng.randint(1, 8), rng.randint(1, 4)
+        made = (rng.randint(40, 3000), rng.randint(1, 30), ranks * share, rng.randint(0, 99))
+        whole, cut = Windows(*made), rng.randint(1, 300)
+        whole.starts(cut - 1)  # it read on; the others begin at the cut
+        found = [Windows(*made).starts(cut)[rank * share :][:share].tolist() for rank in range(ranks)]
+        assert [start for part in found for start in part] == whole.starts(cut).tolist()
 
 
 def test_a_batch_is_the_text_at_its_starts() -> None:

@@ -134,7 +134,7 @@ def test_eval_gives_every_key(trained) -> None:  # type: ignore[no-untyped-def]
     assert set(data) == {
         "run", "schema", "kind", "online", "figures", "checkpoint", "selected_on_this_text", "block_size", "stride",
         "counts_order", "state_carried", "chars", "bytes", "document_ends",
-        "unknown_chars", "nats_per_char", "bits_per_char", "bits_per_byte", "perplexity", "ci95_bits_per_char", "baselines",
+        "unknown_chars", "nats_per_char", "bits_per_char", "bits_per_byte", "unit", "units", "bits_per_unit", "perplexity", "ci95_bits_per_char", "baselines",
         "files", "warnings",
     }  # fmt: skip
     assert data["run"] == "ducks" and data["chars"] == len(TEXT) - int(len(TEXT) * 0.9)

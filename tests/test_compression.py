@@ -23,7 +23,7 @@ from charlm.compression.spelling import spell, unspell
 from charlm.config import TextConfig
 from charlm.errors import CharlmError, CheckpointError, TextError
 from charlm.predictor import TransformerPredictor
-from charlm.text.corpus import prepare
+from charlm.text.preparation import prepare
 from tests.conftest import TEXT, toy_run
 
 

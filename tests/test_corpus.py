@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from charlm.config import TextConfig
 from charlm.errors import TextError
-from charlm.text.corpus import cache_folder, prepare, reopen
+from charlm.text.cache import cache_folder
+from charlm.text.corpus import reopen
 from charlm.text.load import load, run_name
 from charlm.text.manual import read_manual
+from charlm.text.preparation import prepare
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -56,8 +56,7 @@ def test_names_are_of_the_orders_together() -> None:
         "counts, 1 character",
         "counts, 2 characters",
         "counts, 3 characters",
-        "counts, 4 characters",
-        "counts, 5 to 6 characters",
+        "counts, 4 to 6 characters",
     ]
     assert outside((2.0, 2.4), FALLING) == [
         "above this chart: counts, 1 character 3.50, 2 characters 2.90, 3 characters 2.50"

@@ -5,19 +5,22 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
 import pytest
 
 from charlm import files
-from charlm.checkpoint.manifest import CHECKPOINT_FILES, NAME, RUN_FILES
+from charlm.checkpoint.manifest import CHECKPOINT_FILES, COUNTS, NAME, RUN_FILES
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.main import run as main
-from charlm.config import TextConfig
+from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.studies.doctor import examine, machine
 from charlm.text.load import load
+from charlm.training.kinds import trainer_of
 from charlm.training.loop import Trainer
+from charlm.training.plan import Budget, choose
 from charlm.training.start import begin, go_on
 from tests.conftest import TEXT, Never, toy_choice
 from tests.disk import tree_of
@@ -67,6 +70,24 @@ def test_a_text_that_changed_is_said(run: RunFolder, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("CHARLM_CACHE", "another")
     found = examine(run)
     assert found.resumes_from is None and "no longer the text" in " ".join(found.problems)
+
+
+def test_counts_alone_are_examined_too(elsewhere: Path) -> None:
+    Path("ducks.txt").write_text(TEXT)
+    loaded = load(["ducks.txt"], TextConfig())
+    choice = choose(Budget(), len(loaded.corpus.train), ModelConfig(mixer="none"), TrainingConfig())
+    choice = replace(choice, plan=choice.plan.decided(decided="size", at_step=0))
+    run = RunFolder.create(Path("checkpoints"), "counted")
+    session = begin(run, loaded, TextConfig(), choice, "charlm train --mixer none")
+    list(trainer_of(session, run).run(Never()))
+    run.unlock()
+    found = examine(run)
+    assert found.healthy and found.resumes_from == 1
+    assert COUNTS in {file.name for file in found.files}
+    path = run.path / COUNTS
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    found = examine(run)
+    assert [file.name for file in found.files if file.problem] == [COUNTS] and found.resumes_from is None
 
 
 def test_what_a_crash_left_and_pointers_to_nothing_are_said(run: RunFolder) -> None:

@@ -26,9 +26,9 @@ from charlm.evaluation.score import score_text
 from charlm.model.language_model import LanguageModel, initialise
 from charlm.predictor import TransformerPredictor
 from charlm.sampling.generate import Ended, Piece, generate
-from charlm.text.corpus import prepare
 from charlm.text.documents import Marker, marked_text, with_ends
 from charlm.text.load import load
+from charlm.text.preparation import prepare
 from charlm.text.stream import Block
 from charlm.text.vocabulary import END, Vocabulary, without_ends
 from tests.plain_kneser_ney import BEFORE, Plain

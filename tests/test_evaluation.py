@@ -140,7 +140,7 @@ def test_an_evaluation_says_everything(tmp_path: Path, corpus: Corpus) -> None:
     assert set(data) == {
         "schema", "kind", "online", "figures", "checkpoint", "selected_on_this_text", "block_size", "stride", "counts_order", "state_carried",
         "chars", "bytes", "document_ends", "unknown_chars",
-        "nats_per_char", "bits_per_char", "bits_per_byte", "perplexity", "ci95_bits_per_char", "baselines", "files", "warnings",
+        "nats_per_char", "bits_per_char", "bits_per_byte", "unit", "units", "bits_per_unit", "perplexity", "ci95_bits_per_char", "baselines", "files", "warnings",
     }  # fmt: skip
     assert data["schema"] == 1
     assert data["chars"] == len(text)

@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.config import TextConfig
-from charlm.text.corpus import Corpus, prepare
+from charlm.text.corpus import Corpus
+from charlm.text.preparation import prepare
+from charlm.training.counts_session import CountsSession
 from charlm.training.events import Event, Finished
+from charlm.training.kinds import trainer_of
 from charlm.training.loop import Trainer
 from charlm.training.schedule import Schedule
 from charlm.training.session import Session
 from charlm.training.start import go_on
 from tests.conftest import TEXT, After, Never, toy_run
+from tests.test_counts_alone import counted
 from tests.test_loop import assert_same
 
 IN_CI, THOROUGH = 25, 200
@@ -33,6 +37,13 @@ def makings(draw: st.DrawFn) -> dict[str, Any]:
         model |= {"ngrams": 2, "ngram_rows": 64, "ngram_dropout": draw(st.sampled_from([0.0, 0.2]))}
     if draw(st.booleans()):
         model |= {"counts": True, "counts_order": 2, "counts_dropout": draw(st.sampled_from([0.0, 0.3]))}
+    mixer = draw(st.sampled_from(["attention", "recurrent", "attention,convolution"]))
+    if mixer == "recurrent":
+        model |= {"mixer": mixer, "n_head": None}
+    elif mixer != "attention":
+        model |= {"mixer": mixer, "n_layer": 2}
+    else:
+        model |= {"mixer": mixer, "position": draw(st.sampled_from(["rotary", "learned", "none"]))}
     return {
         "seed": draw(st.integers(0, 99)),
         "accumulation": parts,
@@ -66,8 +77,9 @@ def again(run: RunFolder) -> Session:
     return go_on(RunFolder(run.path), pytest.fail)
 
 
-def check(root: Path, corpus: Corpus, data: st.DataObject) -> None:
+def check(root: Path, corpora: list[Corpus], data: st.DataObject) -> None:
     shutil.rmtree(root, ignore_errors=True)
+    corpus = data.draw(st.sampled_from(corpora), "text")
     steps = data.draw(st.integers(1, 10), "steps")
     made, schedule = data.draw(makings(), "made of"), data.draw(schedules(steps), "schedule")
     often = st.sampled_from([1, 2, 5, 100])
@@ -96,11 +108,28 @@ def check(root: Path, corpus: Corpus, data: st.DataObject) -> None:
 
 def test_resume_is_exact(tmp_path: Path, thorough: bool) -> None:
     """Also where one side evaluates or saves more often than the other, and where it is cut more than once."""
-    corpus = prepare(TEXT, TextConfig())
+    corpora = [prepare(TEXT, TextConfig()), prepare(TEXT, TextConfig(documents="line"))]
 
     @settings(max_examples=THOROUGH if thorough else IN_CI, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def attempt(data: st.DataObject) -> None:
-        check(tmp_path / "runs", corpus, data)
+        check(tmp_path / "runs", corpora, data)
 
     attempt()
+
+
+def test_counts_alone_stopped_before_their_figure_end_the_same(tmp_path: Path) -> None:
+    """Their one step is the counting: what can be cut off is the scoring."""
+    corpus = prepare(TEXT, TextConfig())
+    run, whole = counted(tmp_path, corpus, "whole", counts_order=3)
+    list(trainer_of(whole, run).run(Never()))
+    run, part = counted(tmp_path, corpus, "part", counts_order=3)
+    for _ in range(2):
+        list(trainer_of(part, run).run(After(lambda: 0, 0)))
+        run.unlock()
+        session = go_on(RunFolder(run.path), pytest.fail)
+        assert isinstance(session, CountsSession)
+        part = session
+    list(trainer_of(part, run).run(Never()))
+    assert part.counts == whole.counts
+    assert part.state.last_figure == whole.state.last_figure and part.state.finished == "done"

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -104,29 +105,90 @@ def test_temporaries_go_and_nothing_else(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-4"]
 
 
-WRITING = {"write_text", "write_bytes", "fsync", "rename", "renames", "touch", "save_file", "memmap", "save"}
+WRITING = {
+    *("write_text", "write_bytes", "fsync", "fdatasync", "sync", "rename", "renames", "touch", "save_file"),
+    *(
+        "memmap",
+        "open_memmap",
+        "save",
+        "savez",
+        "tofile",
+        "truncate",
+        "ftruncate",
+        "move",
+        "copyfile",
+        "copytree",
+    ),
+    *("copy2", "mkstemp", "NamedTemporaryFile", "TemporaryFile", "SpooledTemporaryFile"),
+}
+MODE = re.compile(r"[rwaxbtU+]{1,4}")
+
+
+def writes(call: ast.Call) -> bool:
+    """Does it open for writing, sync or rename, as far as can be seen?"""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    said = ast.unparse(call)
+    if name == "open":
+        if said.startswith("os."):
+            return any(flag in said for flag in ("O_WRONLY", "O_RDWR", "O_CREAT", "O_APPEND", "O_TRUNC"))
+        first = 0 if isinstance(call.func, ast.Attribute) else 1  # Path.open(mode), open(path, mode)
+        given = [*call.args[first:], *(k.value for k in call.keywords if k.arg == "mode")]
+        modes = [a.value for a in given if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        unknown = [a for a in given if not isinstance(a, ast.Constant)] if first else []
+        return bool(unknown) or any(MODE.fullmatch(m) and set(m) & set("wax+") for m in modes)
+    if name == "replace" and isinstance(call.func, ast.Attribute):
+        of_path = len(call.args) == 1 and not call.keywords  # a text's has two
+        return of_path or said.startswith("os.")
+    return name in WRITING
 
 
 def test_only_files_opens_for_writing_syncs_or_renames() -> None:
     package = Path(files.__file__).parent
     for path in package.rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text("utf-8"))) if path.name != "files.py" else ():
-            if not isinstance(call, ast.Call):
-                continue
-            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
-            modes = [
-                a.value
-                for a in (*call.args[1:], *(k.value for k in call.keywords))
-                if isinstance(a, ast.Constant)
-            ]
-            opens = name == "open" and any(
-                isinstance(mode, str) and set(mode) & set("wax+") for mode in modes
-            )
-            if opens or name in WRITING:
+            if isinstance(call, ast.Call) and writes(call):
                 assert (path.name, ast.unparse(call)) in ALLOWED, f"{path}:{call.lineno} writes by itself"
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        *('open(p, "w")', 'open(p, mode="ab")', 'p.open("wb")', 'p.open(mode="x")', "open(p, mode)"),
+        *("os.open(p, os.O_WRONLY | os.O_CREAT)", "os.replace(a, b)", "a.replace(b)", "a.rename(b)"),
+        *(
+            "np.save(p, x)",
+            "x.tofile(p)",
+            "shutil.move(a, b)",
+            "os.fsync(3)",
+            "safetensors.torch.save_file(x, p)",
+        ),
+        *("p.write_text(x)", "tempfile.NamedTemporaryFile()", "os.truncate(p, 3)", 'io.open(p, "r+b")'),
+    ],
+)
+def test_that_test_sees_each_way_to_write(code: str) -> None:
+    assert any(writes(call) for call in ast.walk(ast.parse(code)) if isinstance(call, ast.Call))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *(
+            'open(p, "rb")',
+            "open(p)",
+            'p.open("rb")',
+            "archive.open(x)",
+            "replace(x, a=1)",
+            't.replace("a", "b")',
+        ),
+        *("os.open(p, os.O_RDONLY)", "np.load(p)"),
+    ],
+)
+def test_that_test_lets_reading_pass(code: str) -> None:
+    assert not any(writes(call) for call in ast.walk(ast.parse(code)) if isinstance(call, ast.Call))
+
+
 ALLOWED = {
+    ("main.py", "os.open(os.devnull, os.O_WRONLY)"),
     ("corpus.py", "np.save(buffer, part, allow_pickle=False)"),  # into memory
     (
         "tensors.py",

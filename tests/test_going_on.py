@@ -20,8 +20,10 @@ from charlm.counts.prior import TrainingPrior
 from charlm.errors import CheckpointError, UsageError
 from charlm.evaluation.held_out import score_slice
 from charlm.predictor import TransformerPredictor
-from charlm.text.corpus import Corpus, cache_folder, prepare
+from charlm.text.cache import cache_folder
+from charlm.text.corpus import Corpus
 from charlm.text.load import Loaded
+from charlm.text.preparation import prepare
 from charlm.training.events import Event, Remembered
 from charlm.training.going_on import choose_from, shape_from, training_from
 from charlm.training.kinds import trainer_of

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 
-from charlm.checkpoint import manifest
+from charlm.checkpoint import manifest, tensors
 from charlm.checkpoint.manifest import COUNTS
 from charlm.checkpoint.snapshot import read
 from tests.forks import forked
@@ -21,6 +22,15 @@ MEMORY = 300 << 20
 SECONDS = 1.0  # of computing, for one attempt
 STATE, CONFIG, RUN, WORDS = "state.json", "config.json", "run.json", "vocabulary.json"
 MODEL, TRAIN, PLAN = "model.safetensors", "train_state.safetensors", "plan.json"
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
+    """Counts alone, of documents kept apart."""
+    root = tmp_path_factory.mktemp("counted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHARLM_CACHE", str(root / "cache"))
+        yield Hostile.made(root, alone=True)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +46,13 @@ def used(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hostile]
     monkeypatch.setenv("CHARLM_CACHE", str(hostile.run.path.parents[1] / "cache"))
     yield hostile
     hostile.restore()
+
+
+@pytest.fixture
+def used_alone(counted: Hostile, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hostile]:
+    monkeypatch.setenv("CHARLM_CACHE", str(counted.run.path.parents[1] / "cache"))
+    yield counted
+    counted.restore()
 
 
 def edit(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Hostile], None]:
@@ -153,16 +170,52 @@ BY_HAND: dict[str, Callable[[Hostile], None]] = {
 }
 
 
-def test_made_by_hand_each_gives_one_clear_error(used: Hostile) -> None:
+BY_HAND_ALONE: dict[str, Callable[[Hostile], None]] = {
+    "weights that counts do not have": lambda hostile: (
+        hostile.path(MODEL).write_bytes(tensors.dump({"x": torch.ones(3)})) and None
+    ),
+    "no counts at all": lambda hostile: hostile.path(COUNTS).unlink(),
+    "a shape that counts do not have": edit(CONFIG, lambda d: d["model"].update(n_layer=1)),
+    "counts of another order": edit(CONFIG, lambda d: d["model"].update(counts_order=3)),
+    "counts without an order of theirs": edit(CONFIG, lambda d: d["model"].update(counts_order=None)),
+    "counts that should be attention": edit(CONFIG, lambda d: d["model"].update(mixer="attention")),
+    "nothing and attention in turns": edit(CONFIG, lambda d: d["model"].update(mixer="none,attention")),
+    "documents that never end": edit(WORDS, lambda d: d.update(ends=False)),
+    "an end that is a word": edit(WORDS, lambda d: d.update(ends="yes")),
+    "an end that is a number": edit(WORDS, lambda d: d.update(ends=1)),
+    "documents of a kind there is not": edit(
+        RUN, lambda d: (d["corpus"].update(key="x"), d["text"].update(documents="\x1b[2J"))
+    ),
+    "a text of one document": edit(
+        RUN, lambda d: (d["corpus"].update(key="x"), d["text"].update(documents="none"))
+    ),
+    "a text divided by something else": edit(
+        RUN, lambda d: (d["corpus"].update(key="x"), d["text"].update(split="evil"))
+    ),
+    "tables on one another": header(
+        COUNTS, lambda h: h["1.starts"].update(data_offsets=h["0.starts"]["data_offsets"])
+    ),
+    "starts beyond the entries": counts(lambda a: a.update({"2.starts": a["2.starts"] + np.uint32(2**31)})),
+    "contexts of an end within": counts(
+        lambda a: a.update({"2.contexts": a["2.contexts"] | np.uint64(2**63)})
+    ),
+}
+ALL_BY_HAND = {"model": BY_HAND, "alone": BY_HAND_ALONE}
+
+
+@pytest.mark.parametrize("kind", ALL_BY_HAND)
+def test_made_by_hand_each_gives_one_clear_error(kind: str, used: Hostile, used_alone: Hostile) -> None:
+    run = used if kind == "model" else used_alone
+
     def attempts() -> dict[str, tuple[str, float]]:
         found = {}
-        used.use()  # what is imported for the first attempt is not its own
-        for how, change in BY_HAND.items():
-            change(used)
-            used.vouch_again()
+        run.use()  # what is imported for the first attempt is not its own
+        for how, change in ALL_BY_HAND[kind].items():
+            change(run)
+            run.vouch_again()
             started = process_time()
-            found[how] = (outcome(used), process_time() - started)
-            used.restore()
+            found[how] = (outcome(run), process_time() - started)
+            run.restore()
         return found
 
     found = forked(attempts, more_memory=MEMORY, seconds=300)
@@ -183,8 +236,8 @@ def test_more_than_thirty_are_made_by_hand() -> None:
     assert len(BY_HAND) > 40 and len(BY_HAND) + len(HOSTILE) >= 60
 
 
-def test_the_run_they_are_made_of_is_whole(used: Hostile) -> None:
-    assert used.use() == "read"
+def test_the_runs_they_are_made_of_are_whole(used: Hostile, used_alone: Hostile) -> None:
+    assert used.use() == "read" == used_alone.use()
     assert set(manifest.CHECKPOINT_FILES) | set(manifest.RUN_FILES) <= set(VOUCHED)
     assert read(used.run, "latest", training=True).counts is not None
 
@@ -211,11 +264,22 @@ def judge(found: list[dict[str, Any]], times: int) -> None:
     assert {row["file"] for row in found} == set(FILES)
 
 
+FEW, FEW_ALONE, MANY, MANY_ALONE = 300, 100, 10_000, 2_000
+
+
 def test_a_few_hundred_mutations(used: Hostile) -> None:
-    judge(mutated(used, range(300)), 300)
+    judge(mutated(used, range(FEW)), FEW)
+
+
+def test_a_hundred_of_counts_alone(used_alone: Hostile) -> None:
+    judge(mutated(used_alone, range(FEW_ALONE)), FEW_ALONE)
 
 
 @pytest.mark.slow
 def test_ten_thousand_mutations(used: Hostile) -> None:
-    times = 10_000
-    judge(mutated(used, range(300, 300 + times)), times)
+    judge(mutated(used, range(FEW, FEW + MANY)), MANY)
+
+
+@pytest.mark.slow
+def test_two_thousand_of_counts_alone(used_alone: Hostile) -> None:
+    judge(mutated(used_alone, range(FEW_ALONE, FEW_ALONE + MANY_ALONE)), MANY_ALONE)

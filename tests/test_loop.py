@@ -14,7 +14,8 @@ from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, DivergedError, ResourceError
 from charlm.evaluation.held_out import score_slice
 from charlm.predictor import TransformerPredictor
-from charlm.text.corpus import Corpus, prepare
+from charlm.text.corpus import Corpus
+from charlm.text.preparation import prepare
 from charlm.training import loop, step
 from charlm.training.events import Evaluated, Event, Finished, Saved, SaveFailed, Skipped, Stepped, WentBack
 from charlm.training.extend import by_steps

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from charlm.cli.main import run as main
 from charlm.config import TextConfig
 from charlm.text import normal as module
-from charlm.text.corpus import prepare
 from charlm.text.load import load
 from charlm.text.normal import LONGEST, normal, normalised
+from charlm.text.preparation import prepare
 from charlm.text.stream import Block
 
 SETTINGS = st.builds(

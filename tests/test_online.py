@@ -40,7 +40,8 @@ def snapshot(corpus: Corpus, **shape: object) -> Snapshot:
     for parameter in session.model.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=generator)
     found = session.snapshot()
-    return replace(found, weights={name: weight.double() for name, weight in found.weights.items()})
+    weights = {name: weight.double() for name, weight in found.weights.items()}
+    return replace(found, weights=weights, run={"text": {}})
 
 
 def learned(

@@ -38,3 +38,18 @@ def test_a_run_ends_when_it_was_promised(speed: float, drift: float, budget: flo
     now += pace.closing_windows(3000) * pace.window_seconds + 0.1 + pace.afterwards
     assert abs(now - budget) <= max(0.05 * budget, 3)
     assert plan.decisions[-1]["schedule"].endswith(f"{step}:0")
+
+
+def test_a_machine_that_is_slow_for_a_while_does_not_begin_the_cooldown() -> None:
+    now, budget = 0.0, 600.0
+    pace = Pace(budget=budget, deadline=budget, clock=lambda: now)
+    plan, step = Plan(schedule=Schedule.usual(2000), eval_every=60, eval_chars=1000), 0
+    while now < 0.45 * budget:
+        took = 0.9 if 0.3 < now / budget < 0.4 else 0.25
+        now, step = now + took, step + 1
+        pace.stepped(took)
+        if pace.first_look_due(plan.total_steps - step):
+            plan = pace.first_plan(plan, step, WINDOWS, HELD_OUT, TrainingConfig())
+        elif pace.step_seconds and step % plan.eval_every == 0:
+            plan = pace.next_plan(plan, step, HELD_OUT)
+        assert plan.schedule.factor(step) == 1 or step < 50

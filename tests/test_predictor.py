@@ -72,11 +72,14 @@ def test_the_score_is_the_product_of_the_conditionals(stride: int | None) -> Non
         assert scores[t] == pytest.approx(row[id_], abs=1e-10)
 
 
+POSITIONS = 1000
+
+
 def test_probabilities_sum_to_one_everywhere() -> None:
     p = predictor()
-    ids = torch.randint(VOCABULARY.n_ids, (1, 200), generator=torch.Generator().manual_seed(9))
+    ids = torch.randint(VOCABULARY.n_ids, (1, POSITIONS), generator=torch.Generator().manual_seed(9))
     state = p.start(1)
-    for t in range(201):
+    for t in range(POSITIONS + 1):
         state, logp = p.step(state, ids[:, t - 1 : t] if t else ids[:, :0])
         assert logp.shape == (1, VOCABULARY.n_ids)
         assert float(logp.double().exp().sum()) == pytest.approx(1, abs=1e-9)

@@ -136,6 +136,20 @@ def test_rows_in_c_are_the_same_to_the_last_bit(n_symbols: int, order: int, n_fo
             assert np.array_equal(model.log_rows(contexts, which).view(np.uint32), expected.view(np.uint32))
 
 
+@pytest.mark.parametrize("end", [None, 4])
+@pytest.mark.parametrize(("n_symbols", "order"), [(5, 0), (5, 3), (65, 8), (255, 7)])
+def test_contexts_moved_on_in_c_are_the_same(n_symbols: int, order: int, end: int | None) -> None:
+    rng = np.random.default_rng(3)
+    ids = rng.integers(0, n_symbols + 9, (3, 40))  # the last are no symbols
+    built = build(ids[0, :20].clip(max=n_symbols - 1), n_symbols, order, memory=1 << 28, end=end).model
+    kept = built.start(3)
+    following = CRows(built, library_of_rows()).following(kept)
+    for t in range(40):
+        following.read(ids[:, t])
+        assert np.array_equal(kept, built.contexts(ids[:, : t + 1])[:, -1])
+    assert np.array_equal(following.log_next(), built.log_rows(kept))
+
+
 class Late:
     """A compiler that is done when it was asked for the n-th time."""
 

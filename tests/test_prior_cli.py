@@ -62,7 +62,7 @@ CONTRADICTIONS = {
     "--portable": (
         *("--counts", "--counts-order 5", "--counts-dropout 0.1", "--counts-chars 900", "--ngrams 3"),
         *("--ngram-rows 64", "--ngram-dropout 0.1", "--ngram-rate 0.1", "--ngram-prior 2", "--locality"),
-        *("--mixer convolution", "--position alibi", "--window 4"),
+        *("--mixer simple-attention", "--position alibi", "--window 4"),
     ),
     "--no-counts": ("--counts-order 5", "--counts-dropout 0.1", "--counts-chars 900"),
 }

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
-from charlm.text.corpus import Corpus, prepare
+from charlm.text.corpus import Corpus
 from charlm.text.passages import PASSAGE
+from charlm.text.preparation import prepare
 from charlm.text.respect import Earlier, Respected
 from charlm.text.split import Division
 from charlm.text.vocabulary import END

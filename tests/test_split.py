@@ -1,6 +1,7 @@
 """The split: every character is in exactly one part, and nothing held out is ever trained on."""
 
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from charlm.counts.folds import FOLDS
 from charlm.errors import TextError
 from charlm.text import split
 from charlm.text.batches import Windows
-from charlm.text.corpus import Corpus, prepare
+from charlm.text.corpus import Corpus
 from charlm.text.documents import marked_text
+from charlm.text.preparation import prepare
 from charlm.text.split import LEFT_OUT, PARTS, interleaved, tail
 from charlm.text.stream import Block
 from charlm.text.vocabulary import END, without_ends
@@ -82,9 +84,11 @@ def test_whole_documents_are_drawn_by_their_text(text: str, val: float, test: fl
     assert all(set(a) <= set(b.split(END)) for a, b in zip(parts, parts_of(longer), strict=True))
 
 
-def test_documents_are_drawn_alike_wherever_blocks_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    from charlm.text.corpus import Preparation
+def test_documents_are_drawn_alike_wherever_blocks_are_cut(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from charlm.text.documents import with_ends
+    from charlm.text.preparation import Preparation
 
     rng = np.random.default_rng(1)
     text = (
@@ -96,7 +100,7 @@ def test_documents_are_drawn_alike_wherever_blocks_are_cut(monkeypatch: pytest.M
     sizes = [part.count(END) / 2001 for part in parts_of(whole)]
     assert np.allclose(sizes, [0.8, 0.1, 0.1], atol=0.03)
     monkeypatch.setattr(split, "AT_ONCE", 7)
-    monkeypatch.setenv("CHARLM_CACHE", "nowhere/at/all")
+    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "another"))
     pieces = [text[i : i + 11] for i in range(0, len(text), 11)]
     again = Preparation(config).corpus(with_ends([Block(piece.encode(), piece) for piece in pieces], config))
     assert parts_of(again) == parts_of(whole)

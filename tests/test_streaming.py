@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import json
 import os
 from contextlib import closing
 from pathlib import Path
@@ -15,12 +16,13 @@ from hypothesis import strategies as st
 from charlm import files
 from charlm.config import TextConfig
 from charlm.errors import CharlmError, ResourceError, TextError
-from charlm.text import cache, codes, corpus, stream
+from charlm.text import cache, codes, preparation, stream
 from charlm.text.codes import Census, LineEnds, Spool, codes_of
-from charlm.text.corpus import prepare, reopen
+from charlm.text.corpus import reopen
 from charlm.text.encoder import Encoder
 from charlm.text.known import Known
 from charlm.text.load import load
+from charlm.text.preparation import prepare
 from charlm.text.source import read_source
 from charlm.text.stream import Block
 from charlm.text.vocabulary import Vocabulary, code_points
@@ -130,13 +132,13 @@ def test_what_is_wrong_is_said_as_of_a_short_text(
 @pytest.mark.usefixtures("small")
 def test_a_file_that_changes_between_the_passes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     write("t", "abc " * 40)
-    real = corpus.Preparation._encode
+    real = preparation.Preparation._encode
 
     def later(self: Any, *args: Any) -> Any:
         write("t", "abd " * 41)
         return real(self, *args)
 
-    monkeypatch.setattr(corpus.Preparation, "_encode", later)
+    monkeypatch.setattr(preparation.Preparation, "_encode", later)
     with pytest.raises(TextError, match="t changed while it was read"):
         load(["t"], TextConfig())
 
@@ -178,6 +180,24 @@ def test_after_a_new_start_of_the_machine_all_is_checked(monkeypatch: pytest.Mon
     assert reopen(made.key) is None
 
 
+@pytest.mark.parametrize(
+    "facts",
+    ["", "0", "[]", "null", "{}", '"x"', "[" * 100_000, '{"format": 2, "boot": 1, "ends": 3}', "\xff"],
+    ids=lambda text: text[:9],
+)
+def test_facts_that_are_none_are_a_text_that_is_not_there(facts: str) -> None:
+    made = prepare("over the hills and far away " * 9, TextConfig())
+    path = cache.corpora() / made.key / cache.FACTS
+    good = json.loads(path.read_text())
+    odd = [{**good, "vocabulary": 3}, {**good, "ends": [float("inf")] * 3}, {**good, "train_chars": []}]
+    for text in (facts, *map(json.dumps, odd)):
+        path.write_text(text, "latin-1")
+        assert made.key not in [entry.key for entry in cache.entries()] or "chars" in text
+        found = reopen(made.key, whole=True)
+        assert found is None or found.train.tolist() == made.train.tolist()
+    assert prepare("over the hills and far away " * 9, TextConfig()).chars == made.chars
+
+
 @pytest.mark.parametrize("where", ["spool", "ids"])
 def test_a_full_disk_is_said_and_nothing_half_written_is_used(
     monkeypatch: pytest.MonkeyPatch, where: str
@@ -195,7 +215,7 @@ def test_a_full_disk_is_said_and_nothing_half_written_is_used(
         monkeypatch.setattr(files, "scratch", lambda folder, in_memory: Full())
     else:
         monkeypatch.setattr(cache, "CHECKED_WHOLE", 0)
-        monkeypatch.setattr(corpus, "free_space", lambda folder: 0)
+        monkeypatch.setattr(files, "free_space", lambda folder: 0)
     text = f"{where} " * 100
     with pytest.raises(ResourceError, match="CHARLM_CACHE"):
         prepare(text, TextConfig())

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import sys
 import unicodedata
 from pathlib import Path
@@ -15,8 +16,10 @@ if os.name == "nt":
 
 import pyte
 
+from charlm.checkpoint.run_folder import RunFolder
 from charlm.terminal import visible
 from tests.commands import Command, Done
+from tests.test_checkpoint import vouch_again
 from tests.test_cli import TOY
 
 OURS = re.compile(rb"\x1b\[2m|\x1b\[22m")
@@ -193,3 +196,54 @@ def test_previews_errors_and_names_are_filtered_too(folder: Path) -> None:
         assert done.code in (2, 3, 4)
         rest = re.sub(rb"\x1b\[(1;31|33|0)m|\r", b"", done.out).decode()
         assert visible(rest) == rest
+
+
+HOSTILE = "\x1b]0;evil\x07\x1b[2J\x9b31m\u202e\u2028\x00\x7f\ud800"
+
+
+def worded(value: object) -> object:
+    """The same JSON with every text in it made hostile, but for what charlm itself compares."""
+    if isinstance(value, dict):
+        return {key if key in KEYS else key + HOSTILE: worded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [worded(inner) for inner in value]
+    return value + HOSTILE if isinstance(value, str) else value
+
+
+KEYS = {
+    "format", "name", "command", "created", "corpus", "label", "sources", "key", "sha256", "train_chars",
+    "held_out_chars", "text", "versions", "charlm", "torch", "python",
+}  # fmt: skip
+
+
+def test_what_a_checkpoint_says_is_filtered_by_every_command(folder: Path) -> None:
+    """A record whose texts are all hostile, in a run that its manifest vouches for."""
+    where = folder / "hostile"
+    shutil.copytree(folder / "checkpoints" / "evil", where / "evil")
+    run = RunFolder(where / "evil")
+    facts = json.loads((run.path / "run.json").read_bytes())
+    (run.path / "run.json").write_text(json.dumps(worded(facts)))
+    (run.path / "plan.json").write_bytes(
+        (run.path / "plan.json").read_bytes().replace(b"size", b"\\u001b[2J")
+    )
+    (run.path / "metrics.jsonl").write_text(json.dumps({"step": 0, "event": HOSTILE}) + "\n")
+    for step in run.steps():
+        vouch_again(run, step)
+    codes = {}
+    commands = (
+        *(["info"], ["runs"], ["doctor", "evil"], ["info", "--json"], ["runs", "--json"], ["resume", "evil"]),
+        *(["doctor", "evil", "--json"], ["eval", "evil.txt", "--encoding", "utf-8"], ["eval"], ["sample"]),
+        ["compare", "evil", "evil"],
+    )
+    for words in commands:
+        command = Command((*words, "--checkpoints", str(where)), folder, {**ENVIRONMENT, "NO_COLOR": "1"})
+        done = command.run_on_terminal(err_too=True)
+        rest = re.sub(rb"\x1b\[(1m|0m|A|K)|\r", b"", done.out).decode()
+        assert visible(rest) == rest, words
+        assert "Traceback" not in rest and "a bug in charlm" not in rest, rest
+        codes[" ".join(words)] = done.code
+    assert codes["info"] == codes["runs"] == 0 and set(codes.values()) <= {0, 2, 4}, codes
+    assert (
+        "\\x1b]0;evil"
+        in Command(("info", "--checkpoints", str(where)), folder, ENVIRONMENT).run_on_terminal().out.decode()
+    )

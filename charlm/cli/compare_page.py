@@ -44,11 +44,15 @@ def page_of(
 
 
 def _facts(comparison: Comparison, found: Verdict) -> list[tuple[str, str]]:
-    n, budget = len(comparison.seeds), comparison.budget
+    n, budget, units = len(comparison.seeds), comparison.budget, comparison.text.units
     each = f"{budget.seconds:g} s of training" if budget.seconds else f"{budget.steps} steps"
     return [
         ("text", f"{comparison.label}, SHA-256 {comparison.corpus_sha256[:16]}"),
         ("scored", f"{found.chars:,} held-out characters, each once, for every run"),
+        *(
+            [("symbols", f"{units}: what is said of context and of text read counts those")]
+            * (units != "chars")
+        ),
         ("budget", f"{each} for each of {len(comparison.variants)} variants, {n} seed{'s' * (n > 1)}"),
         ("machine", machine(comparison.threads)),
         ("begun", comparison.created),

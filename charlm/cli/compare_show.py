@@ -16,6 +16,7 @@ from charlm.studies.result import MOST_CHARS
 from charlm.studies.verdict import SCHEMA, Row, Verdict, verdict
 from charlm.terminal import one_line
 from charlm.text.corpus import Corpus
+from charlm.text.units import WORDS
 
 NAME = "comparison.html"
 MOST_FOR_XZ = 5_000_000  # characters of the training part
@@ -32,7 +33,7 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
     sticks = _yardsticks(corpus, found.chars) if corpus is not None else {}
     if orders:
         sticks[KNESER_NEY] = orders[-1]
-        found = replace(found, says=(*found.says, *_beaten(found, orders[-1])))
+        found = replace(found, says=(*found.says, *_beaten(found, orders[-1], WORDS[comparison.text.units])))
     if as_json:
         print_json(_data(comparison, found, sticks, orders))
     else:
@@ -58,6 +59,7 @@ def _data(
         "comparison": comparison.name,
         "text_sha256": comparison.corpus_sha256,
         "chars": found.chars,
+        "units": comparison.text.units,
         "seconds": comparison.budget.seconds,
         "steps": comparison.budget.steps,
         "seeds": list(comparison.seeds),
@@ -70,7 +72,10 @@ def _data(
 
 def _print(comparison: Comparison, found: Verdict, sticks: dict[str, Yardstick]) -> None:
     table(cells(found), header=header(comparison), numbers=range(1, 8))
-    beside = ", ".join(f"{name} {stick.bits_per_char:.4f}{_said(stick)}" for name, stick in sticks.items())
+    beside = ", ".join(
+        f"{name} {stick.bits_per_char:.4f}{_said(stick, WORDS[comparison.text.units])}"
+        for name, stick in sticks.items()
+    )
     print(f"\nfor comparison: {beside}" if sticks else "")
     for sentence in found.says:
         print(one_line(sentence, 2000))
@@ -126,20 +131,20 @@ def _by_order(comparison: Comparison, corpus: Corpus, chars: int) -> list[Yardst
     return kneser_ney_by_order(corpus.vocabulary, corpus.train, text, memory=memory, most=MOST_COUNTED)
 
 
-def _beaten(found: Verdict, counts: Yardstick) -> list[str]:
+def _beaten(found: Verdict, counts: Yardstick, word: str) -> list[str]:
     """A sentence where no variant does better than the counts, counts alone left out."""
     trained = [row.bits for row in found.rows if row.bits is not None and not row.variant.model.counts_alone]
     if not trained or min(trained) < counts.bits_per_char:
         return []
     return [
-        f"{counts.order} characters of counts do better than all that was trained, at {counts.bits_per_char:.4f} "
+        f"{counts.order} {word}s of counts do better than all that was trained, at {counts.bits_per_char:.4f} "
         "bits per character: train longer, or on more text."
     ]
 
 
-def _said(stick: Yardstick) -> str:
+def _said(stick: Yardstick, word: str) -> str:
     """What is to be known of a yardstick beside its figure."""
     if stick.order is None:
         return " (adapts to the text)" * stick.adaptive
     limits = f"; {stick.limits}" if stick.limits else ""
-    return f" (counts of {stick.order} character{'s' * (stick.order != 1)}{limits})"
+    return f" (counts of {stick.order} {word}{'s' * (stick.order != 1)}{limits})"

@@ -41,9 +41,16 @@ def print_json(row: Mapping[str, Any]) -> None:
 
 
 def table(
-    rows: Sequence[tuple[str, ...]], *, header: tuple[str, ...] | None = None, numbers: Sequence[int] = ()
+    rows: Sequence[tuple[str, ...]],
+    *,
+    header: tuple[str, ...] | None = None,
+    numbers: Sequence[int] = (),
+    longest: int = 200,
 ) -> None:
-    """A still table on standard output; columns in `numbers` are aligned to the right."""
+    """A still table on standard output; columns in `numbers` are aligned to the right.
+
+    Cells of more than `longest` characters are shortened in the middle.
+    """
     from rich.console import Console  # here and below: slow to import, and not needed for help
     from rich.table import Table
     from rich.text import Text
@@ -52,7 +59,7 @@ def table(
     for i, title in enumerate(header or rows[0]):
         grid.add_column(title if header else "", justify="right" if i in numbers else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(one_line(cell)) for cell in row))
+        grid.add_row(*(Text(one_line(cell, longest)) for cell in row))
     console = Console(no_color=not colour(sys.stdout), highlight=False, soft_wrap=not sys.stdout.isatty())
     if not sys.stdout.isatty():
         console.width = 200

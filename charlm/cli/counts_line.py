@@ -28,7 +28,7 @@ def counts_line(session: AnySession, budget: float | None) -> Yardstick | None:
     stick = stick_of(built, corpus.vocabulary, corpus.held_out_text())
     limits = f" ({stick.limits})" if stick.limits else ""
     say(
-        f"to beat: {stick.bits_per_char:.3f} bits/char held-out, by {stick.order} characters of counts, {source} "
+        f"to beat: {stick.bits_per_char:.3f} bits/char held-out, by {stick.order} {corpus.vocabulary.word}s of counts, {source} "
         f"({KNESER_NEY}){limits}"
     )
     return stick

@@ -31,7 +31,13 @@ EXAMPLES = """Examples:
   charlm eval poem.txt --per-char bits.jsonl  the bits of every character"""
 
 OF_KIND = {"model": "this model", "counts": "its counts"}
-LEARNS = "learns from each 64 characters once scored: compare with xz and ppmd only"
+LEARNS = "learns from each 64 {word}s once scored: compare with xz and ppmd only"
+
+NOT_THERE = {
+    "chars": "not in the vocabulary",
+    "graphemes": "spelled in bytes",
+    "bytes": "with bytes that training never saw",
+}
 
 Part = Annotated[
     str | None,
@@ -40,6 +46,13 @@ Part = Annotated[
 
 Encoding = Annotated[
     str | None, typer.Option(metavar="NAME", help="The encoding of the files; by default UTF-8.")
+]
+PerChar = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write each character's offset and bits, as JSON lines; a grapheme's are shared alike.",
+    ),
 ]
 Learning = Annotated[
     bool,
@@ -61,10 +74,7 @@ def command(
         int | None,
         typer.Option(min=1, metavar="N", help="Characters scored in each block; by default half a block."),
     ] = None,
-    per_char: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Write each character's offset and bits, as JSON lines."),
-    ] = None,
+    per_char: PerChar = None,
     part: Part = None,
     online: Learning = False,
     encoding: Encoding = None,
@@ -75,15 +85,11 @@ def command(
 
     Every character is scored once, predicted from those before it; context does not cross files.
     """
-    from charlm.model.compiled import rows_alone
-
     _check_part(part, files)
     texts = read_texts(files, encoding) if files else None
-    rows_alone()  # beside the import of torch
-    snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
+    snapshot, name, which = _opened(checkpoints, run, checkpoint)
     if online:
         _check_learns(snapshot)
-
     from charlm.context import ContextRule
     from charlm.evaluation.report import evaluate
 
@@ -103,6 +109,14 @@ def command(
     if per_char is not None:
         _write_per_char(Path(per_char), evaluation)
     print_json({"run": name, **evaluation.to_json()}) if as_json else _show(name, evaluation)
+
+
+def _opened(checkpoints: str | None, run: str | None, which: str | None) -> "tuple[Snapshot, str, str]":
+    """The checkpoint chosen; the counts' rows are compiled beside the import of torch."""
+    from charlm.model.compiled import rows_alone
+
+    rows_alone()
+    return chosen(checkpoints_root(checkpoints), run, which)
 
 
 def _check_learns(snapshot: "Snapshot") -> None:
@@ -194,7 +208,17 @@ def _per_char(evaluation: "Evaluation") -> Iterator[bytes]:
             yield json.dumps(row).encode() + b"\n"
 
 
+def _per_unit(evaluation: "Evaluation") -> list[tuple[str, str]]:
+    """The figure for each unit, where that is neither a character nor a byte, which have theirs."""
+    if evaluation.units != "graphemes":
+        return []
+    figure = evaluation.figure
+    return [("bits per grapheme", f"{figure.bits_per_unit:.4f}, of {count(figure.units)} graphemes (UAX 29)")]
+
+
 def _show(name: str, evaluation: "Evaluation") -> None:
+    from charlm.text.units import WORDS
+
     figure = evaluation.figure
     interval = evaluation.interval_bits
     around = (
@@ -204,10 +228,11 @@ def _show(name: str, evaluation: "Evaluation") -> None:
         ("bits per character", f"{figure.bits_per_char:.4f}{around}"),
         ("nats per character", f"{figure.nats_per_char:.4f}"),
         ("bits per byte of UTF-8", f"{figure.bits_per_byte:.4f}"),
+        *_per_unit(evaluation),
         ("perplexity per character", f"{figure.perplexity:.3f}"),
         (
             "characters",
-            f"{count(figure.chars)}, all scored, {count(figure.unknown_chars)} not in the vocabulary",
+            f"{count(figure.chars)}, all scored, {count(figure.unknown_chars)} {NOT_THERE[evaluation.units]}",
         ),
         *([("documents", f"{count(figure.ends)} ends scored too, their bits included")] * bool(figure.ends)),
         ("context", evaluation.context),
@@ -215,6 +240,7 @@ def _show(name: str, evaluation: "Evaluation") -> None:
     ]
     table([("run", f"{name}, {evaluation.which}, step {evaluation.step}"), *rows])
     print()
+    word = WORDS[evaluation.units]
     lines = [("this model", f"{figure.bits_per_char:.4f}", "")]
     if evaluation.counts is not None:
         lines.append(
@@ -226,13 +252,13 @@ def _show(name: str, evaluation: "Evaluation") -> None:
         else:
             said = "adapts to this text" if stick.adaptive else ""
             if stick.order is not None:
-                said = f"counts of {stick.order} characters of context, {stick.source}"
+                said = f"counts of {stick.order} {word}s of context, {stick.source}"
             lines.append((title, f"{stick.bits_per_char:.4f}", said))
     table(lines, header=("yardstick", "bits/char", ""), numbers=(1,))
     if evaluation.online:
         print()
         lines = [
-            (OF_KIND[kind], f"{learned.bits_per_char:.4f}", LEARNS)
+            (OF_KIND[kind], f"{learned.bits_per_char:.4f}", LEARNS.format(word=word))
             for kind, learned in evaluation.online.items()
         ]
         table(lines[::-1], header=("online", "bits/char", ""), numbers=(1,))

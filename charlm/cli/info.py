@@ -72,6 +72,8 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
     parts = (
         f"{count(corpus['train_chars'])} characters to train on, {count(corpus['held_out_chars'])} held out"
     )
+    units = row["text_settings"].get("units", "chars")
+    parts += f", read in {units}" * (units != "chars")
     rows += [("text", f"{row['text']}: {parts}"), ("text's SHA-256", corpus["sha256"])]
     mixer = str(row["model"].get("mixer"))
     for title in ("model", "training"):

@@ -20,6 +20,7 @@ from charlm.cli import (
     evaluate,
     explain,
     info,
+    inspect,
     resume,
     runs,
     sample,
@@ -40,6 +41,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 COMMANDS = {
     "train": train,
+    "inspect": inspect,
     "resume": resume,
     "sample": sample,
     "eval": evaluate,

@@ -41,13 +41,15 @@ def take_customary_split(names: Sequence[str], settings: dict[str, Any]) -> None
     say(f"split as is customary for {text.name}: {text.split}; --val and --test choose another")
 
 
-def load_text(names: Sequence[str], config: TextConfig, *, verify: bool = False, earlier: Any = None) -> Any:
+def load_text(
+    names: Sequence[str], config: TextConfig, *, verify: bool = False, earlier: Any = None, look: Any = None
+) -> Any:
     """As `charlm.text.load.load`, shown while it goes on."""
     from charlm.text.load import load  # here: numpy is slow to import
 
     bar = Bar()
     try:
-        return load(names, config, bar, verify=verify, earlier=earlier)
+        return load(names, config, bar, verify=verify, earlier=earlier, look=look)
     finally:
         bar.close()
 
@@ -68,7 +70,7 @@ def leak(corpus: Any, train: Any = None, where: str = "the training part") -> st
     if found.share < LEAST_SHARE:
         return None
     return (
-        f"{found.word}{100 * found.share:.0f} % of the held-out text stands in {where} too, in passages of {PASSAGE} characters "
+        f"{found.word}{100 * found.share:.0f} % of the held-out text stands in {where} too, in passages of {PASSAGE} {corpus.vocabulary.word}s "
         "or more, so its figure will flatter; hold out another text with --val-file, or draw whole documents with --split documents"
     )
 

@@ -26,37 +26,43 @@ EXAMPLES = """Examples:
   charlm sample --stop "\\n\\n" --json | jq .text  up to the first empty line"""
 
 
+Prompt = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="What the text begins with; by default a new line.")
+]
+PromptFile = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Read the prompt from a file, or - for standard input.")
+]
+Length = Annotated[int, typer.Option(min=1, metavar="N", help="Characters to write.")]
+Samples = Annotated[
+    int,
+    typer.Option("-n", "--samples", min=1, max=4096, metavar="N", help="How many samples, side by side."),
+]
+Stops = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", help="End before this text; may be repeated. \\n is a new line."),
+]
+Raw = Annotated[bool, typer.Option("--raw", help="To a terminal the characters as they are, controls too.")]
+OneDocument = Annotated[bool, typer.Option("--one-document", help="End where the model ends the document.")]
+MapLookalikes = Annotated[
+    bool,
+    typer.Option(
+        "--map-lookalikes", help="Read what the model lacks in the prompt as what it has and looks alike."
+    ),
+]
+
+
 @with_settings({"Choosing": SamplingConfig})
 def command(
     run: Run = None,
     checkpoint: Which = None,
-    prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What the text begins with; by default a new line.")
-    ] = None,
-    prompt_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Read the prompt from a file, or - for standard input.")
-    ] = None,
-    length: Annotated[int, typer.Option(min=1, metavar="N", help="Characters to write.")] = 500,
-    n: Annotated[
-        int,
-        typer.Option("-n", "--samples", min=1, max=4096, metavar="N", help="How many samples, side by side."),
-    ] = 1,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", help="End before this text; may be repeated. \\n is a new line."),
-    ] = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="To a terminal the characters as they are, controls too.")
-    ] = False,
-    one_document: Annotated[
-        bool, typer.Option("--one-document", help="End where the model ends the document.")
-    ] = False,
-    map_lookalikes: Annotated[
-        bool,
-        typer.Option(
-            "--map-lookalikes", help="Read what the model lacks in the prompt as what it has and looks alike."
-        ),
-    ] = False,
+    prompt: Prompt = None,
+    prompt_file: PromptFile = None,
+    length: Length = 500,
+    n: Samples = 1,
+    stop: Stops = None,
+    raw: Raw = False,
+    one_document: OneDocument = False,
+    map_lookalikes: MapLookalikes = False,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
     *,
@@ -115,7 +121,11 @@ def _as_the_run_reads(prompt: str, snapshot: "Snapshot", map_lookalikes: bool) -
     from charlm.text.lookalikes import lookalikes, mapped
     from charlm.text.normal import normal
 
+    if map_lookalikes and snapshot.vocabulary.units == "bytes":
+        raise UsageError("--map-lookalikes cannot act on this run, whose units are bytes; leave it out")
     prompt = normal(prompt, text_config(snapshot))
+    if snapshot.vocabulary.units == "bytes":
+        return prompt
     found = lookalikes(prompt, snapshot.vocabulary)
     if not found:
         return prompt

@@ -75,14 +75,14 @@ def command(
     budget = _seconds(time, steps, model, training)
     if run is not None:
         _check_free(checkpoints_root(checkpoints), run)
-    say(f"reading {_describe(corpus or [], text.include)}")
+    say(f"reading {describe(corpus or [], text.include)}")
     loaded = load_text(corpus or [], text, verify=verify_cache, earlier=before and before.earlier())
     note_files(loaded.notes)
     say_text(loaded)
     if before is not None:
         before = before.before(loaded.corpus)
         say_origin(before, loaded.corpus)
-    choice, budget_said = _choose(loaded, model, training, budget, steps, ctx.obj, before)
+    choice, budget_said = choose_for(loaded, model, training, budget, steps, ctx.obj, before)
     say(f"model: {budget_said}")
     if dry_run:
         _show_plan(choice)
@@ -159,17 +159,18 @@ def _check_free(root: Path, name: str) -> None:
     check_free(root, name)
 
 
-def _describe(names: list[str], include: str | None) -> str:
+def describe(names: list[str], include: str | None) -> str:
+    """What is about to be read, in words."""
     if not names:
         from charlm.text.manual import manual_name
 
         return f"{manual_name()}, since no file was named"
-    from charlm.text.finding import describe
+    from charlm.text import finding
 
-    return describe(names, include)
+    return finding.describe(names, include)
 
 
-def _choose(
+def choose_for(
     loaded: Any,
     model: ModelConfig,
     training: TrainingConfig,
@@ -178,6 +179,7 @@ def _choose(
     started: float,
     before: Any = None,
 ) -> tuple[Any, str]:
+    """What is trained on a text for so many seconds since `started`, or steps; and that in a sentence."""
     from time import perf_counter  # here and below: only now are numpy and torch needed
 
     from charlm.training.device import pick_device, set_threads
@@ -188,7 +190,7 @@ def _choose(
 
     if model.counts_alone:
         choice = recorded(choose(Budget(), len(loaded.corpus.train), model, training), Budget(), 1)
-        return choice, about_model(choice)
+        return choice, about_model(choice, loaded.corpus.vocabulary.word)
     most = set_threads(training.threads)
     threads, means = means_of(pick_device(training.device), training, steps)
     if budget is not None:
@@ -202,7 +204,7 @@ def _choose(
     except ValueError as error:
         raise UsageError(str(error)) from None
     busy = f"; on {threads} of {most} threads, since the machine is busy" if threads < most else ""
-    return choice, f"{about_model(choice)}, chosen {choice.why}{busy}"
+    return choice, f"{about_model(choice, loaded.corpus.vocabulary.word)}, chosen {choice.why}{busy}"
 
 
 def _show_plan(choice: Any) -> None:

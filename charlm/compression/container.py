@@ -14,6 +14,7 @@ from typing import Any
 from charlm.checkpoint import strict_json
 from charlm.errors import CheckpointError, TextError
 from charlm.terminal import one_line
+from charlm.text.graphemes import LONGEST
 
 MAGIC = b"charlm"
 VERSION = 1
@@ -149,7 +150,8 @@ def _header(plain: bytes, label: str) -> Header:
         if type(value) is not kind or not 0 <= (len(value) if kind is str else value) <= high:
             raise _damaged(label, f"{name} in its header cannot be")
     header = Header(means=_part(Means, values), model=_part(Model, values), **values)
-    if not header.chars <= header.symbols <= header.bytes <= 4 * header.symbols:
+    bounds = (header.chars <= LONGEST * header.symbols, header.symbols <= header.bytes)
+    if not (header.chars <= header.bytes <= 4 * header.chars and all(bounds)):
         raise _damaged(label, "the lengths in its header contradict each other")
     if header.streams != streams_for(header.chars):
         raise _damaged(label, "streams in its header does not fit its length")

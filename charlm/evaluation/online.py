@@ -10,7 +10,7 @@ from charlm.checkpoint.snapshot import Snapshot
 from charlm.context import ContextRule
 from charlm.counts.online import OnlineCounts
 from charlm.evaluation.dynamic import DynamicModel, log_of_ids
-from charlm.evaluation.score import Figure, Scored, per_char, unknown_chars
+from charlm.evaluation.score import Figure, Scored, scored
 from charlm.predictor import Scores, TransformerPredictor
 from charlm.text.vocabulary import Ids
 
@@ -53,11 +53,11 @@ def scoring_online(
     was learned of one text is kept for the next; context is not.
     """
     vocabulary = learners.model.vocabulary
-    scored: dict[str, list[Scored]] = {MODEL: []} if learners.counts is None else {COUNTS: [], MODEL: []}
+    done_texts: dict[str, list[Scored]] = {MODEL: []} if learners.counts is None else {COUNTS: [], MODEL: []}
     encoded = [vocabulary.encode(text) for _, text in texts]
     done, of = 0, sum(map(len, encoded))
     for (name, text), ids in zip(texts, encoded, strict=True):
-        found: dict[str, list[Scores]] = {kind: [np.empty(0)] for kind in scored}
+        found: dict[str, list[Scores]] = {kind: [np.empty(0)] for kind in done_texts}
         for i, scores in enumerate(_blocks(learners, ids)):
             for kind, logp in scores.items():
                 found[kind].append(logp)
@@ -65,9 +65,8 @@ def scoring_online(
             if i % BLOCKS_A_REPORT == 0:
                 yield Progress(done, of)
         for kind, logps in found.items():
-            nats = per_char(vocabulary, text, -np.concatenate(logps))
-            scored[kind].append(Scored(name, text, nats, unknown_chars(vocabulary, text)))
-    return {kind: Figure(of_texts) for kind, of_texts in scored.items()}
+            done_texts[kind].append(scored(vocabulary, name, text, np.concatenate(logps)))
+    return {kind: Figure(of_texts) for kind, of_texts in done_texts.items()}
 
 
 def _blocks(learners: Learners, ids: Ids) -> Iterator[dict[str, Scores]]:

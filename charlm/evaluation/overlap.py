@@ -52,13 +52,13 @@ def overlap_of_samples(train: Ids, text: Ids) -> Overlap:
     is an anchor: the same passages are sampled on both sides (Manber 1994, USENIX Winter). Of either
     side evenly spread pieces are read, so what is found is a lower bound where those are not all.
     """
-    wanted = np.concatenate([np.empty(0, np.uint64), *map(_sampled, _pieces(text, MOST_WANTED))])
+    wanted = np.concatenate([np.empty(0, np.uint64), *map(sampled_hashes, spread_pieces(text, MOST_WANTED))])
     there = np.unique(wanted)
     seen = np.zeros(len(there), dtype=bool)
     read = 0
-    for piece in _pieces(train, MOST_READ):
+    for piece in spread_pieces(train, MOST_READ):
         read += min(PIECE, len(piece))
-        found_here = _sampled(piece)
+        found_here = sampled_hashes(piece)
         if not len(there) or not len(found_here):
             continue
         at = np.searchsorted(there, found_here).clip(max=len(there) - 1)
@@ -67,7 +67,7 @@ def overlap_of_samples(train: Ids, text: Ids) -> Overlap:
     return Overlap(found, len(wanted), min(1.0, read / max(1, len(train))), sampled=True)
 
 
-def _pieces(ids: Ids, most: int) -> Iterator[Ids]:
+def spread_pieces(ids: Ids, most: int) -> Iterator[Ids]:
     """All of the ids in pieces of PIECE, or as many evenly spread ones as make `most`, each with what its last passage needs."""
     there = -(-len(ids) // PIECE)
     chosen = np.linspace(0, there - 1, min(there, most // PIECE)).round().astype(int) if there else ()
@@ -75,7 +75,7 @@ def _pieces(ids: Ids, most: int) -> Iterator[Ids]:
         yield ids[i * PIECE : (i + 1) * PIECE + PASSAGE - 1]
 
 
-def _sampled(ids: Ids) -> Hashes:
+def sampled_hashes(ids: Ids) -> Hashes:
     """The hashes of the passages that begin with an anchor."""
     short = hashes_of(ids, ANCHOR)
     starts = np.flatnonzero(short[: max(0, len(ids) - PASSAGE + 1)] % np.uint64(ONE_IN) == 0)

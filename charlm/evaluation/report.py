@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from charlm.checkpoint.snapshot import Snapshot
-from charlm.config import FEWEST_HELD_OUT, ModelConfig, TextConfig
+from charlm.config import FEWEST_HELD_OUT, TextConfig
 from charlm.context import ContextRule
 from charlm.counts.c_rows import CRows
 from charlm.counts_predictor import CountsPredictor
@@ -23,6 +23,7 @@ from charlm.predictor import Predictor
 from charlm.predictor_of import predictor_of
 from charlm.settings import settings_of
 from charlm.text.corpus import Corpus
+from charlm.text.units import WORDS
 
 SCHEMA = 1
 SAVED = "those saved in the run, since its text is gone"
@@ -40,6 +41,7 @@ class Evaluation:
     which: str  # latest, best or the step, as it was asked for
     selected_on_this_text: bool
     rule: ContextRule
+    units: str  # what a symbol is
     counts_order: int | None  # characters of context that the counts see which the model begins from
     interval_bits: tuple[float, float] | None
     baselines: dict[str, Yardstick | str]
@@ -58,13 +60,14 @@ class Evaluation:
 
     @property
     def context(self) -> str:
-        """What each character was predicted from, in words."""
+        """What each symbol was predicted from, in words."""
+        word = WORDS[self.units]
         if self.rule.carried:
-            return "all characters before each (state carried from one to the next)"
+            return f"all {word}s before each (state carried from one to the next)"
         least, most = self.rule.block_size - self.rule.stride, self.rule.block_size
         if self.kind == CountsPredictor.kind:
-            return f"{most} character{'s' * (most != 1)} before each"
-        said = f"{max(1, least)} to {most} characters before each (block {most}, stride {self.rule.stride})"
+            return f"{most} {word}{'s' * (most != 1)} before each"
+        said = f"{max(1, least)} to {most} {word}s before each (block {most}, stride {self.rule.stride})"
         seen = self.counts_order or 0
         return f"{said}; the counts always see {seen}" if seen > least else said
 
@@ -89,6 +92,9 @@ class Evaluation:
             "nats_per_char": figure.nats_per_char,
             "bits_per_char": figure.bits_per_char,
             "bits_per_byte": figure.bits_per_byte,
+            "unit": WORDS[self.units],
+            "units": figure.units,
+            "bits_per_unit": figure.bits_per_unit,
             "perplexity": figure.perplexity,
             "ci95_bits_per_char": list(self.interval_bits) if self.interval_bits else None,
             "baselines": {name: _stick(stick) for name, stick in self.baselines.items()},
@@ -127,12 +133,13 @@ def evaluate(
         which=which,
         selected_on_this_text=selected,
         rule=rule,
+        units=snapshot.vocabulary.units,
         counts_order=predictor.counts.order if predictor.counts else None,
         interval_bits=(interval[0] / log(2), interval[1] / log(2)) if interval else None,
         baselines=baselines,
         warnings=(
             *_changed(snapshot),
-            *_beaten(figure, baselines[KNESER_NEY], snapshot.model_config),
+            *_beaten(figure, baselines[KNESER_NEY], snapshot),
             *_warnings(figure, predictor, corpus, texts, selected),
             *missing,
         ),
@@ -165,16 +172,15 @@ def _changed(snapshot: Snapshot) -> tuple[str, ...]:
     )
 
 
-def _beaten(figure: Figure, counts: Yardstick | str, model: ModelConfig) -> tuple[str, ...]:
+def _beaten(figure: Figure, counts: Yardstick | str, snapshot: Snapshot) -> tuple[str, ...]:
     """What is to be said where the model does not beat the counts, and where those are not whole."""
     if isinstance(counts, str):
         return ()
+    model, word = snapshot.model_config, snapshot.vocabulary.word
     found = [f"{KNESER_NEY}: {counts.limits}"] if counts.limits else []
-    found += [f"{KNESER_NEY}: counts of {counts.order} characters, {SAVED}"] if counts.source == SAVED else []
+    found += [f"{KNESER_NEY}: counts of {counts.order} {word}s, {SAVED}"] if counts.source == SAVED else []
     gained = figure.bits_per_char - counts.bits_per_char
-    better = (
-        f"{counts.order} characters of counts do better, at {counts.bits_per_char:.4f} bits per character"
-    )
+    better = f"{counts.order} {word}s of counts do better, at {counts.bits_per_char:.4f} bits per character"
     if model.counts_alone:
         if gained > SAME:
             found.append(f"{better}: train with --counts-order {counts.order}")
@@ -207,7 +213,7 @@ def _warnings(
             word = min(parts, key=lambda part: part.read).word
             found.append(
                 f"{word}{100 * share:.{0 if share >= 0.1 else 2}f} % of this text stands in the training part too, in passages of {PASSAGE} "
-                "characters or more; that is no test of what was learned"
+                f"{predictor.vocabulary.word}s or more; that is no test of what was learned"
             )
     if figure.chars < FEWEST_HELD_OUT:
         found.append(f"{figure.chars} characters are too few for the figure to mean much")

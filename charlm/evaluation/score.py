@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from charlm.context import ContextRule
 from charlm.predictor import Predictor
+from charlm.text.spans import count_units, count_unknown, spans
 from charlm.text.vocabulary import END_POINT, Vocabulary, code_points, without_ends
 
 Numbers = NDArray[np.float64]
@@ -24,6 +25,7 @@ class Scored:
     nats: Numbers  # (characters,), the ends of documents counted with the character before
     unknown_chars: int
     ends: int = 0  # of documents, predicted too
+    units: int = 0  # of the vocabulary: characters, bytes or graphemes
 
     @cached_property
     def bits(self) -> Numbers:
@@ -53,6 +55,11 @@ class Figure:
         return sum(len(scored.text.encode()) for scored in self.texts)
 
     @property
+    def units(self) -> int:
+        """The same texts in the units of the vocabulary."""
+        return sum(scored.units for scored in self.texts)
+
+    @property
     def unknown_chars(self) -> int:
         """Characters that the vocabulary lacks; they are scored too, as the bytes that spell them."""
         return sum(scored.unknown_chars for scored in self.texts)
@@ -78,6 +85,11 @@ class Figure:
         return float(self.nats.sum()) / log(2) / self.bytes
 
     @property
+    def bits_per_unit(self) -> float:
+        """Bits for each unit of the vocabulary."""
+        return float(self.nats.sum()) / log(2) / self.units
+
+    @property
     def perplexity(self) -> float:
         """Per character: as if so many characters were equally likely each time."""
         return exp(self.nats_per_char)
@@ -85,31 +97,40 @@ class Figure:
 
 def score_text(predictor: Predictor, name: str, text: str, rule: ContextRule | None = None) -> Scored:
     """Score every character of a text that nothing precedes, and every end of a document it has."""
-    vocabulary, plain = predictor.vocabulary, without_ends(text)
-    nats = per_char(vocabulary, text, -predictor.score(vocabulary.encode(text), rule))
-    ends = len(text) - len(plain) if vocabulary.ends else 0
-    return Scored(name, plain, nats, unknown_chars(vocabulary, plain), ends)
+    vocabulary = predictor.vocabulary
+    return scored(vocabulary, name, text, predictor.score(vocabulary.encode(text), rule))
+
+
+def scored(vocabulary: Vocabulary, name: str, text: str, logp: Numbers) -> Scored:
+    """A text and the log-probabilities of its ids."""
+    plain = without_ends(text)
+    return Scored(
+        name,
+        plain,
+        per_char(vocabulary, text, -logp),
+        count_unknown(vocabulary, plain),
+        len(text) - len(plain) if vocabulary.ends else 0,
+        count_units(vocabulary, plain),
+    )
 
 
 def per_char(vocabulary: Vocabulary, text: str, symbols: Numbers) -> Numbers:
     """What each character of a text costs, from what its symbols cost: (characters,).
 
-    The end of a document is no character: what it costs is added to the character before.
+    A symbol of several characters is paid by all alike. The end of a document is no character: what it
+    costs is added to the character before.
     """
     plain = without_ends(text)
     if not vocabulary.ends:
         text = plain
     if not plain:
         return np.empty(0)
-    lengths = vocabulary.symbols_per_char(text)
+    chars, lengths = spans(vocabulary, text)
     firsts = np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.int64)
     costs = np.add.reduceat(symbols, firsts)
+    if len(costs) < len(text):
+        costs = np.repeat(costs / chars, chars)
     if len(plain) == len(text):
         return costs
     of_char = np.maximum(np.cumsum(code_points(text) != END_POINT) - 1, 0)
     return np.bincount(of_char, costs).astype(np.float64)
-
-
-def unknown_chars(vocabulary: Vocabulary, text: str) -> int:
-    """How many characters of a text the vocabulary spells in bytes."""
-    return int((vocabulary.encode_points(text) < 0).sum())

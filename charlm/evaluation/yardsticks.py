@@ -139,10 +139,11 @@ def xz_bits(training_text: str, text: str) -> float:
     Of the training part at most the last 32 MB.
     """
     before, more = training_text.encode()[-LAST_BYTES:], text.encode()
-    return (_xz_size(before + more) - _xz_size(before)) * 8 / len(text)
+    return (xz_size(before + more) - xz_size(before)) * 8 / len(text)
 
 
-def _xz_size(data: bytes) -> int:
+def xz_size(data: bytes) -> int:
+    """Bytes of the data under xz, its check left out. Raises ImportError where Python lacks it."""
     import lzma  # here, since not every Python has it
 
     dictionary = max(XZ_DICTIONARY_LEAST, 1 << (len(data) - 1).bit_length()) if data else XZ_DICTIONARY_LEAST

@@ -43,7 +43,7 @@ def write_report(
     """
     sticks = [] if counts is None else [(KNESER_NEY, counts.bits_per_char)]
     sticks += _yardsticks(session.corpus, with_xz=_has_time_for_xz(session.corpus, budget))
-    order = f", {counts.order} characters of context" if counts is not None else ""
+    order = f", {counts.order} {session.corpus.vocabulary.word}s of context" if counts is not None else ""
     rows = [
         (f"{name}, for comparison", f"{figure:.4f} bits/char{order * (name == KNESER_NEY)}")
         for name, figure in sticks

@@ -10,7 +10,8 @@ from charlm.config import SamplingConfig
 from charlm.predictor import Predictor
 from charlm.sampling.draw import Ids, draw
 from charlm.sampling.stopping import StopFilter
-from charlm.text.vocabulary import Decoder
+from charlm.text.decoder import Decoder
+from charlm.text.spans import can_write
 
 IDS_AT_ONCE = 64
 SECONDS_BETWEEN = 0.04
@@ -126,4 +127,4 @@ def sample_text(
 def default_prompt(predictor: Predictor) -> str:
     """What a sample starts from when nothing is given: a document, or a new line if the model knows one."""
     vocabulary = predictor.vocabulary
-    return "\n" if vocabulary.end is None and "\n" in vocabulary.chars else ""
+    return "\n" if vocabulary.end is None and can_write(vocabulary, "\n") else ""

@@ -15,7 +15,7 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read
 from charlm.errors import CharlmError
 from charlm.terminal import one_line
-from charlm.text.corpus import cache_folder
+from charlm.text.cache import cache_folder
 from charlm.training.device import has_bf16, pick_device
 from charlm.training.plan_file import read_plan
 from charlm.training.texts import corpus_of

@@ -19,6 +19,8 @@ FORMAT = 2
 FACTS = "corpus.json"
 CHECKED_WHOLE = 64 << 20
 """Bytes of ids up to which all are checked whenever they are used; of more, samples."""
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What comes of using facts that are not what was written, whatever stands there instead."""
 _SAMPLES, _SAMPLE = 64, 1 << 16
 _STALE_SECONDS = 86400
 
@@ -105,7 +107,7 @@ def read(key: str, names: Iterable[str], *, whole: bool = False) -> tuple[dict[s
             _is_whole(part, facts, name, whole or rebooted) for name, part in parts.items()
         ):
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGE:
         return None
     _used(folder, facts, rebooted)
     return facts, list(parts.values())
@@ -126,7 +128,7 @@ def entries() -> list[Entry]:
                     used=(folder / FACTS).stat().st_mtime,
                 )
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except DAMAGE:
             continue  # damaged, or being written
     return sorted(found, key=lambda entry: -entry.used)
 
@@ -184,7 +186,7 @@ def _used(folder: Path, facts: dict[str, Any], rebooted: bool) -> None:
 def _map(path: Path) -> Ids:
     try:
         part: Ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (SyntaxError, TokenError):  # so NumPy says that a header is damaged
+    except (SyntaxError, TokenError, EOFError):  # so NumPy says that a header is damaged, or not there
         raise ValueError(f"{path} has no header") from None
     if part.ndim != 1 or part.dtype.kind != "u":
         raise ValueError(f"{path} holds no ids")

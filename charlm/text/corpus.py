@@ -1,37 +1,12 @@
-"""A text as ids on disk, memory-mapped, and divided into a training and a held-out part.
+"""A text as ids on disk, memory-mapped, and divided into a training and a held-out part."""
 
-Two passes, in blocks: one reads and counts, one encodes. What is between them waits on the disk, a
-byte, two or four for each character, so memory does not grow with the text.
-"""
-
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from charlm.config import TextConfig
-from charlm.errors import ResourceError, TextError
-from charlm.terminal import one_line
 from charlm.text import cache
-from charlm.text.cache import cache_folder
-from charlm.text.codes import Census, Counts, LineEnds, Spool, marks_of
-from charlm.text.documents import Marker, with_ends
-from charlm.text.encoder import Encoder
-from charlm.text.growth import grown
-from charlm.text.normal import normalised
-from charlm.text.remarks import Marks
-from charlm.text.respect import Beginning, Earlier, Respected, respect
-from charlm.text.scratch import room, scratch_folder
-from charlm.text.split import LEFT_OUT, PARTS, Division, Draw
-from charlm.text.stream import Block
-from charlm.text.vocabulary import END, END_POINT, Ids, Vocabulary
-
-__all__ = ["Corpus", "Preparation", "cache_folder", "prepare", "reopen"]
-
-Watch = Callable[[str, int, int | None], None]  # what is done, how much of it, of how much
+from charlm.text.respect import Respected
+from charlm.text.split import PARTS
+from charlm.text.vocabulary import END, Ids, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -70,18 +45,6 @@ class Corpus:
         return "" if self.test is None else self.vocabulary.decode(self.test, END)
 
 
-def prepare(
-    text: str, config: TextConfig, val_text: str | None = None, earlier: Earlier | None = None
-) -> Corpus:
-    """The corpus of a text that is in memory. Raises as `Preparation`."""
-    main, val = (
-        None if of is None else with_ends(normalised([Block(of.encode(), of)], config), config)
-        for of in (text, val_text)
-    )
-    assert main is not None
-    return Preparation(config, earlier=earlier).corpus(main, val)
-
-
 def reopen(key: str, *, whole: bool = False) -> Corpus | None:
     """A corpus from the cache, or None if it is not there whole; checked all through if `whole`."""
     found = cache.read(key, PARTS, whole=whole)
@@ -89,190 +52,13 @@ def reopen(key: str, *, whole: bool = False) -> Corpus | None:
         return None
     facts, parts = found
     try:
-        return _corpus(key, facts, *parts)
-    except (ValueError, KeyError, TypeError):
+        return corpus_of_parts(key, facts, *parts)
+    except cache.DAMAGE:
         return None
 
 
-class Preparation:
-    """A text on its way into a corpus."""
-
-    def __init__(
-        self,
-        config: TextConfig,
-        label: str = "",
-        watch: Watch = lambda what, done, of: None,
-        earlier: Earlier | None = None,
-    ) -> None:
-        """`watch` is told how the encoding goes on; `label` names the text in the cache.
-
-        `earlier`: the text of the run that is gone on from, whose symbols and division hold in this one.
-        """
-        self._config, self._label, self._watch = config, label, watch
-        self._census, self._ends, self._marker = Census(), LineEnds(), Marker()
-        self._draw: Draw | None = None  # of whole documents, where they are drawn
-        self._beginning = None if earlier is None else Beginning(earlier)
-        self.marks: Marks | None = None  # what deserves a remark, once the text is read
-
-    def lines(self) -> int:
-        """Line ends in what was read so far."""
-        return self._census.lines() - self._ends.pairs
-
-    def corpus(
-        self, blocks: Iterable[Block], val_blocks: Iterable[Block] | None = None, *, check: bool = False
-    ) -> Corpus:
-        """Divide and encode a text, or find it in the cache, where it is kept for the next time.
-
-        Raises TextError for a text too short to learn from, ResourceError where the disk has no
-        room. A cache that cannot be written is done without for a text that fits into memory. What
-        is in the cache already is checked all through if `check`.
-        """
-        folder = scratch_folder()
-        spool, draw = Spool(folder), Draw(folder, self._config)
-        self._draw = draw if self._config.split == "documents" else None
-        try:
-            with room(folder):
-                sha256 = self._read(blocks, spool)
-                n = spool.chars
-                val_sha256 = None if val_blocks is None else self._read_more(val_blocks, spool)
-            key = self._key(sha256, val_sha256, n)
-            found = reopen(key, whole=check)
-            if found is not None:
-                return found
-            if self._beginning is None or self._draw is not None:
-                return self._encode(
-                    key, sha256, spool, self._draw or Division.of(n, spool.chars, self._config)
-                )
-            respected = respect(self._beginning, spool, n, self._config)
-            return self._encode(key, sha256, spool, Division(respected.spans), respected)
-        finally:
-            spool.close()
-            draw.close()
-
-    def _read(self, blocks: Iterable[Block], spool: Spool) -> str:
-        """The first pass over the text: counted, hashed, kept; its SHA-256."""
-        digest = hashlib.sha256()
-        for block in self._counted(blocks, spool):
-            digest.update(block.utf8)
-            self._ends.add(block)
-            if self._beginning:
-                self._beginning.add(block)
-        self.marks = marks_of(self._census.counts(), self._ends.pairs) if spool.chars else None
-        return digest.hexdigest()
-
-    def _read_more(self, blocks: Iterable[Block], spool: Spool) -> str:
-        """The same for a held-out text of its own."""
-        digest = hashlib.sha256()
-        for block in self._counted(blocks, spool):
-            digest.update(block.utf8)
-        return digest.hexdigest()
-
-    def _counted(self, blocks: Iterable[Block], spool: Spool) -> Iterator[Block]:
-        """The blocks, once their characters and the ends of documents among them are counted and kept."""
-        for block in blocks:
-            codes = self._marker.mark(block)
-            self._census.add(codes)
-            if self._draw is not None:
-                self._draw.add(codes)
-            spool.add(codes, block if block.ends is None else None)
-            yield block
-
-    def _key(self, sha256: str, val_sha256: str | None, n: int) -> str:
-        settings = [cache.FORMAT, sha256, val_sha256, n, self._config.val, self._config.test]
-        settings.append(self._config.min_count)
-        if self._config.documents != "none":
-            settings.append(self._marker.digest())
-        if self._config.split != "tail":
-            settings.append(self._config.split)
-        if self._beginning:
-            settings.append(self._beginning.earlier.digest)
-        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
-
-    def _encode(
-        self, key: str, sha256: str, spool: Spool, division: Division, respected: Respected | None = None
-    ) -> Corpus:
-        """The second pass: what was kept becomes ids."""
-        counts = {"train": self._census.counts()}
-        for name in (*PARTS[1:], LEFT_OUT):
-            part = Census()
-            for codes in division.codes(spool, name):
-                part.add(codes)
-            counts[name] = part.counts()
-            counts["train"][: len(counts[name])] -= counts[name]
-        ends = {name: _ends(part) for name, part in counts.items()}
-        chars = {name: int(part.sum()) - ends[name] for name, part in counts.items()}
-        self._check(chars, ends["train"])
-        min_count, beginning = self._config.min_count, self._beginning
-        if beginning is None:
-            vocabulary = Vocabulary.of_counts(counts["train"], min_count)
-        else:
-            vocabulary = grown(beginning.earlier.vocabulary, counts["train"], min_count, anew=beginning.same)
-        facts = {
-            "format": cache.FORMAT,
-            "label": self._label,
-            "sha256": sha256,
-            "vocabulary": json.loads(vocabulary.to_json()),
-            **{f"{name}_chars": n for name, n in chars.items()},
-        }
-        if vocabulary.ends:
-            facts["ends"] = [ends[name] for name in PARTS]
-        if respected:
-            facts["respected"] = asdict(respected)
-        encoder = Encoder(vocabulary, self._census.counts())
-        parts, done = {}, 0
-        for name in PARTS:
-            pieces = _Pieces(encoder, spool, division, name, done, self._watch)
-            parts[name] = cache.Part(encoder.length(counts[name]), encoder.dtype, pieces)
-            done += int(counts[name].sum())
-        trouble = cache.try_to_store(key, facts, parts)
-        corpus = None if trouble else reopen(key)
-        if corpus is not None:
-            return corpus
-        if sum(part.n * part.dtype.itemsize for part in parts.values()) > cache.CHECKED_WHOLE:
-            raise ResourceError(
-                f"the cache in {one_line(str(cache_folder()))} cannot be written ({trouble or 'it changed'}), and the "
-                "text is too long to be held in memory; make room there, or set CHARLM_CACHE to another folder"
-            )
-        held = [
-            np.concatenate([np.empty(0, p.dtype), *(ids.copy() for ids in p.pieces)]) for p in parts.values()
-        ]
-        return replace(_corpus(key, facts, *held), uncached=trouble)
-
-    def _check(self, chars: dict[str, int], ends: int) -> None:
-        """TextError where there is too little to train on; `ends`: of documents, in that part."""
-        if chars["train"] < 2:
-            n = sum(chars.values())
-            raise TextError(
-                f"the text has {n} character{'s' * (n != 1)}, {chars['train']} of them "
-                "to train on; training needs at least 2, and some hundreds to learn anything"
-            )
-        if self._config.documents != "none" and not ends:
-            raise TextError(
-                f"no document ends in the training part, of {self._marker.documents} in all, so nothing can be "
-                f"learned of it; --documents {self._config.documents} needs more of them, or leave it out"
-            )
-
-
-@dataclass(frozen=True)
-class _Pieces:
-    """The ids of a part of what was kept, made whenever they are asked for."""
-
-    encoder: Encoder
-    spool: Spool
-    division: Division
-    name: str
-    before: int  # encoded before
-    watch: Watch
-
-    def __iter__(self) -> Iterator[Ids]:
-        done = self.before
-        for codes in self.division.codes(self.spool, self.name):
-            yield self.encoder.encode(codes)
-            done += len(codes)
-            self.watch("encoding", done, self.spool.chars)
-
-
-def _corpus(key: str, facts: dict[str, Any], train: Ids, held_out: Ids, test: Ids) -> Corpus:
+def corpus_of_parts(key: str, facts: dict[str, Any], train: Ids, held_out: Ids, test: Ids) -> Corpus:
+    """A corpus from what its cache says of it, and the ids of its parts."""
     vocabulary = Vocabulary.from_json(facts["vocabulary"])
     return Corpus(
         key,
@@ -280,16 +66,11 @@ def _corpus(key: str, facts: dict[str, Any], train: Ids, held_out: Ids, test: Id
         vocabulary,
         train,
         held_out,
-        facts["train_chars"],
-        facts["held_out_chars"],
+        int(facts["train_chars"]),
+        int(facts["held_out_chars"]),
         test,
-        facts["test_chars"],
+        int(facts["test_chars"]),
         tuple(map(int, facts.get("ends", (0, 0, 0)))),  # type: ignore[arg-type]
         int(facts.get("left_out_chars", 0)),
         respected=Respected.from_json(facts["respected"]) if "respected" in facts else None,
     )
-
-
-def _ends(counts: Counts) -> int:
-    """How many documents end in a part."""
-    return int(counts[END_POINT : END_POINT + 1].sum())

@@ -1,13 +1,37 @@
 """Code points to ids, block by block, in the narrowest type that holds those of a text."""
 
 import sys
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charlm.text.codes import AT_ONCE, Codes, Counts
-from charlm.text.vocabulary import Ids, Vocabulary
+from charlm.text.graphemes import FIRST_POINT, merged, whole
+from charlm.text.vocabulary import END_POINT, Ids, Vocabulary, utf8_of
+
+
+class PartEncoder(Protocol):
+    """The ids of the parts of a text, of which it is known what characters occur."""
+
+    dtype: "np.dtype[Any]"
+
+    def length(self, counts: Counts, blocks: Iterable[Codes]) -> int:
+        """How many ids a part becomes, in which each code point occurs so often; `blocks` are its own."""
+
+    def pieces(self, blocks: Iterable[Codes]) -> Iterator[Ids]:
+        """Those ids, each piece good until the next."""
+
+
+def encoder_of(vocabulary: Vocabulary, counts: Counts) -> PartEncoder:
+    """The encoder of a vocabulary's units; `counts`: how often each code point occurs in all parts."""
+    kinds: dict[str, Callable[[Vocabulary, Counts], PartEncoder]] = {
+        "chars": Encoder,
+        "bytes": ByteEncoder,
+        "graphemes": GraphemeEncoder,
+    }
+    return kinds[vocabulary.units](vocabulary, counts)
 
 
 class Encoder:
@@ -18,7 +42,8 @@ class Encoder:
 
     def __init__(self, vocabulary: Vocabulary, counts: Counts) -> None:
         """`counts`: how often each code point occurs in all that will be encoded."""
-        present = np.flatnonzero(counts)
+        clusters = np.arange(FIRST_POINT, len(vocabulary.id_of_point))
+        present = np.concatenate((np.flatnonzero(counts), clusters))
         ids = vocabulary.id_of_point[present]
         lacking = present[ids < 0]
         spellings = [vocabulary.spell(chr(point)) for point in lacking.tolist()]
@@ -33,11 +58,15 @@ class Encoder:
         self._pairs = self._table_of_pairs() if self._table.dtype == np.uint8 else None
         self._out = np.empty(0, dtype=self._table.dtype)
 
-    def length(self, counts: Counts) -> int:
-        """How many ids a part becomes in which each code point occurs so often."""
+    def length(self, counts: Counts, blocks: Iterable[Codes] = ()) -> int:
+        """How many ids a part becomes in which each code point occurs so often; `blocks` are its own."""
         there = self._points < len(counts)
         more = counts[self._points[there]] * (self._lengths[there] - 1)
         return int(counts.sum() + more.sum())
+
+    def pieces(self, blocks: Iterable[Codes]) -> Iterator[Ids]:
+        """The ids of a part, each piece good until the next."""
+        return map(self.encode, blocks)
 
     def encode(self, codes: Codes) -> Ids:
         """The ids of a block: (n,), or more where characters are spelled in bytes.
@@ -81,3 +110,47 @@ class Encoder:
         places = np.repeat((np.cumsum(lengths) - lengths)[lacking], more) + k
         out[places] = self._spellings[np.repeat((np.cumsum(self._lengths) - self._lengths)[which], more) + k]
         return out
+
+
+class ByteEncoder:
+    """Characters as the bytes of their UTF-8, each an id."""
+
+    def __init__(self, vocabulary: Vocabulary, counts: Counts) -> None:
+        points = np.flatnonzero(counts)
+        present = utf8_of("".join(map(chr, points.tolist())))
+        most = int(vocabulary.id_of_byte_of_text[present].max(initial=0))
+        self.dtype: np.dtype[Any] = np.min_scalar_type(most)
+        self._table: NDArray[Any] = vocabulary.id_of_byte_of_text.astype(
+            self.dtype
+        )  # what is not present may not fit
+
+    def length(self, counts: Counts, blocks: Iterable[Codes] = ()) -> int:
+        """How many ids a part becomes in which each code point occurs so often; `blocks` are its own."""
+        ends = int(counts[END_POINT : END_POINT + 1].sum())  # a symbol each, and no bytes
+        return int(counts.sum() + sum(counts[first:].sum() for first in (0x80, 0x800, 0x10000))) - 2 * ends
+
+    def pieces(self, blocks: Iterable[Codes]) -> Iterator[Ids]:
+        """The ids of a part."""
+        for codes in blocks:
+            ascii_only = codes.dtype.itemsize == 1
+            yield self._table.take(codes if ascii_only else utf8_of(_text(codes)))
+
+
+class GraphemeEncoder:
+    """Clusters that are known as an id each, and all else as characters."""
+
+    def __init__(self, vocabulary: Vocabulary, counts: Counts) -> None:
+        self._chars, self._numbers = Encoder(vocabulary, counts), vocabulary.number_of_cluster
+        self.dtype = self._chars.dtype
+
+    def length(self, counts: Counts, blocks: Iterable[Codes]) -> int:
+        """How many ids the blocks of a part become."""
+        return sum(map(len, self.pieces(blocks)))
+
+    def pieces(self, blocks: Iterable[Codes]) -> Iterator[Ids]:
+        """The ids of a part, each piece good until the next."""
+        return (self._chars.encode(merged(codes, self._numbers)) for codes in whole(blocks))
+
+
+def _text(codes: Codes) -> str:
+    return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")

@@ -10,7 +10,7 @@ from typing import Any
 
 from charlm import files
 from charlm.config import TextConfig
-from charlm.text.cache import FORMAT, cache_folder
+from charlm.text.cache import DAMAGE, FORMAT, cache_folder
 from charlm.text.finding import STDIN
 
 WHOLE = 1 << 18
@@ -44,7 +44,7 @@ class Known:
             if row["files"] != self._files:
                 return None
             return str(row["key"]), tuple(map(str, row["notes"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except DAMAGE:
             return None
 
     def remember(self, key: str, notes: Sequence[str]) -> None:

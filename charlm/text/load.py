@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from charlm.config import TextConfig
-from charlm.text.corpus import Corpus, Preparation, Watch, reopen
+from charlm.text.corpus import Corpus, reopen
 from charlm.text.decoding import check_codec
 from charlm.text.documents import with_ends
 from charlm.text.fields import Fields
 from charlm.text.finding import STDIN, Note, expand
 from charlm.text.known import Known
+from charlm.text.look import Look
 from charlm.text.manual import manual_name, read_manual
 from charlm.text.normal import normalised
+from charlm.text.preparation import Preparation, Watch
 from charlm.text.remarks import grouped, remarks
 from charlm.text.respect import Earlier
 from charlm.text.source import label_of, refuse_empty
@@ -40,33 +42,37 @@ def load(
     *,
     verify: bool = False,
     earlier: Earlier | None = None,
+    look: Look | None = None,
 ) -> Loaded:
     """Read, divide and encode; or find in the cache what was read before and has not changed.
 
     `watch` is told how it goes on. With `verify` the files are read through and all that the cache
-    holds is checked. `earlier` is the text of a run that is gone on from. Raises TextError, UsageError
-    and ResourceError.
+    holds is checked. `earlier` is the text of a run that is gone on from. With a `look` they are read,
+    excerpts of what is too long, and what that tells is put there. Raises TextError, UsageError and
+    ResourceError.
     """
     sources = tuple(name if name == "-" else str(Path(name).absolute()) for name in names)
     label = " ".join(names) if names else manual_name()
     if config.encoding is not None:
         check_codec(config.encoding)
-    files = _Files(config, watch)
+    files = _Files(config, watch, look)
     paths = files.find(names, config.include) if names else []
     val_paths = None if config.val_file is None else files.find([config.val_file])
     known = Known([*paths, *(val_paths or [])], config, earlier.digest if earlier else "") if paths else None
-    row = known.recall() if known and not verify else None
+    row = known.recall() if known and not verify and look is None else None
     corpus = reopen(row[0]) if row else None
     if row and corpus:
         return Loaded(corpus=corpus, notes=row[1], sources=sources, label=label)
-    preparation = Preparation(config, label, watch, earlier)
+    preparation = Preparation(config, label, watch, earlier, look.sample.add if look else None)
     main = (
         files.blocks(paths, preparation.lines) if paths else with_ends(normalised(_manual(), config), config)
     )
     val = files.blocks(val_paths, preparation.lines) if val_paths else None
     corpus = preparation.corpus(main, val, check=verify)
+    if look is not None:
+        look.counts, look.marks = preparation.counts, preparation.marks
     notes = [*grouped(files.notes), *(remarks(preparation.marks) if preparation.marks and paths else [])]
-    if known and corpus.uncached is None:
+    if known and corpus.uncached is None and not (look and look.partial):
         known.remember(corpus.key, notes)
     if corpus.uncached is not None:
         notes.append(
@@ -90,9 +96,9 @@ def _manual() -> Iterator[Block]:
 class _Files:
     """Files to read one after another, and what is to be said of them."""
 
-    def __init__(self, config: TextConfig, watch: Watch) -> None:
+    def __init__(self, config: TextConfig, watch: Watch, look: Look | None) -> None:
         self.notes: list[Note] = []
-        self._config, self._watch = config, watch
+        self._config, self._watch, self._look = config, watch, look
         self._total: int | None = 0
         self._taken = 0
 
@@ -102,32 +108,42 @@ class _Files:
         self.notes += notes
         sizes = [os.stat(path).st_size if path != STDIN else None for path in paths]
         self._total = None if None in sizes or self._total is None else self._total + sum(filter(None, sizes))
+        if self._look is not None:
+            paths = self._look.plan(paths, self._config)
+            self._total = None if self._look.partial else self._total
         return paths
 
     def blocks(self, paths: Sequence[str], lines: Callable[[], int]) -> Iterator[Block]:
         """Their text; `lines` tells how much of it there was. Raises TextError where there is none."""
         any_text, records = False, self._config.documents == "line"
         for path in paths:
-            before = lines()
+            before, label = lines(), label_of(path)
+            if self._look is not None and self._look.partial:
+                label = f"{label}, of which pieces were read,"
             so_far: Callable[[], int] = lambda before=before: lines() - before  # type: ignore[misc]  # noqa: E731
             stream = TextStream(
                 path,
-                label_of(path),
+                label,
                 self._config.encoding,
                 lines=lambda: so_far(),  # noqa: B023  asked for while this file is read
                 watch=self._take,
+                excerpt=self._look.excerpt(path) if self._look else None,
             )
             blocks = stream.blocks()
             if self._config.field is not None:
-                fields = Fields(self._config.field, path, label_of(path), apart=records)
+                fields = Fields(self._config.field, path, label, apart=records)
                 so_far, blocks = (lambda fields=fields: fields.lines), fields.blocks(blocks)  # type: ignore[misc]
             for block in with_ends(normalised(blocks, self._config), self._config):
                 any_text = any_text or bool(block.utf8)
                 yield block
             self.notes += [(path, note) for note in stream.notes]
+            if self._look is not None:
+                self._look.read(path, stream)
         if not any_text:
             raise refuse_empty(paths)
 
     def _take(self, taken: int) -> None:
         self._taken += taken
+        if self._look is not None:
+            self._look.bytes_read = self._taken
         self._watch("reading", self._taken, self._total)

@@ -30,4 +30,4 @@ def lookalikes(text: str, vocabulary: Vocabulary) -> dict[str, str]:
 
 def mapped(text: str, found: Mapping[str, str]) -> str:
     """The text with those characters instead."""
-    return text.translate(str.maketrans(dict(found)))
+    return text.translate(str.maketrans(dict[str, str | int | None](found)))

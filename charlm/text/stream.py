@@ -7,10 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from charlm.errors import TextError
 from charlm.text.decoding import (
@@ -24,12 +21,16 @@ from charlm.text.decoding import (
     unlike_its_mark,
 )
 from charlm.text.decompression import compression, decompress
+from charlm.text.excerpts import Excerpt
 from charlm.text.finding import STDIN, kind_unless_regular, trouble
+
+if TYPE_CHECKING:  # NumPy takes a while to import
+    import numpy as np
+    from numpy.typing import NDArray
 
 PIECE = 1 << 19
 WHOLE = 1 << 23
 """Bytes up to which a text is decoded at once; what is said of its errors then knows all of it."""
-Places = NDArray[np.int64]
 _NOT_IN_PIECES = ("punycode", "idna", "unicode-escape", "raw-unicode-escape", "utf-7")
 
 
@@ -44,7 +45,7 @@ class Block:
     utf8: bytes
     decoded: str | None = None
     origin: tuple[str, int] | None = None
-    ends: Places | None = None
+    ends: "NDArray[np.int64] | None" = None
 
     @property
     def text(self) -> str:
@@ -58,7 +59,10 @@ def file_bytes(path: str, label: str) -> bytes:
 
 
 class TextStream:
-    """A text that is read once. `notes`: what is to be said of it, complete once it is read."""
+    """A text that is read once. `notes`: what is to be said of it, complete once it is read.
+
+    So are `codec`, `marked` (a byte order mark named it) and `compression`.
+    """
 
     def __init__(
         self,
@@ -69,13 +73,20 @@ class TextStream:
         stdin: BinaryIO | None = None,
         lines: Callable[[], int] = lambda: 0,
         watch: Callable[[int], None] = lambda taken: None,
+        excerpt: Excerpt | None = None,
     ) -> None:
-        """`lines` tells how many lines the blocks so far held; `watch` is told of bytes taken."""
+        """`lines` tells how many lines the blocks so far held; `watch` is told of bytes taken.
+
+        `excerpt`: what is read of it, where that is not all.
+        """
         self._path, self._label, self._encoding, self._stdin = path, label, encoding, stdin
+        self._excerpt = excerpt
         self._lines, self._watch = lines, watch
         self._size: int | None = None
         self._plain = False  # in a file, and not compressed
         self.notes: list[str] = []
+        self.codec, self.marked = encoding or "utf-8", False
+        self.compression: str | None = None
 
     def blocks(self) -> Iterator[Block]:
         """Yield the text, strictly decoded, in order; characters are never cut.
@@ -89,21 +100,29 @@ class TextStream:
             if sum(map(len, head)) > WHOLE:
                 yield from self._decoded(head, pieces)
                 return
-        text, said = decode(b"".join(head), self._label, self._encoding)
+        data = b"".join(head)
+        self._note_codec(data)
+        text, said = decode(data, self._label, self._encoding)
         self.notes += said + ([] if text else ["empty"])
         if text:
             yield Block(text.encode(), text)
 
+    def _note_codec(self, data: bytes) -> None:
+        mark, marked = mark_of(data)
+        self.marked = bool(mark) and self._encoding is None
+        self.codec = codecs.lookup(self._encoding or marked).name
+
     def _decompressed(self) -> Iterator[bytes]:
         pieces = self._stdin_pieces() if self._path == STDIN else self.file_pieces()
         first = next(pieces, b"")
-        kind = compression(first)
+        kind = self.compression = compression(first)
         everything = chain([first], pieces)
+        limited = self._excerpt.beginning if self._excerpt else iter
         if kind is None:
-            self._plain = self._path != STDIN
-            return everything
+            self._plain = self._path != STDIN and (self._excerpt is None or self._excerpt.whole)
+            return everything if self._path != STDIN else limited(everything)
         self.notes.append(f"decompressed from {kind}")
-        return decompress(kind, everything, self._label, self._size)
+        return limited(decompress(kind, everything, self._label, self._size))
 
     def file_pieces(self) -> Iterator[bytes]:
         """The bytes of the file. Raises TextError for what is missing, unreadable, changing."""
@@ -113,7 +132,8 @@ class TextStream:
             with open(self._path, "rb", buffering=0) as file:
                 before = os.fstat(file.fileno())
                 self._size = before.st_size
-                while piece := file.read(PIECE):
+                whole = iter(lambda: file.read(PIECE), b"")
+                for piece in self._excerpt.of_file(cast(BinaryIO, file)) if self._excerpt else whole:
                     self._watch(len(piece))
                     yield piece
                 after = os.fstat(file.fileno())
@@ -137,6 +157,7 @@ class TextStream:
     def _decoded(self, head: list[bytes], rest: Iterator[bytes]) -> Iterator[Block]:
         """A long text, of which `head` is the beginning."""
         begin, label = b"".join(head), self._label
+        self._note_codec(begin)
         refuse_other_formats(begin, label)
         mark, codec = (b"", self._encoding) if self._encoding is not None else mark_of(begin)
         if mark:

@@ -78,9 +78,10 @@ class CountsSession:
     def learned(self) -> list[tuple[str, str]]:
         """What was counted, and how large that is."""
         order, size = self.model_config.counts_order, len(self.counts) / 1e6
+        word = self.corpus.vocabulary.word
         return [
-            ("characters counted", f"{self.chars_per_step:,}"),
-            ("counts", f"{order} characters of context, {size:.1f} MB"),
+            (f"{word}s counted", f"{self.chars_per_step:,}"),
+            ("counts", f"{order} {word}s of context, {size:.1f} MB"),
         ]
 
     def predicting(self) -> AbstractContextManager[None]:

@@ -1,8 +1,10 @@
 """How fast a run goes, and how many steps still fit before its time is over."""
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from statistics import fmean, median
+from itertools import accumulate
+from statistics import median
 from time import perf_counter
 
 from charlm.config import TrainingConfig
@@ -31,7 +33,7 @@ class Pace:
     afterwards: float = 0.5  # what the caller does when training has ended: its report, leaving Python
     first_step: int = 0  # of this sitting
     clock: Callable[[], float] = perf_counter
-    step_seconds: float = 0.0  # of one step, by the latest measurement
+    step_seconds: float = 0.0  # of one step, as it is expected from now on
     evaluation_seconds: float = 0.0  # of one evaluation and all that listeners do about it
     shown_seconds: float = 0.0  # the listeners' part of that
     window_seconds: float = 0.0  # of one window in an evaluation
@@ -60,15 +62,19 @@ class Pace:
         )
 
     def measure(self) -> None:
-        """Take the steps since the last measurement as the speed from now on.
+        """Expect the speed of as long a time past as there is left.
 
-        The first few are told by their median, which a hiccup of the machine does not move.
+        So a machine that is slow for a while hardly moves the end early on, when there is no way back
+        from a cooldown that has begun, and the last steps are told by those just before. The first
+        few are told by their median, which a hiccup does not move.
         """
         if self.step_seconds == 0:
-            self.step_seconds = median(self._steps[WARM_STEPS:] or self._steps)
-        elif self._steps:
-            self.step_seconds = fmean(self._steps)
-        self._steps = []
+            self._steps = self._steps[WARM_STEPS:] or self._steps
+            self.step_seconds = median(self._steps)
+            return
+        sums = list(accumulate(reversed(self._steps)))
+        n = min(len(sums), 1 + bisect_left(sums, self.left))
+        self.step_seconds = sums[n - 1] / n
 
     def closing_seconds(self, windows: int) -> float:
         """For what follows the last step: scoring at most so many windows, saving, leaving."""

@@ -109,7 +109,7 @@ class Session:
     def learned(self) -> list[tuple[str, str]]:
         """How much was read, and into how many weights."""
         read, weights = self.state.step * self.chars_per_step, sum(p.numel() for p in self.model.parameters())
-        return [("characters read", f"{read:,}"), ("weights", f"{weights:,}")]
+        return [(f"{self.corpus.vocabulary.word}s read", f"{read:,}"), ("weights", f"{weights:,}")]
 
     @contextmanager
     def predicting(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from charlm.checkpoint.snapshot import Snapshot, read_newest
 from charlm.config import TextConfig
 from charlm.errors import ResourceError
 from charlm.terminal import one_line
+from charlm.text import graphemes
 from charlm.text.load import Loaded
 from charlm.training.device import set_threads
 from charlm.training.going_on import go_on_from, old_text_again
@@ -26,9 +27,10 @@ from charlm.training.session import Session
 from charlm.training.texts import corpus_of, texts_beside
 
 
-def versions() -> dict[str, str]:
-    """The versions that a figure depends on."""
-    return {
+def versions(units: str = "chars") -> dict[str, str]:
+    """The versions that a figure depends on; what a grapheme is can change with that of `regex`."""
+    found = {"regex": graphemes.version()} if units == "graphemes" else {}
+    return found | {
         "charlm": charlm.__version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
@@ -66,7 +68,7 @@ def begin(
             **respected_facts(corpus),
         },
         "text": {**text.to_json(), "val_file": text.val_file and str(Path(text.val_file).absolute())},
-        "versions": versions(),
+        "versions": versions(corpus.vocabulary.units),
         **({} if origin is None else {"from": origin.facts()}),
     }
     session = new_session(corpus, choice, facts, beside)

@@ -4,23 +4,38 @@ import codecs
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+import typer
 
 from charlm.checkpoint import strict_json, tensors
 from charlm.checkpoint.manifest import NAME, problems
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.cli.config_file import read_config
 from charlm.compression.container import unpack
-from charlm.config import ModelConfig, TrainingConfig
+from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.counts import table_file
 from charlm.errors import CheckpointError, TextError, UsageError
+from charlm.listeners import log
+from charlm.studies import comparison, result
+from charlm.studies.variants import Variant
 from charlm.terminal import one_line, visible
+from charlm.text import cache as text_cache
+from charlm.text import corpus
 from charlm.text.decoding import check_codec, decode
 from charlm.text.decompression import compression, decompress
+from charlm.text.documents import marked_text
+from charlm.text.fields import Fields
+from charlm.text.preparation import prepare
 from charlm.text.source import read_source
-from charlm.training.plan import Plan
+from charlm.text.split import PARTS
+from charlm.text.stream import Block
+from charlm.text.vocabulary import END, Vocabulary, without_ends
+from charlm.training.plan import Budget, Plan
 from charlm.training.state import RunState
 
 ENCODINGS = (
@@ -135,6 +150,79 @@ def terminal(data: bytes) -> None:
     assert "\n" not in one_line(found) and len(one_line(found, 10)) <= 10
 
 
+def fields(data: bytes) -> None:
+    """Records of JSON lines and of tables, documents kept apart, in any cut into blocks."""
+    text = data.decode("utf-8", "replace").replace("\ud800", "")
+    cut = len(text) // 3
+    pieces = [piece for piece in (text[:cut], text[cut:]) if piece]
+    for name in ("a.jsonl", "a.csv", "a.tsv"):
+        with suppress(TextError):
+            blocks = [Block(piece.encode(), piece) for piece in pieces]
+            found = list(Fields("t", name, "a file", apart=True).blocks(blocks))
+            assert all(block.ends is not None and block.ends.max() == len(block.text) for block in found)
+    for config in DIVIDED:
+        marked = marked_text([text], config)
+        if config.documents != "separator":
+            assert without_ends(marked) == text
+        assert not marked or (marked.endswith(END) and END * 2 not in marked)
+
+
+DIVIDED = (
+    TextConfig(documents="line"),
+    TextConfig(documents="blank-line"),
+    TextConfig(documents="separator", separator="ab"),
+)
+
+
+def settings(data: bytes) -> None:
+    """A file of options: each is known and of its kind, or it is refused in words."""
+    path = _folder() / "settings.toml"
+    path.write_bytes(data)
+    context = typer.Context(typer.main.get_command(_app()), info_name="train")
+    with suppress(UsageError):
+        read_config(context, str(path))
+        assert all(isinstance(value, str | int | float) for value in (context.default_map or {}).values())
+
+
+@cache
+def _app() -> typer.Typer:
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def train(
+        steps: int | None = None, time: str | None = None, clip: float | None = None, locality: bool = False
+    ) -> None: ...
+
+    return app
+
+
+def cached(data: bytes) -> None:
+    """What the cache says of a text and what it holds of it: whole, or as if it were not there."""
+    folder = text_cache.corpora() / "abc"
+    folder.mkdir(parents=True, exist_ok=True)
+    cut = data.find(b"\x93NUMPY") if b"\x93NUMPY" in data else len(data)
+    (folder / text_cache.FACTS).write_bytes(data[:cut])
+    for name in PARTS:
+        (folder / f"{name}.npy").write_bytes(data[cut:])
+    found = corpus.reopen("abc", whole=True)
+    assert found is None or found.train.ndim == 1
+    text_cache.entries()
+
+
+def records(data: bytes) -> None:
+    """What lies beside a run: its log, a comparison, a result, the vocabulary."""
+    run = RunFolder(_folder())
+    for name in (log.NAME, comparison.NAME, result.NAME):
+        (run.path / name).write_bytes(data)
+    assert all(isinstance(line.get("step", 0), int) for line in log.read_log(run.path))
+    for read in (comparison.read, result.read_result):
+        with suppress(CheckpointError):
+            read(run)  # type: ignore[operator]
+    with suppress(CheckpointError, ValueError):
+        found = Vocabulary.from_json(strict_json.parse(data, "vocabulary.json"))
+        assert Vocabulary.from_json(json.loads(found.to_json())) == found
+
+
 def _is_utf32(data: bytes) -> bool:
     try:
         data.decode("utf-32-le", "surrogatepass")
@@ -145,7 +233,8 @@ def _is_utf32(data: bytes) -> bool:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "text": text, "config": config, "plan": plan, "manifest": manifest, "header": header,
-    "compressed": compressed, "terminal": terminal,
+    "compressed": compressed, "terminal": terminal, "fields": fields, "settings": settings, "cached": cached,
+    "records": records,
 }  # fmt: skip
 
 
@@ -173,6 +262,33 @@ def seeds(name: str) -> list[bytes]:
         "manifest": [json.dumps({"format": 1, "files": {}, "run_files": {}}).encode()],
         "header": [good],
         "compressed": [gzip.compress(b"ab" * 50), bz2.compress(b"ab"), lzma.compress(b"ab"), b"charlm\x01"],
+        "fields": [b'{"t": "a\\nb"}\n{"t": "\xc3\xa9"}\n', b't,u\n"a ""b""",2\n', b"a\n\n\nb\r\n\r\nc"],
+        "settings": [b'steps = 3\ntime = "10s"\nclip = 0.5\nlocality = true\n'],
+        "cached": [_cached()],
+        "records": [
+            b'{"step": 1, "event": "Saved"}\n{"step": 2',
+            json.dumps({"chars": "ab", "bytes": [7], "counts": [1, 2, 3]}).encode(),
+            json.dumps(asdict(result.Result(chars=3, before=[(1, 2.0)], seen=[]))).encode(),
+            json.dumps(_comparison()).encode(),
+        ],
         "terminal": [b"\x1b[31mred", "a\u202eb".encode("utf-32-le")],
     }
     return known[name]
+
+
+def _cached() -> bytes:
+    """The files of a small corpus, one after another."""
+    made = prepare("over the hills " * 9, TextConfig())
+    folder = text_cache.corpora() / made.key
+    return (folder / text_cache.FACTS).read_bytes() + (folder / "train.npy").read_bytes()
+
+
+def _comparison() -> dict[str, object]:
+    """One that is whole."""
+    model, training = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16), TrainingConfig()
+    made = comparison.Comparison(
+        name="x", variants=(Variant({"dropout": 0.5}, replace(model, dropout=0.5), training),), seeds=(1,),
+        budget=Budget(steps=3), threads=1, text=TextConfig(), label="x", sources=("x",), corpus_key="a" * 32,
+        corpus_sha256="b", command="charlm compare", created="now",
+    )  # fmt: skip
+    return made.to_json()

@@ -1,0 +1,78 @@
+"""`charlm inspect`: what a text is like, before anything is trained on it."""
+
+from contextlib import suppress
+from time import perf_counter
+from typing import Annotated, Any
+
+import typer
+
+from charlm.cli.console import note_files, print_json, say
+from charlm.cli.options import AsJson, budget_seconds, build, with_settings
+from charlm.cli.reading import check_named, load_text, take_customary_split
+from charlm.cli.train import DEFAULT_TIME, choose_for, describe
+from charlm.config import ModelConfig, TextConfig, TrainingConfig
+
+EXAMPLES = """Examples:
+  charlm inspect corpus.txt                   what is in it, what to mend, what to expect
+  charlm inspect novels/ --documents file     read as `charlm train` would read it
+  charlm inspect corpus.txt --newlines lf     is that warning gone?
+  charlm inspect corpus.txt --json            as data
+Of more than 1 GB a sample is read, and said."""
+
+
+@with_settings({"Text": TextConfig})
+def command(
+    corpus: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders, globs, or -; none: Python's manual.")
+    ] = None,
+    time: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="The training to choose a model for.", envvar="CHARLM_TIME"),
+    ] = DEFAULT_TIME,
+    as_json: AsJson = False,
+    *,
+    settings: dict[str, Any],
+) -> None:
+    """Look at a text before training: its encoding, characters, repeats and entropies, what
+    `charlm train` would choose, what to expect of it, and what to mend, each with the option that does."""
+    names = corpus or []
+    budget = budget_seconds(time)
+    check_named(names, settings)
+    take_customary_split(names, settings)
+    config = build(TextConfig, settings)
+    say(f"reading {describe(names, config.include)}")
+    from charlm.text.look import Look  # here and below: numpy and torch are slow to import
+
+    look = Look()
+    loaded = load_text(names, config, look=look)
+    try:
+        _show(loaded, look, config, budget, as_json)
+    finally:
+        if look.partial:
+            _forget(loaded.corpus.key)
+
+
+def _show(loaded: Any, look: Any, config: TextConfig, budget: float, as_json: bool) -> None:
+    from charlm.cli.inspect_show import show
+    from charlm.studies.findings import findings
+    from charlm.studies.inspect import examine
+    from charlm.studies.inspect_data import plain
+    from charlm.text.remarks import remarks
+
+    known = set(remarks(look.marks))  # which the findings say too
+    note_files(note for note in loaded.notes if note not in known)
+    choice, said = choose_for(loaded, ModelConfig(), TrainingConfig(), budget, None, perf_counter())
+    found = examine(loaded, look, choice, say)
+    warnings = findings(found, config)
+    if as_json:
+        print_json(plain(found, warnings))
+    else:
+        show(found, warnings, said)
+
+
+def _forget(key: str) -> None:
+    """Take a sample out of the cache: nobody will ask for it again."""
+    from charlm.text import cache
+
+    with suppress(OSError):
+        cache.remove(key)

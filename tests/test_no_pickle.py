@@ -1,0 +1,70 @@
+"""No command unpickles anything: Python itself is asked, by its audit hook."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+from charlm.cli.main import COMMANDS
+from charlm.cli.main import run as main
+from tests.conftest import TEXT
+from tests.test_cli import TOY
+
+USED = [
+    ["train", "ducks.txt", "--steps", "4", *TOY, "--counts-order", "2", "--compile", "off", "--run", "both"],
+    ["train", "ducks.txt", "--steps", "2", *TOY, "--no-counts", "--ngrams", "2", "--run", "plain"],
+    ["train", "ducks.txt", "--mixer", "none", "--run", "counted"],
+    ["train", "ducks.txt", "--steps", "1", *TOY, "--documents", "line", "--run", "apart", "--no-counts"],
+    ["resume", "both", "--steps", "2"],
+    *(["sample", "--run", run, "--length", "9"] for run in ("both", "plain", "counted", "apart")),
+    *(["eval", "--run", run] for run in ("plain", "counted", "apart")),
+    ["eval", "--run", "both", "--online", "--per-char", "bits.jsonl"],
+    ["compress", "short.txt", "-o", "short.clm", "--run", "both"],
+    ["decompress", "short.clm", "-o", "again.txt", "--run", "both"],
+    ["compare", "ducks.txt", "--mixer", "none", "--vary", "counts_order=1,2", "--run", "orders"],
+    ["compare", "plain", "both"],
+    ["runs"],
+    ["info", "both"],
+    ["cache"],
+    ["data", "list"],
+    ["explain", "rotary"],
+    ["doctor"],
+    ["doctor", "both"],
+]
+
+
+@pytest.fixture
+def unpickled(request: pytest.FixtureRequest) -> Iterator[list[object]]:
+    """What was unpickled meanwhile; a hook cannot be taken away, so it is told when to listen."""
+    seen: list[object] = []
+    listening = True
+
+    def hook(event: str, args: object) -> None:
+        if listening and event == "pickle.find_class":
+            seen.append(args)
+
+    sys.addaudithook(hook)
+    yield seen
+    listening = False
+
+
+def test_nothing_is_unpickled_by_any_command(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, unpickled: list[object]
+) -> None:
+    Path("ducks.txt").write_text(TEXT)
+    Path("short.txt").write_text(TEXT[:120])
+    for words in USED:
+        monkeypatch.setattr(sys, "argv", ["charlm", *words])
+        assert main(perf_counter()) == 0, words
+        assert not unpickled, words
+    assert {words[0] for words in USED} == set(COMMANDS), "every command is tried"
+    assert Path("again.txt").read_text() == TEXT[:120]
+
+
+def test_the_hook_would_have_seen_it(unpickled: list[object]) -> None:
+    import pickle
+
+    pickle.loads(pickle.dumps(Path("x")))
+    assert unpickled

@@ -1,0 +1,68 @@
+"""Another number of threads: it is said, the data is the same, and the losses agree to the last bits."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.text.corpus import Corpus
+from charlm.training.device import set_threads
+from charlm.training.events import Stepped
+from charlm.training.loop import Trainer
+from charlm.training.session import Session
+from charlm.training.start import go_on
+from tests.conftest import After, Never, toy_run
+
+AGREE = 1e-5
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Put back, whatever the test does."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+WIDE = {"n_embd": 64, "n_layer": 2, "block_size": 64}
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("made", [{"optimizer": "adamw"}, {"optimizer": "muon"}], ids=["adamw", "muon"])
+def test_a_resume_with_more_threads_says_so_and_agrees(
+    tmp_path: Path, corpus: Corpus, made: dict[str, object]
+) -> None:
+    losses: dict[int, list[float]] = {}
+    for n in (1, 2):
+        run, session = toy_run(tmp_path, corpus, 24, f"run-{n}", model=dict(WIDE), batch_size=8, **made)
+        assert session.state.step == 0
+        trainer = Trainer(session, run)
+        list(trainer.run(After(lambda trainer=trainer: trainer.step, 4)))
+        run.unlock()
+        said: list[str] = []
+        session = go_on(RunFolder(run.path), said.append, threads=n)
+        assert torch.get_num_threads() == n
+        assert bool(said) == (n != 1), said
+        assert all("threads" in line and "not bit for bit" in line for line in said)
+        assert isinstance(session, Session)
+        events = Trainer(session, run).run(Never())
+        losses[n] = [event.loss for event in events if isinstance(event, Stepped)]
+        set_threads(1)
+    assert len(losses[1]) == 20
+    assert losses[1] == pytest.approx(losses[2], rel=AGREE)
+
+
+@pytest.mark.usefixtures("threads")
+def test_from_the_first_step_on_they_agree(tmp_path: Path, corpus: Corpus) -> None:
+    losses = {}
+    for n in (1, 2, 3):
+        torch.set_num_threads(n)
+        run, session = toy_run(tmp_path, corpus, 20, f"run-{n}", model=dict(WIDE), batch_size=8, dropout=0.2)
+        session.training_config = replace(session.training_config, threads=n)
+        events = Trainer(session, run).run(Never())
+        losses[n] = [event.loss for event in events if isinstance(event, Stepped)]
+    assert losses[1] == pytest.approx(losses[2], rel=AGREE)
+    assert losses[1] == pytest.approx(losses[3], rel=AGREE)

@@ -1,0 +1,338 @@
+"""Characters, bytes or graphemes as units: the same text, the same sums, whichever a model is trained on."""
+
+import json
+import sys
+from collections.abc import Callable
+from math import log
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import Snapshot, read
+from charlm.cli.main import run as main
+from charlm.compression.compress import compressing, decompressing
+from charlm.config import SamplingConfig, TextConfig
+from charlm.counts.build import build
+from charlm.counts_predictor import CountsPredictor
+from charlm.errors import CheckpointError, TextError
+from charlm.evaluation.score import Figure, score_text
+from charlm.evaluation.yardsticks import of_counts
+from charlm.predictor import Predictor, TransformerPredictor
+from charlm.sampling.generate import Ended, Piece, default_prompt, generate, sample_text
+from charlm.text import cache, codes, stream
+from charlm.text.load import load
+from charlm.text.preparation import prepare
+from charlm.text.spans import count_units, spans
+from charlm.text.vocabulary import END, Vocabulary, without_ends
+from charlm.training.loop import Trainer
+from charlm.training.start import go_on
+from tests.conftest import After, Never, toy_run
+from tests.test_checkpoint import edit, vouch_again
+from tests.test_compression import carried_through
+from tests.test_graphemes import TEXTS
+from tests.test_loop import assert_same
+from tests.test_model import make
+
+SIZES = ((stream, "WHOLE"), (stream, "PIECE"), (codes, "AT_ONCE"), (codes, "IN_MEMORY"))
+KINDS = ("chars", "bytes", "graphemes")
+UNITS = st.sampled_from(KINDS)
+FAMILY, FLAG, KSHA = (
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "\U0001f1f3\U0001f1f5",
+    "\u0995\u09cd\u09b7\u09bf",
+)
+ETE = "e\u0301te\u0301 "  # in two code points each
+TEXT = "".join(f"{i % 7} ducks née {KSHA}\u0995 {FAMILY}{FLAG}{ETE * (i % 3)}\r\n" for i in range(60))
+
+
+def least(units: str, min_count: int) -> int | None:
+    return None if units == "bytes" else min_count
+
+
+@given(TEXTS.filter(bool), TEXTS, UNITS, st.integers(1, 3))
+def test_every_text_comes_back(training: str, text: str, units: str, min_count: int) -> None:
+    vocabulary = Vocabulary.build(training, least(units, min_count), units)
+    for some in (training, text):
+        ids = vocabulary.encode(some)
+        assert vocabulary.decode(ids) == some
+        chars, symbols = spans(vocabulary, some)
+        assert chars.sum() == len(some)
+        assert units == "bytes" or symbols.sum() == len(ids)
+        assert units != "bytes" or len(ids) == count_units(vocabulary, some) == len(some.encode())
+    assert list(vocabulary.counts) == np.bincount(vocabulary.encode(training)).tolist(), (
+        "nothing else, each there"
+    )
+    assert Vocabulary.from_json(json.loads(vocabulary.to_json())) == vocabulary
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    TEXTS.filter(lambda text: len(text) > 3 and text.strip("\r\n \x00")),
+    UNITS,
+    st.integers(1, 7),
+    st.sampled_from(["none", "line"]),
+    st.sampled_from([0.0, 0.1, 0.4]),
+)
+def test_a_corpus_is_the_text_whatever_the_blocks(
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    units: str,
+    piece: int,
+    documents: str,
+    val: float,
+) -> None:
+    if text.startswith("\ufeff"):
+        return  # a mark, which files lose
+    config = TextConfig(units=units, documents=documents, val=val)
+    corpora: list[Any] = []
+    for size in (None, piece):
+        cache.remove_rest()
+        with monkeypatch.context() as patch:
+            for module, name in SIZES if size else ():
+                patch.setattr(module, name, size)
+            Path("t").write_bytes(text.encode())
+            try:
+                corpora.append(load(["t"], config).corpus if size else prepare(text, config))
+            except TextError as error:  # too short, or no end of a document, whichever way it is read
+                corpora.append(str(error))
+    one, other = corpora
+    if isinstance(one, str) or isinstance(other, str):
+        assert one == other or "not text" in str(other) or "UTF-" in str(other) or "NUL" in str(other)
+        return
+    assert one.vocabulary == other.vocabulary and one.key == other.key
+    vocabulary, plain = one.vocabulary, prepare(text, TextConfig(documents=documents, val=val))
+    for name in ("train", "held_out"):
+        ids, again = getattr(one, name), getattr(other, name)
+        assert ids.dtype == again.dtype and np.array_equal(ids, again)
+        said = vocabulary.decode(ids, END)
+        assert np.array_equal(vocabulary.encode(said), ids)
+        assert said == plain.vocabulary.decode(getattr(plain, name), END), "the same part, whatever the units"
+        assert len(without_ends(said)) == getattr(one, f"{name}_chars") == getattr(plain, f"{name}_chars")
+    assert vocabulary.units == units
+
+
+def counts_of(units: str, order: int = 4, text: str = TEXT) -> CountsPredictor:
+    vocabulary = Vocabulary.build(text, None, units)
+    built = build(vocabulary.encode(text), vocabulary.n_symbols, order, memory=1 << 30)
+    return CountsPredictor(built.model, vocabulary)
+
+
+def transformer_of(units: str) -> TransformerPredictor:
+    vocabulary = Vocabulary.build(TEXT, None, units)
+    return TransformerPredictor(make(block_size=9, n_symbols=vocabulary.n_symbols), vocabulary)
+
+
+@pytest.mark.parametrize("units", KINDS)
+@pytest.mark.parametrize("text", [TEXT[100:300], "d", "Ж\u0301 unseen \U0001f46a\u200d\U0001f9d1", KSHA * 9])
+@pytest.mark.parametrize("made", [counts_of, transformer_of])
+def test_the_nats_are_the_same_however_they_are_reported(
+    units: str, text: str, made: Callable[[str], Predictor]
+) -> None:
+    predictor = made(units)
+    nats = -predictor.score(predictor.vocabulary.encode(text)).sum()
+    scored = score_text(predictor, "x", text)
+    assert scored.nats.shape == (len(text),)
+    assert scored.nats.sum() == pytest.approx(nats, rel=1e-12)
+    figure = Figure([scored, scored])
+    bits = 2 * nats / log(2)
+    assert figure.chars == 2 * len(text) and figure.bytes == 2 * len(text.encode())
+    assert figure.bits_per_char * figure.chars == pytest.approx(bits)
+    assert figure.bits_per_byte * figure.bytes == pytest.approx(bits)
+    assert figure.bits_per_unit * figure.units == pytest.approx(bits)
+    if units == "bytes":
+        assert figure.bits_per_unit == figure.bits_per_byte
+    if isinstance(predictor, CountsPredictor):
+        assert of_counts(predictor.model, predictor.vocabulary, text).bits_per_char * len(
+            text
+        ) == pytest.approx(bits / 2)
+
+
+def test_a_cluster_is_paid_by_its_characters_alike() -> None:
+    predictor = counts_of("graphemes")
+    nats = score_text(predictor, "x", f"née {KSHA}").nats
+    assert KSHA in predictor.vocabulary.clusters and len(set(nats[-4:])) == 1 != len(set(nats))
+
+
+@pytest.mark.parametrize("units", KINDS)
+@pytest.mark.parametrize("made", [counts_of, transformer_of])
+def test_probabilities_sum_to_one(units: str, made: Callable[[str], Predictor]) -> None:
+    predictor = made(units)
+    ids = predictor.vocabulary.encode(TEXT[:40] + "unseen Ж")
+    for t in range(len(ids)):
+        _, logp = predictor.step(predictor.start(1), torch.from_numpy(ids[None, :t].astype(np.int64)))
+        assert logp.shape == (1, predictor.vocabulary.n_ids)
+        assert float(torch.logsumexp(logp.double(), dim=1)) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("units", KINDS)
+def test_what_is_sampled_is_text_and_stops(units: str) -> None:
+    predictor = counts_of(units, order=8)
+    config = SamplingConfig(temperature=0.5, seed=3)
+    text = sample_text(predictor, "1 ducks n", config, 300)
+    assert len(text) == 300 and "\ufffd" not in text
+    assert KSHA in text and FAMILY in text
+    assert text.startswith("ée")
+    assert default_prompt(predictor) == ("\n" if units != "graphemes" else ""), "where CR LF is one"
+    for stop in (f" {KSHA}", "\u09b7", "\U0001f469", "ducks née"):
+        events = list(generate(predictor, "1 ducks n", config, n=2, length=300, stops=[stop]))
+        pieces = "".join(e.text for e in events if isinstance(e, Piece) and e.sample == 0)
+        assert [e.reason for e in events if isinstance(e, Ended)] == ["stop"] * 2
+        assert pieces == text[: text.index(stop)]
+
+
+def run_in(
+    units: str, root: Path, name: str, steps: int = 6, *, counts: bool = True
+) -> tuple[RunFolder, Any]:
+    corpus = prepare(TEXT, TextConfig(units=units))
+    model = {"counts": True, "counts_order": 2} if counts else {}
+    return toy_run(root, corpus, steps, name, model=model, save_every=1e6)
+
+
+@pytest.mark.parametrize("units", KINDS)
+def test_resume_is_exact(tmp_path: Path, units: str) -> None:
+    run, whole = run_in(units, tmp_path, "whole")
+    list(Trainer(whole, run).run(Never()))
+    run, part = run_in(units, tmp_path, "part")
+    trainer = Trainer(part, run)
+    list(trainer.run(After(lambda: trainer.step, 3)))
+    run.unlock()
+    again = go_on(RunFolder(run.path), pytest.fail)
+    assert again.state.step == 3 and again.corpus.vocabulary.units == units
+    list(Trainer(again, run).run(Never()))  # type: ignore[arg-type]
+    assert_same(whole, again)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def snapshot(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    return run_in(request.param, tmp_path_factory.mktemp("runs"), "toy")[1].snapshot()
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary(max_size=40) | TEXTS.map(str.encode) | st.just(TEXT[:200].encode() + b"\xff\xc3" + b"e\xcc\x81")
+)
+def test_any_bytes_are_compressed_and_come_back(snapshot: Snapshot, data: bytes) -> None:
+    made = carried_through(compressing(data, snapshot))
+    assert bytes(carried_through(decompressing(made.data, "a file", snapshot))) == data
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a cluster twice": lambda d: d["clusters"].insert(0, d["clusters"][0]),
+    "not in order": lambda d: d["clusters"].reverse(),
+    "a lone surrogate": lambda d: d["clusters"].__setitem__(-1, "\U0010ffff\ud800"),
+    "halves that make a whole": lambda d: d["clusters"].__setitem__(
+        slice(-2, None), ["\U0010ffff\ud83d", "\udc68\u200d"]
+    ),
+    "a huge one": lambda d: d["clusters"].__setitem__(-1, "\U0010ffff" + "\u0301" * 10**6),
+    "one of a character more than allowed": lambda d: d["clusters"].__setitem__(
+        -1, "\U0010ffff" + "\u0301" * 63
+    ),
+    "too many": lambda d: d["clusters"].extend(f"\U0010ffff{i:08d}" for i in range(60_000)),
+    "an empty one": lambda d: d["clusters"].__setitem__(0, ""),
+    "one of a character": lambda d: d["clusters"].__setitem__(0, "\0"),
+    "a number": lambda d: d["clusters"].__setitem__(0, 7),
+    "no list": lambda d: d.update(clusters="".join(d["clusters"])),
+    "an object": lambda d: d.update(clusters={"a\u0301": 1}),
+    "one more than counted": lambda d: d["clusters"].append("\U0010ffff\u0301"),
+    "one less than counted": lambda d: d["clusters"].pop(),
+    "of characters": lambda d: d.update(units="chars"),
+    "of bytes": lambda d: d.update(units="bytes"),
+    "of bytes, with characters": lambda d: d.update(
+        units="bytes", clusters=[], counts=d["counts"][: len(d["chars"]) + len(d["bytes"])]
+    ),
+    "of words": lambda d: d.update(units="words"),
+    "of nothing": lambda d: d.update(units=None),
+    "of a list": lambda d: d.update(units=["chars"]),
+}
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    run, session = run_in("graphemes", tmp_path_factory.mktemp("hostile"), "toy", steps=2, counts=False)
+    list(Trainer(session, run).run(Never()))
+    run.unlock()
+    return run
+
+
+@pytest.mark.parametrize("how", HOSTILE)
+def test_hostile_clusters_give_one_clear_error(whole_run: RunFolder, how: str) -> None:
+    path = whole_run.path / "vocabulary.json"
+    good = path.read_bytes()
+    assert read(whole_run, "latest").vocabulary.clusters
+    try:
+        edit(path, HOSTILE[how])
+        vouch_again(whole_run, 2)
+        with pytest.raises(CheckpointError, match=r"vocabulary\.json"):
+            read(whole_run, "latest")
+    finally:
+        path.write_bytes(good)
+        vouch_again(whole_run, 2)
+
+
+def test_old_runs_are_of_characters() -> None:
+    assert TextConfig.from_json({"val": 0.1, "min_count": None}).units == "chars"
+    old = {"chars": "ab", "bytes": [], "counts": [1, 2]}
+    assert (
+        Vocabulary.from_json(old).units == "chars" and json.loads(Vocabulary.from_json(old).to_json()) == old
+    )
+
+
+@pytest.mark.parametrize("units", ["bytes", "graphemes"])
+def test_as_a_user_has_it(
+    units: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("t.txt").write_bytes(TEXT.encode())
+    Path("u.txt").write_bytes(f"née {KSHA} Ж".encode())
+
+    def charlm(*words: str, code: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["charlm", *words])
+        assert main(perf_counter()) == code
+        out, err = capsys.readouterr()
+        return out if "--json" in words else " ".join(out.split()), " ".join(err.split())
+
+    shape = ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4"]
+    _, said = charlm("train", "t.txt", "--units", units, "--dry-run", *shape)
+    ids = sum(
+        len(part)
+        for part in vars(prepare(TEXT, TextConfig(units=units))).values()
+        if isinstance(part, np.ndarray)
+    )
+    assert (
+        f"{len(TEXT):,} characters as {ids:,} {'bytes' if units == 'bytes' else 'symbols (graphemes'}" in said
+    )
+    assert f"blocks of 16 {units}" in said
+    out, said = charlm("train", "t.txt", "--units", units, "--steps", "3", *shape)
+    assert f"{units} read" in out and f"--units {units}" in said
+    cache.remove_rest()  # so that the text is read again
+    found = json.loads(charlm("eval", "u.txt", "--json", "--per-char", "bits.jsonl")[0])
+    assert (found["chars"], found["unit"]) == (10, units[:-1])
+    assert found["units"] == (len(f"née {KSHA} Ж".encode()) if units == "bytes" else 7)
+    assert found["unknown_chars"] == 1
+    bits = [json.loads(line)["bits"] for line in Path("bits.jsonl").read_text().splitlines()]
+    assert sum(bits) == pytest.approx(found["bits_per_char"] * 10, abs=1e-4)
+    assert sum(bits) == pytest.approx(found["bits_per_unit"] * found["units"], abs=1e-4)
+    assert not any("no kneser-ney" in said for said in found["warnings"])
+    out, _ = charlm("eval")
+    assert ("bits per grapheme" in out) == (units == "graphemes") and f"{units} of context" in out
+    assert f"{units} before each" in out
+    assert json.loads(charlm("info", "--json")[0])["text_settings"]["units"] == units
+    assert ("regex" in json.loads(charlm("info", "--json")[0])["versions"]) == (units == "graphemes")
+    assert f"read in {units}" in charlm("info")[0]
+    row = json.loads(charlm("sample", "--prompt", f"née {KSHA}\u2019", "--length", "9", "--json")[0])
+    assert row["prompt"].startswith("née") and len(row["text"]) == 9
+    Path("t.txt").write_bytes((TEXT[:-40] + "zz" * 20).encode())
+    cache.remove_rest()
+    assert "no longer the text" in charlm("eval", code=4)[1]
+    if units == "bytes":
+        said = charlm("train", "t.txt", "--units", units, "--min-count", "2", "--dry-run", code=2)[1]
+        assert "min_count is 2" in said and "units bytes" in said
+        said = charlm("sample", "--prompt", "x", "--map-lookalikes", code=2)[1]
+        assert "--map-lookalikes" in said and "bytes" in said
