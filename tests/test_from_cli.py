@@ -117,6 +117,20 @@ def test_what_contradicts_the_old_run_is_refused_by_name(
     assert not Path("checkpoints/ankor").exists()
 
 
+@pytest.mark.parametrize("units", ["bytes", "graphemes"])
+def test_the_units_are_those_of_the_old_run(charlm: Callable[..., Result], units: str) -> None:
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", "--units", units, *TOY)
+    Path("ankor.txt").write_text(NEW.replace("ö", "o\u0308"))
+    result = charlm("train", "ankor.txt", "--from", "old", "--steps", "3")
+    assert result.code == 0, result.err
+    assert json.loads(Path("checkpoints/ankor/run.json").read_text())["text"]["units"] == units
+    clusters = json.loads(Path("checkpoints/ankor/vocabulary.json").read_text())["clusters"]
+    assert clusters == (["o\u0308"] if units == "graphemes" else [])
+    assert len(re.findall(r"held-out text of old: \d\.\d{4} bits/", result.err)) == 2
+    refused = charlm("train", "ankor.txt", "--from", "old", "--steps", "3", "--units", "chars")
+    assert refused.code == 2 and f"units is chars, and {units} in old" in refused.err
+
+
 def test_documents_can_be_told_apart_from_now_on(charlm: Callable[..., Result]) -> None:
     charlm("train", "ducks.txt", "--steps", "3", "--run", "old", "--counts", *TOY)
     result = charlm("train", "ankor.txt", "--from", "old", "--steps", "3", "--documents", "line")
