@@ -82,7 +82,7 @@ def test_what_was_held_out_and_stands_elsewhere_is_said(charlm: Callable[..., Re
     Path("both.txt").write_text(NEW + TEXT + NEW)
     result = charlm("train", "both.txt", "--from", "old", "--steps", "3", "--run", "new")
     assert re.search(
-        r"characters of the text stand in what old held out, and are left out of training", result.err
+        r"[\d,]+ characters of the text, \d+ % of what old held out, are left out of training", result.err
     )
 
 
@@ -115,6 +115,20 @@ def test_what_contradicts_the_old_run_is_refused_by_name(
     result = charlm("train", "ankor.txt", "--from", "old", "--steps", "3", *words)
     assert result.code in (2, 4) and said in result.err, result.err
     assert not Path("checkpoints/ankor").exists()
+
+
+@pytest.mark.parametrize("units", ["bytes", "graphemes"])
+def test_the_units_are_those_of_the_old_run(charlm: Callable[..., Result], units: str) -> None:
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", "--units", units, *TOY)
+    Path("ankor.txt").write_text(NEW.replace("ö", "o\u0308"))
+    result = charlm("train", "ankor.txt", "--from", "old", "--steps", "3")
+    assert result.code == 0, result.err
+    assert json.loads(Path("checkpoints/ankor/run.json").read_text())["text"]["units"] == units
+    clusters = json.loads(Path("checkpoints/ankor/vocabulary.json").read_text())["clusters"]
+    assert clusters == (["o\u0308"] if units == "graphemes" else [])
+    assert len(re.findall(r"held-out text of old: \d\.\d{4} bits/", result.err)) == 2
+    refused = charlm("train", "ankor.txt", "--from", "old", "--steps", "3", "--units", "chars")
+    assert refused.code == 2 and f"units is chars, and {units} in old" in refused.err
 
 
 def test_documents_can_be_told_apart_from_now_on(charlm: Callable[..., Result]) -> None:

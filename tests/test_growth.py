@@ -10,18 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.compression.spelling import spell, unspell
-from charlm.config import ModelConfig
+from charlm.config import ModelConfig, TextConfig
 from charlm.model.grown import grown_weights
 from charlm.model.language_model import LanguageModel, initialise
 from charlm.predictor import TransformerPredictor
+from charlm.text.counting import vocabulary_of
 from charlm.text.growth import carried, grown
 from charlm.text.vocabulary import END, Vocabulary, code_points
 
 TEXTS = st.text(min_size=1, alphabet="abcé🦆\n" + END)
 
 
-def occurrences(text: str) -> np.ndarray:
-    return np.bincount(code_points(text))
+def grow(old: Vocabulary, text: str, min_count: int) -> Vocabulary:
+    """By the symbols of a text, as `prepare` has it."""
+    config = TextConfig(min_count=None if old.units == "bytes" else min_count, units=old.units)
+    here = vocabulary_of(np.bincount(code_points(text)), [code_points(text)], config, old)
+    return grown(old, here)
 
 
 @given(TEXTS, st.text(min_size=1, alphabet="zabdéü🦆🐢\n" + END), st.integers(1, 3), st.integers(1, 3))
@@ -31,7 +35,7 @@ def test_old_symbols_keep_their_ids_and_every_text_comes_back(
     if not old_text.replace(END, "") or not new_text.replace(END, ""):
         return
     old = Vocabulary.build(old_text, old_count)
-    new = grown(old, occurrences(new_text), new_count)
+    new = grow(old, new_text, new_count)
     ids = old.encode(old_text)
     assert new.decode(carried(ids, old, new), END) == old.decode(ids, END)
     assert (carried(ids, old, new) == ids).all(), "what training had has not moved"
@@ -51,19 +55,33 @@ def test_its_counts_are_those_of_both_texts(old_text: str, new_text: str) -> Non
     if not old_text.replace(END, ""):
         return
     old = Vocabulary.build(old_text, 1)
-    new = grown(old, occurrences(new_text), 1)
+    new = grow(old, new_text, 1)
     both = np.concatenate((carried(old.encode(old_text), old, new), new.encode(new_text)))
     assert list(new.counts) == list(np.bincount(both, minlength=new.n_symbols))
 
 
 def test_a_text_with_nothing_new_gives_the_same_symbols() -> None:
     old = Vocabulary.build("hello world é", 1)
-    assert replace(grown(old, occurrences("hell"), 1), counts=old.counts) == old
+    assert replace(grow(old, "hell", 1), counts=old.counts) == old
+
+
+@pytest.mark.parametrize("units", ["bytes", "graphemes"])
+def test_other_units_grow_too(units: str) -> None:
+    old = Vocabulary.build("abc e\u0301e\u0301 é", 1, units)
+    new = grow(old, "o\u0308o\u0308 ü e\u0301🐢" + END, 1)
+    assert new.units == units and new.ends and new.n_symbols > old.n_symbols
+    assert new.spellings[: old.n_symbols] == old.spellings[: old.n_symbols]
+    assert set(old.clusters) <= set(new.clusters) and ("o\u0308" in new.clusters) == (units == "graphemes")
+    for text in ("abc e\u0301 é", "o\u0308 ü e\u0301🐢", "🦆x"):
+        assert new.decode(new.encode(text)) == text
+        ids = old.encode(text)
+        assert new.decode(carried(ids, old, new)) == text
+    assert Vocabulary.from_json(json.loads(new.to_json())) == new
 
 
 def test_bytes_never_seen_are_found_again_when_they_are_seen() -> None:
     old = Vocabulary.build("aab", 1)
-    new = grown(old, occurrences("aabé"), 2)  # é is rare, and spelled
+    new = grow(old, "aabé", 2)  # é is rare, and spelled
     before = old.encode("üé")
     assert new.decode(carried(before, old, new)) == "üé" == new.decode(new.encode("üé"))
     assert (carried(before, old, new) == new.encode("üé")).all()
@@ -98,7 +116,7 @@ def test_a_grown_model_says_of_old_symbols_what_it_said(more: dict[str, object],
     """Among the old symbols exactly; those that are new take at most their number's share, whatever is read."""
     old_text = "abba\ncabé" * 8
     old = Vocabulary.build(old_text, 9)  # é is spelled in bytes
-    new = grown(old, occurrences(new_text), 1)
+    new = grow(old, new_text, 1)
     n_new = new.n_symbols - old.n_symbols
     shape = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8, "dropout": 0.0}
     config = ModelConfig(**{**shape, **more}).completed()  # type: ignore[arg-type]

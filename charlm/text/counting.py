@@ -36,12 +36,16 @@ class ClusterCensus:
             self.singles.add(code_points("".join(over)))
 
 
-def vocabulary_of(counts: Counts, blocks: Iterable[Codes], config: TextConfig) -> Vocabulary:
+def vocabulary_of(
+    counts: Counts, blocks: Iterable[Codes], config: TextConfig, known: Vocabulary | None = None
+) -> Vocabulary:
     """The symbols of a training part, in which each code point occurs so often; only for graphemes are its
-    `blocks` read."""
+    `blocks` read. What is `known` is a symbol however rare it is."""
     if config.units != "graphemes":
-        return Vocabulary.of_counts(counts, config.min_count, config.units)
+        return Vocabulary.of_counts(counts, config.min_count, config.units, known=known)
     census = ClusterCensus()
     for codes in graphemes.whole(blocks):
         census.add(codes)
-    return Vocabulary.of_counts(census.singles.counts(), config.min_count, config.units, census.clusters)
+    return Vocabulary.of_counts(
+        census.singles.counts(), config.min_count, config.units, census.clusters, known
+    )

@@ -1,57 +1,49 @@
 """A vocabulary that grows by what another text has: old symbols keep their ids, and so what was learned of them."""
 
+from collections.abc import Iterable
+
 import numpy as np
+from numpy.typing import NDArray
 
-from charlm.text.codes import Counts
-from charlm.text.graphemes import FIRST_POINT
-from charlm.text.vocabulary import END_POINT, MIN_COUNT_FROM, Ids, Vocabulary, code_points
+from charlm.text.vocabulary import Ids, Vocabulary, code_points
 
 
-def grown(
-    old: Vocabulary, occurrences: Counts, min_count: int | None = None, *, anew: bool = False
-) -> Vocabulary:
-    """The old symbols, and those of a training part in which each code point occurs so often.
+def grown(old: Vocabulary, here: Vocabulary, *, anew: bool = False) -> Vocabulary:
+    """The old symbols, and those of another training part, which was counted knowing the old ones.
 
-    Characters that are not among the old ones are kept from `min_count` on, as in any vocabulary; what is
-    rarer is spelled in bytes, and new grapheme clusters in their characters. The ids of what is new
-    follow the old ones: an n-gram is found by its ids. Occurrences are added to the old ones, or replace them where `anew`: the old text is part of this one.
+    The ids of what is new follow the old ones: an n-gram is found by its ids. Occurrences are added to
+    the old ones, or replace them where `anew`: the old text is part of this one.
     """
-    counts = np.zeros(0x110000, dtype=np.int64)
-    counts[: len(occurrences)] = occurrences
-    n_ends, counts[END_POINT] = int(counts[END_POINT]), 0
-    if min_count is None:
-        min_count = 2 if counts.sum() > MIN_COUNT_FROM else 1
-    kept = counts >= (min_count if old.units != "bytes" else np.inf)
-    kept[code_points(old.chars)] = True
-    points = np.flatnonzero(kept)
-    rare = np.flatnonzero((counts > 0) & ~kept)
-    of_byte = np.zeros(256, dtype=np.int64)
-    for point in rare.tolist():
-        for byte in chr(point).encode():
-            of_byte[byte] += counts[point]
-    bytes_ = np.union1d(np.flatnonzero(of_byte), np.frombuffer(old.trained_bytes, np.uint8)).astype(np.int64)
-    ends = old.ends or n_ends > 0
-    was = np.concatenate(
-        (
-            old.id_of_point[points],
-            old.id_of_point[FIRST_POINT:],
-            np.where(old.id_of_byte[bytes_] < old.n_symbols, old.id_of_byte[bytes_], -1),
-        )
-    )
-    was = np.append(was, -1 if old.end is None else old.end) if ends else was
+    assert old.units == here.units, "what a symbol stands for cannot change"
+    chars = "".join(sorted({*old.chars, *here.chars}))
+    clusters = tuple(sorted({*old.clusters, *here.clusters}))
+    bytes_ = bytes(sorted({*old.trained_bytes, *here.trained_bytes}))
+    ends = old.ends or here.ends
+    was, now = (_ids_in(vocabulary, chars, clusters, bytes_, ends) for vocabulary in (old, here))
     ids = was.copy()
     ids[was < 0] = old.n_symbols + np.arange(int((was < 0).sum()))
-    of_clusters = np.zeros(len(old.clusters))  # they are counted as their characters
-    here = np.concatenate((counts[points], of_clusters, of_byte[bytes_], [n_ends] * ends)).astype(np.int64)
-    before = np.append(np.array(old.counts, dtype=np.int64), np.zeros(len(ids) - old.n_symbols, np.int64))
-    by_id = np.empty(len(ids), dtype=np.int64)
-    by_id[ids] = here
-    if not anew or not by_id.all():
-        by_id += before
+    counts = np.zeros(len(ids), dtype=np.int64)
+    counts[ids[now >= 0]] = np.array(here.counts, dtype=np.int64)[now[now >= 0]]
+    if not anew or not counts.all():
+        counts[: old.n_symbols] += np.array(old.counts, dtype=np.int64)
     moved = () if (ids == np.arange(len(ids))).all() else tuple(ids.tolist())
-    chars = points.astype("<u4").tobytes().decode("utf-32-le")
-    trained = bytes(bytes_.tolist())
-    return Vocabulary(chars, trained, tuple(by_id.tolist()), ends, old.units, old.clusters, moved)
+    return Vocabulary(chars, bytes_, tuple(counts.tolist()), ends, old.units, clusters, moved)
+
+
+def _ids_in(
+    vocabulary: Vocabulary, chars: str, clusters: Iterable[str], bytes_: bytes, ends: bool
+) -> NDArray[np.int64]:
+    """The ids of symbols in a vocabulary, -1 for those it has no row for."""
+    points = vocabulary.id_of_point
+    of_bytes = vocabulary.id_of_byte[list(bytes_)]
+    return np.concatenate(
+        (
+            points[code_points(chars)],
+            [points[n] if (n := vocabulary.number_of_cluster.get(c)) is not None else -1 for c in clusters],
+            np.where(of_bytes < vocabulary.n_symbols, of_bytes, -1),
+            [-1 if vocabulary.end is None else vocabulary.end] * ends,
+        )
+    ).astype(np.int64)
 
 
 def carried(ids: Ids, old: Vocabulary, new: Vocabulary) -> Ids:

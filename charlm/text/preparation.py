@@ -162,11 +162,10 @@ class Preparation:
         chars = {name: int(part.sum()) - ends[name] for name, part in counts.items()}
         self._check(chars, ends["train"])
         beginning = self._beginning
-        if beginning is None:
-            vocabulary = vocabulary_of(counts["train"], division.codes(spool, "train"), self._config)
-        else:
-            old, least = beginning.earlier.vocabulary, self._config.min_count
-            vocabulary = grown(old, counts["train"], least, anew=beginning.same)
+        known = None if beginning is None else beginning.earlier.vocabulary
+        vocabulary = vocabulary_of(counts["train"], division.codes(spool, "train"), self._config, known)
+        if beginning is not None:
+            vocabulary = grown(beginning.earlier.vocabulary, vocabulary, anew=beginning.same)
         facts = {
             "format": cache.FORMAT,
             "label": self._label,

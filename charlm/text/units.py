@@ -1,6 +1,6 @@
 """What a symbol stands for: a character, a byte of UTF-8, or a grapheme; and which graphemes get one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,20 @@ Occurrences = NDArray[np.int64]
 
 
 def kept_clusters(
-    occurrences: Occurrences, clusters: Mapping[str, int], min_count: int | None
+    occurrences: Occurrences,
+    clusters: Mapping[str, int],
+    min_count: int | None,
+    known: Collection[str] = (),
 ) -> tuple[dict[str, int], Occurrences]:
     """The clusters that get a symbol, in order, and how often code points occur outside of them.
 
-    `occurrences` of code points outside of all clusters, by point; `clusters`: how often each occurs.
+    `occurrences` of code points outside of all clusters, by point; `clusters`: how often each occurs. Those
+    that are `known` get one however rare they are.
     """
     least = MIN_CLUSTER_COUNT if min_count is None else min_count
-    kept = {cluster: n for cluster, n in sorted(clusters.items()) if n >= least}
-    rare = {cluster: n for cluster, n in clusters.items() if n < least}
+    known = set(known)
+    kept = {cluster: n for cluster, n in sorted(clusters.items()) if n >= least or cluster in known}
+    rare = {cluster: n for cluster, n in clusters.items() if cluster not in kept}
     highest = max((ord(max(cluster)) for cluster in rare), default=0)
     if rare:
         occurrences = np.pad(occurrences, (0, max(0, highest + 1 - len(occurrences))))

@@ -75,12 +75,14 @@ class Vocabulary:
         min_count: int | None = None,
         units: str = "chars",
         clusters: Mapping[str, int] = MappingProxyType({}),
+        known: "Vocabulary | None" = None,
     ) -> Self:
         """As `build`, from how often each code point occurs in the training part.
 
         With `clusters`, how often each of several code points does, what is in those is not counted.
+        Symbols of `known` are kept however rare they are here.
         """
-        kept, occurrences = kept_clusters(occurrences, clusters, min_count)
+        kept, occurrences = kept_clusters(occurrences, clusters, min_count, known.clusters if known else ())
         n_ends = occurrences[END_POINT : END_POINT + 1].tolist()
         if any(n_ends):
             occurrences = occurrences.copy()
@@ -89,6 +91,9 @@ class Vocabulary:
             total = int(occurrences.sum()) + sum(len(cluster) * n for cluster, n in kept.items())
             min_count = 2 if total > MIN_COUNT_FROM else 1
         spelled = occurrences < min_count if units != "bytes" else occurrences >= 0
+        if known is not None:
+            points = code_points(known.chars)
+            spelled[points[points < len(spelled)]] = False
         present = np.flatnonzero(occurrences)
         chars = present[~spelled[present]]
         byte_counts = np.zeros(256, dtype=np.int64)

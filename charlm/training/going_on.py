@@ -27,6 +27,9 @@ FREE = ("dropout", "ngram_dropout", "counts_dropout", "block_size")
 RATE_SHARE = 0.5
 """Of the learning rates of the run that is gone on from; benchmarks/NOTES.md has what was tried."""
 
+MOST_COUNTING = 0.3
+"""Of a run's time, for counting all texts together."""
+
 
 def shape_from(origin: Origin, wanted: ModelConfig, told: set[str]) -> ModelConfig:
     """The shape of the run gone on from, with what may differ as `told`, and else open for the plan.
@@ -74,8 +77,11 @@ def choose_from(
     """
     snapshot = origin.snapshot
     if model.counts and budget.seconds is not None:
-        counted = len(corpus.train) + sum(len(text.train) for text in origin.beside.values())
-        training = within(training, COUNTING_SHARE * budget.seconds, counted)
+        texts = [corpus, *origin.beside.values()]
+        counted = sum(len(text.train) for text in texts)
+        share = min(MOST_COUNTING, len(texts) * COUNTING_SHARE)  # as much for each as it had by itself
+        training = within(training, share * budget.seconds, counted)
+        training = replace(training, counts_chars=training.counts_chars or counted)
     given = size_of(snapshot.model_config, snapshot.training_config, RATE_SHARE)
     choice = choose(budget, len(corpus.train), model, training, given)
     n, block, was = corpus.vocabulary.n_symbols, choice.model.block_size, snapshot.model_config.block_size

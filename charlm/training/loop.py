@@ -25,7 +25,7 @@ from charlm.training.events import (
     Stepped,
     WentBack,
 )
-from charlm.training.pace import Pace
+from charlm.training.pace import CLOSING_MARGIN, Pace
 from charlm.training.plan import Plan
 from charlm.training.plan_file import write_plan
 from charlm.training.session import Session
@@ -66,7 +66,9 @@ class Trainer:
             yield from self._remember()
             yield from self._save()
         if self.pace is not None and session.state.old_text is not None:
-            self.pace.afterwards += session.state.old_text["seconds"]  # for the same at the end
+            self.pace.afterwards += (
+                CLOSING_MARGIN * session.state.old_text["seconds"]
+            )  # for the same at the end
         if session.training_config.compile == "on":
             yield self._compile()
         while self.step < session.plan.total_steps and not stop.is_set() and self._finish_reason is None:

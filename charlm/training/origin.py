@@ -117,7 +117,7 @@ class Origin:
 def _share(old: Corpus, new: Corpus) -> float:
     """How much of a new training part stands in an old one, whatever documents end in them."""
     parts = [_characters(corpus) for corpus in (old, new)]
-    long = max(map(len, parts)) > MOST_COMPARED
+    long = max(map(len, parts)) > MOST_COMPARED // 8  # a share is asked for, not which passages
     return (overlap_of_samples if long else overlap_of_all)(*parts).share
 
 
