@@ -25,6 +25,7 @@ from charlm.training.events import (
     Stepped,
     WentBack,
 )
+from charlm.training.old_text import LEAVING
 from charlm.training.pace import CLOSING_MARGIN, Pace
 from charlm.training.plan import Plan
 from charlm.training.plan_file import write_plan
@@ -66,9 +67,8 @@ class Trainer:
             yield from self._remember()
             yield from self._save()
         if self.pace is not None and session.state.old_text is not None:
-            self.pace.afterwards += (
-                CLOSING_MARGIN * session.state.old_text["seconds"]
-            )  # for the same at the end
+            again = CLOSING_MARGIN * session.state.old_text["seconds"]  # the same at the end
+            self.pace.afterwards += again + LEAVING
         if session.training_config.compile == "on":
             yield self._compile()
         while self.step < session.plan.total_steps and not stop.is_set() and self._finish_reason is None:
