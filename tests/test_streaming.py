@@ -146,10 +146,10 @@ def test_a_file_that_changes_between_the_passes_is_refused(monkeypatch: pytest.M
 def test_an_unchanged_file_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     write("t", "a\r\n" * 50)
     first = load(["t"], TextConfig())
-    monkeypatch.setattr(stream.TextStream, "blocks", lambda self: pytest.fail("it was read"))
-    again = load(["t"], TextConfig())
+    with monkeypatch.context() as patch:
+        patch.setattr(stream.TextStream, "blocks", lambda self: pytest.fail("it was read"))
+        again = load(["t"], TextConfig())
     assert again.corpus.key == first.corpus.key and again.notes == first.notes
-    monkeypatch.undo()
     write("t", "b\r\n" * 50)
     assert load(["t"], TextConfig()).corpus.key != first.corpus.key
     assert load(["t"], TextConfig(val=0.5)).corpus.held_out_chars == 75
@@ -211,15 +211,15 @@ def test_a_full_disk_is_said_and_nothing_half_written_is_used(
         def fileno(self) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    if where == "spool":
-        monkeypatch.setattr(files, "scratch", lambda folder, in_memory: Full())
-    else:
-        monkeypatch.setattr(cache, "CHECKED_WHOLE", 0)
-        monkeypatch.setattr(files, "free_space", lambda folder: 0)
     text = f"{where} " * 100
-    with pytest.raises(ResourceError, match="CHARLM_CACHE"):
-        prepare(text, TextConfig())
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        if where == "spool":
+            patch.setattr(files, "scratch", lambda folder, in_memory: Full())
+        else:
+            patch.setattr(cache, "CHECKED_WHOLE", 0)
+            patch.setattr(files, "free_space", lambda folder: 0)
+        with pytest.raises(ResourceError, match="CHARLM_CACHE"):
+            prepare(text, TextConfig())
     assert prepare(text, TextConfig()).chars == len(text)
 
 
