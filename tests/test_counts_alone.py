@@ -140,6 +140,8 @@ def test_it_is_used_like_any_other(charlm: Callable[..., Result]) -> None:
     assert figures["kind"] == "counts"
     assert figures["bits_per_char"] == pytest.approx(figures["baselines"]["kneser-ney"]["bits_per_char"])
     assert not any("do better" in warning for warning in figures["warnings"])
+    online = charlm("eval", "--online")
+    assert online.code == 2 and "counts alone" in online.err and not online.out
     per_char = charlm("eval", "ducks.txt", "--per-char", "bits.jsonl")
     assert "4 characters before each" in per_char.out
     bits = [json.loads(line)["bits"] for line in Path("bits.jsonl").read_text().splitlines()]

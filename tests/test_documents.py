@@ -330,6 +330,8 @@ def test_a_run_on_lines(
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and {row["finish_reason"] for row in rows} == {"document"}
     assert all(row["text"].count("\n") == 1 and row["text"].endswith("\n") for row in rows)
+    code, out, err = charlm("eval --online")
+    assert code == 2 and "documents apart" in err and not out
     code, out, _ = charlm("eval --json")
     held_out = json.loads(out)
     assert code == 0 and held_out["document_ends"] == 24
