@@ -206,10 +206,14 @@ def test_a_timed_run_that_was_cut_off_goes_on_under_its_plan(tmp_path: Path, cor
     folder, comparison, loaded = make(tmp_path, corpus)
     comparison = replace(comparison, budget=Budget(seconds=2.0, gflops=5.0))
     on_disk.write(folder, comparison)
-    cut_off(folder, comparison, loaded, 150)
     run = RunFolder(folder.path / comparison.tasks()[0].run_name)
+
+    def planned() -> bool:
+        return (run.path / "plan.json").is_file() and len(read_plan(run).decisions) > 2
+
+    list(compare(folder, comparison, loaded, After(planned, True), pytest.fail))
     plan = read_plan(run)
-    assert len(plan.decisions) > 1 and run.steps()[-1] < plan.total_steps
+    assert len(plan.decisions) > 2 and run.steps()[-1] < plan.total_steps
     list(compare(folder, comparison, loaded, Never(), pytest.fail))
     assert read_plan(run) == plan and read_result(run).step == plan.total_steps
 

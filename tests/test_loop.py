@@ -316,7 +316,7 @@ def test_another_text_under_the_same_run_is_refused(
     run, session = toy_run(tmp_path, corpus, 3)
     list(Trainer(session, run).run(Never()))
     other = prepare(TEXT.replace("ducks", "geëse"), TextConfig())
-    monkeypatch.setattr("charlm.training.start.reopen", lambda key: other)
+    monkeypatch.setattr("charlm.training.texts.reopen", lambda key: other)
     with pytest.raises(CheckpointError, match=r"vocabulary.*ë"):
         resumed(run)
 

@@ -30,6 +30,8 @@ USED = [
     ["cache"],
     ["data", "list"],
     ["explain", "rotary"],
+    ["inspect", "ducks.txt"],
+    ["train", "short.txt", "--steps", "1", "--from", "plain", "--run", "after"],
     ["doctor"],
     ["doctor", "both"],
 ]
