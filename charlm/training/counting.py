@@ -6,7 +6,7 @@ from charlm.config import ModelConfig, TrainingConfig
 
 FEWEST = 5_000
 """Symbols of training text below which ten parts that are left out in turn say too little."""
-ORDERS = ((500_000, 8), (100_000, 6), (20_000, 5), (0, 4))
+ORDERS = ((100_000, 8), (20_000, 5), (0, 4))
 """From so many symbols on, so many of context."""
 DROPOUT, DROPOUT_PASSES = 0.1, 0.5
 """Share of the windows trained on without the counts, in runs of so many passes over the text or more."""
