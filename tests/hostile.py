@@ -121,7 +121,7 @@ class Hostile:
         """Mutation `number`: what was done, what came of it, and the seconds of computing it took."""
         rng = random.Random(number)
         name = FILES[number % len(FILES)]
-        behind = (number // len(FILES)) % 2 == 1 and name in VOUCHED
+        behind = (number // len(FILES)) % 7 < 5 and name in VOUCHED  # which are seven tenths: half of all
         kind = self._mutate(name, rng)
         changed = not self.path(name).is_file() or self.path(name).read_bytes() != self.good[name]
         try:
@@ -334,7 +334,7 @@ def _header_length(data: bytes, rng: random.Random) -> bytes:
     return joined(json.dumps(header).encode(), payload, length)
 
 
-def _twice(data: bytes, rng: random.Random) -> bytes:
+def twice(data: bytes, rng: random.Random) -> bytes:
     header, payload = _parts(data)
     name = rng.choice(list(header))
     text = json.dumps(header)[:-1] + f", {json.dumps(name)}: {json.dumps(header[name])}}}"
@@ -381,5 +381,5 @@ def _offsets(data: bytes, rng: random.Random) -> bytes:
 
 TENSORS: dict[str, Change] = {
     "header's bytes": _header_text, "header's values": _header_values, "header's length": _header_length,
-    "a tensor twice": _twice, "a tensor renamed": _renamed, "other numbers": _numbers, "other places": _offsets,
+    "a tensor twice": twice, "a tensor renamed": _renamed, "other numbers": _numbers, "other places": _offsets,
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Hostile checkpoints: by hand and mutated, before and behind the manifest; one clear error, soon, in little memory."""
 
 import json
+import random
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from charlm.checkpoint import manifest, tensors
 from charlm.checkpoint.manifest import COUNTS
 from charlm.checkpoint.snapshot import read
 from tests.forks import forked
-from tests.hostile import FILES, VOUCHED, Hostile, joined
+from tests.hostile import FILES, VOUCHED, Hostile, joined, twice
 
 MEMORY = 300 << 20
 SECONDS = 1.0  # of computing, for one attempt
@@ -88,6 +89,17 @@ def header(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[H
     return act
 
 
+def doubled(name: str) -> Callable[[Hostile], None]:
+    """A file as it was, one of its keys standing twice with the same value."""
+
+    def act(hostile: Hostile) -> None:
+        text = hostile.good[name].decode().rstrip()
+        key, value = next(iter(json.loads(text).items()))
+        hostile.path(name).write_text(f"{text[:-1]}, {json.dumps(key)}: {json.dumps(value)}}}")
+
+    return act
+
+
 def escapes(values: dict[str, Any]) -> None:
     values["\x1b]0;evil\x07"] = values.pop(next(iter(values)))
 
@@ -111,6 +123,14 @@ BY_HAND: dict[str, Callable[[Hostile], None]] = {
     "another optimizer": edit(CONFIG, lambda d: d["training"].update(optimizer="adamw", muon_rate=None)),
     "counts that nothing begins from": edit(CONFIG, lambda d: d["model"].update(counts_order=7)),
     "a seed as long as a book": write(CONFIG, b'{"model": {"n_layer": ' + b"1" * 100_000 + b"}}"),
+    "a key twice in the configuration": doubled(CONFIG),
+    "a key twice in the state": doubled(STATE),
+    "a key twice in the record": doubled(RUN),
+    "a key twice in the vocabulary": doubled(WORDS),
+    "a key twice in the plan": doubled(PLAN),
+    "a tensor twice": lambda hostile: (
+        hostile.path(MODEL).write_bytes(twice(hostile.good[MODEL], random.Random(1))) and None
+    ),
     "half a surrogate": edit(RUN, lambda d: d["corpus"].update(key="\ud800", sources=["\ud800"])),
     "a key that leaves the cache": edit(RUN, lambda d: d["corpus"].update(key="../../x", sources=["../x"])),
     "a text that is a device": edit(RUN, lambda d: d["corpus"].update(key="x", sources=["/dev/zero"])),
@@ -262,6 +282,7 @@ def judge(found: list[dict[str, Any]], times: int) -> None:
     kinds = Counter(row["outcome"] for row in found)
     assert kinds["read"] > times / 50 and kinds["refused"] > times / 2, "both happen, so both are tried"
     assert {row["file"] for row in found} == set(FILES)
+    assert sum(row["behind"] for row in found) > 0.45 * times, "half of them behind the hash"
 
 
 FEW, FEW_ALONE, MANY, MANY_ALONE = 300, 100, 10_000, 2_000

@@ -5,11 +5,13 @@ import re
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charlm.cli.console import fail, say, warn
 from charlm.terminal import colour, one_line, plain_streams, visible
 
 ANY_CHARACTER = st.characters(exclude_categories=())  # surrogates too
@@ -56,6 +58,15 @@ def test_escapes_look_like_python(text: str, shown: str) -> None:
 )
 def test_what_scripts_and_emoji_need_stays(text: str) -> None:
     assert visible(text) == text
+
+
+@pytest.mark.parametrize("tell", [say, warn, fail])
+def test_whatever_is_told_is_filtered(
+    tell: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever tells something need not have thought of it."""
+    tell("".join(map(chr, set(hidden()) - set(range(0xD800, 0xE000)))) + "\x1b[2J")
+    assert not set(hidden()) & set(map(ord, capsys.readouterr().err))
 
 
 @given(st.lists(ANY_TEXT), st.booleans())
