@@ -32,6 +32,6 @@ def test_no_file_is_named_for_nothing() -> None:
 
 
 def test_no_test_undoes_the_folder_and_the_cache_that_it_was_given() -> None:
-    """monkeypatch.undo() would take these away too, and what follows would write into the user's own."""
+    """Undoing all would take these away too, and what follows would write into the user's own."""
     for path in Path(__file__).parent.rglob("*.py"):
         assert "monkeypatch.un" + "do()" not in path.read_text("utf-8"), path

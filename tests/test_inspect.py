@@ -148,7 +148,9 @@ def test_the_model_is_the_one_that_train_would_choose(charlm: Call) -> None:
     for kind in ("model", "training"):
         for name, value in plan[kind].items():
             option = "--" + name.replace("_", "-")
-            if value is not None and option in shown:
+            if (
+                value is not None and option in shown and name != "ngram_prior"
+            ):  # which is of the seconds left
                 assert shown[option].strip() == str(value), name
     assert shown["--n-embd"].strip() == str(plan["model"]["n_embd"])
 

@@ -26,6 +26,7 @@ def earlier_of(corpus: Corpus, config: TextConfig, *, gone: bool = False) -> Ear
     before = None if corpus.respected is None else corpus.respected.spans
     return Earlier(
         vocabulary=corpus.vocabulary,
+        key=corpus.key,
         sha256=corpus.sha256,
         chars=corpus.chars,
         spans=before or (Division.of(corpus.chars, corpus.chars, config).spans if plain else None),

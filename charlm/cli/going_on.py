@@ -51,7 +51,8 @@ def take_text_settings(origin: "Origin", settings: dict[str, Any], given: set[st
         elif value != before and not (name in ("documents", "separator") and was.documents == "none"):
             raise _refused(origin, setting.option, name, value, before)
     if "documents" in (settings["split"], was.split) and settings["split"] != was.split:
-        raise _refused(origin, "--split", "split", settings["split"], was.split)
+        option = "--split" if "split" in given else "--val-file"
+        raise _refused(origin, option, "split", settings["split"], was.split)
     if was.split == "documents" and settings["val"] + settings["test"] < was.val + was.test:
         raise UsageError(
             f"val and test are {settings['val'] + settings['test']:g} together, and were {was.val + was.test:g} in "
@@ -80,7 +81,7 @@ def say_origin(origin: "Origin", corpus: "Corpus") -> None:
     old, new, name = origin.snapshot.vocabulary, corpus.vocabulary, one_line(origin.name)
     added = new.differences(old)
     shown = "".join(added[:SHOWN]) + ("..." if len(added) > SHOWN else "")
-    grows = f", characters: {one_line(shown)}" if added else ""
+    grows = f": {one_line(shown)}" if added else ""
     say(
         f"vocabulary: the {count(old.n_symbols)} symbols of {name}, and {count(new.n_symbols - old.n_symbols)} new{grows}"
     )
@@ -95,7 +96,9 @@ def say_origin(origin: "Origin", corpus: "Corpus") -> None:
     if respected is not None and respected.found:
         say(f"{_share_found(origin, respected.found)} are left out of training")
     found = (
-        None if origin.corpus is None else leak(corpus, origin.corpus.train, f"what {name} was trained on")
+        None
+        if origin.corpus is None
+        else leak(corpus, origin.corpus.train, f"what {name} was trained on", free=False)
     )
     if found:
         warn(found)
@@ -108,11 +111,14 @@ def _share_found(origin: "Origin", found: int) -> str:
     """How many characters of the new text were kept from training before, and what part of those that is."""
     from charlm.text.respect import MOST_KEPT_BACK
 
-    kept_back = origin.earlier().kept_back or ()
-    of = max(1, sum(map(len, kept_back)))
+    old = origin.corpus
+    assert old is not None, "what was found was looked for"
+    kept_back = (old.held_out, *([] if old.test is None else [old.test]))
+    of = max(1, old.held_out_chars + old.test_chars + sum(old.ends[1:]))
+    ends = ", ends of documents counted," if sum(old.ends) else ","
     least = "at least " if any(len(part) > MOST_KEPT_BACK for part in kept_back) else ""
     return (
-        f"{least}{count(found)} characters of the text, {min(100.0, 100 * found / of):.0f} % of what "
+        f"{least}{count(found)} characters of the text{ends} {min(100.0, 100 * found / of):.0f} % of what "
         f"{one_line(origin.name)} held out,"
     )
 

@@ -114,7 +114,8 @@ def _repeats(found: Examination) -> list[tuple[str, str]]:
     rows.append(("stood before", f"{before.word}{_percent(before.share)} of the text, {passages}"))
     if leak.of_symbols:
         share = f"{leak.word}{_percent(leak.share)} of it stands in the training part too"
-        rows.append(("held out", f"{share}, {passages}"))
+        word = found.loaded.corpus.vocabulary.word
+        rows.append(("held out", f"{share}, in passages of {PASSAGE} {word}s or more"))
     return rows
 
 
@@ -139,7 +140,8 @@ def _training(found: Examination, model: str) -> None:
     if found.counts is None:
         return
     stick = found.counts
-    rows = [(f"counts alone, of {stick.order} characters", f"{stick.bits_per_char:.3f}")]
+    of = several(stick.order or 0, found.loaded.corpus.vocabulary.word)
+    rows = [(f"counts alone, of {of}", f"{stick.bits_per_char:.3f}")]
     rows += [(f"after {_time(row.seconds)} of training", _range(row)) for row in found.expected]
     print()
     table(rows, header=("expect, held out", "bits/char"))

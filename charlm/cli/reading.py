@@ -54,16 +54,21 @@ def load_text(
         bar.close()
 
 
-def say_text(loaded: Any) -> None:
-    """How much text there is, and what makes its held-out figure flatter."""
+def say_text(loaded: Any, *, free: bool = True) -> None:
+    """How much text there is, and what makes its held-out figure flatter; `free`: as `leak`."""
     say(about_text(loaded))
-    found = leak(loaded.corpus)
+    found = leak(loaded.corpus, free=free)
     if found:
         warn(found)
 
 
-def leak(corpus: Any, train: Any = None, where: str = "the training part") -> str | None:
-    """What is said where much of the held-out text stands in the training part too, or in another's `train`."""
+def leak(
+    corpus: Any, train: Any = None, where: str = "the training part", *, free: bool = True
+) -> str | None:
+    """What is said where much of the held-out text stands in the training part too, or in another's `train`.
+
+    `free`: may it be chosen how the text is divided?
+    """
     from charlm.evaluation.overlap import PASSAGE, overlap
 
     found = overlap(corpus.train if train is None else train, corpus.held_out)
@@ -71,7 +76,8 @@ def leak(corpus: Any, train: Any = None, where: str = "the training part") -> st
         return None
     return (
         f"{found.word}{100 * found.share:.0f} % of the held-out text stands in {where} too, in passages of {PASSAGE} {corpus.vocabulary.word}s "
-        "or more, so its figure will flatter; hold out another text with --val-file, or draw whole documents with --split documents"
+        "or more, so its figure will flatter; hold out another text with --val-file"
+        + (", or draw whole documents with --split documents" if free else "")
     )
 
 

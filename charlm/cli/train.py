@@ -78,7 +78,7 @@ def command(
     say(f"reading {describe(corpus or [], text.include)}")
     loaded = load_text(corpus or [], text, verify=verify_cache, earlier=before and before.earlier())
     note_files(loaded.notes)
-    say_text(loaded)
+    say_text(loaded, free=before is None)
     if before is not None:
         before = before.before(loaded.corpus)
         say_origin(before, loaded.corpus)
@@ -256,6 +256,10 @@ def _train(
     next_commands(folder, session)
 
 
+OF_ORIGIN = ("val", "test", "split", "ngram_rate")
+"""Settings taken over from the run gone on from, unless told."""
+
+
 def repeat_command(names: list[str], session: Any, text: TextConfig) -> str:
     """The command that gives the same weights again, whatever was timed this time."""
     plan, fixed = session.plan, session.training_config
@@ -265,10 +269,11 @@ def repeat_command(names: list[str], session: Any, text: TextConfig) -> str:
         fixed = replace(
             fixed, schedule=str(plan.schedule), eval_every=plan.eval_every, eval_chars=plan.eval_chars
         )
+    taken = OF_ORIGIN if "from" in session.run else ()
     for config in (session.model_config, fixed, text):
         for setting in settings_of(type(config)):
             value = getattr(config, setting.name)
-            if value != setting.default and value is not None:
+            if value is not None and (value != setting.default or setting.name in taken):
                 words += _words(setting, value)
     return one_line(" ".join(words), limit=10**6)
 

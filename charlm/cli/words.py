@@ -26,9 +26,9 @@ def _as_symbols(corpus: Any) -> str:
     if corpus.vocabulary.units == "chars":
         return ""
     ids = sum(len(part) for part in (corpus.train, corpus.held_out, corpus.test) if part is not None)
-    read = " read" if corpus.left_out_chars else ""
+    read = ", of those that are in a part" if corpus.left_out_chars else ""
     name = {"bytes": "bytes", "graphemes": "symbols (graphemes, or what spells rare ones)"}
-    return f" as {count(ids - sum(corpus.ends))}{read} {name[corpus.vocabulary.units]}"
+    return f" as {count(ids - sum(corpus.ends))} {name[corpus.vocabulary.units]}{read}"
 
 
 def _kept(vocabulary: Any) -> str:

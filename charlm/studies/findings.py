@@ -1,6 +1,7 @@
 """What of a text should be dealt with before training on it, each with the option that does."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
@@ -51,10 +52,10 @@ def _length(found: "Examination", config: TextConfig) -> Found:
         what = "only white space" if marks.white else "one character repeated"
         yield Finding("nothing-to-learn", f"The text is {what}.", None, "give another text")
     if len(corpus.train) < FEWEST:
-        text = f"{corpus.train_chars:,} characters to train on are few: below {FEWEST:,} nothing is counted."
+        text = f"Few characters to train on: {corpus.train_chars:,}; below {FEWEST:,} nothing is counted."
         yield Finding("short", text, None, "give more text")
     if config.val_file is None and config.val and corpus.held_out_chars < FEWEST_HELD_OUT:
-        text = f"{corpus.held_out_chars:,} characters held out are too few to mean much."
+        text = f"Too few characters held out to mean much: {corpus.held_out_chars:,}."
         share = ceil(100 * (FEWEST_HELD_OUT + 1) / max(1, corpus.chars)) / 100
         option = f"--val {share:g}" if share <= 0.5 else None
         yield Finding("few-held-out", text, option, "holds out enough" if option else "give more text")
@@ -92,7 +93,7 @@ def _records(found: "Examination", config: TextConfig) -> Found:
         if texts:
             longest = max(texts, key=lambda key: len(records[0][key]))
             text = "Its lines are records of JSON, names and braces included."
-            yield Finding("records", text, f"--field {longest}", "reads that field only")
+            yield Finding("records", text, f"--field {shlex.quote(longest)}", "reads that field only")
 
 
 def _newlines(found: "Examination", config: TextConfig) -> Found:
@@ -107,15 +108,15 @@ def _newlines(found: "Examination", config: TextConfig) -> Found:
 def _normal_forms(found: "Examination", config: TextConfig) -> Found:
     forms = found.normal_forms
     if forms.decomposed:
-        text = f"{forms.decomposed:,} accents stand as characters of their own after their letter"
+        text = f"Accents that stand as characters of their own after their letter: {forms.decomposed:,}"
         text += (
-            f", {forms.composed:,} letters have theirs built in: one letter, two spellings."
+            f"; letters that have theirs built in: {forms.composed:,}: one letter, two spellings."
             if forms.mixed
             else "."
         )
         yield Finding("normal-forms", text, "--normalize nfc", "makes one character of each")
     elif forms.unstable:
-        text = f"{forms.unstable:,} characters are outdated doubles of others that look the same."
+        text = f"Outdated doubles of other characters that look the same: {forms.unstable:,}."
         yield Finding("normal-forms", text, "--normalize nfc", "replaces them")
     elif forms.reordered:
         text = "Where letters have several marks, these do not stand in the usual order."
@@ -187,13 +188,15 @@ def _division(found: "Examination", config: TextConfig) -> Found:
     if found.leak.share >= LEAST_LEAK:
         text = f"{found.leak.word}{100 * found.leak.share:.0f} % of the held-out text stands in the training part too, so its figure will flatter."
         text = text[:1].upper() + text[1:]
-        if config.split == "documents":
+        unit = config.documents if config.documents != "none" else _unit(found)
+        one_line = unit == "line" and found.lines < 2
+        if config.split == "documents" or config.val_file is not None or one_line:
             yield Finding("leak", text, "--val-file FILE", "holds out another text")
         else:
-            unit = config.documents if config.documents != "none" else _unit(found)
             option = f"--documents {unit} --split documents"
             yield Finding("leak", text, option, "puts equal documents on one side; or --val-file FILE")
-    if found.shift is not None and found.shift >= LEAST_SHIFT:
+    enough = found.loaded.corpus.held_out_chars >= FEWEST_HELD_OUT  # of fewer it is chance
+    if found.shift is not None and found.shift >= LEAST_SHIFT and enough:
         text = f"The held-out text has other characters than the rest: {found.shift:.2f} bits/char are lost by that alone."
         if config.split == "tail" and config.val_file is None:
             yield Finding("shift", text, "--split blocks", "holds out some of every part of the text")

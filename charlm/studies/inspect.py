@@ -11,6 +11,7 @@ from charlm.studies.division import counts_alone, shift
 from charlm.studies.entropy import Entropy, entropies
 from charlm.studies.repeats import Repeat, longest_repeat, repeated_share, repeated_share_of_samples
 from charlm.text.codes import Codes
+from charlm.text.corpus import Corpus
 from charlm.text.load import Loaded
 from charlm.text.look import Look
 from charlm.text.vocabulary import END, without_ends
@@ -112,7 +113,7 @@ def examine(
         longest=longest,
         repeated=_of_what_was_read(repeated, look),
         leak=_of_what_was_read(leak, look),
-        shift=shift(corpus),
+        shift=_per_char(shift(corpus), corpus),
         entropies=tuple(entropies(codes)),
         xz_bits_per_char=_xz_bits(without_ends(text)),
         counts=stick,
@@ -120,6 +121,11 @@ def examine(
         unlike=tuple(_unlike(found, corpus.train_chars, stick)) if expects and stick else (),
         choice=choice,
     )
+
+
+def _per_char(bits: float | None, corpus: Corpus) -> float | None:
+    """Of each symbol of the held-out part to each of its characters."""
+    return None if bits is None else bits * len(corpus.held_out) / max(1, corpus.held_out_chars)
 
 
 def _of_what_was_read(found: Overlap, look: Look) -> Overlap:

@@ -107,6 +107,7 @@ def _vocabulary(found: Examination) -> dict[str, int]:
     vocabulary = found.loaded.corpus.vocabulary
     return {
         "chars": len(vocabulary.chars),
+        "clusters": len(vocabulary.clusters),
         "bytes": len(vocabulary.trained_bytes),
         "symbols": vocabulary.n_symbols,
     }

@@ -46,6 +46,7 @@ class Earlier:
     """The text of the run that another goes on from."""
 
     vocabulary: Vocabulary
+    key: str  # of its corpus: of the text, and of how it is divided
     sha256: str  # of the text as UTF-8
     chars: int
     spans: Spans | None  # its parts; None where they are of documents, and these are found by their text
@@ -56,7 +57,8 @@ class Earlier:
     @cached_property
     def digest(self) -> str:
         """A hash of all that the division and the vocabulary of the new text depend on."""
-        facts = [json.loads(self.vocabulary.to_json()), self.sha256, self.chars, self.spans, self.looked]
+        text = [self.key, self.sha256, self.chars, self.spans, self.looked]
+        facts = [json.loads(self.vocabulary.to_json()), *text]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def passages(self) -> Passages:

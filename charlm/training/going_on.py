@@ -40,9 +40,10 @@ def shape_from(origin: Origin, wanted: ModelConfig, told: set[str]) -> ModelConf
     for setting in settings_of(ModelConfig):
         name, was, value = setting.name, getattr(before, setting.name), getattr(wanted, setting.name)
         if name in told and name not in FREE and value != was:
+            option = f"--no-{setting.option[2:]}" if value is False else setting.option
             raise UsageError(
                 f"{name} is {value}, and {was} in {origin.name}, whose weights are gone on from: its shape cannot "
-                f"change; leave {setting.option} out, or train a new run"
+                f"change; leave {option} out, or train a new run"
             )
     free: dict[str, Any] = {name: getattr(wanted, name) if name in told else None for name in FREE[:-1]}
     if "block_size" in told:

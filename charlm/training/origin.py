@@ -72,6 +72,7 @@ class Origin:
         )
         return Earlier(
             vocabulary=self.snapshot.vocabulary,
+            key=str(facts["key"]),
             sha256=str(facts["sha256"]),
             chars=chars,
             spans=_spans(facts, chars, self.text),
@@ -129,7 +130,13 @@ def _characters(corpus: Corpus) -> Ids:
 
 def main_chars(corpus: Corpus, text: TextConfig) -> int:
     """Characters of a text without the held-out text of its own."""
-    return corpus.chars - (corpus.held_out_chars if text.val_file is not None else 0)
+    if text.val_file is None:
+        return corpus.chars
+    respected = corpus.respected
+    if respected is not None and respected.begins:  # then some of what is held out stands in the text itself
+        start, end = respected.spans["held_out"][-1]
+        return corpus.chars - (end - start)
+    return corpus.chars - corpus.held_out_chars
 
 
 def respected_facts(corpus: Corpus) -> dict[str, Any]:

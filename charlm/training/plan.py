@@ -263,5 +263,5 @@ def _why(budget: Budget, n_train: int, size: Size) -> str:
         means = f"{budget.seconds:g} s at {budget.gflops:.0f} GFLOP/s"
     limited = size.weights * 1.5 > WEIGHTS_PER_CHAR * n_train
     return f"for {means}" + (
-        f", small since the text has only {n_train} characters to learn from" if limited else ""
+        f", small since the text has only {n_train:,} symbols to learn from" if limited else ""
     )

@@ -114,6 +114,8 @@ def _changes(snapshot: Snapshot) -> list[tuple[str, object, object]]:
         ("torch", before.get("torch"), str(torch.__version__)),
         ("threads", snapshot.state.get("threads"), torch.get_num_threads()),
     ]
+    if "regex" in before:
+        pairs.append(("regex", before["regex"], graphemes.version()))
     return [(what, one_line(str(old)), new) for what, old, new in pairs if old != new]
 
 

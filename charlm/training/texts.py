@@ -60,6 +60,7 @@ def earlier_of(run: dict[str, Any]) -> Earlier | None:
         earlier = origin["earlier"]
         return Earlier(
             vocabulary=Vocabulary.from_json(origin["vocabulary"]),
+            key=str(origin["corpus"]["key"]),
             sha256=str(origin["corpus"]["sha256"]),
             chars=int(earlier["chars"]),
             spans=earlier["spans"],
