@@ -1,13 +1,17 @@
 """Toys that every test can train in a moment: width 16, one layer, one thread."""
 
-from dataclasses import replace
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 import torch
 from hypothesis import settings
 
 from charlm.checkpoint.run_folder import RunFolder
+from charlm.cli.main import run as main
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.text.corpus import Corpus
 from charlm.text.load import Loaded
@@ -97,3 +101,28 @@ def toy_run(
     loaded = Loaded(corpus=corpus, notes=(), sources=(), label="a toy")
     run = RunFolder.create(root, name)
     return run, begin(run, loaded, TextConfig(), toy_choice(corpus, steps, **training), "charlm train")
+
+
+@dataclass
+class Result:
+    """What a command gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def charlm(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """The command in a folder of its own, beside a text."""
+    Path("ducks.txt").write_text(TEXT)
+
+    def run(*words: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["charlm", *words])
+        code = main(perf_counter())
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run

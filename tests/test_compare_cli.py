@@ -1,44 +1,18 @@
 """`charlm compare` as it is typed: variants trained, two runs side by side, what is refused."""
 
 import json
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 
-from charlm.cli.main import run as main
-from tests.conftest import TEXT
+from tests.conftest import TEXT, Result
 
 TOY = (
     *("--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "8"),
     *("--batch-size", "2", "--threads", "1"),
 )
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def charlm(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Result]:
-    Path("ducks.txt").write_text(TEXT)
-
-    def run(*words: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["charlm", *words])
-        code = main(perf_counter())
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
 
 
 def test_variants_are_trained_ranked_and_shown(charlm: Callable[..., Result]) -> None:

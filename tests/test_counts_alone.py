@@ -2,12 +2,10 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from math import log
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ import pytest
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
-from charlm.cli.main import run as main
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.counts.build import build, choose_order
 from charlm.counts_predictor import CountsPredictor
@@ -30,8 +27,8 @@ from charlm.training.events import Counted, Evaluated, Finished, Saved
 from charlm.training.kinds import trainer_of
 from charlm.training.plan import Budget, choose
 from charlm.training.start import begin, go_on
-from tests.conftest import TEXT, After, Never, toy_run
-from tests.test_compare_cli import TOY, Result
+from tests.conftest import TEXT, After, Never, Result, toy_run
+from tests.test_compare_cli import TOY
 
 
 def counted(
@@ -46,21 +43,6 @@ def counted(
     session = begin(run, loaded, TextConfig(), choice, "charlm train")
     assert isinstance(session, CountsSession)
     return run, session
-
-
-@pytest.fixture
-def charlm(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Result]:
-    Path("ducks.txt").write_text(TEXT)
-
-    def run(*words: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["charlm", *words])
-        code = main(perf_counter())
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
 
 
 @pytest.mark.parametrize("order", [None, 0, 1, 3])

@@ -2,35 +2,23 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from time import perf_counter
 
 import pytest
 
-from charlm.cli.main import run as main
 from charlm.listeners.log import read_log
-from tests.conftest import TEXT
-from tests.test_compare_cli import TOY, Result
+from tests.conftest import TEXT, Result
+from tests.test_compare_cli import TOY
 from tests.test_going_on import NEW
 
 
 @pytest.fixture
-def charlm(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Result]:
-    Path("ducks.txt").write_text(TEXT)
+def charlm(charlm: Callable[..., Result]) -> Callable[..., Result]:
+    """The same beside another text."""
     Path("ankor.txt").write_text(NEW)
-
-    def run(*words: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["charlm", *words])
-        code = main(perf_counter())
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
+    return charlm
 
 
 def info(charlm: Callable[..., Result], name: str) -> dict[str, object]:

@@ -2,31 +2,13 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 
-from charlm.cli.main import run as main
-from tests.conftest import TEXT
-from tests.test_compare_cli import TOY, Result
-
-
-@pytest.fixture
-def charlm(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Result]:
-    Path("ducks.txt").write_text(TEXT)
-
-    def run(*words: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["charlm", *words])
-        code = main(perf_counter())
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
+from tests.conftest import Result
+from tests.test_compare_cli import TOY
 
 
 def test_what_they_are_made_of_is_said_and_the_run_can_be_repeated(charlm: Callable[..., Result]) -> None:
