@@ -134,7 +134,9 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(folder: 
                 code = done.code
             kills += code is None
             if code is not None:
-                assert code == 0, (attempt, sitting, (folder / ".err").read_text("utf-8", "replace"))
+                said = (folder / ".err").read_text("utf-8", "replace")
+                killed_after_its_last_save = resuming and code == 2 and "is finished, after 30 steps" in said
+                assert code == 0 or killed_after_its_last_save, (attempt, sitting, said)
                 break
         assert weights(folder, name) == weights(folder, f"whole-{kind}"), attempt
         assert not list(begun.path.glob(files.TEMPORARY + "*")), "gone after the next start"
