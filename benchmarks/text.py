@@ -5,7 +5,8 @@
 Texts are made on the spot: the manual inside Python (ASCII) and, for the multilingual one, lines of
 it beside Greek, Cyrillic, Chinese and emoji, repeated and perturbed. Beside each: `wc -m` in a UTF-8
 locale, and a plain Python encoder (a dict of characters) on at most 10 MB. Memory: the highest that
-the process had (Linux only), less what it had after importing torch and all of charlm.
+the process had (Linux only), less what it had after importing torch and all of charlm. Steps of training
+are taken on all sizes in turns, in one process; beside the median, how the middle half of the rounds lies.
 """
 
 import argparse
@@ -16,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median, quantiles
 from time import perf_counter
+from typing import Any
 
 from benchmarks.machine import line
 from charlm.text.manual import read_manual
@@ -27,10 +30,11 @@ OTHER = (
     "天地玄黃宇宙洪荒日月盈昃辰宿列張 ",
     "👩‍👩‍👧 🦆 ",
 )
+ROUNDS, FIRST = 300, 20
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
 import torch
-from benchmarks.text import memory, step_seconds
+from benchmarks.text import memory
 import charlm.training.session
 from charlm.config import TextConfig
 from charlm.text.load import load
@@ -41,7 +45,12 @@ peak = memory()
 started = time.perf_counter()
 load([sys.argv[1]], TextConfig())
 again = time.perf_counter() - started
-print(json.dumps([took, peak - before, again, step_seconds(corpus)]))
+print(json.dumps([took, peak - before, again, corpus.key]))
+"""
+STEPS = """
+import json, sys
+from benchmarks.text import step_seconds
+print(json.dumps(step_seconds(sys.argv[1:])))
 """
 
 
@@ -51,13 +60,12 @@ def memory() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def step_seconds(corpus) -> float:  # type: ignore[no-untyped-def]
-    """The median of 200 steps of a small model."""
-    from statistics import median
-
+def step_seconds(keys: list[str]) -> list[list[float]]:
+    """Of the corpora in the cache: seconds of every step of a small model on each, taken in turns."""
     import torch
 
     from charlm.config import ModelConfig, TrainingConfig
+    from charlm.text.corpus import reopen
     from charlm.training.events import Stepped
     from charlm.training.loop import Trainer
     from charlm.training.plan import Budget, choose
@@ -66,12 +74,21 @@ def step_seconds(corpus) -> float:  # type: ignore[no-untyped-def]
     torch.set_num_threads(1)
     model = ModelConfig(n_layer=2, n_head=2, n_embd=64, block_size=64, dropout=0.0)
     training = TrainingConfig(batch_size=16, learning_rate=1e-4, device="cpu")
-    choice = choose(Budget(steps=10**6), len(corpus.train), model, training)
-    trainer = Trainer(Session(corpus, choice.model, choice.training, choice.plan, {}), None)  # type: ignore[arg-type]
-    times: list[float] = []
-    while len(times) < 220:
-        times += [event.seconds for event in trainer._step() if isinstance(event, Stepped)]
-    return median(times[20:])
+    trainers = []
+    for key in keys:
+        corpus = reopen(key)
+        assert corpus is not None, "it was just put there"
+        choice = choose(Budget(steps=10**6), len(corpus.train), model, training)
+        session = Session(corpus, choice.model, choice.training, choice.plan, {})
+        trainers.append(Trainer(session, None))  # type: ignore[arg-type]
+    times = [
+        [
+            sum(event.seconds for event in trainer._step() if isinstance(event, Stepped))
+            for trainer in trainers
+        ]
+        for _ in range(FIRST + ROUNDS)
+    ]
+    return times[FIRST:]
 
 
 def make(path: Path, megabytes: int, multilingual: bool) -> None:
@@ -108,35 +125,50 @@ def wc(path: Path) -> float:
     return path.stat().st_size / (perf_counter() - started) / 1e6
 
 
+def child(code: str, arguments: list[str], folder: str) -> Any:
+    """What a process of its own prints, one thread, its cache in that folder."""
+    environment = {**os.environ, "CHARLM_CACHE": str(Path(folder) / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, check=True, capture_output=True
+    )
+    return json.loads(done.stdout)
+
+
+def show_steps(megabytes: list[int], keys: list[str], folder: str) -> None:
+    """What a step costs on each text, as a multiple of what it costs on the first, round by round."""
+    rounds = child(STEPS, keys, folder)
+    for i, size in enumerate(megabytes):
+        ratios = [times[i] / times[0] for times in rounds]
+        low, middle, high = quantiles(ratios, n=4) if i else (1.0, 1.0, 1.0)
+        seconds = median(times[i] for times in rounds)
+        print(
+            f"a step on {size:5} MB {1000 * seconds:6.2f} ms, {middle:.3f} ({low:.3f} to {high:.3f}) of the first"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, nargs="+", default=[1, 10, 100])
     parser.add_argument("--folder", default=tempfile.gettempdir())
     options = parser.parse_args()
     print(line())
-    print(f"{'text':18} {'MB/s':>6} {'wc -m':>6} {'plain':>6} {'memory':>8} {'again':>8} {'step':>9}")
+    print(f"{'text':18} {'MB/s':>6} {'wc -m':>6} {'plain':>6} {'memory':>8} {'again':>8}")
     for multilingual in (False, True):
-        for megabytes in options.megabytes:
-            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            keys = []
+            for megabytes in options.megabytes:
                 path = Path(folder) / "text"
                 make(path, megabytes, multilingual)
                 counted, plain = wc(path), plain_encoder(path)
-                environment = {
-                    **os.environ,
-                    "CHARLM_CACHE": str(Path(folder) / "cache"),
-                    "OMP_NUM_THREADS": "1",
-                }
-                child = subprocess.run(
-                    [sys.executable, "-c", CHILD, str(path)], env=environment, check=True, capture_output=True
-                )
-                took, peak, again, step = json.loads(child.stdout)
+                took, peak, again, key = child(CHILD, [str(path)], folder)
+                keys.append(key)
                 name = f"{megabytes} MB {'mixed' if multilingual else 'ASCII'}"
                 speed = path.stat().st_size / took / 1e6
                 print(
-                    f"{name:18} {speed:6.0f} {counted:6.0f} {plain:6.0f} {peak:5.0f} MB {1000 * again:5.0f} ms "
-                    f"{1000 * step:6.2f} ms",
+                    f"{name:18} {speed:6.0f} {counted:6.0f} {plain:6.0f} {peak:5.0f} MB {1000 * again:5.0f} ms",
                     flush=True,
                 )
+            show_steps(options.megabytes, keys, folder)
 
 
 if __name__ == "__main__":

@@ -112,4 +112,6 @@ class TextState:
         if ids.shape[1] > order:  # from there on they know nothing of what was read before
             keys[:, order:] = self.counts.contexts(ids)[:, order:]
             self._last[:] = keys[:, -1]
+            if self._following is not None:
+                self._following.leap()
         return keys

@@ -136,18 +136,58 @@ def test_rows_in_c_are_the_same_to_the_last_bit(n_symbols: int, order: int, n_fo
             assert np.array_equal(model.log_rows(contexts, which).view(np.uint32), expected.view(np.uint32))
 
 
+@pytest.mark.parametrize("most", [None, 400])
 @pytest.mark.parametrize("end", [None, 4])
 @pytest.mark.parametrize(("n_symbols", "order"), [(5, 0), (5, 3), (65, 8), (255, 7)])
-def test_contexts_moved_on_in_c_are_the_same(n_symbols: int, order: int, end: int | None) -> None:
+def test_contexts_moved_on_in_c_are_the_same(
+    n_symbols: int, order: int, end: int | None, most: int | None
+) -> None:
     rng = np.random.default_rng(3)
-    ids = rng.integers(0, n_symbols + 9, (3, 40))  # the last are no symbols
-    built = build(ids[0, :20].clip(max=n_symbols - 1), n_symbols, order, memory=1 << 28, end=end).model
-    kept = built.start(3)
+    ids = rng.zipf(1.3, (40, 60)).clip(max=n_symbols + 9).astype(np.int64) - 1  # the last are no symbols
+    seen = ids.reshape(-1)[:1600]
+    built = build(seen.clip(max=n_symbols - 1), n_symbols, order, memory=1 << 28, end=end, most=most).model
+    kept = built.start(40)
     following = CRows(built, library_of_rows()).following(kept)
-    for t in range(40):
-        following.read(ids[:, t])
-        assert np.array_equal(kept, built.contexts(ids[:, : t + 1])[:, -1])
     assert np.array_equal(following.log_next(), built.log_rows(kept))
+    for t in range(50):
+        if t == 30:  # what was read between these is not known
+            kept[:] = rng.permutation(kept)
+            following.leap()
+        else:
+            expected = built.step(kept, ids[:, t])
+            following.read(ids[:, t])
+            assert np.array_equal(kept, expected)
+        if t % 7 != 5:  # it need not be asked each time
+            assert np.array_equal(following.log_next(), built.log_rows(kept))
+
+
+def test_places_follow_from_those_before_without_a_search() -> None:
+    """Known contexts that go on are found where the entry of the symbol says, on every level."""
+    ids = np.random.default_rng(4).zipf(1.2, 5000).clip(max=30).astype(np.int64) - 1
+    built = build(ids, 30, 5, memory=1 << 28).model
+    following = CRows(built, library_of_rows()).following(built.start(1))
+    for t in range(100):
+        following.read(ids[t : t + 1])
+        known = following._places[1:, 0] >= 0
+        assert known[: t + 1].all() or not t
+        following.log_next()
+
+
+def test_counts_that_contradict_themselves_are_read_without_harm() -> None:
+    """A context that only the highest order knows: the orders below say that it was never seen."""
+    ids = np.random.default_rng(5).integers(0, 4, 300)
+    whole = build(ids, 4, 3, memory=1 << 28).model
+    below = whole.levels[1].without(np.arange(len(whole.levels[1].contexts)) != 2)
+    torn = KneserNey(whole.packing, [whole.levels[0], below, *whole.levels[2:]], dense=False)
+    contexts = whole.contexts(ids[None])[0]
+    expected = torn.log_rows(contexts)
+    torn.filler = CRows(torn, library_of_rows())
+    assert np.array_equal(torn.log_rows(contexts), expected)
+    kept = torn.start(1)
+    following = torn.filler.following(kept)
+    for t, id_ in enumerate(ids):
+        following.read(np.array([id_]))
+        assert np.array_equal(following.log_next()[0], expected[t])
 
 
 class Late:

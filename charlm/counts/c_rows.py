@@ -10,7 +10,7 @@ from charlm.counts.grams import Keys
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.level import Index
 
-APART, LANES = 16, 8  # as in rows.c
+APART, LANES, UNKNOWN = 16, 8, -2  # as in rows.c
 
 Pointer = ctypes.c_void_p
 Size = ctypes.c_int64
@@ -45,13 +45,16 @@ class CRows:
         )
         self._at = ctypes.addressof(self._table)
         self._room = (model.n_symbols + LANES) * (len(model.levels) + 1)
-        self._n_folds, self.n_symbols = model.n_folds, model.n_symbols
+        self._n_folds, self.n_symbols, self.n_levels = model.n_folds, model.n_symbols, len(model.levels)
         self._call = library.rows
         self._call.argtypes = [Pointer, Pointer, Pointer, Size, Pointer, Pointer]
         self._call.restype = None
         self._move = library.move_on
-        self._move.argtypes = [Pointer, Pointer, Pointer, Size]
+        self._move.argtypes = [Pointer, Pointer, Pointer, Pointer, Size]
         self._move.restype = None
+        self._call_moved = library.rows_of_moved
+        self._call_moved.argtypes = [Pointer, Pointer, Pointer, Size, Pointer, Pointer]
+        self._call_moved.restype = None
 
     def following(self, contexts: Keys) -> "Following":
         """What reads on from those contexts (B,) and moves them on in place."""
@@ -73,9 +76,13 @@ class CRows:
         """The same, of n contexts; all are addresses."""
         self._call(self._at, contexts, folds, n, room, out)
 
-    def move_at(self, contexts: int, ids: int, n: int) -> None:
-        """Move n contexts on by an id each; all are addresses."""
-        self._move(self._at, contexts, ids, n)
+    def move_at(self, contexts: int, places: int, ids: int, n: int) -> None:
+        """Move n contexts, and where each level has them, on by an id each; all are addresses."""
+        self._move(self._at, contexts, places, ids, n)
+
+    def fill_moved_at(self, contexts: int, places: int, n: int, room: int, out: int) -> None:
+        """The rows of n contexts that were moved on, and where each level has them; all are addresses."""
+        self._call_moved(self._at, contexts, places, n, room, out)
 
     def room(self) -> NDArray[np.float64]:
         """What `fill_at` works in."""
@@ -111,27 +118,31 @@ class CRows:
 
 
 class Following:
-    """Contexts (B,) of texts read character by character, moved on in place."""
+    """Contexts (B,) of texts read character by character, moved on in place.
+
+    A context that goes on by a symbol stands where the entry of that symbol says: hardly ever must it be
+    looked up among all of them.
+    """
 
     def __init__(self, rows: CRows, contexts: Keys) -> None:
         self._rows, self._B = rows, len(contexts)
         self._contexts, self._ids = contexts, np.empty(len(contexts), np.int64)
+        self._places = np.full((rows.n_levels, len(contexts)), UNKNOWN, np.int64)
         self._room, self._out = rows.room(), np.empty((len(contexts), rows.n_symbols), np.float32)
-        self._moved = (self._contexts.ctypes.data, self._ids.ctypes.data, self._B)
-        self._made = (
-            self._contexts.ctypes.data,
-            None,
-            self._B,
-            self._room.ctypes.data,
-            self._out.ctypes.data,
-        )
+        both = (self._contexts.ctypes.data, self._places.ctypes.data)
+        self._moved = (*both, self._ids.ctypes.data, self._B)
+        self._made = (*both, self._B, self._room.ctypes.data, self._out.ctypes.data)
 
     def read(self, ids: NDArray[np.int64]) -> None:
         """Move on by an id (B,) of each text."""
         self._ids[:] = ids
         self._rows.move_at(*self._moved)
 
+    def leap(self) -> None:
+        """The contexts were changed by somebody else."""
+        self._places[:] = UNKNOWN
+
     def log_next(self) -> NDArray[np.float32]:
         """Log-probabilities (B, V) of what comes next; they hold until the next are asked for."""
-        self._rows.fill_at(*self._made)
+        self._rows.fill_moved_at(*self._made)
         return np.log(self._out, out=self._out)

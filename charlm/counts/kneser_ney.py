@@ -34,6 +34,9 @@ class Follower(Protocol):
     def read(self, ids: NDArray[np.int64]) -> None:
         """Move on by an id (B,) of each text."""
 
+    def leap(self) -> None:
+        """The contexts were changed by somebody else."""
+
     def log_next(self) -> NDArray[np.float32]:
         """Log-probabilities (B, V) of what comes next; they hold until the next are asked for."""
 

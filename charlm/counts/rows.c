@@ -28,6 +28,7 @@ typedef struct {
 } Table;
 
 enum { MOST_LEVELS = 64, AT_ONCE = 32, AHEAD = 4, APART = 16, LANES = 8, LINE = 64 };
+enum { NOT_THERE = -1, UNKNOWN = -2 };
 
 static inline int64_t number(const void *array, int64_t bytes, int64_t i) {
     if (bytes == 1) return ((const uint8_t *)array)[i];
@@ -35,12 +36,13 @@ static inline int64_t number(const void *array, int64_t bytes, int64_t i) {
     return ((const uint32_t *)array)[i];
 }
 
-/* Where B contexts stand in a level (at), -1 where they do not, and so in no higher one; side by side,
-   since what takes long is to wait for memory. Returns how many stand there. */
-static int64_t find(const Level *l, uint64_t mask, const uint64_t *contexts, int64_t B, int64_t *at) {
-    int64_t low[AT_ONCE] = {0}, found = 0;
+/* Where B contexts stand in a level (at), side by side, since what takes long is to wait for memory. */
+static void find(const Level *l, const uint64_t *contexts, int64_t B, int64_t *at) {
+    int64_t low[AT_ONCE] = {0};
+    for (int64_t b = 0; b < B; b++) at[b] = NOT_THERE;
+    if (!l->n) return;
     for (int64_t n = (l->n + APART - 1) / APART; n > 1; n -= n / 2)
-        for (int64_t b = 0; b < B; b++) low[b] += l->marks[low[b] + n / 2] <= (contexts[b] & mask) ? n / 2 : 0;
+        for (int64_t b = 0; b < B; b++) low[b] += l->marks[low[b] + n / 2] <= contexts[b] ? n / 2 : 0;
     for (int64_t b = 0; b < B; b++) {
         low[b] *= APART;
         __builtin_prefetch(l->contexts + low[b]);
@@ -49,14 +51,32 @@ static int64_t find(const Level *l, uint64_t mask, const uint64_t *contexts, int
     for (int64_t half = APART / 2; half; half /= 2)
         for (int64_t b = 0; b < B; b++) {
             const int64_t next = low[b] + half < l->n ? low[b] + half : low[b];
-            low[b] = l->contexts[next] <= (contexts[b] & mask) ? next : low[b];
+            low[b] = l->contexts[next] <= contexts[b] ? next : low[b];
         }
-    for (int64_t b = 0; b < B; b++) {
-        const int there = l->n && l->contexts[low[b]] == (contexts[b] & mask);
-        at[b] = there ? low[b] : -1;
-        found += there;
+    for (int64_t b = 0; b < B; b++)
+        if (l->contexts[low[b]] == contexts[b]) at[b] = low[b];
+}
+
+static inline uint64_t mask_of(const Table *t, int64_t k) { return k ? ~0ULL >> (64 - k * t->bits) : 0; }
+
+/* Look up, level by level, those of n contexts whose place at[k * stride + i] is not known. Where a level
+   does not know the last k symbols of one, no higher level does. */
+static void look_up(const Table *t, const uint64_t *contexts, int64_t n, int64_t *at, int64_t stride) {
+    for (int64_t k = 0; k < t->n_levels; k++) {
+        const Level *l = t->levels + k;
+        int64_t *here = at + k * stride, which[AT_ONCE], places[AT_ONCE], m = 0;
+        uint64_t sought[AT_ONCE];
+        for (int64_t i = 0; i < n; i++) {
+            if (k && here[i - stride] < 0) here[i] = NOT_THERE;
+            if (here[i] != UNKNOWN) continue;
+            sought[m] = contexts[i] & mask_of(t, k);
+            which[m++] = i;
+        }
+        if (m) find(l, sought, m, places);
+        for (int64_t j = 0; j < m; j++) here[which[j]] = places[j];
+        for (int64_t i = 0; i < n; i++)
+            if (here[i] >= 0 && l->known < 0) __builtin_prefetch(l->starts + here[i]);
     }
-    return found;
 }
 
 /* What a level does to the row of the one below: `back` of it is left, and each of n places gets a share. */
@@ -135,24 +155,24 @@ static inline __attribute__((always_inline)) void scatter(const Level *l, int64_
 }
 
 /* Ask for what the row of a context is made of. */
-static void fetch(const Table *t, const int64_t *at, int64_t found, int64_t lowest, int64_t row, int64_t fold) {
+static void fetch(const Table *t, const int64_t *at, int64_t stride, int64_t found, int64_t lowest, int64_t row, int64_t fold) {
     near(t->base, row * t->V * 8, (row + 1) * t->V * 8);
     for (int64_t k = lowest; k < found; k++) {
         const Level *l = t->levels + k;
-        const int64_t from = l->starts[at[k * AT_ONCE]], to = l->starts[at[k * AT_ONCE] + 1];
+        const int64_t from = l->starts[at[k * stride]], to = l->starts[at[k * stride] + 1];
         near(l->symbols, from * l->symbol_bytes, to * l->symbol_bytes);
         near(l->counts, from * l->count_bytes, to * l->count_bytes);
         if (fold >= 0) near(l->share, (fold * l->entries + from) * l->share_bytes, (fold * l->entries + to) * l->share_bytes);
     }
 }
 
-/* The row (V) of one context, of which `found` levels know the last symbols, each at at[k * AT_ONCE]. */
-static void row_of(const Table *t, const int64_t *at, int64_t found, int64_t lowest, int64_t row, int64_t fold, double *room, float *out) {
+/* The row (V) of one context, of which `found` levels know the last symbols, each at at[k * stride]. */
+static void row_of(const Table *t, const int64_t *at, int64_t stride, int64_t found, int64_t lowest, int64_t row, int64_t fold, double *room, float *out) {
     const int64_t V = t->V;
     Part parts[MOST_LEVELS];
     double weight = 1;
     for (int64_t k = lowest; k < found; k++)
-        part_of(t->levels + k, at[k * AT_ONCE], fold, room + (k + 1) * (V + LANES), parts + k);
+        part_of(t->levels + k, at[k * stride], fold, room + (k + 1) * (V + LANES), parts + k);
     for (int64_t k = found - 1; k >= lowest; k--) {
         parts[k].weight = weight;
         weight *= parts[k].back;
@@ -170,46 +190,88 @@ static void row_of(const Table *t, const int64_t *at, int64_t found, int64_t low
     for (int64_t v = 0; v < V; v++) out[v] = room[v] > FLT_MIN ? (float)room[v] : FLT_MIN; /* it has a logarithm */
 }
 
-/* Probabilities (B, V) of what follows contexts (B), without the fold of each (B), or with all where
-   folds is null. `room` is for (V + LANES) (levels + 1) numbers. */
-void rows(const Table *t, const uint64_t *contexts, const int64_t *folds, int64_t B, double *room, float *out) {
-    const int64_t V = t->V;
-    int64_t at[MOST_LEVELS * AT_ONCE], found[AT_ONCE], base[AT_ONCE];
-    for (int64_t b = 0; b < B; b += AT_ONCE) {
-        const int64_t n = B - b < AT_ONCE ? B - b : AT_ONCE;
-        int64_t lowest = 0;
-        for (int64_t i = 0; i < n; i++) found[i] = base[i] = 0;
-        for (int64_t k = 0; k < t->n_levels; k++) {
-            const Level *l = t->levels + k;
-            int64_t *of = at + k * AT_ONCE;
-            if (l->known >= 0) lowest = k + 1;
-            if (!find(l, k ? ~0ULL >> (64 - k * t->bits) : 0, contexts + b, n, of)) break;
-            for (int64_t i = 0; i < n; i++) {
-                if (of[i] < 0) continue;
-                found[i] = k + 1;
-                if (l->known >= 0) base[i] = l->known + (folds ? folds[b + i] + 1 : 0) * l->n + of[i];
-                else __builtin_prefetch(l->starts + of[i]);
-            }
+/* The rows (n, V) of contexts of which it is known where they stand. */
+static void rows_at(const Table *t, const int64_t *at, int64_t stride, const int64_t *folds, int64_t n, double *room, float *out) {
+    int64_t found[AT_ONCE] = {0}, base[AT_ONCE] = {0}, lowest = 0;
+    for (int64_t k = 0; k < t->n_levels; k++) {
+        const Level *l = t->levels + k;
+        if (l->known >= 0) lowest = k + 1;
+        for (int64_t i = 0; i < n; i++) {
+            if (at[k * stride + i] < 0) continue;
+            found[i] = k + 1;
+            if (l->known >= 0) base[i] = l->known + (folds ? folds[i] + 1 : 0) * l->n + at[k * stride + i];
         }
-        for (int64_t i = -AHEAD; i < n; i++) {
-            if (i + AHEAD < n) fetch(t, at + i + AHEAD, found[i + AHEAD], lowest, base[i + AHEAD], folds ? folds[b + i + AHEAD] : -1);
-            if (i < 0) continue;
-            row_of(t, at + i, found[i], lowest, base[i], folds ? folds[b + i] : -1, room, out);
-            out += V;
-        }
+    }
+    for (int64_t i = -AHEAD; i < n; i++) {
+        const int64_t next = i + AHEAD;
+        if (next < n) fetch(t, at + next, stride, found[next], lowest, base[next], folds ? folds[next] : -1);
+        if (i < 0) continue;
+        row_of(t, at + i, stride, found[i], lowest, base[i], folds ? folds[i] : -1, room, out);
+        out += t->V;
     }
 }
 
-/* Contexts (B) after one more id of each text (B); ids that are no symbols are the boundary, digit V,
-   and so is all that precedes the end of a document. */
-void move_on(const Table *t, uint64_t *contexts, const int64_t *ids, int64_t B) {
-    uint64_t nothing = 0, mask = 0;
-    for (int64_t k = 1; k < t->n_levels; k++) {
-        nothing = nothing << t->bits | (uint64_t)t->V;
-        mask = mask << t->bits | ((1ULL << t->bits) - 1);
+static inline int64_t at_most(int64_t most, int64_t n) { return n < most ? n : most; }
+
+/* Probabilities (B, V) of what follows contexts (B), without the fold of each (B), or with all where
+   folds is null. `room` is for (V + LANES) (levels + 1) numbers. */
+void rows(const Table *t, const uint64_t *contexts, const int64_t *folds, int64_t B, double *room, float *out) {
+    int64_t at[MOST_LEVELS * AT_ONCE];
+    for (int64_t b = 0; b < B; b += AT_ONCE) {
+        const int64_t n = at_most(AT_ONCE, B - b);
+        for (int64_t k = 0; k < t->n_levels; k++)
+            for (int64_t i = 0; i < n; i++) at[k * AT_ONCE + i] = UNKNOWN;
+        look_up(t, contexts + b, n, at, AT_ONCE);
+        rows_at(t, at, AT_ONCE, folds ? folds + b : 0, n, room, out + b * t->V);
     }
+}
+
+/* The same for contexts whose places at(levels, B) `move_on` knows, if not all; after this all are known. */
+void rows_of_moved(const Table *t, const uint64_t *contexts, int64_t *at, int64_t B, double *room, float *out) {
+    for (int64_t b = 0; b < B; b += AT_ONCE) {
+        const int64_t n = at_most(AT_ONCE, B - b);
+        look_up(t, contexts + b, n, at + b, B);
+        rows_at(t, at + b, B, 0, n, room, out + b * t->V);
+    }
+}
+
+/* The entry of a level's context at `at` that is a symbol, or NOT_THERE. */
+static int64_t entry_of(const Level *l, int64_t at, int64_t symbol) {
+    int64_t low = l->starts[at], end = l->starts[at + 1];
+    for (int64_t n = end - low; n > 1; n -= n / 2)
+        low += number(l->symbols, l->symbol_bytes, low + n / 2) <= symbol ? n / 2 : 0;
+    return number(l->symbols, l->symbol_bytes, low) == symbol ? low : NOT_THERE;
+}
+
+/* A context that goes on by a symbol is a context of the next level up: the same keys in the same order as
+   this level's entries, less those that nothing was seen to follow. So it stands at most so far before. */
+static int64_t of_entry(const Level *l, const Level *above, int64_t entry, uint64_t context) {
+    const int64_t missing = l->entries > above->n ? l->entries - above->n : 0;
+    int64_t low = entry > missing ? entry - missing : 0;
+    const int64_t end = entry < above->n ? entry + 1 : above->n;
+    for (int64_t n = end - low; n > 1; n -= n / 2) low += above->contexts[low + n / 2] <= context ? n / 2 : 0;
+    return low < end && above->contexts[low] == context ? low : UNKNOWN;
+}
+
+/* Move contexts (B), and the places at(levels, B) where they stand, on by one more id of each text (B). Ids
+   that are no symbols are the boundary, digit V, and so is all that precedes the end of a document. What does
+   not follow from the places before is left UNKNOWN. */
+void move_on(const Table *t, uint64_t *contexts, int64_t *at, const int64_t *ids, int64_t B) {
+    const uint64_t mask = mask_of(t, t->n_levels - 1);
+    uint64_t nothing = 0;
+    int64_t entries[MOST_LEVELS];
+    for (int64_t k = 1; k < t->n_levels; k++) nothing = nothing << t->bits | (uint64_t)t->V;
     for (int64_t b = 0; b < B; b++) {
         const uint64_t before = ids[b] == t->end ? nothing : contexts[b];
         contexts[b] = (before << t->bits | (uint64_t)(ids[b] < t->V ? ids[b] : t->V)) & mask;
+        for (int64_t k = 1; k < t->n_levels; k++) {
+            const int64_t last = at[(k - 1) * B + b];
+            entries[k] = last < 0 ? NOT_THERE : entry_of(t->levels + k - 1, last, ids[b]);
+            if (entries[k] >= 0 && entries[k] < t->levels[k].n) __builtin_prefetch(t->levels[k].contexts + entries[k]);
+        }
+        for (int64_t k = 1; k < t->n_levels; k++) {
+            const Level *l = t->levels + k - 1;
+            at[k * B + b] = entries[k] < 0 ? UNKNOWN : of_entry(l, l + 1, entries[k], contexts[b] & mask_of(t, k));
+        }
     }
 }
