@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks import machine
+from charlm.compiled import rows_alone
 from charlm.config import TextConfig
 from charlm.counts.build import Built, build
 from charlm.counts.c_rows import CRows
@@ -25,7 +26,6 @@ from charlm.counts.prior import TrainingPrior
 from charlm.counts.table_file import dump
 from charlm.counts_predictor import CountsPredictor
 from charlm.evaluation.score import score_text
-from charlm.model.compiled import rows_alone
 from charlm.text.batches import Windows
 from charlm.text.corpus import Corpus
 from charlm.text.preparation import prepare

@@ -29,8 +29,8 @@ from benchmarks.plain_gpt import PlainTrainer, Shape
 from benchmarks.train import trainer
 from charlm.checkpoint.run_folder import find
 from charlm.checkpoint.snapshot import TABLE, read
+from charlm.compiled import begin
 from charlm.config import SamplingConfig
-from charlm.model.compiled import begin
 from charlm.predictor import TransformerPredictor
 from charlm.sampling.draw import draw
 from charlm.sampling.generate import Piece, generate

@@ -100,7 +100,7 @@ class TransformerPredictor:
         library: CDLL | None = None,
         counts: KneserNey | None = None,
     ) -> None:
-        """With the `library` of charlm/model/compiled.py it reads single characters faster.
+        """With the `library` of charlm/compiled.py it reads single characters faster.
 
         `counts` are what the model begins from, where it does.
         """

@@ -14,7 +14,7 @@ def predictor_of(
 ) -> Predictor:
     """What a checkpoint predicts with; a transformer on that device, by default the CPU.
 
-    With the `library` of charlm/model/compiled.py it reads single characters faster. Raises
+    With the `library` of charlm/compiled.py it reads single characters faster. Raises
     CheckpointError where the counts are damaged.
     """
     if snapshot.model_config.counts_alone:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from charlm import compiled
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
 from charlm.config import ModelConfig, TrainingConfig
@@ -19,7 +20,6 @@ from charlm.counts.grams import Packing
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.prior import TrainingPrior
 from charlm.counts_predictor import CountsPredictor
-from charlm.model import compiled
 from charlm.model.language_model import LanguageModel, initialise
 from charlm.predictor import TransformerPredictor
 from charlm.text.corpus import Corpus

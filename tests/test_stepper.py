@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from charlm.compiled import Compiling, begin
 from charlm.config import ModelConfig, SamplingConfig
 from charlm.model.c_stepper import CStepper
-from charlm.model.compiled import Compiling, begin
 from charlm.model.folded import LONGEST, Folded
 from charlm.model.language_model import LanguageModel
 from charlm.model.stepper import Stepper

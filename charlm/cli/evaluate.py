@@ -113,7 +113,7 @@ def command(
 
 def _opened(checkpoints: str | None, run: str | None, which: str | None) -> "tuple[Snapshot, str, str]":
     """The checkpoint chosen; the counts' rows are compiled beside the import of torch."""
-    from charlm.model.compiled import rows_alone
+    from charlm.compiled import rows_alone
 
     rows_alone()
     return chosen(checkpoints_root(checkpoints), run, which)

@@ -16,7 +16,7 @@ from charlm.terminal import one_line
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
-    from charlm.model.compiled import Compiling
+    from charlm.compiled import Compiling
 
 EXAMPLES = """Examples:
   charlm sample                                  from the newest run
@@ -73,7 +73,7 @@ def command(
     It streams to standard output as it is made. The same seed gives the same text. A model that was
     trained with --documents begins one, with the prompt.
     """
-    from charlm.model.compiled import begin
+    from charlm.compiled import begin
 
     config = build(SamplingConfig, settings)
     given = _prompt(prompt, prompt_file)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from charlm.checkpoint.snapshot import Snapshot
+from charlm.compiled import rows_alone
 from charlm.config import FEWEST_HELD_OUT, TextConfig
 from charlm.context import ContextRule
 from charlm.counts.c_rows import CRows
@@ -18,7 +19,6 @@ from charlm.evaluation.online import COUNTS, MODEL
 from charlm.evaluation.overlap import PASSAGE, overlap
 from charlm.evaluation.score import Figure, score_text
 from charlm.evaluation.yardsticks import KNESER_NEY, LAST_BYTES, Yardstick, kneser_ney, of_counts, yardsticks
-from charlm.model.compiled import rows_alone
 from charlm.predictor import Predictor
 from charlm.predictor_of import predictor_of
 from charlm.settings import settings_of

@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from charlm.compiled import Compiling
 from charlm.counts.c_rows import CRows
 from charlm.counts.prior import LogRows, TrainingPrior
-from charlm.model.compiled import Compiling
 from charlm.randomness import uniform
 from charlm.text.batches import Windows
 

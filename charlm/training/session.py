@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from charlm import compiled
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.counts import table_file
@@ -14,7 +15,6 @@ from charlm.counts.build import Built
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.prior import TrainingPrior
 from charlm.errors import CheckpointError
-from charlm.model import compiled
 from charlm.model.language_model import LanguageModel, initialise
 from charlm.predictor import TransformerPredictor
 from charlm.text.batches import Windows
