@@ -104,6 +104,8 @@ def make(path: Path, megabytes: int, multilingual: bool) -> None:
             rng.shuffle(lines)
             letter = rng.choice("abcdefghijklmnopqrstuvwxyz")
             file.write("".join(lines).replace("e", letter, rng.randint(0, 1000)).encode())
+        file.flush()
+        os.fsync(file.fileno())  # as a text is that was there before
 
 
 def plain_encoder(path: Path) -> float:

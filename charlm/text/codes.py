@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from charlm import files
 from charlm.terminal import one_line
 from charlm.text.finding import trouble
+from charlm.text.kernels import LONG, Kernels
 from charlm.text.remarks import Marks
 from charlm.text.stream import Block, changed
 from charlm.text.vocabulary import END_POINT
@@ -32,6 +33,8 @@ _FEED, _RETURN, _LOST = ord("\n"), ord("\r"), 0xFFFD
 
 def codes_of(block: Block) -> Codes:
     """The code points of a block: (n,)."""
+    if block.points is not None:
+        return block.points
     if block.utf8.isascii():
         return np.frombuffer(block.utf8, dtype=np.uint8)
     # NumPy's own strings are UTF-32, and made three times as fast as the codec makes them.
@@ -42,14 +45,19 @@ def codes_of(block: Block) -> Codes:
 class Census:
     """How often each code point occurs in what was added."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernels: Kernels | None = None) -> None:
+        self._kernels = kernels or Kernels()
+        self._in_c: Counts = np.zeros((2, N_POINTS), dtype=np.int64)  # what they counted, if they did
+        self._counted_in_c = False
         self._points: Counts = np.zeros(N_POINTS, dtype=np.int64)
-        self._top = 256  # points below which all that were counted lie
+        self._top = 256  # points below which all that were counted here lie
         self._pairs: Counts = np.zeros(1 << 16, dtype=np.int64)  # of ASCII: two characters at a time
 
     def add(self, codes: Codes) -> None:
         """Count some more."""
-        if codes.dtype.itemsize == 1:
+        if self._kernels.count(codes, self._in_c):
+            self._counted_in_c = True
+        elif codes.dtype.itemsize == 1:
             self._add_bytes(codes)
         elif codes.dtype.itemsize == 2 or int(codes.max(initial=0)) < _NEAR:
             self._add_narrow(codes)
@@ -62,7 +70,10 @@ class Census:
 
     def counts(self) -> Counts:
         """One number for each code point up to the highest there is, or a little further."""
-        total = self._points[: self._top].copy()
+        in_c = self._in_c.sum(axis=0) if self._counted_in_c else self._in_c[0, :0]
+        top = max(self._top, int(np.flatnonzero(in_c)[-1:].sum()) + 1)
+        total = self._points[:top].copy()
+        total[: len(in_c)] += in_c[:top]
         pairs = self._pairs.reshape(256, 256)
         total[:256] += pairs.sum(axis=0) + pairs.sum(axis=1)
         return total
@@ -125,13 +136,15 @@ class Spool:
     UTF-8 that stands in a file as it is stays there, and is read again.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kernels: Kernels | None = None) -> None:
         """`folder` is where they go when they are many. Nothing is left there afterwards."""
+        self._kernels = kernels or Kernels()
         self._file = files.scratch(folder, in_memory=IN_MEMORY)
         self._end = 0
         self._runs: list[_Run] = []
         self._again: tuple[str, BinaryIO] | None = None
         self._seen: dict[str, tuple[int, int]] = {}  # size and time of files that will be read again
+        self._lets_go = False
         self.chars = 0
 
     def add(self, codes: Codes, block: Block | None = None) -> None:
@@ -169,11 +182,18 @@ class Spool:
                 continue
             step = 2 * AT_ONCE // run.width
             for at in range(low, high, step):
-                file = self._file if run.path is None else self._open(run.path)
-                file.seek(run.offset + run.width * (at - first))
-                data = file.read(run.width * min(step, high - at))
+                offset, size = run.offset + run.width * (at - first), run.width * min(step, high - at)
+                data = self._bytes(run.path, offset, size)
                 yield np.frombuffer(data, dtype=f"<u{run.width}")
             first += run.chars
+
+    def let_go(self) -> None:
+        """From now on no character is read twice.
+
+        The pages of a long text then make room in the system's cache for what is written meanwhile: a page that
+        nothing used before is the dearest part of writing on a virtual machine.
+        """
+        self._lets_go = self.chars >= LONG and hasattr(os, "posix_fadvise")
 
     def close(self) -> None:
         """Give back what it takes."""
@@ -181,11 +201,23 @@ class Spool:
         if self._again is not None:
             self._again[1].close()
 
+    def _bytes(self, path: str | None, offset: int, size: int) -> bytes:
+        """What stands there in a file, or in its own."""
+        if path is None:
+            self._file.seek(offset)
+            return self._file.read(size)
+        file = self._open(path)
+        file.seek(offset)
+        data = file.read(size)
+        if self._lets_go:
+            os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_DONTNEED)
+        return data
+
     def _decoded(self, run: "_Run") -> Codes:
         assert run.path is not None
-        file = self._open(run.path)
-        file.seek(run.offset)
-        codes = codes_of(Block(file.read(-run.width)))
+        utf8 = self._bytes(run.path, run.offset, -run.width)
+        points, used = self._kernels.decode(utf8) or (None, 0)
+        codes = codes_of(Block(utf8, points=points if used == len(utf8) else None))
         if len(codes) != run.chars:
             raise changed(one_line(run.path))
         return codes

@@ -1,7 +1,7 @@
 """Code points to ids, block by block, in the narrowest type that holds those of a text."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from charlm.text.codes import AT_ONCE, Codes, Counts
 from charlm.text.graphemes import FIRST_POINT, merged, whole
+from charlm.text.kernels import Kernels
 from charlm.text.vocabulary import END_POINT, Ids, Vocabulary, utf8_of
 
 
@@ -24,14 +25,12 @@ class PartEncoder(Protocol):
         """Those ids, each piece good until the next."""
 
 
-def encoder_of(vocabulary: Vocabulary, counts: Counts) -> PartEncoder:
+def encoder_of(vocabulary: Vocabulary, counts: Counts, kernels: Kernels | None = None) -> PartEncoder:
     """The encoder of a vocabulary's units; `counts`: how often each code point occurs in all parts."""
-    kinds: dict[str, Callable[[Vocabulary, Counts], PartEncoder]] = {
-        "chars": Encoder,
-        "bytes": ByteEncoder,
-        "graphemes": GraphemeEncoder,
-    }
-    return kinds[vocabulary.units](vocabulary, counts)
+    if vocabulary.units == "bytes":
+        return ByteEncoder(vocabulary, counts)
+    encoder = Encoder(vocabulary, counts, kernels)
+    return encoder if vocabulary.units == "chars" else GraphemeEncoder(vocabulary, encoder)
 
 
 class Encoder:
@@ -40,8 +39,9 @@ class Encoder:
     A character that the vocabulary lacks becomes the bytes of its UTF-8, as in `Vocabulary.encode`.
     """
 
-    def __init__(self, vocabulary: Vocabulary, counts: Counts) -> None:
+    def __init__(self, vocabulary: Vocabulary, counts: Counts, kernels: Kernels | None = None) -> None:
         """`counts`: how often each code point occurs in all that will be encoded."""
+        self._kernels = kernels or Kernels()
         clusters = np.arange(FIRST_POINT, len(vocabulary.id_of_point))
         present = np.concatenate((np.flatnonzero(counts), clusters))
         ids = vocabulary.id_of_point[present]
@@ -76,7 +76,9 @@ class Encoder:
         if len(codes) > len(self._out):
             self._out = np.empty(len(codes), dtype=self._table.dtype)
         ids = self._out[: len(codes)]
-        if codes.dtype.itemsize == 1 and self._pairs is not None:
+        if self._kernels.look_up(codes, self._table, ids):
+            pass
+        elif codes.dtype.itemsize == 1 and self._pairs is not None:
             even = len(codes) // 2 * 2
             self._pairs.take(codes[:even].view(np.uint16), out=ids[:even].view(np.uint16), mode="clip")
             ids[even:] = self._table[codes[even:]]
@@ -139,8 +141,9 @@ class ByteEncoder:
 class GraphemeEncoder:
     """Clusters that are known as an id each, and all else as characters."""
 
-    def __init__(self, vocabulary: Vocabulary, counts: Counts) -> None:
-        self._chars, self._numbers = Encoder(vocabulary, counts), vocabulary.number_of_cluster
+    def __init__(self, vocabulary: Vocabulary, chars: Encoder) -> None:
+        """`chars` encodes what is in no known cluster."""
+        self._chars, self._numbers = chars, vocabulary.number_of_cluster
         self.dtype = self._chars.dtype
 
     def length(self, counts: Counts, blocks: Iterable[Codes]) -> int:

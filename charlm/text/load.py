@@ -11,6 +11,7 @@ from charlm.text.decoding import check_codec
 from charlm.text.documents import with_ends
 from charlm.text.fields import Fields
 from charlm.text.finding import STDIN, Note, expand
+from charlm.text.kernels import Kernels
 from charlm.text.known import Known
 from charlm.text.look import Look
 from charlm.text.manual import manual_name, read_manual
@@ -63,7 +64,8 @@ def load(
     corpus = reopen(row[0]) if row else None
     if row and corpus:
         return Loaded(corpus=corpus, notes=row[1], sources=sources, label=label)
-    preparation = Preparation(config, label, watch, earlier, look.sample.add if look else None)
+    files.kernels = Kernels.of_text(files.total)
+    preparation = Preparation(config, label, watch, earlier, look.sample.add if look else None, files.kernels)
     main = (
         files.blocks(paths, preparation.lines) if paths else with_ends(normalised(_manual(), config), config)
     )
@@ -99,7 +101,8 @@ class _Files:
     def __init__(self, config: TextConfig, watch: Watch, look: Look | None) -> None:
         self.notes: list[Note] = []
         self._config, self._watch, self._look = config, watch, look
-        self._total: int | None = 0
+        self.total: int | None = 0  # bytes, where that is known
+        self.kernels: Kernels | None = None
         self._taken = 0
 
     def find(self, names: Sequence[str], include: str | None = None) -> list[str]:
@@ -107,10 +110,10 @@ class _Files:
         paths, notes = expand(names, include)
         self.notes += notes
         sizes = [os.stat(path).st_size if path != STDIN else None for path in paths]
-        self._total = None if None in sizes or self._total is None else self._total + sum(filter(None, sizes))
+        self.total = None if None in sizes or self.total is None else self.total + sum(filter(None, sizes))
         if self._look is not None:
             paths = self._look.plan(paths, self._config)
-            self._total = None if self._look.partial else self._total
+            self.total = None if self._look.partial else self.total
         return paths
 
     def blocks(self, paths: Sequence[str], lines: Callable[[], int]) -> Iterator[Block]:
@@ -128,6 +131,7 @@ class _Files:
                 lines=lambda: so_far(),  # noqa: B023  asked for while this file is read
                 watch=self._take,
                 excerpt=self._look.excerpt(path) if self._look else None,
+                kernels=self.kernels,
             )
             blocks = stream.blocks()
             if self._config.field is not None:
@@ -146,4 +150,4 @@ class _Files:
         self._taken += taken
         if self._look is not None:
             self._look.bytes_read = self._taken
-        self._watch("reading", self._taken, self._total)
+        self._watch("reading", self._taken, self.total)

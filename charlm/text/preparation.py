@@ -22,6 +22,7 @@ from charlm.text.counting import vocabulary_of
 from charlm.text.documents import Marker, with_ends
 from charlm.text.encoder import PartEncoder, encoder_of
 from charlm.text.growth import grown
+from charlm.text.kernels import Kernels
 from charlm.text.normal import normalised
 from charlm.text.remarks import Marks
 from charlm.text.respect import Beginning, Earlier, Respected, respect
@@ -55,14 +56,17 @@ class Preparation:
         watch: Watch = lambda what, done, of: None,
         earlier: Earlier | None = None,
         observe: Callable[[Codes], None] | None = None,
+        kernels: Kernels | None = None,
     ) -> None:
         """`watch` is told how the encoding goes on; `label` names the text in the cache.
 
         `earlier`: the text of the run that is gone on from, whose symbols and division hold in this one.
         `observe` sees the code points of the text, in order, in blocks, those of a held-out text of its own not.
+        `kernels` do a long text's work.
         """
         self._config, self._label, self._watch, self._observe = config, label, watch, observe
-        self._census, self._ends, self._marker = Census(), LineEnds(), Marker()
+        self._kernels = kernels
+        self._census, self._ends, self._marker = Census(kernels), LineEnds(), Marker()
         self._draw: Draw | None = None  # of whole documents, where they are drawn
         self._beginning = None if earlier is None else Beginning(earlier)
         self.marks: Marks | None = None  # what deserves a remark, once the text is read
@@ -82,7 +86,7 @@ class Preparation:
         is in the cache already is checked all through if `check`.
         """
         folder = scratch_folder()
-        spool, draw = Spool(folder), Draw(folder, self._config)
+        spool, draw = Spool(folder, self._kernels), Draw(folder, self._config)
         self._draw = draw if self._config.split == "documents" else None
         try:
             with room(folder):
@@ -151,13 +155,7 @@ class Preparation:
         self, key: str, sha256: str, spool: Spool, division: Division, respected: Respected | None = None
     ) -> Corpus:
         """The second pass: what was kept becomes ids."""
-        counts = {"train": self._census.counts()}
-        for name in (*PARTS[1:], LEFT_OUT):
-            part = Census()
-            for codes in division.codes(spool, name):
-                part.add(codes)
-            counts[name] = part.counts()
-            counts["train"][: len(counts[name])] -= counts[name]
+        counts = self._counts_of_parts(spool, division)
         ends = {name: _ends(part) for name, part in counts.items()}
         chars = {name: int(part.sum()) - ends[name] for name, part in counts.items()}
         self._check(chars, ends["train"])
@@ -177,13 +175,14 @@ class Preparation:
             facts["ends"] = [ends[name] for name in PARTS]
         if respected:
             facts["respected"] = asdict(respected)
-        encoder = encoder_of(vocabulary, self._census.counts())
+        encoder = encoder_of(vocabulary, self._census.counts(), self._kernels)
         parts, done = {}, 0
         for name in PARTS:
             pieces = _Pieces(encoder, spool, division, name, done, self._watch)
             n = encoder.length(counts[name], division.codes(spool, name))
             parts[name] = cache.Part(n, encoder.dtype, pieces)
             done += int(counts[name].sum())
+        spool.let_go()
         trouble = cache.try_to_store(key, facts, parts)
         corpus = None if trouble else reopen(key)
         if corpus is not None:
@@ -197,6 +196,17 @@ class Preparation:
             np.concatenate([np.empty(0, p.dtype), *(ids.copy() for ids in p.pieces)]) for p in parts.values()
         ]
         return replace(corpus_of_parts(key, facts, *held), uncached=trouble)
+
+    def _counts_of_parts(self, spool: Spool, division: Division) -> dict[str, Counts]:
+        """How often each code point occurs in each part: counted in all but the longest."""
+        counts = {"train": self._census.counts()}
+        for name in (*PARTS[1:], LEFT_OUT):
+            part = Census(self._kernels)
+            for codes in division.codes(spool, name):
+                part.add(codes)
+            counts[name] = part.counts()
+            counts["train"][: len(counts[name])] -= counts[name]
+        return counts
 
     def _check(self, chars: dict[str, int], ends: int) -> None:
         """TextError where there is too little to train on; `ends`: of documents, in that part."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from charlm.errors import TextError
 from charlm.text.decoding import (
@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # NumPy takes a while to import
     import numpy as np
     from numpy.typing import NDArray
 
+    from charlm.text.kernels import Kernels
+
 PIECE = 1 << 19
 WHOLE = 1 << 23
 """Bytes up to which a text is decoded at once; what is said of its errors then knows all of it."""
@@ -36,7 +38,7 @@ _NOT_IN_PIECES = ("punycode", "idna", "unicode-escape", "raw-unicode-escape", "u
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some characters of a text, as UTF-8 and, where they were decoded already, as a string.
+    """Some characters of a text, as UTF-8 and, where they were decoded already, as a string or code points.
 
     `origin`: the file and the offset where they stand as they are, if they do: it may be read again.
     `ends`: after how many of its characters documents end, ascending; None where none does.
@@ -46,6 +48,7 @@ class Block:
     decoded: str | None = None
     origin: tuple[str, int] | None = None
     ends: "NDArray[np.int64] | None" = None
+    points: "NDArray[np.unsignedinteger[Any]] | None" = None
 
     @property
     def text(self) -> str:
@@ -74,13 +77,14 @@ class TextStream:
         lines: Callable[[], int] = lambda: 0,
         watch: Callable[[int], None] = lambda taken: None,
         excerpt: Excerpt | None = None,
+        kernels: "Kernels | None" = None,
     ) -> None:
         """`lines` tells how many lines the blocks so far held; `watch` is told of bytes taken.
 
-        `excerpt`: what is read of it, where that is not all.
+        `excerpt`: what is read of it, where that is not all. `kernels` decode a long text.
         """
         self._path, self._label, self._encoding, self._stdin = path, label, encoding, stdin
-        self._excerpt = excerpt
+        self._excerpt, self._kernels = excerpt, kernels
         self._lines, self._watch = lines, watch
         self._size: int | None = None
         self._plain = False  # in a file, and not compressed
@@ -194,8 +198,11 @@ class TextStream:
         rest = b""
         for piece in chain(pieces, [b""]):
             data = rest + piece if rest else piece
+            decoded, points = None, None
             if data.isascii():
-                used, decoded = len(data), None
+                used = len(data)
+            elif (found := self._points(data, not piece)) is not None:
+                points, used = found
             else:
                 try:
                     decoded, used = codecs.utf_8_decode(data, "strict", not piece)
@@ -203,8 +210,20 @@ class TextStream:
                     raise self._invalid(data, "utf-8", error, offset) from None
             if used:
                 origin = (self._path, offset) if self._plain else None
-                yield Block(data[:used] if used < len(data) else data, decoded, origin)
+                utf8 = data[:used] if used < len(data) else data
+                yield Block(utf8, decoded, origin, points=points)
             offset, rest = offset + used, data[used:]
+
+    def _points(self, data: bytes, last: bool) -> "tuple[NDArray[np.unsignedinteger[Any]], int] | None":
+        """Its code points but for a character that the end cuts; None where there is more to say of it."""
+        found = None if self._kernels is None else self._kernels.decode(data)
+        if found is None or found[1] == len(data):
+            return found
+        try:
+            codecs.utf_8_decode(data[found[1] :], "strict", last)
+        except UnicodeDecodeError:
+            return None
+        return found
 
     def _other(self, pieces: Iterator[bytes], codec: str, offset: int) -> Iterator[Block]:
         decoder, chars = codecs.getincrementaldecoder(codec)(), 0
