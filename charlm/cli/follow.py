@@ -165,13 +165,14 @@ def root_option(run: RunFolder) -> str:
 
 def figure_rows(session: AnySession) -> list[tuple[str, str]]:
     """The last evaluation, with what it was measured on."""
-    figure, of_chars = session.state.last_figure, session.corpus.held_out_chars
+    figure, corpus = session.state.last_figure, session.corpus
     if figure is None:
         return []
     nats, error = figure["nats_per_char"], figure["standard_error"]
     part = "from its beginning" if session.model_config.carries_state else "spread evenly"
-    spread = "all" if figure["whole"] else part
+    first = "character" if len(corpus.held_out) == corpus.held_out_chars else "symbol"
+    spread = f"all but the first {first}" if figure["whole"] else part
     said = f"{nats / log(2):.4f} ± {error / log(2):.4f} bits/char ({nats:.4f} nats), step {figure['step']}"
     spread += ", too few to mean much" if figure["chars"] < FEWEST_HELD_OUT else ""
-    measured = f"{count(figure['chars'])} of {count(of_chars)} characters, {count(figure['blocks'])} blocks, {spread}"
+    measured = f"{count(figure['chars'])} of {count(corpus.held_out_chars)} characters, {count(figure['blocks'])} blocks, {spread}"
     return [("held-out", said), ("measured on", measured)]
