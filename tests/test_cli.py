@@ -6,12 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter
+from typing import get_type_hints
 
 import pytest
 
+from charlm.cli import evaluate
 from charlm.cli.main import run as main
 from charlm.cli.options import seconds
+from charlm.config import TrainingConfig
 from charlm.errors import UsageError
+from charlm.settings import settings_of
 from tests.conftest import TEXT
 
 TOY = ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4"]
@@ -211,6 +215,19 @@ def test_sample_in_every_way(trained) -> None:  # type: ignore[no-untyped-def]
 def test_any_prompt_will_do(trained, prompt: str) -> None:  # type: ignore[no-untyped-def]
     result = trained("sample", "--prompt", prompt, "--length", "8")
     assert result.code == 0 and result.out.startswith(prompt)
+
+
+def test_what_goes_by_symbols_says_so(charlm) -> None:  # type: ignore[no-untyped-def]
+    """Their numbers are of bytes here, of which a text has more than characters."""
+    Path("née.txt").write_text("née " * 800, "utf-8")
+    made = charlm("train", "née.txt", "--mixer", "none", "--units", "bytes", "--counts-chars", "640")
+    assert re.search(r"bytes counted +640\b", made.out)
+    refused = charlm("eval", "--stride", "4")
+    assert refused.code == 2 and "symbols before each" in refused.err
+    helps = {setting.name: setting.help for setting in settings_of(TrainingConfig)}
+    helps["stride"] = get_type_hints(evaluate.command, include_extras=True)["stride"].__metadata__[0].help
+    for name in ("eval_chars", "counts_chars", "stride"):
+        assert "symbols" in helps[name].lower() and "--units" in helps[name], name
 
 
 def test_resume_of_a_finished_run_needs_to_know_how_long(trained) -> None:  # type: ignore[no-untyped-def]
