@@ -6,7 +6,7 @@ from typing import Any
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import TextConfig
 from charlm.errors import CharlmError, CheckpointError
-from charlm.terminal import one_line
+from charlm.terminal import first_of, one_line
 from charlm.text.corpus import Corpus, reopen
 from charlm.text.load import load
 from charlm.text.respect import Earlier, Respected
@@ -17,7 +17,7 @@ def corpus_of(snapshot: Snapshot) -> Corpus:
     """The text that a run was trained on: from the cache, or read again and found unchanged."""
     corpus = corpus_of_facts(snapshot.run)
     if corpus.vocabulary != snapshot.vocabulary:
-        different = one_line(corpus.vocabulary.differences(snapshot.vocabulary)[:40])
+        different = first_of(corpus.vocabulary.differences(snapshot.vocabulary))
         raise CheckpointError(f"the text has another vocabulary than the run was trained with: {different}")
     return corpus
 
