@@ -7,7 +7,7 @@ from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import TextConfig
 from charlm.errors import CharlmError, CheckpointError
 from charlm.terminal import first_of, one_line
-from charlm.text.corpus import Corpus, reopen
+from charlm.text.corpus import Corpus, reopen, same_text
 from charlm.text.load import load
 from charlm.text.respect import Earlier, Respected
 from charlm.text.vocabulary import Vocabulary
@@ -46,7 +46,7 @@ def same_corpus(
         corpus = load(names, TextConfig.from_json(text), earlier=earlier).corpus
     except (CharlmError, ValueError, TypeError) as error:
         raise CheckpointError(f"the text, {label}, cannot be read again: {error}") from None
-    if corpus.key != key:
+    if not same_text(corpus.key, key):
         raise CheckpointError(f"{label} is no longer the text that was trained on; put that back to go on")
     return corpus
 
