@@ -238,6 +238,21 @@ def test_resume_of_a_finished_run_needs_to_know_how_long(trained) -> None:  # ty
     assert json.loads(trained("info", "--json").out)["step"] == 17
 
 
+@pytest.mark.parametrize("kind", [("--steps", "5", *TOY), ("--mixer", "none")])
+def test_resume_of_a_run_that_lacks_only_its_report_makes_that(charlm, kind: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
+    """As after a kill between the last save and the report: the same table, page and commands."""
+    made = charlm("train", "ducks.txt", *kind)
+    page = Path("checkpoints/ducks/report.html")
+    expected = page.read_text("utf-8")
+    page.unlink()
+    resumed = charlm("resume", "ducks")
+    assert resumed.code == 0 and "only its report is missing" in resumed.err
+    assert resumed.out == made.out and page.read_text("utf-8") == expected
+    assert resumed.err.endswith(made.err[made.err.index("more text from it:") :])
+    again = charlm("resume", "ducks")
+    assert again.code == (0 if "none" in kind else 2) and not again.out
+
+
 def test_runs_and_info(trained) -> None:  # type: ignore[no-untyped-def]
     assert "ducks" in trained("runs").out
     assert json.loads(trained("runs", "--json").out)["step"] == 12

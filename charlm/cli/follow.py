@@ -70,6 +70,17 @@ def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Yards
     return EXIT_CODES.get(last.reason, 0)
 
 
+def close_finished(run: RunFolder, session: AnySession, counts: Yardstick | None) -> None:
+    """Show and write what comes at the end of a run, for one that was killed between that and its last save."""
+    run.unlock()
+    state = session.state
+    assert state.finished is not None
+    best, total = state.memorising.best_step, session.plan.total_steps
+    last = Finished(step=state.step, reason=state.finished, best_step=best, total_steps=total)
+    tell(last)
+    _summary(run, session, last, None, counts)
+
+
 def tell(event: Event) -> None:
     """Say the unusual when it happens: what went wrong, and what was done about it."""
     words = _words(event)
