@@ -180,7 +180,7 @@ class TrainingConfig(Settings):
     ] = None
     seed: Annotated[int, "First weights, order of the text, dropout.", Range(0, 2**63 - 1)] = 1
     eval_every: Annotated[int | None, "Steps between evaluations.", Range(1, 10**9)] = None
-    eval_chars: Annotated[int | None, "Held-out characters in each of them.", Range(1, 10**9)] = None
+    eval_chars: Annotated[int | None, "Held-out symbols (see --units) in each.", Range(1, 10**9)] = None
     patience: Annotated[int, "Worse evaluations after which training stops; 0: never.", Range(0, 10**6)] = 4
     save_every: Annotated[float, "Seconds between saves.", Range(0, 10**6)] = 60.0
     device: Annotated[str, "Where to compute.", Choice(("auto", "cpu", "cuda", "mps"))] = "auto"
@@ -198,7 +198,7 @@ class TrainingConfig(Settings):
     counts_memory: Annotated[int, "Megabytes that counting n-grams may take.", Range(1, 10**6)] = 512
     counts_chars: Annotated[
         int | None,
-        "Characters that are counted, evenly spread; by default all that there is time for.",
+        "Symbols (see --units) that are counted, evenly spread; by default all that there is time for.",
         Range(1, 10**12),
     ] = None
 

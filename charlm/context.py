@@ -29,8 +29,8 @@ class ContextRule:
         if carried:
             if stride is not None:
                 raise ValueError(
-                    f"stride is {stride}, which cannot act: this model carries its state from character to "
-                    "character, and sees all of them"
+                    f"stride is {stride}, which cannot act: this model carries its state from symbol to "
+                    "symbol, and sees all of them"
                 )
             return cls(block_size, block_size, carried=True)
         if stride is not None and not 1 <= stride <= block_size:
@@ -49,7 +49,7 @@ class ContextRule:
             assert config.counts_order is not None
             if stride is not None:
                 raise ValueError(
-                    f"stride is {stride}, which cannot act: counts see {config.counts_order} characters before "
+                    f"stride is {stride}, which cannot act: counts see {config.counts_order} symbols before "
                     "each, whatever the stride"
                 )
             return cls.of_order(config.counts_order)

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -38,6 +39,20 @@ def one_line(text: str, limit: int = 200) -> str:
     kept = max(limit - 1, 0)
     head = kept - kept // 2
     return line[:head] + "…" + line[len(line) - kept // 2 :]
+
+
+def first_of(parts: Sequence[str], most: int = 20, limit: int = 100) -> str:
+    """Return the first of `parts`, none of them cut, as one visible line: so many, of so many characters together.
+
+    `...` stands for the others. Raises nothing.
+    """
+    shown = ""
+    for i, part in enumerate(parts):
+        more = one_line(part, limit + 1)
+        if i == most or len(shown) + len(more) > limit:
+            return shown + "..."
+        shown += more
+    return shown
 
 
 def plain_streams() -> None:

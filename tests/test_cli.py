@@ -6,12 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter
+from typing import get_type_hints
 
 import pytest
 
+from charlm.cli import evaluate
 from charlm.cli.main import run as main
 from charlm.cli.options import seconds
+from charlm.config import TrainingConfig
 from charlm.errors import UsageError
+from charlm.settings import settings_of
 from tests.conftest import TEXT
 
 TOY = ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4"]
@@ -63,6 +67,19 @@ def test_train_says_what_it_does_and_ends_with_what_to_do(charlm) -> None:  # ty
         assert said in result.err, said
     assert "bits/char" in result.out and "report.html" in result.out
     assert Path("checkpoints/ducks/report.html").read_text().startswith("<!")
+
+
+@pytest.mark.parametrize("kind", [("--steps", "2", *TOY), ("--mixer", "none")])
+def test_what_was_measured_on_leaves_out_the_first(charlm, kind: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
+    """The last evaluation scores what something precedes, and says so beside the numbers."""
+    n = len(TEXT) - int(len(TEXT) * 0.9)
+    said = charlm("train", "ducks.txt", *kind).out
+    assert re.search(
+        rf"measured on +{n - 1} of {n} characters, \d+ blocks, all but the first character *\n", said
+    )
+    Path("née.txt").write_text("née " * 800, "utf-8")
+    said = charlm("train", "née.txt", "--units", "bytes", *kind).out
+    assert re.search(r"measured on .* blocks, all but the first symbol *\n", said)
 
 
 def test_the_command_it_prints_gives_the_same_weights(charlm) -> None:  # type: ignore[no-untyped-def]
@@ -200,12 +217,40 @@ def test_any_prompt_will_do(trained, prompt: str) -> None:  # type: ignore[no-un
     assert result.code == 0 and result.out.startswith(prompt)
 
 
+def test_what_goes_by_symbols_says_so(charlm) -> None:  # type: ignore[no-untyped-def]
+    """Their numbers are of bytes here, of which a text has more than characters."""
+    Path("née.txt").write_text("née " * 800, "utf-8")
+    made = charlm("train", "née.txt", "--mixer", "none", "--units", "bytes", "--counts-chars", "640")
+    assert re.search(r"bytes counted +640\b", made.out)
+    refused = charlm("eval", "--stride", "4")
+    assert refused.code == 2 and "symbols before each" in refused.err
+    helps = {setting.name: setting.help for setting in settings_of(TrainingConfig)}
+    helps["stride"] = get_type_hints(evaluate.command, include_extras=True)["stride"].__metadata__[0].help
+    for name in ("eval_chars", "counts_chars", "stride"):
+        assert "symbols" in helps[name].lower() and "--units" in helps[name], name
+
+
 def test_resume_of_a_finished_run_needs_to_know_how_long(trained) -> None:  # type: ignore[no-untyped-def]
     refused = trained("resume")
     assert refused.code == 2 and "charlm resume ducks --time" in refused.err
     more = trained("resume", "ducks", "--steps", "5")
     assert more.code == 0 and "from step 12 to 17" in more.err
     assert json.loads(trained("info", "--json").out)["step"] == 17
+
+
+@pytest.mark.parametrize("kind", [("--steps", "5", *TOY), ("--mixer", "none")])
+def test_resume_of_a_run_that_lacks_only_its_report_makes_that(charlm, kind: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
+    """As after a kill between the last save and the report: the same table, page and commands."""
+    made = charlm("train", "ducks.txt", *kind)
+    page = Path("checkpoints/ducks/report.html")
+    expected = page.read_text("utf-8")
+    page.unlink()
+    resumed = charlm("resume", "ducks")
+    assert resumed.code == 0 and "only its report is missing" in resumed.err
+    assert resumed.out == made.out and page.read_text("utf-8") == expected
+    assert resumed.err.endswith(made.err[made.err.index("more text from it:") :])
+    again = charlm("resume", "ducks")
+    assert again.code == (0 if "none" in kind else 2) and not again.out
 
 
 def test_runs_and_info(trained) -> None:  # type: ignore[no-untyped-def]

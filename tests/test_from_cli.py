@@ -54,6 +54,15 @@ def test_a_run_on_another_text(charlm: Callable[..., Result], counts: str) -> No
     assert charlm("doctor", "ankor").code == 0
 
 
+def test_new_symbols_are_shown_whole(charlm: Callable[..., Result]) -> None:
+    """A symbol of several characters, too, where there are more of them than are shown."""
+    new = [f"{letter}\u0301" for letter in "bdfghjklmpqtvxz"] + [f"a{chr(0x300 + i)}" for i in range(12)]
+    Path("accents.txt").write_text(" ".join(new) * 40, "utf-8")
+    charlm("train", "ducks.txt", "--units", "graphemes", "--steps", "2", "--run", "old", *TOY)
+    said = charlm("train", "accents.txt", "--from", "old", "--steps", "2", "--dry-run").err
+    assert f"and {len(new)} new: {''.join(sorted(new)[:20])}...\n" in said
+
+
 def test_a_text_that_has_grown_keeps_what_was_held_out(charlm: Callable[..., Result]) -> None:
     charlm("train", "ducks.txt", "--steps", "3", "--run", "old", *TOY)
     Path("ducks.txt").write_text(TEXT + NEW)

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -68,6 +69,17 @@ def test_whose_counts_are_to_be_beaten_is_said(charlm: Callable[..., Result]) ->
     assert "by 4 characters of counts, as many as predict the end of its training part best" in alone.err
     evaluated = charlm("eval", "--run", "ducks").out
     assert "4 characters of context, as many as predict the end of its training part best" in evaluated
+
+
+def test_where_fewer_symbols_fit_a_key_that_is_said(charlm: Callable[..., Result]) -> None:
+    """Of 600 symbols each takes ten bits: six of them, five of context, fit 64."""
+    chars = [chr(0x4E00 + i) for i in range(600)]
+    Path("many.txt").write_text("".join(chars + Random(1).choices(chars, k=6000)), "utf-8")
+    beside = charlm("train", "many.txt", "--steps", "1", "--counts-order", "8", *TOY).err
+    assert "on counts of 5 characters," in beside and "by 5 characters of counts" in beside
+    alone = charlm("train", "many.txt", "--mixer", "none", "--counts-order", "8").err
+    assert "counts alone, 5 characters of context" in alone and "memory" not in alone
+    assert "5 symbols of context instead of 8, as many as fit a key of 64 bits" in alone
 
 
 def test_a_changed_table_is_refused(charlm: Callable[..., Result]) -> None:

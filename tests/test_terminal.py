@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.cli.console import fail, say, warn
-from charlm.terminal import colour, one_line, plain_streams, visible
+from charlm.terminal import colour, first_of, one_line, plain_streams, visible
 
 ANY_CHARACTER = st.characters(exclude_categories=())  # surrogates too
 ANY_TEXT = st.text(
@@ -37,6 +37,15 @@ def test_exactly_the_listed_code_points_are_spelled_out() -> None:
             assert ESCAPE.fullmatch(shown) and int(shown[2:], 16) == code
         else:
             assert shown == chr(code)
+
+
+@given(st.lists(ANY_TEXT), st.integers(0, 9), st.integers(0, 60))
+def test_the_first_of_many_are_shown_and_none_is_cut(parts: list[str], most: int, limit: int) -> None:
+    shown = first_of(parts, most, limit)
+    line = [one_line(part, 10**9) for part in parts]
+    fitting = [n for n in range(min(most, len(parts)) + 1) if len("".join(line[:n])) <= limit]
+    n = max(fitting)
+    assert shown == "".join(line[:n]) + "..." * (n < len(parts))
 
 
 def test_every_control_character_is_covered_by_the_list() -> None:

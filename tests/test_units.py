@@ -26,13 +26,16 @@ from charlm.evaluation.score import Figure, score_text
 from charlm.evaluation.yardsticks import of_counts
 from charlm.predictor import Predictor, TransformerPredictor
 from charlm.sampling.generate import Ended, Piece, default_prompt, generate, sample_text
-from charlm.text import cache, codes, stream
+from charlm.text import cache, codes, graphemes, stream
+from charlm.text.corpus import reopen
+from charlm.text.known import Known
 from charlm.text.load import load
 from charlm.text.preparation import prepare
 from charlm.text.spans import count_units, spans
 from charlm.text.vocabulary import END, Vocabulary, without_ends
 from charlm.training.loop import Trainer
 from charlm.training.start import go_on
+from charlm.training.texts import same_corpus
 from tests.conftest import After, Never, toy_run
 from tests.test_checkpoint import edit, vouch_again
 from tests.test_compression import carried_through
@@ -275,6 +278,31 @@ def test_hostile_clusters_give_one_clear_error(whole_run: RunFolder, how: str) -
     finally:
         path.write_bytes(good)
         vouch_again(whole_run, 2)
+
+
+@pytest.mark.parametrize("units", KINDS)
+def test_another_regex_finds_graphemes_anew_and_nothing_else(
+    units: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it found before is still there for the runs on that, and such a run finds its text again."""
+    Path("t.txt").write_bytes(TEXT.encode())
+    config = TextConfig(units=units)
+    first, known = load(["t.txt"], config), Known(["t.txt"], config).recall()
+    assert known is not None and known[0] == first.corpus.key
+    monkeypatch.setattr(graphemes, "version", lambda: "another")
+    assert (Known(["t.txt"], config).recall() == known) == (units != "graphemes")
+    again = load(["t.txt"], config)
+    assert (again.corpus.key == first.corpus.key) == (units != "graphemes")
+    reopened = reopen(first.corpus.key)
+    assert reopened is not None and np.array_equal(reopened.train, first.corpus.train)
+    for key in (first.corpus.key, first.corpus.key[:32]):  # as runs had it before that stood in it
+        cache.remove_rest()
+        found = same_corpus(key, "t.txt", ["t.txt"], config.to_json())
+        assert np.array_equal(found.train, first.corpus.train)
+    Path("t.txt").write_bytes(TEXT[1:].encode())
+    cache.remove_rest()
+    with pytest.raises(CheckpointError, match="no longer the text"):
+        same_corpus(first.corpus.key, "t.txt", ["t.txt"], config.to_json())
 
 
 def test_old_runs_are_of_characters() -> None:

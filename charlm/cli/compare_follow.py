@@ -69,7 +69,7 @@ def prepare(
     for reason in unintended(comparison, choices):
         warn(f"the plan gives the variants different values of {reason}")
     say(
-        f"the first of {len(variants)} variants: {about_model(choices[0], loaded.corpus.vocabulary.word)}, chosen {choices[0].why}"
+        f"the first of {len(variants)} variants: {about_model(choices[0], loaded.corpus.vocabulary)}, chosen {choices[0].why}"
     )
     folder = RunFolder.create(root, name) if name else RunFolder.create_like(root, default)
     comparison = replace(comparison, name=folder.path.name)

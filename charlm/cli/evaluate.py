@@ -58,7 +58,7 @@ Learning = Annotated[
     bool,
     typer.Option(
         "--online",
-        help="Also the figures of counts and model that learn from each 64 characters once these are scored.",
+        help="Also the figures of counts and model that learn from each 64 symbols once these are scored.",
     ),
 ]
 
@@ -72,7 +72,11 @@ def command(
     checkpoint: Which = None,
     stride: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Characters scored in each block; by default half a block."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Symbols (characters, unless --units said otherwise) scored in each block; by default half a block.",
+        ),
     ] = None,
     per_char: PerChar = None,
     part: Part = None,

@@ -70,6 +70,17 @@ def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Yards
     return EXIT_CODES.get(last.reason, 0)
 
 
+def close_finished(run: RunFolder, session: AnySession, counts: Yardstick | None) -> None:
+    """Show and write what comes at the end of a run, for one that was killed between that and its last save."""
+    run.unlock()
+    state = session.state
+    assert state.finished is not None
+    best, total = state.memorising.best_step, session.plan.total_steps
+    last = Finished(step=state.step, reason=state.finished, best_step=best, total_steps=total)
+    tell(last)
+    _summary(run, session, last, None, counts)
+
+
 def tell(event: Event) -> None:
     """Say the unusual when it happens: what went wrong, and what was done about it."""
     words = _words(event)
@@ -165,13 +176,14 @@ def root_option(run: RunFolder) -> str:
 
 def figure_rows(session: AnySession) -> list[tuple[str, str]]:
     """The last evaluation, with what it was measured on."""
-    figure, of_chars = session.state.last_figure, session.corpus.held_out_chars
+    figure, corpus = session.state.last_figure, session.corpus
     if figure is None:
         return []
     nats, error = figure["nats_per_char"], figure["standard_error"]
     part = "from its beginning" if session.model_config.carries_state else "spread evenly"
-    spread = "all" if figure["whole"] else part
+    first = "character" if len(corpus.held_out) == corpus.held_out_chars else "symbol"
+    spread = f"all but the first {first}" if figure["whole"] else part
     said = f"{nats / log(2):.4f} ± {error / log(2):.4f} bits/char ({nats:.4f} nats), step {figure['step']}"
     spread += ", too few to mean much" if figure["chars"] < FEWEST_HELD_OUT else ""
-    measured = f"{count(figure['chars'])} of {count(of_chars)} characters, {count(figure['blocks'])} blocks, {spread}"
+    measured = f"{count(figure['chars'])} of {count(corpus.held_out_chars)} characters, {count(figure['blocks'])} blocks, {spread}"
     return [("held-out", said), ("measured on", measured)]

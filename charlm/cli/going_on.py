@@ -9,7 +9,7 @@ from charlm.cli.reading import leak
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import UsageError
 from charlm.settings import settings_of
-from charlm.terminal import one_line
+from charlm.terminal import first_of, one_line
 
 if TYPE_CHECKING:
     from charlm.text.corpus import Corpus
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 OF_FILES = ("val_file", "include", "field", "encoding", "min_count")
 """Settings of a text that are of its own files, or of what is new in it: they are not taken over."""
 OF_SPLIT = ("val", "test", "split")
-SHOWN = 20
 
 
 def told(ctx: Any, settings: Mapping[str, Any]) -> set[str]:
@@ -80,8 +79,7 @@ def say_origin(origin: "Origin", corpus: "Corpus") -> None:
     """How the vocabulary grows, what stays held out, and what is counted."""
     old, new, name = origin.snapshot.vocabulary, corpus.vocabulary, one_line(origin.name)
     added = new.differences(old)
-    shown = "".join(added[:SHOWN]) + ("..." if len(added) > SHOWN else "")
-    grows = f": {one_line(shown)}" if added else ""
+    grows = f": {first_of(added)}" if added else ""
     say(
         f"vocabulary: the {count(old.n_symbols)} symbols of {name}, and {count(new.n_symbols - old.n_symbols)} new{grows}"
     )

@@ -30,7 +30,8 @@ def command(
 ) -> None:
     """Go on with a run: to the end of its plan, or further; or with a comparison.
 
-    It starts from the last checkpoint that is whole. A finished run needs to be told for how long.
+    It starts from the last checkpoint that is whole. A finished run needs to be told for how long; if it was
+    killed before its report was written, that is made.
     """
     if time is not None and steps is not None:
         raise UsageError("--time and --steps were both given; give one of them")
@@ -52,12 +53,9 @@ def command(
     if isinstance(session, CountsSession):
         _count_on(folder, session, time, steps, threads)
         return
-    finished = session.state.finished
-    if finished is not None and budget is None and steps is None:
-        raise UsageError(
-            f"the run {folder.name} is finished, after {session.state.step} steps; to train it further say for "
-            f"how long: charlm resume {folder.name} --time 2m"
-        )
+    if session.state.finished is not None and budget is None and steps is None:
+        _close(folder, session)
+        return
     pace = _extended(folder, session, budget, steps, ctx.obj)
     say(f"{folder.name}: from step {session.state.step} to {session.plan.total_steps}")
     code = follow(folder, session, pace, counts_line(session, budget))
@@ -66,15 +64,39 @@ def command(
     next_commands(folder, session)
 
 
+def _close(folder: Any, session: Any) -> None:
+    """Write the report that a finished run lacks; UsageError where it lacks nothing."""
+    from charlm.cli.counts_line import counts_line
+    from charlm.cli.follow import close_finished, next_commands
+
+    if not _lacks_report(folder):
+        raise UsageError(
+            f"the run {folder.name} is finished, after {session.state.step} steps; to train it further say for "
+            f"how long: charlm resume {folder.name} --time 2m"
+        )
+    say(f"{folder.name} is finished, after {session.state.step} steps; only its report is missing")
+    close_finished(folder, session, counts_line(session, None))
+    next_commands(folder, session)
+
+
+def _lacks_report(folder: Any) -> bool:
+    from charlm.listeners.report import NAME
+
+    return not (folder.path / NAME).exists()
+
+
 def _count_on(folder: Any, session: Any, time: str | None, steps: int | None, threads: int | None) -> None:
-    """Counts that were saved are complete; what can be missing is their figure."""
-    from charlm.cli.follow import follow, next_commands
+    """Counts that were saved are complete; what can be missing is their figure, or the report."""
+    from charlm.cli.follow import close_finished, follow, next_commands
 
     for option, value in {"--time": time, "--steps": steps, "--threads": threads}.items():
         if value is not None:
             raise UsageError(f"{option} cannot act on {folder.name}: it is counts alone, which are complete")
     if session.state.finished is not None:
         say(f"{folder.name} is complete: it is counts alone, and all of its text is counted")
+        if _lacks_report(folder):
+            say("only its report is missing")
+            close_finished(folder, session, None)
     else:
         code = follow(folder, session, None, None)
         if code:

@@ -190,7 +190,7 @@ def choose_for(
 
     if model.counts_alone:
         choice = recorded(choose(Budget(), len(loaded.corpus.train), model, training), Budget(), 1)
-        return choice, about_model(choice, loaded.corpus.vocabulary.word)
+        return choice, about_model(choice, loaded.corpus.vocabulary)
     most = set_threads(training.threads)
     threads, means = means_of(pick_device(training.device), training, steps)
     if budget is not None:
@@ -204,7 +204,7 @@ def choose_for(
     except ValueError as error:
         raise UsageError(str(error)) from None
     busy = f"; on {threads} of {most} threads, since the machine is busy" if threads < most else ""
-    return choice, f"{about_model(choice, loaded.corpus.vocabulary.word)}, chosen {choice.why}{busy}"
+    return choice, f"{about_model(choice, loaded.corpus.vocabulary)}, chosen {choice.why}{busy}"
 
 
 def _show_plan(choice: Any) -> None:

@@ -1,5 +1,6 @@
 """A text and a model in a sentence, before they are trained on and trained."""
 
+from dataclasses import replace
 from typing import Any
 
 from charlm.cli.console import count
@@ -47,12 +48,14 @@ def several(n: int, thing: str) -> str:
     return f"{n:,} {thing}{'s' * (n != 1)}"
 
 
-def about_model(choice: Any, word: str) -> str:
-    """The size of a model and how it is trained; of its kind, what is not as it always is.
+def about_model(choice: Any, vocabulary: Any) -> str:
+    """The size of a model and how it is trained; of its kind, what is not as it always is."""
+    from charlm.counts.grams import Packing  # here: NumPy is slow to import
 
-    `word` says what a symbol is.
-    """
-    m, t = choice.model, choice.training
+    m, t, word = choice.model, choice.training, vocabulary.word
+    if m.counts_order is not None:  # of many different symbols only few fit a key
+        fits = Packing(vocabulary.n_symbols).highest_order
+        m = replace(m, counts_order=min(m.counts_order, fits))
     if m.counts_alone:
         chosen = f"as many {word}s as predict the end of the training part best"
         most = f"{several(m.counts_order, word)} of context" if m.counts_order is not None else chosen

@@ -39,9 +39,11 @@ class Built:
         if self.symbols < self.of_symbols:
             said.append(f"counted on {self.symbols:,} of {self.of_symbols:,} symbols, evenly spread")
         if self.model.order < self.wanted_order:
-            said.append(
-                f"{self.model.order} characters of context instead of {self.wanted_order}, to keep within the memory"
+            fits = self.model.packing.highest_order
+            why = (
+                "to keep within the memory" if self.model.order < fits else "as many as fit a key of 64 bits"
             )
+            said.append(f"{self.model.order} symbols of context instead of {self.wanted_order}, {why}")
         if self.rare:
             said.append(
                 f"contexts of {self.model.order} seen {self.rare} times or less left out, to keep within the memory"

@@ -23,7 +23,7 @@ class Slice:
 
     @property
     def whole(self) -> bool:
-        """Is every character of the text scored?"""
+        """Is every symbol of the text scored, but the first, which nothing precedes?"""
         return len(self.windows) == self.of_windows
 
 

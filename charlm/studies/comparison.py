@@ -25,7 +25,7 @@ from charlm.training.texts import same_corpus
 NAME = "comparison.json"
 FORMAT = 1
 MOST_RUNS = 10_000
-KEY = re.compile(r"[0-9a-f]{32}")
+KEY = re.compile(r"[0-9a-f]{32}([0-9a-f]{8})?")
 N = TypeVar("N", int, float)
 
 

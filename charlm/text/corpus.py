@@ -1,12 +1,16 @@
 """A text as ids on disk, memory-mapped, and divided into a training and a held-out part."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from charlm.text import cache
+from charlm.text import cache, graphemes
 from charlm.text.respect import Respected
 from charlm.text.split import PARTS
 from charlm.text.vocabulary import END, Ids, Vocabulary
+
+OF_TEXT = 32
+"""Digits of a key that say which text it is of, and how that is divided; what follows is of its graphemes."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,21 @@ class Corpus:
     def test_text(self) -> str:
         """The test part in the same way; empty where there is none."""
         return "" if self.test is None else self.vocabulary.decode(self.test, END)
+
+
+def key_of(settings: str, units: str) -> str:
+    """The key of a text and of how it is divided; of graphemes also of the `regex` that finds them."""
+    clusters = _digest(graphemes.version())[:8] if units == "graphemes" else ""
+    return _digest(settings)[:OF_TEXT] + clusters
+
+
+def same_text(key: str, other: str) -> bool:
+    """Are two corpora of one text, divided alike, by whichever `regex` its graphemes were found?"""
+    return key[:OF_TEXT] == other[:OF_TEXT]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def reopen(key: str, *, whole: bool = False) -> Corpus | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from charlm import files
 from charlm.config import TextConfig
+from charlm.text import graphemes
 from charlm.text.cache import DAMAGE, FORMAT, cache_folder
 from charlm.text.finding import STDIN
 
@@ -31,7 +32,13 @@ class Known:
         except (OSError, ValueError):
             return  # whoever reads them says what is wrong
         named = json.dumps(
-            [FORMAT, [os.path.abspath(path) for path in paths], config.to_json(), *[earlier] * bool(earlier)]
+            [
+                FORMAT,
+                [os.path.abspath(path) for path in paths],
+                config.to_json(),
+                *[earlier] * bool(earlier),
+                *([graphemes.version()] if config.units == "graphemes" else []),
+            ]
         )
         self._place = cache_folder() / "files" / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.json"
 

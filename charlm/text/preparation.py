@@ -17,7 +17,7 @@ from charlm.terminal import one_line
 from charlm.text import cache
 from charlm.text.cache import cache_folder
 from charlm.text.codes import Census, Codes, Counts, LineEnds, Spool, marks_of
-from charlm.text.corpus import Corpus, corpus_of_parts, reopen
+from charlm.text.corpus import Corpus, corpus_of_parts, key_of, reopen
 from charlm.text.counting import vocabulary_of
 from charlm.text.documents import Marker, with_ends
 from charlm.text.encoder import PartEncoder, encoder_of
@@ -149,7 +149,7 @@ class Preparation:
             settings.append(self._beginning.earlier.digest)
         if self._config.units != "chars":
             settings.append(f"units {self._config.units}")
-        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
+        return key_of(json.dumps(settings), self._config.units)
 
     def _encode(
         self, key: str, sha256: str, spool: Spool, division: Division, respected: Respected | None = None

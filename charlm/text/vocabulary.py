@@ -216,13 +216,13 @@ class Vocabulary:
             spelled[i] = bytes([byte])
         return spelled
 
-    def differences(self, other: "Vocabulary") -> str:
-        """The characters, clusters and bytes that one of two vocabularies has and the other has not."""
+    def differences(self, other: "Vocabulary") -> list[str]:
+        """The characters, clusters and bytes (as `<E2>`) that one of two vocabularies has and the other has not."""
         mine, theirs = (
             {*each.chars, *each.clusters, *(f"<{byte:02X}>" for byte in each.trained_bytes)}
             for each in (self, other)
         )
-        return "".join(sorted(mine ^ theirs))
+        return sorted(mine ^ theirs)
 
     def to_json(self) -> str:
         """As text; `from_json` gives the same vocabulary again."""

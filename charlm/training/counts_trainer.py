@@ -44,11 +44,11 @@ class CountsTrainer:
         yield Finished(step=self.step, reason=reason, best_step=None, total_steps=session.plan.total_steps)
 
     def _evaluate(self, stop: Stop) -> Iterator[Event]:
-        """Score the whole held-out part."""
+        """Score the held-out part, all but its first symbol."""
         corpus, started = self.session.corpus, perf_counter()
         rule = ContextRule(self.predictor.rule.block_size + BLOCK - 1, BLOCK)  # the same, many at a time
         n = len(corpus.held_out)
-        part = spread(rule, n, n + BLOCK, corpus.held_out_chars)  # all of it
+        part = spread(rule, n, n + BLOCK, corpus.held_out_chars)  # every window
         estimate = score_slice(self.predictor, corpus.held_out, part, stop.is_set, rule)
         if estimate is None or not part.windows:
             return

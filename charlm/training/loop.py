@@ -168,7 +168,7 @@ class Trainer:
         return spread(self.predictor.rule, n, n if symbols is None else symbols, corpus.held_out_chars)
 
     def _closing_slice(self) -> Slice:
-        """What the evaluation at the end scores: all of it, unless that takes too long."""
+        """What the evaluation at the end scores: every window, unless that takes too long."""
         whole = self._slice(None)
         if self.pace is None:
             return self._slice(CLOSING_CHARS)

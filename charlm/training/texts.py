@@ -6,8 +6,8 @@ from typing import Any
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import TextConfig
 from charlm.errors import CharlmError, CheckpointError
-from charlm.terminal import one_line
-from charlm.text.corpus import Corpus, reopen
+from charlm.terminal import first_of, one_line
+from charlm.text.corpus import Corpus, reopen, same_text
 from charlm.text.load import load
 from charlm.text.respect import Earlier, Respected
 from charlm.text.vocabulary import Vocabulary
@@ -17,7 +17,7 @@ def corpus_of(snapshot: Snapshot) -> Corpus:
     """The text that a run was trained on: from the cache, or read again and found unchanged."""
     corpus = corpus_of_facts(snapshot.run)
     if corpus.vocabulary != snapshot.vocabulary:
-        different = one_line(corpus.vocabulary.differences(snapshot.vocabulary)[:40])
+        different = first_of(corpus.vocabulary.differences(snapshot.vocabulary))
         raise CheckpointError(f"the text has another vocabulary than the run was trained with: {different}")
     return corpus
 
@@ -46,7 +46,7 @@ def same_corpus(
         corpus = load(names, TextConfig.from_json(text), earlier=earlier).corpus
     except (CharlmError, ValueError, TypeError) as error:
         raise CheckpointError(f"the text, {label}, cannot be read again: {error}") from None
-    if corpus.key != key:
+    if not same_text(corpus.key, key):
         raise CheckpointError(f"{label} is no longer the text that was trained on; put that back to go on")
     return corpus
 

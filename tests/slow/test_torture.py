@@ -129,17 +129,18 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(folder: 
                 code = killed_once(
                     Command(args, folder), rng, inside=inside, seconds=seconds[kind], kind=kind
                 )
+                said = (folder / ".err").read_text("utf-8", "replace")
             else:
                 done = Command(args, folder).run()
-                code = done.code
+                code, said = done.code, done.err
             kills += code is None
             if code is not None:
-                said = (folder / ".err").read_text("utf-8", "replace")
-                killed_after_its_last_save = resuming and code == 2 and "is finished, after 30 steps" in said
-                assert code == 0 or killed_after_its_last_save, (attempt, sitting, said)
+                killed_after_its_report = resuming and code == 2 and "is finished, after 30 steps" in said
+                assert code == 0 or killed_after_its_report, (attempt, sitting, said)
                 break
         assert weights(folder, name) == weights(folder, f"whole-{kind}"), attempt
         assert not list(begun.path.glob(files.TEMPORARY + "*")), "gone after the next start"
+        assert (begun.path / "report.html").is_file()
     print(f"{kills} kills over {attempt} runs")
 
 
