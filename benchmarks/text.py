@@ -50,7 +50,7 @@ print(json.dumps([took, peak - before, again, corpus.key]))
 STEPS = """
 import json, sys
 from benchmarks.text import step_seconds
-print(json.dumps(step_seconds(sys.argv[1:])))
+print(json.dumps(step_seconds(sys.argv[2:], sys.argv[1] == "counts")))
 """
 
 
@@ -60,8 +60,8 @@ def memory() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def step_seconds(keys: list[str]) -> list[list[float]]:
-    """Of the corpora in the cache: seconds of every step of a small model on each, taken in turns."""
+def step_seconds(keys: list[str], counts: bool) -> list[list[float]]:
+    """Of the corpora in the cache: seconds of every step of the same small model on each, taken in turns."""
     import torch
 
     from charlm.config import ModelConfig, TrainingConfig
@@ -72,7 +72,7 @@ def step_seconds(keys: list[str]) -> list[list[float]]:
     from charlm.training.session import Session
 
     torch.set_num_threads(1)
-    model = ModelConfig(n_layer=2, n_head=2, n_embd=64, block_size=64, dropout=0.0)
+    model = ModelConfig(n_layer=2, n_head=2, n_embd=64, block_size=64, dropout=0.0, ngrams=1, counts=counts)
     training = TrainingConfig(batch_size=16, learning_rate=1e-4, device="cpu")
     trainers = []
     for key in keys:
@@ -138,14 +138,13 @@ def child(code: str, arguments: list[str], folder: str) -> Any:
 
 def show_steps(megabytes: list[int], keys: list[str], folder: str) -> None:
     """What a step costs on each text, as a multiple of what it costs on the first, round by round."""
-    rounds = child(STEPS, keys, folder)
-    for i, size in enumerate(megabytes):
-        ratios = [times[i] / times[0] for times in rounds]
-        low, middle, high = quantiles(ratios, n=4) if i else (1.0, 1.0, 1.0)
-        seconds = median(times[i] for times in rounds)
-        print(
-            f"a step on {size:5} MB {1000 * seconds:6.2f} ms, {middle:.3f} ({low:.3f} to {high:.3f}) of the first"
-        )
+    for kind in ("no counts", "counts"):
+        rounds = child(STEPS, [kind, *keys], folder)
+        for i, size in enumerate(megabytes):
+            low, middle, high = quantiles([times[i] / times[0] for times in rounds], n=4)
+            seconds = median(times[i] for times in rounds)
+            of_first = f"{middle:.3f} ({low:.3f} to {high:.3f}) of the first" if i else ""
+            print(f"a step on {size:5} MB, {kind:9} {1000 * seconds:6.2f} ms {of_first}", flush=True)
 
 
 def main() -> None:

@@ -99,6 +99,9 @@ class TextState:
 
     def _look(self, ids: NDArray[np.int64]) -> Keys:
         """Move the counts' contexts on by ids (B, T): the keys of those that end at each, (B, T)."""
+        if self._following is not None and self._last is not None and ids.shape[1] == 1:
+            self._following.read(ids[:, 0])
+            return self._last[:, None]
         keys = np.empty(ids.shape, dtype=np.uint64)
         if self.counts is None or self._last is None:
             return keys

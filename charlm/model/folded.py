@@ -64,8 +64,11 @@ class Folded:
     def told(self, log_prior: Numbers) -> Numbers:
         """What the first layer is told of a prior (B, T, V): (B, T, C), as `Prior.told` has it."""
         assert self.reads is not None
-        told: Numbers = np.dot(np.exp(log_prior.astype(self.dtype, copy=False) * 0.5), self.reads)
-        return told
+        roots = log_prior.reshape(-1, log_prior.shape[-1]) * self.dtype.type(0.5)
+        np.exp(roots, out=roots)
+        # Of two axes: NumPy multiplies three one by one.
+        told: Numbers = np.dot(roots.astype(self.dtype, copy=False), self.reads)
+        return told.reshape(*log_prior.shape[:-1], -1)
 
     def _bias(self, bias: Tensor, n_head: int) -> Numbers | None:
         """What is added to scores, (K, G, W, W), where it does more than hide what comes after."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from charlm import files
 from charlm.terminal import one_line
 from charlm.text.finding import trouble
-from charlm.text.kernels import LONG, Kernels
+from charlm.text.kernels import Kernels
 from charlm.text.remarks import Marks
 from charlm.text.stream import Block, changed
 from charlm.text.vocabulary import END_POINT
@@ -27,6 +27,8 @@ N_POINTS = 0x110000
 PLANE = 0x10000
 AT_ONCE = 1 << 18  # what is counted or looked up at once: its index, of 8 bytes each, stays in the cache
 IN_MEMORY = 32 << 20
+MAKES_ROOM = 32 << 20
+"""Characters from which a text makes room in the system's cache."""
 _NEAR = 0x20000  # emoji and most of what is beyond the first plane lie below
 _FEED, _RETURN, _LOST = ord("\n"), ord("\r"), 0xFFFD
 
@@ -193,7 +195,7 @@ class Spool:
         The pages of a long text then make room in the system's cache for what is written meanwhile: a page that
         nothing used before is the dearest part of writing on a virtual machine.
         """
-        self._lets_go = self.chars >= LONG and hasattr(os, "posix_fadvise")
+        self._lets_go = self.chars >= MAKES_ROOM and hasattr(os, "posix_fadvise")
 
     def close(self) -> None:
         """Give back what it takes."""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from charlm.compiled import Compiling, codes_alone
 
-LONG = 32 << 20
-"""Bytes of text from which compiling takes less than it saves."""
+LONG = 256 << 20
+"""Bytes of text from which compiling takes less than it saves, even on a single core."""
 Array = NDArray[np.unsignedinteger[Any]]
 Pointer, Size = ctypes.c_void_p, ctypes.c_int64
 
