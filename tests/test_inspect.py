@@ -6,6 +6,7 @@ import shlex
 import sys
 import unicodedata
 from collections.abc import Callable
+from math import log
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -124,7 +125,7 @@ def test_the_table_says_what_json_says(charlm: Call) -> None:
     figures += [f"{found['xz_bits_per_char']:.3f}", f"{found['counts']['bits_per_char']:.3f}"]
     for row in found["expected"]["rows"]:
         ends = [f"{bits:.3f}" for bits in row["bits_per_char"]]
-        figures.append(" to ".join(ends if row["seeds"] > 1 else ends[:1]))
+        figures.append(" to ".join(ends if row["trainings"] > 1 else ends[:1]))
     figures += [f"{row['count']:,}" for row in found["characters"][:8]]
     figures += [row["name"] for row in found["characters"][-3:]]
     figures += [f"{found['repeats']['longest']['chars']:,} characters", found["text"]["sha256"]]
@@ -257,10 +258,28 @@ def test_the_measured_rows_are_those_of_the_notes() -> None:
     notes = (
         (ROOT / "benchmarks" / "NOTES.md").read_text("utf-8").split("what a training gains on its counts")[1]
     )
-    for row in measured.ROWS:
-        time = f"{row.seconds} s" if row.seconds < 600 else f"{row.seconds // 60} min"
-        assert f"| {time} | " + ", ".join(f"{nats:.4f}" for nats in row.nats) in notes
-    assert f"{measured.KNESER_NEY_NATS:.4f}" in notes.split("\n## ")[0]
+    notes = notes.split("\n## ")[0]
+    first, *others = measured.TEXTS
+    for seconds, seeds in first.trained.items():
+        time = f"{seconds} s" if seconds < 600 else f"{seconds // 60} min"
+        assert f"| {time} | " + ", ".join(f"{nats:.4f}" for nats in seeds) in notes
+    assert f"{first.kneser_ney:.4f}" in notes
+    for text in others:
+        row = next(line for line in notes.splitlines() if line.startswith(f"| {text.name} |"))
+        assert f"| {text.kneser_ney:.4f} |" in row
+        for nats in text.trained.values():
+            assert f"| **{nats[0]:.4f}** (" in row
+
+
+def test_a_text_is_unlike_only_what_none_of_those_measured_is_like() -> None:
+    for text in measured.TEXTS:
+        bits = text.kneser_ney / log(2)
+        english = 1.0 if text.language == "English" else 0.0
+        how = {"english": english, "russian": 1 - english, "spaces": 0.17}
+        assert not measured.unlike(text.train_chars, bits, **how)
+        assert len(measured.unlike(text.train_chars // 100, bits, **how)) == 1
+        assert len(measured.unlike(text.train_chars, bits * 3, **{**how, "spaces": 0.5})) == 2
+    assert measured.unlike(10**6, 2.0, english=0.5, russian=0.0, spaces=0.17)
 
 
 def test_entropy_of_a_text_is_that_of_its_codes(charlm: Call) -> None:

@@ -148,12 +148,13 @@ def _training(found: Examination, model: str) -> None:
     if stick.limits:
         _say(f"Counts alone: {stick.limits}.")
     if found.expected:
+        texts = [f"{text.name} ({count(text.train_chars)})" for text in measured.TEXTS]
         _say(
-            f"As measured on {measured.TEXT} ({measured.LANGUAGE}, {count(measured.TRAIN_CHARS)} characters to train "
-            f"on), the best and the worst seed, on {measured.MACHINE} (this machine now: {decided['gflops']:.0f})."
+            f"As measured on {', '.join(texts[:-1])} and {texts[-1]} characters to train on, the best training and "
+            f"the worst, on {measured.MACHINE} (this machine now: {decided['gflops']:.0f})."
         )
     if found.unlike:
-        _say(f"This text is unlike that: {'; '.join(found.unlike)}. Take the figures for a guess.")
+        _say(f"This text is unlike those: {'; '.join(found.unlike)}. Take the figures for a guess.")
 
 
 def _warnings(warnings: Iterable[Finding]) -> None:
@@ -180,9 +181,9 @@ def _bits(value: float | None) -> str:
 
 
 def _range(row: measured.Expected) -> str:
-    """From the best seed to the worst, and how many there were."""
-    seeds = f"({several(row.seeds, 'seed')})"
-    return f"{row.low:.3f} {seeds}" if row.seeds == 1 else f"{row.low:.3f} to {row.high:.3f} {seeds}"
+    """From the best training to the worst, and how many there were."""
+    of = f"({several(row.trainings, 'training')})"
+    return f"{row.low:.3f} {of}" if row.trainings == 1 else f"{row.low:.3f} to {row.high:.3f} {of}"
 
 
 def _time(seconds: int) -> str:

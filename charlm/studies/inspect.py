@@ -148,7 +148,14 @@ def _xz_bits(text: str) -> float | None:
 
 
 def _unlike(found: list[Character], train_chars: int, stick: Yardstick) -> list[str]:
-    letters = sum(c.count for c in found if c.char.isalpha())
-    latin = sum(c.count for c in found if c.char.isalpha() and c.char.isascii())
+    letters = max(1, sum(c.count for c in found if c.char.isalpha()))
+    english = sum(c.count for c in found if c.char.isalpha() and c.char.isascii())
+    russian = sum(c.count for c in found if c.name.startswith("CYRILLIC") and c.char.isalpha())
     spaces = sum(c.count for c in found if c.char == " ") / max(1, sum(c.count for c in found))
-    return measured.unlike(train_chars, stick.bits_per_char, latin / max(1, letters), spaces)
+    return measured.unlike(
+        train_chars,
+        stick.bits_per_char,
+        english=english / letters,
+        russian=russian / letters,
+        spaces=spaces,
+    )

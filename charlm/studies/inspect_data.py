@@ -136,12 +136,13 @@ def _stick(found: Examination) -> dict[str, Any]:
 def _expected(found: Examination) -> dict[str, Any]:
     return {
         "rows": [
-            {"seconds": row.seconds, "bits_per_char": [row.low, row.high], "seeds": row.seeds}
+            {"seconds": row.seconds, "bits_per_char": [row.low, row.high], "trainings": row.trainings}
             for row in found.expected
         ],
-        "measured_on": measured.TEXT,
-        "language": measured.LANGUAGE,
-        "train_chars": measured.TRAIN_CHARS,
+        "measured_on": [
+            {"text": text.name, "language": text.language, "train_chars": text.train_chars}
+            for text in measured.TEXTS
+        ],
         "machine": measured.MACHINE,
         "unlike": list(found.unlike),
     }

@@ -1,78 +1,92 @@
 """What trainings ended at that were measured, and what they let one expect of another text.
 
-The rows are those of benchmarks/NOTES.md, "what a training gains on its counts". A row says: after so
-long the model's bits were such a share of what Kneser-Ney makes of the same text.
+The rows are those of benchmarks/NOTES.md, "what a training gains on its counts": after so long the
+model's nats were such a share of what Kneser-Ney makes of the same text.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
 
-TEXT = "tiny Shakespeare"
-LANGUAGE = "English"
-TRAIN_CHARS = 1_003_854
-KNESER_NEY_NATS = 1.5165
-"""What the training part's n-grams alone make of the held-out tenth, nats per character."""
 MACHINE = "two cores of an AMD EPYC without bf16, shared, at 72 to 138 GFLOP/s"
 LIKE = 4
-"""A text up to so many times shorter or longer, or as hard, is taken for one of the same size or kind."""
+"""A text up to so many times shorter or longer than all that were measured is taken for one of their size."""
+AS_HARD = 1.5
 MOSTLY = 0.9
 
 
 @dataclass(frozen=True)
-class Row:
-    """Trainings of one length, with several seeds: nats per character over the whole held-out tenth."""
+class Measured:
+    """A text that was trained on, and the held-out tenth of it, in nats per character."""
 
-    seconds: int
-    nats: tuple[float, ...]
+    name: str
+    language: str
+    train_chars: int
+    kneser_ney: float  # what the training part's n-grams alone make of it
+    trained: Mapping[int, tuple[float, ...]]  # by seconds of training, a seed each
 
-    @property
-    def shares(self) -> tuple[float, float]:
-        """The best and the worst seed, as shares of Kneser-Ney's figure."""
-        return min(self.nats) / KNESER_NEY_NATS, max(self.nats) / KNESER_NEY_NATS
+    def shares(self, seconds: int) -> list[float]:
+        """What trainings of that length made of it, as shares of Kneser-Ney's figure."""
+        return [nats / self.kneser_ney for nats in self.trained.get(seconds, ())]
 
 
-ROWS = (
-    Row(20, (1.4403, 1.4484, 1.4305)),
-    Row(60, (1.4109, 1.4074, 1.4034)),
-    Row(600, (1.4042, 1.4008, 1.4021)),
+TEXTS = (
+    Measured(
+        "tiny Shakespeare",
+        "English",
+        1_003_854,
+        1.5165,
+        {20: (1.4403, 1.4484, 1.4305), 60: (1.4109, 1.4074, 1.4034), 600: (1.4042, 1.4008, 1.4021)},
+    ),
+    Measured("the manual inside Python", "English", 418_543, 1.1090, {20: (1.0684,), 60: (1.0109,)}),
+    Measured("a Russian Quran", "Russian", 703_725, 1.1895, {20: (1.1720,), 60: (1.1438,)}),
 )
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Bits per character to expect after so many seconds of training."""
+    """Bits per character to expect after so many seconds of training, from so many trainings."""
 
     seconds: int
     low: float
     high: float
-    seeds: int
+    trainings: int
 
 
 def expected(counts_bits: float) -> list[Expected]:
-    """From what Kneser-Ney makes of a text, what trainings should make of it; where it is like the measured one."""
-    return [
-        Expected(row.seconds, counts_bits * row.shares[0], counts_bits * row.shares[1], len(row.nats))
-        for row in ROWS
-    ]
+    """From what Kneser-Ney makes of a text, what trainings should make of it, were it like one of those measured."""
+    found = []
+    for seconds in sorted({length for text in TEXTS for length in text.trained}):
+        shares = [share for text in TEXTS for share in text.shares(seconds)]
+        found.append(Expected(seconds, counts_bits * min(shares), counts_bits * max(shares), len(shares)))
+    return found
 
 
-def unlike(train_chars: int, counts_bits: float, latin: float, spaces: float) -> list[str]:
-    """In what a text differs from the measured one; `latin`: share of ASCII among its letters.
+def unlike(
+    train_chars: int, counts_bits: float, *, english: float, russian: float, spaces: float
+) -> list[str]:
+    """In what a text differs from all that were measured; `english` and `russian`: shares of such letters among its own.
 
     `spaces`: their share of its characters, by which words of natural language are known.
     """
     said = []
-    if not TRAIN_CHARS / LIKE <= train_chars <= TRAIN_CHARS * LIKE:
-        size = "shorter" if train_chars < TRAIN_CHARS else "longer"
+    sizes = [text.train_chars for text in TEXTS]
+    if not min(sizes) / LIKE <= train_chars <= max(sizes) * LIKE:
+        size = "shorter" if train_chars < min(sizes) else "longer"
         said.append(f"it is {size}: {train_chars:,} characters to train on")
-    if latin < MOSTLY:
-        share = f"only {100 * latin:.0f} %" if latin >= 0.005 else "none"
-        said.append(f"{share} of its letters are those of {LANGUAGE}")
-    elif not 0.1 <= spaces <= 0.25:
-        said.append(f"{100 * spaces:.0f} % of it are spaces, unlike {LANGUAGE}")
-    usual = KNESER_NEY_NATS / log(2)
-    if not usual / 1.5 <= counts_bits <= usual * 1.5:
+    if max(english, russian) < MOSTLY:
         said.append(
-            f"counts alone make {counts_bits:.2f} bits/char of it, and {usual:.2f} of the measured one"
+            f"{_share(english)} of its letters are those of English, {_share(russian)} those of Russian"
+        )
+    elif not 0.1 <= spaces <= 0.25:
+        said.append(f"{100 * spaces:.0f} % of it are spaces, unlike prose")
+    usual = [text.kneser_ney / log(2) for text in TEXTS]
+    if not min(usual) / AS_HARD <= counts_bits <= max(usual) * AS_HARD:
+        said.append(
+            f"counts alone make {counts_bits:.2f} bits/char of it, and {min(usual):.2f} to {max(usual):.2f} of those"
         )
     return said
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.005 else "none"
