@@ -56,4 +56,4 @@ class Prior(nn.Module):
 
 def weighed(logits: Tensor, gate: Tensor, log_prior: Tensor) -> Tensor:
     """E h + (1 + w h) log p, from E h (..., V), w h (..., 1) and log p (..., V)."""
-    return logits + (1 + gate.to(log_prior.dtype)) * log_prior
+    return torch.addcmul(logits, 1 + gate.to(log_prior.dtype), log_prior)
