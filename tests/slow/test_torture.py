@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,6 +145,15 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(folder: 
     print(f"{kills} kills over {attempt} runs")
 
 
+def decided(folder: Path, name: str) -> list[dict[str, Any]]:
+    """What the plan of a run says was decided; nothing before its first save."""
+    run = run_of(folder, name)
+    if not (run.path.is_dir() and run.steps()):
+        return []
+    decisions: list[dict[str, Any]] = json.loads((run.path / "plan.json").read_text())["decisions"]
+    return decisions
+
+
 def test_killed_with_a_time_to_keep_the_plan_survives_and_the_run_ends(folder: Path) -> None:
     """What was decided stays decided: each later plan begins with the one before."""
     rng = random.Random(7)
@@ -163,19 +173,17 @@ def test_killed_with_a_time_to_keep_the_plan_survives_and_the_run_ends(folder: P
     for _ in range(5):
         with open(os.devnull, "wb") as nowhere, open(folder / ".err", "wb") as err:
             child = command.begin(nowhere.fileno(), err.fileno())
-        while os.waitpid(child, os.WNOHANG)[0] == 0 and not (
-            run_of(folder, "by-time").path.is_dir() and run_of(folder, "by-time").steps()
-        ):
+        while os.waitpid(child, os.WNOHANG)[0] == 0 and len(decided(folder, "by-time")) < 2:
             time.sleep(0.01)
         time.sleep(rng.uniform(0.2, 1.2))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        now = json.loads((run_of(folder, "by-time").path / "plan.json").read_text())["decisions"]
-        assert now[: len(decisions)] == decisions
+        now = decided(folder, "by-time")
+        assert now[0]["decided"] == "size" and now[: len(decisions)] == decisions
         decisions, command = now, Command(("resume", "by-time"), folder)
     done = command.run()
     assert done.code == 0, done.err
-    assert json.loads((run_of(folder, "by-time").path / "plan.json").read_text())["decisions"] == decisions
+    assert decided(folder, "by-time") == decisions
 
 
 LONG = (*TRAIN[:-1], "100000", "--save-every", "0.2")
