@@ -5,6 +5,7 @@ ASCII takes a byte a character, what lies in the first plane of Unicode two, the
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -212,7 +213,8 @@ class Spool:
         file.seek(offset)
         data = file.read(size)
         if self._lets_go:
-            os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_DONTNEED)
+            with suppress(OSError):  # it is advice
+                os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_DONTNEED)
         return data
 
     def _decoded(self, run: "_Run") -> Codes:
