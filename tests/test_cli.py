@@ -253,6 +253,18 @@ def test_resume_of_a_run_that_lacks_only_its_report_makes_that(charlm, kind: tup
     assert again.code == (0 if "none" in kind else 2) and not again.out
 
 
+def test_a_report_of_an_earlier_step_is_none(charlm, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """A run that goes on, and is killed between its last save and the report, lacks that."""
+    charlm("train", "ducks.txt", "--steps", "5", *TOY)
+    with monkeypatch.context() as patched:
+        patched.setattr("charlm.cli.follow._summary", lambda *args: None)
+        assert charlm("resume", "ducks", "--steps", "2").code == 0
+    assert not Path("checkpoints/ducks/report.html").exists()
+    resumed = charlm("resume", "ducks")
+    assert resumed.code == 0 and "only its report is missing" in resumed.err
+    assert Path("checkpoints/ducks/report.html").exists()
+
+
 def test_runs_and_info(trained) -> None:  # type: ignore[no-untyped-def]
     assert "ducks" in trained("runs").out
     assert json.loads(trained("runs", "--json").out)["step"] == 12

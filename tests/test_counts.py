@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -324,3 +325,19 @@ def test_the_lower_orders_of_one_count_are_those_counted_alone(most: int | None)
         np.testing.assert_array_equal(probabilities(model, ids), probabilities(alone, ids))
     assert list(lower_orders(ids, SYMBOLS, 1, memory=1 << 30)) == []
     assert list(lower_orders(ids, SYMBOLS, 0, memory=1 << 30)) == []
+
+
+def test_a_context_that_stands_twice_is_refused() -> None:
+    """Its entries ascend all the same; who looks it up would find one or the other."""
+    model = build(np.random.default_rng(5).integers(0, 4, 300), 4, 3, memory=1 << 28).model
+    level = model.levels[1]
+    at = int(np.flatnonzero(np.diff(level.starts) > 1)[0])
+    apart = replace(
+        level,
+        contexts=np.insert(level.contexts, at, level.contexts[at]),
+        starts=np.insert(level.starts, at + 1, level.starts[at] + 1),
+    )
+    torn = KneserNey(model.packing, [model.levels[0], apart, *model.levels[2:]], dense=False)
+    load(dump(model), 4, "counts")
+    with pytest.raises(CheckpointError, match="the order of the contexts of order 1"):
+        load(dump(torn), 4, "counts")

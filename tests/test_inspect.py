@@ -136,7 +136,7 @@ def test_the_table_says_what_json_says(charlm: Call) -> None:
     figures += [f"{model['n_layer']} layers of width {model['n_embd']}"]
     for figure in figures:
         assert figure in out, figure
-    assert found["schema"] == 1 and sum(row["count"] for row in found["characters"]) == found["text"]["chars"]
+    assert found["schema"] == 2 and sum(row["count"] for row in found["characters"]) == found["text"]["chars"]
     assert found["text"]["lines"] == 1_003 and found["newlines"] == {"lf": 1_003, "crlf": 0, "cr": 0}
 
 
@@ -269,6 +269,11 @@ def test_the_measured_rows_are_those_of_the_notes() -> None:
         assert f"| {text.kneser_ney:.4f} |" in row
         for nats in text.trained.values():
             assert f"| **{nats[0]:.4f}** (" in row
+
+
+def test_all_measured_texts_were_trained_for_the_same_times() -> None:
+    """Else a row of the table would be of other texts than the one above it."""
+    assert len({tuple(text.trained) for text in measured.TEXTS}) == 1
 
 
 def test_a_text_is_unlike_only_what_none_of_those_measured_is_like() -> None:

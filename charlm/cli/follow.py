@@ -9,6 +9,7 @@ from statistics import fmean
 
 from tqdm import tqdm
 
+from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.console import checkpoints_root, count, say, table, text_of, warn
 from charlm.cli.remembered import remembered_rows, say_remembered
@@ -18,6 +19,7 @@ from charlm.evaluation.yardsticks import Yardstick
 from charlm.listeners.log import MetricsLog
 from charlm.listeners.preview import Preview
 from charlm.listeners.progress import Progress
+from charlm.listeners.report import NAME as REPORT
 from charlm.listeners.report import write_report
 from charlm.sampling.generate import default_prompt, sample_text
 from charlm.terminal import one_line
@@ -37,6 +39,10 @@ def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Yards
     `counts` is what counts alone make of the held-out text, if it was measured.
     """
     trainer = trainer_of(session, run, pace)
+    with suppress(OSError):
+        files.remove_file(
+            run.path / REPORT
+        )  # of another step; should this be killed, `resume` makes the last one
     say(f"run {run.name}, in {one_line(str(run.path))}")
     bar = Progress(
         session.plan.total_steps,
@@ -164,8 +170,13 @@ def next_commands(run: RunFolder, session: AnySession) -> None:
     """What one may want to do with a finished run."""
     say(f"more text from it:   charlm sample --run {run.name}{root_option(run)} --prompt TEXT")
     say(f"its full figure:     charlm eval --run {run.name}{root_option(run)}")
-    if isinstance(session, Session):
+    if isinstance(session, Session) and not of_comparison(run):
         say(f"train it further:    charlm resume {run.name}{root_option(run)} --time 2m")
+
+
+def of_comparison(run: RunFolder) -> bool:
+    """Is it one of the runs of a comparison?"""
+    return (run.path.parent / "comparison.json").is_file()
 
 
 def root_option(run: RunFolder) -> str:

@@ -42,12 +42,12 @@ def command(
 
     from charlm.checkpoint.run_folder import find  # here: only now is torch needed
     from charlm.cli.counts_line import counts_line
-    from charlm.cli.follow import follow, next_commands
+    from charlm.cli.follow import follow, next_commands, of_comparison
     from charlm.training.counts_session import CountsSession
     from charlm.training.start import go_on
 
     folder = find(checkpoints_root(checkpoints), run)
-    if (time is not None or steps is not None) and (folder.path.parent / "comparison.json").is_file():
+    if (time is not None or steps is not None) and of_comparison(folder):
         raise UsageError(f"{folder.name} is part of a comparison, in which all runs have the same budget")
     session = go_on(folder, warn, threads)
     if isinstance(session, CountsSession):

@@ -72,6 +72,8 @@ def _wrong(level: Level, packing: Packing, order: int) -> str | None:
     digits = [(level.contexts >> np.uint64(packing.bits * i)) & packing.mask(1) for i in range(order)]
     if (level.contexts & ~packing.mask(order)).any() or any((d >= packing.n_symbols).any() for d in digits):
         return "the contexts"
+    if (level.contexts[1:] <= level.contexts[:-1]).any():
+        return "the order of the contexts"
     keys = level.gram_keys(packing)
     if (keys[1:] <= keys[:-1]).any():
         return "the order of the entries"

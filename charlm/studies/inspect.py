@@ -17,6 +17,8 @@ from charlm.text.look import Look
 from charlm.text.vocabulary import END, without_ends
 from charlm.training.plan import Choice
 
+RUSSIAN = frozenset("абвгдеёжзийклмнопрстуфхцчшщъыьэюя")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
@@ -150,7 +152,7 @@ def _xz_bits(text: str) -> float | None:
 def _unlike(found: list[Character], train_chars: int, stick: Yardstick) -> list[str]:
     letters = max(1, sum(c.count for c in found if c.char.isalpha()))
     english = sum(c.count for c in found if c.char.isalpha() and c.char.isascii())
-    russian = sum(c.count for c in found if c.name.startswith("CYRILLIC") and c.char.isalpha())
+    russian = sum(c.count for c in found if c.char.lower() in RUSSIAN)
     spaces = sum(c.count for c in found if c.char == " ") / max(1, sum(c.count for c in found))
     return measured.unlike(
         train_chars,

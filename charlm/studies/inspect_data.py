@@ -1,4 +1,4 @@
-"""What was found in a text as plain values, of schema 1: keys that stay, numbers that are not rounded."""
+"""What was found in a text as plain values, of schema 2: keys that stay, numbers that are not rounded."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from charlm.studies.entropy import KIND
 from charlm.studies.findings import Finding
 from charlm.studies.inspect import Examination
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def plain(found: Examination, warnings: Sequence[Finding]) -> dict[str, Any]:

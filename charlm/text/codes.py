@@ -83,8 +83,12 @@ class Census:
 
     def lines(self) -> int:
         """Line feeds so far, and returns."""
-        counts = self.counts()
-        return int(counts[_FEED] + counts[_RETURN])
+        return sum(map(self._count_of, (_FEED, _RETURN)))
+
+    def _count_of(self, point: int) -> int:
+        pairs = self._pairs.reshape(256, 256)
+        of_pairs = pairs[point].sum() + pairs[:, point].sum()
+        return int(self._points[point] + self._in_c[:, point].sum() + of_pairs)
 
     def _add_bytes(self, codes: Codes) -> None:
         even = len(codes) // 2 * 2
@@ -153,6 +157,9 @@ class Spool:
     def add(self, codes: Codes, block: Block | None = None) -> None:
         """Keep the code points of a block. Raises OSError where the disk has no room."""
         self.chars += len(codes)
+        read_again = block is not None and block.origin is not None
+        if not read_again and codes.dtype.itemsize == 4 and int(codes.max(initial=0)) < PLANE:
+            codes = codes.astype(np.uint16)
         width = codes.dtype.itemsize
         if block is not None and block.origin is not None:
             path, offset = block.origin
@@ -191,7 +198,7 @@ class Spool:
             first += run.chars
 
     def let_go(self) -> None:
-        """From now on no character is read twice.
+        """From now on hardly any character is read twice.
 
         The pages of a long text then make room in the system's cache for what is written meanwhile: a page that
         nothing used before is the dearest part of writing on a virtual machine.

@@ -182,7 +182,8 @@ class Preparation:
             n = encoder.length(counts[name], division.codes(spool, name))
             parts[name] = cache.Part(n, encoder.dtype, pieces)
             done += int(counts[name].sum())
-        spool.let_go()
+        if self._draw is None:  # of drawn documents all are read for each part
+            spool.let_go()
         trouble = cache.try_to_store(key, facts, parts)
         corpus = None if trouble else reopen(key)
         if corpus is not None:
