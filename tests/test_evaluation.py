@@ -10,17 +10,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.checkpoint.snapshot import read
+from charlm.config import TextConfig
 from charlm.context import ContextRule
 from charlm.counts.build import build
 from charlm.counts_predictor import CountsPredictor
+from charlm.evaluation import yardsticks as yardstick_module
 from charlm.evaluation.held_out import score_slice, spread
 from charlm.evaluation.intervals import bootstrap_interval
 from charlm.evaluation.overlap import PASSAGE, overlap
 from charlm.evaluation.report import evaluate
 from charlm.evaluation.score import Figure, score_text
-from charlm.evaluation.yardsticks import Yardstick, uniform_bits, unigram_bits, xz_bits, yardsticks
+from charlm.evaluation.yardsticks import (
+    Yardstick,
+    count_training_part,
+    simplest,
+    stick_of,
+    stick_of_ids,
+    uniform_bits,
+    unigram_bits,
+    xz_bits,
+    yardsticks,
+)
 from charlm.predictor import TransformerPredictor
 from charlm.text.corpus import Corpus
+from charlm.text.preparation import prepare
 from charlm.text.vocabulary import Vocabulary
 from charlm.training.loop import Trainer
 from tests.conftest import Never, toy_run
@@ -98,11 +111,28 @@ def test_the_interval_covers() -> None:
 
 def test_yardsticks_are_their_formulas() -> None:
     vocabulary = Vocabulary.build("aab")
-    assert uniform_bits(vocabulary, "abba") == pytest.approx(1)
-    assert unigram_bits(vocabulary, "ab") == pytest.approx(-(log2(3 / 6) + log2(2 / 6)) / 2)
+    counts = np.bincount(vocabulary.encode("abba"), minlength=vocabulary.n_ids)
+    assert uniform_bits(vocabulary, counts) == pytest.approx(4)
+    assert unigram_bits(vocabulary, counts) == pytest.approx(-2 * (log2(3 / 6) + log2(2 / 6)))
     text = "".join(chr(97 + i * i % 26) for i in range(3000))
     assert xz_bits(text, text) < 0.3, "it has seen it"
     assert xz_bits("", text) > xz_bits(text, text)
+
+
+@pytest.mark.parametrize("documents", ["none", "line"])
+def test_counts_of_ids_in_pieces_say_what_counts_of_the_text_say(
+    documents: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = prepare("the cat sat on the mat\nwith a hat\n" * 60 + "é", TextConfig(documents=documents))
+    vocabulary, ids, text = corpus.vocabulary, corpus.held_out, corpus.held_out_text()
+    built = count_training_part(vocabulary, corpus.train, memory=1 << 28, most=None)
+    expected = stick_of(built, vocabulary, text), yardsticks(vocabulary, None, text)["unigram"]
+    monkeypatch.setattr(yardstick_module, "IDS_AT_ONCE", 7)
+    found = stick_of_ids(built, vocabulary, ids, corpus.held_out_chars)
+    assert found.bits_per_char == pytest.approx(expected[0].bits_per_char, rel=1e-12)
+    simple = simplest(vocabulary, ids, corpus.held_out_chars)["unigram"]
+    assert isinstance(expected[1], Yardstick)
+    assert simple.bits_per_char == pytest.approx(expected[1].bits_per_char, rel=1e-12)
 
 
 def test_every_yardstick_is_there_or_says_why() -> None:

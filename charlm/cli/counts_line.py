@@ -1,7 +1,7 @@
 """What counts alone make of a run's held-out text, before it is trained: the line that it is held against."""
 
 from charlm.cli.console import say
-from charlm.evaluation.yardsticks import CHOSEN, KNESER_NEY, Yardstick, count_training_part, stick_of
+from charlm.evaluation.yardsticks import CHOSEN, KNESER_NEY, Yardstick, count_training_part, stick_of_ids
 from charlm.training.kinds import AnySession
 
 SHARE = 0.1  # of a run's time, at most
@@ -25,7 +25,7 @@ def counts_line(session: AnySession, budget: float | None) -> Yardstick | None:
         most, source = int(seconds * SYMBOLS_PER_SECOND), CHOSEN
         memory = session.training_config.counts_memory << 20
         built = count_training_part(corpus.vocabulary, corpus.train, memory=memory, most=most)
-    stick = stick_of(built, corpus.vocabulary, corpus.held_out_text())
+    stick = stick_of_ids(built, corpus.vocabulary, corpus.held_out, corpus.held_out_chars)
     limits = f" ({stick.limits})" if stick.limits else ""
     say(
         f"to beat: {stick.bits_per_char:.3f} bits/char held-out, by {stick.order} {corpus.vocabulary.word}s of counts, {source} "

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
-from math import log2
+from math import log, log2
 
 import numpy as np
+from numpy.typing import NDArray
 
 from charlm.counts.build import Built, build, choose_order, lower_orders
 from charlm.counts.kneser_ney import KneserNey
@@ -18,10 +19,13 @@ KNESER_NEY = "kneser-ney"
 CHOSEN = "as many as predict the end of its training part best"
 """How long the grams are that are counted for a yardstick."""
 
+IDS_AT_ONCE = 1 << 20
 LAST_BYTES = 32 << 20
 """How much of the training part a compressor reads, its end."""
 PPMD_ORDER, PPMD_MEMORY = 6, 256 << 20
 XZ_DICTIONARY_LEAST = 1 << 16
+
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,24 @@ def yardsticks(
     The compressors are not asked where documents end.
     """
     plain = without_ends(text)
-    found: dict[str, Yardstick | str] = {
-        "uniform": Yardstick(uniform_bits(vocabulary, text), adaptive=False),
-        "unigram": Yardstick(unigram_bits(vocabulary, text), adaptive=False),
+    found: dict[str, Yardstick | str] = {**simplest(vocabulary, vocabulary.encode(text), len(plain))}
+    return {**found, **compressors(training_text, plain)}
+
+
+def simplest(vocabulary: Vocabulary, ids: Ids, chars: int) -> dict[str, Yardstick]:
+    """Those that only need to know how often each symbol occurs in a text, of so many characters."""
+    counts = np.zeros(vocabulary.n_ids, np.int64)
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        counts += np.bincount(ids[start : start + IDS_AT_ONCE], minlength=len(counts))
+    return {
+        "uniform": Yardstick(uniform_bits(vocabulary, counts) / chars, adaptive=False),
+        "unigram": Yardstick(unigram_bits(vocabulary, counts) / chars, adaptive=False),
     }
+
+
+def compressors(training_text: Callable[[], str] | None, plain: str) -> dict[str, Yardstick | str]:
+    """What compressors that have read the training part, where it is still there, make of a text."""
+    found: dict[str, Yardstick | str] = {}
     if training_text is not None and find_spec("pyppmd") is not None:
         found["ppmd"] = Yardstick(ppmd_bits(training_text(), plain), adaptive=True)
     if training_text is None:
@@ -59,23 +77,23 @@ def yardsticks(
     return found
 
 
-def uniform_bits(vocabulary: Vocabulary, text: str) -> float:
-    """Every symbol of the training part equally likely; what it lacks costs the bytes that spell it."""
-    symbols = len(vocabulary.encode(text))
-    unseen = int((vocabulary.encode(text) >= vocabulary.n_symbols).sum())
-    return (symbols * log2(vocabulary.n_symbols) + unseen * log2(256)) / len(without_ends(text))
+def uniform_bits(vocabulary: Vocabulary, counts: Counts) -> float:
+    """Every symbol of the training part equally likely; what it lacks costs the bytes that spell it.
+
+    Bits in all, of symbols that occur so often, (n_ids,).
+    """
+    return float(counts.sum() * log2(vocabulary.n_symbols) + counts[vocabulary.n_symbols :].sum() * log2(256))
 
 
-def unigram_bits(vocabulary: Vocabulary, text: str) -> float:
-    """How often each symbol occurs in the training part, plus one.
+def unigram_bits(vocabulary: Vocabulary, counts: Counts) -> float:
+    """How often each symbol occurs in the training part, plus one; bits in all, as `uniform_bits`.
 
     Bytes that it lacks are one more symbol together, of count one, each as likely as the others.
     """
     known, lacking = vocabulary.n_symbols, vocabulary.n_ids - vocabulary.n_symbols
-    counts = np.full(vocabulary.n_ids, 1 / max(1, lacking))
-    counts[:known] = np.array(vocabulary.counts) + 1
-    bits = -np.log2(counts / counts.sum())
-    return float(bits[vocabulary.encode(text)].sum()) / len(without_ends(text))
+    seen = np.full(vocabulary.n_ids, 1 / max(1, lacking))
+    seen[:known] = np.array(vocabulary.counts) + 1
+    return float((counts * -np.log2(seen / seen.sum())).sum())
 
 
 def kneser_ney(
@@ -110,6 +128,15 @@ def of_counts(model: KneserNey, vocabulary: Vocabulary, text: str, source: str =
     """What counts make of a text."""
     bits = score_text(CountsPredictor(model, vocabulary), "", text).bits
     return Yardstick(float(bits.mean()), adaptive=False, order=model.order, source=source)
+
+
+def stick_of_ids(built: Built, vocabulary: Vocabulary, ids: Ids, chars: int) -> Yardstick:
+    """The same of a text that is there as ids, of so many characters, in a memory that does not grow with it."""
+    predictor, nats = CountsPredictor(built.model, vocabulary), 0.0
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        before = min(start, built.model.order)
+        nats -= float(predictor.score(ids[start - before : start + IDS_AT_ONCE])[before:].sum())
+    return Yardstick(nats / log(2) / chars, adaptive=False, order=built.model.order, limits=built.limits)
 
 
 def count_training_part(vocabulary: Vocabulary, train: Ids, *, memory: int, most: int | None) -> Built:
