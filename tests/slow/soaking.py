@@ -29,6 +29,7 @@ TRAIN += (
     "soak",
 )
 TRAIN += ("--save-every", "2", "--steps", "10000000", "--eval-every", "5000")
+TRAIN += ("--compile", "off")  # as so many steps would have it: a compiler at work is no leak
 
 
 @dataclass
