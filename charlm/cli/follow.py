@@ -39,10 +39,9 @@ def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Yards
     `counts` is what counts alone make of the held-out text, if it was measured.
     """
     trainer = trainer_of(session, run, pace)
+    # The page there may be is of another step. Should this be killed, `resume` makes that of the last one.
     with suppress(OSError):
-        files.remove_file(
-            run.path / REPORT
-        )  # of another step; should this be killed, `resume` makes the last one
+        files.remove_file(run.path / REPORT)
     say(f"run {run.name}, in {one_line(str(run.path))}")
     bar = Progress(
         session.plan.total_steps,

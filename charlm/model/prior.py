@@ -29,9 +29,8 @@ class Prior(nn.Module):
 
     def told(self, log_prior: Tensor) -> Tensor:
         """What the first layer is told of it: (B, T, C) from (B, T, V). Rows of zeros are no prior, and say nothing."""
-        known = (
-            log_prior[..., :2].sum(dim=-1, keepdim=True) < 0
-        )  # of two symbols one at least is no certainty
+        # Of two symbols at least one is no certainty, so two tell whether it is a prior.
+        known = log_prior[..., :2].sum(dim=-1, keepdim=True) < 0
         roots = (log_prior / 2).exp_().mul_(known)
         return F.linear(roots.to(self.read.dtype), self.read)
 
