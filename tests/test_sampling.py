@@ -1,6 +1,7 @@
 """Sampling: known odds give the known choices, stops are found, seeds mean what they say."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from charlm.config import SamplingConfig
 from charlm.context import ContextRule
 from charlm.sampling.choose import choose, pick, probabilities
-from charlm.sampling.generate import Ended, Piece, generate, sample_text
+from charlm.sampling.generate import Ended, Piece, Writer, generate, sample_text
 from charlm.sampling.stopping import StopFilter
+from charlm.text.decoder import Decoder
 from charlm.text.vocabulary import Vocabulary
 
 LOGP = torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64).log()
@@ -92,26 +94,66 @@ def test_a_sample_does_not_depend_on_those_beside_it() -> None:
     assert len(set(texts(7))) == 7
 
 
-@given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.data())
-def test_a_stop_is_found_wherever_the_pieces_are_cut(
-    text: str, stops: list[str], data: st.DataObject
+def stopped(text: str, stops: list[str]) -> str | None:
+    """What a text stops at, read whole: before the stop that is complete first, the longest of several."""
+    for end in range(1, len(text) + 1):
+        found = [len(stop) for stop in stops if text[:end].endswith(stop)]
+        if found:
+            return text[: end - max(found)]
+    return None
+
+
+def fed(stops: list[str], pieces: Iterable[str]) -> tuple[str, bool]:
+    stopping, out = StopFilter(stops), ""
+    for piece in pieces:
+        out += stopping.feed(piece)
+    return out if stopping.found else out + stopping.flush(), stopping.found
+
+
+# "e" and a combining accent, a letter beyond the basic plane: what is matched are code points
+ALPHABET = "abe\u0301🦆"
+
+
+@given(
+    st.text(ALPHABET, max_size=30),
+    st.lists(st.text(ALPHABET, min_size=1, max_size=4), max_size=4),
+    st.lists(st.integers(0, 30), max_size=8),
+)
+def test_a_stop_is_found_wherever_the_pieces_are_cut(text: str, stops: list[str], cuts: list[int]) -> None:
+    expected = stopped(text, stops)
+    pieces = [text[a:b] for a, b in pairwise([0, *sorted(min(cut, len(text)) for cut in cuts), len(text)])]
+    assert fed(stops, pieces) == (text if expected is None else expected, expected is not None)
+
+
+def test_of_stops_within_one_another_the_one_that_is_complete_first_ends_it() -> None:
+    for text, stops, left in (
+        ("xabcx", ["abc", "b"], "xa"),
+        ("xabcx", ["b", "abc"], "xa"),
+        ("xabcx", ["abc", "bc", "c"], "x"),
+        ("xabaababc", ["abab", "aba"], "x"),
+        ("aabab", ["abab", "abb"], "a"),
+        ("cafe\u0301.", ["e", "e\u0301"], "caf"),
+    ):
+        for cuts in range(1 << (len(text) - 1)):
+            places = [0, *(i + 1 for i in range(len(text) - 1) if cuts >> i & 1), len(text)]
+            assert fed(stops, [text[a:b] for a, b in pairwise(places)]) == (left, True)
+
+
+@given(st.lists(st.integers(0, 2), max_size=12), st.lists(st.integers(0, 12), max_size=4), st.integers(1, 12))
+def test_why_a_sample_ends_does_not_depend_on_the_pieces(
+    ids: list[int], cuts: list[int], length: int
 ) -> None:
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    stopping, out, i = StopFilter(stops), "", 0
-    while i < len(text) and not stopping.found:
-        n = data.draw(st.integers(1, 4))
-        out += stopping.feed(text[i : i + n])
-        i += n
-    if not stopping.found:
-        out += stopping.flush()
-    # Fed piece by piece, the first stop to be complete wins; it may begin after another would.
-    ends = {text.find(stop) + len(stop): text.find(stop) for stop in stops if stop in text}
-    assert stopping.found == bool(places)
-    assert text.startswith(out)
-    if places:
-        assert min(places) <= len(out) <= max(ends.values())
-    else:
-        assert out == text
+    def written(places: list[int]) -> list[object]:
+        writer = Writer(0, Decoder(Vocabulary("abc", b"", (1,) * 3)), ["ab"], length, end=2)
+        events = []
+        for a, b in pairwise(places):
+            if writer.reason is None:
+                events += writer.write(ids[a:b])
+        texts = "".join(event.text for event in events if isinstance(event, Piece))
+        return [texts, *(event for event in events if isinstance(event, Ended))]
+
+    whole = [0, *sorted(min(cut, len(ids)) for cut in cuts), len(ids)]
+    assert written(whole) == written([0, *range(1, len(ids) + 1)])
 
 
 def test_aab_is_found_in_aaab() -> None:

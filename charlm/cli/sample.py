@@ -39,7 +39,11 @@ Samples = Annotated[
 ]
 Stops = Annotated[
     list[str] | None,
-    typer.Option(metavar="TEXT", help="End before this text; may be repeated. \\n is a new line."),
+    typer.Option(
+        metavar="TEXT",
+        help="End before this text; may be repeated: the one that is complete first ends the sample (at the "
+        "same character, the longest). \\n is a new line.",
+    ),
 ]
 Raw = Annotated[bool, typer.Option("--raw", help="To a terminal the characters as they are, controls too.")]
 OneDocument = Annotated[bool, typer.Option("--one-document", help="End where the model ends the document.")]

@@ -56,8 +56,10 @@ class Writer:
         text = self.decoder.feed(ids)
         text = (text + self.decoder.flush() if ended else text)[: self.left]
         self.left -= len(text)
-        if ended or self.left == 0:
-            self.reason = "document" if ended else "length"
+        if self.left == 0:  # even where more ids came with these: how many do depends on the clock
+            self.reason = "length"
+        elif ended:
+            self.reason = "document"
         text = self.filter.feed(text)
         if self.filter.found:
             self.reason = "stop"
@@ -81,7 +83,7 @@ def generate(
     one_document: bool = False,
     between: str = "",
 ) -> Iterator[Piece | Ended]:
-    """Write `n` samples of `length` characters after `prompt`, or up to a stop text.
+    """Write `n` samples of `length` characters after `prompt`, or up to the stop text that is complete first.
 
     The stop text is not part of the sample. Where the model tells documents apart, the prompt begins
     one; with `one_document` a sample stops at its end, else `between` stands before the next.
