@@ -4,18 +4,23 @@ import ast
 import hashlib
 import http.server
 import io
+import os
+import random
+import re
 import socket
 import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from charlm import files
 from charlm.cli.main import run as main
 from charlm.errors import ResourceError, TextError
 from charlm.text import download, published
@@ -33,6 +38,7 @@ class Server:
     def __init__(self) -> None:
         self.asked: list[str | None] = []
         self.body, self.tell_length = BODY, True
+        self.answer: Callable[[], Iterable[bytes]] = tuple
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -44,6 +50,7 @@ class Server:
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # who hangs up does so on purpose
         self.address = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
@@ -88,6 +95,13 @@ class Server:
 
     def loop(self, to: Any) -> None:
         self._redirect(to, "/loop")
+
+    def raw(self, to: Any) -> None:
+        """Whatever bytes, until they end or no one listens."""
+        with suppress(OSError):
+            for piece in self.answer():
+                to.wfile.write(piece)
+        to.close_connection = True
 
     def ftp(self, to: Any) -> None:
         self._redirect(to, "ftp://127.0.0.1/text")
@@ -168,12 +182,203 @@ def test_a_body_without_an_end_is_cut_off(server: Server, tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+OK = b"HTTP/1.1 200 OK\r\n"
+LENGTH = f"Content-Length: {len(BODY)}\r\n\r\n".encode()
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+TO = b"HTTP/1.1 302 Found\r\nLocation: "
+
+
+def slowly(head: bytes, drop: bytes, every: float = 0.05) -> Iterator[bytes]:
+    yield head
+    while True:
+        time.sleep(every)
+        yield drop
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [OK + b"Content-Length: \xb2\r\n\r\n", BODY],
+        [OK + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", BODY],
+        [OK + b"Content-Length: -5\r\n\r\n", BODY],
+        [OK + b"Content-Encoding: identity\r\n" + LENGTH, BODY],
+        [b"HTTP/1.1 200\r\n" + LENGTH, BODY],
+        [CHUNKED, b"%x; of=two\r\n" % 100, BODY[:100], b"\r\n%X\r\n" % (len(BODY) - 100), BODY[100:], b"\r\n0\r\n\r\n"],
+    ],
+)  # fmt: skip
+def test_odd_answers_that_hold_the_text(server: Server, tmp_path: Path, answer: list[bytes]) -> None:
+    server.answer = lambda: answer
+    assert fetch(text_at(server, "raw"), tmp_path).read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda: [CHUNKED, b"-5\r\n", BODY], "the size of a chunk is no number"),
+        (lambda: [CHUNKED, b"\xb2\r\n", BODY], "the size of a chunk is no number"),
+        (lambda: [CHUNKED, b"f" * 5000 + b"\r\n", BODY], "the size of a chunk is no number"),
+        (lambda: [CHUNKED, b"fffffff\r\n", BODY], "broke off"),
+        (lambda: [CHUNKED, b"5\r\n", BODY], "a chunk is longer"),
+        (lambda: [CHUNKED, b"ffffffffffff\r\n", *[BODY] * 99], "that is something else"),
+        (lambda: [OK + b"Content-Length: 70000\r\n\r\n", BODY], "not the published one"),
+        (lambda: [OK + b"Content-Length: 99999999999999\r\n\r\n", BODY], "it would be 99,999,999,999,999 bytes"),
+        (lambda: [OK + b"Content-Encoding: gzip\r\n" + LENGTH, BODY], "encoded .gzip."),
+        (lambda: [OK + b"x: y\r\n" * 1000 + LENGTH, BODY], "more than 100 headers"),
+        (lambda: [OK + b"x: " + b"y" * 100_000 + b"\r\n" + LENGTH, BODY], "too long|more than 65536"),
+        (lambda: [b"HTTP/1.1 \xb2 OK\r\n\r\n"], "HTTP/1.1"),
+        (lambda: [b"\x00\xff" * 50], "could not be downloaded"),
+        (list, "closed connection"),
+        (lambda: [b"HTTP/1.1 500 \x1b[2J\r\n\r\n"], "answers 500"),
+        (lambda: [b"HTTP/1.1 999\r\n\r\n"], "answers 999"),
+        (lambda: [b"HTTP/1.1 304\r\n\r\n"], "answers 304"),
+        (lambda: [TO + b"http://[broken\r\n\r\n"], "a redirection"),
+        (lambda: [TO + b"http://127.0.0.1:port/\r\n\r\n"], "a redirection"),
+        (lambda: [TO + b"http://127.0.0.1:99999999/\r\n\r\n"], "could not be downloaded"),
+        (lambda: [TO + b"http://\xe4\xff\xfe..x/\r\n\r\n"], "could not be downloaded"),
+        (lambda: [TO + "http://dück.ü/".encode() + b"\r\n\r\n"], "could not be downloaded"),
+        (lambda: [TO + b"http:///nowhere\r\n\r\n"], "could not be downloaded"),
+        (lambda: [TO + b"gopher://127.0.0.1/\r\n\r\n"], "gopher"),
+        (lambda: [TO + b"data:text/plain,x\r\n\r\n"], "data"),
+        (lambda: [b"HTTP/1.1 302 Found\r\n\r\n"], "answers 302"),
+        (lambda: slowly(OK, b"x"), "timed out"),
+        (lambda: slowly(OK + LENGTH, b"x"), "only [0-9]+ bytes came"),
+        (lambda: slowly(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.001), "timed out"),
+    ],
+)  # fmt: skip
+def test_answers_that_do_not_hold_the_text_are_one_sentence(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: Callable[[], Iterable[bytes]],
+    said: str,
+) -> None:
+    server.answer = answer
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(download, "TRIES", 2)
+    monkeypatch.setitem(published.TEXTS, "text", text_at(server, "raw"))
+    monkeypatch.setattr(sys, "argv", ["charlm", "data", "get", "text"])
+    code, err = main(0.0), capsys.readouterr().err
+    assert code == 3 and "\x1b" not in err and re.search(said, err), err
+    assert err.count("error: ") == 1 and not (tmp_path / "data" / "text.txt").exists()
+    monkeypatch.setattr(published, "TEXTS", {"text": text_at(server, "good")})
+    assert main(0.0) == 0, "what was left behind does not block the next try"
+
+
+def test_a_redirection_with_an_endless_body_is_followed(server: Server, tmp_path: Path) -> None:
+    server.answer = lambda: slowly(TO + b"/good\r\n\r\n", b"x" * 1000, 0.001)
+    assert fetch(text_at(server, "raw"), tmp_path).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("proxy", ["garbage", "http://", "http://[::1", "http://h:port", "http://ü..ü:1", "socks5://127.0.0.1:1", "file:///etc/passwd", "://", "http://me:secret@127.0.0.1:1"])  # fmt: skip
+def test_a_proxy_that_is_none(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setattr(download, "TRIES", 2)
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(TextError, match="through the proxy") as caught:
+        fetch(text_at(server, "good"), tmp_path)
+    assert "secret" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX files")
+@pytest.mark.parametrize("kind", ["a link", "a hard link", "a folder", "a pipe", "too long", "other bytes"])
+def test_what_stands_where_a_download_waits(server: Server, tmp_path: Path, kind: str) -> None:
+    part, other = tmp_path / "data" / ".tmp-text.part", tmp_path / "other"
+    part.parent.mkdir()
+    other.write_bytes(b"mine")
+    if kind == "a link":
+        part.symlink_to(other)
+    elif kind == "a hard link":
+        part.hardlink_to(other)
+    elif kind == "a folder":
+        part.mkdir()
+        (part / "file").touch()
+    elif kind == "a pipe":
+        os.mkfifo(part)
+    else:
+        part.write_bytes(b"?" * (len(BODY) + 1 if kind == "too long" else 100))
+    text = text_at(server, "good")
+    assert fetch(text, part.parent).read_bytes() == BODY
+    assert other.read_bytes() == b"mine" and [path.name for path in part.parent.iterdir()] == ["text.txt"]
+
+
+def test_a_full_disk_ends_the_download_with_its_own_code(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "append", full)
+    with pytest.raises(ResourceError, match="No space left"):
+        fetch(text_at(server, "good"), tmp_path)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX files")
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_where_the_text_belongs(
+    server: Server, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "text.txt")
+    with pytest.raises(TextError, match="move it away"):
+        fetch(text_at(server, "good"), tmp_path)
+
+
 def packed(*members: tuple[str, bytes]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members:
             archive.writestr(name, data)
     return file.getvalue()
+
+
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_damaged_archive_is_one_sentence_and_blocks_nothing(
+    server: Server, tmp_path: Path, method: int
+) -> None:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", method) as archive:
+        archive.writestr("it", random.Random(1).randbytes(3000) + BODY)
+    data = random.Random(1).randbytes(3000) + BODY
+    text = text_at(
+        server, "good", member="it", size=len(data), digest=hashlib.sha256(data).hexdigest(), most=200_000
+    )
+    rng, refused = random.Random(method), 0
+    for _ in range(60):
+        damaged = bytearray(whole.getvalue())
+        place = rng.choice([rng.randrange(len(damaged)), rng.randrange(100), -1 - rng.randrange(100)])
+        damaged[place] = rng.choice([0, 255, damaged[place] ^ 1 << rng.randrange(8), rng.randrange(256)])
+        if rng.random() < 0.2:
+            del damaged[rng.randrange(len(damaged)) :]
+        server.body = bytes(damaged)
+        try:
+            assert fetch(text, tmp_path).read_bytes() == data
+            (tmp_path / "text.txt").unlink()
+        except TextError as error:
+            assert re.search("no whole zip archive|not the published one", str(error))
+            refused += 1
+        assert not list(tmp_path.iterdir())
+    assert refused > 20
+    server.body = whole.getvalue()
+    assert fetch(text, tmp_path).read_bytes() == data
+
+
+def test_an_archive_that_unfolds_without_end_is_not_unfolded(server: Server, tmp_path: Path) -> None:
+    for method in METHODS[1:]:
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", method) as archive:
+            archive.writestr("it", bytes(20_000_000))
+        lied = file.getvalue().replace((20_000_000).to_bytes(4, "little"), len(BODY).to_bytes(4, "little"))
+        for body, said in ((file.getvalue(), "no single member"), (lied, "archive|published")):
+            server.body = body
+            with pytest.raises(TextError, match=said):
+                fetch(text_at(server, "good", member="it"), tmp_path)
+            assert not list(tmp_path.iterdir())
 
 
 def test_of_an_archive_one_member_is_read(server: Server, tmp_path: Path) -> None:
