@@ -99,7 +99,13 @@ def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded,
     if reason is not None:
         say(f"stopped by {reason}; go on with: {again}")
         raise typer.Exit(EXIT_CODES[reason])
-    show(folder, comparison, loaded.corpus, as_json=as_json)
+    try:
+        show(folder, comparison, loaded.corpus, as_json=as_json)
+    except KeyboardInterrupt:
+        say(
+            f"\nall runs are saved; this shows the results: charlm compare {folder.name}{root_option(folder)}"
+        )
+        raise
 
 
 def _long(comparison: Comparison) -> str:

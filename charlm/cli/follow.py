@@ -69,7 +69,7 @@ def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Yards
         run.unlock()
     assert isinstance(last, Finished)
     budget = pace.budget if pace is not None else None
-    if last.reason in EXIT_CODES:
+    if stop.is_set():
         budget = 0.0  # whoever sent a signal does not wait for what takes time
     _summary(run, session, last, budget, counts)
     return EXIT_CODES.get(last.reason, 0)
@@ -157,6 +157,10 @@ def _summary(
         rows += write_report(run, session, rows, budget, counts)
     except (OSError, CharlmError) as error:
         warn(f"the report could not be written: {error}")
+    except KeyboardInterrupt:
+        again = f"charlm resume {run.name}{root_option(run)}"
+        say(f"\nthe run is saved; this finishes it and writes its report: {again}")
+        raise
     with suppress(OSError):  # whoever read the table may be gone; what is said below still counts
         table(rows)
     if last.reason in EXIT_CODES:
