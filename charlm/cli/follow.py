@@ -1,7 +1,6 @@
 """Carrying a session through with its listeners, for `train` and `resume`: what is shown, and the code."""
 
 import os
-import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from math import log
@@ -22,7 +21,7 @@ from charlm.listeners.progress import Progress
 from charlm.listeners.report import NAME as REPORT
 from charlm.listeners.report import write_report
 from charlm.sampling.generate import default_prompt, sample_text
-from charlm.terminal import one_line
+from charlm.terminal import command_line, one_line
 from charlm.text.documents import between
 from charlm.training.events import Compiled, Counted, Event, Finished, SaveFailed, Skipped, WentBack
 from charlm.training.kinds import AnySession, trainer_of
@@ -185,7 +184,9 @@ def of_comparison(run: RunFolder) -> bool:
 def root_option(run: RunFolder) -> str:
     """The option that finds the run again, where its folder is not where runs are looked for."""
     usual = checkpoints_root(os.environ.get("CHARLM_CHECKPOINTS"))
-    return "" if run.path.parent == usual else f" --checkpoints {shlex.quote(one_line(str(run.path.parent)))}"
+    return (
+        "" if run.path.parent == usual else f" --checkpoints {command_line([one_line(str(run.path.parent))])}"
+    )
 
 
 def figure_rows(session: AnySession) -> list[tuple[str, str]]:
