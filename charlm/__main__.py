@@ -17,8 +17,11 @@ def main() -> None:
         return
     # NumPy's products here are small ones, for which threads of its own would only be in the way.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from charlm.cli.main import run  # after the version, which must not wait for it
-
+    try:
+        from charlm.cli.main import run  # after the version, which must not wait for it
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
     sys.exit(run(STARTED))
 
 

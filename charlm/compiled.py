@@ -7,6 +7,7 @@ import atexit
 import ctypes
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ class Compiling:
     """A compiler at work, on each source beside the others."""
 
     def __init__(self, compiler: str, sources: Sequence[Path] = (STEP, ROWS)) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="charlm-")
+        # Windows removes no library that is loaded: then the folder stays.
+        self._folder = tempfile.TemporaryDirectory(prefix="charlm-", ignore_cleanup_errors=True)
         self._target = str(Path(self._folder.name, "step.so"))
         parts = [str(Path(self._folder.name, f"{source.stem}.o")) for source in sources]
         # Linked apart: with -ffast-math, that would change how the whole process computes.
@@ -80,11 +82,31 @@ def begin(*sources: Path) -> Compiling | None:
 
     None without a compiler.
     """
-    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    compiler = find_compiler(COMPILERS)
     try:
         return Compiling(compiler, sources or (STEP, ROWS)) if compiler else None
     except OSError:
         return None
+
+
+def find_compiler(names: Sequence[str]) -> str | None:
+    """The first of these compilers that is installed.
+
+    Without Apple's developer tools, those in /usr/bin on macOS only open a dialog that offers to install them.
+    """
+    found = [path for name in names if (path := shutil.which(name))]
+    if sys.platform == "darwin" and not _has_developer_tools():
+        found = [path for path in found if not path.startswith("/usr/bin/")]
+    return found[0] if found else None
+
+
+@cache
+def _has_developer_tools() -> bool:
+    """Whether Apple's developer tools are installed."""
+    try:
+        return _quietly(["/usr/bin/xcode-select", "-p"]).wait(SECONDS) == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 @cache

@@ -183,7 +183,11 @@ class TrainingConfig(Settings):
     eval_chars: Annotated[int | None, "Held-out symbols (see --units) in each.", Range(1, 10**9)] = None
     patience: Annotated[int, "Worse evaluations after which training stops; 0: never.", Range(0, 10**6)] = 4
     save_every: Annotated[float, "Seconds between saves.", Range(0, 10**6)] = 60.0
-    device: Annotated[str, "Where to compute.", Choice(("auto", "cpu", "cuda", "mps"))] = "auto"
+    device: Annotated[
+        str,
+        "Where to compute; auto: the CPU (GPUs have not been tested).",
+        Choice(("auto", "cpu", "cuda", "mps")),
+    ] = "auto"
     threads: Annotated[int | None, "Threads of the CPU; by default one a core.", Range(1, 1024)] = None
     precision: Annotated[
         str,

@@ -44,6 +44,8 @@ class ResourceError(CharlmError):
 
 
 class Interrupted(CharlmError):  # noqa: N818  no error, and named for what it is
-    """Ctrl-C outside of training, where there is nothing to save."""
+    """A signal outside of training, where there is nothing to save; 130 is Ctrl-C's exit code."""
 
-    exit_code = 130
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

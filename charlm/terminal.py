@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -53,6 +54,15 @@ def first_of(parts: Sequence[str], most: int = 20, limit: int = 100) -> str:
             return shown + "..."
         shown += more
     return shown
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Return `words` as one command that can be pasted into a shell: cmd and PowerShell on Windows, POSIX elsewhere."""
+    if os.name != "nt":
+        return shlex.join(words)
+    import subprocess  # here: slow to import
+
+    return subprocess.list2cmdline(words)
 
 
 def plain_streams() -> None:

@@ -1,10 +1,12 @@
 """Compiled blocks: the same training, and never a reason for it to fail."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from charlm import compiled
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.text.corpus import Corpus
 from charlm.training import compiling
@@ -65,3 +67,49 @@ def test_it_compiles_by_itself_only_where_that_is_repaid() -> None:
     assert compiled(10**6) == "on"
     assert compiled(10**6, compiler=False) == "off"
     assert compiled(10**6, wanted="off") == "off"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_on_a_mac_without_developer_tools_no_compiler_of_apples_is_run(
+    monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    """There /usr/bin/cc exists all the same, and opens a dialog that offers to install them."""
+    asked: list[list[str]] = []
+
+    class Asked:
+        def __init__(self, command: list[str]) -> None:
+            asked.append(command)
+
+        def wait(self, seconds: float) -> int:
+            return 0 if installed else 2
+
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr(compiled, "_quietly", Asked)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name in ("cc", "c++") else None)
+    compiled._has_developer_tools.cache_clear()
+    assert compiled.find_compiler(compiled.COMPILERS) == ("/usr/bin/cc" if installed else None)
+    assert compiling.has_compiler(torch.device("cpu")) == installed
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "cc" else f"/opt/{name}")
+    assert compiled.find_compiler(compiled.COMPILERS) == ("/usr/bin/cc" if installed else "/opt/gcc")
+    assert asked == [["/usr/bin/xcode-select", "-p"]]
+    compiled._has_developer_tools.cache_clear()
+
+
+def test_a_library_that_cannot_be_removed_while_it_is_loaded_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on Windows, where removing it is a PermissionError."""
+    compiling = compiled.begin(compiled.ROWS)
+    if compiling is None:
+        pytest.skip("no compiler here")
+    unlink = os.unlink
+
+    def refusing(path: object, **how: object) -> None:
+        if str(path).endswith("step.so"):
+            raise PermissionError(13, "Access is denied", str(path))
+        unlink(path, **how)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", refusing)
+        assert compiling.library() is not None
+    compiling._folder.cleanup()

@@ -1,11 +1,14 @@
 """Where training computes."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from charlm.config import TrainingConfig
 from charlm.errors import UsageError
 from charlm.training import device, means
+from tests.conftest import Result
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,20 @@ def test_a_device_that_is_missing_is_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="use cpu"):
             device.pick_device("cuda")
+
+
+def test_a_gpu_is_used_only_where_it_is_named_and_a_line_says_so(
+    charlm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The paths for GPUs have not been tested. Where torch says that there is one, nothing is computed on it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device.pick_device("auto").type == "cpu" and device.pick_device("cuda").type == "cuda"
+    toy = [f"--{name}=16" for name in ("n-embd", "block-size")]
+    done = charlm("train", "ducks.txt", "--steps", "1", "--n-layer=1", "--n-head=2", *toy)
+    assert done.code == 0
+    assert "training on the CPU; there is a GPU: --device cuda uses it" in done.err
+    named = charlm("train", "ducks.txt", "--steps", "1", "--n-layer=1", "--n-head=2", *toy, "--device", "cpu")
+    assert named.code == 0 and "GPU" not in named.err
 
 
 def test_the_speed_is_a_speed() -> None:

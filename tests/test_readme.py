@@ -94,10 +94,18 @@ def test_every_idea_that_can_be_chosen_is_named() -> None:
         assert f"`{word}`" in section
 
 
-def test_ci_runs_the_readmes_test_command() -> None:
-    command = "pip install -c constraints.txt '.[dev]' && pytest"
-    assert command in README
-    assert command in (ROOT / ".ci" / "run").read_text().replace(" -q", "")
+def test_ci_runs_the_readmes_test_commands() -> None:
+    commands = ['pip install -c constraints.txt ".[dev]"', "pytest"]
+    assert "\n".join(f"    {command}" for command in commands) in README
+    assert "\n".join(commands) in (ROOT / ".ci" / "run").read_text().replace(" -q", "")
+
+
+def test_the_readmes_commands_work_in_every_shell() -> None:
+    """PowerShell 5.1 knows no `&&`, and cmd no single quotes."""
+    commands = [
+        line for line in README.splitlines() if line.startswith("    ") and not line.startswith("     ")
+    ]
+    assert not [line for line in commands if "&&" in line or "'" in line.split("#")[0]]
 
 
 def test_constraints_pin_every_dependency() -> None:

@@ -1,6 +1,5 @@
 """Carrying a comparison through, for `compare` and `resume`: its runs one by one, then what they say."""
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,9 +22,9 @@ from charlm.studies import comparison as on_disk
 from charlm.studies.compare import Began, Scored, Scoring, compare, plan_of, unintended
 from charlm.studies.comparison import MOST_RUNS, Comparison
 from charlm.studies.variants import Variant
-from charlm.terminal import one_line
+from charlm.terminal import command_line, one_line
 from charlm.text.load import Loaded, run_name
-from charlm.training.device import pick_device, set_threads
+from charlm.training.device import about_gpu, pick_device, set_threads
 from charlm.training.events import Event
 from charlm.training.means import means_of
 from charlm.training.plan import Budget
@@ -44,6 +43,8 @@ def prepare(
 ) -> tuple[RunFolder, Comparison]:
     """A new comparison in a folder of its own; UsageError for what cannot be, before anything is written."""
     set_threads(training.threads)
+    if (idle := about_gpu(training.device)) is not None:
+        say(idle)
     threads, means = means_of(pick_device(training.device), training, budget.steps)
     budget = replace(means, seconds=budget.seconds, compiler=False)  # compiling would take some runs' time
     default = f"{run_name(loaded.sources)}-{'-'.join(variants[0].values)}"
@@ -58,7 +59,7 @@ def prepare(
         sources=loaded.sources,
         corpus_key=loaded.corpus.key,
         corpus_sha256=loaded.corpus.sha256,
-        command=shlex.join(["charlm", *sys.argv[1:]]),
+        command=command_line(["charlm", *sys.argv[1:]]),
         created=on_disk.now(),
     )
     if len(comparison.tasks()) > MOST_RUNS:
@@ -99,7 +100,13 @@ def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded,
     if reason is not None:
         say(f"stopped by {reason}; go on with: {again}")
         raise typer.Exit(EXIT_CODES[reason])
-    show(folder, comparison, loaded.corpus, as_json=as_json)
+    try:
+        show(folder, comparison, loaded.corpus, as_json=as_json)
+    except KeyboardInterrupt:
+        say(
+            f"\nall runs are saved; this shows the results: charlm compare {folder.name}{root_option(folder)}"
+        )
+        raise
 
 
 def _long(comparison: Comparison) -> str:

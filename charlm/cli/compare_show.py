@@ -1,6 +1,5 @@
 """What a comparison found, as a table and sentences, or as data."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -14,7 +13,7 @@ from charlm.listeners.comparison_page import render
 from charlm.studies.comparison import Comparison
 from charlm.studies.result import MOST_CHARS
 from charlm.studies.verdict import SCHEMA, Row, Verdict, verdict
-from charlm.terminal import one_line
+from charlm.terminal import command_line, one_line
 from charlm.text.corpus import Corpus
 from charlm.text.units import WORDS
 
@@ -45,7 +44,7 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
         say(f"page: {one_line(str(folder.path / NAME))}")
     except OSError as error:
         warn(f"the page could not be written: {error.strerror}")
-    place = shlex.quote(one_line(str(folder.path)))
+    place = command_line([one_line(str(folder.path))])
     say(f"text from one of them: charlm sample --checkpoints {place} --run NAME")
 
 

@@ -1,7 +1,6 @@
 """Carrying a session through with its listeners, for `train` and `resume`: what is shown, and the code."""
 
 import os
-import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from math import log
@@ -22,7 +21,7 @@ from charlm.listeners.progress import Progress
 from charlm.listeners.report import NAME as REPORT
 from charlm.listeners.report import write_report
 from charlm.sampling.generate import default_prompt, sample_text
-from charlm.terminal import one_line
+from charlm.terminal import command_line, one_line
 from charlm.text.documents import between
 from charlm.training.events import Compiled, Counted, Event, Finished, SaveFailed, Skipped, WentBack
 from charlm.training.kinds import AnySession, trainer_of
@@ -69,7 +68,7 @@ def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Yards
         run.unlock()
     assert isinstance(last, Finished)
     budget = pace.budget if pace is not None else None
-    if last.reason in EXIT_CODES:
+    if stop.is_set():
         budget = 0.0  # whoever sent a signal does not wait for what takes time
     _summary(run, session, last, budget, counts)
     return EXIT_CODES.get(last.reason, 0)
@@ -157,6 +156,10 @@ def _summary(
         rows += write_report(run, session, rows, budget, counts)
     except (OSError, CharlmError) as error:
         warn(f"the report could not be written: {error}")
+    except KeyboardInterrupt:
+        again = f"charlm resume {run.name}{root_option(run)}"
+        say(f"\nthe run is saved; this finishes it and writes its report: {again}")
+        raise
     with suppress(OSError):  # whoever read the table may be gone; what is said below still counts
         table(rows)
     if last.reason in EXIT_CODES:
@@ -181,7 +184,9 @@ def of_comparison(run: RunFolder) -> bool:
 def root_option(run: RunFolder) -> str:
     """The option that finds the run again, where its folder is not where runs are looked for."""
     usual = checkpoints_root(os.environ.get("CHARLM_CHECKPOINTS"))
-    return "" if run.path.parent == usual else f" --checkpoints {shlex.quote(one_line(str(run.path.parent)))}"
+    return (
+        "" if run.path.parent == usual else f" --checkpoints {command_line([one_line(str(run.path.parent))])}"
+    )
 
 
 def figure_rows(session: AnySession) -> list[tuple[str, str]]:

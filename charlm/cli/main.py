@@ -30,12 +30,14 @@ from charlm.cli.console import fail
 from charlm.cli.options import CONTEXT, Command, Group
 from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError, is_out_of_memory
 from charlm.terminal import one_line, plain_streams
+from charlm.training.signals import EXIT_CODES, Signalled, raising_signals
 
 EPILOG = """Examples:
   charlm train corpus.txt           two minutes of training
   charlm sample --prompt "To be"    text from the newest run
   charlm eval held-out.txt          how well it predicts a text
-Exit codes: 0 fine, 1 a bug of ours, 2 usage, 3 text, 4 checkpoint, 5 diverged, 6 disk or memory."""
+Exit codes: 0 fine, 1 a bug of ours, 2 usage, 3 text, 4 checkpoint, 5 diverged, 6 disk or memory;
+stopped by a signal: 128 and its number (Ctrl-C 130, SIGTERM 143, SIGUSR1 138), a run in training is saved."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -93,12 +95,14 @@ def _show_version(wanted: bool) -> None:
 
 
 def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command, ended by Ctrl-C with a word (while it trains, training answers by itself)."""
+    """The command, ended by Ctrl-C or a signal with one sentence (while it trains, training handles them)."""
 
     @wraps(command)
     def wrapped(*args: Any, **values: Any) -> Any:
         try:
             return command(*args, **values)
+        except Signalled as ended:
+            raise Interrupted(f"stopped by {ended.name}", EXIT_CODES[ended.name]) from None
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
 
@@ -109,12 +113,16 @@ def run(started: float) -> int:
     """Run the command named on the command line; the process's exit code."""
     plain_streams()
     try:
-        code = make_app(started)(standalone_mode=False)
-        sys.stdout.flush()
+        with raising_signals():
+            code = make_app(started)(standalone_mode=False)
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except CharlmError as error:
         fail(str(error))
         return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):  # before a command began, or after it
+        fail("interrupted")
+        return EXIT_CODES["SIGINT"]
     except (BrokenPipeError, SystemExit):
         # The reader of a pipe has left (the library below makes an exit of it): nothing more to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

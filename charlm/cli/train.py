@@ -1,6 +1,5 @@
 """`charlm train`: from a text to a trained model."""
 
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import UsageError
 from charlm.refusals import acts, refuse_untrained
 from charlm.settings import settings_of
-from charlm.terminal import one_line
+from charlm.terminal import command_line, one_line
 
 EXAMPLES = """Examples:
   charlm train corpus.txt                        two minutes on a text of yours
@@ -182,7 +181,7 @@ def choose_for(
     """What is trained on a text for so many seconds since `started`, or steps; and that in a sentence."""
     from time import perf_counter  # here and below: only now are numpy and torch needed
 
-    from charlm.training.device import pick_device, set_threads
+    from charlm.training.device import about_gpu, pick_device, set_threads
     from charlm.training.going_on import choose_from
     from charlm.training.means import means_of
     from charlm.training.plan import Budget, choose
@@ -192,6 +191,8 @@ def choose_for(
         choice = recorded(choose(Budget(), len(loaded.corpus.train), model, training), Budget(), 1)
         return choice, about_model(choice, loaded.corpus.vocabulary)
     most = set_threads(training.threads)
+    if (idle := about_gpu(training.device)) is not None:
+        say(idle)
     threads, means = means_of(pick_device(training.device), training, steps)
     if budget is not None:
         means = replace(means, seconds=round(max(1.0, budget - (perf_counter() - started)), 2))
@@ -240,7 +241,7 @@ def _train(
 
     root = checkpoints_root(checkpoints)
     folder = RunFolder.create(root, run) if run else RunFolder.create_like(root, run_name(names))
-    session = begin(folder, loaded, text, choice, shlex.join(["charlm", *sys.argv[1:]]), before)
+    session = begin(folder, loaded, text, choice, command_line(["charlm", *sys.argv[1:]]), before)
     counts = counts_line(session, budget)
     pace = None
     if budget is not None:
@@ -263,7 +264,7 @@ OF_ORIGIN = ("val", "test", "split", "ngram_rate")
 def repeat_command(names: list[str], session: Any, text: TextConfig) -> str:
     """The command that gives the same weights again, whatever was timed this time."""
     plan, fixed = session.plan, session.training_config
-    words = ["charlm", "train", *map(shlex.quote, names)]
+    words = ["charlm", "train", *(command_line([name]) for name in names)]
     if not session.model_config.counts_alone:
         words += ["--steps", str(plan.total_steps), *_origin_words(session.run.get("from"))]
         fixed = replace(
@@ -281,7 +282,9 @@ def repeat_command(names: list[str], session: Any, text: TextConfig) -> str:
 def _origin_words(origin: Any) -> list[str]:
     """The run gone on from, where there is one, at the very checkpoint."""
     return (
-        [] if origin is None else ["--from", shlex.quote(origin["run"]), "--checkpoint", str(origin["step"])]
+        []
+        if origin is None
+        else ["--from", command_line([origin["run"]]), "--checkpoint", str(origin["step"])]
     )
 
 
@@ -289,4 +292,4 @@ def _words(setting: Any, value: Any) -> list[str]:
     """A setting as it is typed."""
     if setting.type is bool:
         return [setting.option if value else f"--no-{setting.option[2:]}"]
-    return [setting.option, shlex.quote(str(value))]
+    return [setting.option, command_line([str(value)])]

@@ -1,7 +1,6 @@
 """What of a text should be dealt with before training on it, each with the option that does."""
 
 import json
-import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
@@ -11,6 +10,7 @@ from charlm.config import FEWEST_HELD_OUT, TextConfig
 from charlm.evaluation.overlap import PASSAGE
 from charlm.studies.characters import Character
 from charlm.studies.forms import SPACES, mixed_quotes
+from charlm.terminal import command_line
 from charlm.text.vocabulary import END, MIN_COUNT_FROM
 from charlm.training.counting import FEWEST
 
@@ -93,7 +93,7 @@ def _records(found: "Examination", config: TextConfig) -> Found:
         if texts:
             longest = max(texts, key=lambda key: len(records[0][key]))
             text = "Its lines are records of JSON, names and braces included."
-            yield Finding("records", text, f"--field {shlex.quote(longest)}", "reads that field only")
+            yield Finding("records", text, f"--field {command_line([longest])}", "reads that field only")
 
 
 def _newlines(found: "Examination", config: TextConfig) -> Found:

@@ -1,12 +1,14 @@
 """Where training computes: device, threads, precision, and how fast the machine is.
 
-The paths for GPUs (CUDA, Apple's MPS) are written here and nowhere else; they have not been run.
+The paths for GPUs (CUDA, Apple's MPS) are written here and nowhere else. They have not been tested, so
+`auto` is the CPU.
 """
 
 import ctypes
 import os
 import platform
 import time
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -25,13 +27,28 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, LARGEST_KEPT = -1, -3, 1 << 30
 
 
 def pick_device(wanted: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `mps` means here; UsageError where it is missing."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """The device that `auto` (the CPU), `cpu`, `cuda` or `mps` means; UsageError where it is missing."""
     if wanted == "auto":
-        wanted = next(name for name, present in there.items() if present)
-    if not there[wanted]:
+        wanted = "cpu"
+    if wanted not in ("cpu", *gpus()):
         raise UsageError(f"--device {wanted}: torch finds no such device here; use cpu, or auto")
     return torch.device(wanted)
+
+
+def gpus() -> list[str]:
+    """The names of the GPU devices that torch finds here."""
+    with warnings.catch_warnings():  # an unusable driver is a warning of torch
+        warnings.simplefilter("ignore")
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [name for name, present in there.items() if present]
+
+
+def about_gpu(wanted: str) -> str | None:
+    """What to say where `auto` leaves a GPU idle."""
+    found = gpus() if wanted == "auto" else []
+    if not found:
+        return None
+    return f"training on the CPU; there is a GPU: --device {found[0]} uses it, which has not been tested"
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -69,7 +69,7 @@ class Trainer:
         if self.pace is not None and session.state.old_text is not None:
             again = CLOSING_MARGIN * session.state.old_text["seconds"]  # the same at the end
             self.pace.afterwards += again + LEAVING
-        if session.training_config.compile == "on":
+        if session.training_config.compile == "on" and not stop.is_set():
             yield self._compile()
         while self.step < session.plan.total_steps and not stop.is_set() and self._finish_reason is None:
             started = perf_counter()

@@ -1,4 +1,4 @@
-"""Ctrl-C and the like: answered at once, obeyed at the end of a step.
+"""Signals that end a run: noticed at once, obeyed at the end of a step. Signals ignored at the start stay ignored.
 
 Python runs signal handlers between bytecodes of the main thread, which may be inside a backward
 pass for seconds. So the signal's number goes through a socket to a thread that is always awake.
@@ -8,11 +8,57 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
-EXIT_CODES = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
+NAMES = ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
+"""SIGUSR1 and SIGUSR2 are early warnings of batch systems, SIGXCPU of a CPU limit; SIGBREAK is Windows' own."""
+NUMBERS: dict[str, int] = {name: int(getattr(signal, name)) for name in NAMES if hasattr(signal, name)}
+EXIT_CODES = {name: 128 + number for name, number in NUMBERS.items()}
+
+
+class Signalled(KeyboardInterrupt):
+    """A signal that came outside of training. It ends the command as Ctrl-C does."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+@contextmanager
+def raising_signals() -> Iterator[None]:
+    """Within it a signal raises Signalled, so that temporary files are removed; a second one exits at once."""
+    came: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if came:
+            os._exit(128 + number)
+        came.append(number)
+        raise Signalled(signal.Signals(number).name)
+
+    before = _handle([number for name, number in NUMBERS.items() if name != "SIGINT"], handle)
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+def _handle(numbers: list[int], handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Set a handler for these signals but those that are ignored; what handled them before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}  # Python lets only the main thread set handlers
+    before = {number: signal.getsignal(number) for number in numbers}
+    taken = {number: known for number, known in before.items() if known != signal.SIG_IGN}
+    for number in taken:
+        signal.signal(number, handler)
+    return taken
+
+
+def _restore(before: dict[int, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class Stop(Protocol):
@@ -33,7 +79,7 @@ class StopSignals:
     def __init__(self, announce: Callable[[str], None]) -> None:
         self._announce = announce
         self._event = threading.Event()
-        self._signals = {getattr(signal, name): name for name in EXIT_CODES if hasattr(signal, name)}
+        self._signals = {number: name for name, number in NUMBERS.items()}
         self._before: dict[int, Any] = {}
         self.reason: str | None = None
 
@@ -45,8 +91,7 @@ class StopSignals:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._fd_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in self._signals:
-            self._before[number] = signal.signal(number, _leave_to_thread)
+        self._before = _handle(list(self._signals), _leave_to_thread)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
         return self
@@ -55,8 +100,7 @@ class StopSignals:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         signal.set_wakeup_fd(self._fd_before)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        _restore(self._before)
         self._writer.close()
         self._thread.join()
         self._reader.close()
