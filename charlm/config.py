@@ -1,5 +1,6 @@
 """Every setting once: its name, type, default, help and limits (standard library only)."""
 
+import os
 from dataclasses import dataclass, replace
 from typing import Annotated, Self
 
@@ -247,7 +248,8 @@ class TextConfig(Settings):
         Choice(("none", "file", "line", "blank-line", "separator")),
     ] = "none"
     separator: Annotated[
-        str | None, "What stands between documents, and is no part of them; \\n is a new line."
+        str | None,
+        "Text between documents, which is part of none; \\n, \\t, \\\\, \\xHH and \\uHHHH are escapes.",
     ] = None
     normalize: Annotated[
         str | None,
@@ -293,10 +295,18 @@ class SamplingConfig(Settings):
     min_p: Annotated[
         float | None, "Leave out what is less likely than this share of the likeliest.", Range(0, 1)
     ] = None
-    seed: Annotated[int, "The same seed gives the same text.", Range(0, 2**63 - 1)] = 1
+    seed: Annotated[
+        int | None, "Random seed; the same seed gives the same text. [default: random]", Range(0, 2**63 - 1)
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("top_k", "top_p", "min_p"):
             if self.temperature == 0 and getattr(self, name) is not None:
                 raise ValueError(f"{name} cannot act at temperature 0, which always takes the likeliest")
+
+    def seeded(self) -> Self:
+        """The same with a seed: its own, or one drawn at random."""
+        return (
+            self if self.seed is not None else replace(self, seed=int.from_bytes(os.urandom(4), "big") >> 1)
+        )

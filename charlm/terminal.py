@@ -16,6 +16,11 @@ _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
     "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
+_ESCAPED = re.compile(
+    r"\\(?:(?P<plain>[ntr\\])|x(?P<x>[0-9a-fA-F]{2})|u(?P<pair>[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    r"|u(?P<u>[0-9a-fA-F]{4})|U(?P<U>[0-9a-fA-F]{8}))"
+)
+_PLAIN = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 _DIM, _NOT_DIM = "\x1b[2m", "\x1b[22m"
 
 
@@ -40,6 +45,16 @@ def one_line(text: str, limit: int = 200) -> str:
     kept = max(limit - 1, 0)
     head = kept - kept // 2
     return line[:head] + "…" + line[len(line) - kept // 2 :]
+
+
+def unescaped(text: str) -> str:
+    r"""Return `text` with its escapes read: `\n`, `\t`, `\r`, `\\`, `\xHH`, `\uHHHH`, `\UHHHHHHHH`.
+
+    Two `\u` that are a surrogate pair, as JSON writes them, are one character. Any other backslash,
+    and an escape that names no character, stays as it is. So the escapes that `visible` and `one_line`
+    print can be typed back. Raises nothing.
+    """
+    return _ESCAPED.sub(_read_escape, text)
 
 
 def first_of(parts: Sequence[str], most: int = 20, limit: int = 100) -> str:
@@ -123,6 +138,17 @@ def _escape(match: re.Match[str]) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _read_escape(match: re.Match[str]) -> str:
+    found = match.groupdict()
+    if found["plain"]:
+        return _PLAIN[found["plain"]]
+    if found["pair"]:
+        return bytes.fromhex(found["pair"].replace("\\u", "")).decode("utf-16-be")
+    code = int(found["x"] or found["u"] or found["U"], 16)
+    is_character = code < 0x110000 and not 0xD800 <= code < 0xE000
+    return chr(code) if is_character else match.group()
 
 
 def _dim_escape(match: re.Match[str]) -> str:

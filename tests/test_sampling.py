@@ -59,12 +59,12 @@ class Mock:
     ],
 )
 def test_what_is_chosen_from(settings: dict[str, float], expected: list[float]) -> None:
-    config = SamplingConfig(**{"temperature": 1.0, **settings})
+    config = SamplingConfig(**{"temperature": 1.0, "seed": 1, **settings})
     np.testing.assert_allclose(probabilities(LOGP.numpy(), config)[0], expected, rtol=0, atol=1e-7)
 
 
 def test_choices_have_their_probabilities() -> None:
-    text = sample_text(Mock([0.5, 0.25, 0.125, 0.125]), "", SamplingConfig(temperature=1.0), 20_000)
+    text = sample_text(Mock([0.5, 0.25, 0.125, 0.125]), "", SamplingConfig(temperature=1.0, seed=1), 20_000)
     for char, odds in zip("abcd", [0.5, 0.25, 0.125, 0.125], strict=True):
         assert text.count(char) / 20_000 == pytest.approx(odds, abs=0.02)
 
@@ -170,10 +170,12 @@ def test_nothing_that_may_begin_a_stop_is_shown() -> None:
 
 def test_ends_say_why() -> None:
     mock = Mock([1 - 1e-9, 1e-9 / 3, 1e-9 / 3, 1e-9 / 3])
-    *pieces, end = generate(mock, "", SamplingConfig(), length=3)
+    *pieces, end = generate(mock, "", SamplingConfig(seed=1), length=3)
     assert pieces[0] == Piece(0, "a") and end == Ended(0, "length", 3)
     assert "".join(piece.text for piece in pieces if isinstance(piece, Piece)) == "aaa"
-    assert list(generate(mock, "", SamplingConfig(), length=9, stops=["aaa"]))[-1] == Ended(0, "stop", 0)
+    assert list(generate(mock, "", SamplingConfig(seed=1), length=9, stops=["aaa"]))[-1] == Ended(
+        0, "stop", 0
+    )
 
 
 def test_a_top_k_beyond_the_vocabulary_is_refused() -> None:

@@ -126,7 +126,7 @@ def _sample(session: AnySession) -> str:
     predictor, text = session.predictor, TextConfig.from_json(session.run["text"])
     with session.predicting():
         return sample_text(
-            predictor, default_prompt(predictor), SamplingConfig(), PREVIEW_CHARS, between(text)
+            predictor, default_prompt(predictor), SamplingConfig(seed=1), PREVIEW_CHARS, between(text)
         )
 
 

@@ -12,25 +12,33 @@ from charlm.cli.console import checkpoints_root, foreign, print_json, say, warn
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, build, with_settings
 from charlm.config import SamplingConfig
 from charlm.errors import UsageError
-from charlm.terminal import one_line
+from charlm.terminal import one_line, unescaped
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
     from charlm.compiled import Compiling
 
 EXAMPLES = """Examples:
-  charlm sample                                  from the newest run
-  charlm sample --prompt "To be" --length 1000   go on from a beginning
+  charlm sample                                  from the newest run, another text each time
+  charlm sample --prompt "To be" --length 1000   continue a text
+  charlm sample --prompt "ROMEO:\\n" --seed 7     a prompt with a newline; the same text every time
   charlm sample -n 5 --temperature 0.6 --seed 7  five samples, more careful
   charlm sample -n 9 --one-document              nine, each as long as the model makes it
   charlm sample --stop "\\n\\n" --json | jq .text  up to the first empty line"""
 
 
+ESCAPES = "\\n, \\t, \\\\, \\xHH and \\uHHHH are escapes."
+MOST_SHOWN = 10
+"""Characters of a prompt that a note names."""
 Prompt = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="What the text begins with; by default a new line.")
+    str | None,
+    typer.Option(metavar="TEXT", help=f"What the text begins with. {ESCAPES} [default: a newline]"),
 ]
 PromptFile = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Read the prompt from a file, or - for standard input.")
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Read the prompt from a file, or - for standard input, exactly as it is."
+    ),
 ]
 Length = Annotated[int, typer.Option(min=1, metavar="N", help="Characters to write.")]
 Samples = Annotated[
@@ -42,7 +50,7 @@ Stops = Annotated[
     typer.Option(
         metavar="TEXT",
         help="End before this text; may be repeated: the one that is complete first ends the sample (at the "
-        "same character, the longest). \\n is a new line.",
+        f"same character, the longest). {ESCAPES}",
     ),
 ]
 Raw = Annotated[bool, typer.Option("--raw", help="To a terminal the characters as they are, controls too.")]
@@ -74,8 +82,9 @@ def command(
 ) -> None:
     """Write text with a trained model.
 
-    It streams to standard output as it is made. The same seed gives the same text. A model that was
-    trained with --documents begins one, with the prompt.
+    It streams to standard output as it is made. The seed is random unless given, and is printed on
+    standard error; the same seed gives the same text. A model that was trained with --documents starts
+    a document with the prompt.
     """
     from charlm.compiled import begin
 
@@ -83,17 +92,22 @@ def command(
     given = _prompt(prompt, prompt_file)
     if raw and as_json:
         raise UsageError("--raw cannot act with --json, which escapes by itself; leave one out")
-    stops = [text.replace("\\n", "\n") for text in stop or []]
+    stops = [unescaped(text) for text in stop or []]
     if "" in stops:
         raise UsageError("--stop is empty; give the text to stop before")
     compiling = begin()  # beside the import of torch
     snapshot, _, _ = chosen(checkpoints_root(checkpoints), run, checkpoint)
+    lacking: dict[str, int] = {}
     if given is not None:
-        given = _as_the_run_reads(given, snapshot, map_lookalikes)
+        given, lacking = _as_the_run_reads(given, snapshot, map_lookalikes)
+    if config.seed is None and config.temperature > 0:
+        config = config.seeded()
+        say(f"seed {config.seed}: --seed {config.seed} writes the same text again")
     _write(
         snapshot,
         compiling,
         given,
+        lacking,
         config,
         n,
         length,
@@ -111,6 +125,13 @@ def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
         from charlm.text.source import read_source
 
         prompt = read_source([prompt_file]).text
+        if prompt.endswith(("\n", "\r")):
+            warn(
+                "the prompt ends with a newline, the last character of the file, so the sample starts on a new "
+                "line; to continue the last line, remove that newline (printf writes none) or use --prompt"
+            )
+    elif prompt is not None:
+        prompt = unescaped(prompt)
     if prompt is not None and not prompt.isascii():
         from charlm.text.vocabulary import first_surrogate
 
@@ -120,26 +141,38 @@ def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
     return prompt
 
 
-def _as_the_run_reads(prompt: str, snapshot: "Snapshot", map_lookalikes: bool) -> str:
-    """The prompt, changed as the run's text was; look-alikes of what the model lacks are said, or read instead."""
+def _as_the_run_reads(prompt: str, snapshot: "Snapshot", map_lookalikes: bool) -> tuple[str, dict[str, int]]:
+    """The prompt, changed as the run's text was, and the characters the model lacks, each with its number."""
     from charlm.text.lookalikes import lookalikes, mapped
     from charlm.text.normal import normal
 
-    if map_lookalikes and snapshot.vocabulary.units == "bytes":
+    vocabulary = snapshot.vocabulary
+    if map_lookalikes and vocabulary.units == "bytes":
         raise UsageError("--map-lookalikes cannot act on this run, whose units are bytes; leave it out")
     prompt = normal(prompt, text_config(snapshot))
-    if snapshot.vocabulary.units == "bytes":
-        return prompt
-    found = lookalikes(prompt, snapshot.vocabulary)
-    if not found:
-        return prompt
+    found = {} if vocabulary.units == "bytes" else lookalikes(prompt, vocabulary)
     pairs = ", ".join(f"{_named(char)} as {_named(instead)}" for char, instead in found.items())
-    if map_lookalikes:
+    if map_lookalikes and found:
         say(f"reading {pairs}")
-        return mapped(prompt, found)
-    lacking = ", ".join(map(_named, found))
-    warn(f"the model never saw {lacking} and spells it in bytes; --map-lookalikes reads {pairs}")
-    return prompt
+        prompt = mapped(prompt, found)
+    lacking = vocabulary.lacking(prompt)
+    if lacking:
+        hint = f"; --map-lookalikes reads {pairs}" if found and not map_lookalikes else ""
+        warn(_about_lacking(lacking, snapshot) + hint)
+    return prompt, lacking
+
+
+def _about_lacking(lacking: dict[str, int], snapshot: "Snapshot") -> str:
+    """Which characters of the prompt the model has no symbol for, and how it reads them."""
+    shown = [_named(char) + (f" {n} times" if n > 1 else "") for char, n in lacking.items()]
+    several = len(shown) > 1
+    what = f"{len(shown)} characters of the prompt are" if several else "1 character of the prompt is"
+    rest = f" and {len(shown) - MOST_SHOWN} more" if len(shown) > MOST_SHOWN else ""
+    named = ", ".join(shown[:MOST_SHOWN]) + rest
+    trained = set(snapshot.vocabulary.trained_bytes)
+    unseen = any(not trained.issuperset(char.encode()) for char in lacking)
+    spelled = f"{what} not in the model's vocabulary and read as UTF-8 bytes"
+    return f"{spelled}{', some of which training never saw' if unseen else ''}: {named}"
 
 
 def _named(text: str) -> str:
@@ -151,6 +184,7 @@ def _write(
     snapshot: "Snapshot",
     compiling: "Compiling | None",
     given: str | None,
+    lacking: dict[str, int],
     config: SamplingConfig,
     n: int,
     length: int,
@@ -169,7 +203,7 @@ def _write(
     if predictor.best_alone:
         set_threads(1)
     prompt = default_prompt(predictor) if given is None else given
-    show = _Json(prompt, config.seed) if as_json else _Stream(given or "", n, raw)
+    show = _Json(prompt, lacking, config.seed) if as_json else _Stream(given or "", n, raw)
     try:
         events = generate(
             predictor,
@@ -225,8 +259,9 @@ class _Stream:
 class _Json:
     """Prints each sample as a JSON object once it is complete."""
 
-    def __init__(self, prompt: str, seed: int) -> None:
-        self._prompt, self._seed, self._started = prompt, seed, perf_counter()
+    def __init__(self, prompt: str, lacking: dict[str, int], seed: int | None) -> None:
+        self._prompt, self._lacking, self._seed = prompt, lacking, seed
+        self._started = perf_counter()
         self._texts: dict[int, list[str]] = {}
 
     def piece(self, sample: int, text: str) -> None:
@@ -238,6 +273,7 @@ class _Json:
         speed = chars / (perf_counter() - self._started)
         row = {
             "prompt": self._prompt,
+            "prompt_unknown": self._lacking,
             "text": "".join(self._texts.pop(sample, [])),
             "seed": self._seed,
             "sample": sample,

@@ -26,11 +26,12 @@ def draw(
 ) -> Iterator[Ids]:
     """What follows the ids of a prompt (T,), in n samples: an id (n,) of each at a time.
 
-    With `one_document` a sample whose document has ended goes on with nothing but its end.
+    Without a seed in `config` one is drawn at random. With `one_document` a sample whose document has ended goes on with nothing but its end.
     """
-    end = predictor.vocabulary.end
+    seed, end = config.seeded().seed, predictor.vocabulary.end
+    assert seed is not None
     groups = [_Group(predictor, prompt, np.arange(n))]
-    for noise in _noise(config.seed, n):
+    for noise in _noise(seed, n):
         ids = np.full(n, -1 if end is None else end)
         for group in groups:
             ids[group.samples] = group.choose(noise[group.samples], config)

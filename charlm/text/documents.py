@@ -7,6 +7,7 @@ from itertools import chain
 import numpy as np
 
 from charlm.config import TextConfig
+from charlm.terminal import unescaped
 from charlm.text.codes import Codes, codes_of
 from charlm.text.normal import normal
 from charlm.text.stream import Block
@@ -38,8 +39,8 @@ def _finder(config: TextConfig) -> Ends:
 
 
 def between(config: TextConfig) -> str:
-    r"""What stands between two documents in the text; in the setting \n is a new line and \t a tab."""
-    return "" if config.separator is None else config.separator.replace("\\n", "\n").replace("\\t", "\t")
+    """What stands between two documents in the text; the setting may have escapes."""
+    return "" if config.separator is None else unescaped(config.separator)
 
 
 def _lines(blocks: Iterable[Block]) -> Iterator[Block]:

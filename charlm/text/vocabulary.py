@@ -153,6 +153,20 @@ class Vocabulary:
         out[np.repeat(ids < 0, lengths)] = np.concatenate([spellings[i] for i in which])
         return out
 
+    def lacking(self, text: str) -> dict[str, int]:
+        """The characters of a text that the model has no symbol for, and how often each occurs in it.
+
+        Where the units are bytes: those with a byte that training never saw.
+        """
+        text = without_ends(text)
+        if self.units == "bytes":
+            known = set(self.trained_bytes)
+            found = Counter(char for char in text if not known.issuperset(char.encode()))
+        else:
+            points = self.points(text)
+            found = Counter(map(chr, points[self.id_of_point[points] < 0].tolist()))
+        return dict(found.most_common())
+
     def points(self, text: str) -> Points:
         """The code points of a text, each of its clusters that is known as one number."""
         points = code_points(text)

@@ -1,0 +1,149 @@
+"""What `charlm sample` starts from: escapes, characters the model lacks, the newline of a file, the seed."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm.config import TextConfig
+from charlm.terminal import one_line, unescaped, visible
+from charlm.text.documents import between
+from tests.conftest import Result
+
+Charlm = Callable[..., Result]
+TRAIN = [
+    "--n-layer",
+    "1",
+    "--n-embd",
+    "16",
+    "--n-head",
+    "2",
+    "--block-size",
+    "16",
+    "--batch-size",
+    "4",
+    "--steps",
+    "2",
+    "--no-counts",
+]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (r"a\nb", "a\nb"),
+        (r"a\tb\r", "a\tb\r"),
+        (r"a\\nb", r"a\nb"),
+        (r"a\\\nb", "a\\\nb"),
+        ("a\\", "a\\"),
+        (r"a\b\q\0", r"a\b\q\0"),
+        (r"\x41\xe9", "Aé"),
+        (r"\x4 \xg1 \u12 \u", r"\x4 \xg1 \u12 \u"),
+        (r"\u65e5\U0001F986", "日🦆"),
+        (r"\ud83e\udd86", "🦆"),
+        (r"\ud83e \U00110000", r"\ud83e \U00110000"),
+    ],
+)
+def test_one_set_of_escapes_everywhere(typed: str, meant: str) -> None:
+    assert unescaped(typed) == meant
+    assert between(TextConfig(documents="separator", separator=typed)) == meant
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\\")))
+def test_what_a_terminal_is_shown_can_be_typed_back(text: str) -> None:
+    assert unescaped(visible(text)) == text
+    assert unescaped(one_line(text, 10**6)) == text
+
+
+def rows(result: Result) -> list[dict[str, object]]:
+    assert result.code == 0, result.err
+    return [json.loads(line) for line in result.out.splitlines()]
+
+
+def test_escapes_mean_the_same_in_prompt_stop_and_separator(charlm: Charlm) -> None:
+    Path("t.txt").write_text("one\ttwo\nthree\tfour\n" * 60)
+    assert charlm("train", "t.txt", *TRAIN).code == 0
+    prompts = [
+        rows(charlm("sample", "--json", "--length", "1", "--prompt", p))[0]["prompt"]
+        for p in (r"o\tn", r"o\\tn")
+    ]
+    assert prompts == ["o\tn", r"o\tn"]
+    for stop, lacks in ((r"\t", "\t"), (r"\n", "\n"), (r"\x6f", "o")):
+        row = rows(charlm("sample", "--json", "--length", "3000", "--temperature", "1", "--stop", stop))[0]
+        assert row["finish_reason"] == "stop" and lacks not in str(row["text"])
+    Path("prompt.txt").write_text(r"a\tb")
+    literal = charlm("sample", "--json", "--length", "1", "--prompt-file", "prompt.txt")
+    assert rows(literal)[0]["prompt"] == r"a\tb"
+
+
+@pytest.mark.parametrize(
+    ("units", "prompt", "lacking"),
+    [
+        ("chars", "one zé日日 two", {"日": 2, "z": 1, "é": 1}),
+        ("chars", "one two", {}),
+        ("graphemes", "one e\u0301 x\u0301", {"x": 1}),
+        ("bytes", "one é", {"é": 1}),
+        ("bytes", "one", {}),
+    ],
+)
+def test_characters_that_the_model_lacks_are_always_said(
+    charlm: Charlm, units: str, prompt: str, lacking: dict[str, int]
+) -> None:
+    Path("t.txt").write_text(
+        ("one two" if units != "graphemes" else "one e\u0301 two") + "\n" * (units != "bytes") + " one" * 60
+    )
+    assert charlm("train", "t.txt", *TRAIN, "--units", units).code == 0
+    Path("prompt.txt").write_text(prompt)
+    for words in (("--prompt", prompt), ("--prompt-file", "prompt.txt")):
+        result = charlm("sample", "--json", "--length", "3", *words)
+        assert rows(result)[0]["prompt_unknown"] == lacking
+        assert ("not in the model's vocabulary" in result.err) == bool(lacking)
+        assert all(f"U+{ord(char):04X}" in result.err for char in lacking)
+        assert not lacking or f"{len(lacking)} character" in result.err
+        plain = charlm("sample", "--length", "3", *words)
+        assert ("not in the model's vocabulary" in plain.err) == bool(lacking)
+
+
+def test_of_many_lacking_characters_the_first_are_named(charlm: Charlm) -> None:
+    assert charlm("train", "ducks.txt", *TRAIN).code == 0
+    result = charlm("sample", "--length", "3", "--prompt", "".join(map(chr, range(0x400, 0x450))))
+    assert "80 characters of the prompt" in result.err and "and 70 more" in result.err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("over\n", True), ("over\r\n", True), ("over", False), ("o\nver", False)]
+)
+def test_the_last_newline_of_a_prompt_file_is_said(charlm: Charlm, text: str, said: bool) -> None:
+    assert charlm("train", "ducks.txt", *TRAIN).code == 0
+    Path("prompt.txt").write_bytes(text.encode())
+    result = charlm("sample", "--json", "--length", "3", "--prompt-file", "prompt.txt")
+    assert ("ends with a newline" in result.err) == said
+    assert rows(result)[0]["prompt"] == text
+
+
+def test_the_seed_is_random_unless_told_and_said(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert charlm("train", "ducks.txt", *TRAIN).code == 0
+    sample = ("sample", "--length", "60", "--temperature", "1")
+    first, second = charlm(*sample), charlm(*sample)
+    assert first.out != second.out
+    seed = re.search(r"--seed (\d+)", first.err)
+    assert seed is not None
+    again = charlm(*sample, "--seed", seed[1])
+    assert again.out == first.out and "--seed" not in again.err
+    row = rows(charlm(*sample, "--json"))[0]
+    assert rows(charlm(*sample, "--json", "--seed", str(row["seed"])))[0]["text"] == row["text"]
+    monkeypatch.setenv("CHARLM_SEED", seed[1])
+    assert charlm(*sample).out == first.out
+    assert rows(charlm(*sample, "--json"))[0]["seed"] == int(seed[1])
+
+
+def test_training_with_one_seed_shows_the_same_previews(charlm: Charlm) -> None:
+    samples = []
+    for name in ("a", "b"):
+        assert charlm("train", "ducks.txt", *TRAIN, "--eval-every", "1", "--run", name).code == 0
+        samples.append(Path("checkpoints", name, "samples.jsonl").read_text())
+    assert samples[0] and samples[0] == samples[1]
