@@ -288,7 +288,7 @@ class SamplingConfig(Settings):
     temperature: Annotated[
         float, "Below 1 bolder on the likely, above 1 wilder; 0: always the likeliest.", Range(0, 100)
     ] = 0.8
-    top_k: Annotated[int | None, "Choose among the K likeliest only.", Range(1, 10**7)] = None
+    top_k: Annotated[int | None, "Choose among the K likeliest only.", Range(1, 2**63 - 1)] = None
     top_p: Annotated[
         float | None, "Choose among the likeliest that together have this probability.", Range(0, 1)
     ] = None

@@ -6,6 +6,8 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Self, get_args, get_origin, get_type_hints
 
+from charlm.suggestions import value_meant
+
 LARGE = 1e5
 """Above this a limit only keeps out nonsense, and is not worth a reader's time."""
 
@@ -78,7 +80,15 @@ class Setting:
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{self.name} is {value}; it takes a finite number")
         if self.limit is not None and value not in self.limit:
-            raise ValueError(f"{self.name} is {value!r}; allowed: {self.limit}")
+            raise ValueError(f"{self.name} is {value!r}; allowed: {self.limit}{self._meant(value)}")
+
+    def _meant(self, value: Any) -> str:
+        """The end of that sentence: the word that was meant, or the share where percent were given."""
+        if isinstance(self.limit, Choice | Choices):
+            return value_meant(self.name, value, self.limit.words)
+        assert self.limit is not None
+        percent = self.type is float and self.limit.high <= 1 < value <= 100 and value / 100 in self.limit
+        return f"; for {value:g} % write {value / 100:g}" if percent else ""
 
 
 class Settings:

@@ -313,7 +313,6 @@ def test_mistakes_get_one_sentence_and_their_code(charlm, args: list[str], code:
 def test_mistakes_about_a_run(trained) -> None:  # type: ignore[no-untyped-def]
     for args, code, said in (
         (["train", "ducks.txt", "--run", "ducks", "--steps", "1"], 2, "charlm resume ducks"),
-        (["sample", "--top-k", "500"], 2, "1 to "),
         (["sample", "--run", "geese"], 4, "there are: ducks"),
         (["sample", "--checkpoint", "7"], 2, "latest, best"),
         (["eval", "--stride", "17"], 2, "1 to 16"),

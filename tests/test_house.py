@@ -11,12 +11,12 @@ def test_files_and_functions_are_short_and_say_their_duty() -> None:
     for path in FILES:
         source = path.read_text("utf-8")
         tree = ast.parse(source)
-        assert source.count("\n") <= 300, path
+        assert source.count("\n") <= 500, path
         assert ast.get_docstring(tree), path
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno is not None
-                assert node.end_lineno - node.lineno < 50, f"{path}: {node.name}"
+                assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
 
 
 def test_nothing_but_the_command_line_and_listeners_prints() -> None:

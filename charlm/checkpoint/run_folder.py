@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 from charlm import files
 from charlm.checkpoint import manifest
 from charlm.errors import CheckpointError, ResourceError, UsageError
+from charlm.suggestions import name_meant
 from charlm.terminal import one_line
 
 STEP_NAME = re.compile(r"step-(\d{8,12})")
@@ -179,6 +180,12 @@ def free_name(root: Path, wanted: str) -> str:
     return name
 
 
+def has_run(root: Path, name: str) -> bool:
+    """Is there a run, or a comparison, of that name?"""
+    made = ("run.json", "comparison.json")
+    return Path(name).name == name and any((root / name / file).is_file() for file in made)
+
+
 def runs(root: Path) -> list[RunFolder]:
     """The runs below a folder, the one saved to last first."""
     if not root.is_dir():
@@ -202,9 +209,12 @@ def find(root: Path, name: str | None) -> RunFolder:
     for run in found:
         if run.path.name == name:
             return run
+    meant = name_meant(name, [run.path.name for run in found])
+    hint = f"did you mean {one_line(meant)}? " if meant else ""
     raise CheckpointError(
-        f"there is no run named {one_line(name)} in {place}; there are: "
+        f"there is no run named {one_line(name)} in {place}; {hint}there are: "
         + ", ".join(run.name for run in found[:10])
+        + (f" and {len(found) - 10} more: charlm runs lists them" if len(found) > 10 else "")
     )
 
 

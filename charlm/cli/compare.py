@@ -6,11 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from charlm.cli.console import checkpoints_root, note_files, warn
+from charlm.cli.mistakes import check_files, quoted
 from charlm.cli.options import AsJson, Checkpoints, budget_seconds, build, with_settings
 from charlm.cli.reading import check_named, load_text, say_text
 from charlm.cli.train import refuse_for_counts
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, UsageError
+from charlm.terminal import one_line
 
 EXAMPLES = """Examples:
   charlm compare corpus.txt --vary position=none,learned,rotary --time 60s
@@ -75,6 +77,7 @@ def command(
         return
     if on is not None:
         raise UsageError("--on is for two trained runs, and cannot act with --vary")
+    check_files("compare", names or [], root, time)
     axes = _axes(ctx, vary)
     folder, comparison, loaded = _prepare(root, names or [], axes, (time, steps), seeds or 1, run, settings)
 
@@ -118,9 +121,12 @@ def _without_training(
     root: Path, names: list[str], on: str | None, encoding: str | None, as_json: bool
 ) -> None:
     """Two trained runs side by side, or a comparison that was made before."""
+    from charlm.checkpoint.run_folder import has_run
+
     if len(names) == 2:
         from charlm.cli.compare_two import compare_two
 
+        check_files("compare", [on] if on is not None else [], root)
         compare_two(root, (names[0], names[1]), on, encoding, as_json=as_json)
         return
     if len(names) == 1:
@@ -141,8 +147,13 @@ def _without_training(
                 corpus = None
             show(folder, comparison, corpus, as_json=as_json)
             return
+    if len(names) == 1 and has_run(root, names[0]):
+        raise UsageError(
+            f"compare takes two runs, and {one_line(names[0])} is one: charlm compare {quoted(names[0])} RUN"
+        )
     raise UsageError(
-        "say what to compare: a text and --vary NAME=A,B, or the names of two runs, or that of a comparison"
+        "say what to compare: a text and --vary NAME=A,B, or the names of two runs, or that of a comparison. For "
+        "example: charlm compare corpus.txt --vary position=none,rotary --time 60s"
     )
 
 

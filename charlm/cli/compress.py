@@ -11,6 +11,7 @@ import typer
 
 from charlm.cli.chosen import chosen
 from charlm.cli.console import checkpoints_root, count, print_json, say, table, warn
+from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, Run, Which
 from charlm.errors import ResourceError, UsageError
 from charlm.terminal import one_line
@@ -41,6 +42,7 @@ def command(
 
     The same checkpoint decompresses it to the same bytes, with the same versions on the same kind of machine.
     """
+    check_files("compress", [file], checkpoints_root(checkpoints))
     target = free_target(out, force)
     from charlm.text.stream import file_bytes
 

@@ -1,13 +1,13 @@
 """`--config FILE.toml`: options from a file, below the command line and the environment."""
 
 import tomllib
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from charlm.errors import UsageError
+from charlm.suggestions import setting_meant
 from charlm.terminal import one_line
 
 NOT_IN_FILES = ("config", "help", "corpus", "dry_run")
@@ -28,8 +28,8 @@ def read_config(ctx: typer.Context, path: str | None) -> str | None:
     settings = {name.replace("-", "_"): value for name, value in values.items()}
     for name, value in settings.items():
         if name not in known:
-            close = get_close_matches(name, known, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            meant = setting_meant(name, known)
+            hint = f"; did you mean {meant}?" if meant else ""
             raise UsageError(f"{one_line(path)} sets {one_line(name)!r}, which is no setting{hint}")
         if isinstance(value, bool) != (known[name] == "boolean") or not isinstance(value, str | int | float):
             wanted = "true or false" if known[name] == "boolean" else "a number or a text"

@@ -8,6 +8,7 @@ import typer
 from charlm.cli.console import count, print_json, say, table
 from charlm.cli.options import AsJson
 from charlm.errors import UsageError
+from charlm.suggestions import command_meant, name_meant
 from charlm.terminal import one_line
 
 EXAMPLES = """Examples:
@@ -34,10 +35,43 @@ def command(
         _list(as_json)
         return
     if what != "get":
-        raise UsageError(f"data {one_line(what)} is nothing; there are data list and data get NAME")
+        raise UsageError(f"there is no data {one_line(what)}; {_data_meant(what, name)}")
+    if name is None:
+        raise UsageError(
+            f"data get needs a name: {', '.join(TEXTS)}. For example: charlm data get {next(iter(TEXTS))}"
+        )
     if name not in TEXTS:
-        raise UsageError(f"data get takes one of {', '.join(TEXTS)}")
+        raise UsageError(_no_text(name))
     _get(name, Path(to or "data"), as_json)
+
+
+def _data_meant(what: str, name: str | None) -> str:
+    from charlm.text.published import TEXTS
+
+    if what.lower() in TEXTS:
+        return f"did you mean charlm data get {what.lower()}?"
+    meant = command_meant(what, ("list", "get")) or ""
+    if "data get" in meant or meant == "get":
+        return f"did you mean charlm data get {one_line(name or 'NAME')}?"
+    return (
+        "did you mean charlm data list?"
+        if meant in ("list", "runs")
+        else "there are data list and data get NAME"
+    )
+
+
+def _no_text(name: str) -> str:
+    """Why a text cannot be fetched by that name, and what to do."""
+    from charlm.text.finding import address_advice
+    from charlm.text.published import TEXTS
+
+    address = address_advice(name)
+    if address is not None:
+        return f"data get takes the name of a text that charlm knows ({', '.join(TEXTS)}). {address}"
+    close = name_meant(name.lower(), list(TEXTS))
+    return f"data get knows no {one_line(name)}; " + (
+        f"did you mean {close}?" if close else f"it knows {', '.join(TEXTS)}"
+    )
 
 
 def _list(as_json: bool) -> None:

@@ -7,6 +7,7 @@ import typer
 from charlm.cli.chosen import chosen
 from charlm.cli.compress import Force, Out, carried_through, free_target, show, write
 from charlm.cli.console import checkpoints_root, print_json
+from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, Run, Which
 from charlm.terminal import one_line
 
@@ -28,6 +29,7 @@ def command(
 
     It takes the checkpoint it was compressed with, the same versions and the same kind of machine.
     """
+    check_files("decompress", [file], checkpoints_root(checkpoints))
     target = free_target(out, force)
     from charlm.text.stream import file_bytes
 

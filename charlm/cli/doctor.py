@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from charlm.cli.console import checkpoints_root, print_json, say, table
-from charlm.cli.options import AsJson, Checkpoints, RunName
+from charlm.cli.options import AsJson, Checkpoints, RunName, RunOption, one_run
 from charlm.errors import CheckpointError, ResourceError
 from charlm.terminal import colour
 
@@ -26,6 +26,7 @@ SAMPLE = "é→日🦆"
 
 def command(
     run: RunName = None,
+    run_option: RunOption = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
@@ -35,7 +36,7 @@ def command(
     """
     from charlm.studies import doctor  # here: torch is slow to import
 
-    root = checkpoints_root(checkpoints)
+    root, run = checkpoints_root(checkpoints), one_run(run, run_option)
     if run is None:
         _show_machine(doctor.machine(root), as_json)
         return

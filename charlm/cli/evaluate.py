@@ -10,6 +10,7 @@ import typer
 
 from charlm.cli.chosen import chosen, corpus_of_run, text_config
 from charlm.cli.console import checkpoints_root, count, note_files, print_json, say, table, text_of, warn
+from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, Run, Which
 from charlm.cli.reading import Bar
 from charlm.errors import ResourceError, TextError, UsageError
@@ -90,6 +91,7 @@ def command(
     Every character is scored once, predicted from those before it; context does not cross files.
     """
     _check_part(part, files)
+    check_files("eval", files or [], checkpoints_root(checkpoints))
     texts = read_texts(files, encoding) if files else None
     snapshot, name, which = _opened(checkpoints, run, checkpoint)
     if online:

@@ -4,7 +4,7 @@ from math import log
 from typing import Any
 
 from charlm.cli.console import checkpoints_root, count, print_json, table
-from charlm.cli.options import AsJson, Checkpoints, RunName
+from charlm.cli.options import AsJson, Checkpoints, RunName, RunOption, one_run
 from charlm.errors import CheckpointError
 from charlm.refusals import acts
 
@@ -15,6 +15,7 @@ EXAMPLES = """Examples:
 
 def command(
     run: RunName = None,
+    run_option: RunOption = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
@@ -32,7 +33,7 @@ def command(
     from charlm.checkpoint.run_folder import find
     from charlm.checkpoint.strict_json import parse
 
-    folder = find(checkpoints_root(checkpoints), run)
+    folder = find(checkpoints_root(checkpoints), one_run(run, run_option))
     row = overview(folder)
     if row["problem"]:
         raise CheckpointError(row["problem"])

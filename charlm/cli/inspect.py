@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from charlm.cli.console import note_files, print_json, say
+from charlm.cli.console import checkpoints_root, note_files, print_json, say
+from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, budget_seconds, build, with_settings
 from charlm.cli.reading import check_named, load_text, take_customary_split
 from charlm.cli.train import DEFAULT_TIME, choose_for, describe
@@ -36,6 +37,7 @@ def command(
     """Look at a text before training: its encoding, characters, repeats and entropies, what
     `charlm train` would choose, what to expect of it, and what to mend, each with the option that does."""
     names = corpus or []
+    check_files("inspect", names, checkpoints_root(None), time)
     budget = budget_seconds(time)
     check_named(names, settings)
     take_customary_split(names, settings)

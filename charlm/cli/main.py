@@ -27,6 +27,7 @@ from charlm.cli import (
     train,
 )
 from charlm.cli.console import fail
+from charlm.cli.mistakes import usage_message
 from charlm.cli.options import CONTEXT, Command, Group
 from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError, is_out_of_memory
 from charlm.terminal import one_line, plain_streams
@@ -65,7 +66,6 @@ def make_app(started: float) -> typer.Typer:
         cls=Group,
         rich_markup_mode=None,
         add_completion=False,
-        no_args_is_help=True,
         context_settings=CONTEXT,
         help="Train a language model on text, one character at a time; sample from it; score texts with it.",
         epilog=EPILOG,
@@ -134,7 +134,7 @@ def run(started: float) -> int:
 def _other(error: Exception) -> int:
     """The usage errors of the command-line library, torch's lack of memory, and our own bugs."""
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        fail(_usage(error))
+        fail(usage_message(error))
         return UsageError.exit_code
     if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
         fail("out of memory; try a smaller --batch-size, --block-size or --n-embd")
@@ -149,12 +149,3 @@ def _other(error: Exception) -> int:
         "set CHARLM_DEBUG=1 to see where, and please report it"
     )
     return 1
-
-
-def _usage(error: Any) -> str:
-    """A mistyped option or command, with what was probably meant."""
-    possible = getattr(error, "possibilities", None)
-    if getattr(error, "option_name", None) and possible is not None:
-        hint = f"did you mean {possible[0]}?" if possible else "see --help"
-        return f"there is no option {one_line(error.option_name)}; {hint}"
-    return one_line(str(error.format_message()), 500)

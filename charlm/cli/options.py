@@ -1,6 +1,7 @@
 """Settings to command-line options, grouped, and the help page that shows them."""
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Annotated, Any, TypeVar
@@ -8,12 +9,16 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from charlm.cli.mistakes import TYPED, no_command
 from charlm.errors import UsageError
 from charlm.settings import Setting, Settings, settings_of
+from charlm.suggestions import time_meant
+from charlm.terminal import one_line
 
 S = TypeVar("S", bound=Settings)
 Run = Annotated[str | None, typer.Option("--run", help="The run; by default the newest.")]
-RunName = Annotated[str | None, typer.Argument(help="The run; by default the newest.")]
+RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run; by default the newest.")]
+RunOption = Annotated[str | None, typer.Option("--run", metavar="RUN", help="The same as the argument RUN.")]
 Which = Annotated[
     str | None,
     typer.Option(
@@ -48,6 +53,18 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 class Command(TyperCommand):
     """A command whose help groups the options under headings and keeps the lines of its examples."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words, which stay known for whoever explains a mistake; `help` alone asks for the help."""
+        if args == ["help"] and not os.path.exists("help"):
+            args = ["--help"]
+        ctx.meta[TYPED] = tuple(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if getattr(error, "ctx", ctx) is None:
+                error.ctx = ctx  # type: ignore[attr-defined]  # some of the library's errors know no command
+            raise
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write each group of options under its own heading."""
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -70,6 +87,19 @@ class Command(TyperCommand):
 
 class Group(TyperGroup):
     """The commands in the order in which a user meets them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words up to the command. No word at all, and `help`, ask for the help, and are no mistake."""
+        if args[:1] == ["help"]:
+            args = [*args[1:2], "--help"]
+        ctx.meta[TYPED] = tuple(args)
+        return super().parse_args(ctx, args or ["--help"])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; UsageError with what was probably meant for one that there is not."""
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise no_command(args[0], ctx)
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order of definition."""
@@ -107,6 +137,13 @@ def build(kind: type[S], settings: Mapping[str, Any]) -> S:
         raise UsageError(str(error)) from None
 
 
+def one_run(argument: str | None, option: str | None) -> str | None:
+    """The run that was named as an argument or by `--run`; UsageError where both name different ones."""
+    if argument is not None and option is not None and argument != option:
+        raise UsageError(f"two runs were named, {one_line(argument)} and --run {one_line(option)}; name one")
+    return argument if option is None else option
+
+
 def environment_name(name: str) -> str:
     """The environment variable of a setting."""
     return "CHARLM_" + name.upper()
@@ -128,7 +165,9 @@ def seconds(text: str) -> float:
 
     match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
     if not match or not any(match.groups()):
-        raise UsageError(f"--time {text!r} is no time; write it like 60s, 10m, 2h or 1h30m")
+        meant = time_meant(text)
+        hint = f"did you mean {meant}?" if meant else "write it like 60s, 10m, 2h or 1h30m"
+        raise UsageError(f"--time {text!r} is no time; {hint}")
     hours, minutes, rest = (float(group or 0) for group in match.groups())
     return hours * 3600 + minutes * 60 + rest
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from charlm.cli.console import checkpoints_root, say, warn
-from charlm.cli.options import Checkpoints, RunName, budget_seconds
+from charlm.cli.options import Checkpoints, RunName, RunOption, budget_seconds, one_run
 from charlm.errors import UsageError
 
 EXAMPLES = """Examples:
@@ -19,6 +19,7 @@ EXAMPLES = """Examples:
 def command(
     ctx: typer.Context,
     run: RunName = None,
+    run_option: RunOption = None,
     time: Annotated[
         str | None, typer.Option(metavar="TIME", help="Train so much longer, starting included.")
     ] = None,
@@ -33,6 +34,7 @@ def command(
     It starts from the last checkpoint that is whole. A finished run needs to be told for how long; if it was
     killed before its report was written, that is made.
     """
+    run = one_run(run, run_option)
     if time is not None and steps is not None:
         raise UsageError("--time and --steps were both given; give one of them")
     budget = budget_seconds(time) if time is not None else None

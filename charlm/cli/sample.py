@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +11,8 @@ import typer
 
 from charlm.cli.chosen import chosen, text_config
 from charlm.cli.console import checkpoints_root, foreign, print_json, say, warn
-from charlm.cli.options import AsJson, Checkpoints, Run, Which, build, with_settings
+from charlm.cli.mistakes import text_is_prompt
+from charlm.cli.options import AsJson, Checkpoints, Run, Which, build, one_run, with_settings
 from charlm.config import SamplingConfig
 from charlm.errors import UsageError
 from charlm.terminal import one_line, unescaped
@@ -65,6 +68,10 @@ MapLookalikes = Annotated[
 
 @with_settings({"Choosing": SamplingConfig})
 def command(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="The run; by default the newest. --run does the same."),
+    ] = None,
     run: Run = None,
     checkpoint: Which = None,
     prompt: Prompt = None,
@@ -88,6 +95,7 @@ def command(
     """
     from charlm.compiled import begin
 
+    run = _run(name, run, checkpoints_root(checkpoints))
     config = build(SamplingConfig, settings)
     given = _prompt(prompt, prompt_file)
     if raw and as_json:
@@ -116,6 +124,19 @@ def command(
         as_json=as_json,
         raw=raw,
     )
+
+
+def _run(argument: str | None, option: str | None, root: Path) -> str | None:
+    """The run named by the argument or by `--run`; UsageError for an argument that is meant as a prompt."""
+    if argument is not None:
+        from charlm.checkpoint.run_folder import has_run, runs  # here: not needed for help
+        from charlm.suggestions import name_meant
+
+        if not has_run(root, argument):
+            meant = name_meant(argument, [run.path.name for run in runs(root)])
+            or_run = f"; or did you mean the run {one_line(meant)}?" if meant else ""
+            raise UsageError(text_is_prompt(argument) + or_run)
+    return one_run(argument, option)
 
 
 def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
@@ -203,6 +224,10 @@ def _write(
     if predictor.best_alone:
         set_threads(1)
     prompt = default_prompt(predictor) if given is None else given
+    symbols = predictor.vocabulary.n_symbols
+    if config.top_k is not None and config.top_k > symbols:
+        warn(f"--top-k {config.top_k} is lowered to {symbols}: this model has no more symbols")
+        config = replace(config, top_k=symbols)
     show = _Json(prompt, lacking, config.seed) if as_json else _Stream(given or "", n, raw)
     try:
         events = generate(

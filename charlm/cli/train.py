@@ -10,6 +10,7 @@ import typer
 from charlm.cli.config_file import read_config
 from charlm.cli.console import checkpoints_root, count, note_files, say, table
 from charlm.cli.going_on import as_before, origin_of, say_origin, take_text_settings, told
+from charlm.cli.mistakes import check_files
 from charlm.cli.options import Checkpoints, From, VerifyCache, Which, budget_seconds, build, with_settings
 from charlm.cli.reading import check_named, load_text, say_text, take_customary_split
 from charlm.cli.words import about_model
@@ -69,6 +70,9 @@ def command(
     """Train a model on a text. Nothing needs to be chosen: what is not given is planned from the time
     or the steps, the length of the text and the speed of the machine."""
     time, steps = _stronger(ctx, time, steps)
+    check_files(
+        "train", [*(corpus or []), *filter(None, [settings["val_file"]])], checkpoints_root(checkpoints), time
+    )
     before = _origin(origin, checkpoint, checkpoints)
     model, training, text = _configurations(ctx, corpus or [], settings, before)
     budget = _seconds(time, steps, model, training)

@@ -21,6 +21,7 @@ from charlm.model.positions.relative import Alibi, Relative, Rotary
 from charlm.model.prior import Prior
 from charlm.predictor import TransformerPredictor
 from charlm.studies.equivariance import Equivariance
+from charlm.suggestions import VALUES
 from charlm.terminal import one_line
 
 
@@ -97,7 +98,8 @@ def explain(topic: str) -> Explanation:
 
 def _find(topic: str) -> Topic:
     if topic not in TOPICS:
-        close = get_close_matches(topic.lower(), TOPICS, 1)
+        known = (VALUES[name].get(topic.lower()) for name in ("position", "mixer", "optimizer"))
+        close = [name for name in known if name in TOPICS] or get_close_matches(topic.lower(), TOPICS, 1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UsageError(f"there is no topic {one_line(topic)!r}; {hint}there are: {', '.join(TOPICS)}")
     return TOPICS[topic]

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from hashlib import sha256
 from itertools import product
 from typing import Any
@@ -11,6 +10,7 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.errors import UsageError
 from charlm.refusals import COUNTS_ALONE, only_counting, refuse_untrained
 from charlm.settings import Choice, Choices, Setting, settings_of
+from charlm.suggestions import setting_meant
 
 MODEL = {s.name: s for s in settings_of(ModelConfig) if s.name != "causal"}
 TRAINING = {
@@ -71,8 +71,8 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
     given, _, values = text.partition("=")
     name = given.strip().removeprefix("--").replace("-", "_")
     if name not in VARIED:
-        close = get_close_matches(name, VARIED, 1)
-        hint = f"did you mean {close[0]}?" if close else f"allowed: {', '.join(VARIED)}"
+        meant = setting_meant(name, VARIED)
+        hint = f"did you mean {meant}?" if meant else f"allowed: {', '.join(VARIED)}"
         why = "--seeds does that; " if name == "seed" else ""
         raise UsageError(f"--vary {text!r}: {given!r} cannot be varied; {why}{hint}")
     words = [word.strip() for word in values.split(",") if word.strip()]

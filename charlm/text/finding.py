@@ -4,6 +4,7 @@ import errno
 import fnmatch
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,15 @@ from charlm.terminal import one_line
 STDIN = "-"
 Note = tuple[str, str]  # the file's name, what is to be said of it
 _WILD = re.compile(r"[*?[]")
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+\S|www\.\w+\.\w")
+_FETCHED_BY = {
+    "s3": "aws s3 cp {0} .",
+    "gs": "gcloud storage cp {0} .",
+    "hf": "the command hf download",
+    "git": "git clone {0}",
+    "ssh": "scp",
+    "sftp": "sftp",
+}
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -67,8 +77,31 @@ def describe(names: Sequence[str], include: str | None = None) -> str:
     return " and ".join(parts + ["standard input"] * (STDIN in files))
 
 
+def address_advice(name: str) -> str | None:
+    """What to do with the address of a text on another machine; None for any other name. Raises nothing."""
+    from charlm.text.published import TEXTS
+
+    match = _ADDRESS.match(name)
+    if match is None:
+        return None
+    shown, scheme = one_line(name), (match[1] or "http").lower()
+    if scheme == "file":
+        return f"{shown} is an address; name the file by its path: {one_line(re.sub(r'^[A-Za-z]+:/+', '/', name))}"
+    for text in TEXTS.values():
+        if name == text.url or text.name in name.lower():
+            return f"{shown} is an address (URL), and no file is read from there; to fetch it: charlm data get {text.name}"
+    by = _FETCHED_BY.get(scheme, "curl -L -O {0}").format(shlex.quote(shown))
+    return (
+        f"{shown} is an address (URL), and charlm reads only files. Download it, for example by {by}, and name "
+        "the file; charlm data list shows the texts that charlm fetches by itself"
+    )
+
+
 def trouble(label: str, error: OSError | ValueError) -> TextError:
     """The error to raise for one of the operating system. Raises nothing."""
+    address = None if isinstance(error, PermissionError) else address_advice(label)
+    if address is not None:
+        return TextError(address)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return TextError(f"{label} does not exist. Check its name and the folder you are in.")
     if isinstance(error, PermissionError):
@@ -93,6 +126,9 @@ def _meant(name: str, notes: list[Note], include: str | None) -> list[str]:
         raise TextError("A file name is empty. Give a file, a folder, or - for standard input.")
     try:
         if _WILD.search(name) and not os.path.lexists(name):
+            address = address_advice(name)
+            if address is not None:
+                raise TextError(address)
             return _matching(name, notes)
         return _below(name, notes, include) if stat.S_ISDIR(os.stat(name).st_mode) else [name]
     except (OSError, ValueError) as error:
