@@ -355,7 +355,7 @@ def test_counting_keeps_to_a_tenth_of_the_time_by_a_fixed_rule() -> None:
         ({"counts_order": 3, "portable": True}, "counts_order is 3, which portable forbids"),
         ({"counts": False, "counts_order": 3}, "counts_order is 3, which cannot act with no counts"),
         ({"counts": False, "counts_dropout": 0.1}, "counts_dropout is 0.1, which cannot act with no counts"),
-        ({"counts_order": 13}, "counts_order is 13; allowed: 0 to 12"),
+        ({"counts_order": 64}, "counts_order is 64; allowed: 0 to 63"),
     ],
 )
 def test_what_contradicts_counts_is_refused_by_name(settings: dict[str, object], said: str) -> None:

@@ -191,8 +191,7 @@ def figure_rows(session: AnySession) -> list[tuple[str, str]]:
         return []
     nats, error = figure["nats_per_char"], figure["standard_error"]
     part = "from its beginning" if session.model_config.carries_state else "spread evenly"
-    first = "character" if len(corpus.held_out) == corpus.held_out_chars else "symbol"
-    spread = f"all but the first {first}" if figure["whole"] else part
+    spread = "the whole held-out part" if figure["whole"] else part
     said = f"{nats / log(2):.4f} ± {error / log(2):.4f} bits/char ({nats:.4f} nats), step {figure['step']}"
     spread += ", too few to mean much" if figure["chars"] < FEWEST_HELD_OUT else ""
     measured = f"{count(figure['chars'])} of {count(corpus.held_out_chars)} characters, {count(figure['blocks'])} blocks, {spread}"
