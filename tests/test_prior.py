@@ -28,7 +28,7 @@ from charlm.training.plan import Budget, choose
 from charlm.training.prior_rows import PriorRows
 from charlm.training.session import Session
 from charlm.training.start import go_on
-from tests.conftest import After, Never, toy_choice, toy_run
+from tests.conftest import After, Never, needed, toy_choice, toy_run
 from tests.matrix import every_model, name_of
 
 V = 5
@@ -103,11 +103,7 @@ def test_the_steps_of_a_text_multiply_to_its_score(corpus: Corpus, shape: dict[s
 
 def library_of_rows() -> CDLL:
     """What a compiler made of the rows."""
-    compiling = compiled.rows_alone()
-    library = compiling.library() if compiling else None
-    if library is None:
-        pytest.skip("no compiler here")
-    return library
+    return needed(compiled.rows_alone())
 
 
 @pytest.mark.parametrize("n_folds", [0, 3, 10])
@@ -224,10 +220,7 @@ def test_a_run_has_the_same_weights_whenever_the_compiler_is_done(corpus: Corpus
 @pytest.mark.parametrize("in_c", [False, True])
 @pytest.mark.parametrize("n", [1, 6])
 def test_single_characters_are_read_as_many_are(corpus: Corpus, in_c: bool, n: int) -> None:
-    compiling = compiled.begin() if in_c else None
-    if in_c and compiling is None:
-        pytest.skip("no compiler here")
-    library = compiling.library() if compiling else None
+    library = needed(compiled.begin()) if in_c else None
     session = beside_counts(corpus)
     predictor = shaken(session)
     predictor = TransformerPredictor(predictor.model.float(), corpus.vocabulary, library, session.kneser_ney)

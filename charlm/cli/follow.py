@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.cli.console import checkpoints_root, count, say, table, text_of, warn
+from charlm.cli.console import checkpoints_root, count, say, table, text_of, warn, warn_of_slow_parts
 from charlm.cli.remembered import remembered_rows, say_remembered
+from charlm.compiled import has_failures
 from charlm.config import FEWEST_HELD_OUT, SamplingConfig, TextConfig
 from charlm.errors import CharlmError
 from charlm.evaluation.yardsticks import Yardstick
@@ -56,6 +57,7 @@ def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Yards
         Preview(run.path, session.state.step, lambda: _sample(session)),
         tell,
         _say_remembered,
+        _warn_of_slow_parts,
     ]
     last: Event | None = None
     try:
@@ -97,6 +99,12 @@ def tell(event: Event) -> None:
 def _say_remembered(event: Event) -> None:
     with tqdm.external_write_mode():
         say_remembered(event)
+
+
+def _warn_of_slow_parts(event: Event) -> None:
+    if has_failures():
+        with tqdm.external_write_mode():
+            warn_of_slow_parts()
 
 
 def _words(event: Event) -> str | None:

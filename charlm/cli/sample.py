@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.chosen import chosen, text_config
-from charlm.cli.console import checkpoints_root, foreign, print_json, say, warn
+from charlm.cli.console import checkpoints_root, foreign, print_json, say, warn, warn_of_slow_parts
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, build, with_settings
 from charlm.config import SamplingConfig
 from charlm.errors import UsageError
@@ -162,6 +162,7 @@ def _write(
     from charlm.training.device import set_threads
 
     predictor = predictor_of(snapshot, compiling.library() if compiling else None)
+    warn_of_slow_parts()
     if predictor.best_alone:
         set_threads(1)
     prompt = default_prompt(predictor) if given is None else given

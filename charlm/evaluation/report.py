@@ -117,7 +117,7 @@ def evaluate(
     if predictor.counts is not None:
         compiling = rows_alone()
         library = compiling.library() if compiling else None
-        predictor.counts.filler = CRows(predictor.counts, library) if library else None
+        predictor.counts.filler = CRows.of(predictor.counts, library)
     figure = Figure([score_text(predictor, name, text, rule) for name, text in texts])
     alone = None if predictor.counts is None else CountsPredictor(predictor.counts, predictor.vocabulary)
     joined = "".join(text for _, text in texts)
