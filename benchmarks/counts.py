@@ -48,7 +48,7 @@ def batch_seconds(prior: TrainingPrior) -> tuple[float, float]:
     """The rows of a training batch, each without its own fold, by NumPy and in C; medians, in turns."""
     compiling = rows_alone()
     library = compiling.library() if compiling else None
-    fillers = (None, CRows(prior.model, library) if library else None)
+    fillers = (None, CRows.of(prior.model, library))
     windows = Windows(len(prior.train), T, B, 1)
     seconds: tuple[list[float], list[float]] = ([], [])
     for step in range(BATCHES):

@@ -10,12 +10,13 @@ from time import perf_counter
 
 import torch
 
+from charlm.compiled import examine
 from charlm.training.device import machine
 
 
 def line() -> str:
-    """The machine, for the first line of a table."""
-    return machine(torch.get_num_threads())
+    """The machine, and what is compiled there, for the first line of a table."""
+    return "; ".join([machine(torch.get_num_threads()), *map(str, examine())])
 
 
 @dataclass(frozen=True)

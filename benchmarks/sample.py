@@ -25,6 +25,7 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from benchmarks.machine import line
 from benchmarks.plain_gpt import PlainTrainer, Shape
 from benchmarks.train import trainer
 from charlm.checkpoint.run_folder import find
@@ -34,7 +35,6 @@ from charlm.config import SamplingConfig
 from charlm.predictor import TransformerPredictor
 from charlm.sampling.draw import draw
 from charlm.sampling.generate import Piece, generate
-from charlm.training.device import machine
 from charlm.training.sizes import SIZES
 
 STREAMS = (1, 8, 64, 512)
@@ -123,10 +123,9 @@ def main() -> None:
     shape = Shape(config.n_layer, max(1, config.n_embd // 32), config.n_embd, config.block_size)
     plain = PlainTrainer(torch.zeros(1000, dtype=torch.int16), predictor.model.n_symbols, shape, 1)
     threads = torch.get_num_threads()
-    print(machine(threads))
+    print(line())
     print(f"{config.n_layer} layers of width {config.n_embd}, block {config.block_size}")
-    said = f"compiled in {compiled_seconds:.2f} s" if library else "no compiler here"
-    print(f"the step in C: {said}")
+    print(f"compiling took {compiled_seconds:.2f} s")
     print(f"{'streams':>7} {'chars/s':>9} {'first':>9} {'NumPy':>9} {'plain':>9} {'ratio':>6}")
     measure(predictor, 1, 20)
     measure(without, 1, 20)

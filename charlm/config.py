@@ -55,7 +55,7 @@ class ModelConfig(Settings):
         "Learn what n-gram counts of the text do not know; by default on, but for short texts and --portable.",
     ] = None
     counts_order: Annotated[
-        int | None, "Most characters before each that the counts look at.", Range(0, 12)
+        int | None, "Most characters before each that the counts look at.", Range(0, 63)
     ] = None
     counts_dropout: Annotated[
         float | None, "Share of the windows that are trained on without the counts.", Range(0, 0.9)

@@ -111,8 +111,8 @@ class TransformerPredictor:
         self.vocabulary = vocabulary
         self.rule = ContextRule.of_model(model.config)
         self._library = library
-        if counts is not None and library is not None and counts.filler is None:
-            counts.filler = CRows(counts, library)
+        if counts is not None and counts.filler is None:
+            counts.filler = CRows.of(counts, library)
         self._folded: Folded | None = None  # what reads fastest, laid out once something is to be read
         self._folded_of: list[tuple[int, int]] = []  # the weights that it was laid out from
 
@@ -198,8 +198,9 @@ class TransformerPredictor:
         """The state before anything was read."""
         self._fold()
         stepper: Stepper | CStepper | None = None
-        if self._folded is not None and self._library is not None and CStepper.fits(self._folded):
-            stepper = CStepper(self._folded, batch_size, self._library)
+        library = self._library
+        if self._folded is not None and library is not None and CStepper.fits(self._folded, library):
+            stepper = CStepper(self._folded, batch_size, library)
         elif self._folded is not None:
             stepper = Stepper(self._folded, batch_size)
         cache = self.model.cache(batch_size) if stepper is None else None

@@ -1,5 +1,6 @@
 """Toys that every test can train in a moment: width 16, one layer, one thread."""
 
+import ctypes
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from hypothesis import settings
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.main import run as main
+from charlm.compiled import Compiling
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.text.corpus import Corpus
 from charlm.text.load import Loaded
@@ -26,6 +28,15 @@ settings.load_profile("charlm")
 TEXT = "".join(
     f"{i} little ducks went swimming one day, {'over the hills' * (i % 3)} and far away.\n" for i in range(60)
 )
+
+
+def needed(compiling: Compiling | None) -> ctypes.CDLL:
+    """What was compiled: only where no compiler is there a test may do without."""
+    if compiling is None:
+        pytest.skip("no C compiler here")
+    library = compiling.library()
+    assert library is not None and not compiling.failures, compiling.failures
+    return library
 
 
 class Never:

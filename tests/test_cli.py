@@ -70,16 +70,15 @@ def test_train_says_what_it_does_and_ends_with_what_to_do(charlm) -> None:  # ty
 
 
 @pytest.mark.parametrize("kind", [("--steps", "2", *TOY), ("--mixer", "none")])
-def test_what_was_measured_on_leaves_out_the_first(charlm, kind: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
-    """The last evaluation scores what something precedes, and says so beside the numbers."""
+def test_the_last_evaluation_of_a_short_run_is_of_the_whole_held_out_part(
+    charlm, kind: tuple[str, ...]
+) -> None:  # type: ignore[no-untyped-def]
     n = len(TEXT) - int(len(TEXT) * 0.9)
     said = charlm("train", "ducks.txt", *kind).out
-    assert re.search(
-        rf"measured on +{n - 1} of {n} characters, \d+ blocks, all but the first character *\n", said
-    )
+    assert re.search(rf"measured on +{n} of {n} characters, \d+ blocks, the whole held-out part *\n", said)
     Path("née.txt").write_text("née " * 800, "utf-8")
     said = charlm("train", "née.txt", "--units", "bytes", *kind).out
-    assert re.search(r"measured on .* blocks, all but the first symbol *\n", said)
+    assert re.search(r"measured on .* blocks, the whole held-out part *\n", said)
 
 
 def test_the_command_it_prints_gives_the_same_weights(charlm) -> None:  # type: ignore[no-untyped-def]

@@ -1,6 +1,7 @@
 """Compiled blocks: the same training, and never a reason for it to fail."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -76,21 +77,18 @@ def test_on_a_mac_without_developer_tools_no_compiler_of_apples_is_run(
     """There /usr/bin/cc exists all the same, and opens a dialog that offers to install them."""
     asked: list[list[str]] = []
 
-    class Asked:
-        def __init__(self, command: list[str]) -> None:
-            asked.append(command)
-
-        def wait(self, seconds: float) -> int:
-            return 0 if installed else 2
+    def ask(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0 if installed else 2)
 
     monkeypatch.setattr("sys.platform", "darwin")
-    monkeypatch.setattr(compiled, "_quietly", Asked)
+    monkeypatch.setattr("subprocess.run", ask)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name in ("cc", "c++") else None)
     compiled._has_developer_tools.cache_clear()
-    assert compiled.find_compiler(compiled.COMPILERS) == ("/usr/bin/cc" if installed else None)
+    assert compiled.compilers() == (["/usr/bin/cc"] if installed else [])
     assert compiling.has_compiler(torch.device("cpu")) == installed
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "cc" else f"/opt/{name}")
-    assert compiled.find_compiler(compiled.COMPILERS) == ("/usr/bin/cc" if installed else "/opt/gcc")
+    assert compiled.compilers()[:1] == ["/usr/bin/cc" if installed else "/opt/gcc"]
     assert asked == [["/usr/bin/xcode-select", "-p"]]
     compiled._has_developer_tools.cache_clear()
 

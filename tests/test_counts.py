@@ -10,7 +10,7 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.counts.build import build, choose_order, lower_orders, spread
+from charlm.counts.build import build, count_unigram, fit, lower_orders, spread, tail_losses
 from charlm.counts.discounts import discounts
 from charlm.counts.folds import bounds, count_in_folds, fold_of, levels_and_shares
 from charlm.counts.grams import Grams, Packing, count
@@ -247,6 +247,76 @@ def test_spread_parts_are_apart_in_order_and_no_more_than_asked(n: int, most: in
     assert edges == sorted(edges) and all(0 <= edge <= n for edge in edges)
 
 
+def random_text(seed: int, n: int, n_symbols: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, n_symbols, n)
+
+
+PHRASE = np.random.default_rng(7).integers(0, 4, 40)
+CHOSEN_ON = {
+    "random ACGT": (random_text(1, 6000, 4), 4, None),
+    "random bits": (random_text(2, 3000, 2), 2, None),
+    "random bytes": (random_text(3, 2000, 256), 256, None),
+    "digits, then another": (np.repeat([0, 1], [900, 100]), 2, None),
+    "one symbol": (np.zeros(400, np.int64), 1, None),
+    "two symbols in turn": (np.arange(400) % 2, 2, None),
+    "a long period": (np.tile(PHRASE, 60), 4, None),
+    "a long period with errors": (np.where(random_text(4, 2400, 20) == 0, 3, np.tile(PHRASE, 60)), 4, None),
+    "records": (
+        np.concatenate([np.concatenate((np.arange(9), 9 + random_text(i, 8, 9))) for i in range(200)]),
+        18,
+        None,
+    ),
+    "documents": (np.tile([0, 1, 2, 3, 1, 1, 3], 100), 4, 3),
+    "a phrase repeated": (noise(3000), 4, None),
+    "rare symbols": (np.minimum(np.random.default_rng(6).zipf(1.3, 4000), 900) - 1, 900, None),
+    "the shortest with an end": (np.array([0, 1, 1, 0, 1, 0, 0, 1, 1, 0]), 2, None),
+}
+
+
+def losses_one_by_one(ids: np.ndarray, n_symbols: int, end: int | None) -> tuple[list[float], float]:
+    """Of each order by a model of its own, and of add-one smoothing."""
+    packing, n = Packing(n_symbols, end), len(ids) - len(ids) // 10
+    found = []
+    for order in range(packing.highest_order + 1):
+        _, grams = count(ids, packing, order, [(0, n)])
+        model = KneserNey(packing, levels(grams, packing, order), dense=False)
+        found.append(-float(np.log(probabilities(model, ids, n)).mean()))
+    seen = np.bincount(ids[:n], minlength=n_symbols) + 1
+    return found, -float(np.log(seen[ids[n:]] / seen.sum()).mean())
+
+
+@pytest.mark.parametrize("name", CHOSEN_ON)
+def test_the_order_chosen_predicts_the_end_best_of_all_orders_and_the_unigram(name: str) -> None:
+    ids, n_symbols, end = CHOSEN_ON[name]
+    expected, unigram = losses_one_by_one(ids, n_symbols, end)
+    found = tail_losses(ids, n_symbols, end=end)
+    np.testing.assert_allclose(found.by_order, expected, rtol=0, atol=1e-12)
+    assert found.unigram == pytest.approx(unigram, abs=1e-12)
+    best = min([*expected, unigram])
+    assert min(found.by_order[found.order], unigram if found.order == 0 else np.inf) == pytest.approx(
+        best, abs=1e-12
+    )
+    assert min(found.by_order[: found.order], default=np.inf) > best, "the lowest of equals"
+    # Counted on what stands before the end, the model does as well there as was said.
+    before = ids[: len(ids) - len(ids) // 10]
+    smooth = found.order == 0 and found.smooth
+    model = (
+        count_unigram(before, Packing(n_symbols, end), None)
+        if smooth
+        else build(before, n_symbols, found.order, memory=1 << 30, end=end)
+    ).model
+    assert -np.log(probabilities(model, ids, len(before))).mean() == pytest.approx(best, abs=1e-9)
+
+
+def test_random_texts_are_best_without_context_and_by_the_unigram() -> None:
+    ids, n_symbols, _ = CHOSEN_ON["random bytes"]
+    (level,) = fit(ids, n_symbols, memory=1 << 30).model.levels
+    row = fit(ids, n_symbols, 0, memory=1 << 30).model.rows(np.zeros(1, np.uint64))[0]
+    seen = np.bincount(ids, minlength=n_symbols) + 1
+    np.testing.assert_allclose(row, seen / seen.sum(), rtol=1e-12)
+    np.testing.assert_array_equal(level.counts, seen)
+
+
 def test_the_order_chosen_is_the_one_the_text_was_made_with() -> None:
     rng = np.random.default_rng(1)
     text = rng.integers(0, 8, 3).tolist()
@@ -254,8 +324,8 @@ def test_the_order_chosen_is_the_one_the_text_was_made_with() -> None:
     for draw in rng.random(60_000):
         state = (text[-3] * 8 + text[-2]) * 8 + text[-1]
         text.append(min(7, int(np.searchsorted(table[state], draw))))
-    assert choose_order(np.array(text), 8) == 3
-    assert choose_order(np.array(text[:5]), 8) == 1, "too short to tell"
+    assert tail_losses(np.array(text), 8).order == 3
+    assert tail_losses(np.array(text[:5]), 8).order == 1, "too short to tell"
 
 
 def test_a_part_of_the_time_counts_a_part_of_the_text() -> None:

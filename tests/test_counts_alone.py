@@ -2,6 +2,7 @@
 
 import json
 import re
+import string
 from collections.abc import Callable
 from dataclasses import replace
 from math import log
@@ -14,7 +15,7 @@ from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.counts.build import build, choose_order
+from charlm.counts.build import fit
 from charlm.counts_predictor import CountsPredictor
 from charlm.errors import CheckpointError, ResourceError
 from charlm.evaluation.score import score_text
@@ -52,16 +53,15 @@ def test_what_is_saved_scores_as_the_counts_do(tmp_path: Path, corpus: Corpus, o
     assert [type(event) for event in events] == [Counted, Evaluated, Saved, Finished]
     snapshot = read(run, "latest")
     n = corpus.vocabulary.n_symbols
-    wanted = choose_order(corpus.train, n) if order is None else order
-    model = build(corpus.train, n, wanted, memory=1 << 30).model
+    model = fit(corpus.train, n, order, memory=1 << 30).model
     text = corpus.held_out_text()
     expected = score_text(CountsPredictor(model, corpus.vocabulary), "", text).nats
     saved = predictor_of(snapshot)
-    assert snapshot.model_config.counts_order == wanted
+    assert snapshot.model_config.counts_order == model.order
     np.testing.assert_array_equal(score_text(saved, "", text).nats, expected)
     evaluated = next(event for event in events if isinstance(event, Evaluated))
-    assert evaluated.nats_per_char == pytest.approx(expected[1:].mean(), rel=1e-12)  # the first stands alone
-    assert evaluated.chars == len(text) - 1
+    assert evaluated.nats_per_char == pytest.approx(expected.mean(), rel=1e-12)
+    assert evaluated.chars == len(text)
 
 
 def test_the_predictor_of_a_checkpoint_is_of_its_kind(tmp_path: Path, corpus: Corpus) -> None:
@@ -157,6 +157,22 @@ def test_less_text_is_counted_where_that_is_asked_for(charlm: Callable[..., Resu
     figures = json.loads(charlm("eval", "--json").out)
     assert figures["block_size"] == 2
     assert any("train with --counts-order 4" in warning for warning in figures["warnings"])
+
+
+def test_random_text_gets_no_context_and_no_counts_are_worse_than_the_unigram(
+    charlm: Callable[..., Result],
+) -> None:
+    Path("random.txt").write_text("".join(np.random.default_rng(1).choice(list(string.ascii_letters), 6000)))
+    made = charlm("train", "random.txt", "--mixer", "none")
+    figures = json.loads(charlm("eval", "--json").out)
+    baselines = {name: found["bits_per_char"] for name, found in figures["baselines"].items()}
+    assert figures["counts_order"] == 0 and "no characters before each" in charlm("eval").out
+    assert figures["bits_per_char"] == pytest.approx(baselines["kneser-ney"], abs=1e-9)
+    assert baselines["kneser-ney"] <= baselines["unigram"] + 1e-3
+    again = re.search(r"the same run again:  charlm (.*)", made.err)
+    assert again and charlm(*again[1].split()).code == 0
+    infos = [json.loads(charlm("info", name, "--json").out) for name in ("random", "random-2")]
+    assert infos[0]["counts_sha256"] == infos[1]["counts_sha256"]
 
 
 REFUSED = [

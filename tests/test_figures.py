@@ -1,5 +1,8 @@
 """A figure is one number: probabilities sum to one, whatever was trained, and pieces and batches change nothing."""
 
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,8 @@ from charlm.predictor_of import predictor_of
 from charlm.text.corpus import Corpus
 from charlm.text.preparation import prepare
 from charlm.training.kinds import trainer_of
-from tests.conftest import TEXT, Never, toy_run
+from tests.conftest import TEXT, Never, Result, toy_run
+from tests.test_compare_cli import TOY
 from tests.test_counts_alone import counted
 
 POSITIONS = 1000
@@ -85,3 +89,79 @@ def test_bits_depend_neither_on_the_batch_nor_on_the_pieces(
         state, logp = p.step(state, read)
         read_one_by_one.append(-float(logp[0, int(id_)]))
     assert abs(np.mean(read_one_by_one) + p.score(ids).mean()) / np.log(2) < BITS
+
+
+QUESTIONS = "".join(f"Question {i} plé{'a' * (i % 3)}se?\n" + "\n" * (i % 2) for i in range(240))
+DOCUMENTS = {
+    "none": "",
+    "line": "--documents line",
+    "file": "--documents file",
+    "blank-line": "--documents blank-line",
+    "separator": "--documents separator --separator ?\\n",
+    "drawn": "--documents line --split documents",
+}
+MODELS = {
+    "none": "--mixer none",
+    "prior": "--counts --counts-order 3 --steps 2",
+    "no counts": "--no-counts --steps 2",
+}
+SMALL = "--n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --batch-size 4 --precision fp32"
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("units", ["chars", "bytes", "graphemes"])
+@pytest.mark.parametrize("documents", DOCUMENTS)
+def test_training_ends_on_the_figure_that_eval_gives(
+    charlm: Callable[..., Result], documents: str, units: str, model: str
+) -> None:
+    Path("texts").mkdir()
+    for i in range(10):
+        Path(f"texts/{i}.txt").write_text(QUESTIONS[i * 400 : (i + 1) * 400], "utf-8")
+    shape = SMALL if "--steps" in MODELS[model] else ""
+    options = f"{DOCUMENTS[documents]} {MODELS[model]} {shape} --units {units}".split()
+    trained = charlm("train", "texts", *options)
+    assert trained.code == 0, trained.err
+    said = re.search(r"held-out +([\d.]+) ± [\d.]+ bits/char", trained.out)
+    assert said and "the whole held-out part" in trained.out
+    found = json.loads(charlm("eval", "--json").out)
+    assert float(said[1]) == pytest.approx(found["bits_per_char"], abs=6e-5)
+    if model == "none":
+        counts = found["baselines"]["kneser-ney"]
+        assert counts["bits_per_char"] == pytest.approx(found["bits_per_char"], abs=1e-9)
+        assert not any("do better" in warning for warning in found["warnings"])
+
+
+@pytest.mark.parametrize("kind", ["line", "blank-line"])
+def test_counts_alone_begin_samples_where_documents_begin(charlm: Callable[..., Result], kind: str) -> None:
+    lines = QUESTIONS.replace("\n\n", "\n")
+    Path("q.txt").write_text(lines if kind == "line" else lines.replace("\n", "\n\n"), "utf-8")
+    assert charlm("train", "q.txt", "--mixer", "none", "--documents", kind).code == 0
+    out = charlm("sample", "-n", "20", "--length", "9", "--temperature", "0.2", "--seed", "1", "--json").out
+    begun = [json.loads(line)["text"] for line in out.splitlines()]
+    assert [text[:8] for text in begun] == ["Question"] * 20
+
+
+def test_counts_alone_in_a_comparison_of_documents_are_the_baseline(charlm: Callable[..., Result]) -> None:
+    Path("q.txt").write_text(QUESTIONS, "utf-8")
+    result = charlm(
+        *("compare", "q.txt", "--documents", "line", "--vary", "mixer=none,attention", "--steps", "2"),
+        *("--json", *TOY),
+    )
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    (bits,) = [row["bits_per_char"] for row in found["rows"] if row["values"]["mixer"] == "none"]
+    assert bits == pytest.approx(found["baselines"]["kneser-ney"]["bits_per_char"], abs=1e-9)
+
+
+@pytest.mark.parametrize("given", ["--counts-order 1", "--counts-chars 300 --counts-order 0"])
+def test_the_advice_for_counts_names_what_differs(charlm: Callable[..., Result], given: str) -> None:
+    def advice(*options: str) -> list[str]:
+        assert charlm("train", "ducks.txt", "--mixer", "none", *options).code == 0
+        warnings = json.loads(charlm("eval", "--json").out)["warnings"]
+        return [warning for warning in warnings if "do better" in warning]
+
+    (said,) = advice(*given.split())
+    order = re.search(r"--counts-order (\d+)$", said)
+    assert order
+    more = advice("--counts-order", order[1], *given.split()[:2] * ("--counts-chars" in given))
+    assert not more or "train without --counts-chars" in more[0]

@@ -13,6 +13,7 @@ from charlm.config import TextConfig
 from charlm.text import kernels, load
 from charlm.text.codes import N_POINTS, Census
 from charlm.text.kernels import Kernels
+from tests.conftest import needed
 
 RANDOM = np.random.default_rng(0)
 
@@ -20,10 +21,8 @@ RANDOM = np.random.default_rng(0)
 @pytest.fixture(scope="module")
 def compiled() -> Kernels:
     """Waited for, as the program never does."""
-    compiling = codes_alone()
-    if compiling is None or compiling.library() is None:
-        pytest.skip("no compiler here")
-    return Kernels(compiling)
+    needed(codes_alone())
+    return Kernels(codes_alone())
 
 
 @given(st.text(), st.binary(max_size=6), st.text(max_size=9))

@@ -17,6 +17,7 @@ from charlm.model.language_model import LanguageModel
 from charlm.model.stepper import Stepper
 from charlm.predictor import TextState, TransformerPredictor
 from charlm.sampling.generate import Piece, generate
+from tests.conftest import needed
 from tests.matrix import every_model, name_of
 from tests.test_predictor import VOCABULARY
 
@@ -45,11 +46,7 @@ def single(config: ModelConfig) -> LanguageModel:
 @pytest.fixture(scope="module")
 def library() -> CDLL:
     """The step in C."""
-    compiling = begin()
-    found = compiling.library() if compiling else None
-    if found is None:
-        pytest.skip("no C compiler here")
-    return found
+    return needed(begin())
 
 
 def read(predictor: TransformerPredictor, B: int, first: int = 2, n: int = 12) -> torch.Tensor:
@@ -148,7 +145,7 @@ def test_without_a_compiler_or_with_one_that_fails_there_is_no_library(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert begin() is None
-    assert Compiling(sys.executable).library() is None, "Python compiles no C"
+    assert Compiling([sys.executable]).library() is None, "Python compiles no C"
 
 
 def test_it_stands_for_attention_in_blocks_that_are_not_too_long() -> None:

@@ -126,7 +126,7 @@ def _by_order(comparison: Comparison, corpus: Corpus, chars: int) -> list[Yardst
     if not chars:
         return []
     memory = comparison.variants[0].training.counts_memory << 20
-    text = corpus.held_out_text()[:chars]
+    text = corpus.held_out_text()[:MOST_CHARS]
     return kneser_ney_by_order(corpus.vocabulary, corpus.train, text, memory=memory, most=MOST_COUNTED)
 
 

@@ -30,6 +30,16 @@ def note_files(notes: Iterable[str]) -> None:
         warn(one_line(note))
 
 
+def warn_of_slow_parts() -> None:
+    """Say once for each part that it runs in NumPy, though a compiler is there."""
+    compiled = sys.modules.get("charlm.compiled")
+    for purpose, why in compiled.take_failures() if compiled else ():
+        warn(
+            f"the C code for {purpose} could not be compiled ({one_line(why)}); NumPy is used, which is slower. "
+            "charlm doctor shows which parts are compiled"
+        )
+
+
 def foreign(text: str) -> str:
     """Text of a file or a model, made harmless if standard output is a terminal."""
     return visible(text, dim=colour(sys.stdout)) if sys.stdout.isatty() else text

@@ -60,11 +60,18 @@ def _show_machine(found: "Machine", as_json: bool) -> None:
         rows = [("charlm", found.charlm), ("Python", f"{found.python}, {found.system}")]
         rows.append(("torch", f"{found.torch}, on {found.device} with {found.threads} threads"))
         rows.append(("bf16", "by instructions of its own" if found.bf16 else "none; fp32 is used"))
+        rows += [(f"C for {part.purpose}", _compiled(part)) for part in found.compiled]
         rows += [(place.what, _place(place)) for place in found.places]
         rows.append(("standard output", _stream(terminal)))
         table(rows)
     if any(place.problem for place in found.places):
         raise typer.Exit(ResourceError.exit_code)
+
+
+def _compiled(part: Any) -> str:
+    if part.problem:
+        return f"not compiled, so NumPy is used, which is slower: {part.problem}"
+    return f"compiled by {part.compiler}"
 
 
 def _place(place: Any) -> str:

@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.cli.console import checkpoints_root, count, say, table, text_of, warn
+from charlm.cli.console import checkpoints_root, count, say, table, text_of, warn, warn_of_slow_parts
 from charlm.cli.remembered import remembered_rows, say_remembered
+from charlm.compiled import has_failures
 from charlm.config import FEWEST_HELD_OUT, SamplingConfig, TextConfig
 from charlm.errors import CharlmError
 from charlm.evaluation.yardsticks import Yardstick
@@ -55,6 +56,7 @@ def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Yards
         Preview(run.path, session.state.step, lambda: _sample(session)),
         tell,
         _say_remembered,
+        _warn_of_slow_parts,
     ]
     last: Event | None = None
     try:
@@ -96,6 +98,12 @@ def tell(event: Event) -> None:
 def _say_remembered(event: Event) -> None:
     with tqdm.external_write_mode():
         say_remembered(event)
+
+
+def _warn_of_slow_parts(event: Event) -> None:
+    if has_failures():
+        with tqdm.external_write_mode():
+            warn_of_slow_parts()
 
 
 def _words(event: Event) -> str | None:
@@ -196,8 +204,7 @@ def figure_rows(session: AnySession) -> list[tuple[str, str]]:
         return []
     nats, error = figure["nats_per_char"], figure["standard_error"]
     part = "from its beginning" if session.model_config.carries_state else "spread evenly"
-    first = "character" if len(corpus.held_out) == corpus.held_out_chars else "symbol"
-    spread = f"all but the first {first}" if figure["whole"] else part
+    spread = "the whole held-out part" if figure["whole"] else part
     said = f"{nats / log(2):.4f} ± {error / log(2):.4f} bits/char ({nats:.4f} nats), step {figure['step']}"
     spread += ", too few to mean much" if figure["chars"] < FEWEST_HELD_OUT else ""
     measured = f"{count(figure['chars'])} of {count(corpus.held_out_chars)} characters, {count(figure['blocks'])} blocks, {spread}"

@@ -26,7 +26,7 @@ from charlm.cli import (
     sample,
     train,
 )
-from charlm.cli.console import fail
+from charlm.cli.console import fail, warn_of_slow_parts
 from charlm.cli.mistakes import usage_message
 from charlm.cli.options import CONTEXT, Command, Group
 from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError, is_out_of_memory
@@ -95,16 +95,21 @@ def _show_version(wanted: bool) -> None:
 
 
 def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command, ended by Ctrl-C or a signal with one sentence (while it trains, training handles them)."""
+    """The command, ended by Ctrl-C or a signal with one sentence (while it trains, training handles them).
+
+    What it did more slowly than it could is said at its end, if it was not said before.
+    """
 
     @wraps(command)
     def wrapped(*args: Any, **values: Any) -> Any:
         try:
-            return command(*args, **values)
+            result = command(*args, **values)
         except Signalled as ended:
             raise Interrupted(f"stopped by {ended.name}", EXIT_CODES[ended.name]) from None
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
+        warn_of_slow_parts()
+        return result
 
     return wrapped
 

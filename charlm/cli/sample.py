@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.chosen import chosen, text_config
-from charlm.cli.console import checkpoints_root, foreign, print_json, say, warn
+from charlm.cli.console import checkpoints_root, foreign, print_json, say, warn, warn_of_slow_parts
 from charlm.cli.mistakes import text_is_prompt
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, build, one_run, with_settings
 from charlm.config import SamplingConfig
@@ -221,6 +221,7 @@ def _write(
     from charlm.training.device import set_threads
 
     predictor = predictor_of(snapshot, compiling.library() if compiling else None)
+    warn_of_slow_parts()
     if predictor.best_alone:
         set_threads(1)
     prompt = default_prompt(predictor) if given is None else given

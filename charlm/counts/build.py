@@ -1,22 +1,25 @@
 """From a text to its counts, within a memory and a number of symbols; what was left out can be said."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 
+from charlm.counts.discounts import Numbers
 from charlm.counts.folds import Share, count_in_folds, levels_and_shares
-from charlm.counts.grams import Grams, Packing, Span, count
+from charlm.counts.grams import Grams, Packing, Span, count, join
 from charlm.counts.kneser_ney import KneserNey
-from charlm.counts.level import Level, levels
-from charlm.counts.scoring import probabilities
+from charlm.counts.level import Index, Level, levels
+from charlm.counts.scoring import share_of_level
 from charlm.text.vocabulary import Ids
 
-MOST_ORDER = 12
-FIRST_ORDER_BITS = 36
-"""Where the search for an order begins: as many symbols of context as make about so many bits."""
+EQUAL_DISCOUNT = 0.5
+"""Taken from every count alike and given back to all symbols alike, any discount up to 1 changes nothing."""
 TAIL_SHARE, TAIL_MOST, BEFORE_MOST = 0.1, 100_000, 4_000_000
 """The order is chosen on a tail of the text, counted on what stands before it; both are bounded."""
+UNIGRAM_MEMORY = 1 << 26
+"""Bytes that counting symbols takes, whatever the length of the text."""
 PARTS = 32
 MOST_RARE = 4
 """Contexts of the highest order that were seen up to so often may be left out before the order goes down."""
@@ -106,33 +109,97 @@ def lower_orders(
         grams = grams.shortened(packing, order + 1)
 
 
-def choose_order(ids: Ids, n_symbols: int, most_order: int = MOST_ORDER, *, end: int | None = None) -> int:
-    """How many symbols of context predict the end of a text best, counted on what stands before it.
+def fit(
+    ids: Ids,
+    n_symbols: int,
+    order: int | None = None,
+    *,
+    memory: int,
+    most: int | None = None,
+    end: int | None = None,
+) -> Built:
+    """Count a text for a model of counts alone, by default of the order that predicts its end best.
 
-    The search goes up or down from a first guess for as long as that helps.
+    At order 0 either Kneser-Ney's discounts or add-one smoothing is taken, whichever predicts that end
+    better. So the model is never worse there than the unigram. The other arguments are those of `build`.
+    """
+    smooth = False
+    if not order:
+        losses = tail_losses(ids[-most:] if most else ids, n_symbols, end=end)
+        order = losses.order if order is None else order
+        smooth = order == 0 and losses.smooth
+    if smooth:
+        return count_unigram(ids, Packing(n_symbols, end), most)
+    return build(ids, n_symbols, order, memory=memory, most=most, end=end)
+
+
+@dataclass(frozen=True)
+class TailLosses:
+    """Mean nats per symbol of the end of a text, under counts of what stands before it."""
+
+    by_order: Sequence[float]  # of Kneser-Ney with 0, 1, 2, ... symbols of context: as many as fit a key
+    unigram: float  # of add-one smoothing without context
+
+    @property
+    def order(self) -> int:
+        """The best order, the lowest among equals; 0 where the unigram is better than all."""
+        if not self.by_order:  # too short to tell
+            return 1
+        best = min(range(len(self.by_order)), key=self.by_order.__getitem__)
+        return 0 if self.unigram < self.by_order[best] else best
+
+    @property
+    def smooth(self) -> bool:
+        """Does add-one smoothing predict better than Kneser-Ney's discounts, both without context?"""
+        return bool(self.by_order) and self.unigram < self.by_order[0]
+
+
+def tail_losses(ids: Ids, n_symbols: int, *, end: int | None = None) -> TailLosses:
+    """The losses of all orders on the end of a text.
+
+    Orders share their work: below its highest order, every model has the same continuation counts. So each
+    order takes one level of those, and one of occurrences, which is its highest.
     """
     packing = Packing(n_symbols, end)
     tail = min(int(len(ids) * TAIL_SHARE), TAIL_MOST)
-    near = ids[max(0, len(ids) - tail - BEFORE_MOST) :]
-    most_order = min(most_order, packing.highest_order)
-    order = min(most_order, max(2, FIRST_ORDER_BITS // packing.bits))
     if not tail:
-        return min(1, most_order)
-    found: dict[int, float] = {}
+        return TailLosses([], inf)
+    near = ids[max(0, len(ids) - tail - BEFORE_MOST) :]
+    before = len(near) - tail
+    order, occurrences = count(near, packing, packing.highest_order, [(0, before)])
+    keys = np.sort(packing.pack(near, before, len(near), order + 1))
+    continuations = occurrences
+    shares = []
+    for k in range(order, -1, -1):
+        levels_of_k = [Level.of(grams.within(packing, k), packing) for grams in (occurrences, continuations)]
+        shares.append([share_of_level(level, packing, k, keys) for level in levels_of_k])
+        if k:
+            occurrences = occurrences.shortened(packing, k)
+            continuations = continuations.distinct(packing, k)
+    below, losses = np.full(tail, 1 / n_symbols), []
+    for highest, lower in reversed(shares):
+        losses.append(-float(np.log(_over(below, *highest)).mean()))
+        below = _over(below, *lower)
+    counts = np.bincount(near, minlength=n_symbols)[:n_symbols] + 1.0
+    counts -= np.bincount(near[before:], minlength=n_symbols)[:n_symbols]
+    unigram = -float(np.log(counts[near[before:]] / counts.sum()).mean())
+    return TailLosses(losses, unigram)
 
-    def loss(k: int) -> float:
-        if k not in found:
-            _, grams = count(near, packing, k, [(0, len(near) - tail)])
-            model = KneserNey(packing, levels(grams, packing, k), dense=False)
-            found[k] = -float(np.log(probabilities(model, near, len(near) - tail)).mean())
-        return found[k]
 
-    while True:
-        around = [k for k in (order, order - 1, order + 1) if 0 <= k <= most_order]
-        best = min(around, key=loss)
-        if best == order:
-            return order
-        order = best
+def _over(below: Numbers, seen: Index, added: Numbers, back: Numbers) -> Numbers:
+    """Probabilities (N,) of an order, from those of the order below."""
+    found = below.copy()
+    found[seen] = added + back * below[seen]
+    return found
+
+
+def count_unigram(ids: Ids, packing: Packing, most: int | None) -> Built:
+    """Add-one smoothing without context: each symbol is counted once more, and all are discounted alike."""
+    spans = spread(len(ids), len(ids) if most is None else most)
+    _, grams = count(ids, packing, 0, spans, UNIGRAM_MEMORY)
+    once = Grams(np.arange(packing.n_symbols, dtype=np.uint64), np.ones(packing.n_symbols, dtype=np.uint32))
+    level = replace(Level.of(join([grams, once]), packing), discounts=np.array([0, *[EQUAL_DISCOUNT] * 3]))
+    return Built(KneserNey(packing, [level]), 0, sum(b - a for a, b in spans), len(ids), 0)
 
 
 def spread(n: int, most: int) -> list[Span]:

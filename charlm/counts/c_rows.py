@@ -56,6 +56,11 @@ class CRows:
         self._call_moved.argtypes = [Pointer, Pointer, Pointer, Size, Pointer, Pointer]
         self._call_moved.restype = None
 
+    @classmethod
+    def of(cls, model: KneserNey, library: ctypes.CDLL | None) -> "CRows | None":
+        """Those counts laid out; None where the function was not compiled."""
+        return cls(model, library) if library is not None and hasattr(library, "rows") else None
+
     def following(self, contexts: Keys) -> "Following":
         """What reads on from those contexts (B,) and moves them on in place."""
         return Following(self, contexts)

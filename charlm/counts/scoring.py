@@ -6,9 +6,9 @@ Axes: N positions, X contexts and E entries of a level.
 import numpy as np
 
 from charlm.counts.discounts import Numbers
-from charlm.counts.grams import Keys
+from charlm.counts.grams import Keys, Packing
 from charlm.counts.kneser_ney import KneserNey
-from charlm.counts.level import Level
+from charlm.counts.level import Index, Level
 from charlm.text.vocabulary import Ids
 
 AT_ONCE = 1 << 20
@@ -28,6 +28,21 @@ def probabilities(model: KneserNey, ids: Ids, start: int = 0) -> Numbers:
     return found
 
 
+def share_of_level(level: Level, packing: Packing, order: int, keys: Keys) -> tuple[Index, Numbers, Numbers]:
+    """What one order says of the last symbol of grams (N,): which of them (M,) have a context it knows.
+
+    For those, the probability that it gives by itself, and how much it leaves to the order below: (M,) both.
+    """
+    at = level.find((keys >> np.uint64(packing.bits)) & packing.mask(order))
+    seen = np.flatnonzero(at >= 0)
+    if not len(seen):
+        return seen, np.empty(0), np.empty(0)
+    at = at[seen]
+    counts = _counts(level, level.gram_keys(packing), keys[seen] & packing.mask(order + 1))
+    totals, taken = level.totals()
+    return seen, (counts - level.discounts[np.minimum(counts, 3)]) / totals[at], taken[at] / totals[at]
+
+
 def _of_keys(model: KneserNey, keys: Keys) -> Numbers:
     """The probability of the last symbol of each gram (N,) given those before it."""
     packing = model.packing
@@ -36,15 +51,11 @@ def _of_keys(model: KneserNey, keys: Keys) -> Numbers:
     found = np.full(len(keys), 1 / packing.n_symbols)
     rows = np.arange(len(keys))
     for k, level in enumerate(model.levels):
-        contexts = (keys[rows] >> np.uint64(packing.bits)) & packing.mask(k)
-        at = level.find(contexts)
-        rows, at = rows[at >= 0], at[at >= 0]
+        seen, added, back = share_of_level(level, packing, k, keys[rows])
+        rows = rows[seen]
         if not len(rows):
             break
-        counts = _counts(level, level.gram_keys(packing), keys[rows] & packing.mask(k + 1))
-        totals, taken = level.totals()
-        added = counts - level.discounts[np.minimum(counts, 3)]
-        found[rows] = (added + taken[at] * found[rows]) / totals[at]
+        found[rows] = added + back * found[rows]
     out = np.empty_like(found)
     out[order] = found
     return out

@@ -23,7 +23,7 @@ class Slice:
 
     @property
     def whole(self) -> bool:
-        """Is every symbol of the text scored, but the first, which nothing precedes?"""
+        """Is every symbol of the text scored?"""
         return len(self.windows) == self.of_windows
 
 
@@ -81,13 +81,16 @@ def score_slice(
 ) -> Estimate | None:
     """Score a slice, of the predictor's own rule unless told; None if `stopped` said so in the middle.
 
-    The first character of the text, which nothing precedes, is left to `charlm eval`.
+    The text's first symbol, which nothing precedes, belongs to the first window. So the slice of the whole
+    text has the same figure as `charlm eval`.
     """
     sums: list[float] = []
     symbols: list[int] = []
-    for scores in predictor.score_windows(ids, part.windows, rule):
+    for window, scores in zip(part.windows, predictor.score_windows(ids, part.windows, rule), strict=True):
         if stopped():
             return None
+        if window == 0:
+            scores = np.concatenate((predictor.score(ids[:1]), scores))
         sums.append(-float(scores.sum()))
         symbols.append(len(scores))
     return Estimate(np.array(sums), np.array(symbols), part.symbols_per_char)

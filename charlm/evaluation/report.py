@@ -42,7 +42,9 @@ class Evaluation:
     selected_on_this_text: bool
     rule: ContextRule
     units: str  # what a symbol is
-    counts_order: int | None  # characters of context that the counts see which the model begins from
+    counts_order: (
+        int | None
+    )  # characters of context that the counts see: the model's, or those it begins from
     interval_bits: tuple[float, float] | None
     baselines: dict[str, Yardstick | str]
     warnings: tuple[str, ...]
@@ -66,7 +68,8 @@ class Evaluation:
             return f"all {word}s before each (state carried from one to the next)"
         least, most = self.rule.block_size - self.rule.stride, self.rule.block_size
         if self.kind == CountsPredictor.kind:
-            return f"{most} {word}{'s' * (most != 1)} before each"
+            most = self.counts_order or 0
+            return f"{most or 'no'} {word}{'s' * (most != 1)} before each"
         said = f"{max(1, least)} to {most} {word}s before each (block {most}, stride {self.rule.stride})"
         seen = self.counts_order or 0
         return f"{said}; the counts always see {seen}" if seen > least else said
@@ -114,7 +117,7 @@ def evaluate(
     if predictor.counts is not None:
         compiling = rows_alone()
         library = compiling.library() if compiling else None
-        predictor.counts.filler = CRows(predictor.counts, library) if library else None
+        predictor.counts.filler = CRows.of(predictor.counts, library)
     figure = Figure([score_text(predictor, name, text, rule) for name, text in texts])
     alone = None if predictor.counts is None else CountsPredictor(predictor.counts, predictor.vocabulary)
     joined = "".join(text for _, text in texts)
@@ -134,7 +137,7 @@ def evaluate(
         selected_on_this_text=selected,
         rule=rule,
         units=snapshot.vocabulary.units,
-        counts_order=predictor.counts.order if predictor.counts else None,
+        counts_order=snapshot.model_config.counts_order,
         interval_bits=(interval[0] / log(2), interval[1] / log(2)) if interval else None,
         baselines=baselines,
         warnings=(
@@ -183,12 +186,21 @@ def _beaten(figure: Figure, counts: Yardstick | str, snapshot: Snapshot) -> tupl
     better = f"{counts.order} {word}s of counts do better, at {counts.bits_per_char:.4f} bits per character"
     if model.counts_alone:
         if gained > SAME:
-            found.append(f"{better}: train with --counts-order {counts.order}")
+            found.append(f"{better}: {_how_to_count_better(snapshot, counts)}")
     elif gained >= 0:
         found.append(
             f"{better}: train longer, or {'on more text like this' if model.counts else 'from counts, with --counts'}"
         )
     return tuple(found)
+
+
+def _how_to_count_better(snapshot: Snapshot, counts: Yardstick) -> str:
+    """What makes a run of counts alone as good as these counts."""
+    if counts.order != snapshot.model_config.counts_order:
+        return f"train with --counts-order {counts.order}"
+    if snapshot.training_config.counts_chars is not None:
+        return "train without --counts-chars"
+    return "train again, since this run was counted by another version of charlm"
 
 
 def _is_best(snapshot: Snapshot, which: str) -> bool:

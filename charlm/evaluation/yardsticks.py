@@ -9,7 +9,7 @@ from math import log, log2
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.counts.build import Built, build, choose_order, lower_orders
+from charlm.counts.build import Built, fit, lower_orders
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts_predictor import CountsPredictor
 from charlm.evaluation.score import score_text
@@ -141,9 +141,7 @@ def stick_of_ids(built: Built, vocabulary: Vocabulary, ids: Ids, chars: int) -> 
 
 def count_training_part(vocabulary: Vocabulary, train: Ids, *, memory: int, most: int | None) -> Built:
     """The counts that Kneser-Ney is made of."""
-    n = vocabulary.n_symbols
-    order = choose_order(train[-most:] if most else train, n, end=vocabulary.end)
-    return build(train, n, order, memory=memory, most=most, end=vocabulary.end)
+    return fit(train, vocabulary.n_symbols, memory=memory, most=most, end=vocabulary.end)
 
 
 def ppmd_bits(training_text: str, text: str) -> float:

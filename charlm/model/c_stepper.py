@@ -49,9 +49,14 @@ class CStepper:
         self._threads = ThreadPoolExecutor(n_parts - 1) if n_parts > 1 else None
 
     @staticmethod
-    def fits(folded: Folded) -> bool:
-        """Can it stand for this model?"""
-        return folded.dtype == np.float32 and folded.bias is None and folded.small
+    def fits(folded: Folded, library: ctypes.CDLL) -> bool:
+        """Was the step compiled, and can it stand for this model?"""
+        return (
+            hasattr(library, "read_ids")
+            and folded.dtype == np.float32
+            and folded.bias is None
+            and folded.small
+        )
 
     def read(self, ids: NDArray[np.int64], at: int, told: Numbers | None = None) -> Numbers:
         """Logits (B, V) of what follows the last of ids (B, S), of which the first `at` were read.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import charlm
-from charlm import files
+from charlm import compiled, files
 from charlm.checkpoint.manifest import problems
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read
@@ -44,6 +44,7 @@ class Machine:
     device: str
     threads: int
     bf16: bool
+    compiled: tuple[compiled.Part, ...]
     places: tuple[Place, ...]
 
 
@@ -83,6 +84,7 @@ def machine(checkpoints: Path) -> Machine:
         device=device.type,
         threads=torch.get_num_threads(),
         bf16=has_bf16(device),
+        compiled=compiled.examine(),
         places=(_place("checkpoints", checkpoints), _place("cache", cache_folder())),
     )
 

@@ -5,7 +5,7 @@ import warnings
 
 import torch
 
-from charlm.compiled import find_compiler
+from charlm.compiled import compilers
 from charlm.terminal import one_line
 from charlm.training.device import computing
 from charlm.training.session import Session
@@ -18,7 +18,7 @@ COMPILERS = ("g++", "clang++", "c++", "cl")
 def has_compiler(device: torch.device) -> bool:
     """Is there what it takes to compile: a C++ compiler for a CPU, Triton for a GPU?"""
     if device.type == "cpu":
-        return find_compiler((os.environ.get("CXX", ""), *COMPILERS)) is not None
+        return bool(compilers((os.environ.get("CXX", ""), *COMPILERS)))
     return device.type == "cuda" and bool(torch.utils._triton.has_triton())
 
 

@@ -10,7 +10,7 @@ import torch
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.counts import table_file
-from charlm.counts.build import Built, build, choose_order, spread
+from charlm.counts.build import Built, fit, spread
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts_predictor import CountsPredictor
 from charlm.errors import CheckpointError
@@ -48,11 +48,15 @@ class CountsSession:
         cls, corpus: Corpus, model: ModelConfig, training: TrainingConfig, plan: Plan, run: dict[str, Any]
     ) -> "CountsSession":
         """Count the training part. Where the order was left open, what predicts its end best is taken."""
-        started, train, n = perf_counter(), corpus.train, corpus.vocabulary.n_symbols
-        most, order = training.counts_chars, model.counts_order
-        if order is None:
-            order = choose_order(train[-most:] if most else train, n)
-        built = build(train, n, order, memory=training.counts_memory << 20, most=most)
+        started, vocabulary = perf_counter(), corpus.vocabulary
+        built = fit(
+            corpus.train,
+            vocabulary.n_symbols,
+            model.counts_order,
+            memory=training.counts_memory << 20,
+            most=training.counts_chars,
+            end=vocabulary.end,
+        )
         session = cls(corpus, model, training, plan, run, built.model)
         session.state.seconds, session.limits = perf_counter() - started, built.limits
         return session

@@ -44,7 +44,7 @@ class CountsTrainer:
         yield Finished(step=self.step, reason=reason, best_step=None, total_steps=session.plan.total_steps)
 
     def _evaluate(self, stop: Stop) -> Iterator[Event]:
-        """Score the held-out part, all but its first symbol."""
+        """Score the whole held-out part."""
         corpus, started = self.session.corpus, perf_counter()
         rule = ContextRule(self.predictor.rule.block_size + BLOCK - 1, BLOCK)  # the same, many at a time
         n = len(corpus.held_out)

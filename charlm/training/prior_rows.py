@@ -44,7 +44,7 @@ class PriorRows:
         windows = self.windows
         if self._compiling is not None and not self._compiling.waits:
             library, self._compiling = self._compiling.library(), None
-            self.prior.model.filler = CRows(self.prior.model, library) if library else None
+            self.prior.model.filler = CRows.of(self.prior.model, library)
         rows = self.prior.log_rows(windows.starts(step), windows.block_size)
         if self.dropout:
             draws = uniform(windows.seed, step, np.arange(windows.batch_size), LEFT_OUT)
