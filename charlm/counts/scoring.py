@@ -8,7 +8,7 @@ import numpy as np
 from charlm.counts.discounts import Numbers
 from charlm.counts.grams import Keys
 from charlm.counts.kneser_ney import KneserNey
-from charlm.counts.level import Level
+from charlm.counts.level import Index, Level
 from charlm.text.vocabulary import Ids
 
 AT_ONCE = 1 << 20
@@ -28,14 +28,30 @@ def probabilities(model: KneserNey, ids: Ids, start: int = 0) -> Numbers:
     return found
 
 
-def _of_keys(model: KneserNey, keys: Keys) -> Numbers:
-    """The probability of the last symbol of each gram (N,) given those before it."""
+def probabilities_at(model: KneserNey, ids: Ids, places: Index, most: Index | None = None) -> Numbers:
+    """The same at ascending places (N,); by at most so many symbols of context each, (N,), if given."""
+    found = np.zeros(len(places))
+    for i in range(0, len(places), AT_ONCE):
+        some = places[i : i + AT_ONCE]
+        runs = np.split(some, np.flatnonzero(np.diff(some) != 1) + 1)
+        keys = [model.packing.pack(ids, int(run[0]), int(run[-1]) + 1, model.order + 1) for run in runs]
+        bound = None if most is None else most[i : i + AT_ONCE]
+        found[i : i + len(some)] = _of_keys(model, np.concatenate(keys), bound)
+    found[ids[places] >= model.packing.n_symbols] = 0
+    return found
+
+
+def _of_keys(model: KneserNey, keys: Keys, most: Index | None = None) -> Numbers:
+    """The probability of the last symbol of each gram (N,) given those before it, or at most so many of them."""
     packing = model.packing
     order = np.argsort(keys)  # neighbours then are found near one another, which is much faster
     keys = keys[order]
     found = np.full(len(keys), 1 / packing.n_symbols)
     rows = np.arange(len(keys))
+    most = None if most is None else most[order]
     for k, level in enumerate(model.levels):
+        if most is not None:
+            rows = rows[most[rows] >= k]
         contexts = (keys[rows] >> np.uint64(packing.bits)) & packing.mask(k)
         at = level.find(contexts)
         rows, at = rows[at >= 0], at[at >= 0]

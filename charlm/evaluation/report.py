@@ -14,7 +14,7 @@ from charlm.config import FEWEST_HELD_OUT, TextConfig
 from charlm.context import ContextRule
 from charlm.counts.c_rows import CRows
 from charlm.counts_predictor import CountsPredictor
-from charlm.evaluation.intervals import bootstrap_interval
+from charlm.evaluation.intervals import confidence_interval
 from charlm.evaluation.online import COUNTS, MODEL
 from charlm.evaluation.overlap import PASSAGE, overlap
 from charlm.evaluation.score import Figure, score_text
@@ -120,7 +120,7 @@ def evaluate(
     joined = "".join(text for _, text in texts)
     held_out = corpus is not None and joined == corpus.held_out_text()
     selected = held_out and _is_best(snapshot, which)
-    interval = bootstrap_interval(figure.nats)
+    interval = confidence_interval(figure.nats)
     baselines = yardsticks(
         snapshot.vocabulary, partial(corpus.training_text, LAST_BYTES) if corpus else None, joined
     )

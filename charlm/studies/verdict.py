@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.errors import CheckpointError
-from charlm.evaluation.intervals import BLOCK, FEWEST_BLOCKS, FEWEST_SEEDS, bootstrap_interval
+from charlm.evaluation.intervals import BLOCK, FEWEST_BLOCKS, FEWEST_SEEDS, confidence_interval
 from charlm.studies.comparison import Comparison, Task
 from charlm.studies.result import Result, is_there, read_nats, read_result
 from charlm.studies.variants import Variant
@@ -110,11 +110,11 @@ def _bits(folder: RunFolder, results: Results) -> NDArray[np.float64]:
 def _row(folder: RunFolder, variant: Variant, results: Results, first: NDArray[np.float64] | None) -> Row:
     """A variant's figures, and its difference from the `first`, of the same seed and character."""
     bits = _bits(folder, results)
-    row = Row(variant=variant, results=results, bits=float(bits.mean()), interval=bootstrap_interval(bits))
+    row = Row(variant=variant, results=results, bits=float(bits.mean()), interval=confidence_interval(bits))
     if first is None:
         return row
     differences = bits - first
-    around = bootstrap_interval(differences)
+    around = confidence_interval(differences)
     enough = around is not None and len(results) >= FEWEST_SEEDS
     return replace(
         row,
