@@ -12,6 +12,7 @@ from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.console import checkpoints_root, count, say, table, text_of, warn
 from charlm.cli.remembered import remembered_rows, say_remembered
+from charlm.cli.words import several
 from charlm.config import FEWEST_HELD_OUT, SamplingConfig, TextConfig
 from charlm.errors import CharlmError
 from charlm.evaluation.intervals import plus_minus
@@ -201,7 +202,7 @@ def figure_rows(session: AnySession) -> list[tuple[str, str]]:
     said = f"{plus_minus(nats, figure['standard_error'])} bits/char ({nats:.4f} nats), step {figure['step']}"
     spread += "; too few to mean much" if figure["chars"] < FEWEST_HELD_OUT else ""
     spread += "; the error of a single block is unknown" if figure["standard_error"] is None else ""
-    measured = f"{count(figure['chars'])} of {count(corpus.held_out_chars)} characters, {count(figure['blocks'])} blocks, {spread}"
+    measured = f"{count(figure['chars'])} of {count(corpus.held_out_chars)} characters, {several(figure['blocks'], 'block')}, {spread}"
     rows = [("held-out", said)]
     if figure["difference"] is not None:
         change = plus_minus(figure["difference"], figure["difference_error"])

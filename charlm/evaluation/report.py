@@ -174,7 +174,7 @@ def _changed(snapshot: Snapshot) -> tuple[str, ...]:
 
 def _beaten(figure: Figure, counts: Yardstick | str, snapshot: Snapshot) -> tuple[str, ...]:
     """What is to be said where the model does not beat the counts, and where those are not whole."""
-    if isinstance(counts, str):
+    if isinstance(counts, str) or figure.chars < FEWEST_HELD_OUT:
         return ()
     model, word = snapshot.model_config, snapshot.vocabulary.word
     found = [f"{KNESER_NEY}: {counts.limits}"] if counts.limits else []
@@ -216,7 +216,8 @@ def _warnings(
                 f"{predictor.vocabulary.word}s or more; that is no test of what was learned"
             )
     if figure.chars < FEWEST_HELD_OUT:
-        found.append(f"{figure.chars} characters are too few for the figure to mean much")
+        chars = f"{figure.chars} character{'s are' if figure.chars != 1 else ' is'}"
+        found.append(f"{chars} too few for the figure to mean much")
     assert np.isfinite(figure.nats).all()
     return tuple(found)
 

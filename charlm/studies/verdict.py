@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.checkpoint.run_folder import RunFolder
+from charlm.config import FEWEST_HELD_OUT
 from charlm.errors import CheckpointError
 from charlm.evaluation.intervals import BLOCK, FEWEST_BLOCKS, FEWEST_SEEDS, confidence_interval
 from charlm.studies.comparison import Comparison, Task
@@ -147,6 +148,8 @@ def _says(comparison: Comparison, rows: list[Row], chars: int) -> list[str]:
             f"Seed noise is not included: that takes {FEWEST_SEEDS} seeds, and there {'is' if n == 1 else 'are'} "
             f"{n}. So no difference is called larger than noise."
         )
+    if chars < FEWEST_HELD_OUT:
+        said.append(f"{chars:,} held-out characters are too few for these figures to mean much.")
     if chars < BLOCK * FEWEST_BLOCKS:
         said.append(
             f"No intervals: that takes {BLOCK * FEWEST_BLOCKS:,} held-out characters, and there are {chars:,}. "
