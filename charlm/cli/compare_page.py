@@ -110,8 +110,8 @@ def _context_charts(rows: Sequence[Row]) -> list[Chart]:
             lines=before,
             marks=[(block, "block") for block in blocks],
             note="By how many characters stand before the one predicted, all read in one go, ± 1 standard "
-            "error; n-gram counts, too, see nothing else. Points of few characters are left out. To the right of the "
-            "mark are positions beyond the block length of training.",
+            "error; n-gram counts, too, see nothing else. Points of few characters are left out. All variants are scored "
+            "on the same text, so their differences are surer than the bars. To the right of the mark are positions beyond the block length of training.",
         ),
         Chart(
             title="What a little context is worth",

@@ -267,7 +267,15 @@ def _y_range(chart: Chart, lines: list[Line]) -> Range:
     half of all values are shown at least, and more than nine in ten only where an end needs it.
     """
     values = sorted(y for line in lines for _, y in line.points)
-    low, most = values[0], len(values) - 1
+    most = len(values) - 1
+    bars = [
+        y - error
+        for line in lines
+        for (_, y), error in zip(line.points, line.errors, strict=True)
+        if error and error < BOUND
+    ]
+    low = max(0.0, min(bars, default=values[0])) if values[0] > 0 else values[0]
+    low = min(low, values[0], *(y for line in lines for _, y in line.apart))
     end = max(y for line in lines for _, y in (line.points[-1], *line.apart))
     wanted = max(values[ceil(0.5 * most)], low + 4 * (end - low))
     high = max(end, low + 0.05, min(wanted, values[ceil(0.9 * most)]))
