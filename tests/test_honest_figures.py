@@ -181,7 +181,8 @@ def test_the_baseline_and_the_difference_are_shown_wherever_the_figure_is(charlm
     assert json.loads(charlm("info", "--json").out)["difference_from_baseline"] == pytest.approx(
         change * log(2)
     )
-    assert "leave out the batch" in Path("checkpoints/ducks/report.html").read_text()
+    for shown in (trained.out, Path("checkpoints/ducks/report.html").read_text()):
+        assert "so it can lie above held-out" in shown and "own part of the text (one of 10)" in shown
 
 
 def test_windows_of_counts_are_pieces_of_their_score(tmp_path: Path, corpus: Corpus) -> None:

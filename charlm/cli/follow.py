@@ -21,7 +21,7 @@ from charlm.listeners.log import MetricsLog
 from charlm.listeners.preview import Preview
 from charlm.listeners.progress import Progress
 from charlm.listeners.report import NAME as REPORT
-from charlm.listeners.report import write_report
+from charlm.listeners.report import training_note, write_report
 from charlm.sampling.generate import default_prompt, sample_text
 from charlm.terminal import command_line, one_line
 from charlm.text.documents import between
@@ -209,4 +209,11 @@ def figure_rows(session: AnySession) -> list[tuple[str, str]]:
         baseline = figure["baseline_nats_per_char"] / log(2)
         sign = "+" * (figure["difference"] >= 0)
         rows.append(("n-gram baseline", f"{baseline:.4f} bits/char there; difference {sign}{change}"))
-    return [*rows, ("measured on", measured)]
+    rows.append(("measured on", measured))
+    if session.state.divergence.recent:
+        bits = (
+            len(corpus.train) / max(1, corpus.train_chars) / log(2)
+        )  # from nats a symbol to bits a character
+        loss = fmean(session.state.divergence.recent) * bits
+        rows.append(("training loss", f"{loss:.4f} bits/char; {training_note(session)}"))
+    return rows

@@ -65,7 +65,7 @@ def write_report(
         evaluations=[
             _evaluation(e) for e in events if e.get("event") == "Evaluated" and "nats_per_char" in e
         ],
-        training_note=_training_note(session),
+        training_note=f"Training loss is {note}." if (note := training_note(session)) else "",
         yardsticks=sticks,
         settings=[
             ("model", _words(session.model_config.to_json(), mixer)),
@@ -109,8 +109,8 @@ def _evaluation(event: dict[str, Any]) -> Evaluation:
     )
 
 
-def _training_note(session: AnySession) -> str:
-    """Why the training loss is no measure of the held-out loss, for this model."""
+def training_note(session: AnySession) -> str:
+    """Why the training loss of this model can lie above its held-out loss; empty for counts alone."""
     model = session.model_config
     if model.counts_alone:
         return ""
@@ -118,8 +118,8 @@ def _training_note(session: AnySession) -> str:
     if any((model.dropout, model.ngram_dropout, model.counts_dropout)):
         reasons.append("with dropout")
     if model.counts:
-        reasons.append(f"with n-gram counts that leave out the batch's own part of the text (one of {FOLDS})")
-    return f"Training loss is measured {'; '.join(reasons)}: so it can lie above the held-out loss."
+        reasons.append(f"by n-gram counts without the batch's own part of the text (one of {FOLDS})")
+    return f"measured {', '.join(reasons)}, so it can lie above held-out"
 
 
 def _xz_seconds(corpus: Corpus) -> float:
