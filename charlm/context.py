@@ -5,8 +5,8 @@ text[s(t):t], s(t) = h * max(0, ceil((t - W) / h)): it sees between W - h and W 
 So the text is read in windows of W: window k starts at k * h, and scores what the one before
 has not.
 
-Counts (charlm/counts/) are not bound by it: their few characters before t they always see, where a window
-begins too. A model that carries its state reads on instead, from the first character: s(t) = 0. Its windows
+Counts (charlm/counts/) are not bound by it, unless a rule says so (`counts_bound`): their few characters
+before t they always see, where a window begins too. A model that carries its state reads on instead, from the first character: s(t) = 0. Its windows
 are W new characters each, read in order.
 """
 
@@ -22,6 +22,7 @@ class ContextRule:
     block_size: int
     stride: int
     carried: bool = False
+    counts_bound: bool = False  # counts, too, see nothing before the start of the window
 
     @classmethod
     def of(cls, block_size: int, stride: int | None = None, *, carried: bool = False) -> "ContextRule":

@@ -11,7 +11,7 @@ from charlm.context import ContextRule
 from charlm.counts.grams import Keys
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.prior import log_next
-from charlm.counts.scoring import probabilities
+from charlm.counts.scoring import probabilities, probabilities_at
 from charlm.predictor import Scores
 from charlm.text.vocabulary import Ids, Vocabulary
 from charlm.unseen import ESCAPE
@@ -44,8 +44,15 @@ class CountsPredictor:
         """For each of these windows of the rule, the log-probabilities of the ids it scores."""
         rule = rule or self.rule
         bounds = [rule.window(k, len(ids)) for k in windows]
-        scores = self._scores(ids[: max((end for *_, end in bounds), default=0)])
-        yield from (scores[first:end] for _, first, end in bounds)
+        if not bounds:
+            return
+        places = np.concatenate([np.arange(first, end) for _, first, end in bounds])
+        most = None
+        if rule.counts_bound:
+            most = np.concatenate([np.arange(first, end) - start for start, first, end in bounds])
+        scores = self._known(probabilities_at(self.model, ids, places, most), ids[places])
+        ends = np.cumsum([end - first for _, first, end in bounds])
+        yield from np.split(scores, ends[:-1])
 
     def start(self, batch_size: int) -> Keys:
         """The state before anything was read: the contexts, (B,)."""
@@ -64,7 +71,11 @@ class CountsPredictor:
 
     def _scores(self, ids: Ids) -> Scores:
         """Those of a text that nothing precedes."""
+        return self._known(probabilities(self.model, ids), np.asarray(ids))
+
+    def _known(self, found: Scores, ids: Ids) -> Scores:
+        """The log-probabilities of ids, from what the counts say of those that are symbols."""
         lacking = self.vocabulary.n_ids - self.vocabulary.n_symbols
-        found = probabilities(self.model, ids) * (1 - ESCAPE if lacking else 1)
-        found[np.asarray(ids) >= self.vocabulary.n_symbols] = ESCAPE / max(1, lacking)
+        found = found * (1 - ESCAPE if lacking else 1)
+        found[ids >= self.vocabulary.n_symbols] = ESCAPE / max(1, lacking)
         return np.log(found)

@@ -178,7 +178,7 @@ class TransformerPredictor:
         read = torch.from_numpy(rows).to(self._device())
         skip = min(first - start for start, first, _ in bounds) - 1
         docs = documents_of(read[:, :-1], self.vocabulary.end)
-        log_prior = self._prior(ids, [start for start, *_ in bounds], longest - 1)
+        log_prior = self._prior(ids, [start for start, *_ in bounds], longest - 1, bound=rule.counts_bound)
         hidden = self.model.hidden(read[:, :-1], docs=docs, log_prior=log_prior)[:, skip:]  # (B, T, C)
         known = None if log_prior is None else log_prior[:, skip:]
         logp = self._log_probabilities(hidden, known)  # (B, T, V)
@@ -270,11 +270,15 @@ class TransformerPredictor:
         known += logits[:, :-1]
         return known
 
-    def _prior(self, ids: Ids, starts: Sequence[int], T: int) -> Tensor | None:
-        """What the counts say, if there are any, after each of T ids from each of `starts` (B,): (B, T, V)."""
+    def _prior(self, ids: Ids, starts: Sequence[int], T: int, *, bound: bool = False) -> Tensor | None:
+        """What the counts say, if there are any, after each of T ids from each of `starts` (B,): (B, T, V).
+
+        `bound`: by nothing that stands before the start.
+        """
         if self.counts is None:
             return None
-        return torch.from_numpy(log_prior(self.counts, ids, np.array(starts), T)).to(self._device())
+        rows = log_prior(self.counts, ids, np.array(starts), T, bound=bound)
+        return torch.from_numpy(rows).to(self._device())
 
     def _log_probabilities(self, hidden: Tensor, log_prior: Tensor | None = None) -> Tensor:
         """What the head says of every id: (..., V) from (..., C)."""

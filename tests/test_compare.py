@@ -13,8 +13,9 @@ import torch
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read as read_snapshot
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.counts_predictor import CountsPredictor
 from charlm.errors import CheckpointError, DivergedError, UsageError
-from charlm.evaluation.intervals import BLOCK, FEWEST_BLOCKS, bootstrap_interval
+from charlm.evaluation.intervals import BLOCK, FEWEST_BLOCKS, confidence_interval, standard_error
 from charlm.predictor import TransformerPredictor
 from charlm.studies import comparison as on_disk
 from charlm.studies.compare import Began, Scored, Scoring, compare, plan_of, unintended
@@ -29,7 +30,7 @@ from charlm.training.events import Stepped
 from charlm.training.loop import Trainer
 from charlm.training.plan import Budget
 from charlm.training.plan_file import read_plan
-from tests.conftest import After, Never
+from tests.conftest import After, Never, toy_run
 from tests.test_predictor import predictor
 
 MODEL = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0, ngrams=1)
@@ -416,10 +417,10 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     """Seeds differ, blocks differ: of 95 % intervals about 95 in 100 hold the true mean."""
     random = np.random.default_rng(1)
     held = 0
-    for trial in range(200):
+    for _ in range(200):
         seeds = 0.05 * random.standard_normal((4, 1))
         blocks = np.repeat(0.3 * random.standard_normal(FEWEST_BLOCKS), BLOCK)
-        interval = bootstrap_interval(1.0 + seeds + blocks, seed=trial)
+        interval = confidence_interval(1.0 + seeds + blocks)
         assert interval is not None
         held += interval[0] <= 1.0 <= interval[1]
     assert 180 <= held <= 200
@@ -428,14 +429,14 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 def test_seed_noise_widens_an_interval_from_three_seeds_on() -> None:
     text = np.random.default_rng(2).exponential(1.0, BLOCK * FEWEST_BLOCKS)
     seeds = np.array([[0.0], [0.2], [-0.2]])
-    widths = [np.diff(bootstrap_interval(text + seeds[:n]))[0] for n in (1, 2, 3)]  # type: ignore[arg-type]
+    widths = [np.diff(confidence_interval(text + seeds[:n]))[0] for n in (1, 2, 3)]  # type: ignore[arg-type]
     assert widths[0] == pytest.approx(widths[1]) and widths[2] > 2 * widths[0]
 
 
 def test_bits_by_what_may_be_seen_are_those_of_that_context() -> None:
     p = predictor(8)
     ids = torch.randint(p.vocabulary.n_symbols, (40,), generator=torch.Generator().manual_seed(4)).numpy()
-    curve = dict(by_symbols_seen(p, ids, 8))
+    curve = {x: bits for x, bits, _ in by_symbols_seen(p, ids, 8)}
     assert list(curve) == [1, 2, 4, 8]
     for seen, bits in curve.items():
         with torch.no_grad():
@@ -448,19 +449,44 @@ def test_bits_by_what_may_be_seen_are_those_of_that_context() -> None:
 
 def test_bits_by_what_stands_before_are_read_in_one_go() -> None:
     p = predictor(8)
-    ids = torch.randint(p.vocabulary.n_symbols, (33,), generator=torch.Generator().manual_seed(4)).numpy()
-    curve = dict(by_symbols_before(p, ids, 16))
+    ids = torch.randint(p.vocabulary.n_symbols, (481,), generator=torch.Generator().manual_seed(4)).numpy()
+    curve = {x: bits for x, bits, _ in by_symbols_before(p, ids, 16)}
     assert list(curve) == [1, 2, 4, 8, 16]
     rows = [
         p._log_probabilities(p.model.hidden(torch.from_numpy(ids[None, s : s + 16])))[0]
         .gather(1, torch.from_numpy(ids[s + 1 : s + 17])[:, None])[:, 0]
         .detach()
         .numpy()
-        for s in (0, 16)
+        for s in range(0, 480, 16)
     ]
     bits = -np.stack(rows) / log(2)
     assert curve[1] == pytest.approx(bits[:, 0].mean()) and curve[16] == pytest.approx(bits[:, 8:].mean())
+    errors = [error for *_, error in by_symbols_before(p, ids, 16)]
+    assert errors[0] == pytest.approx(standard_error(bits[:, 0])) and None not in errors
     assert by_symbols_before(p, ids[:3], 16) == []
+    assert [x for x, *_ in by_symbols_before(p, ids[:81], 16)] == [16], "5 to 20 characters are chance"
+
+
+def test_what_may_be_seen_binds_the_counts_of_a_model_too(tmp_path: Path, corpus: Corpus) -> None:
+    """From one character that can be seen, a model that starts from counts is no better than those of one."""
+    model = {"counts": True, "counts_order": 5}
+    _, session = toy_run(tmp_path, corpus, 1, model=model)
+    ids = corpus.held_out
+    assert session.prior is not None
+    beside, alone = session.predictor, CountsPredictor(session.prior.model, corpus.vocabulary)
+    beside.model.eval()
+    for found in (by_symbols_seen, by_symbols_before):
+        of_model = {x: bits for x, bits, _ in found(beside, ids, 16)}
+        of_counts = {x: bits for x, bits, _ in found(alone, ids, 16)}
+        assert of_model == pytest.approx(of_counts, abs=1e-4), "untrained, it says what its counts say"
+        few = min(of_counts)
+        assert of_counts[few] > of_counts[16] + 0.2
+    at = np.unique(np.linspace(16, len(ids) - 1, 1500).astype(int))
+    contexts = alone.model.contexts(ids[None])[0][at - 1]
+    by_one = alone.model.rows(contexts, up_to=1)[np.arange(len(at)), ids[at]]
+    assert {x: bits for x, bits, _ in by_symbols_seen(alone, ids, 16)}[1] == pytest.approx(
+        -np.log2(by_one).mean(), rel=1e-4
+    )
 
 
 def test_a_variant_has_a_name_that_a_folder_can_have() -> None:

@@ -6,6 +6,7 @@ from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from math import inf, nan
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -13,16 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.listeners.charts import LABEL_GAP
-from charlm.listeners.report_page import Page, render
+from charlm.listeners.report_page import Evaluation, Page, render
+
+
+def evaluation(step: int, bits: float, error: float | None = None, **more: Any) -> Evaluation:
+    return Evaluation(step=step, bits=bits, error=error, **{"compared_bits": bits, **more})
+
 
 VOID = {"meta", "br", "hr"}
 HOSTILE = "</pre><script>alert(1)</script>\x00\u202e\u2066\x1b[31m\ud800&amp;\" onload='x'"
-EMPTY = Page(title="", facts=(), train=(), held_out=(), rates=(), yardsticks=(), settings=(), samples=())
+EMPTY = Page(title="", facts=(), train=(), evaluations=(), rates=(), yardsticks=(), settings=(), samples=())
 FULL = Page(
     title="shakespeare",
     facts=[("held-out", "2.412 bits per character")],
     train=[(step, 2.4 + 3.6 / step) for step in range(1, 1001)],
-    held_out=[(step, 2.45 + 3.6 / step, 0.01) for step in range(100, 1001, 100)],
+    evaluations=[evaluation(step, 2.45 + 3.6 / step, 0.01) for step in range(100, 1001, 100)],
     rates=[(step, 1e-3 * min(1.0, step / 100)) for step in range(1, 1001)],
     yardsticks=[("uniform", 6.02), ("unigram", 4.78), ("xz", 2.52)],
     settings=[("Model", [("n_layer", "4")]), ("Data", [])],
@@ -120,7 +126,9 @@ def test_hostile_text_is_shown_never_obeyed(place: str) -> None:
     assert "<script>alert(1)</script>\\x00\\u202e\\u2066\\x1b[31m\\ud800&amp;" in unescape(page)
 
 
-@pytest.mark.parametrize("part", ["facts", "train", "held_out", "rates", "yardsticks", "settings", "samples"])
+@pytest.mark.parametrize(
+    "part", ["facts", "train", "evaluations", "rates", "yardsticks", "settings", "samples"]
+)
 def test_each_part_may_be_missing_or_alone(part: str) -> None:
     check(render(replace(FULL, **{part: ()})))  # type: ignore[arg-type]
     check(render(replace(EMPTY, **{part: getattr(FULL, part)[:1]})))
@@ -133,7 +141,7 @@ def test_an_empty_page_has_no_empty_chart_or_heading() -> None:
 
 
 def test_a_single_point_is_a_dot() -> None:
-    page = render(replace(EMPTY, train=[(7, 3.0)], held_out=[(7, 3.0, 0.0)], rates=[(7, 0.0)]))
+    page = render(replace(EMPTY, train=[(7, 3.0)], evaluations=[evaluation(7, 3.0)], rates=[(7, 0.0)]))
     check(page)
     assert all("h0" in path for kind in ("dots", "held dots") for path in curves(page, kind))
     assert len(curves(page, "dots")) == 1 and len(curves(page, "raw dots")) == 1
@@ -163,11 +171,11 @@ def test_yardstick_labels_neither_overlap_nor_leave_the_chart(
 
 def test_the_first_steps_do_not_flatten_the_rest() -> None:
     points = [(step, 6.0 if step < 30 else 2.5 - step / 10000) for step in range(1, 1001)]
-    page = render(replace(FULL, train=points, held_out=[]))
+    page = render(replace(FULL, train=points, evaluations=[]))
     line = next(p for p in charts(page)[0].iter("path") if p.attrib["class"] == "")
     heights = numbers(line)[-200::2][:50] + numbers(line)[-1:]
     assert max(heights) - min(heights) > 20
-    assert "above this chart: uniform 6.02, unigram 4.78" in page and "xz 2.52</text>" in page
+    assert "off scale: uniform 6.02, unigram 4.78" in page and "xz 2.52</text>" in page
 
 
 def test_steps_that_fall_back_begin_a_new_line_in_the_order_given() -> None:
@@ -181,7 +189,7 @@ def test_losses_that_are_no_numbers_are_counted_not_drawn() -> None:
     page = render(replace(FULL, train=[(1, nan), (2, inf), (3, 2.0), (4, 1e300)]))
     check(page)
     assert "not drawn: 3" in page
-    assert "not drawn: 1" in render(replace(EMPTY, held_out=[(1, nan, nan)]))
+    assert "not drawn: 1" in render(replace(EMPTY, evaluations=[evaluation(1, nan, nan)]))
 
 
 def test_thinning_keeps_a_long_run_small_and_keeps_its_mean() -> None:
@@ -190,7 +198,7 @@ def test_thinning_keeps_a_long_run_small_and_keeps_its_mean() -> None:
         replace(
             FULL,
             train=[(step, 2.0 + step % 2) for step in steps],
-            held_out=[(step, 2.4, 0.01) for step in range(100, 100_001, 100)],
+            evaluations=[evaluation(step, 2.4, 0.01) for step in range(100, 100_001, 100)],
             rates=[(step, 1e-3) for step in steps],
         )
     )
@@ -204,16 +212,47 @@ def test_thinning_keeps_a_long_run_small_and_keeps_its_mean() -> None:
 @settings(deadline=None)
 @given(
     train=st.lists(st.tuples(STEPS, BITS), max_size=9),
-    held_out=st.lists(st.tuples(STEPS, BITS, BITS), max_size=5),
+    evaluated=st.lists(st.tuples(STEPS, BITS, BITS, BITS, st.booleans()), max_size=5),
     rates=st.lists(st.tuples(STEPS, st.floats()), max_size=5),
     yardsticks=st.lists(st.tuples(st.text(), BITS), max_size=5),
 )
 def test_no_numbers_break_it(
     train: list[tuple[int, float]],
-    held_out: list[tuple[int, float, float]],
+    evaluated: list[tuple[int, float, float, float, bool]],
     rates: list[tuple[int, float]],
     yardsticks: list[tuple[str, float]],
 ) -> None:
     named = [(re.sub(r"[\ufffe\uffff<]|http", "", name), bits) for name, bits in yardsticks]
-    page = replace(FULL, train=train, held_out=held_out, rates=rates, yardsticks=named)
+    evaluations = [
+        evaluation(
+            step,
+            bits,
+            error,
+            baseline_bits=base,
+            difference=bits - base,
+            difference_error=error,
+            closing=closing,
+        )
+        for step, bits, error, base, closing in evaluated
+    ]
+    page = replace(FULL, train=train, evaluations=evaluations, rates=rates, yardsticks=named)
     check(render(page))
+    assert not re.search(r"\b(nan|inf)\b", "".join(re.findall(r"<td>[^<]*</td>", render(page))))
+
+
+def test_the_closing_evaluation_is_a_mark_of_its_own_and_its_figure_is_not_joined() -> None:
+    apart = evaluation(1000, 2.9, 0.01, closing=True, compared_bits=2.41, baseline_bits=2.5)
+    page = render(replace(FULL, evaluations=[*FULL.evaluations[:-1], apart], yardsticks=[]))
+    check(page)
+    joined, _bars = curves(page, "held")
+    heights, (mark,) = re.findall(r"[ML][\d.]+ ([\d.]+)", joined), curves(page, "held closing")
+    assert len(heights) == len(FULL.evaluations)
+    assert float(mark.split()[1].split("l")[0]) < float(heights[-1]), "higher up, where 2.9 is"
+    assert len(curves(page, "base closing")) == 1 and "closing evaluation" in page
+
+
+def test_each_evaluation_stands_beside_the_baseline_on_its_windows() -> None:
+    row = evaluation(5, 2.0, 0.25, baseline_bits=2.125, difference=-0.125, difference_error=None, chars=150)
+    page = render(replace(EMPTY, evaluations=[row]))
+    cells = re.findall(r"<td>([^<]*)</td>", page)
+    assert cells == ["5", "2.0000 ± 0.2500", "2.1250", "-0.1250 ± ?", "150 (too few to mean much)"]

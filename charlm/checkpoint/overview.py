@@ -9,7 +9,8 @@ from charlm.errors import CharlmError
 
 STATES = {"done": "finished", "early": "stopped early", None: "unfinished"}
 
-NATS = ("before", "before_error", "begun", "nats_per_char", "forgotten", "standard_error")
+NATS = ("before", "begun", "nats_per_char", "forgotten")
+ERRORS = ("before_error", "standard_error")
 COUNTED = ("step", "chars", "of_chars", "blocks")
 
 
@@ -20,13 +21,20 @@ def overview(run: RunFolder) -> dict[str, Any]:
         step = run.resolve("latest")
         data = read_vouched(run.folder(step), ("run.json", "state.json", "config.json"))
         facts, state, config = (parse(data[name], name) for name in ("run.json", "state.json", "config.json"))
-        figure = {name: float(value) for name, value in (state.get("last_figure") or {}).items()}
+        kept = state.get("last_figure") or {}
+        figure = {name: None if value is None else float(value) for name, value in kept.items()}
+        if figure.get("blocks") == 1:
+            figure["standard_error"] = None  # older versions saved 0
         return row | {
             "text": str(facts["corpus"]["label"]),
             "created": str(facts["created"]),
             "step": step,
             "nats_per_char": figure.get("nats_per_char"),
             "standard_error": figure.get("standard_error"),
+            "evaluated_chars": int(kept["chars"]) if kept else None,
+            "baseline_nats_per_char": figure.get("baseline_nats_per_char"),
+            "difference_from_baseline": figure.get("difference"),
+            "difference_error": figure.get("difference_error"),
             "best_step": state.get("best_step"),
             "seconds": state.get("seconds"),
             "state": STATES.get(state.get("finished"), "unfinished"),
@@ -61,5 +69,6 @@ def _old_text(kept: Any) -> dict[str, Any] | None:
     return {
         "run": str(kept["run"]),
         **{name: float(kept[name]) for name in NATS},
+        **{name: None if kept[name] is None else float(kept[name]) for name in ERRORS},
         **{name: int(kept[name]) for name in COUNTED},
     }

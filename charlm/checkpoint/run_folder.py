@@ -94,6 +94,12 @@ class RunFolder:
             self._prune()
         return folder
 
+    def point_to_best(self, step: int | None) -> None:
+        """Point to the best checkpoint that a run's state names, should its last save have been cut short."""
+        with suppress(OSError, CheckpointError):
+            if step is not None and self.pointed("best") != step and self.folder(step).is_dir():
+                files.replace(self.path / "best", self.folder(step).name.encode() + b"\n")
+
     def folder(self, step: int) -> Path:
         """Where the checkpoint of a step lies, or would."""
         return self.path / f"step-{step:08d}"

@@ -1,6 +1,8 @@
 """JSON from a file that may be hostile: bounded, without duplicate keys, finite numbers only."""
 
 import json
+from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from charlm.errors import CheckpointError
@@ -32,6 +34,15 @@ def dump(value: dict[str, Any]) -> bytes:
 def dump_line(value: dict[str, Any]) -> bytes:
     """The same in as few bytes as possible."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def finite(value: Any) -> Any:
+    """The same with null for each number that JSON does not have: NaN and the infinities."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.compare_page import page_of
 from charlm.cli.console import print_json, say, table, warn
+from charlm.config import FEWEST_HELD_OUT
 from charlm.evaluation.yardsticks import KNESER_NEY, Yardstick, kneser_ney_by_order, yardsticks
 from charlm.listeners.comparison_page import render
 from charlm.studies.comparison import Comparison
@@ -133,7 +134,7 @@ def _by_order(comparison: Comparison, corpus: Corpus, chars: int) -> list[Yardst
 def _beaten(found: Verdict, counts: Yardstick, word: str) -> list[str]:
     """A sentence where no variant does better than the counts, counts alone left out."""
     trained = [row.bits for row in found.rows if row.bits is not None and not row.variant.model.counts_alone]
-    if not trained or min(trained) < counts.bits_per_char:
+    if not trained or min(trained) < counts.bits_per_char or found.chars < FEWEST_HELD_OUT:
         return []
     return [
         f"{counts.order} {word}s of counts do better than all that was trained, at {counts.bits_per_char:.4f} "

@@ -7,6 +7,7 @@ from charlm.cli.console import count, foreign, print_json, table, text_of, warn
 from charlm.cli.evaluate import as_read, read_texts
 from charlm.context import ContextRule
 from charlm.errors import TextError, UsageError
+from charlm.evaluation.intervals import too_few
 from charlm.evaluation.report import Evaluation, evaluate
 from charlm.evaluation.yardsticks import Yardstick
 from charlm.studies.side_by_side import Passage, SideBySide, side_by_side
@@ -73,6 +74,7 @@ def _show(found: SideBySide) -> None:
 def _line(name: str, evaluation: Evaluation) -> tuple[str, ...]:
     interval = evaluation.interval_bits
     around = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+    around = around or too_few(evaluation.figure.chars)[2:]
     return name, f"{evaluation.figure.bits_per_char:.4f}", around, evaluation.context
 
 

@@ -75,13 +75,18 @@ def command(
 
 def show(run: str, facts: dict[str, Any]) -> None:
     """The sizes and the speed, as a table."""
-    bits = facts["bits_per_char"]
+    from charlm.evaluation.intervals import too_few  # here: NumPy is slow to import
+
+    bits, few = facts["bits_per_char"], too_few(facts["chars"])
     table(
         [
             ("run", run),
             ("original", f"{count(facts['bytes'])} bytes, {count(facts['chars'])} characters"),
             ("compressed", f"{count(facts['compressed_bytes'])} bytes"),
-            ("bits per character", "-" if bits is None else f"{bits:.4f}, all bytes of the file counted"),
+            (
+                "bits per character",
+                "-" if bits is None else f"{bits:.4f}, all bytes of the file counted{few}",
+            ),
             ("speed", f"{facts['chars_per_second']:,.0f} characters/s, {facts['streams']} side by side"),
         ]
     )

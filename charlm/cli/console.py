@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from charlm.checkpoint.strict_json import finite
 from charlm.terminal import colour, one_line, visible
 
 
@@ -47,7 +48,7 @@ def foreign(text: str) -> str:
 
 def print_json(row: Mapping[str, Any]) -> None:
     """A result as a line of JSON; what a terminal would obey stays escaped there."""
-    print(json.dumps(row, ensure_ascii=sys.stdout.isatty()), flush=True)
+    print(json.dumps(finite(row), ensure_ascii=sys.stdout.isatty(), allow_nan=False), flush=True)
 
 
 def table(

@@ -223,13 +223,16 @@ def _per_unit(evaluation: "Evaluation") -> list[tuple[str, str]]:
 
 
 def _show(name: str, evaluation: "Evaluation") -> None:
+    from charlm.evaluation.intervals import too_few
     from charlm.text.units import WORDS
 
     figure = evaluation.figure
     interval = evaluation.interval_bits
+    few = too_few(figure.chars)
     around = (
         f"  (95 %: {interval[0]:.4f} to {interval[1]:.4f})" if interval else "  (too short for an interval)"
     )
+    around = f"  ({few[2:]})" if few else around
     rows = [
         ("bits per character", f"{figure.bits_per_char:.4f}{around}"),
         ("nats per character", f"{figure.nats_per_char:.4f}"),
@@ -247,7 +250,7 @@ def _show(name: str, evaluation: "Evaluation") -> None:
     table([("run", f"{name}, {evaluation.which}, step {evaluation.step}"), *rows])
     print()
     word = WORDS[evaluation.units]
-    lines = [("this model", f"{figure.bits_per_char:.4f}", "")]
+    lines = [("this model", f"{figure.bits_per_char:.4f}", few[2:])]
     if evaluation.counts is not None:
         lines.append(
             (OF_KIND["counts"], f"{evaluation.counts.bits_per_char:.4f}", "what it begins from, alone")
@@ -259,7 +262,7 @@ def _show(name: str, evaluation: "Evaluation") -> None:
             said = "adapts to this text" if stick.adaptive else ""
             if stick.order is not None:
                 said = f"counts of {stick.order} {word}s of context, {stick.source}"
-            lines.append((title, f"{stick.bits_per_char:.4f}", said))
+            lines.append((title, f"{stick.bits_per_char:.4f}", said + (few if said else few[2:])))
     table(lines, header=("yardstick", "bits/char", ""), numbers=(1,))
     if evaluation.online:
         print()

@@ -12,15 +12,17 @@ from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.console import checkpoints_root, count, say, table, text_of, warn, warn_of_slow_parts
 from charlm.cli.remembered import remembered_rows, say_remembered
+from charlm.cli.words import several
 from charlm.compiled import has_failures
 from charlm.config import FEWEST_HELD_OUT, SamplingConfig, TextConfig
 from charlm.errors import CharlmError
-from charlm.evaluation.yardsticks import Yardstick
+from charlm.evaluation.intervals import plus_minus
+from charlm.evaluation.yardsticks import Baseline, Yardstick
 from charlm.listeners.log import MetricsLog
 from charlm.listeners.preview import Preview
 from charlm.listeners.progress import Progress
 from charlm.listeners.report import NAME as REPORT
-from charlm.listeners.report import write_report
+from charlm.listeners.report import training_note, write_report
 from charlm.sampling.generate import default_prompt, sample_text
 from charlm.terminal import command_line, one_line
 from charlm.text.documents import between
@@ -33,12 +35,12 @@ from charlm.training.signals import EXIT_CODES, StopSignals
 PREVIEW_CHARS = 120
 
 
-def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Yardstick | None) -> int:
+def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Baseline | None) -> int:
     """Train to the end or until a signal; show it; the exit code that the signal asks for, or 0.
 
-    `counts` is what counts alone make of the held-out text, if it was measured.
+    `counts`: the n-gram baseline, if there was time to count it.
     """
-    trainer = trainer_of(session, run, pace)
+    trainer = trainer_of(session, run, pace, counts.model if counts else None)
     # The page there may be is of another step. Should this be killed, `resume` makes that of the last one.
     with suppress(OSError):
         files.remove_file(run.path / REPORT)
@@ -47,8 +49,7 @@ def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Yards
         session.plan.total_steps,
         session.state.step,
         session.chars_per_step,
-        counts.bits_per_char if counts else None,
-        session.corpus.vocabulary.units,
+        units=session.corpus.vocabulary.units,
     )
     listeners: list[Callable[[Event], None]] = [
         bar,
@@ -72,11 +73,11 @@ def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Yards
     budget = pace.budget if pace is not None else None
     if stop.is_set():
         budget = 0.0  # whoever sent a signal does not wait for what takes time
-    _summary(run, session, last, budget, counts)
+    _summary(run, session, last, budget, counts.stick if counts else None)
     return EXIT_CODES.get(last.reason, 0)
 
 
-def close_finished(run: RunFolder, session: AnySession, counts: Yardstick | None) -> None:
+def close_finished(run: RunFolder, session: AnySession, counts: Baseline | None) -> None:
     """Show and write what comes at the end of a run, for one that was killed between that and its last save."""
     run.unlock()
     state = session.state
@@ -84,7 +85,7 @@ def close_finished(run: RunFolder, session: AnySession, counts: Yardstick | None
     best, total = state.memorising.best_step, session.plan.total_steps
     last = Finished(step=state.step, reason=state.finished, best_step=best, total_steps=total)
     tell(last)
-    _summary(run, session, last, None, counts)
+    _summary(run, session, last, None, counts.stick if counts else None)
 
 
 def tell(event: Event) -> None:
@@ -202,10 +203,23 @@ def figure_rows(session: AnySession) -> list[tuple[str, str]]:
     figure, corpus = session.state.last_figure, session.corpus
     if figure is None:
         return []
-    nats, error = figure["nats_per_char"], figure["standard_error"]
+    nats = figure["nats_per_char"]
     part = "from its beginning" if session.model_config.carries_state else "spread evenly"
     spread = "the whole held-out part" if figure["whole"] else part
-    said = f"{nats / log(2):.4f} ± {error / log(2):.4f} bits/char ({nats:.4f} nats), step {figure['step']}"
-    spread += ", too few to mean much" if figure["chars"] < FEWEST_HELD_OUT else ""
-    measured = f"{count(figure['chars'])} of {count(corpus.held_out_chars)} characters, {count(figure['blocks'])} blocks, {spread}"
-    return [("held-out", said), ("measured on", measured)]
+    said = f"{plus_minus(nats, figure['standard_error'])} bits/char ({nats:.4f} nats), step {figure['step']}"
+    spread += "; too few to mean much" if figure["chars"] < FEWEST_HELD_OUT else ""
+    spread += "; the error of a single block is unknown" if figure["standard_error"] is None else ""
+    measured = f"{count(figure['chars'])} of {count(corpus.held_out_chars)} characters, {several(figure['blocks'], 'block')}, {spread}"
+    rows = [("held-out", said)]
+    if figure["difference"] is not None:
+        change = plus_minus(figure["difference"], figure["difference_error"])
+        baseline = figure["baseline_nats_per_char"] / log(2)
+        sign = "+" * (figure["difference"] >= 0)
+        rows.append(("n-gram baseline", f"{baseline:.4f} bits/char there; difference {sign}{change}"))
+    rows.append(("measured on", measured))
+    if session.state.divergence.recent:
+        # from nats a symbol to bits a character
+        bits = len(corpus.train) / max(1, corpus.train_chars) / log(2)
+        loss = fmean(session.state.divergence.recent) * bits
+        rows.append(("training loss", f"{loss:.4f} bits/char; {training_note(session)}"))
+    return rows

@@ -51,7 +51,8 @@ def command(
 
 
 def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
-    from charlm.cli.remembered import remembered_rows
+    from charlm.cli.remembered import remembered_rows  # here: NumPy is slow to import
+    from charlm.evaluation.intervals import plus_minus, too_few
 
     corpus, figure = row["corpus"], row["nats_per_char"]
     rows = [
@@ -60,7 +61,12 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
         ("state", f"{row['state']}, step {count(row['step'])}"),
     ]
     if figure is not None:
-        rows.append(("held-out", f"{figure / log(2):.4f} ± {row['standard_error'] / log(2):.4f} bits/char"))
+        few = too_few(row["evaluated_chars"])
+        rows.append(("held-out", f"{plus_minus(figure, row['standard_error'])} bits/char{few}"))
+    if row["difference_from_baseline"] is not None:
+        change = plus_minus(row["difference_from_baseline"], row["difference_error"])
+        baseline = row["baseline_nats_per_char"] / log(2)
+        rows.append(("n-gram baseline", f"{baseline:.4f} bits/char on the same text; difference {change}"))
     if row["from"] is not None:
         origin = row["from"]
         rows.append(

@@ -8,6 +8,7 @@ from unicodedata import combining
 
 from charlm.cli.console import count, table
 from charlm.cli.words import about_text, several
+from charlm.evaluation.intervals import too_few
 from charlm.evaluation.overlap import PASSAGE
 from charlm.studies import measured
 from charlm.studies.characters import Character
@@ -129,6 +130,7 @@ def _entropies(found: Examination) -> None:
         f"Conditional empirical entropy of {whole}, by its own counts. A context seen once looks certain: where "
         "those are many, the figure is far too low."
         + ("" if xz is None else f" xz makes {xz:.3f} bits/char of it.")
+        + (f" {few[2:].capitalize()}." if (few := too_few(found.sampled_chars)) else "")
     )
 
 
@@ -141,7 +143,8 @@ def _training(found: Examination, model: str) -> None:
         return
     stick = found.counts
     of = several(stick.order or 0, found.loaded.corpus.vocabulary.word)
-    rows = [(f"counts alone, of {of}", f"{stick.bits_per_char:.3f}")]
+    few = too_few(found.loaded.corpus.held_out_chars)
+    rows = [(f"counts alone, of {of}", f"{stick.bits_per_char:.3f}{few}")]
     rows += [(f"after {_time(row.seconds)} of training", _range(row)) for row in found.expected]
     print()
     table(rows, header=("expect, held out", "bits/char"))

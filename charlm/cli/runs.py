@@ -5,6 +5,7 @@ from typing import Any
 
 from charlm.cli.console import checkpoints_root, count, print_json, say, table
 from charlm.cli.options import AsJson, Checkpoints
+from charlm.config import FEWEST_HELD_OUT
 
 EXAMPLES = """Examples:
   charlm runs          the newest first
@@ -39,5 +40,6 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if row["problem"]:
         return row["run"], "", "", "", row["problem"]
     figure = row["nats_per_char"]
-    bits = "" if figure is None else f"{figure / log(2):.3f}"
+    few = row["evaluated_chars"] is not None and row["evaluated_chars"] < FEWEST_HELD_OUT
+    bits = "" if figure is None else f"{figure / log(2):.3f}{' (too little text)' * few}"
     return row["run"], row["text"], count(row["step"]), bits, row["state"]

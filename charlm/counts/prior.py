@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from charlm.counts.build import Built, build
 from charlm.counts.folds import FOLDS, fold_of
 from charlm.counts.grams import Keys, Packing
-from charlm.counts.kneser_ney import KneserNey
+from charlm.counts.kneser_ney import LEAST, KneserNey
 from charlm.counts.level import Index
 from charlm.text.vocabulary import Ids
 
@@ -64,9 +64,18 @@ class TrainingPrior:
         return self.model.log_rows(contexts_at(self.model, self.train, starts, T), folds)
 
 
-def log_prior(model: KneserNey, ids: Ids, starts: Index, T: int) -> LogRows:
-    """What whole counts say after each of the T symbols of a text from each of `starts` (B,) on: (B, T, V)."""
-    return model.log_rows(contexts_at(model, ids, starts, T))
+def log_prior(model: KneserNey, ids: Ids, starts: Index, T: int, *, bound: bool = False) -> LogRows:
+    """What whole counts say after each of the T symbols of a text from each of `starts` (B,) on: (B, T, V).
+
+    `bound`: by nothing that stands before the start, so the first positions by lower orders.
+    """
+    contexts = contexts_at(model, ids, starts, T)
+    rows = model.log_rows(contexts)
+    if bound:
+        for t in range(min(T, model.order - 1)):
+            few = np.maximum(model.rows(contexts[:, t], up_to=t + 1), LEAST)
+            np.log(few, out=rows[:, t], casting="same_kind")
+    return rows
 
 
 def contexts_at(model: KneserNey, ids: Ids, starts: Index, T: int) -> Keys:

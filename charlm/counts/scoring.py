@@ -43,14 +43,30 @@ def share_of_level(level: Level, packing: Packing, order: int, keys: Keys) -> tu
     return seen, (counts - level.discounts[np.minimum(counts, 3)]) / totals[at], taken[at] / totals[at]
 
 
-def _of_keys(model: KneserNey, keys: Keys) -> Numbers:
-    """The probability of the last symbol of each gram (N,) given those before it."""
+def probabilities_at(model: KneserNey, ids: Ids, places: Index, most: Index | None = None) -> Numbers:
+    """The same at ascending places (N,); by at most so many symbols of context each, (N,), if given."""
+    found = np.zeros(len(places))
+    for i in range(0, len(places), AT_ONCE):
+        some = places[i : i + AT_ONCE]
+        runs = np.split(some, np.flatnonzero(np.diff(some) != 1) + 1)
+        keys = [model.packing.pack(ids, int(run[0]), int(run[-1]) + 1, model.order + 1) for run in runs]
+        bound = None if most is None else most[i : i + AT_ONCE]
+        found[i : i + len(some)] = _of_keys(model, np.concatenate(keys), bound)
+    found[ids[places] >= model.packing.n_symbols] = 0
+    return found
+
+
+def _of_keys(model: KneserNey, keys: Keys, most: Index | None = None) -> Numbers:
+    """The probability of the last symbol of each gram (N,) given those before it, or at most so many of them."""
     packing = model.packing
     order = np.argsort(keys)  # neighbours then are found near one another, which is much faster
     keys = keys[order]
     found = np.full(len(keys), 1 / packing.n_symbols)
     rows = np.arange(len(keys))
+    most = None if most is None else most[order]
     for k, level in enumerate(model.levels):
+        if most is not None:
+            rows = rows[most[rows] >= k]
         seen, added, back = share_of_level(level, packing, k, keys[rows])
         rows = rows[seen]
         if not len(rows):

@@ -1,12 +1,13 @@
 """The score of a held-out part, or of windows spread evenly over it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charlm.context import ContextRule
+from charlm.evaluation.intervals import standard_error
 from charlm.predictor import Predictor
 from charlm.text.vocabulary import Ids
 
@@ -58,13 +59,20 @@ class Estimate:
         return float(self.sums.sum() / self.symbols.sum()) * self.symbols_per_char
 
     @property
-    def standard_error(self) -> float:
-        """Of `nats_per_char`, from how much the blocks differ."""
-        n = len(self.sums)
-        if n < 2:
-            return 0.0
+    def standard_error(self) -> float | None:
+        """Of `nats_per_char`, from how much the blocks differ; None for a single block: it is unknown."""
         off = self.sums - self.symbols * (self.sums.sum() / self.symbols.sum())
-        return float(np.sqrt((off**2).sum() * n / (n - 1)) / self.symbols.sum()) * self.symbols_per_char
+        error = standard_error(off)
+        return None if error is None else error * len(off) / float(self.symbols.sum()) * self.symbols_per_char
+
+    def minus(self, other: "Estimate") -> "Estimate":
+        """The paired difference from an estimate of the same blocks."""
+        return replace(self, sums=self.sums - other.sums)
+
+    def of_windows(self, scored: Sequence[int], wanted: Sequence[int]) -> "Estimate":
+        """The estimate from some of the windows that were scored."""
+        kept = np.isin(scored, wanted)
+        return replace(self, sums=self.sums[kept], symbols=self.symbols[kept])
 
     @property
     def chars(self) -> int:

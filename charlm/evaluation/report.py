@@ -14,7 +14,7 @@ from charlm.config import FEWEST_HELD_OUT, TextConfig
 from charlm.context import ContextRule
 from charlm.counts.c_rows import CRows
 from charlm.counts_predictor import CountsPredictor
-from charlm.evaluation.intervals import bootstrap_interval
+from charlm.evaluation.intervals import confidence_interval
 from charlm.evaluation.online import COUNTS, MODEL
 from charlm.evaluation.overlap import PASSAGE, overlap
 from charlm.evaluation.score import Figure, score_text
@@ -123,7 +123,7 @@ def evaluate(
     joined = "".join(text for _, text in texts)
     held_out = corpus is not None and joined == corpus.held_out_text()
     selected = held_out and _is_best(snapshot, which)
-    interval = bootstrap_interval(figure.nats)
+    interval = confidence_interval(figure.nats)
     baselines = yardsticks(
         snapshot.vocabulary, partial(corpus.training_text, LAST_BYTES) if corpus else None, joined
     )
@@ -177,7 +177,7 @@ def _changed(snapshot: Snapshot) -> tuple[str, ...]:
 
 def _beaten(figure: Figure, counts: Yardstick | str, snapshot: Snapshot) -> tuple[str, ...]:
     """What is to be said where the model does not beat the counts, and where those are not whole."""
-    if isinstance(counts, str):
+    if isinstance(counts, str) or figure.chars < FEWEST_HELD_OUT:
         return ()
     model, word = snapshot.model_config, snapshot.vocabulary.word
     found = [f"{KNESER_NEY}: {counts.limits}"] if counts.limits else []
@@ -228,7 +228,8 @@ def _warnings(
                 f"{predictor.vocabulary.word}s or more; that is no test of what was learned"
             )
     if figure.chars < FEWEST_HELD_OUT:
-        found.append(f"{figure.chars} characters are too few for the figure to mean much")
+        chars = f"{figure.chars} character{'s are' if figure.chars != 1 else ' is'}"
+        found.append(f"{chars} too few for the figure to mean much")
     assert np.isfinite(figure.nats).all()
     return tuple(found)
 

@@ -9,6 +9,7 @@ from math import log, log2
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.config import FEWEST_HELD_OUT
 from charlm.counts.build import Built, fit, lower_orders
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts_predictor import CountsPredictor
@@ -39,6 +40,14 @@ class Yardstick:
     source: str = ""  # whose counts they are, where it is counts
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """N-gram counts, and what they make of the whole held-out part."""
+
+    stick: Yardstick
+    model: KneserNey
+
+
 def yardsticks(
     vocabulary: Vocabulary, training_text: Callable[[], str] | None, text: str
 ) -> dict[str, Yardstick | str]:
@@ -65,11 +74,15 @@ def simplest(vocabulary: Vocabulary, ids: Ids, chars: int) -> dict[str, Yardstic
 def compressors(training_text: Callable[[], str] | None, plain: str) -> dict[str, Yardstick | str]:
     """What compressors that have read the training part, where it is still there, make of a text."""
     found: dict[str, Yardstick | str] = {}
-    if training_text is not None and find_spec("pyppmd") is not None:
-        found["ppmd"] = Yardstick(ppmd_bits(training_text(), plain), adaptive=True)
     if training_text is None:
         found["xz"] = "the training text is no longer there"
+    elif len(plain) < FEWEST_HELD_OUT:  # what it adds to a compressed file is whole bytes, or words
+        found["xz"] = (
+            f"a compressor needs {FEWEST_HELD_OUT} characters to tell, and this text has {len(plain):,}"
+        )
     else:
+        if find_spec("pyppmd") is not None:
+            found["ppmd"] = Yardstick(ppmd_bits(training_text(), plain), adaptive=True)
         try:
             found["xz"] = Yardstick(xz_bits(training_text(), plain), adaptive=True)
         except ImportError:

@@ -46,6 +46,7 @@ main { max-width: 58rem; }
   .c0 { --line: #e4e7ea; } .c1 { --line: #5b7cf5; } .c2 { --line: #ffb43a; }
   .c3 { --line: #2fc4d8; } .c4 { --line: #b0609c; } .c5 { --line: #e5531b; } }
 .line { stroke: var(--line); } .dash { stroke-dasharray: 7 5; } .dots { stroke-dasharray: none; }
+path.bars { stroke-width: 1.25; stroke-dasharray: none; } path.apart { fill: var(--paper); stroke-dasharray: none; }
 .faint { stroke-width: 1.25; stroke-opacity: .4; }
 .lead { stroke: var(--line); } .on { stroke-dasharray: 1 4; }
 .mark { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 4; }
@@ -71,6 +72,8 @@ class Line:
     name: str  # the variant; the same name has the same colour in all charts
     points: Sequence[Point]  # x, bits per character
     faint: bool = False  # one seed of several, drawn weakly behind the mean
+    errors: Sequence[float | None] = ()  # of the points, in their order; None: unknown
+    apart: Sequence[Point] = ()  # marks by themselves, not joined to the others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +132,7 @@ def _swatch(name: str, kinds: Classes) -> str:
 
 
 def _figure(number: str, chart: Chart, kinds: Classes) -> str:
-    every = [replace(line, points=_drawable(chart, line)) for line in chart.lines]
+    every = [_placed(chart, line) for line in chart.lines]
     # the strong ones last: they lie on top, and where there is a mean it is what is named
     lines = sorted((line for line in every if line.points), key=lambda line: not line.faint)
     drawn = _drawing(number, chart, lines, kinds) if lines else ""
@@ -160,6 +163,15 @@ def _caption(chart: Chart, lines: list[Line]) -> str:
 def _drawable(chart: Chart, line: Line) -> list[Point]:
     placed = [(_along(chart, x), y) for x, y in line.points if abs(y) < BOUND]
     return [(x, y) for x, y in placed if not isnan(x)]
+
+
+def _placed(chart: Chart, line: Line) -> Line:
+    """The line with x where it lies along the axis, without what cannot be drawn."""
+    errors = [*line.errors, *[None] * (len(line.points) - len(line.errors))]
+    pairs = zip(line.points, errors, strict=True)
+    kept = [error for point, error in pairs if _drawable(chart, replace(line, points=[point]))]
+    apart = _drawable(chart, replace(line, points=line.apart))
+    return replace(line, points=_drawable(chart, line), errors=kept, apart=apart)
 
 
 def _along(chart: Chart, x: float) -> float:
@@ -200,7 +212,22 @@ def _curves(frame: Frame, lines: list[Line], kinds: Classes) -> str:
         if not line.faint:
             dots = "".join(path(frame, [point]) for point in line.points)
             parts.append(f'<path class="{kind} dots" d="{dots}"/>')
+            parts.append(f'<path class="{kind} bars" d="{_error_bars(frame, line)}"/>' * any(line.errors))
+            diamonds = "".join(
+                f"M{frame.across(x):.1f} {frame.down(y) - 5:.1f}l5 5l-5 5l-5 -5z" for x, y in line.apart
+            )
+            parts.append(f'<path class="{kind} apart" d="{diamonds}"/>' * bool(diamonds))
     return "".join(parts)
+
+
+def _error_bars(frame: Frame, line: Line) -> str:
+    """One standard error to either side of each point."""
+    return "".join(
+        f"M{frame.across(x) - 3:.1f} {frame.down(end):.1f}h6m-3 0V{frame.down(y):.1f}"
+        for (x, y), error in zip(line.points, line.errors, strict=True)
+        if error and error < BOUND
+        for end in (y - error, y + error)
+    )
 
 
 def _labels(frame: Frame, ends: list[tuple[str, Point]], kinds: Classes) -> str:
@@ -240,8 +267,16 @@ def _y_range(chart: Chart, lines: list[Line]) -> Range:
     half of all values are shown at least, and more than nine in ten only where an end needs it.
     """
     values = sorted(y for line in lines for _, y in line.points)
-    low, most = values[0], len(values) - 1
-    end = max(line.points[-1][1] for line in lines)
+    most = len(values) - 1
+    bars = [
+        y - error
+        for line in lines
+        for (_, y), error in zip(line.points, line.errors, strict=True)
+        if error and error < BOUND
+    ]
+    low = max(0.0, min(bars, default=values[0])) if values[0] > 0 else values[0]
+    low = min(low, values[0], *(y for line in lines for _, y in line.apart))
+    end = max(y for line in lines for _, y in (line.points[-1], *line.apart))
     wanted = max(values[ceil(0.5 * most)], low + 4 * (end - low))
     high = max(end, low + 0.05, min(wanted, values[ceil(0.9 * most)]))
     margin = 0.05 * (high - low)
@@ -251,6 +286,7 @@ def _y_range(chart: Chart, lines: list[Line]) -> Range:
 
 def _x_range(chart: Chart, lines: list[Line]) -> Range:
     values = [x for line in lines for x, _ in line.points]
+    values += [x for line in lines for x, _ in line.apart]
     low, high = min(values), max(values)
     if not chart.log_x and 0 <= low <= high / 2:
         low = 0.0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from charlm import files
+from charlm.checkpoint.strict_json import finite
 from charlm.training.events import Event
 
 NAME = "metrics.jsonl"
@@ -50,4 +51,4 @@ def read_log(run: Path, name: str = NAME) -> list[dict[str, Any]]:
 
 
 def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value).encode() + b"\n"
+    return json.dumps(finite(value), allow_nan=False).encode() + b"\n"

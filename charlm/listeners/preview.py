@@ -10,6 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from charlm import files
+from charlm.config import FEWEST_HELD_OUT
+from charlm.evaluation.intervals import plus_minus
 from charlm.listeners.log import cut_log
 from charlm.terminal import colour, visible
 from charlm.training.events import Evaluated, Event
@@ -30,10 +32,13 @@ class Preview:
         if not isinstance(event, Evaluated):
             return
         text = self._write()
-        figure = (
-            f"{event.nats_per_char / log(2):.3f} ± {event.standard_error / log(2):.3f} bits/char held-out"
-        )
-        title = f"step {event.step}: {figure}, {event.chars:,} of {event.of_chars:,} characters"
+        figure = f"{plus_minus(event.nats_per_char, event.standard_error, 3)} bits/char held-out"
+        if event.difference is not None and event.baseline_nats_per_char is not None:
+            change = plus_minus(event.difference, event.difference_error, 3)
+            sign = "+" * (event.difference >= 0)
+            figure += f", baseline {event.baseline_nats_per_char / log(2):.3f}, difference {sign}{change}"
+        few = ": too few to mean much" * (event.chars < FEWEST_HELD_OUT)
+        title = f"step {event.step}: {figure}; {event.chars:,} of {event.of_chars:,} characters{few}"
         with tqdm.external_write_mode(file=sys.stderr):
             shown = _indented(visible(text, dim=colour(sys.stderr)))
             print(_bold(title), shown, "", sep="\n", file=sys.stderr, flush=True)

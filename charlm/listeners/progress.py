@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from charlm.config import FEWEST_HELD_OUT
 from charlm.training.events import Evaluated, Event, Finished, Planned, Stepped
 
 SMOOTHING = 0.97
@@ -23,7 +24,6 @@ class Progress:
         total_steps: int,
         first_step: int,
         chars_per_step: int,
-        counts: float | None = None,
         units: str = "chars",
     ) -> None:
         """`units`: what a symbol is, of which each step reads `chars_per_step`, and whose loss is shown."""
@@ -40,7 +40,7 @@ class Progress:
         self._plain = not sys.stderr.isatty()
         self._loss: float | None = None
         self._held_out = ""
-        self._counts = "" if counts is None else f", counts {counts:.3f}"  # bits per character held-out
+        self._baseline = ""
         self._units, self._per_unit = units, "" if units == "chars" else f"/{units[:-1]}"
         self._total = total_steps
         self._chars_per_step = chars_per_step
@@ -53,6 +53,10 @@ class Progress:
             self._stepped(event)
         elif isinstance(event, Evaluated):
             self._held_out = f", held-out {event.nats_per_char / log(2):.3f} bits/char"
+            if event.chars < FEWEST_HELD_OUT:
+                self._held_out += f" ({event.chars} chars)"
+            if event.baseline_nats_per_char is not None:  # on the same windows
+                self._baseline = f", baseline {event.baseline_nats_per_char / log(2):.3f}"
         elif isinstance(event, Planned):
             self._total = self._bar.total = event.total_steps
         elif isinstance(event, Finished):
@@ -82,7 +86,7 @@ class Progress:
     def _text(self) -> str:
         assert self._loss is not None and self._seconds is not None
         speed = self._chars_per_step / self._seconds
-        return f"loss {self._loss / log(2):.3f} bits{self._per_unit}{self._held_out}{self._counts}, {speed:,.0f} {self._units}/s"
+        return f"loss {self._loss / log(2):.3f} bits{self._per_unit}{self._held_out}{self._baseline}, {speed:,.0f} {self._units}/s"
 
 
 def _smoothed(before: float | None, now: float) -> float:

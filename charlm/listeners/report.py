@@ -6,9 +6,11 @@ from typing import Any
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
+from charlm.counts.folds import FOLDS
+from charlm.evaluation.intervals import too_few
 from charlm.evaluation.yardsticks import KNESER_NEY, LAST_BYTES, Yardstick, compressors, simplest
 from charlm.listeners.log import read_log
-from charlm.listeners.report_page import Page, render
+from charlm.listeners.report_page import Evaluation, Page, render
 from charlm.refusals import acts
 from charlm.terminal import one_line
 from charlm.text.corpus import Corpus
@@ -45,8 +47,9 @@ def write_report(
     sticks = [] if counts is None else [(KNESER_NEY, counts.bits_per_char)]
     sticks += _yardsticks(session.corpus, with_xz=_has_time_for_xz(session.corpus, budget))
     order = f", {counts.order} {session.corpus.vocabulary.word}s of context" if counts is not None else ""
+    few = too_few(session.corpus.held_out_chars)
     rows = [
-        (f"{name}, for comparison", f"{figure:.4f} bits/char{order * (name == KNESER_NEY)}")
+        (f"{name}, all held out", f"{figure:.4f} bits/char{order * (name == KNESER_NEY)}{few}")
         for name, figure in sticks
     ]
     events = read_log(run.path)
@@ -59,11 +62,10 @@ def write_report(
         facts=[*facts, *rows],
         train=[(e["step"], e["loss"] * bits) for e in steps],
         rates=[(e["step"], e["learning_rate"]) for e in steps],
-        held_out=[
-            (e["step"], e["nats_per_char"] / log(2), e["standard_error"] / log(2))
-            for e in events
-            if e.get("event") == "Evaluated" and {"nats_per_char", "standard_error"} <= set(e)
+        evaluations=[
+            _evaluation(e) for e in events if e.get("event") == "Evaluated" and "nats_per_char" in e
         ],
+        training_note=f"Training loss is {note}." if (note := training_note(session)) else "",
         yardsticks=sticks,
         settings=[
             ("model", _words(session.model_config.to_json(), mixer)),
@@ -78,6 +80,46 @@ def write_report(
     path = run.path / NAME
     files.replace(path, render(page).encode())
     return [*rows, ("report", one_line(str(path)))]
+
+
+def _evaluation(event: dict[str, Any]) -> Evaluation:
+    """A logged evaluation in bits; logs of older versions lack the comparison with the baseline."""
+    bits = {
+        name: None if event.get(name) is None else event[name] / log(2)
+        for name in (
+            "standard_error",
+            "compared_nats_per_char",
+            "baseline_nats_per_char",
+            "difference",
+            "difference_error",
+        )
+    }
+    closing = bool(event.get("final"))
+    compared = event["nats_per_char"] / log(2) if not closing else bits["compared_nats_per_char"]
+    return Evaluation(
+        step=event["step"],
+        bits=event["nats_per_char"] / log(2),
+        error=None if event.get("blocks") == 1 else bits["standard_error"],  # older versions logged 0
+        compared_bits=compared,
+        baseline_bits=bits["baseline_nats_per_char"],
+        difference=bits["difference"],
+        difference_error=bits["difference_error"],
+        chars=event.get("chars"),
+        closing=closing,
+    )
+
+
+def training_note(session: AnySession) -> str:
+    """Why the training loss of this model can lie above its held-out loss; empty for counts alone."""
+    model = session.model_config
+    if model.counts_alone:
+        return ""
+    reasons = ["before the weights learn from the batch"]
+    if any((model.dropout, model.ngram_dropout, model.counts_dropout)):
+        reasons.append("with dropout")
+    if model.counts:
+        reasons.append(f"by n-gram counts without the batch's own part of the text (one of {FOLDS})")
+    return f"measured {', '.join(reasons)}, so it can lie above held-out"
 
 
 def _xz_seconds(corpus: Corpus) -> float:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import ceil
 from statistics import fmean
 
+from charlm.config import FEWEST_HELD_OUT
 from charlm.listeners import charts
 from charlm.listeners.charts import (
     BOUND,
@@ -27,16 +28,16 @@ from charlm.listeners.page import document, facts_table, harmless
 from charlm.terminal import visible
 
 Yardstick = tuple[str, float]
-Evaluation = tuple[int, float, float]
 
 MOST_POINTS = 400
+MOST_ROWS = 100  # of the table of evaluations
 SMOOTHING_PART = 40  # the strong line averages over a fortieth of the run to either side
 LOSS_HEIGHT, RATE_HEIGHT = 320.0, 90.0
 LONGEST_NAME = 12
 
 CSS = """
-:root { --train: #1f5fa8; --held: #b0480c; }
-@media (prefers-color-scheme: dark) { :root { --train: #74b0f4; --held: #f29a5c; } }
+:root { --train: #1f5fa8; --held: #b0480c; --base: #3b7d3b; }
+@media (prefers-color-scheme: dark) { :root { --train: #74b0f4; --held: #f29a5c; --base: #8fd08f; } }
 h3 { font-size: .875rem; font-weight: 600; color: var(--soft); margin: 0 0 .25rem; }
 .groups { columns: 20rem 2; gap: 2.5rem; } section { break-inside: avoid; margin-bottom: 1.5rem; }
 pre { font: .8125rem/1.55 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; margin: 0 0
@@ -47,7 +48,33 @@ i.held { border-top: 4px dotted var(--held); } i.yard { border-top: 1px dashed v
 path { stroke: var(--train); } .raw { stroke-width: 1.25; opacity: .35; }
 path.held { stroke: var(--held); stroke-width: 1.25; } path.held.dots { stroke-width: 5.5; }
 path.yard { stroke: var(--soft); stroke-width: 1; } .yard { stroke-dasharray: 4; }
+i.base { border-top: 2px dashed var(--base); } i.closing { width: .6rem; height: .6rem; transform: rotate(45deg);
+  border: 2px solid var(--held); vertical-align: 0; margin-left: .4rem; }
+path.base { stroke: var(--base); stroke-width: 1.25; stroke-dasharray: 6 4; }
+path.closing { fill: var(--paper); stroke-width: 2; stroke-dasharray: none; }
+.wide { overflow-x: auto; } .evaluations td, .evaluations th { text-align: right; white-space: nowrap;
+  padding-left: 1.25rem; width: auto; }
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The model on held-out text after a step, in bits per character."""
+
+    step: int
+    bits: float
+    error: float | None = None  # standard; None: unknown
+    compared_bits: float | None = None  # on the windows that all evaluations have in common
+    baseline_bits: float | None = None  # of the n-gram baseline on the windows of `bits`
+    difference: float | None = None  # from it; negative: the model is better
+    difference_error: float | None = None
+    chars: int | None = None
+    closing: bool = False  # on more text than the others, so drawn apart from them
+
+    @property
+    def drawn_error(self) -> float:
+        """The length of its error bar; 0 where there is none to draw."""
+        return self.error if self.error is not None and self.error < BOUND else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +84,53 @@ class Page:
     title: str
     facts: Sequence[tuple[str, str]]  # the summary rows: label, value
     train: Sequence[tuple[int, float]]  # step, bits per character
-    held_out: Sequence[Evaluation]  # step, bits per character, standard error
+    evaluations: Sequence[Evaluation]
     rates: Sequence[tuple[int, float]]  # step, learning rate
     yardsticks: Sequence[Yardstick]  # name, bits per character
     settings: Sequence[tuple[str, Sequence[tuple[str, str]]]]  # groups of name, value
     samples: Sequence[tuple[int, str]]  # step, what the model wrote then
+    training_note: str = ""  # a sentence under the curves
 
 
 def render(page: Page) -> str:
     """Return the page as HTML that loads nothing and runs nothing. Raises nothing."""
-    parts = [facts_table(page.facts), _charts(page), _settings(page), _samples(page)]
+    parts = [facts_table(page.facts), _charts(page), _evaluations(page), _settings(page), _samples(page)]
     return document(page.title, charts.CSS + CSS, "".join(parts))
+
+
+def _evaluations(page: Page) -> str:
+    """A table of all evaluations, each beside the baseline on the same windows."""
+    if not page.evaluations:
+        return ""
+    heads = ("step", "held-out", "n-gram baseline", "difference", "characters")
+    rows = []
+    every = ceil(len(page.evaluations) / MOST_ROWS)
+    for e in [*page.evaluations[:-1][::every], page.evaluations[-1]]:
+        compared = ("", "")
+        if e.baseline_bits is not None and e.difference is not None:
+            compared = (_figure(e.baseline_bits), _plus_minus(e.difference, e.difference_error, "+"))
+        few = e.chars is not None and e.chars < FEWEST_HELD_OUT
+        chars = "" if e.chars is None else f"{e.chars:,}{' (too few to mean much)' * few}"
+        cells = (f"{e.step:,}{' (closing)' * e.closing}", _plus_minus(e.bits, e.error), *compared, chars)
+        rows.append(f"<tr>{''.join(f'<td>{harmless(cell)}</td>' for cell in cells)}</tr>\n")
+    head = "".join(f'<th scope="col">{title}</th>' for title in heads)
+    note = (
+        "Bits per character ± 1 standard error. Each evaluation and its baseline are on the same windows, so their "
+        "difference has an error of its own; negative: the model is better."
+    )
+    table = (
+        f'<table class="evaluations">\n<thead><tr>{head}</tr></thead>\n<tbody>{"".join(rows)}</tbody></table>'
+    )
+    return f'<h2>Evaluations</h2>\n<p>{note}</p>\n<div class="wide">{table}</div>\n'
+
+
+def _plus_minus(bits: float, error: float | None, sign: str = "") -> str:
+    return f"{_figure(bits, sign)} ± {_figure(error)}"
+
+
+def _figure(bits: float | None, sign: str = "") -> str:
+    """A question mark where it is unknown, or no number."""
+    return f"{bits:{sign}.4f}" if bits is not None and abs(bits) < BOUND else "?"
 
 
 def _settings(page: Page) -> str:
@@ -86,18 +149,18 @@ def _samples(page: Page) -> str:
 
 def _charts(page: Page) -> str:
     train = [point for point in page.train if abs(point[1]) < BOUND]
-    held_out = [(x, y, e if e < BOUND else 0.0) for x, y, e in page.held_out if abs(y) < BOUND]
-    lost = len(page.train) + len(page.held_out) - len(train) - len(held_out)
+    held_out = [e for e in page.evaluations if abs(e.bits) < BOUND]
+    lost = len(page.train) + len(page.evaluations) - len(train) - len(held_out)
     rates = [point for point in page.rates if abs(point[1]) < BOUND]
     yardsticks = sorted((y for y in page.yardsticks if abs(y[1]) < BOUND), key=lambda y: -y[1])
-    x = _step_range([step for step, *_ in (*train, *held_out, *rates)])
+    x = _step_range([*(step for step, _ in (*train, *rates)), *(e.step for e in held_out)])
     drawn = _thinned(train)
     y = _loss_range(drawn, held_out, [bits for _, bits in yardsticks])
     within = [yard for yard in yardsticks if yard[1] <= y[1]][-int(LOSS_HEIGHT / LABEL_GAP) :]
     right = WIDTH - 14 - CHAR_WIDTH * max((len(_label(*yard)) for yard in within), default=3)
     parts = []
-    if page.train or page.held_out or yardsticks:
-        legend = _legend(bool(drawn), bool(held_out), yardsticks, y[1], lost)
+    if page.train or page.evaluations or yardsticks:
+        legend = _legend(bool(drawn), held_out, yardsticks, y[1], lost, page.training_note)
         chart = _loss_chart(Frame(x, y, right, LOSS_HEIGHT), drawn, held_out, within)
         parts.append(f"<figure>{legend}{chart}</figure>\n")
     if rates:
@@ -107,42 +170,77 @@ def _charts(page: Page) -> str:
     return f"<h2>Curves</h2>\n{''.join(parts)}" if parts else ""
 
 
-def _legend(train: bool, held_out: bool, yards: list[Yardstick], top: float, lost: int) -> str:
+def _legend(
+    train: bool, held_out: list[Evaluation], yards: list[Yardstick], top: float, lost: int, note: str
+) -> str:
     named = [(bits <= top, harmless(f"{name} {bits:.2f}")) for name, bits in yards]
     within = ", ".join(text for inside, text in named if inside)
     above = ", ".join(text for inside, text in named if not inside)
     entries = [
         (train, "<i></i>training, smoothed; faint: as measured"),
-        (held_out, '<i class="held"></i>held-out ± 1 standard error'),
-        (within, f'<i class="yard"></i>{within}'),
-        (above, f"above this chart: {above}"),
+        (_common(held_out), '<i class="held"></i>held-out ± 1 standard error, on the same windows each time'),
+        (_closing(held_out), '<i class="closing"></i>closing evaluation, on more held-out text'),
+        (_baselines(held_out), '<i class="base"></i>n-gram baseline on the same windows as each evaluation'),
+        (within, f'<i class="yard"></i>on all held-out text: {within}'),
+        (above, f"off scale: {above}"),
         (lost, f"not finite, so not drawn: {lost:,}"),
+        (note, harmless(note)),
     ]
     spans = "".join(f"<span>{entry}</span>" for there, entry in entries if there)
     return f"<figcaption>{spans}</figcaption>\n"
 
 
+def _common(held_out: list[Evaluation]) -> list[Evaluation]:
+    """The evaluations that can be joined: their figures are of the same windows."""
+    return [e for e in held_out if e.compared_bits is not None and abs(e.compared_bits) < BOUND]
+
+
+def _closing(held_out: list[Evaluation]) -> list[Evaluation]:
+    return [e for e in held_out if e.closing]
+
+
+def _baselines(held_out: list[Evaluation]) -> list[tuple[int, float, bool]]:
+    """Step, bits of the baseline on the windows of that evaluation, and whether it is the closing one."""
+    return [
+        (e.step, e.baseline_bits, e.closing)
+        for e in held_out
+        if e.baseline_bits is not None and abs(e.baseline_bits) < BOUND
+    ]
+
+
 def _loss_chart(
     frame: Frame, train: list[Point], held_out: list[Evaluation], yardsticks: list[Yardstick]
 ) -> str:
-    means: list[Point] = [(x, y) for x, y, _ in held_out]
+    means: list[Point] = [(e.step, e.compared_bits) for e in _common(held_out) if e.compared_bits is not None]
+    marks: list[Point] = [(e.step, e.bits) for e in _closing(held_out)]
     bars = [
-        f"M{frame.across(x) - 3:.1f} {frame.down(end):.1f}h6m-3 0V{frame.down(y):.1f}"
-        for x, y, error in held_out
-        if error
-        for end in (y - error, y + error)
+        f"M{frame.across(e.step) - 3:.1f} {frame.down(end):.1f}h6m-3 0V{frame.down(e.bits):.1f}"
+        for e in held_out
+        if e.drawn_error
+        for end in (e.bits - e.drawn_error, e.bits + e.drawn_error)
     ]
     dots = "".join(path(frame, [point]) for point in means)
     smooth = _smoothed(train)
+    baselines = _baselines(held_out)
     curves = (
-        f"{curve(frame, train, 'raw')}{curve(frame, smooth)}{curve(frame, means, 'held')}"
+        f"{curve(frame, train, 'raw')}{curve(frame, smooth)}"
+        f"{curve(frame, [(x, y) for x, y, closing in baselines if not closing], 'base')}"
+        f"{curve(frame, means, 'held')}"
         f'<path class="held" d="{"".join(bars)}"/><path class="held dots" d="{dots}"/>'
+        f"{_diamonds(frame, [(x, y) for x, y, closing in baselines if closing], 'base')}"
+        f"{_diamonds(frame, marks, 'held')}"
     )
-    ends = [("training", smooth), ("held-out", means)]
+    ends = [("training", smooth), ("held-out", marks or means)]
     said = "".join(f", {name} ends at {points[-1][1]:.3f}" for name, points in ends if points)
     title = f"Loss in bits per character against steps{said}"
     inner = _clipped(frame, curves) + _yardsticks(frame, yardsticks)
     return drawing(frame, _axes(frame, "bits per character", 6), title, inner)
+
+
+def _diamonds(frame: Frame, points: list[Point], kind: str) -> str:
+    """Marks that stand by themselves."""
+    shapes = "".join(f"M{frame.across(x):.1f} {frame.down(y) - 5:.1f}l5 5l-5 5l-5 -5z" for x, y in points)
+    return f'<path class="{kind} closing" d="{shapes}"/>' if shapes else ""
 
 
 def _rate_chart(frame: Frame, rates: Sequence[Point]) -> str:
@@ -199,11 +297,14 @@ def _loss_range(train: list[Point], held_out: list[Evaluation], yardsticks: list
 
     Beyond, for yardsticks that at most double the range; the first steps would flatten the rest.
     """
-    losses = [sorted(y for _, y in train), sorted(y for _, y, _ in held_out)]
+    evaluated = [y for e in held_out for y in (e.bits, e.compared_bits) if y is not None and abs(y) < BOUND]
+    losses = [sorted(y for _, y in train), sorted(evaluated)]
     tops = [ys[round(0.95 * (len(ys) - 1))] for ys in losses if ys] or yardsticks or [1.0]
-    lowest = [ys[0] for ys in losses if ys] + [max(y - e, 0.0) for _, y, e in held_out]
+    lowest = [ys[0] for ys in losses if ys] + [max(e.bits - e.drawn_error, 0.0) for e in held_out]
+    lowest += [y for _, y, _ in _baselines(held_out)]
     low, high = min(lowest + yardsticks, default=0.0), max(tops)
     reach = low + max(2 * (high - low), 0.5)
     high = max([high, low + 0.05] + [y for y in yardsticks if y <= reach])
+    high = max([high] + [y for _, y, _ in _baselines(held_out) if y <= reach])
     margin = 0.05 * (high - low)
     return low - min(margin, abs(low)), high + margin  # no room below zero: there are no such bits

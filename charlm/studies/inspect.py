@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from charlm.config import FEWEST_HELD_OUT
 from charlm.evaluation.overlap import Overlap, overlap
 from charlm.evaluation.yardsticks import Yardstick, xz_size
 from charlm.studies import forms, measured
@@ -142,7 +143,9 @@ def _text(codes: Codes) -> str:
 
 
 def _xz_bits(text: str) -> float | None:
-    """Bits a character under xz alone; None where this Python lacks it."""
+    """Bits a character under xz alone; None for too short a text, or where this Python lacks it."""
+    if len(text) < FEWEST_HELD_OUT:
+        return None  # what is compressed is mostly the format's own bytes
     try:
         return xz_size(text.encode()) * 8 / len(text)
     except ImportError:

@@ -96,8 +96,8 @@ def score(
         chars_read=session.state.step * session.chars_per_step,
         seconds=session.state.seconds,
         reach=model.reach,
-        before=[(x, bits * scale) for x, bits in by_symbols_before(predictor, ids, longest)],
-        seen=[(x, bits * scale) for x, bits in by_symbols_seen(predictor, ids, block_size)],
+        before=_scaled(by_symbols_before(predictor, ids, longest), scale),
+        seen=_scaled(by_symbols_seen(predictor, ids, block_size), scale),
     )
     files.replace(run.path / NATS, tensors.dump({"nats": torch.from_numpy(nats)}))
     files.replace(run.path / NAME, dump(asdict(result)))
@@ -108,7 +108,7 @@ def read_result(run: RunFolder) -> Result:
     """What `score` kept; CheckpointError where it is damaged."""
     try:
         data = parse(read_regular(run.path / NAME, LARGEST), NAME)
-        before, seen = ([(float(x), float(y)) for x, y in data.pop(name)] for name in ("before", "seen"))
+        before, seen = (_curve(data.pop(name)) for name in ("before", "seen"))
         result = Result(before=before, seen=seen, **_plain(data))
         if result.problem is None and not 0 < result.chars <= MOST_CHARS:
             raise ValueError(f"it is of {result.chars} characters")
@@ -125,6 +125,16 @@ def read_nats(run: RunFolder, chars: int) -> NDArray[np.float64]:
     loaded = tensors.load(read_regular(run.path / NATS, MOST_NATS), expected, f"{NATS} of {run.name}")
     nats: NDArray[np.float64] = loaded["nats"].numpy()
     return nats
+
+
+def _scaled(curve: Curve, scale: float) -> Curve:
+    return [(x, bits * scale, None if error is None else error * scale) for x, bits, error in curve]
+
+
+def _curve(points: Any) -> Curve:
+    """As `score` kept it; results of older versions have no errors."""
+    read = [(*point, None) if len(point) == 2 else point for point in points]
+    return [(float(x), float(y), None if error is None else float(error)) for x, y, error in read]
 
 
 def _plain(data: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.errors import UsageError
-from charlm.evaluation.intervals import bootstrap_interval
+from charlm.evaluation.intervals import confidence_interval
 from charlm.evaluation.report import Evaluation
 
 SCHEMA = 1
@@ -70,7 +70,7 @@ def side_by_side(names: tuple[str, str], evaluations: tuple[Evaluation, Evaluati
         names=names,
         evaluations=evaluations,
         difference=float(difference.mean()),
-        interval=bootstrap_interval(difference),
+        interval=confidence_interval(difference),
         better=(_passages(evaluations, gaps, 1.0), _passages(evaluations, gaps, -1.0)),
     )
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.checkpoint.run_folder import RunFolder
+from charlm.config import FEWEST_HELD_OUT
 from charlm.errors import CheckpointError
-from charlm.evaluation.intervals import BLOCK, FEWEST_BLOCKS, FEWEST_SEEDS, bootstrap_interval
+from charlm.evaluation.intervals import BLOCK, FEWEST_BLOCKS, FEWEST_SEEDS, confidence_interval
 from charlm.studies.comparison import Comparison, Task
 from charlm.studies.result import Result, is_there, read_nats, read_result
 from charlm.studies.variants import Variant
@@ -110,11 +111,11 @@ def _bits(folder: RunFolder, results: Results) -> NDArray[np.float64]:
 def _row(folder: RunFolder, variant: Variant, results: Results, first: NDArray[np.float64] | None) -> Row:
     """A variant's figures, and its difference from the `first`, of the same seed and character."""
     bits = _bits(folder, results)
-    row = Row(variant=variant, results=results, bits=float(bits.mean()), interval=bootstrap_interval(bits))
+    row = Row(variant=variant, results=results, bits=float(bits.mean()), interval=confidence_interval(bits))
     if first is None:
         return row
     differences = bits - first
-    around = bootstrap_interval(differences)
+    around = confidence_interval(differences)
     enough = around is not None and len(results) >= FEWEST_SEEDS
     return replace(
         row,
@@ -147,6 +148,8 @@ def _says(comparison: Comparison, rows: list[Row], chars: int) -> list[str]:
             f"Seed noise is not included: that takes {FEWEST_SEEDS} seeds, and there {'is' if n == 1 else 'are'} "
             f"{n}. So no difference is called larger than noise."
         )
+    if chars < FEWEST_HELD_OUT:
+        said.append(f"{chars:,} held-out characters are too few for these figures to mean much.")
     if chars < BLOCK * FEWEST_BLOCKS:
         said.append(
             f"No intervals: that takes {BLOCK * FEWEST_BLOCKS:,} held-out characters, and there are {chars:,}. "

@@ -41,7 +41,8 @@ class CountsTrainer:
         state.finished = None if stop.is_set() else "done"
         yield self._save()
         reason = (stop.reason if stop.is_set() else None) or "done"
-        yield Finished(step=self.step, reason=reason, best_step=None, total_steps=session.plan.total_steps)
+        best, total = state.memorising.best_step, session.plan.total_steps
+        yield Finished(step=self.step, reason=reason, best_step=best, total_steps=total)
 
     def _evaluate(self, stop: Stop) -> Iterator[Event]:
         """Score the whole held-out part."""
@@ -52,15 +53,20 @@ class CountsTrainer:
         estimate = score_slice(self.predictor, corpus.held_out, part, stop.is_set, rule)
         if estimate is None or not part.windows:
             return
-        self.session.state.last_figure = figure_of(self.step, estimate, part)
+        self.session.state.last_figure = figure_of(self.step, estimate, part, None)
+        self.session.state.memorising.best_step = self.step  # the only state there is
         yield Evaluated(
             step=self.step,
             nats_per_char=estimate.nats_per_char,
             standard_error=estimate.standard_error,
+            compared_nats_per_char=estimate.nats_per_char,
+            baseline_nats_per_char=None,
+            difference=None,
+            difference_error=None,
             chars=estimate.chars,
             of_chars=corpus.held_out_chars,
             blocks=len(part.windows),
-            is_best=False,
+            is_best=True,
             rises=0,
             final=True,
             seconds=perf_counter() - started,
@@ -68,8 +74,9 @@ class CountsTrainer:
 
     def _save(self) -> Saved:
         started, snapshot = perf_counter(), self.session.snapshot()
+        best = self.session.state.memorising.best_step == self.step
         try:
-            path = self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=False)
+            path = self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)
         except OSError as error:
             raise ResourceError(
                 f"the counts could not be written to {one_line(str(self.run_folder.path))} "

@@ -41,7 +41,11 @@ class Evaluated:
 
     step: int
     nats_per_char: float
-    standard_error: float
+    standard_error: float | None  # None: of a single block it is unknown
+    compared_nats_per_char: float  # on the same windows in every evaluation, the closing one too
+    baseline_nats_per_char: float | None  # of the n-gram baseline, on the windows of `nats_per_char`
+    difference: float | None  # from that baseline; negative: the model is better
+    difference_error: float | None
     chars: int  # scored this time
     of_chars: int  # in the held-out part
     blocks: int
@@ -60,7 +64,7 @@ class Remembered:
     before: float  # nats per character, by that run
     nats_per_char: float  # by this one
     forgotten: float  # the difference
-    standard_error: float  # of the difference
+    standard_error: float | None  # of the difference; None: of a single block it is unknown
     chars: int  # scored, the same each time
     of_chars: int
     blocks: int

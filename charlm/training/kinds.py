@@ -5,6 +5,7 @@ from typing import Any
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot
+from charlm.counts.kneser_ney import KneserNey
 from charlm.text.corpus import Corpus
 from charlm.text.vocabulary import Ids
 from charlm.training.counts_session import CountsSession
@@ -34,8 +35,13 @@ def resumed_session(snapshot: Snapshot, corpus: Corpus, plan: Plan, beside: Sequ
     return Session.resumed(snapshot, corpus, plan, beside)
 
 
-def trainer_of(session: AnySession, run: RunFolder, pace: Pace | None = None) -> Trainer | CountsTrainer:
-    """What carries a session to its end; counts keep no pace, since there is nothing to time."""
+def trainer_of(
+    session: AnySession, run: RunFolder, pace: Pace | None = None, baseline: KneserNey | None = None
+) -> Trainer | CountsTrainer:
+    """What carries a session to its end; counts keep no pace, since there is nothing to time.
+
+    `baseline`: n-gram counts to compare each evaluation with; by default those the model starts from.
+    """
     if isinstance(session, CountsSession):
         return CountsTrainer(session, run)
-    return Trainer(session, run, pace)
+    return Trainer(session, run, pace, baseline)

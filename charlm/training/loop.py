@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from math import isfinite
+from math import inf, isfinite
 from time import perf_counter
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read, read_newest
+from charlm.counts.kneser_ney import KneserNey
+from charlm.counts_predictor import CountsPredictor
 from charlm.errors import DivergedError, ResourceError
-from charlm.evaluation.held_out import Slice, score_slice, spread
+from charlm.evaluation.held_out import Estimate, Slice, score_slice, spread
 from charlm.predictor import TransformerPredictor
 from charlm.terminal import one_line
 from charlm.training.compiling import compile_blocks
@@ -41,8 +43,17 @@ CLOSING_CHARS = 200_000
 class Trainer:
     """Carries a session through its plan. It alone writes checkpoints, and it prints nothing."""
 
-    def __init__(self, session: Session, run: RunFolder, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        run: RunFolder,
+        pace: Pace | None = None,
+        baseline: KneserNey | None = None,
+    ) -> None:
+        """`baseline`: n-gram counts to compare each evaluation with; by default those the model starts from."""
         self.session = session
+        self._baseline = baseline or session.kneser_ney
+        self._baseline_scores: dict[tuple[int, ...], Estimate | None] = {}  # by windows
         self.run_folder = run
         self.pace = pace  # with --time only
         self.predictor = session.predictor
@@ -90,11 +101,10 @@ class Trainer:
         if pace is not None and pace.first_look_due(session.plan.total_steps - self.step):
             held_out, config = self._slice(None), session.training_config
             yield self._replan(pace.first_plan(session.plan, self.step, session.windows, held_out, config))
-        if (
-            self.step % session.plan.eval_every == 0
-            and self.step < session.plan.total_steps
-            and not stop.is_set()
-        ):
+        # The first plan chooses the windows that all evaluations have in common.
+        planned = pace is None or pace.planned
+        due = self.step % session.plan.eval_every == 0 and self.step < session.plan.total_steps
+        if due and planned and not stop.is_set():
             before = replace(session.state.memorising)
             yield from self._evaluate(stop, self._slice(session.plan.eval_chars))
             yield from self._judge(before)
@@ -174,27 +184,52 @@ class Trainer:
             return self._slice(CLOSING_CHARS)
         return self._slice(self.pace.closing_windows(whole.of_windows) * whole.symbols_per_window)
 
+    def _baseline_on(self, part: Slice, stop: Stop) -> Estimate | None:
+        """What the n-gram baseline scores on the same windows; None where there is none, or when stopped."""
+        if self._baseline is None:
+            return None
+        if part.windows not in self._baseline_scores:
+            corpus = self.session.corpus
+            predictor = CountsPredictor(self._baseline, corpus.vocabulary)
+            found = score_slice(predictor, corpus.held_out, part, stop.is_set, self.predictor.rule)
+            self._baseline_scores = {part.windows: found}  # the same windows until the closing evaluation
+        return self._baseline_scores[part.windows]
+
     def _evaluate(self, stop: Stop, part: Slice, *, final: bool = False) -> Iterator[Event]:
-        """Score part of the held-out text, and judge by it whether the model begins to memorise."""
+        """Score part of the held-out text, and judge by it whether the model begins to memorise.
+
+        Whether it is the best so far is decided on the windows that every evaluation has in common. The
+        closing one scores those besides its own.
+        """
         started = perf_counter()
         session, state = self.session, self.session.state
+        common = self._slice(session.plan.eval_chars).windows if final else part.windows
+        scored = tuple(sorted({*part.windows, *common}))
         with session.predicting():
-            estimate = score_slice(self.predictor, session.corpus.held_out, part, stop.is_set)
-        if estimate is None or not part.windows:
+            estimates = score_slice(
+                self.predictor, session.corpus.held_out, replace(part, windows=scored), stop.is_set
+            )
+        if estimates is None or not part.windows:
             return
-        if not isfinite(estimate.nats_per_char):
+        estimate, compared = (estimates.of_windows(scored, windows) for windows in (part.windows, common))
+        if not isfinite(estimates.nats_per_char):
             yield self._go_back("the held-out loss was not finite")
             return
         seconds = perf_counter() - started
         if self.pace is not None:
-            self.pace.window_seconds = seconds / len(part.windows)
+            self.pace.window_seconds = seconds / len(scored)
         margin = 0.0 if session.plan.schedule.cooling(self.step) else COOLED_AWAY
-        is_best = not final and state.memorising.see(self.step, estimate.blocks, margin)
-        state.last_figure = figure_of(self.step, estimate, part)
+        is_best = state.memorising.see(self.step, compared.blocks, inf if final else margin)
+        baseline = self._baseline_on(part, stop)
+        state.last_figure = figure = figure_of(self.step, estimate, part, baseline)
         yield Evaluated(
             step=self.step,
             nats_per_char=estimate.nats_per_char,
             standard_error=estimate.standard_error,
+            compared_nats_per_char=compared.nats_per_char,
+            baseline_nats_per_char=figure["baseline_nats_per_char"],
+            difference=figure["difference"],
+            difference_error=figure["difference_error"],
             chars=estimate.chars,
             of_chars=session.corpus.held_out_chars,
             blocks=len(part.windows),
@@ -273,7 +308,7 @@ class Trainer:
         state.finished = reason if reason in ("done", "early") else None
         if state.finished:
             yield from self._remember(final=True)
-        yield from self._save()
+        yield from self._save(best=state.memorising.best_step == self.step)
         if self._save_failed:
             raise ResourceError(
                 f"the last checkpoint, of step {self.step}, could not be written to "

@@ -21,7 +21,8 @@ FEWEST, MOST = 2_000, 20_000
 """Symbols that are scored at least; and at most, or where there is no time to keep to."""
 LEAVING = 0.7
 """Seconds that a run on two texts needs more to give back its memory and end: 1.4 instead of 0.7."""
-NUMBERS = ("before", "before_error", "begun", "nats_per_char", "forgotten", "standard_error", "seconds")
+NUMBERS = ("before", "begun", "nats_per_char", "forgotten", "seconds")
+ERRORS = ("before_error", "standard_error")  # None: unknown, of a single block
 COUNTS = ("step", "chars", "of_chars", "blocks")
 
 
@@ -112,10 +113,12 @@ def checked(data: Any) -> dict[str, Any] | None:
     if data is None:
         return None
     numbers = {name: float(data[name]) for name in NUMBERS}
+    errors = {name: None if data[name] is None else float(data[name]) for name in ERRORS}
     counts = {name: int(data[name]) for name in COUNTS}
     return {
         "run": str(data["run"]),
         "before_sums": list(map(float, data["before_sums"])),
         **numbers,
+        **errors,
         **counts,
     }

@@ -41,6 +41,11 @@ class Pace:
     _steps: list[float] = field(default_factory=list)
 
     @property
+    def planned(self) -> bool:
+        """Are the windows of the evaluations chosen? More training keeps those of before."""
+        return self.step_seconds > 0 or self.first_step > 0
+
+    @property
     def left(self) -> float:
         """Until the deadline."""
         return self.deadline - self.clock()

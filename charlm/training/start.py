@@ -94,6 +94,7 @@ def go_on(run: RunFolder, warn: Callable[[str], None], threads: int | None = Non
     set_threads(threads or snapshot.training_config.threads)
     beside = [text.train for text in texts_beside(snapshot.run).values()]
     session = resumed_session(snapshot, corpus_of(snapshot), read_plan(run), beside)
+    run.point_to_best(session.state.memorising.best_step)
     if isinstance(session, Session) and session.state.old_text is not None:
         session.old_text = old_text_again(session, warn)
     if (

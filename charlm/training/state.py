@@ -83,12 +83,16 @@ class RunState:
             raise CheckpointError(f"state.json is damaged: {error!r}") from None
 
 
-def figure_of(step: int, estimate: Estimate, part: Slice) -> dict[str, Any]:
-    """An evaluation as the run's state keeps it."""
+def figure_of(step: int, estimate: Estimate, part: Slice, baseline: Estimate | None) -> dict[str, Any]:
+    """An evaluation as the run's state keeps it; `baseline`: the n-gram baseline on the same blocks."""
+    difference = None if baseline is None else estimate.minus(baseline)
     return {
         "step": step,
         "nats_per_char": estimate.nats_per_char,
         "standard_error": estimate.standard_error,
+        "baseline_nats_per_char": None if baseline is None else baseline.nats_per_char,
+        "difference": None if difference is None else difference.nats_per_char,
+        "difference_error": None if difference is None else difference.standard_error,
         "chars": estimate.chars,
         "blocks": len(part.windows),
         "whole": part.whole,
@@ -97,12 +101,11 @@ def figure_of(step: int, estimate: Estimate, part: Slice) -> dict[str, Any]:
 
 def _figure(data: Any) -> dict[str, Any] | None:
     """The last evaluation, its values of the types that they must have."""
-    kinds = {
-        "step": int,
-        "nats_per_char": float,
-        "standard_error": float,
-        "chars": int,
-        "blocks": int,
-        "whole": bool,
-    }
-    return None if data is None else {name: kind(data[name]) for name, kind in kinds.items()}
+    if data is None:
+        return None
+    kinds = {"step": int, "nats_per_char": float, "chars": int, "blocks": int, "whole": bool}
+    may_lack = ("standard_error", "baseline_nats_per_char", "difference", "difference_error")
+    errors = {name: None if data.get(name) is None else float(data[name]) for name in may_lack}
+    if int(data["blocks"]) == 1:
+        errors["standard_error"] = errors["difference_error"] = None  # older versions saved 0
+    return {name: kind(data[name]) for name, kind in kinds.items()} | errors

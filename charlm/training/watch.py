@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from statistics import fmean
-from typing import Any
 
 import numpy as np
+
+from charlm.evaluation.intervals import standard_error
 
 RECENT = 50
 RISE = 1.0  # nats above the lowest mean of RECENT losses: diverged
@@ -72,12 +73,6 @@ class Memorising:
         if change.mean() < 0:
             self.best_step, self.best_blocks, self.rises = step, list(blocks), 0
             return True
-        if change.mean() > max(margin, standard_error(change)):
+        if change.mean() > max(margin, standard_error(change) or 0.0):
             self.rises += 1
         return False
-
-
-def standard_error(values: Sequence[float] | Any) -> float:
-    """Of the mean of independent values; 0 where there is only one."""
-    n = len(values)
-    return float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else 0.0

@@ -1,0 +1,197 @@
+"""What a command says of a model is known, comparable, and marked where it is not: errors, best steps, baselines."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from math import log
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import read
+from charlm.counts_predictor import CountsPredictor
+from charlm.evaluation.held_out import Estimate, Slice, score_slice, spread
+from charlm.predictor import Predictor
+from charlm.predictor_of import predictor_of
+from charlm.text.corpus import Corpus
+from charlm.text.vocabulary import Ids
+from charlm.training import loop
+from charlm.training.events import Evaluated, Finished
+from charlm.training.extend import by_steps
+from charlm.training.loop import Trainer
+from charlm.training.start import go_on
+from tests.conftest import TEXT, Never, Result, toy_run
+
+Run = Callable[..., Result]
+FAST = ("--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--batch-size", "4")
+
+
+def evaluations(name: str) -> list[dict[str, object]]:
+    lines = Path("checkpoints", name, "metrics.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == "Evaluated"]
+
+
+def refused_constant(word: str) -> float:
+    raise AssertionError(f"{word} is no JSON")
+
+
+def test_of_a_few_characters_nothing_looks_like_a_measurement(charlm: Run) -> None:
+    Path("hello.txt").write_text('print("hello")\n')
+    trained = charlm("train", "hello.txt", "--steps", "3", "--run", "few")
+    assert trained.code == 0, trained.err
+    report = Path("checkpoints/few/report.html").read_text()
+    info, listed, scored = charlm("info", "few"), charlm("runs"), charlm("eval")
+    for shown in (trained.out, trained.err, report, info.out):
+        assert "± ?" in shown and "± 0.0000" not in shown
+        assert "too few to mean much" in shown
+    assert "too little text" in listed.out
+    for shown in (trained.out, report, scored.out):
+        assert "xz 0." not in shown and "xz, all" not in shown
+    for line in scored.out.splitlines():
+        if line.split(" ")[0] in ("uniform", "unigram", "kneser-ney", "this"):
+            assert "2 characters: too few to mean much" in line
+    assert all(event["standard_error"] is None for event in evaluations("few"))
+    assert all(event["difference_error"] is None for event in evaluations("few"))
+    for words in (("info", "few", "--json"), ("runs", "--json"), ("eval", "--json")):
+        found = json.loads(charlm(*words).out, parse_constant=refused_constant)
+        assert found.get("standard_error") is None
+        assert found.get("baselines", {}).get("xz") is None
+
+
+def test_a_file_of_a_few_characters_has_no_ratio_that_means_anything(charlm: Run) -> None:
+    charlm("train", "ducks.txt", "--steps", "2", "--run", "ducks", *FAST)
+    Path("few.txt").write_text("to be")
+    for command in (("compress", "few.txt", "-o", "few.clm"), ("decompress", "few.clm", "-o", "again.txt")):
+        assert "5 characters: too few to mean much" in charlm(*command).out
+    examined = charlm("inspect", "few.txt").out
+    assert "xz makes" not in examined and "too few to mean much" in examined
+    assert "too few to mean much" in charlm("compare", "ducks", "ducks", "--on", "few.txt").out
+
+
+def test_the_last_step_can_be_the_best_by_the_same_windows(charlm: Run) -> None:
+    words = (
+        "--steps",
+        "40",
+        "--eval-every",
+        "15",
+        "--eval-chars",
+        "120",
+        "--no-counts",
+        "--learning-rate",
+        "0.01",
+    )
+    trained = charlm("train", "ducks.txt", "--run", "ducks", *words, *FAST)
+    assert trained.code == 0, trained.err
+    *_, before, last = evaluations("ducks")
+    assert last["final"] and last["chars"] > before["chars"]  # type: ignore[operator]
+    assert last["compared_nats_per_char"] < before["nats_per_char"]  # type: ignore[operator]
+    assert last["is_best"] is True
+    found = json.loads(charlm("eval", "--checkpoint", "best", "--json").out)
+    assert found["checkpoint"] == {"which": "best", "step": 40}
+    assert json.loads(charlm("info", "--json").out)["best_step"] == 40
+
+
+@pytest.mark.parametrize("words", [("--steps", "2", *FAST), ("--mixer", "none")])
+def test_short_runs_and_counts_alone_have_a_best(charlm: Run, words: tuple[str, ...]) -> None:
+    charlm("train", "ducks.txt", "--run", "ducks", *words)
+    found = charlm("eval", "--checkpoint", "best", "--json")
+    assert found.code == 0, found.err
+    assert json.loads(found.out)["checkpoint"]["step"] == evaluations("ducks")[-1]["step"]
+
+
+def test_a_last_step_that_is_worse_on_the_same_windows_is_not_the_best(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its figure, on more text, is lower."""
+    run, session = toy_run(tmp_path, corpus, 12)
+    common = spread(session.predictor.rule, len(corpus.held_out), 100, corpus.held_out_chars).windows
+
+    def score(predictor: Predictor, ids: Ids, part: Slice, *more: object) -> Estimate | None:
+        estimate = score_slice(predictor, ids, part, *more)  # type: ignore[arg-type]
+        if estimate is None or len(part.windows) == len(common):
+            return estimate
+        change = np.where(np.isin(part.windows, common), 1.0, -3.0)  # nats a symbol
+        return replace(estimate, sums=estimate.sums + change * estimate.symbols)
+
+    monkeypatch.setattr(loop, "score_slice", score)
+    events = list(Trainer(session, run).run(Never()))
+    *_, before, closing = (e for e in events if isinstance(e, Evaluated))
+    assert closing.nats_per_char < before.nats_per_char < closing.compared_nats_per_char
+    last = events[-1]
+    assert not closing.is_best and isinstance(last, Finished)
+    assert last.best_step == run.pointed("best") == before.step == 10
+    assert session.state.memorising.rises == 0, "the closing evaluation ends nothing"
+
+
+def test_an_extended_run_compares_with_the_best_so_far(tmp_path: Path, corpus: Corpus) -> None:
+    run, session = toy_run(tmp_path, corpus, 3, eval_every=100)
+    list(Trainer(session, run).run(Never()))
+    assert run.pointed("best") == 3
+    run.unlock()
+    session = go_on(RunFolder(run.path), pytest.fail)
+    by_steps(session, run, 20)
+    list(Trainer(session, run).run(Never()))
+    assert run.pointed("best") == session.state.memorising.best_step == 23
+
+
+def test_a_best_whose_pointer_was_not_written_is_found_again(tmp_path: Path, corpus: Corpus) -> None:
+    """Killed between the checkpoint and the pointer to it."""
+    run, session = toy_run(tmp_path, corpus, 12)
+    list(Trainer(session, run).run(Never()))
+    (run.path / "best").unlink()
+    run.unlock()
+    go_on(RunFolder(run.path), pytest.fail)
+    assert run.pointed("best") == 12
+
+
+def test_each_evaluation_is_compared_with_the_baseline_on_its_own_windows(
+    tmp_path: Path, corpus: Corpus
+) -> None:
+    run, session = toy_run(tmp_path, corpus, 12, model={"counts": True, "counts_order": 4})
+    events = [e for e in Trainer(session, run).run(Never()) if isinstance(e, Evaluated)]
+    snapshot = read(run, "latest")
+    model, counts = predictor_of(snapshot), snapshot.counts
+    ids, rule = corpus.held_out, model.rule
+    assert model.counts is not None and counts is not None
+    for event, symbols in ((events[0], 100), (events[-1], len(ids))):
+        part = spread(rule, len(ids), symbols, corpus.held_out_chars)
+        alone = score_slice(CountsPredictor(model.counts, corpus.vocabulary), ids, part, rule=rule)
+        assert alone is not None and event.baseline_nats_per_char == pytest.approx(alone.nats_per_char)
+        assert event.difference == pytest.approx(event.nats_per_char - alone.nats_per_char)
+    ours, whole = score_slice(model, ids, part), alone
+    assert ours is not None and whole is not None
+    paired = ours.minus(whole)
+    assert events[-1].difference_error == pytest.approx(paired.standard_error, rel=1e-3)
+    nats = -CountsPredictor(model.counts, corpus.vocabulary).score(ids)
+    assert whole.sums.sum() == pytest.approx(nats[1:].sum()), "each symbol, by all of its context"
+
+
+def test_the_baseline_and_the_difference_are_shown_wherever_the_figure_is(charlm: Run) -> None:
+    words = ("--counts", "--steps", "12", "--eval-every", "5", "--eval-chars", "150")
+    trained = charlm("train", "ducks.txt", "--run", "ducks", *words, *FAST)
+    assert trained.code == 0, trained.err
+    for event in evaluations("ducks"):
+        bits = float(event["baseline_nats_per_char"]) / log(2)  # type: ignore[arg-type]
+        change = float(event["difference"]) / log(2)  # type: ignore[arg-type]
+        assert f"baseline {bits:.3f}, difference {change:+.3f} ±" in trained.err
+        assert f"<td>{bits:.4f}</td><td>{change:+.4f} ±" in Path("checkpoints/ducks/report.html").read_text()
+    assert f"{bits:.4f} bits/char there; difference {change:+.4f} ±" in trained.out
+    assert json.loads(charlm("info", "--json").out)["difference_from_baseline"] == pytest.approx(
+        change * log(2)
+    )
+    for shown in (trained.out, Path("checkpoints/ducks/report.html").read_text()):
+        assert "so it can lie above held-out" in shown and "own part of the text (one of 10)" in shown
+
+
+def test_windows_of_counts_are_pieces_of_their_score(tmp_path: Path, corpus: Corpus) -> None:
+    _, session = toy_run(tmp_path, corpus, 1, model={"counts": True, "counts_order": 4})
+    assert session.kneser_ney is not None
+    predictor, rule = CountsPredictor(session.kneser_ney, corpus.vocabulary), session.predictor.rule
+    ids = corpus.vocabulary.encode(TEXT[-700:] + "Ж" + TEXT[:50])
+    windows = [0, 3, 4, 9, rule.windows(len(ids)) - 1]
+    whole = predictor.score(ids)
+    for k, row in zip(windows, predictor.score_windows(ids, windows, rule), strict=True):
+        _, first, end = rule.window(k, len(ids))
+        assert np.allclose(row, whole[first:end])
