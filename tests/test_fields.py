@@ -151,6 +151,7 @@ def test_each_dialect_gives_its_texts(name: str, data: str | bytes, text: str) -
         ("a.tsv", f"id\ttext\n1\tone\n2\n{TABS}", "row 3, line 3, has 1 cell, too few for text"),
         ("a.csv", f"text,id,text\n1,one,2\n{ROWS}", "row 1, line 1, names 2 fields text; rename all but one"),
         ("a.csv", ROWS, "has no field text; --field can name: 3, line 3, or a column by its number"),
+        ("a.tsv", '"id"\t"text"\n"1"\t"one"\n', 'can name: "id", "text"; a .tsv has no quoting: name the file .csv'),
         ("a.json", '[{"text": "one"},\n{"text": 2}]', "line 2, has no text in text"),
         ("a.json", '[{"text": "one"},\n{"text": "two"', "line 2, has an element that is no JSON"),
         ("a.json", '[{"text": "one"},\n', "does not end"),
@@ -183,6 +184,7 @@ def test_what_may_be_a_mistake_is_said() -> None:
     _, notes = field_of("a.csv", f'id,text\n1,"one\n2,two\n3,three"\n{ROWS}')
     assert any("row 2, line 2, has a cell in quotes over lines that each look like a row" in n for n in notes)
     assert not any("look like a row" in n for n in field_of("b.csv", f'id,text\n1,"one\ntwo"\n{ROWS}')[1])
+    assert not field_of("d.csv", "id,text\n" + "".join(f'{i},"line {i}"\n' for i in range(40)))[1]
     _, notes = field_of("a.tsv", f'id\ttext\n1\t"one ""1"""\n{TABS}')
     assert any("cells that stand in quotes: 1" in note for note in notes)
     assert "cells divided by semicolons" in str(field_of("c.csv", "id;text\n" + ROWS.replace(",", ";"))[1])

@@ -287,6 +287,7 @@ class Fields:
         column, with_header = self._column(header)
         if form.delimiter != "," and form.quoted:
             self.notes.append(f"cells divided by {_DELIMITERS.get(form.delimiter, one_line(form.delimiter))}")
+        stretch.end(0, self._row, self._begin)  # of the header, which is no row
         row = self._next(rows) if with_header else header
         quoted = 0
         while row is not None:
@@ -352,9 +353,10 @@ class Fields:
                 f"column {int(self._name)} is read from the first row on, as of a table without header"
             )
             return int(self._name) - 1, False
-        raise self._wrong(
-            self._lacks(header, header) + ", or a column by its number where there is no header", row=True
-        )
+        by_number = ", or a column by its number where there is no header"
+        if self._name in [cell.strip('"') for cell in header]:
+            by_number = "; a .tsv has no quoting: name the file .csv if quotes enclose its cells"
+        raise self._wrong(self._lacks(header, header) + by_number, row=True)
 
     def _cells_of(self, row: list[str]) -> str:
         return f"{len(row)} cell{'s' * (len(row) != 1)}"
