@@ -260,7 +260,7 @@ class TextConfig(Settings):
     lowercase: Annotated[bool, "Read capitals as small letters."] = False
     collapse_spaces: Annotated[bool, "Read spaces and tabs in a row as one space."] = False
     include: Annotated[str | None, "In folders, only files whose names match, such as '*.txt'."] = None
-    field: Annotated[str | None, "Of JSON lines, .csv and .tsv: the field that holds the text."] = None
+    field: Annotated[str | None, "Field of JSON lines, .json, .csv and .tsv that holds the text."] = None
     encoding: Annotated[str | None, "The text's encoding; by default UTF-8, or what its mark says."] = None
     units: Annotated[
         str,

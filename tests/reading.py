@@ -28,4 +28,6 @@ def refused(
         read_source(["t"], encoding=encoding)
     message = str(caught.value)
     assert all(fragment in message for fragment in fragments), message
-    assert "\n" not in message and message.endswith((".", "?"))
+    sentence, *guesses = message.split("\n")
+    assert sentence.endswith((".", "?")) or guesses
+    assert all(guess.startswith("  --encoding ") for guess in guesses)

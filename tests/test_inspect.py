@@ -187,7 +187,8 @@ def test_what_cannot_be_read_gets_one_sentence(
         Path("t.txt").write_bytes(data)
     code, out, err = charlm("inspect", "t.txt", *args)
     assert code == (2 if args else 3) and not out
-    assert said in err and err.strip().splitlines()[-1].startswith("error: ")
+    error, *guesses = err[err.index("error: ") :].strip().splitlines()
+    assert said in error and all(line.startswith("  --encoding ") for line in guesses)
 
 
 def test_of_a_long_text_a_sample_is_read_and_said(charlm: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def command(
     root = checkpoints_root(checkpoints)
     if not vary:
         _refuse_what_needs_vary(ctx, settings)
-        _without_training(root, names or [], on, settings["encoding"], as_json)
+        _without_training(root, names or [], on, settings["encoding"], settings["field"], as_json)
         return
     if on is not None:
         raise UsageError("--on is for two trained runs, and cannot act with --vary")
@@ -88,7 +88,7 @@ def command(
 
 def _refuse_what_needs_vary(ctx: typer.Context, settings: dict[str, Any]) -> None:
     """UsageError for an option that only acts where something is trained."""
-    for name in ("time", "steps", "seeds", "run", *(s for s in settings if s != "encoding")):
+    for name in ("time", "steps", "seeds", "run", *(s for s in settings if s not in ("encoding", "field"))):
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise UsageError(
@@ -118,7 +118,7 @@ def _axes(ctx: typer.Context, vary: list[str]) -> dict[str, list[Any]]:
 
 
 def _without_training(
-    root: Path, names: list[str], on: str | None, encoding: str | None, as_json: bool
+    root: Path, names: list[str], on: str | None, encoding: str | None, field: str | None, as_json: bool
 ) -> None:
     """Two trained runs side by side, or a comparison that was made before."""
     from charlm.checkpoint.run_folder import has_run
@@ -127,7 +127,7 @@ def _without_training(
         from charlm.cli.compare_two import compare_two
 
         check_files("compare", [on] if on is not None else [], root)
-        compare_two(root, (names[0], names[1]), on, encoding, as_json=as_json)
+        compare_two(root, (names[0], names[1]), on, encoding, field, as_json=as_json)
         return
     if len(names) == 1:
         from charlm.studies.comparison import find  # here and below: torch is slow to import
@@ -137,8 +137,10 @@ def _without_training(
             from charlm.cli.compare_show import show
             from charlm.studies.comparison import corpus_of, read
 
-            if on is not None or encoding is not None:
-                raise UsageError("--on and --encoding are for two runs; a comparison has its own text")
+            if (on, encoding, field) != (None, None, None):
+                raise UsageError(
+                    "--on, --encoding and --field are for two runs; a comparison has its own text"
+                )
             comparison = read(folder)
             try:
                 corpus = corpus_of(comparison).corpus

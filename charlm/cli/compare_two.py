@@ -1,29 +1,43 @@
 """`charlm compare RUN-A RUN-B`: two trained runs on the same text, and where each is the better one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from charlm.cli.chosen import chosen, corpus_of_run
-from charlm.cli.console import count, foreign, print_json, table, text_of, warn
-from charlm.cli.evaluate import as_read, read_texts
+from charlm.checkpoint.snapshot import Snapshot
+from charlm.cli.chosen import chosen, corpus_of_run, text_config
+from charlm.cli.console import count, foreign, note_files, print_json, table, text_of, warn
+from charlm.config import TextConfig
 from charlm.context import ContextRule
 from charlm.errors import TextError, UsageError
 from charlm.evaluation.intervals import too_few
 from charlm.evaluation.report import Evaluation, evaluate
 from charlm.evaluation.yardsticks import Yardstick
+from charlm.settings import settings_of
 from charlm.studies.side_by_side import Passage, SideBySide, side_by_side
+from charlm.terminal import one_line
+from charlm.text.file_reader import read_as_run
 from charlm.text.vocabulary import without_ends
+
+READING = ("field", "encoding", "separator", "normalize", "newlines", "lowercase", "collapse_spaces")
+"""Settings that shape the characters of a text that is read."""
 
 
 def compare_two(
-    root: Path, names: tuple[str, str], on: str | None, encoding: str | None, *, as_json: bool
+    root: Path,
+    names: tuple[str, str],
+    on: str | None,
+    encoding: str | None,
+    field: str | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Score both on the same text and show how they differ. Raises CheckpointError and UsageError."""
-    if encoding is not None and on is None:
-        raise UsageError("--encoding cannot act without --on FILE")
+    for option, value in (("--encoding", encoding), ("--field", field)):
+        if value is not None and on is None:
+            raise UsageError(f"{option} cannot act without --on FILE")
     runs = [chosen(root, name, None) for name in names]
     corpora = [corpus_of_run(snapshot, needed=on is None) for snapshot, _, _ in runs]
-    texts = read_texts([on], encoding) if on is not None else None
-    if texts is None:
+    if on is None:
         first, second = corpora
         assert first is not None and second is not None
         held_out = [first.held_out_text(), second.held_out_text()]
@@ -34,7 +48,15 @@ def compare_two(
         named = f"held-out part of {text_of(runs[0][0].run)}"
         read = [[(named, text)] for text in held_out]
     else:
-        read = [as_read(texts, snapshot) for snapshot, _, _ in runs]
+        sources = [
+            read_as_run([on], text_config(snapshot), encoding=encoding, field=field)
+            for snapshot, _, _ in runs
+        ]
+        note_files(dict.fromkeys(note for source in sources for note in source.notes))
+        read = [source.named for source in sources]
+        texts_alone = [[without_ends(text) for _, text in texts] for texts in read]
+        if texts_alone[0] != texts_alone[1]:
+            raise UsageError(_read_differently(names, [snapshot for snapshot, _, _ in runs], on))
     if not any(text for _, text in read[0]):
         raise TextError("there is no text to compare them on; name one with --on FILE")
     pair = zip(runs, read, corpora, strict=True)
@@ -49,6 +71,21 @@ def compare_two(
         print_json(found.to_json())
     else:
         _show(found)
+
+
+def _read_differently(names: tuple[str, str], snapshots: Sequence[Snapshot], on: str) -> str:
+    """Why two runs cannot be compared on a file: by which settings each reads it."""
+    settings = [setting for setting in settings_of(TextConfig) if setting.name in READING]
+    configs = [text_config(snapshot) for snapshot in snapshots]
+    ways = []
+    for name, config in zip(names, configs, strict=True):
+        differing = [s for s in settings if len({getattr(c, s.name) for c in configs}) > 1]
+        said = ", ".join(f"{s.name} {getattr(config, s.name) or 'none'}" for s in differing)
+        ways.append(f"{name} with {said}")
+    return (
+        f"{one_line(on)} is another text to each run, so their figures cannot be compared: {' and '.join(ways)}. "
+        "Compare runs that read text alike"
+    )
 
 
 def _show(found: SideBySide) -> None:

@@ -2,26 +2,31 @@
 
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from charlm.cli.chosen import chosen
+from charlm.cli.chosen import chosen, text_config
 from charlm.cli.console import checkpoints_root, count, print_json, say, table, warn
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, Run, Which
 from charlm.errors import ResourceError, UsageError
+from charlm.settings import settings_of
 from charlm.terminal import one_line
 
 if TYPE_CHECKING:
     from charlm.compression.compress import Progress
+    from charlm.config import TextConfig
 
 T = TypeVar("T")
 Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="The file to make.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT if it is there.")]
+
+CHANGING = ("normalize", "newlines", "lowercase", "collapse_spaces")
+"""Settings that change the characters of a text."""
 
 EXAMPLES = """Examples:
   charlm compress chapter.txt -o chapter.clm              by the newest run
@@ -57,6 +62,8 @@ def command(
             f"{one_line(file)} is not UTF-8: the byte at offset {count(done.not_text)} is part of no character. "
             "It is compressed exactly, but no smaller where it is not text"
         )
+    for note in _read_otherwise(file, data, header.encoding, text_config(snapshot)):
+        warn(f"{one_line(file)}{note}")
     write(target, done.data)
     facts: dict[str, Any] = {
         "bytes": header.bytes,
@@ -71,6 +78,28 @@ def command(
         print_json({"schema": 1, "run": name, "checkpoint": {"which": which, "step": header.step}, **facts})
     else:
         show(f"{name}, {which}, step {header.step}", facts)
+
+
+def _read_otherwise(path: str, data: bytes, encoding: str, config: "TextConfig") -> Iterator[str]:
+    """How the file differs from what the run would read of it: it is kept whole, so that it comes back exactly."""
+    from charlm.text.fields import form_of
+    from charlm.text.normal import normal
+
+    text = data.decode(encoding or "utf-8", "replace")
+    kept = "is compressed as it is, so that the same bytes come back"
+    if encoding:
+        yield f" is read as {encoding}, and the same bytes come back"
+    if config.field is not None and form_of(path, text, config.field) is not None:
+        yield f" {kept}: what is beside the field {one_line(config.field)}, which the run reads alone, costs more"
+    if normal(text, config) != text:
+        options = ", ".join(
+            setting.option
+            for setting in settings_of(type(config))
+            if setting.name in CHANGING and getattr(config, setting.name) != setting.default
+        )
+        yield f" {kept}: what {options} changed in the run's text costs more"
+    if config.documents != "none":
+        yield f" {kept}: it is not divided into documents, as the run's text is, so where one begins costs more"
 
 
 def show(run: str, facts: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 EXAMPLES = """Examples:
   charlm eval                               the newest run on its held-out text
   charlm eval chapter.txt --run novels      any text
+  charlm eval posts.jsonl --field body      a field of its records
   charlm eval --part test                   what --test kept back, once all is chosen
   charlm eval --stride 64 --json            as data; stride = block: blocks without overlap
   charlm eval --online                      also with what learns as it reads, to compare with xz and ppmd
@@ -46,7 +47,18 @@ Part = Annotated[
 ]
 
 Encoding = Annotated[
-    str | None, typer.Option(metavar="NAME", help="The encoding of the files; by default UTF-8.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Encoding of the files. [default: UTF-8 where they are valid UTF-8, else the one trained on]",
+    ),
+]
+Field = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Field of JSON lines, .json, .csv and .tsv to score. [default: the one trained on; other files are read as plain text]",
+    ),
 ]
 PerChar = Annotated[
     str | None,
@@ -83,6 +95,7 @@ def command(
     part: Part = None,
     online: Learning = False,
     encoding: Encoding = None,
+    field: Field = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
@@ -92,19 +105,18 @@ def command(
     """
     _check_part(part, files)
     check_files("eval", files or [], checkpoints_root(checkpoints))
-    texts = read_texts(files, encoding) if files else None
+    _refuse_without_files(files, encoding=encoding, field=field)
     snapshot, name, which = _opened(checkpoints, run, checkpoint)
     if online:
         _check_learns(snapshot)
     from charlm.context import ContextRule
     from charlm.evaluation.report import evaluate
 
+    texts = read_texts(files, snapshot, encoding, field) if files else None
     corpus = corpus_of_run(snapshot, needed=texts is None)
     if texts is None:
         assert corpus is not None
         texts = [_text_of_part(corpus, part or "held-out", text_of(snapshot.run))]
-    else:
-        texts = as_read(texts, snapshot)
     try:
         rule = ContextRule.of_model(snapshot.model_config, stride)
     except ValueError as error:
@@ -160,6 +172,13 @@ def _check_part(part: str | None, files: list[str] | None) -> None:
         raise UsageError(f"--part {one_line(part or '')} is none; there are held-out and test")
 
 
+def _refuse_without_files(files: list[str] | None, **options: str | None) -> None:
+    """UsageError for an option on how files are read where none was named."""
+    for name, value in options.items():
+        if value is not None and not files:
+            raise UsageError(f"--{name} {one_line(value)} says how files are read, and none was named")
+
+
 def _text_of_part(corpus: "Corpus", part: str, name: str) -> tuple[str, str]:
     """The name and the text of a part; TextError where the run has none."""
     from charlm.text.vocabulary import without_ends
@@ -172,21 +191,15 @@ def _text_of_part(corpus: "Corpus", part: str, name: str) -> tuple[str, str]:
     return f"{part} part of {name}", text
 
 
-def read_texts(files: list[str], encoding: str | None) -> list[tuple[str, str]]:
-    """Name and text of each file that has any; what was noticed is said."""
-    from charlm.text.source import read_source
+def read_texts(
+    files: list[str], snapshot: "Snapshot", encoding: str | None, field: str | None
+) -> list[tuple[str, str]]:
+    """Name and text of each file that has any, read as the run read its own; what was noticed is said."""
+    from charlm.text.file_reader import read_as_run
 
-    source = read_source(files, encoding=encoding)
+    source = read_as_run(files, text_config(snapshot), encoding=encoding, field=field)
     note_files(source.notes)
-    return [(file.name, file.text) for file in source.files if file.text]
-
-
-def as_read(texts: list[tuple[str, str]], snapshot: "Snapshot") -> list[tuple[str, str]]:
-    """The texts as the run read its own, each by itself."""
-    from charlm.text import documents
-
-    config = text_config(snapshot)
-    return [(name, documents.as_read(text, config)) for name, text in texts]
+    return source.named
 
 
 def _write_per_char(path: Path, evaluation: "Evaluation") -> None:

@@ -1,6 +1,7 @@
 """`charlm train --from RUN`: what is taken over from that run, and what is said of it."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from charlm.training.origin import Origin
 
 OF_FILES = ("val_file", "include", "field", "encoding", "min_count")
-"""Settings of a text that are of its own files, or of what is new in it: they are not taken over."""
+"""Settings of a text that are of its own files, or of what is new in it: they may be other ones."""
 OF_SPLIT = ("val", "test", "split")
 
 
@@ -57,6 +58,22 @@ def take_text_settings(origin: "Origin", settings: dict[str, Any], given: set[st
             f"val and test are {settings['val'] + settings['test']:g} together, and were {was.val + was.test:g} in "
             f"{origin.name}: documents that were held out would be trained on; leave them out, or give more"
         )
+
+
+def take_reading(origin: "Origin", names: Sequence[str], settings: dict[str, Any], given: set[str]) -> None:
+    """Read the new files as the old ones were read, where they are of the same kind, and say so."""
+    from charlm.text.fields import holds_records  # here: numpy is slow to import
+    from charlm.text.finding import find_files
+
+    was, name = origin.text, one_line(origin.name)
+    if was.include and "include" not in given and any(map(os.path.isdir, names)):
+        settings["include"] = was.include
+        say(f"reading only files that match {was.include}, as {name} did; --include chooses others")
+    if was.field is None or "field" in given or not names:
+        return
+    if any(holds_records(str(path)) for path in find_files(names)):
+        settings["field"] = was.field
+        say(f"reading the field {one_line(was.field)} of each record, as {name} did; --field chooses another")
 
 
 def _refused(origin: "Origin", option: str, name: str, value: Any, before: Any) -> UsageError:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.chosen import chosen, text_config
-from charlm.cli.console import checkpoints_root, foreign, print_json, say, warn, warn_of_slow_parts
+from charlm.cli.console import (
+    checkpoints_root,
+    foreign,
+    note_files,
+    print_json,
+    say,
+    warn,
+    warn_of_slow_parts,
+)
 from charlm.cli.mistakes import text_is_prompt
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, build, one_run, with_settings
 from charlm.config import SamplingConfig
@@ -106,6 +114,8 @@ def command(
     compiling = begin()  # beside the import of torch
     snapshot, _, _ = chosen(checkpoints_root(checkpoints), run, checkpoint)
     lacking: dict[str, int] = {}
+    if prompt_file is not None:
+        given = _from_file(prompt_file, snapshot)
     if given is not None:
         given, lacking = _as_the_run_reads(given, snapshot, map_lookalikes)
     if config.seed is None and config.temperature > 0:
@@ -142,16 +152,7 @@ def _run(argument: str | None, option: str | None, root: Path) -> str | None:
 def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
     if prompt is not None and prompt_file is not None:
         raise UsageError("--prompt and --prompt-file were both given; give one of them")
-    if prompt_file is not None:
-        from charlm.text.source import read_source
-
-        prompt = read_source([prompt_file]).text
-        if prompt.endswith(("\n", "\r")):
-            warn(
-                "the prompt ends with a newline, the last character of the file, so the sample starts on a new "
-                "line; to continue the last line, remove that newline (printf writes none) or use --prompt"
-            )
-    elif prompt is not None:
+    if prompt is not None:
         prompt = unescaped(prompt)
     if prompt is not None and not prompt.isascii():
         from charlm.text.vocabulary import first_surrogate
@@ -160,6 +161,21 @@ def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
         if at is not None:
             raise UsageError(f"the prompt is not valid text: what stands at character {at} is no character")
     return prompt
+
+
+def _from_file(name: str, snapshot: "Snapshot") -> str:
+    """A prompt from a file, read as the run read its text, as one document."""
+    from charlm.text.file_reader import read_as_run
+
+    config = replace(text_config(snapshot), documents="none", separator=None, split="tail")
+    source = read_as_run([name], config)
+    note_files(source.notes)
+    if source.text.endswith(("\n", "\r")):
+        warn(
+            "the prompt ends with a newline, the last character of the file, so the sample starts on a new "
+            "line; to continue the last line, remove that newline (printf writes none) or use --prompt"
+        )
+    return source.text
 
 
 def _as_the_run_reads(prompt: str, snapshot: "Snapshot", map_lookalikes: bool) -> tuple[str, dict[str, int]]:

@@ -9,7 +9,7 @@ import typer
 
 from charlm.cli.config_file import read_config
 from charlm.cli.console import checkpoints_root, count, note_files, say, table
-from charlm.cli.going_on import as_before, origin_of, say_origin, take_text_settings, told
+from charlm.cli.going_on import as_before, origin_of, say_origin, take_reading, take_text_settings, told
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import Checkpoints, From, VerifyCache, Which, budget_seconds, build, with_settings
 from charlm.cli.reading import check_named, load_text, say_text, take_customary_split
@@ -110,6 +110,7 @@ def _configurations(
     given = told(ctx, settings)
     if before is not None:
         take_text_settings(before, settings, given)
+        take_reading(before, names, settings, given)
     take_customary_split(names, settings)
     model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
     if before is not None:

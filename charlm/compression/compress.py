@@ -22,7 +22,7 @@ from charlm.compression.coder import Decoder, Encoder
 from charlm.compression.container import Header, Model, differences, pack, streams_for, unpack
 from charlm.compression.frequencies import Bounds, bounds
 from charlm.compression.kernels import means, one_thread
-from charlm.compression.spelling import spell, unspell
+from charlm.compression.spelling import MARKED, spell, unspell
 from charlm.errors import CheckpointError, TextError
 from charlm.predictor import Predictor
 from charlm.predictor_of import predictor_of
@@ -51,7 +51,7 @@ class Compressed:
 
 def compressing(data: bytes, snapshot: Snapshot) -> Generator[Progress, None, Compressed]:
     """Compress the bytes of a file; any will do, but only text like the model's becomes small."""
-    spelled = spell(data, snapshot.vocabulary)
+    spelled = spell(data, snapshot.vocabulary, snapshot.run["text"].get("encoding"))
     predictor = predictor_of(snapshot)
     n_streams = streams_for(spelled.chars)
     with one_thread():
@@ -67,6 +67,7 @@ def compressing(data: bytes, snapshot: Snapshot) -> Generator[Progress, None, Co
             sha256=hashlib.sha256(data).hexdigest(),
             payload_bytes=len(payload),
             payload_crc32=zlib.crc32(payload),
+            encoding=spelled.encoding,
         )
     return Compressed(pack(header, payload), header, spelled.not_text)
 
@@ -82,8 +83,11 @@ def decompressing(file: bytes, label: str, snapshot: Snapshot) -> Generator[Prog
     with one_thread():
         _refuse_others(header, snapshot, predictor, label)
         ids = yield from decoding(predictor, payload, header.symbols, header.streams)
-    data = unspell(ids, snapshot.vocabulary)
-    if hashlib.sha256(data).hexdigest() != header.sha256:
+    try:
+        data = unspell(ids, snapshot.vocabulary, header.encoding)
+    except UnicodeError:  # of characters that the file did not have
+        data = None
+    if data is None or hashlib.sha256(data).hexdigest() != header.sha256:
         raise TextError(
             f"{one_line(label)} did not give back what was compressed: its SHA-256 differs, so nothing was "
             "written. The file is damaged, or this machine computes otherwise in a way it does not tell."
@@ -181,6 +185,12 @@ def model_of(snapshot: Snapshot) -> Model:
 def _refuse_others(header: Header, snapshot: Snapshot, predictor: Predictor, label: str) -> None:
     """CheckpointError unless everything is as it was when the file was made."""
     label = one_line(label)
+    known = ("", *MARKED, snapshot.run["text"].get("encoding"))
+    if header.encoding not in known:
+        raise CheckpointError(
+            f"{label} is of a text in {one_line(header.encoding)}, which is not the encoding of this run's text. "
+            "Name the run it was made with, by --run and --checkpoint."
+        )
     other = differences(header.model, model_of(snapshot))
     if other:
         named = ", ".join(

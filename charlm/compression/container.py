@@ -74,10 +74,13 @@ class Header:
     sha256: str  # of the original
     payload_bytes: int
     payload_crc32: int
+    encoding: str = ""  # of the original, where that was decoded from another than UTF-8
 
     def to_json(self) -> dict[str, Any]:
         """One flat object."""
         own = {name: value for name, value in vars(self).items() if name not in ("means", "model")}
+        if not self.encoding:
+            del own["encoding"]
         return {**asdict(self.means), **asdict(self.model), **own}
 
 
@@ -139,6 +142,7 @@ def _header(plain: bytes, label: str) -> Header:
         values = strict_json.parse(plain, label)
     except CheckpointError as error:
         raise TextError(str(error)) from None
+    values = {"encoding": "", **values}
     wanted = {field.name: field.type for kind in (Means, Model, Header) for field in fields(kind)}
     wanted = {name: kind for name, kind in wanted.items() if kind in (str, int)}
     if values.keys() != wanted.keys():
@@ -150,8 +154,9 @@ def _header(plain: bytes, label: str) -> Header:
         if type(value) is not kind or not 0 <= (len(value) if kind is str else value) <= high:
             raise _damaged(label, f"{name} in its header cannot be")
     header = Header(means=_part(Means, values), model=_part(Model, values), **values)
-    bounds = (header.chars <= LONGEST * header.symbols, header.symbols <= header.bytes)
-    if not (header.chars <= header.bytes <= 4 * header.chars and all(bounds)):
+    utf8 = 4 * header.chars if header.encoding else header.bytes  # at most so many bytes of UTF-8
+    bounds = (header.chars <= LONGEST * header.symbols, header.symbols <= utf8 <= 4 * header.chars)
+    if not (header.chars <= utf8 and all(bounds)):
         raise _damaged(label, "the lengths in its header contradict each other")
     if header.streams != streams_for(header.chars):
         raise _damaged(label, "streams in its header does not fit its length")

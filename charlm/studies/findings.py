@@ -11,6 +11,7 @@ from charlm.evaluation.overlap import PASSAGE
 from charlm.studies.characters import Character
 from charlm.studies.forms import SPACES, mixed_quotes
 from charlm.terminal import command_line
+from charlm.text.fields import is_table, listed
 from charlm.text.vocabulary import END, MIN_COUNT_FROM
 from charlm.training.counting import FEWEST
 
@@ -24,7 +25,6 @@ RARE, LEAST_RARE, RARE_SHARE = 5, 20, 0.1
 SPARED = 3
 """Other characters that may be spelled in bytes for the sake of controls."""
 SHOWN = 3
-TABLES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ def _misread(found: "Examination", config: TextConfig) -> Found:
 def _records(found: "Examination", config: TextConfig) -> Found:
     if config.field is not None:
         return
-    names = [name for name in found.look.named if name.lower().endswith(TABLES)]
     lines = found.sampled.split("\n")[:SHOWN]
-    if names and len(names) == len(found.look.named):
-        yield Finding("records", "It is a table.", "--field NAME", "reads one of its columns only")
+    if found.look.named and all(map(is_table, found.look.named)):
+        text = f"It is a table, with the fields {listed(dict.fromkeys(found.look.fields))}."
+        yield Finding("records", text, "--field NAME", "reads one of its columns only")
         return
     try:
         records = [json.loads(line) for line in lines if line.strip(END + " \r")]

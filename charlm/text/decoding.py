@@ -38,12 +38,6 @@ _ZIPPED = (
     (b"application/epub+zip", "an e-book (epub)", _SAVE),
     (b"application/vnd.oasis.opendocument", "an OpenDocument file", _SAVE),
 )
-# The encodings texts are really in, the likelier first where several read a text alike.
-# Among all that Python knows, charset-normalizer takes Latin-1 French for Macintosh Polish.
-_WINDOWS = [f"cp{page}" for page in (1252, 1250, 1251, 1253, 1254, 1255, 1256, 1257, 1258)]
-_ASIAN = ["cp932", "euc_jp", "gb18030", "big5", "cp949"]
-_LIKELY = [*_WINDOWS, "koi8_r", "iso8859_2", *_ASIAN]
-_LEGACY = ["mac_roman", "cp437", "cp850", "cp866"]  # tried last: Windows quotes look like them
 
 
 def check_codec(encoding: str) -> None:
@@ -76,7 +70,7 @@ def decode(data: bytes, label: str, encoding: str | None = None) -> tuple[str, l
         text = str(memoryview(data)[len(mark) :], codec)  # no copy of the bytes
     except UnicodeDecodeError as error:
         raise invalid(data, label, codec, error, len(mark)) from None
-    return text, [dropped(codec)] if mark else []
+    return text, [dropped(codec)] if mark else unlike_ascii(data)
 
 
 def dropped(codec: str = "") -> str:
@@ -171,15 +165,15 @@ def _unmarked(sample: bytes) -> str | None:
     more, fewer = max(big, little), min(big, little)
     # Scripts beyond Latin-1 show NUL bytes at spaces only; as UTF-8 they are mostly controls.
     controls = sum(byte < 9 or 13 < byte < 32 for byte in sample)
-    if controls * 5 < len(sample) and _reads(sample, "utf-8"):
+    if controls * 5 < len(sample) and reads(sample, "utf-8"):
         return None
     if len(sample) % 2 or more < 2 or fewer * 10 > more or more * 100 < len(sample):
         return None
     codec = "utf-16-le" if little > big else "utf-16-be"
-    return codec if _reads(sample, codec) else None
+    return codec if reads(sample, codec) else None
 
 
-def _reads(sample: bytes, codec: str, *, whole: bool = False) -> bool:
+def reads(sample: bytes, codec: str, *, whole: bool = False) -> bool:
     """Whether `codec` reads the sample; unless it is `whole`, it may end within a character."""
     try:
         codecs.getincrementaldecoder(codec)().decode(sample, whole)
@@ -221,13 +215,11 @@ def _remedy(data: bytes, start: int, codec: str) -> str:
     mark, marked = mark_of(data)
     if mark and not codec.startswith(marked[:6]):
         return f"It begins with the byte order mark of {marked}: leave --encoding out."
-    if codec != "utf-8" and _reads(data, "utf-8", whole=True):
+    if codec != "utf-8" and reads(data, "utf-8", whole=True):
         return "It is valid UTF-8: leave --encoding out."
     if codec.startswith(("utf-16", "utf-32")):
         return "It is cut short or damaged: get the whole file again, or try another --encoding."
     sample = _lines_around(data, start)
-    if b"\0" in sample:
-        return "It has NUL bytes too, so it is probably not text; give a file of text instead."
     text = sample.decode("utf-8", "replace")
     damaged = text.count("\ufffd")
     if sum(c > "\x7f" for c in text) > 2 * damaged:
@@ -235,10 +227,29 @@ def _remedy(data: bytes, start: int, codec: str) -> str:
             "The text around it is valid UTF-8, so it is damaged there: repair it, or drop such"
             " bytes with iconv -c -f utf-8 -t utf-8."
         )
-    guess = _guess(data, sample)
-    if guess:
-        return f"It looks like {guess}; to read it so, add --encoding {guess}."
+    from charlm.text.guessing import guesses  # here: only for what is no text so far
+
+    found = guesses(data, start)
+    if found:
+        best = found[0].encoding
+        lines = [f"\n  --encoding {guess.encoding:<14}{one_line(guess.line)}" for guess in found]
+        return f"It looks like {best}; to read it so, add --encoding {best}. A line as it would read:{''.join(lines)}"
+    if b"\0" in sample:
+        return "It has NUL bytes too, so it is probably not text; give a file of text instead."
     return "If it is text, name its encoding with --encoding; if not, give a file of text instead."
+
+
+def unlike_ascii(data: bytes) -> list[str]:
+    """What is said of text that is ASCII only because its encoding writes other characters by escapes."""
+    from charlm.text.guessing import seven_bit
+
+    guess = seven_bit(data) if data.isascii() else None
+    if guess is None:
+        return []
+    return [
+        f"looks like {guess.encoding}, and was read as the ASCII that writes it; --encoding {guess.encoding} "
+        f"reads it as: {one_line(guess.line)}"
+    ]
 
 
 def _lines_around(data: bytes, start: int) -> bytes:
@@ -246,25 +257,3 @@ def _lines_around(data: bytes, start: int) -> bytes:
     if first:  # whole lines, since half a character misleads
         first = data.find(b"\n", first, start) + 1 or first
     return data[first : data.rfind(b"\n", start, last) + 1 or last]
-
-
-def _guess(data: bytes, sample: bytes) -> str | None:
-    for candidates, threshold in ((_LIKELY, 0.2), (_LIKELY + _LEGACY, 0.3)):
-        for name in _ranked(sample, candidates, threshold):
-            if _reads(data, name, whole=True):
-                return name
-    return None
-
-
-def _ranked(sample: bytes, candidates: list[str], threshold: float) -> list[str]:
-    try:
-        from charset_normalizer import from_bytes
-    except ImportError:
-        return []
-    matches = from_bytes(sample, cp_isolation=candidates, threshold=threshold)
-    ranked: dict[str, None] = {}
-    for match in matches:
-        alike = [m for m in matches if (m.chaos, m.coherence) == (match.chaos, match.coherence)]
-        names = {name for m in alike for name in m.could_be_from_charset}
-        ranked.update(dict.fromkeys(name for name in candidates if name in names))
-    return list(ranked)

@@ -9,7 +9,6 @@ import numpy as np
 from charlm.config import TextConfig
 from charlm.terminal import unescaped
 from charlm.text.codes import Codes, codes_of
-from charlm.text.normal import normal
 from charlm.text.stream import Block
 from charlm.text.vocabulary import END_POINT
 
@@ -126,11 +125,6 @@ class Marker:
     def digest(self) -> str:
         """A hash of where all documents end."""
         return self._digest.hexdigest()
-
-
-def as_read(text: str, config: TextConfig) -> str:
-    """A text in memory as a run reads it: changed as its settings say, with END where documents end."""
-    return marked_text([normal(text, config)], config)
 
 
 def marked_text(files: Iterable[str], config: TextConfig) -> str:

@@ -16,6 +16,8 @@ from charlm.text.finding import STDIN
 
 WHOLE = 1 << 18
 """Bytes up to which all of a file is hashed."""
+READING = 2
+"""Raised where the same files and settings give another text, or other notes, than before."""
 _SAMPLES, _SAMPLE = 64, 1 << 12
 
 
@@ -34,6 +36,7 @@ class Known:
         named = json.dumps(
             [
                 FORMAT,
+                READING,
                 [os.path.abspath(path) for path in paths],
                 config.to_json(),
                 *[earlier] * bool(earlier),

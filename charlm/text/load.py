@@ -9,7 +9,7 @@ from charlm.config import TextConfig
 from charlm.text.corpus import Corpus, reopen
 from charlm.text.decoding import check_codec
 from charlm.text.documents import with_ends
-from charlm.text.fields import Fields
+from charlm.text.file_reader import FileReader, as_it_stands
 from charlm.text.finding import STDIN, Note, expand
 from charlm.text.kernels import Kernels
 from charlm.text.known import Known
@@ -20,7 +20,7 @@ from charlm.text.preparation import Preparation, Watch
 from charlm.text.remarks import grouped, remarks
 from charlm.text.respect import Earlier
 from charlm.text.source import label_of, refuse_empty
-from charlm.text.stream import Block, TextStream
+from charlm.text.stream import Block
 
 MANUAL = "python-manual"
 """The name of a run on the manual."""
@@ -69,7 +69,8 @@ def load(
     main = (
         files.blocks(paths, preparation.lines) if paths else with_ends(normalised(_manual(), config), config)
     )
-    val = files.blocks(val_paths, preparation.lines) if val_paths else None
+    fits = frozenset(("encoding", "field"))  # which were given for the text, whose kind this may not be
+    val = files.blocks(val_paths, preparation.lines, fits) if val_paths else None
     corpus = preparation.corpus(main, val, check=verify)
     if look is not None:
         look.counts, look.marks = preparation.counts, preparation.marks
@@ -116,33 +117,37 @@ class _Files:
             self.total = None if self._look.partial else self.total
         return paths
 
-    def blocks(self, paths: Sequence[str], lines: Callable[[], int]) -> Iterator[Block]:
-        """Their text; `lines` tells how much of it there was. Raises TextError where there is none."""
-        any_text, records = False, self._config.documents == "line"
+    def blocks(
+        self, paths: Sequence[str], lines: Callable[[], int], fits: frozenset[str] = frozenset()
+    ) -> Iterator[Block]:
+        """Their text; `lines` tells how much of it there was, `fits` is as in FileReader.
+
+        Raises TextError where there is none.
+        """
+        any_text = False
         for path in paths:
             before, label = lines(), label_of(path)
             if self._look is not None and self._look.partial:
                 label = f"{label}, of which pieces were read,"
-            so_far: Callable[[], int] = lambda before=before: lines() - before  # type: ignore[misc]  # noqa: E731
-            stream = TextStream(
+            reader = FileReader(
                 path,
-                label,
-                self._config.encoding,
-                lines=lambda: so_far(),  # noqa: B023  asked for while this file is read
+                self._config,
+                fits=fits,
+                label=label,
+                lines=lambda before=before: lines() - before,  # type: ignore[misc]
                 watch=self._take,
                 excerpt=self._look.excerpt(path) if self._look else None,
                 kernels=self.kernels,
             )
-            blocks = stream.blocks()
-            if self._config.field is not None:
-                fields = Fields(self._config.field, path, label, apart=records)
-                so_far, blocks = (lambda fields=fields: fields.lines), fields.blocks(blocks)  # type: ignore[misc]
-            for block in with_ends(normalised(blocks, self._config), self._config):
+            for block in reader.blocks():
                 any_text = any_text or bool(block.utf8)
                 yield block
-            self.notes += [(path, note) for note in stream.notes]
+            self.notes += [(path, note) for note in reader.notes]
+            if reader.record_fields is not None and self._look is None:
+                self.notes.append((path, as_it_stands(path, reader.record_fields)))
             if self._look is not None:
-                self._look.read(path, stream)
+                self._look.read(path, reader.stream)
+                self._look.fields += reader.record_fields or []
         if not any_text:
             raise refuse_empty(paths)
 

@@ -76,6 +76,7 @@ class Look:
     def __init__(self) -> None:
         self.files: list[FileRead] = []
         self.named: tuple[str, ...] = ()  # all files that were meant, read or not
+        self.fields: list[str] = []  # of files of records that are read as they stand
         self.sample = Sample()
         self.counts: Counts = np.zeros(0, np.int64)  # of each code point
         self.marks: Marks | None = None

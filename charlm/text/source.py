@@ -34,6 +34,11 @@ class SourceText:
         """The files joined in order, with nothing between them."""
         return "".join(file.text for file in self.files)
 
+    @property
+    def named(self) -> list[tuple[str, str]]:
+        """Name and text of each file that has any."""
+        return [(file.name, file.text) for file in self.files if file.text]
+
 
 def read_source(
     names: Sequence[str], *, encoding: str | None = None, stdin: BinaryIO | None = None

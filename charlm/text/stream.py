@@ -15,9 +15,11 @@ from charlm.text.decoding import (
     dropped,
     invalid,
     mark_of,
+    reads,
     refuse_other_formats,
     refuse_unmarked,
     surrogate,
+    unlike_ascii,
     unlike_its_mark,
 )
 from charlm.text.decompression import compression, decompress
@@ -73,6 +75,7 @@ class TextStream:
         label: str,
         encoding: str | None = None,
         *,
+        usual: str | None = None,
         stdin: BinaryIO | None = None,
         lines: Callable[[], int] = lambda: 0,
         watch: Callable[[int], None] = lambda taken: None,
@@ -81,9 +84,11 @@ class TextStream:
     ) -> None:
         """`lines` tells how many lines the blocks so far held; `watch` is told of bytes taken.
 
+        `usual`: the encoding of a text that has no byte order mark and does not begin as UTF-8 does.
         `excerpt`: what is read of it, where that is not all. `kernels` decode a long text.
         """
         self._path, self._label, self._encoding, self._stdin = path, label, encoding, stdin
+        self._usual = usual
         self._excerpt, self._kernels = excerpt, kernels
         self._lines, self._watch = lines, watch
         self._size: int | None = None
@@ -102,14 +107,29 @@ class TextStream:
         for piece in pieces:
             head.append(piece)
             if sum(map(len, head)) > WHOLE:
+                self._choose_encoding(b"".join(head))
                 yield from self._decoded(head, pieces)
                 return
         data = b"".join(head)
+        self._choose_encoding(data)
         self._note_codec(data)
         text, said = decode(data, self._label, self._encoding)
         self.notes += said + ([] if text else ["empty"])
         if text:
             yield Block(text.encode(), text)
+
+    def _choose_encoding(self, begin: bytes) -> None:
+        """Take the usual encoding, unless a mark or characters of UTF-8 say otherwise."""
+        if self._usual is None or not begin or self._usual == "utf-8":
+            return
+        mark, codec = mark_of(begin)
+        if mark or (not begin.isascii() and reads(begin, "utf-8")):
+            self.notes.append(
+                f"read as {codec}, which it is, and not as {self._usual}, as the run's text was"
+            )
+        else:
+            self._encoding = self._usual
+            self.notes.append(f"read as {self._usual}, as the run's text was")
 
     def _note_codec(self, data: bytes) -> None:
         mark, marked = mark_of(data)
@@ -168,6 +188,7 @@ class TextStream:
             self.notes.append(dropped(codec))
         elif self._encoding is None:
             refuse_unmarked(begin, label)
+            self.notes += unlike_ascii(begin)
         if codecs.lookup(codec).name in _NOT_IN_PIECES:
             text, said = decode(begin + b"".join(rest), label, codec)
             self.notes += said

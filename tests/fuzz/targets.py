@@ -155,7 +155,7 @@ def fields(data: bytes) -> None:
     text = data.decode("utf-8", "replace").replace("\ud800", "")
     cut = len(text) // 3
     pieces = [piece for piece in (text[:cut], text[cut:]) if piece]
-    for name in ("a.jsonl", "a.csv", "a.tsv"):
+    for name in ("a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt"):
         with suppress(TextError):
             blocks = [Block(piece.encode(), piece) for piece in pieces]
             found = list(Fields("t", name, "a file", apart=True).blocks(blocks))

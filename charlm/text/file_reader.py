@@ -1,0 +1,135 @@
+"""A file read as the settings of a run say: decoded, its field taken, changed, its documents told apart."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import BinaryIO
+
+from charlm.config import TextConfig
+from charlm.errors import ResourceError
+from charlm.terminal import one_line
+from charlm.text.decoding import check_codec
+from charlm.text.documents import Marker, with_ends
+from charlm.text.excerpts import Excerpt
+from charlm.text.fields import BEGINNING, Fields, form_of, is_table, listed, names_of
+from charlm.text.finding import expand
+from charlm.text.kernels import Kernels
+from charlm.text.normal import normalised
+from charlm.text.remarks import grouped
+from charlm.text.source import FileText, SourceText, label_of, refuse_empty
+from charlm.text.stream import Block, TextStream
+
+
+def read_as_run(
+    names: Sequence[str],
+    config: TextConfig,
+    *,
+    encoding: str | None = None,
+    field: str | None = None,
+    stdin: BinaryIO | None = None,
+) -> SourceText:
+    """Read what `names` mean as a run with these settings reads its own text, documents' ends marked.
+
+    An `encoding` or a `field` that is given holds for every file; those of the run for the files that
+    they fit: a file of UTF-8 is read as that, and one without records as plain text, which is said.
+    Raises as `read_source`.
+    """
+    if encoding is not None:
+        check_codec(encoding)
+    fits = {name for name, given in (("encoding", encoding), ("field", field)) if given is None}
+    config = replace(config, encoding=encoding or config.encoding, field=field or config.field)
+    paths, notes = expand(names, config.include if any(os.path.isdir(name) for name in names) else None)
+    if config.include is not None and any(os.path.isdir(name) for name in names):
+        notes.append((names[0], f"only files that match {config.include} are read, as in the run's text"))
+    files = []
+    for path in paths:
+        reader, marker = FileReader(path, config, fits=fits, stdin=stdin), Marker()
+        try:
+            pieces = [marker.mark(block).astype("<u4").tobytes() for block in reader.blocks()]
+            text = b"".join(pieces).decode("utf-32-le", "surrogatepass")
+        except MemoryError:
+            raise ResourceError(
+                f"{label_of(path)} does not fit into memory. Give less text, or use a larger machine."
+            ) from None
+        files.append(FileText(name=path, text=text))
+        notes += [(path, note) for note in reader.notes]
+        if reader.record_fields is not None:
+            notes.append((path, as_it_stands(path, reader.record_fields)))
+    if not any(file.text for file in files):
+        raise refuse_empty(paths)
+    return SourceText(files=tuple(files), notes=tuple(grouped(notes)))
+
+
+class FileReader:
+    """One file as a run reads it: decoded, its field taken, changed, and told where documents end.
+
+    `notes`: what is to be said of it, complete once it is read. `lines`: ends of lines read so far.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        config: TextConfig,
+        *,
+        fits: set[str] | frozenset[str] = frozenset(),
+        label: str | None = None,
+        lines: Callable[[], int] = lambda: 0,
+        stdin: BinaryIO | None = None,
+        watch: Callable[[int], None] = lambda taken: None,
+        excerpt: Excerpt | None = None,
+        kernels: Kernels | None = None,
+    ) -> None:
+        """`fits`: of `encoding` and `field`, what is done without where the file is of another kind."""
+        self._path, self._label, self._config, self._fits = path, label or label_of(path), config, fits
+        self._lines, self._notes = lines, list[str]()
+        self.record_fields: list[str] | None = None  # of a file of records that is read as it stands
+        self._fields: Fields | None = None
+        usual = config.encoding if "encoding" in fits else None
+        self.stream = TextStream(
+            path,
+            self._label,
+            None if usual else config.encoding,
+            usual=usual,
+            stdin=stdin,
+            lines=lambda: self.lines(),
+            watch=watch,
+            excerpt=excerpt,
+            kernels=kernels,
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the file."""
+        return [*self.stream.notes, *self._notes, *(self._fields.notes if self._fields else [])]
+
+    def lines(self) -> int:
+        """How many lines were read so far."""
+        return self._lines() if self._fields is None else self._fields.lines
+
+    def blocks(self) -> Iterator[Block]:
+        """Its text. Raises TextError where it cannot be read so."""
+        config = self._config
+        stream = self.stream.blocks()
+        first = next(stream, None)  # no more, so that lines are counted rightly where a later one is no text
+        begin = "" if first is None else first.text[:BEGINNING]
+        blocks: Iterable[Block] = stream if first is None else chain([first], stream)
+        name, optional = config.field, "field" in self._fits
+        if name is None:
+            self.record_fields = names_of(self._path, begin) if begin else None
+        elif optional and form_of(self._path, begin, name) is None:
+            self._notes.append(f"read as plain text, since it has no records with a field {one_line(name)}")
+            config = replace(config, field=None)
+        else:
+            self._fields = Fields(name, self._path, self._label, apart=config.documents == "line")
+            blocks = self._fields.blocks(blocks)
+            if optional:
+                self._notes.append(f"its field {one_line(name)} is read, as in the run's text")
+        yield from with_ends(normalised(blocks, config), config)
+
+
+def as_it_stands(path: str, fields: Sequence[str]) -> str:
+    """What is said of a file whose records, with these fields, are read with all that encloses their texts."""
+    kind = "a table" if is_table(path) else "JSON"
+    has = f": {listed(fields)}" if fields else ""
+    return f"{kind}, read as it stands, with ids, {'delimiters' if kind == 'a table' else 'braces'} and quotes; --field reads one of its fields only{has}"
