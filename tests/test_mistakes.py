@@ -63,7 +63,28 @@ def test_what_is_missing_is_said_with_an_example(charlm: Charlm, words: tuple[st
     assert lacks in result.err and re.search(rf"charlm {words[0]} |charlm {words[0]}\n", result.err)
 
 
-OTHER_NAMES = ["", "train --lr:--learning-rate --max-iters:--steps --max_iters:--steps --batch:--batch-size --batch_size:--batch-size", "train --epochs:--steps --epochs:--time --num_train_epochs:--time --max_steps:--steps --learning_rate:--learning-rate", "train --n_layer:--n-layer --init_from:--from --out_dir:--checkpoints --output_dir:--checkpoints --dtype:--precision", "train --wandb_log:metrics.jsonl --fp16:--precision --bf16:--precision --context:--block-size --ctx-size:--block-size", "train --per_device_train_batch_size:--batch-size --layers:--n-layer --heads:--n-head --hidden:--n-embd --dim:--n-embd", "train --iters:--steps --gpu:--device --cpu:--device --input:charlm --file:charlm --name:--run --model:--from --resume:resume", "train --help-all:--help --verbose:standard --top-k:sample --prompt:sample --weight_decay:--weight-decay --json_:--json", "train -rnn_size:--n-embd -num_layers:--n-layer -seq_length:--block-size -lr:--learning-rate --grad_clip:--clip", "train --eval_interval:--eval-every --warmup_iters:--schedule --d_model:--n-embd --gradient_accumulation_steps:--accumulation", "train --early-stopping:--patience --val-split:--val --num-workers:--threads --column:--field --rope:--position", "sample --top_k:--top-k --num-samples:--samples --max-new-tokens:--length --n-predict:--length -primetext:--prompt", "sample -temperature:--temperature --temp:--temperature --model:--run --start:--prompt --output:standard --file:--prompt-file", "sample --steps:train --lr:train --learning-rate:train --n-layr:train --gpu:CPU --greedy:--temperature -num_layers:train", "eval --model:--run --input:charlm --surprisal:--per-char --ckpt:--checkpoint --format:--json --context:--stride", "compress --output:--out --model:--run --overwrite:--force --prompt:sample", "info --jsn:--json --name:--run", "resume --max_steps:--steps --epochs:--steps --minutes:--time --lr:train", "compare --lr:--learning-rate --against:charlm", ""]
+OTHER_NAMES = [
+    "",
+    "train --lr:--learning-rate --max-iters:--steps --max_iters:--steps --batch:--batch-size --batch_size:--batch-size",
+    "train --epochs:--steps --epochs:--time --num_train_epochs:--time --max_steps:--steps --learning_rate:--learning-rate",
+    "train --n_layer:--n-layer --init_from:--from --out_dir:--checkpoints --output_dir:--checkpoints --dtype:--precision",
+    "train --wandb_log:metrics.jsonl --fp16:--precision --bf16:--precision --context:--block-size --ctx-size:--block-size",
+    "train --per_device_train_batch_size:--batch-size --layers:--n-layer --heads:--n-head --hidden:--n-embd --dim:--n-embd",
+    "train --iters:--steps --gpu:--device --cpu:--device --input:charlm --file:charlm --name:--run --model:--from --resume:resume",
+    "train --help-all:--help --verbose:standard --top-k:sample --prompt:sample --weight_decay:--weight-decay --json_:--json",
+    "train -rnn_size:--n-embd -num_layers:--n-layer -seq_length:--block-size -lr:--learning-rate --grad_clip:--clip",
+    "train --eval_interval:--eval-every --warmup_iters:--schedule --d_model:--n-embd --gradient_accumulation_steps:--accumulation",
+    "train --early-stopping:--patience --val-split:--val --num-workers:--threads --column:--field --rope:--position",
+    "sample --top_k:--top-k --num-samples:--samples --max-new-tokens:--length --n-predict:--length -primetext:--prompt",
+    "sample -temperature:--temperature --temp:--temperature --model:--run --start:--prompt --output:standard --file:--prompt-file",
+    "sample --steps:train --lr:train --learning-rate:train --n-layr:train --gpu:CPU --greedy:--temperature -num_layers:train",
+    "eval --model:--run --input:charlm --surprisal:--per-char --ckpt:--checkpoint --format:--json --context:--stride",
+    "compress --output:--out --model:--run --overwrite:--force --prompt:sample",
+    "info --jsn:--json --name:--run",
+    "resume --max_steps:--steps --epochs:--steps --minutes:--time --lr:train",
+    "compare --lr:--learning-rate --against:charlm",
+    "",
+]
 
 
 @pytest.mark.parametrize("line", [line for line in OTHER_NAMES if line])
@@ -144,7 +165,9 @@ def test_a_command_of_another_tool_gets_ours(charlm: Charlm, typed: str, meant: 
 def test_a_value_of_another_tool_gets_ours(charlm: Charlm, words: str, meant: str) -> None:
     result = charlm("train", "ducks.txt", *words.split(" "))
     assert result.code == 2 and result.out == ""
-    assert re.search(rf"(did you mean |write |has |for a [^:]*: |word: ){re.escape(meant)}(\W|$)", result.err), result.err
+    assert re.search(
+        rf"(did you mean |write |has |for a [^:]*: |word: ){re.escape(meant)}(\W|$)", result.err
+    ), result.err
 
 
 def test_the_same_advice_comes_from_a_file_and_for_vary(charlm: Charlm) -> None:
