@@ -13,11 +13,13 @@ from charlm.cli.chosen import chosen
 from charlm.cli.console import checkpoints_root, count, print_json, say, table, warn
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, threads_option
-from charlm.errors import ResourceError, UsageError
-from charlm.terminal import one_line
+from charlm.errors import CheckpointError, ResourceError, UsageError
+from charlm.terminal import bars_disabled, one_line
 
 if TYPE_CHECKING:
+    from charlm.checkpoint.snapshot import Snapshot
     from charlm.compression.compress import Progress
+    from charlm.text.vocabulary import Ids
 
 T = TypeVar("T")
 Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="The file to make.")]
@@ -64,6 +66,9 @@ def command(
             f"{one_line(file)} is not UTF-8: the byte at offset {count(done.not_text)} is part of no character. "
             "It is compressed exactly, but no smaller where it is not text"
         )
+    seen = _in_training_too(done.ids, snapshot)
+    if seen is not None:
+        warn(f"{seen}; text that the model has not seen compresses less")
     write(target, done.data)
     facts: dict[str, Any] = {
         "bytes": header.bytes,
@@ -75,9 +80,23 @@ def command(
         "chars_per_second": round(header.chars / seconds, 1),
     }
     if as_json:
+        facts["warnings"] = [] if seen is None else [seen]
         print_json({"schema": 1, "run": name, "checkpoint": {"which": which, "step": header.step}, **facts})
     else:
         show(f"{name}, {which}, step {header.step}", facts)
+
+
+def _in_training_too(ids: "Ids", snapshot: "Snapshot") -> str | None:
+    """What is to be said where the file stands in the text that the run was trained on, as eval says it."""
+    from charlm.evaluation.overlap import about_overlap, overlap
+    from charlm.training.texts import corpus_of
+
+    try:
+        corpus = corpus_of(snapshot)
+    except CheckpointError as error:
+        warn(f"{error}; so it is not known whether this file stands in it")
+        return None
+    return about_overlap([overlap(corpus.train, ids)], snapshot.vocabulary.word)
 
 
 def show(run: str, facts: dict[str, Any]) -> None:
@@ -122,7 +141,7 @@ def carried_through(work: "Generator[Progress, None, T]") -> tuple[T, float]:
     from tqdm import tqdm
 
     started = perf_counter()
-    with tqdm(unit=" symbols", unit_scale=True, disable=None, file=sys.stderr, leave=False) as bar:
+    with tqdm(unit=" symbols", unit_scale=True, disable=bars_disabled(), file=sys.stderr, leave=False) as bar:
         while True:
             try:
                 progress = next(work)

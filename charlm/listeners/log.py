@@ -1,8 +1,10 @@
 """`metrics.jsonl`: every event of a run, a JSON object a line."""
 
 import json
+import re
 from contextlib import suppress
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,21 @@ class MetricsLog:
         """Write one event; a full disk costs the log a line, never the run."""
         with suppress(OSError):
             files.append(self._path, _line({"event": type(event).__name__, **asdict(event)}))
+
+
+def row_of(event: Event) -> dict[str, Any]:
+    """An event as `charlm train --json` prints it: `went_back` and the like as its type, and its fields."""
+    kind = re.sub(r"(?<!^)([A-Z])", r"_\1", type(event).__name__).lower()
+    return {"type": kind, **asdict(event)}
+
+
+def finite(value: Any) -> Any:
+    """The same plain value with null for each number that JSON does not have: nan and the infinities."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    return [finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def cut_log(run: Path, name: str, step: int) -> None:

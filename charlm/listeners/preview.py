@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from charlm import files
 from charlm.listeners.log import cut_log
-from charlm.terminal import colour, visible
+from charlm.terminal import colour, is_quiet, visible
 from charlm.training.events import Evaluated, Event
 
 NAME = "samples.jsonl"
@@ -34,9 +34,10 @@ class Preview:
             f"{event.nats_per_char / log(2):.3f} ± {event.standard_error / log(2):.3f} bits/char held-out"
         )
         title = f"step {event.step}: {figure}, {event.chars:,} of {event.of_chars:,} characters"
-        with tqdm.external_write_mode(file=sys.stderr):
-            shown = _indented(visible(text, dim=colour(sys.stderr)))
-            print(_bold(title), shown, "", sep="\n", file=sys.stderr, flush=True)
+        if not is_quiet():
+            with tqdm.external_write_mode(file=sys.stderr):
+                shown = _indented(visible(text, dim=colour(sys.stderr)))
+                print(_bold(title), shown, "", sep="\n", file=sys.stderr, flush=True)
         with suppress(OSError):  # on a full disk the report lacks this sample
             files.append(self._path, json.dumps({"step": event.step, "text": text}).encode() + b"\n")
 
