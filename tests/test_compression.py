@@ -1,5 +1,6 @@
 """Compression: exact both ways, as small as the model's score says, and refused by name where it cannot be."""
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -165,18 +166,28 @@ def test_a_text_is_divided_by_its_length() -> None:
     assert [streams_for(n) for n in (0, 39_999, 40_000, 10**9)] == [1, 1, 2, 64]
 
 
-@pytest.mark.parametrize("name", [*Means.__dataclass_fields__, *Model.__dataclass_fields__])
+@pytest.mark.parametrize(
+    "name", [*sorted(set(Means.__dataclass_fields__) - {"threads"}), *Model.__dataclass_fields__]
+)
 def test_whatever_differs_is_refused_by_its_name(
     snapshot: Snapshot, compressed: Compressed, name: str
 ) -> None:
     header, payload = unpack(compressed.data, "a file")
     for part in ("means", "model"):
         if name in getattr(header, part).__dataclass_fields__:
-            changed = replace(getattr(header, part), **{name: 7 if name == "threads" else "x\x1b"})
+            changed = replace(getattr(header, part), **{name: "x\x1b"})
             header = replace(header, **{part: changed})
     with pytest.raises(CheckpointError, match=rf"\b{name} ") as caught:
         back(pack(header, payload), snapshot)
     assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("threads", [0, 1 << 20])
+def test_threads_that_cannot_be_are_damage(snapshot: Snapshot, compressed: Compressed, threads: int) -> None:
+    header, payload = unpack(compressed.data, "a file")
+    header = replace(header, means=replace(header.means, threads=threads))
+    with pytest.raises(CharlmError, match="threads in its header"):
+        back(pack(header, payload), snapshot)
 
 
 def test_other_weights_are_refused_and_the_step_is_named(snapshot: Snapshot, compressed: Compressed) -> None:
@@ -287,7 +298,6 @@ def charlm(
 
 
 def test_the_commands(charlm: Callable[..., tuple[int, str, str]]) -> None:
-    import json
 
     sizes = ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4"]
     assert charlm("train", "ducks.txt", "--steps", "12", *sizes)[0] == 0
@@ -314,3 +324,20 @@ def test_the_commands(charlm: Callable[..., tuple[int, str, str]]) -> None:
     code, _, err = charlm("decompress", "other", "-o", "new")
     assert code == 4 and "torch 1.0" in err
     assert not Path("new").exists()
+
+
+def test_a_file_that_stands_in_the_training_text_is_said_to(
+    charlm: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    Path("t.txt").write_text(TEXT)
+    Path("new.txt").write_text("nothing of this kind was ever seen before by that model\n" * 3)
+    shape = "--n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --batch-size 4 --steps 1 --no-counts"
+    assert charlm("train", "t.txt", "--run", "seen", *shape.split())[0] == 0
+    for name, said in (("t.txt", True), ("new.txt", False)):
+        code, out, err = charlm("compress", name, "-o", "o.clm", "--force", "--json", "--run", "seen")
+        assert code == 0 and ("stands in the training part too" in err) == said
+        assert bool(json.loads(out)["warnings"]) == said
+    Path("t.txt").unlink()
+    charlm("cache", "--clear")
+    code, _, err = charlm("compress", "new.txt", "-o", "o.clm", "--force", "--run", "seen")
+    assert code == 0 and "not known whether this file stands in it" in err

@@ -1,7 +1,7 @@
 """Beginning a run, and going on with one: from a run's folder to a session that can be trained."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +14,10 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read_newest
 from charlm.config import TextConfig
 from charlm.errors import ResourceError
+from charlm.processors import available, use_threads
 from charlm.terminal import one_line
 from charlm.text import graphemes
 from charlm.text.load import Loaded
-from charlm.training.device import set_threads
 from charlm.training.going_on import go_on_from, old_text_again
 from charlm.training.kinds import AnySession, new_session, resumed_session
 from charlm.training.origin import Origin, main_chars, respected_facts
@@ -44,10 +44,11 @@ def begin(
     choice: Choice,
     command: str,
     origin: Origin | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> AnySession:
     """Write a new run's plan and what never changes; the session at step 0.
 
-    `command` is what was typed, for the record; `origin`, the run it goes on from, gives its weights.
+    `command` is what was typed, and `asked` the settings that were given, for the record; `origin`, the run it goes on from, gives its weights.
     Raises ResourceError where nothing can be written.
     """
     corpus = loaded.corpus
@@ -70,6 +71,7 @@ def begin(
         "text": {**text.to_json(), "val_file": text.val_file and str(Path(text.val_file).absolute())},
         "versions": versions(corpus.vocabulary.units),
         **({} if origin is None else {"from": origin.facts()}),
+        **({} if asked is None else {"asked": dict(asked)}),
     }
     session = new_session(corpus, choice, facts, beside)
     if origin is not None:
@@ -91,7 +93,13 @@ def go_on(run: RunFolder, warn: Callable[[str], None], threads: int | None = Non
     """
     run.lock()
     snapshot = read_newest(run, warn)
-    set_threads(threads or snapshot.training_config.threads)
+    began_with = snapshot.training_config.threads
+    used = use_threads(threads or began_with)
+    if threads is None and began_with is not None and available() < used:
+        warn(
+            f"this run began with {used} threads, and this process may use {available()} CPUs: with --threads "
+            f"{available()} it would be faster, though not bit for bit the same"
+        )
     beside = [text.train for text in texts_beside(snapshot.run).values()]
     session = resumed_session(snapshot, corpus_of(snapshot), read_plan(run), beside)
     run.point_to_best(session.state.memorising.best_step)
