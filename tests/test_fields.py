@@ -134,6 +134,7 @@ TWO = "one\ntwo, or 2\n"
         ("a.tsv", f"text\n{LINES}", LINES),
         ("a.json", ' \n[ {"text": "one"},\n {"id": [{"text": 1}], "text": "two"} ]\n', "one\ntwo\n"),
         ("a.json", '{"text": "one"}\n{"text": "two"}\n', "one\ntwo\n"),
+        ("a.json", '{\n "text": "one"\n}\n{\n "text": "two"\n}\n', "one\ntwo\n"),
     ],
 )  # fmt: skip
 def test_each_dialect_gives_its_texts(name: str, data: str | bytes, text: str) -> None:
@@ -153,9 +154,9 @@ def test_each_dialect_gives_its_texts(name: str, data: str | bytes, text: str) -
         ("a.csv", ROWS, "has no field text; --field can name: 3, line 3, or a column by its number"),
         ("a.tsv", '"id"\t"text"\n"1"\t"one"\n', 'can name: "id", "text"; a .tsv has no quoting: name the file .csv'),
         ("a.json", '[{"text": "one"},\n{"text": 2}]', "line 2, has no text in text"),
-        ("a.json", '[{"text": "one"},\n{"text": "two"', "line 2, has an element that is no JSON"),
+        ("a.json", '[{"text": "one"},\n{"text": "two"', "line 2, is no JSON"),
         ("a.json", '[{"text": "one"},\n', "does not end"),
-        ("a.json", '[{"text": "one"},\n' + "[" * 100_000, "line 2, has an element that is no JSON"),
+        ("a.json", '[{"text": "one"},\n' + "[" * 100_000, "line 2, is no JSON"),
     ],
 )  # fmt: skip
 def test_what_is_no_table_is_said_with_its_row_and_what_to_do(name: str, data: str, said: str) -> None:

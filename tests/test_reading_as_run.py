@@ -227,3 +227,29 @@ def test_records_read_as_they_stand_are_said_with_their_fields(
 def test_prose_gets_no_word_of_fields(charlm: Run) -> None:
     Path("a.txt").write_text('{a brace, and "quotes", a;b\tc}\n[1] a note, and more\n' * 60)
     assert "--field" not in charlm("train", "a.txt", "--mixer", "none").err
+
+
+def test_compressing_says_what_it_keeps_that_the_run_does_not_read(charlm: Run) -> None:
+    text = "Noël a lu\tl'Été à Orléans.\r\n" * 40
+    Path("a.txt").write_bytes(text.encode("cp1252"))
+    Path("mark.txt").write_bytes(text.encode("utf-16"))
+    words = (
+        "--encoding",
+        "cp1252",
+        "--lowercase",
+        "--newlines",
+        "lf",
+        "--documents",
+        "line",
+        "--mixer",
+        "none",
+    )
+    assert charlm("train", "a.txt", *words).code == 0
+    for file, codec in (("a.txt", "cp1252"), ("mark.txt", "utf-16-le")):
+        made = charlm("compress", file, "-o", f"{file}.clm", "--json")
+        assert made.code == 0 and f"{file} is read as {codec}, and the same bytes come back" in made.err
+        assert "what --newlines, --lowercase changed in the run's text costs more" in made.err
+        assert "not divided into documents" in made.err and "is not UTF-8" not in made.err
+        assert json.loads(made.out)["chars"] == len(text) + (file == "mark.txt")
+        assert charlm("decompress", f"{file}.clm", "-o", f"{file}.again").code == 0
+        assert Path(f"{file}.again").read_bytes() == Path(file).read_bytes()

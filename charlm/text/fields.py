@@ -39,9 +39,9 @@ _WRITE_TWICE = (
 
 @dataclass(frozen=True)
 class Form:
-    """How the records of a file are written: JSON lines, a JSON array, or a table with its delimiter."""
+    """How the records of a file are written: JSON lines, other JSON, or a table with its delimiter."""
 
-    kind: str  # "lines", "array" or "table"
+    kind: str  # "lines", "values" (of a JSON array, or one after another) or "table"
     delimiter: str = ""
     quoted: bool = False  # may cells stand in quotes? In a .tsv they may not
     spaced: bool = False  # does a space follow each delimiter?
@@ -76,13 +76,21 @@ def form_of(path: str, begin: str, name: str = "") -> Form | None:
     if suffix in TABLES:
         return _table(lines, name)
     if suffix in JSON or first.lstrip().startswith("{"):
-        form = Form("array" if suffix == ".json" and first.lstrip().startswith("[") else "lines")
+        form = Form("values" if suffix == ".json" and not _is_object(first) else "lines")
         return form if suffix in JSON or _names_of(form, begin) is not None else None
     if name and lines:
         table = _table(lines, name)
         header = _header(table, lines)
         return table if len(header) > 1 and name in header else None
     return None
+
+
+def _is_object(line: str) -> bool:
+    """Is a line a whole JSON object?"""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def names_of(path: str, begin: str) -> list[str] | None:
@@ -133,7 +141,8 @@ def _rows(form: Form, lines: Iterable[str], *, strict: bool = True) -> Iterator[
 def _names_of(form: Form, begin: str) -> list[str] | None:
     if form.kind == "table":
         return _header(form, [line for line in _first_lines(begin) if line.strip()])
-    start = begin.lstrip()[form.kind == "array" :].lstrip()
+    start = begin.lstrip()
+    start = start[1:].lstrip() if form.kind == "values" and start.startswith("[") else start
     try:
         record = json.JSONDecoder().raw_decode(start)[0]
     except (ValueError, RecursionError):
@@ -174,7 +183,9 @@ class Fields:
         begin, pieces = "".join(begun), chain(begun, texts_of)
         form = form_of(self._path, begin, self._name) or Form("lines")
         texts: Iterator[str]
-        if form.kind == "array":
+        if not begin:
+            return
+        if form.kind == "values":
             texts = map(self._value, self._elements(pieces))
         elif form.kind == "lines":
             texts = self._values(self._split(pieces))
@@ -234,7 +245,7 @@ class Fields:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise self._wrong(
-                    f"is no JSON ({error}); --field reads JSON lines, JSON arrays, .csv and .tsv"
+                    f"is no JSON ({error}); --field reads JSON lines, .json, .csv and .tsv"
                 ) from None
             yield self._value(record)
 
@@ -247,19 +258,20 @@ class Fields:
         return text
 
     def _elements(self, pieces: Iterable[str]) -> Iterator[Any]:
-        """The elements of a JSON array."""
+        """The elements of a JSON array, or JSON values one after another."""
         decoder, held, enough, before = json.JSONDecoder(), "", 0, 0
-        opened = closed = False
+        opened = array = closed = False
         for piece in chain(pieces, [None]):
             held += piece if piece and not closed else ""
-            if closed or (piece is not None and len(held) < enough):
+            if closed or (piece is not None and len(held) < enough) or not (opened or held.strip()):
                 continue
-            if not opened and "[" not in held:
-                continue
-            at, opened = 0 if opened else held.index("[") + 1, True
+            at = 0
+            if not opened:
+                opened, array = True, held.lstrip().startswith("[")
+                at = held.index("[") + 1 if array else 0
             while True:
                 start = _BETWEEN.match(held, at).end()  # type: ignore[union-attr]
-                closed = held.startswith("]", start)
+                closed = array and held.startswith("]", start)
                 if closed or start == len(held):
                     break
                 self.lines = before + held.count("\n", 0, start) + 1
@@ -267,14 +279,14 @@ class Fields:
                     record, end = decoder.raw_decode(held, start)
                 except (ValueError, RecursionError) as error:
                     if piece is None or len(held) - at > LONGEST_CELL or isinstance(error, RecursionError):
-                        raise self._wrong(f"has an element that is no JSON ({error})") from None
+                        raise self._wrong(f"is no JSON ({error})") from None
                     break
                 yield record
                 at = end
             before += held.count("\n", 0, at)
             held = held[at:]
             enough = 2 * len(held)  # decoded anew only once it is twice as long: linear in all
-        if not closed:
+        if array and not closed:
             raise self._wrong(
                 "is the last one read of a JSON array that does not end; get the whole file again"
             )

@@ -130,6 +130,6 @@ class FileReader:
 
 def as_it_stands(path: str, fields: Sequence[str]) -> str:
     """What is said of a file whose records, with these fields, are read with all that encloses their texts."""
-    kind = "a table" if is_table(path) else "JSON"
-    has = f": {listed(fields)}" if fields else ""
-    return f"{kind}, read as it stands, with ids, {'delimiters' if kind == 'a table' else 'braces'} and quotes; --field reads one of its fields only{has}"
+    table = is_table(path)
+    said = f"{'a table' if table else 'JSON'}, read as it stands, with ids, {'delimiters' if table else 'braces'} and quotes"
+    return f"{said}; --field reads one of its fields only: {listed(fields)}" if fields else said
