@@ -300,7 +300,9 @@ class SamplingConfig(Settings):
         float | None, "Leave out what is less likely than this share of the likeliest.", Range(0, 1)
     ] = None
     seed: Annotated[
-        int | None, "Random seed; the same seed gives the same text. [default: random]", Range(0, 2**63 - 1)
+        int | None,
+        "Random seed; the same seed gives the same text on the same machine. [default: random]",
+        Range(0, 2**63 - 1),
     ] = None
 
     def __post_init__(self) -> None:

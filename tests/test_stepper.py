@@ -16,7 +16,8 @@ from charlm.model.folded import LONGEST, Folded
 from charlm.model.language_model import LanguageModel
 from charlm.model.stepper import Stepper
 from charlm.predictor import TextState, TransformerPredictor
-from charlm.sampling.generate import Piece, generate
+from charlm.sampling.choose import odds
+from charlm.sampling.generate import Piece, generate, sample_text
 from tests.conftest import needed
 from tests.matrix import every_model, name_of
 from tests.test_predictor import VOCABULARY
@@ -84,6 +85,26 @@ def test_the_step_in_c_says_what_the_model_says(config: ModelConfig, B: int, lib
     assert isinstance(predictor.start(B).stepper, CStepper)
     fast, slow = (read(p, B, first=70, n=60) for p in (predictor, Plain(model, VOCABULARY)))
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("config", WIDER, ids=name_of)
+def test_a_draw_hardly_ever_falls_between_what_two_ways_of_computing_say(
+    config: ModelConfig, library: CDLL
+) -> None:
+    """So the same seed writes the same text elsewhere too, but for one in about so many characters."""
+    model = single(config)
+    ways = TransformerPredictor(model, VOCABULARY, library), TransformerPredictor(model, VOCABULARY)
+    in_c, in_numpy, in_torch = (
+        odds(read(way, 8, n=60).flatten(0, 1).numpy(), SamplingConfig())
+        for way in (*ways, Plain(model, VOCABULARY))
+    )
+    edges = [(p / p.sum(axis=1, keepdims=True)).cumsum(axis=1) for p in (in_c, in_numpy, in_torch)]
+    for other in edges[1:]:
+        assert np.abs(edges[0] - other).sum(axis=1).mean() < 1e-5
+    texts = {
+        sample_text(way, "the", SamplingConfig(seed=3), 200) for way in (*ways, Plain(model, VOCABULARY))
+    }
+    assert len(texts) == 1
 
 
 def test_the_compiled_step_leaves_small_numbers_as_they_are(library: CDLL) -> None:

@@ -1,5 +1,7 @@
 """Another number of threads: it is said, the data is the same, and the losses agree to the last bits."""
 
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from charlm import __main__
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.processors import use_threads
 from charlm.text.corpus import Corpus
@@ -66,3 +69,17 @@ def test_from_the_first_step_on_they_agree(tmp_path: Path, corpus: Corpus) -> No
         losses[n] = [event.loss for event in events if isinstance(event, Stepped)]
     assert losses[1] == pytest.approx(losses[2], rel=AGREE)
     assert losses[1] == pytest.approx(losses[3], rel=AGREE)
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_threads_that_wait_sleep_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    """Awake, they take the processor from what they wait for, beside any other program."""
+    monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"})
+    monkeypatch.setattr(sys, "argv", ["charlm", "--help"])
+    if given:
+        os.environ["OMP_WAIT_POLICY"] = given
+    with pytest.raises(SystemExit):
+        __main__.main()
+    assert os.environ["OMP_WAIT_POLICY"] == (given or "PASSIVE")

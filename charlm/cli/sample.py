@@ -99,7 +99,7 @@ def command(
     """Write text with a trained model.
 
     It streams to standard output as it is made. The seed is random unless given, and is printed on
-    standard error; the same seed gives the same text. A model that was trained with --documents starts
+    standard error; the same seed gives the same text on the same machine. A model that was trained with --documents starts
     a document with the prompt.
     """
     from charlm.compiled import begin
