@@ -33,6 +33,7 @@ from charlm.training.session import Session
 from charlm.training.signals import EXIT_CODES, StopSignals
 
 PREVIEW_CHARS = 120
+BASELINE_SHARE = 0.02  # of a run's time, at most, for scoring the baseline at the end
 
 
 def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Baseline | None) -> int:
@@ -41,6 +42,8 @@ def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Basel
     `counts`: the n-gram baseline, if there was time to count it.
     """
     trainer = trainer_of(session, run, pace, counts.model if counts else None)
+    if pace is not None and counts is not None:  # the closing evaluation scores the baseline, too
+        pace.afterwards += min(counts.seconds, BASELINE_SHARE * pace.budget)
     # The page there may be is of another step. Should this be killed, `resume` makes that of the last one.
     with suppress(OSError):
         files.remove_file(run.path / REPORT)
