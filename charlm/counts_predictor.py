@@ -11,7 +11,7 @@ from charlm.context import ContextRule
 from charlm.counts.grams import Keys
 from charlm.counts.kneser_ney import KneserNey
 from charlm.counts.prior import log_next
-from charlm.counts.scoring import probabilities, probabilities_at
+from charlm.counts.scoring import AT_ONCE, probabilities, probabilities_at
 from charlm.predictor import Scores
 from charlm.text.vocabulary import Ids, Vocabulary
 from charlm.unseen import ESCAPE
@@ -43,16 +43,16 @@ class CountsPredictor:
     ) -> Iterator[Scores]:
         """For each of these windows of the rule, the log-probabilities of the ids it scores."""
         rule = rule or self.rule
-        bounds = [rule.window(k, len(ids)) for k in windows]
-        if not bounds:
-            return
-        places = np.concatenate([np.arange(first, end) for _, first, end in bounds])
-        most = None
-        if rule.counts_bound:
-            most = np.concatenate([np.arange(first, end) - start for start, first, end in bounds])
-        scores = self._known(probabilities_at(self.model, ids, places, most), ids[places])
-        ends = np.cumsum([end - first for _, first, end in bounds])
-        yield from np.split(scores, ends[:-1])
+        at_once = max(1, AT_ONCE // rule.block_size)
+        for i in range(0, len(windows), at_once):
+            bounds = [rule.window(k, len(ids)) for k in windows[i : i + at_once]]
+            places = np.concatenate([np.arange(first, end) for _, first, end in bounds])
+            most = None
+            if rule.counts_bound:
+                most = np.concatenate([np.arange(first, end) - start for start, first, end in bounds])
+            scores = self._known(probabilities_at(self.model, ids, places, most), np.asarray(ids[places]))
+            ends = np.cumsum([end - first for _, first, end in bounds])
+            yield from np.split(scores, ends[:-1])
 
     def start(self, batch_size: int) -> Keys:
         """The state before anything was read: the contexts, (B,)."""

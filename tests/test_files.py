@@ -198,6 +198,6 @@ ALLOWED = {
     ("loop.py", "self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)"),
     (
         "counts_trainer.py",
-        "self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=False)",
+        "self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)",
     ),
 }

@@ -1,5 +1,7 @@
 """What counts alone make of a run's held-out text, before it is trained: the line that it is held against."""
 
+from time import perf_counter
+
 from charlm.cli.console import say
 from charlm.cli.words import several
 from charlm.evaluation.intervals import too_few
@@ -27,11 +29,13 @@ def counts_line(session: AnySession, budget: float | None) -> Baseline | None:
         most, source = int(seconds * SYMBOLS_PER_SECOND), CHOSEN
         memory = session.training_config.counts_memory << 20
         built = count_training_part(corpus.vocabulary, corpus.train, memory=memory, most=most)
+    started = perf_counter()
     stick = stick_of_ids(built, corpus.vocabulary, corpus.held_out, corpus.held_out_chars)
+    seconds = perf_counter() - started
     limits = f"; {stick.limits}" if stick.limits else ""
     say(
         f"baseline: {stick.bits_per_char:.3f} bits/char on all held-out text, by {KNESER_NEY} n-grams with "
         f"{several(stick.order or 0, corpus.vocabulary.word)} of context, {source}{limits}"
         f"{too_few(corpus.held_out_chars)}. Each evaluation scores it on its own windows"
     )
-    return Baseline(stick, built.model)
+    return Baseline(stick, built.model, seconds)

@@ -46,6 +46,7 @@ from charlm.training.signals import EXIT_CODES, StopSignals
 PREVIEW_CHARS = 120
 EVENTS_SCHEMA = 1
 """Of the rows that `train --json` and `resume --json` print."""
+BASELINE_SHARE = 0.02  # of a run's time, at most, for scoring the baseline at the end
 
 
 def follow(
@@ -62,6 +63,8 @@ def follow(
     the events instead of the table at the end.
     """
     trainer = trainer_of(session, run, pace, counts.model if counts else None)
+    if pace is not None and counts is not None:  # the closing evaluation scores the baseline, too
+        pace.afterwards += min(counts.seconds, BASELINE_SHARE * pace.budget)
     # The page there may be is of another step. Should this be killed, `resume` makes that of the last one.
     with suppress(OSError):
         files.remove_file(run.path / REPORT)

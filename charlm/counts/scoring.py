@@ -44,14 +44,10 @@ def share_of_level(level: Level, packing: Packing, order: int, keys: Keys) -> tu
 
 
 def probabilities_at(model: KneserNey, ids: Ids, places: Index, most: Index | None = None) -> Numbers:
-    """The same at ascending places (N,); by at most so many symbols of context each, (N,), if given."""
-    found = np.zeros(len(places))
-    for i in range(0, len(places), AT_ONCE):
-        some = places[i : i + AT_ONCE]
-        runs = np.split(some, np.flatnonzero(np.diff(some) != 1) + 1)
-        keys = [model.packing.pack(ids, int(run[0]), int(run[-1]) + 1, model.order + 1) for run in runs]
-        bound = None if most is None else most[i : i + AT_ONCE]
-        found[i : i + len(some)] = _of_keys(model, np.concatenate(keys), bound)
+    """The same at places (N,), N > 0; by at most so many symbols of context each, (N,), if given."""
+    runs = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
+    keys = [model.packing.pack(ids, int(run[0]), int(run[-1]) + 1, model.order + 1) for run in runs]
+    found = _of_keys(model, np.concatenate(keys), most)
     found[ids[places] >= model.packing.n_symbols] = 0
     return found
 

@@ -46,6 +46,7 @@ class Baseline:
 
     stick: Yardstick
     model: KneserNey
+    seconds: float  # that scoring it took
 
 
 def yardsticks(
@@ -78,7 +79,7 @@ def compressors(training_text: Callable[[], str] | None, plain: str) -> dict[str
         found["xz"] = "the training text is no longer there"
     elif len(plain) < FEWEST_HELD_OUT:  # what it adds to a compressed file is whole bytes, or words
         found["xz"] = (
-            f"a compressor needs {FEWEST_HELD_OUT} characters to tell, and this text has {len(plain):,}"
+            f"it adapts to the text, and needs {FEWEST_HELD_OUT} characters to be measured on; there are {len(plain):,}"
         )
     else:
         if find_spec("pyppmd") is not None:
