@@ -189,7 +189,11 @@ class TrainingConfig(Settings):
         "Where to compute; auto: the CPU (GPUs have not been tested).",
         Choice(("auto", "cpu", "cuda", "mps")),
     ] = "auto"
-    threads: Annotated[int | None, "Threads of the CPU; by default one a core.", Range(1, 1024)] = None
+    threads: Annotated[
+        int | None,
+        "CPU threads; by default one a core, at most the CPUs that affinity and cgroups allow.",
+        Range(1, 1024),
+    ] = None
     precision: Annotated[
         str,
         "Numbers that the blocks' products are made of; auto: bf16 where the processor has it, else fp32.",

@@ -10,7 +10,7 @@ SCORED = ("relative", "rotary", "alibi")
 """The positions that act on scores."""
 COUNTS_ALONE = "none"
 """The mixer of a model that has no layers: what is asked is answered by the counts."""
-COUNTING = ("mixer", "counts", "counts_order", "causal", "counts_memory", "counts_chars")
+COUNTING = ("mixer", "counts", "counts_order", "causal", "counts_memory", "counts_chars", "threads")
 """The settings that act on counts alone."""
 
 VAL = 0.1

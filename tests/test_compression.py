@@ -165,18 +165,28 @@ def test_a_text_is_divided_by_its_length() -> None:
     assert [streams_for(n) for n in (0, 39_999, 40_000, 10**9)] == [1, 1, 2, 64]
 
 
-@pytest.mark.parametrize("name", [*Means.__dataclass_fields__, *Model.__dataclass_fields__])
+@pytest.mark.parametrize(
+    "name", [*sorted(set(Means.__dataclass_fields__) - {"threads"}), *Model.__dataclass_fields__]
+)
 def test_whatever_differs_is_refused_by_its_name(
     snapshot: Snapshot, compressed: Compressed, name: str
 ) -> None:
     header, payload = unpack(compressed.data, "a file")
     for part in ("means", "model"):
         if name in getattr(header, part).__dataclass_fields__:
-            changed = replace(getattr(header, part), **{name: 7 if name == "threads" else "x\x1b"})
+            changed = replace(getattr(header, part), **{name: "x\x1b"})
             header = replace(header, **{part: changed})
     with pytest.raises(CheckpointError, match=rf"\b{name} ") as caught:
         back(pack(header, payload), snapshot)
     assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("threads", [0, 1 << 20])
+def test_threads_that_cannot_be_are_damage(snapshot: Snapshot, compressed: Compressed, threads: int) -> None:
+    header, payload = unpack(compressed.data, "a file")
+    header = replace(header, means=replace(header.means, threads=threads))
+    with pytest.raises(CharlmError, match="threads in its header"):
+        back(pack(header, payload), snapshot)
 
 
 def test_other_weights_are_refused_and_the_step_is_named(snapshot: Snapshot, compressed: Compressed) -> None:

@@ -145,7 +145,7 @@ def test_it_is_complete_and_can_be_repeated(charlm: Callable[..., Result]) -> No
     assert infos[0]["counts_sha256"] == infos[1]["counts_sha256"]
     resumed = charlm("resume", "ducks")
     assert resumed.code == 0 and "ducks is complete" in resumed.err
-    for more in (("--time", "10s"), ("--steps", "5"), ("--threads", "1")):
+    for more in (("--time", "10s"), ("--steps", "5")):
         refused = charlm("resume", "ducks", *more)
         assert refused.code == 2 and more[0] in refused.err
 
@@ -179,7 +179,7 @@ REFUSED = [
     *("--n-layer 2", "--n-embd 16", "--n-head 2", "--block-size 8", "--position rotary", "--dropout 0.1"),
     *("--window 4", "--locality", "--ngrams 2", "--n-kv-head 1", "--portable", "--no-counts"),
     *("--counts-dropout 0.1", "--time 10s", "--steps 5", "--optimizer adamw", "--learning-rate 0.1"),
-    *("--batch-size 2", "--seed 3", "--device cpu", "--threads 1", "--precision fp32", "--compile off"),
+    *("--batch-size 2", "--seed 3", "--device cpu", "--precision fp32", "--compile off"),
     *("--schedule 0:1,5:0", "--patience 1", "--save-every 5", "--eval-every 3", "--clip 2"),
 ]
 

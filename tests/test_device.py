@@ -31,6 +31,58 @@ def test_half_the_threads_where_they_are_faster(
     assert used[-1] == expected[0]
 
 
+class Clock:
+    """A machine on which time passes only in products and pauses; it is busy for its first `busy` seconds."""
+
+    def __init__(self, busy: float, speeds: dict[int, float], disturbed: dict[int, float]) -> None:
+        self.now, self.computed, self.threads = 0.0, 0.0, 4
+        self.busy, self.speeds, self.disturbed = busy, speeds, disturbed
+
+    def measure(self, *_: object) -> float:
+        busy = self.now < self.busy
+        self.now += 0.03
+        self.computed += 0.03 * self.threads * (0.6 if busy else 1.0)
+        return (self.disturbed if busy else self.speeds)[self.threads]
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def use(self, threads: int) -> None:
+        self.threads = threads
+
+
+@pytest.mark.parametrize(
+    ("busy", "expected"),
+    [(0.0, (4, 100.0)), (0.1, (4, 100.0)), (1.0, (4, 100.0)), (1e9, (2, 50.0))],
+    ids=["quiet", "a tenth of a second", "a second", "all the time"],
+)
+def test_a_machine_that_is_busy_for_a_moment_decides_nothing(
+    monkeypatch: pytest.MonkeyPatch, busy: float, expected: tuple[int, float]
+) -> None:
+    clock = Clock(busy, {4: 100.0, 2: 55.0}, {4: 20.0, 2: 50.0})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: clock.threads)
+    monkeypatch.setattr(torch, "set_num_threads", clock.use)
+    monkeypatch.setattr(device, "measure_gflops", clock.measure)
+    monkeypatch.setattr(device.time, "sleep", clock.sleep)
+    monkeypatch.setattr(device.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(device.time, "process_time", lambda: clock.computed)
+    assert device.measure_threads(torch.device("cpu"), patience=3.0) == expected
+    assert clock.threads == expected[0] and clock.now < 3.5
+    assert busy or clock.now < 0.3
+
+
+@pytest.mark.parametrize("slow", range(6))
+def test_one_slow_moment_does_not_decide_the_precision(monkeypatch: pytest.MonkeyPatch, slow: int) -> None:
+    calls = iter(range(6))
+
+    def measured(_: object, dtype: torch.dtype = torch.float32) -> float:
+        return (3.0 if dtype == torch.bfloat16 else 1.0) / (20.0 if next(calls) == slow else 1.0)
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    monkeypatch.setattr(device, "measure_gflops", measured)
+    assert device.pick_precision(torch.device("cpu"), timed=True) == "bf16"
+
+
 def test_a_device_that_is_missing_is_refused() -> None:
     assert device.pick_device("cpu").type == "cpu"
     if not torch.cuda.is_available():

@@ -32,7 +32,7 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def charlm(elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Runs a command; the machine is taken to be of one speed."""
-    monkeypatch.setattr("charlm.training.means.measure_threads", lambda device, fixed: (1, 100.0))
+    monkeypatch.setattr("charlm.training.means.measure_threads", lambda device, **_: (1, 100.0))
     monkeypatch.setattr("charlm.training.means.pick_precision", lambda device, timed: "fp32")
 
     def call(*args: str) -> tuple[int, str, str]:

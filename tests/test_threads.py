@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from charlm.checkpoint.run_folder import RunFolder
+from charlm.processors import use_threads
 from charlm.text.corpus import Corpus
-from charlm.training.device import set_threads
 from charlm.training.events import Stepped
 from charlm.training.loop import Trainer
 from charlm.training.session import Session
@@ -50,7 +50,7 @@ def test_a_resume_with_more_threads_says_so_and_agrees(
         assert isinstance(session, Session)
         events = Trainer(session, run).run(Never())
         losses[n] = [event.loss for event in events if isinstance(event, Stepped)]
-        set_threads(1)
+        use_threads(1)
     assert len(losses[1]) == 20
     assert losses[1] == pytest.approx(losses[2], rel=AGREE)
 

@@ -73,6 +73,9 @@ def command(
     root = checkpoints_root(checkpoints)
     if not vary:
         _refuse_what_needs_vary(ctx, settings)
+        from charlm.processors import use_threads  # here: torch is slow to import
+
+        use_threads(settings["threads"])
         _without_training(root, names or [], on, settings["encoding"], settings["field"], as_json)
         return
     if on is not None:
@@ -88,7 +91,13 @@ def command(
 
 def _refuse_what_needs_vary(ctx: typer.Context, settings: dict[str, Any]) -> None:
     """UsageError for an option that only acts where something is trained."""
-    for name in ("time", "steps", "seeds", "run", *(s for s in settings if s not in ("encoding", "field"))):
+    for name in (
+        "time",
+        "steps",
+        "seeds",
+        "run",
+        *(s for s in settings if s not in ("encoding", "field", "threads")),
+    ):
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise UsageError(

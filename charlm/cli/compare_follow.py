@@ -18,13 +18,14 @@ from charlm.errors import CharlmError, UsageError
 from charlm.listeners.log import MetricsLog
 from charlm.listeners.progress import Progress
 from charlm.listeners.report import write_report
+from charlm.processors import use_threads
 from charlm.studies import comparison as on_disk
 from charlm.studies.compare import Began, Scored, Scoring, compare, plan_of, unintended
 from charlm.studies.comparison import MOST_RUNS, Comparison
 from charlm.studies.variants import Variant
 from charlm.terminal import command_line, one_line
 from charlm.text.load import Loaded, run_name
-from charlm.training.device import about_gpu, pick_device, set_threads
+from charlm.training.device import about_gpu, pick_device
 from charlm.training.events import Event
 from charlm.training.means import means_of
 from charlm.training.plan import Budget
@@ -42,10 +43,11 @@ def prepare(
     budget: Budget,
 ) -> tuple[RunFolder, Comparison]:
     """A new comparison in a folder of its own; UsageError for what cannot be, before anything is written."""
-    set_threads(training.threads)
+    use_threads(training.threads)
     if (idle := about_gpu(training.device)) is not None:
         say(idle)
-    threads, means = means_of(pick_device(training.device), training, budget.steps)
+    device = pick_device(training.device)
+    threads, means = means_of(device, training, budget.steps, budget.seconds)
     budget = replace(means, seconds=budget.seconds, compiler=False)  # compiling would take some runs' time
     default = f"{run_name(loaded.sources)}-{'-'.join(variants[0].values)}"
     comparison = Comparison(
@@ -80,7 +82,7 @@ def prepare(
 
 def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded, *, as_json: bool) -> None:
     """Train and score what is not done yet, then show it all; exits with the code of a signal."""
-    set_threads(comparison.threads)
+    use_threads(comparison.threads)
     say(f"comparison {folder.name}, in {one_line(str(folder.path))}: {_long(comparison)}")
     shown = _Shown()
     reason = None

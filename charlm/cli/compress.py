@@ -12,7 +12,7 @@ import typer
 from charlm.cli.chosen import chosen, text_config
 from charlm.cli.console import checkpoints_root, count, print_json, say, table, warn
 from charlm.cli.mistakes import check_files
-from charlm.cli.options import AsJson, Checkpoints, Run, Which
+from charlm.cli.options import AsJson, Checkpoints, Run, Which, threads_option
 from charlm.errors import ResourceError, UsageError
 from charlm.settings import settings_of
 from charlm.terminal import one_line
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="The file to make.")]
+CompressThreads = Annotated[
+    int | None,
+    threads_option("CPU threads, which the file names: it is decompressed with as many. [default: 1]"),
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT if it is there.")]
 
 CHANGING = ("normalize", "newlines", "lowercase", "collapse_spaces")
@@ -40,6 +44,7 @@ def command(
     run: Run = None,
     checkpoint: Which = None,
     force: Force = False,
+    threads: CompressThreads = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
@@ -49,13 +54,15 @@ def command(
     """
     check_files("compress", [file], checkpoints_root(checkpoints))
     target = free_target(out, force)
+    from charlm.processors import use_threads
     from charlm.text.stream import file_bytes
 
     data = file_bytes(file, one_line(file))
+    use_threads(threads)
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
     from charlm.compression.compress import compressing
 
-    done, seconds = carried_through(compressing(data, snapshot))
+    done, seconds = carried_through(compressing(data, snapshot, threads or 1))
     header = done.header
     if done.not_text is not None:
         warn(

@@ -6,9 +6,10 @@ import typer
 
 from charlm.cli.chosen import chosen
 from charlm.cli.compress import Force, Out, carried_through, free_target, show, write
-from charlm.cli.console import checkpoints_root, print_json
+from charlm.cli.console import checkpoints_root, print_json, warn
 from charlm.cli.mistakes import check_files
-from charlm.cli.options import AsJson, Checkpoints, Run, Which
+from charlm.cli.options import AsJson, Checkpoints, Run, Which, threads_option
+from charlm.errors import UsageError
 from charlm.terminal import one_line
 
 EXAMPLES = """Examples:
@@ -17,11 +18,15 @@ EXAMPLES = """Examples:
 
 
 def command(
+    ctx: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="What charlm compress made.")],
     out: Out,
     run: Run = None,
     checkpoint: Which = None,
     force: Force = False,
+    threads: Annotated[
+        int | None, threads_option("CPU threads: as many as the file was compressed with, and no others.")
+    ] = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
@@ -31,12 +36,14 @@ def command(
     """
     check_files("decompress", [file], checkpoints_root(checkpoints))
     target = free_target(out, force)
+    from charlm.processors import use_threads
     from charlm.text.stream import file_bytes
 
     data = file_bytes(file, one_line(file))
     from charlm.compression.container import unpack
 
     header, _ = unpack(data, file)  # before a model is looked for
+    use_threads(_threads(ctx, threads, header.means.threads))
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
     from charlm.compression.compress import decompressing
 
@@ -55,3 +62,14 @@ def command(
         print_json({"schema": 1, "run": name, "checkpoint": {"which": which, "step": snapshot.step}, **facts})
     else:
         show(f"{name}, {which}, step {snapshot.step}", facts)
+
+
+def _threads(ctx: typer.Context, asked: int | None, of_file: int) -> int | None:
+    """The number of threads, which is that of the file; UsageError where another is asked for."""
+    if asked is not None and asked != of_file:
+        said = f"{asked}, and the file was compressed with {of_file}: other threads round otherwise"
+        source = ctx.get_parameter_source("threads")
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--threads is {said}; leave it out")
+        warn(f"CHARLM_THREADS is {said}, so it is decompressed with {of_file}")
+    return min(of_file, 1024) or None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from charlm.cli.console import checkpoints_root, print_json, say, table
-from charlm.cli.options import AsJson, Checkpoints, RunName, RunOption, one_run
+from charlm.cli.options import AsJson, Checkpoints, RunName, RunOption, Threads, one_run
 from charlm.errors import CheckpointError, ResourceError
 from charlm.terminal import colour
 
@@ -27,6 +27,7 @@ SAMPLE = "é→日🦆"
 def command(
     run: RunName = None,
     run_option: RunOption = None,
+    threads: Threads = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
@@ -34,9 +35,11 @@ def command(
 
     Of a run: what is damaged, and from which step it can still go on. Nothing of it is changed.
     """
+    from charlm.processors import use_threads
     from charlm.studies import doctor  # here: torch is slow to import
 
     root, run = checkpoints_root(checkpoints), one_run(run, run_option)
+    use_threads(threads)
     if run is None:
         _show_machine(doctor.machine(root), as_json)
         return
@@ -59,6 +62,8 @@ def _show_machine(found: "Machine", as_json: bool) -> None:
     else:
         rows = [("charlm", found.charlm), ("Python", f"{found.python}, {found.system}")]
         rows.append(("torch", f"{found.torch}, on {found.device} with {found.threads} threads"))
+        allowed = ", ".join(f"{name} {n}" for name, n in found.cpus.items())
+        rows.append(("CPUs", f"{min(found.cpus.values())} may be used ({allowed})"))
         rows.append(("bf16", "by instructions of its own" if found.bf16 else "none; fp32 is used"))
         rows += [(f"C for {part.purpose}", _compiled(part)) for part in found.compiled]
         rows += [(place.what, _place(place)) for place in found.places]

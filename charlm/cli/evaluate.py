@@ -11,7 +11,7 @@ import typer
 from charlm.cli.chosen import chosen, corpus_of_run, text_config
 from charlm.cli.console import checkpoints_root, count, note_files, print_json, say, table, text_of, warn
 from charlm.cli.mistakes import check_files
-from charlm.cli.options import AsJson, Checkpoints, Run, Which
+from charlm.cli.options import AsJson, Checkpoints, Run, Threads, Which
 from charlm.cli.reading import Bar
 from charlm.errors import ResourceError, TextError, UsageError
 from charlm.terminal import one_line
@@ -96,6 +96,7 @@ def command(
     online: Learning = False,
     encoding: Encoding = None,
     field: Field = None,
+    threads: Threads = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
@@ -106,7 +107,7 @@ def command(
     _check_part(part, files)
     check_files("eval", files or [], checkpoints_root(checkpoints))
     _refuse_without_files(files, encoding=encoding, field=field)
-    snapshot, name, which = _opened(checkpoints, run, checkpoint)
+    snapshot, name, which = _opened(checkpoints, run, checkpoint, threads)
     if online:
         _check_learns(snapshot)
     from charlm.context import ContextRule
@@ -129,11 +130,15 @@ def command(
     print_json({"run": name, **evaluation.to_json()}) if as_json else _show(name, evaluation)
 
 
-def _opened(checkpoints: str | None, run: str | None, which: str | None) -> "tuple[Snapshot, str, str]":
+def _opened(
+    checkpoints: str | None, run: str | None, which: str | None, threads: int | None
+) -> "tuple[Snapshot, str, str]":
     """The checkpoint chosen; the counts' rows are compiled beside the import of torch."""
     from charlm.compiled import rows_alone
+    from charlm.processors import use_threads
 
     rows_alone()
+    use_threads(threads)
     return chosen(checkpoints_root(checkpoints), run, which)
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.console import print_json, table
-from charlm.cli.options import AsJson
+from charlm.cli.options import AsJson, Threads
 
 if TYPE_CHECKING:
     from charlm.studies.explain import Explanation
@@ -22,12 +22,15 @@ def command(
     topic: Annotated[
         str | None, typer.Argument(metavar="[TOPIC]", help="What to explain; without, the topics.")
     ] = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain an idea that is in the model: what it is, a tiny example, where it is, what it buys."""
+    from charlm.processors import use_threads
     from charlm.studies.explain import TOPICS, explain, first_line  # here: torch is slow to import
 
     if topic is not None:
+        use_threads(threads)
         show = _print_json if as_json else _print
         show(explain(topic))
     elif as_json:

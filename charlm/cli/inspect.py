@@ -8,7 +8,7 @@ import typer
 
 from charlm.cli.console import checkpoints_root, note_files, print_json, say
 from charlm.cli.mistakes import check_files
-from charlm.cli.options import AsJson, budget_seconds, build, with_settings
+from charlm.cli.options import AsJson, Threads, budget_seconds, build, with_settings
 from charlm.cli.reading import check_named, load_text, take_customary_split
 from charlm.cli.train import DEFAULT_TIME, choose_for, describe
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
@@ -30,6 +30,7 @@ def command(
         str,
         typer.Option(metavar="TIME", help="The training to choose a model for.", envvar="CHARLM_TIME"),
     ] = DEFAULT_TIME,
+    threads: Threads = None,
     as_json: AsJson = False,
     *,
     settings: dict[str, Any],
@@ -38,7 +39,7 @@ def command(
     `charlm train` would choose, what to expect of it, and what to mend, each with the option that does."""
     names = corpus or []
     check_files("inspect", names, checkpoints_root(None), time)
-    budget = budget_seconds(time)
+    budget, training = budget_seconds(time), TrainingConfig(threads=threads)
     check_named(names, settings)
     take_customary_split(names, settings)
     config = build(TextConfig, settings)
@@ -48,13 +49,15 @@ def command(
     look = Look()
     loaded = load_text(names, config, look=look)
     try:
-        _show(loaded, look, config, budget, as_json)
+        _show(loaded, look, config, budget, training, as_json)
     finally:
         if look.partial:
             _forget(loaded.corpus.key)
 
 
-def _show(loaded: Any, look: Any, config: TextConfig, budget: float, as_json: bool) -> None:
+def _show(
+    loaded: Any, look: Any, config: TextConfig, budget: float, training: TrainingConfig, as_json: bool
+) -> None:
     from charlm.cli.inspect_show import show
     from charlm.studies.findings import findings
     from charlm.studies.inspect import examine
@@ -63,7 +66,7 @@ def _show(loaded: Any, look: Any, config: TextConfig, budget: float, as_json: bo
 
     known = set(remarks(look.marks))  # which the findings say too
     note_files(note for note in loaded.notes if note not in known)
-    choice, said = choose_for(loaded, ModelConfig(), TrainingConfig(), budget, None, perf_counter())
+    choice, said = choose_for(loaded, ModelConfig(), training, budget, None, perf_counter())
     found = examine(loaded, look, choice, say)
     warnings = findings(found, config)
     if as_json:

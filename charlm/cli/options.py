@@ -16,6 +16,19 @@ from charlm.suggestions import time_meant
 from charlm.terminal import one_line
 
 S = TypeVar("S", bound=Settings)
+
+
+def threads_option(help_text: str) -> Any:
+    """The option --threads, which every command that computes has."""
+    return typer.Option(
+        "--threads", min=1, max=1024, metavar="N", envvar="CHARLM_THREADS", show_envvar=False, help=help_text
+    )
+
+
+Threads = Annotated[
+    int | None,
+    threads_option("CPU threads. [default: one a core, at most the CPUs that affinity and cgroups allow]"),
+]
 Run = Annotated[str | None, typer.Option("--run", help="The run; by default the newest.")]
 RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run; by default the newest.")]
 RunOption = Annotated[str | None, typer.Option("--run", metavar="RUN", help="The same as the argument RUN.")]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from charlm.cli.console import checkpoints_root, say, warn
-from charlm.cli.options import Checkpoints, RunName, RunOption, budget_seconds, one_run
+from charlm.cli.options import Checkpoints, RunName, RunOption, budget_seconds, one_run, threads_option
 from charlm.errors import UsageError
 
 EXAMPLES = """Examples:
@@ -25,7 +25,7 @@ def command(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Train so many steps more.")] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of the CPU; by default as many as the run began with.")
+        int | None, threads_option("CPU threads. [default: as many as the run began with]")
     ] = None,
     checkpoints: Checkpoints = None,
 ) -> None:
@@ -39,7 +39,7 @@ def command(
         raise UsageError("--time and --steps were both given; give one of them")
     budget = budget_seconds(time) if time is not None else None
     say(f"resuming {run or 'the newest run'}")
-    if run is not None and _comparison(checkpoints_root(checkpoints), run, time, steps, threads):
+    if run is not None and _comparison(ctx, checkpoints_root(checkpoints), run, time, steps):
         return
 
     from charlm.checkpoint.run_folder import find  # here: only now is torch needed
@@ -53,7 +53,7 @@ def command(
         raise UsageError(f"{folder.name} is part of a comparison, in which all runs have the same budget")
     session = go_on(folder, warn, threads)
     if isinstance(session, CountsSession):
-        _count_on(folder, session, time, steps, threads)
+        _count_on(folder, session, time, steps)
         return
     if session.state.finished is not None and budget is None and steps is None:
         _close(folder, session)
@@ -87,11 +87,11 @@ def _lacks_report(folder: Any) -> bool:
     return not (folder.path / NAME).exists()
 
 
-def _count_on(folder: Any, session: Any, time: str | None, steps: int | None, threads: int | None) -> None:
+def _count_on(folder: Any, session: Any, time: str | None, steps: int | None) -> None:
     """Counts that were saved are complete; what can be missing is their figure, or the report."""
     from charlm.cli.follow import close_finished, follow, next_commands
 
-    for option, value in {"--time": time, "--steps": steps, "--threads": threads}.items():
+    for option, value in {"--time": time, "--steps": steps}.items():
         if value is not None:
             raise UsageError(f"{option} cannot act on {folder.name}: it is counts alone, which are complete")
     if session.state.finished is not None:
@@ -119,7 +119,7 @@ def _extended(folder: Any, session: Any, budget: float | None, steps: int | None
     return by_seconds(session, folder, budget, started, afterwards)
 
 
-def _comparison(root: Path, name: str, time: str | None, steps: int | None, threads: int | None) -> bool:
+def _comparison(ctx: Any, root: Path, name: str, time: str | None, steps: int | None) -> bool:
     """Go on with the comparison of that name; False where there is none."""
     from charlm.studies import comparison as on_disk
 
@@ -129,10 +129,12 @@ def _comparison(root: Path, name: str, time: str | None, steps: int | None, thre
     for option, value in {"--time": time, "--steps": steps}.items():
         if value is not None:
             raise UsageError(f"{option} cannot act on a comparison: all its runs have the same budget")
-    if threads is not None:
-        raise UsageError(
-            "--threads cannot act on a comparison: all its runs compute with as many as the first"
-        )
+    source = ctx.get_parameter_source("threads").name
+    if source != "DEFAULT":
+        said = "has no effect on a comparison: all its runs use as many threads as the first"
+        if source == "COMMANDLINE":
+            raise UsageError(f"--threads {said}")
+        warn(f"CHARLM_THREADS {said}")
     from charlm.cli.compare_follow import follow_comparison
 
     folder.lock()

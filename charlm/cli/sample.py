@@ -20,7 +20,7 @@ from charlm.cli.console import (
     warn_of_slow_parts,
 )
 from charlm.cli.mistakes import text_is_prompt
-from charlm.cli.options import AsJson, Checkpoints, Run, Which, build, one_run, with_settings
+from charlm.cli.options import AsJson, Checkpoints, Run, Threads, Which, build, one_run, with_settings
 from charlm.config import SamplingConfig
 from charlm.errors import UsageError
 from charlm.terminal import one_line, unescaped
@@ -90,6 +90,7 @@ def command(
     raw: Raw = False,
     one_document: OneDocument = False,
     map_lookalikes: MapLookalikes = False,
+    threads: Threads = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
     *,
@@ -102,6 +103,7 @@ def command(
     a document with the prompt.
     """
     from charlm.compiled import begin
+    from charlm.processors import use_threads
 
     run = _run(name, run, checkpoints_root(checkpoints))
     config = build(SamplingConfig, settings)
@@ -112,6 +114,7 @@ def command(
     if "" in stops:
         raise UsageError("--stop is empty; give the text to stop before")
     compiling = begin()  # beside the import of torch
+    use_threads(threads)
     snapshot, _, _ = chosen(checkpoints_root(checkpoints), run, checkpoint)
     lacking: dict[str, int] = {}
     if prompt_file is not None:
@@ -133,6 +136,7 @@ def command(
         one_document=one_document,
         as_json=as_json,
         raw=raw,
+        alone=threads is None,
     )
 
 
@@ -230,16 +234,19 @@ def _write(
     one_document: bool,
     as_json: bool,
     raw: bool,
+    alone: bool,
 ) -> None:
+    """Write the samples; in one of torch's threads where that is faster, if it may compute `alone`."""
+    import torch
+
     from charlm.predictor_of import predictor_of
     from charlm.sampling.generate import Piece, default_prompt, generate
     from charlm.text.documents import between
-    from charlm.training.device import set_threads
 
     predictor = predictor_of(snapshot, compiling.library() if compiling else None)
     warn_of_slow_parts()
-    if predictor.best_alone:
-        set_threads(1)
+    if alone and predictor.best_alone:
+        torch.set_num_threads(1)
     prompt = default_prompt(predictor) if given is None else given
     symbols = predictor.vocabulary.n_symbols
     if config.top_k is not None and config.top_k > symbols:

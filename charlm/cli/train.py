@@ -186,19 +186,21 @@ def choose_for(
     """What is trained on a text for so many seconds since `started`, or steps; and that in a sentence."""
     from time import perf_counter  # here and below: only now are numpy and torch needed
 
-    from charlm.training.device import about_gpu, pick_device, set_threads
+    from charlm.processors import use_threads
+    from charlm.training.device import about_gpu, pick_device
     from charlm.training.going_on import choose_from
     from charlm.training.means import means_of
     from charlm.training.plan import Budget, choose
     from charlm.training.start import recorded
 
+    most = use_threads(training.threads)
     if model.counts_alone:
         choice = recorded(choose(Budget(), len(loaded.corpus.train), model, training), Budget(), 1)
         return choice, about_model(choice, loaded.corpus.vocabulary)
-    most = set_threads(training.threads)
     if (idle := about_gpu(training.device)) is not None:
         say(idle)
-    threads, means = means_of(pick_device(training.device), training, steps)
+    device = pick_device(training.device)
+    threads, means = means_of(device, training, steps, budget)
     if budget is not None:
         means = replace(means, seconds=round(max(1.0, budget - (perf_counter() - started)), 2))
     try:

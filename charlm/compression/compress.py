@@ -21,7 +21,7 @@ from charlm.checkpoint.snapshot import Snapshot
 from charlm.compression.coder import Decoder, Encoder
 from charlm.compression.container import Header, Model, differences, pack, streams_for, unpack
 from charlm.compression.frequencies import Bounds, bounds
-from charlm.compression.kernels import means, one_thread
+from charlm.compression.kernels import MOST_THREADS, THREADS, exactly, means
 from charlm.compression.spelling import MARKED, spell, unspell
 from charlm.errors import CheckpointError, TextError
 from charlm.predictor import Predictor
@@ -49,15 +49,20 @@ class Compressed:
     not_text: int | None  # the offset of the first byte that is no UTF-8
 
 
-def compressing(data: bytes, snapshot: Snapshot) -> Generator[Progress, None, Compressed]:
-    """Compress the bytes of a file; any will do, but only text like the model's becomes small."""
+def compressing(
+    data: bytes, snapshot: Snapshot, threads: int = THREADS
+) -> Generator[Progress, None, Compressed]:
+    """Compress the bytes of a file; any will do, but only text like the model's becomes small.
+
+    The file says how many threads computed, and is decompressed with as many.
+    """
     spelled = spell(data, snapshot.vocabulary, snapshot.run["text"].get("encoding"))
     predictor = predictor_of(snapshot)
     n_streams = streams_for(spelled.chars)
-    with one_thread():
+    with exactly(threads):
         payload = yield from encoding(predictor, spelled.ids, n_streams)
         header = Header(
-            means=means(predictor.precision),
+            means=means(predictor.precision, threads),
             model=model_of(snapshot),
             step=snapshot.step,
             streams=n_streams,
@@ -80,7 +85,9 @@ def decompressing(file: bytes, label: str, snapshot: Snapshot) -> Generator[Prog
     """
     header, payload = unpack(file, label)
     predictor = predictor_of(snapshot)
-    with one_thread():
+    if not 1 <= header.means.threads <= MOST_THREADS:
+        raise TextError(f"{one_line(label)} is damaged: threads in its header cannot be. Get the file again.")
+    with exactly(header.means.threads):
         _refuse_others(header, snapshot, predictor, label)
         ids = yield from decoding(predictor, payload, header.symbols, header.streams)
     try:
@@ -201,7 +208,7 @@ def _refuse_others(header: Header, snapshot: Snapshot, predictor: Predictor, lab
             f"{label} was compressed with another model, at step {header.step} of its run: it differs in "
             f"{named}. Name the one it was made with, by --run and --checkpoint."
         )
-    other = differences(header.means, means(predictor.precision))
+    other = differences(header.means, means(predictor.precision, header.means.threads))
     if other:
         named = ", ".join(
             f"{name} {one_line(there)} (here {one_line(here)})" for name, (there, here) in other.items()

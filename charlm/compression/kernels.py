@@ -11,24 +11,27 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import charlm
 from charlm.compression.container import Means
 
-THREADS = 1
-"""Products are split among threads by how many there are, and each split rounds in its own way."""
+THREADS, MOST_THREADS = 1, 1024
+"""How many threads compute unless told, and at most.
+
+Products are split among threads by how many there are, and each split rounds in its own way.
+"""
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Within it torch and NumPy's products use one thread."""
+def exactly(threads: int) -> Iterator[None]:
+    """Within it torch and NumPy's products use so many threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(threads)
     try:
-        with threadpool_limits(THREADS):
+        with threadpool_limits(threads):
             yield
     finally:
         torch.set_num_threads(before)
 
 
-def means(precision: torch.dtype) -> Means:
-    """By what means a model of that precision computes here."""
+def means(precision: torch.dtype, threads: int = THREADS) -> Means:
+    """By what means a model of that precision computes here, with so many threads."""
     return Means(
         charlm=charlm.__version__,
         torch=str(torch.__version__),
@@ -39,7 +42,7 @@ def means(precision: torch.dtype) -> Means:
         numpy_kernels=_numpy_kernels(),
         products=_products(),
         precision=str(precision).removeprefix("torch."),
-        threads=THREADS,
+        threads=threads,
     )
 
 

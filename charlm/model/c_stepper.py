@@ -4,7 +4,6 @@ Axes: B texts, S places, T of them read now, V symbols.
 """
 
 import ctypes
-import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from charlm.model.folded import Folded, Numbers
 from charlm.model.norm import NORM_EPS
+from charlm.processors import threads
 
 TILE = 32  # as in step.c
 PARTS_FROM = 16
@@ -42,7 +42,7 @@ class CStepper:
     """Keys and values of texts side by side, in parts that threads work on."""
 
     def __init__(self, folded: Folded, batch_size: int, library: ctypes.CDLL) -> None:
-        n_parts = min(processors(), batch_size // PARTS_FROM) or 1
+        n_parts = min(threads(), batch_size // PARTS_FROM) or 1
         bounds = [batch_size * i // n_parts for i in range(n_parts + 1)]
         self._texts = [slice(start, end) for start, end in pairwise(bounds)]
         self._parts = [_Part(folded, part.stop - part.start, library) for part in self._texts]
@@ -116,13 +116,6 @@ class _Part:
         read = (ids.ctypes.data, stride, self._B, T, at, _pointer(told))
         self._call(*self._first, *read, self._x.ctypes.data, *self._last)
         return self._logits
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _pointer(array: NDArray[Any] | None) -> int | None:

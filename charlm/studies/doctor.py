@@ -14,6 +14,7 @@ from charlm.checkpoint.manifest import problems
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read
 from charlm.errors import CharlmError
+from charlm.processors import limits
 from charlm.terminal import one_line
 from charlm.text.cache import cache_folder
 from charlm.training.device import has_bf16, pick_device
@@ -43,6 +44,7 @@ class Machine:
     torch: str
     device: str
     threads: int
+    cpus: dict[str, int]  # that each of machine, affinity, cgroup and environment allows
     bf16: bool
     compiled: tuple[compiled.Part, ...]
     places: tuple[Place, ...]
@@ -83,6 +85,7 @@ def machine(checkpoints: Path) -> Machine:
         torch=str(torch.__version__),
         device=device.type,
         threads=torch.get_num_threads(),
+        cpus=limits(),
         bf16=has_bf16(device),
         compiled=compiled.examine(),
         places=(_place("checkpoints", checkpoints), _place("cache", cache_folder())),

@@ -6,6 +6,7 @@ import warnings
 import torch
 
 from charlm.compiled import compilers
+from charlm.processors import threads
 from charlm.terminal import one_line
 from charlm.training.device import computing
 from charlm.training.session import Session
@@ -31,6 +32,7 @@ def compile_blocks(session: Session) -> str | None:
     """
     model, config = session.model, session.training_config
     assert config.batch_size
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads()))
     ids = torch.zeros(config.batch_size // config.accumulation, model.block_size + 1, dtype=torch.long)
     try:
         with warnings.catch_warnings():

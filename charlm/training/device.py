@@ -11,6 +11,7 @@ import time
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -18,7 +19,12 @@ from charlm.errors import UsageError
 
 PRODUCT = 768
 """Size of the matrix product that stands for the machine's speed."""
-PRODUCT_SECONDS = 0.05
+PRODUCT_SECONDS = 0.03
+QUIET_ROUNDS, BUSY_ROUNDS = 3, 5
+"""How often the speed is measured: where nothing else is at work, and at least where something is."""
+PAUSE_SECONDS = 0.1
+UNDISTURBED = 0.85
+"""Share of the threads' time that they get, and of the fastest round that the slowest has, on a quiet machine."""
 WORTH_HALVING = 1.2
 BF16_FEATURES = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16", "sve_bf16")
 """Features of processors that multiply bf16 numbers faster than fp32, as torch calls them."""
@@ -62,13 +68,13 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(device: torch.device, *, timed: bool) -> str:
-    """`bf16` where the device has it, and with `timed` only if a product of 50 ms finds it faster."""
+    """`bf16` where the device has it, and with `timed` only if products in it are faster, in most of several tries."""
     if not has_bf16(device):
         return "fp32"
     if not timed:
         return "bf16"
-    faster = measure_gflops(device, torch.bfloat16) > WORTH_ROUNDING * measure_gflops(device)
-    return "bf16" if faster else "fp32"
+    gains = [measure_gflops(device, torch.bfloat16) / measure_gflops(device) for _ in range(QUIET_ROUNDS)]
+    return "bf16" if median(gains) > WORTH_ROUNDING else "fp32"
 
 
 def computing(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -91,29 +97,37 @@ def keep_memory() -> None:
             library.mallopt(setting, LARGEST_KEPT)
 
 
-def set_threads(threads: int | None) -> int:
-    """Use that many threads (by default torch's own choice, one a core); how many are used."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return torch.get_num_threads()
-
-
-def measure_threads(device: torch.device, *, fixed: bool = False) -> tuple[int, float]:
-    """How many threads compute fastest now, all or half of them, and their GFLOP/s; uses that many.
+def measure_threads(device: torch.device, *, fixed: bool = False, patience: float = 0.0) -> tuple[int, float]:
+    """How many threads compute fastest, all or half of them, and their GFLOP/s; uses that many.
 
     On a machine that is busy with something else, threads wait for each other in every product, and
-    half of them can be several times faster. With `fixed` the number stays as it is.
+    half of them can be several times faster. With `fixed` the number stays as it is. What is measured
+    decides a whole run, so where the machine looks busy it is measured again for up to `patience`
+    seconds, and medians decide: a process that is busy for a moment decides nothing.
     """
     most = torch.get_num_threads()
-    speed = measure_gflops(device)
-    if fixed or device.type != "cpu" or most == 1:
-        return most, speed
-    torch.set_num_threads(most // 2)
-    halved = measure_gflops(device)
-    if halved > WORTH_HALVING * speed:
-        return most // 2, halved
-    torch.set_num_threads(most)
-    return most, speed
+    numbers = (most,) if fixed or device.type != "cpu" or most == 1 else (most, most // 2)
+    speeds: dict[int, list[float]] = {number: [] for number in numbers}
+    started, quiet = time.perf_counter(), True
+    while True:
+        for number in numbers:
+            torch.set_num_threads(number)
+            before = time.perf_counter(), time.process_time()
+            speeds[number].append(measure_gflops(device))
+            if number == most and device.type == "cpu":
+                took, computed = time.perf_counter() - before[0], time.process_time() - before[1]
+                quiet = quiet and computed > UNDISTURBED * most * took
+        all_speeds, best = speeds[most], max(numbers, key=lambda number: median(speeds[number]))
+        quiet = quiet and min(all_speeds) > UNDISTURBED * max(all_speeds) and best == most
+        enough = len(all_speeds) >= (QUIET_ROUNDS if quiet else BUSY_ROUNDS)
+        if enough and (quiet or time.perf_counter() - started >= patience):
+            break
+        if not quiet:
+            time.sleep(min(PAUSE_SECONDS, patience / BUSY_ROUNDS))
+    faster = median(speeds[best]) > WORTH_HALVING * median(all_speeds)
+    chosen = best if faster else most
+    torch.set_num_threads(chosen)
+    return chosen, median(speeds[chosen])
 
 
 def measure_gflops(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
@@ -126,7 +140,7 @@ def measure_gflops(device: torch.device, dtype: torch.dtype = torch.float32) -> 
         before = time.perf_counter()
         float((a @ a)[0, 0])  # reading a number waits for a GPU
         times.append(time.perf_counter() - before)
-    return 2 * PRODUCT**3 / sorted(times)[len(times) // 2] / 1e9
+    return 2 * PRODUCT**3 / median(times) / 1e9
 
 
 def machine(threads: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from charlm.compiled import Compiling
 from charlm.counts.c_rows import CRows
 from charlm.counts.prior import LogRows, TrainingPrior
+from charlm.processors import threads
 from charlm.randomness import uniform
 from charlm.text.batches import Windows
 
@@ -29,14 +30,15 @@ class PriorRows:
     ) -> None:
         self.prior, self.windows, self.dropout = prior, windows, dropout
         self._compiling = compiling
-        self._thread = ThreadPoolExecutor(1)
+        self._thread = ThreadPoolExecutor(1) if threads() > 1 else None
         self._ahead: tuple[int, Future[LogRows]] | None = None
 
     def batch(self, step: int) -> LogRows:
-        """Of `step`: (B, T, V). Those of the next step are begun."""
+        """Of `step`: (B, T, V). Where there is a thread to spare, those of the next step are begun."""
         ahead, self._ahead = self._ahead, None
         rows = ahead[1].result() if ahead is not None and ahead[0] == step else self.made(step)
-        self._ahead = (step + 1, self._thread.submit(self.made, step + 1))
+        if self._thread is not None:
+            self._ahead = (step + 1, self._thread.submit(self.made, step + 1))
         return rows
 
     def made(self, step: int) -> LogRows:

@@ -14,10 +14,10 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read_newest
 from charlm.config import TextConfig
 from charlm.errors import ResourceError
+from charlm.processors import available, use_threads
 from charlm.terminal import one_line
 from charlm.text import graphemes
 from charlm.text.load import Loaded
-from charlm.training.device import set_threads
 from charlm.training.going_on import go_on_from, old_text_again
 from charlm.training.kinds import AnySession, new_session, resumed_session
 from charlm.training.origin import Origin, main_chars, respected_facts
@@ -91,7 +91,13 @@ def go_on(run: RunFolder, warn: Callable[[str], None], threads: int | None = Non
     """
     run.lock()
     snapshot = read_newest(run, warn)
-    set_threads(threads or snapshot.training_config.threads)
+    began_with = snapshot.training_config.threads
+    used = use_threads(threads or began_with)
+    if threads is None and began_with is not None and available() < used:
+        warn(
+            f"this run began with {used} threads, and this process may use {available()} CPUs: with --threads "
+            f"{available()} it would be faster, though not bit for bit the same"
+        )
     beside = [text.train for text in texts_beside(snapshot.run).values()]
     session = resumed_session(snapshot, corpus_of(snapshot), read_plan(run), beside)
     run.point_to_best(session.state.memorising.best_step)

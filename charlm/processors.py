@@ -1,0 +1,148 @@
+"""How many threads to compute with: what was asked for, else the CPUs that this process may use."""
+
+import os
+import re
+from collections.abc import Iterator
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+ROOT = Path("/")
+"""Where `proc` and `sys` are looked for."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""torch obeys these by itself; where one is set, it is the default, and nothing else is looked at."""
+_in_force: int | None = None
+
+
+def use_threads(asked: int | None) -> int:
+    """Compute with so many threads from now on, by default with as many as `default_threads`; how many.
+
+    They are torch's. NumPy's matrix products and our own workers use as many or fewer.
+    """
+    import torch  # here: it is slow to import
+
+    global _in_force
+    _in_force = asked or default_threads()
+    torch.set_num_threads(_in_force)
+    if asked is not None:
+        _limit_matrix_products(asked)
+    return _in_force
+
+
+def threads() -> int:
+    """The number of threads in force, for our own workers."""
+    return _in_force or available()
+
+
+def default_threads() -> int:
+    """torch's own choice (a thread a core), but no more than the CPUs that this process may use."""
+    import torch
+
+    chosen: int = torch.get_num_threads()
+    return chosen if any(map(os.environ.get, THREAD_VARIABLES)) else min(chosen, available())
+
+
+def available() -> int:
+    """How many CPUs this process may use, at least 1."""
+    return max(1, min(limits().values()))
+
+
+def limits(root: Path | None = None) -> dict[str, int]:
+    """The CPUs that each thing allows this process: the machine, its affinity, its cgroups, PYTHON_CPU_COUNT."""
+    found = {"machine": os.cpu_count() or 1}
+    if hasattr(os, "sched_getaffinity"):
+        found["affinity"] = len(os.sched_getaffinity(0))
+    quota = cgroup_cpus(root or ROOT)
+    if quota is not None:
+        found["cgroup"] = quota
+    asked = os.environ.get("PYTHON_CPU_COUNT", "")
+    if asked.isascii() and asked.isdigit() and int(asked[:9]) > 0:
+        found["PYTHON_CPU_COUNT"] = int(asked[:9])
+    elif hasattr(os, "process_cpu_count"):  # since Python 3.13; obeys `-X cpu_count`
+        found["python"] = os.process_cpu_count() or 1
+    return found
+
+
+def cgroup_cpus(root: Path) -> int | None:
+    """The CPUs that the cgroups of this process allow, rounded up; None where they set no limit.
+
+    A limit may be set on any cgroup from that of the process up to the top of the hierarchy.
+    """
+    shares = [
+        share
+        for top, folder in _cgroups(root)
+        for place in (folder, *folder.parents)
+        if place.is_relative_to(top) and (share := _share(place)) is not None
+    ]
+    return max(1, ceil(min(shares))) if shares else None
+
+
+def _cgroups(root: Path) -> Iterator[tuple[Path, Path]]:
+    """The top of each hierarchy that can limit CPUs, and the cgroup of this process in it."""
+    mounts = list(_mounts(root))
+    for line in _lines(root / "proc/self/cgroup"):
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for is_v2, mounted, top in mounts:
+            if is_v2 == (not controllers):
+                yield top, top / _below(path, mounted)
+
+
+def _below(path: str, mounted: str) -> str:
+    """The path of a cgroup below a mount of `mounted`; the mount itself where it is not below."""
+    mounted = mounted.rstrip("/")
+    below = path.startswith(mounted + "/") and ".." not in path.split("/")
+    return path[len(mounted) :].lstrip("/") if below else ""
+
+
+def _mounts(root: Path) -> Iterator[tuple[bool, str, Path]]:
+    """Of each mounted hierarchy that can limit CPUs: is it version 2, which cgroup is mounted, and where."""
+    found = False
+    for line in _lines(root / "proc/self/mountinfo"):
+        before, _, after = line.partition(" - ")
+        fields, kind = before.split(" "), after.split(" ")
+        if len(fields) < 5 or len(kind) < 3:
+            continue
+        if kind[0] == "cgroup2" or (kind[0] == "cgroup" and "cpu" in kind[2].split(",")):
+            found = True
+            yield kind[0] == "cgroup2", _plain(fields[3]), root / _plain(fields[4]).lstrip("/")
+    if not found:  # where they usually are
+        yield True, "/", root / "sys/fs/cgroup"
+        for name in ("cpu", "cpu,cpuacct"):
+            yield False, "/", root / "sys/fs/cgroup" / name
+
+
+def _plain(field: str) -> str:
+    """A path of mountinfo, in which spaces and the like are octal escapes."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
+def _share(cgroup: Path) -> float | None:
+    """How many CPUs' time one cgroup allows: quota / period, in version 2 or 1; None where it sets no limit."""
+    both = " ".join(_lines(cgroup / "cpu.max")).split()
+    if not both:
+        both = [*_lines(cgroup / "cpu.cfs_quota_us"), *_lines(cgroup / "cpu.cfs_period_us")]
+    try:
+        quota, period = map(int, both)
+    except ValueError:  # "max", missing, or not what it should be
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+
+
+def _limit_matrix_products(most: int) -> None:
+    """Let NumPy's matrix products use at most so many threads; __main__.py gave them one."""
+    from threadpoolctl import ThreadpoolController
+
+    libraries: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
+    for library in libraries:
+        if (library.num_threads or 0) > most:
+            library.set_num_threads(most)
