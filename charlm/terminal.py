@@ -21,6 +21,7 @@ _ESCAPED = re.compile(
     r"|u(?P<u>[0-9a-fA-F]{4})|U(?P<U>[0-9a-fA-F]{8}))"
 )
 _PLAIN = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+_quiet = False
 _DIM, _NOT_DIM = "\x1b[2m", "\x1b[22m"
 
 
@@ -93,6 +94,27 @@ def plain_streams() -> None:
         _reconfigure(sys.stdout, encoding="utf-8", errors="backslashreplace", newline="\n")
     sys.stdout = sys.stdout or _Nowhere()
     sys.stderr = _Sturdy(sys.stderr or _Nowhere())
+
+
+def be_quiet(quiet: bool) -> None:
+    """From now on print only results, warnings and errors, or everything again."""
+    global _quiet
+    _quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Whether progress, previews and remarks are left out."""
+    return _quiet
+
+
+def bars_disabled() -> bool | None:
+    """What tqdm's `disable` is to be: no bars where it is quiet; else (None) bars on terminals only."""
+    return True if _quiet else None
+
+
+def no_colours() -> None:
+    """Colour nothing from now on, as NO_COLOR says it."""
+    os.environ["NO_COLOR"] = "1"
 
 
 def colour(stream: IO[str] | None) -> bool:

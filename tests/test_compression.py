@@ -1,5 +1,6 @@
 """Compression: exact both ways, as small as the model's score says, and refused by name where it cannot be."""
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -297,7 +298,6 @@ def charlm(
 
 
 def test_the_commands(charlm: Callable[..., tuple[int, str, str]]) -> None:
-    import json
 
     sizes = ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4"]
     assert charlm("train", "ducks.txt", "--steps", "12", *sizes)[0] == 0
@@ -324,3 +324,20 @@ def test_the_commands(charlm: Callable[..., tuple[int, str, str]]) -> None:
     code, _, err = charlm("decompress", "other", "-o", "new")
     assert code == 4 and "torch 1.0" in err
     assert not Path("new").exists()
+
+
+def test_a_file_that_stands_in_the_training_text_is_said_to(
+    charlm: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    Path("t.txt").write_text(TEXT)
+    Path("new.txt").write_text("nothing of this kind was ever seen before by that model\n" * 3)
+    shape = "--n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --batch-size 4 --steps 1 --no-counts"
+    assert charlm("train", "t.txt", "--run", "seen", *shape.split())[0] == 0
+    for name, said in (("t.txt", True), ("new.txt", False)):
+        code, out, err = charlm("compress", name, "-o", "o.clm", "--force", "--json", "--run", "seen")
+        assert code == 0 and ("stands in the training part too" in err) == said
+        assert bool(json.loads(out)["warnings"]) == said
+    Path("t.txt").unlink()
+    charlm("cache", "--clear")
+    code, _, err = charlm("compress", "new.txt", "-o", "o.clm", "--force", "--run", "seen")
+    assert code == 0 and "not known whether this file stands in it" in err

@@ -31,8 +31,11 @@ class RunFolder:
         return one_line(self.path.name)
 
     @classmethod
-    def create(cls, root: Path, name: str) -> "RunFolder":
-        """Make the folder of a new run and lock it; UsageError if the name is taken."""
+    def create(cls, root: Path, name: str, *, shared_name: bool = False) -> "RunFolder":
+        """Make the folder of a new run and lock it; UsageError if the name is taken.
+
+        With a `shared_name`, which others may be given too, CheckpointError if one of them is just at it.
+        """
         check_free(root, name)
         run = cls(root / name)
         try:
@@ -42,6 +45,8 @@ class RunFolder:
         try:
             run.lock()
         except CheckpointError:  # another process is just beginning a run of that name
+            if shared_name:
+                raise
             raise _taken(name) from None
         check_free(root, name)
         return run

@@ -5,14 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from charlm.cli.console import count, print_json, say, table
-from charlm.cli.options import AsJson
+from charlm.cli.console import can_ask, confirm, count, print_json, say, table
+from charlm.cli.options import AsJson, Yes
+from charlm.cli.words import several
 from charlm.errors import ResourceError, UsageError
 from charlm.terminal import one_line
 
 EXAMPLES = """Examples:
   charlm cache              what there is, and where
-  charlm cache --clear      remove all of it
+  charlm cache --clear      remove all of it; --yes does not ask
   charlm cache 3f2a --clear   remove the text whose key begins so"""
 
 
@@ -20,7 +21,10 @@ def command(
     keys: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY]...", help="Beginnings of keys; none: all.")
     ] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Remove them.")] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Remove them; on a terminal it is asked first.")
+    ] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """List the texts that are kept as ids, or remove them.
@@ -34,7 +38,14 @@ def command(
         if not any(entry.key.startswith(key) for entry in found):
             raise UsageError(f"no key in the cache begins with {one_line(key)}; charlm cache lists them")
     chosen = [entry for entry in found if not keys or entry.key.startswith(tuple(keys))]
+    if yes and not clear:
+        raise UsageError("--yes has no effect without --clear")
     if clear:
+        what = f"{several(len(chosen), 'text')}, {sum(entry.bytes for entry in chosen) / 1e6:,.1f} MB"
+        asks = not yes and can_ask()  # without a terminal it is done, since a text can be read again
+        if asks and not confirm(f"remove {what}, from {one_line(str(cache.cache_folder()))}?"):
+            say("nothing was removed")
+            return
         _clear(cache, chosen, everything=not keys)
         return
     if as_json:

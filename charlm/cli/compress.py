@@ -13,13 +13,15 @@ from charlm.cli.chosen import chosen, text_config
 from charlm.cli.console import checkpoints_root, count, print_json, say, table, warn
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, threads_option
-from charlm.errors import ResourceError, UsageError
+from charlm.errors import CheckpointError, ResourceError, UsageError
 from charlm.settings import settings_of
-from charlm.terminal import one_line
+from charlm.terminal import bars_disabled, one_line
 
 if TYPE_CHECKING:
+    from charlm.checkpoint.snapshot import Snapshot
     from charlm.compression.compress import Progress
     from charlm.config import TextConfig
+    from charlm.text.vocabulary import Ids
 
 T = TypeVar("T")
 Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="The file to make.")]
@@ -71,6 +73,9 @@ def command(
         )
     for note in _read_otherwise(file, data, header.encoding, text_config(snapshot)):
         warn(f"{one_line(file)}{note}")
+    seen = _in_training_too(done.ids, snapshot)
+    if seen is not None:
+        warn(f"{seen}; text that the model has not seen compresses less")
     write(target, done.data)
     facts: dict[str, Any] = {
         "bytes": header.bytes,
@@ -82,6 +87,7 @@ def command(
         "chars_per_second": round(header.chars / seconds, 1),
     }
     if as_json:
+        facts["warnings"] = [] if seen is None else [seen]
         print_json({"schema": 1, "run": name, "checkpoint": {"which": which, "step": header.step}, **facts})
     else:
         show(f"{name}, {which}, step {header.step}", facts)
@@ -107,6 +113,19 @@ def _read_otherwise(path: str, data: bytes, encoding: str, config: "TextConfig")
         yield f" {kept}: what {options} changed in the run's text costs more"
     if config.documents != "none":
         yield f" {kept}: it is not divided into documents, as the run's text is, so where one begins costs more"
+
+
+def _in_training_too(ids: "Ids", snapshot: "Snapshot") -> str | None:
+    """What is to be said where the file stands in the text that the run was trained on, as eval says it."""
+    from charlm.evaluation.overlap import about_overlap, overlap
+    from charlm.training.texts import corpus_of
+
+    try:
+        corpus = corpus_of(snapshot)
+    except CheckpointError as error:
+        warn(f"{error}; so it is not known whether this file stands in it")
+        return None
+    return about_overlap([overlap(corpus.train, ids)], snapshot.vocabulary.word)
 
 
 def show(run: str, facts: dict[str, Any]) -> None:
@@ -156,7 +175,7 @@ def carried_through(work: "Generator[Progress, None, T]") -> tuple[T, float]:
     from tqdm import tqdm
 
     started = perf_counter()
-    with tqdm(unit=" symbols", unit_scale=True, disable=None, file=sys.stderr, leave=False) as bar:
+    with tqdm(unit=" symbols", unit_scale=True, disable=bars_disabled(), file=sys.stderr, leave=False) as bar:
         while True:
             try:
                 progress = next(work)

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from charlm.checkpoint.strict_json import finite
-from charlm.terminal import colour, one_line, visible
+from charlm.terminal import colour, is_quiet, one_line, visible
 
 
 def say(text: str) -> None:
-    """A line for whoever watches."""
+    """A line for whoever watches, unless --quiet."""
+    if is_quiet():
+        return
     print(visible(text), file=sys.stderr, flush=True)
 
 
@@ -23,6 +25,20 @@ def warn(text: str) -> None:
 def fail(text: str) -> None:
     """Why the command ends."""
     print(_styled("error: ", "1;31") + visible(text), file=sys.stderr, flush=True)
+
+
+def confirm(question: str) -> bool:
+    """Ask on the terminal; only `y` and `yes` agree."""
+    print(visible(f"{question} [y/N] "), end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):  # the end of the input: the line is still open
+        print(file=sys.stderr)
+    return answer.strip().lower() in ("y", "yes")
+
+
+def can_ask() -> bool:
+    """Is there somebody to ask: are standard input and standard error a terminal?"""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def note_files(notes: Iterable[str]) -> None:

@@ -5,12 +5,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from math import log
 from statistics import fmean
+from typing import Any
 
 from tqdm import tqdm
 
 from charlm import files
+from charlm.checkpoint.overview import overview
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.cli.console import checkpoints_root, count, say, table, text_of, warn, warn_of_slow_parts
+from charlm.cli.console import (
+    checkpoints_root,
+    count,
+    print_json,
+    say,
+    table,
+    text_of,
+    warn,
+    warn_of_slow_parts,
+)
 from charlm.cli.remembered import remembered_rows, say_remembered
 from charlm.cli.words import several
 from charlm.compiled import has_failures
@@ -18,7 +29,7 @@ from charlm.config import FEWEST_HELD_OUT, SamplingConfig, TextConfig
 from charlm.errors import CharlmError
 from charlm.evaluation.intervals import plus_minus
 from charlm.evaluation.yardsticks import Baseline, Yardstick
-from charlm.listeners.log import MetricsLog
+from charlm.listeners.log import MetricsLog, row_of
 from charlm.listeners.preview import Preview
 from charlm.listeners.progress import Progress
 from charlm.listeners.report import NAME as REPORT
@@ -33,12 +44,22 @@ from charlm.training.session import Session
 from charlm.training.signals import EXIT_CODES, StopSignals
 
 PREVIEW_CHARS = 120
+EVENTS_SCHEMA = 1
+"""Of the rows that `train --json` and `resume --json` print."""
 
 
-def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Baseline | None) -> int:
+def follow(
+    run: RunFolder,
+    session: AnySession,
+    pace: Pace | None,
+    counts: Baseline | None,
+    *,
+    as_json: bool = False,
+) -> int:
     """Train to the end or until a signal; show it; the exit code that the signal asks for, or 0.
 
-    `counts`: the n-gram baseline, if there was time to count it.
+    `counts`: the n-gram baseline, if there was time to count it. With `as_json` standard output gets the
+    events instead of the table at the end.
     """
     trainer = trainer_of(session, run, pace, counts.model if counts else None)
     # The page there may be is of another step. Should this be killed, `resume` makes that of the last one.
@@ -59,6 +80,9 @@ def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Basel
         _say_remembered,
         _warn_of_slow_parts,
     ]
+    if as_json:
+        _print_row(_begun(run, session, counts))
+        listeners.append(lambda event: _print_row(row_of(event)))
     last: Event | None = None
     try:
         with StopSignals(lambda name: _announce(session, name)) as stop:
@@ -73,11 +97,13 @@ def follow(run: RunFolder, session: AnySession, pace: Pace | None, counts: Basel
     budget = pace.budget if pace is not None else None
     if stop.is_set():
         budget = 0.0  # whoever sent a signal does not wait for what takes time
-    _summary(run, session, last, budget, counts.stick if counts else None)
+    _summary(run, session, last, budget, counts.stick if counts else None, as_json)
     return EXIT_CODES.get(last.reason, 0)
 
 
-def close_finished(run: RunFolder, session: AnySession, counts: Baseline | None) -> None:
+def close_finished(
+    run: RunFolder, session: AnySession, counts: Baseline | None, *, as_json: bool = False
+) -> None:
     """Show and write what comes at the end of a run, for one that was killed between that and its last save."""
     run.unlock()
     state = session.state
@@ -85,7 +111,37 @@ def close_finished(run: RunFolder, session: AnySession, counts: Baseline | None)
     best, total = state.memorising.best_step, session.plan.total_steps
     last = Finished(step=state.step, reason=state.finished, best_step=best, total_steps=total)
     tell(last)
-    _summary(run, session, last, None, counts.stick if counts else None)
+    _summary(run, session, last, None, counts.stick if counts else None, as_json)
+
+
+def _begun(run: RunFolder, session: AnySession, counts: Baseline | None) -> dict[str, Any]:
+    """The first of the rows that `--json` prints: what is trained, on what, from which step to which."""
+    return {
+        "type": "begun",
+        "schema": EVENTS_SCHEMA,
+        "run": run.path.name,
+        "path": str(run.path),
+        "step": session.state.step,
+        "total_steps": session.plan.total_steps,
+        "corpus": dict(session.run["corpus"]),
+        "model": session.model_config.to_json(),
+        "training": session.training_config.to_json(),
+        "counts_bits_per_char": counts.stick.bits_per_char if counts else None,
+    }
+
+
+def print_result(run: RunFolder, reason: str, exit_code: int) -> None:
+    """The last of the rows that `--json` prints: the run as `charlm runs --json` has it, and how it ended."""
+    row = {"type": "result", "reason": reason, "exit_code": exit_code, **overview(run)}
+    nats, report = row.get("nats_per_char"), run.path / REPORT
+    row["bits_per_char"] = None if nats is None else nats / log(2)
+    row["report"] = str(report) if report.exists() else None
+    _print_row({**row, "schema": EVENTS_SCHEMA})
+
+
+def _print_row(row: dict[str, Any]) -> None:
+    with suppress(OSError):  # whoever read it may be gone; training goes on
+        print_json(row)
 
 
 def tell(event: Event) -> None:
@@ -148,9 +204,14 @@ def _announce(session: AnySession, name: str) -> None:
 
 
 def _summary(
-    run: RunFolder, session: AnySession, last: Finished, budget: float | None, counts: Yardstick | None
+    run: RunFolder,
+    session: AnySession,
+    last: Finished,
+    budget: float | None,
+    counts: Yardstick | None,
+    as_json: bool,
 ) -> None:
-    """The still table at the end, and the report beside it."""
+    """The still table at the end, or the result as JSON, and the report beside it."""
     state = session.state
     rows = [("run", run.name), ("steps", f"{count(last.step)} of {count(last.total_steps)}")]
     rows += session.learned
@@ -169,8 +230,11 @@ def _summary(
         again = f"charlm resume {run.name}{root_option(run)}"
         say(f"\nthe run is saved; this finishes it and writes its report: {again}")
         raise
-    with suppress(OSError):  # whoever read the table may be gone; what is said below still counts
-        table(rows)
+    if as_json:
+        print_result(run, last.reason, EXIT_CODES.get(last.reason, 0))
+    else:
+        with suppress(OSError):  # whoever read the table may be gone; what is said below still counts
+            table(rows)
     if last.reason in EXIT_CODES:
         say(
             f"stopped by {last.reason} after step {last.step}; go on with: charlm resume {run.name}{root_option(run)}"

@@ -30,7 +30,7 @@ from charlm.cli.console import fail, warn_of_slow_parts
 from charlm.cli.mistakes import usage_message
 from charlm.cli.options import CONTEXT, Command, Group
 from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError, is_out_of_memory
-from charlm.terminal import one_line, plain_streams
+from charlm.terminal import be_quiet, no_colours, one_line, plain_streams
 from charlm.training.signals import EXIT_CODES, Signalled, raising_signals
 
 EPILOG = """Examples:
@@ -117,6 +117,9 @@ def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
 def run(started: float) -> int:
     """Run the command named on the command line; the process's exit code."""
     plain_streams()
+    be_quiet(False)
+    if "--no-color" in sys.argv[1:]:
+        no_colours()  # before the command line is read: what is wrong with it is an error in colours
     try:
         with raising_signals():
             code = make_app(started)(standalone_mode=False)

@@ -7,13 +7,13 @@ from functools import wraps
 from typing import Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from charlm.cli.mistakes import TYPED, no_command
 from charlm.errors import UsageError
 from charlm.settings import Setting, Settings, settings_of
 from charlm.suggestions import time_meant
-from charlm.terminal import one_line
+from charlm.terminal import be_quiet, no_colours, one_line
 
 S = TypeVar("S", bound=Settings)
 
@@ -47,6 +47,10 @@ From = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table or text.")]
+Yes = Annotated[bool, typer.Option("-y", "--yes", help="Remove without asking.")]
+EventsAsJson = Annotated[
+    bool, typer.Option("--json", help="Print what happens as JSON, an object a line, and the result last.")
+]
 Checkpoints = Annotated[
     str | None,
     typer.Option(metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"),
@@ -63,8 +67,32 @@ LEAST_SECONDS = 5
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
+def _everywhere() -> list[Any]:
+    """The options that stand before the name of a command or after it."""
+    return [
+        TyperOption(
+            param_decls=["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=lambda ctx, param, value: be_quiet(True) if value else None,
+            help="Print only results, warnings and errors.",
+        ),
+        TyperOption(
+            param_decls=["--no-color"],
+            is_flag=True,
+            expose_value=False,
+            callback=lambda ctx, param, value: no_colours() if value else None,
+            help="Print without colours, as the variable NO_COLOR does.",
+        ),
+    ]
+
+
 class Command(TyperCommand):
     """A command whose help groups the options under headings and keeps the lines of its examples."""
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        super().__init__(*args, **values)
+        self.params += _everywhere()
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the words, which stay known for whoever explains a mistake; `help` alone asks for the help."""
@@ -100,6 +128,10 @@ class Command(TyperCommand):
 
 class Group(TyperGroup):
     """The commands in the order in which a user meets them."""
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        super().__init__(*args, **values)
+        self.params += _everywhere()
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the words up to the command. No word at all, and `help`, ask for the help, and are no mistake."""

@@ -10,6 +10,7 @@ from charlm.cli.words import about_text
 from charlm.config import TextConfig
 from charlm.errors import UsageError
 from charlm.refusals import VAL
+from charlm.terminal import bars_disabled
 
 DELAY = 1.0
 LEAST_SHARE = 0.01
@@ -108,7 +109,7 @@ class Bar:
             desc=what,
             total=of,
             delay=DELAY,
-            disable=None,
+            disable=bars_disabled(),
             file=sys.stderr,
             unit=self._unit,
             unit_scale=True,

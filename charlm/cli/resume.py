@@ -6,7 +6,15 @@ from typing import Annotated, Any
 import typer
 
 from charlm.cli.console import checkpoints_root, say, warn
-from charlm.cli.options import Checkpoints, RunName, RunOption, budget_seconds, one_run, threads_option
+from charlm.cli.options import (
+    Checkpoints,
+    EventsAsJson,
+    RunName,
+    RunOption,
+    budget_seconds,
+    one_run,
+    threads_option,
+)
 from charlm.errors import UsageError
 
 EXAMPLES = """Examples:
@@ -27,6 +35,7 @@ def command(
     threads: Annotated[
         int | None, threads_option("CPU threads. [default: as many as the run began with]")
     ] = None,
+    as_json: EventsAsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
     """Go on with a run: to the end of its plan, or further; or with a comparison.
@@ -39,12 +48,11 @@ def command(
         raise UsageError("--time and --steps were both given; give one of them")
     budget = budget_seconds(time) if time is not None else None
     say(f"resuming {run or 'the newest run'}")
-    if run is not None and _comparison(ctx, checkpoints_root(checkpoints), run, time, steps):
+    if run is not None and _comparison(ctx, checkpoints_root(checkpoints), run, time, steps, as_json):
         return
 
     from charlm.checkpoint.run_folder import find  # here: only now is torch needed
-    from charlm.cli.counts_line import counts_line
-    from charlm.cli.follow import follow, next_commands, of_comparison
+    from charlm.cli.follow import of_comparison
     from charlm.training.counts_session import CountsSession
     from charlm.training.start import go_on
 
@@ -53,54 +61,67 @@ def command(
         raise UsageError(f"{folder.name} is part of a comparison, in which all runs have the same budget")
     session = go_on(folder, warn, threads)
     if isinstance(session, CountsSession):
-        _count_on(folder, session, time, steps)
+        for option, value in {"--time": time, "--steps": steps}.items():
+            if value is not None:
+                raise UsageError(
+                    f"{option} cannot act on {folder.name}: it is counts alone, which are complete"
+                )
+        count_on(folder, session, as_json=as_json)
         return
     if session.state.finished is not None and budget is None and steps is None:
-        _close(folder, session)
+        close(folder, session, as_json=as_json)
         return
     pace = _extended(folder, session, budget, steps, ctx.obj)
+    train_on(folder, session, pace, budget, as_json=as_json)
+
+
+def train_on(folder: Any, session: Any, pace: Any, budget: float | None, *, as_json: bool) -> None:
+    """Train to the end of the plan; exits with the code of a signal."""
+    from charlm.cli.counts_line import counts_line
+    from charlm.cli.follow import follow, next_commands
+
     say(f"{folder.name}: from step {session.state.step} to {session.plan.total_steps}")
-    code = follow(folder, session, pace, counts_line(session, budget))
+    code = follow(folder, session, pace, counts_line(session, budget), as_json=as_json)
     if code:
         raise typer.Exit(code)
     next_commands(folder, session)
 
 
-def _close(folder: Any, session: Any) -> None:
+def close(folder: Any, session: Any, *, as_json: bool) -> None:
     """Write the report that a finished run lacks; UsageError where it lacks nothing."""
     from charlm.cli.counts_line import counts_line
     from charlm.cli.follow import close_finished, next_commands
 
-    if not _lacks_report(folder):
+    if not lacks_report(folder):
         raise UsageError(
             f"the run {folder.name} is finished, after {session.state.step} steps; to train it further say for "
             f"how long: charlm resume {folder.name} --time 2m"
         )
     say(f"{folder.name} is finished, after {session.state.step} steps; only its report is missing")
-    close_finished(folder, session, counts_line(session, None))
+    close_finished(folder, session, counts_line(session, None), as_json=as_json)
     next_commands(folder, session)
 
 
-def _lacks_report(folder: Any) -> bool:
+def lacks_report(folder: Any) -> bool:
+    """Has the run no report, since it was killed after its last save?"""
     from charlm.listeners.report import NAME
 
     return not (folder.path / NAME).exists()
 
 
-def _count_on(folder: Any, session: Any, time: str | None, steps: int | None) -> None:
+def count_on(folder: Any, session: Any, *, as_json: bool) -> None:
     """Counts that were saved are complete; what can be missing is their figure, or the report."""
-    from charlm.cli.follow import close_finished, follow, next_commands
+    from charlm.cli.follow import close_finished, follow, next_commands, print_result
 
-    for option, value in {"--time": time, "--steps": steps}.items():
-        if value is not None:
-            raise UsageError(f"{option} cannot act on {folder.name}: it is counts alone, which are complete")
     if session.state.finished is not None:
         say(f"{folder.name} is complete: it is counts alone, and all of its text is counted")
-        if _lacks_report(folder):
+        if lacks_report(folder):
             say("only its report is missing")
-            close_finished(folder, session, None)
+            close_finished(folder, session, None, as_json=as_json)
+        elif as_json:
+            print_result(folder, "done", 0)
     else:
-        code = follow(folder, session, None, None)
+        code = follow(folder, session, None, None, as_json=as_json)
         if code:
             raise typer.Exit(code)
     next_commands(folder, session)
@@ -119,7 +140,7 @@ def _extended(folder: Any, session: Any, budget: float | None, steps: int | None
     return by_seconds(session, folder, budget, started, afterwards)
 
 
-def _comparison(ctx: Any, root: Path, name: str, time: str | None, steps: int | None) -> bool:
+def _comparison(ctx: Any, root: Path, name: str, time: str | None, steps: int | None, as_json: bool) -> bool:
     """Go on with the comparison of that name; False where there is none."""
     from charlm.studies import comparison as on_disk
 
@@ -139,5 +160,5 @@ def _comparison(ctx: Any, root: Path, name: str, time: str | None, steps: int | 
 
     folder.lock()
     comparison = on_disk.read(folder)
-    follow_comparison(folder, comparison, on_disk.corpus_of(comparison), as_json=False)
+    follow_comparison(folder, comparison, on_disk.corpus_of(comparison), as_json=as_json)
     return True

@@ -1,27 +1,58 @@
 """`charlm runs`: the runs there are."""
 
+import os
+from contextlib import ExitStack
 from math import log
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from charlm.cli.console import checkpoints_root, count, print_json, say, table
-from charlm.cli.options import AsJson, Checkpoints
+import typer
+
+from charlm.cli.console import can_ask, checkpoints_root, confirm, count, print_json, say, table
+from charlm.cli.options import AsJson, Checkpoints, Yes
+from charlm.cli.words import several
 from charlm.config import FEWEST_HELD_OUT
+from charlm.errors import CheckpointError, ResourceError, UsageError
+from charlm.terminal import one_line
+
+if TYPE_CHECKING:
+    from charlm.checkpoint.run_folder import RunFolder
 
 EXAMPLES = """Examples:
-  charlm runs          the newest first
-  charlm runs --json   as data"""
+  charlm runs                        the newest first
+  charlm runs --json                 as data
+  charlm runs --remove poems poems-2 remove two runs, after asking; --yes does not ask"""
+
+COMPARISON = "comparison.json"
+"""What makes a folder that of a comparison."""
 
 
 def command(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Runs and comparisons to remove.")
+    ] = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove the runs and comparisons that are named.")
+    ] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
-    """List the runs, the newest first."""
+    """List the runs, the newest first, or remove some.
+
+    What was removed is gone; texts stay in the cache (see charlm cache).
+    """
+    root = checkpoints_root(checkpoints)
+    if remove:
+        _remove(root, names or [], yes, as_json)
+        return
+    for given, said in ((names, "a name"), (yes, "--yes")):
+        if given:
+            raise UsageError(f"{said} has no effect without --remove; charlm info NAME shows one run")
     from charlm.checkpoint.overview import overview  # here: torch is slow to import
     from charlm.checkpoint.run_folder import runs
     from charlm.studies.comparison import comparisons
 
-    root = checkpoints_root(checkpoints)
     rows = [overview(run) for run in runs(root)]
     if as_json:
         for row in rows:
@@ -43,3 +74,83 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     few = row["evaluated_chars"] is not None and row["evaluated_chars"] < FEWEST_HELD_OUT
     bits = "" if figure is None else f"{figure / log(2):.3f}{' (too little text)' * few}"
     return row["run"], row["text"], count(row["step"]), bits, row["state"]
+
+
+def _remove(root: Path, names: list[str], yes: bool, as_json: bool) -> None:
+    """Remove runs and comparisons whole, once all that are named were found and nobody trains them."""
+    from charlm import files
+
+    if not names:
+        raise UsageError("--remove needs the names of runs; charlm runs lists them")
+    folders = [_removable(root, name) for name in dict.fromkeys(names)]
+    sizes = [_bytes(folder.path) for folder in folders]
+    what = ", ".join(
+        f"{_kind(folder)} {folder.name} ({size / 1e6:,.1f} MB)"
+        for folder, size in zip(folders, sizes, strict=True)
+    )
+    if not yes and not can_ask():
+        raise UsageError(f"--remove would remove {what}; without a terminal to ask on, say --yes")
+    with ExitStack() as locks:
+        for folder in folders:
+            for each in (folder, *_runs_within(folder)):
+                each.lock()  # refused while it is being trained
+                locks.callback(each.unlock)
+        if not yes and not confirm(f"remove {what}? It cannot be undone"):
+            say("nothing was removed")
+            return
+        if os.name == "nt":
+            locks.close()  # there no folder can be removed in which a file is open
+        for folder in folders:
+            try:
+                files.remove_tree(folder.path)
+            except OSError as error:
+                raise ResourceError(f"{folder.name} cannot be removed: {error.strerror}") from None
+    left = [each.name for each in folders if any(root.glob(f"{files.TEMPORARY}gone-{each.path.name}*"))]
+    if left:
+        raise ResourceError(f"{', '.join(left)} could not be removed whole")
+    if as_json:
+        print_json(
+            {"schema": 1, "removed": [folder.path.name for folder in folders], "freed_bytes": sum(sizes)}
+        )
+    else:
+        say(f"removed {what}: {sum(sizes) / 1e6:,.1f} MB freed")
+
+
+def _removable(root: Path, name: str) -> "RunFolder":
+    """The run or comparison of that name. Raises UsageError and CheckpointError."""
+    from charlm.checkpoint.run_folder import RunFolder, check_name
+
+    check_name(name)
+    folder = RunFolder(root / name)
+    if folder.path.is_symlink():
+        raise UsageError(f"{folder.name} is a link; remove it yourself, or what it points to")
+    if not folder.path.is_dir():
+        raise CheckpointError(
+            f"there is no run named {folder.name} in {one_line(str(root))}; charlm runs lists them"
+        )
+    if (root / COMPARISON).exists():
+        raise UsageError(
+            f"{folder.name} is part of the comparison {one_line(root.name)}, which is removed whole"
+        )
+    if not any((folder.path / mark).is_file() for mark in ("run.json", COMPARISON)):
+        raise UsageError(f"{one_line(str(folder.path))} holds no run and no comparison; it is left alone")
+    return folder
+
+
+def _runs_within(folder: "RunFolder") -> "list[RunFolder]":
+    """The runs of a comparison; none of a run."""
+    from charlm.checkpoint.run_folder import runs
+
+    return runs(folder.path) if (folder.path / COMPARISON).is_file() else []
+
+
+def _kind(folder: "RunFolder") -> str:
+    within = len(_runs_within(folder))
+    return (
+        f"the comparison of {several(within, 'run')}" if (folder.path / COMPARISON).is_file() else "the run"
+    )
+
+
+def _bytes(folder: Path) -> int:
+    """What the files in a folder take; links are not followed."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())

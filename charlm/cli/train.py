@@ -1,18 +1,28 @@
 """`charlm train`: from a text to a trained model."""
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from charlm.cli.config_file import read_config
-from charlm.cli.console import checkpoints_root, count, note_files, say, table
+from charlm.cli.console import checkpoints_root, count, note_files, print_json, say, table
 from charlm.cli.going_on import as_before, origin_of, say_origin, take_reading, take_text_settings, told
 from charlm.cli.mistakes import check_files
-from charlm.cli.options import Checkpoints, From, VerifyCache, Which, budget_seconds, build, with_settings
+from charlm.cli.options import (
+    Checkpoints,
+    EventsAsJson,
+    From,
+    VerifyCache,
+    Which,
+    budget_seconds,
+    build,
+    with_settings,
+)
 from charlm.cli.reading import check_named, load_text, say_text, take_customary_split
+from charlm.cli.requeue import asked_for, carry_on, check_same, find_begun
 from charlm.cli.words import about_model
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import UsageError
@@ -27,6 +37,7 @@ EXAMPLES = """Examples:
   charlm train corpus.txt --mixer none           n-gram counts alone, to compare with
   charlm train new.txt --from poems              go on from a run, on another text
   charlm train corpus.txt --dry-run              only show what would be done
+  charlm train corpus.txt --run X --time 8h --resume-if-exists   in a job that may be requeued
   zcat log.gz | charlm train -                   standard input"""
 
 DEFAULT_TIME = "2m"
@@ -43,6 +54,14 @@ Steps = Annotated[
     typer.Option(min=1, help="How many batches to learn from, instead of a time.", envvar="CHARLM_STEPS"),
 ]
 
+ResumeIfExists = Annotated[
+    bool,
+    typer.Option(
+        "--resume-if-exists",
+        help="Resume the run of --run if it was begun, and succeed if it is finished: for jobs that are requeued.",
+    ),
+]
+
 
 @with_settings(PANELS)
 def command(
@@ -55,6 +74,7 @@ def command(
     steps: Steps = None,
     origin: From = None,
     checkpoint: Which = None,
+    resume_if_exists: ResumeIfExists = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, and do nothing.")] = False,
     verify_cache: VerifyCache = False,
     config: Annotated[
@@ -63,6 +83,7 @@ def command(
             metavar="FILE", is_eager=True, callback=read_config, help="Read options from a TOML file."
         ),
     ] = None,
+    as_json: EventsAsJson = False,
     checkpoints: Checkpoints = None,
     *,
     settings: dict[str, Any],
@@ -73,6 +94,12 @@ def command(
     check_files(
         "train", [*(corpus or []), *filter(None, [settings["val_file"]])], checkpoints_root(checkpoints), time
     )
+    asked = asked_for(settings, _asked_seconds(time, steps), steps, origin, checkpoint)
+    if resume_if_exists:
+        begun = find_begun(checkpoints_root(checkpoints), run)
+        if begun is not None:
+            _resume(ctx, begun, corpus or [], asked, settings["threads"], dry_run, as_json)
+            return
     before = _origin(origin, checkpoint, checkpoints)
     model, training, text = _configurations(ctx, corpus or [], settings, before)
     budget = _seconds(time, steps, model, training)
@@ -88,9 +115,34 @@ def command(
     choice, budget_said = choose_for(loaded, model, training, budget, steps, ctx.obj, before)
     say(f"model: {budget_said}")
     if dry_run:
-        _show_plan(choice)
+        _show_plan(choice, as_json)
         return
-    _train(ctx.obj, corpus or [], run, checkpoints, loaded, text, choice, budget, before)
+    new = _New(ctx.obj, tuple(corpus or []), run, checkpoints, asked, resume_if_exists, as_json)
+    _train(new, loaded, text, choice, budget, before)
+
+
+def _asked_seconds(time: str | None, steps: int | None) -> float | None:
+    """The time that is asked for, unless it is a number of steps."""
+    return None if steps is not None else budget_seconds(time or DEFAULT_TIME)
+
+
+def _resume(
+    ctx: typer.Context,
+    run: Any,
+    names: list[str],
+    asked: dict[str, Any],
+    threads: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Go on with a run that the same command began, if it did."""
+    say(f"the run {run.name} exists; reading {describe(names, asked.get('include'))}")
+    snapshot = check_same(run, names, asked)
+    if dry_run:
+        state = snapshot.state.get("finished") or "unfinished"
+        say(f"the run {run.name} is at step {snapshot.step}, {state}; without --dry-run it would be resumed")
+        return
+    carry_on(run, snapshot, ctx.obj, asked.get("time"), threads, as_json=as_json)
 
 
 def _origin(name: str | None, checkpoint: str | None, checkpoints: str | None) -> Any:
@@ -215,7 +267,11 @@ def choose_for(
     return choice, f"{about_model(choice, loaded.corpus.vocabulary)}, chosen {choice.why}{busy}"
 
 
-def _show_plan(choice: Any) -> None:
+def _show_plan(choice: Any, as_json: bool) -> None:
+    if as_json:
+        configs = {"model": choice.model.to_json(), "training": choice.training.to_json()}
+        print_json({"type": "plan", "schema": 1, **configs, "plan": choice.plan.to_json()})
+        return
     rows = [("steps, about", count(choice.plan.total_steps)), ("schedule", str(choice.plan.schedule))]
     rows = [] if choice.model.counts_alone else rows
     for kind in (choice.model, choice.training):
@@ -227,16 +283,21 @@ def _show_plan(choice: Any) -> None:
     table(rows)
 
 
+@dataclass(frozen=True)
+class _New:
+    """A new run, as the command asks for it."""
+
+    started: float
+    names: tuple[str, ...]
+    run: str | None
+    checkpoints: str | None
+    asked: dict[str, Any]
+    shared_name: bool
+    as_json: bool
+
+
 def _train(
-    started: float,
-    names: list[str],
-    run: str | None,
-    checkpoints: str | None,
-    loaded: Any,
-    text: TextConfig,
-    choice: Any,
-    budget: float | None,
-    before: Any = None,
+    new: _New, loaded: Any, text: TextConfig, choice: Any, budget: float | None, before: Any = None
 ) -> None:
     from charlm.checkpoint.run_folder import RunFolder
     from charlm.cli.counts_line import counts_line
@@ -246,15 +307,18 @@ def _train(
     from charlm.training.pace import Pace
     from charlm.training.start import begin
 
-    root = checkpoints_root(checkpoints)
-    folder = RunFolder.create(root, run) if run else RunFolder.create_like(root, run_name(names))
-    session = begin(folder, loaded, text, choice, command_line(["charlm", *sys.argv[1:]]), before)
+    root, names = checkpoints_root(new.checkpoints), list(new.names)
+    if new.run:
+        folder = RunFolder.create(root, new.run, shared_name=new.shared_name)
+    else:
+        folder = RunFolder.create_like(root, run_name(names))
+    session = begin(folder, loaded, text, choice, command_line(["charlm", *sys.argv[1:]]), before, new.asked)
     counts = counts_line(session, budget)
     pace = None
     if budget is not None:
         afterwards = report_seconds(loaded.corpus, budget, choice.plan.total_steps)
-        pace = Pace(budget=budget, deadline=started + budget, afterwards=afterwards)
-    code = follow(folder, session, pace, counts)
+        pace = Pace(budget=budget, deadline=new.started + budget, afterwards=afterwards)
+    code = follow(folder, session, pace, counts, as_json=new.as_json)
     if code:
         raise typer.Exit(code)
     if session.state.returns:

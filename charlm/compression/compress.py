@@ -46,6 +46,7 @@ class Compressed:
 
     data: bytes
     header: Header
+    ids: Ids  # the symbols (N,) of the file
     not_text: int | None  # the offset of the first byte that is no UTF-8
 
 
@@ -74,7 +75,7 @@ def compressing(
             payload_crc32=zlib.crc32(payload),
             encoding=spelled.encoding,
         )
-    return Compressed(pack(header, payload), header, spelled.not_text)
+    return Compressed(pack(header, payload), header, spelled.ids, spelled.not_text)
 
 
 def decompressing(file: bytes, label: str, snapshot: Snapshot) -> Generator[Progress, None, bytes]:

@@ -1,6 +1,6 @@
 """Passages of a text that stand in the training part too: what was seen is no test."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,16 @@ from charlm.randomness import mix
 from charlm.text.passages import PASSAGE, Hashes, Passages, hashes_of
 from charlm.text.vocabulary import Ids
 
-__all__ = ["PASSAGE", "Hashes", "Overlap", "hashes_of", "overlap", "overlap_of_all", "overlap_of_samples"]
+__all__ = [
+    "PASSAGE",
+    "Hashes",
+    "Overlap",
+    "about_overlap",
+    "hashes_of",
+    "overlap",
+    "overlap_of_all",
+    "overlap_of_samples",
+]
 
 AT_ONCE = 1 << 20
 MOST_COMPARED = 2 << 20
@@ -38,6 +47,18 @@ class Overlap:
     def share(self) -> float:
         """Between 0 and 1."""
         return self.symbols / max(1, self.of_symbols)
+
+
+def about_overlap(parts: Sequence[Overlap], unit: str) -> str | None:
+    """What is said of texts of which something stands in the training part too; None where nothing does."""
+    share = sum(part.symbols for part in parts) / max(1, sum(part.of_symbols for part in parts))
+    if share == 0:
+        return None
+    word = min(parts, key=lambda part: part.read).word
+    return (
+        f"{word}{100 * share:.{0 if share >= 0.1 else 2}f} % of this text stands in the training part too, in "
+        f"passages of {PASSAGE} {unit}s or more"
+    )
 
 
 def overlap(train: Ids, text: Ids) -> Overlap:

@@ -16,7 +16,7 @@ from charlm.counts.c_rows import CRows
 from charlm.counts_predictor import CountsPredictor
 from charlm.evaluation.intervals import confidence_interval
 from charlm.evaluation.online import COUNTS, MODEL
-from charlm.evaluation.overlap import PASSAGE, overlap
+from charlm.evaluation.overlap import about_overlap, overlap
 from charlm.evaluation.score import Figure, score_text
 from charlm.evaluation.yardsticks import KNESER_NEY, LAST_BYTES, Yardstick, kneser_ney, of_counts, yardsticks
 from charlm.predictor import Predictor
@@ -220,13 +220,9 @@ def _warnings(
         found.append("this checkpoint was chosen by this very text; on other text expect a little more")
     if corpus is not None:
         parts = [overlap(corpus.train, predictor.vocabulary.encode(text)) for _, text in texts]
-        share = sum(part.symbols for part in parts) / max(1, sum(part.of_symbols for part in parts))
-        if share > 0:
-            word = min(parts, key=lambda part: part.read).word
-            found.append(
-                f"{word}{100 * share:.{0 if share >= 0.1 else 2}f} % of this text stands in the training part too, in passages of {PASSAGE} "
-                f"{predictor.vocabulary.word}s or more; that is no test of what was learned"
-            )
+        seen = about_overlap(parts, predictor.vocabulary.word)
+        if seen is not None:
+            found.append(f"{seen}; that is no test of what was learned")
     if figure.chars < FEWEST_HELD_OUT:
         chars = f"{figure.chars} character{'s are' if figure.chars != 1 else ' is'}"
         found.append(f"{chars} too few for the figure to mean much")

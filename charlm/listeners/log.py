@@ -1,6 +1,7 @@
 """`metrics.jsonl`: every event of a run, a JSON object a line."""
 
 import json
+import re
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,12 @@ class MetricsLog:
         """Write one event; a full disk costs the log a line, never the run."""
         with suppress(OSError):
             files.append(self._path, _line({"event": type(event).__name__, **asdict(event)}))
+
+
+def row_of(event: Event) -> dict[str, Any]:
+    """An event as `charlm train --json` prints it: `went_back` and the like as its type, and its fields."""
+    kind = re.sub(r"(?<!^)([A-Z])", r"_\1", type(event).__name__).lower()
+    return {"type": kind, **asdict(event)}
 
 
 def cut_log(run: Path, name: str, step: int) -> None:

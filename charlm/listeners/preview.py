@@ -13,7 +13,7 @@ from charlm import files
 from charlm.config import FEWEST_HELD_OUT
 from charlm.evaluation.intervals import plus_minus
 from charlm.listeners.log import cut_log
-from charlm.terminal import colour, visible
+from charlm.terminal import colour, is_quiet, visible
 from charlm.training.events import Evaluated, Event
 
 NAME = "samples.jsonl"
@@ -39,9 +39,10 @@ class Preview:
             figure += f", baseline {event.baseline_nats_per_char / log(2):.3f}, difference {sign}{change}"
         few = ": too few to mean much" * (event.chars < FEWEST_HELD_OUT)
         title = f"step {event.step}: {figure}; {event.chars:,} of {event.of_chars:,} characters{few}"
-        with tqdm.external_write_mode(file=sys.stderr):
-            shown = _indented(visible(text, dim=colour(sys.stderr)))
-            print(_bold(title), shown, "", sep="\n", file=sys.stderr, flush=True)
+        if not is_quiet():
+            with tqdm.external_write_mode(file=sys.stderr):
+                shown = _indented(visible(text, dim=colour(sys.stderr)))
+                print(_bold(title), shown, "", sep="\n", file=sys.stderr, flush=True)
         with suppress(OSError):  # on a full disk the report lacks this sample
             files.append(self._path, json.dumps({"step": event.step, "text": text}).encode() + b"\n")
 

@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from charlm.config import FEWEST_HELD_OUT
+from charlm.terminal import bars_disabled, is_quiet
 from charlm.training.events import Evaluated, Event, Finished, Planned, Stepped
 
 SMOOTHING = 0.97
@@ -30,14 +31,14 @@ class Progress:
         self._bar: Any = tqdm(
             total=total_steps,
             initial=first_step,
-            disable=None,
+            disable=bars_disabled(),
             file=sys.stderr,
             bar_format=FORMAT,
             dynamic_ncols=True,
             mininterval=EVERY_SECONDS,
             leave=False,
         )
-        self._plain = not sys.stderr.isatty()
+        self._plain = not sys.stderr.isatty() and not is_quiet()
         self._loss: float | None = None
         self._held_out = ""
         self._baseline = ""

@@ -1,7 +1,7 @@
 """Beginning a run, and going on with one: from a run's folder to a session that can be trained."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,10 +44,11 @@ def begin(
     choice: Choice,
     command: str,
     origin: Origin | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> AnySession:
     """Write a new run's plan and what never changes; the session at step 0.
 
-    `command` is what was typed, for the record; `origin`, the run it goes on from, gives its weights.
+    `command` is what was typed, and `asked` the settings that were given, for the record; `origin`, the run it goes on from, gives its weights.
     Raises ResourceError where nothing can be written.
     """
     corpus = loaded.corpus
@@ -70,6 +71,7 @@ def begin(
         "text": {**text.to_json(), "val_file": text.val_file and str(Path(text.val_file).absolute())},
         "versions": versions(corpus.vocabulary.units),
         **({} if origin is None else {"from": origin.facts()}),
+        **({} if asked is None else {"asked": dict(asked)}),
     }
     session = new_session(corpus, choice, facts, beside)
     if origin is not None:

@@ -1,0 +1,254 @@
+"""`charlm train --run X --resume-if-exists`, for jobs that are requeued, and the events of `--json`."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.training.events import Event
+from charlm.training.loop import Trainer
+from tests.conftest import TEXT, After, Result
+
+Charlm = Callable[..., Result]
+SHAPE = ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4"]
+TRAIN = ["train", "ducks.txt", *SHAPE, "--no-counts", "--eval-every", "4"]
+JOB = [*TRAIN, "--steps", "12", "--run", "job", "--resume-if-exists"]
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.out.splitlines()]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """SIGTERM for the first training, at that step."""
+    plain, stopped = Trainer.run, []
+
+    def run(self: Trainer, stop: Any) -> Any:
+        if stopped:
+            return plain(self, stop)
+        stopped.append(step)
+        early = After(lambda: self.step, step)
+        early.reason = "SIGTERM"
+        return plain(self, early)
+
+    monkeypatch.setattr(Trainer, "run", run)
+
+
+def weights(charlm: Charlm, name: str) -> str:
+    return str(json.loads(charlm("info", name, "--json").out)["weights_sha256"])
+
+
+def test_the_same_command_begins_resumes_and_succeeds(
+    charlm: Charlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(monkeypatch, 5)
+    assert charlm(*JOB).code == 143
+    again = charlm(*JOB)
+    assert again.code == 0 and "from step 5 to 12" in again.err
+    third = charlm(*JOB)
+    assert third.code == 0 and "is finished" in third.err and not third.out
+    assert charlm(*TRAIN, "--steps", "12", "--run", "at-once").code == 0
+    assert weights(charlm, "job") == weights(charlm, "at-once")
+    assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["at-once", "job"]
+
+
+def test_a_missing_report_is_made(charlm: Charlm) -> None:
+    assert charlm(*JOB).code == 0
+    Path("checkpoints/job/report.html").unlink()
+    result = charlm(*JOB)
+    assert result.code == 0 and Path("checkpoints/job/report.html").exists()
+
+
+def test_counts_alone_are_begun_and_then_finished(charlm: Charlm) -> None:
+    job = ["train", "ducks.txt", "--mixer", "none", "--run", "job", "--resume-if-exists"]
+    assert [charlm(*job).code for _ in range(2)] == [0, 0]
+
+
+def test_what_was_killed_before_its_first_save_begins_again(charlm: Charlm) -> None:
+    assert charlm(*JOB).code == 0
+    run = Path("checkpoints/job")
+    for folder in run.glob("step-*"):
+        shutil.rmtree(folder)
+    assert charlm(*JOB).code == 0
+    (run / "run.json").unlink()
+    for folder in run.glob("step-*"):
+        shutil.rmtree(folder)
+    assert charlm(*JOB).code == 0 and RunFolder(run).steps()
+
+
+def test_a_first_guess_is_not_what_a_time_is_spent_by(
+    charlm: Charlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = [*TRAIN, "--time", "5s", "--run", "job", "--resume-if-exists"]
+    stop_after(monkeypatch, 1)
+    assert charlm(*job).code == 143
+    shutil.rmtree("checkpoints/job/step-00000001")
+    for pointer in ("latest", "best"):
+        Path("checkpoints/job", pointer).unlink(missing_ok=True)
+    assert charlm(*job).code == 0
+    plan = json.loads(Path("checkpoints/job/plan.json").read_text())
+    assert any("seconds_left" in decision for decision in plan["decisions"])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--steps", "13"], "steps was 12 and is 13"),
+        (["--time", "30s"], "time was not given and is 30"),
+        (["--seed", "7"], "seed was not given and is 7"),
+        (["--n-embd", "32"], "n_embd was 16 and is 32"),
+        (["--lowercase"], "lowercase was not given and is True"),
+        (["--val", "0.2"], "val was not given and is 0.2"),
+        (["--from", "job"], "from was not given and is job"),
+    ],
+)
+def test_other_settings_are_refused_by_name(charlm: Charlm, change: list[str], named: str) -> None:
+    assert charlm(*JOB).code == 0
+    before = weights(charlm, "job")
+    job = JOB if change[0] != "--time" else [word for word in JOB if word not in ("--steps", "12")]
+    result = charlm(*job, *change)
+    assert result.code == 2 and named in result.err
+    assert weights(charlm, "job") == before
+
+
+def test_a_setting_that_is_left_out_is_named_and_a_default_is_none(
+    charlm: Charlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert charlm(*JOB, "--dropout", "0.1").code == 0
+    result = charlm(*JOB)
+    assert result.code == 2 and "dropout was 0.1 and is not given" in result.err
+    assert charlm(*JOB, "--dropout", "0.1", "--seed", "1", "--threads", "1").code == 0
+    monkeypatch.setenv("CHARLM_DROPOUT", "0.1")
+    assert charlm(*JOB).code == 0
+
+
+def test_another_text_is_refused_and_a_moved_one_is_not(charlm: Charlm) -> None:
+    assert charlm(*JOB).code == 0
+    Path("moved.txt").write_text(TEXT)
+    assert charlm(*JOB[:1], "moved.txt", *JOB[2:]).code == 0
+    Path("ducks.txt").write_text(TEXT + "one more line\n")
+    result = charlm(*JOB)
+    assert result.code == 4 and "another text" in result.err and "SHA-256" in result.err
+
+
+def test_a_run_of_an_older_version_is_compared_with_what_it_became(charlm: Charlm) -> None:
+    import charlm.training.start as start
+
+    plain = start.begin
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(start, "begin", lambda *args: plain(*args[:-1]))
+        assert charlm(*JOB).code == 0
+    assert "asked" not in json.loads(Path("checkpoints/job/run.json").read_text())
+    assert charlm(*JOB).code == 0
+    result = charlm(*JOB, "--n-embd", "32")
+    assert result.code == 2 and "n_embd was 16 and is 32" in result.err
+
+
+def test_it_needs_a_name_and_a_run(charlm: Charlm) -> None:
+    result = charlm(*TRAIN, "--steps", "2", "--resume-if-exists")
+    assert result.code == 2 and "--run" in result.err
+    result = charlm(*TRAIN, "--steps", "2", "--resume-if-exists", "--run", "../x")
+    assert result.code == 2
+    words = ["compare", "ducks.txt", *SHAPE, "--no-counts", "--steps", "1", "--vary", "position=none,rotary"]
+    assert charlm(*words, "--run", "both").code == 0
+    result = charlm(*TRAIN, "--steps", "2", "--resume-if-exists", "--run", "both")
+    assert result.code == 2 and "comparison" in result.err
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_the_second_of_two_at_once_is_refused(charlm: Charlm, begun: bool) -> None:
+    if begun:
+        assert charlm(*JOB).code == 0
+    folder = Path("checkpoints/job")
+    folder.mkdir(parents=True, exist_ok=True)
+    other = RunFolder(folder)
+    other.lock()
+    try:
+        result = charlm(*JOB)
+    finally:
+        other.unlock()
+    assert result.code == 4 and "being trained by another process" in result.err
+    assert charlm(*JOB).code == 0
+
+
+def test_a_dry_run_changes_nothing(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(monkeypatch, 5)
+    assert charlm(*JOB).code == 143
+    result = charlm(*JOB, "--dry-run")
+    assert result.code == 0 and "step 5" in result.err
+    assert RunFolder(Path("checkpoints/job")).steps()[-1] == 5
+
+
+def test_without_the_option_a_name_that_is_taken_stays_refused(charlm: Charlm) -> None:
+    assert charlm(*JOB).code == 0
+    result = charlm(*JOB[:-1])
+    assert result.code == 2 and "exists already" in result.err
+
+
+def test_train_prints_its_events_as_lines(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = charlm(*TRAIN, "--steps", "12", "--json")
+    assert result.code == 0
+    found = rows(result)
+    kinds = [row["type"] for row in found]
+    assert kinds[0] == "begun" and kinds[-1] == "result" and kinds[-2] == "finished"
+    assert kinds.count("stepped") == 12 and kinds.count("evaluated") == 3 and "saved" in kinds
+    assert [row["step"] for row in found if row["type"] == "stepped"] == list(range(1, 13))
+    assert set(kinds) <= {"begun", "result", *(snake(kind.__name__) for kind in Event.__args__)}
+    first, last = found[0], found[-1]
+    assert (first["schema"], first["run"], first["total_steps"]) == (1, "ducks", 12)
+    assert first["model"]["n_embd"] == 16 and first["corpus"]["label"] == "ducks.txt"
+    assert (last["run"], last["step"], last["reason"], last["exit_code"]) == ("ducks", 12, "done", 0)
+    assert last["bits_per_char"] > 0 and Path(last["report"]).exists()
+    assert "held-out" in result.err and "step 12" in result.err
+    more = rows(charlm("resume", "ducks", "--steps", "2", "--json"))
+    assert [row["step"] for row in more if row["type"] == "stepped"] == [13, 14]
+    assert more[0]["step"] == 12 and more[-1]["type"] == "result" and more[-1]["step"] == 14
+
+
+def snake(name: str) -> str:
+    return "".join("_" * (i > 0) + c.lower() if c.isupper() else c for i, c in enumerate(name))
+
+
+def test_every_end_has_a_result(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(monkeypatch, 5)
+    stopped = charlm(*JOB, "--json")
+    last = rows(stopped)[-1]
+    assert stopped.code == 143 == last["exit_code"] and last["reason"] == "SIGTERM" and last["step"] == 5
+    assert rows(charlm(*JOB, "--json"))[-1]["reason"] == "done"
+    finished = charlm(*JOB, "--json")
+    assert [row["type"] for row in rows(finished)] == ["result"]
+    Path("checkpoints/job/report.html").unlink()
+    assert [row["type"] for row in rows(charlm("resume", "job", "--json"))] == ["result"]
+    counts = rows(charlm("train", "ducks.txt", "--mixer", "none", "--run", "counts", "--json"))
+    assert [counts[0]["type"], counts[-1]["type"]] == ["begun", "result"]
+    assert "counted" in [row["type"] for row in counts]
+    assert rows(charlm("resume", "counts", "--json"))[-1]["type"] == "result"
+
+
+def test_a_dry_run_as_json_is_the_plan(charlm: Charlm) -> None:
+    (plan,) = rows(charlm(*TRAIN, "--steps", "12", "--json", "--dry-run"))
+    assert plan["type"] == "plan" and plan["model"]["n_layer"] == 1 and plan["training"]["batch_size"] == 4
+
+
+def test_numbers_that_json_lacks_are_null(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:
+    from charlm.training import loop
+
+    plain = loop.Stepped
+    monkeypatch.setattr(loop, "Stepped", lambda **values: plain(**{**values, "grad_norm": float("inf")}))
+    for line in charlm(*TRAIN, "--steps", "2", "--json").out.splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(name))
+
+
+def test_a_reader_that_leaves_does_not_end_the_run(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:
+    from charlm.cli import follow
+
+    def gone(row: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(follow, "print_json", gone)
+    assert charlm(*TRAIN, "--steps", "12", "--json").code == 0
+    assert RunFolder(Path("checkpoints/ducks")).steps()[-1] == 12
