@@ -175,6 +175,25 @@ def test_the_second_of_two_at_once_is_refused(charlm: Charlm, begun: bool) -> No
     assert charlm(*JOB).code == 0
 
 
+def test_a_run_that_another_began_and_ended_meanwhile_is_for_the_next_call(
+    charlm: Charlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from charlm.cli import train
+
+    assert charlm(*JOB).code == 0
+    plain, calls = train.find_begun, []
+
+    def first_none(root: Path, name: str | None) -> Any:
+        calls.append(name)
+        return None if len(calls) == 1 else plain(root, name)
+
+    monkeypatch.setattr(train, "find_begun", first_none)
+    monkeypatch.setattr(train, "_check_free", lambda root, name: None)
+    result = charlm(*JOB)
+    assert result.code == 4 and "same command again" in result.err
+    assert charlm(*JOB).code == 0
+
+
 def test_a_dry_run_changes_nothing(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_after(monkeypatch, 5)
     assert charlm(*JOB).code == 143

@@ -25,7 +25,7 @@ from charlm.cli.reading import check_named, load_text, say_text, take_customary_
 from charlm.cli.requeue import asked_for, carry_on, check_same, find_begun
 from charlm.cli.words import about_model
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.errors import UsageError
+from charlm.errors import CheckpointError, UsageError
 from charlm.refusals import acts, refuse_untrained
 from charlm.settings import settings_of
 from charlm.terminal import command_line, one_line
@@ -309,6 +309,10 @@ def _train(
 
     root, names = checkpoints_root(new.checkpoints), list(new.names)
     if new.run:
+        if new.shared_name and find_begun(root, new.run) is not None:
+            raise CheckpointError(
+                f"another process began the run {new.run} in the meantime; give the same command again to resume it"
+            )
         folder = RunFolder.create(root, new.run, shared_name=new.shared_name)
     else:
         folder = RunFolder.create_like(root, run_name(names))
