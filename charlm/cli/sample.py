@@ -121,15 +121,12 @@ def command(
         given = _from_file(prompt_file, snapshot)
     if given is not None:
         given, lacking = _as_the_run_reads(given, snapshot, map_lookalikes)
-    if config.seed is None and config.temperature > 0:
-        config = config.seeded()
-        say(f"seed {config.seed}: --seed {config.seed} writes the same text again")
     _write(
         snapshot,
         compiling,
         given,
         lacking,
-        config,
+        _with_seed(config),
         n,
         length,
         stops,
@@ -151,6 +148,14 @@ def _run(argument: str | None, option: str | None, root: Path) -> str | None:
             or_run = f"; or did you mean the run {one_line(meant)}?" if meant else ""
             raise UsageError(text_is_prompt(argument) + or_run)
     return one_run(argument, option)
+
+
+def _with_seed(config: SamplingConfig) -> SamplingConfig:
+    """The same with a seed, which is printed if it is drawn at random; at temperature 0 it has no effect."""
+    if config.seed is None and config.temperature > 0:
+        config = config.seeded()
+        say(f"seed {config.seed}: --seed {config.seed} writes the same text again")
+    return config
 
 
 def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
