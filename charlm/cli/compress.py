@@ -55,6 +55,10 @@ def command(
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
     from charlm.compression.compress import compressing
 
+    if snapshot.run["text"].get("strip") is not None:
+        warn(
+            f"{name} leaves out Project Gutenberg's header and licence (--strip); a compressed file keeps every byte"
+        )
     done, seconds = carried_through(compressing(data, snapshot))
     header = done.header
     if done.not_text is not None:

@@ -78,7 +78,7 @@ def command(
     budget = _seconds(time, steps, model, training)
     if run is not None:
         _check_free(checkpoints_root(checkpoints), run)
-    say(f"reading {describe(corpus or [], text.include)}")
+    say(f"reading {describe(corpus or [], text)}")
     loaded = load_text(corpus or [], text, verify=verify_cache, earlier=before and before.earlier())
     note_files(loaded.notes)
     say_text(loaded, free=before is None)
@@ -163,7 +163,7 @@ def _check_free(root: Path, name: str) -> None:
     check_free(root, name)
 
 
-def describe(names: list[str], include: str | None) -> str:
+def describe(names: list[str], text: TextConfig) -> str:
     """What is about to be read, in words."""
     if not names:
         from charlm.text.manual import manual_name
@@ -171,7 +171,7 @@ def describe(names: list[str], include: str | None) -> str:
         return f"{manual_name()}, since no file was named"
     from charlm.text import finding
 
-    return finding.describe(names, include)
+    return finding.describe(names, text.include, text.exclude)
 
 
 def choose_for(
@@ -297,4 +297,5 @@ def _words(setting: Any, value: Any) -> list[str]:
     """A setting as it is typed."""
     if setting.type is bool:
         return [setting.option if value else f"--no-{setting.option[2:]}"]
-    return [setting.option, command_line([str(value)])]
+    values = value if setting.repeated else [value]
+    return [word for each in values for word in (setting.option, command_line([str(each)]))]
