@@ -263,7 +263,19 @@ class TextConfig(Settings):
     newlines: Annotated[str, "lf: every end of a line becomes a line feed.", Choice(("keep", "lf"))] = "keep"
     lowercase: Annotated[bool, "Read capitals as small letters."] = False
     collapse_spaces: Annotated[bool, "Read spaces and tabs in a row as one space."] = False
-    include: Annotated[str | None, "In folders, only files whose names match, such as '*.txt'."] = None
+    include: Annotated[
+        tuple[str, ...] | None,
+        "Of folders, read only files whose name or path matches, such as '*.txt'. Repeatable.",
+    ] = None
+    exclude: Annotated[
+        tuple[str, ...] | None,
+        "Leave out files and folders whose name or path matches, such as '*.md' or drafts. Repeatable.",
+    ] = None
+    strip: Annotated[
+        str | None,
+        "gutenberg: leave out Project Gutenberg's header and licence in each file.",
+        Choice(("gutenberg",)),
+    ] = None
     field: Annotated[str | None, "Field of JSON lines, .json, .csv and .tsv that holds the text."] = None
     encoding: Annotated[str | None, "The text's encoding; by default UTF-8, or what its mark says."] = None
     units: Annotated[
@@ -281,6 +293,7 @@ class TextConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         refusals.refuse_split(self)
+        refusals.refuse_strip(self)
         if self.units == "bytes" and self.min_count is not None:
             raise ValueError(f"min_count is {self.min_count}, which cannot act with units bytes")
 

@@ -1,15 +1,23 @@
 """Every write that must survive a crash: the only module that opens for writing, syncs or renames."""
 
+import errno
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file can be neither removed nor renamed
+    fcntl = None  # type: ignore[assignment]
+
 TEMPORARY = ".tmp-"
-"""What the name of everything unfinished starts with; whatever bears it may be removed."""
+"""What the name of everything unfinished starts with; it may be removed unless its writer is at work (`is_live`)."""
+_LONGEST = 180  # bytes of a name that a temporary one repeats: a name has 255 at most
 ASIDE = TEMPORARY + "aside-"
 
 
@@ -29,9 +37,10 @@ def replace(path: Path, data: bytes) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that appears at `path` when the block ends, and never if it raises."""
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    temporary = temporary_path(path)
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
+            _hold(file.fileno())
             yield file
             sync_file(file)
         os.replace(temporary, path)
@@ -42,22 +51,28 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def building(folder: Path) -> Iterator[Path]:
+def building(folder: Path, *, may_stay: Callable[[], bool] = lambda: False) -> Iterator[Path]:
     """A folder to write into that appears as `folder` when the block ends, and never if it raises.
 
-    A folder of that name that exists already is replaced. Raises OSError.
+    A folder of that name that exists by then is replaced, unless it `may_stay`: another process was
+    faster, and wrote the same. Raises OSError.
     """
-    temporary = folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}")
-    remove_tree(temporary)
+    temporary = temporary_path(folder)
+    held = None
     try:
         temporary.mkdir()
+        held = _held_folder(temporary)
         yield temporary
         sync_folder(temporary)
-        _put_in_place(temporary, folder)
-        sync_folder(folder.parent)
+        if _put_in_place(temporary, folder, may_stay):
+            sync_folder(folder.parent)
     except BaseException:
         remove_tree(temporary)
         raise
+    finally:
+        if held is not None:
+            os.close(held)
+    remove_tree(temporary)  # where another folder stayed
     remove_tree(_aside(folder))
 
 
@@ -96,17 +111,79 @@ def publish_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
             write_synced(temporary / name, data)
 
 
-def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Rename to a name that may be taken; what stood there is moved aside, and back if that fails."""
+def temporary_path(path: Path) -> Path:
+    """A name beside `path` for what is unfinished, that no other process takes.
+
+    It is random: containers that share a folder also share the ids of processes.
+    """
+    name = os.fsdecode(os.fsencode(path.name)[:_LONGEST])
+    return path.with_name(f"{TEMPORARY}{name}-{secrets.token_hex(8)}")
+
+
+def is_live(path: Path) -> bool:
+    """Is something unfinished held by a process that writes it, on this machine or in a container on it?
+
+    False also where the file system cannot tell.
+    """
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _hold(descriptor: int) -> None:
+    """Show others that this process is writing here, for as long as the descriptor is open."""
+    if fcntl is not None:
+        with suppress(OSError):  # some network file systems have no locks: there age tells
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _held_folder(folder: Path) -> int | None:
+    """The same for a folder: the descriptor to close in the end, where a folder can be opened."""
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    _hold(descriptor)
+    return descriptor
+
+
+def _put_in_place(temporary: Path, folder: Path, may_stay: Callable[[], bool]) -> bool:
+    """Rename to a name that may be taken; what stood there is moved aside, and back if that fails.
+
+    False where what stands there may stay.
+    """
     if folder.exists():
+        if may_stay():
+            return False
         remove_tree(_aside(folder))  # of an attempt that was refused; it would be in the way
         os.rename(folder, _aside(folder))
     try:
         os.rename(temporary, folder)
-    except BaseException:
-        if _aside(folder).exists():
-            os.rename(_aside(folder), folder)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and may_stay():  # another process was faster
+            return False
+        _put_back(folder)
         raise
+    except BaseException:
+        _put_back(folder)
+        raise
+    return True
+
+
+def _put_back(folder: Path) -> None:
+    if _aside(folder).exists():
+        os.rename(_aside(folder), folder)
 
 
 def _aside(folder: Path) -> Path:
@@ -133,19 +210,25 @@ def remove_tree(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.name.startswith(TEMPORARY):
-        gone = folder.with_name(f"{TEMPORARY}gone-{folder.name}")
-        shutil.rmtree(gone, ignore_errors=True)
-        folder = folder.rename(gone)
+        try:
+            folder = folder.rename(temporary_path(folder.with_name(f"gone-{folder.name}")))
+        except FileNotFoundError:  # another process was faster
+            return
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a crash left unfinished in a folder, and put back what it left moved aside."""
+    """Remove what a crash left unfinished in a folder, and put back what it left moved aside.
+
+    What another process is writing stays.
+    """
     for aside in folder.glob(ASIDE + "*"):
         place = aside.with_name(aside.name.removeprefix(ASIDE))
         if not place.exists():
             os.rename(aside, place)
     for path in folder.glob(TEMPORARY + "*"):
+        if is_live(path):
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

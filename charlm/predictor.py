@@ -30,6 +30,8 @@ from charlm.text.vocabulary import Ids, Vocabulary
 from charlm.unseen import first_character, with_lacking
 
 IDS_AT_ONCE = 8192
+NUMBERS_AT_ONCE = 1 << 23
+"""Probabilities computed at once: of tens of thousands of symbols, more would not stay in memory that is there."""
 
 Scores = NDArray[np.float64]
 
@@ -152,7 +154,7 @@ class TransformerPredictor:
         if rule.carried:
             yield from self._score_in_order(ids, windows, rule)
             return
-        at_once = max(1, IDS_AT_ONCE // rule.block_size)
+        at_once = max(1, min(IDS_AT_ONCE, NUMBERS_AT_ONCE // self.vocabulary.n_ids) // rule.block_size)
         for i in range(0, len(windows), at_once):
             yield from self._score_batch(ids, windows[i : i + at_once], rule)
 

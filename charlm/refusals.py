@@ -98,6 +98,12 @@ def refuse_training(config: Any) -> None:
         raise ValueError(f"muon_rate is {config.muon_rate}, which cannot act with optimizer adamw")
 
 
+def refuse_strip(config: Any) -> None:
+    """ValueError for a TextConfig that strips books of what only whole files have."""
+    if config.strip is not None and config.field is not None:
+        raise ValueError(f"strip is {config.strip}, which has no effect with field: it acts on whole files")
+
+
 def refuse_split(config: Any) -> None:
     """ValueError for settings of a TextConfig that do not divide a text."""
     if config.separator == "" or (config.separator is None) != (config.documents != "separator"):

@@ -64,6 +64,7 @@ class Setting:
     default: Any
     help: str
     limit: Range | Choice | Choices | None
+    repeated: bool = False  # several values of that type, each given by an option of its own
 
     @property
     def option(self) -> str:
@@ -73,6 +74,10 @@ class Setting:
     def check(self, value: Any) -> None:
         """Raise ValueError, naming the setting, the value and the limit, if it cannot be `value`."""
         if value is None and self.optional:
+            return
+        if self.repeated:
+            if not isinstance(value, tuple) or not value or not all(type(v) is str and v for v in value):
+                raise ValueError(f"{self.name} is {value!r}; it takes one text or more")
             return
         kinds = (int, float) if self.type is float else (self.type,)
         if not isinstance(value, kinds) or (isinstance(value, bool) and self.type is not bool):
@@ -96,11 +101,16 @@ class Settings:
 
     def __post_init__(self) -> None:
         for setting in settings_of(type(self)):
-            setting.check(getattr(self, setting.name))
+            value = getattr(self, setting.name)
+            if setting.repeated and isinstance(value, str | list):
+                value = (value,) if isinstance(value, str) else tuple(value) or None
+                object.__setattr__(self, setting.name, value)
+            setting.check(value)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values; `from_json` gives the same object again."""
-        return {setting.name: getattr(self, setting.name) for setting in settings_of(type(self))}
+        values = {setting.name: getattr(self, setting.name) for setting in settings_of(type(self))}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
@@ -127,5 +137,7 @@ def _setting(field: Any, hint: Any) -> Setting:
     kind, text, *limits = get_args(hint)
     optional = isinstance(kind, UnionType)
     base = get_args(kind)[0] if optional else kind
+    repeated = get_origin(base) is tuple
+    base = get_args(base)[0] if repeated else base
     limit = limits[0] if limits else None
-    return Setting(field.name, base, optional, field.default, text, limit)
+    return Setting(field.name, base, optional, field.default, text, limit, repeated)

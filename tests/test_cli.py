@@ -437,3 +437,10 @@ def test_a_reader_that_leaves_ends_it_quietly(trained) -> None:  # type: ignore[
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 0
     assert "Traceback" not in done.stderr and "error" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "long.toml"])
+def test_a_config_without_end_is_refused(charlm, name: str) -> None:  # type: ignore[no-untyped-def]
+    Path("long.toml").write_text("a." * 100_000 + "a = 1")
+    result = charlm("train", "ducks.txt", "--config", name, "--dry-run")
+    assert result.code == 2 and f"--config {name} has more than" in result.err

@@ -264,8 +264,34 @@ def test_a_hostile_payload_gives_a_sentence(
     import zlib
 
     header = replace(compressed.header, payload_bytes=len(payload), payload_crc32=zlib.crc32(payload))
-    with pytest.raises(CharlmError, match="SHA-256"):
+    with pytest.raises(CharlmError, match=r"SHA-256|symbols that its header announces"):
         back(pack(header, payload), snapshot)
+
+
+def test_decoding_ends_soon_after_what_was_compressed_is_used_up(
+    snapshot: Snapshot, compressed: Compressed
+) -> None:
+    header, payload = unpack(compressed.data, "a file")
+    vast = replace(header, symbols=1 << 40, chars=1 << 40, bytes=1 << 40, streams=64)
+    work = decompressing(pack(vast, payload), "vast.clm", snapshot)
+    reports = 0
+    with pytest.raises(
+        TextError, match=r"vast.clm is damaged: its contents end before the 1,099,511,627,776 symbols"
+    ):
+        for _ in work:
+            reports += 1
+            assert reports < 1000
+
+
+@pytest.mark.parametrize("symbol", [0, 1])
+def test_texts_whose_code_ends_in_zeros_come_back(symbol: int) -> None:
+    coder, n = Encoder(), 5000
+    for _ in range(n):
+        coder.add(symbol, 1, 2)
+    decoder = Decoder(coder.finish())
+    for _ in range(n):
+        assert decoder.target(2) == symbol
+        decoder.take(symbol, 1)
 
 
 def test_there_are_no_more_threads_within_than_without(snapshot: Snapshot) -> None:

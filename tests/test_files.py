@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from charlm import files
+from charlm.config import TextConfig
+from charlm.text.preparation import prepare
 
 
 class Died(BaseException):
@@ -103,6 +105,84 @@ def test_temporaries_go_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "step-4").mkdir()
     files.remove_temporaries(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-4"]
+
+
+def test_what_a_live_process_writes_stays_and_what_a_dead_one_left_goes(tmp_path: Path) -> None:
+    """Also a process whose id is that of this one: containers that share a folder count alike."""
+    with files.building(tmp_path / "run") as folder, files.replacing(tmp_path / "file") as file:
+        (folder / "part").write_bytes(b"half")
+        (tmp_path / ".tmp-run-left").mkdir()
+        (tmp_path / ".tmp-file-left").write_bytes(b"")
+        with files.building(tmp_path / "run") as other:
+            (other / "part").write_bytes(b"other")
+            files.remove_temporaries(tmp_path)
+        assert (folder / "part").read_bytes() == b"half"
+        assert not list(tmp_path.glob("*left"))
+        file.write(b"whole")
+    assert (tmp_path / "run" / "part").read_bytes() == b"half"
+    assert (tmp_path / "file").read_bytes() == b"whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run"]
+
+
+def test_of_two_that_build_the_same_the_second_leaves_what_is_there(tmp_path: Path) -> None:
+    with files.building(tmp_path / "same", may_stay=lambda: True) as first:
+        (first / "who").write_bytes(b"first")
+        with files.building(tmp_path / "same", may_stay=lambda: True) as second:
+            (second / "who").write_bytes(b"second")
+    assert (tmp_path / "same" / "who").read_bytes() == b"second"
+    assert [path.name for path in tmp_path.iterdir()] == ["same"]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "\u00e4" * 127, "a"])
+def test_names_as_long_as_names_can_be_are_replaced_too(tmp_path: Path, name: str) -> None:
+    files.replace(tmp_path / name, b"new")
+    assert (tmp_path / name).read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_processes_with_the_same_id_write_one_cache_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As containers do that share a volume: each finds its text in the end, and none spoils another's."""
+    from tests.forks import start  # which skips where there is no fork
+
+    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path))
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    text = "".join(f"line {i * i} of a text\n" for i in range(20_000))
+    children = [start(lambda: _prepare_several(text)) for _ in range(4)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [0, 0, 0, 0]
+    assert not list((tmp_path / "corpora").glob(files.TEMPORARY + "*"))
+    assert len(list((tmp_path / "corpora").iterdir())) == 3
+
+
+def _prepare_several(text: str) -> int:
+    for i in range(3):
+        corpus = prepare(text[i:], TextConfig())
+        if corpus.uncached is not None or corpus.training_text() != text[i:][: corpus.train_chars]:
+            return 1
+    return 0
+
+
+def test_leftovers_of_the_cache_go_after_a_day_but_not_what_is_still_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path))
+    (tmp_path / "corpora" / "abc").mkdir(parents=True)
+    (tmp_path / "files").mkdir()
+    left = [
+        ".tmp-gone-corpora-1",
+        "corpora/.tmp-x-1",
+        "corpora/abc/.tmp-corpus.json-1",
+        "files/.tmp-x.json-1",
+    ]
+    for name in left:
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (0, 0))
+    with files.building(tmp_path / "corpora" / "slow") as slow:
+        os.utime(slow, (0, 0))
+        prepare("a text of some length " * 20, TextConfig())
+        assert slow.exists() and not any((tmp_path / name).exists() for name in left)
 
 
 WRITING = {

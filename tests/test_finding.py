@@ -70,7 +70,7 @@ def test_the_same_file_is_read_once_and_said() -> None:
     write("p/a", "text")
     os.link("p/a", "p/b")
     read = read_source(["p/a", "./p/a", "p", "-", "-"], stdin=io.BytesIO(b"!"))
-    assert read.text == "text!"
+    assert read.text == "text\n!"
     assert read.notes[0].startswith("./p/a and ")
     assert "given more than once, read once" in read.notes[0]
 
@@ -159,7 +159,7 @@ def test_describe_one_file(size: int, said: str) -> None:
 
 def test_describe_many() -> None:
     for name in "abc":
-        write(f"poems/{name}", bytes(500))
+        write(f"poems/{name}", b"x" * 500)
     folder = os.path.join("poems", "")
     assert describe(["poems"]) == describe([folder]) == f"3 files in {folder} (1.5 kB)"
     assert describe(["poems/[ab]"]) == "2 files matching poems/[ab] (1.0 kB)"

@@ -3,6 +3,7 @@
 import json
 import sys
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
@@ -14,9 +15,10 @@ from charlm.cli.main import run as main
 from charlm.config import TextConfig
 from charlm.text import normal as module
 from charlm.text.load import load
-from charlm.text.normal import LONGEST, normal, normalised
+from charlm.text.normal import LONG_ROW, LONGEST, normal, normal_form, normalised
 from charlm.text.preparation import prepare
 from charlm.text.stream import Block
+from tests.conftest import Result
 
 SETTINGS = st.builds(
     TextConfig,
@@ -29,6 +31,29 @@ TEXTS = st.one_of(
     st.text(max_size=40),
     st.text(alphabet="aA ΑΣσ'\u0301\u0323\u00a0\t\r\n가ᄀ\u1161\u11a8ﬁ中か\u3099İ.Å\u00ad", max_size=60),
 )
+
+
+MARKS = "\u0301\u0323\u0344\u0f71\u0f73\uff9e\u3099\u0345\u05b0"
+
+
+@given(
+    st.text(alphabet=f"aé가か\u0b95{MARKS}", min_size=LONG_ROW, max_size=3 * LONG_ROW),
+    st.sampled_from(["NFC", "NFKC"]),
+)
+def test_long_rows_of_marks_become_what_unicode_says(text: str, form: str) -> None:
+    row = text.translate(dict.fromkeys(map(ord, "aé가か\u0b95")))
+    for each in (text, f"e{row * 3}a", row):
+        assert normal_form(each, form) == unicodedata.normalize(form, each)  # type: ignore[arg-type]
+
+
+def test_rows_of_marks_without_end_take_a_time_that_grows_with_them(charlm: Callable[..., Result]) -> None:
+    """With the square of their number these would take minutes."""
+    text = "".join(f"a{pair * 150_000}\n" for pair in ("\u0301\u0323", "\u0f73\u0f71")) + "some words\n" * 100
+    Path("marks.txt").write_text(text, encoding="utf-8")
+    for command in ("train", "inspect"):
+        words = ("--dry-run",) if command == "train" else ()
+        for form in ((), ("--normalize", "nfc"), ("--normalize", "nfkc")):
+            assert charlm(command, "marks.txt", *form, *words).code == 0
 
 
 @given(TEXTS, SETTINGS, st.data())

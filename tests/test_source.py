@@ -58,10 +58,10 @@ def test_what_is_said_of_a_text(text: str, note: str | None) -> None:
     assert note is None or note in read.notes[0]
 
 
-def test_several_files_are_joined_as_they_are() -> None:
+def test_several_files_are_joined_in_order_and_their_lines_stay_apart() -> None:
     names = [write("b", "one"), write("a", "\r\ntwo")]
     read = read_source([*names, "-"], stdin=io.BytesIO(b"three"))
-    assert read.text == "one\r\ntwothree"
+    assert read.text == "one\n\r\ntwo\r\nthree"
     assert [file.name for file in read.files] == ["b", "a", "-"]
 
 

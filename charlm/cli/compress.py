@@ -95,8 +95,10 @@ def command(
 
 def _read_otherwise(path: str, data: bytes, encoding: str, config: "TextConfig") -> Iterator[str]:
     """How the file differs from what the run would read of it: it is kept whole, so that it comes back exactly."""
+    from charlm.text.boilerplate import Tally, stripped
     from charlm.text.fields import form_of
     from charlm.text.normal import normal
+    from charlm.text.stream import Block
 
     text = data.decode(encoding or "utf-8", "replace")
     kept = "is compressed as it is, so that the same bytes come back"
@@ -104,6 +106,9 @@ def _read_otherwise(path: str, data: bytes, encoding: str, config: "TextConfig")
         yield f" is read as {encoding}, and the same bytes come back"
     if config.field is not None and form_of(path, text, config.field) is not None:
         yield f" {kept}: what is beside the field {one_line(config.field)}, which the run reads alone, costs more"
+    left = stripped([Block(text.encode(errors="replace"), text)], Tally())
+    if config.strip is not None and "".join(block.text for block in left) != text:
+        yield f" {kept}: Project Gutenberg's header and licence, which the run leaves out (--strip), cost more"
     if normal(text, config) != text:
         options = ", ".join(
             setting.option

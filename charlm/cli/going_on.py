@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from charlm.text.corpus import Corpus
     from charlm.training.origin import Origin
 
-OF_FILES = ("val_file", "include", "field", "encoding", "min_count")
+OF_FILES = ("val_file", "include", "exclude", "field", "encoding", "min_count")
 """Settings of a text that are of its own files, or of what is new in it: they may be other ones."""
 OF_SPLIT = ("val", "test", "split")
 
@@ -68,7 +68,14 @@ def take_reading(origin: "Origin", names: Sequence[str], settings: dict[str, Any
     was, name = origin.text, one_line(origin.name)
     if was.include and "include" not in given and any(map(os.path.isdir, names)):
         settings["include"] = was.include
-        say(f"reading only files that match {was.include}, as {name} did; --include chooses others")
+        say(
+            f"reading only files that match {one_line(' or '.join(was.include))}, as {name} did; --include chooses others"
+        )
+    if was.exclude and "exclude" not in given and any(map(os.path.isdir, names)):
+        settings["exclude"] = was.exclude
+        say(
+            f"leaving out files that match {one_line(' or '.join(was.exclude))}, as {name} did; --exclude chooses others"
+        )
     if was.field is None or "field" in given or not names:
         return
     if any(holds_records(str(path)) for path in find_files(names)):

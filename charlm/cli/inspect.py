@@ -43,7 +43,7 @@ def command(
     check_named(names, settings)
     take_customary_split(names, settings)
     config = build(TextConfig, settings)
-    say(f"reading {describe(names, config.include)}")
+    say(f"reading {describe(names, config.include, config.exclude)}")
     from charlm.text.look import Look  # here and below: numpy and torch are slow to import
 
     look = Look()

@@ -164,6 +164,7 @@ def with_settings(panels: Mapping[str, type[Settings]]) -> Callable[[Callable[..
         @wraps(function)
         def command(**values: Any) -> Any:
             settings = {name: values.pop(name) for name in names}
+            settings |= {name: tuple(v) or None for name, v in settings.items() if isinstance(v, list)}
             return function(**values, settings=settings)
 
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *made)]
@@ -231,7 +232,8 @@ def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
         rich_help_panel=panel,
         metavar={int: "N", float: "X", str: "TEXT"}.get(setting.type),
     )
-    annotation: Any = setting.type | None if setting.optional else setting.type
+    kind: Any = list[setting.type] if setting.repeated else setting.type  # type: ignore[name-defined]
+    annotation: Any = kind | None if setting.optional else kind
     return inspect.Parameter(
         setting.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation
     )

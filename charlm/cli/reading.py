@@ -22,7 +22,7 @@ FORMATS = {
 
 def check_named(names: Sequence[str], settings: Mapping[str, Any]) -> None:
     """UsageError for a setting that acts on files, where none was named."""
-    for name in ("encoding", "field", "include"):
+    for name in ("encoding", "field", "include", "exclude", "strip"):
         if settings[name] is not None and not names:
             raise UsageError(f"--{name} cannot act on Python's manual; name a file to read")
 

@@ -1,6 +1,7 @@
 """`charlm train`: from a text to a trained model."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,7 +106,7 @@ def command(
     budget = _seconds(time, steps, model, training)
     if run is not None:
         _check_free(checkpoints_root(checkpoints), run)
-    say(f"reading {describe(corpus or [], text.include)}")
+    say(f"reading {describe(corpus or [], text.include, text.exclude)}")
     loaded = load_text(corpus or [], text, verify=verify_cache, earlier=before and before.earlier())
     note_files(loaded.notes)
     say_text(loaded, free=before is None)
@@ -136,7 +137,7 @@ def _resume(
     as_json: bool,
 ) -> None:
     """Go on with a run that the same command began, if it did."""
-    say(f"the run {run.name} exists; reading {describe(names, asked.get('include'))}")
+    say(f"the run {run.name} exists; reading {describe(names, asked.get('include'), asked.get('exclude'))}")
     snapshot = check_same(run, names, asked)
     if dry_run:
         state = snapshot.state.get("finished") or "unfinished"
@@ -215,7 +216,9 @@ def _check_free(root: Path, name: str) -> None:
     check_free(root, name)
 
 
-def describe(names: list[str], include: str | None) -> str:
+def describe(
+    names: list[str], include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
+) -> str:
     """What is about to be read, in words."""
     if not names:
         from charlm.text.manual import manual_name
@@ -223,7 +226,7 @@ def describe(names: list[str], include: str | None) -> str:
         return f"{manual_name()}, since no file was named"
     from charlm.text import finding
 
-    return finding.describe(names, include)
+    return finding.describe(names, include, exclude)
 
 
 def choose_for(
@@ -367,4 +370,5 @@ def _words(setting: Any, value: Any) -> list[str]:
     """A setting as it is typed."""
     if setting.type is bool:
         return [setting.option if value else f"--no-{setting.option[2:]}"]
-    return [setting.option, command_line([str(value)])]
+    values = value if setting.repeated else [value]
+    return [word for each in values for word in (setting.option, command_line([str(each)]))]

@@ -9,6 +9,8 @@ Development 23:149; in bytes, as a range coder: Martin 1979, Video & Data Record
 BITS = 64
 TOP = 1 << BITS
 LEAST_WIDTH = TOP >> 8
+PADDING = 2 * BITS // 8
+"""Zeros that may be missing at the end; eight are what an encoder leaves out, but an earlier one left out all."""
 HIGHEST_TOTAL = 1 << 32
 """What the frequencies of a symbol's alternatives may sum to; at this width nothing is lost by rounding."""
 
@@ -37,7 +39,7 @@ class Encoder:
             self._width <<= 8
 
     def finish(self) -> bytes:
-        """All bytes: after the last, any may follow. Zeros that end them are left out."""
+        """All bytes: after the last, any may follow. Zeros among the last eight that end them are left out."""
         # A number in the interval that ends in as many zero bytes as possible.
         for bits in range(BITS, -1, -8):
             value = -(-self._low >> bits) << bits
@@ -46,7 +48,7 @@ class Encoder:
         self._low = value
         if self._low >= TOP:
             self._carry()
-        return bytes(self._out + self._low.to_bytes(BITS // 8, "big")).rstrip(b"\0")
+        return bytes(self._out) + self._low.to_bytes(BITS // 8, "big").rstrip(b"\0")
 
     def _carry(self) -> None:
         """Add one to what has left already."""
@@ -61,7 +63,8 @@ class Encoder:
 class Decoder:
     """The bytes of an `Encoder` to what was encoded: first ask `target`, then say whose share it was.
 
-    Behind the end of the bytes there are zeros, as many as are asked for.
+    Behind the end of the bytes there are zeros, up to PADDING of them: an encoder leaves out no more. Who asks
+    for more was told to decode more symbols than were encoded: EOFError.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -81,5 +84,7 @@ class Decoder:
         while self._width < LEAST_WIDTH:
             byte = self._data[self._at] if self._at < len(self._data) else 0
             self._at += 1
+            if self._at > len(self._data) + PADDING:
+                raise EOFError
             self._offset = (self._offset << 8 | byte) & (TOP - 1)
             self._width <<= 8

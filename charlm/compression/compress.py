@@ -90,7 +90,13 @@ def decompressing(file: bytes, label: str, snapshot: Snapshot) -> Generator[Prog
         raise TextError(f"{one_line(label)} is damaged: threads in its header cannot be. Get the file again.")
     with exactly(header.means.threads):
         _refuse_others(header, snapshot, predictor, label)
-        ids = yield from decoding(predictor, payload, header.symbols, header.streams)
+        try:
+            ids = yield from decoding(predictor, payload, header.symbols, header.streams)
+        except EOFError:
+            raise TextError(
+                f"{one_line(label)} is damaged: its contents end before the {header.symbols:,} symbols that its header "
+                "announces. Get the file again."
+            ) from None
     try:
         data = unspell(ids, snapshot.vocabulary, header.encoding)
     except UnicodeError:  # of characters that the file did not have
@@ -123,7 +129,7 @@ def encoding(predictor: Predictor, ids: Ids, n_streams: int) -> Generator[Progre
 def decoding(
     predictor: Predictor, payload: bytes, n_symbols: int, n_streams: int
 ) -> Generator[Progress, None, Ids]:
-    """The symbols (N,) again. What is not of the encoder gives other symbols, not an error."""
+    """The symbols (N,) again. What is not of the encoder gives other symbols, or EOFError where it is used up."""
     walk, coder = _Walk(predictor, n_symbols, n_streams), Decoder(payload)
     columns: list[NDArray[np.int64]] = []
     for t in range(walk.steps):

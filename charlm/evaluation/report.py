@@ -164,7 +164,7 @@ def _kneser_ney(snapshot: Snapshot, corpus: Corpus | None, text: str) -> Yardsti
 def _changed(snapshot: Snapshot) -> tuple[str, ...]:
     """What is to be said of text that is not scored as it stands in its file."""
     text = snapshot.run["text"]
-    names = ("normalize", "newlines", "lowercase", "collapse_spaces")
+    names = ("strip", "normalize", "newlines", "lowercase", "collapse_spaces")
     usual = settings_of(TextConfig)
     asked = [s.option for s in usual if s.name in names and text.get(s.name, s.default) != s.default]
     if not asked:

@@ -1,6 +1,5 @@
 """What `charlm doctor` finds: is this a place to train in, and is a run whole."""
 
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +156,7 @@ def _place(what: str, folder: Path) -> Place:
     while not there.exists() and there != there.parent:
         there = there.parent
     problem, free = None, None
-    probe = there / f"{files.TEMPORARY}doctor-{os.getpid()}"
+    probe = files.temporary_path(there / "doctor")
     try:
         free = files.free_space(there)
         files.write_synced(probe, PROBE)

@@ -61,6 +61,11 @@ def _length(found: "Examination", config: TextConfig) -> Found:
         yield Finding("few-held-out", text, option, "holds out enough" if option else "give more text")
 
 
+def _boilerplate(found: "Examination", config: TextConfig) -> Found:
+    if found.look.boilerplate:
+        yield Finding("boilerplate", found.look.boilerplate, "--strip gutenberg", "leaves them out")
+
+
 def _misread(found: "Examination", config: TextConfig) -> Found:
     marks = found.look.marks
     assert marks is not None
@@ -220,6 +225,7 @@ def _some(characters: tuple[Character, ...] | list[Character]) -> str:
 
 _CHECKS: tuple[Callable[["Examination", TextConfig], Found], ...] = (
     _length,
+    _boilerplate,
     _misread,
     _records,
     _division,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from charlm.studies.characters import Character, script_of
 from charlm.text.lookalikes import ALIKE
+from charlm.text.normal import normal_form
 
 ALIKE_LETTERS = (
     ("LATIN", "CYRILLIC", "aаcсeеoоpрxхyуiіjјsѕAАBВCСEЕHНIІKКMМOОPРTТXХ"),
@@ -74,7 +75,7 @@ def _joinable(text: str) -> int:
         return 0
     singles = Counter(text)
     alone = sum((len(unicodedata.normalize("NFC", char)) - 1) * n for char, n in singles.items())
-    return max(0, len(text) + alone - len(unicodedata.normalize("NFC", text)))
+    return max(0, len(text) + alone - len(normal_form(text, "NFC")))
 
 
 def compatible(found: Sequence[Character]) -> list[Character]:

@@ -6,6 +6,7 @@ import os
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -58,13 +59,15 @@ def corpora() -> Path:
 
 
 def store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> None:
-    """Write a corpus. Raises OSError, and leaves nothing then.
+    """Write a corpus, unless another process has done so by then. Raises OSError, and leaves nothing then.
 
     The ids are not waited for where the machine tells one start from the next: after the next, all
     of them are checked before they are used.
     """
     folder, boot = corpora() / key, files.boot()
-    with files.building(folder) as temporary:
+    if folder.exists() and not _there(key, parts):
+        files.remove_tree(folder)  # damaged
+    with files.building(folder, may_stay=lambda: _there(key, parts)) as temporary:
         checks: dict[str, Any] = {"boot": boot}
         for name, part in parts.items():
             path = temporary / f"{name}.npy"
@@ -79,6 +82,11 @@ def store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> None
             checks[f"{name}_crc"] = crc
             checks[f"{name}_samples"] = _sampled(_map(path))
         files.write_synced(temporary / FACTS, json.dumps({**facts, **checks}).encode())
+
+
+def _there(key: str, names: Iterable[str]) -> bool:
+    """Is a corpus of that key in the cache, whole?"""
+    return read(key, names) is not None
 
 
 def try_to_store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> str | None:
@@ -145,11 +153,14 @@ def remove_rest() -> None:
 
 
 def remove_stale(now: float) -> None:
-    """Remove what was left unfinished a day ago or before."""
-    for path in corpora().glob(files.TEMPORARY + "*"):
+    """Remove what was left unfinished a day ago or before, unless a process still writes it."""
+    places = [corpora().glob(pattern + files.TEMPORARY + "*") for pattern in ("", "*/")]
+    for path in chain(
+        *places, *(cache_folder().glob(f"{name}{files.TEMPORARY}*") for name in ("", "files/"))
+    ):
         try:
-            if now - path.stat().st_mtime > _STALE_SECONDS:
-                files.remove_tree(path)
+            if now - path.lstat().st_mtime > _STALE_SECONDS and not files.is_live(path):
+                files.remove_tree(path) if path.is_dir() else files.remove_file(path)
         except OSError:
             continue
 

@@ -127,19 +127,45 @@ def mark_of(data: bytes) -> tuple[bytes, str]:
 
 def refuse_other_formats(data: bytes, label: str) -> None:
     """Raise TextError where `data` begins as no text does."""
-    what, remedy = None, _OTHER
+    found = _format(data)
+    if found:
+        raise TextError(f"{label} is {found[0]}, not text. {found[1]}")
+
+
+def format_of(data: bytes) -> str | None:
+    """The format that `data` begins as, in words, where that is none of text."""
+    found = _format(data)
+    return found[0] if found else None
+
+
+def _format(data: bytes) -> tuple[str, str] | None:
+    """The format that `data` begins as, and what to do with such a file."""
     if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         zipped = (kind for kind in _ZIPPED if kind[0] in data)
-        _, what, remedy = next(zipped, (b"", "a ZIP archive", _UNPACK))
-    elif again := compression(data):
-        what, remedy = f"compressed more than once ({again})", "Decompress it first."
-    else:
-        for magic, named, advice in _FORMATS:
-            if re.match(magic, data, re.DOTALL):
-                what, remedy = named, advice
-                break
-    if what:
-        raise TextError(f"{label} is {what}, not text. {remedy}")
+        return next(zipped, (b"", "a ZIP archive", _UNPACK))[1:]
+    if again := compression(data):
+        return f"compressed more than once ({again})", "Decompress it first."
+    for magic, named, advice in _FORMATS:
+        if re.match(magic, data, re.DOTALL):
+            return named, advice
+    return None
+
+
+_CONTROLS = bytes(sorted({*range(32)} - set(b"\b\t\n\v\f\r\x1a\x1b")))  # that text hardly has
+_MOST_CONTROLS = 0.01
+
+
+def binary(head: bytes) -> str | None:
+    """What a file that begins so is, where it is plainly no text in UTF-8 or an older encoding of bytes.
+
+    UTF-16 and UTF-32 are text, with a byte order mark or without. Text may have a few control characters.
+    """
+    odd = len(head) - len(head.translate(None, _CONTROLS))
+    if not odd or mark_of(head)[0] or _unmarked(head[:4096]):
+        return None
+    if odd > _MOST_CONTROLS * len(head) or not reads(head, "utf-8"):
+        return "binary data"
+    return None
 
 
 def refuse_unmarked(data: bytes, label: str) -> None:

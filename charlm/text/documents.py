@@ -27,6 +27,41 @@ def with_ends(blocks: Iterable[Block], config: TextConfig) -> Iterable[Block]:
     return blocks if config.documents == "none" else _finder(config)(chain(blocks, [FILE_END]))
 
 
+class Joiner:
+    """Keeps the lines of files apart: after one that does not end its last line, a newline comes before the next.
+
+    It is of the kind that the lines before end with.
+    """
+
+    def __init__(self) -> None:
+        self.added = 0
+        self._newline, self._last, self._name = b"\n", b"", ""
+        self.names: list[str] = []  # of the files that were followed by one
+
+    def joined(self, blocks: Iterable[Block], name: str) -> Iterator[Block]:
+        """The blocks of the next file, after a newline where one is needed."""
+        begun = False
+        for block in blocks:
+            if block.utf8 and not begun:
+                begun = True
+                if self._last not in (b"", b"\n", b"\r"):
+                    self.names.append(self._name)
+                    self.added += self._newline != b"\r"  # as lines are counted
+                    yield Block(self._newline)
+                self._last, self._name = b"", name
+            if block.utf8:
+                self._read(block.utf8)
+            yield block
+
+    def _read(self, utf8: bytes) -> None:
+        at = max(utf8.rfind(b"\n"), utf8.rfind(b"\r"))
+        if at >= 0:
+            before = utf8[at - 1 : at] if at else self._last
+            pair = utf8[at : at + 1] == b"\n" and before == b"\r"
+            self._newline = b"\r\n" if pair else utf8[at : at + 1]
+        self._last = utf8[-1:]
+
+
 def _finder(config: TextConfig) -> Ends:
     if config.documents == "line" and config.field is None:
         return _lines

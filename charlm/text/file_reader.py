@@ -9,8 +9,9 @@ from typing import BinaryIO
 from charlm.config import TextConfig
 from charlm.errors import ResourceError
 from charlm.terminal import one_line
+from charlm.text.boilerplate import Tally, stripped
 from charlm.text.decoding import check_codec
-from charlm.text.documents import Marker, with_ends
+from charlm.text.documents import Joiner, Marker, with_ends
 from charlm.text.excerpts import Excerpt
 from charlm.text.fields import BEGINNING, Fields, form_of, is_table, listed, names_of
 from charlm.text.finding import expand
@@ -39,9 +40,12 @@ def read_as_run(
         check_codec(encoding)
     fits = {name for name, given in (("encoding", encoding), ("field", field)) if given is None}
     config = replace(config, encoding=encoding or config.encoding, field=field or config.field)
-    paths, notes = expand(names, config.include if any(os.path.isdir(name) for name in names) else None)
-    if config.include is not None and any(os.path.isdir(name) for name in names):
-        notes.append((names[0], f"only files that match {config.include} are read, as in the run's text"))
+    of_folders = any(os.path.isdir(name) for name in names)
+    include, exclude = (config.include, config.exclude) if of_folders else (None, None)
+    paths, notes = expand(names, include, exclude, encoding)
+    chosen = [f"only files that match {' or '.join(include)} are read"] if include else []
+    chosen += [f"files that match {' or '.join(exclude)} are left out"] if exclude else []
+    notes += [(names[0], f"{said}, as in the run's text") for said in chosen]
     files = []
     for path in paths:
         reader, marker = FileReader(path, config, fits=fits, stdin=stdin), Marker()
@@ -107,8 +111,11 @@ class FileReader:
         """How many lines were read so far."""
         return self._lines() if self._fields is None else self._fields.lines
 
-    def blocks(self) -> Iterator[Block]:
-        """Its text. Raises TextError where it cannot be read so."""
+    def blocks(self, joiner: Joiner | None = None, tally: Tally | None = None) -> Iterator[Block]:
+        """Its text. Raises TextError where it cannot be read so.
+
+        `joiner` keeps its first line apart from the file before, `tally` counts Project Gutenberg's boilerplate.
+        """
         config = self._config
         stream = self.stream.blocks()
         first = next(stream, None)  # no more, so that lines are counted rightly where a later one is no text
@@ -125,7 +132,15 @@ class FileReader:
             blocks = self._fields.blocks(blocks)
             if optional:
                 self._notes.append(f"its field {one_line(name)} is read, as in the run's text")
-        yield from with_ends(normalised(blocks, config), config)
+        tally = tally or Tally()
+        if config.strip is not None:
+            blocks = stripped(blocks, tally)
+        blocks = normalised(blocks, config)
+        if joiner is not None and config.documents == "none":  # else the end of a document keeps files apart
+            blocks = joiner.joined(blocks, self._path)
+        blocks = with_ends(blocks, config)
+        watch = config.strip is None and config.field is None
+        yield from tally.watched(blocks) if watch else blocks
 
 
 def as_it_stands(path: str, fields: Sequence[str]) -> str:

@@ -6,14 +6,24 @@ import os
 import re
 import shlex
 import stat
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from charlm.errors import CharlmError, TextError, UsageError
 from charlm.terminal import one_line
+from charlm.text.decoding import binary, format_of
+from charlm.text.decompression import compression, decompress
 
 STDIN = "-"
 Note = tuple[str, str]  # the file's name, what is to be said of it
+Patterns = Sequence[str] | None
+CLUTTER = ("__pycache__", "__MACOSX", "*~", "#*#", "Thumbs.db", "desktop.ini")
+"""What editors, systems and Python leave in folders: read only where --include or a name asks for it."""
+SHOWN_KINDS = 5
+HEAD = 1 << 13
+"""Bytes by which it is told whether a file found in a folder is text."""
 _WILD = re.compile(r"[*?[]")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+\S|www\.\w+\.\w")
 _FETCHED_BY = {
@@ -24,6 +34,7 @@ _FETCHED_BY = {
     "ssh": "scp",
     "sftp": "sftp",
 }
+_DIGITS = re.compile(r"\d+")
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -36,40 +47,48 @@ _KINDS = {
 def find_files(names: Sequence[str]) -> list[Path | str]:
     """Return the files that `names` mean, in order, each once; "-" is standard input.
 
-    A folder stands for all files below it, sorted by path, hidden ones and links to folders left
-    out; a name with `*`, `?`, `[` or `**` that is no file itself, for what it matches. Raises
-    UsageError when nothing is named, TextError for what does not exist or holds no files.
+    A folder stands for all files of text below it, sorted by path, numbers as numbers; hidden files, links to
+    folders, clutter and files that are no text are left out. A name with `*`, `?`, `[` or `**` that is no file
+    itself stands for what it matches. Raises UsageError when nothing is named, TextError for what does not
+    exist or holds no files.
     """
     return [name if name == STDIN else Path(name) for name in expand(names)[0]]
 
 
-def expand(names: Sequence[str], include: str | None = None) -> tuple[list[str], list[Note]]:
+def expand(
+    names: Sequence[str],
+    include: Patterns = None,
+    exclude: Patterns = None,
+    encoding: str | None = None,
+) -> tuple[list[str], list[Note]]:
     """As `find_files`, as plain strings, with what is to be said of them. Raises the same.
 
-    Of folders only the files whose own names match `include`; UsageError where no folder is named.
+    A pattern matches the name of a file, its path below the folder that was named, or that of a folder above
+    it. Of folders and globs only what matches one of `include` is read; nothing that matches one of `exclude`
+    is. `encoding` is what the files will be read as: it may have bytes that no UTF-8 has.
     """
-    if include is not None and not any(os.path.isdir(name) for name in names):
-        raise UsageError(f"--include {one_line(include)} acts on folders, and none was named; leave it out")
     if not names:
         raise UsageError("No text was named. Give a file, a folder, or - for standard input.")
+    search = _Search(names, include, exclude, encoding)
     found: dict[object, str] = {}
-    notes: list[Note] = []
     for name in names:
-        for path in _meant(name, notes, include):
+        for path in search.files_of(name):
             key = STDIN if path == STDIN else _identity(path)
             if key in found:
-                notes.append((path, "given more than once, read once"))
+                search.notes.append((path, "given more than once, read once"))
             found.setdefault(key, path)
-    return list(found.values()), notes
+    paths = list(found.values())
+    search.check(paths)
+    return paths, search.notes
 
 
-def describe(names: Sequence[str], include: str | None = None) -> str:
+def describe(names: Sequence[str], include: Patterns = None, exclude: Patterns = None) -> str:
     """Say what is about to be read, such as "3 files in poems/ (240 kB)", reading none of it.
 
     What cannot be found is only named. Raises nothing.
     """
     try:
-        files = expand(names, include)[0]
+        files = expand(names, include, exclude)[0]
         sizes = [os.stat(path).st_size for path in files if path != STDIN]
     except (CharlmError, OSError, ValueError):
         return one_line(", ".join(names)) or "nothing"
@@ -119,69 +138,265 @@ def kind_unless_regular(status: os.stat_result) -> str | None:
     return _KINDS.get(stat.S_IFMT(status.st_mode), "something special")
 
 
-def _meant(name: str, notes: list[Note], include: str | None) -> list[str]:
-    if name == STDIN:
-        return [STDIN]
-    if not name:
-        raise TextError("A file name is empty. Give a file, a folder, or - for standard input.")
+def natural(name: str) -> str:
+    """A name as it sorts: runs of digits as the numbers they are, at the place of digits."""
+    return _DIGITS.sub(_number, name)
+
+
+def _number(match: re.Match[str]) -> str:
+    digits = match.group()
+    if not digits.isascii():
+        digits = "".join(str(unicodedata.decimal(char)) for char in digits)
+    digits = digits.lstrip("0")
+    return f"0{chr(min(len(digits), 0xD7FF))}{digits}"  # never int(): a name may be one of 200 digits
+
+
+def _order(path: str) -> list[tuple[str, str]]:
+    return [(natural(part), part) for part in Path(path).parts]
+
+
+class _Search:
+    """Looks for the files that names mean."""
+
+    def __init__(
+        self, names: Sequence[str], include: Patterns, exclude: Patterns, encoding: str | None
+    ) -> None:
+        self.notes: list[Note] = []
+        self._names, self._encoding = names, encoding
+        self._include, self._exclude = tuple(include or ()), tuple(exclude or ())
+        self._patterns = [(p, p.rstrip("/") or p) for p in (*self._include, *self._exclude, *CLUTTER)]
+        self._of_path: dict[str, frozenset[str]] = {}  # the patterns that a folder, or one above it, matches
+        self._used: set[str] = set()  # patterns that matched a file
+        self._no_text: list[str] = []
+        searched = any(_is_searched(name) for name in names)
+        if self._include and not searched:
+            raise UsageError(
+                f"{_named('include', self._include)} acts on folders, and none was named; leave it out"
+            )
+        if self._exclude and not set(names) - {STDIN}:
+            raise UsageError(
+                f"{_named('exclude', self._exclude)} acts on files, and none was named; leave it out"
+            )
+
+    def files_of(self, name: str) -> list[str]:
+        """The files that one name means, in order."""
+        if name == STDIN:
+            return [STDIN]
+        if not name:
+            raise TextError("A file name is empty. Give a file, a folder, or - for standard input.")
+        try:
+            if _is_pattern(name):
+                address = address_advice(name)
+                if address is not None:
+                    raise TextError(address)
+                return self._matching(name)
+            folder = stat.S_ISDIR(os.stat(name).st_mode)
+            if not self._kept(name, os.path.dirname(name), named=True):
+                return []
+            return self._below(name) if folder else [name]
+        except (OSError, ValueError) as error:
+            at = getattr(error, "filename", None)
+            raise trouble(one_line(at if isinstance(at, str) else name), error) from error
+
+    def check(self, paths: Sequence[str]) -> None:
+        """TextError where nothing is left, or a pattern of --include matched nothing."""
+        for pattern in self._include:
+            if pattern not in self._used:
+                where = one_line(", ".join(self._names))
+                raise TextError(f"{where} holds no file that matches --include {one_line(pattern)}.")
+        if not paths and self._no_text:
+            more = f" and {len(self._no_text) - 1:,} more are" if self._no_text[1:] else " is"
+            raise TextError(
+                f"{one_line(', '.join(self._names))} holds no text: {one_line(self._no_text[0])}{more} not text."
+                " Give a file of text, or a folder that holds some."
+            )
+        if not paths:
+            asked = f" {_named('exclude', self._exclude)}" if self._exclude else ""
+            raise TextError(
+                f"Nothing is left to read{asked and ' with' + asked}. Name a file, or leave less out."
+            )
+        for pattern in self._exclude:
+            if pattern not in self._used:
+                self.notes.append((f"--exclude {pattern}", "matches no file"))
+
+    def _kept(self, path: str, root: str, *, named: bool = False) -> bool:
+        """Do the patterns let a file be read? One that was named needs no --include."""
+        matched = self._matched(path, root)
+        excluded = matched & set(self._exclude)
+        self._used.update(excluded if named else matched)
+        if excluded or named:
+            return not excluded
+        if self._include:
+            return bool(matched & set(self._include))
+        if matched & set(CLUTTER):
+            self.notes.append((path, "left by an editor or the system, not read"))
+            return False
+        return True
+
+    def _matched(self, path: str, root: str) -> frozenset[str]:
+        """The patterns that a file below the folder `root`, or a folder above it, matches.
+
+        A pattern with a slash is matched with paths, as given and from `root`, another with names.
+        """
+        root, climbed = root.rstrip(os.sep) or root, list[str]()
+        while path != root and path not in self._of_path and path:
+            climbed.append(path)
+            above = os.path.dirname(path)
+            path = above if above != path else root
+        matched = self._of_path.get(path, frozenset()) if path != root else frozenset()
+        for below in reversed(climbed):
+            matched |= self._matched_alone(below, root)
+            if os.path.isdir(below):
+                self._of_path[below] = matched
+        return matched
+
+    def _matched_alone(self, path: str, root: str) -> set[str]:
+        name, whole = os.path.basename(path), path.replace(os.sep, "/")
+        inside = whole[len(root) :].lstrip("/")
+        return {
+            pattern
+            for pattern, plain in self._patterns
+            if (fnmatch.fnmatch(name, plain) if "/" not in plain else _matches_path((inside, whole), plain))
+        }
+
+    def _below(self, folder: str) -> list[str]:
+        """The files of text below a folder, in order."""
+        every = list(self._walked(folder))
+        if not every:
+            raise TextError(
+                f"{one_line(folder)} is a folder without files (hidden ones are left out)."
+                " Give a file or a folder that holds some."
+            )
+        found = self._texts([path for path in every if self._kept(path, folder)])
+        if not found and self._include and not self._no_text:
+            raise TextError(
+                f"{one_line(folder)} holds no file that matches {_named('include', self._include)}."
+            )
+        self._note_kinds(folder, found)
+        return found
+
+    def _walked(self, top: str) -> Iterator[str]:
+        """All files below a folder in order, but hidden ones; without recursion: it may be a thousand deep."""
+        rest = _entries(top)
+        while rest:
+            entry = rest.pop()
+            path = entry.path
+            if entry.is_dir(follow_symlinks=False):
+                rest += _entries(path)
+            elif entry.is_symlink() and os.path.isdir(path):  # followed, it could lead to the whole disk
+                self.notes.append((path, "a link to a folder, not followed: name it to read it"))
+            elif entry.is_file(follow_symlinks=False) or not self._is_special(path):
+                yield path
+
+    def _texts(self, paths: list[str]) -> list[str]:
+        """Those that are text, as far as their first bytes tell; others are left out and said."""
+        found = []
+        for path in paths:
+            what = kind_unless_text(path, self._encoding)
+            if what is None:
+                found.append(path)
+            else:
+                self._no_text.append(path)
+                self.notes.append((path, f"{what}, not text; left out"))
+        return found
+
+    def _note_kinds(self, folder: str, paths: list[str]) -> None:
+        kinds = Counter(_kind_of(path) for path in paths).most_common()
+        if len(kinds) > 1:
+            said = ", ".join(f"{count:,} {kind}" for kind, count in kinds[:SHOWN_KINDS])
+            more = sum(count for _, count in kinds[SHOWN_KINDS:])
+            said += f" and {more:,} of other kinds" if more else ""
+            self.notes.append(
+                (folder, f"files of several kinds are read ({said}); --include and --exclude choose")
+            )
+
+    def _is_special(self, path: str) -> bool:
+        try:
+            kind = kind_unless_regular(os.stat(path))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP):
+                raise
+            kind = "a link that leads nowhere"
+        if kind:
+            self.notes.append((path, f"{kind}, left out"))
+        return kind is not None
+
+    def _matching(self, pattern: str) -> list[str]:
+        anchor, parts = Path(pattern).anchor, Path(pattern).parts
+        root = os.path.join(anchor, *_fixed(parts[1:] if anchor else parts))
+        found, below = list[str](), list[str]()
+        for path in sorted({*_glob(anchor, parts[1:] if anchor else parts)}, key=_order):
+            if not os.path.isdir(path):
+                found.append(path)
+            elif "**" not in parts:  # `**` has met the files below already
+                below += self._below(path)
+        if not found and not below:
+            raise TextError(
+                f"{one_line(pattern)} matches no file. Check the pattern and the folder you are in."
+            )
+        kept = [path for path in found if self._kept(path, root)]
+        return sorted([*self._texts(kept), *below], key=_order)
+
+
+def kind_unless_text(path: str, encoding: str | None) -> str | None:
+    """What a regular file is that cannot be text, by its first bytes; None for what may be text."""
     try:
-        if _WILD.search(name) and not os.path.lexists(name):
-            address = address_advice(name)
-            if address is not None:
-                raise TextError(address)
-            return _matching(name, notes)
-        return _below(name, notes, include) if stat.S_ISDIR(os.stat(name).st_mode) else [name]
-    except (OSError, ValueError) as error:
-        at = getattr(error, "filename", None)
-        raise trouble(one_line(at if isinstance(at, str) else name), error) from error
+        with open(path, "rb") as file:
+            if kind_unless_regular(os.fstat(file.fileno())):
+                return None  # whoever reads it says what is wrong
+            head = file.read(HEAD)
+    except OSError:
+        return None
+    packed = compression(head)
+    if packed:
+        try:
+            head = next(decompress(packed, iter([head]), path), b"")[:HEAD]
+        except TextError:
+            return None
+    return format_of(head) or (None if encoding else binary(head))
 
 
-def _below(folder: str, notes: list[Note], include: str | None = None) -> list[str]:
-    def fail(error: OSError) -> None:  # os.walk would leave out the folder without a word
-        raise error
-
-    found: list[str] = []
-    for parent, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        # Followed, a link could lead to the whole disk.
-        links = filter(os.path.islink, (os.path.join(parent, name) for name in folders))
-        notes += [(link, "a link to a folder, not followed: name it to read it") for link in links]
-        kept = fnmatch.filter(files, include) if include is not None else files
-        paths = [os.path.join(parent, name) for name in kept if not name.startswith(".")]
-        found += [path for path in paths if _is_file(path, notes)]
-    if not found and include is not None:
-        raise TextError(f"{one_line(folder)} holds no file that matches --include {one_line(include)}.")
-    if not found:
-        raise TextError(
-            f"{one_line(folder)} is a folder without files (hidden ones are left out)."
-            " Give a file or a folder that holds some."
-        )
-    return sorted(found, key=lambda path: Path(path).parts)
+def _entries(folder: str) -> list["os.DirEntry[str]"]:
+    """What is in a folder and not hidden, the last one first."""
+    with os.scandir(folder) as entries:
+        there = [entry for entry in entries if not entry.name.startswith(".")]
+    return sorted(there, key=lambda entry: (natural(entry.name), entry.name), reverse=True)
 
 
-def _is_file(path: str, notes: list[Note]) -> bool:
+def _matches_path(paths: tuple[str, str], pattern: str) -> bool:
+    return any(fnmatch.fnmatch(path, pattern) for path in paths)
+
+
+def _is_pattern(name: str) -> bool:
+    return bool(_WILD.search(name)) and not os.path.lexists(name)
+
+
+def _is_searched(name: str) -> bool:
+    """Is it a folder or a pattern, so that files are looked for?"""
     try:
-        kind = kind_unless_regular(os.stat(path))
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ELOOP):
-            raise
-        kind = "a link that leads nowhere"
-    if kind:
-        notes.append((path, f"{kind}, left out"))
-    return kind is None
+        return os.path.isdir(name) or _is_pattern(name)
+    except ValueError:  # a NUL in a name
+        return False
 
 
-def _matching(pattern: str, notes: list[Note]) -> list[str]:
-    anchor, parts = Path(pattern).anchor, Path(pattern).parts
-    found: list[str] = []
-    for path in _glob(anchor, parts[1:] if anchor else parts):
-        if not os.path.isdir(path):
-            found.append(path)
-        elif "**" not in parts:  # `**` has met the files below already
-            found += _below(path, notes)
-    if not found:
-        raise TextError(f"{one_line(pattern)} matches no file. Check the pattern and the folder you are in.")
-    return sorted(dict.fromkeys(found), key=lambda path: Path(path).parts)
+def _fixed(parts: Sequence[str]) -> list[str]:
+    """The folders that a pattern begins with, before the first wild part."""
+    wild = next((i for i, part in enumerate(parts) if _WILD.search(part)), len(parts))
+    return list(parts[:wild])
+
+
+def _named(option: str, patterns: Sequence[str]) -> str:
+    """Patterns as they were given: `--include *.txt --include *.md`."""
+    return " ".join(f"--{option} {one_line(pattern)}" for pattern in patterns)
+
+
+def _kind_of(path: str) -> str:
+    """The end of a file's name that says of what kind it is: `.txt`, `.txt.gz`."""
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    packed = (
+        suffixes[-2:] if suffixes[-1:] and suffixes[-1] in (".gz", ".bz2", ".xz", ".zst") else suffixes[-1:]
+    )
+    return one_line("".join(packed)) or "without a suffix"
 
 
 def _glob(folder: str, parts: Sequence[str]) -> Iterator[str]:

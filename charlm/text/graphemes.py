@@ -19,7 +19,7 @@ MOST = 1 << 19
 as their characters."""
 FIRST_POINT = 0x110000
 """Behind all code points: known clusters are numbered from here."""
-_WINDOW = 1024
+_WINDOW = 256
 """Characters that `regex` is asked of at once: it looks back over all flags in a row for each of them."""
 _JOINING = r"[^\p{GCB=Other}\p{GCB=Control}\p{GCB=LV}\p{GCB=LVT}\n]"
 # Two characters that are not among these never join: each rule that joins (GB3, GB6 to GB13) needs one of

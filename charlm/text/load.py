@@ -1,14 +1,17 @@
 """From what the user named to a corpus: files, or the manual where nothing is named."""
 
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from charlm.config import TextConfig
+from charlm.errors import TextError
+from charlm.text.boilerplate import Tally, about
 from charlm.text.corpus import Corpus, reopen
 from charlm.text.decoding import check_codec
-from charlm.text.documents import with_ends
+from charlm.text.documents import Joiner, with_ends
 from charlm.text.file_reader import FileReader, as_it_stands
 from charlm.text.finding import STDIN, Note, expand
 from charlm.text.kernels import Kernels
@@ -22,6 +25,7 @@ from charlm.text.respect import Earlier
 from charlm.text.source import label_of, refuse_empty
 from charlm.text.stream import Block
 
+NEWLINE_ADDED = "does not end with a newline; one is added, so that lines of two files are not joined"
 MANUAL = "python-manual"
 """The name of a run on the manual."""
 
@@ -57,7 +61,7 @@ def load(
     if config.encoding is not None:
         check_codec(config.encoding)
     files = _Files(config, watch, look)
-    paths = files.find(names, config.include) if names else []
+    paths = files.find(names, config.include, config.exclude) if names else []
     val_paths = None if config.val_file is None else files.find([config.val_file])
     known = Known([*paths, *(val_paths or [])], config, earlier.digest if earlier else "") if paths else None
     row = known.recall() if known and not verify and look is None else None
@@ -75,6 +79,14 @@ def load(
     if look is not None:
         look.counts, look.marks = preparation.counts, preparation.marks
     notes = [*grouped(files.notes), *(remarks(preparation.marks) if preparation.marks and paths else [])]
+    found = about(files.tallies, corpus, config)
+    if found and config.strip is None:
+        if look is not None:
+            look.boilerplate = found  # of which a finding says the rest
+        else:
+            notes.append(f"{found} --strip gutenberg leaves them out.")
+    elif found:
+        notes.append(found)
     if known and corpus.uncached is None and not (look and look.partial):
         known.remember(corpus.key, notes)
     if corpus.uncached is not None:
@@ -105,10 +117,16 @@ class _Files:
         self.total: int | None = 0  # bytes, where that is known
         self.kernels: Kernels | None = None
         self._taken = 0
+        self.tallies: list[Tally] = []  # of the text, and of a held-out text of its own
 
-    def find(self, names: Sequence[str], include: str | None = None) -> list[str]:
+    def find(
+        self,
+        names: Sequence[str],
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+    ) -> list[str]:
         """The files that are meant."""
-        paths, notes = expand(names, include)
+        paths, notes = expand(names, include, exclude, self._config.encoding)
         self.notes += notes
         sizes = [os.stat(path).st_size if path != STDIN else None for path in paths]
         self.total = None if None in sizes or self.total is None else self.total + sum(filter(None, sizes))
@@ -124,9 +142,10 @@ class _Files:
 
         Raises TextError where there is none.
         """
-        any_text = False
+        any_text, joiner, tally = False, Joiner(), Tally()
+        self.tallies.append(tally)
         for path in paths:
-            before, label = lines(), label_of(path)
+            before, label = lines() - joiner.added, label_of(path)
             if self._look is not None and self._look.partial:
                 label = f"{label}, of which pieces were read,"
             reader = FileReader(
@@ -134,22 +153,32 @@ class _Files:
                 self._config,
                 fits=fits,
                 label=label,
-                lines=lambda before=before: lines() - before,  # type: ignore[misc]
+                lines=lambda before=before: lines() - joiner.added - before,  # type: ignore[misc]
                 watch=self._take,
                 excerpt=self._look.excerpt(path) if self._look else None,
                 kernels=self.kernels,
             )
-            for block in reader.blocks():
-                any_text = any_text or bool(block.utf8)
-                yield block
+            try:
+                for block in reader.blocks(joiner, tally):
+                    any_text = any_text or bool(block.utf8)
+                    yield block
+            except TextError as error:
+                raise self._with_advice(error, path, paths) from None
             self.notes += [(path, note) for note in reader.notes]
             if reader.record_fields is not None and self._look is None:
                 self.notes.append((path, as_it_stands(path, reader.record_fields)))
             if self._look is not None:
                 self._look.read(path, reader.stream)
                 self._look.fields += reader.record_fields or []
+        self.notes += [(name, NEWLINE_ADDED) for name in joiner.names]
         if not any_text:
             raise refuse_empty(paths)
+
+    def _with_advice(self, error: TextError, path: str, paths: Sequence[str]) -> TextError:
+        """The error, and how to read the others without that file, where there are others."""
+        if len(paths) < 2 or path == STDIN:
+            return error
+        return TextError(f"{error} To leave it out, add --exclude {shlex.quote(Path(path).name)}.")
 
     def _take(self, taken: int) -> None:
         self._taken += taken

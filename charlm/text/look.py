@@ -80,6 +80,7 @@ class Look:
         self.sample = Sample()
         self.counts: Counts = np.zeros(0, np.int64)  # of each code point
         self.marks: Marks | None = None
+        self.boilerplate: str | None = None  # what is to be said of Project Gutenberg's header and licence
         self.bytes_read = 0
         self.of_bytes: int | None = 0  # of all files; None where that is not known
         self._excerpts: dict[str, Excerpt] = {}

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +20,8 @@ _CUTS = re.compile(
     r"(?<=\n)(?=.)|(?<=[^\s])(?= )|(?<=[a-zA-Z])(?=[a-zA-Z])|(?<=[\u4e00-\u9fff])(?=[\u4e00-\u9fff])", re.S
 )
 LOOKED_AT = 256
+LONG_ROW = 64
+"""Marks in a row from which they are put in order here."""
 
 
 def changes(config: TextConfig) -> bool:
@@ -37,10 +40,38 @@ def normal(text: str, config: TextConfig) -> str:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     form = None if config.normalize is None else config.normalize.upper()
     for _ in range(1 + config.lowercase):
-        text = unicodedata.normalize(form, text) if form else text  # type: ignore[arg-type]
+        text = normal_form(text, form) if form else text
         text = text.lower() if config.lowercase else text
-    text = unicodedata.normalize(form, text) if form else text  # type: ignore[arg-type]
+    text = normal_form(text, form) if form else text
     return _SPACES.sub(" ", text) if config.collapse_spaces else text
+
+
+def normal_form(text: str, form: str) -> str:
+    """As `unicodedata.normalize`, in a time that grows with the text only.
+
+    That function puts marks in a row in order by insertion, whose time grows with the square of their number.
+    So long rows are decomposed and put in order before, which changes nothing of what it gives.
+    """
+    if len(text) >= LONG_ROW and not text.isascii():
+        decomposed = form.replace("C", "D")
+        text = _rows(decomposed).sub(lambda match: _in_order(match.group(), decomposed), text)
+    return unicodedata.normalize(form, text)  # type: ignore[arg-type]
+
+
+def _in_order(marks: str, form: str) -> str:
+    decomposed = {char: unicodedata.normalize(form, char) for char in set(marks)}  # type: ignore[arg-type]
+    return "".join(sorted("".join(map(decomposed.__getitem__, marks)), key=unicodedata.combining))
+
+
+@cache
+def _rows(form: str) -> re.Pattern[str]:
+    """Many characters in a row that are marks, or decompose into marks."""
+    marks = []
+    for char in map(chr, range(0x300, 0x110000)):
+        first = unicodedata.normalize(form, char)[0] if unicodedata.decomposition(char) else char  # type: ignore[arg-type]
+        if unicodedata.combining(first):
+            marks.append(char)
+    return re.compile(f"[{re.escape(''.join(marks))}]{{{LONG_ROW},}}")
 
 
 def normalised(blocks: Iterable[Block], config: TextConfig) -> Iterable[Block]:

@@ -31,8 +31,15 @@ class SourceText:
 
     @property
     def text(self) -> str:
-        """The files joined in order, with nothing between them."""
-        return "".join(file.text for file in self.files)
+        """The files joined in order, as a model would learn from them: their lines stay apart."""
+        from charlm.text.documents import Joiner  # here: NumPy takes a while to import
+        from charlm.text.stream import Block
+
+        joiner, pieces = Joiner(), list[str]()
+        for file in self.files:
+            blocks = [Block(file.text.encode(), file.text)] if file.text else []
+            pieces += [block.text for block in joiner.joined(blocks, file.name)]
+        return "".join(pieces)
 
     @property
     def named(self) -> list[tuple[str, str]]:
@@ -51,7 +58,7 @@ def read_source(
     """
     if encoding is not None:
         check_codec(encoding)
-    paths, notes = expand(names)
+    paths, notes = expand(names, encoding=encoding)
     files = []
     for path in paths:
         stream = TextStream(path, label_of(path), encoding, stdin=stdin)

@@ -1,0 +1,210 @@
+"""Project Gutenberg's header and licence are named, measured and, on request, left out: exactly, and only they."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charlm.config import TextConfig
+from charlm.text import boilerplate, stream
+from charlm.text.boilerplate import LICENCE, Tally, stripped
+from charlm.text.load import load
+from charlm.text.stream import Block
+from tests.conftest import Result
+
+TOY = ("--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--steps", "1")
+
+
+def strip_text(text: str) -> str:
+    return "".join(block.text for block in stripped([Block(text.encode(), text)], Tally()))
+
+
+def tale(lines: int) -> str:
+    return "".join(f"Line {i} of the tale, {'on and on ' * (i % 3)}to its end.\n" for i in range(lines))
+
+
+BODY = tale(60)
+HEAD = (
+    "The Project Gutenberg eBook of A Tale\n    \nThis ebook is for the use of anyone anywhere\n\nTitle: A Tale\n\n"
+    "Credits: Project Gutenberg volunteers\n\n"
+)
+LICENCE_TEXT = (
+    "".join(
+        f"1.A.{i}. Project Gutenberg is a trademark.\nProject Gutenberg-tm works {i}.\n" for i in range(200)
+    )
+    + "Most people start at our website\nto learn how to subscribe to our email newsletter to hear about new eBooks.\n\n"
+)
+PRINT = "***START**THE SMALL PRINT!**FOR PUBLIC DOMAIN ETEXTS**START***\nWhy is this here?\nProject Gutenberg asks.\n"
+OLD_HEAD = (
+    f"**The Project Gutenberg Etext of A Tale, by X**\n\nInformation about Project Gutenberg (one page)\n\n{PRINT}"
+    "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n"
+)
+
+
+def book(start: str, end: str, head: str = HEAD) -> str:
+    return f"{head}{start}\n{BODY}{end}\n{LICENCE_TEXT}"
+
+
+MODERN = book(
+    "*** START OF THE PROJECT GUTENBERG EBOOK A TALE ***", "*** END OF THE PROJECT GUTENBERG EBOOK A TALE ***"
+)
+BOOKS = {
+    "modern": (MODERN, BODY),
+    "with THIS, without spaces": (
+        book(
+            "***START OF THIS PROJECT GUTENBERG EBOOK A TALE***",
+            "***END OF THIS PROJECT GUTENBERG EBOOK A TALE***",
+        ),
+        BODY,
+    ),
+    "a title of two lines": (
+        book(
+            "*** START OF THE PROJECT GUTENBERG EBOOK A TALE OF\nA LONG NAME ***",
+            "*** END OF THE PROJECT GUTENBERG EBOOK A TALE OF\nA LONG NAME ***",
+        ),
+        BODY,
+    ),
+    "a line before the marker of the end": (
+        book(
+            "*** START OF THIS PROJECT GUTENBERG EBOOK A TALE ***",
+            "End of the Project Gutenberg EBook of A Tale\n\n***",
+        ),
+        BODY,
+    ),
+    "old": (f"{OLD_HEAD}{BODY}End of the Project Gutenberg Etext of A Tale, by X\n\n", BODY),
+    "newer small print": (
+        OLD_HEAD.replace(
+            "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93",
+            "*END THE SMALL PRINT! FOR EBOOKS*Ver.02/11/02",
+        )
+        + f"{BODY}End of Project Gutenberg's A Tale, by X\n",
+        BODY,
+    ),
+    "small print at the end": (f"{BODY}{PRINT}*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*END*\n", BODY),
+    "German": (
+        book(
+            "*** START OF THIS PROJECT GUTENBERG EBOOK EINE ***",
+            "Ende dieses Projekt Gutenberg Etextes Eine\n",
+        ),
+        BODY,
+    ),
+    "French": (
+        book("*** START OF THE PROJECT GUTENBERG EBOOK, UN ***", "Fin de Project Gutenberg's Un, par X"),
+        BODY,
+    ),
+    "two books in a file": (MODERN + MODERN.replace("TALE", "BOOK"), BODY + BODY),
+    "another text after the licence": (MODERN + tale(4000), BODY + "\n" + tale(4000)),
+    "another text before the header": (tale(2000) + MODERN, tale(2000) + BODY),
+    "a text about Project Gutenberg": (
+        "I like Project Gutenberg.\nThe Project Gutenberg eBook of Faust is fine.\n" + BODY,
+        "I like Project Gutenberg.\nThe Project Gutenberg eBook of Faust is fine.\n" + BODY,
+    ),
+    "no book of theirs": (BODY, BODY),
+}
+
+
+@settings(max_examples=12)
+@given(
+    name=st.sampled_from(sorted(BOOKS)),
+    newline=st.sampled_from(["\n", "\r\n", "\r"]),
+    size=st.integers(1, 40_000),
+)
+def test_what_is_left_is_exactly_the_book_in_blocks_of_any_size(name: str, newline: str, size: int) -> None:
+    text, wanted = (part.replace("\n", newline) for part in BOOKS[name])
+    if newline == "\r" and name == "a title of two lines":
+        return
+    size = max(size, len(text) // 4000)
+    pieces = [text[i : i + size] for i in range(0, len(text), size)]
+    blocks = [Block(piece.encode(), piece) for piece in pieces]
+    tally, watch = Tally(), Tally()
+    assert "".join(block.text for block in stripped(blocks, tally)) == wanted
+    assert list(watch.watched(blocks)) == blocks
+    assert tally.chars == watch.chars == len(text) - len(wanted)
+    assert watch.files == (text != wanted)
+
+
+@pytest.mark.parametrize("name", BOOKS)
+def test_each_form_in_memory(name: str) -> None:
+    text, wanted = BOOKS[name]
+    assert strip_text(text) == wanted
+
+
+def test_markers_without_number_take_no_more_time_each() -> None:
+    line = "*** START OF THE PROJECT GUTENBERG EBOOK ***\n"
+    assert strip_text(line * 100_000) == ""
+    endless = "*** START OF THE PROJECT GUTENBERG" + "*** " * 500_000
+    assert strip_text(endless) == endless
+    assert len(strip_text("*** END OF THE PROJECT GUTENBERG EBOOK ***\n" + "x" * LICENCE * 4)) > LICENCE * 4
+
+
+def test_train_names_it_measures_it_and_offers_to_leave_it_out(charlm: Callable[..., Result]) -> None:
+    Path("book.txt").write_bytes(("\ufeff" + MODERN).replace("\n", "\r\n").encode())
+    read = ("\ufeff" + MODERN).replace("\n", "\r\n")[1:]
+    n = len(read) - len(BODY.replace("\n", "\r\n"))
+    for _ in range(2):  # the second time from what is known of the file
+        done = charlm("train", "book.txt", "--dry-run")
+        assert f"header and licence stand in the text: {n:,} characters" in done.err
+        assert "and 100 % of the held-out part. --strip gutenberg leaves them out." in done.err
+    done = charlm("train", "book.txt", *TOY, "--strip", "gutenberg")
+    assert f"licence left out: {n:,} characters." in done.err and done.code == 0
+    assert "--strip gutenberg" in done.err.split("the same run again")[1]
+    done = charlm("eval", "book.txt", "--json")
+    assert json.loads(done.out)["chars"] == len(BODY.replace("\n", "\r\n"))
+    done = charlm("compress", "book.txt", "-o", "book.clm")
+    assert "a compressed file keeps every byte" in done.err
+    done = charlm("train", "book.txt", *TOY, "--from", "book", "--run", "again")
+    assert f"licence left out: {n:,} characters." in done.err
+
+
+def test_inspect_lists_it_with_what_leaves_it_out(charlm: Callable[..., Result]) -> None:
+    Path("book.txt").write_text(MODERN)
+    found = json.loads(charlm("inspect", "book.txt", "--json").out)["warnings"]
+    boilerplate = next(each for each in found if each["code"] == "boilerplate")
+    assert boilerplate["option"] == "--strip gutenberg" and "of the held-out part" in boilerplate["text"]
+    found = json.loads(charlm("inspect", "book.txt", "--strip", "gutenberg", "--json").out)["warnings"]
+    assert not [each for each in found if each["code"] == "boilerplate"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (
+            ["ducks.txt", "--strip", "gutenberg", "--dry-run"],
+            0,
+            "found no header or licence of Project Gutenberg",
+        ),
+        (["ducks.txt", "book.txt", "--strip", "gutenberg", "--dry-run"], 0, "in 1 of 2 files"),
+        (
+            ["ducks.txt", "--strip", "gutenberg", "--field", "x"],
+            2,
+            "strip is gutenberg, which has no effect with field",
+        ),
+        (["--strip", "gutenberg"], 2, "--strip cannot act on Python's manual"),
+        (["ducks.txt", "--val-file", "book.txt", "--dry-run"], 0, "9"),
+        (["book.txt", "--split", "blocks", "--dry-run"], 0, "of the held-out part"),
+        (["book.txt", "--lowercase", "--dry-run"], 0, "of the held-out part"),
+    ],
+)
+def test_where_it_acts_and_where_not_is_said(
+    charlm: Callable[..., Result], words: list[str], code: int, said: str
+) -> None:
+    Path("book.txt").write_text(MODERN)
+    done = charlm("train", *words)
+    assert done.code == code and said in done.err, done.err
+
+
+def test_each_file_of_a_folder_is_stripped_however_it_is_read(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("1", "2"):
+        Path(name).write_text(MODERN)
+    wanted = load(["1", "2"], TextConfig(strip="gutenberg", val=0.0)).corpus.training_text()
+    assert wanted == BODY + BODY
+    monkeypatch.setattr(stream, "WHOLE", 64)
+    monkeypatch.setattr(stream, "PIECE", 100)
+    monkeypatch.setattr(boilerplate, "_EDGE", 16)
+    corpus = load(["1", "2"], TextConfig(strip="gutenberg", val=0.0, documents="file")).corpus
+    assert corpus.training_text().replace("\ud800", "") == wanted
