@@ -11,7 +11,7 @@ from charlm import files
 from charlm.checkpoint.manifest import CHECKPOINT_FILES, RUN_FILES, read_vouched
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read_newest
-from charlm.cli.compress import write as write_compressed
+from charlm.cli.output import Output
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.listeners import log, report
 from charlm.studies import result
@@ -159,7 +159,7 @@ def planning(root: Path, run: Run) -> Case:
 
 def compressed(root: Path, run: Run) -> Case:
     path = root / "text.charlm"
-    return one_file(path, lambda data: write_compressed(path, data * 9000), path.read_bytes)
+    return one_file(path, lambda data: Output("-o", str(path)).write([data * 9000]), path.read_bytes)
 
 
 def in_pieces(root: Path, run: Run) -> Case:

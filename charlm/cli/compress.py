@@ -1,19 +1,19 @@
 """`charlm compress`: a file in as many bits as a model predicts it with."""
 
-import os
 import sys
 from collections.abc import Generator, Iterator
-from pathlib import Path
+from contextlib import redirect_stdout
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from charlm.cli.chosen import chosen, text_config
-from charlm.cli.console import checkpoints_root, count, print_json, say, table, warn
+from charlm.cli.console import checkpoints_root, count, print_json, table, warn
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, threads_option
-from charlm.errors import CheckpointError, ResourceError, UsageError
+from charlm.cli.output import Output
+from charlm.errors import CheckpointError, UsageError
 from charlm.settings import settings_of
 from charlm.terminal import bars_disabled, one_line
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from charlm.text.vocabulary import Ids
 
 T = TypeVar("T")
-Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="The file to make.")]
+Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="The file to make; -: standard output.")]
 CompressThreads = Annotated[
     int | None,
     threads_option("CPU threads, which the file names: it is decompressed with as many. [default: 1]"),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT if it is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT if it is there; write to a terminal.")]
 
 CHANGING = ("normalize", "newlines", "lowercase", "collapse_spaces")
 """Settings that change the characters of a text."""
@@ -37,11 +37,12 @@ CHANGING = ("normalize", "newlines", "lowercase", "collapse_spaces")
 EXAMPLES = """Examples:
   charlm compress chapter.txt -o chapter.clm              by the newest run
   charlm compress chapter.txt -o chapter.clm --run novels --json
+  zcat log.gz | charlm compress - -o - > log.clm          standard input and output
   charlm decompress chapter.clm -o chapter.txt            the same bytes again"""
 
 
 def command(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="What to compress.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What to compress; -: standard input.")],
     out: Out,
     run: Run = None,
     checkpoint: Which = None,
@@ -55,11 +56,12 @@ def command(
     The same checkpoint decompresses it to the same bytes, with the same versions on the same kind of machine.
     """
     check_files("compress", [file], checkpoints_root(checkpoints))
-    target = free_target(out, force)
+    target = output(file, out, force, as_json)
     from charlm.processors import use_threads
     from charlm.text.stream import file_bytes
 
-    data = file_bytes(file, one_line(file))
+    label = "standard input" if file == "-" else one_line(file)
+    data = file_bytes(file, label)
     use_threads(threads)
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
     from charlm.compression.compress import compressing
@@ -68,15 +70,15 @@ def command(
     header = done.header
     if done.not_text is not None:
         warn(
-            f"{one_line(file)} is not UTF-8: the byte at offset {count(done.not_text)} is part of no character. "
+            f"{label} is not UTF-8: the byte at offset {count(done.not_text)} is part of no character. "
             "It is compressed exactly, but no smaller where it is not text"
         )
     for note in _read_otherwise(file, data, header.encoding, text_config(snapshot)):
-        warn(f"{one_line(file)}{note}")
+        warn(f"{label}{note}")
     seen = _in_training_too(done.ids, snapshot)
     if seen is not None:
         warn(f"{seen}; text that the model has not seen compresses less")
-    write(target, done.data)
+    target.write([done.data])
     facts: dict[str, Any] = {
         "bytes": header.bytes,
         "chars": header.chars,
@@ -90,7 +92,7 @@ def command(
         facts["warnings"] = [] if seen is None else [seen]
         print_json({"schema": 1, "run": name, "checkpoint": {"which": which, "step": header.step}, **facts})
     else:
-        show(f"{name}, {which}, step {header.step}", facts)
+        show(f"{name}, {which}, step {header.step}", facts, target)
 
 
 def _read_otherwise(path: str, data: bytes, encoding: str, config: "TextConfig") -> Iterator[str]:
@@ -133,46 +135,30 @@ def _in_training_too(ids: "Ids", snapshot: "Snapshot") -> str | None:
     return about_overlap([overlap(corpus.train, ids)], snapshot.vocabulary.word)
 
 
-def show(run: str, facts: dict[str, Any]) -> None:
-    """The sizes and the speed, as a table."""
+def output(file: str, out: str, force: bool, as_json: bool) -> Output:
+    """Where OUT is written; UsageError where it cannot be."""
+    target = Output("-o", out, inputs=[file], overwrite=force, binary=True)
+    if target.is_stdout and as_json:
+        raise UsageError("-o - and --json both write to standard output; name a file, or leave --json out")
+    return target
+
+
+def show(run: str, facts: dict[str, Any], target: Output) -> None:
+    """The sizes and the speed, as a table; on standard error where standard output has the file itself."""
     from charlm.evaluation.intervals import too_few  # here: NumPy is slow to import
 
     bits, few = facts["bits_per_char"], too_few(facts["chars"])
-    table(
-        [
-            ("run", run),
-            ("original", f"{count(facts['bytes'])} bytes, {count(facts['chars'])} characters"),
-            ("compressed", f"{count(facts['compressed_bytes'])} bytes"),
-            (
-                "bits per character",
-                "-" if bits is None else f"{bits:.4f}, all bytes of the file counted{few}",
-            ),
-            ("speed", f"{facts['chars_per_second']:,.0f} characters/s, {facts['streams']} side by side"),
-        ]
-    )
-
-
-def free_target(out: str, force: bool) -> Path:
-    """Where to write; UsageError where something stands that must not be overwritten."""
-    path = Path(os.path.realpath(out))  # a link is followed, not replaced
-    if path.exists() and not path.is_file():
-        raise UsageError(f"-o {one_line(out)} is no regular file; name one, or a new one")
-    if path.exists() and not force:
-        raise UsageError(f"-o {one_line(out)} exists already; give another name, or --force to overwrite it")
-    if not path.parent.is_dir():
-        raise UsageError(f"-o {one_line(out)} is in a folder that does not exist; make it, or name another")
-    return path
-
-
-def write(path: Path, data: bytes) -> None:
-    """Put it there, whole or not at all."""
-    from charlm import files
-
-    try:
-        files.replace(path, data)
-    except OSError as error:
-        raise ResourceError(f"-o {one_line(str(path))} cannot be written: {error.strerror}") from None
-    say(f"written: {one_line(str(path))}")
+    kept = "-" if bits is None else f"{bits:.4f}, all bytes of the file counted{few}"
+    with redirect_stdout(sys.stderr if target.is_stdout else sys.stdout):
+        table(
+            [
+                ("run", run),
+                ("original", f"{count(facts['bytes'])} bytes, {count(facts['chars'])} characters"),
+                ("compressed", f"{count(facts['compressed_bytes'])} bytes"),
+                ("bits per character", kept),
+                ("speed", f"{facts['chars_per_second']:,.0f} characters/s, {facts['streams']} side by side"),
+            ]
+        )
 
 
 def carried_through(work: "Generator[Progress, None, T]") -> tuple[T, float]:

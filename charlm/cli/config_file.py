@@ -1,54 +1,77 @@
 """`--config FILE.toml`: options from a file, below the command line and the environment."""
 
+import codecs
+import os
+import re
 import tomllib
 from typing import Any
 
 import typer
 
+from charlm.cli.sources import CONFIG_FILE
 from charlm.errors import UsageError
 from charlm.suggestions import setting_meant
 from charlm.terminal import one_line
 
-NOT_IN_FILES = ("config", "help", "corpus", "dry_run")
+COMMAND_LINE_ONLY = ("config", "help", "corpus", "dry_run")
 MOST_BYTES = 1 << 15
 """More is no file of settings: a device or a pipe may have no end."""
 LONGEST_NAME = 100
+MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+"""Byte-order marks: Windows Notepad writes the first, `>` in Windows PowerShell the second."""
 
 
 def read_config(ctx: typer.Context, path: str | None) -> str | None:
-    """Make a file's settings the defaults of the command; UsageError for what is no setting."""
+    """Make a file's settings the defaults of the command; UsageError for an unknown setting or a wrong type."""
     if path is None:
         return None
+    text = _read(path)
     try:
-        values: dict[str, Any] = tomllib.loads(_contents(path).decode("utf-8"))
-    except OSError as error:
-        raise UsageError(f"--config {one_line(path)} cannot be read: {error.strerror}") from None
+        values: dict[str, Any] = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--config {one_line(path)} is not TOML: {one_line(str(error))}") from None
     params = {p.opts[0].lstrip("-").replace("-", "_"): p for p in ctx.command.params}
-    known = {name: p.type.name for name, p in params.items() if name not in NOT_IN_FILES}
-    repeated = {name for name, p in params.items() if getattr(p, "multiple", False)}
-    settings = {name.replace("-", "_"): value for name, value in values.items()}
-    for name, value in settings.items():
-        if name not in known:
-            meant = setting_meant(name[:LONGEST_NAME], known)
-            hint = f"; did you mean {meant}?" if meant else ""
-            raise UsageError(f"{one_line(path)} sets {one_line(name)!r}, which is no setting{hint}")
-        if name in repeated and isinstance(value, list):
-            if not all(isinstance(each, str) for each in value):
-                raise UsageError(f"{one_line(path)}: {one_line(name)} must be a list of texts")
-            continue
-        if isinstance(value, bool) != (known[name] == "boolean") or not isinstance(value, str | int | float):
-            wanted = "true or false" if known[name] == "boolean" else "a number or a text"
-            raise UsageError(f"{one_line(path)}: {one_line(name)} must be {wanted}")
-        if isinstance(value, float) and known[name].startswith("int"):
-            raise UsageError(f"{one_line(path)}: {one_line(name)} is {value}; it takes a whole number")
-    by_parameter = {
-        str(params[name].name): [value] if name in repeated and isinstance(value, str) else value
-        for name, value in settings.items()
-    }  # `from` is no name in Python
-    ctx.default_map = {**(ctx.default_map or {}), **by_parameter}
+    settings: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for key, value in values.items():
+        name, line = key.replace("-", "_"), _line(text, key)
+        where = f"{one_line(path)}, line {line}: "
+        if isinstance(value, dict):
+            raise UsageError(
+                f"{where}{one_line(key)} is a table; write settings without tables: name = value"
+            )
+        if name not in params or name in COMMAND_LINE_ONLY:
+            raise UsageError(where + _unknown(name, params, ctx))
+        if name in lines:
+            raise UsageError(f"{where}{one_line(key)} is set twice, also in line {lines[name]}; keep one")
+        wrong = _wrong(params[name], value)
+        if wrong is not None:
+            raise UsageError(f"{where}{name} is {_shown(value)}; it takes {wrong}")
+        repeated = params[name].multiple and isinstance(value, str)
+        settings[name], lines[name] = [value] if repeated else value, line
+    # A parameter may have another name than its option: `from` is no name in Python.
+    ctx.default_map = {**(ctx.default_map or {}), **{str(params[n].name): v for n, v in settings.items()}}
+    ctx.meta[CONFIG_FILE] = path, {params[name].name: line for name, line in lines.items()}
     return path
+
+
+def _read(path: str) -> str:
+    """The text of the file, in UTF-8 or with a byte-order mark in UTF-16."""
+    try:
+        data = _contents(os.path.expanduser(path))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"--config {one_line(path)} cannot be read: {reason}") from None
+    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # as in UTF-16 without a mark
+        raise UsageError(
+            f"--config {one_line(path)} is neither UTF-8 nor UTF-16 with a byte-order mark; save it as UTF-8"
+        )
+    return text
 
 
 def _contents(path: str) -> bytes:
@@ -62,3 +85,47 @@ def _contents(path: str) -> bytes:
             f"--config {one_line(path)} has more than {MOST_BYTES:,} bytes; name a file of settings, in TOML"
         )
     return data
+
+
+def _line(text: str, key: str) -> int:
+    """The line that sets a key, or begins a table of that name."""
+    found = re.search(rf"""^\s*\[*\s*["']?{re.escape(key)}["']?\s*[=.\]]""", text, re.MULTILINE)
+    return text.count("\n", 0, found.end()) + 1 if found else 1
+
+
+def _unknown(name: str, params: dict[str, Any], ctx: typer.Context) -> str:
+    """What to say of a name that sets nothing."""
+    shown = repr(one_line(name))
+    if name in COMMAND_LINE_ONLY and name in params:
+        return f"{shown} can only be given on the command line"
+    commands = getattr(ctx.parent and ctx.parent.command, "commands", {})
+    others = [other for other, command in commands.items() if any(p.name == name for p in command.params)]
+    if others and name not in COMMAND_LINE_ONLY:
+        return f"{shown} is an option of charlm {one_line(others[0])}, not of charlm {ctx.command.name}"
+    meant = setting_meant(name[:LONGEST_NAME], [known for known in params if known not in COMMAND_LINE_ONLY])
+    return f"{shown} is an unknown setting" + (f"; did you mean {meant}?" if meant else "")
+
+
+def _shown(value: Any) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return one_line(repr(value) if isinstance(value, str | list) else str(value))
+
+
+def _wrong(param: Any, value: Any) -> str | None:
+    """What the option takes, where that is not a value of this type."""
+    if not param.multiple:
+        return _wrong_one(param.type.name, value)
+    parts = value if isinstance(value, list) else [value]
+    return None if all(isinstance(part, str) for part in parts) else "a text in quotes, or a list of texts"
+
+
+def _wrong_one(kind: str, value: Any) -> str | None:
+    if kind == "boolean":
+        return None if isinstance(value, bool) else "true or false"
+    if kind.startswith("int"):
+        return None if type(value) is int else "a whole number, without quotes, point or exponent"
+    if kind.startswith("float"):
+        return None if type(value) in (int, float) else "a number, without quotes"
+    return None if type(value) in (str, int, float) else "a text in quotes"

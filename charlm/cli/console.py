@@ -1,6 +1,7 @@
 """What the commands say: results to standard output, everything else to standard error."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -87,7 +88,10 @@ def table(
         grid.add_column(title if header else "", justify="right" if i in numbers else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(Text(one_line(cell, longest)) for cell in row))
-    console = Console(no_color=not colour(sys.stdout), highlight=False, soft_wrap=not sys.stdout.isatty())
+    coloured = colour(sys.stdout)  # told to rich, which would obey FORCE_COLOR and the like on a pipe too
+    console = Console(
+        force_terminal=coloured, no_color=not coloured, highlight=False, soft_wrap=not sys.stdout.isatty()
+    )
     if not sys.stdout.isatty():
         console.width = 200
     console.print(grid)
@@ -106,7 +110,7 @@ def text_of(run: Mapping[str, Any]) -> str:
 
 def checkpoints_root(option: str | None) -> Path:
     """Where runs live."""
-    return Path(option or "checkpoints")
+    return Path(os.path.expanduser(option or "checkpoints"))
 
 
 def _styled(text: str, code: str) -> str:

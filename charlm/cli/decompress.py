@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from charlm.cli.chosen import chosen
-from charlm.cli.compress import Force, Out, carried_through, free_target, show, write
+from charlm.cli.compress import Force, Out, carried_through, output, show
 from charlm.cli.console import checkpoints_root, print_json, warn
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, threads_option
@@ -19,7 +19,9 @@ EXAMPLES = """Examples:
 
 def command(
     ctx: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="What charlm compress made.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="What charlm compress made; -: standard input.")
+    ],
     out: Out,
     run: Run = None,
     checkpoint: Which = None,
@@ -35,20 +37,21 @@ def command(
     It takes the checkpoint it was compressed with, the same versions and the same kind of machine.
     """
     check_files("decompress", [file], checkpoints_root(checkpoints))
-    target = free_target(out, force)
+    target = output(file, out, force, as_json)
     from charlm.processors import use_threads
     from charlm.text.stream import file_bytes
 
-    data = file_bytes(file, one_line(file))
+    label = "standard input" if file == "-" else file
+    data = file_bytes(file, one_line(label))
     from charlm.compression.container import unpack
 
-    header, _ = unpack(data, file)  # before a model is looked for
+    header, _ = unpack(data, label)  # before a model is looked for
     use_threads(_threads(ctx, threads, header.means.threads))
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
     from charlm.compression.compress import decompressing
 
-    original, seconds = carried_through(decompressing(data, file, snapshot))
-    write(target, original)
+    original, seconds = carried_through(decompressing(data, label, snapshot))
+    target.write([original])
     facts: dict[str, Any] = {
         "bytes": header.bytes,
         "chars": header.chars,
@@ -61,7 +64,7 @@ def command(
     if as_json:
         print_json({"schema": 1, "run": name, "checkpoint": {"which": which, "step": snapshot.step}, **facts})
     else:
-        show(f"{name}, {which}, step {snapshot.step}", facts)
+        show(f"{name}, {which}, step {snapshot.step}", facts, target)
 
 
 def _threads(ctx: typer.Context, asked: int | None, of_file: int) -> int | None:

@@ -1,19 +1,21 @@
 """`charlm eval`: an honest figure for a text, with yardsticks beside it."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charlm.cli.chosen import chosen, corpus_of_run, text_config
-from charlm.cli.console import checkpoints_root, count, note_files, print_json, say, table, text_of, warn
+from charlm.cli.console import checkpoints_root, count, note_files, print_json, table, text_of, warn
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, Run, Threads, Which
+from charlm.cli.output import Output
 from charlm.cli.reading import Bar
-from charlm.errors import ResourceError, TextError, UsageError
+from charlm.errors import TextError, UsageError
 from charlm.terminal import one_line
 
 if TYPE_CHECKING:
@@ -64,7 +66,8 @@ PerChar = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="Write each character's offset and bits, as JSON lines; a grapheme's are shared alike.",
+        help="Write each character's offset and bits, as JSON lines; a grapheme's are shared alike. -: to "
+        "standard output, and the table to standard error.",
     ),
 ]
 Learning = Annotated[
@@ -107,6 +110,11 @@ def command(
     _check_part(part, files)
     check_files("eval", files or [], checkpoints_root(checkpoints))
     _refuse_without_files(files, encoding=encoding, field=field)
+    bits = None if per_char is None else Output("--per-char", per_char, inputs=files or [])
+    if bits is not None and bits.is_stdout and as_json:
+        raise UsageError(
+            "--per-char - and --json both write to standard output; name a file, or leave one out"
+        )
     snapshot, name, which = _opened(checkpoints, run, checkpoint, threads)
     if online:
         _check_learns(snapshot)
@@ -125,9 +133,10 @@ def command(
     evaluation = evaluate(snapshot, which, texts, rule, corpus)
     if online:
         evaluation = replace(evaluation, online=_online(snapshot, rule, texts))
-    if per_char is not None:
-        _write_per_char(Path(per_char), evaluation)
-    print_json({"run": name, **evaluation.to_json()}) if as_json else _show(name, evaluation)
+    if bits is not None:
+        bits.write(_per_char(evaluation))
+    with redirect_stdout(sys.stderr if bits and bits.is_stdout else sys.stdout):
+        print_json({"run": name, **evaluation.to_json()}) if as_json else _show(name, evaluation)
 
 
 def _opened(
@@ -207,19 +216,16 @@ def read_texts(
     return source.named
 
 
-def _write_per_char(path: Path, evaluation: "Evaluation") -> None:
-    from charlm import files
-
-    path = path.resolve()  # a link is followed, not replaced
-    if path.exists() and not path.is_file():
-        raise UsageError(f"--per-char {one_line(str(path))} is no regular file; name one, or a new one")
-    try:
-        with files.replacing(path) as file:
-            for line in _per_char(evaluation):
-                file.write(line)
-    except OSError as error:
-        raise ResourceError(f"--per-char {one_line(str(path))} cannot be written: {error.strerror}") from None
-    say(f"bits of each character: {one_line(str(path))}")
+def _output_of_bits(per_char: str | None, files: list[str], as_json: bool) -> Output | None:
+    """Where --per-char writes; UsageError where it cannot."""
+    if per_char is None:
+        return None
+    output = Output("--per-char", per_char, inputs=files)
+    if output.is_stdout and as_json:
+        raise UsageError(
+            "--per-char - and --json both write to standard output; name a file, or leave one out"
+        )
+    return output
 
 
 def _per_char(evaluation: "Evaluation") -> Iterator[bytes]:

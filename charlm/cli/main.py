@@ -29,6 +29,7 @@ from charlm.cli import (
 from charlm.cli.console import fail, warn_of_slow_parts
 from charlm.cli.mistakes import usage_message
 from charlm.cli.options import CONTEXT, Command, Group
+from charlm.cli.sources import note_unknown_variables, with_sources
 from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError, is_out_of_memory
 from charlm.terminal import be_quiet, no_colours, one_line, plain_streams
 from charlm.training.signals import EXIT_CODES, Signalled, raising_signals
@@ -81,6 +82,7 @@ def make_app(started: float) -> typer.Typer:
     ) -> None:
         assert not version, "its callback ends the command"
         ctx.obj = started
+        note_unknown_variables(ctx.command)
 
     for name, module in COMMANDS.items():
         command = _interruptible(module.command)
@@ -142,7 +144,7 @@ def run(started: float) -> int:
 def _other(error: Exception) -> int:
     """The usage errors of the command-line library, torch's lack of memory, and our own bugs."""
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        fail(usage_message(error))
+        fail(with_sources(usage_message(error), getattr(error, "ctx", None)))
         return UsageError.exit_code
     if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
         fail("out of memory; try a smaller --batch-size, --block-size or --n-embd")

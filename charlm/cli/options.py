@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from charlm.cli.mistakes import TYPED, no_command
+from charlm.cli.sources import with_sources
 from charlm.errors import UsageError
 from charlm.settings import Setting, Settings, settings_of
 from charlm.suggestions import time_meant
@@ -63,6 +64,8 @@ VerifyCache = Annotated[
 ]
 """Options, some of which several commands share."""
 
+PATHS = {"val_file"}
+"""Settings that are paths: a ~ in them is the home folder, which no shell expands in a file or a variable."""
 LEAST_SECONDS = 5
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -105,6 +108,13 @@ class Command(TyperCommand):
             if getattr(error, "ctx", ctx) is None:
                 error.ctx = ctx  # type: ignore[attr-defined]  # some of the library's errors know no command
             raise
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it; where a value is refused that was not typed, say where it was set."""
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            raise UsageError(with_sources(str(error), ctx)) from None
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write each group of options under its own heading."""
@@ -165,6 +175,8 @@ def with_settings(panels: Mapping[str, type[Settings]]) -> Callable[[Callable[..
         def command(**values: Any) -> Any:
             settings = {name: values.pop(name) for name in names}
             settings |= {name: tuple(v) or None for name, v in settings.items() if isinstance(v, list)}
+            for name in PATHS & settings.keys():
+                settings[name] = settings[name] and os.path.expanduser(settings[name])
             return function(**values, settings=settings)
 
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *made)]

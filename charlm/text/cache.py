@@ -50,7 +50,9 @@ def cache_folder() -> Path:
     """`CHARLM_CACHE`, else the folder that the platform has for caches."""
     from platformdirs import user_cache_path  # here, since it is slow on Windows
 
-    return Path(os.environ.get("CHARLM_CACHE") or user_cache_path("charlm", appauthor=False))
+    return Path(
+        os.path.expanduser(os.environ.get("CHARLM_CACHE") or user_cache_path("charlm", appauthor=False))
+    )
 
 
 def corpora() -> Path:

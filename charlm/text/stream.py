@@ -59,8 +59,9 @@ class Block:
 
 
 def file_bytes(path: str, label: str) -> bytes:
-    """The bytes of a regular file, as they are; TextError where there is none, or it changes meanwhile."""
-    return b"".join(TextStream(path, label).file_pieces())
+    """The bytes of a regular file or, for `-`, of standard input; TextError where there are none, or they change."""
+    stream = TextStream(path, label)
+    return b"".join(stream.stdin_pieces() if path == STDIN else stream.file_pieces())
 
 
 class TextStream:
@@ -137,7 +138,7 @@ class TextStream:
         self.codec = codecs.lookup(self._encoding or marked).name
 
     def _decompressed(self) -> Iterator[bytes]:
-        pieces = self._stdin_pieces() if self._path == STDIN else self.file_pieces()
+        pieces = self.stdin_pieces() if self._path == STDIN else self.file_pieces()
         first = next(pieces, b"")
         kind = self.compression = compression(first)
         everything = chain([first], pieces)
@@ -166,7 +167,8 @@ class TextStream:
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise changed(label)
 
-    def _stdin_pieces(self) -> Iterator[bytes]:
+    def stdin_pieces(self) -> Iterator[bytes]:
+        """The bytes of standard input. Raises TextError for what is closed, unreadable, endless."""
         stream = self._stdin if self._stdin is not None else getattr(sys.stdin, "buffer", None)
         if stream is None:
             raise TextError("Standard input is closed. Give a file, or connect a pipe.")

@@ -1,0 +1,140 @@
+"""What goes to which stream: results on pipes carry no escapes, files go where they are sent, terminals stay clean."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+if os.name == "nt":
+    pytest.skip("pipes and terminals of POSIX", allow_module_level=True)
+
+from tests.commands import Command, Done
+from tests.conftest import TEXT
+
+SHAPE = {"n-layer": 1, "n-embd": 16, "n-head": 2, "block-size": 16, "batch-size": 4, "threads": 1, "steps": 3}
+TOY = [f"--{name}={value}" for name, value in SHAPE.items()]
+FORCED = {
+    "FORCE_COLOR": "1",
+    "TTY_COMPATIBLE": "1",
+    "CLICOLOR_FORCE": "1",
+    "TTY_INTERACTIVE": "1",
+    "PY_COLORS": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a text and a run, `ducks`."""
+    folder = tmp_path_factory.mktemp("streams")
+    (folder / "ducks.txt").write_text(TEXT)
+    done = Command(("train", "ducks.txt", *TOY), folder).run()
+    assert done.code == 0, done.err
+    return folder
+
+
+def run(
+    folder: Path, *args: str, stdin: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Done:
+    def before() -> None:
+        if stdin is not None:
+            os.dup2(os.open(stdin, os.O_RDONLY), 0)
+
+    return Command(args, folder, environment or {}, before=before).run()
+
+
+COMMANDS = [
+    ["--help"], ["train", "--help"], ["runs"], ["info"], ["eval"], ["cache"], ["data", "list"], ["doctor"],
+    ["sample", "--length", "20"], ["inspect", "ducks.txt"], ["explain"], ["train", "ducks.txt", "--dry-run"], ["nonsense"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("args", COMMANDS, ids=" ".join)
+def test_no_variable_puts_escapes_into_a_pipe(folder: Path, args: list[str]) -> None:
+    done = run(folder, *args, environment=FORCED)
+    assert b"\x1b" not in done.out and "\x1b" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("environment", "escapes"),
+    [
+        ({}, True),
+        ({"NO_COLOR": ""}, True),
+        ({"NO_COLOR": "0"}, False),
+        ({"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
+    ],
+    ids=str,
+)
+def test_no_color_is_obeyed_on_a_terminal_unless_it_is_empty(
+    folder: Path, environment: dict[str, str], escapes: bool
+) -> None:
+    """As https://no-color.org says: present and not empty, whatever its value."""
+    done = Command(("runs",), folder, {"TERM": "xterm", **environment}).run_on_terminal()
+    assert (b"\x1b" in done.out) == escapes
+
+
+@pytest.mark.parametrize("stdout", ["-", "/dev/stdout", "/dev/fd/1"])
+def test_a_file_goes_through_pipes_both_ways(folder: Path, tmp_path: Path, stdout: str) -> None:
+    packed = run(folder, "compress", "-", "-o", stdout, stdin=folder / "ducks.txt")
+    assert packed.code == 0 and "compressed" in packed.err, packed.err
+    (tmp_path / "ducks.clm").write_bytes(packed.out)
+    unpacked = run(folder, "decompress", "-", "-o", stdout, stdin=tmp_path / "ducks.clm")
+    assert (unpacked.code, unpacked.out) == (0, TEXT.encode()), unpacked.err
+
+
+def test_a_named_pipe_and_a_device_are_written_to_and_not_replaced(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    reader = os.open(folder / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert run(folder, "compress", "ducks.txt", "-o", "pipe").code == 0
+    assert os.read(reader, 1 << 20) == run(folder, "compress", "ducks.txt", "-o", "-").out
+    os.close(reader)
+    assert (folder / "pipe").is_fifo()
+    full = run(folder, "compress", "ducks.txt", "-o", "/dev/full")
+    assert (full.code, "cannot be written: No space left" in full.err) == (6, True)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["compress", "ducks.txt", "-o", "ducks.txt", "--force"], "is the file that is read"),
+        (["compress", "ducks.txt", "-o", "./ducks.txt"], "is the file that is read"),
+        (["compress", "ducks.txt", "-o", "checkpoints"], "is no regular file"),
+        (["compress", "ducks.txt", "-o", "none/ducks.clm"], "folder that does not exist"),
+        (["compress", "ducks.txt", "-o", "-", "--json"], "both write to standard output"),
+        (["eval", "ducks.txt", "--per-char", "-", "--json"], "both write to standard output"),
+        (["eval", "ducks.txt", "--per-char", "ducks.txt"], "is the file that is read"),
+    ],
+    ids=" ".join,
+)
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
+    folder: Path, args: list[str], said: str
+) -> None:
+    done = run(folder, *args)
+    assert (done.code, done.out) == (2, b"") and said in done.err
+    assert "using" not in done.err, "no model was looked for"
+    assert (folder / "ducks.txt").read_text() == TEXT
+
+
+def test_what_is_no_text_goes_to_a_terminal_only_by_force(folder: Path) -> None:
+    done = Command(("compress", "ducks.txt", "-o", "-"), folder).run_on_terminal()
+    assert (done.code, done.out) == (2, b"") and "is a terminal" in done.err
+    assert Command(("compress", "ducks.txt", "-o", "-", "--force"), folder).run_on_terminal().code == 0
+
+
+def test_bits_on_standard_output_are_json_lines_alone(folder: Path) -> None:
+    done = run(folder, "eval", "-", "--per-char", "-", stdin=folder / "ducks.txt")
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert "".join(row["char"] for row in rows) == TEXT
+    assert "bits per character" in done.err
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(folder: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(folder / ".err", "wb") as err:
+        child = Command(("eval", "--per-char", "-"), folder).begin(writer, err.fileno())
+    os.close(writer)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert "error" not in (folder / ".err").read_text()
