@@ -297,12 +297,12 @@ def test_another_regex_finds_graphemes_anew_and_nothing_else(
     assert reopened is not None and np.array_equal(reopened.train, first.corpus.train)
     for key in (first.corpus.key, first.corpus.key[:32]):  # as runs had it before that stood in it
         cache.remove_rest()
-        found = same_corpus(key, "t.txt", ["t.txt"], config.to_json())
+        found = same_corpus({"key": key, "label": "t.txt", "sources": ["t.txt"]}, config.to_json())
         assert np.array_equal(found.train, first.corpus.train)
     Path("t.txt").write_bytes(TEXT[1:].encode())
     cache.remove_rest()
     with pytest.raises(CheckpointError, match="no longer the text"):
-        same_corpus(first.corpus.key, "t.txt", ["t.txt"], config.to_json())
+        same_corpus({"key": first.corpus.key, "label": "t.txt", "sources": ["t.txt"]}, config.to_json())
 
 
 def test_old_runs_are_of_characters() -> None:

@@ -1,5 +1,6 @@
 """Which run, which of its checkpoints and which text a command works on, and saying so."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from charlm.terminal import one_line
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
     from charlm.text.corpus import Corpus
+    from charlm.training.texts import Moved
 
 
 def chosen(root: Path, name: str | None, checkpoint: str | None) -> "tuple[Snapshot, str, str]":
@@ -40,14 +42,39 @@ def text_config(snapshot: "Snapshot") -> TextConfig:
         raise CheckpointError(f"run.json is damaged: {error}") from None
 
 
-def corpus_of_run(snapshot: "Snapshot", *, needed: bool) -> "Corpus | None":
-    """The text that the run was trained on, if it is still there; CheckpointError if it is `needed`."""
+def moved_text(texts: Sequence[str] | None, val_file: str | None = None) -> "Moved | None":
+    """Where the user says that the text of a run is now; None where nothing was said."""
+    if not texts and val_file is None:
+        return None
+    from charlm.training.texts import Moved  # here: torch is slow to import
+
+    return Moved(tuple(texts or ()), val_file)
+
+
+def say_moved(corpus: "Corpus", moved: "Moved | None") -> None:
+    """Say that the text was found where it is now, and whether it has to be named again."""
+    if moved is None:
+        return
+    named = one_line(" ".join(moved.texts)) or "its old place"
+    if corpus.uncached is None:
+        say(f"found the run's text in {named}; it is kept in the cache, so --text is not needed again")
+    else:
+        warn(
+            f"found the run's text in {named}; the cache cannot be written ({corpus.uncached}), so give --text "
+            "again the next time, or set CHARLM_CACHE to a folder that can be written"
+        )
+
+
+def corpus_of_run(snapshot: "Snapshot", *, needed: bool, moved: "Moved | None" = None) -> "Corpus | None":
+    """The text that the run was trained on, if it is still there; CheckpointError if it is `needed`, or has `moved`."""
     from charlm.training.texts import corpus_of
 
     try:
-        return corpus_of(snapshot)
+        corpus = corpus_of(snapshot, moved)
+        say_moved(corpus, moved)
+        return corpus
     except CheckpointError as error:
-        if needed:
+        if needed or moved is not None:
             raise
         warn(f"{error}; no yardsticks are made of it, and no look for passages that training has seen")
         return None

@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from charlm.cli.chosen import moved_text, say_moved
 from charlm.cli.console import checkpoints_root, note_files, warn
 from charlm.cli.mistakes import check_files, quoted
-from charlm.cli.options import AsJson, Checkpoints, budget_seconds, build, with_settings
-from charlm.cli.reading import check_named, load_text, say_text
+from charlm.cli.options import AsJson, Checkpoints, MovedText, budget_seconds, build, with_settings
+from charlm.cli.reading import check_named, load_text, say_text, warn_unless_kept
 from charlm.cli.train import refuse_for_counts
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, UsageError
@@ -61,6 +62,7 @@ def command(
     on: Annotated[
         str | None, typer.Option(metavar="FILE", help="The text on which two runs are compared.")
     ] = None,
+    text: MovedText = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
     *,
@@ -76,10 +78,16 @@ def command(
         from charlm.processors import use_threads  # here: torch is slow to import
 
         use_threads(settings["threads"])
-        _without_training(root, names or [], on, settings["encoding"], settings["field"], as_json)
+        _without_training(
+            root, names or [], on, settings["encoding"], settings["field"], moved_text(text), as_json
+        )
         return
     if on is not None:
         raise UsageError("--on is for two trained runs, and cannot act with --vary")
+    if text:
+        raise UsageError(
+            "--text is for runs that are trained already; with --vary, name the text as an argument"
+        )
     check_files("compare", names or [], root, time)
     axes = _axes(ctx, vary)
     folder, comparison, loaded = _prepare(root, names or [], axes, (time, steps), seeds or 1, run, settings)
@@ -122,7 +130,13 @@ def _axes(ctx: typer.Context, vary: list[str]) -> dict[str, list[Any]]:
 
 
 def _without_training(
-    root: Path, names: list[str], on: str | None, encoding: str | None, field: str | None, as_json: bool
+    root: Path,
+    names: list[str],
+    on: str | None,
+    encoding: str | None,
+    field: str | None,
+    moved: Any,
+    as_json: bool,
 ) -> None:
     """Two trained runs side by side, or a comparison that was made before."""
     from charlm.checkpoint.run_folder import has_run
@@ -131,7 +145,7 @@ def _without_training(
         from charlm.cli.compare_two import compare_two
 
         check_files("compare", [on] if on is not None else [], root)
-        compare_two(root, (names[0], names[1]), on, encoding, field, as_json=as_json)
+        compare_two(root, (names[0], names[1]), on, encoding, field, moved, as_json=as_json)
         return
     if len(names) == 1:
         from charlm.studies.comparison import find  # here and below: torch is slow to import
@@ -147,8 +161,11 @@ def _without_training(
                 )
             comparison = read(folder)
             try:
-                corpus = corpus_of(comparison).corpus
+                corpus = corpus_of(comparison, moved).corpus
+                say_moved(corpus, moved)
             except CheckpointError as error:
+                if moved is not None:
+                    raise
                 warn(f"{error}; no yardsticks")
                 corpus = None
             show(folder, comparison, corpus, as_json=as_json)
@@ -190,6 +207,7 @@ def _prepare(
     from charlm.cli.compare_follow import prepare
     from charlm.training.plan import Budget
 
+    warn_unless_kept(names)
     loaded = load_text(names, text)
     note_files(loaded.notes)
     if not loaded.corpus.held_out_chars:

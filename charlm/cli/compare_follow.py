@@ -11,7 +11,7 @@ import typer
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.compare_show import show
 from charlm.cli.console import say, warn
-from charlm.cli.follow import figure_rows, root_option, tell
+from charlm.cli.follow import figure_rows, root_option, tell, text_option
 from charlm.cli.words import about_model, several
 from charlm.config import TextConfig, TrainingConfig
 from charlm.errors import CharlmError, UsageError
@@ -86,7 +86,8 @@ def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded,
     say(f"comparison {folder.name}, in {one_line(str(folder.path))}: {_long(comparison)}")
     shown = _Shown()
     reason = None
-    again = f"charlm resume {folder.name}{root_option(folder)}"
+    options = root_option(folder) + text_option(comparison.sources, loaded.corpus)
+    again = f"charlm resume {folder.name}{options}"
     try:
         with StopSignals(_announce) as stop:
             for event in compare(folder, comparison, loaded, stop, warn):

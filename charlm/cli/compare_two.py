@@ -17,6 +17,7 @@ from charlm.studies.side_by_side import Passage, SideBySide, side_by_side
 from charlm.terminal import one_line
 from charlm.text.file_reader import read_as_run
 from charlm.text.vocabulary import without_ends
+from charlm.training.texts import Moved
 
 READING = ("field", "encoding", "separator", "normalize", "newlines", "lowercase", "collapse_spaces")
 """Settings that shape the characters of a text that is read."""
@@ -28,6 +29,7 @@ def compare_two(
     on: str | None,
     encoding: str | None,
     field: str | None,
+    moved: Moved | None = None,
     *,
     as_json: bool,
 ) -> None:
@@ -36,7 +38,7 @@ def compare_two(
         if value is not None and on is None:
             raise UsageError(f"{option} cannot act without --on FILE")
     runs = [chosen(root, name, None) for name in names]
-    corpora = [corpus_of_run(snapshot, needed=on is None) for snapshot, _, _ in runs]
+    corpora = [corpus_of_run(snapshot, needed=on is None, moved=moved) for snapshot, _, _ in runs]
     if on is None:
         first, second = corpora
         assert first is not None and second is not None

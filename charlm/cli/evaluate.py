@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.chosen import chosen, corpus_of_run, text_config
+from charlm.cli.chosen import chosen, corpus_of_run, moved_text, text_config
 from charlm.cli.console import checkpoints_root, count, note_files, print_json, table, text_of, warn
 from charlm.cli.mistakes import check_files
-from charlm.cli.options import AsJson, Checkpoints, Run, Threads, Which
+from charlm.cli.options import AsJson, Checkpoints, MovedText, MovedValFile, Run, Threads, Which
 from charlm.cli.output import Output
 from charlm.cli.reading import Bar
 from charlm.errors import TextError, UsageError
@@ -100,6 +100,8 @@ def command(
     encoding: Encoding = None,
     field: Field = None,
     threads: Threads = None,
+    text: MovedText = None,
+    val_file: MovedValFile = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
@@ -122,7 +124,7 @@ def command(
     from charlm.evaluation.report import evaluate
 
     texts = read_texts(files, snapshot, encoding, field) if files else None
-    corpus = corpus_of_run(snapshot, needed=texts is None)
+    corpus = corpus_of_run(snapshot, needed=texts is None, moved=moved_text(text, val_file))
     if texts is None:
         assert corpus is not None
         texts = [_text_of_part(corpus, part or "held-out", text_of(snapshot.run))]

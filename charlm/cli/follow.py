@@ -1,7 +1,7 @@
 """Carrying a session through with its listeners, for `train` and `resume`: what is shown, and the code."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import log
 from statistics import fmean
@@ -36,6 +36,7 @@ from charlm.listeners.report import NAME as REPORT
 from charlm.listeners.report import training_note, write_report
 from charlm.sampling.generate import default_prompt, sample_text
 from charlm.terminal import command_line, one_line
+from charlm.text.corpus import Corpus
 from charlm.text.documents import between
 from charlm.training.events import Compiled, Counted, Event, Finished, SaveFailed, Skipped, WentBack
 from charlm.training.kinds import AnySession, trainer_of
@@ -230,7 +231,7 @@ def _summary(
     except (OSError, CharlmError) as error:
         warn(f"the report could not be written: {error}")
     except KeyboardInterrupt:
-        again = f"charlm resume {run.name}{root_option(run)}"
+        again = f"charlm resume {run.name}{root_option(run)}{text_option(session.run['corpus']['sources'], session.corpus)}"
         say(f"\nthe run is saved; this finishes it and writes its report: {again}")
         raise
     if as_json:
@@ -240,16 +241,17 @@ def _summary(
             table(rows)
     if last.reason in EXIT_CODES:
         say(
-            f"stopped by {last.reason} after step {last.step}; go on with: charlm resume {run.name}{root_option(run)}"
+            f"stopped by {last.reason} after step {last.step}; go on with: charlm resume {run.name}{root_option(run)}{text_option(session.run['corpus']['sources'], session.corpus)}"
         )
 
 
 def next_commands(run: RunFolder, session: AnySession) -> None:
     """What one may want to do with a finished run."""
     say(f"more text from it:   charlm sample --run {run.name}{root_option(run)} --prompt TEXT")
-    say(f"its full figure:     charlm eval --run {run.name}{root_option(run)}")
+    options = root_option(run) + text_option(session.run["corpus"]["sources"], session.corpus)
+    say(f"its full figure:     charlm eval --run {run.name}{options}")
     if isinstance(session, Session) and not of_comparison(run):
-        say(f"train it further:    charlm resume {run.name}{root_option(run)} --time 2m")
+        say(f"train it further:    charlm resume {run.name}{options} --time 2m")
 
 
 def of_comparison(run: RunFolder) -> bool:
@@ -263,6 +265,13 @@ def root_option(run: RunFolder) -> str:
     return (
         "" if run.path.parent == usual else f" --checkpoints {command_line([one_line(str(run.path.parent))])}"
     )
+
+
+def text_option(sources: Sequence[str], corpus: Corpus) -> str:
+    """The option that names the text of a run, where it is neither in the cache nor where it was read."""
+    if corpus.uncached is None or all(source != "-" and os.path.exists(source) for source in sources):
+        return ""
+    return " --text FILE"
 
 
 def figure_rows(session: AnySession) -> list[tuple[str, str]]:

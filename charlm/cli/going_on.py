@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charlm.cli.chosen import moved_text
 from charlm.cli.console import count, say, text_of, warn
 from charlm.cli.reading import leak
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
@@ -26,12 +27,12 @@ def told(ctx: Any, settings: Mapping[str, Any]) -> set[str]:
     return {name for name in settings if ctx.get_parameter_source(name).name != "DEFAULT"}
 
 
-def origin_of(root: Path, name: str, which: str | None) -> "Origin":
-    """The run of that name, at a checkpoint. Raises CheckpointError and UsageError."""
+def origin_of(root: Path, name: str, which: str | None, texts: Sequence[str] | None = None) -> "Origin":
+    """The run of that name, at a checkpoint; `texts`, where its text is now. Raises CheckpointError and UsageError."""
     from charlm.checkpoint.run_folder import find  # here: torch is slow to import
     from charlm.training.origin import Origin
 
-    origin = Origin.of(find(root, name), which)
+    origin = Origin.of(find(root, name), which, moved_text(texts))
     say(
         f"going on from {one_line(origin.name)}, step {origin.snapshot.step}, trained on {text_of(origin.snapshot.run)}"
     )
@@ -109,7 +110,7 @@ def say_origin(origin: "Origin", corpus: "Corpus") -> None:
     )
     if origin.corpus is None:
         warn(
-            f"{origin.gone}; so it cannot be said what is forgotten of it, nor whether what was held out of it "
+            f"{origin.gone.replace('--text', '--from-text')}; so it cannot be said what is forgotten of it, nor whether what was held out of it "
             "stands in the new text"
         )
     respected = corpus.respected

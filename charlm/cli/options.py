@@ -56,6 +56,19 @@ Checkpoints = Annotated[
     str | None,
     typer.Option(metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"),
 ]
+MovedText = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text",
+        metavar="PATH",
+        help="Where the run's text is now, if it was moved or came from standard input; checked by its hash. "
+        "Repeat it for several files.",
+    ),
+]
+MovedValFile = Annotated[
+    str | None,
+    typer.Option("--val-file", metavar="PATH", help="Where the run's held-out file is now, if it was moved."),
+]
 VerifyCache = Annotated[
     bool,
     typer.Option(

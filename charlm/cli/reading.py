@@ -10,7 +10,7 @@ from charlm.cli.words import about_text
 from charlm.config import TextConfig
 from charlm.errors import UsageError
 from charlm.refusals import VAL
-from charlm.terminal import bars_disabled
+from charlm.terminal import bars_disabled, one_line
 
 DELAY = 1.0
 LEAST_SHARE = 0.01
@@ -40,6 +40,22 @@ def take_customary_split(names: Sequence[str], settings: dict[str, Any]) -> None
         return
     settings["val"], settings["test"] = text.val, text.test
     say(f"split as is customary for {text.name}: {text.split}; --val and --test choose another")
+
+
+def warn_unless_kept(names: Sequence[str]) -> None:
+    """Before standard input is read, warn where it cannot be kept: it cannot be read a second time."""
+    if "-" not in names:
+        return
+    from charlm.text.cache import cache_folder, unwritable  # here: numpy is slow to import
+
+    reason = unwritable()
+    if reason is not None:
+        warn(
+            f"the cache {one_line(str(cache_folder()))} cannot be written ({reason}), so the text from standard input "
+            "cannot be kept: `charlm resume`, and `charlm eval` on its held-out part, will need it as a file, by "
+            "--text FILE. To keep it, set CHARLM_CACHE to a folder that can be written, or save the text and train "
+            "on the file"
+        )
 
 
 def load_text(

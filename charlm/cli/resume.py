@@ -5,10 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+from charlm.cli.chosen import moved_text, say_moved
 from charlm.cli.console import checkpoints_root, say, warn
 from charlm.cli.options import (
     Checkpoints,
     EventsAsJson,
+    MovedText,
+    MovedValFile,
     RunName,
     RunOption,
     budget_seconds,
@@ -21,6 +24,7 @@ EXAMPLES = """Examples:
   charlm resume                     finish the newest run
   charlm resume poems --time 10m    ten minutes more, with a warmup and a cooldown of their own
   charlm resume poems --steps 500   500 steps more
+  charlm resume poems --text ~/new/poems   its text was moved there
   charlm resume poems-position      finish a comparison"""
 
 
@@ -35,6 +39,8 @@ def command(
     threads: Annotated[
         int | None, threads_option("CPU threads. [default: as many as the run began with]")
     ] = None,
+    text: MovedText = None,
+    val_file: MovedValFile = None,
     as_json: EventsAsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
@@ -48,18 +54,23 @@ def command(
         raise UsageError("--time and --steps were both given; give one of them")
     budget = budget_seconds(time) if time is not None else None
     say(f"resuming {run or 'the newest run'}")
-    if run is not None and _comparison(ctx, checkpoints_root(checkpoints), run, time, steps, as_json):
+    if run is not None and _comparison(
+        ctx, checkpoints_root(checkpoints), run, time, steps, moved_text(text, val_file), as_json
+    ):
         return
 
     from charlm.checkpoint.run_folder import find  # here: only now is torch needed
     from charlm.cli.follow import of_comparison
     from charlm.training.counts_session import CountsSession
     from charlm.training.start import go_on
+    from charlm.training.texts import corpus_of
 
     folder = find(checkpoints_root(checkpoints), run)
     if (time is not None or steps is not None) and of_comparison(folder):
         raise UsageError(f"{folder.name} is part of a comparison, in which all runs have the same budget")
-    session = go_on(folder, warn, threads)
+    moved = moved_text(text, val_file)
+    session = go_on(folder, warn, threads, lambda snapshot: corpus_of(snapshot, moved))
+    say_moved(session.corpus, moved)
     if isinstance(session, CountsSession):
         for option, value in {"--time": time, "--steps": steps}.items():
             if value is not None:
@@ -140,7 +151,9 @@ def _extended(folder: Any, session: Any, budget: float | None, steps: int | None
     return by_seconds(session, folder, budget, started, afterwards)
 
 
-def _comparison(ctx: Any, root: Path, name: str, time: str | None, steps: int | None, as_json: bool) -> bool:
+def _comparison(
+    ctx: Any, root: Path, name: str, time: str | None, steps: int | None, moved: Any, as_json: bool
+) -> bool:
     """Go on with the comparison of that name; False where there is none."""
     from charlm.studies import comparison as on_disk
 
@@ -160,5 +173,7 @@ def _comparison(ctx: Any, root: Path, name: str, time: str | None, steps: int | 
 
     folder.lock()
     comparison = on_disk.read(folder)
-    follow_comparison(folder, comparison, on_disk.corpus_of(comparison), as_json=as_json)
+    loaded = on_disk.corpus_of(comparison, moved)
+    say_moved(loaded.corpus, moved)
+    follow_comparison(folder, comparison, loaded, as_json=as_json)
     return True

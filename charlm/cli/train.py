@@ -22,7 +22,7 @@ from charlm.cli.options import (
     build,
     with_settings,
 )
-from charlm.cli.reading import check_named, load_text, say_text, take_customary_split
+from charlm.cli.reading import check_named, load_text, say_text, take_customary_split, warn_unless_kept
 from charlm.cli.requeue import asked_for, carry_on, check_same, find_begun
 from charlm.cli.words import about_model
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
@@ -50,6 +50,10 @@ Time = Annotated[
         metavar="TIME", help=f"When to be done: 60s, 10m, 2h. [default: {DEFAULT_TIME}]", envvar="CHARLM_TIME"
     ),
 ]
+FromText = Annotated[
+    list[str] | None,
+    typer.Option("--from-text", metavar="PATH", help="Where the text of --from RUN is now, if it was moved."),
+]
 Steps = Annotated[
     int | None,
     typer.Option(min=1, help="How many batches to learn from, instead of a time.", envvar="CHARLM_STEPS"),
@@ -74,6 +78,7 @@ def command(
     time: Time = None,
     steps: Steps = None,
     origin: From = None,
+    from_text: FromText = None,
     checkpoint: Which = None,
     resume_if_exists: ResumeIfExists = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, and do nothing.")] = False,
@@ -101,12 +106,13 @@ def command(
         if begun is not None:
             _resume(ctx, begun, corpus or [], asked, settings["threads"], dry_run, as_json)
             return
-    before = _origin(origin, checkpoint, checkpoints)
+    before = _origin(origin, checkpoint, checkpoints, from_text)
     model, training, text = _configurations(ctx, corpus or [], settings, before)
     budget = _seconds(time, steps, model, training)
     if run is not None:
         _check_free(checkpoints_root(checkpoints), run)
     say(f"reading {describe(corpus or [], text.include, text.exclude)}")
+    warn_unless_kept(corpus or [])
     loaded = load_text(corpus or [], text, verify=verify_cache, earlier=before and before.earlier())
     note_files(loaded.notes)
     say_text(loaded, free=before is None)
@@ -146,10 +152,14 @@ def _resume(
     carry_on(run, snapshot, ctx.obj, asked.get("time"), threads, as_json=as_json)
 
 
-def _origin(name: str | None, checkpoint: str | None, checkpoints: str | None) -> Any:
-    """The run that is gone on from, where there is one."""
+def _origin(
+    name: str | None, checkpoint: str | None, checkpoints: str | None, texts: list[str] | None
+) -> Any:
+    """The run that is gone on from, where there is one; `texts`: where its text is now."""
     if name is not None:
-        return origin_of(checkpoints_root(checkpoints), name, checkpoint)
+        return origin_of(checkpoints_root(checkpoints), name, checkpoint, texts)
+    if texts:
+        raise UsageError("--from-text has no effect without --from RUN; leave it out")
     if checkpoint is not None:
         raise UsageError(f"checkpoint is {one_line(checkpoint)}, which cannot act without --from RUN")
     return None

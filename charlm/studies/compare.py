@@ -6,11 +6,12 @@ from time import perf_counter
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import read
+from charlm.checkpoint.snapshot import Snapshot, read
 from charlm.errors import CheckpointError, DivergedError, UsageError, is_out_of_memory
 from charlm.settings import settings_of
 from charlm.studies.comparison import Comparison, Task
 from charlm.studies.result import Result, failed, is_there, score
+from charlm.text.corpus import Corpus
 from charlm.text.load import Loaded
 from charlm.training.events import Event
 from charlm.training.kinds import AnySession, trainer_of
@@ -18,6 +19,7 @@ from charlm.training.pace import Pace
 from charlm.training.plan import Choice, choose
 from charlm.training.signals import Stop
 from charlm.training.start import begin, go_on, recorded
+from charlm.training.texts import corpus_of
 
 AFTERWARDS = 0.1  # seconds that a run leaves for what follows it
 
@@ -122,7 +124,7 @@ def _session(
 ) -> tuple[AnySession, Pace | None]:
     """The run as it was left, or at its beginning."""
     timed = comparison.budget.seconds is not None
-    session = _left(run, warn)
+    session = _left(run, loaded, warn)
     if session is not None and not (timed and len(session.plan.decisions) == 1):
         return session, None  # its speed was measured: it goes on to the end of its plan
     run.unlock()
@@ -138,12 +140,17 @@ def _session(
     return session, Pace(budget=comparison.budget.seconds, deadline=deadline, afterwards=AFTERWARDS)
 
 
-def _left(run: RunFolder, warn: Callable[[str], None]) -> AnySession | None:
+def _left(run: RunFolder, loaded: Loaded, warn: Callable[[str], None]) -> AnySession | None:
     """What an earlier sitting left of a run; None where there is nothing to go on from."""
     if not (run.path / "run.json").is_file() or not run.steps():
         return None
     try:
-        return go_on(run, warn)
+        return go_on(run, warn, find=lambda snapshot: _text_of(snapshot, loaded.corpus))
     except CheckpointError as error:
         warn(f"{run.name} is begun again: {error}")
         return None
+
+
+def _text_of(snapshot: Snapshot, corpus: Corpus) -> Corpus:
+    """The comparison's text, which is in memory already, where the run is of that; CheckpointError where it is not."""
+    return corpus if snapshot.run["corpus"]["key"] == corpus.key else corpus_of(snapshot)

@@ -20,7 +20,7 @@ from charlm.studies.variants import Variant, is_variant
 from charlm.terminal import one_line
 from charlm.text.load import Loaded
 from charlm.training.plan import Budget
-from charlm.training.texts import same_corpus
+from charlm.training.texts import Moved, same_corpus
 
 NAME = "comparison.json"
 FORMAT = 1
@@ -168,10 +168,11 @@ def _positive(value: Any, kind: type[N]) -> N:
     return value
 
 
-def corpus_of(comparison: Comparison) -> Loaded:
+def corpus_of(comparison: Comparison, moved: Moved | None = None) -> Loaded:
     """Its text; CheckpointError where that is gone, or no longer what it was."""
     c = comparison
-    corpus = same_corpus(c.corpus_key, c.label, c.sources, c.text.to_json())
+    facts = {"key": c.corpus_key, "sha256": c.corpus_sha256, "label": c.label, "sources": c.sources}
+    corpus = same_corpus(facts, c.text.to_json(), moved=moved)
     return Loaded(corpus=corpus, notes=(), sources=c.sources, label=c.label)
 
 

@@ -91,6 +91,17 @@ def _there(key: str, names: Iterable[str]) -> bool:
     return read(key, names) is not None
 
 
+def unwritable() -> str | None:
+    """Why no text can be kept in the cache; None where it can."""
+    try:
+        files.make_folder(corpora())
+        with files.scratch(corpora(), in_memory=1) as probe:
+            probe.write(b"on the disk")
+    except OSError as error:
+        return str(error.strerror or error)
+    return None
+
+
 def try_to_store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> str | None:
     """The same; why that failed, where it did."""
     needed = sum(part.n * part.dtype.itemsize for part in parts.values())

@@ -20,7 +20,7 @@ from charlm.training.old_text import OldText, symbols_to_score
 from charlm.training.origin import Origin
 from charlm.training.plan import Budget, Choice, choose
 from charlm.training.session import Session
-from charlm.training.texts import corpus_of_facts
+from charlm.training.texts import corpus_of_facts, of_origin
 
 FREE = ("dropout", "ngram_dropout", "counts_dropout", "block_size")
 """The settings of a model that may differ: no weight depends on them, but for learned positions on the block."""
@@ -114,7 +114,7 @@ def old_text_again(session: Session, warn: Callable[[str], None]) -> OldText | N
     try:
         return _old_text(session, corpus_of_facts(session.run["from"]))
     except CheckpointError as error:
-        warn(f"{error}; so it cannot be said what is forgotten of it")
+        warn(f"{of_origin(error, session.run['from'])}; so it cannot be said what is forgotten of it")
         return None
 
 

@@ -15,7 +15,7 @@ from charlm.text.corpus import Corpus
 from charlm.text.respect import Earlier, Respected
 from charlm.text.split import Division, Spans
 from charlm.text.vocabulary import Ids
-from charlm.training.texts import corpus_of, texts_beside
+from charlm.training.texts import Moved, corpus_of, texts_beside
 
 KNOWN_SHARE = 0.05
 """From such a share of a training part on that stands in the old one, the old one is not counted beside it.
@@ -36,8 +36,8 @@ class Origin:
     beside: dict[int, Corpus] = field(default_factory=dict)  # the texts to count beside the new one
 
     @classmethod
-    def of(cls, run: RunFolder, which: str | None) -> "Origin":
-        """The latest checkpoint, or the best after an early stop, unless told.
+    def of(cls, run: RunFolder, which: str | None, moved: Moved | None = None) -> "Origin":
+        """The latest checkpoint, or the best after an early stop, unless told; its text may have `moved`.
 
         Raises CheckpointError where it is not whole, UsageError where there are no weights to go on from.
         """
@@ -56,8 +56,10 @@ class Origin:
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"run.json is damaged: {error}") from None
         try:
-            corpus, gone = corpus_of(snapshot), ""
+            corpus, gone = corpus_of(snapshot, moved), ""
         except CheckpointError as error:
+            if moved is not None:
+                raise
             corpus, gone = None, str(error)
         return cls(run.path.name, snapshot, weights, text, corpus, gone)
 

@@ -17,6 +17,7 @@ from charlm.errors import ResourceError
 from charlm.processors import available, use_threads
 from charlm.terminal import one_line
 from charlm.text import graphemes
+from charlm.text.corpus import Corpus
 from charlm.text.load import Loaded
 from charlm.training.going_on import go_on_from, old_text_again
 from charlm.training.kinds import AnySession, new_session, resumed_session
@@ -85,10 +86,16 @@ def begin(
     return session
 
 
-def go_on(run: RunFolder, warn: Callable[[str], None], threads: int | None = None) -> AnySession:
+def go_on(
+    run: RunFolder,
+    warn: Callable[[str], None],
+    threads: int | None = None,
+    find: Callable[[Snapshot], Corpus] = corpus_of,
+) -> AnySession:
     """The session of a run's newest whole checkpoint, under the plan in force.
 
-    It computes with as many threads as before, unless told. `warn` is called with what differs.
+    It computes with as many threads as before, unless told. `warn` is called with what differs, `find` finds
+    the text.
     Raises CheckpointError where there is none, or where its text is not what it was.
     """
     run.lock()
@@ -101,7 +108,7 @@ def go_on(run: RunFolder, warn: Callable[[str], None], threads: int | None = Non
             f"{available()} it would be faster, though not bit for bit the same"
         )
     beside = [text.train for text in texts_beside(snapshot.run).values()]
-    session = resumed_session(snapshot, corpus_of(snapshot), read_plan(run), beside)
+    session = resumed_session(snapshot, find(snapshot), read_plan(run), beside)
     run.point_to_best(session.state.memorising.best_step)
     if isinstance(session, Session) and session.state.old_text is not None:
         session.old_text = old_text_again(session, warn)
