@@ -21,6 +21,7 @@ _ESCAPED = re.compile(
     r"|u(?P<u>[0-9a-fA-F]{4})|U(?P<U>[0-9a-fA-F]{8}))"
 )
 _PLAIN = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+ENABLE_VIRTUAL_TERMINAL_PROCESSING = 4
 _quiet = False
 _DIM, _NOT_DIM = "\x1b[2m", "\x1b[22m"
 
@@ -123,7 +124,21 @@ def colour(stream: IO[str] | None) -> bool:
     Raises nothing.
     """
     wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return wanted and _is_terminal(stream)
+    return wanted and _is_terminal(stream) and _obeys_escapes(stream)
+
+
+def _obeys_escapes(stream: Any) -> bool:
+    """Whether a terminal obeys escapes: a console of Windows does once it was asked to."""
+    if sys.platform != "win32":
+        return True
+    import ctypes
+    import msvcrt
+
+    handle, mode = msvcrt.get_osfhandle(stream.fileno()), ctypes.c_ulong()
+    kernel = ctypes.windll.kernel32
+    if not kernel.GetConsoleMode(handle, ctypes.byref(mode)):
+        return False
+    return bool(kernel.SetConsoleMode(handle, mode.value | ENABLE_VIRTUAL_TERMINAL_PROCESSING))
 
 
 class _Sturdy:

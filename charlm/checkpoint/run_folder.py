@@ -15,7 +15,9 @@ from charlm.terminal import one_line
 
 STEP_NAME = re.compile(r"step-(\d{8,12})")
 KEEP_LAST = 2
-RUN_NAME = re.compile(r"[^\W_.][\w.+-]{0,99}")
+RUN_NAME = re.compile(r"[^\W_.](?:[\w.+-]{0,98}[\w+-])?")
+RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³])(?:\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices. Like a last dot, no run has them anywhere: its folder may be copied there."""
 
 
 class RunFolder:
@@ -151,10 +153,14 @@ class RunFolder:
 
 def check_name(name: str) -> None:
     """UsageError if a run cannot have this name."""
+    if RESERVED.fullmatch(name):
+        raise UsageError(
+            f"a run cannot be named {one_line(name)!r}, which is a device on Windows; choose another name"
+        )
     if not RUN_NAME.fullmatch(name):
         raise UsageError(
             f"a run cannot be named {one_line(name)!r}; use letters, digits, and . + - _ after the first, "
-            "at most 100 characters"
+            "at most 100 characters, no dot at the end"
         )
 
 
@@ -184,7 +190,8 @@ def _taken(name: str) -> UsageError:
 
 def free_name(root: Path, wanted: str) -> str:
     """A name like `wanted` that no run has: itself, or with a number behind it."""
-    base = re.sub(r"[^\w.+-]+", "-", wanted).strip("-._+")[:80] or "run"
+    base = re.sub(r"[^\w.+-]+", "-", wanted).strip("-._+")[:80].rstrip(".") or "run"
+    base = f"run-{base}" if RESERVED.fullmatch(base) else base
     name, number = base, 2
     while (root / name).exists():
         name, number = f"{base}-{number}", number + 1

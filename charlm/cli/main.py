@@ -133,16 +133,15 @@ def run(started: float) -> int:
     except (KeyboardInterrupt, typer.Abort):  # before a command began, or after it
         fail("interrupted")
         return EXIT_CODES["SIGINT"]
-    except (BrokenPipeError, SystemExit):
-        # The reader of a pipe has left (the library below makes an exit of it): nothing more to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:  # noqa: BLE001  whatever it is, the user gets one sentence
+    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever it is, the user gets one sentence
         return _other(error)
 
 
-def _other(error: Exception) -> int:
-    """The usage errors of the command-line library, torch's lack of memory, and our own bugs."""
+def _other(error: Exception | SystemExit) -> int:
+    """Readers that left, usage errors of the command-line library, torch's lack of memory, and our own bugs."""
+    if _reader_left(error):  # nothing more to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         fail(with_sources(usage_message(error), getattr(error, "ctx", None)))
         return UsageError.exit_code
@@ -159,3 +158,10 @@ def _other(error: Exception) -> int:
         "set CHARLM_DEBUG=1 to see where, and please report it"
     )
     return 1
+
+
+def _reader_left(error: Exception | SystemExit) -> bool:
+    """Has the reader of a pipe left? rich makes an exit of it, and Windows says that an argument is invalid."""
+    if os.name == "nt" and isinstance(error, OSError):
+        return error.errno in (errno.EPIPE, errno.EINVAL) and error.filename is None
+    return isinstance(error, BrokenPipeError | SystemExit)
