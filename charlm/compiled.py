@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -252,6 +253,10 @@ def _logging(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """End a compiler that is still at work, and the programs that it called."""
+    if process.poll() is None and os.name != "nt":
+        os.killpg(process.pid, signal.SIGTERM)  # then it removes its temporary files
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(1)
     if process.poll() is None and os.name != "nt":
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()

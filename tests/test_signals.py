@@ -177,7 +177,7 @@ def test_a_signal_while_the_report_is_written_leaves_a_run_that_resume_completes
 @pytest.mark.parametrize(
     ("where", "args"),
     [
-        (("charlm.training.counts_session", "build"), ["train", "ducks.txt", "--mixer", "none"]),
+        (("charlm.training.counts_session", "fit"), ["train", "ducks.txt", "--mixer", "none"]),
         (("charlm.evaluation.report", "evaluate"), ["eval", "ducks.txt"]),
         (("charlm.sampling.generate", "generate"), ["sample"]),
     ],
