@@ -315,7 +315,7 @@ def test_mistakes_about_a_run(trained) -> None:  # type: ignore[no-untyped-def]
         (["sample", "--run", "geese"], 4, "there are: ducks"),
         (["sample", "--checkpoint", "7"], 2, "latest, best"),
         (["eval", "--stride", "17"], 2, "1 to 16"),
-        (["eval", "--per-char", "no/where.jsonl"], 6, "no/where.jsonl"),
+        (["eval", "--per-char", "no/where.jsonl"], 2, "no/where.jsonl"),
     ):
         result = trained(*args)
         assert (result.code, result.out) == (code, ""), args
@@ -346,7 +346,7 @@ def test_settings_from_a_file_and_the_environment_in_their_order(
         ("n_layer = [", "TOML"),
         ("n_layer = [1]", "number"),
         ("n_layer = 3.5", "whole number"),
-        ("dry_run = true", "no setting"),
+        ("dry_run = true", "only be given on the command line"),
     ],
 )
 def test_a_file_of_settings_is_read_strictly(charlm, toml: str, said: str) -> None:  # type: ignore[no-untyped-def]
@@ -391,7 +391,7 @@ def test_per_char_replaces_no_device(trained) -> None:  # type: ignore[no-untype
     assert trained("eval", "--per-char", "link.jsonl").code == 0
     assert Path("link.jsonl").is_symlink() and Path("real.jsonl").read_text()
     if Path("/dev/null").is_char_device():
-        assert trained("eval", "--per-char", "/dev/null").code == 2
+        assert trained("eval", "--per-char", "/dev/null").code == 0
         assert Path("/dev/null").is_char_device()
 
 
