@@ -178,7 +178,8 @@ class _Files:
         """The error, and how to read the others without that file, where there are others."""
         if len(paths) < 2 or path == STDIN:
             return error
-        return TextError(f"{error} To leave it out, add --exclude {shlex.quote(Path(path).name)}.")
+        apart = "\n" if "\n" in str(error) else " "
+        return TextError(f"{error}{apart}To leave it out, add --exclude {shlex.quote(Path(path).name)}.")
 
     def _take(self, taken: int) -> None:
         self._taken += taken
