@@ -114,8 +114,9 @@ def bars_disabled() -> bool | None:
 
 
 def no_colours() -> None:
-    """Colour nothing from now on, as NO_COLOR says it."""
+    """Colour nothing from now on, as NO_COLOR says it, whatever FORCE_COLOR says."""
     os.environ["NO_COLOR"] = "1"
+    os.environ.pop("FORCE_COLOR", None)
 
 
 def colour(stream: IO[str] | None) -> bool:
