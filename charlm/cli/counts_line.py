@@ -24,7 +24,7 @@ def counts_line(session: AnySession, budget: float | None) -> Baseline | None:
     seconds = (SECONDS if budget is None else SHARE * budget) - 2 * len(corpus.held_out) / SYMBOLS_PER_SECOND
     if session.model_config.counts_alone or not len(corpus.held_out) or seconds <= 0:
         return None
-    built, source = session.built, "which the model starts from"
+    built, source = session.built, "those that it begins from"
     if built is None:
         most, source = int(seconds * SYMBOLS_PER_SECOND), CHOSEN
         memory = session.training_config.counts_memory << 20
@@ -34,8 +34,8 @@ def counts_line(session: AnySession, budget: float | None) -> Baseline | None:
     seconds = perf_counter() - started
     limits = f"; {stick.limits}" if stick.limits else ""
     say(
-        f"baseline: {stick.bits_per_char:.3f} bits/char on all held-out text, by {KNESER_NEY} n-grams with "
-        f"{several(stick.order or 0, corpus.vocabulary.word)} of context, {source}{limits}"
+        f"baseline: {stick.bits_per_char:.3f} bits/char on all held-out text, by "
+        f"{several(stick.order or 0, corpus.vocabulary.word)} of counts, {source} ({KNESER_NEY}){limits}"
         f"{too_few(corpus.held_out_chars)}. Each evaluation scores it on its own windows"
     )
     return Baseline(stick, built.model, seconds)

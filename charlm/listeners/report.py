@@ -49,7 +49,10 @@ def write_report(
     order = f", {counts.order} {session.corpus.vocabulary.word}s of context" if counts is not None else ""
     few = too_few(session.corpus.held_out_chars)
     rows = [
-        (f"{name}, all held out", f"{figure:.4f} bits/char{order * (name == KNESER_NEY)}{few}")
+        (
+            f"{name}, for comparison",
+            f"{figure:.4f} bits/char on all held-out text{order * (name == KNESER_NEY)}{few}",
+        )
         for name, figure in sticks
     ]
     events = read_log(run.path)
