@@ -37,7 +37,7 @@ def read_vouched(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     try:
         return _read_vouched(folder, names)
     except CheckpointError:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise FileNotFoundError(folder) from None
         raise
 

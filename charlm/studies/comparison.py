@@ -11,7 +11,7 @@ import numpy as np
 
 from charlm import files
 from charlm.checkpoint.manifest import read_regular
-from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.run_folder import RunFolder, folders_with, holds
 from charlm.checkpoint.strict_json import LARGEST, dump, parse
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, ResourceError
@@ -178,12 +178,9 @@ def corpus_of(comparison: Comparison, moved: Moved | None = None) -> Loaded:
 
 def find(root: Path, name: str) -> RunFolder | None:
     """The folder of the comparison of that name, if there is one."""
-    path = root / name
-    return RunFolder(path) if (path / NAME).is_file() else None
+    return RunFolder(root / name) if holds(root, name, NAME) else None
 
 
 def comparisons(root: Path) -> Iterator[RunFolder]:
     """All below a folder, by name."""
-    for path in sorted(root.iterdir()) if root.is_dir() else []:
-        if (path / NAME).is_file():
-            yield RunFolder(path)
+    yield from map(RunFolder, folders_with(root, NAME))
