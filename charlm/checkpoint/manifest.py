@@ -62,6 +62,17 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def entries_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a checkpoint's manifest says of each file; CheckpointError where it is damaged or not there."""
+    manifest = _manifest(folder)
+    return {
+        name: entry
+        for section in ("files", "run_files")
+        for name, entry in manifest[section].items()
+        if isinstance(entry, dict)
+    }
+
+
 def problems(folder: Path) -> dict[str, str | None]:
     """Each file that a checkpoint's manifest vouches for, and what is wrong with it, if anything."""
     try:

@@ -1,9 +1,11 @@
 """A comparison on disk: what is compared, on which text, with which budget, and in which order."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from charlm.errors import CheckpointError, ResourceError
 from charlm.randomness import permute
 from charlm.studies.variants import Variant, is_variant
 from charlm.terminal import one_line
+from charlm.text.corpus import OF_TEXT
 from charlm.text.load import Loaded
 from charlm.training.plan import Budget
 from charlm.training.texts import Moved, same_corpus
@@ -64,6 +67,15 @@ class Comparison:
         tasks = [Task(variant, seed) for seed in self.seeds for variant in self.variants]
         order = permute(np.arange(len(tasks)), len(tasks), int(self.corpus_key[:8], 16))
         return [tasks[i] for i in order]
+
+    def fingerprint(self, task: Task) -> str:
+        """Of all that a run of it is to be: what its result is bound to."""
+        facts = self.to_json()
+        of_run = {name: facts[name] for name in ("budget", "threads", "text")}
+        variant = {"model": task.variant.model.to_json(), "training": task.variant.training.to_json()}
+        corpus = [self.corpus_key[:OF_TEXT], self.corpus_sha256]
+        whole = json.dumps([variant, task.seed, of_run, corpus], sort_keys=True)
+        return sha256(whole.encode()).hexdigest()
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -173,6 +185,8 @@ def corpus_of(comparison: Comparison, moved: Moved | None = None) -> Loaded:
     c = comparison
     facts = {"key": c.corpus_key, "sha256": c.corpus_sha256, "label": c.label, "sources": c.sources}
     corpus = same_corpus(facts, c.text.to_json(), moved=moved)
+    if corpus.sha256 != c.corpus_sha256:
+        raise CheckpointError(f"{NAME} of {c.name} names another text than its key does: it was changed")
     return Loaded(corpus=corpus, notes=(), sources=c.sources, label=c.label)
 
 
