@@ -222,8 +222,8 @@ def remove_temporaries(folder: Path) -> None:
 
     What another process is writing stays.
     """
-    for aside in folder.glob(ASIDE + "*"):
-        place = aside.with_name(aside.name.removeprefix(ASIDE))
+    for aside in folder.glob(ASIDE + "?*"):
+        place = folder / aside.name.removeprefix(ASIDE)
         if not place.exists():
             os.rename(aside, place)
     for path in folder.glob(TEMPORARY + "*"):

@@ -312,7 +312,7 @@ def test_a_run_without_its_first_save_or_its_score_is_made_up(tmp_path: Path, co
     folder, comparison, loaded = make(tmp_path, corpus)
     list(compare(folder, comparison, loaded, Never(), pytest.fail))
     first, second = (RunFolder(folder.path / task.run_name) for task in comparison.tasks())
-    before = weights(folder), read_nats(second, read_result(second).chars)
+    before = weights(folder), read_nats(second, read_result(second))
     for step in first.steps():
         shutil.rmtree(first.folder(step))
     (first.path / "result.json").unlink()
@@ -320,7 +320,7 @@ def test_a_run_without_its_first_save_or_its_score_is_made_up(tmp_path: Path, co
     events = list(compare(folder, comparison, loaded, Never(), pytest.fail))
     assert [type(e) for e in events if isinstance(e, Began | Scored)] == [Began, Scored] * 2
     assert all(torch.equal(tensor, before[0][name]) for name, tensor in weights(folder).items())
-    np.testing.assert_array_equal(read_nats(second, read_result(second).chars), before[1])
+    np.testing.assert_array_equal(read_nats(second, read_result(second)), before[1])
 
 
 def test_each_run_has_the_figure_that_an_evaluation_gives_it(tmp_path: Path, corpus: Corpus) -> None:
@@ -367,8 +367,8 @@ def verdict_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Corpus, 
         position, seed = run.path.name.removeprefix("position-").split(".seed-")
         return order.index(position), int(seed) - 1
 
-    monkeypatch.setattr(module, "is_there", lambda run: True)
-    monkeypatch.setattr(module, "read_nats", lambda run, chars: nats[place(run)])
+    monkeypatch.setattr(module, "is_there", lambda run, of: True)
+    monkeypatch.setattr(module, "read_nats", lambda run, result: nats[place(run)])
     monkeypatch.setattr(
         module,
         "read_result",

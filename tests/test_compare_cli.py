@@ -1,12 +1,17 @@
 """`charlm compare` as it is typed: variants trained, two runs side by side, what is refused."""
 
 import json
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from charlm.cli.main import run as main
 from tests.conftest import TEXT, Result
 
 TOY = (
@@ -76,6 +81,122 @@ def test_a_comparison_under_a_time_measures_the_machine_once(charlm: Callable[..
     plans = [json.loads(p.read_text()) for p in Path("checkpoints").glob("*/*/plan.json")]
     assert len({plan["decisions"][0]["gflops"] for plan in plans}) == 1
     assert all(plan["decisions"][0]["seconds"] == 5 for plan in plans)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two comparisons of two variants with two seeds on different texts, and one that was stopped early on."""
+    folder = tmp_path_factory.mktemp("compared")
+    (folder / "ducks.txt").write_text(TEXT)
+    (folder / "geese.txt").write_text(TEXT.replace("duck", "goos"))
+    here = os.getcwd()
+    try:
+        os.chdir(folder)
+        for name, text, steps in (("cp", "ducks", "4"), ("other", "geese", "4"), ("longer", "ducks", "5")):
+            sys.argv = [
+                "charlm",
+                "compare",
+                f"{text}.txt",
+                "--vary",
+                "n_layer=1,2",
+                "--seeds",
+                "2",
+                "--run",
+                name,
+            ]
+            sys.argv += ["--steps", steps, *TOY[2:]]
+            assert main(0.0) == 0
+    finally:
+        os.chdir(here)
+    return folder / "checkpoints"
+
+
+ONE, TWO = Path("checkpoints/cp/n_layer-1.seed-1"), Path("checkpoints/cp/n_layer-2.seed-1")
+
+
+def replaced(path: Path, by: Path, *, result: bool = True) -> None:
+    shutil.rmtree(path)
+    shutil.copytree(by, path)
+    if not result:
+        (path / "result.json").unlink()
+
+
+def swapped(a: Path, b: Path) -> None:
+    a.rename("aside")
+    b.rename(a)
+    Path("aside").rename(b)
+
+
+def moved_and_linked(path: Path) -> None:
+    path.rename("elsewhere")
+    path.symlink_to(Path("elsewhere").absolute())
+
+
+def altered(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links")
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        (lambda: replaced(ONE, Path("checkpoints/other") / ONE.name), "another text"),
+        (lambda: replaced(ONE, Path("checkpoints/other") / ONE.name, result=False), "another text"),
+        (lambda: replaced(ONE, TWO), "its n_layer is 2, not 1"),
+        (lambda: replaced(ONE, TWO, result=False), "its n_layer is 2, not 1"),
+        (lambda: replaced(ONE, ONE.with_name("n_layer-1.seed-2")), "its seed is 2, not 1"),
+        (lambda: replaced(ONE, Path("checkpoints/longer") / ONE.name), "steps 5, not 4"),
+        (lambda: replaced(ONE, Path("checkpoints/longer") / ONE.name, result=False), "steps 5, not 4"),
+        (lambda: swapped(ONE, TWO), "its n_layer is"),
+        (lambda: swapped(ONE / "result.json", TWO / "result.json"), "of another run"),
+        (lambda: swapped(ONE / "step-00000004", TWO / "step-00000004"), "its n_layer is"),
+        (lambda: altered(ONE / "result.json", lambda d: d.update(nats_per_char=0.1)), "was changed"),
+        (lambda: altered(ONE / "result.json", lambda d: d.update(reach=9)), "was changed"),
+        (lambda: moved_and_linked(ONE), "is a symbolic link"),
+        (lambda: moved_and_linked(ONE.parent), "is a symbolic link"),
+        (lambda: moved_and_linked(ONE / "result.json"), "is a symbolic link"),
+        (lambda: moved_and_linked(ONE / "nats.safetensors"), "is a symbolic link"),
+        (lambda: moved_and_linked(ONE / "metrics.jsonl"), "is a symbolic link"),
+        (lambda: moved_and_linked(ONE / "report.html"), "is a symbolic link"),
+        (lambda: moved_and_linked(ONE / "step-00000004"), "is a symbolic link"),
+        (lambda: moved_and_linked(ONE.parent / "comparison.html"), "is a symbolic link"),
+        (lambda: (shutil.rmtree(ONE), ONE.write_text("x")), "cannot be read: Not a directory"),
+        (lambda: (shutil.rmtree(ONE), os.mkfifo(ONE)), "cannot be read: Not a directory"),
+        (lambda: altered(ONE / "plan.json", lambda d: d["decisions"].append(d["decisions"][0])), "was changed"),
+        (lambda: altered(ONE.parent / "comparison.json", lambda d: d.update(seeds=[2, 1, 0])), None),
+        (lambda: altered(ONE.parent / "comparison.json", lambda d: d["budget"].update(steps=9)), "steps 4, not 9"),
+        (lambda: altered(ONE.parent / "comparison.json", lambda d: d["corpus"].update(sha256="0" * 64)), "another text"),
+        (lambda: altered(ONE.parent / "comparison.json", lambda d: d["text"].update(val=0.2)), "of other settings"),
+        (lambda: altered(ONE.parent / "comparison.json", lambda d: d["variants"][0]["training"].update(clip=0.5)), "its clip is 1.0, not 0.5"),
+    ],
+)  # fmt: skip
+def test_a_run_in_a_comparison_is_the_one_that_its_folder_names(
+    charlm: Callable[..., Result], compared: Path, attack: Callable[[], object], said: str | None
+) -> None:
+    shutil.copytree(compared, "checkpoints")
+    attack()
+    before = {path: path.read_bytes() for path in Path("checkpoints").rglob("*") if path.is_file()}
+    for words in (("compare", "cp"), ("resume", "cp")):
+        result = charlm(*words)
+        if said is None:  # a further seed, for which there is no run yet
+            assert result.code == 0, result.err
+            continue
+        assert result.code == 4 and said in result.err, result.err
+        assert result.err.count("error: ") == 1 and not result.out
+        after = {path: path.read_bytes() for path in Path("checkpoints").rglob("*") if path.is_file()}
+        assert after.items() >= before.items(), "nothing was removed or changed"
+
+
+def test_scores_that_are_not_those_of_their_result_are_made_again(
+    charlm: Callable[..., Result], compared: Path
+) -> None:
+    shutil.copytree(compared, "checkpoints")
+    good = charlm("compare", "cp").out
+    swapped(ONE / "nats.safetensors", TWO / "nats.safetensors")
+    assert charlm("compare", "cp").out.count("1 of 2 runs are done") == 2
+    assert charlm("resume", "cp").out == good
 
 
 def test_two_runs_side_by_side(charlm: Callable[..., Result]) -> None:

@@ -287,12 +287,14 @@ def resulting(root: Path, run: Run) -> Case:
     folder, whole = RunFolder(root), run.session
     assert isinstance(whole, Session)
     snapshot: Snapshot = whole.snapshot()
+    saved = RunFolder(run.path).folder(snapshot.step)
+    shutil.copytree(saved, root / saved.name)  # whose weights the result is bound to
 
     def act() -> None:
         result.score(folder, snapshot, "latest", whole, whole.corpus, Never())
 
     act()
-    expected = result.read_nats(folder, result.read_result(folder).chars)
+    expected = result.read_nats(folder, result.read_result(folder))
     for name in (result.NAME, result.NATS):
         (root / name).unlink()
 
@@ -301,7 +303,7 @@ def resulting(root: Path, run: Run) -> Case:
         assert not [p for p in root.iterdir() if p.name.startswith(".tmp")]
         there = result.is_there(folder)
         if there:
-            assert np.array_equal(result.read_nats(folder, result.read_result(folder).chars), expected)
+            assert np.array_equal(result.read_nats(folder, result.read_result(folder)), expected)
             (root / result.NAME).unlink()
         return "new" if there else "old"
 

@@ -37,7 +37,7 @@ def read_vouched(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     try:
         return _read_vouched(folder, names)
     except CheckpointError:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise FileNotFoundError(folder) from None
         raise
 
@@ -60,6 +60,17 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{NAME} has format {manifest.get('format')!r}; this version reads {FORMAT}")
     return manifest
+
+
+def entries_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a checkpoint's manifest says of each file; CheckpointError where it is damaged or not there."""
+    manifest = _manifest(folder)
+    return {
+        name: entry
+        for section in ("files", "run_files")
+        for name, entry in manifest[section].items()
+        if isinstance(entry, dict)
+    }
 
 
 def problems(folder: Path) -> dict[str, str | None]:

@@ -1,8 +1,9 @@
 """The folder of a run: its checkpoints, the pointers to them, and the lock that keeps others out."""
 
+import os
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,6 +19,11 @@ KEEP_LAST = 2
 RUN_NAME = re.compile(r"[^\W_.](?:[\w.+-]{0,98}[\w+-])?")
 RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³])(?:\..*)?", re.IGNORECASE)
 """Names that Windows keeps for devices. Like a last dot, no run has them anywhere: its folder may be copied there."""
+LONGEST_NAME = 200
+"""Bytes of a run's name: file systems take 255, and names of unfinished folders are longer than the run's."""
+LONGEST_ENTRY = 255
+SHOWN = 5
+"""Unreadable folders that are named; of more, how many."""
 
 
 class RunFolder:
@@ -65,13 +71,16 @@ class RunFolder:
 
     def lock(self) -> None:
         """Keep other trainers out until this process ends; CheckpointError if one is at work."""
+        if (self.path / ".lock").is_symlink():  # what it points to would be emptied
+            raise CheckpointError(f"{one_line(str(self.path / '.lock'))} is a symbolic link; remove it")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise CheckpointError(f"the run {self.name} is being trained by another process") from None
         except OSError as error:
             raise ResourceError(f"the run {self.name} cannot be locked: {error.strerror}") from None
-        files.remove_temporaries(self.path)
+        with suppress(OSError):  # what cannot be cleared away takes room, and does no other harm
+            files.remove_temporaries(self.path)
 
     def unlock(self) -> None:
         """Let others train it."""
@@ -113,18 +122,21 @@ class RunFolder:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in order."""
-        names = (STEP_NAME.fullmatch(path.name) for path in self.path.iterdir() if path.is_dir())
+        with self._reading():
+            names = [STEP_NAME.fullmatch(path.name) for path in self.path.iterdir() if path.is_dir()]
         return sorted(int(match[1]) for match in names if match)
 
     def pointed(self, pointer: str) -> int | None:
         """The step that `latest` or `best` points to, if it is there."""
         path = self.path / pointer
-        if not path.exists():
-            return None
+        with self._reading():
+            if not path.exists():
+                return None
         match = STEP_NAME.fullmatch(manifest.read_regular(path, 64).decode("ascii", "replace").strip())
         if match is None:
             raise CheckpointError(f"{one_line(str(path))} is damaged: it names no checkpoint of this run")
-        return int(match[1]) if self.folder(int(match[1])).is_dir() else None
+        with self._reading():
+            return int(match[1]) if self.folder(int(match[1])).is_dir() else None
 
     def resolve(self, which: str) -> int:
         """The step that `latest`, `best` or a number means; CheckpointError where there is none."""
@@ -143,6 +155,14 @@ class RunFolder:
             )
         return int(which)
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Within it, what the system refuses is a CheckpointError."""
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(f"the run {self.name} cannot be read: {error.strerror}") from None
+
     def _prune(self) -> None:
         steps = self.steps()
         keep = {*steps[-KEEP_LAST:], self.pointed("latest"), self.pointed("best")}
@@ -157,10 +177,10 @@ def check_name(name: str) -> None:
         raise UsageError(
             f"a run cannot be named {one_line(name)!r}, which is a device on Windows; choose another name"
         )
-    if not RUN_NAME.fullmatch(name):
+    if not RUN_NAME.fullmatch(name) or len(name.encode()) > LONGEST_NAME:
         raise UsageError(
             f"a run cannot be named {one_line(name)!r}; use letters, digits, and . + - _ after the first, "
-            "at most 100 characters, no dot at the end"
+            f"at most 100 characters and {LONGEST_NAME} bytes of UTF-8, no dot at the end"
         )
 
 
@@ -168,8 +188,12 @@ def check_free(root: Path, name: str) -> None:
     """UsageError if no new run can have this name; what was ended before its first save does not count."""
     check_name(name)
     run = RunFolder(root / name)
-    begun = (run.path / "run.json").exists() and run.steps()
-    if begun or (run.path / "comparison.json").exists():
+    try:
+        begun = (run.path / "run.json").exists() and run.steps()
+        taken = begun or (run.path / "comparison.json").exists()
+    except OSError as error:
+        raise ResourceError(f"{one_line(str(run.path))} cannot be used: {error.strerror}") from None
+    if taken:
         raise _taken(name)
 
 
@@ -190,7 +214,8 @@ def _taken(name: str) -> UsageError:
 
 def free_name(root: Path, wanted: str) -> str:
     """A name like `wanted` that no run has: itself, or with a number behind it."""
-    base = re.sub(r"[^\w.+-]+", "-", wanted).strip("-._+")[:80].rstrip(".") or "run"
+    plain = re.sub(r"[^\w.+-]+", "-", wanted).strip("-._+")[:80].encode()
+    base = plain[: LONGEST_NAME - 20].decode("utf-8", "ignore").rstrip(".") or "run"
     base = f"run-{base}" if RESERVED.fullmatch(base) else base
     name, number = base, 2
     while (root / name).exists():
@@ -200,33 +225,71 @@ def free_name(root: Path, wanted: str) -> str:
 
 def has_run(root: Path, name: str) -> bool:
     """Is there a run, or a comparison, of that name?"""
-    made = ("run.json", "comparison.json")
-    return Path(name).name == name and any((root / name / file).is_file() for file in made)
+    return any(holds(root, name, file) for file in ("run.json", "comparison.json"))
 
 
-def runs(root: Path) -> list[RunFolder]:
-    """The runs below a folder, the one saved to last first."""
-    if not root.is_dir():
-        return []
-    found = [RunFolder(path) for path in root.iterdir() if (path / "run.json").is_file()]
+def runs(root: Path, skipped: Callable[[str], None] = lambda why: None) -> list[RunFolder]:
+    """The runs below a folder, the one saved to last first; `skipped` is told of what cannot be read."""
+    found = [RunFolder(path) for path in folders_with(root, "run.json", skipped)]
     return sorted(found, key=lambda run: (_saved(run), run.path.name), reverse=True)
 
 
-def find(root: Path, name: str | None) -> RunFolder:
-    """The run of that name, or the newest; CheckpointError where there is none."""
-    found = runs(root)
+def folders_with(root: Path, name: str, skipped: Callable[[str], None] = lambda why: None) -> list[Path]:
+    """The folders below `root` that hold a file of that name; `skipped` is told of those that cannot be read.
+
+    CheckpointError where `root` itself cannot be read.
+    """
+    try:
+        children = sorted(root.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise CheckpointError(f"{one_line(str(root))} cannot be read: {error.strerror}") from None
+    found, unreadable = [], []
+    for path in children:
+        try:
+            if not path.name.startswith(files.TEMPORARY) and (path / name).is_file():
+                found.append(path)
+        except OSError as error:
+            unreadable.append(f"{one_line(path.name)} ({error.strerror})")
+    if unreadable:
+        more = f" and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
+        skipped(
+            f"skipped in {one_line(str(root))}, since it cannot be read: {', '.join(unreadable[:SHOWN])}{more}"
+        )
+    return found
+
+
+def holds(root: Path, name: str, file: str) -> bool:
+    """Is there a folder of that name below `root`, with such a file? CheckpointError where it cannot be read."""
+    try:
+        plain = Path(name).name == name and name != ".." and len(os.fsencode(name)) <= LONGEST_ENTRY
+        return plain and (root / name / file).is_file()
+    except UnicodeEncodeError:
+        return False
+    except OSError as error:
+        raise CheckpointError(
+            f"{one_line(name)} in {one_line(str(root))} cannot be read: {error.strerror}"
+        ) from None
+
+
+def find(root: Path, name: str | None, skipped: Callable[[str], None] = lambda why: None) -> RunFolder:
+    """The run of that name, or the newest; CheckpointError where there is none.
+
+    For a name only its own folder is looked at; `skipped` is told of others that cannot be read.
+    """
     place = one_line(str(root))
-    if name is not None and (root / name / "comparison.json").is_file():
+    if name is not None and holds(root, name, "comparison.json"):
         raise CheckpointError(
             f"{one_line(name)} is a comparison; name one of its runs, with --checkpoints {one_line(str(root / name))}"
         )
+    if name is not None and holds(root, name, "run.json"):
+        return RunFolder(root / name)
+    found = runs(root, skipped)
     if not found:
         raise CheckpointError(f"there are no runs in {place}; `charlm train` makes one")
     if name is None:
         return found[0]
-    for run in found:
-        if run.path.name == name:
-            return run
     meant = name_meant(name, [run.path.name for run in found])
     hint = f"did you mean {one_line(meant)}? " if meant else ""
     raise CheckpointError(
@@ -238,4 +301,7 @@ def find(root: Path, name: str | None) -> RunFolder:
 
 def _saved(run: RunFolder) -> float:
     latest = run.path / "latest"
-    return (latest if latest.exists() else run.path / "run.json").stat().st_mtime
+    try:
+        return (latest if latest.exists() else run.path / "run.json").stat().st_mtime
+    except OSError:  # it is being removed, or cannot be read: whoever reads it says so
+        return 0.0

@@ -9,6 +9,8 @@ from charlm.errors import CheckpointError
 from charlm.terminal import one_line
 
 LARGEST = 64 << 20
+DEEPEST = 300
+"""Levels of nesting that are read: half of what Python's own limits take, since others look at the values too."""
 
 
 def parse(data: bytes, name: str) -> dict[str, Any]:
@@ -17,10 +19,12 @@ def parse(data: bytes, name: str) -> dict[str, Any]:
         raise CheckpointError(f"{one_line(name)} has {len(data)} bytes of JSON; at most {LARGEST} are read")
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse, parse_float=_finite
+            data.decode("utf-8"), object_pairs_hook=once, parse_constant=_refuse, parse_float=_finite
         )
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{one_line(name)} is damaged: {one_line(str(error))}") from None
+    if data.count(b"[") + data.count(b"{") > DEEPEST and _too_deep(value):
+        raise CheckpointError(f"{one_line(name)} is damaged: it is nested more than {DEEPEST} deep")
     if not isinstance(value, dict):
         raise CheckpointError(f"{one_line(name)} is damaged: it holds no JSON object")
     return value
@@ -45,7 +49,18 @@ def finite(value: Any) -> Any:
     return [finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = (v for outer in level for v in (outer.values() if isinstance(outer, dict) else outer))
+        level = [v for v in inner if isinstance(v, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand once each; ValueError otherwise."""
     if len(dict(pairs)) != len(pairs):
         raise ValueError("a key stands twice")
     return dict(pairs)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from charlm.cli.console import can_ask, confirm, count, print_json, say, table
+from charlm.cli.console import can_ask, confirm, count, print_json, say, table, warn
 from charlm.cli.options import AsJson, Yes
 from charlm.cli.words import several
 from charlm.errors import ResourceError, UsageError
@@ -33,7 +33,7 @@ def command(
     """
     from charlm.text import cache  # here: numpy is slow to import
 
-    found = cache.entries()
+    found = cache.entries(warn)
     for key in keys or []:
         if not any(entry.key.startswith(key) for entry in found):
             raise UsageError(f"no key in the cache begins with {one_line(key)}; charlm cache lists them")

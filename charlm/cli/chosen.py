@@ -23,7 +23,7 @@ def chosen(root: Path, name: str | None, checkpoint: str | None) -> "tuple[Snaps
     from charlm.checkpoint.run_folder import find  # here: torch is slow to import
     from charlm.checkpoint.snapshot import read
 
-    run = find(root, name)
+    run = find(root, name, warn)
     which = checkpoint or "latest"
     snapshot = read(run, which)
     if checkpoint is None and snapshot.state.get("finished") == "early":

@@ -177,6 +177,6 @@ class _Shown:
         assert self._run is not None
         run, session = self._run.run, self._run.session
         try:
-            write_report(run, session, [("run", run.name), *figure_rows(session)], 0.0)
+            write_report(run, session, [("run", run.name), *figure_rows(session)], 0.0, warn=warn)
         except (OSError, CharlmError) as error:
             warn(f"the report of {run.name} could not be written: {error}")

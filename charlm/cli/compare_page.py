@@ -8,6 +8,7 @@ from statistics import fmean
 import numpy as np
 
 from charlm.checkpoint.run_folder import RunFolder
+from charlm.cli.console import warn
 from charlm.listeners.comparison_page import Chart, ComparisonPage, Line
 from charlm.listeners.count_lines import Order
 from charlm.listeners.log import read_log
@@ -137,7 +138,8 @@ class _Curves:
 def _loss_curves(folder: RunFolder, task: Task) -> _Curves:
     found = _Curves([], [], [], [])
     seconds, chars = 0.0, 0.0
-    for event in read_log(folder.path / task.run_name):
+    run = task.run_name
+    for event in read_log(folder.path / run, damaged=lambda said: warn(f"run {run}: {said}")):
         kind, numbers = event.get("event"), {k: v for k, v in event.items() if isinstance(v, int | float)}
         if kind in ("Stepped", "Counted") and {"seconds", "chars"} <= set(numbers):
             seconds, chars = seconds + numbers["seconds"], float(numbers["chars"])

@@ -28,7 +28,7 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
 
     Raises CheckpointError for damaged results.
     """
-    found = verdict(folder, comparison)
+    found = verdict(folder, comparison, corpus)
     orders = _by_order(comparison, corpus, found.chars) if corpus is not None else []
     sticks = _yardsticks(corpus, found.chars) if corpus is not None else {}
     if orders:

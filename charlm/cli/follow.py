@@ -227,7 +227,7 @@ def _summary(
         best = nats_per_symbol * len(corpus.held_out) / corpus.held_out_chars / log(2)
         rows.append(("best, and used", f"{best:.4f} bits/char, step {last.best_step}"))
     try:
-        rows += write_report(run, session, rows, budget, counts)
+        rows += write_report(run, session, rows, budget, counts, warn)
     except (OSError, CharlmError) as error:
         warn(f"the report could not be written: {error}")
     except KeyboardInterrupt:

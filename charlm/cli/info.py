@@ -3,7 +3,7 @@
 from math import log
 from typing import Any
 
-from charlm.cli.console import checkpoints_root, count, print_json, table
+from charlm.cli.console import checkpoints_root, count, print_json, table, warn
 from charlm.cli.options import AsJson, Checkpoints, RunName, RunOption, one_run
 from charlm.errors import CheckpointError
 from charlm.refusals import acts
@@ -33,7 +33,7 @@ def command(
     from charlm.checkpoint.run_folder import find
     from charlm.checkpoint.strict_json import parse
 
-    folder = find(checkpoints_root(checkpoints), one_run(run, run_option))
+    folder = find(checkpoints_root(checkpoints), one_run(run, run_option), warn)
     row = overview(folder)
     if row["problem"]:
         raise CheckpointError(row["problem"])

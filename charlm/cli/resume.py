@@ -65,7 +65,7 @@ def command(
     from charlm.training.start import go_on
     from charlm.training.texts import corpus_of
 
-    folder = find(checkpoints_root(checkpoints), run)
+    folder = find(checkpoints_root(checkpoints), run, warn)
     if (time is not None or steps is not None) and of_comparison(folder):
         raise UsageError(f"{folder.name} is part of a comparison, in which all runs have the same budget")
     moved = moved_text(text, val_file)

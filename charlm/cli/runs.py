@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.console import can_ask, checkpoints_root, confirm, count, print_json, say, table
+from charlm.cli.console import can_ask, checkpoints_root, confirm, count, print_json, say, table, warn
 from charlm.cli.options import AsJson, Checkpoints, Yes
 from charlm.cli.words import several
 from charlm.config import FEWEST_HELD_OUT
@@ -53,7 +53,7 @@ def command(
     from charlm.checkpoint.run_folder import runs
     from charlm.studies.comparison import comparisons
 
-    rows = [overview(run) for run in runs(root)]
+    rows = [overview(run) for run in runs(root, warn)]
     if as_json:
         for row in rows:
             print_json(row)
@@ -118,7 +118,7 @@ def _remove(root: Path, names: list[str], yes: bool, as_json: bool) -> None:
 
 def _removable(root: Path, name: str) -> "RunFolder":
     """The run or comparison of that name. Raises UsageError and CheckpointError."""
-    from charlm.checkpoint.run_folder import RunFolder, check_name
+    from charlm.checkpoint.run_folder import RunFolder, check_name, has_run
 
     check_name(name)
     folder = RunFolder(root / name)
@@ -132,7 +132,7 @@ def _removable(root: Path, name: str) -> "RunFolder":
         raise UsageError(
             f"{folder.name} is part of the comparison {one_line(root.name)}, which is removed whole"
         )
-    if not any((folder.path / mark).is_file() for mark in ("run.json", COMPARISON)):
+    if not has_run(root, name):
         raise UsageError(f"{one_line(str(folder.path))} holds no run and no comparison; it is left alone")
     return folder
 

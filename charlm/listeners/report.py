@@ -1,5 +1,6 @@
 """`report.html`: a run as one page, made when it ends from what was logged."""
 
+from collections.abc import Callable
 from functools import partial
 from math import log
 from typing import Any
@@ -9,7 +10,9 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.counts.folds import FOLDS
 from charlm.evaluation.intervals import too_few
 from charlm.evaluation.yardsticks import KNESER_NEY, LAST_BYTES, Yardstick, compressors, simplest
-from charlm.listeners.log import read_log
+from charlm.listeners.log import NAME as LOG
+from charlm.listeners.log import SAMPLE, read_log
+from charlm.listeners.preview import NAME as SAMPLES
 from charlm.listeners.report_page import Evaluation, Page, render
 from charlm.refusals import acts
 from charlm.terminal import one_line
@@ -38,11 +41,12 @@ def write_report(
     facts: list[tuple[str, str]],
     budget: float | None,
     counts: Yardstick | None = None,
+    warn: Callable[[str], None] = lambda said: None,
 ) -> list[tuple[str, str]]:
     """Write the page; the yardsticks and its path as further rows for the table. Raises OSError.
 
     `counts` is Kneser-Ney, if it was measured; those that take time are left out where it would be
-    too much of the `budget`.
+    too much of the `budget`. `warn` is told of damaged lines in the run's records, as the page is.
     """
     sticks = [] if counts is None else [(KNESER_NEY, counts.bits_per_char)]
     sticks += _yardsticks(session.corpus, with_xz=_has_time_for_xz(session.corpus, budget))
@@ -55,7 +59,11 @@ def write_report(
         )
         for name, figure in sticks
     ]
-    events = read_log(run.path)
+    damaged: list[str] = []
+    events, samples = (read_log(run.path, name, damaged.append) for name in (LOG, SAMPLES))
+    for said in damaged:
+        warn(f"run {run.name}: {said}")
+    rows += [("damaged records", ", ".join(damaged))] * bool(damaged)
     steps = [e for e in events if e.get("event") == "Stepped" and {"loss", "learning_rate"} <= set(e)]
     corpus = session.corpus
     mixer = session.model_config.mixer
@@ -76,9 +84,7 @@ def write_report(
             ("text", _words({name: session.run["corpus"][name] for name in TEXT_FACTS})),
             ("versions", _words(session.run["versions"])),
         ],
-        samples=[
-            (line["step"], line["text"]) for line in read_log(run.path, "samples.jsonl") if "text" in line
-        ],
+        samples=[(line["step"], line["text"]) for line in samples if SAMPLE.keys() <= line.keys()],
     )
     path = run.path / NAME
     files.replace(path, render(page).encode())

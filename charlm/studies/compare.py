@@ -9,6 +9,7 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read
 from charlm.errors import CheckpointError, DivergedError, UsageError, is_out_of_memory
 from charlm.settings import settings_of
+from charlm.studies.belonging import check_run, check_session, refuse_links
 from charlm.studies.comparison import Comparison, Task
 from charlm.studies.result import Result, failed, is_there, score
 from charlm.text.corpus import Corpus
@@ -90,9 +91,13 @@ def compare(
     What was cut off goes on from its last save, under the plan that it had.
     """
     tasks = comparison.tasks()
-    for number, task in enumerate(tasks, 1):
-        run = RunFolder(folder.path / task.run_name)
-        if is_there(run):
+    runs = [RunFolder(folder.path / task.run_name) for task in tasks]
+    refuse_links(folder.path, "the comparison")
+    for task, run in zip(tasks, runs, strict=True):
+        check_run(run, comparison, task, loaded.corpus)
+    for number, (task, run) in enumerate(zip(tasks, runs, strict=True), 1):
+        of = comparison.fingerprint(task)
+        if is_there(run, of):
             continue
         if stop.is_set():
             return
@@ -105,13 +110,13 @@ def compare(
                 return  # stopped in the middle
             yield Scoring(task=task)
             which = "best" if session.state.finished == "early" else "latest"
-            result = score(run, read(run, which), which, session, loaded.corpus, stop)
+            result = score(run, read(run, which), which, session, loaded.corpus, stop, of)
         except DivergedError as error:
-            result = failed(run, str(error))
+            result = failed(run, str(error), of)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            result = failed(run, "it does not fit into memory")
+            result = failed(run, "it does not fit into memory", of)
         finally:
             run.unlock()
         if result is None:
@@ -125,6 +130,13 @@ def _session(
     """The run as it was left, or at its beginning."""
     timed = comparison.budget.seconds is not None
     session = _left(run, loaded, warn)
+    choice = plan_of(comparison, task, len(loaded.corpus.train))
+    if session is not None:
+        try:
+            check_session(session, run, comparison, task, choice)
+        except CheckpointError:
+            run.unlock()
+            raise
     if session is not None and not (timed and len(session.plan.decisions) == 1):
         return session, None  # its speed was measured: it goes on to the end of its plan
     run.unlock()
@@ -132,7 +144,6 @@ def _session(
     files.make_folder(run.path)
     run.lock()
     started = perf_counter()  # counting the text is part of a run's time
-    choice = plan_of(comparison, task, len(loaded.corpus.train))
     session = begin(run, loaded, comparison.text, choice, comparison.command)
     if comparison.budget.seconds is None:
         return session, None

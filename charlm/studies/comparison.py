@@ -1,9 +1,11 @@
 """A comparison on disk: what is compared, on which text, with which budget, and in which order."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,13 +13,14 @@ import numpy as np
 
 from charlm import files
 from charlm.checkpoint.manifest import read_regular
-from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.run_folder import RunFolder, folders_with, holds
 from charlm.checkpoint.strict_json import LARGEST, dump, parse
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, ResourceError
 from charlm.randomness import permute
 from charlm.studies.variants import Variant, is_variant
 from charlm.terminal import one_line
+from charlm.text.corpus import OF_TEXT
 from charlm.text.load import Loaded
 from charlm.training.plan import Budget
 from charlm.training.texts import Moved, same_corpus
@@ -64,6 +67,15 @@ class Comparison:
         tasks = [Task(variant, seed) for seed in self.seeds for variant in self.variants]
         order = permute(np.arange(len(tasks)), len(tasks), int(self.corpus_key[:8], 16))
         return [tasks[i] for i in order]
+
+    def fingerprint(self, task: Task) -> str:
+        """Of all that a run of it is to be: what its result is bound to."""
+        facts = self.to_json()
+        of_run = {name: facts[name] for name in ("budget", "threads", "text")}
+        variant = {"model": task.variant.model.to_json(), "training": task.variant.training.to_json()}
+        corpus = [self.corpus_key[:OF_TEXT], self.corpus_sha256]
+        whole = json.dumps([variant, task.seed, of_run, corpus], sort_keys=True)
+        return sha256(whole.encode()).hexdigest()
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -173,17 +185,16 @@ def corpus_of(comparison: Comparison, moved: Moved | None = None) -> Loaded:
     c = comparison
     facts = {"key": c.corpus_key, "sha256": c.corpus_sha256, "label": c.label, "sources": c.sources}
     corpus = same_corpus(facts, c.text.to_json(), moved=moved)
+    if corpus.sha256 != c.corpus_sha256:
+        raise CheckpointError(f"{NAME} of {c.name} names another text than its key does: it was changed")
     return Loaded(corpus=corpus, notes=(), sources=c.sources, label=c.label)
 
 
 def find(root: Path, name: str) -> RunFolder | None:
     """The folder of the comparison of that name, if there is one."""
-    path = root / name
-    return RunFolder(path) if (path / NAME).is_file() else None
+    return RunFolder(root / name) if holds(root, name, NAME) else None
 
 
 def comparisons(root: Path) -> Iterator[RunFolder]:
     """All below a folder, by name."""
-    for path in sorted(root.iterdir()) if root.is_dir() else []:
-        if (path / NAME).is_file():
-            yield RunFolder(path)
+    yield from map(RunFolder, folders_with(root, NAME))

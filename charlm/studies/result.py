@@ -1,6 +1,8 @@
 """What a run of a comparison came to: its score on every character, kept beside the run."""
 
+import json
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 
 from charlm import files
 from charlm.checkpoint import tensors
-from charlm.checkpoint.manifest import read_regular
+from charlm.checkpoint.manifest import COUNTS, entries_of, read_regular
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.checkpoint.strict_json import LARGEST, dump, parse
@@ -41,6 +43,10 @@ class Result:
     chars_read: int = 0  # in training
     seconds: float = 0.0  # of training
     reach: int | None = None  # characters that can act on a prediction; None: without limit
+    of: str = ""  # the fingerprint of what was to be trained
+    weights_sha256: str = ""  # of the checkpoint that was scored, and of the counts that it begins from
+    counts_sha256: str = ""
+    nats_sha256: str = ""  # of the file that has the score of each character
     before: Curve  # bits by how many characters stand before
     seen: Curve  # bits by how many of them may be seen
 
@@ -50,30 +56,68 @@ class Result:
         return self.chars_read / self.seconds if self.seconds else 0.0
 
 
-def is_there(run: RunFolder) -> bool:
-    """Is the run done, its result whole?"""
-    if not (run.path / NAME).is_file():
-        return False
+class AlteredError(CheckpointError):
+    """A result that was whole, and is not of the run it lies in."""
+
+    def __init__(self, run: RunFolder, why: str) -> None:
+        super().__init__(f"{NAME} of {run.name} {why}; remove it, and charlm resume scores the run again")
+
+
+def is_there(run: RunFolder, of: str | None = None) -> bool:
+    """Is the run done, its result whole? CheckpointError where that is of another run, or of other weights.
+
+    `of` is the fingerprint of what was to be trained.
+    """
     try:
         result = read_result(run)
+        if of is not None and result.of != of:
+            raise AlteredError(run, "is of another run, or of other settings")
         if result.problem is None:
-            read_nats(run, result.chars)
+            if (result.weights_sha256, result.counts_sha256) != _hashes(run, result.step):
+                raise AlteredError(run, f"is not of the weights of step {result.step} there")
+            read_nats(run, result)
+    except AlteredError:
+        raise
     except CheckpointError:
         return False
     return True
 
 
-def failed(run: RunFolder, problem: str) -> Result:
+def _hashes(run: RunFolder, step: int) -> tuple[str, str]:
+    """Those of a checkpoint's weights and of its run's counts, as its manifest has them."""
+    entries = entries_of(run.folder(step))
+    return tuple(str(entries.get(name, {}).get("sha256", "")) for name in ("model.safetensors", COUNTS))  # type: ignore[return-value]
+
+
+def failed(run: RunFolder, problem: str, of: str = "") -> Result:
     """The result of a run that has no figure."""
-    result = Result(problem=problem, before=[], seen=[])
-    files.replace(run.path / NAME, dump(asdict(result)))
+    result = Result(problem=problem, of=of, before=[], seen=[])
+    _write(run, result)
     return result
 
 
+def _write(run: RunFolder, result: Result) -> None:
+    files.replace(run.path / NAME, dump({**asdict(result), "sha256": _seal(asdict(result))}))
+
+
+def _seal(values: dict[str, Any]) -> str:
+    """A hash by which a result tells that a value of it was changed."""
+    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def score(
-    run: RunFolder, snapshot: Snapshot, which: str, session: AnySession, corpus: Corpus, stop: Stop
+    run: RunFolder,
+    snapshot: Snapshot,
+    which: str,
+    session: AnySession,
+    corpus: Corpus,
+    stop: Stop,
+    of: str = "",
 ) -> Result | None:
-    """Score a trained model on the held-out text and keep it; None if stopped. Raises OSError."""
+    """Score a trained model on the held-out text and keep it; None if stopped. Raises OSError.
+
+    `of` is the fingerprint of what was to be trained.
+    """
     predictor = predictor_of(snapshot, device=session.device)
     text = corpus.held_out_text()[:MOST_CHARS]
     ids = corpus.vocabulary.encode(text)
@@ -87,7 +131,13 @@ def score(
     block_size = predictor.rule.block_size
     longest = block_size * (1 if model.position == "learned" else BEYOND)
     scale = len(ids) / len(nats)  # from a symbol to a character
+    scores = tensors.dump({"nats": torch.from_numpy(nats)})
+    weights, counts = _hashes(run, snapshot.step)
     result = Result(
+        of=of,
+        weights_sha256=weights,
+        counts_sha256=counts,
+        nats_sha256=sha256(scores).hexdigest(),
         which=which,
         step=snapshot.step,
         chars=len(nats),
@@ -99,30 +149,39 @@ def score(
         before=_scaled(by_symbols_before(predictor, ids, longest), scale),
         seen=_scaled(by_symbols_seen(predictor, ids, block_size), scale),
     )
-    files.replace(run.path / NATS, tensors.dump({"nats": torch.from_numpy(nats)}))
-    files.replace(run.path / NAME, dump(asdict(result)))
+    files.replace(run.path / NATS, scores)
+    _write(run, result)
     return result
 
 
 def read_result(run: RunFolder) -> Result:
-    """What `score` kept; CheckpointError where it is damaged."""
+    """What `score` kept; CheckpointError where it is damaged, or was changed since."""
     try:
         data = parse(read_regular(run.path / NAME, LARGEST), NAME)
+        if "sha256" not in data:
+            raise ValueError("it was written by an earlier version, which bound it to no weights")
+        sealed = data.pop("sha256")
+        whole = _seal(data) == sealed
         before, seen = (_curve(data.pop(name)) for name in ("before", "seen"))
         result = Result(before=before, seen=seen, **_plain(data))
         if result.problem is None and not 0 < result.chars <= MOST_CHARS:
             raise ValueError(f"it is of {result.chars} characters")
         if not 0 < (result.reach or 1) <= FARTHEST:
             raise ValueError("no model reaches so far")
+        if not whole:
+            raise AlteredError(run, "was changed after it was written")
         return result
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{NAME} of {run.name} is damaged: {error}") from None
 
 
-def read_nats(run: RunFolder, chars: int) -> NDArray[np.float64]:
+def read_nats(run: RunFolder, result: Result) -> NDArray[np.float64]:
     """Nats of each character (N,), as `score` kept them; CheckpointError where they are damaged."""
-    expected = {"nats": torch.empty(chars, dtype=torch.float64, device="meta")}
-    loaded = tensors.load(read_regular(run.path / NATS, MOST_NATS), expected, f"{NATS} of {run.name}")
+    expected = {"nats": torch.empty(result.chars, dtype=torch.float64, device="meta")}
+    data = read_regular(run.path / NATS, MOST_NATS)
+    if sha256(data).hexdigest() != result.nats_sha256:
+        raise CheckpointError(f"{NATS} of {run.name} is damaged: it is not what was written with {NAME}")
+    loaded = tensors.load(data, expected, f"{NATS} of {run.name}")
     nats: NDArray[np.float64] = loaded["nats"].numpy()
     return nats
 
@@ -149,6 +208,10 @@ def _plain(data: dict[str, Any]) -> dict[str, Any]:
         "chars_read": int,
         "seconds": float,
         "reach": (int, type(None)),
+        "of": str,
+        "weights_sha256": str,
+        "counts_sha256": str,
+        "nats_sha256": str,
     }
     for name, value in data.items():
         if not isinstance(value, kinds[name]) or isinstance(value, bool):

@@ -12,9 +12,11 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.config import FEWEST_HELD_OUT
 from charlm.errors import CheckpointError
 from charlm.evaluation.intervals import BLOCK, FEWEST_BLOCKS, FEWEST_SEEDS, confidence_interval
+from charlm.studies.belonging import check_run, refuse_links
 from charlm.studies.comparison import Comparison, Task
 from charlm.studies.result import Result, is_there, read_nats, read_result
 from charlm.studies.variants import Variant
+from charlm.text.corpus import Corpus
 
 SCHEMA = 1
 Interval = tuple[float, float]
@@ -75,13 +77,23 @@ class Verdict:
     chars: int  # scored, for each run
 
 
-def verdict(folder: RunFolder, comparison: Comparison) -> Verdict:
-    """What the runs that are done say. Raises CheckpointError for damaged results."""
+def verdict(folder: RunFolder, comparison: Comparison, corpus: Corpus | None = None) -> Verdict:
+    """What the runs that are done say; `corpus` is their text, where that is there.
+
+    Raises CheckpointError for results and runs that are not what their folders' names say.
+    """
+    refuse_links(folder.path, "the comparison")
     whole: list[tuple[Variant, Results]] = []
     lacking: list[Row] = []
     for variant in comparison.variants:
         tasks = [Task(variant, seed) for seed in comparison.seeds]
-        there = [(task, read_result(run)) for task in tasks if is_there(run := _run(folder, task))]
+        for task in tasks:
+            check_run(_run(folder, task), comparison, task, corpus)
+        there = [
+            (task, read_result(run))
+            for task in tasks
+            if is_there(run := _run(folder, task), comparison.fingerprint(task))
+        ]
         problems = [result.problem for _, result in there if result.problem is not None]
         if len(there) == len(tasks) and not problems:
             whole.append((variant, tuple(there)))
@@ -105,7 +117,7 @@ def _run(folder: RunFolder, task: Task) -> RunFolder:
 
 def _bits(folder: RunFolder, results: Results) -> NDArray[np.float64]:
     """Of each seed and character: (S, N)."""
-    return np.stack([read_nats(_run(folder, task), result.chars) for task, result in results]) / log(2)
+    return np.stack([read_nats(_run(folder, task), result) for task, result in results]) / log(2)
 
 
 def _row(folder: RunFolder, variant: Variant, results: Results, first: NDArray[np.float64] | None) -> Row:

@@ -1,10 +1,12 @@
 """The cache of corpora: a folder each, written whole or not at all, read back and checked, listed, cleared."""
 
 import errno
+import hashlib
 import json
 import os
+import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from charlm import files
+from charlm.terminal import one_line
 from charlm.text.vocabulary import Ids
 
 FORMAT = 2
 FACTS = "corpus.json"
+KEY = re.compile(r"[0-9a-f]")
 CHECKED_WHOLE = 64 << 20
 """Bytes of ids up to which all are checked whenever they are used; of more, samples."""
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -83,6 +87,7 @@ def store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> None
             assert written == part.n, "the counts say how long a part is"
             checks[f"{name}_crc"] = crc
             checks[f"{name}_samples"] = _sampled(_map(path))
+            checks["facts_sha256"] = _seal({**facts, **checks})
         files.write_synced(temporary / FACTS, json.dumps({**facts, **checks}).encode())
 
 
@@ -122,6 +127,8 @@ def read(key: str, names: Iterable[str], *, whole: bool = False) -> tuple[dict[s
     folder = corpora() / key
     try:
         facts = json.loads((folder / FACTS).read_text("utf-8"))
+        if facts.get("facts_sha256") not in (None, _seal(facts)):  # None: written by an earlier version
+            return None
         parts = {name: _map(folder / f"{name}.npy") for name in names if f"{name}_crc" in facts}
         rebooted = facts["boot"] != files.boot()
         if facts["format"] != FORMAT or not all(
@@ -134,21 +141,30 @@ def read(key: str, names: Iterable[str], *, whole: bool = False) -> tuple[dict[s
     return facts, list(parts.values())
 
 
-def entries() -> list[Entry]:
-    """What is in the cache, the newest use first."""
+def entries(skipped: Callable[[str], None] = lambda why: None) -> list[Entry]:
+    """What is in the cache, the newest use first; `skipped` is told of what cannot be read."""
     found = []
-    for folder in corpora().glob("[0-9a-f]*"):
+    try:
+        folders = [path for path in corpora().iterdir() if KEY.match(path.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        skipped(f"{one_line(str(corpora()))} cannot be read: {error.strerror}")
+        return []
+    for folder in folders:
         try:
             facts = json.loads((folder / FACTS).read_text("utf-8"))
             found.append(
                 Entry(
                     key=folder.name,
                     label=str(facts.get("label", "")),
-                    chars=int(facts["train_chars"]) + int(facts["held_out_chars"]),
+                    chars=_count(facts["train_chars"]) + _count(facts["held_out_chars"]),
                     bytes=sum(path.stat().st_size for path in folder.iterdir()),
                     used=(folder / FACTS).stat().st_mtime,
                 )
             )
+        except PermissionError as error:
+            skipped(f"skipped {one_line(str(folder))}: {error.strerror}")
         except DAMAGE:
             continue  # damaged, or being written
     return sorted(found, key=lambda entry: -entry.used)
@@ -178,6 +194,13 @@ def remove_stale(now: float) -> None:
             continue
 
 
+def _count(value: Any) -> int:
+    """A number of characters; ValueError for what is none."""
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError("no number of characters")
+    return value
+
+
 def _is_whole(part: Ids, facts: dict[str, Any], name: str, every: bool) -> bool:
     if every or part.nbytes <= CHECKED_WHOLE:
         step = CHECKED_WHOLE // part.itemsize
@@ -186,6 +209,12 @@ def _is_whole(part: Ids, facts: dict[str, Any], name: str, every: bool) -> bool:
             crc = zlib.crc32(np.ascontiguousarray(part[start : start + step]).data, crc)
         return bool(crc == facts[f"{name}_crc"])
     return bool(_sampled(part) == facts[f"{name}_samples"])
+
+
+def _seal(facts: Mapping[str, Any]) -> str:
+    """A hash of all the facts but those that change with use, as a check that they are what was written."""
+    kept = {name: value for name, value in facts.items() if name not in ("boot", "facts_sha256")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _sampled(part: Ids) -> int:
