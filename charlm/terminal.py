@@ -58,6 +58,26 @@ def unescaped(text: str) -> str:
     return _ESCAPED.sub(_read_escape, text)
 
 
+def shell_word(word: str) -> str:
+    r"""Return `word` as it is typed into a shell, on one visible line.
+
+    What is no plain character is written as `$'\n'` and `$'\xff'`, which bash, zsh and ksh read as the same
+    bytes: a file name need not be text. Raises nothing.
+    """
+    if not _UNSAFE.search(word) and "\n" not in word and "\t" not in word:
+        return shlex.quote(word)
+    plain = {"\n": "\\n", "\t": "\\t", "\\": "\\\\", "'": "\\'"}
+    return "$'" + "".join(plain.get(c) or (_bytes(c) if _UNSAFE.match(c) else c) for c in word) + "'"
+
+
+def _bytes(char: str) -> str:
+    try:
+        data = char.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte of a name
+        data = char.encode("utf-8", "surrogatepass")
+    return "".join(f"\\x{byte:02x}" for byte in data)
+
+
 def first_of(parts: Sequence[str], most: int = 20, limit: int = 100) -> str:
     """Return the first of `parts`, none of them cut, as one visible line: so many, of so many characters together.
 
@@ -75,7 +95,7 @@ def first_of(parts: Sequence[str], most: int = 20, limit: int = 100) -> str:
 def command_line(words: Sequence[str]) -> str:
     """Return `words` as one command that can be pasted into a shell: cmd and PowerShell on Windows, POSIX elsewhere."""
     if os.name != "nt":
-        return shlex.join(words)
+        return " ".join(map(shell_word, words))
     import subprocess  # here: slow to import
 
     return subprocess.list2cmdline(words)

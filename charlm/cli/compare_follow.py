@@ -1,6 +1,5 @@
 """Carrying a comparison through, for `compare` and `resume`: its runs one by one, then what they say."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import log
@@ -11,7 +10,8 @@ import typer
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.compare_show import show
 from charlm.cli.console import say, warn
-from charlm.cli.follow import figure_rows, root_option, tell
+from charlm.cli.follow import figure_rows, repeat_row, tell
+from charlm.cli.repeat import run_command, typed_command
 from charlm.cli.words import about_model, several
 from charlm.config import TextConfig, TrainingConfig
 from charlm.errors import CharlmError, UsageError
@@ -23,7 +23,7 @@ from charlm.studies import comparison as on_disk
 from charlm.studies.compare import Began, Scored, Scoring, compare, plan_of, unintended
 from charlm.studies.comparison import MOST_RUNS, Comparison
 from charlm.studies.variants import Variant
-from charlm.terminal import command_line, one_line
+from charlm.terminal import one_line
 from charlm.text.load import Loaded, run_name
 from charlm.training.device import about_gpu, pick_device
 from charlm.training.events import Event
@@ -61,7 +61,7 @@ def prepare(
         sources=loaded.sources,
         corpus_key=loaded.corpus.key,
         corpus_sha256=loaded.corpus.sha256,
-        command=command_line(["charlm", *sys.argv[1:]]),
+        command=typed_command(),
         created=on_disk.now(),
     )
     if len(comparison.tasks()) > MOST_RUNS:
@@ -86,7 +86,7 @@ def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded,
     say(f"comparison {folder.name}, in {one_line(str(folder.path))}: {_long(comparison)}")
     shown = _Shown()
     reason = None
-    again = f"charlm resume {folder.name}{root_option(folder)}"
+    again = run_command("resume", folder)
     try:
         with StopSignals(_announce) as stop:
             for event in compare(folder, comparison, loaded, stop, warn):
@@ -105,9 +105,7 @@ def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded,
     try:
         show(folder, comparison, loaded.corpus, as_json=as_json)
     except KeyboardInterrupt:
-        say(
-            f"\nall runs are saved; this shows the results: charlm compare {folder.name}{root_option(folder)}"
-        )
+        say(f"\nall runs are saved; this shows the results: {run_command('compare', folder)}")
         raise
 
 
@@ -176,6 +174,7 @@ class _Shown:
         assert self._run is not None
         run, session = self._run.run, self._run.session
         try:
-            write_report(run, session, [("run", run.name), *figure_rows(session)], 0.0)
+            facts = [("run", run.name), *figure_rows(session), *repeat_row(run, session)]
+            write_report(run, session, facts, 0.0)
         except (OSError, CharlmError) as error:
             warn(f"the report of {run.name} could not be written: {error}")

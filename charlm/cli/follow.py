@@ -1,6 +1,5 @@
 """Carrying a session through with its listeners, for `train` and `resume`: what is shown, and the code."""
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from math import log
@@ -13,7 +12,6 @@ from charlm import files
 from charlm.checkpoint.overview import overview
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.console import (
-    checkpoints_root,
     count,
     print_json,
     say,
@@ -23,6 +21,7 @@ from charlm.cli.console import (
     warn_of_slow_parts,
 )
 from charlm.cli.remembered import remembered_rows, say_remembered
+from charlm.cli.repeat import repeat_command, run_command, why_not_repeatable
 from charlm.cli.words import several
 from charlm.compiled import has_failures
 from charlm.config import FEWEST_HELD_OUT, SamplingConfig, TextConfig
@@ -35,7 +34,7 @@ from charlm.listeners.progress import Progress
 from charlm.listeners.report import NAME as REPORT
 from charlm.listeners.report import training_note, write_report
 from charlm.sampling.generate import default_prompt, sample_text
-from charlm.terminal import command_line, one_line
+from charlm.terminal import one_line
 from charlm.text.documents import between
 from charlm.training.events import Compiled, Counted, Event, Finished, SaveFailed, Skipped, WentBack
 from charlm.training.kinds import AnySession, trainer_of
@@ -226,12 +225,12 @@ def _summary(
         best = nats_per_symbol * len(corpus.held_out) / corpus.held_out_chars / log(2)
         rows.append(("best, and used", f"{best:.4f} bits/char, step {last.best_step}"))
     try:
-        rows += write_report(run, session, rows, budget, counts)
+        more = write_report(run, session, [*rows, *repeat_row(run, session)], budget, counts)
+        rows += more
     except (OSError, CharlmError) as error:
         warn(f"the report could not be written: {error}")
     except KeyboardInterrupt:
-        again = f"charlm resume {run.name}{root_option(run)}"
-        say(f"\nthe run is saved; this finishes it and writes its report: {again}")
+        say(f"\nthe run is saved; this finishes it and writes its report: {run_command('resume', run)}")
         raise
     if as_json:
         print_result(run, last.reason, EXIT_CODES.get(last.reason, 0))
@@ -239,17 +238,16 @@ def _summary(
         with suppress(OSError):  # whoever read the table may be gone; what is said below still counts
             table(rows)
     if last.reason in EXIT_CODES:
-        say(
-            f"stopped by {last.reason} after step {last.step}; go on with: charlm resume {run.name}{root_option(run)}"
-        )
+        say(f"stopped by {last.reason} after step {last.step}; go on with: {run_command('resume', run)}")
 
 
 def next_commands(run: RunFolder, session: AnySession) -> None:
     """What one may want to do with a finished run."""
-    say(f"more text from it:   charlm sample --run {run.name}{root_option(run)} --prompt TEXT")
-    say(f"its full figure:     charlm eval --run {run.name}{root_option(run)}")
+    say(f"more text from it:   {run_command('sample', run, '--prompt', 'TEXT')}")
+    say(f"its full figure:     {run_command('eval', run)}")
     if isinstance(session, Session) and not of_comparison(run):
-        say(f"train it further:    charlm resume {run.name}{root_option(run)} --time 2m")
+        say(f"train it further:    {run_command('resume', run, '--time', '2m')}")
+    say(f"how to repeat it:    {run_command('info', run)}")
 
 
 def of_comparison(run: RunFolder) -> bool:
@@ -257,12 +255,12 @@ def of_comparison(run: RunFolder) -> bool:
     return (run.path.parent / "comparison.json").is_file()
 
 
-def root_option(run: RunFolder) -> str:
-    """The option that finds the run again, where its folder is not where runs are looked for."""
-    usual = checkpoints_root(os.environ.get("CHARLM_CHECKPOINTS"))
-    return (
-        "" if run.path.parent == usual else f" --checkpoints {command_line([one_line(str(run.path.parent))])}"
-    )
+def repeat_row(run: RunFolder, session: AnySession) -> list[tuple[str, str]]:
+    """The command that makes the run again, as a row of its report; none where no command does."""
+    if why_not_repeatable(session.state.finished, session.state.returns, session.plan) is not None:
+        return []
+    command = repeat_command(run, session.run, session.model_config, session.training_config, session.plan)
+    return [("the same run again", command)]
 
 
 def figure_rows(session: AnySession) -> list[tuple[str, str]]:

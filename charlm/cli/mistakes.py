@@ -2,14 +2,13 @@
 
 import os
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from charlm.errors import TextError, UsageError
 from charlm.suggestions import command_meant, number_meant, option_like, option_meant, plain, time_meant
-from charlm.terminal import one_line
+from charlm.terminal import command_line, one_line
 
 TYPED = "charlm.typed"
 """Where a context keeps the words that its command was given."""
@@ -57,8 +56,8 @@ def no_command(name: str, ctx: Any) -> UsageError:
 
 
 def quoted(word: str) -> str:
-    """A word as a shell takes it, where that can be shown in a sentence."""
-    return one_line(shlex.quote(word))
+    """A word as a shell takes it."""
+    return command_line([word])
 
 
 def _as_typed(ctx: Any, option: str) -> str:
