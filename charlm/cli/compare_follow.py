@@ -11,6 +11,7 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.compare_show import show
 from charlm.cli.console import say, warn
 from charlm.cli.follow import figure_rows, repeat_row, tell
+from charlm.cli.reading import Bar
 from charlm.cli.repeat import run_command, typed_command
 from charlm.cli.words import about_model, several
 from charlm.config import TextConfig, TrainingConfig
@@ -94,13 +95,13 @@ def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded,
             reason = stop.reason
     except Exception:
         shown.close()
-        say(f"the comparison goes on with: {again}")
+        say("the comparison goes on with:", again)
         raise
     finally:
         shown.close()
         folder.unlock()
     if reason is not None:
-        say(f"stopped by {reason}; go on with: {again}")
+        say(f"stopped by {reason}; go on with:", again)
         raise typer.Exit(EXIT_CODES[reason])
     try:
         show(folder, comparison, loaded.corpus, as_json=as_json)
@@ -131,6 +132,7 @@ class _Shown:
     def __init__(self) -> None:
         self._listeners: list[Callable[[Event], None]] = []
         self._bar: Progress | None = None
+        self._scoring: Bar | None = None
         self._run: Began | None = None
 
     def __call__(self, event: Began | Event | Scoring | Scored) -> None:
@@ -138,6 +140,8 @@ class _Shown:
             self._begin(event)
         elif isinstance(event, Scoring):
             self.close()
+            self._scoring = Bar()
+            self._scoring("scoring", 0, None)
             self._report()
         elif isinstance(event, Scored):
             self.close()
@@ -154,8 +158,9 @@ class _Shown:
 
     def close(self) -> None:
         """Take the live line away, whatever happened."""
-        if self._bar is not None:
-            self._bar.close()
+        for line in (self._bar, self._scoring):
+            if line is not None:
+                line.close()
 
     def _begin(self, event: Began) -> None:
         session, task = event.session, event.task

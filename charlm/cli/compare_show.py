@@ -46,7 +46,7 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
     except OSError as error:
         warn(f"the page could not be written: {error.strerror}")
     place = command_line([str(folder.path)])
-    say(f"text from one of them: charlm sample --checkpoints {place} --run NAME")
+    say("text from one of them:", f"charlm sample --checkpoints {place} --run NAME")
 
 
 def _data(

@@ -47,7 +47,7 @@ def command(
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
     from charlm.compression.compress import decompressing
 
-    original, seconds = carried_through(decompressing(data, file, snapshot))
+    original, seconds = carried_through(decompressing(data, file, snapshot), "decompressing")
     write(target, original)
     facts: dict[str, Any] = {
         "bytes": header.bytes,

@@ -12,7 +12,7 @@ from charlm.cli.chosen import chosen, corpus_of_run, text_config
 from charlm.cli.console import checkpoints_root, count, note_files, print_json, say, table, text_of, warn
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, Run, Threads, Which
-from charlm.cli.reading import Bar
+from charlm.cli.reading import Bar, working
 from charlm.errors import ResourceError, TextError, UsageError
 from charlm.terminal import one_line
 
@@ -122,7 +122,8 @@ def command(
         rule = ContextRule.of_model(snapshot.model_config, stride)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    evaluation = evaluate(snapshot, which, texts, rule, corpus)
+    with working("scoring") as watch:
+        evaluation = evaluate(snapshot, which, texts, rule, corpus, watch)
     if online:
         evaluation = replace(evaluation, online=_online(snapshot, rule, texts))
     if per_char is not None:

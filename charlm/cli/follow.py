@@ -36,9 +36,10 @@ from charlm.listeners.report import training_note, write_report
 from charlm.sampling.generate import default_prompt, sample_text
 from charlm.terminal import one_line
 from charlm.text.documents import between
-from charlm.training.events import Compiled, Counted, Event, Finished, SaveFailed, Skipped, WentBack
+from charlm.training.events import Compiled, Counted, Event, Finished, Planned, SaveFailed, Skipped, WentBack
 from charlm.training.kinds import AnySession, trainer_of
 from charlm.training.pace import Pace
+from charlm.training.plan import Plan
 from charlm.training.session import Session
 from charlm.training.signals import EXIT_CODES, StopSignals
 
@@ -79,6 +80,7 @@ def follow(
         MetricsLog(run.path, session.state.step),
         Preview(run.path, session.state.step, lambda: _sample(session)),
         tell,
+        _Slower(session),
         _say_remembered,
         _warn_of_slow_parts,
     ]
@@ -165,6 +167,26 @@ def _warn_of_slow_parts(event: Event) -> None:
             warn_of_slow_parts()
 
 
+class _Slower:
+    """Says it once where far fewer steps fit in the time than were planned at first."""
+
+    def __init__(self, session: AnySession) -> None:
+        self._session, self._said = session, False
+
+    def __call__(self, event: Event) -> None:
+        plan = self._session.plan
+        if isinstance(event, Planned) and not self._said and plan.fell_short:
+            self._said = True
+            warn(
+                f"{_planned(plan)}: {count(plan.total_steps)} steps fit in the time. The machine is slower than it "
+                "was measured to be, perhaps busy with something else"
+            )
+
+
+def _planned(plan: Plan) -> str:
+    return f"{count(plan.first_total_steps)} steps were planned at first"
+
+
 def _words(event: Event) -> str | None:
     if isinstance(event, Compiled):
         if event.failure is None:
@@ -215,7 +237,10 @@ def _summary(
 ) -> None:
     """The still table at the end, or the result as JSON, and the report beside it."""
     state = session.state
-    rows = [("run", run.name), ("steps", f"{count(last.step)} of {count(last.total_steps)}")]
+    steps = f"{count(last.step)} of {count(last.total_steps)}"
+    if isinstance(session, Session) and session.plan.fell_short:
+        steps += f"; {_planned(session.plan)}, and the machine was slower than measured, perhaps busy"
+    rows = [("run", run.name), ("steps", steps)]
     rows += session.learned
     rows.append(("text", text_of(session.run)))
     rows += figure_rows(session) + remembered_rows(state.old_text)
@@ -238,16 +263,16 @@ def _summary(
         with suppress(OSError):  # whoever read the table may be gone; what is said below still counts
             table(rows)
     if last.reason in EXIT_CODES:
-        say(f"stopped by {last.reason} after step {last.step}; go on with: {run_command('resume', run)}")
+        say(f"stopped by {last.reason} after step {last.step}; go on with:", run_command("resume", run))
 
 
 def next_commands(run: RunFolder, session: AnySession) -> None:
     """What one may want to do with a finished run."""
-    say(f"more text from it:   {run_command('sample', run, '--prompt', 'TEXT')}")
-    say(f"its full figure:     {run_command('eval', run)}")
+    say("more text from it:  ", run_command("sample", run, "--prompt", "TEXT"))
+    say("its full figure:    ", run_command("eval", run))
     if isinstance(session, Session) and not of_comparison(run):
-        say(f"train it further:    {run_command('resume', run, '--time', '2m')}")
-    say(f"how to repeat it:    {run_command('info', run)}")
+        say("train it further:   ", run_command("resume", run, "--time", "2m"))
+    say("how to repeat it:   ", run_command("info", run))
 
 
 def of_comparison(run: RunFolder) -> bool:

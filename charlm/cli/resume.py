@@ -15,6 +15,7 @@ from charlm.cli.options import (
     one_run,
     threads_option,
 )
+from charlm.cli.reading import working
 from charlm.errors import UsageError
 
 EXAMPLES = """Examples:
@@ -59,7 +60,8 @@ def command(
     folder = find(checkpoints_root(checkpoints), run)
     if (time is not None or steps is not None) and of_comparison(folder):
         raise UsageError(f"{folder.name} is part of a comparison, in which all runs have the same budget")
-    session = go_on(folder, warn, threads)
+    with working("reading"):
+        session = go_on(folder, warn, threads)
     if isinstance(session, CountsSession):
         for option, value in {"--time": time, "--steps": steps}.items():
             if value is not None:

@@ -21,7 +21,7 @@ from charlm.cli.options import (
     build,
     with_settings,
 )
-from charlm.cli.reading import check_named, load_text, say_text, take_customary_split
+from charlm.cli.reading import check_named, load_text, say_text, take_customary_split, working
 from charlm.cli.repeat import option_words, train_command, typed_command
 from charlm.cli.requeue import asked_for, carry_on, check_same, find_begun
 from charlm.cli.words import about_model
@@ -347,8 +347,9 @@ def _train(
         folder = RunFolder.create(root, new.run, shared_name=new.shared_name)
     else:
         folder = RunFolder.create_like(root, run_name(names))
-    session = begin(folder, loaded, text, choice, typed_command(), before, new.asked)
-    counts = counts_line(session, budget)
+    with working("counting n-grams"):
+        session = begin(folder, loaded, text, choice, typed_command(), before, new.asked)
+        counts = counts_line(session, budget)
     pace = None
     if budget is not None:
         afterwards = report_seconds(loaded.corpus, budget, choice.plan.total_steps)
