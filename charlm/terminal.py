@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import sys
+import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any
@@ -23,6 +24,8 @@ _ESCAPED = re.compile(
 _PLAIN = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 ENABLE_VIRTUAL_TERMINAL_PROCESSING = 4
 _quiet = False
+_COMMAND = re.compile(r"(?<=: )charlm [^;]+$")
+_WORDS = re.compile(r"`[^`]*`\S*|\S+")
 _DIM, _NOT_DIM = "\x1b[2m", "\x1b[22m"
 
 
@@ -59,6 +62,77 @@ def unescaped(text: str) -> str:
     return _ESCAPED.sub(_read_escape, text)
 
 
+def width_of(stream: IO[str] | None) -> int | None:
+    """How many cells a line has on the terminal that `stream` is; None where it is none. Raises nothing."""
+    if stream is None or not _is_terminal(stream):
+        return None
+    with suppress(OSError, ValueError, AttributeError):
+        columns = os.get_terminal_size(stream.fileno()).columns
+        if columns > 0:
+            return columns
+    given = os.environ.get("COLUMNS", "")
+    return int(given) if given.isdecimal() and int(given) > 0 else 80
+
+
+def fit(text: str, stream: IO[str] | None, command: str = "") -> str:
+    """Return `text` and a command, broken between words where `stream` is a terminal that is too narrow for them.
+
+    The command, and one at the end of the text as in `go on with: charlm resume`, stays in one piece, on a
+    line of its own, so that it can be copied. Raises nothing.
+    """
+    whole, width = f"{text} {command}" if command else text, width_of(stream)
+    if width is None or (command and _cells(whole) <= width):
+        return whole
+    lines = [_broken(line, width) for line in text.split("\n")]
+    return "\n".join([*lines, f"  {command}"] if command else lines)
+
+
+def _broken(line: str, width: int) -> str:
+    if _cells(line) <= width:
+        return line
+    command = _COMMAND.search(line)
+    if command and command.start() > 0:
+        return f"{_broken(line[: command.start()].rstrip(), width)}\n  {command[0]}"
+    indent = line[: len(line) - len(line.lstrip(" "))]
+    lines = [indent]
+    for word in _WORDS.findall(line):
+        more = word if lines[-1] == indent else f" {word}"
+        if lines[-1] != indent and _cells(lines[-1] + more) > width:
+            lines.append(indent + word)
+        else:
+            lines[-1] += more
+    return "\n".join(lines)
+
+
+def _cells(text: str) -> int:
+    """About how many cells a terminal shows it in."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )
+
+
+def shell_word(word: str) -> str:
+    r"""Return `word` as it is typed into a shell, on one visible line.
+
+    What is no plain character is written as `$'\n'` and `$'\xff'`, which bash, zsh and ksh read as the same
+    bytes: a file name need not be text. Raises nothing.
+    """
+    if not _UNSAFE.search(word) and "\n" not in word and "\t" not in word:
+        return shlex.quote(word)
+    plain = {"\n": "\\n", "\t": "\\t", "\\": "\\\\", "'": "\\'"}
+    return "$'" + "".join(plain.get(c) or (_bytes(c) if _UNSAFE.match(c) else c) for c in word) + "'"
+
+
+def _bytes(char: str) -> str:
+    try:
+        data = char.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte of a name
+        data = char.encode("utf-8", "surrogatepass")
+    return "".join(f"\\x{byte:02x}" for byte in data)
+
+
 def first_of(parts: Sequence[str], most: int = 20, limit: int = 100) -> str:
     """Return the first of `parts`, none of them cut, as one visible line: so many, of so many characters together.
 
@@ -76,7 +150,7 @@ def first_of(parts: Sequence[str], most: int = 20, limit: int = 100) -> str:
 def command_line(words: Sequence[str]) -> str:
     """Return `words` as one command that can be pasted into a shell: cmd and PowerShell on Windows, POSIX elsewhere."""
     if os.name != "nt":
-        return shlex.join(words)
+        return " ".join(map(shell_word, words))
     import subprocess  # here: slow to import
 
     return subprocess.list2cmdline(words)

@@ -1,6 +1,8 @@
 """Toys that every test can train in a moment: width 16, one layer, one thread."""
 
 import ctypes
+import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -121,6 +123,13 @@ class Result:
     code: int
     out: str
     err: str
+
+
+def repeat_words(charlm: Callable[..., "Result"], *run: str) -> list[str]:
+    """The words, after `charlm`, of the command that `charlm info` gives to make a run again."""
+    shown = re.search(r"^the same run again:  charlm (.*)$", charlm("info", *run).out, re.M)
+    assert shown
+    return shlex.split(shown[1])
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from charlm.training.events import Counted, Evaluated, Finished, Saved
 from charlm.training.kinds import trainer_of
 from charlm.training.plan import Budget, choose
 from charlm.training.start import begin, go_on
-from tests.conftest import TEXT, After, Never, Result, toy_run
+from tests.conftest import TEXT, After, Never, Result, repeat_words, toy_run
 from tests.test_compare_cli import TOY
 
 
@@ -137,10 +137,9 @@ def test_it_is_used_like_any_other(charlm: Callable[..., Result]) -> None:
 
 
 def test_it_is_complete_and_can_be_repeated(charlm: Callable[..., Result]) -> None:
-    err = charlm("train", "ducks.txt", "--mixer", "none").err
-    again = re.search(r"the same run again:  charlm (.*)", err)
-    assert again
-    assert charlm(*again[1].split()).code == 0
+    charlm("train", "ducks.txt", "--mixer", "none")
+    again = repeat_words(charlm)
+    assert charlm(*again).code == 0
     infos = [json.loads(charlm("info", name, "--json").out) for name in ("ducks", "ducks-2")]
     assert infos[0]["counts_sha256"] == infos[1]["counts_sha256"]
     resumed = charlm("resume", "ducks")
@@ -163,14 +162,13 @@ def test_random_text_gets_no_context_and_no_counts_are_worse_than_the_unigram(
     charlm: Callable[..., Result],
 ) -> None:
     Path("random.txt").write_text("".join(np.random.default_rng(1).choice(list(string.ascii_letters), 6000)))
-    made = charlm("train", "random.txt", "--mixer", "none")
+    charlm("train", "random.txt", "--mixer", "none")
     figures = json.loads(charlm("eval", "--json").out)
     baselines = {name: found["bits_per_char"] for name, found in figures["baselines"].items()}
     assert figures["counts_order"] == 0 and "no characters before each" in charlm("eval").out
     assert figures["bits_per_char"] == pytest.approx(baselines["kneser-ney"], abs=1e-9)
     assert baselines["kneser-ney"] <= baselines["unigram"] + 1e-3
-    again = re.search(r"the same run again:  charlm (.*)", made.err)
-    assert again and charlm(*again[1].split()).code == 0
+    assert charlm(*repeat_words(charlm)).code == 0
     infos = [json.loads(charlm("info", name, "--json").out) for name in ("random", "random-2")]
     assert infos[0]["counts_sha256"] == infos[1]["counts_sha256"]
 

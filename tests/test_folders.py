@@ -55,7 +55,9 @@ def trained_on(charlm: Callable[..., Result]) -> Callable[..., tuple[str, str]]:
         name = done.err.split("\nrun ")[1].split(",")[0]
         run = json.loads(Path("checkpoints", name, "run.json").read_text())
         names = [str(source) for source in run["corpus"]["sources"]]
-        return load(names, TextConfig.from_json(run["text"])).corpus.training_text(), done.err
+        return load(names, TextConfig.from_json(run["text"])).corpus.training_text(), done.err + charlm(
+            "info", name
+        ).out
 
     return train
 

@@ -37,6 +37,8 @@ def overview(run: RunFolder) -> dict[str, Any]:
             "difference_error": figure.get("difference_error"),
             "best_step": state.get("best_step"),
             "seconds": state.get("seconds"),
+            "finished": state.get("finished"),
+            "returns": int(state.get("returns", 0)),
             "state": STATES.get(state.get("finished"), "unfinished"),
             "corpus": dict(facts["corpus"]),
             "versions": dict(facts["versions"]),

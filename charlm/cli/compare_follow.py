@@ -1,6 +1,5 @@
 """Carrying a comparison through, for `compare` and `resume`: its runs one by one, then what they say."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import log
@@ -11,7 +10,9 @@ import typer
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.compare_show import show
 from charlm.cli.console import say, warn
-from charlm.cli.follow import figure_rows, root_option, tell, text_option
+from charlm.cli.follow import figure_rows, repeat_row, tell, text_words
+from charlm.cli.reading import Bar
+from charlm.cli.repeat import run_command, typed_command
 from charlm.cli.words import about_model, several
 from charlm.config import TextConfig, TrainingConfig
 from charlm.errors import CharlmError, UsageError
@@ -23,7 +24,7 @@ from charlm.studies import comparison as on_disk
 from charlm.studies.compare import Began, Scored, Scoring, compare, plan_of, unintended
 from charlm.studies.comparison import MOST_RUNS, Comparison
 from charlm.studies.variants import Variant
-from charlm.terminal import command_line, one_line
+from charlm.terminal import one_line
 from charlm.text.load import Loaded, run_name
 from charlm.training.device import about_gpu, pick_device
 from charlm.training.events import Event
@@ -61,7 +62,7 @@ def prepare(
         sources=loaded.sources,
         corpus_key=loaded.corpus.key,
         corpus_sha256=loaded.corpus.sha256,
-        command=command_line(["charlm", *sys.argv[1:]]),
+        command=typed_command(),
         created=on_disk.now(),
     )
     if len(comparison.tasks()) > MOST_RUNS:
@@ -86,8 +87,7 @@ def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded,
     say(f"comparison {folder.name}, in {one_line(str(folder.path))}: {_long(comparison)}")
     shown = _Shown()
     reason = None
-    options = root_option(folder) + text_option(comparison.sources, loaded.corpus)
-    again = f"charlm resume {folder.name}{options}"
+    again = run_command("resume", folder, *text_words(comparison.sources, loaded.corpus))
     try:
         with StopSignals(_announce) as stop:
             for event in compare(folder, comparison, loaded, stop, warn):
@@ -95,20 +95,18 @@ def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded,
             reason = stop.reason
     except Exception:
         shown.close()
-        say(f"the comparison goes on with: {again}")
+        say("the comparison goes on with:", again)
         raise
     finally:
         shown.close()
         folder.unlock()
     if reason is not None:
-        say(f"stopped by {reason}; go on with: {again}")
+        say(f"stopped by {reason}; go on with:", again)
         raise typer.Exit(EXIT_CODES[reason])
     try:
         show(folder, comparison, loaded.corpus, as_json=as_json)
     except KeyboardInterrupt:
-        say(
-            f"\nall runs are saved; this shows the results: charlm compare {folder.name}{root_option(folder)}"
-        )
+        say(f"\nall runs are saved; this shows the results: {run_command('compare', folder)}")
         raise
 
 
@@ -134,6 +132,7 @@ class _Shown:
     def __init__(self) -> None:
         self._listeners: list[Callable[[Event], None]] = []
         self._bar: Progress | None = None
+        self._scoring: Bar | None = None
         self._run: Began | None = None
 
     def __call__(self, event: Began | Event | Scoring | Scored) -> None:
@@ -141,6 +140,8 @@ class _Shown:
             self._begin(event)
         elif isinstance(event, Scoring):
             self.close()
+            self._scoring = Bar()
+            self._scoring("scoring", 0, None)
             self._report()
         elif isinstance(event, Scored):
             self.close()
@@ -157,8 +158,9 @@ class _Shown:
 
     def close(self) -> None:
         """Take the live line away, whatever happened."""
-        if self._bar is not None:
-            self._bar.close()
+        for line in (self._bar, self._scoring):
+            if line is not None:
+                line.close()
 
     def _begin(self, event: Began) -> None:
         session, task = event.session, event.task
@@ -177,6 +179,7 @@ class _Shown:
         assert self._run is not None
         run, session = self._run.run, self._run.session
         try:
-            write_report(run, session, [("run", run.name), *figure_rows(session)], 0.0, warn=warn)
+            facts = [("run", run.name), *figure_rows(session), *repeat_row(run, session)]
+            write_report(run, session, facts, 0.0, warn=warn)
         except (OSError, CharlmError) as error:
             warn(f"the report of {run.name} could not be written: {error}")

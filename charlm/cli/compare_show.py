@@ -45,8 +45,8 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
         say(f"page: {one_line(str(folder.path / NAME))}")
     except OSError as error:
         warn(f"the page could not be written: {error.strerror}")
-    place = command_line([one_line(str(folder.path))])
-    say(f"text from one of them: charlm sample --checkpoints {place} --run NAME")
+    place = command_line([str(folder.path)])
+    say("text from one of them:", f"charlm sample --checkpoints {place} --run NAME")
 
 
 def _data(

@@ -6,6 +6,7 @@ from pathlib import Path
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.cli.chosen import chosen, corpus_of_run, text_config
 from charlm.cli.console import count, foreign, note_files, print_json, table, text_of, warn
+from charlm.cli.reading import working
 from charlm.config import TextConfig
 from charlm.context import ContextRule
 from charlm.errors import TextError, UsageError
@@ -62,11 +63,13 @@ def compare_two(
     if not any(text for _, text in read[0]):
         raise TextError("there is no text to compare them on; name one with --on FILE")
     pair = zip(runs, read, corpora, strict=True)
-    evaluations = [
-        evaluate(snapshot, which, texts, ContextRule.of_model(snapshot.model_config), corpus)
-        for (snapshot, _, which), texts, corpus in pair
-    ]
-    found = side_by_side(names, (evaluations[0], evaluations[1]))
+    with working("scoring") as watch:
+        evaluations = [
+            evaluate(snapshot, which, texts, ContextRule.of_model(snapshot.model_config), corpus, watch)
+            for (snapshot, _, which), texts, corpus in pair
+        ]
+        watch("comparing", 0, None)
+        found = side_by_side(names, (evaluations[0], evaluations[1]))
     if evaluations[0].figure.ends != evaluations[1].figure.ends:
         warn("the bits of one figure include those of the ends of documents, and those of the other do not")
     if as_json:

@@ -13,9 +13,10 @@ from charlm.cli.console import checkpoints_root, count, print_json, table, warn
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, threads_option
 from charlm.cli.output import Output
+from charlm.cli.reading import working
 from charlm.errors import CheckpointError, UsageError
 from charlm.settings import settings_of
-from charlm.terminal import bars_disabled, one_line
+from charlm.terminal import one_line
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
@@ -66,7 +67,7 @@ def command(
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
     from charlm.compression.compress import compressing
 
-    done, seconds = carried_through(compressing(data, snapshot, threads or 1))
+    done, seconds = carried_through(compressing(data, snapshot, threads or 1), "compressing")
     header = done.header
     if done.not_text is not None:
         warn(
@@ -161,16 +162,13 @@ def show(run: str, facts: dict[str, Any], target: Output) -> None:
         )
 
 
-def carried_through(work: "Generator[Progress, None, T]") -> tuple[T, float]:
+def carried_through(work: "Generator[Progress, None, T]", what: str) -> tuple[T, float]:
     """What comes of the work, with a bar meanwhile, and the seconds it took."""
-    from tqdm import tqdm
-
     started = perf_counter()
-    with tqdm(unit=" symbols", unit_scale=True, disable=bars_disabled(), file=sys.stderr, leave=False) as bar:
+    with working(what) as watch:
         while True:
             try:
                 progress = next(work)
             except StopIteration as end:
                 return end.value, perf_counter() - started
-            bar.total = progress.of
-            bar.update(progress.symbols - bar.n)
+            watch(what, progress.symbols, progress.of)

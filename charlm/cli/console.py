@@ -4,28 +4,44 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from charlm.checkpoint.strict_json import finite
-from charlm.terminal import colour, is_quiet, one_line, visible
+from charlm.terminal import colour, fit, is_quiet, one_line, visible
 
 
-def say(text: str) -> None:
-    """A line for whoever watches, unless --quiet."""
-    if is_quiet():
-        return
-    print(visible(text), file=sys.stderr, flush=True)
+def say(text: str, command: str = "") -> None:
+    """A line for whoever watches, unless --quiet; a command at its end is never broken, so that it can be pasted."""
+    if not is_quiet():
+        _tell("", "", visible(text), command)
 
 
 def warn(text: str) -> None:
     """A line that should not be missed."""
-    print(_styled("note: ", "33") + visible(text), file=sys.stderr, flush=True)
+    _tell("note: ", "33", visible(text))
 
 
 def fail(text: str) -> None:
     """Why the command ends."""
-    print(_styled("error: ", "1;31") + visible(text), file=sys.stderr, flush=True)
+    _tell("error: ", "1;31", visible(text))
+
+
+def _tell(head: str, code: str, text: str, command: str = "") -> None:
+    """Write to standard error, above the live line where there is one; on a terminal broken between words."""
+    shown = fit(head + text, sys.stderr, visible(command))
+    with _no_live_line():
+        print(_styled(head, code) + shown[len(head) :] if head else shown, file=sys.stderr, flush=True)
+
+
+def _no_live_line() -> AbstractContextManager[Any]:
+    """Take the live line away meanwhile."""
+    if "tqdm" not in sys.modules:  # which is slow to import, and without it there is no such line
+        return nullcontext()
+    from tqdm import tqdm
+
+    return tqdm.external_write_mode(file=sys.stderr)
 
 
 def confirm(question: str) -> bool:

@@ -9,7 +9,7 @@ from charlm.cli.console import count, print_json, say, table
 from charlm.cli.options import AsJson
 from charlm.errors import UsageError
 from charlm.suggestions import command_meant, name_meant
-from charlm.terminal import one_line
+from charlm.terminal import command_line, one_line
 
 EXAMPLES = """Examples:
   charlm data list                          what can be had, from where, and how it is checked
@@ -115,4 +115,4 @@ def _get(name: str, folder: Path, as_json: bool) -> None:
             ("customary split", text.split),
         ]
     )
-    say(f"train on it:  charlm train {one_line(str(path))}")
+    say("train on it: ", command_line(["charlm", "train", str(path)]))

@@ -50,7 +50,7 @@ def command(
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
     from charlm.compression.compress import decompressing
 
-    original, seconds = carried_through(decompressing(data, label, snapshot))
+    original, seconds = carried_through(decompressing(data, label, snapshot), "decompressing")
     target.write([original])
     facts: dict[str, Any] = {
         "bytes": header.bytes,

@@ -8,6 +8,7 @@ import typer
 
 from charlm.cli.console import checkpoints_root, print_json, say, table
 from charlm.cli.options import AsJson, Checkpoints, RunName, RunOption, Threads, one_run
+from charlm.cli.reading import working
 from charlm.errors import CheckpointError, ResourceError
 from charlm.terminal import colour
 
@@ -46,7 +47,8 @@ def command(
     from charlm.checkpoint.run_folder import find
 
     say(f"verifying {run}")
-    found = doctor.examine(find(root, run))
+    with working("verifying", " checkpoints") as watch:
+        found = doctor.examine(find(root, run), watch)
     if as_json:
         print_json(doctor.plain(found))
     else:

@@ -14,7 +14,7 @@ from charlm.cli.console import checkpoints_root, count, note_files, print_json, 
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, MovedText, MovedValFile, Run, Threads, Which
 from charlm.cli.output import Output
-from charlm.cli.reading import Bar
+from charlm.cli.reading import Bar, working
 from charlm.errors import TextError, UsageError
 from charlm.terminal import one_line
 
@@ -132,7 +132,8 @@ def command(
         rule = ContextRule.of_model(snapshot.model_config, stride)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    evaluation = evaluate(snapshot, which, texts, rule, corpus)
+    with working("scoring") as watch:
+        evaluation = evaluate(snapshot, which, texts, rule, corpus, watch)
     if online:
         evaluation = replace(evaluation, online=_online(snapshot, rule, texts))
     if bits is not None:

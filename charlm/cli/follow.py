@@ -13,7 +13,6 @@ from charlm import files
 from charlm.checkpoint.overview import overview
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.console import (
-    checkpoints_root,
     count,
     print_json,
     say,
@@ -23,6 +22,7 @@ from charlm.cli.console import (
     warn_of_slow_parts,
 )
 from charlm.cli.remembered import remembered_rows, say_remembered
+from charlm.cli.repeat import repeat_command, run_command, why_not_repeatable
 from charlm.cli.words import several
 from charlm.compiled import has_failures
 from charlm.config import FEWEST_HELD_OUT, SamplingConfig, TextConfig
@@ -35,12 +35,13 @@ from charlm.listeners.progress import Progress
 from charlm.listeners.report import NAME as REPORT
 from charlm.listeners.report import training_note, write_report
 from charlm.sampling.generate import default_prompt, sample_text
-from charlm.terminal import command_line, one_line
+from charlm.terminal import one_line
 from charlm.text.corpus import Corpus
 from charlm.text.documents import between
-from charlm.training.events import Compiled, Counted, Event, Finished, SaveFailed, Skipped, WentBack
+from charlm.training.events import Compiled, Counted, Event, Finished, Planned, SaveFailed, Skipped, WentBack
 from charlm.training.kinds import AnySession, trainer_of
 from charlm.training.pace import Pace
+from charlm.training.plan import Plan
 from charlm.training.session import Session
 from charlm.training.signals import EXIT_CODES, StopSignals
 
@@ -81,6 +82,7 @@ def follow(
         MetricsLog(run.path, session.state.step),
         Preview(run.path, session.state.step, lambda: _sample(session)),
         tell,
+        _Slower(session),
         _say_remembered,
         _warn_of_slow_parts,
     ]
@@ -167,6 +169,26 @@ def _warn_of_slow_parts(event: Event) -> None:
             warn_of_slow_parts()
 
 
+class _Slower:
+    """Says it once where far fewer steps fit in the time than were planned at first."""
+
+    def __init__(self, session: AnySession) -> None:
+        self._session, self._said = session, False
+
+    def __call__(self, event: Event) -> None:
+        plan = self._session.plan
+        if isinstance(event, Planned) and not self._said and plan.fell_short:
+            self._said = True
+            warn(
+                f"{_planned(plan)}: {count(plan.total_steps)} steps fit in the time. The machine is slower than it "
+                "was measured to be, perhaps busy with something else"
+            )
+
+
+def _planned(plan: Plan) -> str:
+    return f"{count(plan.first_total_steps)} steps were planned at first"
+
+
 def _words(event: Event) -> str | None:
     if isinstance(event, Compiled):
         if event.failure is None:
@@ -217,7 +239,10 @@ def _summary(
 ) -> None:
     """The still table at the end, or the result as JSON, and the report beside it."""
     state = session.state
-    rows = [("run", run.name), ("steps", f"{count(last.step)} of {count(last.total_steps)}")]
+    steps = f"{count(last.step)} of {count(last.total_steps)}"
+    if isinstance(session, Session) and session.plan.fell_short:
+        steps += f"; {_planned(session.plan)}, and the machine was slower than measured, perhaps busy"
+    rows = [("run", run.name), ("steps", steps)]
     rows += session.learned
     rows.append(("text", text_of(session.run)))
     rows += figure_rows(session) + remembered_rows(state.old_text)
@@ -227,12 +252,11 @@ def _summary(
         best = nats_per_symbol * len(corpus.held_out) / corpus.held_out_chars / log(2)
         rows.append(("best, and used", f"{best:.4f} bits/char, step {last.best_step}"))
     try:
-        rows += write_report(run, session, rows, budget, counts, warn)
+        rows += write_report(run, session, [*rows, *repeat_row(run, session)], budget, counts, warn)
     except (OSError, CharlmError) as error:
         warn(f"the report could not be written: {error}")
     except KeyboardInterrupt:
-        again = f"charlm resume {run.name}{root_option(run)}{text_option(session.run['corpus']['sources'], session.corpus)}"
-        say(f"\nthe run is saved; this finishes it and writes its report: {again}")
+        say("\nthe run is saved; this finishes it and writes its report:", _resume_command(run, session))
         raise
     if as_json:
         print_result(run, last.reason, EXIT_CODES.get(last.reason, 0))
@@ -240,18 +264,21 @@ def _summary(
         with suppress(OSError):  # whoever read the table may be gone; what is said below still counts
             table(rows)
     if last.reason in EXIT_CODES:
-        say(
-            f"stopped by {last.reason} after step {last.step}; go on with: charlm resume {run.name}{root_option(run)}{text_option(session.run['corpus']['sources'], session.corpus)}"
-        )
+        say(f"stopped by {last.reason} after step {last.step}; go on with:", _resume_command(run, session))
 
 
 def next_commands(run: RunFolder, session: AnySession) -> None:
     """What one may want to do with a finished run."""
-    say(f"more text from it:   charlm sample --run {run.name}{root_option(run)} --prompt TEXT")
-    options = root_option(run) + text_option(session.run["corpus"]["sources"], session.corpus)
-    say(f"its full figure:     charlm eval --run {run.name}{options}")
+    more = text_words(session.run["corpus"]["sources"], session.corpus)
+    say("more text from it:  ", run_command("sample", run, "--prompt", "TEXT"))
+    say("its full figure:    ", run_command("eval", run, *more))
     if isinstance(session, Session) and not of_comparison(run):
-        say(f"train it further:    charlm resume {run.name}{options} --time 2m")
+        say("train it further:   ", run_command("resume", run, *more, "--time", "2m"))
+    say("how to repeat it:   ", run_command("info", run))
+
+
+def _resume_command(run: RunFolder, session: AnySession) -> str:
+    return run_command("resume", run, *text_words(session.run["corpus"]["sources"], session.corpus))
 
 
 def of_comparison(run: RunFolder) -> bool:
@@ -259,19 +286,19 @@ def of_comparison(run: RunFolder) -> bool:
     return (run.path.parent / "comparison.json").is_file()
 
 
-def root_option(run: RunFolder) -> str:
-    """The option that finds the run again, where its folder is not where runs are looked for."""
-    usual = checkpoints_root(os.environ.get("CHARLM_CHECKPOINTS"))
-    return (
-        "" if run.path.parent == usual else f" --checkpoints {command_line([one_line(str(run.path.parent))])}"
-    )
+def repeat_row(run: RunFolder, session: AnySession) -> list[tuple[str, str]]:
+    """The command that makes the run again, as a row of its report; none where no command does."""
+    if why_not_repeatable(session.state.finished, session.state.returns, session.plan) is not None:
+        return []
+    command = repeat_command(run, session.run, session.model_config, session.training_config, session.plan)
+    return [("the same run again", command)]
 
 
-def text_option(sources: Sequence[str], corpus: Corpus) -> str:
+def text_words(sources: Sequence[str], corpus: Corpus) -> list[str]:
     """The option that names the text of a run, where it is neither in the cache nor where it was read."""
     if corpus.uncached is None or all(source != "-" and os.path.exists(source) for source in sources):
-        return ""
-    return " --text FILE"
+        return []
+    return ["--text", "FILE"]
 
 
 def figure_rows(session: AnySession) -> list[tuple[str, str]]:

@@ -5,8 +5,9 @@ from typing import Any
 
 from charlm.cli.console import checkpoints_root, count, print_json, table, warn
 from charlm.cli.options import AsJson, Checkpoints, RunName, RunOption, one_run
-from charlm.errors import CheckpointError
+from charlm.errors import CharlmError, CheckpointError
 from charlm.refusals import acts
+from charlm.terminal import one_line
 
 EXAMPLES = """Examples:
   charlm info              the newest run
@@ -44,10 +45,33 @@ def command(
     row["counts_bytes"] = manifest["run_files"].get(COUNTS, {}).get("size")
     row["counts_sha256"] = manifest["run_files"].get(COUNTS, {}).get("sha256")
     row["checkpoints"] = folder.steps()
+    row["repeat_command"], why = _repeat(folder, row)
     if as_json:
         print_json(row)
-    else:
-        table(_rows(row))
+        return
+    table(_rows(row), longest=10**6)
+    print(
+        f"command:             {one_line(row['command'], 10**6)}"
+    )  # not in the table, which would break the line
+    print(f"the same run again:  {row['repeat_command'] or why}")
+
+
+def _repeat(folder: Any, row: dict[str, Any]) -> tuple[str | None, str]:
+    """The command that makes the run again; or, where there is none, why."""
+    from charlm.cli.repeat import repeat_command, why_not_repeatable
+    from charlm.config import ModelConfig, TrainingConfig
+    from charlm.training.plan_file import read_plan
+
+    try:
+        plan = read_plan(folder)
+        why = why_not_repeatable(row["finished"], row["returns"], plan)
+        if why is not None:
+            return None, why
+        model, training = ModelConfig.from_json(row["model"]), TrainingConfig.from_json(row["training"])
+        facts = {"text": row["text_settings"], "corpus": row["corpus"], "from": row["from"]}
+        return repeat_command(folder, facts, model, training, plan), ""
+    except (CharlmError, ValueError, TypeError, LookupError) as error:
+        return None, f"cannot be said: {one_line(str(error))}"
 
 
 def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
@@ -92,6 +116,5 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("weights' SHA-256", row["weights_sha256"]))
     if row["counts_sha256"] is not None:
         rows.append(("counts' SHA-256", row["counts_sha256"]))
-    rows.append(("command", row["command"]))
     rows.append(("made", f"{row['created']}, " + ", ".join(f"{k} {v}" for k, v in row["versions"].items())))
     return rows

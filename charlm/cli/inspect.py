@@ -1,6 +1,7 @@
 """`charlm inspect`: what a text is like, before anything is trained on it."""
 
 from contextlib import suppress
+from functools import partial
 from time import perf_counter
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 from charlm.cli.console import checkpoints_root, note_files, print_json, say
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Threads, budget_seconds, build, with_settings
-from charlm.cli.reading import check_named, load_text, take_customary_split
+from charlm.cli.reading import Bar, check_named, load_text, take_customary_split, working
 from charlm.cli.train import DEFAULT_TIME, choose_for, describe
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 
@@ -67,12 +68,18 @@ def _show(
     known = set(remarks(look.marks))  # which the findings say too
     note_files(note for note in loaded.notes if note not in known)
     choice, said = choose_for(loaded, ModelConfig(), training, budget, None, perf_counter())
-    found = examine(loaded, look, choice, say)
+    with working("looking") as bar:
+        found = examine(loaded, look, choice, partial(_looking_at, bar))
     warnings = findings(found, config)
     if as_json:
         print_json(plain(found, warnings))
     else:
         show(found, warnings, said)
+
+
+def _looking_at(bar: Bar, what: str) -> None:
+    say(what)
+    bar(what, 0, None)
 
 
 def _forget(key: str) -> None:

@@ -1,8 +1,10 @@
 """Loading a text with a live line for what takes longer than a second."""
 
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Event, Lock, Thread
+from time import monotonic
 from typing import Any
 
 from charlm.cli.console import say, warn
@@ -10,14 +12,12 @@ from charlm.cli.words import about_text
 from charlm.config import TextConfig
 from charlm.errors import UsageError
 from charlm.refusals import VAL
-from charlm.terminal import bars_disabled, one_line
+from charlm.terminal import one_line
 
 DELAY = 1.0
 LEAST_SHARE = 0.01
-FORMATS = {
-    True: "{desc} {percentage:3.0f}% |{bar}| {rate_fmt} [{elapsed}<{remaining}]",
-    False: "{desc} {n_fmt}B, {rate_fmt} [{elapsed}]",
-}
+EVERY_SECONDS = 0.25
+PLAIN_EVERY_SECONDS = 10.0
 
 
 def check_named(names: Sequence[str], settings: Mapping[str, Any]) -> None:
@@ -99,37 +99,74 @@ def leak(
 
 
 class Bar:
-    """A bar on a terminal, from the second second on."""
+    """A live line for work that takes more than a second; without a terminal a plain line every ten seconds.
+
+    A thread of its own draws it, so that it goes on where the work reports nothing for long.
+    """
 
     def __init__(self, unit: str = "B") -> None:
-        self._bar: Any = None
-        self._what, self._unit = "", unit
+        self._unit = unit
+        self._line: Any = None
+        self._what, self._began, self._spoken = "", monotonic(), monotonic()
+        self._closed, self._changing = Event(), Lock()
+        self._drawing = Thread(target=self._draw, daemon=True)
 
     def __call__(self, what: str, done: int, of: int | None) -> None:
         """So much of so much is done."""
-        if what != self._what:
+        if what != self._what or (self._line is not None and self._line.total != of):
             self._begin(what, of)
-        self._bar.update(done - self._bar.n)
+        self._line.n = done
 
     def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.close()
+        """Take the line away."""
+        self._closed.set()
+        with self._changing:
+            if self._line is not None:
+                self._line.close()
+                self._line = None
+        if self._drawing.is_alive():
+            self._drawing.join()
 
     def _begin(self, what: str, of: int | None) -> None:
+        from charlm.listeners.live_line import LiveLine  # here: tqdm is not needed for help
+
+        with self._changing:
+            if self._line is not None:
+                self._line.close()
+            self._what, self._began = what, monotonic()
+            self._line = LiveLine(of, what=what, delay=DELAY, miniters=0)
+            self._line.pieces = self._speed
+        if not self._drawing.is_alive() and not self._closed.is_set():
+            self._drawing.start()
+
+    def _speed(self) -> list[str]:
+        """How much of the unit is done a second."""
         from tqdm import tqdm
 
-        self.close()
-        self._what = what
-        self._bar = tqdm(
-            desc=what,
-            total=of,
-            delay=DELAY,
-            disable=bars_disabled(),
-            file=sys.stderr,
-            unit=self._unit,
-            unit_scale=True,
-            bar_format=FORMATS[of is not None],
-            dynamic_ncols=True,
-            leave=False,
-        )
+        seconds = monotonic() - self._began
+        done = self._line.n if self._line is not None else 0
+        return [f"{tqdm.format_sizeof(done / seconds)}{self._unit}/s"] if done and seconds > 0 else []
+
+    def _draw(self) -> None:
+        """Until it is closed: draw the line anew, or say a plain one when it is time."""
+        while not self._closed.wait(EVERY_SECONDS):
+            now = monotonic()
+            with self._changing:
+                line = self._line
+                if line is None or line.update(0) or not line.disable:
+                    continue
+            if now - self._spoken >= PLAIN_EVERY_SECONDS:
+                self._spoken = now
+                share = f" {100 * line.n / line.total:.0f} %" if line.total else f" {now - self._began:.0f} s"
+                say(", ".join([f"{self._what}{share}", *self._speed()]))
+
+
+@contextmanager
+def working(what: str, unit: str = " symbols") -> Iterator[Bar]:
+    """Show that something is being done, until it is done."""
+    bar = Bar(unit)
+    bar(what, 0, None)
+    try:
+        yield bar
+    finally:
+        bar.close()

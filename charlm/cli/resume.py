@@ -18,6 +18,7 @@ from charlm.cli.options import (
     one_run,
     threads_option,
 )
+from charlm.cli.reading import working
 from charlm.errors import UsageError
 
 EXAMPLES = """Examples:
@@ -69,7 +70,8 @@ def command(
     if (time is not None or steps is not None) and of_comparison(folder):
         raise UsageError(f"{folder.name} is part of a comparison, in which all runs have the same budget")
     moved = moved_text(text, val_file)
-    session = go_on(folder, warn, threads, lambda snapshot: corpus_of(snapshot, moved))
+    with working("reading"):
+        session = go_on(folder, warn, threads, lambda snapshot: corpus_of(snapshot, moved))
     say_moved(session.corpus, moved)
     if isinstance(session, CountsSession):
         for option, value in {"--time": time, "--steps": steps}.items():

@@ -1,6 +1,5 @@
 """`charlm train`: from a text to a trained model."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,15 @@ from charlm.cli.options import (
     build,
     with_settings,
 )
-from charlm.cli.reading import check_named, load_text, say_text, take_customary_split, warn_unless_kept
+from charlm.cli.reading import (
+    check_named,
+    load_text,
+    say_text,
+    take_customary_split,
+    warn_unless_kept,
+    working,
+)
+from charlm.cli.repeat import option_words, train_command, typed_command
 from charlm.cli.requeue import asked_for, carry_on, check_same, find_begun
 from charlm.cli.words import about_model
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
@@ -122,7 +129,14 @@ def command(
     choice, budget_said = choose_for(loaded, model, training, budget, steps, ctx.obj, before)
     say(f"model: {budget_said}")
     if dry_run:
-        _show_plan(choice, as_json)
+        _show_plan(
+            choice,
+            corpus or [],
+            text,
+            _length(time, steps, model),
+            (run, origin, checkpoint, checkpoints),
+            as_json,
+        )
         return
     new = _New(ctx.obj, tuple(corpus or []), run, checkpoints, asked, resume_if_exists, as_json)
     _train(new, loaded, text, choice, budget, before)
@@ -280,7 +294,18 @@ def choose_for(
     return choice, f"{about_model(choice, loaded.corpus.vocabulary)}, chosen {choice.why}{busy}"
 
 
-def _show_plan(choice: Any, as_json: bool) -> None:
+def _show_plan(
+    choice: Any,
+    names: list[str],
+    text: TextConfig,
+    length: list[str],
+    runs: tuple[str | None, ...],
+    as_json: bool,
+) -> None:
+    """The plan, its settings as they are typed, and the command that gives them all.
+
+    `runs`: what was given by the options that name runs and where they are.
+    """
     if as_json:
         configs = {"model": choice.model.to_json(), "training": choice.training.to_json()}
         print_json({"type": "plan", "schema": 1, **configs, "plan": choice.plan.to_json()})
@@ -288,12 +313,22 @@ def _show_plan(choice: Any, as_json: bool) -> None:
     rows = [("steps, about", count(choice.plan.total_steps)), ("schedule", str(choice.plan.schedule))]
     rows = [] if choice.model.counts_alone else rows
     for kind in (choice.model, choice.training):
-        rows += [
-            (s.option, str(value))
-            for s in settings_of(type(kind))
-            if (value := getattr(kind, s.name)) is not None and acts(choice.model.mixer, s.name)
-        ]
+        for setting in settings_of(type(kind)):
+            value = getattr(kind, setting.name)
+            if value is not None and acts(choice.model.mixer, setting.name):
+                option, *words = option_words(setting, value)
+                rows.append((option, command_line(words)))
     table(rows)
+    for option, value in zip(("--run", "--from", "--checkpoint", "--checkpoints"), runs, strict=True):
+        length += [] if value is None else [option, value]
+    print(f"\n{train_command(names, length, (choice.model, choice.training, text))}")
+
+
+def _length(time: str | None, steps: int | None, model: ModelConfig) -> list[str]:
+    """How long is trained, as it is typed."""
+    if model.counts_alone:
+        return []
+    return ["--time", time or DEFAULT_TIME] if steps is None else ["--steps", str(steps)]
 
 
 @dataclass(frozen=True)
@@ -329,8 +364,9 @@ def _train(
         folder = RunFolder.create(root, new.run, shared_name=new.shared_name)
     else:
         folder = RunFolder.create_like(root, run_name(names))
-    session = begin(folder, loaded, text, choice, command_line(["charlm", *sys.argv[1:]]), before, new.asked)
-    counts = counts_line(session, budget)
+    with working("counting n-grams"):
+        session = begin(folder, loaded, text, choice, typed_command(), before, new.asked)
+        counts = counts_line(session, budget)
     pace = None
     if budget is not None:
         afterwards = report_seconds(loaded.corpus, budget, choice.plan.total_steps)
@@ -338,47 +374,4 @@ def _train(
     code = follow(folder, session, pace, counts, as_json=new.as_json)
     if code:
         raise typer.Exit(code)
-    if session.state.returns:
-        say("the same run again:  not by a command, since it went back to a save on its way")
-    else:
-        say(f"the same run again:  {repeat_command(names, session, text)}")
     next_commands(folder, session)
-
-
-OF_ORIGIN = ("val", "test", "split", "ngram_rate")
-"""Settings taken over from the run gone on from, unless told."""
-
-
-def repeat_command(names: list[str], session: Any, text: TextConfig) -> str:
-    """The command that gives the same weights again, whatever was timed this time."""
-    plan, fixed = session.plan, session.training_config
-    words = ["charlm", "train", *(command_line([name]) for name in names)]
-    if not session.model_config.counts_alone:
-        words += ["--steps", str(plan.total_steps), *_origin_words(session.run.get("from"))]
-        fixed = replace(
-            fixed, schedule=str(plan.schedule), eval_every=plan.eval_every, eval_chars=plan.eval_chars
-        )
-    taken = OF_ORIGIN if "from" in session.run else ()
-    for config in (session.model_config, fixed, text):
-        for setting in settings_of(type(config)):
-            value = getattr(config, setting.name)
-            if value is not None and (value != setting.default or setting.name in taken):
-                words += _words(setting, value)
-    return one_line(" ".join(words), limit=10**6)
-
-
-def _origin_words(origin: Any) -> list[str]:
-    """The run gone on from, where there is one, at the very checkpoint."""
-    return (
-        []
-        if origin is None
-        else ["--from", command_line([origin["run"]]), "--checkpoint", str(origin["step"])]
-    )
-
-
-def _words(setting: Any, value: Any) -> list[str]:
-    """A setting as it is typed."""
-    if setting.type is bool:
-        return [setting.option if value else f"--no-{setting.option[2:]}"]
-    values = value if setting.repeated else [value]
-    return [word for each in values for word in (setting.option, command_line([str(each)]))]

@@ -17,7 +17,7 @@ from charlm.counts_predictor import CountsPredictor
 from charlm.evaluation.intervals import confidence_interval
 from charlm.evaluation.online import COUNTS, MODEL
 from charlm.evaluation.overlap import about_overlap, overlap
-from charlm.evaluation.score import Figure, score_text
+from charlm.evaluation.score import Figure, Watch, score_text, unwatched
 from charlm.evaluation.yardsticks import KNESER_NEY, LAST_BYTES, Yardstick, kneser_ney, of_counts, yardsticks
 from charlm.predictor import Predictor
 from charlm.predictor_of import predictor_of
@@ -110,24 +110,35 @@ class Evaluation:
 
 
 def evaluate(
-    snapshot: Snapshot, which: str, texts: Sequence[tuple[str, str]], rule: ContextRule, corpus: Corpus | None
+    snapshot: Snapshot,
+    which: str,
+    texts: Sequence[tuple[str, str]],
+    rule: ContextRule,
+    corpus: Corpus | None,
+    watch: Watch = unwatched,
 ) -> Evaluation:
-    """Score named texts with a checkpoint; `corpus` is what it was trained on, where that is there."""
+    """Score named texts with a checkpoint; `corpus` is what it was trained on, where that is there.
+
+    `watch` is told what is being done, and how much of it is.
+    """
     predictor = predictor_of(snapshot)
     if predictor.counts is not None:
         compiling = rows_alone()
         library = compiling.library() if compiling else None
         predictor.counts.filler = CRows.of(predictor.counts, library)
-    figure = Figure([score_text(predictor, name, text, rule) for name, text in texts])
+    figure = Figure([score_text(predictor, name, text, rule, watch) for name, text in texts])
     alone = None if predictor.counts is None else CountsPredictor(predictor.counts, predictor.vocabulary)
     joined = "".join(text for _, text in texts)
     held_out = corpus is not None and joined == corpus.held_out_text()
     selected = held_out and _is_best(snapshot, which)
     interval = confidence_interval(figure.nats)
+    watch("measuring compressors", 0, None)
     baselines = yardsticks(
         snapshot.vocabulary, partial(corpus.training_text, LAST_BYTES) if corpus else None, joined
     )
+    watch("counting n-grams of the training text", 0, None)
     baselines[KNESER_NEY] = _kneser_ney(snapshot, corpus, joined)
+    watch("comparing with the training text", 0, None)
     missing = [f"no {name} yardstick: {why}" for name, why in baselines.items() if isinstance(why, str)]
     return Evaluation(
         figure=figure,

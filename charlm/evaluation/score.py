@@ -1,6 +1,6 @@
 """The score of a text: the bits of every character, each exactly once, and what they sum to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import exp, log
@@ -14,6 +14,11 @@ from charlm.text.spans import count_units, count_unknown, spans
 from charlm.text.vocabulary import END_POINT, Vocabulary, code_points, without_ends
 
 Numbers = NDArray[np.float64]
+Watch = Callable[[str, int, int | None], None]
+
+
+def unwatched(what: str, done: int, of: int | None) -> None:
+    """A watch that nobody looks at."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +100,24 @@ class Figure:
         return exp(self.nats_per_char)
 
 
-def score_text(predictor: Predictor, name: str, text: str, rule: ContextRule | None = None) -> Scored:
-    """Score every character of a text that nothing precedes, and every end of a document it has."""
+def score_text(
+    predictor: Predictor, name: str, text: str, rule: ContextRule | None = None, watch: Watch = unwatched
+) -> Scored:
+    """Score every character of a text that nothing precedes, and every end of a document it has.
+
+    `watch` is told how many of its symbols are scored.
+    """
     vocabulary = predictor.vocabulary
-    return scored(vocabulary, name, text, predictor.score(vocabulary.encode(text), rule))
+    ids = vocabulary.encode(text)
+    if watch is unwatched:
+        return scored(vocabulary, name, text, predictor.score(ids, rule))
+    pieces = [predictor.score(ids[:1])]
+    done = len(pieces[0])
+    for piece in predictor.score_windows(ids, range((rule or predictor.rule).windows(len(ids))), rule):
+        pieces.append(piece)
+        done += len(piece)
+        watch("scoring", done, len(ids))
+    return scored(vocabulary, name, text, np.concatenate(pieces))
 
 
 def scored(vocabulary: Vocabulary, name: str, text: str, logp: Numbers) -> Scored:

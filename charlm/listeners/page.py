@@ -18,6 +18,7 @@ h1 { font-size: 1.75rem; font-weight: 650; line-height: 1.25; margin: 0 0 1rem; 
 h2 { font-size: 1.125rem; font-weight: 650; margin: 2.75rem 0 .75rem; }
 table { width: 100%; border-collapse: collapse; font-size: .9375rem; }
 tr { border-top: 1px solid var(--rule); } td, th { vertical-align: top; padding: .3rem 0; }
+td { white-space: pre-wrap; }
 th { font-weight: 400; text-align: left; color: var(--soft); width: 40%; padding-right: 1rem; }
 figure { margin: 0 0 1.5rem; }
 figcaption { color: var(--soft); font-size: .875rem; display: flex; flex-wrap: wrap;

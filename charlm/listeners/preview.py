@@ -13,7 +13,7 @@ from charlm import files
 from charlm.config import FEWEST_HELD_OUT
 from charlm.evaluation.intervals import plus_minus
 from charlm.listeners.log import cut_log
-from charlm.terminal import colour, is_quiet, visible
+from charlm.terminal import colour, fit, is_quiet, visible
 from charlm.training.events import Evaluated, Event
 
 NAME = "samples.jsonl"
@@ -42,7 +42,7 @@ class Preview:
         if not is_quiet():
             with tqdm.external_write_mode(file=sys.stderr):
                 shown = _indented(visible(text, dim=colour(sys.stderr)))
-                print(_bold(title), shown, "", sep="\n", file=sys.stderr, flush=True)
+                print(_bold(fit(title, sys.stderr)), shown, "", sep="\n", file=sys.stderr, flush=True)
         with suppress(OSError):  # on a full disk the report lacks this sample
             files.append(self._path, json.dumps({"step": event.step, "text": text}).encode() + b"\n")
 

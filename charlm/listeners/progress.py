@@ -3,18 +3,15 @@
 import sys
 from math import log
 from time import monotonic
-from typing import Any
-
-from tqdm import tqdm
 
 from charlm.config import FEWEST_HELD_OUT
-from charlm.terminal import bars_disabled, is_quiet
+from charlm.listeners.live_line import LiveLine
+from charlm.terminal import is_quiet
 from charlm.training.events import Evaluated, Event, Finished, Planned, Stepped
 
 SMOOTHING = 0.97
 EVERY_SECONDS = 0.2
 PLAIN_EVERY_SECONDS = 10.0
-FORMAT = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps{postfix} [{elapsed}<{remaining}]"
 
 
 class Progress:
@@ -28,16 +25,8 @@ class Progress:
         units: str = "chars",
     ) -> None:
         """`units`: what a symbol is, of which each step reads `chars_per_step`, and whose loss is shown."""
-        self._bar: Any = tqdm(
-            total=total_steps,
-            initial=first_step,
-            disable=bars_disabled(),
-            file=sys.stderr,
-            bar_format=FORMAT,
-            dynamic_ncols=True,
-            mininterval=EVERY_SECONDS,
-            leave=False,
-        )
+        self._bar = LiveLine(total_steps, first_step, unit="steps", mininterval=EVERY_SECONDS)
+        self._bar.pieces = self._pieces
         self._plain = not sys.stderr.isatty() and not is_quiet()
         self._loss: float | None = None
         self._held_out = ""
@@ -46,18 +35,18 @@ class Progress:
         self._total = total_steps
         self._chars_per_step = chars_per_step
         self._seconds: float | None = None  # of a step, smoothed; evaluations are not in it
-        self._spoken = self._shown = monotonic()
+        self._spoken = monotonic()
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, Stepped):
             self._stepped(event)
         elif isinstance(event, Evaluated):
-            self._held_out = f", held-out {event.nats_per_char / log(2):.3f} bits/char"
+            self._held_out = f"held-out {event.nats_per_char / log(2):.3f} bits/char"
             if event.chars < FEWEST_HELD_OUT:
                 self._held_out += f" ({event.chars} chars)"
             if event.baseline_nats_per_char is not None:  # on the same windows
-                self._baseline = f", baseline {event.baseline_nats_per_char / log(2):.3f}"
+                self._baseline = f"baseline {event.baseline_nats_per_char / log(2):.3f}"
         elif isinstance(event, Planned):
             self._total = self._bar.total = event.total_steps
         elif isinstance(event, Finished):
@@ -71,23 +60,23 @@ class Progress:
         now = monotonic()
         self._loss = _smoothed(self._loss, event.loss)
         self._seconds = _smoothed(self._seconds, event.seconds)
-        if now - self._shown >= EVERY_SECONDS:
-            self._shown = now
-            self._bar.set_postfix_str(self._text(), refresh=False)
         self._bar.n = event.step - 1
         self._bar.update(1)
         if self._plain and now - self._spoken >= PLAIN_EVERY_SECONDS:
             self._spoken = now
             print(
-                f"step {event.step}/{self._total}: {self._text()}",
+                f"step {event.step}/{self._total}: {', '.join(filter(None, self._pieces()))}",
                 file=sys.stderr,
                 flush=True,
             )
 
-    def _text(self) -> str:
-        assert self._loss is not None and self._seconds is not None
-        speed = self._chars_per_step / self._seconds
-        return f"loss {self._loss / log(2):.3f} bits{self._per_unit}{self._held_out}{self._baseline}, {speed:,.0f} {self._units}/s"
+    def _pieces(self) -> list[str]:
+        """The figures, the most important one first: a narrow line loses the last ones."""
+        if self._loss is None or self._seconds is None:
+            return [self._held_out]
+        loss = f"loss {self._loss / log(2):.3f} bits{self._per_unit}"
+        speed = f"{self._chars_per_step / self._seconds:,.0f} {self._units}/s" if self._seconds else ""
+        return [loss, self._held_out, self._baseline, speed]
 
 
 def _smoothed(before: float | None, now: float) -> float:

@@ -1,6 +1,7 @@
 """What `charlm doctor` finds: is this a place to train in, and is a run whole."""
 
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,13 +92,20 @@ def machine(checkpoints: Path) -> Machine:
     )
 
 
-def examine(run: RunFolder) -> Examination:
-    """Verify every file of a run, and find from where it can be gone on with. Writes nothing."""
+def examine(
+    run: RunFolder, watch: Callable[[str, int, int], None] = lambda what, done, of: None
+) -> Examination:
+    """Verify every file of a run, and find from where it can be gone on with. Writes nothing.
+
+    `watch` is told how many of its checkpoints are verified.
+    """
     found: list[CheckedFile] = []
     wrong: list[str] = []
     newest: Snapshot | None = None
     usable: list[int] = []
-    for step in run.steps():
+    steps = run.steps()
+    for i, step in enumerate(steps):
+        watch("verifying", i, len(steps))
         of_step = problems(run.folder(step))
         found += [CheckedFile(step=step, name=name, problem=said) for name, said in of_step.items()]
         try:

@@ -27,6 +27,7 @@ NGRAM_PRIOR = 6.0  # times the square of the passes after the first, in which no
 NGRAM_WEIGHTS = 10_000_000  # in the table, so that a checkpoint stays small
 COMPILING_GFLOP = {"fp32": 40_000, "bf16": 24_000}  # of a run's steps: from there on compiling is repaid
 MORE = "more training"
+FAR_FEWER = 2  # times fewer steps than were guessed: then it is said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,18 @@ class Plan:
         """The step at which the plan was last extended, if it was."""
         steps = [d.get("at_step") for d in self.decisions if d.get("decided") == MORE]
         return steps[-1] if steps and isinstance(steps[-1], int) else None
+
+    @property
+    def first_total_steps(self) -> int:
+        """The step at which training was to end when it began, or was last extended: a guess, where it has a time."""
+        first = max((i for i, d in enumerate(self.decisions) if d.get("decided") == MORE), default=0)
+        return Schedule.parse(str(self.decisions[first].get("schedule"))).end
+
+    @property
+    def fell_short(self) -> bool:
+        """Is the end far earlier than was guessed, the machine being slower than it was measured to be?"""
+        begun = self.extended_at or 0
+        return (self.total_steps - begun) * FAR_FEWER < self.first_total_steps - begun
 
     def decided(self, **facts: Any) -> "Plan":
         """The same plan with one more decision recorded: its reasons and what came of it."""

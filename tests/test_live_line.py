@@ -1,0 +1,185 @@
+"""What a terminal shows of work that goes on, at any width, and what a pipe gets of it."""
+
+import os
+import pty
+import select
+import sys
+import termios
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyte
+import pytest
+
+from charlm.cli import reading
+from charlm.listeners.live_line import laid_out
+from charlm.terminal import fit
+from tests.commands import Command
+from tests.conftest import TEXT, Result, toy_choice
+from tests.test_cli import TOY
+
+PIECES = ["loss 2.132 bits", "held-out 2.141 bits/char", "baseline 2.196", "12,345 chars/s"]
+
+
+def line(width: int, steps: str = "431/1166 steps", pieces: list[str] = PIECES) -> str:
+    return laid_out(width=width, share=0.37, numbers=steps, pieces=pieces, elapsed="00:21", left="1:00:36")
+
+
+@pytest.mark.parametrize("steps", ["1/9 steps", "431/1166 steps", "99999/100000 steps"])
+def test_the_time_left_is_shown_at_every_width_and_what_matters_least_goes_first(steps: str) -> None:
+    for width in range(20, 200):
+        shown = line(width, steps)
+        assert len(shown) < width and "1:00:36" in shown and " 37%" in shown, width
+        there = [piece.split()[0] in shown for piece in PIECES]
+        assert there == sorted(there, reverse=True), shown
+        bar = shown.count("|") and len(shown.split("|")[1])
+        assert bar == 0 or bar >= 6, shown
+        if PIECES[-1] in shown:
+            assert bar, "the speed goes before the bar"
+    at = {width: line(width, steps) for width in (60, 80, 100, 160)}
+    assert "loss 2.132" in at[60] and "held-out 2.141" in at[80] and "|" in at[100]
+    assert all(piece in at[160] for piece in PIECES)
+
+
+class Screen:
+    """A terminal of a width, in which something runs in this process's child."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.screen = pyte.HistoryScreen(width, 200, history=10)
+
+    def run(self, command: Command) -> list[str]:
+        """The longest-lived lines that were on the screen, after each piece that came."""
+        ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (200, self.width))
+        child = command.begin(theirs, theirs)
+        os.close(theirs)
+        stream, seen = pyte.Stream(self.screen), []
+        while True:
+            select.select([ours], [], [])
+            try:
+                piece = os.read(ours, 1 << 16)
+            except OSError:
+                break
+            if not piece:
+                break
+            stream.feed(piece.decode("utf-8", "replace"))
+            seen += [row.rstrip() for row in self.screen.display if "%" in row]
+        os.close(ours)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, self.screen.display
+        return seen
+
+
+@pytest.mark.parametrize("width", [100, 80, 60, 40])
+def test_training_on_a_terminal_of_any_width(tmp_path: Path, width: int) -> None:
+    """The live line is one line with the time left; no message is cut within a word."""
+    (tmp_path / "ducks.txt").write_text(TEXT)
+    words = (
+        "train",
+        "ducks.txt",
+        "--steps",
+        "300",
+        "--eval-every",
+        "50",
+        "--threads",
+        "1",
+        *TOY,
+        "--no-counts",
+    )
+    command = Command(words, tmp_path, {"PATH": "", "NO_COLOR": "1", "TERM": "xterm"}, before=_every_step)
+    screen = Screen(width)
+    live = [row for row in screen.run(command) if "/300" in row]
+    assert live and all("left" in row or (row.endswith("]") and "<" in row) for row in live), live[-1:]
+    shown = [row.rstrip() for row in screen.screen.display]
+    text = " ".join(" ".join(shown).split())
+    assert "characters, " in text and "learning rate" in text
+    assert "/300" not in text, "the live line is taken away"
+    commands = [row.strip() for row in shown if row.strip().startswith("charlm ")]
+    assert len(commands) >= 2 or width >= 60
+
+
+def _every_step() -> None:
+    """In the child: draw the line at every step."""
+    from charlm.listeners import progress
+
+    progress.EVERY_SECONDS = 0.0
+
+
+def test_messages_break_between_words_and_never_within_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+        def fileno(self) -> int:
+            raise OSError
+
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal = Terminal()
+    text = "the run is finished, after 12 steps; to train it further say for how long"
+    command = "charlm resume 'my run' --checkpoints 'a long folder'"
+    assert fit(text, terminal).split("\n") == [  # type: ignore[arg-type]
+        "the run is finished, after 12 steps; to", "train it further say for how long"
+    ]  # fmt: skip
+    for shown in (fit(f"{text}: {command}", terminal), fit(f"{text}:", terminal, command)):  # type: ignore[arg-type]
+        assert shown.split("\n")[-1].strip() == command
+        assert all(len(row) <= 40 for row in shown.split("\n")[:-1])
+    assert fit("short: charlm info", terminal) == "short: charlm info"  # type: ignore[arg-type]
+    assert fit("a " * 60, sys.stderr) == "a " * 60 or sys.stderr.isatty()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work is shown as if each moment were long."""
+    monkeypatch.setattr(reading, "PLAIN_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(reading, "EVERY_SECONDS", 0.001)
+
+
+def test_long_work_is_shown_by_every_command_that_has_any(
+    charlm: Callable[..., Result], impatient: None
+) -> None:
+    assert charlm("train", "ducks.txt", "--steps", "2", "--run", "ducks", *TOY).code == 0
+    Path("long.txt").write_text(TEXT * 3)
+    for words, said in (
+        (("eval", "long.txt"), "scoring"),
+        (("eval", "--json"), "scoring"),
+        (("compress", "long.txt", "-o", "long.clm"), "compressing"),
+        (("decompress", "long.clm", "-o", "again.txt"), "decompressing"),
+        (("compare", "ducks", "ducks"), "scoring"),
+        (("inspect", "long.txt"), "looking"),
+        (("doctor", "ducks"), "verifying"),
+    ):
+        result = charlm(*words)
+        assert result.code == 0, result.err
+        assert [row for row in result.err.splitlines() if row.startswith(f"{said} ")], (words, result.err)
+        assert said not in result.out
+
+
+def test_work_that_says_nothing_is_shown_all_the_same(
+    charlm: Callable[..., Result], impatient: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with reading.working("thinking"):
+        time.sleep(0.1)
+    assert "thinking 0 s" in capsys.readouterr().err
+
+
+def test_far_fewer_steps_than_were_planned_are_said(corpus) -> None:  # type: ignore[no-untyped-def]
+    from charlm.training.schedule import Schedule
+
+    plan = toy_choice(corpus, 1166).plan
+    assert plan.first_total_steps == 1166 and not plan.fell_short
+    slow = replace(plan, schedule=Schedule.usual(11)).decided(decided="schedule", at_step=3)
+    assert slow.fell_short and slow.first_total_steps == 1166
+    nearly = replace(plan, schedule=Schedule.usual(900)).decided(decided="schedule", at_step=3)
+    assert not nearly.fell_short
+
+
+def test_under_load_the_summary_says_what_was_planned(
+    charlm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("charlm.training.plan.first_guess", lambda *args: 10**6)
+    result = charlm("train", "ducks.txt", "--time", "6s", *TOY)
+    assert result.code == 0, result.err
+    assert "note: 1,000,000 steps were planned at first" in result.err
+    assert "1,000,000 steps were planned at first, and the machine was slower" in " ".join(result.out.split())
