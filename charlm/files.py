@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ except ImportError:  # Windows, where an open file can be neither removed nor re
 TEMPORARY = ".tmp-"
 """What the name of everything unfinished starts with; it may be removed unless its writer is at work (`is_live`)."""
 _LONGEST = 180  # bytes of a name that a temporary one repeats: a name has 255 at most
+WAITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds between tries to rename, on Windows
 ASIDE = TEMPORARY + "aside-"
 
 
@@ -43,7 +45,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             _hold(file.fileno())
             yield file
             sync_file(file)
-        os.replace(temporary, path)
+        _move(os.replace, temporary, path)
         sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -111,6 +113,16 @@ def publish_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
             write_synced(temporary / name, data)
 
 
+def _move(how: Callable[[Path, Path], None], source: Path, target: Path) -> None:
+    """Rename or replace. On Windows, wait for others (a reader, a virus scanner) that have it open for a moment."""
+    for seconds in WAITS if os.name == "nt" else ():
+        try:
+            return how(source, target)
+        except PermissionError:
+            time.sleep(seconds)
+    return how(source, target)
+
+
 def temporary_path(path: Path) -> Path:
     """A name beside `path` for what is unfinished, that no other process takes.
 
@@ -167,9 +179,9 @@ def _put_in_place(temporary: Path, folder: Path, may_stay: Callable[[], bool]) -
         if may_stay():
             return False
         remove_tree(_aside(folder))  # of an attempt that was refused; it would be in the way
-        os.rename(folder, _aside(folder))
+        _move(os.rename, folder, _aside(folder))
     try:
-        os.rename(temporary, folder)
+        _move(os.rename, temporary, folder)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and may_stay():  # another process was faster
             return False

@@ -51,7 +51,7 @@ def test_a_file_may_begin_with_a_byte_order_mark(charlm: Charlm, data: bytes) ->
         ("dry_run = true", "'dry_run' can only be given on the command line"),
         ("n_embd = 65\nn_head = 2", "--n-head was set in c.toml, line 2; --n-embd was set in c.toml, line 1"),
         ("n_layer = 1\0", "is neither UTF-8 nor UTF-16 with a byte-order mark; save it as UTF-8"),
-        ("# " + "x" * (1 << 20), "is no file of settings"),
+        ("# " + "x" * (1 << 16), "has more than 32,768 bytes; name a file of settings"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(charlm: Charlm, written: str, said: str) -> None:

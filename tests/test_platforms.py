@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from charlm import terminal
+from charlm import files, terminal
 from charlm.cli.main import _other
 from charlm.terminal import command_line
 from tests.conftest import TEXT, Result
@@ -89,3 +89,24 @@ def test_a_reader_that_left_is_no_bug_on_windows_either(
     monkeypatch.setattr(os, "name", "nt")
     monkeypatch.setattr(os, "dup2", lambda *_: None)
     assert _other(left) == 0
+
+
+def test_on_windows_a_file_that_another_process_reads_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    refused, replace = [PermissionError(13, "in use")] * 2, os.replace
+
+    def busy(source: Path, target: Path) -> None:
+        if refused:
+            raise refused.pop()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", busy)
+    target = tmp_path / "latest"
+    with pytest.raises(PermissionError):
+        files.replace(target, b"elsewhere nothing is waited for")
+    refused.append(PermissionError(13, "in use"))
+    monkeypatch.setattr(files.os, "name", "nt")
+    files.replace(target, b"step 2")
+    monkeypatch.setattr(files.os, "name", "posix")
+    assert target.read_bytes() == b"step 2"
