@@ -74,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 ENVIRONMENT = {"NO_COLOR": None, "TERM": "xterm-256color", "PATH": ""}  # without a compiler, which takes time
-SAMPLE = ("sample", "--length", str(CHARACTERS), "--temperature", "1")
+SAMPLE = ("sample", "--seed", "1", "--length", str(CHARACTERS), "--temperature", "1")
 
 
 def shown(done: Done) -> tuple[pyte.Screen, str]:
