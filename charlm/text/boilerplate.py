@@ -26,7 +26,7 @@ FOLLOWS = 400
 _WORDS = ("utenberg", "UTENBERG", "mall print", "MALL PRINT", "newsletter")
 _UTF8_WORDS = tuple(word.encode() for word in _WORDS)
 _EDGE = 16  # longer than each of those words
-_GAP = r"(?:[ \t\xa0]{1,4}(?:\r?\n[ \t]{0,8})?|\r?\n[ \t]{0,8})"  # a marker may break between any two words
+_GAP = r"(?:[ \t\xa0]{1,4}|[ \t]?(?:\r\n|\r|\n)[ \t]{0,8})"  # a marker may break between any two words
 _NAME = rf"proje[ck]?t{_GAP}gutenberg"
 _EDITION = r"(?:[ \t\xa0]?(?:\(?tm\)?|[™®])|-tm)?(?:['’]?s\b|[ \t\xa0]{1,4}(?:e-?(?:text|book)|edition|etext|of\b|(?-i:[A-Z])))"
 _START = r"(?:start|begin(?:ning)?|début|debut|anfang|beginn|inicio|inizio)"
@@ -75,9 +75,10 @@ class Finder:
             self.spans.append((start if first is None else first, end))
             self._header = self._licence = self._close = None
             self._after_start = end
-        elif self._licence is not None:
+        elif self._licence is not None and (kind != "last" or self._is_marked):
             self._close = end if kind == "close" else self._close
-            self._is_licence = True
+            # In a text about Project Gutenberg other lines may begin with its name.
+            self._is_licence = self._is_licence or self._is_marked or kind in ("close", "end")
             if kind == "end" and start - self._licence <= FOLLOWS:
                 self._last_line, self._is_marked = end, True
         elif kind in ("end", "last"):
