@@ -38,7 +38,7 @@ OPTIONS: dict[str, str] = {
     "evaluation-strategy": "eval-every", "eval-strategy": "eval-every", "eval-steps": "eval-every", "eval-freq": "eval-every", "eval-frequency": "eval-every", "val-every": "eval-every", "val-interval": "eval-every", "logging-steps": "eval-every",
     "val-check-interval": "eval-every", "save-steps": "save-every", "save-interval": "save-every", "save-strategy": "save-every", "checkpoint-every": "save-every", "save-freq": "save-every", "checkpoint-interval": "save-every",
     "save-total-limit": "save-every", "overwrite-output-dir": "run", "resume-from-checkpoint": "=to go on with a run: charlm resume RUN",
-    "resume-from": "=to go on with a run: charlm resume RUN", "resume": "resume-if-exists|=to go on with a run: charlm resume RUN",
+    "resume-from": "=to go on with a run: charlm resume RUN", "resume": "=to go on with a run: charlm resume RUN; charlm train --run RUN --resume-if-exists begins it where there is none",
     "continue": "resume-if-exists|=to go on with a run: charlm resume RUN", "restore": "=to go on with a run: charlm resume RUN",
     "ckpt-path": "checkpoint", "ckpt": "checkpoint", "checkpoint-path": "checkpoint", "load": "checkpoint|from", "load-from": "from|run",
     "early-stopping": "patience", "early-stop": "patience", "early-stopping-patience": "patience", "no-early-stopping": "patience 0",

@@ -1,11 +1,14 @@
 """A child of this process, which has torch already: within limits of its own, and killed without harm."""
 
+import ctypes
 import json
 import os
 import signal
+import struct
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -49,6 +52,29 @@ def start(task: Callable[[], int]) -> int:
             sys.stderr.flush()
             os._exit(code)
     return child
+
+
+def bound_by_permissions(bound: bool = True) -> None:
+    """Let permissions bind this thread even if it is root's, or no longer."""
+    if os.geteuid() != 0:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("Ii", 0x20080522, 0)  # the third version of capabilities, of this thread
+    sets = (ctypes.c_uint32 * 6)()  # twice: effective, permitted, inheritable
+    assert libc.capget(header, sets) == 0
+    overriding = 0b110 & sets[1]  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, where it may have them
+    sets[0] = sets[0] & ~overriding if bound else sets[0] | overriding
+    assert libc.capset(header, sets) == 0
+
+
+@contextmanager
+def permissions_bind() -> Iterator[None]:
+    """The same within a block."""
+    bound_by_permissions()
+    try:
+        yield
+    finally:
+        bound_by_permissions(False)
 
 
 def _answer(task: Callable[[], Any], writer: int, more_memory: int | None, seconds: int) -> None:

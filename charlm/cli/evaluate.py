@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -109,8 +110,7 @@ def command(
 
     Every character is scored once, predicted from those before it; context does not cross files.
     """
-    _check_part(part, files)
-    check_files("eval", files or [], checkpoints_root(checkpoints))
+    _check_part(part, files, checkpoints_root(checkpoints))
     _refuse_without_files(files, encoding=encoding, field=field)
     bits = None if per_char is None else Output("--per-char", per_char, inputs=files or [])
     if bits is not None and bits.is_stdout and as_json:
@@ -180,7 +180,9 @@ def _online(
         bar.close()
 
 
-def _check_part(part: str | None, files: list[str] | None) -> None:
+def _check_part(part: str | None, files: list[str] | None, root: Path) -> None:
+    """UsageError for a part that there is not, or beside files; and for what is no file, where it is known."""
+    check_files("eval", files or [], root)
     if part is not None and files:
         raise UsageError(
             f"--part {one_line(part)} is of the run's own text, and files were named; leave one out"

@@ -39,7 +39,10 @@ def command(
     if row["problem"]:
         raise CheckpointError(row["problem"])
     step = row["step"]
-    read_vouched(folder.folder(step), ("model.safetensors",))
+    try:
+        read_vouched(folder.folder(step), ("model.safetensors",))
+    except FileNotFoundError:
+        raise CheckpointError(f"the checkpoint of step {step} of {folder.name} is gone") from None
     manifest = parse(read_regular(folder.folder(step) / NAME, 1 << 20), NAME)
     row["weights_sha256"] = manifest["files"]["model.safetensors"]["sha256"]
     row["counts_bytes"] = manifest["run_files"].get(COUNTS, {}).get("size")

@@ -41,6 +41,7 @@ EPILOG = """Examples:
 Exit codes: 0 fine, 1 a bug of ours, 2 usage, 3 text, 4 checkpoint, 5 diverged, 6 disk or memory;
 stopped by a signal: 128 and its number (Ctrl-C 130, SIGTERM 143, SIGUSR1 138), a run in training is saved."""
 
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 COMMANDS = {
@@ -150,6 +151,9 @@ def _other(error: Exception | SystemExit) -> int:
         return ResourceError.exit_code
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         fail(f"{error.strerror}: make room, or write elsewhere")
+        return ResourceError.exit_code
+    if isinstance(error, OSError) and error.errno in NOT_ALLOWED and error.filename is not None:
+        fail(f"{one_line(str(error.filename))} cannot be used: {error.strerror}")
         return ResourceError.exit_code
     if os.environ.get("CHARLM_DEBUG"):
         raise error

@@ -1,7 +1,7 @@
 """`charlm runs`: the runs there are."""
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -152,5 +152,9 @@ def _kind(folder: "RunFolder") -> str:
 
 
 def _bytes(folder: Path) -> int:
-    """What the files in a folder take; links are not followed."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
+    """What the files in a folder take, as far as it can be read; links are not followed."""
+    found = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            found += 0 if path.is_dir() and not path.is_symlink() else path.lstat().st_size
+    return found

@@ -104,23 +104,22 @@ def command(
     """Train a model on a text. Nothing needs to be chosen: what is not given is planned from the time
     or the steps, the length of the text and the speed of the machine."""
     time, steps = _stronger(ctx, time, steps)
-    check_files(
-        "train", [*(corpus or []), *filter(None, [settings["val_file"]])], checkpoints_root(checkpoints), time
-    )
+    names, root = corpus or [], checkpoints_root(checkpoints)
+    check_files("train", [*names, *filter(None, [settings["val_file"]])], root, time)
     asked = asked_for(settings, _asked_seconds(time, steps), steps, origin, checkpoint)
     if resume_if_exists:
-        begun = find_begun(checkpoints_root(checkpoints), run)
+        begun = find_begun(root, run)
         if begun is not None:
-            _resume(ctx, begun, corpus or [], asked, settings["threads"], dry_run, as_json)
+            _resume(ctx, begun, names, asked, settings["threads"], dry_run, as_json)
             return
     before = _origin(origin, checkpoint, checkpoints, from_text)
-    model, training, text = _configurations(ctx, corpus or [], settings, before)
+    model, training, text = _configurations(ctx, names, settings, before)
     budget = _seconds(time, steps, model, training)
     if run is not None:
-        _check_free(checkpoints_root(checkpoints), run)
-    say(f"reading {describe(corpus or [], text.include, text.exclude)}")
-    warn_unless_kept(corpus or [])
-    loaded = load_text(corpus or [], text, verify=verify_cache, earlier=before and before.earlier())
+        _check_free(root, run)
+    say(f"reading {describe(names, text.include, text.exclude)}")
+    warn_unless_kept(names)
+    loaded = load_text(names, text, verify=verify_cache, earlier=before and before.earlier())
     note_files(loaded.notes)
     say_text(loaded, free=before is None)
     if before is not None:
@@ -129,16 +128,10 @@ def command(
     choice, budget_said = choose_for(loaded, model, training, budget, steps, ctx.obj, before)
     say(f"model: {budget_said}")
     if dry_run:
-        _show_plan(
-            choice,
-            corpus or [],
-            text,
-            _length(time, steps, model),
-            (run, origin, checkpoint, checkpoints),
-            as_json,
-        )
+        given = (run, origin, checkpoint, checkpoints)
+        _show_plan(choice, names, text, _length(time, steps, model), given, as_json)
         return
-    new = _New(ctx.obj, tuple(corpus or []), run, checkpoints, asked, resume_if_exists, as_json)
+    new = _New(ctx.obj, tuple(names), run, checkpoints, asked, resume_if_exists, as_json)
     _train(new, loaded, text, choice, budget, before)
 
 
