@@ -299,7 +299,7 @@ def test_folders_a_thousand_deep_are_walked(elsewhere: Path) -> None:
 )
 @pytest.mark.parametrize("folder", ["f", "./f", "f/", "{here}/f"])
 def test_patterns_mean_the_same_however_folder_and_pattern_are_written(
-    options: dict[str, list[str]], read: str, folder: str
+    elsewhere: Path, options: dict[str, list[str]], read: str, folder: str
 ) -> None:
     for name in ("a.txt", "b.md", "s/c.txt", "s/deep/d.txt", "[1].txt"):
         write(f"f/{name}", "text\n")
@@ -309,7 +309,7 @@ def test_patterns_mean_the_same_however_folder_and_pattern_are_written(
     assert sorted(Path(path).name[0] for path in paths) == sorted(read)
 
 
-def test_an_excluded_folder_is_not_even_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_excluded_folder_is_not_even_opened(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("g/a.txt", "text\n")
     write("g/private/b.txt", "text\n")
     scan = os.scandir

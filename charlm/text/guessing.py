@@ -211,7 +211,8 @@ def _plausibility(text: str, encoding: str) -> float:
             return -1.0
     if not telling:
         return 0.0
-    best = max(_language(telling, kind, encoding in _EBCDIC) for kind in _kinds(telling))
+    kinds = [kind for kind in _kinds(telling) if kind != "Vietnamese" or encoding == "cp1258"]
+    best = max(_language(telling, kind, encoding in _EBCDIC) for kind in kinds)
     others = sum(char > "\x7f" and _script(char) not in ("", "LATIN") for char in text)
     latin = sum(char.isascii() and char.isalpha() for char in text)
     odd = (
