@@ -43,7 +43,7 @@ def raising_signals() -> Iterator[list[int]]:
     def handle(number: int, frame: FrameType | None) -> None:
         if _importing():
             if not waiting or not waiting[-1].is_alive():
-                waiting.append(threading.Timer(RETRY, signal.raise_signal, (number,)))
+                waiting.append(threading.Timer(RETRY, _raise_again, (number,)))
                 waiting[-1].daemon = True
                 waiting[-1].start()
             return
@@ -61,6 +61,14 @@ def raising_signals() -> Iterator[list[int]]:
         for timer in waiting:
             timer.cancel()
         _restore(before)
+
+
+def _raise_again(number: int) -> None:
+    """Send this process the signal; on POSIX the main thread, whose system call it then interrupts."""
+    if sys.platform == "win32":
+        signal.raise_signal(number)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def _importing() -> bool:
