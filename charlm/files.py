@@ -4,6 +4,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -87,6 +88,22 @@ def writing(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
             sync_file(file)
 
 
+def read_small(path: Path, most: int) -> bytes:
+    """The bytes of a regular file. OSError where it cannot be read, ValueError for other things and more than `most`."""
+    check_regular(path)
+    with open(path, "rb", buffering=0) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"{path} has more than {most} bytes")
+    return data
+
+
+def check_regular(path: Path) -> None:
+    """ValueError where it is no regular file: a pipe would wait, a device has no end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path} is not a regular file")
+
+
 def scratch(folder: Path, *, in_memory: int) -> IO[bytes]:
     """A file without a name, in memory up to so many bytes, then on the disk of `folder`."""
     return tempfile.SpooledTemporaryFile(max_size=in_memory, dir=str(folder))
@@ -152,6 +169,27 @@ def is_live(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+@contextmanager
+def claiming(folder: Path) -> Iterator[bool]:
+    """Whether no other process claims this folder meanwhile; True too where the system cannot tell."""
+    descriptor, alone = None, True
+    if fcntl is not None:
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if descriptor is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                alone = False
+            except OSError:
+                pass  # some network file systems have no locks
+        yield alone
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _hold(descriptor: int) -> None:

@@ -11,15 +11,13 @@ from typing import Any
 from charlm import files
 from charlm.config import TextConfig
 from charlm.text import graphemes
-from charlm.text.cache import DAMAGE, FORMAT, cache_folder
+from charlm.text.cache import DAMAGE, FORMAT, LARGEST_FACTS, cache_folder
 from charlm.text.finding import STDIN
 
 READING = 2
 """Of what files become and what is said of them: changes where the same files are read as another text."""
 WHOLE = 1 << 18
 """Bytes up to which all of a file is hashed."""
-READING = 2
-"""Raised where the same files and settings give another text, or other notes, than before."""
 _SAMPLES, _SAMPLE = 64, 1 << 12
 
 
@@ -52,7 +50,7 @@ class Known:
         if self._place is None:
             return None
         try:
-            row = json.loads(self._place.read_text("utf-8"))
+            row = json.loads(files.read_small(self._place, LARGEST_FACTS))
             if row["files"] != self._files:
                 return None
             return str(row["key"]), tuple(map(str, row["notes"]))
