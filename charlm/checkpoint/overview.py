@@ -15,6 +15,13 @@ ERRORS = ("before_error", "standard_error")
 COUNTED = ("step", "chars", "of_chars", "blocks")
 
 
+FIGURES = (
+    *("nats_per_char", "standard_error", "blocks"),
+    *("baseline_nats_per_char", "difference", "difference_error"),
+)
+"""What is shown of a run's last evaluation."""
+
+
 def overview(run: RunFolder) -> dict[str, Any]:
     """Name, text, step, last figure and state of a run; `problem` says why one cannot be read."""
     row: dict[str, Any] = {"schema": 1, "run": run.name, "path": str(run.path), "problem": None}
@@ -23,7 +30,7 @@ def overview(run: RunFolder) -> dict[str, Any]:
         data = read_vouched(run.folder(step), ("run.json", "state.json", "config.json"))
         facts, state, config = (parse(data[name], name) for name in ("run.json", "state.json", "config.json"))
         kept = state.get("last_figure") or {}
-        figure = {name: None if value is None else _number(value) for name, value in kept.items()}
+        figure = {name: None if kept.get(name) is None else _number(kept[name]) for name in FIGURES}
         if figure.get("baseline_nats_per_char") is None:
             figure["difference"] = None
         corpus = dict(facts["corpus"])
