@@ -337,8 +337,8 @@ def test_as_a_user_has_it(
         f"{len(TEXT):,} characters as {ids:,} {'bytes' if units == 'bytes' else 'symbols (graphemes'}" in said
     )
     assert f"blocks of 16 {units}" in said
-    out, said = charlm("train", "t.txt", "--units", units, "--steps", "3", *shape)
-    assert f"{units} read" in out and f"--units {units}" in said
+    out, _ = charlm("train", "t.txt", "--units", units, "--steps", "3", *shape)
+    assert f"{units} read" in out and f"--units {units}" in charlm("info")[0]
     cache.remove_rest()  # so that the text is read again
     found = json.loads(charlm("eval", "u.txt", "--json", "--per-char", "bits.jsonl")[0])
     assert (found["chars"], found["unit"]) == (10, units[:-1])
