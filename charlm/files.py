@@ -88,22 +88,6 @@ def writing(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
             sync_file(file)
 
 
-def read_small(path: Path, most: int) -> bytes:
-    """The bytes of a regular file. OSError where it cannot be read, ValueError for other things and more than `most`."""
-    check_regular(path)
-    with open(path, "rb", buffering=0) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"{path} has more than {most} bytes")
-    return data
-
-
-def check_regular(path: Path) -> None:
-    """ValueError where it is no regular file: a pipe would wait, a device has no end."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError(f"{path} is not a regular file")
-
-
 def scratch(folder: Path, *, in_memory: int) -> IO[bytes]:
     """A file without a name, in memory up to so many bytes, then on the disk of `folder`."""
     return tempfile.SpooledTemporaryFile(max_size=in_memory, dir=str(folder))
@@ -242,9 +226,32 @@ def _aside(folder: Path) -> Path:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add to the end of a file that may not exist yet, without waiting for the disk."""
-    with open(path, "ab") as file:
+    """Add to the end of a file that may not exist yet, without waiting for the disk.
+
+    Raises OSError, also for a symbolic link, a pipe or a device: they lead out of the folder, or nowhere.
+    """
+    with open(open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
         file.write(data)
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a file that is no link, pipe or device; OSError for those, without waiting for a writer."""
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    descriptor = os.open(path, flags, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a regular file")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a file that others may have put there; OSError for a link, a pipe, a device and for more than `most`."""
+    with open(open_regular(path), "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"more than {most:,} bytes")
+    return data
 
 
 def make_folder(folder: Path) -> None:
@@ -256,8 +263,14 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with all that is in it; first its name, so that it is never seen half gone."""
-    if not folder.exists():
+    """Remove a folder with all that is in it; first its name, so that it is never seen half gone.
+
+    A link, a pipe or a file in its place is removed itself.
+    """
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir():  # opening a pipe would wait for its writer
+        remove_file(folder)
         return
     if not folder.name.startswith(TEMPORARY):
         try:

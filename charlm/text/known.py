@@ -11,7 +11,7 @@ from typing import Any
 from charlm import files
 from charlm.config import TextConfig
 from charlm.text import graphemes
-from charlm.text.cache import DAMAGE, FORMAT, LARGEST_FACTS, cache_folder
+from charlm.text.cache import DAMAGE, FORMAT, MOST_FACTS, cache_folder
 from charlm.text.finding import STDIN
 
 READING = 2
@@ -50,7 +50,7 @@ class Known:
         if self._place is None:
             return None
         try:
-            row = json.loads(files.read_small(self._place, LARGEST_FACTS))
+            row = json.loads(files.read_regular(self._place, MOST_FACTS))
             if row["files"] != self._files:
                 return None
             return str(row["key"]), tuple(map(str, row["notes"]))
