@@ -79,7 +79,7 @@ OPTIONS: dict[str, str] = {
     "positional-encoding": "position", "rope": "position rotary", "rotary": "position rotary", "alibi": "position alibi", "order": "counts-order", "ngram": "counts-order|ngrams", "ngram-order": "counts-order", "n-gram": "counts-order|ngrams",
     "num-samples": "samples", "n-samples": "samples", "nsamples": "samples", "count": "samples", "num": "samples", "number": "samples", "how-many": "samples",
     "chars": "length", "characters": "length", "len": "length", "num-chars": "length", "n-chars": "length", "size": "length|n-embd", "topk": "top-k", "topp": "top-p",
-    "minp": "min-p", "nucleus": "top-p", "k": "top-k", "p": "top-p", "gpu": _NO_GPU, "cuda": _NO_GPU, "cpu": "device cpu|=this command computes on the CPU",
+    "minp": "min-p", "nucleus": "top-p", "k": "top-k", "p": "prompt|top-p", "gpu": _NO_GPU, "cuda": _NO_GPU, "cpu": "device cpu|=this command computes on the CPU",
     "mps": "device mps", "quiet": f"quiet|{_DETAILS}", "silent": "quiet|=redirect what is said with 2> FILE", "verbose": _DETAILS, "debug": "=set CHARLM_DEBUG=1 to see where an error comes from", "log-level": _DETAILS, "progress": _DETAILS,
     "no-progress": "quiet|=redirect what is said with 2> FILE", "output": _STDOUT, "out": _STDOUT, "output-file": _STDOUT, "outfile": _STDOUT,
     "save": _STDOUT, "save-to": _STDOUT, "dest": f"to|{_STDOUT}", "train output": "run + checkpoints", "train out": "run + checkpoints",

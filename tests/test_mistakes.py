@@ -259,3 +259,14 @@ def test_an_address_is_no_text_and_is_told_so(trained: Charlm, address: str) -> 
     assert (
         "charlm data get tinyshakespeare" in trained("train", "https://example.org/tinyshakespeare.txt").err
     )
+
+
+def test_a_file_whose_name_begins_with_a_dash_is_no_option(charlm: Callable[..., Result]) -> None:
+    Path("-dash.txt").write_text("To be\n")
+    done = charlm("train", "-dash.txt", "--dry-run")
+    assert done.code == 2
+    assert "there is no option -dash.txt; to name the file, write ./-dash.txt" in " ".join(done.err.split())
+
+
+def test_p_of_sample_is_taken_for_the_prompt(charlm: Callable[..., Result]) -> None:
+    assert "did you mean --prompt?" in charlm("sample", "-p", "To be").err

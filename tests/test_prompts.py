@@ -147,3 +147,24 @@ def test_training_with_one_seed_shows_the_same_previews(charlm: Charlm) -> None:
         assert charlm("train", "ducks.txt", *TRAIN, "--eval-every", "1", "--run", name).code == 0
         samples.append(Path("checkpoints", name, "samples.jsonl").read_text())
     assert samples[0] and samples[0] == samples[1]
+
+
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        ("\u2603!", "cannot occur: the model has no symbols to write \u2603 (U+2603)"),
+        ("\u00e9", "will be rare: the model can write \u00e9 (U+00E9) only as UTF-8 bytes"),
+        ("b\\n", None),
+    ],
+)
+def test_characters_of_a_stop_that_the_model_lacks_are_named(
+    charlm: Charlm, elsewhere: Path, stop: str, said: str | None
+) -> None:
+    Path("t.txt").write_text("ab ba\n" * 200 + "caf\u00e9\n", encoding="utf-8")  # once: spelled in bytes
+    assert charlm("train", "t.txt", *TRAIN, "--min-count", "3", "--val", "0").code == 0
+    done = charlm("sample", "--stop", stop, "--length", "5", "--seed", "1")
+    assert done.code == 0, done.err
+    notes = [line for line in done.err.splitlines() if "--stop" in line]
+    assert len(notes) == (said is not None)
+    if said is not None:
+        assert said in " ".join(done.err.split())

@@ -76,6 +76,8 @@ def _options(command: Any) -> set[str]:
 
 
 def _no_option(ctx: Any, name: str) -> str:
+    if os.path.isfile(name):
+        return f"there is no option {one_line(name)}; to name the file, write {quoted('./' + name)}"
     return f"there is no option {one_line(name)}; {_meant(ctx, name)}"
 
 

@@ -222,12 +222,30 @@ def _about_lacking(lacking: dict[str, int], snapshot: "Snapshot") -> str:
     shown = [_named(char) + (f" {n} times" if n > 1 else "") for char, n in lacking.items()]
     several = len(shown) > 1
     what = f"{len(shown)} characters of the prompt are" if several else "1 character of the prompt is"
-    rest = f" and {len(shown) - MOST_SHOWN} more" if len(shown) > MOST_SHOWN else ""
-    named = ", ".join(shown[:MOST_SHOWN]) + rest
+    named = _listed(shown)
     trained = set(snapshot.vocabulary.trained_bytes)
     unseen = any(not trained.issuperset(char.encode()) for char in lacking)
     spelled = f"{what} not in the model's vocabulary and read as UTF-8 bytes"
     return f"{spelled}{', some of which training never saw' if unseen else ''}: {named}"
+
+
+def _note_stops(stops: list[str], snapshot: "Snapshot") -> None:
+    """Name the characters of --stop that the model has no symbol for: it cannot write them, or only in bytes."""
+    vocabulary = snapshot.vocabulary
+    trained, in_clusters = set(vocabulary.trained_bytes), set("".join(vocabulary.clusters))
+    for stop in stops:
+        lacking = [char for char in vocabulary.lacking(stop) if not in_clusters.issuperset(char)]
+        never = [char for char in lacking if not trained.issuperset(char.encode())]
+        shown = _listed([_named(char) for char in never or lacking])
+        if never:
+            warn(f"--stop {one_line(stop)} cannot occur: the model has no symbols to write {shown} with")
+        elif lacking:
+            warn(f"--stop {one_line(stop)} will be rare: the model can write {shown} only as UTF-8 bytes")
+
+
+def _listed(shown: list[str]) -> str:
+    rest = f" and {len(shown) - MOST_SHOWN} more" if len(shown) > MOST_SHOWN else ""
+    return ", ".join(shown[:MOST_SHOWN]) + rest
 
 
 def _named(text: str) -> str:
@@ -259,6 +277,7 @@ def _write(
 
     predictor = predictor_of(snapshot, compiling.library() if compiling else None)
     warn_of_slow_parts()
+    _note_stops(stops, snapshot)
     if alone and predictor.best_alone:
         torch.set_num_threads(1)
     prompt = default_prompt(predictor) if given is None else given

@@ -22,6 +22,8 @@ Note = tuple[str, str]  # the file's name, what is to be said of it
 Patterns = Sequence[str] | None
 CLUTTER = ("__pycache__", "__MACOSX", "*~", "#*#", "Thumbs.db", "desktop.ini")
 """What editors, systems and Python leave in folders: read only where --include or a name asks for it."""
+OURS = (("run.json", "vocabulary.json"), ("comparison.json",))
+"""Files by which a folder is known as one of charlm's runs, or a comparison of several: results, not text to learn."""
 SHOWN_KINDS = 5
 HEAD = 1 << 13
 """Bytes by which it is told whether a file found in a folder is text."""
@@ -49,7 +51,7 @@ def find_files(names: Sequence[str]) -> list[Path | str]:
     """Return the files that `names` mean, in order, each once; "-" is standard input.
 
     A folder stands for all files of text below it, sorted by path, numbers as numbers; hidden files, links to
-    folders, clutter and files that are no text are left out. A name with `*`, `?`, `[` or `**` that is no file
+    folders, clutter, charlm's own runs and files that are no text are left out. A name with `*`, `?`, `[` or `**` that is no file
     itself stands for what it matches. Raises UsageError when nothing is named, TextError for what does not
     exist or holds no files.
     """
@@ -79,6 +81,7 @@ def expand(
                 search.notes.append((path, "given more than once, read once"))
             found.setdefault(key, path)
     paths = list(found.values())
+    search.note_runs()
     search.check(paths)
     return paths, search.notes
 
@@ -171,6 +174,7 @@ class _Search:
         self._used: set[str] = set()  # patterns that matched a file
         self._no_text: list[str] = []
         self._left_out = False  # was any folder, as --exclude asks?
+        self._runs: dict[str, bool] = {}  # of each folder that was met: is it one of charlm's runs?
         searched = any(_is_searched(name) for name in names)
         if self._include and not searched:
             raise UsageError(
@@ -213,6 +217,11 @@ class _Search:
                 where = one_line(", ".join(self._names))
                 hidden = " (hidden files are left out)" if os.path.basename(pattern).startswith(".") else ""
                 raise TextError(f"{where} holds no file that matches --include {one_line(pattern)}{hidden}.")
+        if not paths and self._left_runs() and not self._no_text:
+            raise TextError(
+                f"{one_line(', '.join(self._names))} holds only runs of charlm, which are not read as text."
+                " Give a file of text, or a folder that holds some."
+            )
         if not paths and self._no_text:
             more = f" and {len(self._no_text) - 1:,} more are" if self._no_text[1:] else " is"
             raise TextError(
@@ -267,6 +276,8 @@ class _Search:
     def _below(self, folder: str) -> list[str]:
         """The files of text below a folder, in order."""
         every = list(self._walked(folder))
+        if not every and self._left_runs():
+            return []
         if not every and not self._left_out:
             raise TextError(
                 f"{one_line(folder)} is a folder without files (hidden ones are left out)."
@@ -282,19 +293,50 @@ class _Search:
 
     def _walked(self, top: str) -> Iterator[str]:
         """All files below a folder in order, but hidden ones; without recursion: it may be a thousand deep."""
-        rest = _entries(top)
+        rest = [] if self._is_run(top) else _entries(top)
         while rest:
             entry = rest.pop()
             path = entry.path
             if entry.is_dir(follow_symlinks=False):
                 excluded = self._matched(path, top) & set(self._exclude)
                 self._used.update(excluded)
-                rest += _entries(path) if not excluded else []
                 self._left_out = self._left_out or bool(excluded)
+                rest += [] if excluded or self._is_run(path) else _entries(path)
             elif entry.is_symlink() and os.path.isdir(path):  # followed, it could lead to the whole disk
                 self.notes.append((path, "a link to a folder, not followed: name it to read it"))
             elif entry.is_file(follow_symlinks=False) or not self._is_special(path):
                 yield path
+
+    def _is_run(self, folder: str) -> bool:
+        """Is it the folder of a run or a comparison? What it holds is about a text, not one."""
+        if folder not in self._runs:
+            self._runs[folder] = any(
+                all(os.path.isfile(os.path.join(folder, name)) for name in names) for names in OURS
+            )
+        return self._runs[folder]
+
+    def _inside_run(self, path: str, root: str) -> bool:
+        """Is a file that a pattern matched in the folder of a run, somewhere below `root`?"""
+        above = os.path.dirname(path)
+        while len(above) > len(root):
+            if self._is_run(above):
+                return True
+            above = os.path.dirname(above)
+        return False
+
+    def _left_runs(self) -> list[str]:
+        return [folder for folder, is_run in self._runs.items() if is_run]
+
+    def note_runs(self) -> None:
+        """Say which folders of runs were left out: those of one folder in one note."""
+        above = Counter(os.path.dirname(folder) for folder in self._left_runs())
+        for folder in self._left_runs():
+            count = above.pop(os.path.dirname(folder), 0)
+            if count == 1:
+                self.notes.append((folder, "a run of charlm, not text; left out"))
+            elif count:
+                where = os.path.dirname(folder) or "."
+                self.notes.append((where, f"{count:,} runs of charlm, not text; left out"))
 
     def _texts(self, paths: list[str]) -> list[str]:
         """Those that are text, as far as their first bytes tell; others are left out and said."""
@@ -335,10 +377,11 @@ class _Search:
         found, below = list[str](), list[str]()
         for path in sorted({*_glob(anchor, parts[1:] if anchor else parts)}, key=_order):
             if not os.path.isdir(path):
-                found.append(path)
+                if "**" not in parts or not self._inside_run(path, root):
+                    found.append(path)
             elif "**" not in parts:  # `**` has met the files below already
                 below += self._below(path)
-        if not found and not below:
+        if not found and not below and not self._left_runs():
             raise TextError(
                 f"{one_line(pattern)} matches no file. Check the pattern and the folder you are in."
             )
@@ -398,7 +441,7 @@ def _regex(pattern: str) -> Callable[[str], object]:
 
 
 def _plain(path: str) -> str:
-    return os.path.normcase(path).replace(os.sep, "/")
+    return "/".join(os.path.normcase(path).split(os.sep))
 
 
 def _is_pattern(name: str) -> bool:

@@ -14,8 +14,8 @@ from charlm.text import graphemes
 from charlm.text.cache import DAMAGE, FORMAT, MOST_FACTS, cache_folder
 from charlm.text.finding import STDIN
 
-READING = 2
-"""Of what files become and what is said of them: changes where the same files are read as another text."""
+READING = 3
+"""Raised where the same files and settings give another text, or other notes, than before."""
 WHOLE = 1 << 18
 """Bytes up to which all of a file is hashed."""
 _SAMPLES, _SAMPLE = 64, 1 << 12

@@ -64,10 +64,12 @@ def load(
     paths = files.find(names, config.include, config.exclude) if names else []
     val_paths = None if config.val_file is None else files.find([config.val_file])
     known = Known([*paths, *(val_paths or [])], config, earlier.digest if earlier else "") if paths else None
+    found_notes = grouped(files.notes)  # of what was left out too, so they are not those of an earlier time
     row = known.recall() if known and not verify and look is None else None
     corpus = reopen(row[0]) if row else None
     if row and corpus:
-        return Loaded(corpus=corpus, notes=row[1], sources=sources, label=label)
+        return Loaded(corpus=corpus, notes=(*found_notes, *row[1]), sources=sources, label=label)
+    files.notes.clear()
     files.kernels = Kernels.of_text(files.total)
     preparation = Preparation(config, label, watch, earlier, look.sample.add if look else None, files.kernels)
     main = (
@@ -93,7 +95,7 @@ def load(
         notes.append(
             f"The cache cannot be written ({corpus.uncached}); the text is held in memory this time."
         )
-    return Loaded(corpus=corpus, notes=tuple(notes), sources=sources, label=label)
+    return Loaded(corpus=corpus, notes=(*found_notes, *notes), sources=sources, label=label)
 
 
 def run_name(names: Sequence[str]) -> str:
