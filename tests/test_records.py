@@ -170,6 +170,9 @@ FEW, MANY = 40, 3_000
 
 
 def test_a_few_mutations_of_every_kind_of_file(place: Place) -> None:
+    for words in ("runs", "info toy", "eval --run toy", "doctor toy", "compare cp", "cache"):
+        assert place.charlm(words).code == 0, "what was not changed is read"
+    place.restore()
     for number in range(FEW):
         attempt(place, number)
 

@@ -10,12 +10,13 @@ from torch import Tensor
 from charlm.checkpoint import strict_json, tensors
 from charlm.checkpoint.manifest import COUNTS, read_vouched
 from charlm.checkpoint.run_folder import RunFolder, no_checkpoint
-from charlm.config import ModelConfig, TrainingConfig
+from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.counts import table_file
 from charlm.counts.kneser_ney import KneserNey
 from charlm.errors import CheckpointError
 from charlm.model.language_model import LanguageModel
 from charlm.model.linear import is_matrix
+from charlm.terminal import one_line
 from charlm.text.vocabulary import Vocabulary
 
 S = TypeVar("S", ModelConfig, TrainingConfig)
@@ -183,6 +184,10 @@ def _run_facts(data: dict[str, Any]) -> dict[str, Any]:
         or not all(isinstance(data.get(name), dict) for name in ("text", "versions"))
     ):
         raise CheckpointError("run.json is damaged: it does not say what text was trained on, and with what")
+    try:
+        TextConfig.from_json(data["text"])
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"run.json is damaged: {one_line(str(error))}") from None
     if "from" in data:
         _check_origin(data["from"])
     return data
