@@ -116,13 +116,21 @@ class Compiling:
         return ctypes.CDLL(str(target))
 
     def _begin(self, sources: Sequence[Path]) -> None:
-        """Start the next attempt."""
-        self.compiler, own = self._attempts.pop(0)
-        self._begun = monotonic()
-        for source in sources:
-            flags = [*FLAGS, *own, *FLAGS_OF[source]]
-            command = [self.compiler, "-c", *flags, "-o", str(self._object(source)), str(source)]
-            self._processes[source] = _logging(command, self._log(source))
+        """Start the next attempt. A compiler that cannot be started is passed over."""
+        while self._attempts and not self._processes:
+            self.compiler, own = self._attempts.pop(0)
+            self._begun = monotonic()
+            try:
+                for source in sources:
+                    flags = [*FLAGS, *own, *FLAGS_OF[source]]
+                    command = [self.compiler, "-c", *flags, "-o", str(self._object(source)), str(source)]
+                    self._processes[source] = _logging(command, self._log(source))
+            except OSError as error:
+                for process in self._processes.values():
+                    _kill(process)
+                self._processes = {}
+                for source in sources:
+                    self.failures.setdefault(source, f"{Path(self.compiler).name}: {error}")
 
     def _until(self) -> float:
         """How long to wait for what was begun last."""
@@ -208,10 +216,13 @@ def examine() -> tuple[Part, ...]:
     """Compile each part, to see which can be."""
     parts = []
     for source, compiling in [(source, begin(source)) for source in PURPOSE]:
-        problem = None if compilers() else f"there is no C compiler: none of {', '.join(COMPILERS)}"
         if compiling is not None:
             compiling.library()
             problem = compiling.failures.get(source)
+        elif compilers():
+            problem = dict(_not_told)[source]
+        else:
+            problem = f"there is no C compiler: none of {', '.join(COMPILERS)}"
         compiler = Path(compiling.compiler).name if compiling is not None and problem is None else None
         parts.append(Part(purpose=PURPOSE[source], compiler=compiler, problem=problem))
     _not_told.clear()

@@ -4,6 +4,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -154,6 +155,27 @@ def is_live(path: Path) -> bool:
     return False
 
 
+@contextmanager
+def claiming(folder: Path) -> Iterator[bool]:
+    """Whether no other process claims this folder meanwhile; True too where the system cannot tell."""
+    descriptor, alone = None, True
+    if fcntl is not None:
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if descriptor is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                alone = False
+            except OSError:
+                pass  # some network file systems have no locks
+        yield alone
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def _hold(descriptor: int) -> None:
     """Show others that this process is writing here, for as long as the descriptor is open."""
     if fcntl is not None:
@@ -204,9 +226,32 @@ def _aside(folder: Path) -> Path:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add to the end of a file that may not exist yet, without waiting for the disk."""
-    with open(path, "ab") as file:
+    """Add to the end of a file that may not exist yet, without waiting for the disk.
+
+    Raises OSError, also for a symbolic link, a pipe or a device: they lead out of the folder, or nowhere.
+    """
+    with open(open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
         file.write(data)
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a file that is no link, pipe or device; OSError for those, without waiting for a writer."""
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    descriptor = os.open(path, flags, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a regular file")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a file that others may have put there; OSError for a link, a pipe, a device and for more than `most`."""
+    with open(open_regular(path), "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"more than {most:,} bytes")
+    return data
 
 
 def make_folder(folder: Path) -> None:
@@ -218,8 +263,14 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with all that is in it; first its name, so that it is never seen half gone."""
-    if not folder.exists():
+    """Remove a folder with all that is in it; first its name, so that it is never seen half gone.
+
+    A link, a pipe or a file in its place is removed itself.
+    """
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir():  # opening a pipe would wait for its writer
+        remove_file(folder)
         return
     if not folder.name.startswith(TEMPORARY):
         try:

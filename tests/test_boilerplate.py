@@ -103,6 +103,34 @@ BOOKS = {
         "I like Project Gutenberg.\nThe Project Gutenberg eBook of Faust is fine.\n" + BODY,
     ),
     "no book of theirs": (BODY, BODY),
+    **{
+        f"a marker {name}": (book(f"{start}", start.replace("START", "END")), BODY)
+        for name, start in {
+            "broken before GUTENBERG": "*** START OF THE PROJECT\nGUTENBERG EBOOK A TALE ***",
+            "broken before PROJECT": "*** START OF THE\nPROJECT GUTENBERG EBOOK A TALE ***",
+            "with five stars and two spaces": "*****  START OF THE  PROJECT  GUTENBERG EBOOK A TALE *****",
+            "with a space that does not break": "*** START OF THE PROJECT\u00a0GUTENBERG EBOOK A TALE ***",
+            "after a form feed": "\f*** START OF THE PROJECT GUTENBERG EBOOK A TALE ***",
+            "with a title of 500 characters": f"*** START OF THE PROJECT GUTENBERG EBOOK {'A TALE ' * 70}***",
+            "without stars": "START OF THE PROJECT GUTENBERG EBOOK A TALE",
+        }.items()
+    },
+    "a licence on lines of a paragraph each": (
+        MODERN.replace("to learn how", f"{'and so on ' * 30}to learn how") + "\n" + tale(4000),
+        BODY + "\n\n" + tale(4000),
+    ),
+    "another text right after the last marker": (
+        f"{HEAD}*** START OF THE PROJECT GUTENBERG EBOOK ***\n{BODY}*** END OF THE PROJECT GUTENBERG EBOOK ***\n{tale(100)}",
+        BODY + tale(100),
+    ),
+    "an essay on its end": (
+        2 * (essay := f"{BODY}End of Project Gutenberg's first years.\n{tale(100)}"),
+        2 * essay,
+    ),
+    "an essay in words of a marker": (
+        2 * (essay := f"{BODY}End of the Project Gutenberg Etext era\n{BODY}"),
+        2 * essay,
+    ),
 }
 
 
@@ -208,3 +236,11 @@ def test_each_file_of_a_folder_is_stripped_however_it_is_read(
     monkeypatch.setattr(boilerplate, "_EDGE", 16)
     corpus = load(["1", "2"], TextConfig(strip="gutenberg", val=0.0, documents="file")).corpus
     assert corpus.training_text().replace("\ud800", "") == wanted
+
+
+def test_eval_says_that_it_leaves_out_what_the_run_did(charlm: Callable[..., Result]) -> None:
+    Path("book.txt").write_text(MODERN)
+    assert charlm("train", "book.txt", "--strip", "gutenberg", "--mixer", "none", "--run", "s").code == 0
+    said = charlm("eval", "book.txt", "--run", "s").err
+    assert said.count("licence left out") == 1
+    assert f"({len(MODERN) - len(BODY):,} characters), as in the run's text" in said

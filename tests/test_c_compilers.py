@@ -65,6 +65,23 @@ def test_the_next_compiler_compiles_what_the_first_cannot(put: Callable[..., Non
 
 
 @NO_COMPILER
+@pytest.mark.parametrize("names", [("cc",), ("cc", "gcc")])
+def test_a_compiler_that_cannot_be_started_is_passed_over_and_named(
+    put: Callable[..., None], charlm: Callable[..., Result], names: tuple[str, ...]
+) -> None:
+    put(cc="", gcc=f'exec {REAL} "$@"')
+    folder = Path(os.environ["PATH"])
+    (folder / "cc").write_bytes(b"no program")
+    for name in {"cc", "gcc"} - set(names):
+        (folder / name).unlink()
+    shown = charlm("doctor")
+    if "gcc" in names:
+        assert len(re.findall("compiled by gcc", shown.out)) == 3, shown.out
+    else:
+        assert len(re.findall("not compiled, .*Exec format error", shown.out)) == 3, shown.out
+
+
+@NO_COMPILER
 def test_what_cannot_be_compiled_takes_nothing_else_with_it(put: Callable[..., None]) -> None:
     put(cc=f'case "$*" in *rows.c*) {FAILS};; esac; exec {REAL} "$@"')
     compiling = begin()

@@ -1,11 +1,13 @@
 """Settings that are not typed: a `--config` file and CHARLM_* variables, and what is said of a mistake in them."""
 
 import codecs
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from charlm.cli import config_file
 from tests.conftest import TEXT, Result
 
 Charlm = Callable[..., Result]
@@ -60,6 +62,19 @@ def test_a_mistake_is_named_with_its_line(charlm: Charlm, written: str, said: st
     assert (done.code, done.out) == (2, "") and said in done.err, done.err
 
 
+def test_more_steps_than_can_be_counted_are_refused_by_their_option(charlm: Charlm) -> None:
+    done = charlm("train", "ducks.txt", "--steps", "9" * 20, "--dry-run")
+    assert done.code == 2 and "--steps is 99999999999999999999; allowed: 1 to 1000000000000" in done.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="named pipes of POSIX")
+def test_a_pipe_that_nobody_writes_to_is_given_up(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_file, "PATIENCE", 0.01)
+    os.mkfifo("pipe")
+    done = charlm(*PLAN, "--config", "pipe")
+    assert done.code == 2 and "nothing came through this pipe" in done.err, done.err
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -69,7 +84,12 @@ def test_a_mistake_is_named_with_its_line(charlm: Charlm, written: str, said: st
             "--seed is 'abc'; it takes a whole number; --seed was set by the variable CHARLM_SEED",
         ),
         ("CHARLM_SEED", "-1", "seed is -1; allowed: at least 0; --seed was set by the variable CHARLM_SEED"),
-        ("CHARLM_LOCALITY", "perhaps", "--locality was set by the variable CHARLM_LOCALITY"),
+        (
+            "CHARLM_LOCALITY",
+            "perhaps",
+            "--locality is 'perhaps'; allowed: true or false; --locality was set by",
+        ),
+        ("CHARLM_THREADS", "0", "threads is 0; allowed: 1 to 1024; --threads was set by the variable"),
         ("CHARLM_DEVICE", "gpu", "--device was set by the variable CHARLM_DEVICE"),
     ],
 )

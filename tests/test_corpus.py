@@ -1,5 +1,6 @@
 """The corpus: divided by characters, cached by contents, narrow, never wrong."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from charlm.config import TextConfig
 from charlm.errors import TextError
-from charlm.text.cache import cache_folder
+from charlm.text.cache import cache_folder, entries
 from charlm.text.corpus import reopen
 from charlm.text.load import load, run_name
 from charlm.text.manual import read_manual
@@ -61,6 +62,24 @@ def test_a_damaged_cache_is_made_again() -> None:
     data[-1] ^= 1
     path.write_bytes(data)
     assert reopen(corpus.key) is None
+    assert prepare(text, TextConfig()).training_text() + corpus.held_out_text() == text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="named pipes of POSIX")
+@pytest.mark.parametrize("name", ["corpus.json", "train.npy"])
+@pytest.mark.parametrize("kind", ["pipe", "huge"])
+def test_a_cache_that_has_no_end_is_made_again(name: str, kind: str) -> None:
+    text = "another old song " * 30
+    corpus = prepare(text, TextConfig())
+    path = cache_folder() / "corpora" / corpus.key / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, 1 << 36)
+    assert reopen(corpus.key) is None
+    assert name != "corpus.json" or corpus.key not in [entry.key for entry in entries()]
     assert prepare(text, TextConfig()).training_text() + corpus.held_out_text() == text
 
 

@@ -152,6 +152,18 @@ def test_the_next_command_goes_on_where_this_one_broke(
     assert server.asked[-1] == "bytes=50000-"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="locks of POSIX")
+def test_two_commands_do_not_write_into_one_part(server: Server, tmp_path: Path) -> None:
+    """The second works apart, and leaves what the first is writing."""
+    part = tmp_path / ".tmp-text.part"
+    part.write_bytes(BODY[:1000])
+    with files.claiming(tmp_path) as alone:
+        assert alone
+        assert fetch(text_at(server, "good"), tmp_path).read_bytes() == BODY
+    assert server.asked == [None] and part.read_bytes() == BODY[:1000]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [part.name, "text.txt"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "said"),
     [

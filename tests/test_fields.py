@@ -54,7 +54,7 @@ def test_every_cell_is_read(texts: list[str], piece: int, form: tuple[str, str])
         (
             "a.jsonl",
             '{"text": "a"}\n\n{"text": 3, "body": "b"}\n',
-            "line 3, has no text in text; --field can name: body",
+            "line 3, has a number in the field text, which must be text; --field can name: body",
         ),
         ("a.jsonl", '{"body": "a"}', "line 1, has no field text; --field can name: body"),
         ("a.jsonl", "once upon a time\n", "line 1, is no JSON"),
@@ -153,7 +153,13 @@ def test_each_dialect_gives_its_texts(name: str, data: str | bytes, text: str) -
         ("a.csv", f"text,id,text\n1,one,2\n{ROWS}", "row 1, line 1, names 2 fields text; rename all but one"),
         ("a.csv", ROWS, "has no field text; --field can name: 3, line 3, or a column by its number"),
         ("a.tsv", '"id"\t"text"\n"1"\t"one"\n', 'can name: "id", "text"; a .tsv has no quoting: name the file .csv'),
-        ("a.json", '[{"text": "one"},\n{"text": 2}]', "line 2, has no text in text"),
+        ("a.jsonl", '{"text": "one"}\n{"text": null}\n', "line 2, has null in the field text, which must be text; leave such records out"),
+        ("a.jsonl", '{"text": "one"}\n{"id": 2}\n', "line 2, has no field text, and no other that is text"),
+        ("a.json", '{"messages": [{"text": "one"}]}', "has no field text, and no other that is text; what lies within another field"),
+        ("a.txt", f'id\ttext\n1\t"one" too\n{TABS}', "name the file .tsv, which has no quoting"),
+        ("a.txt", "Some prose\nof two lines\n", "holds no records with a field text: it is no JSON, and its first line names no such column: Some prose"),
+        ("r.tsv", "text\tn\n1\tone\t3\n", "If each row begins with a name, as R writes them"),
+        ("a.json", '[{"text": "one"},\n{"text": 2}]', "line 2, has a number in the field text, which must be text"),
         ("a.json", '[{"text": "one"},\n{"text": "two"', "line 2, is no JSON"),
         ("a.json", '[{"text": "one"},\n', "does not end"),
         ("a.json", '[{"text": "one"},\n' + "[" * 100_000, "line 2, is no JSON"),
@@ -195,3 +201,9 @@ def test_a_column_without_a_header_is_named_by_its_number() -> None:
     text, notes = field_of("a.csv", ROWS, "2")
     assert text == LINES and "column 2 is read from the first row on" in str(notes)
     assert field_of("b.csv", f"1,2\n{ROWS}", "2")[0] == LINES, "a field of that name goes before"
+
+
+def test_a_column_of_a_table_of_tabs_without_header_is_named_by_its_number_in_any_file() -> None:
+    assert field_of("dump.txt", "1\tone\n2\ttwo, or 2\n", "2")[0] == TWO
+    with pytest.raises(TextError, match="holds no records with a field 2"):
+        field_of("prose.txt", "One, two.\nThree, four.\n", "2")

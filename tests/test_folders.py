@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
-from charlm.text.finding import find_files, natural
+from charlm.errors import TextError
+from charlm.text.finding import expand, find_files, natural
 from charlm.text.load import load
 from tests.conftest import Result
 from tests.reading import write
@@ -309,3 +310,47 @@ def test_a_folder_of_texts_with_a_file_named_run_json_is_no_run(
     write("d/run.json", '{"a": 1}\n')
     write("d/a.txt", "the cat sat on the mat\n" * 40)
     assert '{"a": 1}' in trained_on("d")[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "read"),
+    [
+        ({"include": ["./s"]}, "cd"),
+        ({"exclude": ["./s/"]}, "ab["),
+        ({"include": ["./*.txt"]}, "acd["),
+        ({"include": ["s/**/*.txt"]}, "cd"),
+        ({"include": ["**/*.txt"]}, "acd["),
+        ({"exclude": ["**/c.txt"]}, "abd["),
+        ({"include": ["s//deep/*.txt"]}, "d"),
+        ({"include": ["{here}/f/s"]}, "cd"),
+        ({"exclude": ["{here}/f/s/*"]}, "ab["),
+        ({"exclude": ["f/s"]}, "ab["),
+        ({"include": ["[1].txt"]}, "["),
+    ],
+)
+@pytest.mark.parametrize("folder", ["f", "./f", "f/", "{here}/f"])
+def test_patterns_mean_the_same_however_folder_and_pattern_are_written(
+    elsewhere: Path, options: dict[str, list[str]], read: str, folder: str
+) -> None:
+    for name in ("a.txt", "b.md", "s/c.txt", "s/deep/d.txt", "[1].txt"):
+        write(f"f/{name}", "text\n")
+    here = str(Path.cwd())
+    given = {option: [each.replace("{here}", here) for each in of] for option, of in options.items()}
+    paths, _ = expand([folder.replace("{here}", here)], given.get("include"), given.get("exclude"))
+    assert sorted(Path(path).name[0] for path in paths) == sorted(read)
+
+
+def test_an_excluded_folder_is_not_even_opened(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("g/a.txt", "text\n")
+    write("g/private/b.txt", "text\n")
+    scan = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(TextError, match=r"g/private may not be read.*add --exclude private"):
+        expand(["g"])
+    assert expand(["g"], exclude=["private"]) == (["g/a.txt"], [])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from charlm.text.decoding import decode
 from charlm.text.guessing import guesses, seven_bit
 from tests.conftest import Result
 
@@ -136,6 +137,38 @@ def test_the_right_encoding_is_shown() -> None:
 def test_the_right_encoding_of_a_few_words_is_shown() -> None:
     total, first, missed = judged(40)
     assert total >= 110 and len(missed) <= 2 and first >= 0.8 * total, missed
+
+
+SHORT = (
+    ("cp1252", "À Paris"), ("cp1252", "É assim"), ("cp1252", "© 2020 Acme"), ("cp1252", "£5 only"), ("cp1252", "10 °C"),
+    ("iso8859_15", "Prix: 20 €"), ("cp1254", "İstanbul'da yağmur var"), ("cp1254", "Iğdır ilinde"),
+    ("cp1255", "שלום עולם"), ("iso8859_8", "שלום עולם"), ("cp1256", "مرحبا بالعالم"), ("cp720", "مرحبا بالعالم"),
+    ("cp1253", "Καλημέρα κόσμε"), ("koi8_r", "Добрый день, Анна"), ("cp1125", "Їжак у лісі живе"), ("tis_620", "กินข้าว"),
+    ("gb18030", "你好，世界"), ("big5", "我愛台北"), ("euc_jp", "吾輩は猫である。"), ("cp949", "안녕하세요 세계"),
+    ("cp437", "╔════╗\n║ Hi ║\n╚════╝"), ("cp437", "░░▒▒▓▓██ ANSI ART ██▓▓▒▒░░"), ("cp866", "╔═══╗\n║ Меню ║\n╚═══╝"),
+    ("cp500", "Hello World! This is [a] test."), ("cp1140", "The price is 5 € today, sir"), ("koi8_t", "Забони тоҷикӣ"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("encoding", "text"), SHORT)
+def test_the_right_encoding_of_a_short_text_is_shown(encoding: str, text: str) -> None:
+    data = text.encode(encoding)
+    with pytest.raises(UnicodeDecodeError) as caught:
+        data.decode()
+    assert text in [data.decode(guess.encoding, "replace") for guess in guesses(data, caught.value.start)]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\x1b$)A\x0eDc:C\x0f\n", "iconv -f ISO-2022-CN"),
+        ("①②\n".encode("iso2022_jp_3"), "--encoding iso2022_jp"),
+        (b"\x1b[31mred\x1b[0m\n", None),
+    ],
+)
+def test_chinese_of_seven_bits_and_signs_alone_are_said(data: bytes, said: str | None) -> None:
+    notes = decode(data, "a.txt")[1]
+    assert said in notes[0] if said else not notes
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a command says of a model is known, comparable, and marked where it is not: errors, best steps, baselines."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from math import log
@@ -58,6 +59,30 @@ def test_of_a_few_characters_nothing_looks_like_a_measurement(charlm: Run) -> No
         found = json.loads(charlm(*words).out, parse_constant=refused_constant)
         assert found.get("standard_error") is None
         assert found.get("baselines", {}).get("xz") is None
+
+
+def test_an_error_that_is_tiny_is_never_printed_as_zero(charlm: Run) -> None:
+    Path("same.txt").write_text("a" * 3_000)
+    trained = charlm(
+        "train", "same.txt", "--steps", "2", "--eval-every", "1", "--run", "same", "--counts", *FAST
+    )
+    assert trained.code == 0, trained.err
+    report = Path("checkpoints/same/report.html").read_text()
+    for shown in (trained.out, trained.err, report, charlm("info", "same").out):
+        assert "± <0.0" in shown or "± &lt;0.0" in shown
+        assert not re.search(r"± -?0\.0+(?![0-9])|-0\.0+(?![0-9])", shown)
+
+
+@pytest.mark.parametrize("words", [("--mixer", "none"), ("--steps", "2", "--no-counts", *FAST)])
+def test_a_single_character_held_out_is_scored_in_training_too(charlm: Run, words: tuple[str, ...]) -> None:
+    Path("one.txt").write_text("s")
+    trained = charlm("train", "ducks.txt", "--val-file", "one.txt", "--run", "one", *words)
+    assert trained.code == 0, trained.err
+    assert "1 of 1 characters" in trained.out and "too few to mean much" in trained.out
+    (last,) = evaluations("one")[-1:]
+    scored = json.loads(charlm("eval", "--json").out)
+    assert last["nats_per_char"] == pytest.approx(scored["nats_per_char"], abs=1e-6)
+    assert last["standard_error"] is None and last["chars"] == scored["chars"] == 1
 
 
 def test_a_file_of_a_few_characters_has_no_ratio_that_means_anything(charlm: Run) -> None:

@@ -346,3 +346,49 @@ def test_a_lock_that_is_a_link_empties_nothing(place: Place) -> None:
     done = place.charlm("resume toy --steps 1")
     assert done.code == 4 and "symbolic link" in done.err and other.read_text() == "mine"
     assert RunFolder(lock.parent).steps()
+
+
+# --- what is no file or folder where one belongs ---------------------------------------------------
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and links of POSIX")
+@pytest.mark.parametrize(
+    ("name", "words", "code"),
+    [
+        ("checkpoints/toy/step-00000005", "resume toy --steps 1", 0),
+        ("checkpoints/cp/n_layer-1.seed-1/result.json", "resume cp", 0),
+        ("cache/corpora/{key}/corpus.json", "cache", 0),
+        ("cache/corpora/{key}/train.npy", "eval --run toy", 0),
+    ],
+)
+def test_a_pipe_is_not_waited_for(place: Place, name: str, words: str, code: int) -> None:
+    key = next(p for p in (place.here / "cache" / "corpora").iterdir()).name
+    path = place.here / name.format(key=key)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    done = place.charlm(words)
+    assert done.code == code, done.err
+
+
+def test_a_folder_in_the_place_of_a_result_is_one_sentence(place: Place) -> None:
+    path = place.here / "checkpoints/cp/n_layer-1.seed-1/result.json"
+    path.unlink()
+    path.mkdir()
+    done = place.charlm("resume cp")
+    assert done.code == 6 and "the result of n_layer-1.seed-1 cannot be written" in done.err, done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in ("last_figure", "recent_losses", "updates", "seconds", "rises") for value in ("x", [[]], True, {"a": 1})),
+        ("best_blocks", []), ("best_blocks", ["x"]), ("skipped", "12"), ("old_text", {"run": "x"}), ("seconds", 10**200),
+    ],
+)  # fmt: skip
+def test_a_state_of_wrong_kinds_is_one_sentence(place: Place, name: str, value: Any) -> None:
+    run = place.here / "checkpoints" / "toy"
+    for path in run.glob("step-*/state.json"):
+        path.write_text(json.dumps({**json.loads(path.read_bytes()), name: value}))
+    vouch_again(run)
+    done = place.charlm("resume toy --steps 1")
+    assert done.code == 4 and "state.json is damaged" in done.err, done.err

@@ -191,3 +191,47 @@ def test_a_signal_outside_of_training_ends_the_command_with_its_code(
     done = Running(tmp_path, *args, before=_signal_in(*where, "SIGTERM")).end()
     assert done.code == 143, done.err
     assert "error: stopped by SIGTERM" in done.err and "Traceback" not in done.err
+
+
+HIDING = """
+import os, signal, sys, types
+from charlm.cli import main
+from charlm.training.signals import raising_signals
+def command(started):
+    def work(standalone_mode):
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        except BaseException:
+            raise AttributeError("module has no attribute") from None  # as libraries do that are being imported
+    return work
+main.make_app = command
+sys.exit(main.run(0.0))
+"""
+IMPORTING = """
+import os, signal, sys, time, types
+from charlm.training.signals import raising_signals
+torch = sys.modules["torch"] = types.ModuleType("torch")
+torch.__spec__ = types.SimpleNamespace(_initializing=True)
+with raising_signals():
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    print("not interrupted", flush=True)
+    torch.__spec__._initializing = False
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt as error:
+        print("ended", type(error).__name__)
+"""
+
+
+def test_a_signal_that_a_library_hides_behind_another_exception_is_no_bug_of_ours() -> None:
+    done = subprocess.run([sys.executable, "-c", HIDING], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGUSR1, "error: stopped by SIGUSR1\n")
+
+
+@pytest.mark.parametrize(("name", "raised"), [("SIGUSR1", "Signalled"), ("SIGINT", "KeyboardInterrupt")])
+def test_a_signal_waits_while_torch_is_imported(name: str, raised: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING, name], capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stdout) == (0, f"not interrupted\nended {raised}\n"), done.stderr

@@ -104,6 +104,8 @@ def test_a_named_pipe_and_a_device_are_written_to_and_not_replaced(folder: Path)
         (["compress", "ducks.txt", "-o", "-", "--json"], "both write to standard output"),
         (["eval", "ducks.txt", "--per-char", "-", "--json"], "both write to standard output"),
         (["eval", "ducks.txt", "--per-char", "ducks.txt"], "is the file that is read"),
+        (["eval", ".", "--per-char", "ducks.txt"], "exists in a folder that is read, ."),
+        (["compress", "ducks.txt", "-o", "x" * 300], "is too long a name; allowed: 255 bytes"),
     ],
     ids=" ".join,
 )
@@ -114,6 +116,27 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
     assert (done.code, done.out) == (2, b"") and said in done.err
     assert "using" not in done.err, "no model was looked for"
     assert (folder / "ducks.txt").read_text() == TEXT
+
+
+def test_no_output_overwrites_what_a_command_reads_without_naming_it(folder: Path) -> None:
+    """Standard input, and the text of the run, which `eval` reads when no file is named."""
+    text = folder / "ducks.txt"
+    given = run(folder, "compress", "-", "-o", "ducks.txt", "--force", stdin=text)
+    own = run(folder, "eval", "--per-char", "ducks.txt")
+    for done in (given, own):
+        assert done.code == 2 and "ducks.txt is the file that is read" in done.err, done.err
+    assert text.read_text() == TEXT
+
+
+def test_an_open_descriptor_is_written_to_and_a_tilde_is_the_home_folder(folder: Path) -> None:
+    wanted = run(folder, "compress", "ducks.txt", "-o", "-").out
+    args = ("compress", "ducks.txt", "-o", "/dev/fd/9")
+    opened = os.open(folder / "nine.clm", os.O_RDWR | os.O_CREAT)
+    done = Command(args, folder, before=lambda: os.dup2(opened, 9)).run()
+    assert (done.code, (folder / "nine.clm").read_bytes()) == (0, wanted), done.err
+    os.close(opened)
+    done = run(folder, "compress", "ducks.txt", "-o", "~/home.clm", environment={"HOME": str(folder)})
+    assert (done.code, (folder / "home.clm").read_bytes()) == (0, wanted), done.err
 
 
 def test_what_is_no_text_goes_to_a_terminal_only_by_force(folder: Path) -> None:

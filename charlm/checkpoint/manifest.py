@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from charlm import files
 from charlm.checkpoint.strict_json import dump, parse
 from charlm.errors import CheckpointError
 from charlm.terminal import one_line
@@ -92,17 +93,17 @@ def problems(folder: Path) -> dict[str, str | None]:
 
 def read_regular(path: Path, limit: int) -> bytes:
     """A file's bytes; CheckpointError for links, pipes, devices and more than `limit` bytes."""
+    shown = one_line(str(path))
     try:
-        facts = os.lstat(path)
-        if not stat.S_ISREG(facts.st_mode):
-            raise CheckpointError(f"{one_line(str(path))} is not a regular file")
-        if facts.st_size > limit:
-            raise CheckpointError(
-                f"{one_line(str(path))} has {facts.st_size} bytes; at most {limit} are expected"
-            )
-        return path.read_bytes()
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise CheckpointError(f"{shown} is not a regular file")
+        with open(files.open_regular(path), "rb") as file:  # should it have become a link since
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise CheckpointError(f"{shown} has {size} bytes; at most {limit} are expected")
+            return file.read(limit + 1)
     except OSError as error:
-        raise CheckpointError(f"{one_line(str(path))} cannot be read: {error.strerror}") from None
+        raise CheckpointError(f"{shown} cannot be read: {error.strerror}") from None
 
 
 def _entries(files: Mapping[str, bytes]) -> dict[str, Any]:

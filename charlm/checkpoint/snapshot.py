@@ -144,6 +144,8 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
         raise CheckpointError(f"the run has no {COUNTS}, which its model needs")
     if snapshot.state.pop("step", None) != step:
         raise CheckpointError("state.json is damaged: it is of another step")
+    if snapshot.state.get("old_text") is not None and "from" not in snapshot.run:
+        raise CheckpointError("state.json is damaged: it has old_text, and run.json names no run it is of")
     if training:
         moments = remembered(expected, snapshot.training_config.optimizer)
         snapshot.optimizer = tensors.load(data["train_state.safetensors"], moments, "train_state.safetensors")
@@ -176,7 +178,7 @@ def _run_facts(data: dict[str, Any]) -> dict[str, Any]:
     if (
         not isinstance(corpus, dict)
         or not all(isinstance(corpus.get(name), str) for name in texts)
-        or not all(type(corpus.get(name)) is int for name in numbers)
+        or not all(type(corpus.get(name)) is int and 0 <= corpus[name] < 2**63 for name in numbers)
         or not isinstance(corpus.get("sources"), list)
         or not all(isinstance(data.get(name), dict) for name in ("text", "versions"))
     ):
@@ -200,4 +202,6 @@ def _check_origin(origin: Any) -> None:
         type(origin.get(name)) is kind for name, kind in kinds.items()
     ):
         raise CheckpointError("run.json is damaged: it does not say what the run goes on from")
+    if origin["block_size"] < 1 or not 0 <= origin["step"] < 2**63:
+        raise CheckpointError("run.json is damaged: block_size or step of the run it goes on from cannot be")
     _run_facts({"versions": {}, **origin})

@@ -9,6 +9,8 @@ from charlm.errors import CheckpointError
 from charlm.terminal import one_line
 
 LARGEST = 64 << 20
+LARGEST_NUMBER = 1e100
+"""Far above any figure; the squares of larger ones could overflow."""
 DEEPEST = 300
 """Levels of nesting that are read: half of what Python's own limits take, since others look at the values too."""
 
@@ -47,6 +49,25 @@ def finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: finite(part) for key, part in value.items()}
     return [finite(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def number(value: Any) -> float:
+    """A number that a file must hold; ValueError for whatever else stands there."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST_NUMBER:
+        raise ValueError(f"{one_line(repr(value))} is not a number")
+    return float(value)
+
+
+def optional_number(value: Any) -> float | None:
+    """The same where a file may hold null."""
+    return None if value is None else number(value)
+
+
+def whole(value: Any) -> int:
+    """A count or a step that a file must hold; ValueError for whatever else stands there."""
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{one_line(repr(value))} is not a whole number from 0 to 2^63")
+    return value
 
 
 def _too_deep(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """Which run, which of its checkpoints and which text a command works on, and saying so."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +49,8 @@ def moved_text(texts: Sequence[str] | None, val_file: str | None = None) -> "Mov
         return None
     from charlm.training.texts import Moved  # here: torch is slow to import
 
-    return Moved(tuple(texts or ()), val_file)
+    val_file = None if val_file is None else os.path.expanduser(val_file)
+    return Moved(tuple(map(os.path.expanduser, texts or ())), val_file)
 
 
 def say_moved(corpus: "Corpus", moved: "Moved | None") -> None:

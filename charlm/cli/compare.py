@@ -8,7 +8,15 @@ import typer
 from charlm.cli.chosen import moved_text, say_moved
 from charlm.cli.console import checkpoints_root, note_files, warn
 from charlm.cli.mistakes import check_files, quoted
-from charlm.cli.options import AsJson, Checkpoints, MovedText, budget_seconds, build, with_settings
+from charlm.cli.options import (
+    MOST_STEPS,
+    AsJson,
+    Checkpoints,
+    MovedText,
+    budget_seconds,
+    build,
+    with_settings,
+)
 from charlm.cli.reading import check_named, load_text, say_text, warn_unless_kept
 from charlm.cli.train import refuse_for_counts
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
@@ -51,7 +59,9 @@ def command(
     time: Annotated[
         str | None, typer.Option(metavar="TIME", help=f"Training of each run. [default: {DEFAULT_TIME}]")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Batches for each run, instead of a time.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=MOST_STEPS, help="Batches for each run, instead of a time.")
+    ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(

@@ -1,8 +1,11 @@
 """`--config FILE.toml`: options from a file, below the command line and the environment."""
 
 import codecs
+import errno
 import os
 import re
+import select
+import stat
 import tomllib
 from typing import Any
 
@@ -17,6 +20,7 @@ COMMAND_LINE_ONLY = ("config", "help", "corpus", "dry_run")
 MOST_BYTES = 1 << 15
 """More is no file of settings: a device or a pipe may have no end."""
 LONGEST_NAME = 100
+PATIENCE = 10.0
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 """Byte-order marks: Windows Notepad writes the first, `>` in Windows PowerShell the second."""
 
@@ -75,16 +79,29 @@ def _read(path: str) -> str:
 
 
 def _contents(path: str) -> bytes:
-    """The bytes of a file or a pipe; UsageError for more than a file of settings has."""
+    """The bytes of a file or a pipe; UsageError for more than a file of settings has.
+
+    OSError where nobody writes into a named pipe: opening it would wait without end.
+    """
     data = b""
-    with open(path, "rb", buffering=0) as file:
-        while len(data) <= MOST_BYTES and (piece := file.read(MOST_BYTES + 1 - len(data))):
+    named_pipe = stat.S_ISFIFO(os.stat(path).st_mode)
+    with open(path, "rb", buffering=0, opener=_without_waiting if named_pipe else None) as file:
+        while len(data) <= MOST_BYTES:
+            if named_pipe and not select.select([file], [], [], PATIENCE)[0]:
+                raise TimeoutError(errno.ETIMEDOUT, f"nothing came through this pipe in {PATIENCE:g} seconds")
+            piece = file.read(MOST_BYTES + 1 - len(data))
+            if not piece:
+                break
             data += piece
     if len(data) > MOST_BYTES:
         raise UsageError(
             f"--config {one_line(path)} has more than {MOST_BYTES:,} bytes; name a file of settings, in TOML"
         )
     return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _line(text: str, key: str) -> int:

@@ -42,9 +42,9 @@ def command(
     from charlm.text.stream import file_bytes
 
     label = "standard input" if file == "-" else file
-    data = file_bytes(file, one_line(label))
-    from charlm.compression.container import unpack
+    from charlm.compression.container import MAGIC, unpack
 
+    data = file_bytes(file, one_line(label), MAGIC)
     header, _ = unpack(data, label)  # before a model is looked for
     use_threads(_threads(ctx, threads, header.means.threads))
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)

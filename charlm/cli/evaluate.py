@@ -112,17 +112,15 @@ def command(
     """
     _check_part(part, files, checkpoints_root(checkpoints))
     _refuse_without_files(files, encoding=encoding, field=field)
-    bits = None if per_char is None else Output("--per-char", per_char, inputs=files or [])
-    if bits is not None and bits.is_stdout and as_json:
-        raise UsageError(
-            "--per-char - and --json both write to standard output; name a file, or leave one out"
-        )
+    bits = _output_of_bits(per_char, files or [], as_json)
     snapshot, name, which = _opened(checkpoints, run, checkpoint, threads)
     if online:
         _check_learns(snapshot)
     from charlm.context import ContextRule
     from charlm.evaluation.report import evaluate
 
+    if bits is not None:
+        bits.refuse_inputs([*_sources(snapshot), *(text or []), *filter(None, [val_file])])
     texts = read_texts(files, snapshot, encoding, field) if files else None
     corpus = corpus_of_run(snapshot, needed=texts is None, moved=moved_text(text, val_file))
     if texts is None:
@@ -231,6 +229,12 @@ def _output_of_bits(per_char: str | None, files: list[str], as_json: bool) -> Ou
             "--per-char - and --json both write to standard output; name a file, or leave one out"
         )
     return output
+
+
+def _sources(snapshot: "Snapshot") -> list[str]:
+    """The files that the run was trained on, which must not be overwritten."""
+    sources = snapshot.run["corpus"].get("sources")
+    return [name for name in sources if isinstance(name, str)] if isinstance(sources, list) else []
 
 
 def _per_char(evaluation: "Evaluation") -> Iterator[bytes]:

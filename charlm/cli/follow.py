@@ -315,10 +315,9 @@ def figure_rows(session: AnySession) -> list[tuple[str, str]]:
     measured = f"{count(figure['chars'])} of {count(corpus.held_out_chars)} characters, {several(figure['blocks'], 'block')}, {spread}"
     rows = [("held-out", said)]
     if figure["difference"] is not None:
-        change = plus_minus(figure["difference"], figure["difference_error"])
+        change = plus_minus(figure["difference"], figure["difference_error"], sign="+")
         baseline = figure["baseline_nats_per_char"] / log(2)
-        sign = "+" * (figure["difference"] >= 0)
-        rows.append(("n-gram baseline", f"{baseline:.4f} bits/char there; difference {sign}{change}"))
+        rows.append(("n-gram baseline", f"{baseline:.4f} bits/char there; difference {change}"))
     rows.append(("measured on", measured))
     if session.state.divergence.recent:
         # from nats a symbol to bits a character

@@ -91,7 +91,7 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
         few = too_few(row["evaluated_chars"])
         rows.append(("held-out", f"{plus_minus(figure, row['standard_error'])} bits/char{few}"))
     if row["difference_from_baseline"] is not None:
-        change = plus_minus(row["difference_from_baseline"], row["difference_error"])
+        change = plus_minus(row["difference_from_baseline"], row["difference_error"], sign="+")
         baseline = row["baseline_nats_per_char"] / log(2)
         rows.append(("n-gram baseline", f"{baseline:.4f} bits/char on the same text; difference {change}"))
     if row["from"] is not None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -123,8 +124,9 @@ def run(started: float) -> int:
     be_quiet(False)
     if "--no-color" in sys.argv[1:]:
         no_colours()  # before the command line is read: what is wrong with it is an error in colours
+    came: list[int] = []
     try:
-        with raising_signals():
+        with raising_signals() as came:
             code = make_app(started)(standalone_mode=False)
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -135,6 +137,9 @@ def run(started: float) -> int:
         fail("interrupted")
         return EXIT_CODES["SIGINT"]
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever it is, the user gets one sentence
+        if came:  # a library made another exception of the signal's
+            fail(f"stopped by {signal.Signals(came[0]).name}")
+            return 128 + came[0]
         return _other(error)
 
 

@@ -163,9 +163,7 @@ def _bad_value(ctx: Any, error: Any) -> str:
     param, message = error.param, str(error.message)
     wrong = re.fullmatch(r"'(.*)' is not a valid (\w+)( range)?\.", message, re.DOTALL)
     if wrong is None:
-        outside = re.fullmatch(r"(\S+) is not in the range x>=(\S+)\.", message)
-        said = f"{outside[1]}; allowed: at least {outside[2]}" if outside else message.rstrip(".")
-        return one_line(f"{_name(param)} is {said}", 500)
+        return one_line(f"{_name(param)} is {_outside(message) or message.rstrip('.')}", 500)
     value, whole = wrong[1], wrong[2].startswith("int")
     for short in (opt for opt in param.opts if re.fullmatch("-[^-]", opt)):
         if (
@@ -175,6 +173,19 @@ def _bad_value(ctx: Any, error: Any) -> str:
     meant = number_meant(value, whole=whole)
     hint = f"; did you mean {meant}?" if meant is not None else ""
     return f"{_name(param)} is {one_line(value)!r}; it takes a {'whole ' * whole}number{hint}"
+
+
+def _outside(message: str) -> str | None:
+    """What was given and what is allowed: a number out of its range, or a word that is neither yes nor no."""
+    no_boolean = re.match(r"('.*') is not a valid boolean\.", message, re.DOTALL)
+    if no_boolean:
+        return f"{no_boolean[1]}; allowed: true or false"
+    outside = re.fullmatch(r"(\S+) is not in the range (?:(\S+?)<=)?x(?:>=(\S+?))?(?:<=(\S+?))?\.", message)
+    if outside is None:
+        return None
+    least, most = outside[2] or outside[3], outside[4]
+    allowed = f"{least} to {most}" if least and most else f"at least {least}" if least else f"at most {most}"
+    return f"{outside[1]}; allowed: {allowed}"
 
 
 def _extra(ctx: Any, words: str) -> str:

@@ -17,6 +17,7 @@ from charlm.suggestions import time_meant
 from charlm.terminal import be_quiet, no_colours, one_line
 
 S = TypeVar("S", bound=Settings)
+MOST_STEPS = 10**12
 
 
 def threads_option(help_text: str) -> Any:

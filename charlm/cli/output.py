@@ -1,6 +1,7 @@
 """Where a command writes what it makes: a file, a pipe or device, or standard output (`-`)."""
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,9 @@ from charlm.errors import ResourceError, UsageError
 from charlm.terminal import one_line
 
 STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+DESCRIPTOR = re.compile(r"/dev/stderr|(?:/dev|/proc/self)/fd/[0-9]+")
+"""What a shell has opened already, such as `3> out`: it is written to as it is, whatever it leads to."""
+LONGEST_NAME = 255
 
 
 class Output:
@@ -25,13 +29,13 @@ class Output:
         overwrite: bool = True,
         binary: bool = False,
     ) -> None:
-        """`inputs` are the files that are read, which are never overwritten; other files only with `overwrite`.
+        """`inputs` are the files that are read (`-` is standard input), which are never overwritten; others with `overwrite`.
 
         What is `binary` goes to a terminal only with `overwrite`, which is `--force` there.
         """
         self._named = f"{option} {one_line(name)}"
         self.is_stdout = name in STDOUT
-        self._path: Path | None = None if self.is_stdout else Path(name)
+        self._path: Path | None = None if self.is_stdout else Path(os.path.expanduser(name))
         self._special = False
         terminal = self.is_stdout and sys.stdout.isatty()
         if self._path is not None:
@@ -46,21 +50,41 @@ class Output:
         try:
             mode = os.stat(path).st_mode
         except (OSError, ValueError):
-            if not os.path.isdir(os.path.dirname(os.path.realpath(path))):
-                raise UsageError(
-                    f"{self._named} is in a folder that does not exist; make it, or name another"
-                ) from None
+            self._check_new(os.path.realpath(path))
             return False
         if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
             self._special = True
             return stat.S_ISCHR(mode) and _is_terminal(path)
         if not stat.S_ISREG(mode):
             raise UsageError(f"{self._named} is no regular file; name one, or a new one")
-        if any(name != "-" and os.path.exists(name) and os.path.samefile(name, path) for name in inputs):
-            raise UsageError(f"{self._named} is the file that is read; give another name")
-        if not overwrite:
+        self.refuse_inputs(inputs)
+        if DESCRIPTOR.fullmatch(str(path)):
+            self._special = True
+        elif not overwrite:
             raise UsageError(f"{self._named} exists already; give another name, or --force to overwrite it")
         return False
+
+    def refuse_inputs(self, inputs: Sequence[str]) -> None:
+        """UsageError where it is one of the files that are read, or in a folder that is."""
+        if self._path is None or not self._path.is_file():
+            return
+        for name in inputs:
+            if _is_same(name, self._path):
+                raise UsageError(f"{self._named} is the file that is read; give another name")
+            if name != "-" and Path(os.path.realpath(name)) in Path(os.path.realpath(self._path)).parents:
+                raise UsageError(
+                    f"{self._named} exists in a folder that is read, {one_line(name)}; give another name"
+                )
+
+    def _check_new(self, path: str) -> None:
+        """UsageError where no file of that name can be made."""
+        folder, name = os.path.split(path)
+        if not os.path.isdir(folder):
+            raise UsageError(f"{self._named} is in a folder that does not exist; make it, or name another")
+        if not os.access(folder, os.W_OK):
+            raise UsageError(f"{self._named} is in a folder that cannot be written; name another")
+        if len(os.fsencode(name)) > LONGEST_NAME:
+            raise UsageError(f"{self._named} is too long a name; allowed: {LONGEST_NAME} bytes")
 
     def write(self, pieces: Iterable[bytes]) -> None:
         """Write all of it; a regular file appears whole or not at all. Raises ResourceError."""
@@ -82,6 +106,14 @@ class Output:
         except OSError as error:
             raise ResourceError(f"{self._named} cannot be written: {error.strerror or error}") from None
         say(f"written: {one_line(str(self._path))}")
+
+
+def _is_same(name: str, path: Path) -> bool:
+    """Is the input of that name the file at `path`?"""
+    try:
+        return os.path.samestat(os.fstat(0) if name == "-" else os.stat(name), os.stat(path))
+    except (OSError, ValueError):
+        return False
 
 
 def _is_terminal(path: Path) -> bool:

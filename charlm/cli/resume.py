@@ -8,6 +8,7 @@ import typer
 from charlm.cli.chosen import moved_text, say_moved
 from charlm.cli.console import checkpoints_root, say, warn
 from charlm.cli.options import (
+    MOST_STEPS,
     Checkpoints,
     EventsAsJson,
     MovedText,
@@ -36,7 +37,9 @@ def command(
     time: Annotated[
         str | None, typer.Option(metavar="TIME", help="Train so much longer, starting included.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Train so many steps more.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=MOST_STEPS, help="Train so many steps more.")
+    ] = None,
     threads: Annotated[
         int | None, threads_option("CPU threads. [default: as many as the run began with]")
     ] = None,

@@ -1,5 +1,6 @@
 """`charlm sample`: text from a trained model, as it is written."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,8 @@ from charlm.terminal import one_line, unescaped
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
     from charlm.compiled import Compiling
+
+LARGEST_PROMPT = 1 << 24
 
 EXAMPLES = """Examples:
   charlm sample                                  from the newest run, another text each time
@@ -176,6 +179,12 @@ def _from_file(name: str, snapshot: "Snapshot") -> str:
     """A prompt from a file, read as the run read its text, as one document."""
     from charlm.text.file_reader import read_as_run
 
+    size = os.path.getsize(name) if os.path.isfile(name) else 0
+    if size > LARGEST_PROMPT:
+        raise UsageError(
+            f"--prompt-file {one_line(name)} has {size:,} bytes; allowed: {LARGEST_PROMPT:,}. "
+            "The model sees only the last characters of a prompt: give the end of the file"
+        )
     config = replace(text_config(snapshot), documents="none", separator=None, split="tail")
     source = read_as_run([name], config)
     note_files(source.notes)

@@ -12,6 +12,7 @@ from charlm.cli.console import checkpoints_root, count, note_files, print_json, 
 from charlm.cli.going_on import as_before, origin_of, say_origin, take_reading, take_text_settings, told
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import (
+    MOST_STEPS,
     Checkpoints,
     EventsAsJson,
     From,
@@ -63,7 +64,12 @@ FromText = Annotated[
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(min=1, help="How many batches to learn from, instead of a time.", envvar="CHARLM_STEPS"),
+    typer.Option(
+        min=1,
+        max=MOST_STEPS,
+        help="How many batches to learn from, instead of a time.",
+        envvar="CHARLM_STEPS",
+    ),
 ]
 
 ResumeIfExists = Annotated[

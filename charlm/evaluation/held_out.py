@@ -33,7 +33,7 @@ def spread(rule: ContextRule, n: int, symbols: int, chars: int) -> Slice:
 
     They are spread evenly; where the state is carried from one to the next, they are the first.
     """
-    there = rule.windows(n)
+    there = max(rule.windows(n), min(n, 1))  # a single symbol, which has no context, is a window too
     wanted = min(there, max(1, round(symbols / rule.stride)))
     last = wanted - 1 if rule.carried else there - 1
     windows = np.linspace(0, last, wanted if there else 0).round().astype(int)
@@ -94,7 +94,9 @@ def score_slice(
     """
     sums: list[float] = []
     symbols: list[int] = []
-    for window, scores in zip(part.windows, predictor.score_windows(ids, part.windows, rule), strict=True):
+    alone = len(ids) == 1
+    found = [np.empty(0)] * len(part.windows) if alone else predictor.score_windows(ids, part.windows, rule)
+    for window, scores in zip(part.windows, found, strict=True):
         if stopped():
             return None
         if window == 0:

@@ -58,10 +58,18 @@ def standard_error(values: Numbers) -> float | None:
     return sqrt(long_run_variance(values)[0] / len(values))
 
 
-def plus_minus(nats: float, error: float | None, digits: int = 4) -> str:
-    """A figure in bits and its standard error, as they are printed; a question mark where that is unknown."""
-    known = "?" if error is None else f"{error / log(2):.{digits}f}"
-    return f"{nats / log(2):.{digits}f} ± {known}"
+def plus_minus(nats: float, error: float | None, digits: int = 4, sign: str = "") -> str:
+    """A figure in bits and its standard error, as they are printed; `sign`: "+" for a difference."""
+    bits = None if error is None else error / log(2)
+    return f"{nats / log(2):{sign}z.{digits}f} ± {error_said(bits, digits)}"
+
+
+def error_said(error: float | None, digits: int = 4) -> str:
+    """A standard error as it is printed: a question mark where it is unknown, and never rounded to zero."""
+    if error is None:
+        return "?"
+    rounded = f"{error:.{digits}f}"
+    return rounded if float(rounded) else f"<{10**-digits:.{digits}f}"
 
 
 def too_few(chars: int) -> str:

@@ -66,11 +66,17 @@ def read_log(
 
 def _lines(path: Path) -> list[bytes]:
     """The lines of a log that are not empty; none where it is no file of the run's own, or cannot be read."""
+    found = []
     try:
-        data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        if path.is_file() and not path.is_symlink():
+            with open(path, "rb") as file:
+                while line := file.readline(LONGEST_LINE + 2):
+                    found.append(line.rstrip(b"\n"))
+                    while not line.endswith(b"\n") and (line := file.readline(LONGEST_LINE)):
+                        pass  # the rest of a line that is too long, and so damaged
     except OSError:
         return []
-    return [line for line in data.split(b"\n") if line.strip()]
+    return [line for line in found if line.strip()]
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

@@ -34,9 +34,8 @@ class Preview:
         text = self._write()
         figure = f"{plus_minus(event.nats_per_char, event.standard_error, 3)} bits/char held-out"
         if event.difference is not None and event.baseline_nats_per_char is not None:
-            change = plus_minus(event.difference, event.difference_error, 3)
-            sign = "+" * (event.difference >= 0)
-            figure += f", baseline {event.baseline_nats_per_char / log(2):.3f}, difference {sign}{change}"
+            change = plus_minus(event.difference, event.difference_error, 3, "+")
+            figure += f", baseline {event.baseline_nats_per_char / log(2):.3f}, difference {change}"
         few = ": too few to mean much" * (event.chars < FEWEST_HELD_OUT)
         title = f"step {event.step}: {figure}; {event.chars:,} of {event.of_chars:,} characters{few}"
         if not is_quiet():

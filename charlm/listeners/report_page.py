@@ -6,6 +6,7 @@ from math import ceil
 from statistics import fmean
 
 from charlm.config import FEWEST_HELD_OUT
+from charlm.evaluation.intervals import error_said
 from charlm.listeners import charts
 from charlm.listeners.charts import (
     BOUND,
@@ -125,12 +126,13 @@ def _evaluations(page: Page) -> str:
 
 
 def _plus_minus(bits: float, error: float | None, sign: str = "") -> str:
-    return f"{_figure(bits, sign)} ± {_figure(error)}"
+    known = error is not None and error < BOUND
+    return f"{_figure(bits, sign)} ± {error_said(error if known else None)}"
 
 
 def _figure(bits: float | None, sign: str = "") -> str:
     """A question mark where it is unknown, or no number."""
-    return f"{bits:{sign}.4f}" if bits is not None and abs(bits) < BOUND else "?"
+    return f"{bits:{sign}z.4f}" if bits is not None and abs(bits) < BOUND else "?"
 
 
 def _settings(page: Page) -> str:

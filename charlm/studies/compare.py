@@ -7,7 +7,7 @@ from time import perf_counter
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read
-from charlm.errors import CheckpointError, DivergedError, UsageError, is_out_of_memory
+from charlm.errors import CheckpointError, DivergedError, ResourceError, UsageError, is_out_of_memory
 from charlm.settings import settings_of
 from charlm.studies.belonging import check_run, check_session, refuse_links
 from charlm.studies.comparison import Comparison, Task
@@ -101,6 +101,7 @@ def compare(
             continue
         if stop.is_set():
             return
+        check_run(run, comparison, task, loaded.corpus)  # again: the runs before it took their time
         session, pace = _session(run, comparison, task, loaded, warn)
         yield Began(task=task, number=number, of=len(tasks), run=run, session=session)
         try:
@@ -109,10 +110,13 @@ def compare(
             if session.state.finished is None:
                 return  # stopped in the middle
             yield Scoring(task=task)
+            refuse_links(run.path, f"the run {run.name} of {comparison.name}")
             which = "best" if session.state.finished == "early" else "latest"
             result = score(run, read(run, which), which, session, loaded.corpus, stop, of)
         except DivergedError as error:
             result = failed(run, str(error), of)
+        except OSError as error:
+            raise ResourceError(f"the result of {run.name} cannot be written: {error.strerror}") from None
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -19,27 +19,33 @@ if TYPE_CHECKING:
 
 HEADER, LICENCE = 1 << 15, 1 << 16
 """Characters that a header and a licence have at most; they are about 1,000 (older ones 12,000) and 19,000."""
-MARGIN = 1200
+MARGIN = 2000
 """Characters of the longest marker, which may run over three lines, and of the line before it."""
 FOLLOWS = 400
 """Characters after a licence's last line that are another text, not what is left of it."""
 _WORDS = ("utenberg", "UTENBERG", "mall print", "MALL PRINT", "newsletter")
 _UTF8_WORDS = tuple(word.encode() for word in _WORDS)
 _EDGE = 16  # longer than each of those words
-_NAME = r"proje[ck]?t gutenberg"
+_GAP = r"(?:[ \t\xa0]{1,4}|[ \t]?(?:\r\n|\r|\n)[ \t]{0,8})"  # a marker may break between any two words
+_NAME = rf"proje[ck]?t{_GAP}gutenberg"
+_EDITION = r"(?:[ \t\xa0]?(?:\(?tm\)?|[™®])|-tm)?(?:['’]?s\b|[ \t\xa0]{1,4}(?:e-?(?:text|book)|edition|etext|of\b|(?-i:[A-Z])))"
+_START = r"(?:start|begin(?:ning)?|début|debut|anfang|beginn|inicio|inizio)"
+_END = r"(?:end|ende|fin|fine)"
 _OF = r"(?:of|off|du|de|des|di|del|dieses|diese|des|van|do)\b"
 # A title in a marker may run over three lines; where nothing closes the marker, it is one line.
-_TITLE = r"(?:[^*\r\n]{0,300}(?:\r?\n[^*\r\n]{1,300}){0,2}\*{2,3}[^\r\n]{0,100}|[^\r\n]{0,300})"
-_AT = r"(?:^|(?<=\r))[ \t\ufeff]{0,40}"
+_TITLE = r"(?:[^*\r\n]{0,600}(?:\r?\n[^*\r\n]{1,300}){0,2}\*{2,9}[^\r\n]{0,100}|[^\r\n]{0,600})"
+_AT = r"(?:^|(?<=\r))[ \t\f\ufeff]{0,40}"
 _LINE = r"[ \t]*(?:\r\n|\r|\n|\Z)"
+_STARS = r"\*{2,9}[ \t]{0,4}"
 _MARKERS = re.compile(
     rf"{_AT}(?:"
-    rf"(?P<start>\*{{2,3}} ?(?:start|begin(?:ning)?|début|debut|anfang|beginn|inicio|inizio) {_OF}[^*\r\n]{{0,60}}{_NAME}{_TITLE}"
+    rf"(?P<start>{_STARS}{_START}{_GAP}{_OF}[^*]{{0,60}}{_NAME}{_TITLE}"
+    rf"|(?-i:START OF TH(?:E|IS) PROJECT GUTENBERG E-?(?:BOOK|TEXT))[^\r\n]{{0,300}}"
     rf"|\*end ?\*? ?the small print!{_TITLE})"
     rf"|(?P<print>\*{{2,3}} ?start ?\*{{0,2}} ?the small print!?[^\r\n]{{0,200}})"
-    rf"|(?P<end>\*{{2,3}} ?(?:end|ende|fin|fine) {_OF}[^*\r\n]{{0,60}}{_NAME}{_TITLE}"
-    rf"|(?:end|ende|fin|fine) {_OF}[^*\r\n]{{0,20}}{_NAME}[^\r\n]{{0,300}})"
-    rf"|(?P<close>[^\r\n]{{0,80}}\bnewsletter to hear about new ebooks[^\r\n]{{0,40}})"
+    rf"|(?P<end>{_STARS}{_END}{_GAP}{_OF}[^*]{{0,60}}{_NAME}{_TITLE})"
+    rf"|(?P<last>{_END} {_OF}[^*\r\n]{{0,20}}{_NAME}{_EDITION}[^\r\n]{{0,300}})"
+    rf"|(?P<close>[^\r\n]{{0,400}}\bnewsletter to hear about new ebooks[^\r\n]{{0,40}})"
     rf"|(?P<name>[^\w\r\n]{{0,4}}(?:the )?{_NAME}[^\r\n]{{0,300}})"
     rf"){_LINE}",
     re.IGNORECASE | re.MULTILINE,
@@ -56,6 +62,9 @@ class Finder:
         self._header: int | None = None  # where what may be a header begins
         self._licence: int | None = None  # where a licence began: what follows belongs to it
         self._close: int | None = None  # the end of that licence's last line
+        self._last_line = 0  # the end of the marker that the licence begins with
+        self._is_marked = False  # is that marker one, or only a line that may be of a text?
+        self._is_licence = False  # is it plain that a licence follows the marker, not another text?
         self._after_start: int | None = None  # the end of the last marker of a beginning
 
     def marker(self, kind: str, start: int, end: int) -> None:
@@ -66,10 +75,17 @@ class Finder:
             self.spans.append((start if first is None else first, end))
             self._header = self._licence = self._close = None
             self._after_start = end
-        elif self._licence is not None:
+        elif self._licence is not None and (kind != "last" or self._is_marked):
             self._close = end if kind == "close" else self._close
-        elif kind == "end":
-            self._header, self._licence = None, start
+            # In a text about Project Gutenberg other lines may begin with its name.
+            self._is_licence = self._is_licence or self._is_marked or kind in ("close", "end")
+            if kind == "end" and start - self._licence <= FOLLOWS:
+                self._last_line, self._is_marked = end, True
+        elif kind in ("end", "last"):
+            # A line that only says "End of Project Gutenberg's ..." may stand in a text about it.
+            self._is_marked = kind == "end" or self._header is not None or self._after_start is not None
+            self._header, self._licence, self._last_line = None, start, end
+            self._is_licence = False
         elif kind in ("name", "print") and self._header is None:
             again = self._after_start is not None and start - self._after_start <= HEADER
             if kind == "print" or not again:  # a header may have both a marker and small print
@@ -90,8 +106,11 @@ class Finder:
         """The file ends there."""
         self.passed(position)
         if self._licence is not None:
-            follows = self._close is not None and position - self._close > FOLLOWS
-            self.spans.append((self._licence, self._close if follows and self._close else position))
+            known = self._close or (None if self._is_licence else self._last_line)
+            if known is not None and position - known > FOLLOWS:  # another text follows
+                position = known if self._is_marked or self._is_licence else self._licence
+            if position > self._licence:
+                self.spans.append((self._licence, position))
         self._header = self._licence = self._close = None
 
     @property

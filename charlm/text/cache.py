@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ FACTS = "corpus.json"
 KEY = re.compile(r"[0-9a-f]")
 CHECKED_WHOLE = 64 << 20
 """Bytes of ids up to which all are checked whenever they are used; of more, samples."""
+MOST_FACTS = 256 << 20
+"""Bytes of facts that are read: they hold the vocabulary, and at most what was said of each of many files."""
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 """What comes of using facts that are not what was written, whatever stands there instead."""
 _SAMPLES, _SAMPLE = 64, 1 << 16
@@ -124,9 +127,11 @@ def read(key: str, names: Iterable[str], *, whole: bool = False) -> tuple[dict[s
 
     With `whole` every id is checked, however many there are.
     """
+    if not key.isalnum():  # a file that names it may be damaged; it must not lead elsewhere
+        return None
     folder = corpora() / key
     try:
-        facts = json.loads((folder / FACTS).read_text("utf-8"))
+        facts = json.loads(files.read_regular(folder / FACTS, MOST_FACTS))
         if facts.get("facts_sha256") not in (None, _seal(facts)):  # None: written by an earlier version
             return None
         parts = {name: _map(folder / f"{name}.npy") for name in names if f"{name}_crc" in facts}
@@ -153,7 +158,7 @@ def entries(skipped: Callable[[str], None] = lambda why: None) -> list[Entry]:
         return []
     for folder in folders:
         try:
-            facts = json.loads((folder / FACTS).read_text("utf-8"))
+            facts = json.loads(files.read_regular(folder / FACTS, MOST_FACTS))
             found.append(
                 Entry(
                     key=folder.name,
@@ -237,6 +242,8 @@ def _used(folder: Path, facts: dict[str, Any], rebooted: bool) -> None:
 
 
 def _map(path: Path) -> Ids:
+    if not stat.S_ISREG(path.lstat().st_mode):  # a pipe would wait for a writer
+        raise ValueError(f"{path} is not a regular file")
     try:
         part: Ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except (SyntaxError, TokenError, EOFError):  # so NumPy says that a header is damaged, or not there

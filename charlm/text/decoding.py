@@ -151,6 +151,7 @@ def _format(data: bytes) -> tuple[str, str] | None:
     return None
 
 
+_ISO_2022_CN = re.compile(rb"\x1b\$(?:\)[AEG]|\*H|\+[I-M])[^\x0e]*\x0e")
 _CONTROLS = bytes(sorted({*range(32)} - set(b"\b\t\n\v\f\r\x1a\x1b")))  # that text hardly has
 _MOST_CONTROLS = 0.01
 
@@ -269,6 +270,11 @@ def unlike_ascii(data: bytes) -> list[str]:
     """What is said of text that is ASCII only because its encoding writes other characters by escapes."""
     from charlm.text.guessing import seven_bit
 
+    if data.isascii() and _ISO_2022_CN.search(data):
+        return [
+            "looks like ISO-2022-CN, and was read as the ASCII that writes it; Python has no such codec: convert it "
+            "first, with iconv -f ISO-2022-CN -t UTF-8"
+        ]
     guess = seven_bit(data) if data.isascii() else None
     if guess is None:
         return []

@@ -70,17 +70,35 @@ def fetch(text: Published, folder: Path, watch: Watch = lambda what, done, of: N
             _refuse_other(text, target)
             return target
         files.make_folder(folder)
-        _remove_unusable(text, part)
-        left_before = _have(part) > 0
-        try:
-            _put(text, part, target, watch)
-        except _OtherTextError:
-            if not left_before:
-                raise
-            _put(text, part, target, watch)  # what an earlier command left was to blame, perhaps
+        with files.claiming(folder) as alone:
+            if alone:
+                _continue(text, part, target, watch)
+            else:  # another process may be at work on `part`
+                _fetch_apart(text, target, watch)
     except OSError as error:
         raise ResourceError(f"{one_line(str(target))} cannot be written: {error.strerror or error}") from None
     return target
+
+
+def _continue(text: Published, part: Path, target: Path, watch: Watch) -> None:
+    """Fetch the text, going on with what an earlier command left."""
+    _remove_unusable(text, part)
+    left_before = _have(part) > 0
+    try:
+        _put(text, part, target, watch)
+    except _OtherTextError:
+        if not left_before:
+            raise
+        _put(text, part, target, watch)  # what an earlier command left was to blame, perhaps
+
+
+def _fetch_apart(text: Published, target: Path, watch: Watch) -> None:
+    """Fetch the text into a file that no other process knows, and leave nothing of it."""
+    part = files.temporary_path(target)
+    try:
+        _put(text, part, target, watch)
+    finally:
+        files.remove_file(part)
 
 
 class _OtherTextError(TextError):

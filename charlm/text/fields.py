@@ -35,6 +35,10 @@ _WRITE_TWICE = (
     'Within a quoted cell each " is written twice (""); a file whose quotes are plain characters '
     "is read right as tab-separated .tsv"
 )
+_NAME_TSV = (
+    "If its quotes are plain characters, name the file .tsv, which has no quoting; in a table with quoted cells each "
+    'quote within a cell is written twice ("")'
+)
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,16 @@ def form_of(path: str, begin: str, name: str = "") -> Form | None:
     if name and lines:
         table = _table(lines, name)
         header = _header(table, lines)
-        return table if len(header) > 1 and name in header else None
+        if len(header) > 1 and name in header:
+            return table
+        return table if name.isdecimal() and _has_columns(table, lines, int(name)) else None
     return None
+
+
+def _has_columns(table: Form, lines: list[str], column: int) -> bool:
+    """Is it plainly a table, of tabs and rows of as many cells each, that has that column?"""
+    numbers = {line.count(table.delimiter) + 1 for line in lines}
+    return table.delimiter == "\t" and len(numbers) == 1 and 1 <= column <= min(numbers) > 1
 
 
 def _is_object(line: str) -> bool:
@@ -181,7 +193,10 @@ class Fields:
             if sum(map(len, begun)) >= BEGINNING:
                 break
         begin, pieces = "".join(begun), chain(begun, texts_of)
-        form = form_of(self._path, begin, self._name) or Form("lines")
+        found = form_of(self._path, begin, self._name)
+        if found is None and begin.strip() and begin.lstrip()[0] not in "{[":
+            raise self._no_records(begin)
+        form = found or Form("lines")
         texts: Iterator[str]
         if not begin:
             return
@@ -204,6 +219,14 @@ class Fields:
                 held, size = [], 0
         if held:
             yield self._joined(held)
+
+    def _no_records(self, begin: str) -> TextError:
+        first = next(line for line in _first_lines(begin) if line.strip())
+        return TextError(
+            f"{self._label} holds no records with a field {one_line(self._name)}: it is no JSON, and its first line "
+            f"names no such column: {one_line(first.strip()[:60])}. Leave --field out to read it as plain text; a "
+            "table is known by the ending .csv or .tsv, or by a header with that name."
+        )
 
     def _joined(self, texts: list[str]) -> Block:
         text = "".join(texts)
@@ -254,7 +277,7 @@ class Fields:
             raise self._wrong("is no JSON object; --field names one of an object's values")
         text = record.get(self._name)
         if not isinstance(text, str):
-            raise self._wrong(self._lacks(record, _texts(record)))
+            raise self._wrong(self._lacks_text(record))
         return text
 
     def _elements(self, pieces: Iterable[str]) -> Iterator[Any]:
@@ -295,12 +318,12 @@ class Fields:
         """The field's column of a table."""
         lines, stretch = self._without_separator(form, lines), _Stretch(form)
         rows = _rows(form, stretch.watched(lines))
-        header = self._next(rows) or []
+        header = self._next(rows, form) or []
         column, with_header = self._column(header)
         if form.delimiter != "," and form.quoted:
             self.notes.append(f"cells divided by {_DELIMITERS.get(form.delimiter, one_line(form.delimiter))}")
         stretch.end(0, self._row, self._begin)  # of the header, which is no row
-        row = self._next(rows) if with_header else header
+        row = self._next(rows, form) if with_header else header
         quoted = 0
         while row is not None:
             if len(row) <= column:
@@ -313,7 +336,7 @@ class Fields:
             quoted += not form.quoted and bool(_QUOTED.fullmatch(row[column]))
             stretch.end(len(header), self._row, self._begin)
             yield row[column]
-            row = self._next(rows)
+            row = self._next(rows, form)
         if quoted:
             self.notes.append(
                 f"cells that stand in quotes: {quoted:,}; a .tsv has no quoting, so the quotes are kept as characters; "
@@ -331,7 +354,7 @@ class Fields:
             yield first
         yield from lines
 
-    def _next(self, rows: Iterator[list[str]]) -> list[str] | None:
+    def _next(self, rows: Iterator[list[str]], form: Form) -> list[str] | None:
         """The next row that has cells; None at the end. TextError where its quotes are not balanced."""
         try:
             while True:
@@ -340,7 +363,8 @@ class Fields:
                 if row != []:
                     return row
         except csv.Error as error:
-            raise self._wrong(f"{self._why(str(error))}. {_WRITE_TWICE}", row=True) from None
+            remedy = _NAME_TSV if form.delimiter == "\t" else _WRITE_TWICE
+            raise self._wrong(f"{self._why(str(error))}. {remedy}", row=True) from None
 
     def _why(self, error: str) -> str:
         """What the csv module says, in words that tell what to look for."""
@@ -375,12 +399,31 @@ class Fields:
 
     def _remedy_for_more(self, form: Form) -> str:
         if not form.quoted:
-            return "there is a tab within a cell, which a .tsv cannot have; take it out"
-        return f"a cell with {one_line(form.delimiter)} in it must stand in quotes"
+            what = "there is a tab within a cell, which a .tsv cannot have; take it out"
+        else:
+            what = f"a cell with {one_line(form.delimiter)} in it must stand in quotes"
+        return f"{what}. If each row begins with a name, as R writes them, name that column in the header too"
 
     def _lacks(self, names: Iterable[str], texts: Iterable[str]) -> str:
         what = "has no text in" if self._name in names else "has no field"
         return f"{what} {one_line(self._name)}; --field can name: {listed(texts)}"
+
+    def _lacks_text(self, record: dict[str, Any]) -> str:
+        """What is said of a record without text in that field."""
+        others = _texts(record)
+        if self._name in record:
+            kind = {type(None): "null", bool: "true or false", list: "a list", dict: "an object"}
+            what = f"has {kind.get(type(record[self._name]), 'a number')} in the field {one_line(self._name)}, which must be text"
+        else:
+            what = f"has no field {one_line(self._name)}" + ("" if others else ", and no other that is text")
+        can = f"; --field can name: {listed(others)}" if others else ""
+        nested = any(isinstance(value, dict | list) for value in record.values())
+        more = (
+            "; what lies within another field cannot be named: take it out first, as with jq"
+            if nested
+            else ""
+        )
+        return f"{what}{can}{more or '; leave such records out, or give each of them a text'}"
 
     def _wrong(self, what: str, *, row: bool = False) -> TextError:
         where = f"row {self._row}, line {self._begin}," if row else f"line {self.lines},"

@@ -48,9 +48,9 @@ def read_as_run(
     notes += [(names[0], f"{said}, as in the run's text") for said in chosen]
     files = []
     for path in paths:
-        reader, marker = FileReader(path, config, fits=fits, stdin=stdin), Marker()
+        reader, marker, tally = FileReader(path, config, fits=fits, stdin=stdin), Marker(), Tally()
         try:
-            pieces = [marker.mark(block).astype("<u4").tobytes() for block in reader.blocks()]
+            pieces = [marker.mark(block).astype("<u4").tobytes() for block in reader.blocks(tally=tally)]
             text = b"".join(pieces).decode("utf-32-le", "surrogatepass")
         except MemoryError:
             raise ResourceError(
@@ -58,6 +58,9 @@ def read_as_run(
             ) from None
         files.append(FileText(name=path, text=text))
         notes += [(path, note) for note in reader.notes]
+        if config.strip is not None and tally.chars:
+            said = f"Project Gutenberg's header and licence left out ({tally.chars:,} characters), as in the run's text"
+            notes.append((path, said))
         if reader.record_fields is not None:
             notes.append((path, as_it_stands(path, reader.record_fields)))
     if not any(file.text for file in files):

@@ -2,13 +2,14 @@
 
 import errno
 import fnmatch
+import glob
 import os
 import re
 import shlex
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from charlm.errors import CharlmError, TextError, UsageError
@@ -167,11 +168,16 @@ class _Search:
         self.notes: list[Note] = []
         self._names, self._encoding = names, encoding
         self._include, self._exclude = tuple(include or ()), tuple(exclude or ())
-        self._patterns = [(p, p.rstrip("/") or p) for p in (*self._include, *self._exclude, *CLUTTER)]
+        self._patterns = [(p, _Pattern(p)) for p in (*self._include, *self._exclude, *CLUTTER)]
+        self._of_paths = any("/" in text.replace(os.sep, "/") for text, _ in self._patterns)
         self._of_path: dict[str, frozenset[str]] = {}  # the patterns that a folder, or one above it, matches
         self._used: set[str] = set()  # patterns that matched a file
         self._no_text: list[str] = []
+<<<<<<< HEAD
         self._runs: dict[str, bool] = {}  # of each folder that was met: is it one of charlm's runs?
+=======
+        self._left_out = False  # was any folder, as --exclude asks?
+>>>>>>> main
         searched = any(_is_searched(name) for name in names)
         if self._include and not searched:
             raise UsageError(
@@ -200,19 +206,29 @@ class _Search:
             return self._below(name) if folder else [name]
         except (OSError, ValueError) as error:
             at = getattr(error, "filename", None)
-            raise trouble(one_line(at if isinstance(at, str) else name), error) from error
+            at = at if isinstance(at, str) else name
+            refused = trouble(one_line(at), error)
+            if at != name:  # in a folder
+                advice = f"To leave it out, add --exclude {shlex.quote(os.path.basename(at))}."
+                refused = TextError(f"{refused} {advice}")
+            raise refused from error
 
     def check(self, paths: Sequence[str]) -> None:
         """TextError where nothing is left, or a pattern of --include matched nothing."""
         for pattern in self._include:
             if pattern not in self._used:
                 where = one_line(", ".join(self._names))
+<<<<<<< HEAD
                 raise TextError(f"{where} holds no file that matches --include {one_line(pattern)}.")
         if not paths and self._left_runs() and not self._no_text:
             raise TextError(
                 f"{one_line(', '.join(self._names))} holds only runs of charlm, which are not read as text."
                 " Give a file of text, or a folder that holds some."
             )
+=======
+                hidden = " (hidden files are left out)" if os.path.basename(pattern).startswith(".") else ""
+                raise TextError(f"{where} holds no file that matches --include {one_line(pattern)}{hidden}.")
+>>>>>>> main
         if not paths and self._no_text:
             more = f" and {len(self._no_text) - 1:,} more are" if self._no_text[1:] else " is"
             raise TextError(
@@ -260,20 +276,20 @@ class _Search:
         return matched
 
     def _matched_alone(self, path: str, root: str) -> set[str]:
-        name, whole = os.path.basename(path), path.replace(os.sep, "/")
-        inside = whole[len(root) :].lstrip("/")
-        return {
-            pattern
-            for pattern, plain in self._patterns
-            if (fnmatch.fnmatch(name, plain) if "/" not in plain else _matches_path((inside, whole), plain))
-        }
+        name, inside = os.path.basename(path), path[len(root) :].lstrip(os.sep)
+        absolute = os.path.abspath(path) if self._of_paths else ""
+        return {text for text, pattern in self._patterns if pattern.matches(name, inside, absolute)}
 
     def _below(self, folder: str) -> list[str]:
         """The files of text below a folder, in order."""
         every = list(self._walked(folder))
+<<<<<<< HEAD
         if not every and self._left_runs():
             return []
         if not every:
+=======
+        if not every and not self._left_out:
+>>>>>>> main
             raise TextError(
                 f"{one_line(folder)} is a folder without files (hidden ones are left out)."
                 " Give a file or a folder that holds some."
@@ -293,7 +309,14 @@ class _Search:
             entry = rest.pop()
             path = entry.path
             if entry.is_dir(follow_symlinks=False):
+<<<<<<< HEAD
                 rest += [] if self._is_run(path) else _entries(path)
+=======
+                excluded = self._matched(path, top) & set(self._exclude)
+                self._used.update(excluded)
+                rest += _entries(path) if not excluded else []
+                self._left_out = self._left_out or bool(excluded)
+>>>>>>> main
             elif entry.is_symlink() and os.path.isdir(path):  # followed, it could lead to the whole disk
                 self.notes.append((path, "a link to a folder, not followed: name it to read it"))
             elif entry.is_file(follow_symlinks=False) or not self._is_special(path):
@@ -406,8 +429,34 @@ def _entries(folder: str) -> list["os.DirEntry[str]"]:
     return sorted(there, key=lambda entry: (natural(entry.name), entry.name), reverse=True)
 
 
-def _matches_path(paths: tuple[str, str], pattern: str) -> bool:
-    return any(fnmatch.fnmatch(path, pattern) for path in paths)
+class _Pattern:
+    """A pattern of --include or --exclude: of names, or with a slash of paths below the folder, or from here."""
+
+    def __init__(self, text: str) -> None:
+        plain = text.replace(os.sep, "/").rstrip("/") or text
+        self._literal = plain  # a name may have brackets in it
+        self._of_names = "/" not in plain
+        norm = plain if self._of_names else os.path.normpath(plain)
+        self._matches = self._from_here = _regex(norm)
+        if not self._of_names and not os.path.isabs(norm):
+            self._from_here = _regex(os.path.normpath(f"{glob.escape(os.getcwd())}/{norm}"))
+
+    def matches(self, name: str, inside: str, absolute: str) -> bool:
+        """Does it match a file with that name, and that path below the folder and from the root?"""
+        if self._of_names:
+            return name == self._literal or bool(self._matches(_plain(name)))
+        return bool(self._matches(_plain(inside)) or self._from_here(_plain(absolute)))
+
+
+def _regex(pattern: str) -> Callable[[str], object]:
+    """As fnmatch, but that `**/` may stand for no folder at all."""
+    translated = [fnmatch.translate(part) for part in _plain(pattern).split("**/")]
+    parts = [each.removeprefix("(?s:").rpartition(")")[0] for each in translated]
+    return re.compile("(?s:" + "(?:.*/)?".join(parts) + ")").fullmatch
+
+
+def _plain(path: str) -> str:
+    return os.path.normcase(path).replace(os.sep, "/")
 
 
 def _is_pattern(name: str) -> bool:

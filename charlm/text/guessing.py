@@ -11,6 +11,7 @@ from itertools import pairwise
 MOST = 3
 """Guesses that are shown."""
 LEAST_SCORE, LEAST_MEANT, MARGIN = 0.1, 0.3, 0.6
+FOREIGN = 0.25
 LONGEST_SAMPLE, SEVEN_BIT_SAMPLE = 1 << 12, 1 << 16
 WIDTH, BEFORE = 60, 20
 """Characters of a line that are shown, and of them those before what is no UTF-8."""
@@ -25,14 +26,33 @@ _CANDIDATES = (
     *("mac_roman", "mac_cyrillic", "mac_latin2", "mac_greek", "mac_turkish", "mac_iceland"),
     *(
         f"cp{page}"
-        for page in (437, 850, 866, 852, 855, 737, 857, 775, 862, 865, 861, 858, 860, 863, 869, 864)
+        for page in (
+            437,
+            850,
+            866,
+            1125,
+            852,
+            855,
+            737,
+            857,
+            775,
+            862,
+            865,
+            861,
+            858,
+            860,
+            863,
+            869,
+            864,
+            720,
+        )
     ),
-    *("big5hkscs", "johab", "euc_jis_2004", "kz1048", "ptcp154"),
+    *("big5hkscs", "johab", "euc_jis_2004", "kz1048", "ptcp154", "koi8_t"),
     *_EBCDIC,
 )
 _ESCAPES = (
     (
-        re.compile(rb"\x1b(?:\$[@AB]|\$\([A-D]|\([IJ])"),
+        re.compile(rb"\x1b(?:\$[@AB]|\$\([A-DOPQ]|\([IJ])"),
         [f"iso2022_jp{kind}" for kind in ("", "_1", "_2", "_3", "_ext", "_2004")],
     ),
     (re.compile(rb"\x1b\$\)C"), ["iso2022_kr"]),
@@ -50,7 +70,7 @@ _LATIN = {
     "Nordic": "åäöæøé",
     "Icelandic": "áéíóúýðþæö",
     "Dutch": "éèëïóöü",
-    "Turkish": "çğıöşüâîûi̇",
+    "Turkish": "çğıöşüâîûİ",
     "Polish": "ąćęłńóśźż",
     "Czech": "áčďéěíňóřšťúůýž",
     "Slovak": "áäčďéíĺľňóôŕšťúýž",
@@ -74,10 +94,16 @@ _FREQUENT = {
     "GREEK": ("αοιετσνηυρπκμλς", "ωδγχθφβξζψάέήίόύώϊϋΐΰ"),
     "HEBREW": ("יוהלאמתרבשנדםכח", "עפגקצסטזןףךץ"),
     "ARABIC": ("اليمنوتربعةدسفهكقأحج", "شصطخضذثزغظىئءؤإآپچژگکیٱـًٌٍَُِّْ"),
+    "THAI": ("กขคงจชดตทนบปผพมยรลวสหอะาำเแโใไิีึืุูัี็่้์", "ซญณถธภฝฟศษฉฎฐฮๆๅ๊๋"),
 }
+_STROKES = frozenset("─═░▒▓█▄▌▐▀■")
+_FRAMES = _STROKES | frozenset("│┌┐└┘├┤┬┴┼║╔╗╚╝╠╣╦╩╬")
+"""What boxes and pictures are drawn with on text screens."""
+_ENDS = {"HEBREW": ("ךםןףץ", "כמנפצ"), "GREEK": ("ς", "σβγδζθλμπτφχ")}
+"""Of scripts the letters that stand at the ends of words only, and those that hardly do."""
 _MARKS = frozenset("„“”‘’‚«»‹›–—…•·°§€£©®™№ªº¿¡\u00a0\u00b4\u2019，。、；：？！「」『』（）《》〈〉・")
-_FREQUENT_MARKS = "„“”‘’«»–—…€"
-_PLAIN = frozenset(" \t\r\n.,;:!?'\"()-/0123456789")
+_FREQUENT_MARKS = "„“”‘’«»–—…€£°©·"
+_PLAIN = frozenset(" \t\r\n.,;:!?'\"()-/0123456789&*+=%$#_<>[]")
 _RARE_ASCII = frozenset("@`{}|~^\\\x7f") | {
     chr(code) for code in range(32) if chr(code) not in "\t\n\r\f\x1a"
 }
@@ -94,13 +120,14 @@ class Guess:
 def guesses(data: bytes, at: int) -> list[Guess]:
     """The likeliest encodings of `data`, which is no UTF-8 at the offset `at`, the best first."""
     sample, start = _sample(data, at)
+    n_high = sum(byte > 0x7F for byte in sample) or 1  # of few, the common encodings are the likeliest
     found: dict[str, tuple[float, str, int]] = {}
     for place, encoding in enumerate((*_WIDE, *_CANDIDATES)):
         raw, begins = (data[: 2 * LONGEST_SAMPLE], 0) if encoding in _WIDE else (sample, start)
         text = decoded(raw, encoding)
         if text is None or text in found:
             continue
-        score = _plausibility(text, encoding) - 0.0005 * place
+        score = _plausibility(text, encoding) - 0.0005 * place * (1 + 3 / n_high)
         if score >= LEAST_SCORE:
             found[text] = (score, encoding, len(decoded(raw[: at - begins], encoding) or ""))
     ranked = sorted(found.items(), key=lambda item: item[1], reverse=True)
@@ -151,7 +178,7 @@ def _is_meant(text: str, encoding: str) -> bool:
     """Did the escapes stand for letters of a language? Ordinary text with a few tildes and signs gives others."""
     letters = [char for char in text if char > "\x7f" and char.isalpha()]
     if encoding.startswith("iso2022"):  # whose escapes stand in no other text
-        return bool(letters)
+        return not text.isascii()
     usual = any(char < "\u0180" or char in _COMMON_CHINESE or char in _COMMON_KOREAN for char in letters)
     return (usual or len(set(letters)) > 2) and _plausibility("".join(letters), "") >= LEAST_MEANT
 
@@ -184,8 +211,14 @@ def _plausibility(text: str, encoding: str) -> float:
             return -1.0
     if not telling:
         return 0.0
-    best = max(_language(telling, kind, encoding in _EBCDIC) for kind in _kinds(telling))
-    return best - _disorder(text) / len(telling)
+    kinds = [kind for kind in _kinds(telling) if kind != "Vietnamese" or encoding == "cp1258"]
+    best = max(_language(telling, kind, encoding in _EBCDIC) for kind in kinds)
+    others = sum(char > "\x7f" and _script(char) not in ("", "LATIN") for char in text)
+    latin = sum(char.isascii() and char.isalpha() for char in text)
+    odd = (
+        FOREIGN if encoding not in _EBCDIC and 0 < others * 4 < latin else 0.0
+    )  # one letter of a script in a Latin text
+    return best - odd - _disorder(text) / len(telling)
 
 
 def _is_nothing(char: str) -> bool:
@@ -199,7 +232,7 @@ def _kinds(telling: Iterable[str]) -> list[str]:
     kinds = [name for name in _FREQUENT if name in scripts]
     if scripts & {"CJK", "HIRAGANA", "KATAKANA", "HANGUL"}:
         kinds += ["Japanese", "Chinese", "Traditional", "Korean"]
-    return [*kinds, *(["THAI"] if "THAI" in scripts else []), *_LATIN]
+    return [*kinds, *_LATIN]
 
 
 def _language(telling: list[str], kind: str, ebcdic: bool) -> float:
@@ -213,7 +246,7 @@ def _language(telling: list[str], kind: str, ebcdic: bool) -> float:
 def _value_of(kind: str):  # type: ignore[no-untyped-def]
     """What each character says for a language or script, from -1 to 1."""
     known: dict[str, float] = dict.fromkeys(_MARKS, 0.5) | dict.fromkeys(_FREQUENT_MARKS, 0.8)
-    known |= dict.fromkeys(_PLAIN, 0.5)
+    known |= dict.fromkeys(_PLAIN, 0.5) | dict.fromkeys(_FRAMES, 0.85)
     other = -1.0
     if kind in _LATIN:
         every = "".join(_LATIN.values())
@@ -229,8 +262,6 @@ def _value_of(kind: str):  # type: ignore[no-untyped-def]
         if char in known:
             return known[char]
         script = _script(char)
-        if kind == "THAI":
-            return 0.9 if script == "THAI" else other
         if kind in ("Japanese", "Chinese", "Traditional", "Korean"):
             return _asian(char, script, kind)
         return -0.2 if script == kind else other
@@ -263,6 +294,8 @@ def _asian(char: str, script: str, kind: str) -> float:
 
 _WORDS = "àáâèéêíóòôåøöæíú"
 """Letters with accents that are words by themselves in some language."""
+_OTHER_WORDS = "авиокусяйієжбњъсэојουηωו"
+"""Letters of other scripts that are."""
 _COMMON_CHINESE = frozenset(
     "的一是不了在人有我他这這个個们們来來到时時大地为為子中你说說生国國年着就那和要她出也得里裡后後自以会會"
     "家可下而过過天去能对對小多然于心学學么麼之都好看起发發当當没沒成只如事把还還用第样樣道想作种種开開"
@@ -293,7 +326,7 @@ def _script(char: str) -> str:
 
 def _disorder(text: str) -> float:
     """How much stands side by side that cannot: a capital after a small letter, two scripts, a sign in a word."""
-    chars = f" {text} "
+    chars = f"\n{text}\n"
     pairs = sum(_clash(a, b) for a, b in pairwise(chars))
     return pairs + sum(map(_is_astray, chars, chars[1:], chars[2:]))
 
@@ -316,8 +349,19 @@ def _is_astray(a: str, b: str, c: str) -> float:
     """Is it a sign within a word, or a letter with an accent where few stand?"""
     if b <= "\x7f":
         return 0.0
-    if _script(b) == "LATIN":
-        if a.isupper() and b.isupper() and c.islower():
+    script, alone = _script(b), not (_script(a) or _script(c))
+    if script == "LATIN":
+        if (a.isupper() and b.isupper() and c.islower()) or (b == "þ" and a.isalpha()):
             return 0.3
-        return 0.4 if not (_script(a) or _script(c) or b.lower() in _WORDS) else 0.0
+        return 0.4 if alone and b not in _WORDS and not (b.lower() in _WORDS and a == "\n") else 0.0
+    if script in ("CYRILLIC", "GREEK", "HEBREW", "ARABIC"):
+        last, inner = _ENDS.get(script, ("", ""))
+        if a == b == c or (alone and b.lower() not in _OTHER_WORDS):
+            return 0.5
+        if not alone and (b in last if _script(c) else b in inner):
+            return 0.5
+        return 0.0
+    if b in _FRAMES:
+        mixed = c in _FRAMES and c != b and not {b, c} & _STROKES
+        return 1.0 if _script(a) or _script(c) else 0.5 if mixed else 0.0
     return 1.0 if _script(a) and _script(c) and not _script(b) and b not in "’·\u00ad" else 0.0

@@ -11,13 +11,16 @@ from typing import Any
 from charlm import files
 from charlm.config import TextConfig
 from charlm.text import graphemes
-from charlm.text.cache import DAMAGE, FORMAT, cache_folder
+from charlm.text.cache import DAMAGE, FORMAT, MOST_FACTS, cache_folder
 from charlm.text.finding import STDIN
 
 WHOLE = 1 << 18
 """Bytes up to which all of a file is hashed."""
+<<<<<<< HEAD
 READING = 3
 """Raised where the same files and settings give another text, or other notes, than before."""
+=======
+>>>>>>> main
 _SAMPLES, _SAMPLE = 64, 1 << 12
 
 
@@ -50,7 +53,7 @@ class Known:
         if self._place is None:
             return None
         try:
-            row = json.loads(self._place.read_text("utf-8"))
+            row = json.loads(files.read_regular(self._place, MOST_FACTS))
             if row["files"] != self._files:
                 return None
             return str(row["key"]), tuple(map(str, row["notes"]))

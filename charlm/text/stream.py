@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from charlm.errors import TextError
+from charlm.errors import ResourceError, TextError
 from charlm.text.decoding import (
     decode,
     dropped,
@@ -58,10 +58,22 @@ class Block:
         return self.decoded if self.decoded is not None else str(self.utf8, "utf-8")
 
 
-def file_bytes(path: str, label: str) -> bytes:
-    """The bytes of a regular file or, for `-`, of standard input; TextError where there are none, or they change."""
+def file_bytes(path: str, label: str, magic: bytes = b"") -> bytes:
+    """The bytes of a regular file or, for `-`, of standard input; TextError where there are none, or they change.
+
+    Of a file that does not begin with `magic` only the first piece is read. ResourceError where memory is too small.
+    """
     stream = TextStream(path, label)
-    return b"".join(stream.stdin_pieces() if path == STDIN else stream.file_pieces())
+    pieces = stream.stdin_pieces() if path == STDIN else stream.file_pieces()
+    first = next(pieces, b"")
+    if not first.startswith(magic):
+        return first
+    try:
+        return b"".join([first, *pieces])
+    except MemoryError:
+        raise ResourceError(
+            f"{label} does not fit into memory. Give a smaller file, or use a larger machine."
+        ) from None
 
 
 class TextStream:

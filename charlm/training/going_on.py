@@ -112,10 +112,17 @@ def go_on_from(session: Session, origin: Origin) -> None:
 def old_text_again(session: Session, warn: Callable[[str], None]) -> OldText | None:
     """The same text for a run that was resumed; None where it is gone, which is said."""
     try:
-        return _old_text(session, corpus_of_facts(session.run["from"]))
+        corpus = corpus_of_facts(session.run["from"])
     except CheckpointError as error:
         warn(f"{of_origin(error, session.run['from'])}; so it cannot be said what is forgotten of it")
         return None
+    found, kept = _old_text(session, corpus), session.state.old_text
+    if kept is not None and len(kept["before_sums"]) != len(found.part.windows):
+        raise CheckpointError(
+            f"state.json is damaged: before_sums has {len(kept['before_sums'])} blocks, and the text has "
+            f"{len(found.part.windows)}"
+        )
+    return found
 
 
 def _old_text(session: Session, corpus: Corpus) -> OldText:

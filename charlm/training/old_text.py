@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from charlm.checkpoint.strict_json import number, optional_number, whole
 from charlm.context import ContextRule
 from charlm.evaluation.held_out import Estimate, Slice, score_slice, spread
 from charlm.predictor import Predictor
@@ -112,13 +113,10 @@ def checked(data: Any) -> dict[str, Any] | None:
     """What a run's state keeps of it, its values of the types that they must have; ValueError and the like otherwise."""
     if data is None:
         return None
-    numbers = {name: float(data[name]) for name in NUMBERS}
-    errors = {name: None if data[name] is None else float(data[name]) for name in ERRORS}
-    counts = {name: int(data[name]) for name in COUNTS}
     return {
         "run": str(data["run"]),
-        "before_sums": list(map(float, data["before_sums"])),
-        **numbers,
-        **errors,
-        **counts,
+        "before_sums": list(map(number, data["before_sums"])),
+        **{name: number(data[name]) for name in NUMBERS},
+        **{name: optional_number(data[name]) for name in ERRORS},
+        **{name: whole(data[name]) for name in COUNTS},
     }

@@ -7,6 +7,7 @@ pass for seconds. So the signal's number goes through a socket to a thread that 
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from typing import Any, Protocol
 NAMES = ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
 """SIGUSR1 and SIGUSR2 are early warnings of batch systems, SIGXCPU of a CPU limit; SIGBREAK is Windows' own."""
 NUMBERS: dict[str, int] = {name: int(getattr(signal, name)) for name in NAMES if hasattr(signal, name)}
+UNINTERRUPTIBLE = ("numpy", "torch")
+RETRY = 0.05  # seconds after which a signal that waits is raised again
 EXIT_CODES = {name: 128 + number for name, number in NUMBERS.items()}
 
 
@@ -28,21 +31,50 @@ class Signalled(KeyboardInterrupt):
 
 
 @contextmanager
-def raising_signals() -> Iterator[None]:
-    """Within it a signal raises Signalled, so that temporary files are removed; a second one exits at once."""
+def raising_signals() -> Iterator[list[int]]:
+    """Within it a signal raises Signalled, so that temporary files are removed; a second one exits at once.
+
+    While torch or NumPy is imported a signal waits for the end of that: some of their parts end the process,
+    or hide the exception behind another. Yields the numbers of the signals that were raised.
+    """
     came: list[int] = []
+    waiting: list[threading.Timer] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if _importing():
+            if not waiting or not waiting[-1].is_alive():
+                waiting.append(threading.Timer(RETRY, _raise_again, (number,)))
+                waiting[-1].daemon = True
+                waiting[-1].start()
+            return
         if came:
             os._exit(128 + number)
         came.append(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         raise Signalled(signal.Signals(number).name)
 
-    before = _handle([number for name, number in NUMBERS.items() if name != "SIGINT"], handle)
+    before = _handle(list(NUMBERS.values()), handle)
     try:
-        yield
+        yield came
     finally:
+        for timer in waiting:
+            timer.cancel()
         _restore(before)
+
+
+def _raise_again(number: int) -> None:
+    """Send this process the signal; on POSIX the main thread, whose system call it then interrupts."""
+    if sys.platform == "win32":
+        signal.raise_signal(number)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+
+def _importing() -> bool:
+    """Is the import of a package at work that must not be interrupted?"""
+    specs = (getattr(sys.modules.get(name), "__spec__", None) for name in UNINTERRUPTIBLE)
+    return any(getattr(spec, "_initializing", False) for spec in specs)
 
 
 def _handle(numbers: list[int], handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:

@@ -3,10 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from charlm.checkpoint.strict_json import number, optional_number, whole
 from charlm.errors import CheckpointError
 from charlm.evaluation.held_out import Estimate, Slice
+from charlm.terminal import one_line
 from charlm.training import old_text
 from charlm.training.watch import Divergence, Memorising
+
+MAY_LACK = ("standard_error", "baseline_nats_per_char", "difference", "difference_error")
+"""What an evaluation may be without."""
 
 
 @dataclass
@@ -52,35 +57,38 @@ class RunState:
     def from_json(cls, step: int, data: dict[str, Any]) -> "RunState":
         """Rebuild from `to_json`; CheckpointError where something is missing or no number."""
         try:
-            lowest = data["lowest_loss"]
+            lowest, best, finished = data["lowest_loss"], data["best_step"], data["finished"]
             divergence = Divergence(
-                float(data["unigram_nats"]),
-                [float(loss) for loss in data["recent_losses"]],
-                float("inf") if lowest is None else float(lowest),
-                int(data["bad_in_row"]),
+                number(data["unigram_nats"]),
+                list(map(number, data["recent_losses"])),
+                float("inf") if lowest is None else number(lowest),
+                whole(data["bad_in_row"]),
             )
-            best = data["best_step"]
-            blocks = [float(nats) for nats in data["best_blocks"]]
-            memorising = Memorising(None if best is None else int(best), blocks, int(data["rises"]))
-            figure, finished = _figure(data["last_figure"]), data["finished"]
+            memorising = Memorising(
+                None if best is None else whole(best),
+                list(map(number, data["best_blocks"])),
+                whole(data["rises"]),
+            )
+            if best is not None and not memorising.best_blocks:
+                raise ValueError("best_blocks is empty, and there is a best_step")
             if finished not in (None, "done", "early"):
                 raise ValueError(f"finished is {finished!r}")
             return cls(
                 divergence,
                 memorising,
                 step,
-                int(data["updates"]),
-                int(data["batch_offset"]),
-                float(data["rate_factor"]),
-                int(data["returns"]),
-                [int(s) for s in data["skipped"]],
-                float(data["seconds"]),
-                figure,
+                whole(data["updates"]),
+                whole(data["batch_offset"]),
+                number(data["rate_factor"]),
+                whole(data["returns"]),
+                list(map(whole, data["skipped"])),
+                number(data["seconds"]),
+                checked_figure(data["last_figure"]),
                 finished,
                 old_text.checked(data.get("old_text")),
             )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"state.json is damaged: {error!r}") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"state.json is damaged: {one_line(repr(error))}") from None
 
 
 def figure_of(step: int, estimate: Estimate, part: Slice, baseline: Estimate | None) -> dict[str, Any]:
@@ -99,13 +107,14 @@ def figure_of(step: int, estimate: Estimate, part: Slice, baseline: Estimate | N
     }
 
 
-def _figure(data: Any) -> dict[str, Any] | None:
-    """The last evaluation, its values of the types that they must have."""
+def checked_figure(data: Any) -> dict[str, Any] | None:
+    """The last evaluation of a state.json; ValueError and the like where a value of it cannot be."""
     if data is None:
         return None
-    kinds = {"step": int, "nats_per_char": float, "chars": int, "blocks": int, "whole": bool}
-    may_lack = ("standard_error", "baseline_nats_per_char", "difference", "difference_error")
-    errors = {name: None if data.get(name) is None else float(data[name]) for name in may_lack}
-    if int(data["blocks"]) == 1:
+    errors = {name: optional_number(data.get(name)) for name in MAY_LACK}
+    counts = {name: whole(data[name]) for name in ("step", "chars", "blocks")}
+    if type(data["whole"]) is not bool:
+        raise ValueError(f"whole is {data['whole']!r}")
+    if counts["blocks"] == 1:
         errors["standard_error"] = errors["difference_error"] = None  # older versions saved 0
-    return {name: kind(data[name]) for name, kind in kinds.items()} | errors
+    return {**counts, "nats_per_char": number(data["nats_per_char"]), "whole": data["whole"], **errors}
