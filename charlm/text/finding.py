@@ -173,11 +173,8 @@ class _Search:
         self._of_path: dict[str, frozenset[str]] = {}  # the patterns that a folder, or one above it, matches
         self._used: set[str] = set()  # patterns that matched a file
         self._no_text: list[str] = []
-<<<<<<< HEAD
         self._runs: dict[str, bool] = {}  # of each folder that was met: is it one of charlm's runs?
-=======
         self._left_out = False  # was any folder, as --exclude asks?
->>>>>>> main
         searched = any(_is_searched(name) for name in names)
         if self._include and not searched:
             raise UsageError(
@@ -218,17 +215,13 @@ class _Search:
         for pattern in self._include:
             if pattern not in self._used:
                 where = one_line(", ".join(self._names))
-<<<<<<< HEAD
-                raise TextError(f"{where} holds no file that matches --include {one_line(pattern)}.")
+                hidden = " (hidden files are left out)" if os.path.basename(pattern).startswith(".") else ""
+                raise TextError(f"{where} holds no file that matches --include {one_line(pattern)}{hidden}.")
         if not paths and self._left_runs() and not self._no_text:
             raise TextError(
                 f"{one_line(', '.join(self._names))} holds only runs of charlm, which are not read as text."
                 " Give a file of text, or a folder that holds some."
             )
-=======
-                hidden = " (hidden files are left out)" if os.path.basename(pattern).startswith(".") else ""
-                raise TextError(f"{where} holds no file that matches --include {one_line(pattern)}{hidden}.")
->>>>>>> main
         if not paths and self._no_text:
             more = f" and {len(self._no_text) - 1:,} more are" if self._no_text[1:] else " is"
             raise TextError(
@@ -283,13 +276,7 @@ class _Search:
     def _below(self, folder: str) -> list[str]:
         """The files of text below a folder, in order."""
         every = list(self._walked(folder))
-<<<<<<< HEAD
-        if not every and self._left_runs():
-            return []
-        if not every:
-=======
-        if not every and not self._left_out:
->>>>>>> main
+        if not every and not self._left_out and not self._left_runs():
             raise TextError(
                 f"{one_line(folder)} is a folder without files (hidden ones are left out)."
                 " Give a file or a folder that holds some."
@@ -309,14 +296,10 @@ class _Search:
             entry = rest.pop()
             path = entry.path
             if entry.is_dir(follow_symlinks=False):
-<<<<<<< HEAD
-                rest += [] if self._is_run(path) else _entries(path)
-=======
                 excluded = self._matched(path, top) & set(self._exclude)
                 self._used.update(excluded)
-                rest += _entries(path) if not excluded else []
+                rest += _entries(path) if not excluded and not self._is_run(path) else []
                 self._left_out = self._left_out or bool(excluded)
->>>>>>> main
             elif entry.is_symlink() and os.path.isdir(path):  # followed, it could lead to the whole disk
                 self.notes.append((path, "a link to a folder, not followed: name it to read it"))
             elif entry.is_file(follow_symlinks=False) or not self._is_special(path):

@@ -16,11 +16,8 @@ from charlm.text.finding import STDIN
 
 WHOLE = 1 << 18
 """Bytes up to which all of a file is hashed."""
-<<<<<<< HEAD
 READING = 3
 """Raised where the same files and settings give another text, or other notes, than before."""
-=======
->>>>>>> main
 _SAMPLES, _SAMPLE = 64, 1 << 12
 
 
