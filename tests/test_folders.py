@@ -281,6 +281,37 @@ def test_folders_a_thousand_deep_are_walked(elsewhere: Path) -> None:
     assert len(found) == 1
 
 
+def test_runs_and_comparisons_in_a_folder_are_left_out_and_said(
+    trained_on: Callable[..., tuple[str, str]], charlm: Callable[..., Result], elsewhere: Path
+) -> None:
+    write("a.txt", "the cat sat on the mat\n" * 40)
+    learned, said = trained_on(".", "--run", "first")
+    assert "left out" not in said
+    assert trained_on(".", "--run", "second")[0] == learned
+    compared = charlm(
+        "compare", "a.txt", "--vary", "dropout=0,0.1", *TOY[:-2], "--run", "both", "--no-counts"
+    )
+    assert compared.code == 0, compared.err
+    write("checkpoints/first/notes.txt", "of this run\n")
+    for name in (".", "**", "*"):
+        learned_again, said = trained_on(name, "--run", f"of-{len(name)}{ord(name[0])}")
+        assert learned_again == learned
+        assert "runs of charlm, not text; left out" in " ".join(said.split())
+    only = charlm("train", "checkpoints", *TOY)
+    assert only.code == 3
+    assert "checkpoints holds only runs of charlm" in " ".join(only.err.split())
+    named = charlm("train", "checkpoints/first/notes.txt", *TOY, "--dry-run")
+    assert named.code == 0, named.err  # a file of a run is read where it is named itself
+
+
+def test_a_folder_of_texts_with_a_file_named_run_json_is_no_run(
+    trained_on: Callable[..., tuple[str, str]], elsewhere: Path
+) -> None:
+    write("d/run.json", '{"a": 1}\n')
+    write("d/a.txt", "the cat sat on the mat\n" * 40)
+    assert '{"a": 1}' in trained_on("d")[0]
+
+
 @pytest.mark.parametrize(
     ("options", "read"),
     [
@@ -323,34 +354,3 @@ def test_an_excluded_folder_is_not_even_opened(elsewhere: Path, monkeypatch: pyt
     with pytest.raises(TextError, match=r"g/private may not be read.*add --exclude private"):
         expand(["g"])
     assert expand(["g"], exclude=["private"]) == (["g/a.txt"], [])
-
-
-def test_runs_and_comparisons_in_a_folder_are_left_out_and_said(
-    trained_on: Callable[..., tuple[str, str]], charlm: Callable[..., Result], elsewhere: Path
-) -> None:
-    write("a.txt", "the cat sat on the mat\n" * 40)
-    learned, said = trained_on(".", "--run", "first")
-    assert "left out" not in said
-    assert trained_on(".", "--run", "second")[0] == learned
-    compared = charlm(
-        "compare", "a.txt", "--vary", "dropout=0,0.1", *TOY[:-2], "--run", "both", "--no-counts"
-    )
-    assert compared.code == 0, compared.err
-    write("checkpoints/first/notes.txt", "of this run\n")
-    for name in (".", "**", "*"):
-        learned_again, said = trained_on(name, "--run", f"of-{len(name)}{ord(name[0])}")
-        assert learned_again == learned
-        assert "runs of charlm, not text; left out" in " ".join(said.split())
-    only = charlm("train", "checkpoints", *TOY)
-    assert only.code == 3
-    assert "checkpoints holds only runs of charlm" in " ".join(only.err.split())
-    named = charlm("train", "checkpoints/first/notes.txt", *TOY, "--dry-run")
-    assert named.code == 0, named.err  # a file of a run is read where it is named itself
-
-
-def test_a_folder_of_texts_with_a_file_named_run_json_is_no_run(
-    trained_on: Callable[..., tuple[str, str]], elsewhere: Path
-) -> None:
-    write("d/run.json", '{"a": 1}\n')
-    write("d/a.txt", "the cat sat on the mat\n" * 40)
-    assert '{"a": 1}' in trained_on("d")[0]

@@ -173,8 +173,8 @@ class _Search:
         self._of_path: dict[str, frozenset[str]] = {}  # the patterns that a folder, or one above it, matches
         self._used: set[str] = set()  # patterns that matched a file
         self._no_text: list[str] = []
-        self._left_out = False  # was any folder, as --exclude asks?
         self._runs: dict[str, bool] = {}  # of each folder that was met: is it one of charlm's runs?
+        self._left_out = False  # was any folder, as --exclude asks?
         searched = any(_is_searched(name) for name in names)
         if self._include and not searched:
             raise UsageError(
@@ -276,9 +276,7 @@ class _Search:
     def _below(self, folder: str) -> list[str]:
         """The files of text below a folder, in order."""
         every = list(self._walked(folder))
-        if not every and self._left_runs():
-            return []
-        if not every and not self._left_out:
+        if not every and not self._left_out and not self._left_runs():
             raise TextError(
                 f"{one_line(folder)} is a folder without files (hidden ones are left out)."
                 " Give a file or a folder that holds some."
@@ -300,8 +298,8 @@ class _Search:
             if entry.is_dir(follow_symlinks=False):
                 excluded = self._matched(path, top) & set(self._exclude)
                 self._used.update(excluded)
+                rest += _entries(path) if not excluded and not self._is_run(path) else []
                 self._left_out = self._left_out or bool(excluded)
-                rest += [] if excluded or self._is_run(path) else _entries(path)
             elif entry.is_symlink() and os.path.isdir(path):  # followed, it could lead to the whole disk
                 self.notes.append((path, "a link to a folder, not followed: name it to read it"))
             elif entry.is_file(follow_symlinks=False) or not self._is_special(path):

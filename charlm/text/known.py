@@ -14,10 +14,10 @@ from charlm.text import graphemes
 from charlm.text.cache import DAMAGE, FORMAT, MOST_FACTS, cache_folder
 from charlm.text.finding import STDIN
 
-READING = 3
-"""Raised where the same files and settings give another text, or other notes, than before."""
 WHOLE = 1 << 18
 """Bytes up to which all of a file is hashed."""
+READING = 3
+"""Raised where the same files and settings give another text, or other notes, than before."""
 _SAMPLES, _SAMPLE = 64, 1 << 12
 
 
