@@ -108,9 +108,13 @@ def table(
     console = Console(
         force_terminal=coloured, no_color=not coloured, highlight=False, soft_wrap=not sys.stdout.isatty()
     )
-    if not sys.stdout.isatty():
-        console.width = 200
-    console.print(grid)
+    if sys.stdout.isatty():
+        console.print(grid)
+        return
+    console.width = 200
+    with console.capture() as shown:
+        console.print(grid)
+    print("\n".join(line.rstrip() for line in shown.get().splitlines()))
 
 
 def count(n: int) -> str:
