@@ -51,12 +51,12 @@ class Screen:
         self.screen = pyte.HistoryScreen(width, 200, history=10)
 
     def run(self, command: Command) -> list[str]:
-        """The longest-lived lines that were on the screen, after each piece that came."""
+        """The live lines that were on the screen, whenever nothing more was coming."""
         ours, theirs = pty.openpty()
         termios.tcsetwinsize(theirs, (200, self.width))
         child = command.begin(theirs, theirs)
         os.close(theirs)
-        stream, seen = pyte.Stream(self.screen), []
+        stream, seen = pyte.ByteStream(self.screen), []
         while True:
             select.select([ours], [], [])
             try:
@@ -65,7 +65,9 @@ class Screen:
                 break
             if not piece:
                 break
-            stream.feed(piece.decode("utf-8", "replace"))
+            stream.feed(piece)
+            if select.select([ours], [], [], 0.02)[0]:
+                continue  # the rest of the line comes
             seen += [row.rstrip() for row in self.screen.display if "%" in row]
         os.close(ours)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, self.screen.display
