@@ -62,8 +62,7 @@ def _data_meant(what: str, name: str | None) -> str:
 
 def _no_text(name: str) -> str:
     """Why a text cannot be fetched by that name, and what to do."""
-    from charlm.text.finding import address_advice
-    from charlm.text.published import TEXTS
+    from charlm.text.published import TEXTS, address_advice
 
     address = address_advice(name)
     if address is not None:

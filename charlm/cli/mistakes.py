@@ -227,7 +227,7 @@ def check_files(command: str, names: Iterable[str], root: Path, time: str | None
     A file always wins over a run of the same name. `time` is what `--time` was given.
     """
     from charlm.checkpoint.run_folder import has_run  # here: not needed for help
-    from charlm.text.finding import address_advice
+    from charlm.text.published import address_advice
 
     for name in names:
         if name in ("", "-") or os.path.lexists(name):

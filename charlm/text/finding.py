@@ -16,6 +16,7 @@ from charlm.errors import CharlmError, TextError, UsageError
 from charlm.terminal import one_line
 from charlm.text.decoding import binary, format_of
 from charlm.text.decompression import compression, decompress
+from charlm.text.published import address_advice
 
 STDIN = "-"
 Note = tuple[str, str]  # the file's name, what is to be said of it
@@ -28,15 +29,6 @@ SHOWN_KINDS = 5
 HEAD = 1 << 13
 """Bytes by which it is told whether a file found in a folder is text."""
 _WILD = re.compile(r"[*?[]")
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+\S|www\.\w+\.\w")
-_FETCHED_BY = {
-    "s3": "aws s3 cp {0} .",
-    "gs": "gcloud storage cp {0} .",
-    "hf": "the command hf download",
-    "git": "git clone {0}",
-    "ssh": "scp",
-    "sftp": "sftp",
-}
 _DIGITS = re.compile(r"\d+")
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -98,26 +90,6 @@ def describe(names: Sequence[str], include: Patterns = None, exclude: Patterns =
         return one_line(", ".join(names)) or "nothing"
     parts = [f"{_counted(names, files, len(sizes))} ({_size(sum(sizes))})"] if sizes else []
     return " and ".join(parts + ["standard input"] * (STDIN in files))
-
-
-def address_advice(name: str) -> str | None:
-    """What to do with the address of a text on another machine; None for any other name. Raises nothing."""
-    from charlm.text.published import TEXTS
-
-    match = _ADDRESS.match(name)
-    if match is None:
-        return None
-    shown, scheme = one_line(name), (match[1] or "http").lower()
-    if scheme == "file":
-        return f"{shown} is an address; name the file by its path: {one_line(re.sub(r'^[A-Za-z]+:/+', '/', name))}"
-    for text in TEXTS.values():
-        if name == text.url or text.name in name.lower():
-            return f"{shown} is an address (URL), and no file is read from there; to fetch it: charlm data get {text.name}"
-    by = _FETCHED_BY.get(scheme, "curl -L -O {0}").format(shlex.quote(shown))
-    return (
-        f"{shown} is an address (URL), and charlm reads only files. Download it, for example by {by}, and name "
-        "the file; charlm data list shows the texts that charlm fetches by itself"
-    )
 
 
 def trouble(label: str, error: OSError | ValueError) -> TextError:

@@ -1,6 +1,10 @@
 """Texts that others measure on: address, size and hash of each, and who published the hash."""
 
+import re
+import shlex
 from dataclasses import dataclass
+
+from charlm.terminal import one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,3 +85,32 @@ TEXTS = {
 def customary(path: str, size: int) -> Published | None:
     """The published text that a file is by its name and size, where there is one."""
     return next((t for t in TEXTS.values() if path.endswith(t.file_name) and size == t.size), None)
+
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+\S|www\.\w+\.\w")
+_FETCHED_BY = {
+    "s3": "aws s3 cp {0} .",
+    "gs": "gcloud storage cp {0} .",
+    "hf": "the command hf download",
+    "git": "git clone {0}",
+    "ssh": "scp",
+    "sftp": "sftp",
+}
+
+
+def address_advice(name: str) -> str | None:
+    """What to do with the address of a text on another machine; None for any other name. Raises nothing."""
+    match = _ADDRESS.match(name)
+    if match is None:
+        return None
+    shown, scheme = one_line(name), (match[1] or "http").lower()
+    if scheme == "file":
+        return f"{shown} is an address; name the file by its path: {one_line(re.sub(r'^[A-Za-z]+:/+', '/', name))}"
+    for text in TEXTS.values():
+        if name == text.url or text.name in name.lower():
+            return f"{shown} is an address (URL), and no file is read from there; to fetch it: charlm data get {text.name}"
+    by = _FETCHED_BY.get(scheme, "curl -L -O {0}").format(shlex.quote(shown))
+    return (
+        f"{shown} is an address (URL), and charlm reads only files. Download it, for example by {by}, and name "
+        "the file; charlm data list shows the texts that charlm fetches by itself"
+    )
