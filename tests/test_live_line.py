@@ -2,7 +2,6 @@
 
 import os
 import pty
-import select
 import sys
 import termios
 import time
@@ -51,27 +50,36 @@ class Screen:
         self.screen = pyte.HistoryScreen(width, 200, history=10)
 
     def run(self, command: Command) -> list[str]:
-        """The live lines that were on the screen, whenever nothing more was coming."""
+        """The live lines that were on the screen, each as it was before the next was drawn over it."""
         ours, theirs = pty.openpty()
         termios.tcsetwinsize(theirs, (200, self.width))
         child = command.begin(theirs, theirs)
         os.close(theirs)
-        stream, seen = pyte.ByteStream(self.screen), []
-        while True:
-            select.select([ours], [], [])
-            try:
-                piece = os.read(ours, 1 << 16)
-            except OSError:
-                break
-            if not piece:
-                break
-            stream.feed(piece)
-            if select.select([ours], [], [], 0.02)[0]:
-                continue  # the rest of the line comes
-            seen += [row.rstrip() for row in self.screen.display if "%" in row]
+        stream, seen, rest = pyte.ByteStream(self.screen), list[str](), b""
+        while piece := _read(ours):
+            *drawn, rest = (rest + piece).split(b"\r")
+            for each in drawn:
+                stream.feed(each)
+                seen += [row for row in self._rows_at_cursor() if "%" in row]
+                stream.feed(b"\r")
+        stream.feed(rest)
         os.close(ours)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, self.screen.display
         return seen
+
+    def _rows_at_cursor(self) -> list[str]:
+        """The row that the cursor is in, and the one above it."""
+        columns, y = range(self.width), self.screen.cursor.y
+        rows = [self.screen.buffer[at] for at in range(max(0, y - 1), y + 1)]
+        return ["".join(row[x].data for x in columns).rstrip() for row in rows]
+
+
+def _read(terminal: int) -> bytes:
+    """What comes next; nothing at the end."""
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:
+        return b""
 
 
 @pytest.mark.parametrize("width", [100, 80, 60, 40])
@@ -133,9 +141,18 @@ def test_messages_break_between_words_and_never_within_a_command(monkeypatch: py
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work is shown as if each moment were long."""
+    """Work is shown as if each moment were long: what begins waits until its line is there."""
     monkeypatch.setattr(reading, "PLAIN_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(reading, "EVERY_SECONDS", 0.001)
+    begin = reading.Bar._begin
+
+    def begin_and_wait(bar: reading.Bar, what: str, of: int | None) -> None:
+        begin(bar, what, of)
+        began = bar._spoken
+        while bar._spoken == began and bar._drawing.is_alive():
+            time.sleep(0.001)
+
+    monkeypatch.setattr(reading.Bar, "_begin", begin_and_wait)
 
 
 def test_long_work_is_shown_by_every_command_that_has_any(
