@@ -230,12 +230,12 @@ def append(path: Path, data: bytes) -> None:
 
     Raises OSError, also for a symbolic link, a pipe or a device: they lead out of the folder, or nowhere.
     """
-    with open(open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
+    with open(path, "ab", opener=open_regular) as file:
         file.write(data)
 
 
-def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
-    """A descriptor of a file that is no link, pipe or device; OSError for those, without waiting for a writer."""
+def open_regular(path: str | Path, flags: int) -> int:
+    """An `opener` for `open`: OSError for a link, a pipe or a device, without waiting for a writer."""
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
         flags |= getattr(os, name, 0)
     descriptor = os.open(path, flags, 0o666)
@@ -247,7 +247,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
 
 def read_regular(path: Path, most: int) -> bytes:
     """The bytes of a file that others may have put there; OSError for a link, a pipe, a device and for more than `most`."""
-    with open(open_regular(path), "rb") as file:
+    with open(path, "rb", opener=open_regular) as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise OSError(errno.EFBIG, f"more than {most:,} bytes")

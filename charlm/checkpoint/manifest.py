@@ -97,7 +97,7 @@ def read_regular(path: Path, limit: int) -> bytes:
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             raise CheckpointError(f"{shown} is not a regular file")
-        with open(files.open_regular(path), "rb") as file:  # should it have become a link since
+        with open(path, "rb", opener=files.open_regular) as file:  # should it have become a link since
             size = os.fstat(file.fileno()).st_size
             if size > limit:
                 raise CheckpointError(f"{shown} has {size} bytes; at most {limit} are expected")
