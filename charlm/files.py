@@ -248,10 +248,10 @@ def open_regular(path: str | Path, flags: int) -> int:
 def read_regular(path: Path, most: int) -> bytes:
     """The bytes of a file that others may have put there; OSError for a link, a pipe, a device and for more than `most`."""
     with open(path, "rb", opener=open_regular) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise OSError(errno.EFBIG, f"more than {most:,} bytes")
-    return data
+        size = os.fstat(file.fileno()).st_size  # read() takes as much memory as it is asked for
+        if size > most:
+            raise OSError(errno.EFBIG, f"more than {most:,} bytes")
+        return file.read(size)
 
 
 def make_folder(folder: Path) -> None:

@@ -101,7 +101,7 @@ def read_regular(path: Path, limit: int) -> bytes:
             size = os.fstat(file.fileno()).st_size
             if size > limit:
                 raise CheckpointError(f"{shown} has {size} bytes; at most {limit} are expected")
-            return file.read(limit + 1)
+            return file.read(size)
     except OSError as error:
         raise CheckpointError(f"{shown} cannot be read: {error.strerror}") from None
 
