@@ -142,7 +142,9 @@ INPUTS: dict[str, Input] = {
     "a name with controls": Input(named(EVIL), "600 characters", 0, (EVIL,), posix=True),
     "a name that is no UTF-8": Input(named("a\udcff"), "600 characters", 0, ("a\udcff",), posix=True),
     "an option that wants a folder": Input(TEXT.encode(), "--include", 2, ("text", "--include", "*.md")),
-    "a field of no records": Input(TEXT.encode(), "holds no records with a field x", 3, ("text", "--field", "x")),
+    "a field of no records": Input(
+        TEXT.encode(), "holds no records with a field x", 3, ("text", "--field", "x")
+    ),
     "a separator without its option": Input(TEXT.encode(), "separator", 2, ("text", "--separator", "x")),
     "documents that never end": Input(
         TEXT.encode(), "no document ends", 3, ("text", "--documents", "separator", "--separator", "Ж")
