@@ -157,6 +157,7 @@ def test_each_dialect_gives_its_texts(name: str, data: str | bytes, text: str) -
         ("a.jsonl", '{"text": "one"}\n{"id": 2}\n', "line 2, has no field text, and no other that is text"),
         ("a.json", '{"messages": [{"text": "one"}]}', "has no field text, and no other that is text; what lies within another field"),
         ("a.txt", f'id\ttext\n1\t"one" too\n{TABS}', "name the file .tsv, which has no quoting"),
+        ("a.txt", "\r" * 11 + ",", "holds no records with a field text"),  # the beginning has blank lines only
         ("a.txt", "Some prose\nof two lines\n", "holds no records with a field text: it is no JSON, and its first line names no such column: Some prose"),
         ("r.tsv", "text\tn\n1\tone\t3\n", "If each row begins with a name, as R writes them"),
         ("a.json", '[{"text": "one"},\n{"text": 2}]', "line 2, has a number in the field text, which must be text"),

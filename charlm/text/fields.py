@@ -221,7 +221,7 @@ class Fields:
             yield self._joined(held)
 
     def _no_records(self, begin: str) -> TextError:
-        first = next(line for line in _first_lines(begin) if line.strip())
+        first = next((line for line in _first_lines(begin) if line.strip()), "")
         return TextError(
             f"{self._label} holds no records with a field {one_line(self._name)}: it is no JSON, and its first line "
             f"names no such column: {one_line(first.strip()[:60])}. Leave --field out to read it as plain text; a "
