@@ -19,9 +19,9 @@ import torch
 from benchmarks import machine
 from charlm.checkpoint.run_folder import find
 from charlm.checkpoint.snapshot import read
-from charlm.compression.compress import Progress, compressing, decompressing
+from charlm.compression.codec import Progress, compressing, decompressing
 from charlm.evaluation.score import score_text
-from charlm.predictor import TransformerPredictor
+from charlm.inference.predictor import TransformerPredictor
 
 T = TypeVar("T")
 

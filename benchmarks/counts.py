@@ -18,17 +18,16 @@ import numpy as np
 import torch
 
 from benchmarks import machine
-from charlm.compiled import rows_alone
 from charlm.config import TextConfig
-from charlm.counts.build import Built, build
-from charlm.counts.c_rows import CRows
-from charlm.counts.prior import TrainingPrior
-from charlm.counts.table_file import dump
-from charlm.counts_predictor import CountsPredictor
+from charlm.data.corpus import Corpus, Windows
+from charlm.data.prepare import prepare
 from charlm.evaluation.score import score_text
-from charlm.text.batches import Windows
-from charlm.text.corpus import Corpus
-from charlm.text.preparation import prepare
+from charlm.inference.predictor import CountsPredictor
+from charlm.native.library import rows_alone
+from charlm.ngram.build import Built, build
+from charlm.ngram.prior import TrainingPrior
+from charlm.ngram.rows import CRows
+from charlm.ngram.table import dump
 
 MEMORY = 4 << 30
 B, T, BATCHES = 8, 128, 100

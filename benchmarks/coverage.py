@@ -19,13 +19,13 @@ import numpy as np
 
 from benchmarks.machine import line
 from charlm.config import TextConfig, TrainingConfig
-from charlm.counts.build import build
-from charlm.counts_predictor import CountsPredictor
-from charlm.evaluation.intervals import BLOCK, Numbers, confidence_interval, long_run_variance, t_quantile
+from charlm.data.prepare import prepare
+from charlm.data.sources import manual_name, read_manual
+from charlm.evaluation.baselines import count_training_part
+from charlm.evaluation.bootstrap import BLOCK, Numbers, confidence_interval, long_run_variance, t_quantile
 from charlm.evaluation.score import score_text
-from charlm.evaluation.yardsticks import count_training_part
-from charlm.text.manual import manual_name, read_manual
-from charlm.text.preparation import prepare
+from charlm.inference.predictor import CountsPredictor
+from charlm.ngram.build import build
 
 Interval = tuple[float, float]
 Method = Callable[[Numbers], Interval]

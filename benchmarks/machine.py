@@ -10,7 +10,7 @@ from time import perf_counter
 
 import torch
 
-from charlm.compiled import examine
+from charlm.native.library import examine
 from charlm.training.device import machine
 
 

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.train import trainer
 from charlm.training.device import keep_memory, machine
-from charlm.training.sizes import SIZES
+from charlm.training.planner import SIZES
 
 
 def timed(action: Callable[[], object]) -> float:

@@ -30,12 +30,11 @@ from benchmarks.plain_gpt import PlainTrainer, Shape
 from benchmarks.train import trainer
 from charlm.checkpoint.run_folder import find
 from charlm.checkpoint.snapshot import TABLE, read
-from charlm.compiled import begin
 from charlm.config import SamplingConfig
-from charlm.predictor import TransformerPredictor
-from charlm.sampling.draw import draw
-from charlm.sampling.generate import Piece, generate
-from charlm.training.sizes import SIZES
+from charlm.inference.generate import Piece, draw, generate
+from charlm.inference.predictor import TransformerPredictor
+from charlm.native.library import begin
+from charlm.training.planner import SIZES
 
 STREAMS = (1, 8, 64, 512)
 BESIDE, ROUNDS, SCORED = (1, 16, 64), 7, 40_000

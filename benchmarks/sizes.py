@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.machine import charlm, line
 from charlm.training.device import measure_gflops
-from charlm.training.sizes import SIZES
+from charlm.training.planner import SIZES
 
 SIZE = re.compile(r"(\d+)x(\d+)/(\d+)x(\d+)")
 NAMES = ("--n-layer", "--n-embd", "--block-size", "--batch-size")

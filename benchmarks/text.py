@@ -22,7 +22,7 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.machine import line
-from charlm.text.manual import read_manual
+from charlm.data.sources import read_manual
 
 OTHER = (
     "το γρήγορο καφέ αλεπού πηδάει ",
@@ -37,7 +37,7 @@ import torch
 from benchmarks.text import memory
 import charlm.training.session
 from charlm.config import TextConfig
-from charlm.text.load import load
+from charlm.data.load import load
 before, started = memory(), time.perf_counter()
 corpus = load([sys.argv[1]], TextConfig()).corpus
 took = time.perf_counter() - started
@@ -65,11 +65,11 @@ def step_seconds(keys: list[str], counts: bool) -> list[list[float]]:
     import torch
 
     from charlm.config import ModelConfig, TrainingConfig
-    from charlm.text.corpus import reopen
+    from charlm.data.corpus import reopen
     from charlm.training.events import Stepped
-    from charlm.training.loop import Trainer
-    from charlm.training.plan import Budget, choose
+    from charlm.training.planner import Budget, choose
     from charlm.training.session import Session
+    from charlm.training.trainer import Trainer
 
     torch.set_num_threads(1)
     model = ModelConfig(n_layer=2, n_head=2, n_embd=64, block_size=64, dropout=0.0, ngrams=1, counts=counts)

@@ -22,15 +22,13 @@ import torch
 
 from benchmarks.plain_gpt import PlainTrainer, Shape
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.text.corpus import Corpus
-from charlm.text.vocabulary import Vocabulary
-from charlm.training.compiling import compile_blocks
+from charlm.data.corpus import Corpus
+from charlm.data.tokenizer import Vocabulary
 from charlm.training.device import keep_memory, machine, measure_gflops
 from charlm.training.events import Stepped
-from charlm.training.loop import Trainer
-from charlm.training.plan import Budget, choose
+from charlm.training.planner import SIZES, Budget, Size, choose
 from charlm.training.session import Session
-from charlm.training.sizes import SIZES, Size
+from charlm.training.trainer import Trainer, compile_blocks
 
 SYMBOLS = 65
 

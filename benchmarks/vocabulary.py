@@ -17,14 +17,14 @@ import torch
 
 from benchmarks.machine import line
 from charlm.config import ModelConfig, SamplingConfig, TextConfig, TrainingConfig
-from charlm.predictor import TransformerPredictor
-from charlm.sampling.draw import draw
-from charlm.text.corpus import Corpus
-from charlm.text.preparation import prepare
+from charlm.data.corpus import Corpus
+from charlm.data.prepare import prepare
+from charlm.inference.generate import draw
+from charlm.inference.predictor import TransformerPredictor
 from charlm.training.events import Stepped
-from charlm.training.loop import Trainer
-from charlm.training.plan import Budget, choose
+from charlm.training.planner import Budget, choose
 from charlm.training.session import Session
+from charlm.training.trainer import Trainer
 
 CHARS, STEPS, WARM, SCORED, SAMPLED = 1_000_000, 60, 10, 20_000, 300
 FIRST = 0x4E00  # Chinese characters, as many as are wanted

@@ -24,10 +24,9 @@ def _import_once() -> None:
     """All that the commands import when they need it: once here, instead of once in each child."""
     for name in (
         "cli.follow",
-        "model.folded",
-        "predictor",
-        "sampling.generate",
-        "training.means",
+        "model.fast_decoder",
+        "inference.predictor",
+        "inference.generate",
         "training.start",
     ):
         import_module(f"charlm.{name}")

@@ -16,12 +16,12 @@ from hypothesis import settings
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.main import run as main
-from charlm.compiled import Compiling
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.text.corpus import Corpus
-from charlm.text.load import Loaded
-from charlm.text.preparation import prepare
-from charlm.training.plan import Budget, choose
+from charlm.data.corpus import Corpus
+from charlm.data.load import Loaded
+from charlm.data.prepare import prepare
+from charlm.native.library import Compiling
+from charlm.training.planner import Budget, choose
 from charlm.training.session import Session
 from charlm.training.start import begin
 

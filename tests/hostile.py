@@ -12,21 +12,18 @@ from typing import Any
 
 import torch
 
-from charlm.checkpoint import manifest
-from charlm.checkpoint.manifest import COUNTS
-from charlm.checkpoint.overview import overview
-from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint import safe_io as manifest
+from charlm.checkpoint.run_folder import RunFolder, overview
+from charlm.checkpoint.safe_io import COUNTS
 from charlm.checkpoint.snapshot import read
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.data.corpus import Corpus
+from charlm.data.load import load
 from charlm.errors import CheckpointError
-from charlm.predictor_of import predictor_of
-from charlm.text.corpus import Corpus
-from charlm.text.load import load
-from charlm.training.kinds import trainer_of
-from charlm.training.plan import Budget, Choice, choose
-from charlm.training.plan_file import read_plan
+from charlm.inference.predictor import predictor_of
+from charlm.training.planner import Budget, Choice, choose, read_plan
 from charlm.training.session import Session
-from charlm.training.start import begin, go_on
+from charlm.training.start import begin, go_on, trainer_of
 from tests.conftest import TEXT, Never, toy_choice
 
 FILES = (*manifest.CHECKPOINT_FILES, *manifest.RUN_FILES, COUNTS, "plan.json", "latest", manifest.NAME)

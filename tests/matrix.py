@@ -8,9 +8,9 @@ from itertools import combinations, product
 import torch
 
 from charlm.config import ModelConfig
-from charlm.model.language_model import LanguageModel, initialise
 from charlm.model.mixers import MIXERS
 from charlm.model.positions import POSITIONS
+from charlm.model.transformer import LanguageModel, initialise
 
 BLOCK = 5
 N_SYMBOLS = 7

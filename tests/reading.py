@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from charlm.data.reader import SourceText, read_source
 from charlm.errors import CharlmError, TextError
-from charlm.text.source import SourceText, read_source
 
 
 def write(name: str, data: bytes | str) -> str:

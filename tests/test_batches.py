@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.randomness import permute, uniform
-from charlm.text.batches import Windows
+from charlm.data.corpus import Windows
+from charlm.rng import permute, uniform
 
 
 @given(st.integers(2, 400), st.integers(1, 50), st.integers(1, 9), st.integers(0, 99))

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
-from charlm.text import boilerplate, stream
-from charlm.text.boilerplate import LICENCE, Tally, stripped
-from charlm.text.load import load
-from charlm.text.stream import Block
+from charlm.data import boilerplate, stream
+from charlm.data.boilerplate import LICENCE, Tally, stripped
+from charlm.data.load import load
+from charlm.data.stream import Block
 from tests.conftest import Result
 
 TOY = ("--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--steps", "1")

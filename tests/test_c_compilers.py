@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from charlm import compiled
-from charlm.compiled import CODES, ROWS, STEP, Compiling, begin, compilers
+from charlm.native import library as compiled
+from charlm.native.library import CODES, ROWS, STEP, Compiling, begin, compilers
 from tests.conftest import Result, needed
 from tests.test_compare_cli import TOY
 

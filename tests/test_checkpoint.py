@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from charlm.checkpoint import manifest, strict_json, tensors
-from charlm.checkpoint.overview import overview
-from charlm.checkpoint.run_folder import RunFolder, check_name, find, free_name, runs
+from charlm.checkpoint import safe_io as manifest
+from charlm.checkpoint import safe_io as strict_json
+from charlm.checkpoint import safe_io as tensors
+from charlm.checkpoint.run_folder import RunFolder, check_name, find, free_name, overview, runs
 from charlm.checkpoint.snapshot import read
+from charlm.data.corpus import Corpus
 from charlm.errors import CheckpointError, UsageError
-from charlm.text.corpus import Corpus
-from charlm.training.loop import Trainer
+from charlm.training.trainer import Trainer
 from tests.conftest import Never, toy_run
 
 
@@ -86,8 +87,12 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "a header as long as the world": lambda f: (f / "model.safetensors").write_bytes(
         struct.pack("<Q", 2**62) + b"{}"
     ),
-    "other tensors": lambda f: (f / "model.safetensors").write_bytes(tensors.dump({"x": torch.ones(3)})),
-    "no tensors for training": lambda f: (f / "train_state.safetensors").write_bytes(tensors.dump({})),
+    "other tensors": lambda f: (f / "model.safetensors").write_bytes(
+        tensors.dump_tensors({"x": torch.ones(3)})
+    ),
+    "no tensors for training": lambda f: (f / "train_state.safetensors").write_bytes(
+        tensors.dump_tensors({})
+    ),
 }
 
 
@@ -103,7 +108,7 @@ def test_weights_of_another_shape_type_or_not_finite(run: RunFolder) -> None:
     good = read(run, "latest").weights
     for change in (torch.Tensor.double, torch.Tensor.flatten, lambda w: w * float("nan")):
         weights = {name: change(w) if name == "embedding.weight" else w for name, w in good.items()}
-        (run.folder(12) / "model.safetensors").write_bytes(tensors.dump(weights))
+        (run.folder(12) / "model.safetensors").write_bytes(tensors.dump_tensors(weights))
         vouch_again(run, 12)
         with pytest.raises(CheckpointError, match=r"embedding|asks for"):
             read(run, "latest")
@@ -157,9 +162,9 @@ def test_the_last_two_and_the_best_are_kept(tmp_path: Path, corpus: Corpus) -> N
 
 def test_serialising_is_deterministic_and_comes_back() -> None:
     weights = {"b": torch.randn(3, 4), "a": torch.randn(2, dtype=torch.float64)}
-    data = tensors.dump(weights)
-    assert data == tensors.dump(dict(reversed(weights.items())))
-    back = tensors.load(data, weights, "x")
+    data = tensors.dump_tensors(weights)
+    assert data == tensors.dump_tensors(dict(reversed(weights.items())))
+    back = tensors.load_tensors(data, weights, "x")
     assert all(torch.equal(back[name], weights[name]) for name in weights)
 
 

@@ -13,23 +13,21 @@ import torch
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read as read_snapshot
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.counts_predictor import CountsPredictor
+from charlm.data.corpus import Corpus
+from charlm.data.load import Loaded
 from charlm.errors import CheckpointError, DivergedError, UsageError
-from charlm.evaluation.intervals import BLOCK, FEWEST_BLOCKS, confidence_interval, standard_error
-from charlm.predictor import TransformerPredictor
-from charlm.studies import comparison as on_disk
-from charlm.studies.compare import Began, Scored, Scoring, compare, plan_of, unintended
-from charlm.studies.comparison import Comparison
-from charlm.studies.context_use import by_symbols_before, by_symbols_seen
-from charlm.studies.result import read_nats, read_result
-from charlm.studies.variants import Variant, parse_axis, variants, written
-from charlm.studies.verdict import verdict
-from charlm.text.corpus import Corpus
-from charlm.text.load import Loaded
+from charlm.evaluation.bootstrap import BLOCK, FEWEST_BLOCKS, confidence_interval, standard_error
+from charlm.experiments import comparison as on_disk
+from charlm.experiments.comparison import Comparison
+from charlm.experiments.curves import by_symbols_before, by_symbols_seen
+from charlm.experiments.results import read_nats, read_result
+from charlm.experiments.runner import Began, Scored, Scoring, compare, plan_of, unintended
+from charlm.experiments.statistics import verdict
+from charlm.experiments.variants import Variant, parse_axis, variants, written
+from charlm.inference.predictor import CountsPredictor, TransformerPredictor
 from charlm.training.events import Stepped
-from charlm.training.loop import Trainer
-from charlm.training.plan import Budget
-from charlm.training.plan_file import read_plan
+from charlm.training.planner import Budget, read_plan
+from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, toy_run
 from tests.test_predictor import predictor
 
@@ -357,8 +355,8 @@ def test_a_variant_that_diverges_has_a_row_that_says_so(
 
 def verdict_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Corpus, nats: np.ndarray):  # type: ignore[no-untyped-def]
     """What is said of made-up scores (variants, seeds, characters)."""
-    from charlm.studies import verdict as module
-    from charlm.studies.result import Result
+    from charlm.experiments import statistics as module
+    from charlm.experiments.results import Result
 
     folder, comparison, _ = make(tmp_path, corpus, nats.shape[1])
     order = [v.label for v in comparison.variants]

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from charlm import compiled
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.text.corpus import Corpus
-from charlm.training import compiling
+from charlm.data.corpus import Corpus
+from charlm.native import library as compiled
+from charlm.training import trainer as compiling
 from charlm.training.events import Compiled, Finished, Stepped
-from charlm.training.loop import Trainer
-from charlm.training.plan import Budget, choose
+from charlm.training.planner import Budget, choose
+from charlm.training.trainer import Trainer
 from tests.conftest import Never, toy_run
 
 CPU = torch.device("cpu")

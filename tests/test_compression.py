@@ -16,15 +16,13 @@ from hypothesis import strategies as st
 
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.cli.main import run as main
-from charlm.compression.coder import HIGHEST_TOTAL, Decoder, Encoder
-from charlm.compression.compress import Compressed, compressing, decompressing
+from charlm.compression.codec import Compressed, compressing, decompressing, spell, unspell
+from charlm.compression.coder import HIGHEST_TOTAL, Decoder, Encoder, bounds
 from charlm.compression.container import FRAME, Means, Model, pack, streams_for, unpack
-from charlm.compression.frequencies import bounds
-from charlm.compression.spelling import spell, unspell
 from charlm.config import TextConfig
+from charlm.data.prepare import prepare
 from charlm.errors import CharlmError, CheckpointError, TextError
-from charlm.predictor import TransformerPredictor
-from charlm.text.preparation import prepare
+from charlm.inference.predictor import TransformerPredictor
 from tests.conftest import TEXT, toy_run
 
 
@@ -128,7 +126,7 @@ def test_any_bytes_come_back(snapshot: Snapshot, data: bytes) -> None:
 
 @given(st.binary(max_size=60) | texts)
 def test_spelling_is_exact_and_says_where_text_ends(data: bytes) -> None:
-    from charlm.text.vocabulary import Vocabulary
+    from charlm.data.tokenizer import Vocabulary
 
     vocabulary = Vocabulary.build("duck " * 3 + "é", 2)
     spelled = spell(data, vocabulary)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.context import ContextRule
+from charlm.inference.context import ContextRule
 
 
 @given(st.integers(1, 40), st.integers(0, 300), st.data())

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
+from charlm.data.cache import cache_folder, entries
+from charlm.data.corpus import reopen
+from charlm.data.load import load, run_name
+from charlm.data.prepare import prepare
+from charlm.data.sources import read_manual
 from charlm.errors import TextError
-from charlm.text.cache import cache_folder, entries
-from charlm.text.corpus import reopen
-from charlm.text.load import load, run_name
-from charlm.text.manual import read_manual
-from charlm.text.preparation import prepare
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -139,7 +139,7 @@ def test_too_little_left_to_train_on_is_refused() -> None:
 
 
 def test_the_customary_split_is_exact() -> None:
-    from charlm.text.split import tail
+    from charlm.data.holdout import tail
 
     spans = tail(10**8, 10**8, TextConfig(val=0.05, test=0.05))
     wanted = {"train": (0, 9 * 10**7), "held_out": (9 * 10**7, 95 * 10**6), "test": (95 * 10**6, 10**8)}
@@ -147,7 +147,7 @@ def test_the_customary_split_is_exact() -> None:
 
 
 def test_held_out_text_that_was_seen_is_said() -> None:
-    from charlm.cli.reading import leak
+    from charlm.cli.loading import leak
 
     rng = np.random.default_rng(0)
     text = "".join(map(chr, rng.integers(97, 123, 2000)))

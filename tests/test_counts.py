@@ -10,15 +10,12 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.counts.build import build, count_unigram, fit, lower_orders, spread, tail_losses
-from charlm.counts.discounts import discounts
-from charlm.counts.folds import bounds, count_in_folds, fold_of, levels_and_shares
-from charlm.counts.grams import Grams, Packing, count
-from charlm.counts.kneser_ney import KneserNey
-from charlm.counts.level import levels
-from charlm.counts.scoring import probabilities
-from charlm.counts.table_file import dump, load
 from charlm.errors import CheckpointError
+from charlm.ngram.build import build, count_unigram, fit, lower_orders, spread_chars, tail_losses
+from charlm.ngram.folds import bounds, count_in_folds, fold_of, levels_and_shares
+from charlm.ngram.grams import Grams, Packing, count, discounts, levels
+from charlm.ngram.kneser_ney import KneserNey, probabilities
+from charlm.ngram.table import dump, load
 from tests.plain_kneser_ney import Plain, by_paper
 
 SYMBOLS = 4
@@ -58,8 +55,8 @@ def test_rows_are_the_formulas(text: list[int], order: int, context: list[int], 
 @pytest.mark.parametrize("dense", [0, 1 << 21])
 @pytest.mark.parametrize("order", [0, 1, 3, 8])
 def test_a_text_is_scored_as_its_rows_say(order: int, dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("charlm.counts.kneser_ney.DENSE_NUMBERS", dense)
-    monkeypatch.setattr("charlm.counts.scoring.AT_ONCE", 37)
+    monkeypatch.setattr("charlm.ngram.kneser_ney.DENSE_NUMBERS", dense)
+    monkeypatch.setattr("charlm.ngram.kneser_ney.AT_ONCE", 37)
     model, plain = counted(noise(500), order), Plain(noise(500), SYMBOLS, order)
     text = noise(120, seed=2)
     text[50] = SYMBOLS + 3  # no symbol of the model: it ends every context
@@ -156,7 +153,7 @@ def test_without_a_fold_is_counted_from_the_others(
     dense: int, text: list[int], order: int, n_folds: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("charlm.counts.kneser_ney.DENSE_NUMBERS", dense)
+        patch.setattr("charlm.ngram.kneser_ney.DENSE_NUMBERS", dense)
         ids, packing = np.array(text), Packing(SYMBOLS)
         order, parts = count_in_folds(ids, packing, order, [(0, len(ids))], n_folds)
         model = KneserNey(packing, *levels_and_shares(parts, packing, order))
@@ -240,7 +237,7 @@ def test_rare_contexts_left_out_leave_all_to_the_order_below() -> None:
 
 @given(st.integers(0, 5000), st.integers(0, 5000))
 def test_spread_parts_are_apart_in_order_and_no_more_than_asked(n: int, most: int) -> None:
-    spans = spread(n, most)
+    spans = spread_chars(n, most)
     assert sum(b - a for a, b in spans) <= most
     assert sum(b - a for a, b in spans) >= min(n, most) - 32
     edges = [edge for span in spans for edge in span]

@@ -15,19 +15,16 @@ from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.counts.build import fit
-from charlm.counts_predictor import CountsPredictor
+from charlm.data.corpus import Corpus
+from charlm.data.load import Loaded
 from charlm.errors import CheckpointError, ResourceError
 from charlm.evaluation.score import score_text
-from charlm.predictor import TransformerPredictor
-from charlm.predictor_of import predictor_of
-from charlm.text.corpus import Corpus
-from charlm.text.load import Loaded
-from charlm.training.counts_session import CountsSession
+from charlm.inference.predictor import CountsPredictor, TransformerPredictor, predictor_of
+from charlm.ngram.build import fit
 from charlm.training.events import Counted, Evaluated, Finished, Saved
-from charlm.training.kinds import trainer_of
-from charlm.training.plan import Budget, choose
-from charlm.training.start import begin, go_on
+from charlm.training.ngram_trainer import CountsSession
+from charlm.training.planner import Budget, choose
+from charlm.training.start import begin, go_on, trainer_of
 from tests.conftest import TEXT, After, Never, Result, repeat_words, toy_run
 from tests.test_compare_cli import TOY
 

@@ -5,14 +5,12 @@ import pytest
 import torch
 
 from charlm.config import SamplingConfig
-from charlm.context import ContextRule
-from charlm.counts.build import build
-from charlm.counts_predictor import CountsPredictor
-from charlm.evaluation.held_out import score_slice, spread
-from charlm.evaluation.score import score_text
-from charlm.predictor import Predictor
-from charlm.sampling.generate import sample_text
-from charlm.text.vocabulary import Vocabulary
+from charlm.data.tokenizer import Vocabulary
+from charlm.evaluation.score import score_slice, score_text, spread
+from charlm.inference.context import ContextRule
+from charlm.inference.generate import sample_text
+from charlm.inference.predictor import CountsPredictor, Predictor
+from charlm.ngram.build import build
 
 TEXT = "the cat sat on the mat; the rat sat on the cat; " * 20 + "zé"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from charlm.checkpoint.manifest import COUNTS
 from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.safe_io import COUNTS
 from charlm.checkpoint.snapshot import Snapshot, read
-from charlm.counts.build import build
-from charlm.counts.table_file import dump
+from charlm.data.corpus import Corpus
 from charlm.errors import CheckpointError
-from charlm.text.corpus import Corpus
+from charlm.ngram.build import build
+from charlm.ngram.table import dump
 from tests.conftest import toy_run
 
 

@@ -7,7 +7,8 @@ import torch
 
 from charlm.config import TrainingConfig
 from charlm.errors import UsageError
-from charlm.training import device, means
+from charlm.training import device
+from charlm.training import start as means
 from tests.conftest import Result
 
 

@@ -10,13 +10,12 @@ import torch
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
 from charlm.config import TextConfig
-from charlm.listeners.log import MetricsLog, read_log
-from charlm.text.corpus import Corpus
-from charlm.text.preparation import prepare
-from charlm.training import step
+from charlm.data.corpus import Corpus
+from charlm.data.prepare import prepare
+from charlm.reporting.log import MetricsLog, read_log
+from charlm.training import trainer as step
 from charlm.training.events import Event, Finished, Saved, Skipped, Stepped, WentBack
-from charlm.training.loop import Trainer
-from charlm.training.step import batch_loss
+from charlm.training.trainer import Trainer, batch_loss
 from tests.conftest import Never, toy_run
 from tests.test_cli import TOY, charlm  # noqa: F401  a fixture
 from tests.test_loop import everything, poison

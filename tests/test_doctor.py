@@ -12,16 +12,15 @@ from time import perf_counter
 import pytest
 
 from charlm import files
-from charlm.checkpoint.manifest import CHECKPOINT_FILES, COUNTS, NAME, RUN_FILES
 from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.safe_io import CHECKPOINT_FILES, COUNTS, NAME, RUN_FILES
 from charlm.cli.main import run as main
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.studies.doctor import examine, machine
-from charlm.text.load import load
-from charlm.training.kinds import trainer_of
-from charlm.training.loop import Trainer
-from charlm.training.plan import Budget, choose
-from charlm.training.start import begin, go_on
+from charlm.data.load import load
+from charlm.inspection.doctor import examine, machine
+from charlm.training.planner import Budget, choose
+from charlm.training.start import begin, go_on, trainer_of
+from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, Never, toy_choice
 from tests.disk import tree_of
 

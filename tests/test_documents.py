@@ -14,23 +14,21 @@ from hypothesis import strategies as st
 
 from charlm.cli.main import run as main
 from charlm.config import ModelConfig, SamplingConfig, TextConfig
-from charlm.context import ContextRule
-from charlm.counts.build import build
-from charlm.counts.folds import count_in_folds, levels_and_shares
-from charlm.counts.grams import Packing
-from charlm.counts.kneser_ney import KneserNey
-from charlm.counts.scoring import probabilities
-from charlm.counts_predictor import CountsPredictor
+from charlm.data.documents import Marker, marked_text, with_ends
+from charlm.data.load import load
+from charlm.data.prepare import prepare
+from charlm.data.stream import Block
+from charlm.data.tokenizer import END, Vocabulary, without_ends
 from charlm.errors import TextError
 from charlm.evaluation.score import score_text
-from charlm.model.language_model import LanguageModel, initialise
-from charlm.predictor import TransformerPredictor
-from charlm.sampling.generate import Ended, Piece, generate
-from charlm.text.documents import Marker, marked_text, with_ends
-from charlm.text.load import load
-from charlm.text.preparation import prepare
-from charlm.text.stream import Block
-from charlm.text.vocabulary import END, Vocabulary, without_ends
+from charlm.inference.context import ContextRule
+from charlm.inference.generate import Ended, Piece, generate
+from charlm.inference.predictor import CountsPredictor, TransformerPredictor
+from charlm.model.transformer import LanguageModel, initialise
+from charlm.ngram.build import build
+from charlm.ngram.folds import count_in_folds, levels_and_shares
+from charlm.ngram.grams import Packing
+from charlm.ngram.kneser_ney import KneserNey, probabilities
 from tests.plain_kneser_ney import BEFORE, Plain
 from tests.test_sampling import Mock
 
@@ -172,7 +170,7 @@ def test_no_score_depends_on_another_document(settings_: dict[str, object]) -> N
 
 
 def test_training_reads_no_other_document() -> None:
-    from charlm.training.step import batch_loss
+    from charlm.training.trainer import batch_loss
 
     model = model_of(ngrams=2, ngram_rows=8).model.train()
     windows = torch.tensor([[0, 1, 2, 0, E, 1, 2, 0], [2, 2, 1, 0, E, 1, 2, 0]])

@@ -22,10 +22,11 @@ import pytest
 
 from charlm import files
 from charlm.cli.main import run as main
+from charlm.data import datasets as published
+from charlm.data import download
+from charlm.data.datasets import TEXTS, Published
+from charlm.data.download import fetch
 from charlm.errors import ResourceError, TextError
-from charlm.text import download, published
-from charlm.text.download import fetch
-from charlm.text.published import TEXTS, Published
 from tests.conftest import TEXT
 
 BODY = b"All the world's a stage, " * 4000

@@ -11,16 +11,12 @@ from hypothesis import strategies as st
 
 from charlm.checkpoint.snapshot import read
 from charlm.config import TextConfig
-from charlm.context import ContextRule
-from charlm.counts.build import build
-from charlm.counts_predictor import CountsPredictor
-from charlm.evaluation import yardsticks as yardstick_module
-from charlm.evaluation.held_out import Estimate, score_slice, spread
-from charlm.evaluation.intervals import confidence_interval
-from charlm.evaluation.overlap import PASSAGE, overlap
-from charlm.evaluation.report import evaluate
-from charlm.evaluation.score import Figure, score_text
-from charlm.evaluation.yardsticks import (
+from charlm.data.corpus import Corpus
+from charlm.data.overlap import PASSAGE, overlap
+from charlm.data.prepare import prepare
+from charlm.data.tokenizer import Vocabulary
+from charlm.evaluation import baselines as yardstick_module
+from charlm.evaluation.baselines import (
     Yardstick,
     count_training_part,
     simplest,
@@ -31,11 +27,13 @@ from charlm.evaluation.yardsticks import (
     xz_bits,
     yardsticks,
 )
-from charlm.predictor import TransformerPredictor
-from charlm.text.corpus import Corpus
-from charlm.text.preparation import prepare
-from charlm.text.vocabulary import Vocabulary
-from charlm.training.loop import Trainer
+from charlm.evaluation.bootstrap import confidence_interval
+from charlm.evaluation.report import evaluate
+from charlm.evaluation.score import Estimate, Figure, score_slice, score_text, spread
+from charlm.inference.context import ContextRule
+from charlm.inference.predictor import CountsPredictor, TransformerPredictor
+from charlm.ngram.build import build
+from charlm.training.trainer import Trainer
 from tests.conftest import Never, toy_run
 from tests.test_model import make
 
@@ -196,7 +194,7 @@ def test_shared_passages_are_found_to_the_character(start: int, length: int, bef
 
 
 def test_passages_across_the_pieces_in_which_training_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("charlm.evaluation.overlap.AT_ONCE", 7)
+    monkeypatch.setattr("charlm.data.overlap.AT_ONCE", 7)
     train = np.random.default_rng(4).integers(0, 60, 300)
     assert overlap(train, train[50:150]).share == 1
 

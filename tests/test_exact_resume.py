@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.config import TextConfig
-from charlm.text.corpus import Corpus
-from charlm.text.preparation import prepare
-from charlm.training.counts_session import CountsSession
+from charlm.data.corpus import Corpus
+from charlm.data.prepare import prepare
 from charlm.training.events import Event, Finished
-from charlm.training.kinds import trainer_of
-from charlm.training.loop import Trainer
+from charlm.training.ngram_trainer import CountsSession
 from charlm.training.schedule import Schedule
 from charlm.training.session import Session
-from charlm.training.start import go_on
+from charlm.training.start import go_on, trainer_of
+from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, After, Never, toy_run
 from tests.test_counts_alone import counted
 from tests.test_loop import assert_same

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from charlm.config import TextConfig
+from charlm.data import excerpts
+from charlm.data.excerpts import spread_over
+from charlm.data.load import load
+from charlm.data.scan import Look
 from charlm.errors import TextError
-from charlm.text import excerpts
-from charlm.text.excerpts import spread_over
-from charlm.text.load import load
-from charlm.text.look import Look
 
 
 @pytest.fixture(autouse=True)
@@ -20,11 +20,11 @@ def _small(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above 20,000 bytes a text is long; of it 8 pieces of 1,000 bytes are read."""
     for module, name, value in (
         ("excerpts", "WHOLE_UP_TO", 20_000),
-        ("look", "WHOLE_UP_TO", 20_000),
+        ("scan", "WHOLE_UP_TO", 20_000),
         ("excerpts", "PIECES", 8),
         ("excerpts", "PIECE_BYTES", 1_000),
     ):
-        monkeypatch.setattr(f"charlm.text.{module}.{name}", value)
+        monkeypatch.setattr(f"charlm.data.{module}.{name}", value)
     monkeypatch.setattr(excerpts.Budget, "__init__", _budget)
 
 

@@ -12,12 +12,12 @@ import pytest
 
 from charlm.cli import main as cli_main
 from charlm.config import ModelConfig, TrainingConfig
+from charlm.experiments.variants import parse_axis, variants
+from charlm.explain.topics import TOPICS, explain
 from charlm.model.mixers import MIXERS
 from charlm.model.positions import POSITIONS
 from charlm.settings import settings_of
-from charlm.studies.explain import TOPICS, explain
-from charlm.studies.variants import parse_axis, variants
-from charlm.training.plan import Budget, choose
+from charlm.training.planner import Budget, choose
 from tests.conftest import TEXT
 
 ROOT = Path(__file__).parent.parent

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from charlm import files
-from charlm.checkpoint.manifest import COUNTS
 from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.safe_io import COUNTS
 from charlm.checkpoint.snapshot import read_newest
+from charlm.data import cache, codes
 from charlm.errors import ResourceError
-from charlm.text import cache, codes
 from tests.disk import LOSSES, Disk, tree_of
 from tests.forks import forked
 from tests.writers import CASES, COVERED, FEWEST, FLEETING, ONE_STATE, Run, toy_runs
@@ -35,8 +35,8 @@ def anew(
 ) -> Callable[[], Path]:
     """Folders to write below, each for one case; the cache is there, and checks few ids."""
     monkeypatch.setattr(cache, "CHECKED_WHOLE", 64)
-    monkeypatch.setattr(cache, "_SAMPLES", 1)
-    monkeypatch.setattr(cache, "_SAMPLE", 4)
+    monkeypatch.setattr(cache, "_CACHE_SAMPLES", 1)
+    monkeypatch.setattr(cache, "_CACHE_SAMPLE", 4)
     monkeypatch.setattr(codes, "IN_MEMORY", 100)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the disk of these tests is imagined
     number = 0

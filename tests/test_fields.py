@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
+from charlm.data import records as fields
+from charlm.data import stream
+from charlm.data.load import load
+from charlm.data.records import Fields
+from charlm.data.stream import Block
 from charlm.errors import TextError, UsageError
-from charlm.text import fields, stream
-from charlm.text.fields import Fields
-from charlm.text.load import load
-from charlm.text.stream import Block
 from tests.reading import write
 
 pytestmark = pytest.mark.usefixtures("elsewhere")

@@ -12,12 +12,11 @@ import torch
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
 from charlm.config import TextConfig
+from charlm.data.corpus import Corpus
+from charlm.data.prepare import prepare
 from charlm.evaluation.score import score_text
-from charlm.predictor import Predictor
-from charlm.predictor_of import predictor_of
-from charlm.text.corpus import Corpus
-from charlm.text.preparation import prepare
-from charlm.training.kinds import trainer_of
+from charlm.inference.predictor import Predictor, predictor_of
+from charlm.training.start import trainer_of
 from tests.conftest import TEXT, Never, Result, toy_run
 from tests.test_compare_cli import TOY
 from tests.test_counts_alone import counted
@@ -80,7 +79,7 @@ def test_bits_depend_neither_on_the_batch_nor_on_the_pieces(
     text = (TEXT + "Жé🦆\n" + TEXT[::-1])[:3000]
     whole = score_text(p, "", text).nats
     assert np.array_equal(score_text(p, "", text).nats, whole), "twice the same number"
-    monkeypatch.setattr("charlm.predictor.IDS_AT_ONCE", 64)
+    monkeypatch.setattr("charlm.inference.predictor.IDS_AT_ONCE", 64)
     assert abs(score_text(p, "", text).nats.mean() - whole.mean()) / np.log(2) < BITS
     ids = p.vocabulary.encode(text[:600])
     read_one_by_one, state = [], p.start(1)

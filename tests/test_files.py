@@ -10,7 +10,7 @@ import pytest
 
 from charlm import files
 from charlm.config import TextConfig
-from charlm.text.preparation import prepare
+from charlm.data.prepare import prepare
 
 
 class Died(BaseException):
@@ -268,17 +268,17 @@ def test_that_test_lets_reading_pass(code: str) -> None:
 
 
 ALLOWED = {
-    ("compiled.py", "log.open('wb')"),  # in a temporary folder of its own
+    ("library.py", "log.open('wb')"),  # in a temporary folder of its own
     ("main.py", "os.open(os.devnull, os.O_WRONLY)"),
     ("corpus.py", "np.save(buffer, part, allow_pickle=False)"),  # into memory
     (
-        "tensors.py",
+        "safe_io.py",
         "safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})",
     ),
-    ("table_file.py", "safetensors.numpy.save(arrays)"),  # into memory
-    ("loop.py", "self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)"),
+    ("table.py", "safetensors.numpy.save(arrays)"),  # into memory
+    ("trainer.py", "self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)"),
     (
-        "counts_trainer.py",
+        "ngram_trainer.py",
         "self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)",
     ),
 }

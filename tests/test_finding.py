@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
+from charlm.data.load import load
+from charlm.data.reader import read_source
+from charlm.data.sources import describe, find_files
 from charlm.errors import CharlmError, TextError, UsageError
 from charlm.terminal import visible
-from charlm.text.load import load
-from charlm.text.source import describe, find_files, read_source
 from tests.reading import write
 
 pytestmark = pytest.mark.usefixtures("elsewhere")

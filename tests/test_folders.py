@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
+from charlm.data.load import load
+from charlm.data.sources import expand, find_files, natural
 from charlm.errors import TextError
-from charlm.text.finding import expand, find_files, natural
-from charlm.text.load import load
 from tests.conftest import Result
 from tests.reading import write
 

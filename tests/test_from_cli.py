@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from charlm.listeners.log import read_log
+from charlm.reporting.log import read_log
 from tests.conftest import TEXT, Result, repeat_words
 from tests.test_compare_cli import TOY
 from tests.test_going_on import NEW

@@ -14,25 +14,23 @@ import torch
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.counts.build import build
-from charlm.counts.folds import FOLDS
-from charlm.counts.prior import TrainingPrior
+from charlm.data.cache import cache_folder
+from charlm.data.corpus import Corpus
+from charlm.data.load import Loaded
+from charlm.data.prepare import prepare
 from charlm.errors import CheckpointError, UsageError
-from charlm.evaluation.held_out import score_slice
-from charlm.predictor import TransformerPredictor
-from charlm.text.cache import cache_folder
-from charlm.text.corpus import Corpus
-from charlm.text.load import Loaded
-from charlm.text.preparation import prepare
+from charlm.evaluation.score import score_slice
+from charlm.inference.predictor import TransformerPredictor
+from charlm.ngram.build import build
+from charlm.ngram.folds import FOLDS
+from charlm.ngram.prior import TrainingPrior
 from charlm.training.events import Event, Remembered
-from charlm.training.going_on import choose_from, shape_from, training_from
-from charlm.training.kinds import trainer_of
-from charlm.training.loop import Trainer
-from charlm.training.origin import Origin
-from charlm.training.plan import Budget
+from charlm.training.finetune import Origin, choose_from, shape_from, training_from
+from charlm.training.planner import Budget
+from charlm.training.run_text import corpus_of
 from charlm.training.session import Session
-from charlm.training.start import begin, go_on
-from charlm.training.texts import corpus_of
+from charlm.training.start import begin, go_on, trainer_of
+from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, Never, toy_run
 from tests.test_counts_alone import counted
 from tests.test_loop import assert_same

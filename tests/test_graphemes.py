@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
-from charlm.text import graphemes
-from charlm.text.counting import vocabulary_of
-from charlm.text.graphemes import LONGEST, find, merged, whole
-from charlm.text.vocabulary import END, code_points
+from charlm.data import graphemes
+from charlm.data.graphemes import LONGEST, find, merged, whole
+from charlm.data.prepare import vocabulary_of
+from charlm.data.tokenizer import END, code_points
 
 # Of every kind that UAX 29 tells apart, and what joins with them: marks, conjuncts, flags, families, jamo.
 JOINING = "\r\na1\u0301\u0308\u200d\u0600\u0995\u0915\u094d\u09cd\u0903\u093f\u1100\u1161\u11a8가각\U0001f1e6\U0001f1e7"

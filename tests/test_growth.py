@@ -9,14 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.compression.spelling import spell, unspell
+from charlm.compression.codec import spell, unspell
 from charlm.config import ModelConfig, TextConfig
-from charlm.model.grown import grown_weights
-from charlm.model.language_model import LanguageModel, initialise
-from charlm.predictor import TransformerPredictor
-from charlm.text.counting import vocabulary_of
-from charlm.text.growth import carried, grown
-from charlm.text.vocabulary import END, Vocabulary, code_points
+from charlm.data.prepare import vocabulary_of
+from charlm.data.tokenizer import END, Vocabulary, carried, code_points, grown
+from charlm.inference.predictor import TransformerPredictor
+from charlm.model.transformer import LanguageModel, grown_weights, initialise
 
 TEXTS = st.text(min_size=1, alphabet="abcé🦆\n" + END)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from charlm.text.decoding import decode
-from charlm.text.guessing import guesses, seven_bit
+from charlm.data.decoding import decode
+from charlm.data.encoding_errors import guesses, seven_bit
 from tests.conftest import Result
 
 # Article 1 of the Universal Declaration of Human Rights, or about it.
@@ -200,7 +200,7 @@ SEVEN_BIT = {
 def test_text_of_seven_bits_that_is_no_ascii_is_said(
     charlm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, encoding: str, times: int
 ) -> None:
-    monkeypatch.setattr("charlm.text.stream.WHOLE", 1 << 16)
+    monkeypatch.setattr("charlm.data.stream.WHOLE", 1 << 16)
     text = "plain at first\n" + SEVEN_BIT[encoding] * times
     Path("a.txt").write_bytes(text.encode(encoding))
     said = charlm("train", "a.txt", "--mixer", "none").err

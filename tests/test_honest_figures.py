@@ -12,17 +12,15 @@ import pytest
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
-from charlm.counts_predictor import CountsPredictor
-from charlm.evaluation.held_out import Estimate, Slice, score_slice, spread
-from charlm.predictor import Predictor
-from charlm.predictor_of import predictor_of
-from charlm.text.corpus import Corpus
-from charlm.text.vocabulary import Ids
-from charlm.training import loop
+from charlm.data.corpus import Corpus
+from charlm.data.tokenizer import Ids
+from charlm.evaluation.score import Estimate, Slice, score_slice, spread
+from charlm.inference.predictor import CountsPredictor, Predictor, predictor_of
+from charlm.training import trainer as loop
 from charlm.training.events import Evaluated, Finished
 from charlm.training.extend import by_steps
-from charlm.training.loop import Trainer
 from charlm.training.start import go_on
+from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, Never, Result, toy_run
 
 Run = Callable[..., Result]

@@ -13,8 +13,9 @@ import pytest
 import safetensors.numpy
 import torch
 
-from charlm.checkpoint import manifest, tensors
-from charlm.checkpoint.manifest import COUNTS
+from charlm.checkpoint import safe_io as manifest
+from charlm.checkpoint import safe_io as tensors
+from charlm.checkpoint.safe_io import COUNTS
 from charlm.checkpoint.snapshot import read
 from tests.forks import forked
 from tests.hostile import FILES, VOUCHED, Hostile, joined, twice
@@ -192,7 +193,7 @@ BY_HAND: dict[str, Callable[[Hostile], None]] = {
 
 BY_HAND_ALONE: dict[str, Callable[[Hostile], None]] = {
     "weights that counts do not have": lambda hostile: (
-        hostile.path(MODEL).write_bytes(tensors.dump({"x": torch.ones(3)})) and None
+        hostile.path(MODEL).write_bytes(tensors.dump_tensors({"x": torch.ones(3)})) and None
     ),
     "no counts at all": lambda hostile: hostile.path(COUNTS).unlink(),
     "a shape that counts do not have": edit(CONFIG, lambda d: d["model"].update(n_layer=1)),

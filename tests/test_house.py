@@ -11,7 +11,7 @@ def test_files_and_functions_are_short_and_say_their_duty() -> None:
     for path in FILES:
         source = path.read_text("utf-8")
         tree = ast.parse(source)
-        assert source.count("\n") <= 500, path
+        assert source.count("\n") <= 600, path
         assert ast.get_docstring(tree), path
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
@@ -21,7 +21,7 @@ def test_files_and_functions_are_short_and_say_their_duty() -> None:
 
 def test_nothing_but_the_command_line_and_listeners_prints() -> None:
     for path in FILES:
-        if path.parent.name in ("cli", "listeners") or path.name == "__main__.py":
+        if path.parent.name in ("cli", "reporting") or path.name == "__main__.py":
             continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             assert not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"), path

@@ -17,13 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.cli.main import run as main
-from charlm.studies import measured
-from charlm.studies.characters import CONTROLS, Character, characters
-from charlm.studies.forms import mixed_words, normal_forms
-from charlm.text import cache
-from charlm.text.codes import Census, codes_of
-from charlm.text.stream import Block
-from charlm.text.vocabulary import code_points
+from charlm.data import cache
+from charlm.data.codes import Census, codes_of
+from charlm.data.stream import Block
+from charlm.data.tokenizer import code_points
+from charlm.inspection import measured
+from charlm.inspection.characters import CONTROLS, Character, characters, mixed_words, normal_forms
 
 ROOT = Path(__file__).parent.parent
 Call = Callable[..., tuple[int, str, str]]
@@ -32,8 +31,8 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def charlm(elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Runs a command; the machine is taken to be of one speed."""
-    monkeypatch.setattr("charlm.training.means.measure_threads", lambda device, **_: (1, 100.0))
-    monkeypatch.setattr("charlm.training.means.pick_precision", lambda device, timed: "fp32")
+    monkeypatch.setattr("charlm.training.start.measure_threads", lambda device, **_: (1, 100.0))
+    monkeypatch.setattr("charlm.training.start.pick_precision", lambda device, timed: "fp32")
 
     def call(*args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["charlm", *args])
@@ -193,9 +192,9 @@ def test_what_cannot_be_read_gets_one_sentence(
 
 
 def test_of_a_long_text_a_sample_is_read_and_said(charlm: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"excerpts.WHOLE_UP_TO": 10_000, "look.WHOLE_UP_TO": 10_000}.items():
-        monkeypatch.setattr(f"charlm.text.{name}", value)
-    monkeypatch.setattr("charlm.text.excerpts.PIECE_BYTES", 1_000)
+    for name, value in {"excerpts.WHOLE_UP_TO": 10_000, "scan.WHOLE_UP_TO": 10_000}.items():
+        monkeypatch.setattr(f"charlm.data.{name}", value)
+    monkeypatch.setattr("charlm.data.excerpts.PIECE_BYTES", 1_000)
     write(prose(4_000))
     before = {entry.key for entry in cache.entries()}
     size = Path("t.txt").stat().st_size
@@ -292,7 +291,7 @@ def test_a_text_is_unlike_only_what_none_of_those_measured_is_like() -> None:
 def test_entropy_of_a_text_is_that_of_its_codes(charlm: Call) -> None:
     text = prose(40)
     write(text)
-    from charlm.studies.entropy import entropies
+    from charlm.inspection.entropy import entropies
 
     orders = inspect(charlm)["entropy"]["orders"]
     assert [row["bits_per_char"] for row in orders] == [e.bits_per_char for e in entropies(code_points(text))]

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.compiled import codes_alone
 from charlm.config import TextConfig
-from charlm.text import kernels, load
-from charlm.text.codes import N_POINTS, Census
-from charlm.text.kernels import Kernels
+from charlm.data import load
+from charlm.data.codes import N_POINTS, Census
+from charlm.native import text_kernels as kernels
+from charlm.native.library import codes_alone
+from charlm.native.text_kernels import Kernels
 from tests.conftest import needed
 
 RANDOM = np.random.default_rng(0)

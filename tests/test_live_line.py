@@ -12,8 +12,8 @@ from pathlib import Path
 import pyte
 import pytest
 
-from charlm.cli import reading
-from charlm.listeners.live_line import laid_out
+from charlm.cli import loading as reading
+from charlm.reporting.progress import laid_out
 from charlm.terminal import fit
 from tests.commands import Command
 from tests.conftest import TEXT, Result, toy_choice
@@ -112,7 +112,7 @@ def test_training_on_a_terminal_of_any_width(tmp_path: Path, width: int) -> None
 
 def _every_step() -> None:
     """In the child: draw the line at every step."""
-    from charlm.listeners import progress
+    from charlm.reporting import progress
 
     progress.EVERY_SECONDS = 0.0
 
@@ -197,7 +197,7 @@ def test_far_fewer_steps_than_were_planned_are_said(corpus) -> None:  # type: ig
 def test_under_load_the_summary_says_what_was_planned(
     charlm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("charlm.training.plan.first_guess", lambda *args: 10**6)
+    monkeypatch.setattr("charlm.training.planner.first_guess", lambda *args: 10**6)
     result = charlm("train", "ducks.txt", "--time", "6s", *TOY)
     assert result.code == 0, result.err
     assert "note: 1,000,000 steps were planned at first" in result.err

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.cli.main import run as main
-from charlm.text.lookalikes import ALIKE, DOTS, lookalikes, mapped
-from charlm.text.vocabulary import Vocabulary
+from charlm.data.lookalikes import ALIKE, DOTS, lookalikes, mapped
+from charlm.data.tokenizer import Vocabulary
 
 MARKS = "".join(ALIKE) + DOTS + ".aé"
 

@@ -12,18 +12,18 @@ from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.data.corpus import Corpus
+from charlm.data.prepare import prepare
 from charlm.errors import CheckpointError, DivergedError, ResourceError
-from charlm.evaluation.held_out import score_slice
-from charlm.predictor import TransformerPredictor
-from charlm.text.corpus import Corpus
-from charlm.text.preparation import prepare
-from charlm.training import loop, step
+from charlm.evaluation.score import score_slice
+from charlm.inference.predictor import TransformerPredictor
+from charlm.training import trainer as loop
+from charlm.training import trainer as step
 from charlm.training.events import Evaluated, Event, Finished, Saved, SaveFailed, Skipped, Stepped, WentBack
 from charlm.training.extend import by_steps
-from charlm.training.loop import Trainer
 from charlm.training.session import Session
 from charlm.training.start import go_on
-from charlm.training.step import batch_loss
+from charlm.training.trainer import Trainer, batch_loss
 from tests.conftest import TEXT, After, Never, toy_run
 
 
@@ -318,7 +318,7 @@ def test_another_text_under_the_same_run_is_refused(
     run, session = toy_run(tmp_path, corpus, 3)
     list(Trainer(session, run).run(Never()))
     other = prepare(TEXT.replace("ducks", "geëse"), TextConfig())
-    monkeypatch.setattr("charlm.training.texts.reopen", lambda key: other)
+    monkeypatch.setattr("charlm.training.run_text.reopen", lambda key: other)
     with pytest.raises(CheckpointError, match=r"vocabulary.*ë"):
         resumed(run)
 

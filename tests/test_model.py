@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from charlm.config import ModelConfig
-from charlm.model.language_model import LanguageModel, initialise
-from charlm.model.mixers import attention
-from charlm.model.mixers.attention import attend
-from charlm.model.positions.relative import Rotary, rotate
+from charlm.model import attention
+from charlm.model.attention import attend
+from charlm.model.positions import Rotary, rotate
+from charlm.model.transformer import LanguageModel, initialise
 
 
 def make(

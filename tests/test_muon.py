@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from charlm.config import ModelConfig
-from charlm.model.language_model import LanguageModel, initialise
-from charlm.model.linear import is_matrix, row_parts
-from charlm.training.muon import orthogonalised, orthogonalised_parts
-from charlm.training.optimizer import MOMENTUM, Optimizer, Rates
+from charlm.model.layers import is_matrix, row_parts
+from charlm.model.transformer import LanguageModel, initialise
+from charlm.training.optimizer import MOMENTUM, Optimizer, Rates, orthogonalised, orthogonalised_parts
 
 
 def some(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.model.language_model import LanguageModel, initialise
-from charlm.model.ngrams import NGrams
-from charlm.predictor import TransformerPredictor
-from charlm.text.corpus import Corpus
+from charlm.data.corpus import Corpus
+from charlm.inference.predictor import TransformerPredictor
+from charlm.model.ngram_embeddings import NGrams
+from charlm.model.transformer import LanguageModel, initialise
 from charlm.training.optimizer import Optimizer, Rates
-from charlm.training.plan import NGRAM_WEIGHTS, Budget, choose
+from charlm.training.planner import NGRAM_WEIGHTS, Budget, choose
 from tests.test_loop import stopped_and_resumed
 from tests.test_predictor import VOCABULARY
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from charlm.cli.main import run as main
 from charlm.config import TextConfig
-from charlm.text import normal as module
-from charlm.text.load import load
-from charlm.text.normal import LONG_ROW, LONGEST, normal, normal_form, normalised
-from charlm.text.preparation import prepare
-from charlm.text.stream import Block
+from charlm.data import normalize as module
+from charlm.data.load import load
+from charlm.data.normalize import LONG_ROW, LONGEST, normal, normal_form, normalised
+from charlm.data.prepare import prepare
+from charlm.data.stream import Block
 from tests.conftest import Result
 
 SETTINGS = st.builds(

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from charlm.checkpoint.snapshot import Snapshot
-from charlm.context import ContextRule
-from charlm.counts.online import OnlineCounts
-from charlm.evaluation.dynamic import DynamicModel
-from charlm.evaluation.online import BLOCK, COUNTS, MODEL, Learners, scoring_online
+from charlm.data.corpus import Corpus
+from charlm.evaluation.adaptive import BLOCK, COUNTS, MODEL, DynamicModel, Learners, scoring_online
 from charlm.evaluation.report import evaluate
 from charlm.evaluation.score import Figure, score_text
-from charlm.predictor import TransformerPredictor
-from charlm.text.corpus import Corpus
+from charlm.inference.context import ContextRule
+from charlm.inference.predictor import TransformerPredictor
+from charlm.ngram.online import OnlineCounts
 from tests.test_prior import beside_counts
 
 SHAPES: list[dict[str, object]] = [

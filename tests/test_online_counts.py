@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from charlm.counts.build import build
-from charlm.counts.kneser_ney import KneserNey
-from charlm.counts.online import OnlineCounts
+from charlm.ngram.build import build
+from charlm.ngram.kneser_ney import KneserNey
+from charlm.ngram.online import OnlineCounts
 from tests.plain_kneser_ney import Plain
 
 V, BLOCK = 4, 7

@@ -5,8 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from charlm.evaluation import overlap as module
-from charlm.evaluation.overlap import PASSAGE, overlap, overlap_of_all, overlap_of_samples
+from charlm.data import overlap as module
+from charlm.data.overlap import PASSAGE, overlap, overlap_of_all, overlap_of_samples
 
 
 def noise(n: int, seed: int) -> np.ndarray:

@@ -3,10 +3,10 @@
 import pytest
 
 from charlm.config import TrainingConfig
-from charlm.evaluation.held_out import Slice
-from charlm.text.batches import Windows
-from charlm.training.pace import Pace
-from charlm.training.plan import Plan
+from charlm.data.corpus import Windows
+from charlm.evaluation.score import Slice
+from charlm.training.deadline import Pace
+from charlm.training.planner import Plan
 from charlm.training.schedule import Schedule
 
 WINDOWS = Windows(1_000_000, 64, 16, 1)

@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.training.plan import Budget, Plan, choose
+from charlm.training.planner import SIZES, SIZES_WITH_COUNTS, Budget, Plan, choose
 from charlm.training.schedule import Schedule
-from charlm.training.sizes import SIZES, SIZES_WITH_COUNTS
 
 budgets = st.one_of(
     st.builds(lambda n: Budget(steps=n), st.integers(1, 10**6)),

@@ -7,11 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from charlm.config import ModelConfig
-from charlm.model.language_model import LanguageModel, initialise
 from charlm.model.masks import alibi_slopes
-from charlm.model.positions import POSITIONS
-from charlm.model.positions.absolute import Learned, Sinusoidal
-from charlm.model.positions.relative import Alibi, Relative, Rotary, rotate
+from charlm.model.positions import POSITIONS, Alibi, Learned, Relative, Rotary, Sinusoidal, rotate
+from charlm.model.transformer import LanguageModel, initialise
 from tests.matrix import random_model
 
 CONFIG = ModelConfig(n_embd=24, n_head=3, block_size=10)

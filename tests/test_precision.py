@@ -6,10 +6,11 @@ from statistics import fmean
 import pytest
 import torch
 
-from charlm.text.corpus import Corpus
-from charlm.training import muon, step
+from charlm.data.corpus import Corpus
+from charlm.training import optimizer as muon
+from charlm.training import trainer as step
 from charlm.training.events import Stepped
-from charlm.training.loop import Trainer
+from charlm.training.trainer import Trainer
 from tests.conftest import Never, toy_run
 
 STEPS = 200

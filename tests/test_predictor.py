@@ -5,12 +5,11 @@ import pytest
 import torch
 
 from charlm.config import SamplingConfig
-from charlm.context import ContextRule
-from charlm.model.language_model import LanguageModel
-from charlm.predictor import TransformerPredictor
-from charlm.sampling.generate import sample_text
-from charlm.text.vocabulary import Vocabulary
-from charlm.unseen import ESCAPE, first_character
+from charlm.data.tokenizer import Vocabulary
+from charlm.inference.context import ContextRule
+from charlm.inference.generate import sample_text
+from charlm.inference.predictor import ESCAPE, TransformerPredictor, first_character
+from charlm.model.transformer import LanguageModel
 from tests.test_model import make
 
 VOCABULARY = Vocabulary.build("the cat sat on the mat; " * 3 + "z", 2)
@@ -95,6 +94,6 @@ def test_scores_do_not_depend_on_what_is_scored_beside_them(monkeypatch: pytest.
     p.model.float()
     ids = VOCABULARY.encode("the cat sat on the mat; " * 40)
     several = p.score(ids)
-    monkeypatch.setattr("charlm.predictor.IDS_AT_ONCE", 1)
+    monkeypatch.setattr("charlm.inference.predictor.IDS_AT_ONCE", 1)
     np.testing.assert_allclose(p.score(ids), several, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(p.score(ids), p.score(ids))

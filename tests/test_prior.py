@@ -8,26 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from charlm import compiled
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.context import ContextRule
-from charlm.counts.build import build
-from charlm.counts.c_rows import CRows
-from charlm.counts.folds import FOLDS, bounds
-from charlm.counts.grams import Packing
-from charlm.counts.kneser_ney import KneserNey
-from charlm.counts.prior import TrainingPrior
-from charlm.counts_predictor import CountsPredictor
-from charlm.model.language_model import LanguageModel, initialise
-from charlm.predictor import TransformerPredictor
-from charlm.text.corpus import Corpus
-from charlm.training.loop import Trainer
-from charlm.training.plan import Budget, choose
-from charlm.training.prior_rows import PriorRows
-from charlm.training.session import Session
+from charlm.data.corpus import Corpus
+from charlm.inference.context import ContextRule
+from charlm.inference.predictor import CountsPredictor, TransformerPredictor
+from charlm.model.transformer import LanguageModel, initialise
+from charlm.native import library as compiled
+from charlm.ngram.build import build
+from charlm.ngram.folds import FOLDS, bounds
+from charlm.ngram.grams import Packing
+from charlm.ngram.kneser_ney import KneserNey
+from charlm.ngram.prior import TrainingPrior
+from charlm.ngram.rows import CRows
+from charlm.training.planner import Budget, choose
+from charlm.training.session import PriorRows, Session
 from charlm.training.start import go_on
+from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, needed, toy_choice, toy_run
 from tests.matrix import every_model, name_of
 

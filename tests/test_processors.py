@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from charlm import processors
+from charlm import threads as processors
 from charlm.compression.container import unpack
-from charlm.processors import cgroup_cpus, threads
-from charlm.training import prior_rows
+from charlm.threads import cgroup_cpus, threads
+from charlm.training import session as prior_rows
 from tests.conftest import Result
 
 Charlm = Callable[..., Result]

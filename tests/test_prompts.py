@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
+from charlm.data.documents import between
 from charlm.terminal import one_line, unescaped, visible
-from charlm.text.documents import between
 from tests.conftest import Result
 
 Charlm = Callable[..., Result]

@@ -16,7 +16,7 @@ from charlm.cli.main import COMMANDS
 from charlm.cli.main import run as main
 from charlm.model.mixers import MIXERS
 from charlm.model.positions import POSITIONS
-from charlm.training.sizes import SIZES, SIZES_WITH_COUNTS, Size
+from charlm.training.planner import SIZES, SIZES_WITH_COUNTS, Size
 from tests.conftest import TEXT
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from charlm.checkpoint import manifest
+from charlm.checkpoint import safe_io as manifest
 from charlm.checkpoint.run_folder import RunFolder
 from tests.commands import Command, Done
 from tests.conftest import TEXT

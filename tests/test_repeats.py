@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.evaluation.overlap import PASSAGE
-from charlm.studies.entropy import entropies
-from charlm.studies.repeats import longest_repeat, repeated_share, repeated_share_of_samples
-from charlm.text.look import Sample
-from charlm.text.vocabulary import END, END_POINT, code_points
+from charlm.data.overlap import PASSAGE
+from charlm.data.scan import Sample
+from charlm.data.tokenizer import END, END_POINT, code_points
+from charlm.inspection.entropy import entropies
+from charlm.inspection.repeats import longest_repeat, repeated_share, repeated_share_of_samples
 
 texts = st.text(alphabet=f"ab{END}", max_size=40) | st.text(alphabet=f"abcdé{END}", max_size=60)
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.listeners.charts import LABEL_GAP
-from charlm.listeners.report_page import Evaluation, Page, render
+from charlm.reporting.charts import LABEL_GAP
+from charlm.reporting.run_page import Evaluation, Page, render
 
 
 def evaluation(step: int, bits: float, error: float | None = None, **more: Any) -> Evaluation:

@@ -10,7 +10,7 @@ import pytest
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.training.events import Event
-from charlm.training.loop import Trainer
+from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, After, Result
 
 Charlm = Callable[..., Result]
@@ -254,7 +254,7 @@ def test_a_dry_run_as_json_is_the_plan(charlm: Charlm) -> None:
 
 
 def test_numbers_that_json_lacks_are_null(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:
-    from charlm.training import loop
+    from charlm.training import trainer as loop
 
     plain = loop.Stepped
     monkeypatch.setattr(loop, "Stepped", lambda **values: plain(**{**values, "grad_norm": float("inf")}))

@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
-from charlm.text.corpus import Corpus
-from charlm.text.passages import PASSAGE
-from charlm.text.preparation import prepare
-from charlm.text.respect import Earlier, Respected
-from charlm.text.split import Division
-from charlm.text.vocabulary import END
+from charlm.data.corpus import Corpus
+from charlm.data.holdout import Division, Earlier, Respected
+from charlm.data.overlap import PASSAGE
+from charlm.data.prepare import prepare
+from charlm.data.tokenizer import END
 
 
 def noise(n: int, seed: int, alphabet: str = "abcdefgh é\n") -> str:
@@ -85,7 +84,7 @@ def test_what_was_held_out_is_left_out_wherever_it_stands(
     config: TextConfig, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a folder in which files were added before and between those of before."""
-    monkeypatch.setattr("charlm.text.codes.AT_ONCE", block)
+    monkeypatch.setattr("charlm.data.codes.AT_ONCE", block)
     text = noise(4_000, 1)
     old = prepare(text, config)
     new_text = noise(700, 2) + text[:2_000] + noise(300, 3) + text[2_000:] + noise(900, 4)

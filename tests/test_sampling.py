@@ -10,12 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import SamplingConfig
-from charlm.context import ContextRule
-from charlm.sampling.choose import choose, pick, probabilities
-from charlm.sampling.generate import Ended, Piece, Writer, generate, sample_text
-from charlm.sampling.stopping import StopFilter
-from charlm.text.decoder import Decoder
-from charlm.text.vocabulary import Vocabulary
+from charlm.data.tokenizer import Decoder, Vocabulary
+from charlm.inference.context import ContextRule
+from charlm.inference.generate import Ended, Piece, Writer, generate, sample_text
+from charlm.inference.sampling import StopFilter, choose, pick, probabilities
 
 LOGP = torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64).log()
 

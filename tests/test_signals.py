@@ -177,9 +177,9 @@ def test_a_signal_while_the_report_is_written_leaves_a_run_that_resume_completes
 @pytest.mark.parametrize(
     ("where", "args"),
     [
-        (("charlm.training.counts_session", "fit"), ["train", "ducks.txt", "--mixer", "none"]),
+        (("charlm.training.ngram_trainer", "fit"), ["train", "ducks.txt", "--mixer", "none"]),
         (("charlm.evaluation.report", "evaluate"), ["eval", "ducks.txt"]),
-        (("charlm.sampling.generate", "generate"), ["sample"]),
+        (("charlm.inference.generate", "generate"), ["sample"]),
     ],
     ids=["counting", "eval", "sample"],
 )

@@ -9,17 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
-from charlm.counts.build import build
-from charlm.counts.folds import FOLDS
+from charlm.data import holdout as split
+from charlm.data.corpus import Corpus, Windows
+from charlm.data.documents import marked_text
+from charlm.data.holdout import LEFT_OUT, PARTS, interleaved, tail
+from charlm.data.prepare import prepare
+from charlm.data.stream import Block
+from charlm.data.tokenizer import END, without_ends
 from charlm.errors import TextError
-from charlm.text import split
-from charlm.text.batches import Windows
-from charlm.text.corpus import Corpus
-from charlm.text.documents import marked_text
-from charlm.text.preparation import prepare
-from charlm.text.split import LEFT_OUT, PARTS, interleaved, tail
-from charlm.text.stream import Block
-from charlm.text.vocabulary import END, without_ends
+from charlm.ngram.build import build
+from charlm.ngram.folds import FOLDS
 
 SHARES = st.sampled_from([0.0, 0.05, 0.1, 0.3, 0.45])
 
@@ -87,8 +86,8 @@ def test_whole_documents_are_drawn_by_their_text(text: str, val: float, test: fl
 def test_documents_are_drawn_alike_wherever_blocks_are_cut(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from charlm.text.documents import with_ends
-    from charlm.text.preparation import Preparation
+    from charlm.data.documents import with_ends
+    from charlm.data.prepare import Preparation
 
     rng = np.random.default_rng(1)
     text = (

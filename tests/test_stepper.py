@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from charlm.compiled import Compiling, begin
 from charlm.config import ModelConfig, SamplingConfig
-from charlm.model.c_stepper import CStepper
-from charlm.model.folded import LONGEST, Folded
-from charlm.model.language_model import LanguageModel
-from charlm.model.stepper import Stepper
-from charlm.predictor import TextState, TransformerPredictor
-from charlm.sampling.choose import odds
-from charlm.sampling.generate import Piece, generate, sample_text
+from charlm.inference.generate import Piece, generate, sample_text
+from charlm.inference.predictor import TextState, TransformerPredictor
+from charlm.inference.sampling import odds
+from charlm.model.fast_decoder import LONGEST, CStepper, Folded, Stepper
+from charlm.model.transformer import LanguageModel
+from charlm.native.library import Compiling, begin
 from tests.conftest import needed
 from tests.matrix import every_model, name_of
 from tests.test_predictor import VOCABULARY

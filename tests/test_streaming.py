@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 
 from charlm import files
 from charlm.config import TextConfig
+from charlm.data import cache, codes, stream
+from charlm.data import prepare as preparation
+from charlm.data.cache import Known
+from charlm.data.codes import Census, LineEnds, Spool, codes_of
+from charlm.data.corpus import reopen
+from charlm.data.encode import Encoder
+from charlm.data.load import load
+from charlm.data.prepare import prepare
+from charlm.data.reader import read_source
+from charlm.data.stream import Block
+from charlm.data.tokenizer import Vocabulary, code_points
 from charlm.errors import CharlmError, ResourceError, TextError
-from charlm.text import cache, codes, preparation, stream
-from charlm.text.codes import Census, LineEnds, Spool, codes_of
-from charlm.text.corpus import reopen
-from charlm.text.encoder import Encoder
-from charlm.text.known import Known
-from charlm.text.load import load
-from charlm.text.preparation import prepare
-from charlm.text.source import read_source
-from charlm.text.stream import Block
-from charlm.text.vocabulary import Vocabulary, code_points
 from tests.reading import write
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -156,7 +157,7 @@ def test_an_unchanged_file_is_not_read_again(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_changed_middle_of_a_long_file_is_seen_by_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("charlm.text.known.WHOLE", 8)
+    monkeypatch.setattr("charlm.data.cache.WHOLE", 8)
     write("t", "a" * 10_000)
     known = Known(["t"], TextConfig())
     known.remember("k", ["note"])
@@ -166,8 +167,8 @@ def test_a_changed_middle_of_a_long_file_is_seen_by_its_time(monkeypatch: pytest
 
 
 def test_after_a_new_start_of_the_machine_all_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_SAMPLE", 1)
-    monkeypatch.setattr(cache, "_SAMPLES", 2)
+    monkeypatch.setattr(cache, "_CACHE_SAMPLE", 1)
+    monkeypatch.setattr(cache, "_CACHE_SAMPLES", 2)
     made = prepare("the same odd song " * 30, TextConfig())
     monkeypatch.setattr(cache, "CHECKED_WHOLE", 8)
     path = cache.corpora() / made.key / "train.npy"

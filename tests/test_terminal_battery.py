@@ -49,7 +49,7 @@ def hostile_text(*, surrogates: bool) -> str:
 
 def told(text: str) -> None:
     """In the child: whatever the model, it says this."""
-    from charlm.sampling import generate
+    from charlm.inference import generate
 
     def say(*_: object, **__: object):  # type: ignore[no-untyped-def]
         for at in range(0, len(text), 7):

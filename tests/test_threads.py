@@ -11,12 +11,12 @@ import torch
 
 from charlm import __main__
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.processors import use_threads
-from charlm.text.corpus import Corpus
+from charlm.data.corpus import Corpus
+from charlm.threads import use_threads
 from charlm.training.events import Stepped
-from charlm.training.loop import Trainer
 from charlm.training.session import Session
 from charlm.training.start import go_on
+from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, toy_run
 
 AGREE = 1e-5

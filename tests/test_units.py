@@ -17,25 +17,23 @@ from hypothesis import strategies as st
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read
 from charlm.cli.main import run as main
-from charlm.compression.compress import compressing, decompressing
+from charlm.compression.codec import compressing, decompressing
 from charlm.config import SamplingConfig, TextConfig
-from charlm.counts.build import build
-from charlm.counts_predictor import CountsPredictor
+from charlm.data import cache, codes, graphemes, stream
+from charlm.data.cache import Known
+from charlm.data.corpus import reopen
+from charlm.data.load import load
+from charlm.data.prepare import prepare
+from charlm.data.tokenizer import END, Vocabulary, count_units, spans, without_ends
 from charlm.errors import CheckpointError, TextError
+from charlm.evaluation.baselines import of_counts
 from charlm.evaluation.score import Figure, score_text
-from charlm.evaluation.yardsticks import of_counts
-from charlm.predictor import Predictor, TransformerPredictor
-from charlm.sampling.generate import Ended, Piece, default_prompt, generate, sample_text
-from charlm.text import cache, codes, graphemes, stream
-from charlm.text.corpus import reopen
-from charlm.text.known import Known
-from charlm.text.load import load
-from charlm.text.preparation import prepare
-from charlm.text.spans import count_units, spans
-from charlm.text.vocabulary import END, Vocabulary, without_ends
-from charlm.training.loop import Trainer
+from charlm.inference.generate import Ended, Piece, default_prompt, generate, sample_text
+from charlm.inference.predictor import CountsPredictor, Predictor, TransformerPredictor
+from charlm.ngram.build import build
+from charlm.training.run_text import same_corpus
 from charlm.training.start import go_on
-from charlm.training.texts import same_corpus
+from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, toy_run
 from tests.test_checkpoint import edit, vouch_again
 from tests.test_compression import carried_through

@@ -5,9 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.text.decoder import Decoder
-from charlm.text.spans import spans
-from charlm.text.vocabulary import Vocabulary, first_surrogate
+from charlm.data.tokenizer import Decoder, Vocabulary, first_surrogate, spans
 
 
 def test_every_unicode_scalar_comes_back() -> None:

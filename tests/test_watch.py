@@ -4,7 +4,7 @@ from math import nan
 
 import numpy as np
 
-from charlm.training.watch import BAD_IN_ROW, RECENT, Divergence, Memorising
+from charlm.training.guards import BAD_IN_ROW, RECENT, Divergence, Memorising
 
 
 def test_a_falling_loss_is_no_divergence() -> None:

@@ -8,24 +8,24 @@ from pathlib import Path
 import numpy as np
 
 from charlm import files
-from charlm.checkpoint.manifest import CHECKPOINT_FILES, RUN_FILES, read_vouched
 from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.safe_io import CHECKPOINT_FILES, RUN_FILES, read_vouched
 from charlm.checkpoint.snapshot import Snapshot, read_newest
-from charlm.cli.output import Output
+from charlm.cli.console import Output
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.listeners import log, report
-from charlm.studies import result
-from charlm.studies.doctor import machine
-from charlm.text import corpus, known
-from charlm.text.corpus import Corpus
-from charlm.text.load import load
-from charlm.text.preparation import prepare
-from charlm.training.counts_session import CountsSession
-from charlm.training.kinds import trainer_of
-from charlm.training.plan import Budget, choose
-from charlm.training.plan_file import read_plan, write_plan
+from charlm.data import cache as known
+from charlm.data import corpus
+from charlm.data.corpus import Corpus
+from charlm.data.load import load
+from charlm.data.prepare import prepare
+from charlm.experiments import results as result
+from charlm.inspection.doctor import machine
+from charlm.reporting import log
+from charlm.reporting import run_page as report
+from charlm.training.ngram_trainer import CountsSession
+from charlm.training.planner import Budget, choose, read_plan, write_plan
 from charlm.training.session import Session
-from charlm.training.start import begin, go_on
+from charlm.training.start import begin, go_on, trainer_of
 from tests.conftest import TEXT, Never, toy_run
 from tests.disk import tree_of
 

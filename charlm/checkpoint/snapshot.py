@@ -7,17 +7,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from charlm.checkpoint import strict_json, tensors
-from charlm.checkpoint.manifest import COUNTS, read_vouched
+from charlm.checkpoint import safe_io as strict_json
+from charlm.checkpoint import safe_io as tensors
 from charlm.checkpoint.run_folder import RunFolder, no_checkpoint
+from charlm.checkpoint.safe_io import COUNTS, read_vouched
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.counts import table_file
-from charlm.counts.kneser_ney import KneserNey
+from charlm.data.tokenizer import Vocabulary
 from charlm.errors import CheckpointError
-from charlm.model.language_model import LanguageModel
-from charlm.model.linear import is_matrix
+from charlm.model.layers import is_matrix
+from charlm.model.transformer import LanguageModel
+from charlm.ngram import table as table_file
+from charlm.ngram.kneser_ney import KneserNey
 from charlm.terminal import one_line
-from charlm.text.vocabulary import Vocabulary
 
 S = TypeVar("S", ModelConfig, TrainingConfig)
 MODEL_FILES = ("run.json", "vocabulary.json", "config.json", "model.safetensors", "state.json")
@@ -41,8 +42,8 @@ class Snapshot:
         """The checkpoint's files, in the order in which they are written."""
         config = {"model": self.model_config.to_json(), "training": self.training_config.to_json()}
         return {
-            "model.safetensors": tensors.dump(self.weights),
-            "train_state.safetensors": tensors.dump(self.optimizer),
+            "model.safetensors": tensors.dump_tensors(self.weights),
+            "train_state.safetensors": tensors.dump_tensors(self.optimizer),
             "config.json": strict_json.dump(config),
             "state.json": strict_json.dump({"step": self.step, **self.state}),
         }
@@ -136,7 +137,7 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
         model_config=model_config,
         training_config=_training(config.get("training"), alone=model_config.counts_alone),
         vocabulary=vocabulary,
-        weights=tensors.load(data["model.safetensors"], expected, "model.safetensors"),
+        weights=tensors.load_tensors(data["model.safetensors"], expected, "model.safetensors"),
         state=parsed["state.json"],
         run=_run_facts(parsed["run.json"]),
         counts=data.get(COUNTS),
@@ -149,7 +150,9 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
         raise CheckpointError("state.json is damaged: it has old_text, and run.json names no run it is of")
     if training:
         moments = remembered(expected, snapshot.training_config.optimizer)
-        snapshot.optimizer = tensors.load(data["train_state.safetensors"], moments, "train_state.safetensors")
+        snapshot.optimizer = tensors.load_tensors(
+            data["train_state.safetensors"], moments, "train_state.safetensors"
+        )
     return snapshot
 
 

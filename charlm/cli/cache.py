@@ -7,7 +7,7 @@ import typer
 
 from charlm.cli.console import can_ask, confirm, count, print_json, say, table, warn
 from charlm.cli.options import AsJson, Yes
-from charlm.cli.words import several
+from charlm.cli.summaries import several
 from charlm.errors import ResourceError, UsageError
 from charlm.terminal import one_line
 
@@ -31,7 +31,7 @@ def command(
 
     A text is read again when it is needed; one from standard input cannot be, and runs on it cannot go on.
     """
-    from charlm.text import cache  # here: numpy is slow to import
+    from charlm.data import cache  # here: numpy is slow to import
 
     found = cache.entries(warn)
     for key in keys or []:

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from charlm.cli.chosen import moved_text, say_moved
 from charlm.cli.console import checkpoints_root, note_files, warn
+from charlm.cli.loading import check_named, load_text, say_text, warn_unless_kept
 from charlm.cli.mistakes import check_files, quoted
 from charlm.cli.options import (
     MOST_STEPS,
@@ -17,7 +17,7 @@ from charlm.cli.options import (
     build,
     with_settings,
 )
-from charlm.cli.reading import check_named, load_text, say_text, warn_unless_kept
+from charlm.cli.select import moved_text, say_moved
 from charlm.cli.train import refuse_for_counts
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, UsageError
@@ -85,7 +85,7 @@ def command(
     root = checkpoints_root(checkpoints)
     if not vary:
         _refuse_what_needs_vary(ctx, settings)
-        from charlm.processors import use_threads  # here: torch is slow to import
+        from charlm.threads import use_threads  # here: torch is slow to import
 
         use_threads(settings["threads"])
         _without_training(
@@ -127,7 +127,7 @@ def _budget(time: str | None, steps: int | None) -> tuple[float | None, int | No
 
 def _axes(ctx: typer.Context, vary: list[str]) -> dict[str, list[Any]]:
     """The values of each setting varied; UsageError for one that is varied twice, or given as well."""
-    from charlm.studies.variants import parse_axis
+    from charlm.experiments.variants import parse_axis
 
     axes = dict(parse_axis(text) for text in vary)
     if len(axes) < len(vary):
@@ -158,12 +158,12 @@ def _without_training(
         compare_two(root, (names[0], names[1]), on, encoding, field, moved, as_json=as_json)
         return
     if len(names) == 1:
-        from charlm.studies.comparison import find  # here and below: torch is slow to import
+        from charlm.experiments.comparison import find  # here and below: torch is slow to import
 
         folder = find(root, names[0])
         if folder is not None:
             from charlm.cli.compare_show import show
-            from charlm.studies.comparison import corpus_of, read
+            from charlm.experiments.comparison import corpus_of, read
 
             if (on, encoding, field) != (None, None, None):
                 raise UsageError(
@@ -200,7 +200,7 @@ def _prepare(
     settings: dict[str, Any],
 ) -> tuple[Any, Any, Any]:
     """A new comparison: its folder, what it is, and its text. `given`: the time and the steps."""
-    from charlm.studies.variants import variants
+    from charlm.experiments.variants import variants
 
     budget = _budget(*given)
     check_named(names or [], settings)
@@ -215,7 +215,7 @@ def _prepare(
         warn(f"left out: {reason}")
 
     from charlm.cli.compare_follow import prepare
-    from charlm.training.plan import Budget
+    from charlm.training.planner import Budget
 
     warn_unless_kept(names)
     loaded = load_text(names, text)

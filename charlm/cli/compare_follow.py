@@ -11,26 +11,26 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.compare_show import show
 from charlm.cli.console import say, warn
 from charlm.cli.follow import figure_rows, repeat_row, tell, text_words
-from charlm.cli.reading import Bar
+from charlm.cli.loading import Bar
 from charlm.cli.repeat import run_command, typed_command
-from charlm.cli.words import about_model, several
+from charlm.cli.summaries import about_model, several
 from charlm.config import TextConfig, TrainingConfig
+from charlm.data.load import Loaded, run_name
 from charlm.errors import CharlmError, UsageError
-from charlm.listeners.log import MetricsLog
-from charlm.listeners.progress import Progress
-from charlm.listeners.report import write_report
-from charlm.processors import use_threads
-from charlm.studies import comparison as on_disk
-from charlm.studies.compare import Began, Scored, Scoring, compare, plan_of, unintended
-from charlm.studies.comparison import MOST_RUNS, Comparison
-from charlm.studies.variants import Variant
+from charlm.experiments import comparison as on_disk
+from charlm.experiments.comparison import MOST_RUNS, Comparison
+from charlm.experiments.runner import Began, Scored, Scoring, compare, plan_of, unintended
+from charlm.experiments.variants import Variant
+from charlm.reporting.log import MetricsLog
+from charlm.reporting.progress import Progress
+from charlm.reporting.run_page import write_report
 from charlm.terminal import one_line
-from charlm.text.load import Loaded, run_name
+from charlm.threads import use_threads
 from charlm.training.device import about_gpu, pick_device
 from charlm.training.events import Event
-from charlm.training.means import means_of
-from charlm.training.plan import Budget
+from charlm.training.planner import Budget
 from charlm.training.signals import EXIT_CODES, StopSignals
+from charlm.training.start import means_of
 
 
 def prepare(

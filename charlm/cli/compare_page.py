@@ -9,12 +9,12 @@ import numpy as np
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.console import warn
-from charlm.listeners.comparison_page import Chart, ComparisonPage, Line
-from charlm.listeners.count_lines import Order
-from charlm.listeners.log import read_log
-from charlm.studies.comparison import Comparison, Task
-from charlm.studies.context_use import Curve
-from charlm.studies.verdict import Row, Verdict
+from charlm.experiments.comparison import Comparison, Task
+from charlm.experiments.curves import Curve
+from charlm.experiments.statistics import Row, Verdict
+from charlm.reporting.charts import Order
+from charlm.reporting.comparison_page import Chart, ComparisonPage, Line
+from charlm.reporting.log import read_log
 from charlm.training.device import machine
 
 GRID = 12  # points of a mean over seeds

@@ -9,14 +9,14 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.compare_page import page_of
 from charlm.cli.console import print_json, say, table, warn
 from charlm.config import FEWEST_HELD_OUT
-from charlm.evaluation.yardsticks import KNESER_NEY, Yardstick, kneser_ney_by_order, yardsticks
-from charlm.listeners.comparison_page import render
-from charlm.studies.comparison import Comparison
-from charlm.studies.result import MOST_CHARS
-from charlm.studies.verdict import SCHEMA, Row, Verdict, verdict
+from charlm.data.corpus import Corpus
+from charlm.data.tokenizer import WORDS
+from charlm.evaluation.baselines import KNESER_NEY, Yardstick, kneser_ney_by_order, yardsticks
+from charlm.experiments.comparison import Comparison
+from charlm.experiments.results import MOST_CHARS
+from charlm.experiments.statistics import SCHEMA, Row, Verdict, verdict
+from charlm.reporting.comparison_page import render
 from charlm.terminal import command_line, one_line
-from charlm.text.corpus import Corpus
-from charlm.text.units import WORDS
 
 NAME = "comparison.html"
 MOST_FOR_XZ = 5_000_000  # characters of the training part

@@ -4,21 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from charlm.checkpoint.snapshot import Snapshot
-from charlm.cli.chosen import chosen, corpus_of_run, text_config
 from charlm.cli.console import count, foreign, note_files, print_json, table, text_of, warn
-from charlm.cli.reading import working
+from charlm.cli.loading import working
+from charlm.cli.select import chosen, corpus_of_run, text_config
 from charlm.config import TextConfig
-from charlm.context import ContextRule
+from charlm.data.reader import read_as_run
+from charlm.data.tokenizer import without_ends
 from charlm.errors import TextError, UsageError
-from charlm.evaluation.intervals import too_few
+from charlm.evaluation.baselines import Yardstick
+from charlm.evaluation.bootstrap import too_few
 from charlm.evaluation.report import Evaluation, evaluate
-from charlm.evaluation.yardsticks import Yardstick
+from charlm.experiments.pairwise import Passage, SideBySide, side_by_side
+from charlm.inference.context import ContextRule
 from charlm.settings import settings_of
-from charlm.studies.side_by_side import Passage, SideBySide, side_by_side
 from charlm.terminal import one_line
-from charlm.text.file_reader import read_as_run
-from charlm.text.vocabulary import without_ends
-from charlm.training.texts import Moved
+from charlm.training.run_text import Moved
 
 READING = ("field", "encoding", "separator", "normalize", "newlines", "lowercase", "collapse_spaces")
 """Settings that shape the characters of a text that is read."""

@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from charlm.cli.chosen import chosen, text_config
-from charlm.cli.console import checkpoints_root, count, print_json, table, warn
+from charlm.cli.console import Output, checkpoints_root, count, print_json, table, warn
+from charlm.cli.loading import working
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, threads_option
-from charlm.cli.output import Output
-from charlm.cli.reading import working
+from charlm.cli.select import chosen, text_config
 from charlm.errors import CheckpointError, UsageError
 from charlm.settings import settings_of
 from charlm.terminal import one_line
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
-    from charlm.compression.compress import Progress
+    from charlm.compression.codec import Progress
     from charlm.config import TextConfig
-    from charlm.text.vocabulary import Ids
+    from charlm.data.tokenizer import Ids
 
 T = TypeVar("T")
 Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="The file to make; -: standard output.")]
@@ -58,14 +57,14 @@ def command(
     """
     check_files("compress", [file], checkpoints_root(checkpoints))
     target = output(file, out, force, as_json)
-    from charlm.processors import use_threads
-    from charlm.text.stream import file_bytes
+    from charlm.data.stream import file_bytes
+    from charlm.threads import use_threads
 
     label = "standard input" if file == "-" else one_line(file)
     data = file_bytes(file, label)
     use_threads(threads)
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
-    from charlm.compression.compress import compressing
+    from charlm.compression.codec import compressing
 
     done, seconds = carried_through(compressing(data, snapshot, threads or 1), "compressing")
     header = done.header
@@ -98,10 +97,10 @@ def command(
 
 def _read_otherwise(path: str, data: bytes, encoding: str, config: "TextConfig") -> Iterator[str]:
     """How the file differs from what the run would read of it: it is kept whole, so that it comes back exactly."""
-    from charlm.text.boilerplate import Tally, stripped
-    from charlm.text.fields import form_of
-    from charlm.text.normal import normal
-    from charlm.text.stream import Block
+    from charlm.data.boilerplate import Tally, stripped
+    from charlm.data.normalize import normal
+    from charlm.data.records import form_of
+    from charlm.data.stream import Block
 
     text = data.decode(encoding or "utf-8", "replace")
     kept = "is compressed as it is, so that the same bytes come back"
@@ -125,8 +124,8 @@ def _read_otherwise(path: str, data: bytes, encoding: str, config: "TextConfig")
 
 def _in_training_too(ids: "Ids", snapshot: "Snapshot") -> str | None:
     """What is to be said where the file stands in the text that the run was trained on, as eval says it."""
-    from charlm.evaluation.overlap import about_overlap, overlap
-    from charlm.training.texts import corpus_of
+    from charlm.data.overlap import about_overlap, overlap
+    from charlm.training.run_text import corpus_of
 
     try:
         corpus = corpus_of(snapshot)
@@ -146,7 +145,7 @@ def output(file: str, out: str, force: bool, as_json: bool) -> Output:
 
 def show(run: str, facts: dict[str, Any], target: Output) -> None:
     """The sizes and the speed, as a table; on standard error where standard output has the file itself."""
-    from charlm.evaluation.intervals import too_few  # here: NumPy is slow to import
+    from charlm.evaluation.bootstrap import too_few  # here: NumPy is slow to import
 
     bits, few = facts["bits_per_char"], too_few(facts["chars"])
     kept = "-" if bits is None else f"{bits:.4f}, all bytes of the file counted{few}"

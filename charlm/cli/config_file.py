@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from charlm.cli.sources import CONFIG_FILE
+from charlm.cli.options import CONFIG_FILE
 from charlm.errors import UsageError
 from charlm.suggestions import setting_meant
 from charlm.terminal import one_line

@@ -27,7 +27,7 @@ def command(
 
     No other command opens a connection, and this one only to the address that it shows.
     """
-    from charlm.text.published import TEXTS
+    from charlm.data.datasets import TEXTS
 
     if what == "list":
         if name is not None or to is not None:
@@ -46,7 +46,7 @@ def command(
 
 
 def _data_meant(what: str, name: str | None) -> str:
-    from charlm.text.published import TEXTS
+    from charlm.data.datasets import TEXTS
 
     if what.lower() in TEXTS:
         return f"did you mean charlm data get {what.lower()}?"
@@ -62,7 +62,7 @@ def _data_meant(what: str, name: str | None) -> str:
 
 def _no_text(name: str) -> str:
     """Why a text cannot be fetched by that name, and what to do."""
-    from charlm.text.published import TEXTS, address_advice
+    from charlm.data.datasets import TEXTS, address_advice
 
     address = address_advice(name)
     if address is not None:
@@ -74,7 +74,7 @@ def _no_text(name: str) -> str:
 
 
 def _list(as_json: bool) -> None:
-    from charlm.text.published import TEXTS
+    from charlm.data.datasets import TEXTS
 
     if as_json:
         print_json({"schema": 1, "texts": [{**vars(text), "split": text.split} for text in TEXTS.values()]})
@@ -93,9 +93,9 @@ def _list(as_json: bool) -> None:
 
 
 def _get(name: str, folder: Path, as_json: bool) -> None:
-    from charlm.cli.reading import Bar
-    from charlm.text.download import fetch
-    from charlm.text.published import TEXTS
+    from charlm.cli.loading import Bar
+    from charlm.data.datasets import TEXTS
+    from charlm.data.download import fetch
 
     text, bar = TEXTS[name], Bar()
     say(f"fetching {text.url}")

@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 import typer
 
-from charlm.cli.chosen import chosen
 from charlm.cli.compress import Force, Out, carried_through, output, show
 from charlm.cli.console import checkpoints_root, print_json, warn
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, threads_option
+from charlm.cli.select import chosen
 from charlm.errors import UsageError
 from charlm.terminal import one_line
 
@@ -38,8 +38,8 @@ def command(
     """
     check_files("decompress", [file], checkpoints_root(checkpoints))
     target = output(file, out, force, as_json)
-    from charlm.processors import use_threads
-    from charlm.text.stream import file_bytes
+    from charlm.data.stream import file_bytes
+    from charlm.threads import use_threads
 
     label = "standard input" if file == "-" else file
     from charlm.compression.container import MAGIC, unpack
@@ -48,7 +48,7 @@ def command(
     header, _ = unpack(data, label)  # before a model is looked for
     use_threads(_threads(ctx, threads, header.means.threads))
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
-    from charlm.compression.compress import decompressing
+    from charlm.compression.codec import decompressing
 
     original, seconds = carried_through(decompressing(data, label, snapshot), "decompressing")
     target.write([original])

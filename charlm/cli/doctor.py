@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from charlm.cli.console import checkpoints_root, print_json, say, table
+from charlm.cli.loading import working
 from charlm.cli.options import AsJson, Checkpoints, RunName, RunOption, Threads, one_run
-from charlm.cli.reading import working
 from charlm.errors import CheckpointError, ResourceError
 from charlm.terminal import colour
 
 if TYPE_CHECKING:
-    from charlm.studies.doctor import Examination, Machine
+    from charlm.inspection.doctor import Examination, Machine
 
 EXAMPLES = """Examples:
   charlm doctor                what charlm finds here, and whether it can write
@@ -36,8 +36,8 @@ def command(
 
     Of a run: what is damaged, and from which step it can still go on. Nothing of it is changed.
     """
-    from charlm.processors import use_threads
-    from charlm.studies import doctor  # here: torch is slow to import
+    from charlm.inspection import doctor  # here: torch is slow to import
+    from charlm.threads import use_threads
 
     root, run = checkpoints_root(checkpoints), one_run(run, run_option)
     use_threads(threads)

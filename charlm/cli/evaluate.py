@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.chosen import chosen, corpus_of_run, moved_text, text_config
-from charlm.cli.console import checkpoints_root, count, note_files, print_json, table, text_of, warn
+from charlm.cli.console import Output, checkpoints_root, count, note_files, print_json, table, text_of, warn
+from charlm.cli.loading import Bar, working
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, MovedText, MovedValFile, Run, Threads, Which
-from charlm.cli.output import Output
-from charlm.cli.reading import Bar, working
+from charlm.cli.select import chosen, corpus_of_run, moved_text, text_config
 from charlm.errors import TextError, UsageError
 from charlm.terminal import one_line
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
-    from charlm.context import ContextRule
+    from charlm.data.corpus import Corpus
     from charlm.evaluation.report import Evaluation
     from charlm.evaluation.score import Figure
-    from charlm.text.corpus import Corpus
+    from charlm.inference.context import ContextRule
 
 EXAMPLES = """Examples:
   charlm eval                               the newest run on its held-out text
@@ -116,8 +115,8 @@ def command(
     snapshot, name, which = _opened(checkpoints, run, checkpoint, threads)
     if online:
         _check_learns(snapshot)
-    from charlm.context import ContextRule
     from charlm.evaluation.report import evaluate
+    from charlm.inference.context import ContextRule
 
     if bits is not None:
         bits.refuse_inputs([*_sources(snapshot), *(text or []), *filter(None, [val_file])])
@@ -144,8 +143,8 @@ def _opened(
     checkpoints: str | None, run: str | None, which: str | None, threads: int | None
 ) -> "tuple[Snapshot, str, str]":
     """The checkpoint chosen; the counts' rows are compiled beside the import of torch."""
-    from charlm.compiled import rows_alone
-    from charlm.processors import use_threads
+    from charlm.native.library import rows_alone
+    from charlm.threads import use_threads
 
     rows_alone()
     use_threads(threads)
@@ -164,7 +163,7 @@ def _online(
     snapshot: "Snapshot", rule: "ContextRule", texts: Sequence[tuple[str, str]]
 ) -> "Mapping[str, Figure]":
     """The figures of what learns as it reads, with a bar meanwhile."""
-    from charlm.evaluation.online import Learners, scoring_online
+    from charlm.evaluation.adaptive import Learners, scoring_online
 
     work, bar = scoring_online(Learners.of(snapshot, rule), texts), Bar(" symbols")
     try:
@@ -198,7 +197,7 @@ def _refuse_without_files(files: list[str] | None, **options: str | None) -> Non
 
 def _text_of_part(corpus: "Corpus", part: str, name: str) -> tuple[str, str]:
     """The name and the text of a part; TextError where the run has none."""
-    from charlm.text.vocabulary import without_ends
+    from charlm.data.tokenizer import without_ends
 
     text = corpus.test_text() if part == "test" else corpus.held_out_text()
     if not without_ends(text) and part == "test":
@@ -212,7 +211,7 @@ def read_texts(
     files: list[str], snapshot: "Snapshot", encoding: str | None, field: str | None
 ) -> list[tuple[str, str]]:
     """Name and text of each file that has any, read as the run read its own; what was noticed is said."""
-    from charlm.text.file_reader import read_as_run
+    from charlm.data.reader import read_as_run
 
     source = read_as_run(files, text_config(snapshot), encoding=encoding, field=field)
     note_files(source.notes)
@@ -256,8 +255,8 @@ def _per_unit(evaluation: "Evaluation") -> list[tuple[str, str]]:
 
 
 def _show(name: str, evaluation: "Evaluation") -> None:
-    from charlm.evaluation.intervals import too_few
-    from charlm.text.units import WORDS
+    from charlm.data.tokenizer import WORDS
+    from charlm.evaluation.bootstrap import too_few
 
     figure = evaluation.figure
     interval = evaluation.interval_bits

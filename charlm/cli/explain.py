@@ -8,7 +8,7 @@ from charlm.cli.console import print_json, table
 from charlm.cli.options import AsJson, Threads
 
 if TYPE_CHECKING:
-    from charlm.studies.explain import Explanation
+    from charlm.explain.topics import Explanation
 
 EXAMPLES = """Examples:
   charlm explain             the topics
@@ -26,8 +26,8 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Explain an idea that is in the model: what it is, a tiny example, where it is, what it buys."""
-    from charlm.processors import use_threads
-    from charlm.studies.explain import TOPICS, explain, first_line  # here: torch is slow to import
+    from charlm.explain.topics import TOPICS, explain, first_line  # here: torch is slow to import
+    from charlm.threads import use_threads
 
     if topic is not None:
         use_threads(threads)

@@ -1,49 +1,124 @@
-"""Carrying a session through with its listeners, for `train` and `resume`: what is shown, and the code."""
+"""Running a session with its listeners, for `train` and `resume`: progress, log, report, and the summary at the end."""
 
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import log
 from statistics import fmean
+from time import perf_counter
 from typing import Any
 
 from tqdm import tqdm
 
 from charlm import files
-from charlm.checkpoint.overview import overview
-from charlm.checkpoint.run_folder import RunFolder
-from charlm.cli.console import (
-    count,
-    print_json,
-    say,
-    table,
-    text_of,
-    warn,
-    warn_of_slow_parts,
-)
-from charlm.cli.remembered import remembered_rows, say_remembered
+from charlm.checkpoint.run_folder import RunFolder, overview
+from charlm.cli.console import count, print_json, say, table, text_of, warn, warn_of_slow_parts
 from charlm.cli.repeat import repeat_command, run_command, why_not_repeatable
-from charlm.cli.words import several
-from charlm.compiled import has_failures
+from charlm.cli.summaries import several
 from charlm.config import FEWEST_HELD_OUT, SamplingConfig, TextConfig
+from charlm.data.corpus import Corpus
+from charlm.data.documents import between
 from charlm.errors import CharlmError
-from charlm.evaluation.intervals import plus_minus
-from charlm.evaluation.yardsticks import Baseline, Yardstick
-from charlm.listeners.log import MetricsLog, row_of
-from charlm.listeners.preview import Preview
-from charlm.listeners.progress import Progress
-from charlm.listeners.report import NAME as REPORT
-from charlm.listeners.report import training_note, write_report
-from charlm.sampling.generate import default_prompt, sample_text
+from charlm.evaluation.baselines import (
+    CHOSEN,
+    KNESER_NEY,
+    Baseline,
+    Yardstick,
+    count_training_part,
+    stick_of_ids,
+)
+from charlm.evaluation.bootstrap import plus_minus, too_few
+from charlm.inference.generate import default_prompt, sample_text
+from charlm.native.library import has_failures
+from charlm.reporting.log import MetricsLog, row_of
+from charlm.reporting.progress import Preview, Progress
+from charlm.reporting.run_page import NAME as REPORT
+from charlm.reporting.run_page import training_note, write_report
 from charlm.terminal import one_line
-from charlm.text.corpus import Corpus
-from charlm.text.documents import between
-from charlm.training.events import Compiled, Counted, Event, Finished, Planned, SaveFailed, Skipped, WentBack
-from charlm.training.kinds import AnySession, trainer_of
-from charlm.training.pace import Pace
-from charlm.training.plan import Plan
+from charlm.training.deadline import Pace
+from charlm.training.events import (
+    Compiled,
+    Counted,
+    Event,
+    Finished,
+    Planned,
+    Remembered,
+    SaveFailed,
+    Skipped,
+    WentBack,
+)
+from charlm.training.planner import Plan
 from charlm.training.session import Session
 from charlm.training.signals import EXIT_CODES, StopSignals
+from charlm.training.start import AnySession, trainer_of
+
+SHARE = 0.1  # of a run's time, at most
+SECONDS = 10.0  # the same for a run that has no time to keep to
+SYMBOLS_PER_SECOND = 0.8e6  # choosing the order, counting; the held-out part is scored at half of it
+
+
+def counts_line(session: AnySession, budget: float | None) -> Baseline | None:
+    """Count and score, and say the figure; None where nothing is held out, or too much for the time.
+
+    `budget` in seconds. A long text is counted in parts. Where the model begins from counts, those are
+    what it is held against, and how long they are is the plan's choice; else it is chosen as `charlm
+    eval` does. Counts alone are held against nothing.
+    """
+    corpus = session.corpus
+    seconds = (SECONDS if budget is None else SHARE * budget) - 2 * len(corpus.held_out) / SYMBOLS_PER_SECOND
+    if session.model_config.counts_alone or not len(corpus.held_out) or seconds <= 0:
+        return None
+    built, source = session.built, "those that it begins from"
+    if built is None:
+        most, source = int(seconds * SYMBOLS_PER_SECOND), CHOSEN
+        memory = session.training_config.counts_memory << 20
+        built = count_training_part(corpus.vocabulary, corpus.train, memory=memory, most=most)
+    started = perf_counter()
+    stick = stick_of_ids(built, corpus.vocabulary, corpus.held_out, corpus.held_out_chars)
+    seconds = perf_counter() - started
+    limits = f"; {stick.limits}" if stick.limits else ""
+    say(
+        f"baseline: {stick.bits_per_char:.3f} bits/char on all held-out text, by "
+        f"{several(stick.order or 0, corpus.vocabulary.word)} of counts, {source} ({KNESER_NEY}){limits}"
+        f"{too_few(corpus.held_out_chars)}. Each evaluation scores it on its own windows"
+    )
+    return Baseline(stick, built.model, seconds)
+
+
+def say_remembered(event: Event) -> None:
+    """Say it when it was measured."""
+    if isinstance(event, Remembered):
+        before, after = event.before / log(2), event.nats_per_char / log(2)
+        said = f", {_change(event.forgotten, event.standard_error)}" if event.final else " as this run begins"
+        say(
+            f"held-out text of {one_line(event.run)}: {before:.4f} bits/char before, {after:.4f}"
+            f"{' now' if event.final else ''}{said}; on {count(event.chars)} of {count(event.of_chars)} characters{too_few(event.chars)}"
+        )
+
+
+def remembered_rows(old_text: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The same as rows of a table, from what a run's state keeps of it."""
+    if old_text is None:
+        return []
+    now, begun = old_text["nats_per_char"] / log(2), old_text["begun"] / log(2)
+    before = plus_minus(old_text["before"], old_text["before_error"])
+    change = _change(old_text["forgotten"], old_text["standard_error"])
+    after = (
+        f"{now:.4f} after step {count(old_text['step'])}: {change}" if old_text["step"] else "not yet after"
+    )
+    return [
+        (
+            f"held-out text of {one_line(old_text['run'])}",
+            f"{before} bits/char before, {begun:.4f} when this run began, {after}; on "
+            f"{count(old_text['chars'])} of {count(old_text['of_chars'])} characters{too_few(old_text['chars'])}",
+        )
+    ]
+
+
+def _change(nats: float, error: float | None) -> str:
+    """The difference, positive where the figure is worse than it was."""
+    return f"{plus_minus(abs(nats), error)} bits/char {'forgotten' if nats >= 0 else 'gained'}"
+
 
 PREVIEW_CHARS = 120
 EVENTS_SCHEMA = 1

@@ -5,8 +5,8 @@ from typing import Any
 
 from charlm.cli.console import checkpoints_root, count, print_json, table, warn
 from charlm.cli.options import AsJson, Checkpoints, RunName, RunOption, one_run
+from charlm.config import acts
 from charlm.errors import CharlmError, CheckpointError
-from charlm.refusals import acts
 from charlm.terminal import one_line
 
 EXAMPLES = """Examples:
@@ -24,15 +24,14 @@ def command(
 
     Its text, model, training, checkpoints, versions, command, and the SHA-256 of its weights.
     """
-    from charlm.checkpoint.manifest import (
+    from charlm.checkpoint.run_folder import find, overview
+    from charlm.checkpoint.safe_io import (  # here: torch is slow to import
         COUNTS,
         NAME,
+        parse,
         read_regular,
         read_vouched,
-    )  # here: torch is slow to import
-    from charlm.checkpoint.overview import overview
-    from charlm.checkpoint.run_folder import find
-    from charlm.checkpoint.strict_json import parse
+    )
 
     folder = find(checkpoints_root(checkpoints), one_run(run, run_option), warn)
     row = overview(folder)
@@ -63,7 +62,7 @@ def _repeat(folder: Any, row: dict[str, Any]) -> tuple[str | None, str]:
     """The command that makes the run again; or, where there is none, why."""
     from charlm.cli.repeat import repeat_command, why_not_repeatable
     from charlm.config import ModelConfig, TrainingConfig
-    from charlm.training.plan_file import read_plan
+    from charlm.training.planner import read_plan
 
     try:
         plan = read_plan(folder)
@@ -78,8 +77,8 @@ def _repeat(folder: Any, row: dict[str, Any]) -> tuple[str | None, str]:
 
 
 def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
-    from charlm.cli.remembered import remembered_rows  # here: NumPy is slow to import
-    from charlm.evaluation.intervals import plus_minus, too_few
+    from charlm.cli.follow import remembered_rows  # here: NumPy is slow to import
+    from charlm.evaluation.bootstrap import plus_minus, too_few
 
     corpus, figure = row["corpus"], row["nats_per_char"]
     rows = [

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from charlm.cli.console import checkpoints_root, note_files, print_json, say
+from charlm.cli.loading import Bar, check_named, load_text, take_customary_split, working
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Threads, budget_seconds, build, with_settings
-from charlm.cli.reading import Bar, check_named, load_text, take_customary_split, working
 from charlm.cli.train import DEFAULT_TIME, choose_for, describe
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 
@@ -45,7 +45,7 @@ def command(
     take_customary_split(names, settings)
     config = build(TextConfig, settings)
     say(f"reading {describe(names, config.include, config.exclude)}")
-    from charlm.text.look import Look  # here and below: numpy and torch are slow to import
+    from charlm.data.scan import Look  # here and below: numpy and torch are slow to import
 
     look = Look()
     loaded = load_text(names, config, look=look)
@@ -60,10 +60,10 @@ def _show(
     loaded: Any, look: Any, config: TextConfig, budget: float, training: TrainingConfig, as_json: bool
 ) -> None:
     from charlm.cli.inspect_show import show
-    from charlm.studies.findings import findings
-    from charlm.studies.inspect import examine
-    from charlm.studies.inspect_data import plain
-    from charlm.text.remarks import remarks
+    from charlm.data.text_warnings import remarks
+    from charlm.inspection.facts import examine
+    from charlm.inspection.facts_data import plain
+    from charlm.inspection.warnings import findings
 
     known = set(remarks(look.marks))  # which the findings say too
     note_files(note for note in loaded.notes if note not in known)
@@ -84,7 +84,7 @@ def _looking_at(bar: Bar, what: str) -> None:
 
 def _forget(key: str) -> None:
     """Take a sample out of the cache: nobody will ask for it again."""
-    from charlm.text import cache
+    from charlm.data import cache
 
     with suppress(OSError):
         cache.remove(key)

@@ -7,13 +7,13 @@ from textwrap import fill
 from unicodedata import combining
 
 from charlm.cli.console import count, table
-from charlm.cli.words import about_text, several
-from charlm.evaluation.intervals import too_few
-from charlm.evaluation.overlap import PASSAGE
-from charlm.studies import measured
-from charlm.studies.characters import Character
-from charlm.studies.findings import Finding
-from charlm.studies.inspect import Examination
+from charlm.cli.summaries import about_text, several
+from charlm.data.overlap import PASSAGE
+from charlm.evaluation.bootstrap import too_few
+from charlm.inspection import measured
+from charlm.inspection.characters import Character
+from charlm.inspection.facts import Examination
+from charlm.inspection.warnings import Finding
 from charlm.terminal import one_line
 
 FREQUENT, RAREST = 8, 12

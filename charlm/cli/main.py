@@ -29,8 +29,7 @@ from charlm.cli import (
 )
 from charlm.cli.console import fail, warn_of_slow_parts
 from charlm.cli.mistakes import usage_message
-from charlm.cli.options import CONTEXT, Command, Group
-from charlm.cli.sources import note_unknown_variables, with_sources
+from charlm.cli.options import CONTEXT, Command, Group, note_unknown_variables, with_sources
 from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError, is_out_of_memory
 from charlm.terminal import be_quiet, no_colours, one_line, plain_streams
 from charlm.training.signals import EXIT_CODES, Signalled, raising_signals

@@ -227,7 +227,7 @@ def check_files(command: str, names: Iterable[str], root: Path, time: str | None
     A file always wins over a run of the same name. `time` is what `--time` was given.
     """
     from charlm.checkpoint.run_folder import has_run  # here: not needed for help
-    from charlm.text.published import address_advice
+    from charlm.data.datasets import address_advice
 
     for name in names:
         if name in ("", "-") or os.path.lexists(name):
@@ -261,7 +261,7 @@ def _check_number(shown: str, time: str | None) -> None:
 
 def _check_text(name: str) -> None:
     """A published text that is not here yet, or a file whose name is nearly the same."""
-    from charlm.text.published import TEXTS
+    from charlm.data.datasets import TEXTS
 
     shown, wanted = one_line(name), Path(name)
     if name.lower() in TEXTS:

@@ -1,7 +1,8 @@
-"""Settings to command-line options, grouped, and the help page that shows them."""
+"""Settings to command-line options, grouped, and where the value of each came from."""
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Annotated, Any, TypeVar
@@ -9,11 +10,11 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from charlm.cli.console import warn
 from charlm.cli.mistakes import TYPED, no_command
-from charlm.cli.sources import with_sources
 from charlm.errors import UsageError
 from charlm.settings import Setting, Settings, settings_of
-from charlm.suggestions import time_meant
+from charlm.suggestions import setting_meant, time_meant
 from charlm.terminal import be_quiet, no_colours, one_line
 
 S = TypeVar("S", bound=Settings)
@@ -269,3 +270,54 @@ def _planned(setting: Setting) -> bool:
     """Does the plan choose it where it is not given, by a rule that its help does not name?"""
     planned = "n_layer n_head n_embd block_size dropout ngrams ngram_rows counts_order counts_dropout batch_size learning_rate muon_rate eval_every eval_chars"
     return setting.name in planned.split()
+
+
+PREFIX = "CHARLM_"
+NO_OPTION = ("CHARLM_CACHE", "CHARLM_DEBUG")
+"""The variables that belong to no option."""
+CONFIG_FILE = "charlm.config_file"
+"""Where a command's context keeps the name of its `--config` file and the line of each setting."""
+
+
+def with_sources(message: str, ctx: Any) -> str:
+    """The message, and for each option in it that was not typed where its value was set."""
+    found = [] if ctx is None else [_source(param, ctx) for param in _mentioned(message, ctx)]
+    return "; ".join([message.rstrip("."), *found]) if found else message
+
+
+def _mentioned(message: str, ctx: Any) -> list[Any]:
+    """The options in a message whose values were not typed: by option, or by name and value."""
+    found = []
+    for param in ctx.command.params:
+        source = ctx.get_parameter_source(param.name)
+        if source is None or source.name not in ("ENVIRONMENT", "DEFAULT_MAP"):
+            continue
+        value = ctx.params.get(param.name)
+        values = "|".join(re.escape(form(value)) for form in (str, repr))
+        if re.search(
+            rf"(?<![\w-])({re.escape(param.opts[0])}(?![\w-])|{param.name} (is )?({values}))", message
+        ):
+            found.append(param)
+    return found
+
+
+def _source(param: Any, ctx: Any) -> str:
+    option = param.opts[0]
+    if ctx.get_parameter_source(param.name).name == "ENVIRONMENT":
+        return f"{option} was set by the variable {param.envvar}"
+    path, lines = ctx.meta[CONFIG_FILE]
+    return f"{option} was set in {one_line(path)}, line {lines[param.name]}"
+
+
+def note_unknown_variables(group: Any) -> None:
+    """Warn of CHARLM_* variables that no command reads."""
+    known = {
+        str(param.envvar) for command in group.commands.values() for param in command.params if param.envvar
+    }
+    known |= set(NO_OPTION)
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            endings = [other.removeprefix(PREFIX).lower() for other in known]
+            meant = setting_meant(name.removeprefix(PREFIX).lower(), endings)
+            hint = f"; did you mean {PREFIX}{meant.upper()}?" if meant else ""
+            warn(f"the variable {one_line(name)} is unknown and has no effect{hint}")

@@ -8,8 +8,7 @@ from typing import Any
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.console import checkpoints_root
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.refusals import acts
+from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
 from charlm.settings import Setting, settings_of
 from charlm.terminal import command_line
 

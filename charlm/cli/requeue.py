@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charlm.cli.console import note_files, say, text_of, warn
-from charlm.cli.reading import load_text
+from charlm.cli.loading import load_text
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.settings import settings_of
@@ -91,8 +91,8 @@ def _said(value: Any) -> str:
 
 def _check_text(snapshot: "Snapshot", run: "RunFolder", names: Sequence[str]) -> None:
     """CheckpointError unless the files that are named hold the text that the run was trained on."""
-    from charlm.text.corpus import same_text
-    from charlm.training.texts import earlier_of
+    from charlm.data.corpus import same_text
+    from charlm.training.run_text import earlier_of
 
     text = TextConfig.from_json(snapshot.run["text"])
     loaded = load_text(names, text, earlier=earlier_of(snapshot.run))
@@ -116,9 +116,9 @@ def carry_on(
 ) -> None:
     """Train the run to the end of its plan; say so where it is there already."""
     from charlm.cli.resume import close, count_on, lacks_report, train_on
-    from charlm.listeners.report import report_seconds
-    from charlm.training.counts_session import CountsSession
-    from charlm.training.pace import Pace
+    from charlm.reporting.run_page import report_seconds
+    from charlm.training.deadline import Pace
+    from charlm.training.ngram_trainer import CountsSession
     from charlm.training.start import go_on
 
     if snapshot.state.get("finished") is not None and not lacks_report(run):

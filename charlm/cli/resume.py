@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from charlm.cli.chosen import moved_text, say_moved
 from charlm.cli.console import checkpoints_root, say, warn
+from charlm.cli.loading import working
 from charlm.cli.options import (
     MOST_STEPS,
     Checkpoints,
@@ -19,7 +19,7 @@ from charlm.cli.options import (
     one_run,
     threads_option,
 )
-from charlm.cli.reading import working
+from charlm.cli.select import moved_text, say_moved
 from charlm.errors import UsageError
 
 EXAMPLES = """Examples:
@@ -65,9 +65,9 @@ def command(
 
     from charlm.checkpoint.run_folder import find  # here: only now is torch needed
     from charlm.cli.follow import of_comparison
-    from charlm.training.counts_session import CountsSession
+    from charlm.training.ngram_trainer import CountsSession
+    from charlm.training.run_text import corpus_of
     from charlm.training.start import go_on
-    from charlm.training.texts import corpus_of
 
     folder = find(checkpoints_root(checkpoints), run, warn)
     if (time is not None or steps is not None) and of_comparison(folder):
@@ -93,8 +93,7 @@ def command(
 
 def train_on(folder: Any, session: Any, pace: Any, budget: float | None, *, as_json: bool) -> None:
     """Train to the end of the plan; exits with the code of a signal."""
-    from charlm.cli.counts_line import counts_line
-    from charlm.cli.follow import follow, next_commands
+    from charlm.cli.follow import counts_line, follow, next_commands
 
     say(f"{folder.name}: from step {session.state.step} to {session.plan.total_steps}")
     code = follow(folder, session, pace, counts_line(session, budget), as_json=as_json)
@@ -105,8 +104,7 @@ def train_on(folder: Any, session: Any, pace: Any, budget: float | None, *, as_j
 
 def close(folder: Any, session: Any, *, as_json: bool) -> None:
     """Write the report that a finished run lacks; UsageError where it lacks nothing."""
-    from charlm.cli.counts_line import counts_line
-    from charlm.cli.follow import close_finished, next_commands
+    from charlm.cli.follow import close_finished, counts_line, next_commands
 
     if not lacks_report(folder):
         raise UsageError(
@@ -120,7 +118,7 @@ def close(folder: Any, session: Any, *, as_json: bool) -> None:
 
 def lacks_report(folder: Any) -> bool:
     """Has the run no report, since it was killed after its last save?"""
-    from charlm.listeners.report import NAME
+    from charlm.reporting.run_page import NAME
 
     return not (folder.path / NAME).exists()
 
@@ -145,7 +143,7 @@ def count_on(folder: Any, session: Any, *, as_json: bool) -> None:
 
 def _extended(folder: Any, session: Any, budget: float | None, steps: int | None, started: float) -> Any:
     """More training for the run, where it was asked for; the pace to keep if that is a time."""
-    from charlm.listeners.report import report_seconds
+    from charlm.reporting.run_page import report_seconds
     from charlm.training.extend import by_seconds, by_steps
 
     if steps is not None:
@@ -160,7 +158,7 @@ def _comparison(
     ctx: Any, root: Path, name: str, time: str | None, steps: int | None, moved: Any, as_json: bool
 ) -> bool:
     """Go on with the comparison of that name; False where there is none."""
-    from charlm.studies import comparison as on_disk
+    from charlm.experiments import comparison as on_disk
 
     folder = on_disk.find(root, name)
     if folder is None:

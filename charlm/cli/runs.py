@@ -10,7 +10,7 @@ import typer
 
 from charlm.cli.console import can_ask, checkpoints_root, confirm, count, print_json, say, table, warn
 from charlm.cli.options import AsJson, Checkpoints, Yes
-from charlm.cli.words import several
+from charlm.cli.summaries import several
 from charlm.config import FEWEST_HELD_OUT
 from charlm.errors import CheckpointError, ResourceError, UsageError
 from charlm.terminal import one_line
@@ -49,9 +49,11 @@ def command(
     for given, said in ((names, "a name"), (yes, "--yes")):
         if given:
             raise UsageError(f"{said} has no effect without --remove; charlm info NAME shows one run")
-    from charlm.checkpoint.overview import overview  # here: torch is slow to import
-    from charlm.checkpoint.run_folder import runs
-    from charlm.studies.comparison import comparisons
+    from charlm.checkpoint.run_folder import (
+        overview,  # here: torch is slow to import
+        runs,
+    )
+    from charlm.experiments.comparison import comparisons
 
     rows = [overview(run) for run in runs(root, warn)]
     if as_json:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.chosen import chosen, text_config
 from charlm.cli.console import (
     checkpoints_root,
     foreign,
@@ -22,13 +21,14 @@ from charlm.cli.console import (
 )
 from charlm.cli.mistakes import text_is_prompt
 from charlm.cli.options import AsJson, Checkpoints, Run, Threads, Which, build, one_run, with_settings
+from charlm.cli.select import chosen, text_config
 from charlm.config import SamplingConfig
 from charlm.errors import UsageError
 from charlm.terminal import one_line, unescaped
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
-    from charlm.compiled import Compiling
+    from charlm.native.library import Compiling
 
 LARGEST_PROMPT = 1 << 24
 
@@ -105,8 +105,8 @@ def command(
     standard error; the same seed gives the same text on the same machine. A model that was trained with --documents starts
     a document with the prompt.
     """
-    from charlm.compiled import begin
-    from charlm.processors import use_threads
+    from charlm.native.library import begin
+    from charlm.threads import use_threads
 
     run = _run(name, run, checkpoints_root(checkpoints))
     config = build(SamplingConfig, settings)
@@ -167,7 +167,7 @@ def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
     if prompt is not None:
         prompt = unescaped(prompt)
     if prompt is not None and not prompt.isascii():
-        from charlm.text.vocabulary import first_surrogate
+        from charlm.data.tokenizer import first_surrogate
 
         at = first_surrogate(prompt)
         if at is not None:
@@ -177,7 +177,7 @@ def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
 
 def _from_file(name: str, snapshot: "Snapshot") -> str:
     """A prompt from a file, read as the run read its text, as one document."""
-    from charlm.text.file_reader import read_as_run
+    from charlm.data.reader import read_as_run
 
     size = os.path.getsize(name) if os.path.isfile(name) else 0
     if size > LARGEST_PROMPT:
@@ -198,8 +198,8 @@ def _from_file(name: str, snapshot: "Snapshot") -> str:
 
 def _as_the_run_reads(prompt: str, snapshot: "Snapshot", map_lookalikes: bool) -> tuple[str, dict[str, int]]:
     """The prompt, changed as the run's text was, and the characters the model lacks, each with its number."""
-    from charlm.text.lookalikes import lookalikes, mapped
-    from charlm.text.normal import normal
+    from charlm.data.lookalikes import lookalikes, mapped
+    from charlm.data.normalize import normal
 
     vocabulary = snapshot.vocabulary
     if map_lookalikes and vocabulary.units == "bytes":
@@ -271,9 +271,9 @@ def _write(
     """Write the samples; in one of torch's threads where that is faster, if it may compute `alone`."""
     import torch
 
-    from charlm.predictor_of import predictor_of
-    from charlm.sampling.generate import Piece, default_prompt, generate
-    from charlm.text.documents import between
+    from charlm.data.documents import between
+    from charlm.inference.generate import Piece, default_prompt, generate
+    from charlm.inference.predictor import predictor_of
 
     predictor = predictor_of(snapshot, compiling.library() if compiling else None)
     warn_of_slow_parts()

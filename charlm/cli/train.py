@@ -9,7 +9,15 @@ import typer
 
 from charlm.cli.config_file import read_config
 from charlm.cli.console import checkpoints_root, count, note_files, print_json, say, table
-from charlm.cli.going_on import as_before, origin_of, say_origin, take_reading, take_text_settings, told
+from charlm.cli.finetune import as_before, origin_of, say_origin, take_reading, take_text_settings, told
+from charlm.cli.loading import (
+    check_named,
+    load_text,
+    say_text,
+    take_customary_split,
+    warn_unless_kept,
+    working,
+)
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import (
     MOST_STEPS,
@@ -22,20 +30,11 @@ from charlm.cli.options import (
     build,
     with_settings,
 )
-from charlm.cli.reading import (
-    check_named,
-    load_text,
-    say_text,
-    take_customary_split,
-    warn_unless_kept,
-    working,
-)
 from charlm.cli.repeat import option_words, train_command, typed_command
 from charlm.cli.requeue import asked_for, carry_on, check_same, find_begun
-from charlm.cli.words import about_model
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.cli.summaries import about_model
+from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts, refuse_untrained
 from charlm.errors import CheckpointError, UsageError
-from charlm.refusals import acts, refuse_untrained
 from charlm.settings import settings_of
 from charlm.terminal import command_line, one_line
 
@@ -244,10 +243,10 @@ def describe(
 ) -> str:
     """What is about to be read, in words."""
     if not names:
-        from charlm.text.manual import manual_name
+        from charlm.data.sources import manual_name
 
         return f"{manual_name()}, since no file was named"
-    from charlm.text import finding
+    from charlm.data import sources as finding
 
     return finding.describe(names, include, exclude)
 
@@ -264,12 +263,11 @@ def choose_for(
     """What is trained on a text for so many seconds since `started`, or steps; and that in a sentence."""
     from time import perf_counter  # here and below: only now are numpy and torch needed
 
-    from charlm.processors import use_threads
+    from charlm.threads import use_threads
     from charlm.training.device import about_gpu, pick_device
-    from charlm.training.going_on import choose_from
-    from charlm.training.means import means_of
-    from charlm.training.plan import Budget, choose
-    from charlm.training.start import recorded
+    from charlm.training.finetune import choose_from
+    from charlm.training.planner import Budget, choose
+    from charlm.training.start import means_of, recorded
 
     most = use_threads(training.threads)
     if model.counts_alone:
@@ -347,11 +345,10 @@ def _train(
     new: _New, loaded: Any, text: TextConfig, choice: Any, budget: float | None, before: Any = None
 ) -> None:
     from charlm.checkpoint.run_folder import RunFolder
-    from charlm.cli.counts_line import counts_line
-    from charlm.cli.follow import follow, next_commands
-    from charlm.listeners.report import report_seconds
-    from charlm.text.load import run_name
-    from charlm.training.pace import Pace
+    from charlm.cli.follow import counts_line, follow, next_commands
+    from charlm.data.load import run_name
+    from charlm.reporting.run_page import report_seconds
+    from charlm.training.deadline import Pace
     from charlm.training.start import begin
 
     root, names = checkpoints_root(new.checkpoints), list(new.names)

@@ -1,10 +1,39 @@
-"""An arithmetic coder: symbols and their integer frequencies to bytes and back, exactly.
+"""An arithmetic coder: log-probabilities to integer frequencies, and symbols to bytes and back, exactly.
+
+Axes: B texts side by side, V symbols.
 
 The unit interval is narrowed to each symbol's share in turn, and the shortest number inside what is
 left names them all. Here the interval is [low, low + width) in 64 bits, of which a byte leaves at the
 top whenever the width has shrunk by one. Rissanen and Langdon 1979, IBM Journal of Research and
 Development 23:149; in bytes, as a range coder: Martin 1979, Video & Data Recording Conference.
 """
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.errors import CheckpointError
+
+Bounds = NDArray[np.int64]
+
+
+def bounds(logp: NDArray[np.floating[Any]]) -> Bounds:
+    """Where each symbol's share begins and ends, (B, V + 1): that of v is [v] to [v + 1] of a row's [V].
+
+    Each is at least 1 wide, however improbable, and they sum to at most 2^32. The same numbers in give
+    the same out; CheckpointError for what is no probability.
+    """
+    p = np.exp(logp, dtype=np.float64)
+    sums = p.sum(axis=1, keepdims=True)
+    if not (np.isfinite(sums).all() and (sums > 0).all()):
+        raise CheckpointError("the model predicts no finite probabilities, so it cannot code a text")
+    B, V = p.shape
+    p *= (HIGHEST_TOTAL - 2 * V) / sums  # V for the least widths, V for what rounding could add
+    found = np.zeros((B, V + 1), dtype=np.int64)
+    np.cumsum(p.astype(np.int64) + 1, axis=1, out=found[:, 1:])
+    return found
+
 
 BITS = 64
 TOP = 1 << BITS

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from charlm.checkpoint import strict_json
+from charlm.checkpoint import safe_io as strict_json
+from charlm.data.graphemes import LONGEST
 from charlm.errors import CheckpointError, TextError
 from charlm.terminal import one_line
-from charlm.text.graphemes import LONGEST
 
 MAGIC = b"charlm"
 VERSION = 1

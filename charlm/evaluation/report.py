@@ -9,21 +9,19 @@ from typing import Any
 import numpy as np
 
 from charlm.checkpoint.snapshot import Snapshot
-from charlm.compiled import rows_alone
 from charlm.config import FEWEST_HELD_OUT, TextConfig
-from charlm.context import ContextRule
-from charlm.counts.c_rows import CRows
-from charlm.counts_predictor import CountsPredictor
-from charlm.evaluation.intervals import confidence_interval
-from charlm.evaluation.online import COUNTS, MODEL
-from charlm.evaluation.overlap import about_overlap, overlap
+from charlm.data.corpus import Corpus
+from charlm.data.overlap import about_overlap, overlap
+from charlm.data.tokenizer import WORDS
+from charlm.evaluation.adaptive import COUNTS, MODEL
+from charlm.evaluation.baselines import KNESER_NEY, LAST_BYTES, Yardstick, kneser_ney, of_counts, yardsticks
+from charlm.evaluation.bootstrap import confidence_interval
 from charlm.evaluation.score import Figure, Watch, score_text, unwatched
-from charlm.evaluation.yardsticks import KNESER_NEY, LAST_BYTES, Yardstick, kneser_ney, of_counts, yardsticks
-from charlm.predictor import Predictor
-from charlm.predictor_of import predictor_of
+from charlm.inference.context import ContextRule
+from charlm.inference.predictor import CountsPredictor, Predictor, predictor_of
+from charlm.native.library import rows_alone
+from charlm.ngram.rows import CRows
 from charlm.settings import settings_of
-from charlm.text.corpus import Corpus
-from charlm.text.units import WORDS
 
 SCHEMA = 1
 SAVED = "those saved in the run, since its text is gone"

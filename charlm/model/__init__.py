@@ -1,1 +1,1 @@
-"""The decoder-only transformer: from ids to logits."""
+"""The model: a decoder-only transformer, from ids to logits."""

@@ -1,1 +1,1 @@
-"""The plan, the loop, and what they stand on."""
+"""Training: the plan, the trainer, and what they stand on."""

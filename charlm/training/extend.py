@@ -4,12 +4,10 @@ from dataclasses import replace
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.config import ModelConfig, TrainingConfig
+from charlm.training.deadline import Pace
 from charlm.training.device import measure_gflops
-from charlm.training.pace import Pace
-from charlm.training.plan import MORE, Budget, first_guess
-from charlm.training.plan_file import write_plan
+from charlm.training.planner import MORE, Budget, Size, first_guess, write_plan
 from charlm.training.session import Session
-from charlm.training.sizes import Size
 
 
 def by_steps(session: Session, run: RunFolder, steps: int) -> None:

@@ -1,32 +1,77 @@
-"""All that a run's next step depends on: model, optimizer, text, configurations, plan, state."""
+"""The session: all that a run's next step depends on (model, optimizer, text, configurations, plan, state).
+
+They are a pure function of the step, so that it does not matter when they are made, or by whom.
+Axes: B windows, T symbols, V symbols of the model.
+"""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
-from charlm import compiled
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.counts import table_file
-from charlm.counts.build import Built
-from charlm.counts.kneser_ney import KneserNey
-from charlm.counts.prior import TrainingPrior
+from charlm.data.corpus import Corpus, Windows
+from charlm.data.tokenizer import Ids, Vocabulary
 from charlm.errors import CheckpointError
-from charlm.model.language_model import LanguageModel, initialise
-from charlm.predictor import TransformerPredictor
-from charlm.text.batches import Windows
-from charlm.text.corpus import Corpus
-from charlm.text.vocabulary import Ids, Vocabulary
+from charlm.inference.predictor import TransformerPredictor
+from charlm.model.transformer import LanguageModel, initialise
+from charlm.native import library as compiled
+from charlm.native.library import Compiling
+from charlm.ngram import table as table_file
+from charlm.ngram.build import Built
+from charlm.ngram.kneser_ney import KneserNey
+from charlm.ngram.prior import LogRows, TrainingPrior
+from charlm.ngram.rows import CRows
+from charlm.rng import uniform
+from charlm.threads import threads
 from charlm.training.device import pick_device
-from charlm.training.old_text import OldText
+from charlm.training.forgetting import OldText
+from charlm.training.guards import Divergence
 from charlm.training.optimizer import Optimizer, Rates
-from charlm.training.plan import Plan
-from charlm.training.prior_rows import PriorRows
+from charlm.training.planner import Plan
 from charlm.training.state import RunState
-from charlm.training.watch import Divergence
+
+LEFT_OUT = 2
+"""Tells the random numbers here from those that windows are drawn by."""
+
+
+class PriorRows:
+    """What the counts say at every position of a batch, each without its own fold of the text.
+
+    What is being compiled to make them faster is used from when it is there; they are the same without.
+    """
+
+    def __init__(
+        self, prior: TrainingPrior, windows: Windows, dropout: float, compiling: Compiling | None = None
+    ) -> None:
+        self.prior, self.windows, self.dropout = prior, windows, dropout
+        self._compiling = compiling
+        self._thread = ThreadPoolExecutor(1) if threads() > 1 else None
+        self._ahead: tuple[int, Future[LogRows]] | None = None
+
+    def batch(self, step: int) -> LogRows:
+        """Of `step`: (B, T, V). Where there is a thread to spare, those of the next step are begun."""
+        ahead, self._ahead = self._ahead, None
+        rows = ahead[1].result() if ahead is not None and ahead[0] == step else self.made(step)
+        if self._thread is not None:
+            self._ahead = (step + 1, self._thread.submit(self.made, step + 1))
+        return rows
+
+    def made(self, step: int) -> LogRows:
+        """The same, made here and now. Some windows are left without: their rows are zeros."""
+        windows = self.windows
+        if self._compiling is not None and not self._compiling.waits:
+            library, self._compiling = self._compiling.library(), None
+            self.prior.model.filler = CRows.of(self.prior.model, library)
+        rows = self.prior.log_rows(windows.starts(step), windows.block_size)
+        if self.dropout:
+            draws = uniform(windows.seed, step, np.arange(windows.batch_size), LEFT_OUT)
+            rows[draws < self.dropout] = 0
+        return rows
 
 
 class Session:

@@ -1,7 +1,7 @@
-"""Beginning a run, and going on with one: from a run's folder to a session that can be trained."""
+"""Starting a run and resuming one: from a run's folder to a session that can be trained."""
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,20 +12,78 @@ import torch
 import charlm
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read_newest
-from charlm.config import TextConfig
+from charlm.config import TextConfig, TrainingConfig
+from charlm.data import graphemes
+from charlm.data.corpus import Corpus
+from charlm.data.load import Loaded
+from charlm.data.tokenizer import Ids
 from charlm.errors import ResourceError
-from charlm.processors import available, use_threads
+from charlm.ngram.kneser_ney import KneserNey
 from charlm.terminal import one_line
-from charlm.text import graphemes
-from charlm.text.corpus import Corpus
-from charlm.text.load import Loaded
-from charlm.training.going_on import go_on_from, old_text_again
-from charlm.training.kinds import AnySession, new_session, resumed_session
-from charlm.training.origin import Origin, main_chars, respected_facts
-from charlm.training.plan import Budget, Choice
-from charlm.training.plan_file import read_plan, write_plan
+from charlm.threads import available, use_threads
+from charlm.training.deadline import Pace
+from charlm.training.device import measure_gflops, measure_threads, pick_precision
+from charlm.training.finetune import Origin, go_on_from, main_chars, old_text_again, respected_facts
+from charlm.training.ngram_trainer import CountsSession, CountsTrainer
+from charlm.training.planner import Budget, Choice, Plan, read_plan, write_plan
+from charlm.training.run_text import corpus_of, texts_beside
 from charlm.training.session import Session
-from charlm.training.texts import corpus_of, texts_beside
+from charlm.training.trainer import Trainer, has_compiler
+
+LOOK_SHARE, LONGEST_LOOK = 0.05, 3.0
+"""How long it is waited for a busy machine to be quiet: at most this share of the time, and so many seconds."""
+
+
+def means_of(
+    device: torch.device, training: TrainingConfig, steps: int | None, seconds: float | None = None
+) -> tuple[int, Budget]:
+    """How many threads compute, and a budget of so many steps, or of these seconds.
+
+    With a number of steps nothing is timed: what the processor is decides alone.
+    """
+    wanted = None if training.precision == "auto" else training.precision
+    compiler = has_compiler(device)
+    if steps is not None:
+        precision = wanted or pick_precision(device, timed=False)
+        return torch.get_num_threads(), Budget(steps=steps, precision=precision, compiler=compiler)
+    patience = min(LONGEST_LOOK, LOOK_SHARE * (seconds or 0.0))
+    threads, gflops = measure_threads(device, fixed=training.threads is not None, patience=patience)
+    precision = wanted or pick_precision(device, timed=True)
+    if precision == "bf16":
+        gflops = measure_gflops(device, torch.bfloat16)
+    return threads, Budget(seconds=seconds, gflops=round(gflops, 1), precision=precision, compiler=compiler)
+
+
+AnySession = Session | CountsSession
+"""A run in memory: those who show, keep and score it use only what both have."""
+
+
+def new_session(
+    corpus: Corpus, choice: Choice, run: dict[str, Any], beside: Sequence[Ids] = ()
+) -> AnySession:
+    """The session of a new run, at its beginning; `beside`: texts of before that it counts too."""
+    if choice.model.counts_alone:
+        return CountsSession.counted(corpus, choice.model, choice.training, choice.plan, run)
+    return Session(corpus, choice.model, choice.training, choice.plan, run, beside)
+
+
+def resumed_session(snapshot: Snapshot, corpus: Corpus, plan: Plan, beside: Sequence[Ids] = ()) -> AnySession:
+    """The session that a checkpoint was taken of. Raises CheckpointError where it cannot go on exactly."""
+    if snapshot.model_config.counts_alone:
+        return CountsSession.resumed(snapshot, corpus, plan)
+    return Session.resumed(snapshot, corpus, plan, beside)
+
+
+def trainer_of(
+    session: AnySession, run: RunFolder, pace: Pace | None = None, baseline: KneserNey | None = None
+) -> Trainer | CountsTrainer:
+    """What carries a session to its end; counts keep no pace, since there is nothing to time.
+
+    `baseline`: n-gram counts to compare each evaluation with; by default those the model starts from.
+    """
+    if isinstance(session, CountsSession):
+        return CountsTrainer(session, run)
+    return Trainer(session, run, pace, baseline)
 
 
 def versions(units: str = "chars") -> dict[str, str]:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from charlm.checkpoint.strict_json import number, optional_number, whole
+from charlm.checkpoint.safe_io import number, optional_number, whole
 from charlm.errors import CheckpointError
-from charlm.evaluation.held_out import Estimate, Slice
+from charlm.evaluation.score import Estimate, Slice
 from charlm.terminal import one_line
-from charlm.training import old_text
-from charlm.training.watch import Divergence, Memorising
+from charlm.training import forgetting as old_text
+from charlm.training.guards import Divergence, Memorising
 
 MAY_LACK = ("standard_error", "baseline_nats_per_char", "difference", "difference_error")
 """What an evaluation may be without."""

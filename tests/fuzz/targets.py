@@ -12,30 +12,32 @@ from tempfile import TemporaryDirectory
 import torch
 import typer
 
-from charlm.checkpoint import strict_json, tensors
-from charlm.checkpoint.manifest import NAME, problems
+from charlm.checkpoint import safe_io as strict_json
+from charlm.checkpoint import safe_io as tensors
 from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.safe_io import NAME, problems
 from charlm.cli.config_file import read_config
 from charlm.compression.container import unpack
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.counts import table_file
+from charlm.data import cache as text_cache
+from charlm.data import corpus
+from charlm.data.decoding import check_codec, decode
+from charlm.data.decompression import compression, decompress
+from charlm.data.documents import marked_text
+from charlm.data.holdout import PARTS
+from charlm.data.prepare import prepare
+from charlm.data.reader import read_source
+from charlm.data.records import Fields
+from charlm.data.stream import Block
+from charlm.data.tokenizer import END, Vocabulary, without_ends
 from charlm.errors import CheckpointError, TextError, UsageError
-from charlm.listeners import log
-from charlm.studies import comparison, result
-from charlm.studies.variants import Variant
+from charlm.experiments import comparison
+from charlm.experiments import results as result
+from charlm.experiments.variants import Variant
+from charlm.ngram import table as table_file
+from charlm.reporting import log
 from charlm.terminal import one_line, visible
-from charlm.text import cache as text_cache
-from charlm.text import corpus
-from charlm.text.decoding import check_codec, decode
-from charlm.text.decompression import compression, decompress
-from charlm.text.documents import marked_text
-from charlm.text.fields import Fields
-from charlm.text.preparation import prepare
-from charlm.text.source import read_source
-from charlm.text.split import PARTS
-from charlm.text.stream import Block
-from charlm.text.vocabulary import END, Vocabulary, without_ends
-from charlm.training.plan import Budget, Plan
+from charlm.training.planner import Budget, Plan
 from charlm.training.state import RunState
 
 ENCODINGS = (
@@ -105,7 +107,7 @@ def header(data: bytes) -> None:
     """The check of tensors, and of tables of counts: exactly what is expected, or refused."""
     expected = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}
     with suppress(CheckpointError):
-        found = tensors.load(data, expected, "a file")
+        found = tensors.load_tensors(data, expected, "a file")
         assert {k: (t.shape, t.dtype) for k, t in found.items()} == {
             k: (t.shape, t.dtype) for k, t in expected.items()
         }
@@ -246,7 +248,7 @@ def seeds(name: str) -> list[bytes]:
 
     from charlm.training.schedule import Schedule
 
-    good = tensors.dump({"a": torch.zeros(2, 3), "b": torch.zeros(4)})
+    good = tensors.dump_tensors({"a": torch.zeros(2, 3), "b": torch.zeros(4)})
     whole = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0).completed()
     made = Plan(schedule=Schedule.usual(9), eval_every=3, eval_chars=10).decided(decided="size")
     known = {

@@ -14,7 +14,7 @@ from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
 from charlm.cli.main import run as main
-from charlm.text import codes
+from charlm.data import codes
 from tests.conftest import TEXT
 from tests.disk import LOSSES, Disk
 from tests.test_faults import ERRORS

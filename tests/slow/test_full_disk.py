@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from charlm.training import loop
+from charlm.training import trainer as loop
 from tests.commands import Command
 from tests.slow.test_torture import TRAIN, run_of, weights
 

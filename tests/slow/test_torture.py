@@ -16,7 +16,7 @@ if os.name == "nt":
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.training import step as one_step
+from charlm.training import trainer as one_step
 from tests.commands import Command
 from tests.conftest import TEXT
 
@@ -225,7 +225,7 @@ def re_result(line: str) -> bool:
 
 def ends_at_once() -> None:
     """In the child: as if Ctrl-C came in the first step."""
-    from charlm.training.loop import Trainer
+    from charlm.training.trainer import Trainer
 
     real = Trainer._step
 

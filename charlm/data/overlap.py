@@ -1,0 +1,163 @@
+"""Passages of one text that also occur in another: leakage from training text into held-out text."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.data.tokenizer import Ids
+from charlm.rng import mix
+
+PASSAGE = 64
+"""Symbols of a passage that is said to stand in two texts."""
+FILTER_BITS = 22
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+Symbols = NDArray[np.integer[Any]]
+Hashes = NDArray[np.uint64]
+
+
+class Passages:
+    """All passages of a text, to be found in others."""
+
+    def __init__(self, wanted: Hashes) -> None:
+        """`wanted`: their hashes, in any order."""
+        self.there = np.unique(wanted)
+        # A table of bits tells most passages apart before the search, which is slow.
+        self._maybe = np.zeros(1 << FILTER_BITS, dtype=bool)
+        self._maybe[_short(self.there)] = True
+
+    def find(self, symbols: Symbols) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Where in a text one of them begins, (N,) ascending, and the place of each in `there`, (N,)."""
+        if not len(self.there):
+            return np.empty(0, np.intp), np.empty(0, np.intp)
+        found = hashes_of(symbols)
+        starts = np.flatnonzero(self._maybe[_short(found)])
+        found = found[starts]
+        at = np.searchsorted(self.there, found).clip(max=len(self.there) - 1)
+        same = self.there[at] == found
+        return starts[same], at[same]
+
+
+def hashes_of(symbols: Symbols, of: int = PASSAGE) -> Hashes:
+    """A hash of each passage of so many: powers of a multiplier times symbols, doubled in length until they are."""
+    found = (symbols.astype(np.uint64) + np.uint64(1)) * MULTIPLIER
+    power, length = MULTIPLIER, 1
+    with np.errstate(over="ignore"):
+        while length < of:
+            found = found[:-length] * power + found[length:] if len(found) > length else found[:0]
+            found ^= found >> np.uint64(29)
+            power, length = power * power, 2 * length
+    return found
+
+
+def _short(found: Hashes) -> Hashes:
+    return found >> np.uint64(64 - FILTER_BITS)
+
+
+AT_ONCE = 1 << 20
+MOST_COMPARED = 2 << 20
+"""Symbols of a training part up to which every passage is looked for; of longer ones, samples."""
+PIECE, MOST_READ, MOST_WANTED = 1 << 18, 1 << 24, 1 << 22
+ANCHOR, ONE_IN = 8, 32
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of a text lies in passages of PASSAGE or more that training has seen."""
+
+    symbols: int
+    of_symbols: int  # or of the passages that were sampled
+    read: float = 1.0  # how much of the training part was looked at
+    sampled: bool = False
+
+    @property
+    def word(self) -> str:
+        """What stands before the share: nothing where it is exact."""
+        if self.read < 1:
+            return "at least "
+        return "about " if self.sampled else ""
+
+    @property
+    def share(self) -> float:
+        """Between 0 and 1."""
+        return self.symbols / max(1, self.of_symbols)
+
+
+def about_overlap(parts: Sequence[Overlap], unit: str) -> str | None:
+    """What is said of texts of which something stands in the training part too; None where nothing does."""
+    share = sum(part.symbols for part in parts) / max(1, sum(part.of_symbols for part in parts))
+    if share == 0:
+        return None
+    word = min(parts, key=lambda part: part.read).word
+    return (
+        f"{word}{100 * share:.{0 if share >= 0.1 else 2}f} % of this text stands in the training part too, in "
+        f"passages of {PASSAGE} {unit}s or more"
+    )
+
+
+def overlap(train: Ids, text: Ids) -> Overlap:
+    """How much of `text` stands in `train`: exact where that is short, else by samples in bounded time."""
+    return (overlap_of_all if len(train) <= MOST_COMPARED else overlap_of_samples)(train, text)
+
+
+def overlap_of_samples(train: Ids, text: Ids) -> Overlap:
+    """Of the passages of `text` that begin with an anchor, how many occur in `train`.
+
+    Whether a passage is sampled depends on its first ANCHOR ids only, by a hash of which one in ONE_IN
+    is an anchor: the same passages are sampled on both sides (Manber 1994, USENIX Winter). Of either
+    side evenly spread pieces are read, so what is found is a lower bound where those are not all.
+    """
+    wanted = np.concatenate([np.empty(0, np.uint64), *map(sampled_hashes, spread_pieces(text, MOST_WANTED))])
+    there = np.unique(wanted)
+    seen = np.zeros(len(there), dtype=bool)
+    read = 0
+    for piece in spread_pieces(train, MOST_READ):
+        read += min(PIECE, len(piece))
+        found_here = sampled_hashes(piece)
+        if not len(there) or not len(found_here):
+            continue
+        at = np.searchsorted(there, found_here).clip(max=len(there) - 1)
+        seen[at[there[at] == found_here]] = True
+    found = int(seen[np.searchsorted(there, wanted)].sum())
+    return Overlap(found, len(wanted), min(1.0, read / max(1, len(train))), sampled=True)
+
+
+def spread_pieces(ids: Ids, most: int) -> Iterator[Ids]:
+    """All of the ids in pieces of PIECE, or as many evenly spread ones as make `most`, each with what its last passage needs."""
+    there = -(-len(ids) // PIECE)
+    chosen = np.linspace(0, there - 1, min(there, most // PIECE)).round().astype(int) if there else ()
+    for i in chosen:
+        yield ids[i * PIECE : (i + 1) * PIECE + PASSAGE - 1]
+
+
+def sampled_hashes(ids: Ids) -> Hashes:
+    """The hashes of the passages that begin with an anchor."""
+    short = hashes_of(ids, ANCHOR)
+    starts = np.flatnonzero(short[: max(0, len(ids) - PASSAGE + 1)] % np.uint64(ONE_IN) == 0)
+    mixed = np.zeros(len(starts), dtype=np.uint64)
+    for offset in range(0, PASSAGE, ANCHOR):
+        mixed = mix(mixed, short[starts + offset])
+    return mixed
+
+
+def overlap_of_all(train: Ids, text: Ids) -> Overlap:
+    """Find every passage of PASSAGE ids of `text` that occurs anywhere in `train`.
+
+    By 64-bit hashes of all passages; the training part is read in pieces, so memory is bounded by
+    the text.
+    """
+    wanted = hashes_of(text)
+    if not len(wanted) or len(train) < PASSAGE:
+        return Overlap(0, len(text))
+    passages = Passages(wanted)
+    seen = np.zeros(len(passages.there), dtype=bool)
+    for start in range(0, len(train) - PASSAGE + 1, AT_ONCE):
+        seen[passages.find(train[start : start + AT_ONCE + PASSAGE - 1])[1]] = True
+    starts = np.flatnonzero(seen[np.searchsorted(passages.there, wanted)])
+    edges = np.zeros(len(text) + 1, dtype=np.int64)
+    np.add.at(edges, starts, 1)
+    np.add.at(edges, starts + PASSAGE, -1)
+    return Overlap(int((np.cumsum(edges[:-1]) > 0).sum()), len(text))

@@ -1,0 +1,1 @@
+"""Experiments: controlled comparisons of variants over seeds."""

@@ -1,0 +1,218 @@
+"""What a run of a comparison came to: its score on every character, kept beside the run."""
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from charlm import files
+from charlm.checkpoint import safe_io as tensors
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.safe_io import COUNTS, LARGEST, dump, entries_of, parse, read_regular
+from charlm.checkpoint.snapshot import Snapshot
+from charlm.data.corpus import Corpus
+from charlm.errors import CheckpointError
+from charlm.evaluation.score import per_char
+from charlm.experiments.curves import BEYOND, Curve, by_symbols_before, by_symbols_seen
+from charlm.inference.predictor import predictor_of
+from charlm.training.signals import Stop
+from charlm.training.start import AnySession
+
+NAME, NATS = "result.json", "nats.safetensors"
+MOST_CHARS = 200_000
+"""Held-out characters, and ends of documents, that a comparison scores, from their beginning."""
+MOST_NATS = 64 << 20
+FARTHEST = 65536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What one run came to, without the score of each character."""
+
+    problem: str | None = None  # why there is no figure
+    which: str = "latest"
+    step: int = 0
+    chars: int = 0
+    nats_per_char: float = 0.0
+    weights: int = 0
+    chars_read: int = 0  # in training
+    seconds: float = 0.0  # of training
+    reach: int | None = None  # characters that can act on a prediction; None: without limit
+    of: str = ""  # the fingerprint of what was to be trained
+    weights_sha256: str = ""  # of the checkpoint that was scored, and of the counts that it begins from
+    counts_sha256: str = ""
+    nats_sha256: str = ""  # of the file that has the score of each character
+    before: Curve  # bits by how many characters stand before
+    seen: Curve  # bits by how many of them may be seen
+
+    @property
+    def chars_per_second(self) -> float:
+        """In training."""
+        return self.chars_read / self.seconds if self.seconds else 0.0
+
+
+class AlteredError(CheckpointError):
+    """A result that was whole, and is not of the run it lies in."""
+
+    def __init__(self, run: RunFolder, why: str) -> None:
+        super().__init__(f"{NAME} of {run.name} {why}; remove it, and charlm resume scores the run again")
+
+
+def is_there(run: RunFolder, of: str | None = None) -> bool:
+    """Is the run done, its result whole? CheckpointError where that is of another run, or of other weights.
+
+    `of` is the fingerprint of what was to be trained.
+    """
+    try:
+        result = read_result(run)
+        if of is not None and result.of != of:
+            raise AlteredError(run, "is of another run, or of other settings")
+        if result.problem is None:
+            if (result.weights_sha256, result.counts_sha256) != _hashes(run, result.step):
+                raise AlteredError(run, f"is not of the weights of step {result.step} there")
+            read_nats(run, result)
+    except AlteredError:
+        raise
+    except CheckpointError:
+        return False
+    return True
+
+
+def _hashes(run: RunFolder, step: int) -> tuple[str, str]:
+    """Those of a checkpoint's weights and of its run's counts, as its manifest has them."""
+    entries = entries_of(run.folder(step))
+    return tuple(str(entries.get(name, {}).get("sha256", "")) for name in ("model.safetensors", COUNTS))  # type: ignore[return-value]
+
+
+def failed(run: RunFolder, problem: str, of: str = "") -> Result:
+    """The result of a run that has no figure."""
+    result = Result(problem=problem, of=of, before=[], seen=[])
+    _write(run, result)
+    return result
+
+
+def _write(run: RunFolder, result: Result) -> None:
+    files.replace(run.path / NAME, dump({**asdict(result), "sha256": _seal(asdict(result))}))
+
+
+def _seal(values: dict[str, Any]) -> str:
+    """A hash by which a result tells that a value of it was changed."""
+    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def score(
+    run: RunFolder,
+    snapshot: Snapshot,
+    which: str,
+    session: AnySession,
+    corpus: Corpus,
+    stop: Stop,
+    of: str = "",
+) -> Result | None:
+    """Score a trained model on the held-out text and keep it; None if stopped. Raises OSError.
+
+    `of` is the fingerprint of what was to be trained.
+    """
+    predictor = predictor_of(snapshot, device=session.device)
+    text = corpus.held_out_text()[:MOST_CHARS]
+    ids = corpus.vocabulary.encode(text)
+    rows = [predictor.score(ids[:1])]
+    for row in predictor.score_windows(ids, range(predictor.rule.windows(len(ids)))):
+        if stop.is_set():
+            return None
+        rows.append(row)
+    nats = per_char(corpus.vocabulary, text, -np.concatenate(rows))
+    model = snapshot.model_config
+    block_size = predictor.rule.block_size
+    longest = block_size * (1 if model.position == "learned" else BEYOND)
+    scale = len(ids) / len(nats)  # from a symbol to a character
+    scores = tensors.dump_tensors({"nats": torch.from_numpy(nats)})
+    weights, counts = _hashes(run, snapshot.step)
+    result = Result(
+        of=of,
+        weights_sha256=weights,
+        counts_sha256=counts,
+        nats_sha256=sha256(scores).hexdigest(),
+        which=which,
+        step=snapshot.step,
+        chars=len(nats),
+        nats_per_char=float(nats.mean()),
+        weights=sum(weight.numel() for weight in snapshot.weights.values()),
+        chars_read=session.state.step * session.chars_per_step,
+        seconds=session.state.seconds,
+        reach=model.reach,
+        before=_scaled(by_symbols_before(predictor, ids, longest), scale),
+        seen=_scaled(by_symbols_seen(predictor, ids, block_size), scale),
+    )
+    files.replace(run.path / NATS, scores)
+    _write(run, result)
+    return result
+
+
+def read_result(run: RunFolder) -> Result:
+    """What `score` kept; CheckpointError where it is damaged, or was changed since."""
+    try:
+        data = parse(read_regular(run.path / NAME, LARGEST), NAME)
+        if "sha256" not in data:
+            raise ValueError("it was written by an earlier version, which bound it to no weights")
+        sealed = data.pop("sha256")
+        whole = _seal(data) == sealed
+        before, seen = (_curve(data.pop(name)) for name in ("before", "seen"))
+        result = Result(before=before, seen=seen, **_plain(data))
+        if result.problem is None and not 0 < result.chars <= MOST_CHARS:
+            raise ValueError(f"it is of {result.chars} characters")
+        if not 0 < (result.reach or 1) <= FARTHEST:
+            raise ValueError("no model reaches so far")
+        if not whole:
+            raise AlteredError(run, "was changed after it was written")
+        return result
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{NAME} of {run.name} is damaged: {error}") from None
+
+
+def read_nats(run: RunFolder, result: Result) -> NDArray[np.float64]:
+    """Nats of each character (N,), as `score` kept them; CheckpointError where they are damaged."""
+    expected = {"nats": torch.empty(result.chars, dtype=torch.float64, device="meta")}
+    data = read_regular(run.path / NATS, MOST_NATS)
+    if sha256(data).hexdigest() != result.nats_sha256:
+        raise CheckpointError(f"{NATS} of {run.name} is damaged: it is not what was written with {NAME}")
+    loaded = tensors.load_tensors(data, expected, f"{NATS} of {run.name}")
+    nats: NDArray[np.float64] = loaded["nats"].numpy()
+    return nats
+
+
+def _scaled(curve: Curve, scale: float) -> Curve:
+    return [(x, bits * scale, None if error is None else error * scale) for x, bits, error in curve]
+
+
+def _curve(points: Any) -> Curve:
+    """As `score` kept it; results of older versions have no errors."""
+    read = [(*point, None) if len(point) == 2 else point for point in points]
+    return [(float(x), float(y), None if error is None else float(error)) for x, y, error in read]
+
+
+def _plain(data: dict[str, Any]) -> dict[str, Any]:
+    """The values, each of a type that it may have."""
+    kinds: dict[str, Any] = {
+        "problem": (str, type(None)),
+        "which": str,
+        "step": int,
+        "chars": int,
+        "nats_per_char": float,
+        "weights": int,
+        "chars_read": int,
+        "seconds": float,
+        "reach": (int, type(None)),
+        "of": str,
+        "weights_sha256": str,
+        "counts_sha256": str,
+        "nats_sha256": str,
+    }
+    for name, value in data.items():
+        if not isinstance(value, kinds[name]) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}")
+    return data

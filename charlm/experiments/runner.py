@@ -1,0 +1,169 @@
+"""Running a comparison: each variant with each seed is trained, then scored on the same text."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from charlm import files
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import Snapshot, read
+from charlm.data.corpus import Corpus
+from charlm.data.load import Loaded
+from charlm.errors import CheckpointError, DivergedError, ResourceError, UsageError, is_out_of_memory
+from charlm.experiments.comparison import Comparison, Task, check_run, check_session, refuse_links
+from charlm.experiments.results import Result, failed, is_there, score
+from charlm.settings import settings_of
+from charlm.training.deadline import Pace
+from charlm.training.events import Event
+from charlm.training.planner import Choice, choose
+from charlm.training.run_text import corpus_of
+from charlm.training.signals import Stop
+from charlm.training.start import AnySession, begin, go_on, recorded, trainer_of
+
+AFTERWARDS = 0.1  # seconds that a run leaves for what follows it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Began:
+    """A run begins, or goes on."""
+
+    task: Task
+    number: int
+    of: int
+    run: RunFolder
+    session: AnySession
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """A run is trained, and is being scored."""
+
+    task: Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A run is done."""
+
+    task: Task
+    result: Result
+
+
+def plan_of(comparison: Comparison, task: Task, n_train: int) -> Choice:
+    """What a run is given; UsageError where its settings do not go together."""
+    variant = task.variant
+    try:
+        training = replace(variant.training, seed=task.seed)
+        choice = choose(comparison.budget, n_train, variant.model, training)
+        return recorded(choice, comparison.budget, comparison.threads)
+    except ValueError as error:
+        raise UsageError(f"{variant.label}: {error}") from None
+
+
+def unintended(comparison: Comparison, choices: Sequence[Choice]) -> list[str]:
+    """Settings that are not varied, and yet differ: as `n_embd: 96, 100`."""
+    follow = {"seed", *comparison.axes}
+    trained = [choice for choice in choices if not choice.model.counts_alone]
+    if "mixer" in follow and trained:
+        choices = trained  # counts alone have little of what the others have
+    if "mixer" in follow:
+        follow |= {"position", "n_head"}  # which go with it
+    if "counts" in follow:
+        follow |= {"counts_order", "counts_dropout", "counts_chars"}
+    found = []
+    for kind in ("model", "training"):
+        for setting in settings_of(type(getattr(choices[0], kind))):
+            values = {str(getattr(getattr(choice, kind), setting.name)) for choice in choices}
+            if len(values) > 1 and setting.name not in follow:
+                found.append(
+                    f"{setting.name}: {', '.join(sorted(values))}; {setting.option} gives all the same"
+                )
+    return found
+
+
+def compare(
+    folder: RunFolder, comparison: Comparison, loaded: Loaded, stop: Stop, warn: Callable[[str], None]
+) -> Iterator[Began | Event | Scoring | Scored]:
+    """Do what is not done yet, until `stop`: the events of each run, between Began and Scored.
+
+    What was cut off goes on from its last save, under the plan that it had.
+    """
+    tasks = comparison.tasks()
+    runs = [RunFolder(folder.path / task.run_name) for task in tasks]
+    refuse_links(folder.path, "the comparison")
+    for task, run in zip(tasks, runs, strict=True):
+        check_run(run, comparison, task, loaded.corpus)
+    for number, (task, run) in enumerate(zip(tasks, runs, strict=True), 1):
+        of = comparison.fingerprint(task)
+        if is_there(run, of):
+            continue
+        if stop.is_set():
+            return
+        check_run(run, comparison, task, loaded.corpus)  # again: the runs before it took their time
+        session, pace = _session(run, comparison, task, loaded, warn)
+        yield Began(task=task, number=number, of=len(tasks), run=run, session=session)
+        try:
+            if session.state.finished is None:
+                yield from trainer_of(session, run, pace).run(stop)
+            if session.state.finished is None:
+                return  # stopped in the middle
+            yield Scoring(task=task)
+            refuse_links(run.path, f"the run {run.name} of {comparison.name}")
+            which = "best" if session.state.finished == "early" else "latest"
+            result = score(run, read(run, which), which, session, loaded.corpus, stop, of)
+        except DivergedError as error:
+            result = failed(run, str(error), of)
+        except OSError as error:
+            raise ResourceError(f"the result of {run.name} cannot be written: {error.strerror}") from None
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            result = failed(run, "it does not fit into memory", of)
+        finally:
+            run.unlock()
+        if result is None:
+            return
+        yield Scored(task=task, result=result)
+
+
+def _session(
+    run: RunFolder, comparison: Comparison, task: Task, loaded: Loaded, warn: Callable[[str], None]
+) -> tuple[AnySession, Pace | None]:
+    """The run as it was left, or at its beginning."""
+    timed = comparison.budget.seconds is not None
+    session = _left(run, loaded, warn)
+    choice = plan_of(comparison, task, len(loaded.corpus.train))
+    if session is not None:
+        try:
+            check_session(session, run, comparison, task, choice)
+        except CheckpointError:
+            run.unlock()
+            raise
+    if session is not None and not (timed and len(session.plan.decisions) == 1):
+        return session, None  # its speed was measured: it goes on to the end of its plan
+    run.unlock()
+    files.remove_tree(run.path)
+    files.make_folder(run.path)
+    run.lock()
+    started = perf_counter()  # counting the text is part of a run's time
+    session = begin(run, loaded, comparison.text, choice, comparison.command)
+    if comparison.budget.seconds is None:
+        return session, None
+    deadline = started + comparison.budget.seconds
+    return session, Pace(budget=comparison.budget.seconds, deadline=deadline, afterwards=AFTERWARDS)
+
+
+def _left(run: RunFolder, loaded: Loaded, warn: Callable[[str], None]) -> AnySession | None:
+    """What an earlier sitting left of a run; None where there is nothing to go on from."""
+    if not (run.path / "run.json").is_file() or not run.steps():
+        return None
+    try:
+        return go_on(run, warn, find=lambda snapshot: _text_of(snapshot, loaded.corpus))
+    except CheckpointError as error:
+        warn(f"{run.name} is begun again: {error}")
+        return None
+
+
+def _text_of(snapshot: Snapshot, corpus: Corpus) -> Corpus:
+    """The comparison's text, which is in memory already, where the run is of that; CheckpointError where it is not."""
+    return corpus if snapshot.run["corpus"]["key"] == corpus.key else corpus_of(snapshot)

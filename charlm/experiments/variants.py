@@ -1,0 +1,153 @@
+"""What a comparison trains: one configuration, with some of its settings varied."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import product
+from typing import Any
+
+from charlm.config import COUNTS_ALONE, ModelConfig, TrainingConfig, only_counting, refuse_untrained
+from charlm.errors import UsageError
+from charlm.settings import Choice, Choices, Setting, settings_of
+from charlm.suggestions import setting_meant
+
+MODEL = {s.name: s for s in settings_of(ModelConfig) if s.name != "causal"}
+TRAINING = {
+    s.name: s
+    for s in settings_of(TrainingConfig)
+    if s.name
+    in (
+        "batch_size",
+        "accumulation",
+        "optimizer",
+        "learning_rate",
+        "muon_rate",
+        "ngram_rate",
+        "weight_decay",
+        "clip",
+    )
+}
+VARIED = {**MODEL, **TRAINING}
+WORDS = {"on": True, "off": False}
+NOT_SET = "auto"
+"""What is as it is where the setting is not given: chosen by the plan, or by the rule its help names."""
+LONGEST_NAME = 70
+MOST_VARIANTS = 1000
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the configurations that are compared."""
+
+    values: dict[str, Any]  # of the settings that are varied
+    model: ModelConfig
+    training: TrainingConfig
+
+    @property
+    def label(self) -> str:
+        """Its name in tables: `rotary`, or `mixer recurrent, window 8` where several settings vary."""
+        if len(self.values) == 1:
+            return written(next(iter(self.values.values())))
+        return ", ".join(f"{name} {written(value)}" for name, value in self.values.items())
+
+    @property
+    def folder(self) -> str:
+        """The same as the name of a folder."""
+        parts = (f"{name}-{written(value)}" for name, value in self.values.items())
+        whole = "_".join(parts).replace(",", "+")
+        cut = f"{whole[:LONGEST_NAME]}-{sha256(whole.encode()).hexdigest()[:8]}"
+        return whole if len(whole) <= LONGEST_NAME else cut
+
+
+def written(value: Any) -> str:
+    """A value as it is given to `--vary`, but for mixers, which are joined by commas elsewhere."""
+    words = {None: NOT_SET, True: "on", False: "off"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def parse_axis(text: str) -> tuple[str, list[Any]]:
+    """A setting and the values it takes, from `position=none,learned`; UsageError for what cannot be."""
+    given, _, values = text.partition("=")
+    name = given.strip().removeprefix("--").replace("-", "_")
+    if name not in VARIED:
+        meant = setting_meant(name, VARIED)
+        hint = f"did you mean {meant}?" if meant else f"allowed: {', '.join(VARIED)}"
+        why = "--seeds does that; " if name == "seed" else ""
+        raise UsageError(f"--vary {text!r}: {given!r} cannot be varied; {why}{hint}")
+    words = [word.strip() for word in values.split(",") if word.strip()]
+    found = [_parse(VARIED[name], word, text) for word in words]
+    if len(found) < 2 or any(found.count(value) > 1 for value in found):
+        raise UsageError(f"--vary {text!r} needs at least two different values, like {name}=A,B")
+    return name, found
+
+
+def _parse(setting: Setting, word: str, text: str) -> Any:
+    """One value; UsageError if the setting cannot take it."""
+    try:
+        value = _value(setting, word)
+        setting.check(value)
+    except ValueError as error:
+        reason = (
+            str(error) if str(error).startswith(setting.name) else f"{word!r} is no value of {setting.name}"
+        )
+        raise UsageError(f"--vary {text!r}: {reason}") from None
+    return value
+
+
+def _value(setting: Setting, word: str) -> Any:
+    if word == NOT_SET and setting.optional and setting.type is bool:
+        return None
+    if setting.type is bool:
+        if word not in WORDS:
+            raise ValueError(f"{setting.name} is {word!r}; allowed: on, off")
+        return WORDS[word]
+    if isinstance(setting.limit, Choices):
+        return word.replace("+", ",")
+    if isinstance(setting.limit, Choice):
+        return word
+    return None if word == NOT_SET and setting.optional else setting.type(word)
+
+
+def is_variant(variant: Variant) -> bool:
+    """Are its values such as `--vary` could have given, and those of its configurations?"""
+    for name, value in variant.values.items():
+        VARIED[name].check(value)
+        if getattr(variant.model if name in MODEL else variant.training, name) != value:
+            return False
+    return True
+
+
+def _variant(values: dict[str, Any], model: ModelConfig, training: TrainingConfig) -> Variant:
+    """The configurations with these values; ValueError where they do not go together.
+
+    Where a transformer is compared with counts alone, what was said of transformers is left to them.
+    """
+    if values.get("mixer") == COUNTS_ALONE:
+        model, training = only_counting(model), only_counting(training)
+    model = replace(model, **{name: value for name, value in values.items() if name in MODEL})
+    training = replace(training, **{name: value for name, value in values.items() if name in TRAINING})
+    if model.counts_alone:
+        refuse_untrained(training)
+    return Variant(values, model, training)
+
+
+def variants(
+    axes: Mapping[str, Sequence[Any]], model: ModelConfig, training: TrainingConfig
+) -> tuple[list[Variant], list[str]]:
+    """Every combination of the values that can act, and a sentence for each that cannot.
+
+    Raises UsageError where fewer than two can, and, if one setting only is varied, where any cannot.
+    """
+    found, refused = [], []
+    for combination in product(*axes.values()):
+        values = dict(zip(axes, combination, strict=True))
+        try:
+            found.append(_variant(values, model, training))
+        except ValueError as error:
+            named = ", ".join(f"{name} {written(value)}" for name, value in values.items())
+            refused.append(f"{named}: {error}")
+    if refused and (len(axes) == 1 or len(found) < 2):
+        raise UsageError(refused[0])
+    if len(found) > MOST_VARIANTS:
+        raise UsageError(f"--vary gives {len(found)} combinations; at most {MOST_VARIANTS} are compared")
+    return found, refused

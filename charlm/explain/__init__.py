@@ -1,0 +1,1 @@
+"""Explanations: the ideas in the model, each with a small computation."""

@@ -1,0 +1,194 @@
+"""What `charlm doctor` finds: is this a place to train in, and is a run whole."""
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import charlm
+from charlm import files
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.safe_io import problems
+from charlm.checkpoint.snapshot import Snapshot, read
+from charlm.data.cache import cache_folder
+from charlm.errors import CharlmError
+from charlm.native import library as compiled
+from charlm.terminal import one_line
+from charlm.threads import limits
+from charlm.training.device import has_bf16, pick_device
+from charlm.training.planner import read_plan
+from charlm.training.run_text import corpus_of
+
+PROBE = b"charlm doctor\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A folder that is written to, or the one above it that there is."""
+
+    what: str
+    path: str
+    free_bytes: int | None
+    problem: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What charlm computes with here, and where it writes."""
+
+    charlm: str
+    python: str
+    system: str
+    torch: str
+    device: str
+    threads: int
+    cpus: dict[str, int]  # that each of machine, affinity, cgroup and environment allows
+    bf16: bool
+    compiled: tuple[compiled.Part, ...]
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedFile:
+    """A file of a run; `problem` says what is wrong with it."""
+
+    step: int | None  # of the checkpoint that vouches for it; None: the run's own
+    name: str
+    problem: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """Every file of a run, what else keeps it from going on, and from where it can."""
+
+    run: str
+    files: tuple[CheckedFile, ...]
+    problems: tuple[str, ...]
+    usable: tuple[int, ...]  # steps whose checkpoint is whole
+    resumes_from: int | None
+
+    @property
+    def healthy(self) -> bool:
+        """Is nothing wrong?"""
+        return not self.problems and not any(file.problem for file in self.files)
+
+
+def machine(checkpoints: Path) -> Machine:
+    """Look at this machine; writes a few bytes to the folders that are written to, and removes them."""
+    device = pick_device("auto")
+    return Machine(
+        charlm=charlm.__version__,
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        torch=str(torch.__version__),
+        device=device.type,
+        threads=torch.get_num_threads(),
+        cpus=limits(),
+        bf16=has_bf16(device),
+        compiled=compiled.examine(),
+        places=(_place("checkpoints", checkpoints), _place("cache", cache_folder())),
+    )
+
+
+def examine(
+    run: RunFolder, watch: Callable[[str, int, int], None] = lambda what, done, of: None
+) -> Examination:
+    """Verify every file of a run, and find from where it can be gone on with. Writes nothing.
+
+    `watch` is told how many of its checkpoints are verified.
+    """
+    found: list[CheckedFile] = []
+    wrong: list[str] = []
+    newest: Snapshot | None = None
+    usable: list[int] = []
+    steps = run.steps()
+    for i, step in enumerate(steps):
+        watch("verifying", i, len(steps))
+        of_step = problems(run.folder(step))
+        found += [CheckedFile(step=step, name=name, problem=said) for name, said in of_step.items()]
+        try:
+            newest = read(run, str(step), training=True)
+            newest.kneser_ney()
+            usable.append(step)
+        except CharlmError as error:
+            if not any(of_step.values()):  # whole, and yet no checkpoint
+                wrong.append(f"the checkpoint of step {step} cannot be used: {error}")
+    wrong += _beside(run, newest)
+    blocked = newest is None or any(said.startswith(BLOCKING) for said in wrong)
+    return Examination(
+        run=run.name,
+        files=tuple(found),
+        problems=tuple(wrong),
+        usable=tuple(usable),
+        resumes_from=None if blocked or not usable else usable[-1],
+    )
+
+
+BLOCKING = ("its plan: ", "its text: ")
+"""What a problem begins with that lies outside of any checkpoint and keeps the run from going on."""
+
+
+def _beside(run: RunFolder, newest: Snapshot | None) -> list[str]:
+    """What is wrong with the plan, the pointers and the text."""
+    wrong = []
+    if not run.steps():
+        wrong.append("it has no checkpoint: nothing of it was saved yet")
+    for pointer in ("latest", "best"):
+        try:
+            if run.pointed(pointer) is None and (run.path / pointer).exists():
+                wrong.append(f"{pointer} points to a checkpoint that is gone")
+        except CharlmError as error:
+            wrong.append(str(error))
+    try:
+        read_plan(run)
+    except CharlmError as error:
+        wrong.append(BLOCKING[0] + str(error))
+    if newest is not None:
+        try:
+            corpus_of(newest)
+        except CharlmError as error:
+            wrong.append(BLOCKING[1] + str(error))
+    left = sum(1 for _ in run.path.glob(files.TEMPORARY + "*"))
+    if left:
+        wrong.append(
+            f"{left} unfinished, as a crash or a trainer at work leaves them; the next start clears up"
+        )
+    return wrong
+
+
+def _place(what: str, folder: Path) -> Place:
+    """Can it be written to, or what is above it where it is to be made?"""
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    problem, free = None, None
+    probe = files.temporary_path(there / "doctor")
+    try:
+        free = files.free_space(there)
+        files.write_synced(probe, PROBE)
+        if probe.read_bytes() != PROBE:
+            problem = "what was written is not what is read"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    finally:
+        try:
+            files.remove_file(probe)
+        except OSError as error:
+            problem = problem or error.strerror or str(error)
+    return Place(what=what, path=one_line(str(there)), free_bytes=free, problem=problem)
+
+
+def plain(found: Examination) -> dict[str, Any]:
+    """An examination as plain values."""
+    return {
+        "schema": 1,
+        "run": found.run,
+        "healthy": found.healthy,
+        "resumes_from": found.resumes_from,
+        "usable": list(found.usable),
+        "problems": list(found.problems),
+        "files": [vars(file) for file in found.files],
+    }

@@ -1,0 +1,1 @@
+"""C sources, and their one binding."""

@@ -1,0 +1,1 @@
+"""N-gram models: interpolated modified Kneser-Ney."""

@@ -1,0 +1,1 @@
+"""Reporting: logs, progress, charts and pages of runs."""

@@ -1,0 +1,323 @@
+"""The page of a comparison: one self-contained HTML document, drawn from plain numbers."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import ceil, floor, isnan, log2, log10, nan
+
+from charlm.reporting import charts
+from charlm.reporting import charts as count_lines
+from charlm.reporting.charts import (
+    BOUND,
+    CHAR_WIDTH,
+    LABEL_GAP,
+    TOP,
+    WIDTH,
+    Axes,
+    Frame,
+    Point,
+    Range,
+    Tick,
+    clipped,
+    curve,
+    drawing,
+    path,
+    spread,
+    ticks,
+)
+from charlm.reporting.page import document, facts_table, harmless
+from charlm.terminal import one_line
+
+Classes = Mapping[str, str]
+
+HEIGHT = 320.0
+LONGEST_NAME = 14
+COLOURS = 6
+FARTHEST = 1e15  # seconds, characters: past it, and so near zero that its inverse is, nothing was measured
+SWATCH = 44.0  # from the plot to the text of a label: a lead, then a piece of the line
+
+# Six hues that differ in lightness too, so that they stay apart for colour-blind readers (simulated
+# for the three kinds), at 2.9:1 or more against the paper; the next six are the same ones dashed.
+CSS = """
+main { max-width: 58rem; }
+.c0 { --line: #1c1f23; } .c1 { --line: #0f55a5; } .c2 { --line: #e27a06; }
+.c3 { --line: #2aa8ae; } .c4 { --line: #a04df0; } .c5 { --line: #9a3412; }
+@media (prefers-color-scheme: dark) {
+  .c0 { --line: #e4e7ea; } .c1 { --line: #5b7cf5; } .c2 { --line: #ffb43a; }
+  .c3 { --line: #2fc4d8; } .c4 { --line: #b0609c; } .c5 { --line: #e5531b; } }
+.line { stroke: var(--line); } .dash { stroke-dasharray: 7 5; } .dots { stroke-dasharray: none; }
+path.bars { stroke-width: 1.25; stroke-dasharray: none; } path.apart { fill: var(--paper); stroke-dasharray: none; }
+.faint { stroke-width: 1.25; stroke-opacity: .4; }
+.lead { stroke: var(--line); } .on { stroke-dasharray: 1 4; }
+.mark { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 4; }
+.halo { paint-order: stroke; stroke: var(--paper); stroke-width: 5px; stroke-linejoin: round; }
+figure { overflow-x: clip; }
+.wide { overflow-x: auto; margin-top: 1.5rem; }
+.variants { overflow-wrap: normal; } .variants td, .variants th { width: auto; padding-right: 0; }
+.variants td, thead th { text-align: right; white-space: nowrap; padding-left: 1.25rem; }
+.variants th:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
+  background: var(--paper); } thead th { vertical-align: bottom; }
+.variants tbody th:first-child { color: var(--ink); padding-left: 2rem; max-width: 15rem;
+  overflow-wrap: break-word; }
+i { float: left; width: 1.5rem; margin: .65em 0 0 -2rem; border-top: 3px solid var(--line); }
+i.dash { border-top-style: dashed; }
+@media (max-width: 34rem) { .variants tbody th:first-child { max-width: 11rem; } }
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """How one variant fares along an axis."""
+
+    name: str  # the variant; the same name has the same colour in all charts
+    points: Sequence[Point]  # x, bits per character
+    faint: bool = False  # one seed of several, drawn weakly behind the mean
+    errors: Sequence[float | None] = ()  # of the points, in their order; None: unknown
+    apart: Sequence[Point] = ()  # marks by themselves, not joined to the others
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """Variants against something measured."""
+
+    title: str
+    x_title: str
+    log_x: bool
+    lines: Sequence[Line]
+    marks: Sequence[tuple[float, str]] = ()  # a vertical line with a short label
+    orders: Sequence[count_lines.Order] = ()  # a line across for what counts of each order come to
+    note: str = ""  # a sentence under the title
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonPage:
+    """What a page shows. Each sequence may be empty."""
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    header: Sequence[str]  # of the table of variants
+    rows: Sequence[Sequence[str]]  # each begins with the name of its variant
+    says: Sequence[str]  # sentences under the table
+    charts: Sequence[Chart]
+    names: Sequence[str]  # the variants in the order of their colours
+
+
+def render(page: ComparisonPage) -> str:
+    """Return the page as HTML that loads nothing and runs nothing. Raises nothing."""
+    lines = [line.name for chart in page.charts for line in chart.lines]
+    names = dict.fromkeys([*page.names, *lines])
+    kinds = {name: f"c{i % COLOURS}{' dash' * (i // COLOURS % 2)}" for i, name in enumerate(names)}
+    says = [f"<p>{harmless(sentence)}</p>\n" for sentence in page.says]
+    figures = [_figure(f"{i}", chart, kinds) for i, chart in enumerate(page.charts)]
+    parts = [facts_table(page.facts), _variants(page, kinds), *says, *figures]
+    return document(page.title, charts.CSS + CSS + count_lines.CSS, "".join(parts))
+
+
+def _variants(page: ComparisonPage, kinds: Classes) -> str:
+    if not page.rows:
+        return ""
+    heads = "".join(f'<th scope="col">{harmless(cell)}</th>' for cell in page.header)
+    rows = []
+    for row in page.rows:
+        names = "".join(f'<th scope="row">{_swatch(cell, kinds)}{harmless(cell)}</th>' for cell in row[:1])
+        rows.append(f"<tr>{names}{''.join(f'<td>{harmless(cell)}</td>' for cell in row[1:])}</tr>\n")
+    table = (
+        f'<table class="variants">\n<thead><tr>{heads}</tr></thead>\n<tbody>{"".join(rows)}</tbody></table>'
+    )
+    return f'<div class="wide" role="region" aria-label="variants" tabindex="0">{table}</div>\n'
+
+
+def _swatch(name: str, kinds: Classes) -> str:
+    return f'<i class="{kinds[name]}"></i>' if name in kinds else ""
+
+
+def _figure(number: str, chart: Chart, kinds: Classes) -> str:
+    every = [_placed(chart, line) for line in chart.lines]
+    # the strong ones last: they lie on top, and where there is a mean it is what is named
+    lines = sorted((line for line in every if line.points), key=lambda line: not line.faint)
+    drawn = _drawing(number, chart, lines, kinds) if lines else ""
+    caption = _caption(chart, lines)
+    return f"<h2>{harmless(chart.title)}</h2>\n<figure>{caption}{drawn}</figure>\n"
+
+
+def _caption(chart: Chart, lines: list[Line]) -> str:
+    """The note, and what the drawing cannot show."""
+    lost = Counter[str]()
+    for line in chart.lines:
+        lost[line.name] += len(line.points) - len(_drawable(chart, line))
+    missing = ", ".join(f"{name} {number:,}" for name, number in lost.items() if number)
+    highest = max((y for line in lines for _, y in line.points), default=0.0)
+    y = _y_range(chart, lines) if lines else (0.0, 0.0)
+    above = bool(lines) and highest > y[1]
+    entries = [
+        (chart.note, chart.note),
+        (above, f"above this chart: values up to {highest:.2f}"),
+        *((True, said) for said in (count_lines.outside(y, chart.orders) if lines else ())),
+        (missing, f"not finite or beyond an axis, so not drawn: {missing}"),
+        (not lines, "no figures yet"),
+    ]
+    spans = "".join(f"<span>{harmless(entry)}</span>" for there, entry in entries if there)
+    return f"<figcaption>{spans}</figcaption>\n" if spans else ""
+
+
+def _drawable(chart: Chart, line: Line) -> list[Point]:
+    placed = [(_along(chart, x), y) for x, y in line.points if abs(y) < BOUND]
+    return [(x, y) for x, y in placed if not isnan(x)]
+
+
+def _placed(chart: Chart, line: Line) -> Line:
+    """The line with x where it lies along the axis, without what cannot be drawn."""
+    errors = [*line.errors, *[None] * (len(line.points) - len(line.errors))]
+    pairs = zip(line.points, errors, strict=True)
+    kept = [error for point, error in pairs if _drawable(chart, replace(line, points=[point]))]
+    apart = _drawable(chart, replace(line, points=line.apart))
+    return replace(line, points=_drawable(chart, line), errors=kept, apart=apart)
+
+
+def _along(chart: Chart, x: float) -> float:
+    """Where `x` lies along its axis, in doublings on a logarithmic one; NaN if nowhere."""
+    if not abs(x) < FARTHEST or (chart.log_x and x < 1 / FARTHEST):
+        return nan
+    return log2(x) if chart.log_x else x
+
+
+def _drawing(number: str, chart: Chart, lines: list[Line], kinds: Classes) -> str:
+    last = {line.name: line.points[-1] for line in lines}
+    ends = sorted(last.items(), key=lambda end: -end[1][1])
+    room = CHAR_WIDTH * max(len(_label(name, end)) for name, end in ends)
+    height = max(HEIGHT, LABEL_GAP * len(ends))
+    frame = Frame(_x_range(chart, lines), _y_range(chart, lines), WIDTH - 14 - SWATCH - room, height)
+    axes = Axes(
+        x_title=harmless(chart.x_title),
+        y_title="bits per character",
+        x_ticks=_x_ticks(chart, frame, lines),
+        y_ticks=ticks(frame.y, 6),
+    )
+    said = ", ".join(f"{name} ends at {y:.3f}" for name, (_, y) in reversed(ends))
+    title = harmless(f"{chart.title}: bits per character against {chart.x_title}; {said}")
+    plot = clipped(frame, number, _curves(frame, lines, kinds))
+    return drawing(
+        frame,
+        axes,
+        title,
+        plot + count_lines.drawn(frame, chart.orders) + _marks(chart, frame) + _labels(frame, ends, kinds),
+    )
+
+
+def _curves(frame: Frame, lines: list[Line], kinds: Classes) -> str:
+    parts = []
+    for line in lines:
+        kind = f"line {kinds[line.name]}"
+        parts.append(curve(frame, line.points, f"{kind} faint" if line.faint else kind))
+        if not line.faint:
+            dots = "".join(path(frame, [point]) for point in line.points)
+            parts.append(f'<path class="{kind} dots" d="{dots}"/>')
+            parts.append(f'<path class="{kind} bars" d="{_error_bars(frame, line)}"/>' * any(line.errors))
+            diamonds = "".join(
+                f"M{frame.across(x):.1f} {frame.down(y) - 5:.1f}l5 5l-5 5l-5 -5z" for x, y in line.apart
+            )
+            parts.append(f'<path class="{kind} apart" d="{diamonds}"/>' * bool(diamonds))
+    return "".join(parts)
+
+
+def _error_bars(frame: Frame, line: Line) -> str:
+    """One standard error to either side of each point."""
+    return "".join(
+        f"M{frame.across(x) - 3:.1f} {frame.down(end):.1f}h6m-3 0V{frame.down(y):.1f}"
+        for (x, y), error in zip(line.points, line.errors, strict=True)
+        if error and error < BOUND
+        for end in (y - error, y + error)
+    )
+
+
+def _labels(frame: Frame, ends: list[tuple[str, Point]], kinds: Classes) -> str:
+    heights = [frame.down(y) for _, (_, y) in ends]
+    parts = []
+    for (name, end), y, place in zip(ends, heights, spread(heights, frame), strict=True):
+        right, kind = frame.right, kinds[name]
+        on = f'<path class="lead on {kind}" d="M{frame.across(end[0]):.1f} {y:.1f}H{right:.1f}"/>'
+        lead = f'<path class="lead {kind}" d="M{right + 2:.1f} {y:.1f}L{right + 16:.1f} {place:.1f}"/>'
+        swatch = f'<path class="line {kind}" d="M{right + 16:.1f} {place:.1f}h22"/>'
+        where = f'x="{right + SWATCH:.1f}" y="{place:.1f}" dy=".35em"'
+        parts.append(f"<g>{on}{lead}{swatch}<text {where}>{harmless(_label(name, end))}</text></g>\n")
+    return "".join(parts)
+
+
+def _label(name: str, end: Point) -> str:
+    return f"{one_line(name, LONGEST_NAME)} {end[1]:.2f}"
+
+
+def _marks(chart: Chart, frame: Frame) -> str:
+    """Vertical lines where they fall within the plot, each label a line below the last."""
+    marks = [(_along(chart, x), text) for x, text in chart.marks]
+    parts = []
+    for i, (x, text) in enumerate(mark for mark in marks if frame.x[0] <= mark[0] <= frame.x[1]):
+        at, label = frame.across(x), one_line(text, LONGEST_NAME)
+        left = at + 8 + CHAR_WIDTH * len(label) > frame.right
+        where = f'x="{at - 8 if left else at + 8:.1f}" y="{TOP + 14 + LABEL_GAP * i:.1f}"'
+        parts.append(f'<path class="mark" d="M{at:.1f} {TOP}v{frame.height}"/>')
+        parts.append(f'<text class="halo{" end" * left}" {where}>{harmless(label)}</text>\n')
+    return "".join(parts)
+
+
+def _y_range(chart: Chart, lines: list[Line]) -> Range:
+    """From just under the lowest value to where the ends take a quarter of the height.
+
+    The first evaluations of a run lie far above, and would flatten what is to be told apart. But
+    half of all values are shown at least, and more than nine in ten only where an end needs it.
+    """
+    values = sorted(y for line in lines for _, y in line.points)
+    most = len(values) - 1
+    bars = [
+        y - error
+        for line in lines
+        for (_, y), error in zip(line.points, line.errors, strict=True)
+        if error and error < BOUND
+    ]
+    low = max(0.0, min(bars, default=values[0])) if values[0] > 0 else values[0]
+    low = min(low, values[0], *(y for line in lines for _, y in line.apart))
+    end = max(y for line in lines for _, y in (line.points[-1], *line.apart))
+    wanted = max(values[ceil(0.5 * most)], low + 4 * (end - low))
+    high = max(end, low + 0.05, min(wanted, values[ceil(0.9 * most)]))
+    margin = 0.05 * (high - low)
+    # no room below zero: there are no such bits
+    return count_lines.widened((low - min(margin, abs(low)), high + margin), chart.orders)
+
+
+def _x_range(chart: Chart, lines: list[Line]) -> Range:
+    values = [x for line in lines for x, _ in line.points]
+    values += [x for line in lines for x, _ in line.apart]
+    low, high = min(values), max(values)
+    if not chart.log_x and 0 <= low <= high / 2:
+        low = 0.0
+    return (low, high) if high - low > 1e-6 * max(abs(high), 1.0) else (low - 0.5, low + 0.5)
+
+
+def _x_ticks(chart: Chart, frame: Frame, lines: list[Line]) -> list[Tick]:
+    """As many round values as their labels leave room for."""
+    if chart.log_x:
+        doublings = all(x == floor(x) for line in lines for x, _ in line.points)
+        apart = range(1, 41) if doublings else (1, *range(3, 41, 3))  # a whole number of decades
+        some = [_log_ticks(frame.x, every, doublings=doublings) for every in apart]
+        some.append([(x, f"{2**x:.3g}") for x in frame.x])  # no round value lies between
+    else:
+        some = [ticks(frame.x, most) for most in (5, 4, 3, 2, 1)]
+    return next((found for found in some if found and _fit(frame, found)), [])
+
+
+def _log_ticks(span: Range, every: int, *, doublings: bool) -> list[Tick]:
+    """Each `every`-th power of two, or of 1, 2, 5, 10, 20 and so on, as its exponent of two."""
+    if doublings:
+        values = [2.0**i for i in range(ceil(span[0]), floor(span[1]) + 1) if i % every == 0]
+    else:
+        decades = range(floor(span[0] * log10(2)), ceil(span[1] * log10(2)) + 1)
+        places = (i for i in range(3 * decades[0], 3 * decades[-1] + 1) if i % every == 0)
+        values = [(1, 2, 5)[i % 3] * 10.0 ** (i // 3) for i in places]
+    within = [value for value in values if span[0] <= log2(value) <= span[1]]
+    return [(log2(value), f"{value:,.0f}" if value >= 1 else f"{value:g}") for value in within]
+
+
+def _fit(frame: Frame, found: list[Tick]) -> bool:
+    room = CHAR_WIDTH * (max(len(label) for _, label in found) + 1)
+    return all(frame.across(b) - frame.across(a) > room for (a, _), (b, _) in pairwise(found))

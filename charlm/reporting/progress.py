@@ -1,0 +1,238 @@
+"""The live line and the previews of a training run, on a terminal or in plain lines."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from math import log
+from pathlib import Path
+from time import monotonic, time
+from typing import Any
+
+from tqdm import tqdm
+
+from charlm import files
+from charlm.config import FEWEST_HELD_OUT
+from charlm.evaluation.bootstrap import plus_minus
+from charlm.reporting.log import cut_log
+from charlm.terminal import bars_disabled, colour, fit, is_quiet, visible
+from charlm.training.events import Evaluated, Event, Finished, Planned, Stepped
+
+LEAST_CELLS, MOST_CELLS = 6, 40
+"""Of the bar."""
+DEFAULT_WIDTH = 80
+
+
+class LiveLine(tqdm):  # type: ignore[type-arg]
+    """A tqdm bar on standard error whose line is laid out by `laid_out`, and taken away when it is closed."""
+
+    def __init__(
+        self, total: int | None, done: int = 0, *, what: str = "", unit: str = "", **how: Any
+    ) -> None:
+        """`what` is done; `unit` follows the number done, which is shown where there is one."""
+        self.what, self.unit_name = what, unit
+        self.pieces: Callable[[], Sequence[str]] = tuple  # figures, the most important one first
+        super().__init__(
+            total=total,
+            initial=done,
+            disable=bars_disabled(),
+            file=sys.stderr,
+            dynamic_ncols=True,
+            leave=False,
+            **how,
+        )
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Draw it, but not before its delay is over, which tqdm forgets where something is written meanwhile."""
+        now = time()
+        if msg is not None or not self.delay or now >= self.start_t + self.delay:
+            self.last_print_t = now
+            super().display(msg, pos)
+
+    def __str__(self) -> str:
+        state = self.format_dict
+        done, of, elapsed = state["n"], state["total"], state["elapsed"]
+        rate = state["rate"] or ((done - state["initial"]) / elapsed if elapsed > 0 else 0)
+        left = None if of is None else "?"
+        if of is not None and rate and rate > 0:
+            left = tqdm.format_interval(max(0, of - done) / rate)
+        numbers = f"{done}/{of} {self.unit_name}".rstrip() if self.unit_name and of is not None else ""
+        return laid_out(
+            width=state["ncols"] or DEFAULT_WIDTH,
+            what=self.what,
+            share=min(1.0, done / of) if of else None,
+            numbers=numbers,
+            pieces=list(filter(None, self.pieces())),
+            elapsed=tqdm.format_interval(elapsed),
+            left=left,
+            ascii_only=bool(state.get("ascii")),
+        )
+
+
+def laid_out(
+    *,
+    width: int,
+    what: str = "",
+    share: float | None,
+    numbers: str = "",
+    pieces: Sequence[str] = (),
+    elapsed: str,
+    left: str | None,
+    ascii_only: bool = False,
+) -> str:
+    """The line in at most `width - 1` cells, since some terminals wrap a line that fills the last one.
+
+    The pieces lose the last first, then all but the last their units; then go the bar, the time passed, and
+    the numbers. The share and the time left stay.
+    """
+    room = max(1, width - 1)
+    percent = "" if share is None else f"{100 * share:3.0f}%"
+    for shown, bar, times in _arrangements(numbers, pieces, elapsed, left, drawn=share is not None):
+        ends = [" ".join(filter(None, (what, percent))), ", ".join(filter(None, shown)), times]
+        text = " ".join(filter(None, ends))
+        cells = room - len(text) - 3  # the two borders and a space
+        if bar and cells >= LEAST_CELLS and share is not None:
+            drawn = _bar(share, min(cells, MOST_CELLS), ascii_only)
+            return " ".join(filter(None, (ends[0], f"|{drawn}|", *ends[1:])))
+        if not bar and len(text) <= room:
+            return text
+    return (left or percent or what)[:room]
+
+
+def _arrangements(
+    numbers: str, pieces: Sequence[str], elapsed: str, left: str | None, *, drawn: bool
+) -> Iterator[tuple[list[str], bool, str]]:
+    """What may be shown beside the share, the best first: figures, whether a bar, and the times."""
+    times = f"[{elapsed}]" if left is None else f"[{elapsed}<{left}]"
+    fewest = min(2, len(pieces))
+    kept = [list(pieces[:n]) for n in range(len(pieces), fewest - 1, -1)]
+    without = [piece.partition(" bits")[0] for piece in pieces[:fewest]]
+    kept += [[*without[:-1], *pieces[fewest - 1 : fewest]], without]
+    for some in kept:
+        yield [numbers, *some], drawn, times
+    short = f"[{elapsed}]" if left is None else f"{left} left"
+    bare = numbers.split(" ")[0]
+    for some in (*kept[-2:], without[:1], []):
+        yield [numbers, *some], False, times
+        yield [bare, *some], False, times
+        yield [bare, *some], False, short
+    yield [], False, short
+
+
+def _bar(share: float, cells: int, ascii_only: bool) -> str:
+    if ascii_only:
+        return ("#" * int(share * cells)).ljust(cells)
+    eighths = int(share * cells * 8)
+    return ("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()).ljust(cells)
+
+
+SMOOTHING = 0.97
+EVERY_SECONDS = 0.2
+PLAIN_EVERY_SECONDS = 10.0
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a plain line every ten seconds. Standard error both times."""
+
+    def __init__(
+        self,
+        total_steps: int,
+        first_step: int,
+        chars_per_step: int,
+        units: str = "chars",
+    ) -> None:
+        """`units`: what a symbol is, of which each step reads `chars_per_step`, and whose loss is shown."""
+        self._bar = LiveLine(total_steps, first_step, unit="steps", mininterval=EVERY_SECONDS)
+        self._bar.pieces = self._pieces
+        self._plain = not sys.stderr.isatty() and not is_quiet()
+        self._loss: float | None = None
+        self._held_out = ""
+        self._baseline = ""
+        self._units, self._per_unit = units, "" if units == "chars" else f"/{units[:-1]}"
+        self._total = total_steps
+        self._chars_per_step = chars_per_step
+        self._seconds: float | None = None  # of a step, smoothed; evaluations are not in it
+        self._spoken = monotonic()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, Stepped):
+            self._stepped(event)
+        elif isinstance(event, Evaluated):
+            self._held_out = f"held-out {event.nats_per_char / log(2):.3f} bits/char"
+            if event.chars < FEWEST_HELD_OUT:
+                self._held_out += f" ({event.chars} chars)"
+            if event.baseline_nats_per_char is not None:  # on the same windows
+                self._baseline = f"baseline {event.baseline_nats_per_char / log(2):.3f}"
+        elif isinstance(event, Planned):
+            self._total = self._bar.total = event.total_steps
+        elif isinstance(event, Finished):
+            self._bar.close()
+
+    def close(self) -> None:
+        """Take the bar away, whatever happened."""
+        self._bar.close()
+
+    def _stepped(self, event: Stepped) -> None:
+        now = monotonic()
+        self._loss = _smoothed(self._loss, event.loss)
+        self._seconds = _smoothed(self._seconds, event.seconds)
+        self._bar.n = event.step - 1
+        self._bar.update(1)
+        if self._plain and now - self._spoken >= PLAIN_EVERY_SECONDS:
+            self._spoken = now
+            print(
+                f"step {event.step}/{self._total}: {', '.join(filter(None, self._pieces()))}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _pieces(self) -> list[str]:
+        """The figures, the most important one first: a narrow line loses the last ones."""
+        if self._loss is None or self._seconds is None:
+            return [self._held_out]
+        loss = f"loss {self._loss / log(2):.3f} bits{self._per_unit}"
+        speed = f"{self._chars_per_step / self._seconds:,.0f} {self._units}/s" if self._seconds else ""
+        return [loss, self._held_out, self._baseline, speed]
+
+
+def _smoothed(before: float | None, now: float) -> float:
+    return now if before is None else SMOOTHING * before + (1 - SMOOTHING) * now
+
+
+NAME = "samples.jsonl"
+
+
+class Preview:
+    """Shows a sample on standard error, and keeps it for the report."""
+
+    def __init__(self, run: Path, first_step: int, write: Callable[[], str]) -> None:
+        cut_log(run, NAME, first_step)
+        self._path = run / NAME
+        self._write = write
+
+    def __call__(self, event: Event) -> None:
+        """At an evaluation, sample and show."""
+        if not isinstance(event, Evaluated):
+            return
+        text = self._write()
+        figure = f"{plus_minus(event.nats_per_char, event.standard_error, 3)} bits/char held-out"
+        if event.difference is not None and event.baseline_nats_per_char is not None:
+            change = plus_minus(event.difference, event.difference_error, 3, "+")
+            figure += f", baseline {event.baseline_nats_per_char / log(2):.3f}, difference {change}"
+        few = ": too few to mean much" * (event.chars < FEWEST_HELD_OUT)
+        title = f"step {event.step}: {figure}; {event.chars:,} of {event.of_chars:,} characters{few}"
+        if not is_quiet():
+            with tqdm.external_write_mode(file=sys.stderr):
+                shown = _indented(visible(text, dim=colour(sys.stderr)))
+                print(_bold(fit(title, sys.stderr)), shown, "", sep="\n", file=sys.stderr, flush=True)
+        with suppress(OSError):  # on a full disk the report lacks this sample
+            files.append(self._path, json.dumps({"step": event.step, "text": text}).encode() + b"\n")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.strip("\n").splitlines())
+
+
+def _bold(text: str) -> str:
+    return f"\x1b[1m{text}\x1b[0m" if colour(sys.stderr) else text

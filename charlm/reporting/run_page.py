@@ -1,0 +1,465 @@
+"""`report.html`: a run as one self-contained page, made from its log."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import ceil, log
+from statistics import fmean
+from typing import Any
+
+from charlm import files
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.config import FEWEST_HELD_OUT, acts
+from charlm.data.corpus import Corpus
+from charlm.data.tokenizer import without_ends
+from charlm.evaluation.baselines import KNESER_NEY, LAST_BYTES, Yardstick, compressors, simplest
+from charlm.evaluation.bootstrap import error_said, too_few
+from charlm.ngram.folds import FOLDS
+from charlm.reporting import charts
+from charlm.reporting.charts import (
+    BOUND,
+    CHAR_WIDTH,
+    LABEL_GAP,
+    LEFT,
+    WIDTH,
+    Axes,
+    Frame,
+    Point,
+    Range,
+    clipped,
+    curve,
+    drawing,
+    path,
+    spread,
+    ticks,
+)
+from charlm.reporting.log import NAME as LOG
+from charlm.reporting.log import SAMPLE, read_log
+from charlm.reporting.page import document, facts_table, harmless
+from charlm.reporting.progress import NAME as SAMPLES
+from charlm.terminal import one_line, visible
+from charlm.training.start import AnySession
+
+BaselineRow = tuple[str, float]
+
+MOST_POINTS = 400
+MOST_ROWS = 100  # of the table of evaluations
+SMOOTHING_PART = 40  # the strong line averages over a fortieth of the run to either side
+LOSS_HEIGHT, RATE_HEIGHT = 320.0, 90.0
+LONGEST_NAME = 12
+
+CSS = """
+:root { --train: #1f5fa8; --held: #b0480c; --base: #3b7d3b; }
+@media (prefers-color-scheme: dark) { :root { --train: #74b0f4; --held: #f29a5c; --base: #8fd08f; } }
+h3 { font-size: .875rem; font-weight: 600; color: var(--soft); margin: 0 0 .25rem; }
+.groups { columns: 20rem 2; gap: 2.5rem; } section { break-inside: avoid; margin-bottom: 1.5rem; }
+pre { font: .8125rem/1.55 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; margin: 0 0
+  1.5rem; padding: .75rem 1rem; white-space: pre-wrap; background: var(--wash); }
+i { display: inline-block; width: 1.5rem; margin-right: .5rem; vertical-align: .25em;
+  border-top: 2px solid var(--train); }
+i.held { border-top: 4px dotted var(--held); } i.yard { border-top: 1px dashed var(--soft); }
+path { stroke: var(--train); } .raw { stroke-width: 1.25; opacity: .35; }
+path.held { stroke: var(--held); stroke-width: 1.25; } path.held.dots { stroke-width: 5.5; }
+path.yard { stroke: var(--soft); stroke-width: 1; } .yard { stroke-dasharray: 4; }
+i.base { border-top: 2px dashed var(--base); } i.closing { width: .6rem; height: .6rem; transform: rotate(45deg);
+  border: 2px solid var(--held); vertical-align: 0; margin-left: .4rem; }
+path.base { stroke: var(--base); stroke-width: 1.25; stroke-dasharray: 6 4; }
+path.closing { fill: var(--paper); stroke-width: 2; stroke-dasharray: none; }
+.wide { overflow-x: auto; } .evaluations td, .evaluations th { text-align: right; white-space: nowrap;
+  padding-left: 1.25rem; width: auto; }
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The model on held-out text after a step, in bits per character."""
+
+    step: int
+    bits: float
+    error: float | None = None  # standard; None: unknown
+    compared_bits: float | None = None  # on the windows that all evaluations have in common
+    baseline_bits: float | None = None  # of the n-gram baseline on the windows of `bits`
+    difference: float | None = None  # from it; negative: the model is better
+    difference_error: float | None = None
+    chars: int | None = None
+    closing: bool = False  # on more text than the others, so drawn apart from them
+
+    @property
+    def drawn_error(self) -> float:
+        """The length of its error bar; 0 where there is none to draw."""
+        return self.error if self.error is not None and self.error < BOUND else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What a page shows. Each sequence may be empty, and steps may fall back."""
+
+    title: str
+    facts: Sequence[tuple[str, str]]  # the summary rows: label, value
+    train: Sequence[tuple[int, float]]  # step, bits per character
+    evaluations: Sequence[Evaluation]
+    rates: Sequence[tuple[int, float]]  # step, learning rate
+    yardsticks: Sequence[BaselineRow]  # name, bits per character
+    settings: Sequence[tuple[str, Sequence[tuple[str, str]]]]  # groups of name, value
+    samples: Sequence[tuple[int, str]]  # step, what the model wrote then
+    training_note: str = ""  # a sentence under the curves
+
+
+def render(page: Page) -> str:
+    """Return the page as HTML that loads nothing and runs nothing. Raises nothing."""
+    parts = [facts_table(page.facts), _charts(page), _evaluations(page), _settings(page), _samples(page)]
+    return document(page.title, charts.CSS + CSS, "".join(parts))
+
+
+def _evaluations(page: Page) -> str:
+    """A table of all evaluations, each beside the baseline on the same windows."""
+    if not page.evaluations:
+        return ""
+    heads = ("step", "held-out", "n-gram baseline", "difference", "characters")
+    rows = []
+    every = ceil(len(page.evaluations) / MOST_ROWS)
+    for e in [*page.evaluations[:-1][::every], page.evaluations[-1]]:
+        compared = ("", "")
+        if e.baseline_bits is not None and e.difference is not None:
+            compared = (_figure(e.baseline_bits), _plus_minus(e.difference, e.difference_error, "+"))
+        few = e.chars is not None and e.chars < FEWEST_HELD_OUT
+        chars = "" if e.chars is None else f"{e.chars:,}{' (too few to mean much)' * few}"
+        cells = (f"{e.step:,}{' (closing)' * e.closing}", _plus_minus(e.bits, e.error), *compared, chars)
+        rows.append(f"<tr>{''.join(f'<td>{harmless(cell)}</td>' for cell in cells)}</tr>\n")
+    head = "".join(f'<th scope="col">{title}</th>' for title in heads)
+    note = (
+        "Bits per character ± 1 standard error. Each evaluation and its baseline are on the same windows, so their "
+        "difference has an error of its own; negative: the model is better."
+    )
+    table = (
+        f'<table class="evaluations">\n<thead><tr>{head}</tr></thead>\n<tbody>{"".join(rows)}</tbody></table>'
+    )
+    return f'<h2>Evaluations</h2>\n<p>{note}</p>\n<div class="wide">{table}</div>\n'
+
+
+def _plus_minus(bits: float, error: float | None, sign: str = "") -> str:
+    known = error is not None and error < BOUND
+    return f"{_figure(bits, sign)} ± {error_said(error if known else None)}"
+
+
+def _figure(bits: float | None, sign: str = "") -> str:
+    """A question mark where it is unknown, or no number."""
+    return f"{bits:{sign}z.4f}" if bits is not None and abs(bits) < BOUND else "?"
+
+
+def _settings(page: Page) -> str:
+    groups = [f"<section><h3>{harmless(a)}</h3>{facts_table(b)}</section>\n" for a, b in page.settings]
+    return f'<h2>Settings</h2>\n<div class="groups">{"".join(groups)}</div>\n' if groups else ""
+
+
+def _samples(page: Page) -> str:
+    # HTML drops a newline right after <pre>, so one is given for it to drop
+    parts = [
+        f'<h3>after step {step:,}</h3>\n<pre lang="" dir="auto">\n{harmless(text)}</pre>\n'
+        for step, text in page.samples
+    ]
+    return f"<h2>What the model wrote</h2>\n{''.join(parts)}" if parts else ""
+
+
+def _charts(page: Page) -> str:
+    train = [point for point in page.train if abs(point[1]) < BOUND]
+    held_out = [e for e in page.evaluations if abs(e.bits) < BOUND]
+    lost = len(page.train) + len(page.evaluations) - len(train) - len(held_out)
+    rates = [point for point in page.rates if abs(point[1]) < BOUND]
+    yardsticks = sorted((y for y in page.yardsticks if abs(y[1]) < BOUND), key=lambda y: -y[1])
+    x = _step_range([*(step for step, _ in (*train, *rates)), *(e.step for e in held_out)])
+    drawn = _thinned(train)
+    y = _loss_range(drawn, held_out, [bits for _, bits in yardsticks])
+    within = [yard for yard in yardsticks if yard[1] <= y[1]][-int(LOSS_HEIGHT / LABEL_GAP) :]
+    right = WIDTH - 14 - CHAR_WIDTH * max((len(_label(*yard)) for yard in within), default=3)
+    parts = []
+    if page.train or page.evaluations or yardsticks:
+        legend = _legend(bool(drawn), held_out, yardsticks, y[1], lost, page.training_note)
+        chart = _loss_chart(Frame(x, y, right, LOSS_HEIGHT), drawn, held_out, within)
+        parts.append(f"<figure>{legend}{chart}</figure>\n")
+    if rates:
+        highest = max(rate for _, rate in rates)
+        frame = Frame(x, (0.0, highest * 1.05 if highest > 1e-99 else 1.0), right, RATE_HEIGHT)
+        parts.append(f"<figure>{_rate_chart(frame, rates)}</figure>\n")
+    return f"<h2>Curves</h2>\n{''.join(parts)}" if parts else ""
+
+
+def _legend(
+    train: bool, held_out: list[Evaluation], yards: list[BaselineRow], top: float, lost: int, note: str
+) -> str:
+    named = [(bits <= top, harmless(f"{name} {bits:.2f}")) for name, bits in yards]
+    within = ", ".join(text for inside, text in named if inside)
+    above = ", ".join(text for inside, text in named if not inside)
+    entries = [
+        (train, "<i></i>training, smoothed; faint: as measured"),
+        (_common(held_out), '<i class="held"></i>held-out ± 1 standard error, on the same windows each time'),
+        (_closing(held_out), '<i class="closing"></i>closing evaluation, on more held-out text'),
+        (_baselines(held_out), '<i class="base"></i>n-gram baseline on the same windows as each evaluation'),
+        (within, f'<i class="yard"></i>on all held-out text: {within}'),
+        (above, f"off scale: {above}"),
+        (lost, f"not finite, so not drawn: {lost:,}"),
+        (note, harmless(note)),
+    ]
+    spans = "".join(f"<span>{entry}</span>" for there, entry in entries if there)
+    return f"<figcaption>{spans}</figcaption>\n"
+
+
+def _common(held_out: list[Evaluation]) -> list[Evaluation]:
+    """The evaluations that can be joined: their figures are of the same windows."""
+    return [e for e in held_out if e.compared_bits is not None and abs(e.compared_bits) < BOUND]
+
+
+def _closing(held_out: list[Evaluation]) -> list[Evaluation]:
+    return [e for e in held_out if e.closing]
+
+
+def _baselines(held_out: list[Evaluation]) -> list[tuple[int, float, bool]]:
+    """Step, bits of the baseline on the windows of that evaluation, and whether it is the closing one."""
+    return [
+        (e.step, e.baseline_bits, e.closing)
+        for e in held_out
+        if e.baseline_bits is not None and abs(e.baseline_bits) < BOUND
+    ]
+
+
+def _loss_chart(
+    frame: Frame, train: list[Point], held_out: list[Evaluation], yardsticks: list[BaselineRow]
+) -> str:
+    means: list[Point] = [(e.step, e.compared_bits) for e in _common(held_out) if e.compared_bits is not None]
+    marks: list[Point] = [(e.step, e.bits) for e in _closing(held_out)]
+    bars = [
+        f"M{frame.across(e.step) - 3:.1f} {frame.down(end):.1f}h6m-3 0V{frame.down(e.bits):.1f}"
+        for e in held_out
+        if e.drawn_error
+        for end in (e.bits - e.drawn_error, e.bits + e.drawn_error)
+    ]
+    dots = "".join(path(frame, [point]) for point in means)
+    smooth = _smoothed(train)
+    baselines = _baselines(held_out)
+    curves = (
+        f"{curve(frame, train, 'raw')}{curve(frame, smooth)}"
+        f"{curve(frame, [(x, y) for x, y, closing in baselines if not closing], 'base')}"
+        f"{curve(frame, means, 'held')}"
+        f'<path class="held" d="{"".join(bars)}"/><path class="held dots" d="{dots}"/>'
+        f"{_diamonds(frame, [(x, y) for x, y, closing in baselines if closing], 'base')}"
+        f"{_diamonds(frame, marks, 'held')}"
+    )
+    ends = [("training", smooth), ("held-out", marks or means)]
+    said = "".join(f", {name} ends at {points[-1][1]:.3f}" for name, points in ends if points)
+    title = f"Loss in bits per character against steps{said}"
+    inner = _clipped(frame, curves) + _report_page_yardsticks(frame, yardsticks)
+    return drawing(frame, _axes(frame, "bits per character", 6), title, inner)
+
+
+def _diamonds(frame: Frame, points: list[Point], kind: str) -> str:
+    """Marks that stand by themselves."""
+    shapes = "".join(f"M{frame.across(x):.1f} {frame.down(y) - 5:.1f}l5 5l-5 5l-5 -5z" for x, y in points)
+    return f'<path class="{kind} closing" d="{shapes}"/>' if shapes else ""
+
+
+def _rate_chart(frame: Frame, rates: Sequence[Point]) -> str:
+    some = rates[:: ceil(len(rates) / MOST_POINTS)]  # means would round a schedule's corners
+    inner = _clipped(frame, curve(frame, [*some, rates[-1]]))
+    return drawing(frame, _axes(frame, "learning rate", 3), "Learning rate against steps", inner)
+
+
+def _clipped(frame: Frame, inner: str) -> str:
+    return clipped(frame, f"{frame.height:.0f}", inner)  # the two plots differ in height
+
+
+def _axes(frame: Frame, y_title: str, most: int) -> Axes:
+    x_ticks, y_ticks = ticks(frame.x, 5, whole=True), ticks(frame.y, most)
+    return Axes(x_title="steps", y_title=y_title, x_ticks=x_ticks, y_ticks=y_ticks)
+
+
+def _report_page_yardsticks(frame: Frame, yardsticks: list[BaselineRow]) -> str:
+    heights = [frame.down(bits) for _, bits in yardsticks]
+    parts = []
+    for yard, y, place in zip(yardsticks, heights, spread(heights, frame), strict=True):
+        parts.append(f'<path class="yard" d="M{LEFT} {y:.1f}H{frame.right:.1f}"/>')
+        parts.append(f'<path class="lead" d="M{frame.right:.1f} {y:.1f}l8 {place - y:.1f}"/>')
+        where = f'x="{frame.right + 12:.1f}" y="{place:.1f}" dy=".35em"'
+        parts.append(f"<text {where}>{harmless(_label(*yard))}</text>\n")
+    return "".join(parts)
+
+
+def _label(name: str, bits: float) -> str:
+    shown = visible(name)  # what is spelled out takes the room of its spelling
+    return f"{shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + '…'} {bits:.2f}"
+
+
+def _thinned(points: Sequence[Point]) -> list[Point]:
+    every = ceil(len(points) / MOST_POINTS) or 1
+    buckets = [points[i : i + every] for i in range(0, len(points), every)]
+    return [(bucket[len(bucket) // 2][0], fmean(y for _, y in bucket)) for bucket in buckets]
+
+
+def _smoothed(points: list[Point]) -> list[Point]:
+    """Means around each point, looking ahead no further than back: no lag while the loss falls."""
+    widest = len(points) // SMOOTHING_PART
+    windows = [points[max(i - widest, 0) : i + min(i, widest) + 1] for i in range(len(points))]
+    return [(x, fmean(y for _, y in near)) for (x, _), near in zip(points, windows, strict=True)]
+
+
+def _step_range(steps: list[float]) -> Range:
+    low, high = min(steps, default=0), max(steps, default=1)
+    return (low if high > low > high / 2 else 0), max(high, 1)
+
+
+def _loss_range(train: list[Point], held_out: list[Evaluation], yardsticks: list[float]) -> Range:
+    """From just under the lowest value to above all but a twentieth of the losses, or beyond.
+
+    Beyond, for yardsticks that at most double the range; the first steps would flatten the rest.
+    """
+    evaluated = [y for e in held_out for y in (e.bits, e.compared_bits) if y is not None and abs(y) < BOUND]
+    losses = [sorted(y for _, y in train), sorted(evaluated)]
+    tops = [ys[round(0.95 * (len(ys) - 1))] for ys in losses if ys] or yardsticks or [1.0]
+    lowest = [ys[0] for ys in losses if ys] + [max(e.bits - e.drawn_error, 0.0) for e in held_out]
+    lowest += [y for _, y, _ in _baselines(held_out)]
+    low, high = min(lowest + yardsticks, default=0.0), max(tops)
+    reach = low + max(2 * (high - low), 0.5)
+    high = max([high, low + 0.05] + [y for y in yardsticks if y <= reach])
+    high = max([high] + [y for _, y, _ in _baselines(held_out) if y <= reach])
+    margin = 0.05 * (high - low)
+    return low - min(margin, abs(low)), high + margin  # no room below zero: there are no such bits
+
+
+NAME = "report.html"
+TEXT_FACTS = ("label", "sha256", "train_chars", "held_out_chars")
+XZ_CHARS_PER_SECOND = 1.5e6
+XZ_SHARE = 0.03  # of a run's time, at most, for a yardstick that `charlm eval` shows too
+XZ_SECONDS = 5.0  # the same for a run that has no time to keep to
+LEAST_SECONDS = 0.5  # for the page itself, the table, and leaving Python
+LINES_PER_SECOND = 50_000
+
+
+def report_seconds(corpus: Corpus, budget: float, steps: int) -> float:
+    """About how long the report of a run will take, so that its time can be kept."""
+    xz = _xz_seconds(corpus)
+    return LEAST_SECONDS + steps / LINES_PER_SECOND + (xz if _has_time_for_xz(corpus, budget) else 0.0)
+
+
+def write_report(
+    run: RunFolder,
+    session: AnySession,
+    facts: list[tuple[str, str]],
+    budget: float | None,
+    counts: Yardstick | None = None,
+    warn: Callable[[str], None] = lambda said: None,
+) -> list[tuple[str, str]]:
+    """Write the page; the yardsticks and its path as further rows for the table. Raises OSError.
+
+    `counts` is Kneser-Ney, if it was measured; those that take time are left out where it would be
+    too much of the `budget`. `warn` is told of damaged lines in the run's records, as the page is.
+    """
+    sticks = [] if counts is None else [(KNESER_NEY, counts.bits_per_char)]
+    sticks += _report_yardsticks(session.corpus, with_xz=_has_time_for_xz(session.corpus, budget))
+    order = f", {counts.order} {session.corpus.vocabulary.word}s of context" if counts is not None else ""
+    few = too_few(session.corpus.held_out_chars)
+    rows = [
+        (
+            f"{name}, for comparison",
+            f"{figure:.4f} bits/char on all held-out text{order * (name == KNESER_NEY)}{few}",
+        )
+        for name, figure in sticks
+    ]
+    damaged: list[str] = []
+    events, samples = (read_log(run.path, name, damaged.append) for name in (LOG, SAMPLES))
+    for said in damaged:
+        warn(f"run {run.name}: {said}")
+    rows += [("damaged records", ", ".join(damaged))] * bool(damaged)
+    steps = [e for e in events if e.get("event") == "Stepped" and {"loss", "learning_rate"} <= set(e)]
+    corpus = session.corpus
+    mixer = session.model_config.mixer
+    bits = len(corpus.train) / corpus.train_chars / log(2)  # from nats a symbol to bits a character
+    page = Page(
+        title=run.name,
+        facts=[*facts, *rows],
+        train=[(e["step"], e["loss"] * bits) for e in steps],
+        rates=[(e["step"], e["learning_rate"]) for e in steps],
+        evaluations=[
+            _evaluation(e) for e in events if e.get("event") == "Evaluated" and "nats_per_char" in e
+        ],
+        training_note=f"Training loss is {note}." if (note := training_note(session)) else "",
+        yardsticks=sticks,
+        settings=[
+            ("model", _words(session.model_config.to_json(), mixer)),
+            ("training", _words(session.training_config.to_json(), mixer)),
+            ("text", _words({name: session.run["corpus"][name] for name in TEXT_FACTS})),
+            ("versions", _words(session.run["versions"])),
+        ],
+        samples=[(line["step"], line["text"]) for line in samples if SAMPLE.keys() <= line.keys()],
+    )
+    path = run.path / NAME
+    files.replace(path, render(page).encode())
+    return [*rows, ("report", one_line(str(path)))]
+
+
+def _evaluation(event: dict[str, Any]) -> Evaluation:
+    """A logged evaluation in bits; logs of older versions lack the comparison with the baseline."""
+    bits = {
+        name: None if event.get(name) is None else event[name] / log(2)
+        for name in (
+            "standard_error",
+            "compared_nats_per_char",
+            "baseline_nats_per_char",
+            "difference",
+            "difference_error",
+        )
+    }
+    closing = bool(event.get("final"))
+    compared = event["nats_per_char"] / log(2) if not closing else bits["compared_nats_per_char"]
+    return Evaluation(
+        step=event["step"],
+        bits=event["nats_per_char"] / log(2),
+        error=None if event.get("blocks") == 1 else bits["standard_error"],  # older versions logged 0
+        compared_bits=compared,
+        baseline_bits=bits["baseline_nats_per_char"],
+        difference=bits["difference"],
+        difference_error=bits["difference_error"],
+        chars=event.get("chars"),
+        closing=closing,
+    )
+
+
+def training_note(session: AnySession) -> str:
+    """Why the training loss of this model can lie above its held-out loss; empty for counts alone."""
+    model = session.model_config
+    if model.counts_alone:
+        return ""
+    reasons = ["before the weights learn from the batch"]
+    if any((model.dropout, model.ngram_dropout, model.counts_dropout)):
+        reasons.append("with dropout")
+    if model.counts:
+        reasons.append(f"by n-gram counts without the batch's own part of the text (one of {FOLDS})")
+    return f"measured {', '.join(reasons)}, so it can lie above held-out"
+
+
+def _xz_seconds(corpus: Corpus) -> float:
+    """Twice through the training part, at most 32 MB of it, and once through what is held out."""
+    return (2 * min(corpus.train_chars, LAST_BYTES) + corpus.held_out_chars) / XZ_CHARS_PER_SECOND
+
+
+def _has_time_for_xz(corpus: Corpus, budget: float | None) -> bool:
+    """And room: a held-out part that is longer than what is read of the training part is let be."""
+    fits = corpus.held_out_chars <= LAST_BYTES
+    return fits and _xz_seconds(corpus) <= (XZ_SECONDS if budget is None else XZ_SHARE * budget)
+
+
+def _report_yardsticks(corpus: Corpus, *, with_xz: bool) -> list[tuple[str, float]]:
+    """Those there is time for; `charlm eval` shows all."""
+    if not corpus.held_out_chars:
+        return []
+    found: dict[str, Yardstick | str] = {
+        **simplest(corpus.vocabulary, corpus.held_out, corpus.held_out_chars)
+    }
+    if with_xz:
+        found.update(
+            compressors(partial(corpus.training_text, LAST_BYTES), without_ends(corpus.held_out_text()))
+        )
+    return [(name, stick.bits_per_char) for name, stick in found.items() if isinstance(stick, Yardstick)]
+
+
+def _words(values: dict[str, Any], mixer: str = "") -> list[tuple[str, str]]:
+    """Names and values, but for settings that act on nothing in a model of that mixer."""
+    return [(name, str(value)) for name, value in values.items() if value is not None and acts(mixer, name)]

@@ -1,1 +1,0 @@
-"""From log-probabilities to text."""

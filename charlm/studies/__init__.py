@@ -1,1 +1,0 @@
-"""Studies: what combines the other parts to answer a question."""

@@ -1,1 +1,0 @@
-"""From raw text of any kind to ids, and to the windows of a training step."""
