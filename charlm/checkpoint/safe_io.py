@@ -10,7 +10,6 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 from charlm import files
 from charlm.errors import CheckpointError
 from charlm.terminal import one_line
@@ -146,7 +145,8 @@ def _check_header(data: bytes, expected: Mapping[str, "Tensor"], name: str) -> N
     header = parse(data[8 : 8 + length], name)
     header.pop("__metadata__", None)
     wanted = {
-        key: {"dtype": DTYPES[str(tensor.dtype).removeprefix("torch.")], "shape": list(tensor.shape)} for key, tensor in expected.items()
+        key: {"dtype": DTYPES[str(tensor.dtype).removeprefix("torch.")], "shape": list(tensor.shape)}
+        for key, tensor in expected.items()
     }
     found = {
         key: {k: entry.get(k) for k in ("dtype", "shape")} if isinstance(entry, dict) else entry
