@@ -151,7 +151,7 @@ def scored(text: str) -> tuple[Numbers, Numbers]:
     """
     pieces = [text[i : i + BLOCK] for i in range(0, len(text) - BLOCK + 1, BLOCK)]
     corpus = prepare("".join(pieces[5::10]), TextConfig(val=0))
-    memory, vocabulary = TrainingConfig().counts_memory << 20, corpus.vocabulary
+    memory, vocabulary = TrainingConfig().prior_memory << 20, corpus.vocabulary
     whole = count_training_part(vocabulary, corpus.train, memory=memory, most=None).model
     half = build(corpus.train, vocabulary.n_symbols, max(1, whole.order // 2), memory=memory, most=None).model
     found = []

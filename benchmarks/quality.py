@@ -70,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         text = cut(text, folder, options.chars, options.tune)
         for time in options.times.split(","):
-            for name, switch in {"with": [], "without": ["--no-counts"]}.items():
+            for name, switch in {"with": [], "without": ["--no-prior"]}.items():
                 seeds = range(1, options.seeds + 1)
                 found = [ended(text, time, seed, [*switch, *options.more]) for seed in seeds]
                 each = ", ".join(f"{e.nats:.4f} ({e.blocks:.4f})" for e in found)

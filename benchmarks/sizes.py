@@ -5,7 +5,7 @@
 A size is layers x width / block x batch; without --sizes, the row that the plan would take and its
 neighbours. Each is trained by `charlm train` on the first nine tenths of TEXT, the last tenth of which
 it holds out, so that the tenth on which figures are reported is never tuned on. What follows -- goes to
-`charlm train` as it stands: `-- --ngram-prior 2`.
+`charlm train` as it stands: `-- --ngram-embedding-accumulator 2`.
 """
 
 import argparse

@@ -51,7 +51,7 @@ def main() -> None:
             for i in range(options.times)
         ]
     print(f"first line of charlm train     {median(lines):6.2f} s")
-    for words in ([], ["--no-counts"]):
+    for words in ([], ["--no-prior"]):
         steps = [first_step(text, *words) for _ in range(options.times)]
         print(
             f"first step of charlm train {' '.join(words):11} {median(steps):6.2f} s, at most {max(steps):.2f}"

@@ -72,7 +72,9 @@ def step_seconds(keys: list[str], counts: bool) -> list[list[float]]:
     from charlm.training.trainer import Trainer
 
     torch.set_num_threads(1)
-    model = ModelConfig(n_layer=2, n_head=2, n_embd=64, block_size=64, dropout=0.0, ngrams=1, counts=counts)
+    model = ModelConfig(
+        n_layer=2, n_head=2, n_embd=64, block_size=64, dropout=0.0, ngram_embeddings=1, prior=counts
+    )
     training = TrainingConfig(batch_size=16, learning_rate=1e-4, device="cpu")
     trainers = []
     for key in keys:
@@ -138,7 +140,7 @@ def child(code: str, arguments: list[str], folder: str) -> Any:
 
 def show_steps(megabytes: list[int], keys: list[str], folder: str) -> None:
     """What a step costs on each text, as a multiple of what it costs on the first, round by round."""
-    for kind in ("no counts", "counts"):
+    for kind in ("no prior", "counts"):
         rounds = child(STEPS, [kind, *keys], folder)
         for i, size in enumerate(megabytes):
             low, middle, high = quantiles([times[i] / times[0] for times in rounds], n=4)

@@ -5,7 +5,7 @@
 Tries the times of a ladder, the shortest first, until `charlm eval` of the whole held-out part is at
 most that many nats per character for each of seeds 1, 2 and 3. With --plain also the plain trainer:
 the time of the fewest steps, of a ladder, after which its own score is as low. What follows -- goes to
-`charlm train`: `-- --no-counts` for the transformer alone.
+`charlm train`: `-- --no-prior` for the transformer alone.
 """
 
 import argparse

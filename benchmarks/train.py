@@ -1,13 +1,13 @@
 """How fast a training step is, beside a plain GPT trainer of the same shape and a plain matrix product.
 
-    python -m benchmarks.train [--first 0] [--rows 7] [--rounds 6] [--compiled] [--precision bf16] [--portable]
+    python -m benchmarks.train [--first 0] [--rows 7] [--rounds 6] [--compiled] [--precision bf16] [--plain]
 
 For each size of the plan: characters per second and GFLOP/s of whole steps (forward, backward,
 clipping, update), their share of what a plain matrix product reaches in the same process (in the
 precision used, measured in every round, since machines change their speed), and how many times as
 fast as the plain trainer's they are. Ours and the plain trainer's steps take turns. Counted: 6
 operations a weight and 12 C T a layer for each character, the head included. With --compiled both are
-compiled, by an empty cache; with --portable ours computes only what a plain decoder does.
+compiled, by an empty cache; with --plain ours computes only what a plain decoder does.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from charlm.training.trainer import Trainer, compile_blocks
 SYMBOLS = 65
 
 
-def trainer(size: Size, *, portable: bool = False, precision: str = "fp32") -> Trainer:
+def trainer(size: Size, *, plain: bool = False, precision: str = "fp32") -> Trainer:
     """One whose text is noise: the speed of a step hardly depends on it."""
     ids = np.random.default_rng(0).integers(0, SYMBOLS, 1_000_000).astype(np.uint8)
     chars = "".join(map(chr, range(48, 48 + SYMBOLS)))
@@ -44,8 +44,8 @@ def trainer(size: Size, *, portable: bool = False, precision: str = "fp32") -> T
         n_embd=size.n_embd,
         block_size=size.block_size,
         dropout=0.0,
-        portable=portable,
-        counts=False,
+        plain=plain,
+        prior=False,
     )
     config = TrainingConfig(
         batch_size=size.batch_size, learning_rate=1e-4, device="cpu", precision=precision, compile="off"
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=7, help="how many")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--compiled", action="store_true")
-    parser.add_argument("--portable", action="store_true")
+    parser.add_argument("--plain", action="store_true")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     options = parser.parse_args()
     keep_memory()
@@ -94,7 +94,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         for size in SIZES[options.first :][: options.rows]:
-            training = trainer(size, portable=options.portable, precision=options.precision)
+            training = trainer(size, plain=options.plain, precision=options.precision)
             if options.compiled:
                 assert compile_blocks(training.session) is None
             plain = plain_trainer(size, compiled=options.compiled)

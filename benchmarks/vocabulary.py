@@ -41,7 +41,7 @@ def made(n_symbols: int) -> Corpus:
 
 def measured(corpus: Corpus, counts: bool) -> tuple[float, float, float]:
     """Milliseconds a step of 2,048 characters; characters per second scored, and sampled as one stream."""
-    shape = ModelConfig(n_layer=3, n_head=3, n_embd=96, block_size=128, ngrams=1, counts=counts)
+    shape = ModelConfig(n_layer=3, n_head=3, n_embd=96, block_size=128, ngram_embeddings=1, prior=counts)
     choice = choose(
         Budget(steps=10**4), len(corpus.train), shape, TrainingConfig(batch_size=16, device="cpu")
     )

@@ -10,10 +10,10 @@ ATTENTION = ("attention", "simple-attention")
 """The mixers that have scores: what acts on scores needs one of them."""
 SCORED = ("relative", "rotary", "alibi")
 """The positions that act on scores."""
-COUNTS_ALONE = "none"
-"""The mixer of a model that has no layers: what is asked is answered by the counts."""
-COUNTING = ("mixer", "counts", "counts_order", "causal", "counts_memory", "counts_chars", "threads")
-"""The settings that act on counts alone."""
+TRANSFORMER, NGRAM = "transformer", "ngram"
+"""The kinds of model."""
+NGRAM_SETTINGS = ("model", "prior", "prior_order", "causal", "prior_memory", "prior_chars", "threads")
+"""The settings that have an effect on an n-gram model."""
 
 VAL = 0.1
 """The share of a text that is held out unless told."""
@@ -37,14 +37,19 @@ def refuse_idle(config: Any) -> None:
                 f"{name} is {value}, which cannot act with mixer {config.mixer}; it needs "
                 f"{' or '.join(needed)}"
             )
-    switched = {"ngrams 1": config.ngrams == 1, "no counts": config.counts is False}
-    belonging = {"ngrams 1": ("ngram_rows", "ngram_dropout"), "no counts": ("counts_order", "counts_dropout")}
+    switched = {"ngram_embeddings 1": config.ngram_embeddings == 1, "no prior": config.prior is False}
+    belonging = {
+        "ngram_embeddings 1": ("ngram_embedding_rows", "ngram_embedding_dropout"),
+        "no prior": ("prior_order", "prior_dropout"),
+    }
     for off, names in belonging.items():
         for name in names:
             if getattr(config, name) is not None and switched[off]:
                 raise ValueError(f"{name} is {getattr(config, name)}, which cannot act with {off}")
-    if config.ngram_rows is not None and config.ngram_rows & (config.ngram_rows - 1):
-        raise ValueError(f"ngram_rows is {config.ngram_rows}; it takes a power of two")
+    if config.ngram_embedding_rows is not None and config.ngram_embedding_rows & (
+        config.ngram_embedding_rows - 1
+    ):
+        raise ValueError(f"ngram_embedding_rows is {config.ngram_embedding_rows}; it takes a power of two")
 
 
 def refuse_shape(config: Any) -> None:
@@ -77,27 +82,27 @@ def refuse_not_plain(config: Any) -> None:
         "position": (None, "rotary"),
         "window": (None,),
         "locality": (False,),
-        "ngrams": (None, 1),
-        "ngram_rows": (None,),
-        "ngram_dropout": (None,),
-        "counts": (None, False),
-        "counts_order": (None,),
-        "counts_dropout": (None,),
+        "ngram_embeddings": (None, 1),
+        "ngram_embedding_rows": (None,),
+        "ngram_embedding_dropout": (None,),
+        "prior": (None, False),
+        "prior_order": (None,),
+        "prior_dropout": (None,),
     }
     for name, allowed in plain.items():
         if getattr(config, name) not in allowed:
-            raise ValueError(f"{name} is {getattr(config, name)}, which portable forbids")
+            raise ValueError(f"{name} is {getattr(config, name)}, which plain forbids")
 
 
 def refuse_training(config: Any) -> None:
     """ValueError for settings of a TrainingConfig that contradict each other."""
-    if config.batch_size is not None and config.batch_size % config.accumulation:
+    if config.batch_size is not None and config.batch_size % config.grad_accum:
         raise ValueError(
-            f"accumulation is {config.accumulation} and batch_size {config.batch_size}; "
+            f"grad_accum is {config.grad_accum} and batch_size {config.batch_size}; "
             "the batch must divide into that many equal parts"
         )
-    if config.muon_rate is not None and config.optimizer == "adamw":
-        raise ValueError(f"muon_rate is {config.muon_rate}, which cannot act with optimizer adamw")
+    if config.muon_lr is not None and config.optimizer == "adamw":
+        raise ValueError(f"muon_lr is {config.muon_lr}, which cannot act with optimizer adamw")
 
 
 def refuse_strip(config: Any) -> None:
@@ -128,106 +133,109 @@ def refuse_split(config: Any) -> None:
 
 
 def refuse_not_plain_training(config: Any) -> None:
-    """The same for a setting of a TrainingConfig that acts on n-grams or counts, which it lacks too."""
+    """ValueError for a setting of a TrainingConfig that acts on n-grams, which a plain decoder lacks."""
     for setting in settings_of(type(config)):
         value = getattr(config, setting.name)
-        if setting.name in ("ngram_rate", "ngram_prior", "counts_chars") and value != setting.default:
-            raise ValueError(f"{setting.name} is {value}, which portable forbids")
+        n_gram = setting.name in ("ngram_embedding_lr", "ngram_embedding_accumulator", "prior_chars")
+        if n_gram and value != setting.default:
+            raise ValueError(f"{setting.name} is {value}, which plain forbids")
 
 
-def refuse_beside_counts(config: Any) -> None:
-    """ValueError for a setting of a ModelConfig that says something else than counts alone, or cannot act on them."""
-    if config.mixers != (COUNTS_ALONE,):
-        raise ValueError(
-            f"mixer is {config.mixer}; {COUNTS_ALONE}, the counts alone, takes turns with no other"
-        )
-    if config.counts is False:
-        raise ValueError(f"counts is False, which contradicts mixer {COUNTS_ALONE}, the counts alone")
-    refuse_untrained(config)
+def refuse_beside_ngram(config: Any) -> None:
+    """ValueError for a setting of a ModelConfig that has no effect on an n-gram model."""
+    if config.prior is False:
+        raise ValueError(f"prior is False, which contradicts model {NGRAM}")
+    refuse_transformer_only(config)
 
 
-def refuse_untrained(config: Any) -> None:
-    """ValueError for a setting, of a model or of training, that acts on a transformer only."""
+def refuse_transformer_only(config: Any) -> None:
+    """ValueError for a setting, of a model or of training, that has an effect on a transformer only."""
     for setting in settings_of(type(config)):
         value = getattr(config, setting.name)
-        if setting.name not in COUNTING and value != setting.default:
-            raise ValueError(
-                f"{setting.name} is {value}, which cannot act with mixer {COUNTS_ALONE}, the counts alone"
-            )
+        if setting.name not in NGRAM_SETTINGS and value != setting.default:
+            raise ValueError(f"{setting.name} is {value}, which has no effect with model {NGRAM}")
 
 
-def acts(mixer: str, setting: str) -> bool:
-    """Does a setting of that name act on anything in a model of that mixer?"""
-    return mixer != COUNTS_ALONE or setting in COUNTING
+def acts(model: str, setting: str) -> bool:
+    """Does a setting of that name have an effect on that kind of model?"""
+    return model != NGRAM or setting in NGRAM_SETTINGS
 
 
-def only_counting(config: Any) -> Any:
-    """The same configuration with nothing said that acts on a transformer only."""
-    said = {s.name: getattr(config, s.name) for s in settings_of(type(config)) if s.name in COUNTING}
-    return type(config)(**said)
+def only_ngram(config: Any) -> Any:
+    """The same configuration without the settings that have an effect on a transformer only."""
+    kept = {s.name: getattr(config, s.name) for s in settings_of(type(config)) if s.name in NGRAM_SETTINGS}
+    return type(config)(**kept)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Settings):
     """The shape of the model. None means that the plan chooses, but where the help says otherwise."""
 
+    model: Annotated[
+        str,
+        "Kind of model: a transformer, or a Kneser-Ney n-gram model alone, as a baseline.",
+        Choice((TRANSFORMER, NGRAM)),
+    ] = TRANSFORMER
     n_layer: Annotated[int | None, "Number of blocks.", Range(1, 128)] = None
-    n_head: Annotated[int | None, "Heads of attention in each block.", Range(1, 128)] = None
-    n_embd: Annotated[int | None, "Width: numbers per character inside the model.", Range(2, 8192)] = None
-    block_size: Annotated[int | None, "Characters the model sees at once.", Range(1, 65536)] = None
-    dropout: Annotated[float | None, "Share of each block's output dropped in training.", Range(0, 0.9)] = (
-        None
-    )
+    n_head: Annotated[int | None, "Attention heads in each block.", Range(1, 128)] = None
+    n_embd: Annotated[
+        int | None, "Width: size of the embeddings and of the residual stream.", Range(2, 8192)
+    ] = None
+    block_size: Annotated[
+        int | None, "Context length: characters the model sees at once.", Range(1, 65536)
+    ] = None
+    dropout: Annotated[float | None, "Dropout on the output of each block.", Range(0, 0.9)] = None
     mixer: Annotated[
         str,
-        "How a position reads those before it; several, joined by commas, take turns over the layers. none: "
-        "no transformer, the n-gram counts alone.",
-        Choices(("attention", "simple-attention", "convolution", "recurrent", COUNTS_ALONE)),
+        "How a position reads the ones before it; several, joined by commas, alternate over the layers.",
+        Choices(("attention", "simple-attention", "convolution", "recurrent")),
     ] = "attention"
     position: Annotated[
         str | None,
-        "How the model knows where a character stands; by default rotary where there is attention, else none.",
+        "Position encoding. Default: rotary with attention, else none.",
         Choice(("none", "learned", "sinusoidal", *SCORED)),
     ] = None
     n_kv_head: Annotated[
-        int | None, "Heads of keys and values, shared by groups of queries; by default n_head.", Range(1, 128)
+        int | None, "Key and value heads, shared by groups of query heads. Default: n_head.", Range(1, 128)
     ] = None
     window: Annotated[
         int | None,
-        "Characters one layer reads back, its own counted; by default all for attention, 8 for convolution.",
+        "Characters one layer reads back, the current one included. Default: all for attention, 8 for convolution.",
         Range(1, 65536),
     ] = None
-    locality: Annotated[bool, "A learned preference of each head for what is near."] = False
-    ngrams: Annotated[
-        int | None, "Longest run of characters with a learned vector of its own; 1: none.", Range(1, 8)
+    locality: Annotated[bool, "Let each head learn a preference for nearby characters."] = False
+    ngram_embeddings: Annotated[
+        int | None, "Learn an embedding for each n-gram up to this length; 1 turns them off.", Range(1, 8)
     ] = None
-    ngram_rows: Annotated[int | None, "Vectors for the n-grams of each length.", Range(1, 2**24)] = None
-    ngram_dropout: Annotated[
-        float | None, "Share of the n-grams' vectors left out in training.", Range(0, 0.9)
+    ngram_embedding_rows: Annotated[
+        int | None, "Hash-table rows for the n-grams of each length; a power of two.", Range(1, 2**24)
     ] = None
-    portable: Annotated[bool, "Only what a plain Qwen3 decoder computes: no n-grams, no other mixers."] = (
-        False
-    )
-    counts: Annotated[
+    ngram_embedding_dropout: Annotated[
+        float | None, "Dropout on n-gram embeddings in training.", Range(0, 0.9)
+    ] = None
+    plain: Annotated[
+        bool, "Train a plain Qwen3-style decoder: no n-gram prior, no n-gram embeddings, no other mixers."
+    ] = False
+    prior: Annotated[
         bool | None,
-        "Learn what n-gram counts of the text do not know; by default on, but for short texts and --portable.",
+        "Start from a Kneser-Ney n-gram prior and learn what it does not predict. Default: on, but off for short texts and with --plain.",
     ] = None
-    counts_order: Annotated[
-        int | None, "Most characters before each that the counts look at.", Range(0, 63)
+    prior_order: Annotated[int | None, "Characters of context that the n-gram model uses.", Range(0, 63)] = (
+        None
+    )
+    prior_dropout: Annotated[
+        float | None, "Share of training windows that are predicted without the prior.", Range(0, 0.9)
     ] = None
-    counts_dropout: Annotated[
-        float | None, "Share of the windows that are trained on without the counts.", Range(0, 0.9)
-    ] = None
-    causal: Annotated[bool, "Each position reads only those up to it."] = True
+    causal: Annotated[bool, "Let each position see only itself and earlier ones."] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if COUNTS_ALONE in self.mixers:
-            refuse_beside_counts(self)
+        if self.is_ngram:
+            refuse_beside_ngram(self)
             return
         refuse_idle(self)
         refuse_shape(self)
-        if self.portable:
+        if self.plain:
             refuse_not_plain(self)
 
     @property
@@ -236,14 +244,14 @@ class ModelConfig(Settings):
         return tuple(self.mixer.split(","))
 
     @property
-    def counts_alone(self) -> bool:
-        """Is there no transformer, and the counts are the model?"""
-        return self.mixer == COUNTS_ALONE
+    def is_ngram(self) -> bool:
+        """Is it an n-gram model, without a transformer?"""
+        return self.model == NGRAM
 
     @property
     def attends(self) -> bool:
         """Has the model scores, and so heads?"""
-        return bool(set(ATTENTION) & set(self.mixers))
+        return not self.is_ngram and bool(set(ATTENTION) & set(self.mixers))
 
     @property
     def head_size(self) -> int:
@@ -266,8 +274,8 @@ class ModelConfig(Settings):
 
         Layers that read N characters back reach L (N - 1) + 1 together, cut by the block.
         """
-        if self.counts_alone:
-            return self.counts_order
+        if self.is_ngram:
+            return self.prior_order
         assert self.n_layer and self.block_size
         if self.carries_state:
             return None
@@ -279,32 +287,32 @@ class ModelConfig(Settings):
     @property
     def complete(self) -> bool:
         """Is everything chosen that a model is made from?"""
-        if self.counts_alone:
-            return self.counts_order is not None
+        if self.is_ngram:
+            return self.prior_order is not None
         needed = ["n_layer", "n_embd", "block_size", "dropout", "position", *["n_head"] * self.attends]
-        needed += ["ngram_rows"] if (self.ngrams or 1) > 1 else []
-        needed += ["counts_order"] if self.counts else []
+        needed += ["ngram_embedding_rows"] if (self.ngram_embeddings or 1) > 1 else []
+        needed += ["prior_order"] if self.prior else []
         return all(getattr(self, name) is not None for name in needed)
 
     def completed(self) -> Self:
-        """The same with what was left open as it was before there was a choice: no n-grams, no counts."""
-        if self.counts_alone:
-            return replace(self, counts=True)
+        """The same with what was left open as it was before there was a choice: no n-gram embeddings, no prior."""
+        if self.is_ngram:
+            return replace(self, prior=True)
         position = self.position or ("rotary" if self.attends else "none")
-        ngrams = self.ngrams or 1
-        dropout = (self.counts_dropout or 0.0) if self.counts else None
+        ngrams = self.ngram_embeddings or 1
+        dropout = (self.prior_dropout or 0.0) if self.prior else None
         return replace(
             self,
             position=position,
-            ngrams=ngrams,
-            ngram_dropout=self._dropped(ngrams),
-            counts=bool(self.counts),
-            counts_dropout=dropout,
+            ngram_embeddings=ngrams,
+            ngram_embedding_dropout=self._dropped(ngrams),
+            prior=bool(self.prior),
+            prior_dropout=dropout,
         )
 
     def _dropped(self, ngrams: int) -> float | None:
         """The n-grams' dropout, none where it was left open; where there are no n-grams it stays open."""
-        return None if ngrams == 1 else self.ngram_dropout or 0.0
+        return None if ngrams == 1 else self.ngram_embedding_dropout or 0.0
 
 
 CONVOLUTION_WINDOW = 8
@@ -316,56 +324,65 @@ class TrainingConfig(Settings):
     """How the model is trained. None means that the plan chooses."""
 
     batch_size: Annotated[int | None, "Windows of text in one step.", Range(1, 65536)] = None
-    accumulation: Annotated[int, "Parts a batch is computed in, to save memory.", Range(1, 1024)] = 1
-    learning_rate: Annotated[float | None, "Highest learning rate of AdamW.", Range(1e-8, 10)] = None
+    grad_accum: Annotated[
+        int,
+        "Gradient-accumulation steps: parts of a batch computed one after another, to save memory.",
+        Range(1, 1024),
+    ] = 1
+    learning_rate: Annotated[float | None, "Peak learning rate of AdamW.", Range(1e-8, 10)] = None
     optimizer: Annotated[
         str | None,
-        "muon: Muon for the blocks' matrices and AdamW for the rest; adamw: AdamW for all; by default muon.",
+        "muon: Muon for the blocks' matrices, AdamW for the rest. adamw: AdamW for all. Default: muon.",
         Choice(("muon", "adamw")),
     ] = None
-    muon_rate: Annotated[float | None, "Highest learning rate of Muon.", Range(1e-8, 10)] = None
-    ngram_rate: Annotated[float, "Highest learning rate of the n-grams' vectors.", Range(1e-8, 10)] = 0.05
-    ngram_prior: Annotated[
+    muon_lr: Annotated[float | None, "Peak learning rate of Muon.", Range(1e-8, 10)] = None
+    ngram_embedding_lr: Annotated[float, "Peak learning rate of the n-gram embeddings.", Range(1e-8, 10)] = (
+        0.05
+    )
+    ngram_embedding_accumulator: Annotated[
         float | None,
-        "Gradient taken as seen before: how slowly the vectors of rare n-grams move.",
+        "Initial Adagrad accumulator of the n-gram embeddings; larger values slow down rare n-grams.",
         Range(0, 1e6),
     ] = None
-    weight_decay: Annotated[float, "Pull of the matrices towards zero.", Range(0, 10)] = 0.1
-    clip: Annotated[
-        float, "Longest gradient taken as it is; longer ones are shortened.", Range(1e-6, 1e6)
-    ] = 1.0
+    weight_decay: Annotated[float, "Weight decay on matrices.", Range(0, 10)] = 0.1
+    grad_clip: Annotated[float, "Clip the gradient norm at this value.", Range(1e-6, 1e6)] = 1.0
     schedule: Annotated[
-        str | None, "Corners STEP:FACTOR,... of the learning rate, instead of the plan's."
+        str | None,
+        "Learning-rate schedule as points STEP:FACTOR,..., linearly interpolated. Default: planned.",
     ] = None
-    seed: Annotated[int, "First weights, order of the text, dropout.", Range(0, 2**63 - 1)] = 1
+    seed: Annotated[int, "Random seed for initialisation, data order and dropout.", Range(0, 2**63 - 1)] = 1
     eval_every: Annotated[int | None, "Steps between evaluations.", Range(1, 10**9)] = None
-    eval_chars: Annotated[int | None, "Held-out symbols (see --units) in each.", Range(1, 10**9)] = None
-    patience: Annotated[int, "Worse evaluations after which training stops; 0: never.", Range(0, 10**6)] = 4
+    eval_chars: Annotated[
+        int | None, "Held-out symbols (see --units) scored in each evaluation.", Range(1, 10**9)
+    ] = None
+    patience: Annotated[
+        int, "Stop after this many evaluations without improvement; 0: never.", Range(0, 10**6)
+    ] = 4
     save_every: Annotated[float, "Seconds between saves.", Range(0, 10**6)] = 60.0
     device: Annotated[
         str,
-        "Where to compute; auto: the CPU (GPUs have not been tested).",
+        "Device to compute on; auto: the CPU (GPUs are untested).",
         Choice(("auto", "cpu", "cuda", "mps")),
     ] = "auto"
     threads: Annotated[
         int | None,
-        "CPU threads; by default one a core, at most the CPUs that affinity and cgroups allow.",
+        "CPU threads. Default: one per core, within the limits of affinity and cgroups.",
         Range(1, 1024),
     ] = None
     precision: Annotated[
         str,
-        "Numbers that the blocks' products are made of; auto: bf16 where the processor has it, else fp32.",
+        "Number format of matrix products; auto: bf16 where the processor supports it, else fp32.",
         Choice(("auto", "fp32", "bf16")),
     ] = "auto"
     compile: Annotated[
         str,
-        "Compile the blocks before the first step; auto: where that is repaid.",
+        "Compile the blocks before the first step; auto: when the run is long enough to gain.",
         Choice(("auto", "on", "off")),
     ] = "auto"
-    counts_memory: Annotated[int, "Megabytes that counting n-grams may take.", Range(1, 10**6)] = 512
-    counts_chars: Annotated[
+    prior_memory: Annotated[int, "Memory limit for counting n-grams, in megabytes.", Range(1, 10**6)] = 512
+    prior_chars: Annotated[
         int | None,
-        "Symbols (see --units) that are counted, evenly spread; by default all that there is time for.",
+        "Count only this many symbols (see --units), evenly spread. Default: all that time allows.",
         Range(1, 10**12),
     ] = None
 
@@ -378,7 +395,7 @@ class TrainingConfig(Settings):
         return replace(
             self,
             optimizer=self.optimizer or "adamw",
-            ngram_prior=self.ngram_prior or 0.0,
+            ngram_embedding_accumulator=self.ngram_embedding_accumulator or 0.0,
             precision="fp32" if self.precision == "auto" else self.precision,
             compile="off" if self.compile == "auto" else self.compile,
         )
@@ -392,59 +409,58 @@ FEWEST_HELD_OUT = 200
 class TextConfig(Settings):
     """What is read and how it is divided."""
 
-    val: Annotated[float, "Share of the text held out from training, at its end.", Range(0, 0.9)] = VAL
+    val: Annotated[float, "Share of the text held out for evaluation, at its end.", Range(0, 0.9)] = VAL
     test: Annotated[
         float,
-        "Share of the text, after what is held out, that only `charlm eval --part test` reads.",
+        "Share of the text kept as a test set, read only by `charlm eval --part test`.",
         Range(0, 0.5),
     ] = 0.0
-    val_file: Annotated[str | None, "A file of its own to hold out, instead of the end of the text."] = None
+    val_file: Annotated[str | None, "Evaluate on this file instead of the end of the text."] = None
     split: Annotated[
         str,
-        "What is held out: the end; blocks spread over the text, a gap around each; or documents, by a hash.",
+        "What is held out. tail: the end of the text. blocks: pieces spread over it. documents: whole documents, by hash.",
         Choice(("tail", "blocks", "documents")),
     ] = "tail"
     documents: Annotated[
         str,
-        "What is a document: none is read across its end, which the model learns to tell.",
+        "How to split into documents; context never crosses a boundary, and the end is predicted.",
         Choice(("none", "file", "line", "blank-line", "separator")),
     ] = "none"
     separator: Annotated[
         str | None,
-        "Text between documents, which is part of none; \\n, \\t, \\\\, \\xHH and \\uHHHH are escapes.",
+        "Text that separates documents; \\n, \\t, \\\\, \\xHH and \\uHHHH are escapes.",
     ] = None
     normalize: Annotated[
         str | None,
-        "Unicode normal form to bring the text to; it is kept as it is unless told.",
+        "Unicode normal form to convert the text to. Default: unchanged.",
         Choice(("nfc", "nfkc")),
     ] = None
-    newlines: Annotated[str, "lf: every end of a line becomes a line feed.", Choice(("keep", "lf"))] = "keep"
-    lowercase: Annotated[bool, "Read capitals as small letters."] = False
-    collapse_spaces: Annotated[bool, "Read spaces and tabs in a row as one space."] = False
+    newlines: Annotated[str, "lf: convert all line endings to line feeds.", Choice(("keep", "lf"))] = "keep"
+    lowercase: Annotated[bool, "Convert the text to lower case."] = False
+    collapse_spaces: Annotated[bool, "Replace runs of spaces and tabs by one space."] = False
     include: Annotated[
         tuple[str, ...] | None,
-        "Of folders, read only files whose name or path matches, such as '*.txt'. Repeatable.",
+        "In folders, read only files whose name or path matches, such as '*.txt'. Repeatable.",
     ] = None
     exclude: Annotated[
         tuple[str, ...] | None,
-        "Leave out files and folders whose name or path matches, such as '*.md' or drafts. Repeatable.",
+        "Skip files and folders whose name or path matches, such as '*.md' or drafts. Repeatable.",
     ] = None
     strip: Annotated[
         str | None,
-        "gutenberg: leave out Project Gutenberg's header and licence in each file.",
+        "gutenberg: remove Project Gutenberg's header and licence from each file.",
         Choice(("gutenberg",)),
     ] = None
-    field: Annotated[str | None, "Field of JSON lines, .json, .csv and .tsv that holds the text."] = None
-    encoding: Annotated[str | None, "The text's encoding; by default UTF-8, or what its mark says."] = None
+    field: Annotated[str | None, "Field that holds the text, in JSON lines, .json, .csv and .tsv."] = None
+    encoding: Annotated[str | None, "Text encoding. Default: UTF-8, or what the byte-order mark says."] = None
     units: Annotated[
         str,
-        "What a symbol is: a character (code point), a byte of UTF-8, or a grapheme (cluster of code points).",
+        "Unit of the tokenizer: characters (code points), UTF-8 bytes, or graphemes.",
         Choice(("chars", "bytes", "graphemes")),
     ] = "chars"
     min_count: Annotated[
         int | None,
-        "Rarer characters are spelled in bytes; by default 2 above 100,000 characters, else 1 (graphemes of "
-        "several code points: 2, and rarer ones become those).",
+        "Encode characters rarer than this as bytes. Default: 2 above 100,000 characters, else 1.",
         Range(1, 10**9),
     ] = None
 
@@ -461,14 +477,18 @@ class SamplingConfig(Settings):
     """How the next character is chosen from its probabilities."""
 
     temperature: Annotated[
-        float, "Below 1 bolder on the likely, above 1 wilder; 0: always the likeliest.", Range(0, 100)
+        float,
+        "Sampling temperature: lower is more predictable, higher more varied; 0: always the likeliest.",
+        Range(0, 100),
     ] = 0.8
-    top_k: Annotated[int | None, "Choose among the K likeliest only.", Range(1, 2**63 - 1)] = None
+    top_k: Annotated[int | None, "Sample from the K likeliest characters.", Range(1, 2**63 - 1)] = None
     top_p: Annotated[
-        float | None, "Choose among the likeliest that together have this probability.", Range(0, 1)
+        float | None,
+        "Sample from the likeliest characters whose probabilities add up to P (nucleus sampling).",
+        Range(0, 1),
     ] = None
     min_p: Annotated[
-        float | None, "Leave out what is less likely than this share of the likeliest.", Range(0, 1)
+        float | None, "Drop characters less likely than this share of the likeliest.", Range(0, 1)
     ] = None
     seed: Annotated[
         int | None,

@@ -108,7 +108,7 @@ def corpus() -> Corpus:
 def toy_choice(corpus: Corpus, steps: int = 12, **training: object):  # type: ignore[no-untyped-def]
     """A plan for the smallest model."""
     shape = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16}
-    shape |= {"ngrams": 1, "dropout": training.pop("dropout", 0.0), **training.pop("model", {})}  # type: ignore[dict-item]
+    shape |= {"ngram_embeddings": 1, "dropout": training.pop("dropout", 0.0), **training.pop("model", {})}  # type: ignore[dict-item]
     model = ModelConfig(**shape)  # type: ignore[arg-type]
     config = TrainingConfig(
         **{"batch_size": 4, "learning_rate": 1e-2, "eval_every": 5, "eval_chars": 100, **training}

@@ -151,9 +151,9 @@ class Hostile:
 
 def _choice(corpus: Corpus, *, alone: bool) -> Choice:
     if not alone:
-        model = {"counts": True, "counts_order": 2, "ngrams": 2, "ngram_rows": 64}
+        model = {"prior": True, "prior_order": 2, "ngram_embeddings": 2, "ngram_embedding_rows": 64}
         return toy_choice(corpus, 4, model=model, optimizer="muon", eval_every=2, save_every=1e6)
-    config = ModelConfig(mixer="none", counts_order=2)
+    config = ModelConfig(model="ngram", prior_order=2)
     choice = choose(Budget(), len(corpus.train), config, TrainingConfig())
     return replace(choice, plan=choice.plan.decided(decided="size", at_step=0))
 

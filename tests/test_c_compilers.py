@@ -144,7 +144,7 @@ def test_python_is_no_compiler() -> None:
 def test_commands_say_once_what_was_not_compiled_and_give_the_same(
     charlm: Callable[..., Result], put: Callable[..., None], script: str
 ) -> None:
-    assert charlm("train", "ducks.txt", "--steps", "3", "--counts", *TOY).code == 0
+    assert charlm("train", "ducks.txt", "--steps", "3", "--prior", *TOY).code == 0
     before = json.loads(charlm("eval", "--json").out)["bits_per_char"]
     if script:
         put(cc=script)
@@ -154,7 +154,7 @@ def test_commands_say_once_what_was_not_compiled_and_give_the_same(
     assert evaluated.err.count(said) == bool(script)
     sampled = charlm("sample", "--length", "5")
     assert sampled.code == 0 and sampled.err.count("could not be compiled") == 2 * bool(script)
-    trained = charlm("train", "ducks.txt", "--steps", "80", "--counts", *TOY)
+    trained = charlm("train", "ducks.txt", "--steps", "80", "--prior", *TOY)
     assert trained.code == 0 and trained.err.count(said) == bool(script)
     doctor = charlm("doctor")
     assert ("no luck" in doctor.out) == bool(script) and "could not" not in doctor.err

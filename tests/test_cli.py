@@ -69,7 +69,7 @@ def test_train_says_what_it_does_and_ends_with_what_to_do(charlm) -> None:  # ty
     assert Path("checkpoints/ducks/report.html").read_text().startswith("<!")
 
 
-@pytest.mark.parametrize("kind", [("--steps", "2", *TOY), ("--mixer", "none")])
+@pytest.mark.parametrize("kind", [("--steps", "2", *TOY), ("--model", "ngram")])
 def test_the_last_evaluation_of_a_short_run_is_of_the_whole_held_out_part(
     charlm, kind: tuple[str, ...]
 ) -> None:  # type: ignore[no-untyped-def]
@@ -147,7 +147,7 @@ def test_eval_gives_every_key(trained) -> None:  # type: ignore[no-untyped-def]
     data = json.loads(result.out)
     assert set(data) == {
         "run", "schema", "kind", "online", "figures", "checkpoint", "selected_on_this_text", "block_size", "stride",
-        "counts_order", "state_carried", "chars", "bytes", "document_ends",
+        "prior_order", "state_carried", "chars", "bytes", "document_ends",
         "unknown_chars", "nats_per_char", "bits_per_char", "bits_per_byte", "unit", "units", "bits_per_unit", "perplexity", "ci95_bits_per_char", "baselines",
         "files", "warnings",
     }  # fmt: skip
@@ -217,13 +217,13 @@ def test_any_prompt_will_do(trained, prompt: str) -> None:  # type: ignore[no-un
 def test_what_goes_by_symbols_says_so(charlm) -> None:  # type: ignore[no-untyped-def]
     """Their numbers are of bytes here, of which a text has more than characters."""
     Path("née.txt").write_text("née " * 800, "utf-8")
-    made = charlm("train", "née.txt", "--mixer", "none", "--units", "bytes", "--counts-chars", "640")
+    made = charlm("train", "née.txt", "--model", "ngram", "--units", "bytes", "--prior-chars", "640")
     assert re.search(r"bytes counted +640\b", made.out)
     refused = charlm("eval", "--stride", "4")
     assert refused.code == 2 and "symbols before each" in refused.err
     helps = {setting.name: setting.help for setting in settings_of(TrainingConfig)}
     helps["stride"] = get_type_hints(evaluate.command, include_extras=True)["stride"].__metadata__[0].help
-    for name in ("eval_chars", "counts_chars", "stride"):
+    for name in ("eval_chars", "prior_chars", "stride"):
         assert "symbols" in helps[name].lower() and "--units" in helps[name], name
 
 
@@ -235,7 +235,7 @@ def test_resume_of_a_finished_run_needs_to_know_how_long(trained) -> None:  # ty
     assert json.loads(trained("info", "--json").out)["step"] == 17
 
 
-@pytest.mark.parametrize("kind", [("--steps", "5", *TOY), ("--mixer", "none")])
+@pytest.mark.parametrize("kind", [("--steps", "5", *TOY), ("--model", "ngram")])
 def test_resume_of_a_run_that_lacks_only_its_report_makes_that(charlm, kind: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
     """As after a kill between the last save and the report: the same table, page and commands."""
     made = charlm("train", "ducks.txt", *kind)

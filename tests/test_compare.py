@@ -31,7 +31,7 @@ from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, toy_run
 from tests.test_predictor import predictor
 
-MODEL = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0, ngrams=1)
+MODEL = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0, ngram_embeddings=1)
 TRAINING = TrainingConfig(
     batch_size=4, learning_rate=1e-2, eval_every=5, eval_chars=100, threads=1, patience=0
 )
@@ -467,7 +467,7 @@ def test_bits_by_what_stands_before_are_read_in_one_go() -> None:
 
 def test_what_may_be_seen_binds_the_counts_of_a_model_too(tmp_path: Path, corpus: Corpus) -> None:
     """From one character that can be seen, a model that starts from counts is no better than those of one."""
-    model = {"counts": True, "counts_order": 5}
+    model = {"prior": True, "prior_order": 5}
     _, session = toy_run(tmp_path, corpus, 1, model=model)
     ids = corpus.held_out
     assert session.prior is not None

@@ -169,7 +169,7 @@ def altered(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda: altered(ONE.parent / "comparison.json", lambda d: d["budget"].update(steps=9)), "steps 4, not 9"),
         (lambda: altered(ONE.parent / "comparison.json", lambda d: d["corpus"].update(sha256="0" * 64)), "another text"),
         (lambda: altered(ONE.parent / "comparison.json", lambda d: d["text"].update(val=0.2)), "of other settings"),
-        (lambda: altered(ONE.parent / "comparison.json", lambda d: d["variants"][0]["training"].update(clip=0.5)), "its clip is 1.0, not 0.5"),
+        (lambda: altered(ONE.parent / "comparison.json", lambda d: d["variants"][0]["training"].update(grad_clip=0.5)), "its grad_clip is 1.0, not 0.5"),
     ],
 )  # fmt: skip
 def test_a_run_in_a_comparison_is_the_one_that_its_folder_names(

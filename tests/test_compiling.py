@@ -20,7 +20,9 @@ CPU = torch.device("cpu")
 
 
 def trained(root: Path, corpus: Corpus, **training: object) -> tuple[list[object], dict[str, torch.Tensor]]:
-    run, session = toy_run(root, corpus, 4, model={"ngrams": 2, "ngram_rows": 64}, **training)
+    run, session = toy_run(
+        root, corpus, 4, model={"ngram_embeddings": 2, "ngram_embedding_rows": 64}, **training
+    )
     events = list(Trainer(session, run).run(Never()))
     return events, {name: tensor.clone() for name, tensor in session.model.state_dict().items()}
 

@@ -355,7 +355,7 @@ def test_a_file_that_stands_in_the_training_text_is_said_to(
 ) -> None:
     Path("t.txt").write_text(TEXT)
     Path("new.txt").write_text("nothing of this kind was ever seen before by that model\n" * 3)
-    shape = "--n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --batch-size 4 --steps 1 --no-counts"
+    shape = "--n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --batch-size 4 --steps 1 --no-prior"
     assert charlm("train", "t.txt", "--run", "seen", *shape.split())[0] == 0
     for name, said in (("t.txt", True), ("new.txt", False)):
         code, out, err = charlm("compress", name, "-o", "o.clm", "--force", "--json", "--run", "seen")

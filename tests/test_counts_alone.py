@@ -34,7 +34,7 @@ def counted(
 ) -> tuple[RunFolder, CountsSession]:
     """A run of counts alone, counted and not saved."""
     loaded = Loaded(corpus=corpus, notes=(), sources=(), label="a toy")
-    config = ModelConfig(mixer="none", **model)  # type: ignore[arg-type]
+    config = ModelConfig(model="ngram", **model)  # type: ignore[arg-type]
     choice = choose(Budget(), len(corpus.train), config, TrainingConfig())
     choice = replace(choice, plan=choice.plan.decided(decided="size", at_step=0))
     run = RunFolder.create(root, name)
@@ -45,7 +45,7 @@ def counted(
 
 @pytest.mark.parametrize("order", [None, 0, 1, 3])
 def test_what_is_saved_scores_as_the_counts_do(tmp_path: Path, corpus: Corpus, order: int | None) -> None:
-    run, session = counted(tmp_path, corpus, counts_order=order)
+    run, session = counted(tmp_path, corpus, prior_order=order)
     events = list(trainer_of(session, run).run(Never()))
     assert [type(event) for event in events] == [Counted, Evaluated, Saved, Finished]
     snapshot = read(run, "latest")
@@ -54,7 +54,7 @@ def test_what_is_saved_scores_as_the_counts_do(tmp_path: Path, corpus: Corpus, o
     text = corpus.held_out_text()
     expected = score_text(CountsPredictor(model, corpus.vocabulary), "", text).nats
     saved = predictor_of(snapshot)
-    assert snapshot.model_config.counts_order == model.order
+    assert snapshot.model_config.prior_order == model.order
     np.testing.assert_array_equal(score_text(saved, "", text).nats, expected)
     evaluated = next(event for event in events if isinstance(event, Evaluated))
     assert evaluated.nats_per_char == pytest.approx(expected.mean(), rel=1e-12)
@@ -97,8 +97,8 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_half_done(
 def test_counts_of_another_order_than_the_configuration_says_are_refused(
     tmp_path: Path, corpus: Corpus
 ) -> None:
-    run, session = counted(tmp_path, corpus, counts_order=2)
-    session.model_config = replace(session.model_config, counts_order=3)
+    run, session = counted(tmp_path, corpus, prior_order=2)
+    session.model_config = replace(session.model_config, prior_order=3)
     list(trainer_of(session, run).run(Never()))
     run.unlock()
     with pytest.raises(CheckpointError, match="order"):
@@ -106,15 +106,15 @@ def test_counts_of_another_order_than_the_configuration_says_are_refused(
 
 
 def test_it_is_used_like_any_other(charlm: Callable[..., Result]) -> None:
-    made = charlm("train", "ducks.txt", "--mixer", "none")
+    made = charlm("train", "ducks.txt", "--model", "ngram")
     assert made.code == 0, made.err
     assert "counts alone" in made.err and "train it further" not in made.err
     assert "characters counted" in made.out
     assert "finished" in charlm("runs").out
     info = json.loads(charlm("info", "--json").out)
-    assert info["model"]["mixer"] == "none" and info["counts_sha256"]
+    assert info["model"]["model"] == "ngram" and info["counts_sha256"]
     shown = charlm("info").out
-    assert "mixer none" in shown and "learning_rate" not in shown and "clip" not in shown
+    assert "model ngram" in shown and "learning_rate" not in shown and "grad_clip" not in shown
     figures = json.loads(charlm("eval", "--json").out)
     assert figures["kind"] == "counts"
     assert figures["bits_per_char"] == pytest.approx(figures["baselines"]["kneser-ney"]["bits_per_char"])
@@ -134,7 +134,7 @@ def test_it_is_used_like_any_other(charlm: Callable[..., Result]) -> None:
 
 
 def test_it_is_complete_and_can_be_repeated(charlm: Callable[..., Result]) -> None:
-    charlm("train", "ducks.txt", "--mixer", "none")
+    charlm("train", "ducks.txt", "--model", "ngram")
     again = repeat_words(charlm)
     assert charlm(*again).code == 0
     infos = [json.loads(charlm("info", name, "--json").out) for name in ("ducks", "ducks-2")]
@@ -147,22 +147,22 @@ def test_it_is_complete_and_can_be_repeated(charlm: Callable[..., Result]) -> No
 
 
 def test_less_text_is_counted_where_that_is_asked_for(charlm: Callable[..., Result]) -> None:
-    made = charlm("train", "ducks.txt", "--mixer", "none", "--counts-chars", "640", "--counts-order", "2")
+    made = charlm("train", "ducks.txt", "--model", "ngram", "--prior-chars", "640", "--prior-order", "2")
     assert "counted on 640 of" in made.err
     assert re.search(r"characters counted +640", made.out)
     figures = json.loads(charlm("eval", "--json").out)
     assert figures["block_size"] == 2
-    assert any("train with --counts-order 4" in warning for warning in figures["warnings"])
+    assert any("train with --prior-order 4" in warning for warning in figures["warnings"])
 
 
 def test_random_text_gets_no_context_and_no_counts_are_worse_than_the_unigram(
     charlm: Callable[..., Result],
 ) -> None:
     Path("random.txt").write_text("".join(np.random.default_rng(1).choice(list(string.ascii_letters), 6000)))
-    charlm("train", "random.txt", "--mixer", "none")
+    charlm("train", "random.txt", "--model", "ngram")
     figures = json.loads(charlm("eval", "--json").out)
     baselines = {name: found["bits_per_char"] for name, found in figures["baselines"].items()}
-    assert figures["counts_order"] == 0 and "no characters before each" in charlm("eval").out
+    assert figures["prior_order"] == 0 and "no characters before each" in charlm("eval").out
     assert figures["bits_per_char"] == pytest.approx(baselines["kneser-ney"], abs=1e-9)
     assert baselines["kneser-ney"] <= baselines["unigram"] + 1e-3
     assert charlm(*repeat_words(charlm)).code == 0
@@ -172,10 +172,10 @@ def test_random_text_gets_no_context_and_no_counts_are_worse_than_the_unigram(
 
 REFUSED = [
     *("--n-layer 2", "--n-embd 16", "--n-head 2", "--block-size 8", "--position rotary", "--dropout 0.1"),
-    *("--window 4", "--locality", "--ngrams 2", "--n-kv-head 1", "--portable", "--no-counts"),
-    *("--counts-dropout 0.1", "--time 10s", "--steps 5", "--optimizer adamw", "--learning-rate 0.1"),
+    *("--window 4", "--locality", "--ngram-embeddings 2", "--n-kv-head 1", "--plain", "--no-prior"),
+    *("--prior-dropout 0.1", "--time 10s", "--steps 5", "--optimizer adamw", "--learning-rate 0.1"),
     *("--batch-size 2", "--seed 3", "--device cpu", "--precision fp32", "--compile off"),
-    *("--schedule 0:1,5:0", "--patience 1", "--save-every 5", "--eval-every 3", "--clip 2"),
+    *("--schedule 0:1,5:0", "--patience 1", "--save-every 5", "--eval-every 3", "--grad-clip 2"),
 ]
 
 
@@ -183,44 +183,48 @@ REFUSED = [
 def test_what_acts_on_a_transformer_only_is_refused_by_name(
     charlm: Callable[..., Result], option: str
 ) -> None:
-    result = charlm("train", "ducks.txt", "--mixer", "none", *option.split())
+    result = charlm("train", "ducks.txt", "--model", "ngram", *option.split())
     name = option.split()[0].removeprefix("--").removeprefix("no-").replace("-", "_")
-    assert result.code == 2 and re.search(rf"\b{name} is", result.err) and "mixer none" in result.err
+    assert result.code == 2 and re.search(rf"\b{name} is", result.err) and "model ngram" in result.err
 
 
-def test_it_takes_turns_with_no_mixer_and_has_no_stride(charlm: Callable[..., Result]) -> None:
-    result = charlm("train", "ducks.txt", "--mixer", "none,attention")
-    assert result.code == 2 and "takes turns with no other" in result.err
-    charlm("train", "ducks.txt", "--mixer", "none")
+def test_it_has_no_stride(charlm: Callable[..., Result]) -> None:
+    charlm("train", "ducks.txt", "--model", "ngram")
     result = charlm("eval", "--stride", "2")
     assert result.code == 2 and "stride is 2, which cannot act" in result.err
 
 
 def test_it_is_compared_with_a_transformer_of_any_shape(charlm: Callable[..., Result]) -> None:
-    result = charlm("compare", "ducks.txt", "--vary", "mixer=none,attention", "--steps", "4", "--json", *TOY)
+    result = charlm(
+        "compare", "ducks.txt", "--vary", "model=ngram,transformer", "--steps", "4", "--json", *TOY
+    )
     assert result.code == 0, result.err
     assert "different values" not in result.err
     found = json.loads(result.out)
-    rows = {row["values"]["mixer"]: row for row in found["rows"]}
-    assert rows["none"]["weights"] == 0 and rows["none"]["reach"] == 4
-    assert rows["none"]["bits_per_char"] == pytest.approx(found["baselines"]["kneser-ney"]["bits_per_char"])
+    rows = {row["values"]["model"]: row for row in found["rows"]}
+    assert rows["ngram"]["weights"] == 0 and rows["ngram"]["reach"] == 4
+    assert rows["ngram"]["bits_per_char"] == pytest.approx(found["baselines"]["kneser-ney"]["bits_per_char"])
     assert found["counts_by_order"]["4"] == found["baselines"]["kneser-ney"]["bits_per_char"]
-    page = Path("checkpoints/ducks-mixer/comparison.html").read_text()
+    page = Path("checkpoints/ducks-model/comparison.html").read_text()
     assert "counts, " in page and "4 characters" in page
-    assert charlm("resume", "ducks-mixer").code == 0
+    assert charlm("resume", "ducks-model").code == 0
     two = charlm(
-        "compare", "--checkpoints", "checkpoints/ducks-mixer", "mixer-none.seed-1", "mixer-attention.seed-1"
+        "compare",
+        "--checkpoints",
+        "checkpoints/ducks-model",
+        "model-ngram.seed-1",
+        "model-transformer.seed-1",
     )
     assert two.code == 0 and "is better than" in two.out
 
 
 def test_orders_are_compared_and_what_cannot_act_there_is_refused(charlm: Callable[..., Result]) -> None:
-    words = ("compare", "ducks.txt", "--mixer", "none", "--vary", "counts_order=1,3")
+    words = ("compare", "ducks.txt", "--model", "ngram", "--vary", "prior_order=1,3")
     result = charlm(*words, "--json")
     assert result.code == 0, result.err
     found = json.loads(result.out)
     for row in found["rows"]:
-        same = found["counts_by_order"][str(row["values"]["counts_order"])]
+        same = found["counts_by_order"][str(row["values"]["prior_order"])]
         assert row["bits_per_char"] == pytest.approx(same, rel=1e-9)
     for more in ("--steps 4", "--time 9s", "--batch-size 2", "--seed 2", "--vary learning_rate=1,2"):
         refused = charlm(*words, *more.split())

@@ -17,7 +17,7 @@ from tests.conftest import toy_run
 
 
 def with_counts(root: Path, corpus: Corpus) -> tuple[RunFolder, Snapshot]:
-    run, session = toy_run(root, corpus, model={"counts": True, "counts_order": 3})
+    run, session = toy_run(root, corpus, model={"prior": True, "prior_order": 3})
     counts = dump(build(corpus.train, corpus.vocabulary.n_symbols, 3, memory=1 << 30).model)
     snapshot = replace(session.snapshot(), counts=counts)
     run.write_run_files(snapshot.run_files())

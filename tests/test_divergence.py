@@ -53,8 +53,8 @@ def spoil_gradients(monkeypatch: pytest.MonkeyPatch, bad_calls: set[int], how: f
     "made",
     [
         {"optimizer": "adamw"},
-        {"optimizer": "muon", "accumulation": 2},
-        {"model": {"ngrams": 2, "ngram_rows": 64}},
+        {"optimizer": "muon", "grad_accum": 2},
+        {"model": {"ngram_embeddings": 2, "ngram_embedding_rows": 64}},
     ],
     ids=["adamw", "muon", "n-grams"],
 )
@@ -66,7 +66,7 @@ def test_one_that_is_not_finite_changes_nothing_that_is_learned(
     how: float,
     made: dict[str, object],
 ) -> None:
-    parts = made.get("accumulation", 1)
+    parts = made.get("grad_accum", 1)
     (poison if where == "loss" else spoil_gradients)(monkeypatch, {3 * parts}, how)  # type: ignore[operator]
     run, session = toy_run(
         tmp_path, corpus, 6, eval_every=100, **{**made, "model": dict(made.get("model", {}))}
@@ -109,7 +109,7 @@ def test_what_never_gets_better_ends_with_code_5_and_leaves_the_last_good_save(
 ) -> None:
     poison(monkeypatch, set(range(5, 10_000)))
     result = charlm(
-        "train", "ducks.txt", "--steps", "40", *TOY, "--save-every", "0", "--no-counts", "--run", "bad"
+        "train", "ducks.txt", "--steps", "40", *TOY, "--save-every", "0", "--no-prior", "--run", "bad"
     )
     assert result.code == 5
     assert result.err.rstrip().splitlines()[-1].startswith("error: training went wrong again")

@@ -74,10 +74,10 @@ def test_a_text_that_changed_is_said(run: RunFolder, monkeypatch: pytest.MonkeyP
 def test_counts_alone_are_examined_too(elsewhere: Path) -> None:
     Path("ducks.txt").write_text(TEXT)
     loaded = load(["ducks.txt"], TextConfig())
-    choice = choose(Budget(), len(loaded.corpus.train), ModelConfig(mixer="none"), TrainingConfig())
+    choice = choose(Budget(), len(loaded.corpus.train), ModelConfig(model="ngram"), TrainingConfig())
     choice = replace(choice, plan=choice.plan.decided(decided="size", at_step=0))
     run = RunFolder.create(Path("checkpoints"), "counted")
-    session = begin(run, loaded, TextConfig(), choice, "charlm train --mixer none")
+    session = begin(run, loaded, TextConfig(), choice, "charlm train --model ngram")
     list(trainer_of(session, run).run(Never()))
     run.unlock()
     found = examine(run)

@@ -147,11 +147,11 @@ def model_of(**settings_: object) -> TransformerPredictor:
     "settings_",
     [
         {},
-        {"ngrams": 3, "ngram_rows": 16},
+        {"ngram_embeddings": 3, "ngram_embedding_rows": 16},
         {"mixer": "convolution", "n_head": None},
         {"mixer": "recurrent", "n_head": None},
         {"mixer": "attention,recurrent"},
-        {"counts": True, "counts_order": 3},
+        {"prior": True, "prior_order": 3},
     ],
 )
 def test_no_score_depends_on_another_document(settings_: dict[str, object]) -> None:
@@ -172,7 +172,7 @@ def test_no_score_depends_on_another_document(settings_: dict[str, object]) -> N
 def test_training_reads_no_other_document() -> None:
     from charlm.training.trainer import batch_loss
 
-    model = model_of(ngrams=2, ngram_rows=8).model.train()
+    model = model_of(ngram_embeddings=2, ngram_embedding_rows=8).model.train()
     windows = torch.tensor([[0, 1, 2, 0, E, 1, 2, 0], [2, 2, 1, 0, E, 1, 2, 0]])
     from charlm.model.masks import documents_of
 
@@ -324,7 +324,7 @@ def test_a_run_on_lines(
         return code, *capsys.readouterr()
 
     shape = "--n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --batch-size 8 --learning-rate 0.02"
-    code, _, said = charlm(f"train t.txt --steps 60 --documents line --counts {shape} --run lines")
+    code, _, said = charlm(f"train t.txt --steps 60 --documents line --prior {shape} --run lines")
     assert code == 0 and "in 240 documents" in said
     code, out, _ = charlm("sample -n 3 --one-document --json --temperature 0.5")
     rows = [json.loads(line) for line in out.splitlines()]

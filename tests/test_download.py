@@ -490,7 +490,7 @@ def test_no_other_command_connects(
         "8",
         "--batch-size",
         "2",
-        "--ngrams",
+        "--ngram-embeddings",
         "1",
     ]
     for words in (
@@ -525,7 +525,7 @@ def test_a_published_text_is_divided_as_is_customary(
         "8",
         "--batch-size",
         "2",
-        "--ngrams",
+        "--ngram-embeddings",
         "1",
     ]
     for words, said in (

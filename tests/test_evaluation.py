@@ -207,7 +207,7 @@ def test_an_evaluation_says_everything(tmp_path: Path, corpus: Corpus) -> None:
     latest = evaluate(read(run, "latest"), "latest", [("held-out part", text)], rule, corpus)
     data = json.loads(json.dumps(latest.to_json()))
     assert set(data) == {
-        "schema", "kind", "online", "figures", "checkpoint", "selected_on_this_text", "block_size", "stride", "counts_order", "state_carried",
+        "schema", "kind", "online", "figures", "checkpoint", "selected_on_this_text", "block_size", "stride", "prior_order", "state_carried",
         "chars", "bytes", "document_ends", "unknown_chars",
         "nats_per_char", "bits_per_char", "bits_per_byte", "unit", "units", "bits_per_unit", "perplexity", "ci95_bits_per_char", "baselines", "files", "warnings",
     }  # fmt: skip
@@ -233,7 +233,7 @@ def test_an_evaluation_says_everything(tmp_path: Path, corpus: Corpus) -> None:
 
 
 def test_counts_saved_in_the_run_stand_in_where_its_text_is_gone(tmp_path: Path, corpus: Corpus) -> None:
-    run, session = toy_run(tmp_path, corpus, 3, model={"counts": True, "counts_order": 3})
+    run, session = toy_run(tmp_path, corpus, 3, model={"prior": True, "prior_order": 3})
     list(Trainer(session, run).run(Never()))
     text, rule = corpus.held_out_text(), ContextRule.of(16)
     found = evaluate(read(run, "latest"), "latest", [("x", text)], rule, None)
@@ -247,11 +247,11 @@ def test_counts_saved_in_the_run_stand_in_where_its_text_is_gone(tmp_path: Path,
     assert not any("no kneser-ney" in warning for warning in found.warnings)
 
 
-@pytest.mark.parametrize(("counts", "hint"), [(True, "on more text"), (False, "--counts")])
+@pytest.mark.parametrize(("counts", "hint"), [(True, "on more text"), (False, "--prior")])
 def test_a_model_that_counts_beat_is_told_what_to_do(
     tmp_path: Path, corpus: Corpus, counts: bool, hint: str
 ) -> None:
-    run, session = toy_run(tmp_path, corpus, 1, model={"counts": True, "counts_order": 1} if counts else {})
+    run, session = toy_run(tmp_path, corpus, 1, model={"prior": True, "prior_order": 1} if counts else {})
     list(Trainer(session, run).run(Never()))
     text = [("x", corpus.held_out_text())]
     found = evaluate(read(run, "latest"), "latest", text, ContextRule.of(16), corpus)

@@ -33,9 +33,13 @@ def makings(draw: st.DrawFn) -> dict[str, Any]:
     parts = draw(st.sampled_from([1, 2, 3]))
     model: dict[str, Any] = {"dropout": draw(st.sampled_from([0.0, 0.3]))}
     if draw(st.booleans()):
-        model |= {"ngrams": 2, "ngram_rows": 64, "ngram_dropout": draw(st.sampled_from([0.0, 0.2]))}
+        model |= {
+            "ngram_embeddings": 2,
+            "ngram_embedding_rows": 64,
+            "ngram_embedding_dropout": draw(st.sampled_from([0.0, 0.2])),
+        }
     if draw(st.booleans()):
-        model |= {"counts": True, "counts_order": 2, "counts_dropout": draw(st.sampled_from([0.0, 0.3]))}
+        model |= {"prior": True, "prior_order": 2, "prior_dropout": draw(st.sampled_from([0.0, 0.3]))}
     mixer = draw(st.sampled_from(["attention", "recurrent", "attention,convolution"]))
     if mixer == "recurrent":
         model |= {"mixer": mixer, "n_head": None}
@@ -45,7 +49,7 @@ def makings(draw: st.DrawFn) -> dict[str, Any]:
         model |= {"mixer": mixer, "position": draw(st.sampled_from(["rotary", "learned", "none"]))}
     return {
         "seed": draw(st.integers(0, 99)),
-        "accumulation": parts,
+        "grad_accum": parts,
         "batch_size": parts * draw(st.integers(1, 2)),
         "optimizer": draw(st.sampled_from(["adamw", "muon"])),
         "model": model,
@@ -120,9 +124,9 @@ def test_resume_is_exact(tmp_path: Path, thorough: bool) -> None:
 def test_counts_alone_stopped_before_their_figure_end_the_same(tmp_path: Path) -> None:
     """Their one step is the counting: what can be cut off is the scoring."""
     corpus = prepare(TEXT, TextConfig())
-    run, whole = counted(tmp_path, corpus, "whole", counts_order=3)
+    run, whole = counted(tmp_path, corpus, "whole", prior_order=3)
     list(trainer_of(whole, run).run(Never()))
-    run, part = counted(tmp_path, corpus, "part", counts_order=3)
+    run, part = counted(tmp_path, corpus, "part", prior_order=3)
     for _ in range(2):
         list(trainer_of(part, run).run(After(lambda: 0, 0)))
         run.unlock()

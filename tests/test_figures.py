@@ -30,7 +30,7 @@ def trained(root: Path, corpus: Corpus, kind: str) -> Predictor:
         run, alone = counted(root, corpus, kind.replace(" ", "-"))
         list(trainer_of(alone, run).run(Never()))
     else:
-        model: dict[str, object] = {"counts": True, "counts_order": 3} if kind == "beside counts" else {}
+        model: dict[str, object] = {"prior": True, "prior_order": 3} if kind == "beside counts" else {}
         training = {"precision": "bf16"} if kind == "trained in bf16" else {}
         run, session = toy_run(root, corpus, 30, kind.replace(" ", "-"), model=model, **training)
         list(trainer_of(session, run).run(Never()))
@@ -100,9 +100,9 @@ DOCUMENTS = {
     "drawn": "--documents line --split documents",
 }
 MODELS = {
-    "none": "--mixer none",
-    "prior": "--counts --counts-order 3 --steps 2",
-    "no counts": "--no-counts --steps 2",
+    "none": "--model ngram",
+    "prior": "--prior --prior-order 3 --steps 2",
+    "no prior": "--no-prior --steps 2",
 }
 SMALL = "--n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --batch-size 4 --precision fp32"
 
@@ -134,7 +134,7 @@ def test_training_ends_on_the_figure_that_eval_gives(
 def test_counts_alone_begin_samples_where_documents_begin(charlm: Callable[..., Result], kind: str) -> None:
     lines = QUESTIONS.replace("\n\n", "\n")
     Path("q.txt").write_text(lines if kind == "line" else lines.replace("\n", "\n\n"), "utf-8")
-    assert charlm("train", "q.txt", "--mixer", "none", "--documents", kind).code == 0
+    assert charlm("train", "q.txt", "--model", "ngram", "--documents", kind).code == 0
     out = charlm("sample", "-n", "20", "--length", "9", "--temperature", "0.2", "--seed", "1", "--json").out
     begun = [json.loads(line)["text"] for line in out.splitlines()]
     assert [text[:8] for text in begun] == ["Question"] * 20
@@ -143,24 +143,24 @@ def test_counts_alone_begin_samples_where_documents_begin(charlm: Callable[..., 
 def test_counts_alone_in_a_comparison_of_documents_are_the_baseline(charlm: Callable[..., Result]) -> None:
     Path("q.txt").write_text(QUESTIONS, "utf-8")
     result = charlm(
-        *("compare", "q.txt", "--documents", "line", "--vary", "mixer=none,attention", "--steps", "2"),
+        *("compare", "q.txt", "--documents", "line", "--vary", "model=ngram,transformer", "--steps", "2"),
         *("--json", *TOY),
     )
     assert result.code == 0, result.err
     found = json.loads(result.out)
-    (bits,) = [row["bits_per_char"] for row in found["rows"] if row["values"]["mixer"] == "none"]
+    (bits,) = [row["bits_per_char"] for row in found["rows"] if row["values"]["model"] == "ngram"]
     assert bits == pytest.approx(found["baselines"]["kneser-ney"]["bits_per_char"], abs=1e-9)
 
 
-@pytest.mark.parametrize("given", ["--counts-order 1", "--counts-chars 300 --counts-order 0"])
+@pytest.mark.parametrize("given", ["--prior-order 1", "--prior-chars 300 --prior-order 0"])
 def test_the_advice_for_counts_names_what_differs(charlm: Callable[..., Result], given: str) -> None:
     def advice(*options: str) -> list[str]:
-        assert charlm("train", "ducks.txt", "--mixer", "none", *options).code == 0
+        assert charlm("train", "ducks.txt", "--model", "ngram", *options).code == 0
         warnings = json.loads(charlm("eval", "--json").out)["warnings"]
         return [warning for warning in warnings if "do better" in warning]
 
     (said,) = advice(*given.split())
-    order = re.search(r"--counts-order (\d+)$", said)
+    order = re.search(r"--prior-order (\d+)$", said)
     assert order
-    more = advice("--counts-order", order[1], *given.split()[:2] * ("--counts-chars" in given))
-    assert not more or "train without --counts-chars" in more[0]
+    more = advice("--prior-order", order[1], *given.split()[:2] * ("--prior-chars" in given))
+    assert not more or "train without --prior-chars" in more[0]

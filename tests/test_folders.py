@@ -288,9 +288,7 @@ def test_runs_and_comparisons_in_a_folder_are_left_out_and_said(
     learned, said = trained_on(".", "--run", "first")
     assert "left out" not in said
     assert trained_on(".", "--run", "second")[0] == learned
-    compared = charlm(
-        "compare", "a.txt", "--vary", "dropout=0,0.1", *TOY[:-2], "--run", "both", "--no-counts"
-    )
+    compared = charlm("compare", "a.txt", "--vary", "dropout=0,0.1", *TOY[:-2], "--run", "both", "--no-prior")
     assert compared.code == 0, compared.err
     write("checkpoints/first/notes.txt", "of this run\n")
     for name in (".", "**", "*"):

@@ -25,7 +25,7 @@ def info(charlm: Callable[..., Result], name: str) -> dict[str, object]:
     return dict(json.loads(charlm("info", name, "--json").out))
 
 
-@pytest.mark.parametrize("counts", ["--counts", "--no-counts"])
+@pytest.mark.parametrize("counts", ["--prior", "--no-prior"])
 def test_a_run_on_another_text(charlm: Callable[..., Result], counts: str) -> None:
     charlm("train", "ducks.txt", "--steps", "8", "--run", "old", counts, *TOY)
     weights = info(charlm, "old")["weights_sha256"]
@@ -35,7 +35,7 @@ def test_a_run_on_another_text(charlm: Callable[..., Result], counts: str) -> No
     assert re.search(r"and \d+ new: \S", result.err)
     assert len(re.findall(r"held-out text of old: \d\.\d{4} bits/char before", result.err)) == 2
     assert "held-out text of old" in result.out and ("forgotten" in result.out or "gained" in result.out)
-    assert ("counts: of this text and ducks.txt" in result.err) == (counts == "--counts")
+    assert ("counts: of this text and ducks.txt" in result.err) == (counts == "--prior")
     assert info(charlm, "old")["weights_sha256"] == weights
     row = info(charlm, "ankor")
     assert row["from"] == {"run": "old", "step": 8, "weights_sha256": weights}
@@ -125,7 +125,7 @@ def test_settings_of_the_text_are_taken_over(charlm: Callable[..., Result]) -> N
         (("--lowercase",), "lowercase is True, and False in old"),
         (("--normalize", "nfc"), "normalize is nfc, and None in old"),
         (("--n-layer", "7"), "n_layer is 7, and 1 in old"),
-        (("--portable",), "portable is True, and False in old"),
+        (("--plain",), "plain is True, and False in old"),
         (("--split", "documents", "--documents", "line"), "split is documents, and tail in old"),
         (("--from", "nobody"), "there is no run named nobody"),
         (("--checkpoint", "77"), "has no checkpoint 77"),
@@ -155,7 +155,7 @@ def test_the_units_are_those_of_the_old_run(charlm: Callable[..., Result], units
 
 
 def test_documents_can_be_told_apart_from_now_on(charlm: Callable[..., Result]) -> None:
-    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", "--counts", *TOY)
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", "--prior", *TOY)
     result = charlm("train", "ankor.txt", "--from", "old", "--steps", "3", "--documents", "line")
     assert result.code == 0, result.err
     assert charlm("sample", "--run", "ankor", "--one-document", "--length", "30").code == 0
@@ -179,7 +179,7 @@ def test_it_can_be_said_in_a_file(charlm: Callable[..., Result]) -> None:
 
 
 def test_without_the_old_text_that_is_said_and_it_goes_on(charlm: Callable[..., Result]) -> None:
-    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", "--counts", *TOY)
+    charlm("train", "ducks.txt", "--steps", "3", "--run", "old", "--prior", *TOY)
     assert charlm("cache", "--clear").code == 0
     Path("ducks.txt").unlink()
     result = charlm("train", "ankor.txt", "--from", "old", "--steps", "3")

@@ -40,8 +40,8 @@ NEW = "".join(
 )
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "ngrams": {"ngrams": 3, "ngram_rows": 256},
-    "counts": {"counts": True, "counts_order": 2},
+    "ngram_embeddings": {"ngram_embeddings": 3, "ngram_embedding_rows": 256},
+    "counts": {"prior": True, "prior_order": 2},
     "recurrent": {"mixer": "recurrent", "n_head": None},
     "learned": {"position": "learned"},
 }
@@ -109,7 +109,7 @@ def test_before_any_step_it_says_of_the_old_text_what_the_old_run_said(
     assert hashes(run) == before
 
 
-@pytest.mark.parametrize("kind", ["plain", "ngrams", "counts"])
+@pytest.mark.parametrize("kind", ["plain", "ngram_embeddings", "counts"])
 def test_what_was_forgotten_is_what_both_models_say_of_the_same_windows(
     tmp_path: Path, corpus: Corpus, kind: str
 ) -> None:
@@ -145,7 +145,7 @@ def test_what_it_comes_from_is_written_down(tmp_path: Path, corpus: Corpus) -> N
     assert origin["corpus"]["sha256"] == corpus.sha256
 
 
-@pytest.mark.parametrize("kind", ["plain", "ngrams", "counts"])
+@pytest.mark.parametrize("kind", ["plain", "ngram_embeddings", "counts"])
 def test_cut_off_and_resumed_it_ends_as_one_that_never_was(tmp_path: Path, corpus: Corpus, kind: str) -> None:
     run = trained(tmp_path, corpus, kind)
     folder, whole = gone_on(run, NEW, name="whole")
@@ -248,7 +248,14 @@ def test_an_early_end_is_judged_by_the_weights_that_will_be_used(tmp_path: Path,
     assert session.state.finished == "early" and last.step == session.state.memorising.best_step
 
 
-SHAPE = {"n_layer": 2, "n_embd": 32, "mixer": "recurrent", "position": "alibi", "ngrams": 2, "counts": True}
+SHAPE = {
+    "n_layer": 2,
+    "n_embd": 32,
+    "mixer": "recurrent",
+    "position": "alibi",
+    "ngram_embeddings": 2,
+    "prior": True,
+}
 
 
 @pytest.mark.parametrize("name", SHAPE)
@@ -278,7 +285,7 @@ def test_another_block_is_taken_where_no_weight_depends_on_it(
 def test_counts_alone_have_nothing_to_go_on_from(tmp_path: Path, corpus: Corpus) -> None:
     run, session = counted(tmp_path, corpus)
     list(trainer_of(session, run).run(Never()))
-    with pytest.raises(UsageError, match=r"counts is counts alone \(mixer none\)"):
+    with pytest.raises(UsageError, match=r"counts is counts alone \(model ngram\)"):
         Origin.of(run, None)
 
 

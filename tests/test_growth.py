@@ -104,7 +104,7 @@ def random_model(config: ModelConfig, n_symbols: int) -> LanguageModel:
     "more",
     [
         {},
-        {"ngrams": 3, "ngram_rows": 128},
+        {"ngram_embeddings": 3, "ngram_embedding_rows": 128},
         {"mixer": "recurrent,attention", "n_layer": 2},
         {"position": "learned"},
     ],

@@ -180,11 +180,11 @@ def test_each_guess_is_shown_with_a_line_and_the_option_to_type(
 ) -> None:
     control = "" if encoding == "cp037" else "\x1b[2J"
     Path("a.txt").write_bytes(encoded(f"{SENTENCES[language]} {control}\n" * 20, encoding))
-    refused = charlm("train", "a.txt", "--mixer", "none")
+    refused = charlm("train", "a.txt", "--model", "ngram")
     shown = [line.split(maxsplit=2) for line in refused.err.splitlines() if line.startswith("  --encoding ")]
     assert refused.code == 3 and 1 <= len(shown) <= 3 and "\x1b" not in refused.err
     name = next(line[1] for line in shown if line[2][:20] in SENTENCES[language])
-    assert charlm("train", "a.txt", "--encoding", name, "--mixer", "none").code == 0
+    assert charlm("train", "a.txt", "--encoding", name, "--model", "ngram").code == 0
 
 
 SEVEN_BIT = {
@@ -203,13 +203,13 @@ def test_text_of_seven_bits_that_is_no_ascii_is_said(
     monkeypatch.setattr("charlm.data.stream.WHOLE", 1 << 16)
     text = "plain at first\n" + SEVEN_BIT[encoding] * times
     Path("a.txt").write_bytes(text.encode(encoding))
-    said = charlm("train", "a.txt", "--mixer", "none").err
+    said = charlm("train", "a.txt", "--model", "ngram").err
     assert (
         f"looks like {encoding}, and was read as the ASCII that writes it; --encoding {encoding} reads"
         in said
     )
     assert SEVEN_BIT[encoding][:12] in said
-    named = charlm("train", "a.txt", "--mixer", "none", "--encoding", encoding)
+    named = charlm("train", "a.txt", "--model", "ngram", "--encoding", encoding)
     assert f"{len(text):,} characters" in named.err and "looks like" not in named.err
 
 

@@ -62,7 +62,7 @@ def test_of_a_few_characters_nothing_looks_like_a_measurement(charlm: Run) -> No
 def test_an_error_that_is_tiny_is_never_printed_as_zero(charlm: Run) -> None:
     Path("same.txt").write_text("a" * 3_000)
     trained = charlm(
-        "train", "same.txt", "--steps", "2", "--eval-every", "1", "--run", "same", "--counts", *FAST
+        "train", "same.txt", "--steps", "2", "--eval-every", "1", "--run", "same", "--prior", *FAST
     )
     assert trained.code == 0, trained.err
     report = Path("checkpoints/same/report.html").read_text()
@@ -71,7 +71,7 @@ def test_an_error_that_is_tiny_is_never_printed_as_zero(charlm: Run) -> None:
         assert not re.search(r"± -?0\.0+(?![0-9])|-0\.0+(?![0-9])", shown)
 
 
-@pytest.mark.parametrize("words", [("--mixer", "none"), ("--steps", "2", "--no-counts", *FAST)])
+@pytest.mark.parametrize("words", [("--model", "ngram"), ("--steps", "2", "--no-prior", *FAST)])
 def test_a_single_character_held_out_is_scored_in_training_too(charlm: Run, words: tuple[str, ...]) -> None:
     Path("one.txt").write_text("s")
     trained = charlm("train", "ducks.txt", "--val-file", "one.txt", "--run", "one", *words)
@@ -101,7 +101,7 @@ def test_the_last_step_can_be_the_best_by_the_same_windows(charlm: Run) -> None:
         "15",
         "--eval-chars",
         "120",
-        "--no-counts",
+        "--no-prior",
         "--learning-rate",
         "0.01",
     )
@@ -116,7 +116,7 @@ def test_the_last_step_can_be_the_best_by_the_same_windows(charlm: Run) -> None:
     assert json.loads(charlm("info", "--json").out)["best_step"] == 40
 
 
-@pytest.mark.parametrize("words", [("--steps", "2", *FAST), ("--mixer", "none")])
+@pytest.mark.parametrize("words", [("--steps", "2", *FAST), ("--model", "ngram")])
 def test_short_runs_and_counts_alone_have_a_best(charlm: Run, words: tuple[str, ...]) -> None:
     charlm("train", "ducks.txt", "--run", "ducks", *words)
     found = charlm("eval", "--checkpoint", "best", "--json")
@@ -172,7 +172,7 @@ def test_a_best_whose_pointer_was_not_written_is_found_again(tmp_path: Path, cor
 def test_each_evaluation_is_compared_with_the_baseline_on_its_own_windows(
     tmp_path: Path, corpus: Corpus
 ) -> None:
-    run, session = toy_run(tmp_path, corpus, 12, model={"counts": True, "counts_order": 4})
+    run, session = toy_run(tmp_path, corpus, 12, model={"prior": True, "prior_order": 4})
     events = [e for e in Trainer(session, run).run(Never()) if isinstance(e, Evaluated)]
     snapshot = read(run, "latest")
     model, counts = predictor_of(snapshot), snapshot.counts
@@ -192,7 +192,7 @@ def test_each_evaluation_is_compared_with_the_baseline_on_its_own_windows(
 
 
 def test_the_baseline_and_the_difference_are_shown_wherever_the_figure_is(charlm: Run) -> None:
-    words = ("--counts", "--steps", "12", "--eval-every", "5", "--eval-chars", "150")
+    words = ("--prior", "--steps", "12", "--eval-every", "5", "--eval-chars", "150")
     trained = charlm("train", "ducks.txt", "--run", "ducks", *words, *FAST)
     assert trained.code == 0, trained.err
     for event in evaluations("ducks"):
@@ -209,7 +209,7 @@ def test_the_baseline_and_the_difference_are_shown_wherever_the_figure_is(charlm
 
 
 def test_windows_of_counts_are_pieces_of_their_score(tmp_path: Path, corpus: Corpus) -> None:
-    _, session = toy_run(tmp_path, corpus, 1, model={"counts": True, "counts_order": 4})
+    _, session = toy_run(tmp_path, corpus, 1, model={"prior": True, "prior_order": 4})
     assert session.kneser_ney is not None
     predictor, rule = CountsPredictor(session.kneser_ney, corpus.vocabulary), session.predictor.rule
     ids = corpus.vocabulary.encode(TEXT[-700:] + "Ж" + TEXT[:50])

@@ -118,11 +118,11 @@ BY_HAND: dict[str, Callable[[Hostile], None]] = {
         CONFIG, lambda d: d["model"].update(n_embd=8192, n_layer=128, block_size=65536, n_head=1)
     ),
     "as many n-grams as there may be": edit(
-        CONFIG, lambda d: d["model"].update(ngrams=8, ngram_rows=2**24, n_embd=8192)
+        CONFIG, lambda d: d["model"].update(ngram_embeddings=8, ngram_embedding_rows=2**24, n_embd=8192)
     ),
     "a model that reads ahead": edit(CONFIG, lambda d: d["model"].update(causal=False)),
-    "another optimizer": edit(CONFIG, lambda d: d["training"].update(optimizer="adamw", muon_rate=None)),
-    "counts that nothing begins from": edit(CONFIG, lambda d: d["model"].update(counts_order=7)),
+    "another optimizer": edit(CONFIG, lambda d: d["training"].update(optimizer="adamw", muon_lr=None)),
+    "counts that nothing begins from": edit(CONFIG, lambda d: d["model"].update(prior_order=7)),
     "a seed as long as a book": write(CONFIG, b'{"model": {"n_layer": ' + b"1" * 100_000 + b"}}"),
     "a key twice in the configuration": doubled(CONFIG),
     "a key twice in the state": doubled(STATE),
@@ -184,7 +184,7 @@ BY_HAND: dict[str, Callable[[Hostile], None]] = {
     "a plan of a million corners": edit(
         PLAN, lambda d: d["decisions"][-1].update(schedule=f"0:0{',9:1' * 10**6}")
     ),
-    "n-grams there are none, with rows": edit(CONFIG, lambda d: d["model"].update(ngrams=None)),
+    "n-grams there are none, with rows": edit(CONFIG, lambda d: d["model"].update(ngram_embeddings=None)),
     "a plan that never evaluates": edit(PLAN, lambda d: d["decisions"][-1].update(eval_every=0)),
     "a pointer that is a book": write("latest", b"step-00000004" * 1000),
     "a pointer that leaves": write("latest", b"../toy/step-00000004"),
@@ -197,9 +197,9 @@ BY_HAND_ALONE: dict[str, Callable[[Hostile], None]] = {
     ),
     "no counts at all": lambda hostile: hostile.path(COUNTS).unlink(),
     "a shape that counts do not have": edit(CONFIG, lambda d: d["model"].update(n_layer=1)),
-    "counts of another order": edit(CONFIG, lambda d: d["model"].update(counts_order=3)),
-    "counts without an order of theirs": edit(CONFIG, lambda d: d["model"].update(counts_order=None)),
-    "counts that should be attention": edit(CONFIG, lambda d: d["model"].update(mixer="attention")),
+    "counts of another order": edit(CONFIG, lambda d: d["model"].update(prior_order=3)),
+    "counts without an order of theirs": edit(CONFIG, lambda d: d["model"].update(prior_order=None)),
+    "counts that should be attention": edit(CONFIG, lambda d: d["model"].update(model="transformer")),
     "nothing and attention in turns": edit(CONFIG, lambda d: d["model"].update(mixer="none,attention")),
     "documents that never end": edit(WORDS, lambda d: d.update(ends=False)),
     "an end that is a word": edit(WORDS, lambda d: d.update(ends="yes")),

@@ -150,7 +150,7 @@ def test_the_model_is_the_one_that_train_would_choose(charlm: Call) -> None:
         for name, value in plan[kind].items():
             option = "--" + name.replace("_", "-")
             if (
-                value is not None and option in shown and name != "ngram_prior"
+                value is not None and option in shown and name != "ngram_embedding_accumulator"
             ):  # which is of the seconds left
                 assert shown[option] == ("" if value is True else str(value)), name
     assert shown["--n-embd"].strip() == str(plan["model"]["n_embd"])

@@ -96,7 +96,7 @@ def test_training_on_a_terminal_of_any_width(tmp_path: Path, width: int) -> None
         "--threads",
         "1",
         *TOY,
-        "--no-counts",
+        "--no-prior",
     )
     command = Command(words, tmp_path, {"PATH": "", "NO_COLOR": "1", "TERM": "xterm"}, before=_every_step)
     screen = Screen(width)

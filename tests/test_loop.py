@@ -111,7 +111,7 @@ def test_the_same_command_gives_the_same_weights(tmp_path: Path, corpus: Corpus)
 def test_accumulation_changes_nothing_but_the_last_bits(tmp_path: Path, corpus: Corpus) -> None:
     losses = []
     for n in (1, 4):
-        run, session = toy_run(tmp_path, corpus, 10, f"parts-{n}", accumulation=n)
+        run, session = toy_run(tmp_path, corpus, 10, f"parts-{n}", grad_accum=n)
         losses.append([e.loss for e in Trainer(session, run).run(Never()) if isinstance(e, Stepped)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -346,7 +346,7 @@ def test_between_steps_the_predictor_reads_with_the_weights_as_they_are(
     tmp_path: Path, corpus: Corpus
 ) -> None:
     """A sample shown in the middle of training is of the model of that moment."""
-    run, session = toy_run(tmp_path, corpus, 6, model={"ngrams": 3, "ngram_rows": 64})
+    run, session = toy_run(tmp_path, corpus, 6, model={"ngram_embeddings": 3, "ngram_embedding_rows": 64})
     trainer = Trainer(session, run)
     ids = torch.tensor([[1, 2, 3]])
     seen = []

@@ -72,8 +72,8 @@ OTHER_NAMES = [
     "train --per_device_train_batch_size:--batch-size --layers:--n-layer --heads:--n-head --hidden:--n-embd --dim:--n-embd",
     "train --iters:--steps --gpu:--device --cpu:--device --input:charlm --file:charlm --name:--run --model:--from --resume:resume",
     "train --help-all:--help --verbose:standard --top-k:sample --prompt:sample --weight_decay:--weight-decay --json_:--json",
-    "train -rnn_size:--n-embd -num_layers:--n-layer -seq_length:--block-size -lr:--learning-rate --grad_clip:--clip",
-    "train --eval_interval:--eval-every --warmup_iters:--schedule --d_model:--n-embd --gradient_accumulation_steps:--accumulation",
+    "train -rnn_size:--n-embd -num_layers:--n-layer -seq_length:--block-size -lr:--learning-rate --grad_clip:--grad-clip",
+    "train --eval_interval:--eval-every --warmup_iters:--schedule --d_model:--n-embd --gradient_accumulation_steps:--grad-accum",
     "train --early-stopping:--patience --val-split:--val --num-workers:--threads --column:--field --rope:--position",
     "sample --top_k:--top-k --num-samples:--samples --max-new-tokens:--length --n-predict:--length -primetext:--prompt",
     "sample -temperature:--temperature --temp:--temperature --model:--run --start:--prompt --output:standard --file:--prompt-file",
@@ -159,7 +159,7 @@ def test_a_command_of_another_tool_gets_ours(charlm: Charlm, typed: str, meant: 
         ("--optimizer Adam", "adamw"), ("--normalize NFC", "nfc"), ("--time 1:30", "1m30s"), ("--time 00:10:00", "10m"),
         ("--time 10min", "10m"), ("--time 60 s", "--time 60s"), ("60s", "--time 60s"), ("500", "--steps 500"), ("--val 10%", "0.1"),
         ("--val 10", "0.1"), ("--val 0,2", "0.2"), ("--steps 10,000", "10000"), ("--steps 1e3", "1000"), ("--n-layer 4.0", "4"),
-        ("--counts=False", "--no-counts"), ("--counts=true", "--counts"), ("--lowercase=false", "--no-lowercase"),
+        ("--prior=False", "--no-prior"), ("--prior=true", "--prior"), ("--lowercase=false", "--no-lowercase"),
     ],
 )  # fmt: skip
 def test_a_value_of_another_tool_gets_ours(charlm: Charlm, words: str, meant: str) -> None:

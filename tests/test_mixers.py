@@ -41,8 +41,8 @@ def random_ids(*shape: int, n: int = N_SYMBOLS) -> torch.Tensor:
 
 def test_every_setting_of_a_model_is_in_the_matrix() -> None:
     fixed = {"n_layer", "n_embd", "n_head", "block_size", "dropout", "causal"}
-    of_ngrams = {"ngrams", "ngram_rows", "ngram_dropout", "portable"}
-    of_counts = {"counts", "counts_order", "counts_dropout"}
+    of_ngrams = {"ngram_embeddings", "ngram_embedding_rows", "ngram_embedding_dropout", "plain"}
+    of_counts = {"counts", "prior_order", "prior_dropout"}
     elsewhere = fixed | of_ngrams | of_counts  # which have tests of their own
     assert VARIED | elsewhere == {setting.name for setting in settings_of(ModelConfig)}
 
@@ -328,8 +328,8 @@ def test_a_checkpoint_from_before_there_was_a_choice_of_mixer_is_read() -> None:
         dropout=0.0,
         mixer="attention",
         position="rotary",
-        ngrams=1,
-        counts=False,
+        ngram_embeddings=1,
+        prior=False,
     )
     assert list(random_model(old).state_dict()) == list(
         random_model(replace(old, position="rotary")).state_dict()

@@ -107,7 +107,7 @@ def test_the_rest_goes_by_the_librarys_adamw() -> None:
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_a_bad_step_changes_nothing(kind: str) -> None:
-    made = model(ngrams=3, ngram_rows=32)
+    made = model(ngram_embeddings=3, ngram_embedding_rows=32)
     optimizer = Optimizer(made, kind, weight_decay=0.1)
 
     def learn(good: bool) -> None:

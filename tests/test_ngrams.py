@@ -15,7 +15,9 @@ from charlm.training.planner import NGRAM_WEIGHTS, Budget, choose
 from tests.test_loop import stopped_and_resumed
 from tests.test_predictor import VOCABULARY
 
-CONFIG = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=7, ngrams=4, ngram_rows=512, dropout=0.0)
+CONFIG = ModelConfig(
+    n_layer=1, n_head=2, n_embd=8, block_size=7, ngram_embeddings=4, ngram_embedding_rows=512, dropout=0.0
+)
 
 
 def ngrams(n_symbols: int = 20) -> NGrams:
@@ -97,26 +99,37 @@ def test_ngrams_through_the_cache_are_those_of_recomputation(cut: int) -> None:
 
 def test_the_plan_gives_as_many_vectors_as_a_text_can_fill() -> None:
     short, long = (
-        choose(Budget(steps=50), n, ModelConfig(counts=False, n_embd=64), TrainingConfig()).model
+        choose(Budget(steps=50), n, ModelConfig(prior=False, n_embd=64), TrainingConfig()).model
         for n in (1000, 10**8)
     )
-    assert short.ngram_rows == 1024 and long.ngram_rows and long.ngrams
-    assert long.ngram_rows * (long.ngrams - 1) * 64 <= NGRAM_WEIGHTS
-    assert choose(Budget(steps=50), 1000, ModelConfig(portable=True), TrainingConfig()).model.ngrams == 1
+    assert short.ngram_embedding_rows == 1024 and long.ngram_embedding_rows and long.ngram_embeddings
+    assert long.ngram_embedding_rows * (long.ngram_embeddings - 1) * 64 <= NGRAM_WEIGHTS
+    assert (
+        choose(Budget(steps=50), 1000, ModelConfig(plain=True), TrainingConfig()).model.ngram_embeddings == 1
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"portable": True, "ngrams": 3}, "ngrams is 3, which portable forbids"),
-        ({"portable": True, "mixer": "recurrent"}, "mixer is recurrent, which portable forbids"),
-        ({"portable": True, "position": "alibi"}, "position is alibi, which portable forbids"),
-        ({"portable": True, "locality": True}, "locality is True, which portable forbids"),
-        ({"ngrams": 1, "ngram_rows": 64}, "ngram_rows is 64, which cannot act with ngrams 1"),
-        ({"ngram_rows": 100}, "ngram_rows is 100; it takes a power of two"),
-        ({"ngrams": 1, "ngram_dropout": 0.1}, "ngram_dropout is 0.1, which cannot act with ngrams 1"),
-        ({"portable": True, "ngram_dropout": 0.1}, "ngram_dropout is 0.1, which portable forbids"),
-        ({"portable": True, "ngram_rows": 64}, "ngram_rows is 64, which portable forbids"),
+        ({"plain": True, "ngram_embeddings": 3}, "ngram_embeddings is 3, which plain forbids"),
+        ({"plain": True, "mixer": "recurrent"}, "mixer is recurrent, which plain forbids"),
+        ({"plain": True, "position": "alibi"}, "position is alibi, which plain forbids"),
+        ({"plain": True, "locality": True}, "locality is True, which plain forbids"),
+        (
+            {"ngram_embeddings": 1, "ngram_embedding_rows": 64},
+            "ngram_embedding_rows is 64, which cannot act with ngram_embeddings 1",
+        ),
+        ({"ngram_embedding_rows": 100}, "ngram_embedding_rows is 100; it takes a power of two"),
+        (
+            {"ngram_embeddings": 1, "ngram_embedding_dropout": 0.1},
+            "ngram_embedding_dropout is 0.1, which cannot act with ngram_embeddings 1",
+        ),
+        (
+            {"plain": True, "ngram_embedding_dropout": 0.1},
+            "ngram_embedding_dropout is 0.1, which plain forbids",
+        ),
+        ({"plain": True, "ngram_embedding_rows": 64}, "ngram_embedding_rows is 64, which plain forbids"),
     ],
 )
 def test_what_cannot_act_is_refused_by_name(settings: dict[str, object], said: str) -> None:
@@ -126,12 +139,16 @@ def test_what_cannot_act_is_refused_by_name(settings: dict[str, object], said: s
 
 def test_muon_rate_needs_muon() -> None:
     with pytest.raises(ValueError, match="cannot act with optimizer adamw"):
-        TrainingConfig(optimizer="adamw", muon_rate=0.1)
+        TrainingConfig(optimizer="adamw", muon_lr=0.1)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_a_run_with_ngrams_resumes_exactly(tmp_path: Path, corpus: Corpus, dropout: float) -> None:
-    stopped_and_resumed(tmp_path, corpus, {"ngrams": 3, "ngram_rows": 256, "ngram_dropout": dropout})
+    stopped_and_resumed(
+        tmp_path,
+        corpus,
+        {"ngram_embeddings": 3, "ngram_embedding_rows": 256, "ngram_embedding_dropout": dropout},
+    )
 
 
 def test_with_gradient_taken_as_seen_rare_rows_move_less_and_frequent_ones_as_ever() -> None:
@@ -140,7 +157,7 @@ def test_with_gradient_taken_as_seen_rare_rows_move_less_and_frequent_ones_as_ev
         made = LanguageModel(CONFIG, 20)
         initialise(made, torch.Generator().manual_seed(1))
         assert made.ngrams is not None
-        optimizer = Optimizer(made.train(), "muon", 0.1, ngram_prior=prior)
+        optimizer = Optimizer(made.train(), "muon", 0.1, ngram_embedding_accumulator=prior)
         square = optimizer.state["row_square.ngrams.table"]
         made(torch.tensor([[1, 2, 3]])).square().mean().backward()
         index = made.ngrams.pending[0][0]
@@ -153,7 +170,9 @@ def test_with_gradient_taken_as_seen_rare_rows_move_less_and_frequent_ones_as_ev
 
 
 def test_dropout_leaves_out_that_share_of_vectors_in_training_only() -> None:
-    made = NGrams(ModelConfig(n_embd=8, ngrams=3, ngram_rows=64, ngram_dropout=0.3), 20)
+    made = NGrams(
+        ModelConfig(n_embd=8, ngram_embeddings=3, ngram_embedding_rows=64, ngram_embedding_dropout=0.3), 20
+    )
     torch.nn.init.normal_(made.table)
     ids = torch.randint(20, (50, 40), generator=torch.Generator().manual_seed(1))
     before = torch.zeros(50, 2, dtype=torch.long)
@@ -171,6 +190,6 @@ def test_the_plan_holds_rare_ngrams_back_the_more_the_more_often_it_reads_the_te
         budget = Budget(steps=500)
         return choose(budget, n_train, ModelConfig(n_embd=64, block_size=64), TrainingConfig(batch_size=16, **given)).training  # fmt: skip
 
-    once, twice, often = (chosen(n).ngram_prior for n in (513_000, 256_000, 51_200))
+    once, twice, often = (chosen(n).ngram_embedding_accumulator for n in (513_000, 256_000, 51_200))
     assert once == 0 and twice == pytest.approx(6.0, rel=0.01) and often == pytest.approx(486.0, rel=0.01)
-    assert chosen(51_200, ngram_prior=1.0).ngram_prior == 1.0
+    assert chosen(51_200, ngram_embedding_accumulator=1.0).ngram_embedding_accumulator == 1.0

@@ -13,17 +13,17 @@ from tests.conftest import TEXT
 from tests.test_cli import TOY
 
 USED = [
-    ["train", "ducks.txt", "--steps", "4", *TOY, "--counts-order", "2", "--compile", "off", "--run", "both"],
-    ["train", "ducks.txt", "--steps", "2", *TOY, "--no-counts", "--ngrams", "2", "--run", "plain"],
-    ["train", "ducks.txt", "--mixer", "none", "--run", "counted"],
-    ["train", "ducks.txt", "--steps", "1", *TOY, "--documents", "line", "--run", "apart", "--no-counts"],
+    ["train", "ducks.txt", "--steps", "4", *TOY, "--prior-order", "2", "--compile", "off", "--run", "both"],
+    ["train", "ducks.txt", "--steps", "2", *TOY, "--no-prior", "--ngram-embeddings", "2", "--run", "plain"],
+    ["train", "ducks.txt", "--model", "ngram", "--run", "counted"],
+    ["train", "ducks.txt", "--steps", "1", *TOY, "--documents", "line", "--run", "apart", "--no-prior"],
     ["resume", "both", "--steps", "2"],
     *(["sample", "--run", run, "--length", "9"] for run in ("both", "plain", "counted", "apart")),
     *(["eval", "--run", run] for run in ("plain", "counted", "apart")),
     ["eval", "--run", "both", "--online", "--per-char", "bits.jsonl"],
     ["compress", "short.txt", "-o", "short.clm", "--run", "both"],
     ["decompress", "short.clm", "-o", "again.txt", "--run", "both"],
-    ["compare", "ducks.txt", "--mixer", "none", "--vary", "counts_order=1,2", "--run", "orders"],
+    ["compare", "ducks.txt", "--model", "ngram", "--vary", "prior_order=1,2", "--run", "orders"],
     ["compare", "plain", "both"],
     ["runs"],
     ["info", "both"],

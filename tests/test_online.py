@@ -19,10 +19,10 @@ from tests.test_prior import beside_counts
 
 SHAPES: list[dict[str, object]] = [
     {},
-    {"counts": False, "counts_order": None},
+    {"prior": False, "prior_order": None},
     {"position": "learned"},
     {"mixer": "recurrent", "n_head": None},
-    {"mixer": "attention,convolution", "counts": False, "counts_order": None},
+    {"mixer": "attention,convolution", "prior": False, "prior_order": None},
 ]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
@@ -139,7 +139,7 @@ def test_the_checkpoint_stays_as_it_is(corpus: Corpus) -> None:
 
 
 def test_every_figure_says_of_what_kind_it_is(corpus: Corpus) -> None:
-    for shape, kinds in (({}, [COUNTS, MODEL]), ({"counts": False, "counts_order": None}, [MODEL])):
+    for shape, kinds in (({}, [COUNTS, MODEL]), ({"prior": False, "prior_order": None}, [MODEL])):
         of = snapshot(corpus, **shape)
         text, rule = corpus.held_out_text(), ContextRule.of_model(of.model_config)
         static = evaluate(of, "latest", [("x", text)], rule, corpus)

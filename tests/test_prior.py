@@ -34,7 +34,7 @@ V = 5
 
 def beside_counts(corpus: Corpus, steps: int = 6, **model: object) -> Session:
     """A session whose model begins from counts."""
-    settings = {"counts": True, "counts_order": 3, **model}
+    settings = {"prior": True, "prior_order": 3, **model}
     choice = toy_choice(corpus, steps, model=settings)  # type: ignore[arg-type]
     return Session(corpus, choice.model, choice.training, choice.plan, {})
 
@@ -202,7 +202,7 @@ class Late:
 def test_a_run_has_the_same_weights_whenever_the_compiler_is_done(corpus: Corpus) -> None:
     weights = []
     for batches in (0, 4, 99):
-        session = beside_counts(corpus, 8, counts_order=8)
+        session = beside_counts(corpus, 8, prior_order=8)
         assert session.prior is not None
         session.prior_rows = PriorRows(session.prior, session.windows, 0.2, Late(batches))  # type: ignore[arg-type]
         trainer = Trainer(session, None)  # type: ignore[arg-type]
@@ -257,7 +257,7 @@ def test_a_position_never_sees_the_counts_of_its_own_fold() -> None:
 
 
 def test_windows_are_left_without_the_prior_as_often_as_asked_and_the_same_each_time(corpus: Corpus) -> None:
-    session = beside_counts(corpus, counts_dropout=0.5)
+    session = beside_counts(corpus, prior_dropout=0.5)
     rows = session.prior_rows
     assert rows is not None
     batches = [rows.batch(step) for step in (0, 1, 2, 7, 8, 3)]
@@ -273,7 +273,7 @@ def test_windows_are_left_without_the_prior_as_often_as_asked_and_the_same_each_
 )
 def test_every_mixer_learns_beside_counts(corpus: Corpus, config: ModelConfig) -> None:
     shape = {name: getattr(config, name) for name in ("n_layer", "n_head", "mixer", "position")}
-    session = beside_counts(corpus, 60, counts_order=1, **shape)
+    session = beside_counts(corpus, 60, prior_order=1, **shape)
     trainer, part = Trainer(session, None), corpus.held_out  # type: ignore[arg-type]
     before = trainer.predictor.score(part).mean()
     for _ in range(60):
@@ -282,7 +282,7 @@ def test_every_mixer_learns_beside_counts(corpus: Corpus, config: ModelConfig) -
 
 
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, corpus: Corpus) -> None:
-    settings = {"counts": True, "counts_order": 3, "counts_dropout": 0.3}
+    settings = {"prior": True, "prior_order": 3, "prior_dropout": 0.3}
     run, session = toy_run(tmp_path, corpus, 9, "whole", model=settings)
     list(Trainer(session, run).run(Never()))
     run.unlock()
@@ -309,31 +309,31 @@ def test_the_plan_takes_counts_where_there_is_text_enough_and_leaves_n_grams_out
     def model(n_train: int, **given: object) -> ModelConfig:
         return choose(Budget(steps=10), n_train, ModelConfig(**given), TrainingConfig()).model  # type: ignore[arg-type]
 
-    assert model(1_000_000).counts and model(1_000_000).counts_order == 8
-    assert model(1_000_000).ngrams == 1 and model(1_000_000, ngrams=3).ngrams == 3
-    assert model(1_000_000, ngram_rows=64).ngrams == 4
-    assert not model(1_000).counts and model(1_000).ngrams == 4
-    assert model(1_000, counts=True).counts and model(1_000, counts_order=2).counts_order == 2
-    assert not model(1_000_000, counts=False).counts and not model(1_000_000, portable=True).counts
+    assert model(1_000_000).prior and model(1_000_000).prior_order == 8
+    assert model(1_000_000).ngram_embeddings == 1 and model(1_000_000, ngram_embeddings=3).ngrams == 3
+    assert model(1_000_000, ngram_embedding_rows=64).ngram_embeddings == 4
+    assert not model(1_000).counts and model(1_000).ngram_embeddings == 4
+    assert model(1_000, prior=True).counts and model(1_000, prior_order=2).prior_order == 2
+    assert not model(1_000_000, prior=False).counts and not model(1_000_000, plain=True).counts
 
 
 def test_how_much_is_counted_cannot_act_without_counts() -> None:
-    with pytest.raises(ValueError, match="counts_chars is 9, which cannot act with no counts"):
-        choose(Budget(steps=10), 10**6, ModelConfig(counts=False), TrainingConfig(counts_chars=9))
+    with pytest.raises(ValueError, match="prior_chars is 9, which cannot act with no prior"):
+        choose(Budget(steps=10), 10**6, ModelConfig(prior=False), TrainingConfig(prior_chars=9))
 
 
 def test_windows_go_without_the_prior_where_the_text_is_read_often_enough() -> None:
     def dropout(steps: int, **given: object) -> float | None:
-        return choose(Budget(steps=steps), 10**6, ModelConfig(**given), TrainingConfig()).model.counts_dropout  # type: ignore[arg-type]
+        return choose(Budget(steps=steps), 10**6, ModelConfig(**given), TrainingConfig()).model.prior_dropout  # type: ignore[arg-type]
 
-    assert dropout(10) == 0 and dropout(3000) == 0.1 and dropout(10, counts_dropout=0.3) == 0.3
-    assert dropout(10, counts=False) is None
+    assert dropout(10) == 0 and dropout(3000) == 0.1 and dropout(10, prior_dropout=0.3) == 0.3
+    assert dropout(10, prior=False) is None
 
 
 def test_counting_keeps_to_a_tenth_of_the_time_by_a_fixed_rule() -> None:
     def chars(n_train: int) -> int | None:
         budget = Budget(seconds=20.0, gflops=100.0)
-        return choose(budget, n_train, ModelConfig(), TrainingConfig()).training.counts_chars
+        return choose(budget, n_train, ModelConfig(), TrainingConfig()).training.prior_chars
 
     assert chars(1_000_000) is None
     assert chars(10_000_000) == chars(100_000_000) == 1_200_000
@@ -342,11 +342,11 @@ def test_counting_keeps_to_a_tenth_of_the_time_by_a_fixed_rule() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"counts": True, "portable": True}, "counts is True, which portable forbids"),
-        ({"counts_order": 3, "portable": True}, "counts_order is 3, which portable forbids"),
-        ({"counts": False, "counts_order": 3}, "counts_order is 3, which cannot act with no counts"),
-        ({"counts": False, "counts_dropout": 0.1}, "counts_dropout is 0.1, which cannot act with no counts"),
-        ({"counts_order": 64}, "counts_order is 64; allowed: 0 to 63"),
+        ({"prior": True, "plain": True}, "prior is True, which plain forbids"),
+        ({"prior_order": 3, "plain": True}, "prior_order is 3, which plain forbids"),
+        ({"prior": False, "prior_order": 3}, "prior_order is 3, which cannot act with no prior"),
+        ({"prior": False, "prior_dropout": 0.1}, "prior_dropout is 0.1, which cannot act with no prior"),
+        ({"prior_order": 64}, "prior_order is 64; allowed: 0 to 63"),
     ],
 )
 def test_what_contradicts_counts_is_refused_by_name(settings: dict[str, object], said: str) -> None:
@@ -358,7 +358,7 @@ def test_an_old_checkpoint_has_no_counts() -> None:
     shape = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=4, dropout=0.0)
     old = {name: value for name, value in shape.to_json().items() if not name.startswith("counts")}
     read_again = ModelConfig.from_json(old).completed()
-    assert read_again.counts is False and read_again.complete
+    assert read_again.prior is False and read_again.complete
     model = LanguageModel(replace(read_again), V)
     initialise(model, torch.Generator().manual_seed(1))
     assert model.prior is None and float(model.norm.weight.detach()[0]) > 0

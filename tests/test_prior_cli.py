@@ -13,10 +13,10 @@ from tests.test_compare_cli import TOY
 
 
 def test_what_they_are_made_of_is_said_and_the_run_can_be_repeated(charlm: Callable[..., Result]) -> None:
-    err = charlm("train", "ducks.txt", "--steps", "5", "--counts", *TOY).err
+    err = charlm("train", "ducks.txt", "--steps", "5", "--prior", *TOY).err
     assert "on counts of 4 characters" in err and "by 4 characters of counts" in err
     again = repeat_words(charlm)
-    assert "--counts" in again
+    assert "--prior" in again
     charlm(*again)
     infos = [json.loads(charlm("info", name, "--json").out) for name in ("ducks", "ducks-2")]
     assert infos[0]["weights_sha256"] == infos[1]["weights_sha256"]
@@ -30,24 +30,30 @@ def test_what_they_are_made_of_is_said_and_the_run_can_be_repeated(charlm: Calla
 
 def test_a_short_text_is_not_counted_and_that_can_be_repeated(charlm: Callable[..., Result]) -> None:
     err = charlm("train", "ducks.txt", "--steps", "3", *TOY).err
-    assert "on counts" not in err and "--no-counts" in repeat_words(charlm)
+    assert "on counts" not in err and "--no-prior" in repeat_words(charlm)
     assert json.loads(charlm("info", "--json").out)["counts_bytes"] is None
 
 
 def test_with_and_without_are_compared(charlm: Callable[..., Result]) -> None:
-    result = charlm("compare", "ducks.txt", "--vary", "counts=on,off", "--steps", "5", *TOY)
+    result = charlm("compare", "ducks.txt", "--vary", "prior=on,off", "--steps", "5", *TOY)
     assert result.code == 0, result.err
     rows = result.out.splitlines()
     assert [row.split()[0] for row in rows[1:3]] == ["on", "off"]  # five steps do not beat any counts
 
 
 CONTRADICTIONS = {
-    "--portable": (
-        *("--counts", "--counts-order 5", "--counts-dropout 0.1", "--counts-chars 900", "--ngrams 3"),
-        *("--ngram-rows 64", "--ngram-dropout 0.1", "--ngram-rate 0.1", "--ngram-prior 2", "--locality"),
+    "--plain": (
+        *("--prior", "--prior-order 5", "--prior-dropout 0.1", "--prior-chars 900", "--ngram-embeddings 3"),
+        *(
+            "--ngram-embedding-rows 64",
+            "--ngram-embedding-dropout 0.1",
+            "--ngram-embedding-lr 0.1",
+            "--ngram-embedding-accumulator 2",
+            "--locality",
+        ),
         *("--mixer simple-attention", "--position alibi", "--window 4"),
     ),
-    "--no-counts": ("--counts-order 5", "--counts-dropout 0.1", "--counts-chars 900"),
+    "--no-prior": ("--prior-order 5", "--prior-dropout 0.1", "--prior-chars 900"),
 }
 
 
@@ -62,10 +68,10 @@ def test_what_contradicts_them_is_refused_by_name(charlm: Callable[..., Result],
 
 
 def test_whose_counts_are_to_be_beaten_is_said(charlm: Callable[..., Result]) -> None:
-    beside = charlm("train", "ducks.txt", "--steps", "3", "--counts-order", "2", *TOY)
+    beside = charlm("train", "ducks.txt", "--steps", "3", "--prior-order", "2", *TOY)
     assert "by 2 characters of counts, those that it begins from" in beside.err
     assert re.search("kneser-ney, for comparison .* 2 characters of context", beside.out)
-    alone = charlm("train", "ducks.txt", "--steps", "3", "--no-counts", *TOY)
+    alone = charlm("train", "ducks.txt", "--steps", "3", "--no-prior", *TOY)
     assert "by 4 characters of counts, as many as predict the end of its training part best" in alone.err
     evaluated = charlm("eval", "--run", "ducks").out
     assert "4 characters of context, as many as predict the end of its training part best" in evaluated
@@ -75,15 +81,15 @@ def test_where_fewer_symbols_fit_a_key_that_is_said(charlm: Callable[..., Result
     """Of 600 symbols each takes ten bits: six of them, five of context, fit 64."""
     chars = [chr(0x4E00 + i) for i in range(600)]
     Path("many.txt").write_text("".join(chars + Random(1).choices(chars, k=6000)), "utf-8")
-    beside = charlm("train", "many.txt", "--steps", "1", "--counts-order", "8", *TOY).err
+    beside = charlm("train", "many.txt", "--steps", "1", "--prior-order", "8", *TOY).err
     assert "on counts of 5 characters," in beside and "by 5 characters of counts" in beside
-    alone = charlm("train", "many.txt", "--mixer", "none", "--counts-order", "8").err
+    alone = charlm("train", "many.txt", "--model", "ngram", "--prior-order", "8").err
     assert "counts alone, 5 characters of context" in alone and "memory" not in alone
     assert "5 symbols of context instead of 8, as many as fit a key of 64 bits" in alone
 
 
 def test_a_changed_table_is_refused(charlm: Callable[..., Result]) -> None:
-    charlm("train", "ducks.txt", "--steps", "3", "--counts", *TOY)
+    charlm("train", "ducks.txt", "--steps", "3", "--prior", *TOY)
     table = Path("checkpoints/ducks/counts.safetensors")
     data = bytearray(table.read_bytes())
     data[-9] ^= 1

@@ -16,7 +16,7 @@ from tests.conftest import Result
 
 Charlm = Callable[..., Result]
 SHAPE = ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4"]
-TRAIN = ["train", "ducks.txt", *SHAPE, "--steps", "2", "--no-counts"]
+TRAIN = ["train", "ducks.txt", *SHAPE, "--steps", "2", "--no-prior"]
 V1 = "31 23 0:28 / {at} rw,relatime - cgroup cgroup rw,{controllers}"
 V2 = "42 31 0:38 {of} {at} rw,relatime shared:1 - cgroup2 cgroup2 rw"
 
@@ -140,7 +140,7 @@ def test_omp_num_threads_is_obeyed(charlm: Charlm, monkeypatch: pytest.MonkeyPat
 
 COMPUTING = {
     "train": TRAIN,
-    "counts alone": ["train", "ducks.txt", "--mixer", "none"],
+    "counts alone": ["train", "ducks.txt", "--model", "ngram"],
     "resume": ["resume", "ducks", "--steps", "1"],
     "sample": ["sample", "--length", "5"],
     "samples": ["sample", "--length", "5", "-n", "64"],
@@ -151,7 +151,7 @@ COMPUTING = {
         *SHAPE,
         "--steps",
         "1",
-        "--no-counts",
+        "--no-prior",
         "--vary",
         "position=none,rotary",
     ],
@@ -237,7 +237,7 @@ def test_with_one_thread_the_counts_are_looked_up_in_it(
 
     monkeypatch.setattr(prior_rows, "ThreadPoolExecutor", Counted)
     for n, expected in ((1, []), (2, [1])):
-        assert charlm(*TRAIN[:-1], "--counts", "--run", f"with-{n}", "--threads", str(n)).code == 0
+        assert charlm(*TRAIN[:-1], "--prior", "--run", f"with-{n}", "--threads", str(n)).code == 0
         assert made == expected
 
 

@@ -28,7 +28,7 @@ TRAIN = [
     "4",
     "--steps",
     "2",
-    "--no-counts",
+    "--no-prior",
 ]
 
 

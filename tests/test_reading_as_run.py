@@ -118,7 +118,7 @@ def test_every_command_reads_a_text_as_the_run_read_its_own(charlm: Run, name: s
     for file, posts in (("plain.txt", POSTS), ("plain-new.txt", NEW)):
         Path(file).write_text(case.changed(plain(posts).decode()), "utf-8", newline="")
     for words in ((case.name, "--run", "shaped", *case.words), ("plain.txt", "--run", "plain", *case.kept)):
-        result = charlm("train", *words, "--mixer", "none")
+        result = charlm("train", *words, "--model", "ngram")
         assert result.code == 0, result.err
 
     wanted = figure(charlm("eval", "plain-new.txt", "--run", "plain", "--json"))
@@ -140,7 +140,7 @@ def test_every_command_reads_a_text_as_the_run_read_its_own(charlm: Run, name: s
     assert json.loads(sampled.out)["prompt"] == read
 
     settings = [word for word in case.words if word not in ("--val-file", "val.txt")]
-    with_val = charlm("train", case.name, "--run", "val", "--val-file", new, *settings, "--mixer", "none")
+    with_val = charlm("train", case.name, "--run", "val", "--val-file", new, *settings, "--model", "ngram")
     assert with_val.code == 0, with_val.err
     assert figure(charlm("eval", "--run", "val", "--json"))["chars"] == wanted["chars"]
 
@@ -151,7 +151,7 @@ def test_a_folder_is_read_by_the_pattern_of_the_run(charlm: Run) -> None:
         Path("new").mkdir(exist_ok=True)
         Path("old", name).write_bytes(plain(text))
         Path("new", name).write_bytes(plain(text))
-    assert charlm("train", "old", "--include", "*.txt", "--mixer", "none").code == 0
+    assert charlm("train", "old", "--include", "*.txt", "--model", "ngram").code == 0
     whole = charlm("eval", "new", "--json")
     assert figure(whole)["chars"] == len(plain(POSTS).decode())
     assert "only files that match *.txt are read, as in the run's text" in whole.err
@@ -162,13 +162,13 @@ def test_what_is_of_another_kind_than_the_runs_text_is_read_as_what_it_is_and_sa
     Path("a.jsonl").write_bytes(jsonl(POSTS))
     Path("new.txt").write_bytes(plain(NEW))
     Path("new.csv").write_bytes(table(NEW).replace(b"id,text", b"id,body"))
-    charlm("train", "a.jsonl", "--field", "text", "--mixer", "none", "--run", "a")
+    charlm("train", "a.jsonl", "--field", "text", "--model", "ngram", "--run", "a")
     said = charlm("eval", "new.txt", "--json")
     assert figure(said)["chars"] == len(plain(NEW).decode()) and "new.txt: read as plain text" in said.err
     lacking = charlm("eval", "new.csv")
     assert lacking.code == 3 and "has no field text; --field can name: id, body, by" in lacking.err
     assert figure(charlm("eval", "new.csv", "--field", "body", "--json")) == figure(said)
-    mixed = charlm("train", "a.jsonl", "--field", "text", "--mixer", "none", "--val-file", "new.txt")
+    mixed = charlm("train", "a.jsonl", "--field", "text", "--model", "ngram", "--val-file", "new.txt")
     assert mixed.code == 0 and "new.txt: read as plain text" in mixed.err
     assert charlm("eval", "new.txt", "--field", "text").code == 3, "what was asked for is not done without"
     assert charlm("eval", "--field", "text").code == 2
@@ -177,7 +177,7 @@ def test_what_is_of_another_kind_than_the_runs_text_is_read_as_what_it_is_and_sa
 def test_utf8_is_read_as_utf8_by_a_run_of_another_encoding(charlm: Run) -> None:
     Path("a.txt").write_bytes("Noël, été, café\n".encode("cp1252") * 99)
     Path("new.txt").write_text("Été à Noël.\n" * 40, "utf-8")
-    charlm("train", "a.txt", "--encoding", "cp1252", "--mixer", "none")
+    charlm("train", "a.txt", "--encoding", "cp1252", "--model", "ngram")
     said = charlm("eval", "new.txt", "--json")
     assert (
         figure(said)["chars"] == 480 and "new.txt: read as utf-8, which it is, and not as cp1252" in said.err
@@ -215,7 +215,7 @@ def test_records_read_as_they_stand_are_said_with_their_fields(
     charlm: Run, name: str, data: bytes, fields: str
 ) -> None:
     Path(name).write_bytes(data)
-    for words in (("train", name, "--mixer", "none"), ("train", name, "--mixer", "none"), ("eval", name)):
+    for words in (("train", name, "--model", "ngram"), ("train", name, "--model", "ngram"), ("eval", name)):
         said = charlm(*words)
         assert said.code == 0
         assert f"--field reads one of its fields only: {fields}." in said.err, words
@@ -226,7 +226,7 @@ def test_records_read_as_they_stand_are_said_with_their_fields(
 
 def test_prose_gets_no_word_of_fields(charlm: Run) -> None:
     Path("a.txt").write_text('{a brace, and "quotes", a;b\tc}\n[1] a note, and more\n' * 60)
-    assert "--field" not in charlm("train", "a.txt", "--mixer", "none").err
+    assert "--field" not in charlm("train", "a.txt", "--model", "ngram").err
 
 
 def test_compressing_says_what_it_keeps_that_the_run_does_not_read(charlm: Run) -> None:

@@ -73,7 +73,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "more.txt").write_text(TEXT[:2000].replace("duck", "goose"))
     place = Place(folder, folder)
     for words in (
-        f"train t.txt --run toy --steps 4 --n-layer 1 --counts --counts-order 2 {' '.join(TOY)}",
+        f"train t.txt --run toy --steps 4 --n-layer 1 --prior --prior-order 2 {' '.join(TOY)}",
         f"compare t.txt --run cp --vary n_layer=1,2 --steps 3 {' '.join(TOY)}",
     ):
         done = place.charlm(words)

@@ -14,7 +14,7 @@ from tests.conftest import Result
 
 Charlm = Callable[..., Result]
 SHAPE = ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4"]
-TRAIN = ["train", "ducks.txt", *SHAPE, "--no-counts", "--steps", "1"]
+TRAIN = ["train", "ducks.txt", *SHAPE, "--no-prior", "--steps", "1"]
 
 
 class Terminal(io.StringIO):
@@ -70,7 +70,7 @@ def test_on_a_terminal_it_is_asked(charlm: Charlm, answer: Callable[[str], None]
 
 
 def test_a_comparison_is_removed_whole_or_not_at_all(charlm: Charlm) -> None:
-    words = ["compare", "ducks.txt", *SHAPE, "--no-counts", "--steps", "1", "--vary", "position=none,rotary"]
+    words = ["compare", "ducks.txt", *SHAPE, "--no-prior", "--steps", "1", "--vary", "position=none,rotary"]
     assert charlm(*words, "--run", "both").code == 0
     (first, *_) = sorted(path.parent.name for path in Path("checkpoints/both").glob("*/run.json"))
     result = charlm("runs", "--checkpoints", "checkpoints/both", "--remove", first, "--yes")

@@ -128,10 +128,10 @@ def test_info_cuts_nothing(charlm: Charlm) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ("--steps", "5"), ("--mixer", "none"), ("--steps", "5", "--mixer", "recurrent", "--no-counts"),
-        ("--steps", "5", "--counts", "--locality"), ("--steps", "5", "--portable", "--lowercase", "--val", "0.2"),
+        ("--steps", "5"), ("--model", "ngram"), ("--steps", "5", "--mixer", "recurrent", "--no-prior"),
+        ("--steps", "5", "--prior", "--locality"), ("--steps", "5", "--plain", "--lowercase", "--val", "0.2"),
         ("--steps", "5", "--documents", "separator", "--separator", " day", "--min-count", "3"),
-        ("--steps", "5", "--mixer", "convolution,attention", "--window", "4", "--ngrams", "1"),
+        ("--steps", "5", "--mixer", "convolution,attention", "--window", "4", "--ngram-embeddings", "1"),
     ],
 )  # fmt: skip
 def test_a_dry_run_prints_options_as_they_are_typed(charlm: Charlm, options: tuple[str, ...]) -> None:

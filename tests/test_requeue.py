@@ -15,7 +15,7 @@ from tests.conftest import TEXT, After, Result
 
 Charlm = Callable[..., Result]
 SHAPE = ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4"]
-TRAIN = ["train", "ducks.txt", *SHAPE, "--no-counts", "--eval-every", "4"]
+TRAIN = ["train", "ducks.txt", *SHAPE, "--no-prior", "--eval-every", "4"]
 JOB = [*TRAIN, "--steps", "12", "--run", "job", "--resume-if-exists"]
 
 
@@ -64,7 +64,7 @@ def test_a_missing_report_is_made(charlm: Charlm) -> None:
 
 
 def test_counts_alone_are_begun_and_then_finished(charlm: Charlm) -> None:
-    job = ["train", "ducks.txt", "--mixer", "none", "--run", "job", "--resume-if-exists"]
+    job = ["train", "ducks.txt", "--model", "ngram", "--run", "job", "--resume-if-exists"]
     assert [charlm(*job).code for _ in range(2)] == [0, 0]
 
 
@@ -153,7 +153,7 @@ def test_it_needs_a_name_and_a_run(charlm: Charlm) -> None:
     assert result.code == 2 and "--run" in result.err
     result = charlm(*TRAIN, "--steps", "2", "--resume-if-exists", "--run", "../x")
     assert result.code == 2
-    words = ["compare", "ducks.txt", *SHAPE, "--no-counts", "--steps", "1", "--vary", "position=none,rotary"]
+    words = ["compare", "ducks.txt", *SHAPE, "--no-prior", "--steps", "1", "--vary", "position=none,rotary"]
     assert charlm(*words, "--run", "both").code == 0
     result = charlm(*TRAIN, "--steps", "2", "--resume-if-exists", "--run", "both")
     assert result.code == 2 and "comparison" in result.err
@@ -242,7 +242,7 @@ def test_every_end_has_a_result(charlm: Charlm, monkeypatch: pytest.MonkeyPatch)
     assert [row["type"] for row in rows(finished)] == ["result"]
     Path("checkpoints/job/report.html").unlink()
     assert [row["type"] for row in rows(charlm("resume", "job", "--json"))] == ["result"]
-    counts = rows(charlm("train", "ducks.txt", "--mixer", "none", "--run", "counts", "--json"))
+    counts = rows(charlm("train", "ducks.txt", "--model", "ngram", "--run", "counts", "--json"))
     assert [counts[0]["type"], counts[-1]["type"]] == ["begun", "result"]
     assert "counted" in [row["type"] for row in counts]
     assert rows(charlm("resume", "counts", "--json"))[-1]["type"] == "result"

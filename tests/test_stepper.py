@@ -21,13 +21,26 @@ from tests.matrix import every_model, name_of
 from tests.test_predictor import VOCABULARY
 
 ATTENTION = [config for config in every_model() if config.mixer == "attention"]
-NGRAMS = [ModelConfig(n_layer=2, n_embd=8, n_head=2, block_size=5, dropout=0.0, ngrams=3, ngram_rows=64)]
+NGRAMS = [
+    ModelConfig(
+        n_layer=2, n_embd=8, n_head=2, block_size=5, dropout=0.0, ngram_embeddings=3, ngram_embedding_rows=64
+    )
+]
 
 WIDER = [
     ModelConfig(
-        n_layer=2, n_embd=24, n_head=4, n_kv_head=2, block_size=40, dropout=0.0, ngrams=4, ngram_rows=64
+        n_layer=2,
+        n_embd=24,
+        n_head=4,
+        n_kv_head=2,
+        block_size=40,
+        dropout=0.0,
+        ngram_embeddings=4,
+        ngram_embedding_rows=64,
     ),
-    ModelConfig(n_layer=1, n_embd=40, n_head=2, block_size=37, dropout=0.0, position="learned", ngrams=1),
+    ModelConfig(
+        n_layer=1, n_embd=40, n_head=2, block_size=37, dropout=0.0, position="learned", ngram_embeddings=1
+    ),
 ]
 
 

@@ -65,7 +65,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("terminal")
     text = hostile_text(surrogates=False)
     (folder / "evil.txt").write_bytes(text.encode())
-    args = ("train", "evil.txt", "--steps", "1", *TOY, "--ngrams", "1", "--no-counts", "--threads", "1")
+    args = (
+        "train",
+        "evil.txt",
+        "--steps",
+        "1",
+        *TOY,
+        "--ngram-embeddings",
+        "1",
+        "--no-prior",
+        "--threads",
+        "1",
+    )
     done = Command(
         (*args, "--min-count", "1", "--encoding", "utf-8", "--run", "evil"), folder, ENVIRONMENT
     ).run()
@@ -179,9 +190,9 @@ def test_previews_errors_and_names_are_filtered_too(folder: Path) -> None:
         "--steps",
         "2",
         *TOY,
-        "--ngrams",
+        "--ngram-embeddings",
         "1",
-        "--no-counts",
+        "--no-prior",
         "--threads",
         "1",
         "--eval-every",

@@ -193,7 +193,7 @@ def run_in(
     units: str, root: Path, name: str, steps: int = 6, *, counts: bool = True
 ) -> tuple[RunFolder, Any]:
     corpus = prepare(TEXT, TextConfig(units=units))
-    model = {"counts": True, "counts_order": 2} if counts else {}
+    model = {"prior": True, "prior_order": 2} if counts else {}
     return toy_run(root, corpus, steps, name, model=model, save_every=1e6)
 
 
@@ -257,7 +257,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    run, session = run_in("graphemes", tmp_path_factory.mktemp("hostile"), "toy", steps=2, counts=False)
+    run, session = run_in("graphemes", tmp_path_factory.mktemp("hostile"), "toy", steps=2, prior=False)
     list(Trainer(session, run).run(Never()))
     run.unlock()
     return run

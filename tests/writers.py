@@ -57,7 +57,7 @@ def toy_runs(root: Path) -> dict[bool, Run]:
     """Such runs, without counts and with them."""
     text, found = prepare(TEXT, TextConfig()), {}
     for counts in (False, True):
-        model = {"counts": True, "counts_order": 2} if counts else {}
+        model = {"prior": True, "prior_order": 2} if counts else {}
         name = f"made-{counts}"
         run, session = toy_run(root, text, 3, name, model=model, eval_every=2, save_every=0.0, patience=0)
         to_log = log.MetricsLog(run.path, 0)
@@ -248,7 +248,7 @@ def counting_alone(root: Path) -> Case:
     (root / "ducks.txt").write_text(TEXT)
     sources = [str(root / "ducks.txt")]
     choice = choose(
-        Budget(), len(TEXT), ModelConfig(mixer="none", counts_order=2), TrainingConfig(counts_chars=999)
+        Budget(), len(TEXT), ModelConfig(model="ngram", prior_order=2), TrainingConfig(prior_chars=999)
     )
     choice = replace(choice, plan=choice.plan.decided(decided="size", at_step=0))
     loaded = load(sources, TextConfig())
@@ -260,7 +260,7 @@ def counting_alone(root: Path) -> Case:
             return
         folder = RunFolder.create(root, "toy")
         try:
-            session = begin(folder, loaded, TextConfig(), choice, "charlm train --mixer none")
+            session = begin(folder, loaded, TextConfig(), choice, "charlm train --model ngram")
             list(trainer_of(session, folder).run(Never()))
         finally:
             folder.unlock()

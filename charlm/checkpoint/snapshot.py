@@ -76,7 +76,7 @@ def empty_model(config: ModelConfig, n_symbols: int) -> LanguageModel:
 
 def expected_weights(config: ModelConfig, n_symbols: int) -> dict[str, Tensor]:
     """The weights of a model of that configuration, without memory for them; counts alone have none."""
-    return {} if config.counts_alone else dict(empty_model(config, n_symbols).state_dict())
+    return {} if config.is_ngram else dict(empty_model(config, n_symbols).state_dict())
 
 
 def remembered(weights: Mapping[str, Tensor], optimizer: str | None) -> dict[str, Tensor]:
@@ -135,14 +135,14 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
     snapshot = Snapshot(
         step=step,
         model_config=model_config,
-        training_config=_training(config.get("training"), alone=model_config.counts_alone),
+        training_config=_training(config.get("training"), alone=model_config.is_ngram),
         vocabulary=vocabulary,
         weights=tensors.load_tensors(data["model.safetensors"], expected, "model.safetensors"),
         state=parsed["state.json"],
         run=_run_facts(parsed["run.json"]),
         counts=data.get(COUNTS),
     )
-    if model_config.counts and snapshot.counts is None:
+    if model_config.prior and snapshot.counts is None:
         raise CheckpointError(f"the run has no {COUNTS}, which its model needs")
     if snapshot.state.pop("step", None) != step:
         raise CheckpointError("state.json is damaged: it is of another step")

@@ -26,7 +26,7 @@ from charlm.terminal import one_line
 EXAMPLES = """Examples:
   charlm compare corpus.txt --vary position=none,learned,rotary --time 60s
   charlm compare corpus.txt --vary mixer=attention,recurrent,attention+convolution --seeds 3 --steps 500
-  charlm compare corpus.txt --vary mixer=none,attention --time 60s  counts alone, and a transformer on them
+  charlm compare corpus.txt --vary model=ngram,transformer --time 60s  counts alone, and a transformer on them
   charlm compare corpus.txt --vary window=8,16,auto --vary locality=on,off   every combination
   charlm compare RUN-A RUN-B            two trained runs on their held-out text
   charlm compare RUN-A RUN-B --on FILE  or on any other
@@ -206,7 +206,7 @@ def _prepare(
     check_named(names or [], settings)
     model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
     text = build(TextConfig, settings)
-    if model.counts_alone:
+    if model.is_ngram:
         refuse_for_counts(*given, training)
     if training.schedule is not None and budget[0] is not None:
         raise UsageError("--schedule names steps, and cannot act with --time; give --steps")

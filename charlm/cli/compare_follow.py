@@ -113,7 +113,7 @@ def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded,
 def _long(comparison: Comparison) -> str:
     """How much there is to do."""
     n, budget = len(comparison.tasks()), comparison.budget
-    if all(variant.model.counts_alone for variant in comparison.variants):
+    if all(variant.model.is_ngram for variant in comparison.variants):
         return f"{several(n, 'run')} of counting"
     runs = f"{several(n, 'run')} of "
     if budget.seconds is None:

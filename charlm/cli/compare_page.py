@@ -101,7 +101,7 @@ def _context_charts(rows: Sequence[Row]) -> list[Chart]:
     for row in rows:
         before += _with_errors(row.variant.label, [result.before for _, result in row.results])
         seen += _with_errors(row.variant.label, [result.seen for _, result in row.results])
-    reading = {row.variant.label for row in rows if not row.variant.model.counts_alone}
+    reading = {row.variant.label for row in rows if not row.variant.model.is_ngram}
     blocks = sorted({line.points[-1][0] for line in seen if line.points and line.name in reading})
     return [
         Chart(

@@ -126,14 +126,14 @@ def _by_order(comparison: Comparison, corpus: Corpus, chars: int) -> list[Yardst
     """What counts of 1, 2, ... characters make of that text, up to as many as predict best."""
     if not chars:
         return []
-    memory = comparison.variants[0].training.counts_memory << 20
+    memory = comparison.variants[0].training.prior_memory << 20
     text = corpus.held_out_text()[:MOST_CHARS]
     return kneser_ney_by_order(corpus.vocabulary, corpus.train, text, memory=memory, most=MOST_COUNTED)
 
 
 def _beaten(found: Verdict, counts: Yardstick, word: str) -> list[str]:
     """A sentence where no variant does better than the counts, counts alone left out."""
-    trained = [row.bits for row in found.rows if row.bits is not None and not row.variant.model.counts_alone]
+    trained = [row.bits for row in found.rows if row.bits is not None and not row.variant.model.is_ngram]
     if not trained or min(trained) < counts.bits_per_char or found.chars < FEWEST_HELD_OUT:
         return []
     return [

@@ -155,7 +155,7 @@ def _check_learns(snapshot: "Snapshot") -> None:
     """UsageError for a run that --online cannot act on."""
     if snapshot.vocabulary.end is not None:
         raise UsageError("--online reads a text as one, and this run keeps documents apart; leave it out")
-    if snapshot.model_config.counts_alone:
+    if snapshot.model_config.is_ngram:
         raise UsageError("--online is of a transformer that learns as it reads, and this run is counts alone")
 
 

@@ -125,7 +125,7 @@ def say_origin(origin: "Origin", corpus: "Corpus") -> None:
     )
     if found:
         warn(found)
-    if origin.snapshot.model_config.counts:
+    if origin.snapshot.model_config.prior:
         texts = ["this text", *(one_line(str(name)) for name in _labels(origin))]
         say(f"counts: of {' and '.join(texts)}" + ("" if origin.beside else f" alone, {_why(origin)}"))
 

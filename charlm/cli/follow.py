@@ -66,12 +66,12 @@ def counts_line(session: AnySession, budget: float | None) -> Baseline | None:
     """
     corpus = session.corpus
     seconds = (SECONDS if budget is None else SHARE * budget) - 2 * len(corpus.held_out) / SYMBOLS_PER_SECOND
-    if session.model_config.counts_alone or not len(corpus.held_out) or seconds <= 0:
+    if session.model_config.is_ngram or not len(corpus.held_out) or seconds <= 0:
         return None
     built, source = session.built, "those that it begins from"
     if built is None:
         most, source = int(seconds * SYMBOLS_PER_SECOND), CHOSEN
-        memory = session.training_config.counts_memory << 20
+        memory = session.training_config.prior_memory << 20
         built = count_training_part(corpus.vocabulary, corpus.train, memory=memory, most=most)
     started = perf_counter()
     stick = stick_of_ids(built, corpus.vocabulary, corpus.held_out, corpus.held_out_chars)

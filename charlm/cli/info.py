@@ -108,9 +108,9 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
     units = row["text_settings"].get("units", "chars")
     parts += f", read in {units}" * (units != "chars")
     rows += [("text", f"{row['text']}: {parts}"), ("text's SHA-256", corpus["sha256"])]
-    mixer = str(row["model"].get("mixer"))
+    kind = str(row["model"].get("model"))
     for title in ("model", "training"):
-        said = [f"{k} {value}" for k, value in row[title].items() if value is not None and acts(mixer, k)]
+        said = [f"{k} {value}" for k, value in row[title].items() if value is not None and acts(kind, k)]
         rows.append((title, ", ".join(said)))
     if row["counts_bytes"] is not None:
         rows.append(("counts", f"{row['counts_bytes'] / 1e6:.1f} MB on disk, and about as much in memory"))

@@ -268,7 +268,7 @@ def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
 
 def _planned(setting: Setting) -> bool:
     """Does the plan choose it where it is not given, by a rule that its help does not name?"""
-    planned = "n_layer n_head n_embd block_size dropout ngrams ngram_rows counts_order counts_dropout batch_size learning_rate muon_rate eval_every eval_chars"
+    planned = "n_layer n_head n_embd block_size dropout ngrams ngram_embedding_rows prior_order prior_dropout batch_size learning_rate muon_lr eval_every eval_chars"
     return setting.name in planned.split()
 
 

@@ -12,7 +12,7 @@ from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
 from charlm.settings import Setting, settings_of
 from charlm.terminal import command_line
 
-FROM_THE_OTHER_RUN = ("val", "test", "split", "ngram_rate")
+FROM_THE_OTHER_RUN = ("val", "test", "split", "ngram_embedding_lr")
 """Settings that a run with `--from` takes over from the other run unless told."""
 
 
@@ -22,7 +22,7 @@ def typed_command() -> str:
 
 
 def option_words(setting: Setting, value: Any) -> list[str]:
-    """A setting as it is typed: `--counts`, `--no-counts`, `--n-layer 4`, once for each of several values."""
+    """A setting as it is typed: `--prior`, `--no-prior`, `--n-layer 4`, once for each of several values."""
     if setting.type is bool:
         return [setting.option if value else f"--no-{setting.option[2:]}"]
     values = value if isinstance(value, list | tuple) else [value]
@@ -43,7 +43,7 @@ def train_command(
     for config in configs:
         for setting in settings_of(type(config)):
             value = getattr(config, setting.name)
-            acting = isinstance(config, TextConfig) or acts(configs[0].mixer, setting.name)
+            acting = isinstance(config, TextConfig) or acts(configs[0].model, setting.name)
             if acting and value is not None and (value != setting.default or setting.name in also):
                 options += option_words(setting, value)
     dashed = any(name.startswith("-") and name != "-" for name in names)
@@ -63,7 +63,7 @@ def repeat_command(
         text = replace(text, val_file=_from_here(text.val_file))
     words: list[str] = []
     origin = facts.get("from")
-    if not model.counts_alone:
+    if not model.is_ngram:
         words += ["--steps", str(plan.total_steps)]
         training = replace(
             training, schedule=str(plan.schedule), eval_every=plan.eval_every, eval_chars=plan.eval_chars

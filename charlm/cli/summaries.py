@@ -53,12 +53,12 @@ def about_model(choice: Any, vocabulary: Any) -> str:
     from charlm.ngram.grams import Packing  # here: NumPy is slow to import
 
     m, t, word = choice.model, choice.training, vocabulary.word
-    if m.counts_order is not None:  # of many different symbols only few fit a key
+    if m.prior_order is not None:  # of many different symbols only few fit a key
         fits = Packing(vocabulary.n_symbols).highest_order
-        m = replace(m, counts_order=min(m.counts_order, fits))
-    if m.counts_alone:
+        m = replace(m, prior_order=min(m.prior_order, fits))
+    if m.is_ngram:
         chosen = f"as many {word}s as predict the end of the training part best"
-        most = f"{several(m.counts_order, word)} of context" if m.counts_order is not None else chosen
+        most = f"{several(m.prior_order, word)} of context" if m.prior_order is not None else chosen
         return f"counts alone, {most}"
     return (
         f"{several(m.n_layer, 'layer')} of width {m.n_embd}, {_kind(m, word)}blocks of {m.block_size}{_in_words(word)}, batches of "
@@ -82,6 +82,10 @@ def _kind(model: ModelConfig, word: str) -> str:
     words += [f"window {model.window}"] if model.window is not None else []
     words += [f"{model.n_kv_head} heads of keys and values"] if model.n_kv_head else []
     words += ["locality"] if model.locality else []
-    words += [f"vectors for up to {model.ngrams} {word}s together"] if (model.ngrams or 1) > 1 else []
-    words += [f"on counts of {model.counts_order} {word}s"] if model.counts else []
+    words += (
+        [f"vectors for up to {model.ngram_embeddings} {word}s together"]
+        if (model.ngram_embeddings or 1) > 1
+        else []
+    )
+    words += [f"on counts of {model.prior_order} {word}s"] if model.prior else []
     return "".join(word + ", " for word in words)

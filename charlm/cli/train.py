@@ -33,7 +33,7 @@ from charlm.cli.options import (
 from charlm.cli.repeat import option_words, train_command, typed_command
 from charlm.cli.requeue import asked_for, carry_on, check_same, find_begun
 from charlm.cli.summaries import about_model
-from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts, refuse_untrained
+from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts, refuse_transformer_only
 from charlm.errors import CheckpointError, UsageError
 from charlm.settings import settings_of
 from charlm.terminal import command_line, one_line
@@ -42,7 +42,7 @@ EXAMPLES = """Examples:
   charlm train corpus.txt                        two minutes on a text of yours
   charlm train poems/ --time 10m --run poems     a folder, longer, with a name
   charlm train corpus.txt --steps 500 --seed 3   the same weights every time
-  charlm train corpus.txt --mixer none           n-gram counts alone, to compare with
+  charlm train corpus.txt --model ngram           n-gram counts alone, to compare with
   charlm train new.txt --from poems              go on from a run, on another text
   charlm train corpus.txt --dry-run              only show what would be done
   charlm train corpus.txt --run X --time 8h --resume-if-exists   in a job that may be requeued
@@ -208,7 +208,7 @@ def _seconds(
     time: str | None, steps: int | None, model: ModelConfig, training: TrainingConfig
 ) -> float | None:
     """The seconds that the run has; None for one that has none to keep to: a number of steps, counts alone."""
-    if model.counts_alone:
+    if model.is_ngram:
         refuse_for_counts(time, steps, training)
         return None
     return None if steps is not None else _budget(time or DEFAULT_TIME, training)
@@ -218,9 +218,9 @@ def refuse_for_counts(time: str | None, steps: int | None, training: TrainingCon
     """UsageError for what acts on the training of a transformer only."""
     for name, value in {"time": time, "steps": steps}.items():
         if value is not None:
-            raise UsageError(f"{name} is {value}, which cannot act with mixer none, the counts alone")
+            raise UsageError(f"{name} is {value}, which cannot act with model ngram")
     try:
-        refuse_untrained(training)
+        refuse_transformer_only(training)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -270,7 +270,7 @@ def choose_for(
     from charlm.training.start import means_of, recorded
 
     most = use_threads(training.threads)
-    if model.counts_alone:
+    if model.is_ngram:
         choice = recorded(choose(Budget(), len(loaded.corpus.train), model, training), Budget(), 1)
         return choice, about_model(choice, loaded.corpus.vocabulary)
     if (idle := about_gpu(training.device)) is not None:
@@ -308,11 +308,11 @@ def _show_plan(
         print_json({"type": "plan", "schema": 1, **configs, "plan": choice.plan.to_json()})
         return
     rows = [("steps, about", count(choice.plan.total_steps)), ("schedule", str(choice.plan.schedule))]
-    rows = [] if choice.model.counts_alone else rows
+    rows = [] if choice.model.is_ngram else rows
     for kind in (choice.model, choice.training):
         for setting in settings_of(type(kind)):
             value = getattr(kind, setting.name)
-            if value is not None and acts(choice.model.mixer, setting.name):
+            if value is not None and acts(choice.model.model, setting.name):
                 option, *words = option_words(setting, value)
                 rows.append((option, command_line(words)))
     table(rows)
@@ -323,7 +323,7 @@ def _show_plan(
 
 def _length(time: str | None, steps: int | None, model: ModelConfig) -> list[str]:
     """How long is trained, as it is typed."""
-    if model.counts_alone:
+    if model.is_ngram:
         return []
     return ["--time", time or DEFAULT_TIME] if steps is None else ["--steps", str(steps)]
 

@@ -40,9 +40,7 @@ class Evaluation:
     selected_on_this_text: bool
     rule: ContextRule
     units: str  # what a symbol is
-    counts_order: (
-        int | None
-    )  # characters of context that the counts see: the model's, or those it begins from
+    prior_order: int | None  # characters of context that the counts see: the model's, or those it begins from
     interval_bits: tuple[float, float] | None
     baselines: dict[str, Yardstick | str]
     warnings: tuple[str, ...]
@@ -66,10 +64,10 @@ class Evaluation:
             return f"all {word}s before each (state carried from one to the next)"
         least, most = self.rule.block_size - self.rule.stride, self.rule.block_size
         if self.kind == CountsPredictor.kind:
-            most = self.counts_order or 0
+            most = self.prior_order or 0
             return f"{most or 'no'} {word}{'s' * (most != 1)} before each"
         said = f"{max(1, least)} to {most} {word}s before each (block {most}, stride {self.rule.stride})"
-        seen = self.counts_order or 0
+        seen = self.prior_order or 0
         return f"{said}; the counts always see {seen}" if seen > least else said
 
     def to_json(self) -> dict[str, Any]:
@@ -84,7 +82,7 @@ class Evaluation:
             "selected_on_this_text": self.selected_on_this_text,
             "block_size": self.rule.block_size,
             "stride": self.rule.stride,
-            "counts_order": self.counts_order,
+            "prior_order": self.prior_order,
             "state_carried": self.rule.carried,
             "chars": figure.chars,
             "bytes": figure.bytes,
@@ -146,7 +144,7 @@ def evaluate(
         selected_on_this_text=selected,
         rule=rule,
         units=snapshot.vocabulary.units,
-        counts_order=snapshot.model_config.counts_order,
+        prior_order=snapshot.model_config.prior_order,
         interval_bits=(interval[0] / log(2), interval[1] / log(2)) if interval else None,
         baselines=baselines,
         warnings=(
@@ -162,7 +160,7 @@ def evaluate(
 def _kneser_ney(snapshot: Snapshot, corpus: Corpus | None, text: str) -> Yardstick | str:
     """Counts of the training part; where that is gone those that the run has, or why there are none."""
     if corpus is not None:
-        memory = snapshot.training_config.counts_memory << 20
+        memory = snapshot.training_config.prior_memory << 20
         return kneser_ney(snapshot.vocabulary, corpus.train, text, memory=memory)
     saved = snapshot.kneser_ney()
     if saved is None:
@@ -193,22 +191,22 @@ def _beaten(figure: Figure, counts: Yardstick | str, snapshot: Snapshot) -> tupl
     found += [f"{KNESER_NEY}: counts of {counts.order} {word}s, {SAVED}"] if counts.source == SAVED else []
     gained = figure.bits_per_char - counts.bits_per_char
     better = f"{counts.order} {word}s of counts do better, at {counts.bits_per_char:.4f} bits per character"
-    if model.counts_alone:
+    if model.is_ngram:
         if gained > SAME:
             found.append(f"{better}: {_how_to_count_better(snapshot, counts)}")
     elif gained >= 0:
         found.append(
-            f"{better}: train longer, or {'on more text like this' if model.counts else 'from counts, with --counts'}"
+            f"{better}: train longer, or {'on more text like this' if model.prior else 'from counts, with --prior'}"
         )
     return tuple(found)
 
 
 def _how_to_count_better(snapshot: Snapshot, counts: Yardstick) -> str:
     """What makes a run of counts alone as good as these counts."""
-    if counts.order != snapshot.model_config.counts_order:
-        return f"train with --counts-order {counts.order}"
-    if snapshot.training_config.counts_chars is not None:
-        return "train without --counts-chars"
+    if counts.order != snapshot.model_config.prior_order:
+        return f"train with --prior-order {counts.order}"
+    if snapshot.training_config.prior_chars is not None:
+        return "train without --prior-chars"
     return "train again, since this run was counted by another version of charlm"
 
 

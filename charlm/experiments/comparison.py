@@ -303,7 +303,7 @@ def _not_given(given: Settings, found: Any) -> Iterator[str]:
 
 def _differences(expected: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
     for name, value in expected.items():
-        if found.get(name) != value and not (name == "counts_order" and value is None):
+        if found.get(name) != value and not (name == "prior_order" and value is None):
             yield f"its {name} is {found.get(name)}, not {value}"  # counts alone choose their order later
 
 

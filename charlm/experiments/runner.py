@@ -63,13 +63,13 @@ def plan_of(comparison: Comparison, task: Task, n_train: int) -> Choice:
 def unintended(comparison: Comparison, choices: Sequence[Choice]) -> list[str]:
     """Settings that are not varied, and yet differ: as `n_embd: 96, 100`."""
     follow = {"seed", *comparison.axes}
-    trained = [choice for choice in choices if not choice.model.counts_alone]
-    if "mixer" in follow and trained:
-        choices = trained  # counts alone have little of what the others have
+    trained = [choice for choice in choices if not choice.model.is_ngram]
+    if "model" in follow and trained:
+        choices = trained  # an n-gram model has few of the settings that a transformer has
     if "mixer" in follow:
         follow |= {"position", "n_head"}  # which go with it
-    if "counts" in follow:
-        follow |= {"counts_order", "counts_dropout", "counts_chars"}
+    if "prior" in follow:
+        follow |= {"prior_order", "prior_dropout", "prior_chars"}
     found = []
     for kind in ("model", "training"):
         for setting in settings_of(type(getattr(choices[0], kind))):

@@ -6,7 +6,7 @@ from hashlib import sha256
 from itertools import product
 from typing import Any
 
-from charlm.config import COUNTS_ALONE, ModelConfig, TrainingConfig, only_counting, refuse_untrained
+from charlm.config import NGRAM, ModelConfig, TrainingConfig, only_ngram, refuse_transformer_only
 from charlm.errors import UsageError
 from charlm.settings import Choice, Choices, Setting, settings_of
 from charlm.suggestions import setting_meant
@@ -18,13 +18,13 @@ TRAINING = {
     if s.name
     in (
         "batch_size",
-        "accumulation",
+        "grad_accum",
         "optimizer",
         "learning_rate",
-        "muon_rate",
-        "ngram_rate",
+        "muon_lr",
+        "ngram_embedding_lr",
         "weight_decay",
-        "clip",
+        "grad_clip",
     )
 }
 VARIED = {**MODEL, **TRAINING}
@@ -122,12 +122,12 @@ def _variant(values: dict[str, Any], model: ModelConfig, training: TrainingConfi
 
     Where a transformer is compared with counts alone, what was said of transformers is left to them.
     """
-    if values.get("mixer") == COUNTS_ALONE:
-        model, training = only_counting(model), only_counting(training)
+    if values.get("model") == NGRAM:
+        model, training = only_ngram(model), only_ngram(training)
     model = replace(model, **{name: value for name, value in values.items() if name in MODEL})
     training = replace(training, **{name: value for name, value in values.items() if name in TRAINING})
-    if model.counts_alone:
-        refuse_untrained(training)
+    if model.is_ngram:
+        refuse_transformer_only(training)
     return Variant(values, model, training)
 
 

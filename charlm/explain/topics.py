@@ -75,7 +75,7 @@ TOPICS = {
     "alibi": Topic(Alibi, "position=none,alibi"),
     "none": Topic(NoPosition, "position=none,learned,sinusoidal,relative,rotary,alibi"),
     "block": Topic(Block, "n_layer=1,4"),
-    "counts": Topic(Prior, "counts=on,off"),
+    "counts": Topic(Prior, "prior=on,off"),
 }
 """In the order in which they build on one another."""
 

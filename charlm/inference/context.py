@@ -46,14 +46,14 @@ class ContextRule:
     @classmethod
     def of_model(cls, config: ModelConfig, stride: int | None = None) -> "ContextRule":
         """The rule that a model of this configuration is read under; ValueError if `stride` cannot act."""
-        if config.counts_alone:
-            assert config.counts_order is not None
+        if config.is_ngram:
+            assert config.prior_order is not None
             if stride is not None:
                 raise ValueError(
-                    f"stride is {stride}, which cannot act: counts see {config.counts_order} symbols before "
+                    f"stride is {stride}, which cannot act: counts see {config.prior_order} symbols before "
                     "each, whatever the stride"
                 )
-            return cls.of_order(config.counts_order)
+            return cls.of_order(config.prior_order)
         assert config.block_size
         return cls.of(config.block_size, stride, carried=config.carries_state)
 

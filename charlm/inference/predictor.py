@@ -495,7 +495,7 @@ def predictor_of(
     With the `library` of charlm/native/library.py it reads single characters faster. Raises
     CheckpointError where the counts are damaged.
     """
-    if snapshot.model_config.counts_alone:
+    if snapshot.model_config.is_ngram:
         counts = snapshot.kneser_ney()
         assert counts is not None, "a checkpoint is not read without the counts that it is made of"
         return CountsPredictor(counts, snapshot.vocabulary)

@@ -16,7 +16,7 @@ from charlm.inspection import measured
 from charlm.inspection.characters import Character, characters, scripts
 from charlm.inspection.entropy import Entropy, entropies
 from charlm.inspection.repeats import Repeat, longest_repeat, repeated_share, repeated_share_of_samples
-from charlm.inspection.shift import counts_alone, shift
+from charlm.inspection.shift import is_ngram, shift
 from charlm.training.planner import Choice
 
 RUSSIAN = frozenset("абвгдеёжзийклмнопрстуфхцчшщъыьэюя")
@@ -100,8 +100,8 @@ def examine(
     repeated = repeated_share(codes) if look.sample.whole else repeated_share_of_samples(corpus.train)
     leak = overlap(corpus.train, corpus.held_out)
     watch("measuring entropies, xz and counts alone")
-    stick = counts_alone(corpus)
-    expects = stick is not None and choice.model.counts
+    stick = is_ngram(corpus)
+    expects = stick is not None and choice.model.prior
     return Examination(
         loaded=loaded,
         look=look,

@@ -32,7 +32,7 @@ def shift(corpus: Corpus) -> float | None:
     return max(0.0, _lost(before, after) - _lost(np.maximum(0, before - spread), spread))
 
 
-def counts_alone(corpus: Corpus) -> Yardstick | None:
+def is_ngram(corpus: Corpus) -> Yardstick | None:
     """Kneser-Ney counted on the training part, bounded, and scored on up to 20 pieces of the held-out part.
 
     The same as `charlm eval` says of the whole held-out part, where that and the training part are
@@ -41,7 +41,7 @@ def counts_alone(corpus: Corpus) -> Yardstick | None:
     text = corpus.vocabulary.decode(_spread(corpus.held_out), END)
     if not text.replace(END, ""):
         return None
-    memory = TrainingConfig().counts_memory << 20
+    memory = TrainingConfig().prior_memory << 20
     most = MOST_COUNTED if len(corpus.train) > MOST_COUNTED else None
     return kneser_ney(corpus.vocabulary, corpus.train, text, memory=memory, most=most)
 

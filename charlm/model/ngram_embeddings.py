@@ -23,11 +23,11 @@ class NGrams(nn.Module):
 
     def __init__(self, config: ModelConfig, n_symbols: int) -> None:
         super().__init__()
-        assert config.n_embd and config.ngrams and config.ngram_rows
-        self.orders = range(2, config.ngrams + 1)
+        assert config.n_embd and config.ngram_embeddings and config.ngram_embedding_rows
+        self.orders = range(2, config.ngram_embeddings + 1)
         self.n_symbols = n_symbols
-        self.rows = config.ngram_rows
-        self.dropout = config.ngram_dropout or 0.0
+        self.rows = config.ngram_embedding_rows
+        self.dropout = config.ngram_embedding_dropout or 0.0
         self.nothing = self.rows * len(self.orders)  # the row of what is no n-gram of the vocabulary
         self.table = nn.Parameter(torch.empty(self.nothing + 1, config.n_embd), requires_grad=False)
         self.pending: list[tuple[Tensor, Tensor]] = []

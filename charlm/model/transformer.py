@@ -104,13 +104,15 @@ class LanguageModel(nn.Module):
         self.block_size = config.block_size
         self.n_symbols = n_symbols
         self.embedding = nn.Embedding(n_symbols, config.n_embd)
-        self.ngrams = NGrams(config, n_symbols) if config.ngrams and config.ngrams > 1 else None
+        self.ngrams = (
+            NGrams(config, n_symbols) if config.ngram_embeddings and config.ngram_embeddings > 1 else None
+        )
         self.position = POSITIONS[config.position](config)
         self.locality = Locality(config) if config.locality else None
         mixers = config.mixers
         self.blocks = nn.ModuleList(Block(config, mixers[i % len(mixers)]) for i in range(config.n_layer))
         self.norm = Norm(config.n_embd)
-        self.prior = Prior(config.n_embd, n_symbols) if config.counts else None
+        self.prior = Prior(config.n_embd, n_symbols) if config.prior else None
         self.compiled: Callable[..., Tensor] | None = None  # `through`, for training
 
     def forward(

@@ -370,7 +370,7 @@ def write_report(
     rows += [("damaged records", ", ".join(damaged))] * bool(damaged)
     steps = [e for e in events if e.get("event") == "Stepped" and {"loss", "learning_rate"} <= set(e)]
     corpus = session.corpus
-    mixer = session.model_config.mixer
+    kind = session.model_config.model
     bits = len(corpus.train) / corpus.train_chars / log(2)  # from nats a symbol to bits a character
     page = Page(
         title=run.name,
@@ -383,8 +383,8 @@ def write_report(
         training_note=f"Training loss is {note}." if (note := training_note(session)) else "",
         yardsticks=sticks,
         settings=[
-            ("model", _words(session.model_config.to_json(), mixer)),
-            ("training", _words(session.training_config.to_json(), mixer)),
+            ("model", _words(session.model_config.to_json(), kind)),
+            ("training", _words(session.training_config.to_json(), kind)),
             ("text", _words({name: session.run["corpus"][name] for name in TEXT_FACTS})),
             ("versions", _words(session.run["versions"])),
         ],
@@ -425,12 +425,12 @@ def _evaluation(event: dict[str, Any]) -> Evaluation:
 def training_note(session: AnySession) -> str:
     """Why the training loss of this model can lie above its held-out loss; empty for counts alone."""
     model = session.model_config
-    if model.counts_alone:
+    if model.is_ngram:
         return ""
     reasons = ["before the weights learn from the batch"]
-    if any((model.dropout, model.ngram_dropout, model.counts_dropout)):
+    if any((model.dropout, model.ngram_embedding_dropout, model.prior_dropout)):
         reasons.append("with dropout")
-    if model.counts:
+    if model.prior:
         reasons.append(f"by n-gram counts without the batch's own part of the text (one of {FOLDS})")
     return f"measured {', '.join(reasons)}, so it can lie above held-out"
 
@@ -460,6 +460,6 @@ def _report_yardsticks(corpus: Corpus, *, with_xz: bool) -> list[tuple[str, floa
     return [(name, stick.bits_per_char) for name, stick in found.items() if isinstance(stick, Yardstick)]
 
 
-def _words(values: dict[str, Any], mixer: str = "") -> list[tuple[str, str]]:
-    """Names and values, but for settings that act on nothing in a model of that mixer."""
-    return [(name, str(value)) for name, value in values.items() if value is not None and acts(mixer, name)]
+def _words(values: dict[str, Any], kind: str = "") -> list[tuple[str, str]]:
+    """Names and values, but for settings that act on nothing in that kind of model."""
+    return [(name, str(value)) for name, value in values.items() if value is not None and acts(kind, name)]

@@ -53,10 +53,10 @@ class Origin:
         snapshot = read(run, which or "latest")
         if which is None and snapshot.state.get("finished") == "early":
             snapshot = read(run, "best")
-        if snapshot.model_config.counts_alone:
+        if snapshot.model_config.is_ngram:
             raise UsageError(
-                f"{run.name} is counts alone (mixer none), which have no weights to go on from; count both texts "
-                "together instead: charlm train OLD NEW --mixer none"
+                f"{run.name} is counts alone (model ngram), which have no weights to go on from; count both texts "
+                "together instead: charlm train OLD NEW --model ngram"
             )
         manifest = parse(read_regular(run.folder(snapshot.step) / NAME, LARGEST), NAME)
         weights = str(manifest["files"]["model.safetensors"]["sha256"])
@@ -96,7 +96,7 @@ class Origin:
 
         Not those that are gone, or stand in the new one already.
         """
-        if not self.snapshot.model_config.counts or self.corpus is None:
+        if not self.snapshot.model_config.prior or self.corpus is None:
             return self
         try:
             older = texts_beside(self.snapshot.run)
@@ -165,7 +165,7 @@ def _spans(facts: dict[str, Any], chars: int, text: TextConfig) -> Spans | None:
     return {name: [(a, b) for a, b in spans[name] if b <= chars] for name in spans}
 
 
-FREE = ("dropout", "ngram_dropout", "counts_dropout", "block_size")
+FREE = ("dropout", "ngram_embedding_dropout", "prior_dropout", "block_size")
 """The settings of a model that may differ: no weight depends on them, but for learned positions on the block."""
 RATE_SHARE = 0.5
 """Of the learning rates of the run that is gone on from; benchmarks/NOTES.md has what was tried."""
@@ -202,7 +202,9 @@ def training_from(origin: Origin, wanted: TrainingConfig, told: set[str]) -> Tra
     before = origin.snapshot.training_config
     optimizer = wanted.optimizer if "optimizer" in told else before.optimizer
     names = (
-        ("ngram_rate",) if optimizer == "adamw" or before.muon_rate is None else ("muon_rate", "ngram_rate")
+        ("ngram_embedding_lr",)
+        if optimizer == "adamw" or before.muon_lr is None
+        else ("muon_lr", "ngram_embedding_lr")
     )
     rates: dict[str, Any] = {name: getattr(before, name) * RATE_SHARE for name in names if name not in told}
     try:
@@ -220,12 +222,12 @@ def choose_from(
     short for a block that cannot be shortened.
     """
     snapshot = origin.snapshot
-    if model.counts and budget.seconds is not None:
+    if model.prior and budget.seconds is not None:
         texts = [corpus, *origin.beside.values()]
         counted = sum(len(text.train) for text in texts)
         share = min(MOST_COUNTING, len(texts) * COUNTING_SHARE)  # as much for each as it had by itself
         training = within(training, share * budget.seconds, counted)
-        training = replace(training, counts_chars=training.counts_chars or counted)
+        training = replace(training, prior_chars=training.prior_chars or counted)
     given = size_of(snapshot.model_config, snapshot.training_config, RATE_SHARE)
     choice = choose(budget, len(corpus.train), model, training, given)
     n, block, was = corpus.vocabulary.n_symbols, choice.model.block_size, snapshot.model_config.block_size

@@ -44,7 +44,7 @@ class CountsSession:
         counts: KneserNey,
     ) -> None:
         self.corpus, self.plan, self.run, self.training_config = corpus, plan, run, training
-        self.model_config = replace(model, counts=True, counts_order=counts.order)
+        self.model_config = replace(model, prior=True, prior_order=counts.order)
         self.predictor = CountsPredictor(counts, corpus.vocabulary)
         self.counts = table_file.dump(counts)
         self.state = RunState(Divergence(unigram_nats(corpus.vocabulary)), step=plan.total_steps)
@@ -59,9 +59,9 @@ class CountsSession:
         built = fit(
             corpus.train,
             vocabulary.n_symbols,
-            model.counts_order,
-            memory=training.counts_memory << 20,
-            most=training.counts_chars,
+            model.prior_order,
+            memory=training.prior_memory << 20,
+            most=training.prior_chars,
             end=vocabulary.end,
         )
         session = cls(corpus, model, training, plan, run, built.model)
@@ -73,7 +73,7 @@ class CountsSession:
         """The counts that a checkpoint has, which need not be counted again."""
         counts = snapshot.kneser_ney()
         assert counts is not None, "a checkpoint is not read without the counts that it is made of"
-        if counts.order != snapshot.model_config.counts_order:
+        if counts.order != snapshot.model_config.prior_order:
             raise CheckpointError("the counts of this run are not of the order that its configuration says")
         session = cls(corpus, snapshot.model_config, snapshot.training_config, plan, snapshot.run, counts)
         session.state = RunState.from_json(snapshot.step, snapshot.state)
@@ -83,12 +83,12 @@ class CountsSession:
     def chars_per_step(self) -> int:
         """Symbols counted."""
         n = len(self.corpus.train)
-        return sum(end - start for start, end in spread_chars(n, self.training_config.counts_chars or n))
+        return sum(end - start for start, end in spread_chars(n, self.training_config.prior_chars or n))
 
     @property
     def learned(self) -> list[tuple[str, str]]:
         """What was counted, and how large that is."""
-        order, size = self.model_config.counts_order, len(self.counts) / 1e6
+        order, size = self.model_config.prior_order, len(self.counts) / 1e6
         word = self.corpus.vocabulary.word
         return [
             (f"{word}s counted", f"{self.chars_per_step:,}"),

@@ -93,14 +93,14 @@ class Optimizer:
         kind: str,
         weight_decay: float,
         *,
-        ngram_prior: float = 0.0,
+        ngram_embedding_accumulator: float = 0.0,
         precision: str = "fp32",
     ) -> None:
         named = dict(model.named_parameters())
         self.state = remembered(named, kind)
         self.weights = {name: weight for name, weight in named.items() if weight.requires_grad}
         self.weight_decay = weight_decay
-        self.ngram_prior = ngram_prior
+        self.ngram_embedding_accumulator = ngram_embedding_accumulator
         self.rounded = torch.bfloat16 if precision == "bf16" else None
         self.ngrams = model.ngrams
         self.by_muon = [n for n in self.weights if f"momentum.{n}" in self.state]
@@ -189,7 +189,7 @@ class Optimizer:
         square = self.state[f"row_square.{TABLE}"]
         seen = square[rows] + good * total.square().mean(dim=1)
         square[rows] = seen
-        length = (seen + self.ngram_prior).sqrt() + ROW_EPSILON
+        length = (seen + self.ngram_embedding_accumulator).sqrt() + ROW_EPSILON
         ngrams.table[rows] -= rate * good * total / length[:, None]
 
 

@@ -82,34 +82,38 @@ def with_counts(
     Beside counts, learned vectors of n-grams were measured to do harm: they are left out. ValueError
     where counts are off and something was said of them.
     """
-    given = model.counts_order is not None or model.counts_dropout is not None
-    wanted = model.counts if model.counts is not None else given or n_train >= FEWEST
-    if model.portable or not wanted:
-        if training.counts_chars is not None:
-            raise ValueError(f"counts_chars is {training.counts_chars}, which cannot act with no counts")
-        return replace(model, counts=False), training
-    order = model.counts_order
+    given = model.prior_order is not None or model.prior_dropout is not None
+    wanted = model.prior if model.prior is not None else given or n_train >= FEWEST
+    if model.plain or not wanted:
+        if training.prior_chars is not None:
+            raise ValueError(f"prior_chars is {training.prior_chars}, which cannot act with no prior")
+        return replace(model, prior=False), training
+    order = model.prior_order
     if order is None:
         order = next(order for least, order in ORDERS if n_train >= least)
-    model = replace(model, counts=True, counts_order=order)
-    if model.ngrams is None and model.ngram_rows is None and model.ngram_dropout is None:
-        model = replace(model, ngrams=1)
+    model = replace(model, prior=True, prior_order=order)
+    if (
+        model.ngram_embeddings is None
+        and model.ngram_embedding_rows is None
+        and model.ngram_embedding_dropout is None
+    ):
+        model = replace(model, ngram_embeddings=1)
     return model, within(training, None if seconds is None else SHARE * seconds, n_train)
 
 
 def within(training: TrainingConfig, seconds: float | None, n_train: int) -> TrainingConfig:
     """The same with as much text to be counted as there is time for, where that was left open."""
-    if seconds is None or training.counts_chars is not None:
+    if seconds is None or training.prior_chars is not None:
         return training
     most = max(1, int(seconds * SYMBOLS_PER_SECOND))
-    return replace(training, counts_chars=most) if most < n_train else training
+    return replace(training, prior_chars=most) if most < n_train else training
 
 
 def with_counts_dropout(model: ModelConfig, passes: float) -> ModelConfig:
     """The same with that share decided, where there are counts: a few hundred steps cannot trust them too much."""
-    if not model.counts or model.counts_dropout is not None:
+    if not model.prior or model.prior_dropout is not None:
         return model
-    return replace(model, counts_dropout=DROPOUT if passes >= DROPOUT_PASSES else 0.0)
+    return replace(model, prior_dropout=DROPOUT if passes >= DROPOUT_PASSES else 0.0)
 
 
 SHARE_OF_PRODUCT = 0.5  # of a plain matrix product's speed, what the steps of the larger sizes reach
@@ -223,17 +227,17 @@ def choose(
             "causal is False, which cannot be trained: a model that reads ahead would read the answer, the next "
             "character, instead of predicting it"
         )
-    if model.counts_alone:
-        return _counts_alone(budget, n_train, model, training)
+    if model.is_ngram:
+        return _ngram_choice(budget, n_train, model, training)
     assert budget.steps is not None or (budget.seconds and budget.gflops)
-    if model.portable:
+    if model.plain:
         refuse_not_plain_training(training)
     model, training = with_counts(model, training, budget.seconds, n_train)
-    size = given or _size(budget, n_train, SIZES_WITH_COUNTS if model.counts else SIZES)
+    size = given or _size(budget, n_train, SIZES_WITH_COUNTS if model.prior else SIZES)
     wanted = model.block_size or size.block_size
     block = min(wanted, max(1, (n_train - 1) // 2))
     shortened = f"; the block is shortened from {wanted}, since the text is short" if block < wanted else ""
-    parts = training.accumulation
+    parts = training.grad_accum
     batch = training.batch_size or ceil(min(size.batch_size, max(1, n_train // block)) / parts) * parts
     size = replace(size, block_size=block, batch_size=batch)
     steps = budget.steps or first_guess(budget, size)
@@ -245,13 +249,13 @@ def choose(
         raise ValueError(f"schedule ends at step {schedule.end}, and steps is {budget.steps}; leave one out")
     every = training.eval_every or evaluation_interval(steps, steps / 10, n_train / (batch * block))
     plan = Plan(schedule=schedule, eval_every=every, eval_chars=training.eval_chars or EVAL_CHARS)
-    if training.ngram_prior is None and not model.portable:
-        training = replace(training, ngram_prior=_ngram_prior(passes))
+    if training.ngram_embedding_accumulator is None and not model.plain:
+        training = replace(training, ngram_embedding_accumulator=_accumulator(passes))
     training = _fill_training(replace(training, batch_size=batch, learning_rate=rate), budget, size, steps)
     return Choice(model=model, training=training, plan=plan, why=_why(budget, n_train, size) + shortened)
 
 
-def _counts_alone(budget: Budget, n_train: int, model: ModelConfig, training: TrainingConfig) -> Choice:
+def _ngram_choice(budget: Budget, n_train: int, model: ModelConfig, training: TrainingConfig) -> Choice:
     """A single step, which is the counting; with a time, of as much text as there is time for."""
     training = within(training, budget.seconds, n_train)
     plan = Plan(schedule=Schedule.parse("0:1,1:1"), eval_every=1, eval_chars=EVAL_CHARS)
@@ -294,8 +298,8 @@ def _fill_model(model: ModelConfig, size: Size, n_train: int) -> ModelConfig:
     """The model set by hand, completed from a row of the table."""
     n_layer = model.n_layer or max(size.n_layer, len(model.mixers))
     n_embd, n_head = model.n_embd, model.n_head
-    ngrams = model.ngrams or (1 if model.portable else NGRAMS)
-    model = replace(model, ngrams=ngrams).completed()
+    ngrams = model.ngram_embeddings or (1 if model.plain else NGRAMS)
+    model = replace(model, ngram_embeddings=ngrams).completed()
     if not model.attends:
         return _with_rows(replace(model, n_layer=n_layer, n_embd=n_embd or size.n_embd), n_train)
     shared = model.n_kv_head or 1
@@ -312,11 +316,11 @@ def _fill_model(model: ModelConfig, size: Size, n_train: int) -> ModelConfig:
 
 def _with_rows(model: ModelConfig, n_train: int) -> ModelConfig:
     """As many vectors for n-grams as a text of that length can fill, or as a checkpoint has room for."""
-    assert model.ngrams and model.n_embd
-    if model.ngrams == 1 or model.ngram_rows is not None:
+    assert model.ngram_embeddings and model.n_embd
+    if model.ngram_embeddings == 1 or model.ngram_embedding_rows is not None:
         return model
-    room = NGRAM_WEIGHTS // ((model.ngrams - 1) * model.n_embd)
-    return replace(model, ngram_rows=1 << max(0, min(room, 2 * n_train).bit_length() - 1))
+    room = NGRAM_WEIGHTS // ((model.ngram_embeddings - 1) * model.n_embd)
+    return replace(model, ngram_embedding_rows=1 << max(0, min(room, 2 * n_train).bit_length() - 1))
 
 
 def _fill_training(training: TrainingConfig, budget: Budget, size: Size, steps: int) -> TrainingConfig:
@@ -332,7 +336,7 @@ def _fill_training(training: TrainingConfig, budget: Budget, size: Size, steps: 
     )
     if training.optimizer == "adamw":
         return training
-    return replace(training, muon_rate=training.muon_rate or MUON_RATE)
+    return replace(training, muon_lr=training.muon_lr or MUON_RATE)
 
 
 def _heads(n_embd: int, shared: int, pairs: int) -> int:
@@ -350,7 +354,7 @@ def _heads(n_embd: int, shared: int, pairs: int) -> int:
     return fitting[-1]
 
 
-def _ngram_prior(passes: float) -> float:
+def _accumulator(passes: float) -> float:
     return min(1e6, round(NGRAM_PRIOR * max(0.0, passes - 1) ** 2, 3))
 
 
@@ -362,8 +366,8 @@ def _with_dropout(model: ModelConfig, passes: float) -> ModelConfig:
     model = with_counts_dropout(model, passes)
     if model.dropout is None:
         model = replace(model, dropout=dropout)
-    if model.ngram_dropout is None and model.ngrams != 1 and not model.portable:
-        model = replace(model, ngram_dropout=of_ngrams)
+    if model.ngram_embedding_dropout is None and model.ngram_embeddings != 1 and not model.plain:
+        model = replace(model, ngram_embedding_dropout=of_ngrams)
     return model
 
 

@@ -96,20 +96,21 @@ class Session:
         self.model = LanguageModel(model, corpus.vocabulary.n_symbols)
         initialise(self.model, torch.Generator().manual_seed(training.seed))
         self.model.to(self.device).train()
-        compiling = compiled.rows_alone() if model.counts else None  # while the text is counted
+        compiling = compiled.rows_alone() if model.prior else None  # while the text is counted
         self.prior = self._counted(beside)
         self.counts = None if self.prior is None else table_file.dump(self.prior.model)
         self.prior_rows = (
             None
             if self.prior is None
-            else PriorRows(self.prior, self.windows, model.counts_dropout or 0.0, compiling)
+            else PriorRows(self.prior, self.windows, model.prior_dropout or 0.0, compiling)
         )
         assert training.optimizer is not None
         self.optimizer = Optimizer(
             self.model,
             training.optimizer,
             training.weight_decay,
-            ngram_prior=(training.ngram_prior or 0.0) / self.chars_per_step**2,  # a step's loss is a mean
+            ngram_embedding_accumulator=(training.ngram_embedding_accumulator or 0.0)
+            / self.chars_per_step**2,  # a step's loss is a mean
             precision=training.precision or "fp32",
         )
         self.state = RunState(Divergence(unigram_nats(corpus.vocabulary)))
@@ -127,15 +128,15 @@ class Session:
     def _counted(self, beside: Sequence[Ids]) -> TrainingPrior | None:
         """The training text's counts, for a model that begins from them."""
         config, training = self.model_config, self.training_config
-        if not config.counts:
+        if not config.prior:
             return None
-        assert config.counts_order is not None
+        assert config.prior_order is not None
         return TrainingPrior.of(
             self.corpus.train,
             self.corpus.vocabulary.n_symbols,
-            config.counts_order,
-            memory=training.counts_memory << 20,
-            most=training.counts_chars,
+            config.prior_order,
+            memory=training.prior_memory << 20,
+            most=training.prior_chars,
             end=self.corpus.vocabulary.end,
             beside=beside,
         )
@@ -175,7 +176,7 @@ class Session:
         factor = self.plan.schedule.factor(self.state.step) * self.state.rate_factor
         config = self.training_config
         assert config.learning_rate is not None
-        highest = (config.learning_rate, config.muon_rate or 0.0, config.ngram_rate)
+        highest = (config.learning_rate, config.muon_lr or 0.0, config.ngram_embedding_lr)
         return Rates(*(rate * factor for rate in highest))
 
     def is_finite(self) -> bool:

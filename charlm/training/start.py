@@ -62,14 +62,14 @@ def new_session(
     corpus: Corpus, choice: Choice, run: dict[str, Any], beside: Sequence[Ids] = ()
 ) -> AnySession:
     """The session of a new run, at its beginning; `beside`: texts of before that it counts too."""
-    if choice.model.counts_alone:
+    if choice.model.is_ngram:
         return CountsSession.counted(corpus, choice.model, choice.training, choice.plan, run)
     return Session(corpus, choice.model, choice.training, choice.plan, run, beside)
 
 
 def resumed_session(snapshot: Snapshot, corpus: Corpus, plan: Plan, beside: Sequence[Ids] = ()) -> AnySession:
     """The session that a checkpoint was taken of. Raises CheckpointError where it cannot go on exactly."""
-    if snapshot.model_config.counts_alone:
+    if snapshot.model_config.is_ngram:
         return CountsSession.resumed(snapshot, corpus, plan)
     return Session.resumed(snapshot, corpus, plan, beside)
 
@@ -205,6 +205,6 @@ def recorded(choice: Choice, budget: Budget, threads: int) -> Choice:
         compile=choice.training.compile,
         steps=budget.steps,
     )
-    if choice.model.counts_alone:
+    if choice.model.is_ngram:
         return replace(choice, plan=plan)  # whatever the threads, they are the same
     return replace(choice, training=replace(choice.training, threads=threads), plan=plan)

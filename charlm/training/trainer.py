@@ -59,18 +59,18 @@ def learn(session: Session, rates: Rates) -> tuple[float, float]:
     session.model.zero_grad(set_to_none=True)
     step = state.step + state.batch_offset
     windows = torch.from_numpy(session.windows.batch(session.corpus.train, step)).to(session.device)
-    rows: Sequence[Tensor | None] = [None] * config.accumulation
+    rows: Sequence[Tensor | None] = [None] * config.grad_accum
     if session.prior_rows is not None:
-        rows = torch.from_numpy(session.prior_rows.batch(step)).to(session.device).chunk(config.accumulation)
+        rows = torch.from_numpy(session.prior_rows.batch(step)).to(session.device).chunk(config.grad_accum)
     total = torch.zeros((), device=session.device)
-    for part, (ids, log_prior) in enumerate(zip(windows.chunk(config.accumulation), rows, strict=True)):
-        if session.model_config.dropout or session.model_config.ngram_dropout:
+    for part, (ids, log_prior) in enumerate(zip(windows.chunk(config.grad_accum), rows, strict=True)):
+        if session.model_config.dropout or session.model_config.ngram_embedding_dropout:
             torch.manual_seed(int(mix(config.seed, step, part) >> 1))
         with computing(session.device, config.precision):
-            loss = batch_loss(session.model, ids, log_prior, end) / config.accumulation
+            loss = batch_loss(session.model, ids, log_prior, end) / config.grad_accum
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
-    norm = torch.nn.utils.clip_grad_norm_(session.model.parameters(), config.clip)
+    norm = torch.nn.utils.clip_grad_norm_(session.model.parameters(), config.grad_clip)
     session.optimizer.update(rates, torch.isfinite(total) & torch.isfinite(norm))
     return float(total), float(norm)
 
@@ -111,7 +111,7 @@ def compile_blocks(session: Session) -> str | None:
     model, config = session.model, session.training_config
     assert config.batch_size
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads()))
-    ids = torch.zeros(config.batch_size // config.accumulation, model.block_size + 1, dtype=torch.long)
+    ids = torch.zeros(config.batch_size // config.grad_accum, model.block_size + 1, dtype=torch.long)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -192,7 +192,10 @@ def _app() -> typer.Typer:
 
     @app.command()
     def train(
-        steps: int | None = None, time: str | None = None, clip: float | None = None, locality: bool = False
+        steps: int | None = None,
+        time: str | None = None,
+        grad_clip: float | None = None,
+        locality: bool = False,
     ) -> None: ...
 
     return app

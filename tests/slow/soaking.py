@@ -22,9 +22,9 @@ TRAIN += (
     "1",
     "--patience",
     "0",
-    "--ngrams",
+    "--ngram-embeddings",
     "1",
-    "--no-counts",
+    "--no-prior",
     "--run",
     "soak",
 )

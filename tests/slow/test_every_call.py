@@ -22,10 +22,21 @@ from tests.test_faults import ERRORS
 pytestmark = pytest.mark.slow
 
 SHAPE = ("--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4")
-TOY = (*SHAPE, "--threads", "1", "--ngrams", "1", "--no-counts", "--compile", "off", "--save-every", "0")
+TOY = (
+    *SHAPE,
+    "--threads",
+    "1",
+    "--ngram-embeddings",
+    "1",
+    "--no-prior",
+    "--compile",
+    "off",
+    "--save-every",
+    "0",
+)
 COMMANDS = {
     "a transformer": ("train", "ducks.txt", *TOY, "--steps", "1", "--documents", "line"),
-    "counts alone": ("train", "ducks.txt", "--mixer", "none", "--counts-order", "2"),
+    "counts alone": ("train", "ducks.txt", "--model", "ngram", "--prior-order", "2"),
 }
 
 

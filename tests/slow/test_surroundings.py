@@ -38,9 +38,7 @@ READ_ONLY = Path("/sys")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     (folder / "world.txt").write_text(TEXT, "utf-8")
-    done = Command(
-        ("train", "world.txt", "--steps", "3", *TOY, "--no-counts", "--run", "world"), folder
-    ).run()
+    done = Command(("train", "world.txt", "--steps", "3", *TOY, "--no-prior", "--run", "world"), folder).run()
     assert done.code == 0, done.err
     return folder
 
@@ -53,7 +51,7 @@ def test_there_are_at_least_forty() -> None:
 def test_training_and_sampling_end_with_a_code_that_fits(folder: Path, console: str, place: str) -> None:
     encoding, environment = CONSOLES[console]
     number = COMBINATIONS.index((console, place))
-    train = ("train", str(folder / "world.txt"), "--steps", "3", *TOY, "--no-counts", "--eval-every", "1")
+    train = ("train", str(folder / "world.txt"), "--steps", "3", *TOY, "--no-prior", "--eval-every", "1")
     sample = ("sample", "--run", "world", "--length", "40", "--prompt", "日本", "--temperature", "1")
     closed = {"stdin closed": 0, "stdout closed": 1, "stderr closed": 2}
     here = frozenset({closed[place]} if place in closed else ())

@@ -24,13 +24,25 @@ pytestmark = pytest.mark.slow
 
 KILLS, THOROUGH_KILLS = 40, 500
 SHAPE = ("--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4")
-TOY = (*SHAPE, "--threads", "1", "--dropout", "0.1", "--patience", "0", "--eval-every", "10", "--ngrams", "1")
-TRAIN = ("train", "ducks.txt", *TOY, "--no-counts", "--save-every", "0", "--steps", "30")
+TOY = (
+    *SHAPE,
+    "--threads",
+    "1",
+    "--dropout",
+    "0.1",
+    "--patience",
+    "0",
+    "--eval-every",
+    "10",
+    "--ngram-embeddings",
+    "1",
+)
+TRAIN = ("train", "ducks.txt", *TOY, "--no-prior", "--save-every", "0", "--steps", "30")
 KINDS = {
     "plain": TRAIN,
-    "counts": (*TRAIN[: 2 + len(TOY)], "--counts-order", "2", "--save-every", "0", "--steps", "30"),
+    "counts": (*TRAIN[: 2 + len(TOY)], "--prior-order", "2", "--save-every", "0", "--steps", "30"),
     "documents": (*TRAIN, "--documents", "line", "--optimizer", "muon"),
-    "alone": ("train", "ducks.txt", "--mixer", "none", "--counts-order", "4"),
+    "alone": ("train", "ducks.txt", "--model", "ngram", "--prior-order", "4"),
 }
 TURNS = ("plain", "counts", "plain", "documents", "plain", "alone")
 """What is killed: a plain toy every other time."""
@@ -161,7 +173,7 @@ def test_killed_with_a_time_to_keep_the_plan_survives_and_the_run_ends(folder: P
         "train",
         "ducks.txt",
         *TOY,
-        "--no-counts",
+        "--no-prior",
         "--save-every",
         "0.05",
         "--time",
