@@ -34,11 +34,24 @@ DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md")) + ["README.md"]
 
 NEW_NAMES = {  # removed once the options are renamed
-    "--no-prior": "--no-counts", "--prior": "--counts", "--prior-order": "--counts-order", "--prior-dropout": "--counts-dropout",
-    "--prior-memory": "--counts-memory", "--prior-chars": "--counts-chars", "--ngram-embeddings": "--ngrams",
-    "--ngram-embedding-rows": "--ngram-rows", "--ngram-embedding-dropout": "--ngram-dropout", "--ngram-embedding-lr": "--ngram-rate",
-    "--ngram-embedding-accumulator": "--ngram-prior", "--plain": "--portable", "--grad-accum": "--accumulation", "--grad-clip": "--clip",
-    "--muon-lr": "--muon-rate", "--help-all": "--help", "model=ngram,transformer": "mixer=none,attention", "prior=on,off": "counts=on,off",
+    "--no-prior": "--no-counts",
+    "--prior": "--counts",
+    "--prior-order": "--counts-order",
+    "--prior-dropout": "--counts-dropout",
+    "--prior-memory": "--counts-memory",
+    "--prior-chars": "--counts-chars",
+    "--ngram-embeddings": "--ngrams",
+    "--ngram-embedding-rows": "--ngram-rows",
+    "--ngram-embedding-dropout": "--ngram-dropout",
+    "--ngram-embedding-lr": "--ngram-rate",
+    "--ngram-embedding-accumulator": "--ngram-prior",
+    "--plain": "--portable",
+    "--grad-accum": "--accumulation",
+    "--grad-clip": "--clip",
+    "--muon-lr": "--muon-rate",
+    "--help-all": "--help",
+    "model=ngram,transformer": "mixer=none,attention",
+    "prior=on,off": "counts=on,off",
     "ngram_embeddings=1,4": "ngrams=1,4",
 }
 
@@ -69,12 +82,12 @@ def shortened(words: list[str]) -> list[str]:
     """The same command, with a training of a few steps instead of its own."""
     command = words[1] if len(words) > 1 else ""
     trains = command in ("train", "resume") or (command == "compare" and "--vary" in words)
-    if not trains or "--dry-run" in words or "--help" in words or "--help-all" in words:
+    if not trains or "--help" in words or "--help-all" in words:
         return words
     budget = next((i for i, word in enumerate(words) if word in ("--time", "--steps")), None)
     if budget is not None:
         return [*words[:budget], "--steps", STEPS, *words[budget + 2 :]]
-    if command == "resume" or "--model ngram" in " ".join(words):  # what is left of the plan; no steps at all
+    if "--model ngram" in " ".join(words):  # has no steps
         return words
     end = next((i for i, word in enumerate(words) if word in SHELL), len(words))
     return [*words[:end], "--steps", STEPS, *words[end:]]
@@ -147,7 +160,9 @@ def ideas_page() -> str:
         lines += ["", example["says"], "", row(example["header"]), "|---" * len(example["header"]) + "|"]
         lines += [row(cells) for cells in example["rows"]]
         lines += ["", f"Code: `{found['place'].partition(',')[0]}`.", ""]
-        lines += ["```bash", found["command"], "```"] if found["command"] else [f"To see it: {found['instead']}."]
+        lines += (
+            ["```bash", found["command"], "```"] if found["command"] else [f"To see it: {found['instead']}."]
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -170,11 +185,16 @@ def folder(elsewhere: Path) -> Path:
         "chapter.txt": TEXT[:400],
         "new.txt": TEXT.replace("ducks", "geese"),
         "validation.txt": TEXT[:500],
+        "chapters.txt": "* * *\n".join([TEXT[:400]] * 10),
+        "settings.toml": "n_layer = 1\n",
         "novels/one.txt": TEXT,
         "novels/two.txt": TEXT.replace("ducks", "hens"),
         "latin1.txt": TEXT,
-        "posts/one.jsonl": "".join(json.dumps({"id": i, "text": line}) + "\n" for i, line in enumerate(poems)),
-        "items.csv": "id,condition,sentence\n" + "".join(f"{i},a,{line}" for i, line in enumerate(poems[:20])),
+        "posts/one.jsonl": "".join(
+            json.dumps({"id": i, "text": line}) + "\n" for i, line in enumerate(poems)
+        ),
+        "items.csv": "id,condition,sentence\n"
+        + "".join(f'{i},a,"{line.strip()}"\n' for i, line in enumerate(poems[:20])),
     }
     texts |= {f"poems/poem{i}.txt": "".join(poems[5 * i : 5 * i + 5]) for i in range(12)}
     texts |= {"poems/drafts/old.md": "A draft.\n"}
@@ -214,10 +234,13 @@ def test_what_a_page_says_to_type_works(
 
 
 def test_a_command_of_a_page_is_shortened() -> None:
-    assert shortened("charlm train a.txt --time 8h --seed 3".split()) == "charlm train a.txt --steps 2 --seed 3".split()
+    assert (
+        shortened("charlm train a.txt --time 8h --seed 3".split())
+        == "charlm train a.txt --steps 2 --seed 3".split()
+    )
     assert shortened("charlm train a.txt".split()) == "charlm train a.txt --steps 2".split()
-    assert shortened("charlm train a.txt --dry-run".split()) == "charlm train a.txt --dry-run".split()
-    assert shortened("charlm resume".split()) == ["charlm", "resume"]
+    assert shortened("charlm resume".split()) == "charlm resume --steps 2".split()
+    assert shortened("charlm eval a.txt".split()) == "charlm eval a.txt".split()
 
 
 def test_a_command_that_fails_fails_its_page(folder: Path) -> None:
@@ -225,7 +248,9 @@ def test_a_command_that_fails_fails_its_page(folder: Path) -> None:
     page.write_text("# A page\n\n```console\n$ charlm train corpus.txt --no-such-option\n```\n", "utf-8")
     with pytest.raises(AssertionError, match="no-such-option"):
         next(SYBIL.parse(page).examples()).evaluate()
-    page.write_text("<!-- needs: a GPU -->\n\n```bash\ncharlm train corpus.txt --steps 9 --no-such\n```\n", "utf-8")
+    page.write_text(
+        "<!-- needs: a GPU -->\n\n```bash\ncharlm train corpus.txt --steps 9 --no-such\n```\n", "utf-8"
+    )
     with pytest.raises(AssertionError, match="no-such"):
         next(SYBIL.parse(page).examples()).evaluate()
 
@@ -243,7 +268,9 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_the_page_of_ideas_is_fresh() -> None:
     number = re.compile(r"-?\d+\.\d+")
     kept, made = (DOCS / "ideas.md").read_text("utf-8"), ideas_page()
-    assert number.sub("X", kept) == number.sub("X", made), "make it again: python -m tests.test_docs > docs/ideas.md"
+    assert number.sub("X", kept) == number.sub("X", made), (
+        "make it again: python -m tests.test_docs > docs/ideas.md"
+    )
     numbers = [list(map(float, number.findall(text))) for text in (kept, made)]
     assert numbers[0] == pytest.approx(numbers[1], abs=2e-4)  # another processor rounds otherwise
 
@@ -262,7 +289,9 @@ def test_the_site_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     pages = list((tmp_path / "site").rglob("*.html"))
     assert len(pages) >= len(PAGES) - 1
     for page in pages:
-        assert not re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"?https?:[^>]*", page.read_text("utf-8"))
+        assert not re.findall(
+            r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"?https?:[^>]*", page.read_text("utf-8")
+        )
 
 
 if __name__ == "__main__":
