@@ -31,7 +31,7 @@ from tests.conftest import TEXT
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted(path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md")) + ["README.md"]
+PAGES = [*sorted(path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md")), "README.md"]
 
 NEW_NAMES = {  # removed once the options are renamed
     "--no-prior": "--no-counts",
@@ -233,14 +233,19 @@ def test_what_a_page_says_to_type_works(
         example.evaluate()
 
 
-def test_a_command_of_a_page_is_shortened() -> None:
-    assert (
-        shortened("charlm train a.txt --time 8h --seed 3".split())
-        == "charlm train a.txt --steps 2 --seed 3".split()
-    )
-    assert shortened("charlm train a.txt".split()) == "charlm train a.txt --steps 2".split()
-    assert shortened("charlm resume".split()) == "charlm resume --steps 2".split()
-    assert shortened("charlm eval a.txt".split()) == "charlm eval a.txt".split()
+@pytest.mark.parametrize(
+    ("command", "short"),
+    [
+        ("charlm train a.txt --time 8h --seed 3", "charlm train a.txt --steps 2 --seed 3"),
+        ("charlm train a.txt", "charlm train a.txt --steps 2"),
+        ("charlm train a.txt > b", "charlm train a.txt --steps 2 > b"),
+        ("charlm train a.txt --model ngram", "charlm train a.txt --model ngram"),
+        ("charlm resume", "charlm resume --steps 2"),
+        ("charlm eval a.txt", "charlm eval a.txt"),
+    ],
+)
+def test_a_training_of_a_page_is_shortened(command: str, short: str) -> None:
+    assert shlex.join(shortened(command.split())) == shlex.join(short.split())
 
 
 def test_a_command_that_fails_fails_its_page(folder: Path) -> None:
@@ -281,10 +286,27 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
     assert codes <= {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.M)}
 
 
+def documented_keys(section: str) -> set[str]:
+    """The keys in the first column of the table of a section of `docs/json.md`."""
+    text = (DOCS / "json.md").read_text("utf-8").split(f"## charlm {section}")[1].split("\n## ")[0]
+    return {key for row in re.findall(r"^\| (`[^|]*) \|", text, re.M) for key in re.findall(r"`(\w+)`", row)}
+
+
+def test_the_keys_of_the_json_are_those_documented(folder: Path) -> None:
+    assert output_of("charlm train corpus.txt --steps 2".split())[0] == 0
+    assert documented_keys("eval --json") == set(charlm_json("eval")[0]) - {"schema", "counts_order"}
+    assert documented_keys("inspect --json") == set(charlm_json("inspect", "corpus.txt")[0]) - {"schema"}
+    info = set(charlm_json("info")[0])
+    assert documented_keys("runs --json") <= info
+    assert set(charlm_json("runs")[0]) - {"schema"} <= documented_keys("runs --json") | {"text"}
+
+
 @pytest.mark.skipif(shutil.which("zensical") is None, reason="the extra `docs` is not installed")
 def test_the_site_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    for name in ("mkdocs.yml", "docs"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copytree(DOCS, tmp_path / "docs")
+    for name in ("mkdocs.yml", "SECURITY.md", "CHANGELOG.md", "benchmarks/NOTES.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     subprocess.run(["zensical", "build", "--strict"], cwd=tmp_path, check=True, capture_output=True)
     pages = list((tmp_path / "site").rglob("*.html"))
     assert len(pages) >= len(PAGES) - 1

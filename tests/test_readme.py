@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_the_order_of_the_folders_is_the_import_linters() -> None:
         for name in re.split(r"[|:]", layer)
     }
     levels = [{level[name] for name in row if name in level} for row in rows_of_folders()]
-    for above, below in zip(levels, levels[1:], strict=False):
+    for above, below in pairwise(levels):
         assert max(above) < min(below)
 
 
@@ -102,11 +103,9 @@ def test_ci_runs_the_readmes_test_commands() -> None:
 def test_the_commands_work_in_every_shell(page: str) -> None:
     """PowerShell 5.1 knows no `&&`, and cmd no single quotes."""
     text = (ROOT / page).read_text("utf-8")
-    blocks = [
-        block.splitlines() for block in re.findall(r"^```(?:bash|console)\n(.*?)^```", text, re.M | re.S)
-    ]
-    indented = re.findall(r"^    (?:charlm|pip) .*$", text, re.M)
-    commands = [line for line in [*indented, *sum(blocks, [])] if re.match(r"(    |\$ )?(charlm|pip) ", line)]
+    blocks = re.findall(r"^```(?:bash|console)\n(.*?)^```|^( {4}(?:charlm|pip) [^\n]*)$", text, re.M | re.S)
+    lines = "\n".join(fenced or indented for fenced, indented in blocks).splitlines()
+    commands = [line for line in lines if re.match(r"(    |\$ )?(charlm|pip) ", line)]
     assert not [line for line in commands if "&&" in line or "'" in line.split("#")[0]]
 
 
