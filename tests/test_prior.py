@@ -310,9 +310,11 @@ def test_the_plan_takes_counts_where_there_is_text_enough_and_leaves_n_grams_out
         return choose(Budget(steps=10), n_train, ModelConfig(**given), TrainingConfig()).model  # type: ignore[arg-type]
 
     assert model(1_000_000).prior and model(1_000_000).prior_order == 8
-    assert model(1_000_000).ngram_embeddings == 1 and model(1_000_000, ngram_embeddings=3).ngrams == 3
+    assert (
+        model(1_000_000).ngram_embeddings == 1 and model(1_000_000, ngram_embeddings=3).ngram_embeddings == 3
+    )
     assert model(1_000_000, ngram_embedding_rows=64).ngram_embeddings == 4
-    assert not model(1_000).counts and model(1_000).ngram_embeddings == 4
+    assert not model(1_000).prior and model(1_000).ngram_embeddings == 4
     assert model(1_000, prior=True).counts and model(1_000, prior_order=2).prior_order == 2
     assert not model(1_000_000, prior=False).counts and not model(1_000_000, plain=True).counts
 
