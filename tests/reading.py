@@ -1,11 +1,17 @@
 """What the tests of reading share: files to write, pipes to read, refusals to expect."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from charlm.data.reader import SourceText, read_source
+from charlm.config import TextConfig
+from charlm.data.decoding import TextDecoder
+from charlm.data.documents import marked_text, split_documents
+from charlm.data.reader import Texts, read_texts
+from charlm.data.stream import Block
 from charlm.errors import CharlmError, TextError
 
 
@@ -16,8 +22,19 @@ def write(name: str, data: bytes | str) -> str:
     return name
 
 
-def piped(data: bytes, encoding: str | None = None) -> SourceText:
-    return read_source(["-"], encoding=encoding, stdin=io.BytesIO(data))
+def read(names: Sequence[str], encoding: str | None = None, stdin: BinaryIO | None = None) -> Texts:
+    return read_texts(names, TextConfig(), encoding=encoding, stdin=stdin)
+
+
+def piped(data: bytes, encoding: str | None = None) -> Texts:
+    return read(["-"], encoding, io.BytesIO(data))
+
+
+def decode(data: bytes, encoding: str | None = None) -> tuple[str, list[str]]:
+    """The text and the notes about it."""
+    decoder = TextDecoder("t", encoding)
+    text = "".join(block.text for block in decoder.blocks(iter([data])))
+    return text, decoder.notes
 
 
 def refused(
@@ -25,9 +42,14 @@ def refused(
 ) -> None:
     write("t", data)
     with pytest.raises(kind) as caught:
-        read_source(["t"], encoding=encoding)
+        read(["t"], encoding)
     message = str(caught.value)
     assert all(fragment in message for fragment in fragments), message
     sentence, *guesses = message.split("\n")
     assert sentence.endswith((".", "?")) or guesses
     assert all(guess.startswith("  --encoding ") for guess in guesses)
+
+
+def text_with_ends(text: str, config: TextConfig) -> str:
+    """A text in memory, with END where its documents end."""
+    return marked_text(split_documents([Block.of(text)] if text else [], config))

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
-from charlm.data import boilerplate, stream
-from charlm.data.boilerplate import LICENCE, Tally, stripped
+from charlm.data import boilerplate, decoding, stream
+from charlm.data.boilerplate import LICENCE, Boilerplate, strip_boilerplate
 from charlm.data.load import load
 from charlm.data.stream import Block
 from tests.conftest import Result
@@ -19,7 +19,7 @@ TOY = ("--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16"
 
 
 def strip_text(text: str) -> str:
-    return "".join(block.text for block in stripped([Block(text.encode(), text)], Tally()))
+    return "".join(block.text for block in strip_boilerplate([Block(text.encode(), text)], Boilerplate()))
 
 
 def tale(lines: int) -> str:
@@ -147,9 +147,9 @@ def test_what_is_left_is_exactly_the_book_in_blocks_of_any_size(name: str, newli
     size = max(size, len(text) // 4000)
     pieces = [text[i : i + size] for i in range(0, len(text), size)]
     blocks = [Block(piece.encode(), piece) for piece in pieces]
-    tally, watch = Tally(), Tally()
-    assert "".join(block.text for block in stripped(blocks, tally)) == wanted
-    assert list(watch.watched(blocks)) == blocks
+    tally, watch = Boilerplate(), Boilerplate()
+    assert "".join(block.text for block in strip_boilerplate(blocks, tally)) == wanted
+    assert list(watch.count_in(blocks)) == blocks
     assert tally.chars == watch.chars == len(text) - len(wanted)
     assert watch.files == (text != wanted)
 
@@ -174,7 +174,7 @@ def test_train_names_it_measures_it_and_offers_to_leave_it_out(charlm: Callable[
     n = len(read) - len(BODY.replace("\n", "\r\n"))
     for _ in range(2):  # the second time from what is known of the file
         done = charlm("train", "book.txt", "--dry-run")
-        assert f"header and licence stand in the text: {n:,} characters" in done.err
+        assert f"The text contains Project Gutenberg's header and licence: {n:,} characters" in done.err
         assert "and 100 % of the held-out part. --strip gutenberg leaves them out." in done.err
     done = charlm("train", "book.txt", *TOY, "--strip", "gutenberg")
     assert f"licence left out: {n:,} characters." in done.err and done.code == 0
@@ -231,8 +231,9 @@ def test_each_file_of_a_folder_is_stripped_however_it_is_read(
         Path(name).write_text(MODERN)
     wanted = load(["1", "2"], TextConfig(strip="gutenberg", val=0.0)).corpus.training_text()
     assert wanted == BODY + BODY
-    monkeypatch.setattr(stream, "WHOLE", 64)
+    monkeypatch.setattr(decoding, "HEAD", 64)
     monkeypatch.setattr(stream, "PIECE", 100)
+    monkeypatch.setattr(decoding, "PIECE", 100)
     monkeypatch.setattr(boilerplate, "_EDGE", 16)
     corpus = load(["1", "2"], TextConfig(strip="gutenberg", val=0.0, documents="file")).corpus
     assert corpus.training_text().replace("\ud800", "") == wanted

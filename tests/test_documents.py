@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from charlm.cli.main import run as main
 from charlm.config import ModelConfig, SamplingConfig, TextConfig
-from charlm.data.documents import Marker, marked_text, with_ends
+from charlm.data.documents import EndMarker, split_documents
 from charlm.data.load import load
 from charlm.data.prepare import prepare
 from charlm.data.stream import Block
@@ -30,6 +30,7 @@ from charlm.ngram.folds import count_in_folds, levels_and_shares
 from charlm.ngram.grams import Packing
 from charlm.ngram.kneser_ney import KneserNey, probabilities
 from tests.plain_kneser_ney import BEFORE, Plain
+from tests.reading import text_with_ends
 from tests.test_sampling import Mock
 
 KINDS = st.sampled_from(["file", "line", "blank-line", "separator"])
@@ -66,19 +67,19 @@ def test_documents_are_found_wherever_blocks_are_cut(text: str, kind: str, data:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     blocks = [Block(piece.encode(), piece) for piece in pieces if piece]
-    marker, codes = Marker(), []
-    for block in with_ends(blocks, config_of(kind)):
+    marker, codes = EndMarker(), []
+    for block in split_documents(blocks, config_of(kind)):
         codes += marker.mark(block).tolist()
     found = "".join(map(chr, codes))
     assert found == "".join(document + END for document in plainly(text, kind))
-    assert marked_text([text], config_of(kind)) == found
+    assert text_with_ends(text, config_of(kind)) == found
     assert marker.documents == len(plainly(text, kind))
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(alphabet="ab\n é🦆", min_size=8), KINDS, st.sampled_from([0.0, 0.1, 0.4]), st.integers(1, 3))
 def test_a_corpus_of_documents_is_the_text(text: str, kind: str, val: float, min_count: int) -> None:
-    marked = marked_text([text], config_of(kind))
+    marked = text_with_ends(text, config_of(kind))
     n_train = int(len(marked) * (1 - val))
     config = config_of(kind, val=val, min_count=min_count)
     if END not in marked[:n_train]:

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
+from charlm.data import decoding
 from charlm.data import records as fields
-from charlm.data import stream
 from charlm.data.load import load
-from charlm.data.records import Fields
+from charlm.data.records import BEGINNING, Format, RecordReader, format_of
 from charlm.data.stream import Block
 from charlm.errors import TextError, UsageError
 from tests.reading import write
@@ -25,7 +25,12 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"
 
 def read(path: str, data: str, name: str, piece: int) -> str:
     blocks = [Block(data[i : i + piece].encode()) for i in range(0, len(data), piece)]
-    return "".join(block.text for block in Fields(name, path, path).blocks(blocks))
+    return "".join(
+        block.text
+        for block in RecordReader(
+            name, path, format_of(path, data[:BEGINNING], name), data[:BEGINNING], []
+        ).blocks(blocks)
+    )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -58,9 +63,9 @@ def test_every_cell_is_read(texts: list[str], piece: int, form: tuple[str, str])
             "line 3, has a number in the field text, which must be text; --field can name: body",
         ),
         ("a.jsonl", '{"body": "a"}', "line 1, has no field text; --field can name: body"),
-        ("a.jsonl", "once upon a time\n", "line 1, is no JSON"),
-        ("a.jsonl", "[" * 100_000 + "\n", "line 1, is no JSON"),
-        ("a.jsonl", "[1]\n", "line 1, is no JSON object"),
+        ("a.jsonl", "once upon a time\n", "line 1, is not JSON"),
+        ("a.jsonl", "[" * 100_000 + "\n", "line 1, is not JSON"),
+        ("a.jsonl", "[1]\n", "line 1, is not a JSON object"),
         ("a.jsonl", '{"text": "\\ud800"}\n', "half a character"),
         ("a.csv", "id,body\n1,a\n", "line 1, has no field text; --field can name: id, body"),
         ("a.csv", "id,text\n1,a\n2\n", "row 3, line 3, has 1 cell, too few"),
@@ -76,7 +81,7 @@ def test_what_is_wrong_is_said_with_its_line(name: str, data: str, said: str) ->
 
 def test_a_folder_of_packed_lines_is_one_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fields, "PIECE", 8)
-    monkeypatch.setattr(stream, "WHOLE", 8)
+    monkeypatch.setattr(decoding, "HEAD", 8)
     for name in "ba":
         lines = "".join(json.dumps({"text": f"{name}{i}"}) + "\n" for i in range(50))
         write(f"d/{name}.jsonl.gz", gzip.compress(lines.encode()))
@@ -92,7 +97,7 @@ def test_include_acts_on_folders_only_and_says_when_nothing_matches() -> None:
     assert load(["d"], TextConfig(include="*.txt")).corpus.chars == 150
     with pytest.raises(TextError, match=r"no file that matches --include \*.py"):
         load(["d"], TextConfig(include="*.py"))
-    with pytest.raises(UsageError, match="acts on folders"):
+    with pytest.raises(UsageError, match="has an effect on folders"):
         load(["d/a.txt"], TextConfig(include="*.txt"))
 
 
@@ -156,15 +161,15 @@ def test_each_dialect_gives_its_texts(name: str, data: str | bytes, text: str) -
         ("a.tsv", '"id"\t"text"\n"1"\t"one"\n', 'can name: "id", "text"; a .tsv has no quoting: name the file .csv'),
         ("a.jsonl", '{"text": "one"}\n{"text": null}\n', "line 2, has null in the field text, which must be text; leave such records out"),
         ("a.jsonl", '{"text": "one"}\n{"id": 2}\n', "line 2, has no field text, and no other that is text"),
-        ("a.json", '{"messages": [{"text": "one"}]}', "has no field text, and no other that is text; what lies within another field"),
+        ("a.json", '{"messages": [{"text": "one"}]}', "has no field text, and no other that is text; --field cannot name what is nested"),
         ("a.txt", f'id\ttext\n1\t"one" too\n{TABS}', "name the file .tsv, which has no quoting"),
-        ("a.txt", "\r" * 11 + ",", "holds no records with a field text"),  # the beginning has blank lines only
-        ("a.txt", "Some prose\nof two lines\n", "holds no records with a field text: it is no JSON, and its first line names no such column: Some prose"),
+        ("a.txt", "\r" * 11 + ",", "has no records with a field text"),  # the beginning has blank lines only
+        ("a.txt", "Some prose\nof two lines\n", "has no records with a field text: it is not JSON, and its first line names no such column: Some prose"),
         ("r.tsv", "text\tn\n1\tone\t3\n", "If each row begins with a name, as R writes them"),
         ("a.json", '[{"text": "one"},\n{"text": 2}]', "line 2, has a number in the field text, which must be text"),
-        ("a.json", '[{"text": "one"},\n{"text": "two"', "line 2, is no JSON"),
+        ("a.json", '[{"text": "one"},\n{"text": "two"', "line 2, is not JSON"),
         ("a.json", '[{"text": "one"},\n', "does not end"),
-        ("a.json", '[{"text": "one"},\n' + "[" * 100_000, "line 2, is no JSON"),
+        ("a.json", '[{"text": "one"},\n' + "[" * 100_000, "line 2, is not JSON"),
     ],
 )  # fmt: skip
 def test_what_is_no_table_is_said_with_its_row_and_what_to_do(name: str, data: str, said: str) -> None:
@@ -185,8 +190,8 @@ def test_a_quote_that_is_never_closed_holds_no_more_than_a_cell(monkeypatch: pyt
             yield Block(f"{i},line {i}\n".encode())
 
     with pytest.raises(TextError, match="row 2, line 2, has a cell of more than 1,000 characters; a quote"):
-        list(Fields("text", "a.csv", "a.csv").blocks(blocks()))
-    assert read_lines < fields.BEGINNING
+        list(RecordReader("text", "a.csv", Format("table", ",", quoted=True), "", []).blocks(blocks()))
+    assert read_lines < BEGINNING
 
 
 def test_what_may_be_a_mistake_is_said() -> None:
@@ -195,8 +200,10 @@ def test_what_may_be_a_mistake_is_said() -> None:
     assert not any("look like a row" in n for n in field_of("b.csv", f'id,text\n1,"one\ntwo"\n{ROWS}')[1])
     assert not field_of("d.csv", "id,text\n" + "".join(f'{i},"line {i}"\n' for i in range(40)))[1]
     _, notes = field_of("a.tsv", f'id\ttext\n1\t"one ""1"""\n{TABS}')
-    assert any("cells that stand in quotes: 1" in note for note in notes)
-    assert "cells divided by semicolons" in str(field_of("c.csv", "id;text\n" + ROWS.replace(",", ";"))[1])
+    assert any("cells in quotes: 1" in note for note in notes)
+    assert "cells are separated by semicolons" in str(
+        field_of("c.csv", "id;text\n" + ROWS.replace(",", ";"))[1]
+    )
 
 
 def test_a_column_without_a_header_is_named_by_its_number() -> None:
@@ -207,5 +214,5 @@ def test_a_column_without_a_header_is_named_by_its_number() -> None:
 
 def test_a_column_of_a_table_of_tabs_without_header_is_named_by_its_number_in_any_file() -> None:
     assert field_of("dump.txt", "1\tone\n2\ttwo, or 2\n", "2")[0] == TWO
-    with pytest.raises(TextError, match="holds no records with a field 2"):
+    with pytest.raises(TextError, match="has no records with a field 2"):
         field_of("prose.txt", "One, two.\nThree, four.\n", "2")

@@ -12,18 +12,17 @@ from hypothesis import strategies as st
 
 from charlm.config import TextConfig
 from charlm.data.load import load
-from charlm.data.reader import read_source
 from charlm.data.sources import describe, find_files
 from charlm.errors import CharlmError, TextError, UsageError
 from charlm.terminal import visible
-from tests.reading import write
+from tests.reading import read, write
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def missing(names: list[str], fragment: str, kind: type[CharlmError] = TextError) -> str:
     with pytest.raises(kind, match=fragment) as caught:
-        read_source(names)
+        read(names)
     assert describe(names)
     return str(caught.value)
 
@@ -44,9 +43,9 @@ def test_names_that_lead_nowhere() -> None:
 def test_a_folder_gives_its_files_sorted_without_hidden_ones() -> None:
     for name in ("b/a", "b-", "b/.hid/x", ".git/x", "a/z", "B", ".x"):
         write(f"poems/{name}", name)
-    names = [path.relative_to("poems").as_posix() for path in map(Path, find_files(["poems"]))]
+    names = [path.relative_to("poems").as_posix() for path in map(Path, find_files(["poems"])[0])]
     assert names == ["B", "a/z", "b/a", "b-"]
-    assert find_files([str(Path("poems", ".git"))]) == [Path("poems", ".git", "x")]
+    assert find_files([str(Path("poems", ".git"))])[0] == [str(Path("poems", ".git", "x"))]
 
 
 def test_globs() -> None:
@@ -54,7 +53,7 @@ def test_globs() -> None:
         write(f"p/{name}", name)
 
     def found(pattern: str) -> list[str]:
-        return [path.relative_to("p").as_posix() for path in map(Path, find_files([pattern]))]
+        return [path.relative_to("p").as_posix() for path in map(Path, find_files([pattern])[0])]
 
     assert found("p/?.txt") == ["a.txt", "b.txt"]
     assert found("p/[bc].*") == ["b.txt", "c.md"]
@@ -64,16 +63,16 @@ def test_globs() -> None:
     assert found("p/s*") == ["sub/deep/f.txt", "sub/e.txt"]
     assert found("p/.d*") == [".d.txt"]
     assert found("p/a[1].txt") == ["a[1].txt"]  # a file of that very name
-    assert find_files([str(Path("p").resolve() / "?.md")]) == [Path("p/c.md").resolve()]
+    assert find_files([str(Path("p").resolve() / "?.md")])[0] == [str(Path("p/c.md").resolve())]
 
 
 def test_the_same_file_is_read_once_and_said() -> None:
     write("p/a", "text")
     os.link("p/a", "p/b")
-    read = read_source(["p/a", "./p/a", "p", "-", "-"], stdin=io.BytesIO(b"!"))
-    assert read.text == "text\n!"
-    assert read.notes[0].startswith("./p/a and ")
-    assert "given more than once, read once" in read.notes[0]
+    texts = read(["p/a", "./p/a", "p", "-", "-"], stdin=io.BytesIO(b"!"))
+    assert texts.joined == "text\n!"
+    assert texts.notes[0].startswith("./p/a and ")
+    assert "given more than once, read once" in texts.notes[0]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX files")
@@ -85,11 +84,11 @@ class TestPosix:
         os.symlink(".", "p/loop")
         os.symlink("../other/b", "p/linked")
         os.symlink("self", "p/self")
-        read = read_source(["p"])
-        assert [file.name for file in read.files] == ["p/a", "p/linked"]
-        assert any("1 more: a link to a folder, not followed" in note for note in read.notes)
-        assert "p/self: a link that leads nowhere, left out." in read.notes
-        assert [str(path) for path in find_files(["p/**/[al]"])] == ["p/a"]
+        texts = read(["p"])
+        assert [name for name, _ in texts.files] == ["p/a", "p/linked"]
+        assert any("1 more: a link to a folder, not followed" in note for note in texts.notes)
+        assert "p/self: a link that leads nowhere, left out." in texts.notes
+        assert find_files(["p/**/[al]"])[0] == ["p/a"]
 
     def test_pipes_devices_and_sockets_are_refused_without_opening(self) -> None:
         os.mkfifo("p")
@@ -103,19 +102,19 @@ class TestPosix:
                 load([name], TextConfig())
         write("folder/a", "text")
         os.mkfifo("folder/p")
-        assert read_source(["folder"]).notes == ("folder/p: a named pipe, left out.",)
+        assert read(["folder"]).notes == ("folder/p: a named pipe, left out.",)
 
     def test_a_pipe_on_standard_input_is_read_and_a_device_refused(self) -> None:
         ends = os.pipe()
         os.write(ends[1], b"piped")
         os.close(ends[1])
         with os.fdopen(ends[0], "rb") as stream:
-            assert read_source(["-"], stdin=stream).text == "piped"
+            assert read(["-"], stdin=stream).joined == "piped"
         with (
             open("/dev/zero", "rb") as stream,
             pytest.raises(TextError, match="Standard input is a device"),
         ):
-            read_source(["-"], stdin=stream)
+            read(["-"], stdin=stream)
 
     @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
     def test_no_permission(self) -> None:
@@ -126,8 +125,8 @@ class TestPosix:
         os.chmod("secret", 0)
         os.chmod("p/closed", 0)
         with permissions_bind():
-            missing(["secret"], "secret may not be read: permission denied")
-            missing(["p"], "p/closed may not be read")
+            missing(["secret"], "secret cannot be read: permission denied")
+            missing(["p"], "p/closed cannot be read")
         os.chmod("p/closed", 0o700)
 
     @pytest.mark.parametrize("name", ["a\nb", "a\x1b[2Jb", "a\udcffb", "a\u202eb"])
@@ -150,7 +149,7 @@ def test_a_folder_that_cannot_be_listed_is_not_left_out(monkeypatch: pytest.Monk
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    missing(["p"], "closed may not be read: permission denied")
+    missing(["p"], "closed cannot be read: permission denied")
 
 
 @pytest.mark.parametrize(

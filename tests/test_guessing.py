@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from charlm.data.decoding import decode
-from charlm.data.encoding_errors import guesses, seven_bit
+from charlm.data.encoding_errors import guesses
 from tests.conftest import Result
+from tests.reading import decode
 
 # Article 1 of the Universal Declaration of Human Rights, or about it.
 SENTENCES = {
@@ -167,7 +167,7 @@ def test_the_right_encoding_of_a_short_text_is_shown(encoding: str, text: str) -
     ],
 )
 def test_chinese_of_seven_bits_and_signs_alone_are_said(data: bytes, said: str | None) -> None:
-    notes = decode(data, "a.txt")[1]
+    notes = decode(data)[1]
     assert said in notes[0] if said else not notes
 
 

@@ -10,26 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.cli.main import run as main
-from charlm.data.lookalikes import ALIKE, DOTS, lookalikes, mapped
+from charlm.data.normalize import ELLIPSIS, LOOKALIKES, find_lookalikes, replace_lookalikes
 from charlm.data.tokenizer import Vocabulary
 
-MARKS = "".join(ALIKE) + DOTS + ".aé"
+MARKS = "".join(LOOKALIKES) + ELLIPSIS + ".aé"
 
 
 @given(st.text(alphabet=MARKS), st.sets(st.sampled_from(MARKS), min_size=1))
 def test_only_what_is_lacking_becomes_only_what_is_known(text: str, known: set[str]) -> None:
     vocabulary = Vocabulary("".join(sorted(known)), b"", (1,) * len(known))
-    found = lookalikes(text, vocabulary)
+    found = find_lookalikes(text, vocabulary)
     assert not set(found) & known and set(found) <= set(text)
     assert set("".join(found.values())) <= known
-    assert not lookalikes(mapped(text, found), vocabulary)
-    alike = (*ALIKE, DOTS + ".")
+    assert not find_lookalikes(replace_lookalikes(text, found), vocabulary)
+    alike = (*LOOKALIKES, ELLIPSIS + ".")
     assert all(any(char in row and set(other) <= set(row) for row in alike) for char, other in found.items())
-    assert mapped(text, {}) == text
+    assert replace_lookalikes(text, {}) == text
 
 
 def test_no_character_is_in_two_rows() -> None:
-    assert len(set("".join(ALIKE))) == sum(map(len, ALIKE))
+    assert len(set("".join(LOOKALIKES))) == sum(map(len, LOOKALIKES))
 
 
 def test_sample_says_so_and_maps(

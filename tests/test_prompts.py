@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
-from charlm.data.documents import between
+from charlm.data.documents import separator_of
 from charlm.terminal import one_line, unescaped, visible
 from tests.conftest import Result
 
@@ -50,7 +50,7 @@ TRAIN = [
 )
 def test_one_set_of_escapes_everywhere(typed: str, meant: str) -> None:
     assert unescaped(typed) == meant
-    assert between(TextConfig(documents="separator", separator=typed)) == meant
+    assert separator_of(TextConfig(documents="separator", separator=typed)) == meant
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\\")))

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.data import reader as source
-from charlm.data import stream
-from charlm.data.reader import read_source
+from charlm.config import TextConfig
+from charlm.data import sources
+from charlm.data.decoding import TextDecoder
+from charlm.data.load import load
 from charlm.data.sources import find_files
 from charlm.errors import ResourceError, TextError
-from tests.reading import piped, write
+from tests.reading import piped, read, write
 
 FRENCH = "Le café était naïve, où l'été dernier nous avons mangé des crêpes.\n"
 
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 
 @given(st.text(st.sampled_from("\r\n ax\u2028\x85\x0b\x0c"), min_size=1))
 def test_every_kind_of_newline_is_kept(text: str) -> None:
-    assert piped(text.encode()).text == text
+    assert piped(text.encode()).joined == text
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_every_kind_of_newline_is_kept(text: str) -> None:
     ids=["one", "white", "same", "joined", "rtl", "lines", "wide"],
 )
 def test_odd_texts_are_read(text: str) -> None:
-    assert piped(text.encode()).text == text
+    assert piped(text.encode()).joined == text
 
 
 @pytest.mark.parametrize(
@@ -54,51 +55,50 @@ def test_odd_texts_are_read(text: str) -> None:
     ],
 )
 def test_what_is_said_of_a_text(text: str, note: str | None) -> None:
-    read = piped(text.encode())
-    assert read.text == text
-    assert len(read.notes) == (note is not None)
-    assert note is None or note in read.notes[0]
+    notes = load([write("t", text)], TextConfig(val=0.0)).notes
+    assert len(notes) == (note is not None)
+    assert note is None or note in notes[0]
 
 
 def test_several_files_are_joined_in_order_and_their_lines_stay_apart() -> None:
     names = [write("b", "one"), write("a", "\r\ntwo")]
-    read = read_source([*names, "-"], stdin=io.BytesIO(b"three"))
-    assert read.text == "one\n\r\ntwo\r\nthree"
-    assert [file.name for file in read.files] == ["b", "a", "-"]
+    texts = read([*names, "-"], stdin=io.BytesIO(b"three"))
+    assert texts.joined == "one\n\r\ntwo\r\nthree"
+    assert [name for name, _ in texts.files] == ["b", "a", "-"]
 
 
 def test_the_name_is_kept_as_the_user_gave_it() -> None:
     write("-", "dash")
-    assert read_source(["./-"]).files[0].name == "./-"
-    assert find_files(["./-", "-"]) == [Path("-"), "-"]
+    assert read(["./-"]).files[0][0] == "./-"
+    assert find_files(["./-", "-"])[0] == ["./-", "-"]
 
 
 def test_an_empty_file_among_others_is_noted_once_for_all() -> None:
     for name in "abcd":
         write(f"poems/{name}", "" if name < "d" else "text")
-    assert read_source(["poems"]).notes == (f"{os.path.join('poems', 'a')} and 2 more: empty.",)
+    assert read(["poems"]).notes == (f"{os.path.join('poems', 'a')} and 2 more: empty.",)
 
 
 @pytest.mark.parametrize("data", [b"", codecs.BOM_UTF8, gzip.compress(b"", mtime=0)])
 def test_nothing_is_refused(data: bytes) -> None:
     with pytest.raises(TextError, match="t is empty: 0 characters"):
-        read_source([write("t", data)])
+        read([write("t", data)])
     with pytest.raises(TextError, match="Standard input is empty"):
         piped(data)
 
 
 def test_several_empty_files_are_refused_together() -> None:
     with pytest.raises(TextError, match="2 files are empty: 0 characters"):
-        read_source([write("a", ""), write("b", "")])
+        read([write("a", ""), write("b", "")])
 
 
 def test_memory_that_ends_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(stream, "decode", full)
+    monkeypatch.setattr(TextDecoder, "blocks", full)
     with pytest.raises(ResourceError, match="t does not fit into memory"):
-        read_source([write("t", "text")])
+        read([write("t", "text")])
 
 
 @pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), OSError(errno.EIO, "I/O")])
@@ -109,7 +109,7 @@ def test_errors_of_the_system_keep_their_reason(monkeypatch: pytest.MonkeyPatch,
     write("t", "text")
     monkeypatch.setattr("builtins.open", fail)
     with pytest.raises(TextError, match=r"permission denied|t cannot be read: I/O"):
-        read_source(["t"])
+        read(["t"])
 
 
 @pytest.mark.parametrize("change", ["grow", "touch"])
@@ -130,17 +130,17 @@ def test_a_file_that_changes_while_it_is_read(monkeypatch: pytest.MonkeyPatch, c
     first = os.stat("t")
     monkeypatch.setattr(os, "fstat", fstat)
     with pytest.raises(TextError, match="t changed while it was read"):
-        read_source(["t"])
+        read(["t"])
 
 
 def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(TextError, match="Standard input is closed"):
-        read_source(["-"])
+        read(["-"])
     closed = io.BytesIO()
     closed.close()
     with pytest.raises(TextError, match=r"Standard input cannot be read: .*closed"):
-        read_source(["-"], stdin=closed)
+        read(["-"], stdin=closed)
 
 
 def test_a_megabyte_takes_milliseconds_and_one_long_line_is_no_trouble() -> None:
@@ -148,10 +148,10 @@ def test_a_megabyte_takes_milliseconds_and_one_long_line_is_no_trouble() -> None
     took = []
     for _ in range(5):
         start = time.perf_counter()
-        read_source(["t"])
+        read(["t"])
         took.append(time.perf_counter() - start)
     assert min(took) < 0.05
-    assert len(piped(b"x" * 100_000_000).text) == 100_000_000
+    assert len(piped(b"x" * 100_000_000).joined) == 100_000_000
 
 
 def test_importing_it_loads_nothing_heavy() -> None:
@@ -161,6 +161,6 @@ def test_importing_it_loads_nothing_heavy() -> None:
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(source.__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(sources.__file__).parents[2])},
     )
     assert not {"numpy", "torch", "lzma"} & set(run.stdout.split())

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from charlm.config import TextConfig
 from charlm.data import holdout as split
 from charlm.data.corpus import Corpus, Windows
-from charlm.data.documents import marked_text
 from charlm.data.holdout import LEFT_OUT, PARTS, interleaved, tail
 from charlm.data.prepare import prepare
 from charlm.data.stream import Block
@@ -19,6 +18,7 @@ from charlm.data.tokenizer import END, without_ends
 from charlm.errors import TextError
 from charlm.ngram.build import build
 from charlm.ngram.folds import FOLDS
+from tests.reading import text_with_ends
 
 SHARES = st.sampled_from([0.0, 0.05, 0.1, 0.3, 0.45])
 
@@ -67,7 +67,7 @@ def parts_of(corpus: Corpus) -> list[str]:
 )
 def test_whole_documents_are_drawn_by_their_text(text: str, val: float, test: float) -> None:
     config = TextConfig(documents="line", split="documents", val=val, test=test, min_count=1)
-    documents = marked_text([text], config).split(END)[:-1]
+    documents = text_with_ends(text, config).split(END)[:-1]
     try:
         corpus = prepare(text, config)
     except TextError:
@@ -86,7 +86,7 @@ def test_whole_documents_are_drawn_by_their_text(text: str, val: float, test: fl
 def test_documents_are_drawn_alike_wherever_blocks_are_cut(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from charlm.data.documents import with_ends
+    from charlm.data.documents import split_documents
     from charlm.data.prepare import Preparation
 
     rng = np.random.default_rng(1)
@@ -101,7 +101,9 @@ def test_documents_are_drawn_alike_wherever_blocks_are_cut(
     monkeypatch.setattr(split, "AT_ONCE", 7)
     monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "another"))
     pieces = [text[i : i + 11] for i in range(0, len(text), 11)]
-    again = Preparation(config).corpus(with_ends([Block(piece.encode(), piece) for piece in pieces], config))
+    again = Preparation(config).corpus(
+        split_documents([Block(piece.encode(), piece) for piece in pieces], config)
+    )
     assert parts_of(again) == parts_of(whole)
 
 

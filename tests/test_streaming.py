@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from charlm import files
 from charlm.config import TextConfig
-from charlm.data import cache, codes, stream
+from charlm.data import cache, codes, decoding, stream
 from charlm.data import prepare as preparation
 from charlm.data.cache import Known
 from charlm.data.codes import Census, LineEnds, Spool, codes_of
@@ -23,10 +23,10 @@ from charlm.data.corpus import reopen
 from charlm.data.encode import Encoder
 from charlm.data.load import load
 from charlm.data.prepare import prepare
-from charlm.data.reader import read_source
 from charlm.data.stream import Block
 from charlm.data.tokenizer import Vocabulary, code_points
 from charlm.errors import CharlmError, ResourceError, TextError
+from tests.reading import read as read_all
 from tests.reading import write
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -37,8 +37,9 @@ MIXED = "plain ascii, and é, and 字, and 🦆\r\n" * 40
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks so small that every text is a long one."""
-    monkeypatch.setattr(stream, "WHOLE", 16)
+    monkeypatch.setattr(decoding, "HEAD", 16)
     monkeypatch.setattr(stream, "PIECE", 7)
+    monkeypatch.setattr(decoding, "PIECE", 7)
     monkeypatch.setattr(codes, "AT_ONCE", 4)
     monkeypatch.setattr(codes, "IN_MEMORY", 8)
 
@@ -87,7 +88,7 @@ def test_line_ends_are_counted_across_blocks(texts: list[str]) -> None:
 @pytest.mark.parametrize("pack", [lambda data: data, gzip.compress], ids=["plain", "gzip"])
 def test_in_pieces_it_is_the_same_text(encoding: str | None, pack: Any) -> None:
     write("t", pack(MIXED.encode(encoding or "utf-8")))
-    assert read_source(["t"], encoding=encoding).text == MIXED
+    assert read_all(["t"], encoding).joined == MIXED
     loaded = load(["t"], TextConfig(encoding=encoding))
     assert loaded.corpus.training_text() + loaded.corpus.held_out_text() == MIXED
     assert any("Lines end in CRLF (40)" in note for note in loaded.notes)
@@ -100,7 +101,7 @@ def test_a_mark_is_dropped_from_a_long_text(name: str) -> None:
     write("t", ("\ufeff" + MIXED).encode(name if name == "utf-8" else name + "-le"))
     loaded = load(["t"], TextConfig())
     assert loaded.corpus.training_text().startswith("plain")
-    assert loaded.notes[0] == f"t: a {name.upper()} byte order mark was dropped."
+    assert loaded.notes[0] == f"t: a {name.upper()} byte-order mark was dropped."
     assert load(["t"], TextConfig(encoding=name + ("-le" if name != "utf-8" else ""))).corpus.chars == len(
         MIXED
     )
@@ -122,8 +123,9 @@ def test_what_is_wrong_is_said_as_of_a_short_text(
     write("t", data)
     said = []
     for whole in (1 << 20, 16):
-        monkeypatch.setattr(stream, "WHOLE", whole)
+        monkeypatch.setattr(decoding, "HEAD", whole)
         monkeypatch.setattr(stream, "PIECE", 8)
+        monkeypatch.setattr(decoding, "PIECE", 8)
         with pytest.raises(TextError) as caught:
             load(["t"], TextConfig(encoding=encoding))
         said.append(str(caught.value).split(" (in hex")[0])
@@ -148,7 +150,7 @@ def test_an_unchanged_file_is_not_read_again(monkeypatch: pytest.MonkeyPatch) ->
     write("t", "a\r\n" * 50)
     first = load(["t"], TextConfig())
     with monkeypatch.context() as patch:
-        patch.setattr(stream.TextStream, "blocks", lambda self: pytest.fail("it was read"))
+        patch.setattr(stream.ByteStream, "pieces", lambda self: pytest.fail("it was read"))
         again = load(["t"], TextConfig())
     assert again.corpus.key == first.corpus.key and again.notes == first.notes
     write("t", "b\r\n" * 50)

@@ -8,7 +8,7 @@ from charlm.cli.console import count, foreign, note_files, print_json, table, te
 from charlm.cli.loading import working
 from charlm.cli.select import chosen, corpus_of_run, text_config
 from charlm.config import TextConfig
-from charlm.data.reader import read_as_run
+from charlm.data.reader import read_texts
 from charlm.data.tokenizer import without_ends
 from charlm.errors import TextError, UsageError
 from charlm.evaluation.baselines import Yardstick
@@ -52,11 +52,10 @@ def compare_two(
         read = [[(named, text)] for text in held_out]
     else:
         sources = [
-            read_as_run([on], text_config(snapshot), encoding=encoding, field=field)
-            for snapshot, _, _ in runs
+            read_texts([on], text_config(snapshot), encoding=encoding, field=field) for snapshot, _, _ in runs
         ]
         note_files(dict.fromkeys(note for source in sources for note in source.notes))
-        read = [source.named for source in sources]
+        read = [list(source.files) for source in sources]
         texts_alone = [[without_ends(text) for _, text in texts] for texts in read]
         if texts_alone[0] != texts_alone[1]:
             raise UsageError(_read_differently(names, [snapshot for snapshot, _, _ in runs], on))

@@ -57,11 +57,11 @@ def command(
     """
     check_files("compress", [file], checkpoints_root(checkpoints))
     target = output(file, out, force, as_json)
-    from charlm.data.stream import file_bytes
+    from charlm.data.stream import read_bytes
     from charlm.threads import use_threads
 
     label = "standard input" if file == "-" else one_line(file)
-    data = file_bytes(file, label)
+    data = read_bytes(file, label)
     use_threads(threads)
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
     from charlm.compression.codec import compressing
@@ -97,21 +97,21 @@ def command(
 
 def _read_otherwise(path: str, data: bytes, encoding: str, config: "TextConfig") -> Iterator[str]:
     """How the file differs from what the run would read of it: it is kept whole, so that it comes back exactly."""
-    from charlm.data.boilerplate import Tally, stripped
-    from charlm.data.normalize import normal
-    from charlm.data.records import form_of
+    from charlm.data.boilerplate import Boilerplate, strip_boilerplate
+    from charlm.data.normalize import normalize
+    from charlm.data.records import format_of
     from charlm.data.stream import Block
 
     text = data.decode(encoding or "utf-8", "replace")
     kept = "is compressed as it is, so that the same bytes come back"
     if encoding:
         yield f" is read as {encoding}, and the same bytes come back"
-    if config.field is not None and form_of(path, text, config.field) is not None:
+    if config.field is not None and format_of(path, text, config.field) is not None:
         yield f" {kept}: what is beside the field {one_line(config.field)}, which the run reads alone, costs more"
-    left = stripped([Block(text.encode(errors="replace"), text)], Tally())
+    left = strip_boilerplate([Block(text.encode(errors="replace"), text)], Boilerplate())
     if config.strip is not None and "".join(block.text for block in left) != text:
         yield f" {kept}: Project Gutenberg's header and licence, which the run leaves out (--strip), cost more"
-    if normal(text, config) != text:
+    if normalize(text, config) != text:
         options = ", ".join(
             setting.option
             for setting in settings_of(type(config))

@@ -38,13 +38,13 @@ def command(
     """
     check_files("decompress", [file], checkpoints_root(checkpoints))
     target = output(file, out, force, as_json)
-    from charlm.data.stream import file_bytes
+    from charlm.data.stream import read_bytes
     from charlm.threads import use_threads
 
     label = "standard input" if file == "-" else file
     from charlm.compression.container import MAGIC, unpack
 
-    data = file_bytes(file, one_line(label), MAGIC)
+    data = read_bytes(file, one_line(label), MAGIC)
     header, _ = unpack(data, label)  # before a model is looked for
     use_threads(_threads(ctx, threads, header.means.threads))
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)

@@ -211,11 +211,11 @@ def read_texts(
     files: list[str], snapshot: "Snapshot", encoding: str | None, field: str | None
 ) -> list[tuple[str, str]]:
     """Name and text of each file that has any, read as the run read its own; what was noticed is said."""
-    from charlm.data.reader import read_as_run
+    from charlm.data.reader import read_texts
 
-    source = read_as_run(files, text_config(snapshot), encoding=encoding, field=field)
+    source = read_texts(files, text_config(snapshot), encoding=encoding, field=field)
     note_files(source.notes)
-    return source.named
+    return list(source.files)
 
 
 def _output_of_bits(per_char: str | None, files: list[str], as_json: bool) -> Output | None:

@@ -63,7 +63,7 @@ def take_text_settings(origin: "Origin", settings: dict[str, Any], given: set[st
 
 def take_reading(origin: "Origin", names: Sequence[str], settings: dict[str, Any], given: set[str]) -> None:
     """Read the new files as the old ones were read, where they are of the same kind, and say so."""
-    from charlm.data.records import holds_records  # here: numpy is slow to import
+    from charlm.data.records import is_record_file  # here: numpy is slow to import
     from charlm.data.sources import find_files
 
     was, name = origin.text, one_line(origin.name)
@@ -79,7 +79,7 @@ def take_reading(origin: "Origin", names: Sequence[str], settings: dict[str, Any
         )
     if was.field is None or "field" in given or not names:
         return
-    if any(holds_records(str(path)) for path in find_files(names)):
+    if any(map(is_record_file, find_files(names)[0])):
         settings["field"] = was.field
         say(f"reading the field {one_line(was.field)} of each record, as {name} did; --field chooses another")
 

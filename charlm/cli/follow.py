@@ -17,7 +17,7 @@ from charlm.cli.repeat import repeat_command, run_command, why_not_repeatable
 from charlm.cli.summaries import several
 from charlm.config import FEWEST_HELD_OUT, SamplingConfig, TextConfig
 from charlm.data.corpus import Corpus
-from charlm.data.documents import between
+from charlm.data.documents import separator_of
 from charlm.errors import CharlmError
 from charlm.evaluation.baselines import (
     CHOSEN,
@@ -292,7 +292,7 @@ def _sample(session: AnySession) -> str:
     predictor, text = session.predictor, TextConfig.from_json(session.run["text"])
     with session.predicting():
         return sample_text(
-            predictor, default_prompt(predictor), SamplingConfig(seed=1), PREVIEW_CHARS, between(text)
+            predictor, default_prompt(predictor), SamplingConfig(seed=1), PREVIEW_CHARS, separator_of(text)
         )
 
 

@@ -177,7 +177,7 @@ def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
 
 def _from_file(name: str, snapshot: "Snapshot") -> str:
     """A prompt from a file, read as the run read its text, as one document."""
-    from charlm.data.reader import read_as_run
+    from charlm.data.reader import read_texts
 
     size = os.path.getsize(name) if os.path.isfile(name) else 0
     if size > LARGEST_PROMPT:
@@ -186,30 +186,29 @@ def _from_file(name: str, snapshot: "Snapshot") -> str:
             "The model sees only the last characters of a prompt: give the end of the file"
         )
     config = replace(text_config(snapshot), documents="none", separator=None, split="tail")
-    source = read_as_run([name], config)
+    source = read_texts([name], config)
     note_files(source.notes)
-    if source.text.endswith(("\n", "\r")):
+    if source.joined.endswith(("\n", "\r")):
         warn(
             "the prompt ends with a newline, the last character of the file, so the sample starts on a new "
             "line; to continue the last line, remove that newline (printf writes none) or use --prompt"
         )
-    return source.text
+    return source.joined
 
 
 def _as_the_run_reads(prompt: str, snapshot: "Snapshot", map_lookalikes: bool) -> tuple[str, dict[str, int]]:
     """The prompt, changed as the run's text was, and the characters the model lacks, each with its number."""
-    from charlm.data.lookalikes import lookalikes, mapped
-    from charlm.data.normalize import normal
+    from charlm.data.normalize import find_lookalikes, normalize, replace_lookalikes
 
     vocabulary = snapshot.vocabulary
     if map_lookalikes and vocabulary.units == "bytes":
         raise UsageError("--map-lookalikes cannot act on this run, whose units are bytes; leave it out")
-    prompt = normal(prompt, text_config(snapshot))
-    found = {} if vocabulary.units == "bytes" else lookalikes(prompt, vocabulary)
+    prompt = normalize(prompt, text_config(snapshot))
+    found = {} if vocabulary.units == "bytes" else find_lookalikes(prompt, vocabulary)
     pairs = ", ".join(f"{_named(char)} as {_named(instead)}" for char, instead in found.items())
     if map_lookalikes and found:
         say(f"reading {pairs}")
-        prompt = mapped(prompt, found)
+        prompt = replace_lookalikes(prompt, found)
     lacking = vocabulary.lacking(prompt)
     if lacking:
         hint = f"; --map-lookalikes reads {pairs}" if found and not map_lookalikes else ""
@@ -271,7 +270,7 @@ def _write(
     """Write the samples; in one of torch's threads where that is faster, if it may compute `alone`."""
     import torch
 
-    from charlm.data.documents import between
+    from charlm.data.documents import separator_of
     from charlm.inference.generate import Piece, default_prompt, generate
     from charlm.inference.predictor import predictor_of
 
@@ -295,7 +294,7 @@ def _write(
             length=length,
             stops=stops,
             one_document=one_document,
-            between=between(text_config(snapshot)),
+            between=separator_of(text_config(snapshot)),
         )
         for event in events:
             if isinstance(event, Piece):

@@ -26,7 +26,7 @@ from charlm.checkpoint import safe_io as tensors
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.compression.coder import Bounds, Decoder, Encoder, bounds
 from charlm.compression.container import Header, Means, Model, differences, pack, streams_for, unpack
-from charlm.data.decoding import mark_of, reads
+from charlm.data.decoding import byte_order_mark, is_valid
 from charlm.data.tokenizer import Ids, Vocabulary
 from charlm.errors import CheckpointError, TextError
 from charlm.inference.predictor import Predictor, predictor_of
@@ -76,11 +76,11 @@ def unspell(ids: Ids, vocabulary: Vocabulary, encoding: str = "") -> bytes:
 
 def encoding_of(data: bytes, usual: str | None) -> str:
     """The encoding other than UTF-8 in which a file is read and given back exactly; empty if there is none."""
-    mark, marked = mark_of(data)
+    mark, marked = byte_order_mark(data)
     if mark:
         encoding = marked if marked in MARKED else ""
     else:
-        encoding = usual if usual and (data.isascii() or not reads(data, "utf-8", whole=True)) else ""
+        encoding = usual if usual and (data.isascii() or not is_valid(data, "utf-8", whole=True)) else ""
     try:
         text = data.decode(encoding) if encoding else ""
         as_utf8 = text.encode("utf-8")  # raises for the surrogates that some codecs let through

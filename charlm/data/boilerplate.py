@@ -1,12 +1,13 @@
-"""Project Gutenberg's header and licence around a book: found by their marker lines, counted, and left out on request.
+"""Project Gutenberg's header and licence around a book: found by their marker lines, counted, left out on request.
 
 A book stands between a line such as `*** START OF THE PROJECT GUTENBERG EBOOK ... ***` and one such as
 `*** END OF ...`, or in older files between `*END*THE SMALL PRINT! ...` and `End of the Project Gutenberg Etext ...`.
-Only what these lines delimit is taken for boilerplate: a text without them stays as it is.
+Only what these lines delimit counts as boilerplate; a text without them stays as it is.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,10 @@ HEADER, LICENCE = 1 << 15, 1 << 16
 MARGIN = 2000
 """Characters of the longest marker, which may run over three lines, and of the line before it."""
 FOLLOWS = 400
-"""Characters after a licence's last line that are another text, not what is left of it."""
-_WORDS = ("utenberg", "UTENBERG", "mall print", "MALL PRINT", "newsletter")
-_UTF8_WORDS = tuple(word.encode() for word in _WORDS)
-_EDGE = 16  # longer than each of those words
+"""Characters after a licence's last line from which they are another text, not the rest of the licence."""
+_KEYWORDS = ("utenberg", "UTENBERG", "mall print", "MALL PRINT", "newsletter")
+_KEYWORD_BYTES = tuple(word.encode() for word in _KEYWORDS)
+_EDGE = 16  # longer than each keyword
 _GAP = r"(?:[ \t\xa0]{1,4}|[ \t]?(?:\r\n|\r|\n)[ \t]{0,8})"  # a marker may break between any two words
 _NAME = rf"proje[ck]?t{_GAP}gutenberg"
 _EDITION = r"(?:[ \t\xa0]?(?:\(?tm\)?|[™®])|-tm)?(?:['’]?s\b|[ \t\xa0]{1,4}(?:e-?(?:text|book)|edition|etext|of\b|(?-i:[A-Z])))"
@@ -54,110 +55,63 @@ _MARKERS = re.compile(
 Span = tuple[int, int]
 
 
-class Finder:
-    """The spans of boilerplate in a file that is read piece by piece; positions count its characters."""
+@dataclass
+class _Licence:
+    """What may be a licence: it begins with a marker."""
+
+    begin: int
+    marker_end: int
+    is_marked: bool  # whether that marker is certainly one, and not a line of a text about Project Gutenberg
+    is_certain: bool = False  # whether it is plain that a licence follows the marker, and not another text
+    close: int | None = None  # the end of its last line
+
+
+class _Finder:
+    """Finds the spans of boilerplate in a file that is read piece by piece; positions count its characters."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
+        self.text, self.end = (
+            "",
+            0,
+        )  # the end of the text read, as far as it is kept, and the position after it
+        self._searched = 0  # the position up to which markers were searched for
         self._header: int | None = None  # where what may be a header begins
-        self._licence: int | None = None  # where a licence began: what follows belongs to it
-        self._close: int | None = None  # the end of that licence's last line
-        self._last_line = 0  # the end of the marker that the licence begins with
-        self._is_marked = False  # is that marker one, or only a line that may be of a text?
-        self._is_licence = False  # is it plain that a licence follows the marker, not another text?
-        self._after_start: int | None = None  # the end of the last marker of a beginning
-
-    def marker(self, kind: str, start: int, end: int) -> None:
-        """A marker line stands there."""
-        self.passed(start)
-        if kind == "start":
-            first = self._header if self._licence is None else self._licence
-            self.spans.append((start if first is None else first, end))
-            self._header = self._licence = self._close = None
-            self._after_start = end
-        elif self._licence is not None and (kind != "last" or self._is_marked):
-            self._close = end if kind == "close" else self._close
-            # In a text about Project Gutenberg other lines may begin with its name.
-            self._is_licence = self._is_licence or self._is_marked or kind in ("close", "end")
-            if kind == "end" and start - self._licence <= FOLLOWS:
-                self._last_line, self._is_marked = end, True
-        elif kind in ("end", "last"):
-            # A line that only says "End of Project Gutenberg's ..." may stand in a text about it.
-            self._is_marked = kind == "end" or self._header is not None or self._after_start is not None
-            self._header, self._licence, self._last_line = None, start, end
-            self._is_licence = False
-        elif kind in ("name", "print") and self._header is None:
-            again = self._after_start is not None and start - self._after_start <= HEADER
-            if kind == "print" or not again:  # a header may have both a marker and small print
-                self._header = start
-
-    def passed(self, position: int) -> None:
-        """The text has been read up to there."""
-        if self._header is not None and position - self._header > HEADER:
-            self._header = None  # it was only a line about Project Gutenberg
-        if self._licence is not None and position - self._licence > LICENCE:
-            if self._close is not None:
-                self.spans.append((self._licence, self._close))
-            self._licence = self._close = (
-                None  # another text follows; without the last line nothing tells where
-            )
-
-    def finish(self, position: int) -> None:
-        """The file ends there."""
-        self.passed(position)
-        if self._licence is not None:
-            known = self._close or (None if self._is_licence else self._last_line)
-            if known is not None and position - known > FOLLOWS:  # another text follows
-                position = known if self._is_marked or self._is_licence else self._licence
-            if position > self._licence:
-                self.spans.append((self._licence, position))
-        self._header = self._licence = self._close = None
-
-    @property
-    def undecided(self) -> int | None:
-        """Where what may still turn out to be boilerplate begins."""
-        return self._header if self._licence is None else self._licence
-
-
-class Window:
-    """The end of a file's text as far as it must be kept to find markers in it."""
-
-    def __init__(self) -> None:
-        self.finder = Finder()
-        self.text, self.end = "", 0  # what is kept, and the position in the file after it
-        self._scanned = 0  # the position up to which markers were looked for
+        self._licence: _Licence | None = None
+        self._book: int | None = None  # the end of the last marker of a beginning
 
     def read(self, text: str, *, last: bool = False) -> None:
-        """Read on. A marker near the end is looked at again with what follows, unless this is the last piece."""
+        """Read on. A marker near the end is searched again with what follows, unless this is the last piece."""
         self.text += text
         self.end += len(text)
         start = self.end - len(self.text)
-        stop = self.end if last else max(self._scanned, self.end - MARGIN)
-        at = self._scanned if _has_word(self.text) else stop
+        stop = self.end if last else max(self._searched, self.end - MARGIN)
+        at = self._searched if _has_keyword(self.text) else stop
         while at < stop:
             match = _MARKERS.search(self.text, at - start)
             if match is None or match.start() + start >= stop:
                 break
             assert match.lastgroup is not None
-            self.finder.marker(match.lastgroup, match.start() + start, match.end() + start)
+            self._pass(match.start() + start)
+            self._meet(match.lastgroup, match.start() + start, match.end() + start)
             at = match.end() + start
-        self._scanned = max(at, stop)
-        self.finder.passed(self._scanned)
+        self._searched = max(at, stop)
+        self._pass(self._searched)
         if last:
-            self.finder.finish(self.end)
+            self._finish()
 
     def skip(self, tail: str, n: int) -> None:
-        """Read n characters in which no marker can be; `tail`: those of them at the end, MARGIN or all."""
+        """Read n characters in which no marker can be; `tail`: the last MARGIN of them, or all."""
         self.text = ((self.text if len(tail) == n else "") + tail)[-MARGIN:]
         self.end += n
-        self._scanned = max(self._scanned, self.end - len(self.text))
-        self.finder.passed(self._scanned)
+        self._searched = max(self._searched, self.end - len(self.text))
+        self._pass(self._searched)
 
     @property
     def decided(self) -> int:
         """The position up to which it is known what is boilerplate."""
-        undecided = self.finder.undecided
-        return self._scanned if undecided is None else min(self._scanned, undecided)
+        undecided = self._header if self._licence is None else self._licence.begin
+        return self._searched if undecided is None else min(self._searched, undecided)
 
     def cut(self, first: int, after: int) -> str:
         """The text between two positions that is still kept."""
@@ -165,118 +119,156 @@ class Window:
         return self.text[max(0, first - start) : max(0, after - start)]
 
     def forget(self, position: int) -> None:
-        """Keep what stands from there on, and the character before it: it tells whether a line begins."""
+        """Keep the text from there on, and the character before it: it tells whether a line begins."""
         keep = self.end - position + 1
         if keep < len(self.text):
             self.text = self.text[-keep:]
 
+    def _meet(self, kind: str, start: int, end: int) -> None:
+        """A marker line stands there."""
+        licence = self._licence
+        if kind == "start":
+            first = self._header if licence is None else licence.begin
+            self.spans.append((start if first is None else first, end))
+            self._header, self._licence, self._book = None, None, end
+        elif licence is not None and (kind != "last" or licence.is_marked):
+            licence.close = end if kind == "close" else licence.close
+            # In a text about Project Gutenberg other lines may begin with its name.
+            licence.is_certain = licence.is_certain or licence.is_marked or kind in ("close", "end")
+            if kind == "end" and start - licence.begin <= FOLLOWS:
+                licence.marker_end, licence.is_marked = end, True
+        elif kind in ("end", "last"):
+            # A line that only says "End of Project Gutenberg's ..." may stand in a text about it.
+            is_marked = kind == "end" or self._header is not None or self._book is not None
+            self._header, self._licence = None, _Licence(start, end, is_marked)
+        elif kind in ("name", "print") and self._header is None:
+            again = self._book is not None and start - self._book <= HEADER
+            if kind == "print" or not again:  # a header may have both a marker and small print
+                self._header = start
 
-def stripped(blocks: Iterable[Block], tally: "Tally") -> Iterator[Block]:
-    """A file without Project Gutenberg's header and licence; what is left stays as it is."""
-    window, passed, number = Window(), 0, 0
-    for block in chain(blocks, [None]):
-        window.read("" if block is None else block.text, last=block is None)
-        decided = window.end if block is None else window.decided
-        pieces = []
-        for first, after in window.finder.spans[number:]:
-            pieces.append(window.cut(passed, first))
-            passed = after
-        number = len(window.finder.spans)
-        pieces.append(window.cut(passed, decided))
-        passed = max(passed, decided)
-        window.forget(passed)
-        text = "".join(pieces)
-        if text:
-            yield Block(text.encode(), text)
-    tally.add(window.finder.spans)
+    def _pass(self, position: int) -> None:
+        """The text was read up to there: what is too long is no header, and no licence, or one that has ended."""
+        if self._header is not None and position - self._header > HEADER:
+            self._header = None
+        licence = self._licence
+        if licence is not None and position - licence.begin > LICENCE:
+            if licence.close is not None:
+                self.spans.append((licence.begin, licence.close))
+            self._licence = None  # without its last line nothing tells where another text begins
+
+    def _finish(self) -> None:
+        """The file ends here."""
+        licence, end = self._licence, self.end
+        if licence is not None:
+            last = licence.close or (None if licence.is_certain else licence.marker_end)
+            if last is not None and end - last > FOLLOWS:  # another text follows
+                end = last if licence.is_marked or licence.is_certain else licence.begin
+            if end > licence.begin:
+                self.spans.append((licence.begin, end))
+        self._header = self._licence = None
 
 
-class Tally:
-    """The boilerplate in the files of a text, found while they are read."""
+class Boilerplate:
+    """How much boilerplate the files of a text have, counted while they are read."""
 
     def __init__(self) -> None:
         self.chars, self.files, self.of_files = 0, 0, 0
         self.spans: list[Span] = []  # in characters of the whole text
-        self.read = 0  # characters of it
+        self.chars_read = 0
 
     def add(self, spans: Sequence[Span]) -> None:
-        """A file was read that has these spans."""
-        self.spans += [(self.read + a, self.read + b) for a, b in spans]
+        """Count a file that has these spans."""
+        self.spans += [(self.chars_read + a, self.chars_read + b) for a, b in spans]
         self.chars += sum(b - a for a, b in spans)
         self.files += bool(spans)
         self.of_files += 1
 
-    def watched(self, blocks: Iterable[Block]) -> Iterator[Block]:
-        """The blocks of a file, looked at as they pass; nearly for nothing where it is not of Project Gutenberg."""
-        window, edge = Window(), b""
+    def count_in(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """Pass the blocks of a file on, and count; blocks without a keyword cost hardly anything."""
+        finder, edge = _Finder(), b""
         for block in blocks:
-            if _has_word(block.utf8) or _has_word(edge + block.utf8[:_EDGE]) or _has_word(window.text):
-                window.read(block.text)
-                window.forget(window.end - MARGIN)
+            if (
+                _has_keyword(block.utf8)
+                or _has_keyword(edge + block.utf8[:_EDGE])
+                or _has_keyword(finder.text)
+            ):
+                finder.read(block.text)
+                finder.forget(finder.end - MARGIN)
             elif block.utf8:
                 tail = block.utf8[-4 * MARGIN :].decode("utf-8", "ignore")[-MARGIN:]
-                window.skip(tail, _length(block))
+                finder.skip(tail, block.n_chars)
             edge = block.utf8[-_EDGE:]
             yield block
-        window.read("", last=True)
-        self.add(window.finder.spans)
-        self.read += window.end
+        finder.read("", last=True)
+        self.add(finder.spans)
+        self.chars_read += finder.end
 
     def share(self, first: int, after: int) -> float:
-        """What part of the text's characters from `first` to before `after` is boilerplate."""
+        """The share of boilerplate in the text's characters from `first` to before `after`."""
         inside = sum(max(0, min(b, after) - max(a, first)) for a, b in self.spans)
         return inside / max(1, after - first)
 
 
-def about(tallies: Sequence[Tally], corpus: "Corpus", config: TextConfig) -> str | None:
-    """What is to be said of it: how much there is, and in which part; None for nothing.
+def strip_boilerplate(blocks: Iterable[Block], found: Boilerplate) -> Iterator[Block]:
+    """The blocks of a file without boilerplate, which is counted in `found`."""
+    finder, passed, number = _Finder(), 0, 0
+    for block in chain(blocks, [None]):
+        finder.read("" if block is None else block.text, last=block is None)
+        decided = finder.end if block is None else finder.decided
+        pieces = []
+        for first, after in finder.spans[number:]:
+            pieces.append(finder.cut(passed, first))
+            passed = after
+        number = len(finder.spans)
+        pieces.append(finder.cut(passed, decided))
+        passed = max(passed, decided)
+        finder.forget(passed)
+        if text := "".join(pieces):
+            yield Block.of(text)
+    found.add(finder.spans)
 
-    `tallies`: of the text, and of a held-out text of its own.
+
+def boilerplate_note(found: Sequence[Boilerplate], corpus: "Corpus", config: TextConfig) -> str | None:
+    """A sentence on how much boilerplate there is, and in which part; None if there is nothing to say.
+
+    `found`: in the text, and in a held-out text of its own if there is one.
     """
-    chars = sum(tally.chars for tally in tallies)
-    files, of_files = sum(tally.files for tally in tallies), sum(tally.of_files for tally in tallies)
-    where = f", in {files:,} of {of_files:,} files" if of_files > 1 else ""
+    chars, of_files = sum(each.chars for each in found), sum(each.of_files for each in found)
+    where = f", in {sum(each.files for each in found):,} of {of_files:,} files" if of_files > 1 else ""
     if config.strip is not None:
         if not chars:
             return "--strip gutenberg found no header or licence of Project Gutenberg; nothing was left out."
         return f"Project Gutenberg's header and licence left out: {chars:,} characters{where}."
     if not chars:
         return None
-    share = _held_out_share(tallies, corpus, config)
-    read = max(1, sum(tally.read for tally in tallies))
-    held_out = f", and {_percent(share)} of the held-out part" if share is not None else ""
+    share = _held_out_share(found, corpus, config)
+    held_out = f" and {_percent(share)} of the held-out part" if share is not None else ""
+    total = max(1, sum(each.chars_read for each in found))
     return (
-        f"Project Gutenberg's header and licence stand in the text: {chars:,} characters{where}, "
-        f"{_percent(chars / read)} of it{held_out}."
+        f"The text contains Project Gutenberg's header and licence: {chars:,} characters{where}, "
+        f"{_percent(chars / total)} of it{held_out}."
     )
 
 
-def _held_out_share(tallies: Sequence[Tally], corpus: "Corpus", config: TextConfig) -> float | None:
-    """What part of the held-out text it is; None where it is not known which characters those are."""
+def _held_out_share(found: Sequence[Boilerplate], corpus: "Corpus", config: TextConfig) -> float | None:
+    """The share of boilerplate in the held-out text; None where it is not known which characters those are."""
     if not corpus.held_out_chars or corpus.respected is not None or config.split == "documents":
         return None
     if config.val_file is not None:
-        return tallies[-1].share(0, tallies[-1].read)
+        return found[-1].share(0, found[-1].chars_read)
     if config.split == "blocks":
-        spans = interleaved(tallies[0].read, config)["held_out"]
-        inside = sum(tallies[0].share(first, after) * (after - first) for first, after in spans)
+        spans = interleaved(found[0].chars_read, config)["held_out"]
+        inside = sum(found[0].share(first, after) * (after - first) for first, after in spans)
         return inside / max(1, sum(after - first for first, after in spans))
-    return tallies[0].share(corpus.train_chars, corpus.train_chars + corpus.held_out_chars)
+    return found[0].share(corpus.train_chars, corpus.train_chars + corpus.held_out_chars)
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.1f} %"
 
 
-def _has_word(text: "str | bytes") -> bool:
-    """May a marker be in it?"""
+def _has_keyword(text: "str | bytes") -> bool:
+    """Whether a marker may be in it."""
     if isinstance(text, str):
-        return any(word in text for word in _WORDS)
-    return any(word in text for word in _UTF8_WORDS)
-
-
-def _length(block: Block) -> int:
-    """How many characters a block has."""
-    if block.points is not None:
-        return len(block.points)
-    return len(block.utf8) if block.utf8.isascii() else len(block.text)
+        return any(word in text for word in _KEYWORDS)
+    return any(word in text for word in _KEYWORD_BYTES)

@@ -19,7 +19,7 @@ import numpy as np
 from charlm import files
 from charlm.config import TextConfig
 from charlm.data import graphemes
-from charlm.data.sources import STDIN
+from charlm.data.stream import STDIN
 from charlm.data.tokenizer import Ids
 from charlm.terminal import one_line
 

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm import files
-from charlm.data.sources import trouble
-from charlm.data.stream import Block, changed
+from charlm.data.stream import Block, changed, read_error
 from charlm.data.text_warnings import Marks
 from charlm.data.tokenizer import END_POINT
 from charlm.native.text_kernels import Kernels
@@ -240,7 +239,7 @@ class Spool:
             try:
                 file = open(path, "rb", buffering=0)  # noqa: SIM115  closed when the next one is opened
             except OSError as error:
-                raise trouble(one_line(path), error) from error
+                raise read_error(one_line(path), error) from error
             self._again = path, cast(BinaryIO, file)
         if _state(os.fstat(self._again[1].fileno())) != self._seen[path]:
             raise changed(one_line(path))

@@ -1,12 +1,24 @@
-"""The bytes of one text -> its characters, or a sentence on why not."""
+"""Bytes to text: strictly decoded, or refused with what is wrong, where, and what to do."""
 
 import codecs
 import re
+import sys
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
-from charlm.data.decompression import compression
+from charlm.data.stream import PIECE, Block, compression_of
 from charlm.errors import TextError, UsageError
 from charlm.terminal import one_line
 
+if TYPE_CHECKING:  # NumPy takes a while to import
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from charlm.native.text_kernels import Kernels
+
+HEAD = 1 << 23
+"""Bytes at the beginning of a text that decide how it is read."""
 _MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32-le",
     codecs.BOM_UTF32_BE: "utf-32-be",
@@ -14,9 +26,9 @@ _MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-_OTHER = "Give a file of text instead."
+_HOST_NAMES = ("idna", "punycode")  # codecs of names, not of texts
+_OTHER = "Give a text file instead."
 _SAVE = "Save it as plain text (UTF-8) and give that."
-_EXPORT = "Export its text (pdftotext does, for a PDF) and give that."
 _UNPACK = "Unpack it and give the files or the folder."
 # Each must hold bytes that no text begins with; two letters ("MZ") are not enough.
 _FORMATS = (
@@ -27,64 +39,33 @@ _FORMATS = (
     (rb"\xcf\xfa\xed\xfe|\xca\xfe\xba\xbe", "a program", _OTHER),
     (rb"MZ[^\x00]{0,62}\x00", "a Windows program", _OTHER),
     (rb"SQLite format 3\x00", "an SQLite database", _OTHER),
-    (rb"%PDF-\d\.\d", "a PDF document", _EXPORT),
+    (rb"%PDF-\d\.\d", "a PDF document", "Export its text (pdftotext does, for a PDF) and give that."),
     (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document", _SAVE),
     (rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|.{257}ustar[\x00 ]", "an archive", _UNPACK),
+    (rb"PK\x03\x04.*word/document\.xml", "a Word document (docx)", _SAVE),
+    (rb"PK\x03\x04.*xl/workbook\.xml", "an Excel workbook (xlsx)", _SAVE),
+    (rb"PK\x03\x04.*ppt/presentation\.xml", "a PowerPoint presentation (pptx)", _SAVE),
+    (rb"PK\x03\x04.*application/epub\+zip", "an e-book (epub)", _SAVE),
+    (rb"PK\x03\x04.*application/vnd\.oasis\.opendocument", "an OpenDocument file", _SAVE),
+    (rb"PK\x03\x04|PK\x05\x06", "a ZIP archive", _UNPACK),
 )
-_ZIPPED = (
-    (b"word/document.xml", "a Word document (docx)", _SAVE),
-    (b"xl/workbook.xml", "an Excel workbook (xlsx)", _SAVE),
-    (b"ppt/presentation.xml", "a PowerPoint presentation (pptx)", _SAVE),
-    (b"application/epub+zip", "an e-book (epub)", _SAVE),
-    (b"application/vnd.oasis.opendocument", "an OpenDocument file", _SAVE),
-)
+_CONTROLS = bytes(sorted({*range(32)} - set(b"\b\t\n\v\f\r\x1a\x1b")))
+"""Control characters that text hardly has."""
+_MOST_CONTROLS = 0.01
+_UTF16_SAMPLE = 4096
 
 
 def check_codec(encoding: str) -> None:
-    """Raise UsageError unless `encoding` is one that Python reads text with."""
+    """Raise UsageError unless `encoding` is a text encoding that Python can decode."""
     if _is_text_codec(encoding):
         return
     import difflib
     from encodings.aliases import aliases
 
-    known = sorted(name.replace("_", "-") for name in {*aliases, *aliases.values()})
-    near = filter(_is_text_codec, difflib.get_close_matches(encoding.lower(), known))
+    names = sorted(name.replace("_", "-") for name in {*aliases, *aliases.values()})
+    near = filter(_is_text_codec, difflib.get_close_matches(encoding.lower(), names))
     hint = f"Did you mean {name}?" if (name := next(near, "")) else "Try utf-8 or cp1252."
-    raise UsageError(f"--encoding {one_line(encoding)} is no text encoding. {hint}")
-
-
-def decode(data: bytes, label: str, encoding: str | None = None) -> tuple[str, list[str]]:
-    """Return the characters of `data` and what is to be said of them.
-
-    Read as `encoding`, else as the byte order mark says, else as UTF-8; always strictly. `label`
-    is its name as shown to the user. Raises TextError for what is not text, for invalid bytes and
-    for lone surrogates.
-    """
-    refuse_other_formats(data, label)
-    if encoding is not None:
-        return _decode_as(data, label, encoding)
-    mark, codec = mark_of(data)
-    if not mark:
-        refuse_unmarked(data, label)
-    try:
-        text = str(memoryview(data)[len(mark) :], codec)  # no copy of the bytes
-    except UnicodeDecodeError as error:
-        raise invalid(data, label, codec, error, len(mark)) from None
-    return text, [dropped(codec)] if mark else unlike_ascii(data)
-
-
-def dropped(codec: str = "") -> str:
-    """What is said where a byte order mark was left out, of the codec it stands for."""
-    family = codec.upper().removesuffix("-LE").removesuffix("-BE")
-    return f"a {family} byte order mark was dropped" if family else "a byte order mark was dropped"
-
-
-def unlike_its_mark(data: bytes, encoding: str) -> list[str]:
-    """What is to be said where the mark that `data` begins with names another encoding."""
-    mark, marked = mark_of(data)
-    same = codecs.lookup(encoding).name in ("utf-8-sig", "utf-16", "utf-32")
-    said = f"begins with the byte order mark of {marked}, but was read as {encoding}"
-    return [said] if mark and not same else []
+    raise UsageError(f"--encoding {one_line(encoding)} is not a text encoding. {hint}")
 
 
 def _is_text_codec(encoding: str) -> bool:
@@ -94,93 +75,45 @@ def _is_text_codec(encoding: str) -> bool:
         return True
     except (LookupError, ValueError):
         return False
+    return codecs.lookup(encoding).name not in _HOST_NAMES
+
+
+def byte_order_mark(data: bytes) -> tuple[bytes, str]:
+    """The byte-order mark that `data` begins with (or b"") and the codec for what follows."""
+    return next(((mark, codec) for mark, codec in _MARKS.items() if data.startswith(mark)), (b"", "utf-8"))
+
+
+def is_valid(sample: bytes, codec: str, *, whole: bool = False) -> bool:
+    """Whether `codec` can decode the sample, which may end within a character unless it is `whole`."""
+    try:
+        codecs.getincrementaldecoder(codec)().decode(sample, whole)
+    except UnicodeError:
+        return False
     return True
 
 
-def _decode_as(data: bytes, label: str, encoding: str) -> tuple[str, list[str]]:
-    try:
-        text = data.decode(encoding)
-        text.encode("utf-8")  # raises for the surrogates that utf-7 or unicode_escape let through
-    except UnicodeDecodeError as error:
-        raise invalid(data, label, encoding, error) from None
-    except UnicodeEncodeError as error:
-        raise surrogate(label, encoding, text[error.start], error.start) from None
-    except UnicodeError as error:  # punycode and idna say no more
-        raise TextError(f"{label} cannot be read as {encoding}: {error}.") from None
-    if text.startswith("\ufeff"):
-        return text[1:], [dropped()]
-    return text, unlike_its_mark(data, encoding)
-
-
-def surrogate(label: str, encoding: str, char: str, at: int) -> TextError:
-    """The error to raise for half a character that a codec let through."""
-    return TextError(
-        f"{label}, read as {encoding}, has the lone surrogate U+{ord(char):04X} at character offset"
-        f" {at}, which is no character. Remove it, or try another --encoding."
-    )
-
-
-def mark_of(data: bytes) -> tuple[bytes, str]:
-    """The byte order mark that `data` begins with, or none, and the codec to read it with."""
-    return next(((m, c) for m, c in _MARKS.items() if data.startswith(m)), (b"", "utf-8"))
-
-
-def refuse_other_formats(data: bytes, label: str) -> None:
-    """Raise TextError where `data` begins as no text does."""
-    found = _format(data)
-    if found:
-        raise TextError(f"{label} is {found[0]}, not text. {found[1]}")
-
-
-def format_of(data: bytes) -> str | None:
-    """The format that `data` begins as, in words, where that is none of text."""
-    found = _format(data)
-    return found[0] if found else None
-
-
-def _format(data: bytes) -> tuple[str, str] | None:
-    """The format that `data` begins as, and what to do with such a file."""
-    if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        zipped = (kind for kind in _ZIPPED if kind[0] in data)
-        return next(zipped, (b"", "a ZIP archive", _UNPACK))[1:]
-    if again := compression(data):
+def binary_format(data: bytes) -> tuple[str, str] | None:
+    """The binary format that `data` begins as, and what to do with such a file; None for what may be text."""
+    if again := compression_of(data):
         return f"compressed more than once ({again})", "Decompress it first."
-    for magic, named, advice in _FORMATS:
-        if re.match(magic, data, re.DOTALL):
-            return named, advice
-    return None
+    found = (row for row in _FORMATS if re.match(row[0], data, re.DOTALL))
+    return next(((name, advice) for _, name, advice in found), None)
 
 
-_ISO_2022_CN = re.compile(rb"\x1b\$(?:\)[AEG]|\*H|\+[I-M])[^\x0e]*\x0e")
-_CONTROLS = bytes(sorted({*range(32)} - set(b"\b\t\n\v\f\r\x1a\x1b")))  # that text hardly has
-_MOST_CONTROLS = 0.01
+def is_binary(head: bytes) -> bool:
+    """Is a file that begins so clearly no text, in UTF-8, UTF-16, UTF-32 or an 8-bit encoding?
 
-
-def binary(head: bytes) -> str | None:
-    """What a file that begins so is, where it is plainly no text in UTF-8 or an older encoding of bytes.
-
-    UTF-16 and UTF-32 are text, with a byte order mark or without. Text may have a few control characters.
+    Text may have a few control characters.
     """
     odd = len(head) - len(head.translate(None, _CONTROLS))
-    if not odd or mark_of(head)[0] or _unmarked(head[:4096]):
-        return None
-    if odd > _MOST_CONTROLS * len(head) or not reads(head, "utf-8"):
-        return "binary data"
-    return None
+    if not odd or byte_order_mark(head)[0] or utf16_without_mark(head):
+        return False
+    return odd > _MOST_CONTROLS * len(head) or not is_valid(head, "utf-8")
 
 
-def refuse_unmarked(data: bytes, label: str) -> None:
-    """Raise TextError where `data`, without a mark, looks like UTF-16 or UTF-32."""
-    codec = _unmarked(data[:4096])
-    if codec:
-        raise TextError(
-            f"{label} looks like {codec[:6].upper()} without a byte order mark. Read it with"
-            f" --encoding {codec}, or with --encoding utf-8 if its NUL characters are meant."
-        )
-
-
-def _unmarked(sample: bytes) -> str | None:
-    """UTF-16 or UTF-32 by where its NUL bytes stand; text of UTF-8 has none, or few anywhere."""
+def utf16_without_mark(data: bytes) -> str | None:
+    """UTF-16 or UTF-32, judged by the places of NUL bytes in data without a byte-order mark; else None."""
+    sample = data[:_UTF16_SAMPLE]
     nul = [sample[i::4].count(0) for i in range(4)]
     quarter = len(sample) // 4
     if len(sample) % 4 == 0 and quarter and sum(nul) < len(sample):
@@ -190,102 +123,187 @@ def _unmarked(sample: bytes) -> str | None:
             return "utf-32-be"
     big, little = nul[0] + nul[2], nul[1] + nul[3]
     more, fewer = max(big, little), min(big, little)
-    # Scripts beyond Latin-1 show NUL bytes at spaces only; as UTF-8 they are mostly controls.
+    # Scripts beyond Latin-1 show NUL bytes at spaces only; as UTF-8 they are mostly control characters.
     controls = sum(byte < 9 or 13 < byte < 32 for byte in sample)
-    if controls * 5 < len(sample) and reads(sample, "utf-8"):
+    if controls * 5 < len(sample) and is_valid(sample, "utf-8"):
         return None
     if len(sample) % 2 or more < 2 or fewer * 10 > more or more * 100 < len(sample):
         return None
     codec = "utf-16-le" if little > big else "utf-16-be"
-    return codec if reads(sample, codec) else None
+    return codec if is_valid(sample, codec) else None
 
 
-def reads(sample: bytes, codec: str, *, whole: bool = False) -> bool:
-    """Whether `codec` reads the sample; unless it is `whole`, it may end within a character."""
-    try:
-        codecs.getincrementaldecoder(codec)().decode(sample, whole)
-    except UnicodeError:
-        return False
-    return True
+class TextDecoder:
+    """Decodes one text strictly, in pieces.
 
-
-def invalid(
-    data: bytes,
-    label: str,
-    codec: str,
-    error: UnicodeDecodeError,
-    skipped: int = 0,
-    *,
-    offset: int = 0,
-    lines: int = 0,
-) -> TextError:
-    """The error to raise for bytes that `codec` cannot read, `skipped` bytes into `data`.
-
-    `offset` bytes and `lines` lines of the text stand before `data`.
+    Known once `blocks` has begun: `codec` and `has_mark` (whether a byte-order mark named it). `notes` for the
+    user are complete once the text is read.
     """
-    codec, start = codecs.lookup(codec).name, error.start + skipped
-    end = max(start + 1, min(error.end + skipped, start + 4))
-    try:
-        before = data[skipped:start].decode(codec, "replace")
-    except UnicodeError:  # of codecs that refuse to replace
-        before = data[skipped:start].decode("latin-1")
-    line = lines + before.count("\n") + before.count("\r") - before.count("\r\n") + 1
-    window = f"{data[max(0, start - 8) : start].hex(' ')} [{data[start:end].hex(' ')}]"
-    window = f"{window} {data[end : end + 8].hex(' ')}".strip()
-    return TextError(
-        f"{label} is not valid {codec.upper()} at byte offset {offset + start}, line {line}"
-        f" (in hex: {window}). {_remedy(data, start, codec)}"
-    )
+
+    def __init__(
+        self,
+        label: str,
+        encoding: str | None = None,
+        *,
+        inherited: bool = False,
+        kernels: "Kernels | None" = None,
+    ) -> None:
+        """`encoding` None: UTF-8, or what the byte-order mark says.
+
+        An `inherited` encoding, that of a run, gives way to a byte-order mark and to valid UTF-8.
+        `kernels` decode long texts faster.
+        """
+        self._label, self._encoding, self._inherited, self._kernels = label, encoding, inherited, kernels
+        self.notes: list[str] = []
+        self.codec, self.has_mark = encoding or "utf-8", False
+        self._head = b""
+        self._lines = 0  # line ends decoded so far
+        self._last = b""  # the byte before, as UTF-8
+
+    def blocks(self, pieces: Iterator[bytes], path: str | None = None) -> Iterator[Block]:
+        """Yield the text in blocks, in order, no character cut.
+
+        `path`: the file in which the pieces stand as they are, to be named as the blocks' origin. Raises
+        TextError for binary formats, bytes that are not valid in the encoding, and lone surrogates.
+        """
+        head: list[bytes] = []
+        for piece in pieces:
+            head.append(piece)
+            if sum(map(len, head)) > HEAD:
+                break
+        else:
+            path = None  # a short text is not worth reading again
+        self._head = b"".join(head)
+        del head
+        mark = self._choose_codec(self._head)
+        starts = range(len(mark), len(self._head), PIECE)
+        pieces = chain((self._head[at : at + PIECE] for at in starts), pieces, [b""])
+        decode = self._decode_utf8 if self.codec == "utf-8" else self._decode_other
+        is_empty = True
+        for block in decode(pieces, len(mark), path):
+            is_empty = False
+            self._count_lines(block.utf8)
+            yield block
+        if is_empty:
+            self.notes.append("empty")
+
+    def _choose_codec(self, head: bytes) -> bytes:
+        """Decide how a text that begins so is decoded; the byte-order mark to skip."""
+        if found := binary_format(head):
+            raise TextError(f"{self._label} is {found[0]}, not text. {found[1]}")
+        mark, marked = byte_order_mark(head)
+        encoding = self._encoding
+        if encoding is not None and self._inherited and head:
+            if codecs.lookup(encoding).name == "utf-8":
+                encoding = None
+            elif mark or (not head.isascii() and is_valid(head, "utf-8")):
+                self.notes.append(f"read as {marked}, which it is, not as {encoding} like the run's text")
+                encoding = None
+            else:
+                self.notes.append(f"read as {encoding}, like the run's text")
+        if encoding is not None:
+            self.codec = codecs.lookup(encoding).name.removesuffix("-sig")
+            if mark and marked.startswith(self.codec):
+                self.codec = marked
+                self.notes.append(_mark_dropped(marked))
+            elif mark:
+                self.notes.append(f"begins with the byte-order mark of {marked}, but was read as {encoding}")
+                mark = b""
+            if self.codec in ("utf-16", "utf-32"):  # Python's own would not begin without a mark
+                self.codec += "-le" if sys.byteorder == "little" else "-be"
+            return mark
+        self.codec, self.has_mark = marked, bool(mark)
+        if mark:
+            self.notes.append(_mark_dropped(marked))
+        elif wide := utf16_without_mark(head):
+            raise TextError(
+                f"{self._label} looks like {wide[:6].upper()} without a byte-order mark. Read it with --encoding "
+                f"{wide}, or with --encoding utf-8 if its NUL characters are meant."
+            )
+        else:
+            from charlm.data.encoding_errors import escapes_note  # here: rarely needed
+
+            self.notes += escapes_note(head)
+        return mark
+
+    def _decode_utf8(self, pieces: Iterator[bytes], offset: int, path: str | None) -> Iterator[Block]:
+        rest = b""
+        for piece in pieces:
+            data = rest + piece if rest else piece
+            decoded, points = None, None
+            if data.isascii():
+                used = len(data)
+            elif (found := self._decode_in_c(data, not piece)) is not None:
+                points, used = found
+            else:
+                try:
+                    decoded, used = codecs.utf_8_decode(data, "strict", not piece)
+                except UnicodeDecodeError as error:
+                    raise self._invalid(data, error, offset) from None
+            if used:
+                utf8 = data[:used] if used < len(data) else data
+                yield Block(utf8, decoded, (path, offset) if path else None, points=points)
+            offset, rest = offset + used, data[used:]
+
+    def _decode_in_c(self, data: bytes, last: bool) -> "tuple[NDArray[np.unsignedinteger[Any]], int] | None":
+        """Its code points but for a character that the end cuts; None if it is invalid, or nothing is compiled."""
+        found = None if self._kernels is None else self._kernels.decode(data)
+        if found is None or found[1] == len(data):
+            return found
+        try:
+            codecs.utf_8_decode(data[found[1] :], "strict", last)
+        except UnicodeDecodeError:
+            return None
+        return found
+
+    def _decode_other(self, pieces: Iterator[bytes], offset: int, path: str | None) -> Iterator[Block]:
+        decoder, chars = codecs.getincrementaldecoder(self.codec)(), 0
+        for piece in pieces:
+            offset += len(piece)
+            try:
+                text = decoder.decode(piece, not piece)
+                utf8 = text.encode()
+            except UnicodeDecodeError as error:
+                raise self._invalid(error.object, error, offset - len(error.object)) from None
+            except UnicodeEncodeError as error:  # utf-7 and unicode_escape let surrogates through
+                raise TextError(
+                    f"{self._label}, read as {self.codec}, has the lone surrogate U+{ord(text[error.start]):04X} at "
+                    f"character offset {chars + error.start}, which is half a character. Remove it, or try another "
+                    "--encoding."
+                ) from None
+            chars += len(text)
+            if text:
+                yield Block(utf8, text)
+
+    def _count_lines(self, utf8: bytes) -> None:
+        import numpy as np
+
+        self._lines += int(np.count_nonzero(np.frombuffer(utf8, np.uint8) == ord("\n")))
+        if b"\r" in utf8:
+            self._lines += utf8.count(b"\r") - utf8.count(b"\r\n")
+        self._lines -= self._last == b"\r" and utf8.startswith(b"\n")
+        self._last = utf8[-1:] or self._last
+
+    def _invalid(self, data: bytes, error: UnicodeDecodeError, offset: int) -> TextError:
+        """The error for bytes that are not valid, `offset` bytes of the text before `data`."""
+        from charlm.data.encoding_errors import invalid  # here: only for what is no text so far
+
+        before = data[: error.start]
+        try:
+            self._count_lines(before.decode(self.codec, "replace").encode())
+        except UnicodeError:  # of codecs that refuse to replace
+            self._count_lines(before)
+        at = offset + error.start
+        if at < len(self._head):
+            data, start = self._head, at
+        else:
+            data, start = (
+                data[: data.rfind(b"\n", error.end) + 1 or None],
+                error.start,
+            )  # half a character misleads
+        end = max(start + 1, min(start + error.end - error.start, start + 4))
+        return invalid(data, self._label, self.codec, (start, end), at, self._lines + 1)
 
 
-def _remedy(data: bytes, start: int, codec: str) -> str:
-    mark, marked = mark_of(data)
-    if mark and not codec.startswith(marked[:6]):
-        return f"It begins with the byte order mark of {marked}: leave --encoding out."
-    if codec != "utf-8" and reads(data, "utf-8", whole=True):
-        return "It is valid UTF-8: leave --encoding out."
-    if codec.startswith(("utf-16", "utf-32")):
-        return "It is cut short or damaged: get the whole file again, or try another --encoding."
-    sample = _lines_around(data, start)
-    text = sample.decode("utf-8", "replace")
-    damaged = text.count("\ufffd")
-    if sum(c > "\x7f" for c in text) > 2 * damaged:
-        return (
-            "The text around it is valid UTF-8, so it is damaged there: repair it, or drop such"
-            " bytes with iconv -c -f utf-8 -t utf-8."
-        )
-    from charlm.data.encoding_errors import guesses  # here: only for what is no text so far
-
-    found = guesses(data, start)
-    if found:
-        best = found[0].encoding
-        lines = [f"\n  --encoding {guess.encoding:<14}{one_line(guess.line)}" for guess in found]
-        return f"It looks like {best}; to read it so, add --encoding {best}. A line as it would read:{''.join(lines)}"
-    if b"\0" in sample:
-        return "It has NUL bytes too, so it is probably not text; give a file of text instead."
-    return "If it is text, name its encoding with --encoding; if not, give a file of text instead."
-
-
-def unlike_ascii(data: bytes) -> list[str]:
-    """What is said of text that is ASCII only because its encoding writes other characters by escapes."""
-    from charlm.data.encoding_errors import seven_bit
-
-    if data.isascii() and _ISO_2022_CN.search(data):
-        return [
-            "looks like ISO-2022-CN, and was read as the ASCII that writes it; Python has no such codec: convert it "
-            "first, with iconv -f ISO-2022-CN -t UTF-8"
-        ]
-    guess = seven_bit(data) if data.isascii() else None
-    if guess is None:
-        return []
-    return [
-        f"looks like {guess.encoding}, and was read as the ASCII that writes it; --encoding {guess.encoding} "
-        f"reads it as: {one_line(guess.line)}"
-    ]
-
-
-def _lines_around(data: bytes, start: int) -> bytes:
-    first, last = max(0, start - 4096), start + 4096
-    if first:  # whole lines, since half a character misleads
-        first = data.find(b"\n", first, start) + 1 or first
-    return data[first : data.rfind(b"\n", start, last) + 1 or last]
+def _mark_dropped(codec: str) -> str:
+    return f"a {codec.upper().removesuffix('-LE').removesuffix('-BE')} byte-order mark was dropped"

@@ -1,7 +1,7 @@
 """Where documents end: found in blocks of text, and marked among their code points."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 import numpy as np
@@ -12,41 +12,30 @@ from charlm.data.stream import Block
 from charlm.data.tokenizer import END_POINT
 from charlm.terminal import unescaped
 
-Ends = Callable[[Iterable[Block]], Iterator[Block]]
 FILE_END = Block(b"", ends=np.zeros(1, dtype=np.int64))
-"""A block without characters that ends what stands before it: every file is followed by one."""
-NEVER = 1 << 40
+"""A block without characters that ends the document before it; it follows every file."""
+_NEVER = 1 << 40
 _FEED, _RETURN = ord("\n"), ord("\r")
 
 
-def with_ends(blocks: Iterable[Block], config: TextConfig) -> Iterable[Block]:
-    """The blocks of a file, told where its documents end by these settings.
+class FileJoiner:
+    """Keeps the lines of files apart: adds a newline after a file that does not end with one.
 
-    The file's end is one of them wherever documents are kept apart. A record of `field` is a line.
-    """
-    return blocks if config.documents == "none" else _finder(config)(chain(blocks, [FILE_END]))
-
-
-class Joiner:
-    """Keeps the lines of files apart: after one that does not end its last line, a newline comes before the next.
-
-    It is of the kind that the lines before end with.
+    It is the kind of newline that the lines before end with. `unended`: the names of those files.
     """
 
     def __init__(self) -> None:
-        self.added = 0
+        self.unended: list[str] = []
         self._newline, self._last, self._name = b"\n", b"", ""
-        self.names: list[str] = []  # of the files that were followed by one
 
-    def joined(self, blocks: Iterable[Block], name: str) -> Iterator[Block]:
-        """The blocks of the next file, after a newline where one is needed."""
-        begun = False
+    def join(self, blocks: Iterable[Block], name: str) -> Iterator[Block]:
+        """The blocks of the next file, after a newline if one is needed."""
+        is_first = True
         for block in blocks:
-            if block.utf8 and not begun:
-                begun = True
+            if block.utf8 and is_first:
+                is_first = False
                 if self._last not in (b"", b"\n", b"\r"):
-                    self.names.append(self._name)
-                    self.added += self._newline != b"\r"  # as lines are counted
+                    self.unended.append(self._name)
                     yield Block(self._newline)
                 self._last, self._name = b"", name
             if block.utf8:
@@ -62,38 +51,45 @@ class Joiner:
         self._last = utf8[-1:]
 
 
-def _finder(config: TextConfig) -> Ends:
-    if config.documents == "line" and config.field is None:
-        return _lines
-    if config.documents == "blank-line":
-        return _blank_lines
-    if config.documents == "separator":
-        return Separator(between(config)).blocks
-    return iter
-
-
-def between(config: TextConfig) -> str:
-    """What stands between two documents in the text; the setting may have escapes."""
+def separator_of(config: TextConfig) -> str:
+    """What stands between two documents in the text, with the setting's escapes read."""
     return "" if config.separator is None else unescaped(config.separator)
 
 
-def _lines(blocks: Iterable[Block]) -> Iterator[Block]:
+def split_documents(blocks: Iterable[Block], config: TextConfig) -> Iterable[Block]:
+    """The blocks of a file, with the ends of its documents by these settings; the file's end is one of them.
+
+    With `documents` "none" they are returned as they are.
+    """
+    if config.documents == "none":
+        return blocks
+    blocks = chain(blocks, [FILE_END])
+    if config.documents == "line" and config.field is None:  # a record has its end already
+        return _end_at_lines(blocks)
+    if config.documents == "blank-line":
+        return _end_at_blank_lines(blocks)
+    if config.documents == "separator":
+        return _end_at_separators(blocks, separator_of(config))
+    return blocks
+
+
+def _end_at_lines(blocks: Iterable[Block]) -> Iterator[Block]:
     """Documents end after every line feed."""
     for block in blocks:
         ends = np.flatnonzero(codes_of(block) == _FEED) + 1 if b"\n" in block.utf8 else None
         yield block if ends is None else Block(block.utf8, block.decoded, ends=ends)
 
 
-def _blank_lines(blocks: Iterable[Block]) -> Iterator[Block]:
+def _end_at_blank_lines(blocks: Iterable[Block]) -> Iterator[Block]:
     """Documents end after one or more empty lines, whatever ends the lines."""
-    feeds = returns = -NEVER  # that stand in a row at the end of what was read: none before the first line
+    feeds = returns = -_NEVER  # in a row at the end of the text so far: none before the first line
     for block in blocks:
         if not block.utf8:
             yield block
             continue
         codes = codes_of(block)
         breaks = (codes == _FEED) | (codes == _RETURN)
-        places = np.flatnonzero(~breaks)  # of what is no line end
+        places = np.flatnonzero(~breaks)  # of characters that end no line
         before = [np.concatenate(([0], np.cumsum(codes == code)))[places] for code in (_FEED, _RETURN)]
         runs = [np.diff(counts, prepend=-held) for counts, held in zip(before, (feeds, returns), strict=True)]
         ends = places[(runs[0] > 1) | (runs[1] > 1)]
@@ -103,34 +99,24 @@ def _blank_lines(blocks: Iterable[Block]) -> Iterator[Block]:
         yield Block(block.utf8, block.decoded, ends=ends) if len(ends) else block
 
 
-class Separator:
-    """Documents end where a separator stands, which is no part of the text."""
-
-    def __init__(self, separator: str) -> None:
-        self._separator = separator
-
-    def blocks(self, blocks: Iterable[Block]) -> Iterator[Block]:
-        """The text without separators; what may begin one is held until the next block."""
-        held = ""
-        for block in blocks:
-            *whole, rest = (held + block.text).split(self._separator)
-            kept = self._overlap(rest) if block.utf8 else 0
-            held = rest[len(rest) - kept :]
-            text = "".join([*whole, rest[: len(rest) - kept]])
-            ends = np.cumsum([len(piece) for piece in whole], dtype=np.int64)
-            if block.ends is not None:  # the end of the file
-                ends = np.append(ends, len(text))
-            yield Block(text.encode(), text, ends=ends)
-        assert not held, "every file is followed by its end"
-
-    def _overlap(self, text: str) -> int:
-        """The longest end of a text that may begin a separator, in characters."""
-        longest = min(len(self._separator) - 1, len(text))
-        return next((n for n in range(longest, 0, -1) if text.endswith(self._separator[:n])), 0)
+def _end_at_separators(blocks: Iterable[Block], separator: str) -> Iterator[Block]:
+    """Documents end at separators, which are left out; a part of one is held until the next block."""
+    held = ""
+    for block in blocks:
+        *whole, rest = (held + block.text).split(separator)
+        longest = min(len(separator) - 1, len(rest)) if block.utf8 else 0
+        n_held = next((n for n in range(longest, 0, -1) if rest.endswith(separator[:n])), 0)
+        held = rest[len(rest) - n_held :]
+        text = "".join([*whole, rest[: len(rest) - n_held]])
+        ends = np.cumsum([len(piece) for piece in whole], dtype=np.int64)
+        if block.ends is not None:  # the end of the file
+            ends = np.append(ends, len(text))
+        yield Block.of(text, ends)
+    assert not held, "every file is followed by its end"
 
 
-class Marker:
-    """Puts the mark of an end among code points; documents without a character are left out."""
+class EndMarker:
+    """Puts END_POINT among code points where documents end; documents without a character are left out."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -139,7 +125,7 @@ class Marker:
         self.documents = 0
 
     def mark(self, block: Block) -> Codes:
-        """The code points of a block, with END_POINT where a document ends: (n,) or more."""
+        """The code points of a block, with END_POINT after each document: (n,) or more."""
         codes = codes_of(block)
         if block.ends is None or not len(block.ends):
             self._chars += len(codes)
@@ -162,11 +148,8 @@ class Marker:
         return self._digest.hexdigest()
 
 
-def marked_text(files: Iterable[str], config: TextConfig) -> str:
-    """Texts in memory, one after another, with END where documents end."""
-    marker, out = Marker(), list[str]()
-    for text in files:
-        for block in with_ends([Block(text.encode(), text)] if text else [], config):
-            codes = marker.mark(block).astype("<u4")
-            out.append(codes.tobytes().decode("utf-32-le", "surrogatepass"))
-    return "".join(out)
+def marked_text(blocks: Iterable[Block]) -> str:
+    """The text of blocks, with END where documents end."""
+    marker = EndMarker()
+    points = b"".join(marker.mark(block).astype("<u4").tobytes() for block in blocks)
+    return points.decode("utf-32-le", "surrogatepass")

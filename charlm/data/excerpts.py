@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import BinaryIO
 
-from charlm.data.decoding import mark_of
-from charlm.data.decompression import compression
+from charlm.data.decoding import byte_order_mark
+from charlm.data.stream import compression_of
 
 WHOLE_UP_TO = 1_000_000_000
 """Bytes of all files together up to which every one is read."""
@@ -47,7 +47,7 @@ class Excerpt:
         first = file.read(AT_ONCE)
         if not first:
             return
-        if self._spans is None or compression(first):
+        if self._spans is None or compression_of(first):
             yield first
             yield from iter(lambda: file.read(AT_ONCE), b"")
             return
@@ -105,7 +105,7 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
 
 def _codec(first: bytes, encoding: str | None) -> str:
     """The codec that single characters are encoded with, without a mark."""
-    mark, marked = mark_of(first)
+    mark, marked = byte_order_mark(first)
     name = codecs.lookup(encoding or marked).name
     if name in ("utf-16", "utf-32"):
         return marked if mark else f"{name}-le"

@@ -2,23 +2,23 @@
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from charlm.config import TextConfig
-from charlm.data.boilerplate import Tally, about
+from charlm.data.boilerplate import Boilerplate, boilerplate_note
 from charlm.data.cache import Known
 from charlm.data.corpus import Corpus, reopen
 from charlm.data.decoding import check_codec
-from charlm.data.documents import Joiner, with_ends
+from charlm.data.documents import FileJoiner, split_documents
 from charlm.data.holdout import Earlier
-from charlm.data.normalize import normalised
+from charlm.data.normalize import normalize_blocks
 from charlm.data.prepare import Preparation, Watch
-from charlm.data.reader import FileReader, as_it_stands, label_of, refuse_empty
+from charlm.data.reader import FileReader, no_text
 from charlm.data.scan import Look
-from charlm.data.sources import STDIN, Note, expand, manual_name, read_manual
-from charlm.data.stream import Block
+from charlm.data.sources import Note, find_files, manual_name, read_manual
+from charlm.data.stream import STDIN, Block, label_of
 from charlm.data.text_warnings import grouped, remarks
 from charlm.errors import TextError
 from charlm.native.text_kernels import Kernels
@@ -70,16 +70,14 @@ def load(
     files.notes.clear()
     files.kernels = Kernels.of_text(files.total)
     preparation = Preparation(config, label, watch, earlier, look.sample.add if look else None, files.kernels)
-    main = (
-        files.blocks(paths, preparation.lines) if paths else with_ends(normalised(_manual(), config), config)
-    )
-    fits = frozenset(("encoding", "field"))  # which were given for the text, whose kind this may not be
-    val = files.blocks(val_paths, preparation.lines, fits) if val_paths else None
+    main = files.blocks(paths) if paths else split_documents(normalize_blocks(_manual(), config), config)
+    inherited = ("encoding", "field")  # which were given for the text, whose kind this may not be
+    val = files.blocks(val_paths, inherited) if val_paths else None
     corpus = preparation.corpus(main, val, check=verify)
     if look is not None:
         look.counts, look.marks = preparation.counts, preparation.marks
     notes = [*grouped(files.notes), *(remarks(preparation.marks) if preparation.marks and paths else [])]
-    found = about(files.tallies, corpus, config)
+    found = boilerplate_note(files.boilerplate, corpus, config)
     if found and config.strip is None:
         if look is not None:
             look.boilerplate = found  # of which a finding says the rest
@@ -117,7 +115,7 @@ class _Files:
         self.total: int | None = 0  # bytes, where that is known
         self.kernels: Kernels | None = None
         self._taken = 0
-        self.tallies: list[Tally] = []  # of the text, and of a held-out text of its own
+        self.boilerplate: list[Boilerplate] = []  # of the text, and of a held-out text of its own
 
     def find(
         self,
@@ -126,7 +124,7 @@ class _Files:
         exclude: Sequence[str] | None = None,
     ) -> list[str]:
         """The files that are meant."""
-        paths, notes = expand(names, include, exclude, self._config.encoding)
+        paths, notes = find_files(names, include, exclude, self._config.encoding)
         self.notes += notes
         sizes = [os.stat(path).st_size if path != STDIN else None for path in paths]
         self.total = None if None in sizes or self.total is None else self.total + sum(filter(None, sizes))
@@ -135,44 +133,41 @@ class _Files:
             self.total = None if self._look.partial else self.total
         return paths
 
-    def blocks(
-        self, paths: Sequence[str], lines: Callable[[], int], fits: frozenset[str] = frozenset()
-    ) -> Iterator[Block]:
-        """Their text; `lines` tells how much of it there was, `fits` is as in FileReader.
+    def blocks(self, paths: Sequence[str], inherited: Sequence[str] = ()) -> Iterator[Block]:
+        """Their text; `inherited` is as in FileReader.
 
         Raises TextError where there is none.
         """
-        any_text, joiner, tally = False, Joiner(), Tally()
-        self.tallies.append(tally)
+        any_text, joiner, boilerplate = False, FileJoiner(), Boilerplate()
+        self.boilerplate.append(boilerplate)
         for path in paths:
-            before, label = lines() - joiner.added, label_of(path)
+            label = label_of(path)
             if self._look is not None and self._look.partial:
                 label = f"{label}, of which pieces were read,"
             reader = FileReader(
                 path,
                 self._config,
-                fits=fits,
+                inherited=inherited,
                 label=label,
-                lines=lambda before=before: lines() - joiner.added - before,  # type: ignore[misc]
                 watch=self._take,
                 excerpt=self._look.excerpt(path) if self._look else None,
                 kernels=self.kernels,
             )
             try:
-                for block in reader.blocks(joiner, tally):
+                for block in reader.blocks(joiner, boilerplate):
                     any_text = any_text or bool(block.utf8)
                     yield block
             except TextError as error:
                 raise self._with_advice(error, path, paths) from None
             self.notes += [(path, note) for note in reader.notes]
             if reader.record_fields is not None and self._look is None:
-                self.notes.append((path, as_it_stands(path, reader.record_fields)))
+                self.notes.append((path, reader.records_note))
             if self._look is not None:
-                self._look.read(path, reader.stream)
+                self._look.read(path, reader)
                 self._look.fields += reader.record_fields or []
-        self.notes += [(name, NEWLINE_ADDED) for name in joiner.names]
+        self.notes += [(name, NEWLINE_ADDED) for name in joiner.unended]
         if not any_text:
-            raise refuse_empty(paths)
+            raise no_text(paths)
 
     def _with_advice(self, error: TextError, path: str, paths: Sequence[str]) -> TextError:
         """The error, and how to read the others without that file, where there are others."""

@@ -1,8 +1,8 @@
-"""Text changed before anything else sees it, only where that is asked for: the same for prompts and scored text."""
+"""Text changed on request, before anything else sees it: newlines, case, Unicode normal form, spaces, look-alikes."""
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 
@@ -10,31 +10,33 @@ import numpy as np
 
 from charlm.config import TextConfig
 from charlm.data.stream import Block
+from charlm.data.tokenizer import Vocabulary
 
 LONGEST = 1 << 22
-"""Characters that are held until a place to cut is found; longer ones without any are cut where they are."""
+"""Characters that are held until there is a safe place to cut; longer texts without one are cut anywhere."""
+LONG_ROW = 64
+"""Combining marks in a row from which they are sorted here."""
+LOOKALIKES = (
+    "'\u2019\u2018\u02bc\u2032\u00b4`\uff07",
+    '"\u201d\u201c\u201e\u201f\u2033\u00ab\u00bb\uff02',
+    "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d",
+    " \u00a0\u202f\u2009\u2007\u3000",
+)
+"""Quotes, dashes and spaces; the first one in a row that a vocabulary has may stand for the others."""
+ELLIPSIS = "\u2026"
 _SPACES = re.compile(r"[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
-# Where what stands before cannot change what comes of what stands after, nor the other way round: after
-# a line feed, before the first of some spaces, between two plain letters or two Chinese characters.
+# Places where the text before and the text after are normalized independently: after a line feed,
+# before the first of some spaces, between two plain letters or two Chinese characters.
 _CUTS = re.compile(
     r"(?<=\n)(?=.)|(?<=[^\s])(?= )|(?<=[a-zA-Z])(?=[a-zA-Z])|(?<=[\u4e00-\u9fff])(?=[\u4e00-\u9fff])", re.S
 )
-LOOKED_AT = 256
-LONG_ROW = 64
-"""Marks in a row from which they are put in order here."""
+_SEARCHED = 256
 
 
-def changes(config: TextConfig) -> bool:
-    """Do these settings change a text at all?"""
-    return (
-        config.normalize is not None or config.newlines == "lf" or config.lowercase or config.collapse_spaces
-    )
+def normalize(text: str, config: TextConfig) -> str:
+    """Apply the settings to a text: newlines, then lowercase and the normal form, then spaces.
 
-
-def normal(text: str, config: TextConfig) -> str:
-    """A text as these settings want it: newlines, then capitals, the normal form, spaces.
-
-    Capitals go after the normal form has been made and it is made again, since each can undo the other.
+    Lowercase and normal form can undo each other, so the normal form is made before and after.
     """
     if config.newlines == "lf":
         text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -47,25 +49,25 @@ def normal(text: str, config: TextConfig) -> str:
 
 
 def normal_form(text: str, form: str) -> str:
-    """As `unicodedata.normalize`, in a time that grows with the text only.
+    """Same as `unicodedata.normalize(form, text)`, in linear time.
 
-    That function puts marks in a row in order by insertion, whose time grows with the square of their number.
-    So long rows are decomposed and put in order before, which changes nothing of what it gives.
+    That function sorts combining marks in a row in quadratic time. Here long rows are decomposed and sorted
+    first, which does not change the result.
     """
     if len(text) >= LONG_ROW and not text.isascii():
         decomposed = form.replace("C", "D")
-        text = _rows(decomposed).sub(lambda match: _in_order(match.group(), decomposed), text)
+        text = _rows_of_marks(decomposed).sub(lambda match: _sorted_marks(match.group(), decomposed), text)
     return unicodedata.normalize(form, text)  # type: ignore[arg-type]
 
 
-def _in_order(marks: str, form: str) -> str:
+def _sorted_marks(marks: str, form: str) -> str:
     decomposed = {char: unicodedata.normalize(form, char) for char in set(marks)}  # type: ignore[arg-type]
     return "".join(sorted("".join(map(decomposed.__getitem__, marks)), key=unicodedata.combining))
 
 
 @cache
-def _rows(form: str) -> re.Pattern[str]:
-    """Many characters in a row that are marks, or decompose into marks."""
+def _rows_of_marks(form: str) -> re.Pattern[str]:
+    """Many characters in a row that are combining marks, or decompose into some."""
     marks = []
     for char in map(chr, range(0x300, 0x110000)):
         first = unicodedata.normalize(form, char)[0] if unicodedata.decomposition(char) else char  # type: ignore[arg-type]
@@ -74,39 +76,58 @@ def _rows(form: str) -> re.Pattern[str]:
     return re.compile(f"[{re.escape(''.join(marks))}]{{{LONG_ROW},}}")
 
 
-def normalised(blocks: Iterable[Block], config: TextConfig) -> Iterable[Block]:
-    """The blocks of a file as these settings want them; cut anew where that changes nothing."""
-    return _normalised(blocks, config) if changes(config) else blocks
+def normalize_blocks(blocks: Iterable[Block], config: TextConfig) -> Iterable[Block]:
+    """Apply the settings to the blocks of a file; the joined text is the same as if normalized at once."""
+    changes = (config.normalize, config.newlines == "lf", config.lowercase, config.collapse_spaces)
+    return _normalized_blocks(blocks, config) if any(changes) else blocks
 
 
-def _normalised(blocks: Iterable[Block], config: TextConfig) -> Iterator[Block]:
+def _normalized_blocks(blocks: Iterable[Block], config: TextConfig) -> Iterator[Block]:
     held = ""
     for block in blocks:
-        if block.ends is not None and len(block.ends):  # of records: each is changed by itself
+        if block.ends is not None and len(block.ends):  # of records: each is normalized by itself
             bounds = [0, *block.ends.tolist()]
-            pieces = [normal(block.text[a:b], config) for a, b in pairwise(bounds)]
+            pieces = [normalize(block.text[a:b], config) for a, b in pairwise(bounds)]
             assert not held and bounds[-1] == len(block.text), "records come whole"
-            text = "".join(pieces)
-            yield Block(text.encode(), text, ends=np.cumsum([len(piece) for piece in pieces], dtype=np.int64))
+            yield Block.of("".join(pieces), np.cumsum([len(piece) for piece in pieces], dtype=np.int64))
             continue
         held += block.text
-        cut = _cut(held)
-        text, held = normal(held[:cut], config), held[cut:]
+        cut = _last_cut(held)
+        text, held = normalize(held[:cut], config), held[cut:]
         if text:
-            yield Block(text.encode(), text)
-    text = normal(held, config)
+            yield Block.of(text)
+    text = normalize(held, config)
     if text:
-        yield Block(text.encode(), text)
+        yield Block.of(text)
 
 
-def _cut(text: str) -> int:
+def _last_cut(text: str) -> int:
     """The last place where a text can be cut in two; 0 where there is none, and it is not too long."""
-    looked_at = LOOKED_AT
+    searched = _SEARCHED
     while True:
-        start = max(0, len(text) - looked_at)
+        start = max(0, len(text) - searched)
         places = [match.start() for match in _CUTS.finditer(text, start)]
         if places and places[-1] > start:
             return places[-1]
         if start == 0:
             return 0 if len(text) <= LONGEST else len(text)
-        looked_at *= 16
+        searched *= 16
+
+
+def find_lookalikes(text: str, vocabulary: Vocabulary) -> dict[str, str]:
+    """For each character of the text that the vocabulary lacks, a look-alike that it has, if there is one."""
+    symbols = set(vocabulary.chars)
+    found = {}
+    for char in sorted(set(text) - symbols):
+        row = next((row for row in LOOKALIKES if char in row), "")
+        instead = next((other for other in row if other in symbols), None)
+        if char == ELLIPSIS and "." in symbols:
+            instead = "..."
+        if instead is not None:
+            found[char] = instead
+    return found
+
+
+def replace_lookalikes(text: str, found: Mapping[str, str]) -> str:
+    """The text with the look-alikes that `find_lookalikes` found."""
+    return text.translate(str.maketrans(dict[str, str | int | None](found)))

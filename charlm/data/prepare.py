@@ -21,10 +21,10 @@ from charlm.data import cache, graphemes
 from charlm.data.cache import cache_folder
 from charlm.data.codes import Census, Codes, Counts, LineEnds, Spool, marks_of
 from charlm.data.corpus import Corpus, corpus_of_parts, key_of, reopen
-from charlm.data.documents import Marker, with_ends
+from charlm.data.documents import EndMarker, split_documents
 from charlm.data.encode import PartEncoder, encoder_of
 from charlm.data.holdout import LEFT_OUT, PARTS, Beginning, Division, Draw, Earlier, Respected, respect
-from charlm.data.normalize import normalised
+from charlm.data.normalize import normalize_blocks
 from charlm.data.stream import Block
 from charlm.data.text_warnings import Marks
 from charlm.data.tokenizer import END_POINT, Ids, Vocabulary, code_points, grown
@@ -109,7 +109,7 @@ def prepare(
 ) -> Corpus:
     """The corpus of a text that is in memory. Raises as `Preparation`."""
     main, val = (
-        None if of is None else with_ends(normalised([Block(of.encode(), of)], config), config)
+        None if of is None else split_documents(normalize_blocks([Block(of.encode(), of)], config), config)
         for of in (text, val_text)
     )
     assert main is not None
@@ -136,7 +136,7 @@ class Preparation:
         """
         self._config, self._label, self._watch, self._observe = config, label, watch, observe
         self._kernels = kernels
-        self._census, self._ends, self._marker = Census(kernels), LineEnds(), Marker()
+        self._census, self._ends, self._marker = Census(kernels), LineEnds(), EndMarker()
         self._draw: Draw | None = None  # of whole documents, where they are drawn
         self._beginning = None if earlier is None else Beginning(earlier)
         self.marks: Marks | None = None  # what deserves a remark, once the text is read

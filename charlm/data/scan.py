@@ -9,8 +9,8 @@ import numpy as np
 from charlm.config import TextConfig
 from charlm.data.codes import Codes, Counts
 from charlm.data.excerpts import WHOLE_UP_TO, Budget, Excerpt, spread_over
-from charlm.data.sources import STDIN
-from charlm.data.stream import TextStream
+from charlm.data.reader import FileReader
+from charlm.data.stream import STDIN
 from charlm.data.text_warnings import Marks
 from charlm.data.tokenizer import END_POINT
 
@@ -123,7 +123,10 @@ class Look:
         """What is to be read of a file."""
         return self._excerpts.get(path)
 
-    def read(self, path: str, stream: TextStream) -> None:
+    def read(self, path: str, reader: FileReader) -> None:
         """A file was read to its end."""
-        said = FileRead(name=path, codec=stream.codec, marked=stream.marked, compression=stream.compression)
+        decoder = reader.decoder
+        said = FileRead(
+            name=path, codec=decoder.codec, marked=decoder.has_mark, compression=reader.stream.compression
+        )
         self.files.append(said)

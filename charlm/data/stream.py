@@ -1,48 +1,46 @@
-"""One file, or standard input, as blocks of text: read, decompressed and decoded piece by piece."""
+"""The bytes of one file, or of standard input: read in pieces, decompressed, and never silently cut short."""
 
-import codecs
+import importlib
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
-from charlm.data.decoding import (
-    decode,
-    dropped,
-    invalid,
-    mark_of,
-    reads,
-    refuse_other_formats,
-    refuse_unmarked,
-    surrogate,
-    unlike_ascii,
-    unlike_its_mark,
-)
-from charlm.data.decompression import compression, decompress
-from charlm.data.excerpts import Excerpt
-from charlm.data.sources import STDIN, kind_unless_regular, trouble
+from charlm.data.datasets import address_advice
 from charlm.errors import ResourceError, TextError
+from charlm.terminal import one_line
 
 if TYPE_CHECKING:  # NumPy takes a while to import
     import numpy as np
     from numpy.typing import NDArray
 
-    from charlm.native.text_kernels import Kernels
+    from charlm.data.excerpts import Excerpt
 
+STDIN = "-"
 PIECE = 1 << 19
-WHOLE = 1 << 23
-"""Bytes up to which a text is decoded at once; what is said of its errors then knows all of it."""
-_NOT_IN_PIECES = ("punycode", "idna", "unicode-escape", "raw-unicode-escape", "utf-7")
+"""Bytes that are read, or decompressed, at once."""
+EXPANDS_SAFELY, MOST_EXPANSION = 10_000_000, 200
+"""Decompressed bytes that are always fine; more may be at most so many times the compressed ones."""
+_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_BZ2_STARTS = (b"1AY&SY", b"\x17rE8P\x90")  # the first block, or none; "BZh9" alone could be text
+_SPECIAL = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """Some characters of a text, as UTF-8 and, where they were decoded already, as a string or code points.
 
-    `origin`: the file and the offset where they stand as they are, if they do: it may be read again.
+    `origin`: the file and the offset where the same bytes stand and can be read again, if they do.
     `ends`: after how many of its characters documents end, ascending; None where none does.
     """
 
@@ -52,249 +50,257 @@ class Block:
     ends: "NDArray[np.int64] | None" = None
     points: "NDArray[np.unsignedinteger[Any]] | None" = None
 
+    @classmethod
+    def of(cls, text: str, ends: "NDArray[np.int64] | None" = None) -> "Block":
+        """A block with these characters."""
+        return cls(text.encode(), text, ends=ends)
+
     @property
     def text(self) -> str:
         """The characters."""
         return self.decoded if self.decoded is not None else str(self.utf8, "utf-8")
 
-
-def file_bytes(path: str, label: str, magic: bytes = b"") -> bytes:
-    """The bytes of a regular file or, for `-`, of standard input; TextError where there are none, or they change.
-
-    Of a file that does not begin with `magic` only the first piece is read. ResourceError where memory is too small.
-    """
-    stream = TextStream(path, label)
-    pieces = stream.stdin_pieces() if path == STDIN else stream.file_pieces()
-    first = next(pieces, b"")
-    if not first.startswith(magic):
-        return first
-    try:
-        return b"".join([first, *pieces])
-    except MemoryError:
-        raise ResourceError(
-            f"{label} does not fit into memory. Give a smaller file, or use a larger machine."
-        ) from None
+    @property
+    def n_chars(self) -> int:
+        """The number of characters."""
+        if self.points is not None:
+            return len(self.points)
+        return len(self.utf8) if self.utf8.isascii() else len(self.text)
 
 
-class TextStream:
-    """A text that is read once. `notes`: what is to be said of it, complete once it is read.
+class ByteStream:
+    """A file or standard input, read once from its beginning.
 
-    So are `codec`, `marked` (a byte order mark named it) and `compression`.
+    Known once `pieces` has begun: `compression` (None if it is not compressed) and `is_plain` (whether an
+    offset in the pieces is one in the file).
     """
 
     def __init__(
         self,
         path: str,
         label: str,
-        encoding: str | None = None,
         *,
-        usual: str | None = None,
         stdin: BinaryIO | None = None,
-        lines: Callable[[], int] = lambda: 0,
-        watch: Callable[[int], None] = lambda taken: None,
-        excerpt: Excerpt | None = None,
-        kernels: "Kernels | None" = None,
+        watch: Callable[[int], None] = lambda n_bytes: None,
+        excerpt: "Excerpt | None" = None,
     ) -> None:
-        """`lines` tells how many lines the blocks so far held; `watch` is told of bytes taken.
-
-        `usual`: the encoding of a text that has no byte order mark and does not begin as UTF-8 does.
-        `excerpt`: what is read of it, where that is not all. `kernels` decode a long text.
-        """
-        self._path, self._label, self._encoding, self._stdin = path, label, encoding, stdin
-        self._usual = usual
-        self._excerpt, self._kernels = excerpt, kernels
-        self._lines, self._watch = lines, watch
-        self._size: int | None = None
-        self._plain = False  # in a file, and not compressed
-        self.notes: list[str] = []
-        self.codec, self.marked = encoding or "utf-8", False
+        """`watch` is called with the size of each piece read, before decompression; `excerpt` limits what is read."""
+        self._path, self._label, self._stdin = path, label, stdin
+        self._watch, self._excerpt = watch, excerpt
+        self.size: int | None = None
         self.compression: str | None = None
+        self.is_plain = False
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield the text, strictly decoded, in order; characters are never cut.
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the bytes, decompressed. Raises TextError for what is missing, unreadable, changing or damaged."""
+        raw = self.raw_pieces()
+        first = next(raw, b"")
+        pieces: Iterator[bytes] = chain([first], raw)
+        self.compression = compression_of(first)
+        if self.compression is not None:
+            pieces = decompress(self.compression, pieces, self._label, self.size)
+        elif self._path != STDIN:  # of which an excerpt has taken its part already
+            self.is_plain = self._excerpt is None or self._excerpt.whole
+            return pieces
+        return self._excerpt.beginning(pieces) if self._excerpt else pieces
 
-        Raises TextError for what is missing, unreadable, changing, damaged, or no text.
-        """
-        pieces = self._decompressed()
-        head: list[bytes] = []
-        for piece in pieces:
-            head.append(piece)
-            if sum(map(len, head)) > WHOLE:
-                self._choose_encoding(b"".join(head))
-                yield from self._decoded(head, pieces)
-                return
-        data = b"".join(head)
-        self._choose_encoding(data)
-        self._note_codec(data)
-        text, said = decode(data, self._label, self._encoding)
-        self.notes += said + ([] if text else ["empty"])
-        if text:
-            yield Block(text.encode(), text)
+    def raw_pieces(self) -> Iterator[bytes]:
+        """Yield the bytes as they are stored. Raises TextError for what is missing, unreadable or changing."""
+        return self._from_stdin() if self._path == STDIN else self._from_file()
 
-    def _choose_encoding(self, begin: bytes) -> None:
-        """Take the usual encoding, unless a mark or characters of UTF-8 say otherwise."""
-        if self._usual is None or not begin or self._usual == "utf-8":
-            return
-        mark, codec = mark_of(begin)
-        if mark or (not begin.isascii() and reads(begin, "utf-8")):
-            self.notes.append(
-                f"read as {codec}, which it is, and not as {self._usual}, as the run's text was"
-            )
-        else:
-            self._encoding = self._usual
-            self.notes.append(f"read as {self._usual}, as the run's text was")
-
-    def _note_codec(self, data: bytes) -> None:
-        mark, marked = mark_of(data)
-        self.marked = bool(mark) and self._encoding is None
-        self.codec = codecs.lookup(self._encoding or marked).name
-
-    def _decompressed(self) -> Iterator[bytes]:
-        pieces = self.stdin_pieces() if self._path == STDIN else self.file_pieces()
-        first = next(pieces, b"")
-        kind = self.compression = compression(first)
-        everything = chain([first], pieces)
-        limited = self._excerpt.beginning if self._excerpt else iter
-        if kind is None:
-            self._plain = self._path != STDIN and (self._excerpt is None or self._excerpt.whole)
-            return everything if self._path != STDIN else limited(everything)
-        self.notes.append(f"decompressed from {kind}")
-        return limited(decompress(kind, everything, self._label, self._size))
-
-    def file_pieces(self) -> Iterator[bytes]:
-        """The bytes of the file. Raises TextError for what is missing, unreadable, changing."""
+    def _from_file(self) -> Iterator[bytes]:
         label = self._label
         try:
-            _refuse_special(os.stat(self._path), label)  # before opening, which a named pipe would block
+            special = special_kind(os.stat(self._path))  # before opening, which a named pipe would block
+            if special:
+                raise TextError(
+                    f"{label} is {special}, not a regular file. Give a file, or - to read a pipe."
+                )
             with open(self._path, "rb", buffering=0) as file:
                 before = os.fstat(file.fileno())
-                self._size = before.st_size
+                self.size = before.st_size
                 whole = iter(lambda: file.read(PIECE), b"")
                 for piece in self._excerpt.of_file(cast(BinaryIO, file)) if self._excerpt else whole:
                     self._watch(len(piece))
                     yield piece
                 after = os.fstat(file.fileno())
         except (OSError, ValueError) as error:
-            raise trouble(label, error) from error
+            raise read_error(label, error) from error
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise changed(label)
 
-    def stdin_pieces(self) -> Iterator[bytes]:
-        """The bytes of standard input. Raises TextError for what is closed, unreadable, endless."""
+    def _from_stdin(self) -> Iterator[bytes]:
         stream = self._stdin if self._stdin is not None else getattr(sys.stdin, "buffer", None)
         if stream is None:
             raise TextError("Standard input is closed. Give a file, or connect a pipe.")
-        _refuse_endless(stream)
+        if _is_device(stream):
+            raise TextError("Standard input is a device, not a text. Give a file, or connect a pipe.")
         try:
             while piece := stream.read(PIECE):
                 self._watch(len(piece))
                 yield piece
         except (OSError, ValueError) as error:
-            raise trouble("Standard input", error) from error
+            raise read_error("Standard input", error) from error
 
-    def _decoded(self, head: list[bytes], rest: Iterator[bytes]) -> Iterator[Block]:
-        """A long text, of which `head` is the beginning."""
-        begin, label = b"".join(head), self._label
-        self._note_codec(begin)
-        refuse_other_formats(begin, label)
-        mark, codec = (b"", self._encoding) if self._encoding is not None else mark_of(begin)
-        if mark:
-            self.notes.append(dropped(codec))
-        elif self._encoding is None:
-            refuse_unmarked(begin, label)
-            self.notes += unlike_ascii(begin)
-        if codecs.lookup(codec).name in _NOT_IN_PIECES:
-            text, said = decode(begin + b"".join(rest), label, codec)
-            self.notes += said
-            yield Block(text.encode(), text)
-            return
-        if self._encoding is not None:
-            said = unlike_its_mark(begin, codec)
-        del begin
-        head[0] = head[0][len(mark) :]
-        pieces = chain(head, rest)
-        blocks = self._utf8(pieces, len(mark)) if codec == "utf-8" else self._other(pieces, codec, len(mark))
-        if self._encoding is None:
-            yield from blocks
-        else:
-            yield from self._unmarked(blocks, said)
 
-    def _unmarked(self, blocks: Iterator[Block], said: list[str]) -> Iterator[Block]:
-        """Blocks read as the user said, less the mark that the first may begin with."""
-        first = next(blocks)
-        if first.text.startswith("\ufeff"):
-            said, text = [dropped()], first.text[1:]
-            first = Block(text.encode(), text)
-        self.notes += said
-        yield first
-        yield from blocks
+def read_bytes(path: str, label: str, magic: bytes = b"") -> bytes:
+    """Return all bytes of a regular file or, for `-`, of standard input, as they are stored.
 
-    def _utf8(self, pieces: Iterator[bytes], offset: int) -> Iterator[Block]:
-        rest = b""
-        for piece in chain(pieces, [b""]):
-            data = rest + piece if rest else piece
-            decoded, points = None, None
-            if data.isascii():
-                used = len(data)
-            elif (found := self._points(data, not piece)) is not None:
-                points, used = found
-            else:
-                try:
-                    decoded, used = codecs.utf_8_decode(data, "strict", not piece)
-                except UnicodeDecodeError as error:
-                    raise self._invalid(data, "utf-8", error, offset) from None
-            if used:
-                origin = (self._path, offset) if self._plain else None
-                utf8 = data[:used] if used < len(data) else data
-                yield Block(utf8, decoded, origin, points=points)
-            offset, rest = offset + used, data[used:]
+    Of a file that does not begin with `magic`, only the first piece is read. Raises TextError for what
+    cannot be read, ResourceError when memory is too small.
+    """
+    pieces = ByteStream(path, label).raw_pieces()
+    first = next(pieces, b"")
+    if not first.startswith(magic):
+        return first
+    try:
+        return b"".join([first, *pieces])
+    except MemoryError:
+        raise too_large(label) from None
 
-    def _points(self, data: bytes, last: bool) -> "tuple[NDArray[np.unsignedinteger[Any]], int] | None":
-        """Its code points but for a character that the end cuts; None where there is more to say of it."""
-        found = None if self._kernels is None else self._kernels.decode(data)
-        if found is None or found[1] == len(data):
-            return found
-        try:
-            codecs.utf_8_decode(data[found[1] :], "strict", last)
-        except UnicodeDecodeError:
-            return None
-        return found
 
-    def _other(self, pieces: Iterator[bytes], codec: str, offset: int) -> Iterator[Block]:
-        decoder, chars = codecs.getincrementaldecoder(codec)(), 0
-        for piece in chain(pieces, [b""]):
-            offset += len(piece)
-            try:
-                text = decoder.decode(piece, not piece)
-                utf8 = text.encode()
-            except UnicodeDecodeError as error:
-                raise self._invalid(error.object, codec, error, offset - len(error.object)) from None
-            except UnicodeEncodeError as error:
-                raise surrogate(self._label, codec, text[error.start], chars + error.start) from None
-            chars += len(text)
-            if text:
-                yield Block(utf8, text)
+def label_of(path: str) -> str:
+    """A file's name as shown to the user."""
+    return "Standard input" if path == STDIN else one_line(path)
 
-    def _invalid(self, data: bytes, codec: str, error: UnicodeDecodeError, offset: int) -> TextError:
-        whole_lines = data[: data.rfind(b"\n", error.end) + 1 or None]  # half a character misleads
-        return invalid(whole_lines, self._label, codec, error, offset=offset, lines=self._lines())
+
+def special_kind(status: os.stat_result) -> str | None:
+    """What a file is if it is not a regular one, such as "a device"; None for a regular file."""
+    if stat.S_ISREG(status.st_mode):
+        return None
+    return _SPECIAL.get(stat.S_IFMT(status.st_mode), "a special file")
+
+
+def read_error(label: str, error: OSError | ValueError) -> TextError:
+    """The TextError to raise when the operating system cannot read a file."""
+    address = None if isinstance(error, PermissionError) else address_advice(label)
+    if address is not None:
+        return TextError(address)
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return TextError(f"{label} does not exist. Check its name and the folder you are in.")
+    if isinstance(error, PermissionError):
+        return TextError(f"{label} cannot be read: permission denied. Change its permissions or give a copy.")
+    reason = getattr(error, "strerror", None) or error
+    return TextError(f"{label} cannot be read: {reason}. Check the name, or give another file.")
 
 
 def changed(label: str) -> TextError:
-    """The error to raise for a file that changes while it is read."""
+    """The TextError to raise when a file changes while it is read."""
     return TextError(f"{label} changed while it was read. Wait until nothing writes to it, or give a copy.")
 
 
-def _refuse_special(status: os.stat_result, label: str) -> None:
-    kind = kind_unless_regular(status)
-    if kind:
-        raise TextError(f"{label} is {kind}, not a regular file. Give a file, or - to read a pipe.")
+def too_large(label: str) -> ResourceError:
+    """The ResourceError to raise when a file does not fit into memory."""
+    return ResourceError(
+        f"{label} does not fit into memory. Give a smaller file, or use a machine with more memory."
+    )
 
 
-def _refuse_endless(stream: BinaryIO) -> None:
+def _is_device(stream: BinaryIO) -> bool:
+    """Is it a device other than a terminal? Most of those never end."""
     try:
-        endless = stat.S_ISCHR(os.fstat(stream.fileno()).st_mode) and not stream.isatty()
+        return stat.S_ISCHR(os.fstat(stream.fileno()).st_mode) and not stream.isatty()
     except (AttributeError, OSError, ValueError):  # not a stream of the operating system
-        return
-    if endless:
-        raise TextError("Standard input is a device, not a text. Give a file, or connect a pipe.")
+        return False
+
+
+def compression_of(data: bytes) -> str | None:
+    """The compression that `data` begins with: gzip, bz2, xz or zstd; None for other data."""
+    if data[:3] == b"BZh" and data[4:10] in _BZ2_STARTS:
+        return "bz2"
+    return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)
+
+
+def decompress(kind: str, pieces: Iterable[bytes], label: str, size: int | None = None) -> Iterator[bytes]:
+    """Yield the decompressed bytes, of one compressed stream or several one after another.
+
+    `label` names the text in errors; `size` is the compressed size in bytes, if known. Raises TextError for
+    data that is cut short or damaged, for a decompression bomb, and if this Python lacks the library.
+    """
+    taken = produced = 0
+    try:
+        start, failure = _library(kind)
+    except ImportError:
+        raise TextError(
+            f"{label} is compressed with {kind}, which this Python was built without. Decompress it first."
+        ) from None
+    stream: _Decompressor | None = None
+    try:
+        for piece in pieces:
+            taken, rest = taken + len(piece), piece
+            while stream or rest:
+                if stream is None:
+                    rest = rest.lstrip(b"\0")  # padding between streams
+                    if not rest:
+                        break
+                    stream = start()
+                out = stream.decompress(rest, PIECE)
+                produced, rest = produced + len(out), b""
+                _refuse_bomb(produced, size or taken, label)
+                yield out
+                if stream.eof:
+                    rest, stream = stream.unused_data, None
+                elif stream.needs_input:
+                    break
+    except (EOFError, OSError, ValueError, failure) as cause:
+        raise TextError(
+            f"{label} is damaged: its {kind} data cannot be decompressed ({cause}). Get the file again."
+        ) from cause
+    if stream is not None:
+        raise TextError(f"{label} is cut short: its {kind} data ends too early. Get the whole file again.")
+
+
+def _refuse_bomb(produced: int, compressed: int, label: str) -> None:
+    if produced > EXPANDS_SAFELY and produced > MOST_EXPANSION * compressed:
+        raise TextError(
+            f"{label} expands to more than {MOST_EXPANSION} times its {compressed:,} bytes, which ordinary text "
+            "never does. If you trust it, decompress it yourself and give the result."
+        )
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class _Gunzip:
+    """zlib's decompressor of gzip streams, with the interface of those of bz2 and xz."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._stream.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        return self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
+
+
+def _library(kind: str) -> tuple[Callable[[], _Decompressor], type[Exception]]:
+    """What decompresses a stream, and the error it raises for damage. Raises ImportError where it is missing."""
+    if kind == "gzip":
+        return _Gunzip, zlib.error
+    if kind == "bz2":
+        return importlib.import_module("bz2").BZ2Decompressor, OSError
+    if kind == "xz":
+        lzma = importlib.import_module("lzma")
+        return lzma.LZMADecompressor, lzma.LZMAError
+    try:
+        zstd = importlib.import_module("compression.zstd")
+    except ImportError:  # before Python 3.14
+        zstd = importlib.import_module("backports.zstd")
+    return zstd.ZstdDecompressor, zstd.ZstdError

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from charlm.data.sources import STDIN, Note
+from charlm.data.sources import Note
+from charlm.data.stream import STDIN
 from charlm.terminal import one_line
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from charlm.data.codes import Counts
-from charlm.data.lookalikes import ALIKE
-from charlm.data.normalize import normal_form
+from charlm.data.normalize import LOOKALIKES, normal_form
 from charlm.data.tokenizer import END_POINT
 
 CONTROLS = {
@@ -107,7 +106,7 @@ ALIKE_LETTERS = (
 """Pairs of letters that look the same, of two scripts, the first one's first."""
 SHORTEST_WORD = 3
 SHOWN_WORDS = 5
-SPACES = ALIKE[3].replace("\u3000", "")
+SPACES = LOOKALIKES[3].replace("\u3000", "")
 """What looks like a space; the ideographic one is as wide as a character, and meant."""
 INNER_SPACES = re.compile(r"(?<=\S)[ \t\u00a0\u2007\u2009\u202f]{2,}(?=\S)")
 WORDS = re.compile(r"[^\W\d_]+")
@@ -209,7 +208,7 @@ def _odd(word: str, ones: dict[str, set[str]]) -> str:
 def alike(found: Sequence[Character]) -> list[list[Character]]:
     """Quotes, dashes and spaces of which a text has more than one that look the same."""
     counts = {character.char: character for character in found}
-    rows = [[counts[char] for char in row if char in counts] for row in (*ALIKE[:3], SPACES)]
+    rows = [[counts[char] for char in row if char in counts] for row in (*LOOKALIKES[:3], SPACES)]
     return [sorted(row, key=lambda c: -c.count) for row in rows if len(row) > 1]
 
 

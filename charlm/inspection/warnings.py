@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from charlm.config import FEWEST_HELD_OUT, TextConfig
 from charlm.data.overlap import PASSAGE
-from charlm.data.records import is_table, listed
+from charlm.data.records import is_table_file, list_fields
 from charlm.data.tokenizer import END, MIN_COUNT_FROM
 from charlm.inspection.characters import SPACES, Character, mixed_quotes
 from charlm.terminal import command_line
@@ -84,8 +84,8 @@ def _records(found: "Examination", config: TextConfig) -> Found:
     if config.field is not None:
         return
     lines = found.sampled.split("\n")[:SHOWN]
-    if found.look.named and all(map(is_table, found.look.named)):
-        text = f"It is a table, with the fields {listed(dict.fromkeys(found.look.fields))}."
+    if found.look.named and all(map(is_table_file, found.look.named)):
+        text = f"It is a table, with the fields {list_fields(dict.fromkeys(found.look.fields))}."
         yield Finding("records", text, "--field NAME", "reads one of its columns only")
         return
     try:

@@ -21,14 +21,13 @@ from charlm.compression.container import unpack
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data import cache as text_cache
 from charlm.data import corpus
-from charlm.data.decoding import check_codec, decode
-from charlm.data.decompression import compression, decompress
-from charlm.data.documents import marked_text
+from charlm.data.decoding import TextDecoder, check_codec
+from charlm.data.documents import marked_text, split_documents
 from charlm.data.holdout import PARTS
 from charlm.data.prepare import prepare
-from charlm.data.reader import read_source
-from charlm.data.records import Fields
-from charlm.data.stream import Block
+from charlm.data.reader import read_texts
+from charlm.data.records import RecordReader, format_of
+from charlm.data.stream import Block, compression_of, decompress
 from charlm.data.tokenizer import END, Vocabulary, without_ends
 from charlm.errors import CheckpointError, TextError, UsageError
 from charlm.experiments import comparison
@@ -60,9 +59,11 @@ def text(data: bytes) -> None:
     with suppress(TextError, UsageError):
         if encoding is not None:
             check_codec(encoding)
-        found, notes = decode(data[1:], "a text", encoding)
+        decoder = TextDecoder("a text", encoding)
+        pieces = (data[at : at + 9] for at in range(1, len(data), 9))
+        found = "".join(block.text for block in decoder.blocks(pieces))
         found.encode("utf-8")
-        assert all(visible(note) == note for note in notes)
+        assert all(visible(note) == note for note in decoder.notes)
         if encoding == "utf-8" and not data[1:].startswith(codecs.BOM_UTF8):
             assert found.encode() == data[1:]
 
@@ -120,12 +121,12 @@ def compressed(data: bytes) -> None:
     with suppress(TextError):
         head, payload = unpack(data, "a file")
         assert len(payload) == head.payload_bytes
-    kind = compression(data)
+    kind = compression_of(data)
     if kind is not None:
         with suppress(TextError):
             assert sum(map(len, decompress(kind, iter([data]), "a file", len(data)))) < 10**8
     with suppress(TextError, UsageError):
-        read_source(["-"], stdin=_Bytes(data))  # type: ignore[arg-type]
+        read_texts(["-"], TextConfig(), stdin=_Bytes(data))  # type: ignore[arg-type]
 
 
 class _Bytes:
@@ -160,10 +161,12 @@ def fields(data: bytes) -> None:
     for name in ("a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt"):
         with suppress(TextError):
             blocks = [Block(piece.encode(), piece) for piece in pieces]
-            found = list(Fields("t", name, "a file", apart=True).blocks(blocks))
+            found = list(
+                RecordReader("t", "a file", format_of(name, text, "t"), text, []).blocks(blocks, apart=True)
+            )
             assert all(block.ends is not None and block.ends.max() == len(block.text) for block in found)
     for config in DIVIDED:
-        marked = marked_text([text], config)
+        marked = marked_text(split_documents([Block.of(text)] if text else [], config))
         if config.documents != "separator":
             assert without_ends(marked) == text
         assert not marked or (marked.endswith(END) and END * 2 not in marked)
