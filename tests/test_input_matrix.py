@@ -143,7 +143,7 @@ INPUTS: dict[str, Input] = {
     "a name that is no UTF-8": Input(named("a\udcff"), "600 characters", 0, ("a\udcff",), posix=True),
     "an option that wants a folder": Input(TEXT.encode(), "--include", 2, ("text", "--include", "*.md")),
     "a field of no records": Input(
-        TEXT.encode(), "holds no records with a field x", 3, ("text", "--field", "x")
+        TEXT.encode(), "has no records with a field x", 3, ("text", "--field", "x")
     ),
     "a separator without its option": Input(TEXT.encode(), "separator", 2, ("text", "--separator", "x")),
     "documents that never end": Input(

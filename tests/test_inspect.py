@@ -177,7 +177,7 @@ def test_nothing_that_steers_a_terminal_comes_through(charlm: Call, more: tuple[
         (b"x", (), "at least 2"),
         (b"\x7fELF\x02\x01" + bytes(range(256)) * 9, (), "a program"),
         (b"caf\xe9 au lait, s'il vous pla\xeet\r\n" * 30, (), "--encoding cp1252"),
-        (b"a text", ("--encoding", "klingon"), "no text encoding"),
+        (b"a text", ("--encoding", "klingon"), "not a text encoding"),
     ],
 )
 def test_what_cannot_be_read_gets_one_sentence(
