@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Self
 
-from charlm.settings import Choice, Choices, Range, Settings, settings_of
+from charlm.settings import Choice, Choices, Mark, Range, Settings, settings_of
 
 ATTENTION = ("attention", "simple-attention")
 """The mixers that have scores: what acts on scores needs one of them."""
@@ -176,15 +176,27 @@ class ModelConfig(Settings):
         "Kind of model: a transformer, or a Kneser-Ney n-gram model alone, as a baseline.",
         Choice((TRANSFORMER, NGRAM)),
     ] = TRANSFORMER
-    n_layer: Annotated[int | None, "Number of blocks.", Range(1, 128)] = None
-    n_head: Annotated[int | None, "Attention heads in each block.", Range(1, 128)] = None
+    n_layer: Annotated[int | None, "Number of blocks.", Range(1, 128), Mark.BASIC, Mark.PLANNED] = None
+    n_head: Annotated[int | None, "Attention heads per block.", Range(1, 128), Mark.BASIC, Mark.PLANNED] = (
+        None
+    )
     n_embd: Annotated[
-        int | None, "Width: size of the embeddings and of the residual stream.", Range(2, 8192)
+        int | None,
+        "Width: size of the embeddings.",
+        Range(2, 8192),
+        Mark.BASIC,
+        Mark.PLANNED,
     ] = None
     block_size: Annotated[
-        int | None, "Context length: characters the model sees at once.", Range(1, 65536)
+        int | None,
+        "Context length (characters).",
+        Range(1, 65536),
+        Mark.BASIC,
+        Mark.PLANNED,
     ] = None
-    dropout: Annotated[float | None, "Dropout on the output of each block.", Range(0, 0.9)] = None
+    dropout: Annotated[float | None, "Dropout on the output of each block.", Range(0, 0.9), Mark.PLANNED] = (
+        None
+    )
     mixer: Annotated[
         str,
         "How a position reads the ones before it; several, joined by commas, alternate over the layers.",
@@ -205,26 +217,37 @@ class ModelConfig(Settings):
     ] = None
     locality: Annotated[bool, "Let each head learn a preference for nearby characters."] = False
     ngram_embeddings: Annotated[
-        int | None, "Learn an embedding for each n-gram up to this length; 1 turns them off.", Range(1, 8)
+        int | None,
+        "Learn an embedding for each n-gram up to this length; 1 turns them off.",
+        Range(1, 8),
+        Mark.PLANNED,
     ] = None
     ngram_embedding_rows: Annotated[
-        int | None, "Hash-table rows for the n-grams of each length; a power of two.", Range(1, 2**24)
+        int | None,
+        "Hash-table rows for the n-grams of each length; a power of two.",
+        Range(1, 2**24),
+        Mark.PLANNED,
     ] = None
     ngram_embedding_dropout: Annotated[
         float | None, "Dropout on n-gram embeddings in training.", Range(0, 0.9)
     ] = None
     plain: Annotated[
-        bool, "Train a plain Qwen3-style decoder: no n-gram prior, no n-gram embeddings, no other mixers."
+        bool,
+        "Plain decoder (Qwen3): no n-gram prior or embeddings, no other mixers.",
+        Mark.BASIC,
     ] = False
     prior: Annotated[
         bool | None,
         "Start from a Kneser-Ney n-gram prior and learn what it does not predict. Default: on, but off for short texts and with --plain.",
     ] = None
-    prior_order: Annotated[int | None, "Characters of context that the n-gram model uses.", Range(0, 63)] = (
-        None
-    )
+    prior_order: Annotated[
+        int | None, "Characters of context that the n-gram model uses.", Range(0, 63), Mark.PLANNED
+    ] = None
     prior_dropout: Annotated[
-        float | None, "Share of training windows that are predicted without the prior.", Range(0, 0.9)
+        float | None,
+        "Share of training windows that are predicted without the prior.",
+        Range(0, 0.9),
+        Mark.PLANNED,
     ] = None
     causal: Annotated[bool, "Let each position see only itself and earlier ones."] = True
 
@@ -323,19 +346,23 @@ CONVOLUTION_WINDOW = 8
 class TrainingConfig(Settings):
     """How the model is trained. None means that the plan chooses."""
 
-    batch_size: Annotated[int | None, "Windows of text in one step.", Range(1, 65536)] = None
+    batch_size: Annotated[
+        int | None, "Windows of text in one step.", Range(1, 65536), Mark.BASIC, Mark.PLANNED
+    ] = None
     grad_accum: Annotated[
         int,
         "Gradient-accumulation steps: parts of a batch computed one after another, to save memory.",
         Range(1, 1024),
     ] = 1
-    learning_rate: Annotated[float | None, "Peak learning rate of AdamW.", Range(1e-8, 10)] = None
+    learning_rate: Annotated[
+        float | None, "Peak learning rate of AdamW.", Range(1e-8, 10), Mark.BASIC, Mark.PLANNED
+    ] = None
     optimizer: Annotated[
         str | None,
         "muon: Muon for the blocks' matrices, AdamW for the rest. adamw: AdamW for all. Default: muon.",
         Choice(("muon", "adamw")),
     ] = None
-    muon_lr: Annotated[float | None, "Peak learning rate of Muon.", Range(1e-8, 10)] = None
+    muon_lr: Annotated[float | None, "Peak learning rate of Muon.", Range(1e-8, 10), Mark.PLANNED] = None
     ngram_embedding_lr: Annotated[float, "Peak learning rate of the n-gram embeddings.", Range(1e-8, 10)] = (
         0.05
     )
@@ -350,10 +377,12 @@ class TrainingConfig(Settings):
         str | None,
         "Learning-rate schedule as points STEP:FACTOR,..., linearly interpolated. Default: planned.",
     ] = None
-    seed: Annotated[int, "Random seed for initialisation, data order and dropout.", Range(0, 2**63 - 1)] = 1
-    eval_every: Annotated[int | None, "Steps between evaluations.", Range(1, 10**9)] = None
+    seed: Annotated[
+        int, "Random seed: initialisation, data order, dropout.", Range(0, 2**63 - 1), Mark.BASIC
+    ] = 1
+    eval_every: Annotated[int | None, "Steps between evaluations.", Range(1, 10**9), Mark.PLANNED] = None
     eval_chars: Annotated[
-        int | None, "Held-out symbols (see --units) scored in each evaluation.", Range(1, 10**9)
+        int | None, "Held-out symbols (see --units) scored in each evaluation.", Range(1, 10**9), Mark.PLANNED
     ] = None
     patience: Annotated[
         int, "Stop after this many evaluations without improvement; 0: never.", Range(0, 10**6)
@@ -409,7 +438,7 @@ FEWEST_HELD_OUT = 200
 class TextConfig(Settings):
     """What is read and how it is divided."""
 
-    val: Annotated[float, "Share of the text held out for evaluation, at its end.", Range(0, 0.9)] = VAL
+    val: Annotated[float, "Held-out share of the text, at its end.", Range(0, 0.9), Mark.BASIC] = VAL
     test: Annotated[
         float,
         "Share of the text kept as a test set, read only by `charlm eval --part test`.",
@@ -425,6 +454,7 @@ class TextConfig(Settings):
         str,
         "How to split into documents; context never crosses a boundary, and the end is predicted.",
         Choice(("none", "file", "line", "blank-line", "separator")),
+        Mark.BASIC,
     ] = "none"
     separator: Annotated[
         str | None,

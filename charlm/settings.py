@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
+from enum import Enum
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Self, get_args, get_origin, get_type_hints
@@ -54,6 +55,13 @@ class Choices:
         return ", ".join(self.words)
 
 
+class Mark(Enum):
+    """What else is to be known of a setting, beside its help and limits."""
+
+    BASIC = "most people need it: the short help shows it"
+    PLANNED = "the plan chooses it unless it is given"
+
+
 @dataclass(frozen=True)
 class Setting:
     """One field of a configuration, as the command line and the checkpoint read it."""
@@ -65,6 +73,7 @@ class Setting:
     help: str
     limit: Range | Choice | Choices | None
     repeated: bool = False  # several values of that type, each given by an option of its own
+    marks: frozenset[Mark] = frozenset()
 
     @property
     def option(self) -> str:
@@ -139,5 +148,6 @@ def _setting(field: Any, hint: Any) -> Setting:
     base = get_args(kind)[0] if optional else kind
     repeated = get_origin(base) is tuple
     base = get_args(base)[0] if repeated else base
-    limit = limits[0] if limits else None
-    return Setting(field.name, base, optional, field.default, text, limit, repeated)
+    marks = frozenset(each for each in limits if isinstance(each, Mark))
+    limit = next((each for each in limits if not isinstance(each, Mark)), None)
+    return Setting(field.name, base, optional, field.default, text, limit, repeated, marks)

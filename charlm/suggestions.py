@@ -110,7 +110,7 @@ OPTIONS: dict[str, str] = {
 }  # fmt: skip
 
 COMMANDS: dict[str, str] = {
-    "generate": "sample", "gen": "sample", "complete": "sample", "completion": "sample", "write": "sample", "infer": "sample",
+    "generate": "sample", "gen": "sample", "complete": "sample", "write": "sample", "infer": "sample",
     "inference": "sample", "predict": "sample", "chat": "sample", "prompt": "sample", "speak": "sample", "decode-text": "sample", "samples": "sample",
     "evaluate": "eval", "evaluation": "eval", "test": "eval", "score": "eval", "perplexity": "eval", "ppl": "eval", "loss": "eval", "validate": "eval",
     "measure": "eval", "bits": "eval", "surprisal": "eval --per-char FILE", "surprise": "eval --per-char FILE",

@@ -45,7 +45,7 @@ Vary = Annotated[
 ]
 
 
-@with_settings(PANELS)
+@with_settings(PANELS, basic=("vary", "time", "steps", "seeds", "run", "on", "as_json"))
 def command(
     ctx: typer.Context,
     names: Annotated[

@@ -22,7 +22,7 @@ EXAMPLES = """Examples:
 Of more than 1 GB a sample is read, and said."""
 
 
-@with_settings({"Text": TextConfig})
+@with_settings({"Text": TextConfig}, basic=("time", "threads", "as_json"))
 def command(
     corpus: Annotated[
         list[str] | None, typer.Argument(help="Files, folders, globs, or -; none: Python's manual.")

@@ -14,6 +14,7 @@ from charlm import __version__
 from charlm.cli import (
     cache,
     compare,
+    completion,
     compress,
     data,
     decompress,
@@ -59,6 +60,7 @@ COMMANDS = {
     "data": data,
     "explain": explain,
     "doctor": doctor,
+    "completion": completion,
 }
 
 

@@ -3,7 +3,8 @@
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Annotated, Any, TypeVar
 
@@ -13,12 +14,14 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from charlm.cli.console import warn
 from charlm.cli.mistakes import TYPED, no_command
 from charlm.errors import UsageError
-from charlm.settings import Setting, Settings, settings_of
+from charlm.settings import Mark, Setting, Settings, settings_of
 from charlm.suggestions import setting_meant, time_meant
-from charlm.terminal import be_quiet, no_colours, one_line
+from charlm.terminal import be_quiet, colour, no_colours, one_line
 
 S = TypeVar("S", bound=Settings)
 MOST_STEPS = 10**12
+NO_LIMIT = f"  [1<=x<={MOST_STEPS}]"
+"""What the library says of that limit, which only keeps out nonsense."""
 
 
 def threads_option(help_text: str) -> Any:
@@ -30,15 +33,17 @@ def threads_option(help_text: str) -> Any:
 
 Threads = Annotated[
     int | None,
-    threads_option("CPU threads. [default: one a core, at most the CPUs that affinity and cgroups allow]"),
+    threads_option("CPU threads. [default: one per core, within the limits of affinity and cgroups]"),
 ]
-Run = Annotated[str | None, typer.Option("--run", help="The run; by default the newest.")]
-RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run; by default the newest.")]
+Run = Annotated[str | None, typer.Option("--run", help="Run to use. [default: the newest]")]
+RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Run to use. [default: the newest]")]
 RunOption = Annotated[str | None, typer.Option("--run", metavar="RUN", help="The same as the argument RUN.")]
 Which = Annotated[
     str | None,
     typer.Option(
-        "--checkpoint", metavar="latest|best|STEP", help="By default latest; best after an early stop."
+        "--checkpoint",
+        metavar="latest|best|STEP",
+        help="Checkpoint to use. [default: latest; best after early stopping]",
     ),
 ]
 From = Annotated[
@@ -46,35 +51,33 @@ From = Annotated[
     typer.Option(
         "--from",
         metavar="RUN",
-        help="Go on from the weights of this run, which stays as it is; its vocabulary grows by what is new.",
+        help="Fine-tune: start from the weights of this run.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table or text.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table or text.")]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Remove without asking.")]
-EventsAsJson = Annotated[
-    bool, typer.Option("--json", help="Print what happens as JSON, an object a line, and the result last.")
-]
+EventsAsJson = Annotated[bool, typer.Option("--json", help="Print events as JSON lines, the result last.")]
 Checkpoints = Annotated[
     str | None,
-    typer.Option(metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Where runs live. [default: checkpoints]"),
+    typer.Option(metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Folder of runs. [default: checkpoints]"),
 ]
 MovedText = Annotated[
     list[str] | None,
     typer.Option(
         "--text",
         metavar="PATH",
-        help="Where the run's text is now, if it was moved or came from standard input; checked by its hash. "
-        "Repeat it for several files.",
+        help="The run's text, if it was moved or came from standard input; checked by its hash. Repeatable.",
     ),
 ]
 MovedValFile = Annotated[
     str | None,
-    typer.Option("--val-file", metavar="PATH", help="Where the run's held-out file is now, if it was moved."),
+    typer.Option("--val-file", metavar="PATH", help="The run's held-out file, if it was moved."),
 ]
 VerifyCache = Annotated[
     bool,
     typer.Option(
-        "--verify-cache", help="Read the text and its cache all through, not only sizes, times and samples."
+        "--verify-cache",
+        help="Read the whole text and its whole cache, instead of checking sizes, times and samples.",
     ),
 ]
 """Options, some of which several commands share."""
@@ -105,12 +108,44 @@ def _everywhere() -> list[Any]:
     ]
 
 
+ALL_OPTIONS = "charlm.all_options"
+"""Where a command's context keeps that its help is to show every option."""
+
+
+def _show_all(ctx: Any, param: Any, wanted: bool) -> None:
+    if wanted:
+        ctx.meta[ALL_OPTIONS] = True
+        typer.echo(ctx.get_help())
+        raise typer.Exit
+
+
+def _help_all() -> TyperOption:
+    return TyperOption(
+        param_decls=["--help-all"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_show_all,
+        help="Show the help with every option.",
+    )
+
+
 class Command(TyperCommand):
-    """A command whose help groups the options under headings and keeps the lines of its examples."""
+    """A command whose help groups the options under headings and keeps the lines of its examples.
+
+    Where it has many settings, its help shows the basic ones, and `--help-all` all of them.
+    """
 
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
         self.params += _everywhere()
+        self._basic: frozenset[str] | None = getattr(self.callback, "basic", None)
+        if self._basic is not None:
+            self.params.append(_help_all())
+
+    def get_help(self, ctx: Any) -> str:
+        """The help page, coloured where that is shown."""
+        return in_colours(super().get_help(ctx)) if colour(sys.stdout) else super().get_help(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the words, which stay known for whoever explains a mistake; `help` alone asks for the help."""
@@ -134,12 +169,16 @@ class Command(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write each group of options under its own heading."""
         groups: dict[str, list[tuple[str, str]]] = {}
+        short = self._basic is not None and ALL_OPTIONS not in ctx.meta
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
+            left_out = short and param.param_type_name == "option" and param.name not in (self._basic or ())
+            if record is not None and not left_out:
                 panel = getattr(param, "rich_help_panel", None)
                 kind = "Arguments" if param.param_type_name == "argument" else "Options"
-                groups.setdefault(panel or kind, []).append(record)
+                name, said = record
+                name = name.split(" / ")[0] if short else name  # where --no-... needs no word
+                groups.setdefault(panel or kind, []).append((name, said.replace(NO_LIMIT, "")))
         for heading, records in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
@@ -149,6 +188,8 @@ class Command(TyperCommand):
         if self.epilog:
             formatter.write_paragraph()
             formatter.write("\n".join(self.epilog.splitlines()) + "\n")
+        if getattr(self, "_basic", None) is not None and ALL_OPTIONS not in ctx.meta:
+            formatter.write(f"\n{ctx.command_path} --help-all shows all {len(self.params)} options.\n")
 
 
 class Group(TyperGroup):
@@ -175,11 +216,30 @@ class Group(TyperGroup):
         """Names in the order of definition."""
         return list(self.commands)
 
+    def get_help(self, ctx: Any) -> str:
+        """The help page, coloured where that is shown."""
+        return in_colours(super().get_help(ctx)) if colour(sys.stdout) else super().get_help(ctx)
+
     format_epilog = Command.format_epilog
 
 
-def with_settings(panels: Mapping[str, type[Settings]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command an option for each setting; it receives them as one dict, `settings`."""
+BOLD, CYAN, PLAIN = "\033[1m", "\033[36m", "\033[0m"
+
+
+def in_colours(text: str) -> str:
+    """A help page with its headings bold and its options and commands in cyan."""
+    text = re.sub(r"^(\w[\w -]*:)", rf"{BOLD}\1{PLAIN}", text, flags=re.M)
+    return re.sub(r"^(  ?(?! )(?:-[^ ].*?|[a-z]+))(?=  |$)", rf"{CYAN}\1{PLAIN}", text, flags=re.M)
+
+
+def with_settings(
+    panels: Mapping[str, type[Settings]], basic: Sequence[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command an option for each setting; it receives them as one dict, `settings`.
+
+    `basic`: parameters of its own that its short help shows beside the basic settings; none: its help
+    shows every option.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         own = [p for p in inspect.signature(function).parameters.values() if p.name != "settings"]
@@ -197,6 +257,9 @@ def with_settings(panels: Mapping[str, type[Settings]]) -> Callable[[Callable[..
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *made)]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
+        if basic:
+            shown = {s.name for kind in panels.values() for s in settings_of(kind) if Mark.BASIC in s.marks}
+            command.basic = frozenset(shown | {*basic, "help"})  # type: ignore[attr-defined]
         return command
 
     return decorate
@@ -247,15 +310,18 @@ def seconds(text: str) -> float:
 
 def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
     limits = f" [{setting.limit}]" if setting.limit is not None else ""
-    chosen = "" if setting.default is not None else " Chosen for you." if _planned(setting) else ""
+    default = setting.default if not isinstance(setting.default, bool) else None
+    said = "planned" if Mark.PLANNED in setting.marks else default
+    if said is not None:
+        limits = f"{limits[:-1]}; default: {said}]" if limits else f" [default: {said}]"
     switch = f"/--no-{setting.option[2:]}" if setting.type is bool else ""
     option = typer.Option(
         setting.default,
         setting.option + switch,
-        help=setting.help + limits + chosen,
+        help=setting.help + limits,
         envvar=environment_name(setting.name),
         show_envvar=False,
-        show_default=setting.default is not None,
+        show_default=setting.default is True,
         rich_help_panel=panel,
         metavar={int: "N", float: "X", str: "TEXT"}.get(setting.type),
     )
@@ -264,12 +330,6 @@ def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
     return inspect.Parameter(
         setting.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation
     )
-
-
-def _planned(setting: Setting) -> bool:
-    """Does the plan choose it where it is not given, by a rule that its help does not name?"""
-    planned = "n_layer n_head n_embd block_size dropout ngrams ngram_embedding_rows prior_order prior_dropout batch_size learning_rate muon_lr eval_every eval_chars"
-    return setting.name in planned.split()
 
 
 PREFIX = "CHARLM_"

@@ -39,13 +39,12 @@ from charlm.settings import settings_of
 from charlm.terminal import command_line, one_line
 
 EXAMPLES = """Examples:
-  charlm train corpus.txt                        two minutes on a text of yours
+  charlm train corpus.txt                        train for two minutes
   charlm train poems/ --time 10m --run poems     a folder, longer, with a name
   charlm train corpus.txt --steps 500 --seed 3   the same weights every time
-  charlm train corpus.txt --model ngram           n-gram counts alone, to compare with
-  charlm train new.txt --from poems              go on from a run, on another text
-  charlm train corpus.txt --dry-run              only show what would be done
-  charlm train corpus.txt --run X --time 8h --resume-if-exists   in a job that may be requeued
+  charlm train corpus.txt --model ngram          an n-gram model, as a baseline
+  charlm train new.txt --from poems              fine-tune a run on another text
+  charlm train corpus.txt --dry-run              show the plan
   zcat log.gz | charlm train -                   standard input"""
 
 DEFAULT_TIME = "2m"
@@ -54,7 +53,10 @@ PANELS = {"Model": ModelConfig, "Training": TrainingConfig, "Text": TextConfig}
 Time = Annotated[
     str | None,
     typer.Option(
-        metavar="TIME", help=f"When to be done: 60s, 10m, 2h. [default: {DEFAULT_TIME}]", envvar="CHARLM_TIME"
+        metavar="TIME",
+        help=f"Total time budget: 60s, 10m, 2h. [default: {DEFAULT_TIME}]",
+        envvar="CHARLM_TIME",
+        show_envvar=False,
     ),
 ]
 FromText = Annotated[
@@ -66,8 +68,10 @@ Steps = Annotated[
     typer.Option(
         min=1,
         max=MOST_STEPS,
-        help="How many batches to learn from, instead of a time.",
+        help="Training steps, instead of a time budget.",
+        metavar="N",
         envvar="CHARLM_STEPS",
+        show_envvar=False,
     ),
 ]
 
@@ -80,20 +84,23 @@ ResumeIfExists = Annotated[
 ]
 
 
-@with_settings(PANELS)
+@with_settings(PANELS, basic=("run", "time", "steps", "origin", "dry_run"))
 def command(
     ctx: typer.Context,
     corpus: Annotated[
-        list[str] | None, typer.Argument(help="Files, folders, globs, or -; none: Python's manual.")
+        list[str] | None,
+        typer.Argument(help="Files, folders, globs, or - (standard input). [default: Python's manual]"),
     ] = None,
-    run: Annotated[str | None, typer.Option(help="Name of the run; by default the text's.")] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the run. [default: from the text's name]")
+    ] = None,
     time: Time = None,
     steps: Steps = None,
     origin: From = None,
     from_text: FromText = None,
     checkpoint: Which = None,
     resume_if_exists: ResumeIfExists = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan without training.")] = False,
     verify_cache: VerifyCache = False,
     config: Annotated[
         str | None,
@@ -106,8 +113,8 @@ def command(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Train a model on a text. Nothing needs to be chosen: what is not given is planned from the time
-    or the steps, the length of the text and the speed of the machine."""
+    """Train a model on a text. charlm picks the model size and hyperparameters for your text, your time
+    and your machine, and prints them."""
     time, steps = _stronger(ctx, time, steps)
     names, root = corpus or [], checkpoints_root(checkpoints)
     check_files("train", [*names, *filter(None, [settings["val_file"]])], root, time)

@@ -1,0 +1,161 @@
+"""`charlm completion`: a static file that completes commands, options and their values in a shell."""
+
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from charlm.config import ModelConfig, SamplingConfig, TextConfig, TrainingConfig
+from charlm.settings import Choice, Choices, settings_of
+
+EXAMPLES = """Examples:
+  charlm completion bash > ~/.local/share/bash-completion/completions/charlm
+  charlm completion zsh > ~/.zfunc/_charlm       with fpath+=~/.zfunc before compinit in ~/.zshrc
+  charlm completion fish > ~/.config/fish/completions/charlm.fish
+Make the file again after an update of charlm: it runs no Python, and knows what this version offers."""
+
+
+class Shell(StrEnum):
+    """The shells that completion is made for."""
+
+    bash = "bash"
+    zsh = "zsh"
+    fish = "fish"
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option as a shell completes it."""
+
+    names: tuple[str, ...]  # as they are typed: -n, --samples
+    help: str
+    values: tuple[str, ...]  # the words it may take; none: any
+    takes_value: bool
+
+
+Commands = dict[str, tuple[str, list[Option]]]
+"""Of each command a line of help, and its options."""
+
+
+def command(
+    ctx: typer.Context, shell: Annotated[Shell, typer.Argument(help="The shell to complete in.")]
+) -> None:
+    """Print a file that completes charlm's commands, options and values in a shell."""
+    group = ctx.find_root().command
+    commands = {name: (_line(each.help), list(_options(each))) for name, each in group.commands.items()}  # type: ignore[attr-defined]
+    print(WRITERS[shell.value](commands), end="")
+
+
+def _options(each: Any) -> Iterator[Option]:
+    words = {
+        setting.option: setting.limit.words
+        for kind in (ModelConfig, TrainingConfig, TextConfig, SamplingConfig)
+        for setting in settings_of(kind)
+        if isinstance(setting.limit, Choice | Choices)
+    }
+    for param in each.params:
+        if param.param_type_name != "option":
+            continue
+        names = (*param.opts, *param.secondary_opts)
+        yield Option(names, _line(param.help), words.get(param.opts[0], ()), not param.is_flag)
+    yield Option(("-h", "--help"), "Show the help.", (), False)
+
+
+def _line(text: str | None) -> str:
+    """The first sentence of a help text, without what a shell's syntax would stumble over."""
+    whole = " ".join((text or "").split())
+    return "".join(c for c in whole.split(". ")[0] if c not in "'\"`[]():\\$").rstrip(".")
+
+
+def bash(commands: Commands) -> str:
+    """A completion file for bash."""
+    names = " ".join(commands)
+    lines = [
+        "# Completion of charlm in bash.",
+        "_charlm() {",
+        '    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command="" words="" i',
+        "    for ((i = 1; i < COMP_CWORD; i++)); do",
+        "        [[ ${COMP_WORDS[i]} == -* ]] || { command=${COMP_WORDS[i]}; break; }",
+        "    done",
+        '    case "$command $prev" in',
+    ]
+    for command, (_, options) in commands.items():
+        for option in options:
+            if option.values:
+                patterns = "|".join(f'"{command} {name}"' for name in option.names)
+                lines.append(f'        {patterns}) words="{" ".join(option.values)}" ;;')
+    lines += ["    esac", "    if [[ -z $words ]]; then", '        case "$command" in']
+    lines.append(f'            "") words="{names} --help --version" ;;')
+    for command, (_, options) in commands.items():
+        typed = " ".join(name for option in options for name in option.names)
+        if command == "completion":
+            typed += " " + " ".join(shell.value for shell in Shell)
+        lines.append(
+            f'            {command}) [[ $cur == -* || $command == completion ]] && words="{typed}" ;;'
+        )
+    lines += [
+        "        esac",
+        "    fi",
+        '    COMPREPLY=($(compgen -W "$words" -- "$cur"))',
+        "}",
+        "complete -o default -F _charlm charlm",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def zsh(commands: Commands) -> str:
+    """A completion file for zsh."""
+    lines = ["#compdef charlm", "_charlm() {", "    local -a commands=("]
+    lines += [f"        '{command}:{text}'" for command, (text, _) in commands.items()]
+    lines += [
+        "    )",
+        "    if (( CURRENT == 2 )); then",
+        "        _describe command commands",
+        "        return",
+        "    fi",
+        "    local command=$words[2]",
+        "    shift words",
+        "    (( CURRENT-- ))",
+        "    case $command in",
+    ]
+    for command, (_, options) in commands.items():
+        specs = []
+        for option in options:
+            value = f":value:({' '.join(option.values)})" if option.values else ":value:_files"
+            specs += [
+                shlex.quote(f"{name}[{option.help}]{value if option.takes_value else ''}")
+                for name in option.names
+            ]
+        rest = (
+            f"'*:shell:({' '.join(s.value for s in Shell)})'"
+            if command == "completion"
+            else "'*:file:_files'"
+        )
+        lines.append(f"        {command}) _arguments {' '.join([*specs, rest])} ;;")
+    lines += ["    esac", "}", '_charlm "$@"', ""]
+    return "\n".join(lines)
+
+
+def fish(commands: Commands) -> str:
+    """A completion file for fish."""
+    lines = ["# Completion of charlm in fish."]
+    for command, (text, options) in commands.items():
+        lines.append(f"complete -c charlm -n __fish_use_subcommand -f -a {command} -d '{text}'")
+        chosen = f"complete -c charlm -n '__fish_seen_subcommand_from {command}'"
+        if command == "completion":
+            lines.append(f"{chosen} -f -a '{' '.join(shell.value for shell in Shell)}'")
+        for option in options:
+            typed = " ".join(
+                f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names
+            )
+            value = " -r" * option.takes_value
+            value += f" -f -a '{' '.join(option.values)}'" if option.values else ""
+            lines.append(f"{chosen} {typed}{value} -d '{option.help}'")
+    return "\n".join([*lines, ""])
+
+
+WRITERS: dict[str, Callable[[Commands], str]] = {"bash": bash, "zsh": zsh, "fish": fish}
