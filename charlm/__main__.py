@@ -13,7 +13,11 @@ def main() -> None:
     if sys.argv[1:] in (["--version"], ["-V"]):
         from charlm import __version__
 
-        print(f"charlm {__version__}")
+        try:
+            print(f"charlm {__version__}", flush=True)
+        except OSError as error:  # its reader left, or a disk is full
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(0 if isinstance(error, BrokenPipeError) else 6)
         return
     # NumPy's products here are small ones, for which threads of its own would only be in the way.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
