@@ -190,7 +190,7 @@ def test_a_quote_that_is_never_closed_holds_no_more_than_a_cell(monkeypatch: pyt
             yield Block(f"{i},line {i}\n".encode())
 
     with pytest.raises(TextError, match="row 2, line 2, has a cell of more than 1,000 characters; a quote"):
-        list(RecordReader("text", "a.csv", Format("table", ",", quoted=True), "", []).blocks(blocks()))
+        list(RecordReader("text", "a.csv", Format(",", quoted=True), "", []).blocks(blocks()))
     assert read_lines < BEGINNING
 
 

@@ -9,7 +9,6 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice, pairwise
 
 from charlm.data.decoding import byte_order_mark, is_valid
 from charlm.errors import TextError
@@ -64,17 +63,17 @@ _SCRIPTS = {
     "ARABIC": "اليمنوتربعةدسفهكقأحجشصطىئءؤإآ",
     "THAI": "กขคงจชดตทนบปผพมยรลวสหอะาำเแโใไิีึืุูัี็่้์",
 }
-_ASIAN = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL"}
-_PRINTED = "„“”‘’‚«»‹›–—…•·°§€£©®™№¿¡\u00a0´，。、；：？！「」『』（）《》"
-_FRAMES = "─═░▒▓█▄▌▐▀■│┌┐└┘├┤┬┴┼║╔╗╚╝╠╣╦╩╬"
-_WORDS = "àáâèéêíóôåøöæíúавиокусяйієίηοωו"
-"""Letters beyond ASCII that are words by themselves in some language."""
-_WORD_ENDS = "ςךםןףץ"
-"""Letters that stand at the ends of words only."""
-_COMMON_CHINESE = frozenset(
-    "的一是不了在人有我他这這个個们們来來到时時大地为為子中你说說生国國年着就那和要她出也得里裡后後自以会會"
-    "家可下而过過天去能對对小多然于心学學么麼之都好看起发發当當没沒成只如事把还還用第样樣道想作种種开開"
-)
+# The two-byte codec of each language with thousands of characters, and the lead bytes of the common ones.
+_EAST_ASIAN = {
+    "Japanese": ("euc_jp", 0xB0, 0xCF),
+    "Chinese": ("gb2312", 0xB0, 0xD7),
+    "Traditional": ("big5", 0xA4, 0xC6),
+    "Korean": ("euc_kr", 0xB0, 0xFE),
+}
+_EAST_ASIAN_SCRIPTS = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL"}
+_SIGNS = "„“”‘’«»–—…€£°©·"
+_RARE_SIGNS = "‚‹›•§®™№¿¡\u00a0´，。、；：？！「」『』（）《》"
+_ONE_LETTER_WORDS = "àéíóúaæåøöавикусоя"
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def _remedy(data: bytes, start: int, codec: str) -> str:
         return "It is valid UTF-8: leave --encoding out."
     if codec.startswith(("utf-16", "utf-32")):
         return "It is cut short or damaged: get the whole file again, or try another --encoding."
-    sample = _around(data, start)[0]
+    sample = _around(data, start)
     text = sample.decode("utf-8", "replace")
     if sum(char > "\x7f" for char in text) > 2 * text.count("\ufffd"):
         return (
@@ -145,30 +144,27 @@ def escapes_note(data: bytes) -> list[str]:
 
 def guesses(data: bytes, at: int) -> list[Guess]:
     """The likeliest encodings of `data`, which is not UTF-8 at the offset `at`, the best first."""
-    sample, start = _around(data, at)
+    sample = _around(data, at)
     n_high = sum(byte > 0x7F for byte in sample) or 1  # of few, the common encodings are the likeliest
-    found: dict[str, tuple[float, str, int]] = {}
+    scores: dict[str, tuple[float, str]] = {}
     for place, encoding in enumerate((*_WIDE, *_CANDIDATES)):
-        raw, begin = (data[: 2 * SAMPLE], 0) if encoding in _WIDE else (sample, start)
-        text = _decoded(raw, encoding)
-        if text is None or text in found:
+        text = _decoded(data[: 2 * SAMPLE] if encoding in _WIDE else sample, encoding)
+        if text is None or text in scores:
             continue
         score = _plausibility(text, encoding) - 0.0005 * place * (1 + 3 / n_high)
-        if score >= LEAST_SCORE:
-            found[text] = (score, encoding, len(_decoded(raw[: at - begin], encoding) or ""))
-    ranked = sorted(found.items(), key=lambda item: item[1], reverse=True)
-    near = (item for item in ranked if item[1][0] >= ranked[0][1][0] - MARGIN)
-    shown = list(islice((item for item in near if _decoded(data, item[1][1]) is not None), SHOWN))
-    lines = [_line(text, before) for text, (_, _, before) in shown]
-    if len(set(lines)) < len(lines):  # then what tells them apart stands elsewhere
-        first = min(_first_difference(shown[0][0], text) for text, _ in shown[1:])
-        lines = [_line(text, first) for text, _ in shown]
-    return [Guess(encoding, line) for (_, (_, encoding, _)), line in zip(shown, lines, strict=True)]
+        if score >= LEAST_SCORE and _decoded(data, encoding) is not None:
+            scores[text] = score, encoding
+    ranked = sorted(scores, key=lambda text: scores[text], reverse=True)
+    shown = [text for text in ranked[:SHOWN] if scores[text][0] >= scores[ranked[0]][0] - MARGIN]
+    return [Guess(scores[text][1], _line(text, _telling_place(shown))) for text in shown]
 
 
-def _first_difference(a: str, b: str) -> int:
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((i for i, (one, two) in pairs if one != two), min(len(a), len(b)) - 1)
+def _telling_place(texts: list[str]) -> int:
+    """The first place where the texts differ; of a single text, the first character beyond ASCII."""
+    columns = enumerate(zip(*texts, strict=False))
+    return next(
+        (i for i, chars in columns if len(set(chars)) > 1 or (len(texts) == 1 and chars[0] > "\x7f")), 0
+    )
 
 
 def _decoded(data: bytes, encoding: str, *, whole: bool = False) -> str | None:
@@ -181,13 +177,12 @@ def _decoded(data: bytes, encoding: str, *, whole: bool = False) -> str | None:
     return text
 
 
-def _around(data: bytes, at: int) -> tuple[bytes, int]:
-    """The lines around an offset, and the offset at which they begin: half a character misleads."""
-    first = max(0, at - SAMPLE)
+def _around(data: bytes, at: int) -> bytes:
+    """The lines around an offset, whole ones: half a character misleads."""
+    first, last = max(0, at - SAMPLE), at + SAMPLE
     if first:
         first = data.find(b"\n", first, at) + 1 or at
-    last = at + SAMPLE
-    return data[first : data.rfind(b"\n", at, last) + 1 or last], first
+    return data[first : data.rfind(b"\n", at, last) + 1 or last]
 
 
 def _line(text: str, at: int) -> str:
@@ -202,76 +197,59 @@ def _plausibility(text: str, encoding: str) -> float:
     """From about -1 to 1: are these letters of one language, in words, with capitals where they may stand?"""
     text = text[:SAMPLE]
     if any(
-        char > "\x7f" and char != "\x85" and unicodedata.category(char)[0] == "C" and char != "\u200c"
+        char > "\x7f" and char != "\x85" and unicodedata.category(char) in ("Cc", "Cn", "Co")
         for char in set(text)
     ):
         return -1.0
     telling = [
         char
         for char in text
-        if char > "\x7f" or char in "@`{}|~^\\\x7f" or (char < " " and char not in "\t\n\r\f\x1a")
+        if char > "\x7f" or char in "@`{}|~^\\\x7f" or (char < " " and char not in "\t\n\r\f")
     ]
     if not telling:
         return 0.0
     scripts = {_script(char) for char in telling}
-    kinds = [kind for kind in (*_LATIN, *_SCRIPTS) if kind in _LATIN or kind in scripts]
-    kinds += ["Japanese", "Chinese", "Traditional", "Korean"] if scripts & _ASIAN else []
-    kinds = [kind for kind in kinds if kind != "Vietnamese" or encoding == "cp1258"]
-    best = max(sum(_value(char, kind) for char in telling) for kind in kinds) / len(telling)
+    languages = [language for language in (*_LATIN, *_SCRIPTS) if language in _LATIN or language in scripts]
+    languages += _EAST_ASIAN if scripts & _EAST_ASIAN_SCRIPTS else ()
+    languages = [language for language in languages if language != "Vietnamese" or encoding == "cp1258"]
+    best = max(sum(_value(char, language) for char in telling) for language in languages)
     foreign = sum(char > "\x7f" and _script(char) not in ("", "LATIN") for char in text)
     latin = sum(char.isascii() and char.isalpha() for char in text)
     odd = 0.25 if 0 < foreign * 4 < latin else 0.0  # single letters of another script in a Latin text
     chars = f"\n{text}\n"
-    disorder = sum(_clash(a, b) for a, b in pairwise(chars)) + sum(
-        map(_is_astray, chars, chars[1:], chars[2:])
-    )
-    return best - odd - disorder / len(telling)
+    return (best - sum(map(_oddness, chars, chars[1:], chars[2:]))) / len(telling) - odd
 
 
 @cache
-def _value(char: str, kind: str) -> float:
+def _value(char: str, language: str) -> float:
     """What a character says for a language or script, from -1 to 1."""
     script = _script(char)
-    if char in _FRAMES:
-        return 0.85
-    if kind in ("Japanese", "Chinese", "Traditional", "Korean") and script in (*_ASIAN, ""):
-        return _asian_value(char, script, kind)
-    if char in _PRINTED:
-        return 0.8 if char in "„“”‘’«»–—…€£°©·" else 0.5
-    if kind in _LATIN and script in ("LATIN", "COMBINING"):
-        return 1.0 if char.lower() in _LATIN[kind] or char in _LATIN[kind] else -0.3
-    if script == kind:
-        return 1.0 if char.lower() in _SCRIPTS[kind] else 0.2
+    if language in _EAST_ASIAN and (script or char not in _SIGNS):
+        return _east_asian_value(char, script, language)
+    if char in _SIGNS or char in _RARE_SIGNS:
+        return 0.8 if char in _SIGNS else 0.5
+    if language in _LATIN and script in ("LATIN", "COMBINING"):
+        return 1.0 if char in _LATIN[language] or char.lower() in _LATIN[language] else -0.3
+    if script == language:
+        return 1.0 if char.lower() in _SCRIPTS[language] else 0.2
     return -1.0
 
 
-def _asian_value(char: str, script: str, kind: str) -> float:
-    """The value for one of the languages that are written with several thousands of characters."""
-    if "\uff61" <= char <= "\uff9f":  # katakana of half the width: what other bytes look like in Shift JIS
-        return -0.5
+def _east_asian_value(char: str, script: str, language: str) -> float:
     if script == "":
         return 0.5 if "\u3000" <= char <= "\u301f" or "\uff00" <= char <= "\uff5e" else -0.5
-    if kind == "Korean":
-        return 0.9 if script == "HANGUL" and _lead_byte(char, "euc_kr") >= 0xB0 else -0.7
     if script in ("HIRAGANA", "KATAKANA"):
-        return 1.0 if kind == "Japanese" else -0.6
-    if script != "CJK":
+        half_width = "\uff61" <= char <= "\uff9f"  # what other bytes look like in Shift JIS
+        return 1.0 if language == "Japanese" and not half_width else -0.6
+    if script != ("HANGUL" if language == "Korean" else "CJK"):
         return -1.0
-    if kind == "Japanese":
-        return 0.6 if 0xB0 <= _lead_byte(char, "euc_jp") <= 0xCF else -0.7
-    if char in _COMMON_CHINESE:
-        return 1.2
-    codec, low, high = ("gb2312", 0xB0, 0xD7) if kind == "Chinese" else ("big5", 0xA4, 0xC6)
-    return 0.5 if low <= _lead_byte(char, codec) <= high else -0.7
-
-
-def _lead_byte(char: str, codec: str) -> int:
-    """The first of its two bytes, lower for common characters; 0 if the codec lacks it."""
+    codec, low, high = _EAST_ASIAN[language]
     try:
         data = char.encode(codec)
     except UnicodeError:
-        return 0
-    return data[0] if len(data) == 2 else 0
+        return -0.7
+    common = 0.9 if language == "Korean" else 0.6
+    return common if len(data) == 2 and low <= data[0] <= high else -0.7
 
 
 @cache
@@ -283,30 +261,16 @@ def _script(char: str) -> str:
 
 
 @cache
-def _clash(a: str, b: str) -> float:
-    """How little two characters can stand side by side: a capital after a small letter, two scripts."""
-    one, two = _script(a), _script(b)
-    if unicodedata.category(b) == "Mn" and not one:  # an accent or a vowel sign on no letter
+def _oddness(a: str, b: str, c: str) -> float:
+    """How unlikely b is between a and c: next to another script, a capital in a word, a sign in a word, alone."""
+    one, two, three = map(_script, (a, b, c))
+    if one and two and a.islower() and b.isupper():
         return 1.0
-    if not one or not two:
-        return 0.0
-    if (a.islower() and b.isupper()) or (one != two and not {one, two} & {*_ASIAN, "COMBINING"}):
+    if one and two and one != two and not {one, two} & {*_EAST_ASIAN_SCRIPTS, "COMBINING"}:
         return 1.0
-    return 0.15 if one == two == "LATIN" and a > "\x7f" and b > "\x7f" else 0.0
-
-
-def _is_astray(a: str, b: str, c: str) -> float:
-    """How little the middle one of three characters can stand there: a sign in a word, a lone letter."""
     if b <= "\x7f":
         return 0.0
-    script, alone = _script(b), not (_script(a) or _script(c))
-    if script in ("LATIN", "CYRILLIC", "GREEK", "HEBREW", "ARABIC"):
-        if (a.isupper() and b.isupper() and c.islower()) or a == b == c:
-            return 0.3
-        lone = alone and b not in _WORDS and not (b.lower() in _WORDS and a == "\n")
-        return 0.5 if lone or (b in _WORD_ENDS and _script(c)) else 0.0
-    if script or b in "’·\u00ad":
-        return 0.0
-    if b in _FRAMES:
-        return 1.0 if _script(a) or _script(c) else 0.0
-    return 1.0 if _script(a) and _script(c) else 0.0
+    if not two:
+        return 1.0 if one and three and b not in "’·\u00ad" else 0.0
+    is_lone = not one and not three and two not in _EAST_ASIAN_SCRIPTS
+    return 0.4 if is_lone and b.lower() not in _ONE_LETTER_WORDS else 0.0

@@ -25,7 +25,7 @@ FIRST_LINES = 9
 SHOWN = 20
 """Names of fields that a message lists, and lines of a table row that are compared."""
 _QUOTED_TABLES, _PLAIN_TABLES = (".csv",), (".tsv", ".tab")
-_JSON = (".jsonl", ".ndjson", ".json")
+_JSON_FILES = (".jsonl", ".ndjson", ".json")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".lzma")
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
@@ -36,10 +36,9 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 @dataclass(frozen=True)
 class Format:
-    """How records are written: as JSON lines, as other JSON values, or as a table with a delimiter."""
+    """How records are written: as JSON values, or as a table with a delimiter."""
 
-    kind: str  # "lines", "values" (of a JSON array, or one after another) or "table"
-    delimiter: str = ""
+    delimiter: str = ""  # empty for JSON
     quoted: bool = False  # whether cells may stand in quotes; in a .tsv they may not
     spaced: bool = False  # whether a space follows each delimiter
 
@@ -57,6 +56,9 @@ class Format:
         return next(self.rows(first, strict=False), [])
 
 
+_JSON = Format()
+
+
 def is_table_file(path: str) -> bool:
     """Whether the suffix of a file is that of a table."""
     return _suffix_of(path) in (*_QUOTED_TABLES, *_PLAIN_TABLES)
@@ -64,7 +66,7 @@ def is_table_file(path: str) -> bool:
 
 def is_record_file(path: str) -> bool:
     """Whether the suffix of a file is that of a table or of JSON."""
-    return is_table_file(path) or _suffix_of(path) in _JSON
+    return is_table_file(path) or _suffix_of(path) in _JSON_FILES
 
 
 def format_of(path: str, begin: str, field: str = "") -> Format | None:
@@ -74,14 +76,12 @@ def format_of(path: str, begin: str, field: str = "") -> Format | None:
     `field`, or else the one that gives the most columns.
     """
     suffix, lines = _suffix_of(path), _first_lines(begin)
-    first = lines[0] if lines else ""
     if suffix in _PLAIN_TABLES:
-        return Format("table", "\t")
+        return Format("\t")
     if suffix in _QUOTED_TABLES:
         return _table_format(lines, field)
-    if suffix in _JSON or first.lstrip().startswith("{"):
-        form = Format("values" if suffix == ".json" and not _is_object(first) else "lines")
-        return form if suffix in _JSON or _fields_of(form, begin) is not None else None
+    if suffix in _JSON_FILES or begin.lstrip().startswith("{"):
+        return _JSON if suffix in _JSON_FILES or _json_fields(begin) is not None else None
     if field and lines:
         table = _table_format(lines, field)
         widths = {line.count(table.delimiter) + 1 for line in lines}
@@ -95,7 +95,9 @@ def format_of(path: str, begin: str, field: str = "") -> Format | None:
 def field_names(path: str, begin: str) -> list[str] | None:
     """The fields with text in a file of records that begins so; None for plain text."""
     form = format_of(path, begin)
-    return None if form is None else _fields_of(form, begin) or []
+    if form is None:
+        return None
+    return form.header(_first_lines(begin)) if form.delimiter else _json_fields(begin) or []
 
 
 def list_fields(names: Iterable[str]) -> str:
@@ -117,32 +119,22 @@ def _first_lines(text: str) -> list[str]:
 
 
 def _table_format(lines: list[str], field: str) -> Format:
-    separator = _SEPARATOR.fullmatch(lines[0]) if lines else None
-    if separator or not lines:
-        return Format("table", separator.group(1) if separator else ",", quoted=True)
+    first = lines[0] if lines else "sep=,"
+    separator = _SEPARATOR.fullmatch(first)
+    if separator:
+        return Format(separator.group(1), quoted=True)
 
     def columns(form: Format) -> tuple[bool, int]:
         header = form.header(lines)
         return field in header, len(header)
 
-    first = lines[0]
     spaced = {each: 0 < first.count(each) == first.count(f"{each} ") for each in _DELIMITERS}
-    return max((Format("table", each, quoted=True, spaced=spaced[each]) for each in _DELIMITERS), key=columns)
+    return max((Format(each, quoted=True, spaced=spaced[each]) for each in _DELIMITERS), key=columns)
 
 
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _fields_of(form: Format, begin: str) -> list[str] | None:
-    """The fields of the first record that hold text."""
-    if form.kind == "table":
-        return form.header(_first_lines(begin))
-    start = begin.lstrip()
-    start = start[1:].lstrip() if form.kind == "values" and start.startswith("[") else start
+def _json_fields(begin: str) -> list[str] | None:
+    """The fields of the first JSON object that hold text; None if there is no JSON object."""
+    start = begin.lstrip().removeprefix("[").lstrip()
     try:
         record = json.JSONDecoder().raw_decode(start)[0]
     except (ValueError, RecursionError):
@@ -171,8 +163,8 @@ class RecordReader:
                 f"such column: {one_line(first)}. To read it as plain text, leave out --field; charlm recognises a "
                 "table by the suffix .csv or .tsv, or by a header with that name."
             )
-        self._form = form or Format("lines")
-        self._line = 0  # lines split off so far
+        self._form = form or _JSON
+        self._line = 0  # the line of the current record, or lines of a table so far
         self._row = 0  # the number of the current row; the header's is 1
         self._row_begin = 0  # the line in which it begins
         self._widths: list[int] = []  # delimiters in each of the first lines of the current row
@@ -183,12 +175,7 @@ class RecordReader:
         Raises TextError, naming the place, for what is no record and for a record without the field.
         """
         pieces = (block.text for block in blocks)
-        texts: Iterator[str]
-        if self._form.kind == "table":
-            texts = self._cells(self._split(pieces))
-        else:
-            records = self._elements(pieces) if self._form.kind == "values" else self._json_lines(pieces)
-            texts = map(self._value, records)
+        texts = self._cells(self._split(pieces)) if self._form.delimiter else self._json_texts(pieces)
         held: list[str] = []
         size = 0
         for text in texts:
@@ -228,48 +215,41 @@ class RecordReader:
             self._line += 1
             yield "".join(held)
 
-    def _json_lines(self, pieces: Iterable[str]) -> Iterator[Any]:
-        for line in self._split(pieces):
-            if line.isspace():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise self._wrong(
-                    f"is not JSON ({error}); --field reads JSON lines, .json, .csv and .tsv"
-                ) from None
-            yield record
-
-    def _elements(self, pieces: Iterable[str]) -> Iterator[Any]:
-        """The elements of a JSON array, or JSON values one after another."""
-        decoder, held, enough, before = json.JSONDecoder(), "", 0, 0
-        opened = is_array = closed = False
+    def _json_texts(self, pieces: Iterable[str]) -> Iterator[str]:
+        """The field of JSON objects: one a line, one after another, or the elements of an array."""
+        decoder, held, needed = json.JSONDecoder(), "", 0
+        is_array = is_closed = False
         for piece in chain(pieces, [None]):
-            held += piece if piece and not closed else ""
-            if closed or (piece is not None and len(held) < enough) or not (opened or held.strip()):
+            if is_closed:  # the file is read to its end all the same
+                continue
+            held += piece or ""
+            if not held or held.isspace() or (piece is not None and len(held) < needed):
                 continue
             at = 0
-            if not opened:
-                opened, is_array = True, held.lstrip().startswith("[")
+            if not self._line:
+                is_array = held.lstrip().startswith("[")
                 at = held.index("[") + 1 if is_array else 0
+                self._line = 1 + held.count("\n", 0, at)
             while True:
                 start = _BETWEEN.match(held, at).end()  # type: ignore[union-attr]
-                closed = is_array and held.startswith("]", start)
-                if closed or start == len(held):
+                self._line, at = self._line + held.count("\n", at, start), start
+                is_closed = is_array and held.startswith("]", at)
+                if is_closed or at == len(held):
                     break
-                self._line = before + held.count("\n", 0, start) + 1
                 try:
-                    record, end = decoder.raw_decode(held, start)
-                except (ValueError, RecursionError) as error:
-                    if piece is None or len(held) - at > LONGEST_CELL or isinstance(error, RecursionError):
-                        raise self._wrong(f"is not JSON ({error})") from None
-                    break
-                yield record
-                at = end
-            before += held.count("\n", 0, at)
+                    record, end = decoder.raw_decode(held, at)
+                except RecursionError as error:
+                    raise self._wrong(f"is not JSON ({error})") from None
+                except json.JSONDecodeError as error:
+                    if piece is not None and len(held) - at <= LONGEST_CELL:
+                        break
+                    where = f"{error.msg} at column {error.pos - held.rfind(chr(10), 0, error.pos)}"
+                    raise self._wrong(f"is not JSON ({where}); --field reads JSON, .csv and .tsv") from None
+                yield self._value(record)
+                self._line, at = self._line + held.count("\n", at, end), end
             held = held[at:]
-            enough = 2 * len(held)  # decoded anew only once it is twice as long: linear in all
-        if is_array and not closed:
+            needed = 2 * len(held)  # decoded anew only once it is twice as long: linear in all
+        if is_array and not is_closed:
             raise self._wrong("is the last one of a JSON array that does not end; get the whole file again")
 
     def _value(self, record: Any) -> str:

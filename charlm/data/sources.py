@@ -90,7 +90,14 @@ def describe(
         sizes = [os.stat(path).st_size for path in paths if path != STDIN]
     except (CharlmError, OSError, ValueError):
         return one_line(", ".join(names)) or "nothing"
-    parts = [f"{_counted(names, paths, len(sizes))} ({_size(sum(sizes))})"] if sizes else []
+    what = f"{len(sizes)} file{'s' * (len(sizes) != 1)}"
+    if len(sizes) == 1 and paths[0] in names:
+        what = one_line(paths[0])
+    elif len(names) == 1 and os.path.isdir(names[0]):
+        what += f" in {one_line(os.path.join(names[0], ''))}"
+    elif len(names) == 1:
+        what += f" matching {one_line(names[0])}"
+    parts = [f"{what} ({_size(sum(sizes))})"] if sizes else []
     return " and ".join(parts + ["standard input"] * (STDIN in paths))
 
 
@@ -266,6 +273,7 @@ class _Search:
         return self._runs[folder]
 
     def _is_special(self, path: str) -> bool:
+        """Whether a file is not a regular one; a note says so."""
         try:
             kind = special_kind(os.stat(path))
         except OSError as error:
@@ -294,29 +302,25 @@ class _Search:
         parts = parts[1:] if anchor else parts
         fixed = next((i for i, part in enumerate(parts) if _WILD.search(part)), len(parts))
         root = os.path.join(anchor, *parts[:fixed])
-        found, below = list[str](), list[str]()
-        for path in {*_glob(anchor, parts)}:
-            if not os.path.isdir(path):
-                if "**" not in parts or not self._is_inside_run(path, root):
-                    found.append(path)
-            elif "**" not in parts:  # `**` has met the files below already
-                below += self._below(path)
+        found, below = list[tuple[str, set[str]]](), list[str]()
+        if "**" in parts:  # not with glob, which follows link loops
+            wild = parts[fixed:] if parts[-1] != "**" else (*parts[fixed:], "*")
+            for path, matched in self._walk(root or os.curdir) if os.path.isdir(root or os.curdir) else ():
+                path = path if root else os.path.relpath(path)
+                if _parts_match(Path(path).parts[fixed + bool(anchor) :], wild):
+                    found.append((path, matched))
+        else:
+            for path in sorted(glob.glob(pattern), key=_path_key):
+                if os.path.isdir(path):
+                    below += self._below(path)
+                else:
+                    found.append((path, self._matched(path, root)))
         if not found and not below and not any(self._runs.values()):
             raise TextError(
                 f"{one_line(pattern)} matches no file. Check the pattern and the folder you are in."
             )
-        found.sort(key=_path_key)
-        wanted = [path for path in found if self._is_wanted(path, self._matched(path, root))]
-        return sorted([*self._texts(wanted), *below], key=_path_key)
-
-    def _is_inside_run(self, path: str, root: str) -> bool:
-        """Whether a file lies in the folder of a run, somewhere below `root`."""
-        above = os.path.dirname(path)
-        while len(above) > len(root):
-            if self._is_run(above):
-                return True
-            above = os.path.dirname(above)
-        return False
+        wanted = self._texts([path for path, matched in found if self._is_wanted(path, matched)])
+        return sorted([*wanted, *below], key=_path_key)
 
 
 def _binary_kind(path: str, encoding: str | None) -> str | None:
@@ -397,26 +401,13 @@ def _suffix_of(path: str) -> str:
     )
 
 
-def _glob(folder: str, parts: Sequence[str]) -> Iterator[str]:
-    # Not glob.glob: its `**` follows link loops, forty levels deep.
-    first, rest = parts[0], parts[1:]
-    if first == "**":
-        yield from _glob(folder, rest or ("*",))
-        for path in (os.path.join(folder, name) for name in _listed(folder, "*")):
-            if os.path.isdir(path) and not os.path.islink(path):
-                yield from _glob(path, parts)
-        return
-    for name in _listed(folder, first) if _WILD.search(first) else [first]:
-        path = os.path.join(folder, name)
-        if rest and os.path.isdir(path):
-            yield from _glob(path, rest)
-        elif not rest and os.path.lexists(path):
-            yield path
-
-
-def _listed(folder: str, pattern: str) -> list[str]:
-    names = fnmatch.filter(os.listdir(folder or "."), pattern)
-    return [name for name in names if pattern.startswith(".") or not name.startswith(".")]
+def _parts_match(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a glob pattern, in which `**` stands for any number of folders."""
+    if not pattern or not parts:
+        return not pattern and not parts
+    if pattern[0] == "**":
+        return _parts_match(parts, pattern[1:]) or _parts_match(parts[1:], pattern)
+    return fnmatch.fnmatch(parts[0], pattern[0]) and _parts_match(parts[1:], pattern[1:])
 
 
 def _identity(path: str) -> object:
@@ -429,21 +420,10 @@ def _identity(path: str) -> object:
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
-def _counted(names: Sequence[str], paths: Sequence[str], count: int) -> str:
-    if count == 1 and paths[0] in names:
-        return one_line(paths[0])
-    number = f"{count} file" + "s" * (count != 1)
-    if len(names) != 1:
-        return number
-    if os.path.isdir(names[0]):
-        return f"{number} in {one_line(os.path.join(names[0], ''))}"
-    return f"{number} matching {one_line(names[0])}"
-
-
-def _size(count: int) -> str:
-    if count < 1000:
-        return f"{count} B"
-    value, units = count / 1000, ["kB", "MB", "GB", "TB"]
+def _size(n_bytes: int) -> str:
+    if n_bytes < 1000:
+        return f"{n_bytes} B"
+    value, units = n_bytes / 1000, ["kB", "MB", "GB", "TB"]
     while value >= 999.5 and units[1:]:
         value /= 1000
         del units[0]
