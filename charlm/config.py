@@ -485,8 +485,8 @@ class TextConfig(Settings):
     encoding: Annotated[str | None, "Text encoding. Default: UTF-8, or what the byte-order mark says."] = None
     units: Annotated[
         str,
-        "Unit of the tokenizer: characters (code points), UTF-8 bytes, or graphemes.",
-        Choice(("chars", "bytes", "graphemes")),
+        "Unit of the tokenizer: characters (code points) or UTF-8 bytes.",
+        Choice(("chars", "bytes")),
     ] = "chars"
     min_count: Annotated[
         int | None,

@@ -154,7 +154,7 @@ VALUES: dict[str, dict[str, str]] = {
     "optimizer": {"adam": "adamw", "adam-w": "adamw", "sgd": "adamw", "rmsprop": "adamw", "lion": "muon", "adamw_torch": "adamw"},
     "units": {
         "char": "chars", "character": "chars", "characters": "chars", "codepoint": "chars", "codepoints": "chars", "code-points": "chars", "unicode": "chars", "letters": "chars",
-        "byte": "bytes", "utf8": "bytes", "utf-8": "bytes", "grapheme": "graphemes", "cluster": "graphemes", "clusters": "graphemes",
+        "byte": "bytes", "utf8": "bytes", "utf-8": "bytes", "grapheme": "", "graphemes": "", "cluster": "", "clusters": "",
         "words": "", "word": "", "tokens": "", "token": "", "bpe": "", "subword": "", "subwords": "", "sentencepiece": "", "wordpiece": "",
     },
     "documents": {
@@ -167,7 +167,7 @@ VALUES: dict[str, dict[str, str]] = {
     "compile": {"true": "on", "yes": "on", "1": "on", "false": "off", "no": "off", "0": "off", "none": "off"},
 }  # fmt: skip
 
-NO_WORDS = "charlm has no words or tokens; its symbols are chars, bytes or graphemes"
+NO_WORDS = "charlm has no words, tokens or graphemes; its units are chars or bytes"
 """For values of `--units` that mean neither."""
 
 

@@ -139,9 +139,9 @@ def test_too_little_left_to_train_on_is_refused() -> None:
 
 
 def test_the_customary_split_is_exact() -> None:
-    from charlm.data.holdout import tail
+    from charlm.data.holdout import split_tail
 
-    spans = tail(10**8, 10**8, TextConfig(val=0.05, test=0.05))
+    spans = split_tail(10**8, 10**8, TextConfig(val=0.05, test=0.05))
     wanted = {"train": (0, 9 * 10**7), "held_out": (9 * 10**7, 95 * 10**6), "test": (95 * 10**6, 10**8)}
     assert spans == {name: [span] for name, span in wanted.items()} | {"left_out": []}
 

@@ -14,7 +14,7 @@ from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import COUNTS
 from charlm.checkpoint.snapshot import read_newest
-from charlm.data import cache, codes
+from charlm.data import cache, encode
 from charlm.errors import ResourceError
 from tests.disk import LOSSES, Disk, tree_of
 from tests.forks import forked
@@ -35,9 +35,9 @@ def anew(
 ) -> Callable[[], Path]:
     """Folders to write below, each for one case; the cache is there, and checks few ids."""
     monkeypatch.setattr(cache, "CHECKED_WHOLE", 64)
-    monkeypatch.setattr(cache, "_CACHE_SAMPLES", 1)
-    monkeypatch.setattr(cache, "_CACHE_SAMPLE", 4)
-    monkeypatch.setattr(codes, "IN_MEMORY", 100)
+    monkeypatch.setattr(cache, "_SAMPLES", 1)
+    monkeypatch.setattr(cache, "_SAMPLE", 4)
+    monkeypatch.setattr(encode, "IN_MEMORY", 100)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the disk of these tests is imagined
     number = 0
 

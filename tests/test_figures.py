@@ -108,7 +108,7 @@ SMALL = "--n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --batch-size 4 --pre
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("units", ["chars", "bytes", "graphemes"])
+@pytest.mark.parametrize("units", ["chars", "bytes"])
 @pytest.mark.parametrize("documents", DOCUMENTS)
 def test_training_ends_on_the_figure_that_eval_gives(
     charlm: Callable[..., Result], documents: str, units: str, model: str

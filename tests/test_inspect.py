@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from charlm.cli.main import run as main
 from charlm.data import cache
-from charlm.data.codes import Census, codes_of
+from charlm.data.encode import TextCounter, codes_of
 from charlm.data.stream import Block
 from charlm.data.tokenizer import code_points
 from charlm.inspection import measured
@@ -192,9 +192,8 @@ def test_what_cannot_be_read_gets_one_sentence(
 
 
 def test_of_a_long_text_a_sample_is_read_and_said(charlm: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"excerpts.WHOLE_UP_TO": 10_000, "scan.WHOLE_UP_TO": 10_000}.items():
-        monkeypatch.setattr(f"charlm.data.{name}", value)
-    monkeypatch.setattr("charlm.data.excerpts.PIECE_BYTES", 1_000)
+    monkeypatch.setattr("charlm.data.text_scan.READ_WHOLE", 10_000)
+    monkeypatch.setattr("charlm.data.text_scan.PIECE_BYTES", 1_000)
     write(prose(4_000))
     before = {entry.key for entry in cache.entries()}
     size = Path("t.txt").stat().st_size
@@ -226,9 +225,9 @@ def test_counts_alone_are_those_of_eval(charlm: Call) -> None:
 
 @given(st.text(min_size=1))
 def test_every_character_is_counted_and_named(text: str) -> None:
-    census = Census()
-    census.add(codes_of(Block(text.encode(), text)))
-    found = characters(census.counts())
+    counter = TextCounter()
+    counter.add(codes_of(Block(text.encode(), text)))
+    found = characters(counter.counts())
     assert {c.char: c.count for c in found} == {char: text.count(char) for char in set(text)}
     assert [c.count for c in found] == sorted((c.count for c in found), reverse=True)
     assert all(c.name and c.code_point == f"U+{ord(c.char):04X}" for c in found)

@@ -88,7 +88,6 @@ CASES = {
     "lowercase": Case(("--lowercase",), changed=str.lower),
     "collapse spaces": Case(("--collapse-spaces",), changed=spaceless),
     "bytes": Case(("--units", "bytes"), kept=("--units", "bytes")),
-    "graphemes": Case(("--units", "graphemes"), kept=("--units", "graphemes")),
     "cp1252": Case(("--encoding", "cp1252"), write=recoded("cp1252"), changed=lambda t: t.replace("ﬁ", "fi")),
     "utf-16-le": Case(("--encoding", "utf-16-le"), write=recoded("utf-16-le"), changed=lambda t: t.replace("ﬁ", "fi")),
     "utf-16 with a mark": Case((), write=recoded("utf-16"), changed=lambda t: t.replace("ﬁ", "fi")),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.data.overlap import PASSAGE
-from charlm.data.scan import Sample
+from charlm.data.text_scan import Sample
 from charlm.data.tokenizer import END, END_POINT, code_points
 from charlm.inspection.entropy import entropies
 from charlm.inspection.repeats import longest_repeat, repeated_share, repeated_share_of_samples

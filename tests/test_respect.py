@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
-from charlm.data.holdout import Division, Earlier, Respected
+from charlm.data.holdout import EarlierText, InheritedSplit, Split
 from charlm.data.overlap import PASSAGE
 from charlm.data.prepare import prepare
 from charlm.data.tokenizer import END
@@ -20,15 +20,15 @@ def noise(n: int, seed: int, alphabet: str = "abcdefgh é\n") -> str:
     return "".join(np.random.default_rng(seed).choice(list(alphabet), n))
 
 
-def earlier_of(corpus: Corpus, config: TextConfig, *, gone: bool = False) -> Earlier:
+def earlier_of(corpus: Corpus, config: TextConfig, *, gone: bool = False) -> EarlierText:
     plain = config.documents == "none"
     before = None if corpus.respected is None else corpus.respected.spans
-    return Earlier(
+    return EarlierText(
         vocabulary=corpus.vocabulary,
         key=corpus.key,
         sha256=corpus.sha256,
         chars=corpus.chars,
-        spans=before or (Division.of(corpus.chars, corpus.chars, config).spans if plain else None),
+        spans=before or (Split.of(corpus.chars, corpus.chars, config).spans if plain else None),
         kept_back=None if gone else (corpus.held_out, *([] if corpus.test is None else [corpus.test])),
         looked=not gone,
     )
@@ -55,7 +55,7 @@ def test_a_text_that_has_grown_keeps_its_parts_and_adds_to_them(
     old = prepare(text, config)
     new = prepare(text + addition, later, earlier=earlier_of(old, config))
     assert new.respected is not None and new.respected.begins and new.respected.found == 0
-    rest = Division.of(more, more, later).spans
+    rest = Split.of(more, more, later).spans
     for name in ("train", "held_out", "test"):
         before = {"train": old.training_text(), "held_out": old.held_out_text(), "test": old.test_text()}[
             name
@@ -66,7 +66,7 @@ def test_a_text_that_has_grown_keeps_its_parts_and_adds_to_them(
     assert [a for a, _ in spans] == [0, *(b for _, b in spans[:-1])] and spans[-1][1] == n + more, (
         "exactly once"
     )
-    assert Respected.from_json(json.loads(json.dumps(asdict(new.respected)))) == new.respected
+    assert InheritedSplit.from_json(json.loads(json.dumps(asdict(new.respected)))) == new.respected
 
 
 def test_it_holds_from_run_to_run() -> None:
@@ -84,7 +84,7 @@ def test_what_was_held_out_is_left_out_wherever_it_stands(
     config: TextConfig, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a folder in which files were added before and between those of before."""
-    monkeypatch.setattr("charlm.data.codes.AT_ONCE", block)
+    monkeypatch.setattr("charlm.data.encode.AT_ONCE", block)
     text = noise(4_000, 1)
     old = prepare(text, config)
     new_text = noise(700, 2) + text[:2_000] + noise(300, 3) + text[2_000:] + noise(900, 4)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from charlm.config import TextConfig
 from charlm.data import holdout as split
 from charlm.data.corpus import Corpus, Windows
-from charlm.data.holdout import LEFT_OUT, PARTS, interleaved, tail
+from charlm.data.holdout import LEFT_OUT, PARTS, split_blocks, split_tail
 from charlm.data.prepare import prepare
 from charlm.data.stream import Block
 from charlm.data.tokenizer import END, without_ends
@@ -28,7 +28,7 @@ def test_spans_are_the_whole_text_once(n: int, val: float, test: float, blocks: 
     if blocks and val + test == 0:
         return
     config = TextConfig(val=val, test=test, split="blocks" if blocks else "tail")
-    spans = interleaved(n, config) if blocks else tail(n, n, config)
+    spans = split_blocks(n, config) if blocks else split_tail(n, n, config)
     flat = sorted((start, end) for part in spans.values() for start, end in part if start < end)
     assert [0, *(end for _, end in flat)] == [*(start for start, _ in flat), n] if n else not flat
     for part in spans.values():
@@ -41,7 +41,7 @@ def test_spans_are_the_whole_text_once(n: int, val: float, test: float, blocks: 
 
 def test_between_what_is_trained_on_and_held_out_lies_a_gap() -> None:
     n = 10**6
-    spans = interleaved(n, TextConfig(split="blocks", test=0.05))
+    spans = split_blocks(n, TextConfig(split="blocks", test=0.05))
     assert len(spans["held_out"]) == split.MOST_STRETCHES
     of = np.empty(n, dtype=np.int8)
     for i, name in enumerate((*PARTS, LEFT_OUT)):
@@ -87,7 +87,7 @@ def test_documents_are_drawn_alike_wherever_blocks_are_cut(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from charlm.data.documents import split_documents
-    from charlm.data.prepare import Preparation
+    from charlm.data.prepare import CorpusBuilder
 
     rng = np.random.default_rng(1)
     text = (
@@ -101,7 +101,7 @@ def test_documents_are_drawn_alike_wherever_blocks_are_cut(
     monkeypatch.setattr(split, "AT_ONCE", 7)
     monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "another"))
     pieces = [text[i : i + 11] for i in range(0, len(text), 11)]
-    again = Preparation(config).corpus(
+    again = CorpusBuilder(config).build(
         split_documents([Block(piece.encode(), piece) for piece in pieces], config)
     )
     assert parts_of(again) == parts_of(whole)

@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 
 from charlm import files
 from charlm.config import TextConfig
-from charlm.data import cache, codes, decoding, stream
+from charlm.data import cache, decoding, encode, stream
 from charlm.data import prepare as preparation
-from charlm.data.cache import Known
-from charlm.data.codes import Census, LineEnds, Spool, codes_of
+from charlm.data.cache import Fingerprints
 from charlm.data.corpus import reopen
-from charlm.data.encode import Encoder
+from charlm.data.encode import Encoder, Spool, TextCounter, codes_of
 from charlm.data.load import load
 from charlm.data.prepare import prepare
 from charlm.data.stream import Block
@@ -40,25 +39,25 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "HEAD", 16)
     monkeypatch.setattr(stream, "PIECE", 7)
     monkeypatch.setattr(decoding, "PIECE", 7)
-    monkeypatch.setattr(codes, "AT_ONCE", 4)
-    monkeypatch.setattr(codes, "IN_MEMORY", 8)
+    monkeypatch.setattr(encode, "AT_ONCE", 4)
+    monkeypatch.setattr(encode, "IN_MEMORY", 8)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TEXTS, max_size=5), TEXTS, st.integers(1, 3))
 def test_blocks_are_encoded_as_the_vocabulary_does(texts: list[str], training: str, least: int) -> None:
-    census = Census()
+    counter = TextCounter()
     blocks = [codes_of(Block(text.encode(), text)) for text in texts]
     for block in blocks:
-        census.add(block)
+        counter.add(block)
     whole = "".join(texts)
-    assert np.array_equal(np.flatnonzero(census.counts()), np.unique(code_points(whole)))
-    assert census.counts().sum() == len(whole)
+    assert np.array_equal(np.flatnonzero(counter.counts()), np.unique(code_points(whole)))
+    assert counter.counts().sum() == len(whole)
     vocabulary = Vocabulary.build(training + "a" * 3, least)
-    encoder = Encoder(vocabulary, census.counts())
+    encoder = Encoder(vocabulary, counter.counts())
     ids = [encoder.encode(block).tolist() for block in blocks]
     assert [i for block in ids for i in block] == vocabulary.encode(whole).tolist()
-    assert encoder.length(census.counts()) == sum(map(len, ids))
+    assert encoder.length(counter.counts()) == sum(map(len, ids))
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -77,10 +76,10 @@ def test_what_is_kept_comes_back(tmp_path: Path, texts: list[str], data: st.Data
 
 @given(st.lists(st.text("\r\na")))
 def test_line_ends_are_counted_across_blocks(texts: list[str]) -> None:
-    ends = LineEnds()
+    ends = TextCounter()
     for text in texts:
-        ends.add(Block(text.encode()))
-    assert ends.pairs == "".join(texts).count("\r\n")
+        ends.add_line_ends(text.encode())
+    assert ends.crlf == "".join(texts).count("\r\n")
 
 
 @pytest.mark.usefixtures("small")
@@ -135,13 +134,13 @@ def test_what_is_wrong_is_said_as_of_a_short_text(
 @pytest.mark.usefixtures("small")
 def test_a_file_that_changes_between_the_passes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     write("t", "abc " * 40)
-    real = preparation.Preparation._encode
+    real = preparation.CorpusBuilder._encode
 
     def later(self: Any, *args: Any) -> Any:
         write("t", "abd " * 41)
         return real(self, *args)
 
-    monkeypatch.setattr(preparation.Preparation, "_encode", later)
+    monkeypatch.setattr(preparation.CorpusBuilder, "_encode", later)
     with pytest.raises(TextError, match="t changed while it was read"):
         load(["t"], TextConfig())
 
@@ -159,18 +158,18 @@ def test_an_unchanged_file_is_not_read_again(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_changed_middle_of_a_long_file_is_seen_by_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("charlm.data.cache.WHOLE", 8)
+    monkeypatch.setattr("charlm.data.cache.SAMPLED_FROM", 8)
     write("t", "a" * 10_000)
-    known = Known(["t"], TextConfig())
+    known = Fingerprints(["t"], TextConfig())
     known.remember("k", ["note"])
-    assert Known(["t"], TextConfig()).recall() == ("k", ("note",))
+    assert Fingerprints(["t"], TextConfig()).recall() == ("k", ("note",))
     os.utime("t", ns=(1, 1))
-    assert Known(["t"], TextConfig()).recall() is None
+    assert Fingerprints(["t"], TextConfig()).recall() is None
 
 
 def test_after_a_new_start_of_the_machine_all_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_CACHE_SAMPLE", 1)
-    monkeypatch.setattr(cache, "_CACHE_SAMPLES", 2)
+    monkeypatch.setattr(cache, "_SAMPLE", 1)
+    monkeypatch.setattr(cache, "_SAMPLES", 2)
     made = prepare("the same odd song " * 30, TextConfig())
     monkeypatch.setattr(cache, "CHECKED_WHOLE", 8)
     path = cache.corpora() / made.key / "train.npy"

@@ -1,4 +1,4 @@
-"""Characters, bytes or graphemes as units: the same text, the same sums, whichever a model is trained on."""
+"""Characters or bytes as units: the same text, the same sums, whichever a model is trained on."""
 
 import json
 import sys
@@ -15,35 +15,39 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import Snapshot, read
+from charlm.checkpoint.snapshot import Snapshot
 from charlm.cli.main import run as main
 from charlm.compression.codec import compressing, decompressing
 from charlm.config import SamplingConfig, TextConfig
-from charlm.data import cache, codes, graphemes, stream
-from charlm.data.cache import Known
-from charlm.data.corpus import reopen
+from charlm.data import cache, decoding, encode, stream
 from charlm.data.load import load
 from charlm.data.prepare import prepare
-from charlm.data.tokenizer import END, Vocabulary, count_units, spans, without_ends
-from charlm.errors import CheckpointError, TextError
+from charlm.data.tokenizer import END, Vocabulary, without_ends
+from charlm.errors import TextError
 from charlm.evaluation.baselines import of_counts
 from charlm.evaluation.score import Figure, score_text
 from charlm.inference.generate import Ended, Piece, default_prompt, generate, sample_text
 from charlm.inference.predictor import CountsPredictor, Predictor, TransformerPredictor
 from charlm.ngram.build import build
-from charlm.training.run_text import same_corpus
 from charlm.training.start import go_on
 from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, toy_run
-from tests.test_checkpoint import edit, vouch_again
 from tests.test_compression import carried_through
-from tests.test_graphemes import TEXTS
 from tests.test_loop import assert_same
 from tests.test_model import make
 
-SIZES = ((stream, "WHOLE"), (stream, "PIECE"), (codes, "AT_ONCE"), (codes, "IN_MEMORY"))
-KINDS = ("chars", "bytes", "graphemes")
+SIZES = (
+    (decoding, "HEAD"),
+    (decoding, "PIECE"),
+    (stream, "PIECE"),
+    (encode, "AT_ONCE"),
+    (encode, "IN_MEMORY"),
+)
+KINDS = ("chars", "bytes")
 UNITS = st.sampled_from(KINDS)
+TEXTS = st.one_of(
+    st.text(alphabet="\r\na1\u0301\u200d\u0915가\U0001f468\0中", max_size=60), st.text(max_size=40)
+)
 FAMILY, FLAG, KSHA = (
     "\U0001f468\u200d\U0001f469\u200d\U0001f467",
     "\U0001f1f3\U0001f1f5",
@@ -63,10 +67,8 @@ def test_every_text_comes_back(training: str, text: str, units: str, min_count: 
     for some in (training, text):
         ids = vocabulary.encode(some)
         assert vocabulary.decode(ids) == some
-        chars, symbols = spans(vocabulary, some)
-        assert chars.sum() == len(some)
-        assert units == "bytes" or symbols.sum() == len(ids)
-        assert units != "bytes" or len(ids) == count_units(vocabulary, some) == len(some.encode())
+        assert vocabulary.ids_per_char(some).sum() == len(ids)
+        assert units != "bytes" or len(ids) == vocabulary.count_units(some) == len(some.encode())
     assert list(vocabulary.counts) == np.bincount(vocabulary.encode(training)).tolist(), (
         "nothing else, each there"
     )
@@ -156,12 +158,6 @@ def test_the_nats_are_the_same_however_they_are_reported(
         ) == pytest.approx(bits / 2)
 
 
-def test_a_cluster_is_paid_by_its_characters_alike() -> None:
-    predictor = counts_of("graphemes")
-    nats = score_text(predictor, "x", f"née {KSHA}").nats
-    assert KSHA in predictor.vocabulary.clusters and len(set(nats[-4:])) == 1 != len(set(nats))
-
-
 @pytest.mark.parametrize("units", KINDS)
 @pytest.mark.parametrize("made", [counts_of, transformer_of])
 def test_probabilities_sum_to_one(units: str, made: Callable[[str], Predictor]) -> None:
@@ -181,7 +177,7 @@ def test_what_is_sampled_is_text_and_stops(units: str) -> None:
     assert len(text) == 300 and "\ufffd" not in text
     assert KSHA in text and FAMILY in text
     assert text.startswith("ée")
-    assert default_prompt(predictor) == ("\n" if units != "graphemes" else ""), "where CR LF is one"
+    assert default_prompt(predictor) == "\n"
     for stop in (f" {KSHA}", "\u09b7", "\U0001f469", "ducks née"):
         events = list(generate(predictor, "1 ducks n", config, n=2, length=300, stops=[stop]))
         pieces = "".join(e.text for e in events if isinstance(e, Piece) and e.sample == 0)
@@ -225,96 +221,31 @@ def test_any_bytes_are_compressed_and_come_back(snapshot: Snapshot, data: bytes)
     assert bytes(carried_through(decompressing(made.data, "a file", snapshot))) == data
 
 
-HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "a cluster twice": lambda d: d["clusters"].insert(0, d["clusters"][0]),
-    "not in order": lambda d: d["clusters"].reverse(),
-    "a lone surrogate": lambda d: d["clusters"].__setitem__(-1, "\U0010ffff\ud800"),
-    "halves that make a whole": lambda d: d["clusters"].__setitem__(
-        slice(-2, None), ["\U0010ffff\ud83d", "\udc68\u200d"]
-    ),
-    "a huge one": lambda d: d["clusters"].__setitem__(-1, "\U0010ffff" + "\u0301" * 10**6),
-    "one of a character more than allowed": lambda d: d["clusters"].__setitem__(
-        -1, "\U0010ffff" + "\u0301" * 63
-    ),
-    "too many": lambda d: d["clusters"].extend(f"\U0010ffff{i:08d}" for i in range(60_000)),
-    "an empty one": lambda d: d["clusters"].__setitem__(0, ""),
-    "one of a character": lambda d: d["clusters"].__setitem__(0, "\0"),
-    "a number": lambda d: d["clusters"].__setitem__(0, 7),
-    "no list": lambda d: d.update(clusters="".join(d["clusters"])),
-    "an object": lambda d: d.update(clusters={"a\u0301": 1}),
-    "one more than counted": lambda d: d["clusters"].append("\U0010ffff\u0301"),
-    "one less than counted": lambda d: d["clusters"].pop(),
-    "of characters": lambda d: d.update(units="chars"),
-    "of bytes": lambda d: d.update(units="bytes"),
-    "of bytes, with characters": lambda d: d.update(
-        units="bytes", clusters=[], counts=d["counts"][: len(d["chars"]) + len(d["bytes"])]
-    ),
-    "of words": lambda d: d.update(units="words"),
-    "of nothing": lambda d: d.update(units=None),
-    "of a list": lambda d: d.update(units=["chars"]),
-}
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"units": "words"},
+        {"units": None},
+        {"units": ["chars"]},
+        {"units": "bytes"},  # which have no characters
+        {"units": "graphemes", "clusters": ["e\u0301"]},
+        {"clusters": ["e\u0301"]},
+        {"clusters": 7},
+        {"more": 1},
+        {"ends": 1},
+    ],
+)
+def test_units_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
+    good = {"chars": "ab", "bytes": [], "counts": [1, 2]}
+    assert Vocabulary.from_json(good).units == "chars"
+    with pytest.raises(ValueError, match="graphemes" if "clusters" in change else "vocabulary"):
+        Vocabulary.from_json({**good, **change})
 
 
-@pytest.fixture(scope="module")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    run, session = run_in("graphemes", tmp_path_factory.mktemp("hostile"), "toy", steps=2, prior=False)
-    list(Trainer(session, run).run(Never()))
-    run.unlock()
-    return run
-
-
-@pytest.mark.parametrize("how", HOSTILE)
-def test_hostile_clusters_give_one_clear_error(whole_run: RunFolder, how: str) -> None:
-    path = whole_run.path / "vocabulary.json"
-    good = path.read_bytes()
-    assert read(whole_run, "latest").vocabulary.clusters
-    try:
-        edit(path, HOSTILE[how])
-        vouch_again(whole_run, 2)
-        with pytest.raises(CheckpointError, match=r"vocabulary\.json"):
-            read(whole_run, "latest")
-    finally:
-        path.write_bytes(good)
-        vouch_again(whole_run, 2)
-
-
-@pytest.mark.parametrize("units", KINDS)
-def test_another_regex_finds_graphemes_anew_and_nothing_else(
-    units: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What it found before is still there for the runs on that, and such a run finds its text again."""
-    Path("t.txt").write_bytes(TEXT.encode())
-    config = TextConfig(units=units)
-    first, known = load(["t.txt"], config), Known(["t.txt"], config).recall()
-    assert known is not None and known[0] == first.corpus.key
-    monkeypatch.setattr(graphemes, "version", lambda: "another")
-    assert (Known(["t.txt"], config).recall() == known) == (units != "graphemes")
-    again = load(["t.txt"], config)
-    assert (again.corpus.key == first.corpus.key) == (units != "graphemes")
-    reopened = reopen(first.corpus.key)
-    assert reopened is not None and np.array_equal(reopened.train, first.corpus.train)
-    for key in (first.corpus.key, first.corpus.key[:32]):  # as runs had it before that stood in it
-        cache.remove_rest()
-        found = same_corpus({"key": key, "label": "t.txt", "sources": ["t.txt"]}, config.to_json())
-        assert np.array_equal(found.train, first.corpus.train)
-    Path("t.txt").write_bytes(TEXT[1:].encode())
-    cache.remove_rest()
-    with pytest.raises(CheckpointError, match="no longer the text"):
-        same_corpus({"key": first.corpus.key, "label": "t.txt", "sources": ["t.txt"]}, config.to_json())
-
-
-def test_old_runs_are_of_characters() -> None:
-    assert TextConfig.from_json({"val": 0.1, "min_count": None}).units == "chars"
-    old = {"chars": "ab", "bytes": [], "counts": [1, 2]}
-    assert (
-        Vocabulary.from_json(old).units == "chars" and json.loads(Vocabulary.from_json(old).to_json()) == old
-    )
-
-
-@pytest.mark.parametrize("units", ["bytes", "graphemes"])
 def test_as_a_user_has_it(
-    units: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    units = "bytes"
     Path("t.txt").write_bytes(TEXT.encode())
     Path("u.txt").write_bytes(f"née {KSHA} Ж".encode())
 
@@ -331,34 +262,30 @@ def test_as_a_user_has_it(
         for part in vars(prepare(TEXT, TextConfig(units=units))).values()
         if isinstance(part, np.ndarray)
     )
-    assert (
-        f"{len(TEXT):,} characters as {ids:,} {'bytes' if units == 'bytes' else 'symbols (graphemes'}" in said
-    )
+    assert f"{len(TEXT):,} characters as {ids:,} bytes" in said
     assert f"blocks of 16 {units}" in said
     out, _ = charlm("train", "t.txt", "--units", units, "--steps", "3", *shape)
     assert f"{units} read" in out and f"--units {units}" in charlm("info")[0]
     cache.remove_rest()  # so that the text is read again
     found = json.loads(charlm("eval", "u.txt", "--json", "--per-char", "bits.jsonl")[0])
-    assert (found["chars"], found["unit"]) == (10, units[:-1])
-    assert found["units"] == (len(f"née {KSHA} Ж".encode()) if units == "bytes" else 7)
+    assert (found["chars"], found["unit"]) == (10, "byte")
+    assert found["units"] == (len(f"née {KSHA} Ж".encode()))
     assert found["unknown_chars"] == 1
     bits = [json.loads(line)["bits"] for line in Path("bits.jsonl").read_text().splitlines()]
     assert sum(bits) == pytest.approx(found["bits_per_char"] * 10, abs=1e-4)
     assert sum(bits) == pytest.approx(found["bits_per_unit"] * found["units"], abs=1e-4)
     assert not any("no kneser-ney" in said for said in found["warnings"])
     out, _ = charlm("eval")
-    assert ("bits per grapheme" in out) == (units == "graphemes") and f"{units} of context" in out
+    assert f"{units} of context" in out
     assert f"{units} before each" in out
     assert json.loads(charlm("info", "--json")[0])["text_settings"]["units"] == units
-    assert ("regex" in json.loads(charlm("info", "--json")[0])["versions"]) == (units == "graphemes")
     assert f"read in {units}" in charlm("info")[0]
     row = json.loads(charlm("sample", "--prompt", f"née {KSHA}\u2019", "--length", "9", "--json")[0])
     assert row["prompt"].startswith("née") and len(row["text"]) == 9
     Path("t.txt").write_bytes((TEXT[:-40] + "zz" * 20).encode())
     cache.remove_rest()
     assert "no longer the text" in charlm("eval", code=4)[1]
-    if units == "bytes":
-        said = charlm("train", "t.txt", "--units", units, "--min-count", "2", "--dry-run", code=2)[1]
-        assert "min_count is 2" in said and "units bytes" in said
-        said = charlm("sample", "--prompt", "x", "--map-lookalikes", code=2)[1]
-        assert "--map-lookalikes" in said and "bytes" in said
+    said = charlm("train", "t.txt", "--units", units, "--min-count", "2", "--dry-run", code=2)[1]
+    assert "min_count is 2" in said and "units bytes" in said
+    said = charlm("sample", "--prompt", "x", "--map-lookalikes", code=2)[1]
+    assert "--map-lookalikes" in said and "bytes" in said

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.data.tokenizer import Decoder, Vocabulary, first_surrogate, spans
+from charlm.data.tokenizer import Decoder, Vocabulary, first_surrogate
 
 
 def test_every_unicode_scalar_comes_back() -> None:
@@ -20,7 +20,7 @@ def test_every_text_comes_back(training: str, text: str, min_count: int) -> None
     vocabulary = Vocabulary.build(training, min_count)
     ids = vocabulary.encode(text)
     assert vocabulary.decode(ids) == text
-    assert len(ids) == spans(vocabulary, text)[1].sum()
+    assert len(ids) == vocabulary.ids_per_char(text).sum()
     assert (vocabulary.encode(training) < vocabulary.n_symbols).all(), "training has what it needs"
     assert set(vocabulary.encode(training)) == set(range(vocabulary.n_symbols)), "and nothing else"
     assert list(vocabulary.counts) == list(np.bincount(vocabulary.encode(training)))

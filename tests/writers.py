@@ -231,9 +231,9 @@ def knowing(root: Path, run: Run) -> Case:
     (root / "text.txt").write_text(TEXT)
 
     def remembered(data: bytes) -> None:
-        known.Known([str(root / "text.txt")], TextConfig()).remember(data.decode(), [])
+        known.Fingerprints([str(root / "text.txt")], TextConfig()).remember(data.decode(), [])
 
-    recall = lambda: known.Known([str(root / "text.txt")], TextConfig()).recall()  # noqa: E731
+    recall = lambda: known.Fingerprints([str(root / "text.txt")], TextConfig()).recall()  # noqa: E731
     case = one_file(next_place(root, remembered), remembered, recall)
     return replace(case, after=lambda: None)  # where it cannot be written it is done without
 

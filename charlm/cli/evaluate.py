@@ -39,7 +39,6 @@ LEARNS = "learns from each 64 {word}s once scored: compare with xz and ppmd only
 
 NOT_THERE = {
     "chars": "not in the vocabulary",
-    "graphemes": "spelled in bytes",
     "bytes": "with bytes that training never saw",
 }
 
@@ -66,8 +65,8 @@ PerChar = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="Write each character's offset and bits, as JSON lines; a grapheme's are shared alike. -: to "
-        "standard output, and the table to standard error.",
+        help="Write each character's offset and bits, as JSON lines. -: to standard "
+        "output, and the table to standard error.",
     ),
 ]
 Learning = Annotated[
@@ -246,14 +245,6 @@ def _per_char(evaluation: "Evaluation") -> Iterator[bytes]:
             yield json.dumps(row).encode() + b"\n"
 
 
-def _per_unit(evaluation: "Evaluation") -> list[tuple[str, str]]:
-    """The figure for each unit, where that is neither a character nor a byte, which have theirs."""
-    if evaluation.units != "graphemes":
-        return []
-    figure = evaluation.figure
-    return [("bits per grapheme", f"{figure.bits_per_unit:.4f}, of {count(figure.units)} graphemes (UAX 29)")]
-
-
 def _show(name: str, evaluation: "Evaluation") -> None:
     from charlm.data.tokenizer import WORDS
     from charlm.evaluation.bootstrap import too_few
@@ -269,7 +260,6 @@ def _show(name: str, evaluation: "Evaluation") -> None:
         ("bits per character", f"{figure.bits_per_char:.4f}{around}"),
         ("nats per character", f"{figure.nats_per_char:.4f}"),
         ("bits per byte of UTF-8", f"{figure.bits_per_byte:.4f}"),
-        *_per_unit(evaluation),
         ("perplexity per character", f"{figure.perplexity:.3f}"),
         (
             "characters",

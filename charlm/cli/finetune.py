@@ -132,14 +132,14 @@ def say_origin(origin: "Origin", corpus: "Corpus") -> None:
 
 def _share_found(origin: "Origin", found: int) -> str:
     """How many characters of the new text were kept from training before, and what part of those that is."""
-    from charlm.data.holdout import MOST_KEPT_BACK
+    from charlm.data.holdout import MOST_SEARCHED
 
     old = origin.corpus
     assert old is not None, "what was found was looked for"
     kept_back = (old.held_out, *([] if old.test is None else [old.test]))
     of = max(1, old.held_out_chars + old.test_chars + sum(old.ends[1:]))
     ends = ", ends of documents counted," if sum(old.ends) else ","
-    least = "at least " if any(len(part) > MOST_KEPT_BACK for part in kept_back) else ""
+    least = "at least " if any(len(part) > MOST_SEARCHED for part in kept_back) else ""
     return (
         f"{least}{count(found)} characters of the text{ends} {min(100.0, 100 * found / of):.0f} % of what "
         f"{one_line(origin.name)} held out,"

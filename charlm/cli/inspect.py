@@ -45,10 +45,10 @@ def command(
     take_customary_split(names, settings)
     config = build(TextConfig, settings)
     say(f"reading {describe(names, config.include, config.exclude)}")
-    from charlm.data.scan import Look  # here and below: numpy and torch are slow to import
+    from charlm.data.text_scan import TextScan  # here and below: numpy and torch are slow to import
 
-    look = Look()
-    loaded = load_text(names, config, look=look)
+    look = TextScan()
+    loaded = load_text(names, config, scan=look)
     try:
         _show(loaded, look, config, budget, training, as_json)
     finally:
@@ -60,12 +60,11 @@ def _show(
     loaded: Any, look: Any, config: TextConfig, budget: float, training: TrainingConfig, as_json: bool
 ) -> None:
     from charlm.cli.inspect_show import show
-    from charlm.data.text_warnings import remarks
     from charlm.inspection.facts import examine
     from charlm.inspection.facts_data import plain
     from charlm.inspection.warnings import findings
 
-    known = set(remarks(look.marks))  # which the findings say too
+    known = set(look.marks.warnings())  # which the findings say too
     note_files(note for note in loaded.notes if note not in known)
     choice, said = choose_for(loaded, ModelConfig(), training, budget, None, perf_counter())
     with working("looking") as bar:

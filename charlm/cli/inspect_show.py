@@ -40,10 +40,10 @@ def _text(found: Examination) -> list[tuple[str, str]]:
     assert marks is not None
     rows = [("text", one_line(found.loaded.label)), ("SHA-256", corpus.sha256)]
     if look.partial:
-        of = "" if look.of_bytes is None else f" of {count(look.of_bytes)}"
+        of = "" if look.total_bytes is None else f" of {count(look.total_bytes)}"
         rows.append(("read", f"{count(look.bytes_read)}{of} bytes, {look.manner}; all below is of these"))
         rows[1] = ("SHA-256", f"{corpus.sha256}, of what was read")
-    ends = {"LF": marks.feeds - marks.pairs, "CRLF": marks.pairs, "CR": marks.returns - marks.pairs}
+    ends = {"LF": marks.feeds - marks.crlf, "CRLF": marks.crlf, "CR": marks.returns - marks.crlf}
     met = ", ".join(f"{name} {count(n)}" for name, n in ends.items() if n) or "none"
     longest = f"the longest {count(found.longest_line)} characters"
     different = len(found.characters)
@@ -54,7 +54,7 @@ def _text(found: Examination) -> list[tuple[str, str]]:
         ("letters", _scripts(found)),
         ("lines", f"{count(found.lines)}, {longest}; line ends: {met}"),
     ]
-    if corpus.vocabulary.ends:
+    if corpus.vocabulary.has_end:
         rows.append(("documents", count(sum(corpus.ends))))
     return rows
 

@@ -58,14 +58,14 @@ def warn_unless_kept(names: Sequence[str]) -> None:
 
 
 def load_text(
-    names: Sequence[str], config: TextConfig, *, verify: bool = False, earlier: Any = None, look: Any = None
+    names: Sequence[str], config: TextConfig, *, verify: bool = False, earlier: Any = None, scan: Any = None
 ) -> Any:
     """As `charlm.data.load.load`, shown while it goes on."""
     from charlm.data.load import load  # here: numpy is slow to import
 
     bar = Bar()
     try:
-        return load(names, config, bar, verify=verify, earlier=earlier, look=look)
+        return load(names, config, bar, verify=verify, earlier=earlier, scan=scan)
     finally:
         bar.close()
 

@@ -91,13 +91,12 @@ def _said(value: Any) -> str:
 
 def _check_text(snapshot: "Snapshot", run: "RunFolder", names: Sequence[str]) -> None:
     """CheckpointError unless the files that are named hold the text that the run was trained on."""
-    from charlm.data.corpus import same_text
     from charlm.training.run_text import earlier_of
 
     text = TextConfig.from_json(snapshot.run["text"])
     loaded = load_text(names, text, earlier=earlier_of(snapshot.run))
     note_files(loaded.notes)
-    if not same_text(loaded.corpus.key, str(snapshot.run["corpus"]["key"])):
+    if loaded.corpus.key != str(snapshot.run["corpus"]["key"]):
         raise CheckpointError(
             f"the run {run.name} was trained on another text: {text_of(snapshot.run)}, and this is "
             f"{one_line(loaded.label)}, SHA-256 {loaded.corpus.sha256[:16]}. Put that text back, or give "

@@ -209,7 +209,7 @@ def _as_the_run_reads(prompt: str, snapshot: "Snapshot", map_lookalikes: bool) -
     if map_lookalikes and found:
         say(f"reading {pairs}")
         prompt = replace_lookalikes(prompt, found)
-    lacking = vocabulary.lacking(prompt)
+    lacking = vocabulary.unknown_chars(prompt)
     if lacking:
         hint = f"; --map-lookalikes reads {pairs}" if found and not map_lookalikes else ""
         warn(_about_lacking(lacking, snapshot) + hint)
@@ -231,9 +231,9 @@ def _about_lacking(lacking: dict[str, int], snapshot: "Snapshot") -> str:
 def _note_stops(stops: list[str], snapshot: "Snapshot") -> None:
     """Name the characters of --stop that the model has no symbol for: it cannot write them, or only in bytes."""
     vocabulary = snapshot.vocabulary
-    trained, in_clusters = set(vocabulary.trained_bytes), set("".join(vocabulary.clusters))
+    trained = set(vocabulary.trained_bytes)
     for stop in stops:
-        lacking = [char for char in vocabulary.lacking(stop) if not in_clusters.issuperset(char)]
+        lacking = list(vocabulary.unknown_chars(stop))
         never = [char for char in lacking if not trained.issuperset(char.encode())]
         shown = _listed([_named(char) for char in never or lacking])
         if never:

@@ -15,7 +15,7 @@ def about_text(loaded: Any) -> str:
     none = "; nothing held out, so nothing will be evaluated" if corpus.held_out_chars == 0 else few
     test = f", {count(corpus.test_chars)} kept for the test" if corpus.test_chars else ""
     gaps = f", {count(corpus.left_out_chars)} left out between them" if corpus.left_out_chars else ""
-    documents = f" in {count(sum(corpus.ends))} documents" if vocabulary.ends else ""
+    documents = f" in {count(sum(corpus.ends))} documents" if vocabulary.has_end else ""
     return (
         f"{count(corpus.chars)} characters{_as_symbols(corpus)}{documents}, {_kept(vocabulary)}: "
         f"{count(corpus.train_chars)} to train on, {count(corpus.held_out_chars)} held out{test}{gaps}{none}"
@@ -28,18 +28,15 @@ def _as_symbols(corpus: Any) -> str:
         return ""
     ids = sum(len(part) for part in (corpus.train, corpus.held_out, corpus.test) if part is not None)
     read = ", of those that are in a part" if corpus.left_out_chars else ""
-    name = {"bytes": "bytes", "graphemes": "symbols (graphemes, or what spells rare ones)"}
-    return f" as {count(ids - sum(corpus.ends))} {name[corpus.vocabulary.units]}{read}"
+    return f" as {count(ids - sum(corpus.ends))} bytes{read}"
 
 
 def _kept(vocabulary: Any) -> str:
     """The different symbols that there are."""
-    n_bytes, n_clusters = len(vocabulary.trained_bytes), len(vocabulary.clusters)
+    n_bytes = len(vocabulary.trained_bytes)
     if vocabulary.units == "bytes":
         return f"{n_bytes} different"
     kept = f"{len(vocabulary.chars)} different kept"
-    if vocabulary.units == "graphemes":
-        kept = f"{len(vocabulary.chars)} different and {count(n_clusters)} of several code points kept"
     return kept + (f" and {n_bytes} byte{'s' * (n_bytes > 1)} to spell rare ones with" if n_bytes else "")
 
 

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from charlm.checkpoint import safe_io as strict_json
-from charlm.data.graphemes import LONGEST
 from charlm.errors import CheckpointError, TextError
 from charlm.terminal import one_line
 
@@ -155,7 +154,7 @@ def _header(plain: bytes, label: str) -> Header:
             raise _damaged(label, f"{name} in its header cannot be")
     header = Header(means=_part(Means, values), model=_part(Model, values), **values)
     utf8 = 4 * header.chars if header.encoding else header.bytes  # at most so many bytes of UTF-8
-    bounds = (header.chars <= LONGEST * header.symbols, header.symbols <= utf8 <= 4 * header.chars)
+    bounds = (header.chars <= header.symbols, header.symbols <= utf8 <= 4 * header.chars)
     if not (header.chars <= utf8 and all(bounds)):
         raise _damaged(label, "the lengths in its header contradict each other")
     if header.streams != streams_for(header.chars):

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from charlm.config import TextConfig
-from charlm.data.holdout import interleaved
+from charlm.data.holdout import split_blocks
 from charlm.data.stream import Block
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def _held_out_share(found: Sequence[Boilerplate], corpus: "Corpus", config: Text
     if config.val_file is not None:
         return found[-1].share(0, found[-1].chars_read)
     if config.split == "blocks":
-        spans = interleaved(found[0].chars_read, config)["held_out"]
+        spans = split_blocks(found[0].chars_read, config)["held_out"]
         inside = sum(found[0].share(first, after) * (after - first) for first, after in spans)
         return inside / max(1, sum(after - first for first, after in spans))
     return found[0].share(corpus.train_chars, corpus.train_chars + corpus.held_out_chars)

@@ -1,4 +1,4 @@
-"""The cache of tokenized corpora: written atomically, checked when read, listed and cleared; and which files were read before."""
+"""The cache of encoded corpora: written atomically, checked when read, listed and cleared."""
 
 import errno
 import hashlib
@@ -9,7 +9,6 @@ import stat
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -18,7 +17,6 @@ import numpy as np
 
 from charlm import files
 from charlm.config import TextConfig
-from charlm.data import graphemes
 from charlm.data.stream import STDIN
 from charlm.data.tokenizer import Ids
 from charlm.terminal import one_line
@@ -27,18 +25,18 @@ FORMAT = 2
 FACTS = "corpus.json"
 KEY = re.compile(r"[0-9a-f]")
 CHECKED_WHOLE = 64 << 20
-"""Bytes of ids up to which all are checked whenever they are used; of more, samples."""
+"""Bytes of ids up to which all are checked before each use; of more, samples."""
 MOST_FACTS = 256 << 20
-"""Bytes of facts that are read: they hold the vocabulary, and at most what was said of each of many files."""
+"""Bytes of a JSON file of the cache at most: a vocabulary, or notes on many files."""
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
-"""What comes of using facts that are not what was written, whatever stands there instead."""
-_CACHE_SAMPLES, _CACHE_SAMPLE = 64, 1 << 16
+"""Exceptions that damaged files of the cache can raise."""
+_SAMPLES, _SAMPLE = 64, 1 << 16
 _STALE_SECONDS = 86400
 
 
 @dataclass(frozen=True)
 class Part:
-    """Ids about to be written: how many, of which type, in pieces."""
+    """Ids to write: how many, their type, and the pieces they come in."""
 
     n: int
     dtype: "np.dtype[Any]"
@@ -71,15 +69,18 @@ def corpora() -> Path:
 
 
 def store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> None:
-    """Write a corpus, unless another process has done so by then. Raises OSError, and leaves nothing then.
+    """Write a corpus, unless another process has done so meanwhile. Raises OSError, leaving nothing half written.
 
-    The ids are not waited for where the machine tells one start from the next: after the next, all
+    Ids are not synced to the disk where the system has a boot id: after the next start of the machine all
     of them are checked before they are used.
     """
     folder, boot = corpora() / key, files.boot()
-    if folder.exists() and not _there(key, parts):
+    needed = sum(part.n * part.dtype.itemsize for part in parts.values())
+    if files.free_space(corpora()) < needed:
+        raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed")
+    if folder.exists() and read(key, parts) is None:
         files.remove_tree(folder)  # damaged
-    with files.building(folder, may_stay=lambda: _there(key, parts)) as temporary:
+    with files.building(folder, may_stay=lambda: read(key, parts) is not None) as temporary:
         checks: dict[str, Any] = {"boot": boot}
         for name, part in parts.items():
             path = temporary / f"{name}.npy"
@@ -93,13 +94,8 @@ def store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> None
             assert written == part.n, "the counts say how long a part is"
             checks[f"{name}_crc"] = crc
             checks[f"{name}_samples"] = _sampled(_map(path))
-            checks["facts_sha256"] = _seal({**facts, **checks})
+        checks["facts_sha256"] = _seal({**facts, **checks})
         files.write_synced(temporary / FACTS, json.dumps({**facts, **checks}).encode())
-
-
-def _there(key: str, names: Iterable[str]) -> bool:
-    """Is a corpus of that key in the cache, whole?"""
-    return read(key, names) is not None
 
 
 def unwritable() -> str | None:
@@ -113,29 +109,17 @@ def unwritable() -> str | None:
     return None
 
 
-def try_to_store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> str | None:
-    """The same; why that failed, where it did."""
-    needed = sum(part.n * part.dtype.itemsize for part in parts.values())
-    try:
-        if files.free_space(corpora()) < needed:
-            raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed")
-        store(key, facts, parts)
-    except OSError as error:
-        return str(error.strerror or error)
-    return None
-
-
 def read(key: str, names: Iterable[str], *, whole: bool = False) -> tuple[dict[str, Any], list[Ids]] | None:
-    """Facts and ids of a corpus, memory-mapped, or None if it is not there as it was written.
+    """Facts and ids (memory-mapped) of a corpus; None if it is missing or damaged.
 
     With `whole` every id is checked, however many there are.
     """
-    if not key.isalnum():  # a file that names it may be damaged; it must not lead elsewhere
+    if not key.isalnum():  # a damaged file may name another folder
         return None
     folder = corpora() / key
     try:
         facts = json.loads(files.read_regular(folder / FACTS, MOST_FACTS))
-        if facts.get("facts_sha256") not in (None, _seal(facts)):  # None: written by an earlier version
+        if facts["facts_sha256"] != _seal(facts):
             return None
         parts = {name: _map(folder / f"{name}.npy") for name in names if f"{name}_crc" in facts}
         rebooted = facts["boot"] != files.boot()
@@ -145,12 +129,12 @@ def read(key: str, names: Iterable[str], *, whole: bool = False) -> tuple[dict[s
             return None
     except DAMAGE:
         return None
-    _used(folder, facts, rebooted)
+    _note_use(folder, facts, rebooted)
     return facts, list(parts.values())
 
 
 def entries(skipped: Callable[[str], None] = lambda why: None) -> list[Entry]:
-    """What is in the cache, the newest use first; `skipped` is told of what cannot be read."""
+    """The corpora in the cache, the last used first; `skipped` is told what cannot be read."""
     found = []
     try:
         folders = [path for path in corpora().iterdir() if KEY.match(path.name)]
@@ -184,22 +168,20 @@ def remove(key: str) -> None:
 
 
 def remove_rest() -> None:
-    """Remove all that is not a whole corpus too, and what is known of files. Raises OSError."""
+    """Remove everything else: damaged corpora and fingerprints of files. Raises OSError."""
     files.remove_tree(corpora())
     files.remove_tree(cache_folder() / "files")
 
 
 def remove_stale(now: float) -> None:
-    """Remove what was left unfinished a day ago or before, unless a process still writes it."""
-    places = [corpora().glob(pattern + files.TEMPORARY + "*") for pattern in ("", "*/")]
-    for path in chain(
-        *places, *(cache_folder().glob(f"{name}{files.TEMPORARY}*") for name in ("", "files/"))
-    ):
-        try:
-            if now - path.lstat().st_mtime > _STALE_SECONDS and not files.is_live(path):
-                files.remove_tree(path) if path.is_dir() else files.remove_file(path)
-        except OSError:
-            continue
+    """Remove files that were left unfinished more than a day ago, unless a process still writes them."""
+    for folder in ("", "files/", "corpora/", "corpora/*/"):
+        for path in cache_folder().glob(f"{folder}{files.TEMPORARY}*"):
+            try:
+                if now - path.lstat().st_mtime > _STALE_SECONDS and not files.is_live(path):
+                    files.remove_tree(path) if path.is_dir() else files.remove_file(path)
+            except OSError:
+                continue
 
 
 def _count(value: Any) -> int:
@@ -220,7 +202,7 @@ def _is_whole(part: Ids, facts: dict[str, Any], name: str, every: bool) -> bool:
 
 
 def _seal(facts: Mapping[str, Any]) -> str:
-    """A hash of all the facts but those that change with use, as a check that they are what was written."""
+    """A checksum of the facts, less those that change with use."""
     kept = {name: value for name, value in facts.items() if name not in ("boot", "facts_sha256")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
@@ -228,13 +210,13 @@ def _seal(facts: Mapping[str, Any]) -> str:
 def _sampled(part: Ids) -> int:
     """A checksum of samples spread evenly, the first and the last ids among them."""
     crc = 0
-    for start in np.linspace(0, max(0, len(part) - _CACHE_SAMPLE), _CACHE_SAMPLES).astype(int).tolist():
-        crc = zlib.crc32(np.ascontiguousarray(part[start : start + _CACHE_SAMPLE]).data, crc)
+    for start in np.linspace(0, max(0, len(part) - _SAMPLE), _SAMPLES).astype(int).tolist():
+        crc = zlib.crc32(np.ascontiguousarray(part[start : start + _SAMPLE]).data, crc)
     return crc
 
 
-def _used(folder: Path, facts: dict[str, Any], rebooted: bool) -> None:
-    """Note that a corpus was used, and that it has been checked since the machine was started."""
+def _note_use(folder: Path, facts: dict[str, Any], rebooted: bool) -> None:
+    """Note that a corpus was used and, after a start of the machine, that all of it was checked."""
     try:
         if rebooted:
             files.replace(folder / FACTS, json.dumps({**facts, "boot": files.boot()}).encode())
@@ -256,43 +238,35 @@ def _map(path: Path) -> Ids:
     return part
 
 
-WHOLE = 1 << 18
-"""Bytes up to which all of a file is hashed."""
-READING = 3
-"""Raised where the same files and settings give another text, or other notes, than before."""
-_KNOWN_SAMPLES, _KNOWN_SAMPLE = 64, 1 << 12
+SAMPLED_FROM = 1 << 18
+"""Bytes above which only samples of a file are hashed for its fingerprint."""
+_FILE_SAMPLES, _FILE_SAMPLE = 64, 1 << 12
+READING = 4
+"""Raised whenever the same files and settings give another text, or other notes, than before."""
 
 
-class Known:
-    """What is known of some files, read under some settings."""
+class Fingerprints:
+    """Remembers which corpus some unchanged files gave under some settings, and the notes on them."""
 
     def __init__(self, paths: Sequence[str], config: TextConfig, earlier: str = "") -> None:
-        """Look at the files as they are now, before they are read; `earlier` names the text gone on from."""
-        self._place: Path | None = None
+        """Take the files' fingerprints before they are read; `earlier` is the digest of the text fine-tuned from."""
+        self._path: Path | None = None
         if STDIN in paths:
-            return  # it cannot be looked at twice
+            return  # it cannot be read twice
         try:
             self._files = [_fingerprint(path) for path in paths]
         except (OSError, ValueError):
-            return  # whoever reads them says what is wrong
-        named = json.dumps(
-            [
-                FORMAT,
-                READING,
-                [os.path.abspath(path) for path in paths],
-                config.to_json(),
-                *[earlier] * bool(earlier),
-                *([graphemes.version()] if config.units == "graphemes" else []),
-            ]
-        )
-        self._place = cache_folder() / "files" / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.json"
+            return  # the reader says what is wrong
+        settings = [FORMAT, READING, [os.path.abspath(path) for path in paths], config.to_json(), earlier]
+        name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
+        self._path = cache_folder() / "files" / f"{name}.json"
 
     def recall(self) -> tuple[str, tuple[str, ...]] | None:
-        """The key of their corpus and what was said of them; None if they are new or have changed."""
-        if self._place is None:
+        """The key of the corpus and the notes; None if the files are new or have changed."""
+        if self._path is None:
             return None
         try:
-            row = json.loads(files.read_regular(self._place, MOST_FACTS))
+            row = json.loads(files.read_regular(self._path, MOST_FACTS))
             if row["files"] != self._files:
                 return None
             return str(row["key"]), tuple(map(str, row["notes"]))
@@ -300,28 +274,28 @@ class Known:
             return None
 
     def remember(self, key: str, notes: Sequence[str]) -> None:
-        """Keep what is known for the next time, where that can be written."""
-        if self._place is None:
+        """Write them down for the next time, if the cache can be written."""
+        if self._path is None:
             return
         row = {"files": self._files, "key": key, "notes": list(notes)}
         try:
-            files.make_folder(self._place.parent)
-            files.replace(self._place, json.dumps(row).encode())
+            files.make_folder(self._path.parent)
+            files.replace(self._path, json.dumps(row).encode())
         except OSError:
             return
 
 
 def _fingerprint(path: str) -> list[Any]:
-    """Size, time of the last change of contents and of anything, and a hash of samples."""
+    """Size, times of the last change of contents and of anything, and a hash of samples."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("a pipe would wait, a device has no end")
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
-        if status.st_size <= WHOLE:
-            digest.update(file.read(WHOLE))
+        if status.st_size <= SAMPLED_FROM:
+            digest.update(file.read(SAMPLED_FROM))
         else:
-            for i in range(_KNOWN_SAMPLES):
-                file.seek((status.st_size - _KNOWN_SAMPLE) * i // (_KNOWN_SAMPLES - 1))
-                digest.update(file.read(_KNOWN_SAMPLE))
+            for i in range(_FILE_SAMPLES):
+                file.seek((status.st_size - _FILE_SAMPLE) * i // (_FILE_SAMPLES - 1))
+                digest.update(file.read(_FILE_SAMPLE))
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, digest.hexdigest()]

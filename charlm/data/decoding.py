@@ -5,17 +5,10 @@ import re
 import sys
 from collections.abc import Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
 
 from charlm.data.stream import PIECE, Block, compression_of
 from charlm.errors import TextError, UsageError
 from charlm.terminal import one_line
-
-if TYPE_CHECKING:  # NumPy takes a while to import
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from charlm.native.text_kernels import Kernels
 
 HEAD = 1 << 23
 """Bytes at the beginning of a text that decide how it is read."""
@@ -146,14 +139,12 @@ class TextDecoder:
         encoding: str | None = None,
         *,
         inherited: bool = False,
-        kernels: "Kernels | None" = None,
     ) -> None:
         """`encoding` None: UTF-8, or what the byte-order mark says.
 
         An `inherited` encoding, that of a run, gives way to a byte-order mark and to valid UTF-8.
-        `kernels` decode long texts faster.
         """
-        self._label, self._encoding, self._inherited, self._kernels = label, encoding, inherited, kernels
+        self._label, self._encoding, self._inherited = label, encoding, inherited
         self.notes: list[str] = []
         self.codec, self.has_mark = encoding or "utf-8", False
         self._head = b""
@@ -230,11 +221,9 @@ class TextDecoder:
         rest = b""
         for piece in pieces:
             data = rest + piece if rest else piece
-            decoded, points = None, None
+            decoded = None
             if data.isascii():
                 used = len(data)
-            elif (found := self._decode_in_c(data, not piece)) is not None:
-                points, used = found
             else:
                 try:
                     decoded, used = codecs.utf_8_decode(data, "strict", not piece)
@@ -242,19 +231,8 @@ class TextDecoder:
                     raise self._invalid(data, error, offset) from None
             if used:
                 utf8 = data[:used] if used < len(data) else data
-                yield Block(utf8, decoded, (path, offset) if path else None, points=points)
+                yield Block(utf8, decoded, (path, offset) if path else None)
             offset, rest = offset + used, data[used:]
-
-    def _decode_in_c(self, data: bytes, last: bool) -> "tuple[NDArray[np.unsignedinteger[Any]], int] | None":
-        """Its code points but for a character that the end cuts; None if it is invalid, or nothing is compiled."""
-        found = None if self._kernels is None else self._kernels.decode(data)
-        if found is None or found[1] == len(data):
-            return found
-        try:
-            codecs.utf_8_decode(data[found[1] :], "strict", last)
-        except UnicodeDecodeError:
-            return None
-        return found
 
     def _decode_other(self, pieces: Iterator[bytes], offset: int, path: str | None) -> Iterator[Block]:
         decoder, chars = codecs.getincrementaldecoder(self.codec)(), 0

@@ -7,9 +7,9 @@ from itertools import chain
 import numpy as np
 
 from charlm.config import TextConfig
-from charlm.data.codes import Codes, codes_of
+from charlm.data.encode import codes_of
 from charlm.data.stream import Block
-from charlm.data.tokenizer import END_POINT
+from charlm.data.tokenizer import END_POINT, Points
 from charlm.terminal import unescaped
 
 FILE_END = Block(b"", ends=np.zeros(1, dtype=np.int64))
@@ -124,7 +124,7 @@ class EndMarker:
         self._last = 0  # where the last document ended
         self.documents = 0
 
-    def mark(self, block: Block) -> Codes:
+    def mark(self, block: Block) -> Points:
         """The code points of a block, with END_POINT after each document: (n,) or more."""
         codes = codes_of(block)
         if block.ends is None or not len(block.ends):
@@ -140,7 +140,7 @@ class EndMarker:
         self.documents += len(ends)
         self._digest.update(at[kept].astype("<i8").tobytes())
         wide = codes.astype(np.uint16) if codes.dtype.itemsize == 1 else codes
-        marked: Codes = np.insert(wide, ends, wide.dtype.type(END_POINT))
+        marked: Points = np.insert(wide, ends, wide.dtype.type(END_POINT))
         return marked
 
     def digest(self) -> str:

@@ -1,159 +1,185 @@
-"""Code points to ids, block by block, in the narrowest type that holds those of a text."""
+"""Blocks of text as arrays of code points: counted, kept for the second pass, and encoded as ids.
 
-import sys
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+Each array is as narrow as its block allows: a byte a character for ASCII, two bytes for the first plane of
+Unicode, four for the rest.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.data.codes import AT_ONCE, Codes, Counts
-from charlm.data.graphemes import FIRST_POINT, merged, whole
-from charlm.data.tokenizer import END_POINT, Ids, Vocabulary, utf8_of
-from charlm.native.text_kernels import Kernels
+from charlm import files
+from charlm.data.stream import Block, changed, read_error
+from charlm.data.tokenizer import N_POINTS, Ids, Points, Vocabulary, utf8_lengths
+from charlm.terminal import one_line
+
+Counts = NDArray[np.int64]  # of each code point, (n,), up to the highest that occurs
+
+AT_ONCE = 1 << 18
+"""Characters counted or looked up at once, so that NumPy's indices (8 bytes each) stay in the processor's cache."""
+IN_MEMORY = 32 << 20
+"""Bytes of code points kept in memory; more go to a temporary file."""
 
 
-class PartEncoder(Protocol):
-    """The ids of the parts of a text, of which it is known what characters occur."""
-
-    dtype: "np.dtype[Any]"
-
-    def length(self, counts: Counts, blocks: Iterable[Codes]) -> int:
-        """How many ids a part becomes, in which each code point occurs so often; `blocks` are its own."""
-
-    def pieces(self, blocks: Iterable[Codes]) -> Iterator[Ids]:
-        """Those ids, each piece good until the next."""
+def codes_of(block: Block) -> Points:
+    """The code points of a block: (n,)."""
+    if block.utf8.isascii():
+        return np.frombuffer(block.utf8, dtype=np.uint8)
+    # NumPy's own strings are UTF-32, and made three times as fast as the codec makes them.
+    codes: Points = np.array([block.text]).view(np.uint32)
+    return codes if int(codes.max()) > 0xFFFF else codes.astype(np.uint16)
 
 
-def encoder_of(vocabulary: Vocabulary, counts: Counts, kernels: Kernels | None = None) -> PartEncoder:
-    """The encoder of a vocabulary's units; `counts`: how often each code point occurs in all parts."""
-    if vocabulary.units == "bytes":
-        return ByteEncoder(vocabulary, counts)
-    encoder = Encoder(vocabulary, counts, kernels)
-    return encoder if vocabulary.units == "chars" else GraphemeEncoder(vocabulary, encoder)
+class TextCounter:
+    """Counts code points, and pairs of return and line feed."""
+
+    def __init__(self) -> None:
+        self._points: Counts = np.zeros(N_POINTS, dtype=np.int64)
+        # ASCII is counted two characters at a time, which is twice as fast: by [second, first].
+        self._pairs: Counts = np.zeros(1 << 16, dtype=np.int64)
+        self.crlf, self._last_byte = 0, b""
+
+    def add(self, codes: Points) -> None:
+        """Count code points."""
+        totals = self._points
+        if codes.dtype.itemsize == 1:
+            even = len(codes) // 2 * 2
+            self._points[codes[even:]] += 1
+            codes, totals = codes[:even].view(np.uint16), self._pairs
+        for start in range(0, len(codes), AT_ONCE):
+            counts = np.bincount(codes[start : start + AT_ONCE])
+            totals[: len(counts)] += counts
+
+    def add_line_ends(self, utf8: bytes) -> None:
+        """Count pairs of return and line feed in the next block of UTF-8, also across its border."""
+        if self._last_byte == b"\r" and utf8.startswith(b"\n"):
+            self.crlf += 1
+        if b"\r" in utf8:
+            self.crlf += utf8.count(b"\r\n")
+        self._last_byte = utf8[-1:] or self._last_byte
+
+    def counts(self) -> Counts:
+        """How often each code point occurs: (n,), up to the highest that does."""
+        pairs, total = self._pairs.reshape(256, 256), self._points.copy()
+        total[:256] += pairs.sum(axis=0) + pairs.sum(axis=1)
+        return total[: int(np.flatnonzero(total)[-1:].sum()) + 1]
+
+
+class Spool:
+    """Code points kept between the two passes over a text: in memory while they are few, else on disk.
+
+    ASCII that stands in a file as it is stays there, and is read again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is where many code points go. Nothing is left there afterwards."""
+        self._file = cast(BinaryIO, files.scratch(folder, in_memory=IN_MEMORY))
+        self._end = 0
+        self._runs: list[_Run] = []
+        self._opened: tuple[str, BinaryIO] | None = None
+        self._seen: dict[str, tuple[int, int]] = {}  # size and time of the files that will be read again
+        self.chars = 0
+
+    def add(self, codes: Points, block: Block | None = None) -> None:
+        """Keep the code points of a block, which stand as they are at the origin of `block` if that has one.
+
+        Raises OSError where the disk has no room.
+        """
+        self.chars += len(codes)
+        width = codes.dtype.itemsize
+        if width == 1 and block is not None and block.origin is not None:
+            path, offset = block.origin
+            if path not in self._seen:
+                self._seen[path] = _state(os.stat(path))
+        else:
+            path, offset = None, self._end
+            self._file.write(codes.data)
+            self._end += codes.nbytes
+        last = self._runs[-1] if self._runs else None
+        if last and last.width == width and (last.path, last.end) == (path, offset):
+            last.chars += len(codes)
+        else:
+            self._runs.append(_Run(path, offset, width, len(codes)))
+
+    def read(self, start: int, end: int) -> Iterator[Points]:
+        """Yield the characters from `start` to before `end`, in order, in blocks.
+
+        Raises TextError for a file that changed since it was added.
+        """
+        first = 0
+        for run in self._runs:
+            low, high = max(start, first), min(end, first + run.chars)
+            for at in range(low, high, AT_ONCE):
+                file = self._file if run.path is None else self._source(run.path)
+                file.seek(run.offset + run.width * (at - first))
+                yield np.frombuffer(file.read(run.width * min(AT_ONCE, high - at)), dtype=f"<u{run.width}")
+            first += run.chars
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        self._file.close()
+        if self._opened is not None:
+            self._opened[1].close()
+
+    def _source(self, path: str) -> BinaryIO:
+        """A file of the text, opened again; TextError if it has changed."""
+        if self._opened is None or self._opened[0] != path:
+            if self._opened is not None:
+                self._opened[1].close()
+            try:
+                file = open(path, "rb", buffering=0)  # noqa: SIM115  closed when the next one is opened
+            except OSError as error:
+                raise read_error(one_line(path), error) from error
+            self._opened = path, cast(BinaryIO, file)
+        if _state(os.fstat(self._opened[1].fileno())) != self._seen[path]:
+            raise changed(one_line(path))
+        return self._opened[1]
+
+
+@dataclass
+class _Run:
+    """Characters of one width that stand one after another."""
+
+    path: str | None  # None: the spool's own file
+    offset: int
+    width: int  # bytes a character
+    chars: int
+
+    @property
+    def end(self) -> int:
+        """The offset of the next character."""
+        return self.offset + self.width * self.chars
+
+
+def _state(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 class Encoder:
-    """The ids of a text of which it is known what characters occur.
-
-    A character that the vocabulary lacks becomes the bytes of its UTF-8, as in `Vocabulary.encode`.
-    """
-
-    def __init__(self, vocabulary: Vocabulary, counts: Counts, kernels: Kernels | None = None) -> None:
-        """`counts`: how often each code point occurs in all that will be encoded."""
-        self._kernels = kernels or Kernels()
-        clusters = np.arange(FIRST_POINT, len(vocabulary.id_of_point))
-        present = np.concatenate((np.flatnonzero(counts), clusters))
-        ids = vocabulary.id_of_point[present]
-        lacking = present[ids < 0]
-        spellings = [vocabulary.spell(chr(point)) for point in lacking.tolist()]
-        self._points, self._spellings = lacking, np.concatenate([*spellings, ids[:0]])
-        self._lengths = np.array([len(spelling) for spelling in spellings], dtype=np.int64)
-        most = int(max(ids.max(initial=0), self._spellings.max(initial=0)))
-        self.dtype: np.dtype[Any] = np.min_scalar_type(most)
-        table_type = np.min_scalar_type(most + 1)  # with a value to spare, for what is lacking
-        self._lacking = np.iinfo(table_type).max
-        self._table: NDArray[Any] = np.full(int(present.max(initial=0)) + 1, self._lacking, dtype=table_type)
-        self._table[present[ids >= 0]] = ids[ids >= 0]
-        self._pairs = self._table_of_pairs() if self._table.dtype == np.uint8 else None
-        self._out = np.empty(0, dtype=self._table.dtype)
-
-    def length(self, counts: Counts, blocks: Iterable[Codes] = ()) -> int:
-        """How many ids a part becomes in which each code point occurs so often; `blocks` are its own."""
-        there = self._points < len(counts)
-        more = counts[self._points[there]] * (self._lengths[there] - 1)
-        return int(counts.sum() + more.sum())
-
-    def pieces(self, blocks: Iterable[Codes]) -> Iterator[Ids]:
-        """The ids of a part, each piece good until the next."""
-        return map(self.encode, blocks)
-
-    def encode(self, codes: Codes) -> Ids:
-        """The ids of a block: (n,), or more where characters are spelled in bytes.
-
-        They are good until the next block is encoded, which may be written over them.
-        """
-        if len(codes) > len(self._out):
-            self._out = np.empty(len(codes), dtype=self._table.dtype)
-        ids = self._out[: len(codes)]
-        if self._kernels.look_up(codes, self._table, ids):
-            pass
-        elif codes.dtype.itemsize == 1 and self._pairs is not None:
-            even = len(codes) // 2 * 2
-            self._pairs.take(codes[:even].view(np.uint16), out=ids[:even].view(np.uint16), mode="clip")
-            ids[even:] = self._table[codes[even:]]
-        else:
-            for start in range(0, len(codes), AT_ONCE):
-                piece = slice(start, start + AT_ONCE)
-                self._table.take(codes[piece], out=ids[piece], mode="clip")
-        if len(self._points):
-            lacking = np.flatnonzero(ids == self._lacking)
-            if len(lacking):
-                ids = self._spelled(ids, codes, lacking)
-        return ids.astype(self.dtype, copy=False)
-
-    def _table_of_pairs(self) -> NDArray[np.uint16]:
-        """For ASCII, where every id takes a byte: two characters at a time."""
-        table = np.full(256, self._lacking, dtype=np.uint8)
-        table[: min(256, len(self._table))] = self._table[:256]
-        first, second = np.broadcast_arrays(table[None, :], table[:, None])
-        low, high = (first, second) if sys.byteorder == "little" else (second, first)
-        pairs: NDArray[np.uint16] = low.ravel() | (high.ravel().astype(np.uint16) << 8)
-        return pairs
-
-    def _spelled(self, ids: Ids, codes: Codes, lacking: NDArray[np.intp]) -> Ids:
-        which = np.searchsorted(self._points, codes[lacking])
-        more = self._lengths[which]
-        lengths = np.ones(len(ids), dtype=np.int64)
-        lengths[lacking] = more
-        out = np.repeat(ids, lengths)
-        # The k-th byte of a spelling: its place in `out`, and in the spellings one after another.
-        k = np.arange(more.sum()) - np.repeat(np.cumsum(more) - more, more)
-        places = np.repeat((np.cumsum(lengths) - lengths)[lacking], more) + k
-        out[places] = self._spellings[np.repeat((np.cumsum(self._lengths) - self._lengths)[which], more) + k]
-        return out
-
-
-class ByteEncoder:
-    """Characters as the bytes of their UTF-8, each an id."""
+    """Encodes blocks in the narrowest integer type that holds the ids of a text."""
 
     def __init__(self, vocabulary: Vocabulary, counts: Counts) -> None:
+        """`counts`: how often each code point occurs in the whole text."""
+        self._vocabulary = vocabulary
+        present = vocabulary.encode_points(np.flatnonzero(counts).astype(np.uint32))
+        self.dtype: np.dtype[Any] = np.min_scalar_type(int(present.max(initial=0)))
+        ids = vocabulary.id_of_point[:0x80]
+        # ASCII is one id a character, spelled or not; ids that do not occur may not fit.
+        self._ascii = np.where(ids < 0, vocabulary.id_of_byte[:0x80], ids).astype(self.dtype)
+
+    def length(self, counts: Counts) -> int:
+        """How many ids a part becomes in which each code point occurs so often."""
         points = np.flatnonzero(counts)
-        present = utf8_of("".join(map(chr, points.tolist())))
-        most = int(vocabulary.id_of_byte_of_text[present].max(initial=0))
-        self.dtype: np.dtype[Any] = np.min_scalar_type(most)
-        self._table: NDArray[Any] = vocabulary.id_of_byte_of_text.astype(
-            self.dtype
-        )  # what is not present may not fit
+        spelled = self._vocabulary.id_of_point[points] < 0
+        return int((counts[points] * np.where(spelled, utf8_lengths(points), 1)).sum())
 
-    def length(self, counts: Counts, blocks: Iterable[Codes] = ()) -> int:
-        """How many ids a part becomes in which each code point occurs so often; `blocks` are its own."""
-        ends = int(counts[END_POINT : END_POINT + 1].sum())  # a symbol each, and no bytes
-        return int(counts.sum() + sum(counts[first:].sum() for first in (0x80, 0x800, 0x10000))) - 2 * ends
-
-    def pieces(self, blocks: Iterable[Codes]) -> Iterator[Ids]:
-        """The ids of a part."""
-        for codes in blocks:
-            ascii_only = codes.dtype.itemsize == 1
-            yield self._table.take(codes if ascii_only else utf8_of(_text(codes)))
-
-
-class GraphemeEncoder:
-    """Clusters that are known as an id each, and all else as characters."""
-
-    def __init__(self, vocabulary: Vocabulary, chars: Encoder) -> None:
-        """`chars` encodes what is in no known cluster."""
-        self._chars, self._numbers = chars, vocabulary.number_of_cluster
-        self.dtype = self._chars.dtype
-
-    def length(self, counts: Counts, blocks: Iterable[Codes]) -> int:
-        """How many ids the blocks of a part become."""
-        return sum(map(len, self.pieces(blocks)))
-
-    def pieces(self, blocks: Iterable[Codes]) -> Iterator[Ids]:
-        """The ids of a part, each piece good until the next."""
-        return (self._chars.encode(merged(codes, self._numbers)) for codes in whole(blocks))
-
-
-def _text(codes: Codes) -> str:
-    return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+    def encode(self, codes: Points) -> Ids:
+        """The ids of a block: (n,) to (m,), m >= n, as `Vocabulary.encode` gives them."""
+        if codes.dtype.itemsize == 1:
+            return self._ascii.take(codes)
+        return self._vocabulary.encode_points(codes).astype(self.dtype)

@@ -1,8 +1,6 @@
-"""How a text is split into training, held-out and test parts, and how a later run keeps what an earlier one held out.
+"""How a text is split into training, held-out and test parts, and how fine-tuning keeps what an earlier run held out.
 
-Numbers are of symbols kept (characters and ends of documents). Every one belongs to exactly one part.
-
-Numbers are of symbols kept (characters and ends of documents), as in charlm/data/holdout.py.
+Positions and lengths count symbols: characters and ends of documents. Every one belongs to exactly one part.
 """
 
 import hashlib
@@ -10,17 +8,15 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from charlm import files
 from charlm.config import TextConfig
-from charlm.data.codes import AT_ONCE, IN_MEMORY, Codes, Spool
-from charlm.data.overlap import PASSAGE, Passages, hashes_of
+from charlm.data.encode import AT_ONCE, Spool
+from charlm.data.overlap import PASSAGE, Passages, hashes_of, spread_pieces
 from charlm.data.stream import Block
-from charlm.data.tokenizer import END_POINT, Ids, Vocabulary, code_points
+from charlm.data.tokenizer import END_POINT, Ids, Points, Vocabulary, code_points
 from charlm.rng import mix, uniform
 
 PARTS = ("train", "held_out", "test")
@@ -30,11 +26,13 @@ Spans = dict[str, list[Span]]  # of each part
 MOST_STRETCHES, STRETCH = 20, 20_000
 """Blocks are held out from so many stretches of the text, or one of every so many symbols of a short one."""
 GAP, GAP_SHARE = 512, 8
-"""A gap is so long, the longest block that is chosen for a model, but at most such a part of what it guards."""
+"""Length of the gap beside a held-out block (the longest planned block_size), at most such a part of the block."""
+MOST_SEARCHED = 1 << 22
+"""Symbols of an earlier held-out part that are searched for in a new text; of a longer one evenly spread pieces."""
 
 
-def tail(n: int, n_all: int, config: TextConfig) -> Spans:
-    """Training, held out and test, one after another; or held out what comes after n, a text of its own."""
+def split_tail(n: int, n_all: int, config: TextConfig) -> Spans:
+    """Training, held-out and test part, one after another; with --val-file, what comes after n is held out."""
     val, test = config.val, config.test
     own = config.val_file is not None
     n_seen = int(round(n * (1 - test), 6)) if test else n  # 1 - 0.05 - 0.05 is less than 0.9 to a machine
@@ -43,8 +41,8 @@ def tail(n: int, n_all: int, config: TextConfig) -> Spans:
     return {"train": [(0, n_train)], "held_out": [held_out], "test": [(n_seen, n)], LEFT_OUT: []}
 
 
-def interleaved(n: int, config: TextConfig) -> Spans:
-    """Of each of some stretches the end is held out, with a gap on both sides that no part has."""
+def split_blocks(n: int, config: TextConfig) -> Spans:
+    """The end of each of several stretches is held out, with a gap on both sides that belongs to no part."""
     spans: Spans = {name: [] for name in (*PARTS, LEFT_OUT)}
     stretches = max(1, min(MOST_STRETCHES, n // STRETCH))
     for i in range(stretches):
@@ -63,39 +61,38 @@ def interleaved(n: int, config: TextConfig) -> Spans:
     return spans
 
 
-class Division:
-    """The parts of a text that waits in a spool."""
+class Split:
+    """The parts of a text in a spool, by the spans of each."""
 
     def __init__(self, spans: Spans) -> None:
         self.spans = spans
 
     @classmethod
-    def of(cls, n: int, n_all: int, config: TextConfig) -> "Division":
-        """As the settings say, of n symbols, and those of a held-out text of its own after them."""
-        return cls(interleaved(n, config) if config.split == "blocks" else tail(n, n_all, config))
+    def of(cls, n: int, n_all: int, config: TextConfig) -> "Split":
+        """Split n symbols as configured, and the n_all - n of a held-out text of its own after them."""
+        return cls(split_blocks(n, config) if config.split == "blocks" else split_tail(n, n_all, config))
 
-    def codes(self, spool: Spool, part: str) -> Iterator[Codes]:
+    def codes(self, spool: Spool, part: str) -> Iterator[Points]:
         """The code points of a part, in order, in blocks."""
         for start, end in self.spans[part]:
             yield from spool.read(start, end)
 
 
-class Draw(Division):
-    """Whole documents by a hash of their text: what occurs twice is in one part, now and in a longer text."""
+class DocumentSplit:
+    """Whole documents, drawn by a hash of their text: equal documents get into one part, in a longer text too."""
 
-    def __init__(self, folder: Path, config: TextConfig) -> None:
-        """`folder` is where the part of each is kept when they are many, a byte for each."""
+    def __init__(self, config: TextConfig) -> None:
         self._shares = (config.val, config.val + config.test)
-        self._file = files.scratch(folder, in_memory=IN_MEMORY)
-        self._sum = np.zeros(1, dtype=np.uint64)  # of the document that has not ended, so far
-        self._length = 0  # and its length
+        self._parts = bytearray()  # the part of each document, by its number in PARTS
+        self._sum = np.zeros(1, dtype=np.uint64)  # of the document that has not ended yet
+        self._length = 0  # and its length so far
 
-    def add(self, codes: Codes) -> None:
-        """Read code points, with END_POINT where documents end."""
+    def add(self, codes: Points) -> None:
+        """Draw the documents of the next code points, with END_POINT where documents end."""
         for start in range(0, len(codes), AT_ONCE):
             self._add(codes[start : start + AT_ONCE])
 
-    def _add(self, codes: Codes) -> None:
+    def _add(self, codes: Points) -> None:
         ends = np.flatnonzero(codes == END_POINT)
         starts = np.concatenate(([0], ends + 1))
         lengths = np.diff(starts, append=len(codes))
@@ -107,48 +104,35 @@ class Draw(Division):
         sums[:1] += self._sum
         held_out, test = self._shares
         drawn = uniform(sums[:-1])
-        parts = np.where(drawn < held_out, 1, np.where(drawn < test, 2, 0)).astype(np.uint8)
-        self._file.write(parts.tobytes())
+        self._parts += np.where(drawn < held_out, 1, np.where(drawn < test, 2, 0)).astype(np.uint8).tobytes()
         self._sum = sums[-1:]
         self._length = int(lengths[-1]) + (0 if len(ends) else self._length)
 
-    def codes(self, spool: Spool, part: str) -> Iterator[Codes]:
+    def codes(self, spool: Spool, part: str) -> Iterator[Points]:
         """The code points of a part's documents, in order, in blocks."""
+        if part not in PARTS:
+            return  # no document is left out
+        parts = np.frombuffer(self._parts + b"\xff", np.uint8)  # the last: a document that does not end
         number = 0
         for codes in spool.read(0, spool.chars):
-            for start in range(0, len(codes), AT_ONCE):
-                piece = codes[start : start + AT_ONCE]
-                starts = np.concatenate(([0], np.flatnonzero(piece == END_POINT) + 1))
-                self._file.seek(number)
-                parts = np.frombuffer(self._file.read(len(starts)).ljust(len(starts), b"\xff"), np.uint8)
-                lengths = np.diff(starts, append=len(piece))
-                yield piece[np.repeat(parts == _NUMBERS.get(part), lengths)]
-                number += len(starts) - 1
-
-    def close(self) -> None:
-        """Give back what it takes."""
-        self._file.close()
-
-
-_NUMBERS = {name: i for i, name in enumerate(PARTS)}
-
-
-MOST_KEPT_BACK = 1 << 22
-"""Symbols of an earlier held-out part that are looked for; of a longer one as many, evenly spread."""
-PIECE = 1 << 18
+            starts = np.concatenate(([0], np.flatnonzero(codes == END_POINT) + 1))
+            lengths = np.diff(starts, append=len(codes))
+            of_document = parts[number : number + len(starts)] == PARTS.index(part)
+            yield codes[np.repeat(of_document, lengths)]
+            number += len(starts) - 1
 
 
 @dataclass(frozen=True)
-class Respected:
-    """How a text was divided so that an earlier division holds in it."""
+class InheritedSplit:
+    """How a text was split so that nothing an earlier run held out is trained on."""
 
     spans: Spans
-    begins: bool  # does the text begin with the earlier one?
-    found: int  # symbols left out of training elsewhere, since they were kept from it before
+    begins: bool  # the text begins with the earlier one
+    found: int  # symbols left out of training elsewhere, since the earlier run held them out
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Respected":
-        """Rebuild from the fields as JSON has them; ValueError, KeyError or TypeError where they are not."""
+    def from_json(cls, data: dict[str, Any]) -> "InheritedSplit":
+        """Rebuild from its fields as JSON. Raises ValueError, KeyError or TypeError."""
         spans: Spans = {
             name: [(int(a), int(b)) for a, b in data["spans"][name]] for name in (*PARTS, LEFT_OUT)
         }
@@ -156,44 +140,43 @@ class Respected:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Earlier:
-    """The text of the run that another goes on from."""
+class EarlierText:
+    """The text of the run that is fine-tuned."""
 
     vocabulary: Vocabulary
-    key: str  # of its corpus: of the text, and of how it is divided
+    key: str  # of its corpus
     sha256: str  # of the text as UTF-8
     chars: int
-    spans: Spans | None  # its parts; None where they are of documents, and these are found by their text
-    kept_back: tuple[Ids, ...] | None  # what was held out or kept for the test; None: it is gone
-    looked: bool  # was it looked for in the new text? It is, unless it was gone
-    respected: Respected | None = None  # how the new text was divided, once that is known
+    spans: Spans | None  # its parts; None if whole documents were drawn, which are found by their text
+    kept_back: tuple[Ids, ...] | None  # its held-out and test parts; None if they are gone
+    looked: bool  # whether those were searched for in the new text: always, unless they were gone
+    respected: InheritedSplit | None = None  # how the new text was split, once that is known
 
     @cached_property
     def digest(self) -> str:
-        """A hash of all that the division and the vocabulary of the new text depend on."""
+        """A hash of all that the split and the vocabulary of the new text depend on."""
         text = [self.key, self.sha256, self.chars, self.spans, self.looked]
         facts = [json.loads(self.vocabulary.to_json()), *text]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def passages(self) -> Passages:
-        """Those of what was kept back."""
-        texts = (self.vocabulary.decode(piece) for ids in self.kept_back or () for piece in _pieces(ids))
-        return Passages(
-            np.concatenate([hashes_of(code_points(text)) for text in texts] or [np.empty(0, np.uint64)])
-        )
+        """The passages of its held-out and test parts."""
+        pieces = [piece for ids in self.kept_back or () for piece in spread_pieces(ids, MOST_SEARCHED)]
+        hashes = [hashes_of(code_points(self.vocabulary.decode(piece))) for piece in pieces]
+        return Passages(np.concatenate(hashes or [np.empty(0, np.uint64)]))
 
 
-class Beginning:
-    """Does a text begin with an earlier one? Found out block by block."""
+class BeginsWith:
+    """Finds out block by block whether a text begins with an earlier one."""
 
-    def __init__(self, earlier: Earlier) -> None:
+    def __init__(self, earlier: EarlierText) -> None:
         self.earlier = earlier
         self._left = earlier.chars
         self._digest = hashlib.sha256()
         self.same = False
 
     def add(self, block: Block) -> None:
-        """Read some more of it."""
+        """Read the next block."""
         if not self._left:
             return
         text = block.text
@@ -203,41 +186,32 @@ class Beginning:
         self.same = not self._left and self._digest.hexdigest() == self.earlier.sha256
 
 
-def respect(beginning: Beginning, spool: Spool, n: int, config: TextConfig) -> Respected:
-    """Divide a text of n symbols, and those of a held-out text of its own after them.
+def inherit_split(
+    earlier: EarlierText, begins: bool, spool: Spool, n: int, config: TextConfig
+) -> InheritedSplit:
+    """Split a text of n symbols, and those of a held-out text of its own after them.
 
-    Where it begins with the earlier text, that keeps its parts, and the rest is divided by itself. What
-    was kept back before and stands elsewhere in the training part, in passages of PASSAGE symbols or
-    more, is left out of it.
+    If it begins with the earlier text, that keeps its parts, and the rest is split by itself. What the
+    earlier run held out is left out of training wherever it occurs, in passages of PASSAGE symbols or more.
     """
-    earlier, start, kept = beginning.earlier, 0, _nothing()
     if earlier.respected is not None:
         return earlier.respected
-    if beginning.same and earlier.spans is not None and config.documents == "none":
+    start, kept = 0, Spans({name: [] for name in (*PARTS, LEFT_OUT)})
+    if begins and earlier.spans is not None and config.documents == "none":
         start, kept = earlier.chars, earlier.spans
-    rest = Division.of(n - start, spool.chars - start, config).spans
+    rest = Split.of(n - start, spool.chars - start, config).spans
     spans = {name: [*kept[name], *((a + start, b + start) for a, b in rest[name])] for name in kept}
     taken: list[Span] = []
     if earlier.kept_back is not None:
-        taken = list(_merged(_places(earlier.passages(), spool.read(start, n), start)))
-    spans["train"], out = _without(spans["train"], taken)
+        taken = _merged(_places(earlier.passages(), spool.read(start, n), start))
+    spans["train"], out = _cut_out(spans["train"], taken)
     spans[LEFT_OUT] = [*spans[LEFT_OUT], *out]
-    return Respected(spans, start > 0, sum(b - a for a, b in out))
+    return InheritedSplit(spans, start > 0, sum(b - a for a, b in out))
 
 
-def _nothing() -> Spans:
-    return {name: [] for name in (*PARTS, LEFT_OUT)}
-
-
-def _pieces(ids: Ids) -> Iterator[Ids]:
-    there = -(-len(ids) // PIECE)
-    for i in np.linspace(0, there - 1, min(there, MOST_KEPT_BACK // PIECE)).round().astype(int):
-        yield ids[i * PIECE : (i + 1) * PIECE]
-
-
-def _places(passages: Passages, blocks: Iterable[Codes], start: int) -> Iterator[Span]:
-    """Where the passages stand in blocks of which the first begins at `start`, whatever documents end in them."""
-    held: Codes = np.empty(0, np.uint8)
+def _places(passages: Passages, blocks: Iterable[Points], start: int) -> Iterator[Span]:
+    """Where the passages stand in blocks of which the first begins at `start`, across ends of documents too."""
+    held: Points = np.empty(0, np.uint8)
     places = np.empty(0, np.int64)
     for codes in blocks:
         inside = np.flatnonzero(codes != END_POINT)
@@ -251,22 +225,19 @@ def _places(passages: Passages, blocks: Iterable[Codes], start: int) -> Iterator
         held, places = held[read:], places[read:]
 
 
-def _merged(spans: Iterable[Span]) -> Iterator[Span]:
-    """Ascending spans, those that touch as one."""
-    last: Span | None = None
-    for a, b in spans:
-        if last is not None and a <= last[1]:
-            last = last[0], max(b, last[1])
-            continue
-        if last is not None:
-            yield last
-        last = a, b
-    if last is not None:
-        yield last
+def _merged(spans: Iterable[Span]) -> list[Span]:
+    """Ascending spans with those joined that touch."""
+    joined: list[Span] = []
+    for start, end in spans:
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return joined
 
 
-def _without(spans: Sequence[Span], taken: Sequence[Span]) -> tuple[list[Span], list[Span]]:
-    """What is left of spans, and what lies in those taken."""
+def _cut_out(spans: Sequence[Span], taken: Sequence[Span]) -> tuple[list[Span], list[Span]]:
+    """What is left of spans without those taken, and what they lose."""
     kept, out = [], []
     for start, end in spans:
         at = start

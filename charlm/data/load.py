@@ -1,4 +1,4 @@
-"""From what the user named to a corpus: files, or the manual where nothing is named."""
+"""From what the user named to a corpus: files, or the manual bundled with Python if nothing is named."""
 
 import os
 import shlex
@@ -8,29 +8,29 @@ from pathlib import Path
 
 from charlm.config import TextConfig
 from charlm.data.boilerplate import Boilerplate, boilerplate_note
-from charlm.data.cache import Known
+from charlm.data.cache import Fingerprints
 from charlm.data.corpus import Corpus, reopen
 from charlm.data.decoding import check_codec
 from charlm.data.documents import FileJoiner, split_documents
-from charlm.data.holdout import Earlier
+from charlm.data.holdout import EarlierText
 from charlm.data.normalize import normalize_blocks
-from charlm.data.prepare import Preparation, Watch
+from charlm.data.prepare import CorpusBuilder, Watch, unwatched
 from charlm.data.reader import FileReader, no_text
-from charlm.data.scan import Look
 from charlm.data.sources import Note, find_files, manual_name, read_manual
 from charlm.data.stream import STDIN, Block, label_of
-from charlm.data.text_warnings import grouped, remarks
+from charlm.data.text_scan import FileRead, TextScan, grouped
 from charlm.errors import TextError
-from charlm.native.text_kernels import Kernels
 
 NEWLINE_ADDED = "does not end with a newline; one is added, so that lines of two files are not joined"
 MANUAL = "python-manual"
 """The name of a run on the manual."""
+INHERITED = ("encoding", "field")
+"""Settings that a held-out file follows only if it is of the same kind as the text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A corpus, what was noticed in reading it, and where it can be read again."""
+    """A corpus, notes on reading it, and where it can be read again."""
 
     corpus: Corpus
     notes: tuple[str, ...]
@@ -41,81 +41,77 @@ class Loaded:
 def load(
     names: Sequence[str],
     config: TextConfig,
-    watch: Watch = lambda what, done, of: None,
+    watch: Watch = unwatched,
     *,
     verify: bool = False,
-    earlier: Earlier | None = None,
-    look: Look | None = None,
+    earlier: EarlierText | None = None,
+    scan: TextScan | None = None,
 ) -> Loaded:
-    """Read, divide and encode; or find in the cache what was read before and has not changed.
+    """Read, split and encode files; or find in the cache what was read before and has not changed.
 
-    `watch` is told how it goes on. With `verify` the files are read through and all that the cache
-    holds is checked. `earlier` is the text of a run that is gone on from. With a `look` they are read,
-    excerpts of what is too long, and what that tells is put there. Raises TextError, UsageError and
-    ResourceError.
+    `watch` is told the progress. With `verify` the files are read again, and all of the cached corpus is checked.
+    `earlier` is the text of the run that is fine-tuned. With a `scan` the files are read, of very long ones only
+    excerpts, and what that tells is put there. Raises TextError, UsageError and ResourceError.
     """
     sources = tuple(name if name == "-" else str(Path(name).absolute()) for name in names)
     label = " ".join(names) if names else manual_name()
     if config.encoding is not None:
         check_codec(config.encoding)
-    files = _Files(config, watch, look)
+    files = _Files(config, watch, scan)
     paths = files.find(names, config.include, config.exclude) if names else []
     val_paths = None if config.val_file is None else files.find([config.val_file])
-    known = Known([*paths, *(val_paths or [])], config, earlier.digest if earlier else "") if paths else None
-    found_notes = grouped(files.notes)  # of what was left out too, so they are not those of an earlier time
-    row = known.recall() if known and not verify and look is None else None
-    corpus = reopen(row[0]) if row else None
-    if row and corpus:
-        return Loaded(corpus=corpus, notes=(*found_notes, *row[1]), sources=sources, label=label)
+    all_paths = [*paths, *(val_paths or [])]
+    fingerprints = Fingerprints(all_paths, config, earlier.digest if earlier else "") if paths else None
+    notes_on_names = grouped(files.notes)  # never remembered: they are about files left out too
     files.notes.clear()
-    files.kernels = Kernels.of_text(files.total)
-    preparation = Preparation(config, label, watch, earlier, look.sample.add if look else None, files.kernels)
+
+    def loaded(corpus: Corpus, notes: Sequence[str]) -> Loaded:
+        return Loaded(corpus=corpus, notes=(*notes_on_names, *notes), sources=sources, label=label)
+
+    if fingerprints is not None and not verify and scan is None:
+        remembered = fingerprints.recall()
+        corpus = reopen(remembered[0]) if remembered else None
+        if remembered and corpus:
+            return loaded(corpus, remembered[1])
+    builder = CorpusBuilder(config, label, watch, earlier, scan.sample.add if scan else None)
     main = files.blocks(paths) if paths else split_documents(normalize_blocks(_manual(), config), config)
-    inherited = ("encoding", "field")  # which were given for the text, whose kind this may not be
-    val = files.blocks(val_paths, inherited) if val_paths else None
-    corpus = preparation.corpus(main, val, check=verify)
-    if look is not None:
-        look.counts, look.marks = preparation.counts, preparation.marks
-    notes = [*grouped(files.notes), *(remarks(preparation.marks) if preparation.marks and paths else [])]
-    found = boilerplate_note(files.boilerplate, corpus, config)
-    if found and config.strip is None:
-        if look is not None:
-            look.boilerplate = found  # of which a finding says the rest
-        else:
-            notes.append(f"{found} --strip gutenberg leaves them out.")
-    elif found:
-        notes.append(found)
-    if known and corpus.uncached is None and not (look and look.partial):
-        known.remember(corpus.key, notes)
+    val = files.blocks(val_paths, INHERITED) if val_paths else None
+    corpus = builder.build(main, val, verify=verify)
+    if scan is not None:
+        scan.counts, scan.marks = builder.counts, builder.marks
+    notes = [*grouped(files.notes), *(builder.marks.warnings() if builder.marks and paths else [])]
+    boilerplate = boilerplate_note(files.boilerplate, corpus, config)
+    if boilerplate and config.strip is None and scan is not None:
+        scan.boilerplate = boilerplate  # which `charlm inspect` lists among its warnings
+    elif boilerplate:
+        notes.append(boilerplate if config.strip else f"{boilerplate} --strip gutenberg leaves them out.")
+    if fingerprints is not None and corpus.uncached is None and not (scan and scan.partial):
+        fingerprints.remember(corpus.key, notes)
     if corpus.uncached is not None:
-        notes.append(
-            f"The cache cannot be written ({corpus.uncached}); the text is held in memory this time."
-        )
-    return Loaded(corpus=corpus, notes=(*found_notes, *notes), sources=sources, label=label)
+        notes.append(f"The cache cannot be written ({corpus.uncached}); the text is held in memory.")
+    return loaded(corpus, notes)
 
 
 def run_name(names: Sequence[str]) -> str:
-    """The name that a run on these files has by default: the first one's stem."""
+    """The default name of a run on these files: the first one's stem."""
     if not names:
         return MANUAL
     return "stdin" if names[0] == "-" else Path(names[0]).absolute().name.split(".")[0]
 
 
 def _manual() -> Iterator[Block]:
-    text = read_manual()
-    yield Block(text.encode(), text)
+    yield Block.of(read_manual())
 
 
 class _Files:
-    """Files to read one after another, and what is to be said of them."""
+    """Reads files one after another, and collects the notes on them."""
 
-    def __init__(self, config: TextConfig, watch: Watch, look: Look | None) -> None:
+    def __init__(self, config: TextConfig, watch: Watch, scan: TextScan | None) -> None:
+        self._config, self._watch, self._scan = config, watch, scan
         self.notes: list[Note] = []
-        self._config, self._watch, self._look = config, watch, look
-        self.total: int | None = 0  # bytes, where that is known
-        self.kernels: Kernels | None = None
-        self._taken = 0
         self.boilerplate: list[Boilerplate] = []  # of the text, and of a held-out text of its own
+        self._total: int | None = 0  # bytes of all files, if known
+        self._read = 0
 
     def find(
         self,
@@ -123,35 +119,30 @@ class _Files:
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
     ) -> list[str]:
-        """The files that are meant."""
+        """The paths that names stand for."""
         paths, notes = find_files(names, include, exclude, self._config.encoding)
         self.notes += notes
-        sizes = [os.stat(path).st_size if path != STDIN else None for path in paths]
-        self.total = None if None in sizes or self.total is None else self.total + sum(filter(None, sizes))
-        if self._look is not None:
-            paths = self._look.plan(paths, self._config)
-            self.total = None if self._look.partial else self.total
+        if self._scan is not None:
+            paths = self._scan.plan(paths, self._config)
+        if STDIN in paths or self._total is None or (self._scan is not None and self._scan.partial):
+            self._total = None
+        else:
+            self._total += sum(os.stat(path).st_size for path in paths)
         return paths
 
     def blocks(self, paths: Sequence[str], inherited: Sequence[str] = ()) -> Iterator[Block]:
-        """Their text; `inherited` is as in FileReader.
-
-        Raises TextError where there is none.
-        """
+        """Their text; `inherited` is as in FileReader. Raises TextError if there is none."""
         any_text, joiner, boilerplate = False, FileJoiner(), Boilerplate()
         self.boilerplate.append(boilerplate)
+        excerpted = self._scan is not None and self._scan.partial
         for path in paths:
-            label = label_of(path)
-            if self._look is not None and self._look.partial:
-                label = f"{label}, of which pieces were read,"
             reader = FileReader(
                 path,
                 self._config,
                 inherited=inherited,
-                label=label,
-                watch=self._take,
-                excerpt=self._look.excerpt(path) if self._look else None,
-                kernels=self.kernels,
+                label=label_of(path) + (", of which excerpts were read," if excerpted else ""),
+                watch=self._count,
+                excerpt=self._scan.excerpt(path, self._config) if self._scan else None,
             )
             try:
                 for block in reader.blocks(joiner, boilerplate):
@@ -159,25 +150,38 @@ class _Files:
                     yield block
             except TextError as error:
                 raise self._with_advice(error, path, paths) from None
-            self.notes += [(path, note) for note in reader.notes]
-            if reader.record_fields is not None and self._look is None:
-                self.notes.append((path, reader.records_note))
-            if self._look is not None:
-                self._look.read(path, reader)
-                self._look.fields += reader.record_fields or []
+            self._note(path, reader)
         self.notes += [(name, NEWLINE_ADDED) for name in joiner.unended]
         if not any_text:
             raise no_text(paths)
 
+    def _note(self, path: str, reader: FileReader) -> None:
+        """Keep the notes on a file that was read, for a scan also how it was."""
+        self.notes += [(path, note) for note in reader.notes]
+        if self._scan is None:
+            if reader.records_note:
+                self.notes.append((path, reader.records_note))
+            return
+        decoder = reader.decoder
+        self._scan.record_fields += reader.record_fields or []
+        self._scan.files.append(
+            FileRead(
+                name=path,
+                codec=decoder.codec,
+                marked=decoder.has_mark,
+                compression=reader.stream.compression,
+            )
+        )
+
     def _with_advice(self, error: TextError, path: str, paths: Sequence[str]) -> TextError:
-        """The error, and how to read the others without that file, where there are others."""
+        """The error, with how to leave that file out if there are others."""
         if len(paths) < 2 or path == STDIN:
             return error
         apart = "\n" if "\n" in str(error) else " "
         return TextError(f"{error}{apart}To leave it out, add --exclude {shlex.quote(Path(path).name)}.")
 
-    def _take(self, taken: int) -> None:
-        self._taken += taken
-        if self._look is not None:
-            self._look.bytes_read = self._taken
-        self._watch("reading", self._taken, self.total)
+    def _count(self, n_bytes: int) -> None:
+        self._read += n_bytes
+        if self._scan is not None:
+            self._scan.bytes_read = self._read
+        self._watch("reading", self._read, self._total)

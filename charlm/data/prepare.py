@@ -1,7 +1,6 @@
-"""Text to a corpus: two passes, one to count characters and one to encode, within bounded memory.
+"""Text to corpus in two passes over its blocks: one counts and keeps the characters, one encodes them.
 
-Two passes, in blocks: one reads and counts, one encodes. What is between them waits on the disk, a
-byte, two or four for each character, so memory does not grow with the text.
+Between the passes the characters wait in a spool, so memory does not grow with the text.
 """
 
 import errno
@@ -17,25 +16,226 @@ from time import time
 import numpy as np
 
 from charlm.config import TextConfig
-from charlm.data import cache, graphemes
-from charlm.data.cache import cache_folder
-from charlm.data.codes import Census, Codes, Counts, LineEnds, Spool, marks_of
+from charlm.data import cache
 from charlm.data.corpus import Corpus, corpus_of_parts, key_of, reopen
 from charlm.data.documents import EndMarker, split_documents
-from charlm.data.encode import PartEncoder, encoder_of
-from charlm.data.holdout import LEFT_OUT, PARTS, Beginning, Division, Draw, Earlier, Respected, respect
+from charlm.data.encode import Counts, Encoder, Spool, TextCounter
+from charlm.data.holdout import LEFT_OUT, PARTS, BeginsWith, DocumentSplit, EarlierText, Split, inherit_split
 from charlm.data.normalize import normalize_blocks
 from charlm.data.stream import Block
-from charlm.data.text_warnings import Marks
-from charlm.data.tokenizer import END_POINT, Ids, Vocabulary, code_points, grown
+from charlm.data.text_scan import TextMarks
+from charlm.data.tokenizer import END_POINT, Ids, Points, Vocabulary
 from charlm.errors import ResourceError, TextError
 from charlm.files import make_folder
-from charlm.native.text_kernels import Kernels
 from charlm.terminal import one_line
 
+Watch = Callable[[str, int, int | None], None]  # what is being done, how much of it is done, of how much
 
-def scratch_folder() -> Path:
-    """The folder of the cache, or that for temporary files where it cannot be written."""
+
+def unwatched(what: str, done: int, total: int | None) -> None:
+    """A Watch that ignores progress."""
+
+
+def prepare(
+    text: str, config: TextConfig, val_text: str | None = None, earlier: EarlierText | None = None
+) -> Corpus:
+    """The corpus of a text in memory. Raises as `CorpusBuilder.build`."""
+    main, val = (
+        None if part is None else split_documents(normalize_blocks([Block.of(part)], config), config)
+        for part in (text, val_text)
+    )
+    assert main is not None
+    return CorpusBuilder(config, earlier=earlier).build(main, val)
+
+
+class CorpusBuilder:
+    """Counts, splits and encodes a text."""
+
+    def __init__(
+        self,
+        config: TextConfig,
+        label: str = "",
+        watch: Watch = unwatched,
+        earlier: EarlierText | None = None,
+        observe: Callable[[Points], None] | None = None,
+    ) -> None:
+        """`label` names the text in the cache; `watch` is told the progress of encoding.
+
+        `earlier`: the text of the run that is fine-tuned, whose symbols and split are kept. `observe` is given the
+        code points of the text, in order, in blocks, but not those of a held-out text of its own.
+        """
+        self._config, self._label, self._watch, self._observe = config, label, watch, observe
+        self._counter, self._marker = TextCounter(), EndMarker()
+        self._documents = DocumentSplit(config) if config.split == "documents" else None
+        self._begins = None if earlier is None else BeginsWith(earlier)
+        self._n = 0  # symbols of the text without a held-out text of its own
+        self.marks: TextMarks | None = None  # once the text is read, if it is not empty
+        self.counts: Counts = np.zeros(0, np.int64)  # of each code point, once the text is read
+
+    def build(
+        self, blocks: Iterable[Block], val_blocks: Iterable[Block] | None = None, *, verify: bool = False
+    ) -> Corpus:
+        """Read a text and encode it into the cache, or find it there. With `verify` what is there is checked whole.
+
+        If the cache cannot be written, a text that fits into memory is held there. Raises TextError for a text
+        too short to learn from, ResourceError if the disk is full.
+        """
+        folder = _temporary_folder()
+        spool = Spool(folder)
+        try:
+            with _full_disk_explained(folder):
+                sha256 = self._read(blocks, spool, main=True)
+                val_sha256 = None if val_blocks is None else self._read(val_blocks, spool, main=False)
+            key = self._key(sha256, val_sha256)
+            return reopen(key, whole=verify) or self._encode(key, sha256, spool)
+        finally:
+            spool.close()
+
+    def _read(self, blocks: Iterable[Block], spool: Spool, *, main: bool) -> str:
+        """The first pass, over the `main` text or the held-out text of its own; the text's SHA-256."""
+        digest = hashlib.sha256()
+        for block in blocks:
+            codes = self._marker.mark(block)
+            self._counter.add(codes)
+            if self._documents is not None:
+                self._documents.add(codes)
+            spool.add(codes, block if block.ends is None else None)
+            digest.update(block.utf8)
+            if main:
+                self._counter.add_line_ends(block.utf8)
+                if self._begins is not None:
+                    self._begins.add(block)
+                if self._observe is not None:
+                    self._observe(codes)
+        if main:
+            self._n, self.counts = spool.chars, self._counter.counts()
+            self.marks = TextMarks.from_counts(self.counts, self._counter.crlf) if spool.chars else None
+        return digest.hexdigest()
+
+    def _key(self, sha256: str, val_sha256: str | None) -> str:
+        config = self._config
+        settings = [cache.FORMAT, sha256, val_sha256, self._n, config.val, config.test, config.min_count]
+        if config.documents != "none":
+            settings.append(self._marker.digest())
+        if config.split != "tail":
+            settings.append(config.split)
+        if self._begins is not None:
+            settings.append(self._begins.earlier.digest)
+        if config.units != "chars":
+            settings.append(f"units {config.units}")
+        return key_of(json.dumps(settings))
+
+    def _encode(self, key: str, sha256: str, spool: Spool) -> Corpus:
+        """The second pass: encode the parts and store them."""
+        inherited = None
+        if self._documents is not None:
+            split: Split | DocumentSplit = self._documents
+        elif self._begins is not None:
+            begins = self._begins
+            inherited = inherit_split(begins.earlier, begins.same, spool, self._n, self._config)
+            split = Split(inherited.spans)
+        else:
+            split = Split.of(self._n, spool.chars, self._config)
+        counts = self._counts_of_parts(spool, split)
+        ends = {name: int(part[END_POINT : END_POINT + 1].sum()) for name, part in counts.items()}
+        chars = {name: int(part.sum()) - ends[name] for name, part in counts.items()}
+        self._check(chars, ends["train"])
+        vocabulary = self._vocabulary(counts["train"])
+        facts = {
+            "format": cache.FORMAT,
+            "label": self._label,
+            "sha256": sha256,
+            "vocabulary": json.loads(vocabulary.to_json()),
+            **{f"{name}_chars": n for name, n in chars.items()},
+        }
+        if vocabulary.has_end:
+            facts["ends"] = [ends[name] for name in PARTS]
+        if inherited is not None:
+            facts["respected"] = asdict(inherited)
+        encoder = Encoder(vocabulary, self._counter.counts())
+        parts, done = {}, 0
+        for name in PARTS:
+            pieces = _EncodedPart(encoder, spool, split, name, done, self._watch)
+            parts[name] = cache.Part(encoder.length(counts[name]), encoder.dtype, pieces)
+            done += int(counts[name].sum())
+        return _store(key, facts, parts)
+
+    def _vocabulary(self, train_counts: Counts) -> Vocabulary:
+        """The symbols of the training part, after those of the run that is fine-tuned."""
+        old = None if self._begins is None else self._begins.earlier.vocabulary
+        keep = "" if old is None else old.chars
+        new = Vocabulary.from_counts(train_counts, self._config.min_count, self._config.units, keep)
+        if old is None or self._begins is None:
+            return new
+        return old.extended(new, replace_counts=self._begins.same)
+
+    def _counts_of_parts(self, spool: Spool, split: Split | DocumentSplit) -> dict[str, Counts]:
+        """How often each code point occurs in each part; the training part's are the rest."""
+        counts = {"train": self._counter.counts()}
+        for name in (*PARTS[1:], LEFT_OUT):
+            counter = TextCounter()
+            for codes in split.codes(spool, name):
+                counter.add(codes)
+            counts[name] = counter.counts()
+            counts["train"][: len(counts[name])] -= counts[name]
+        return counts
+
+    def _check(self, chars: dict[str, int], train_ends: int) -> None:
+        """Raise TextError if there is too little to train on."""
+        if chars["train"] < 2:
+            n = sum(chars.values())
+            raise TextError(
+                f"the text has {n} character{'s' * (n != 1)}, {chars['train']} of them "
+                "to train on; training needs at least 2, and some hundreds to learn anything"
+            )
+        if self._config.documents != "none" and not train_ends:
+            raise TextError(
+                f"no document ends in the training part ({self._marker.documents} in the whole text), so the model "
+                f"cannot learn where they end; --documents {self._config.documents} needs more documents, or leave it out"
+            )
+
+
+def _store(key: str, facts: dict[str, object], parts: dict[str, cache.Part]) -> Corpus:
+    """Store encoded parts in the cache and open them; or hold them in memory if the cache cannot be written."""
+    try:
+        cache.store(key, facts, parts)
+        why = "it changed"
+    except OSError as error:
+        why = str(error.strerror or error)
+    else:
+        corpus = reopen(key)
+        if corpus is not None:
+            return corpus
+    if sum(part.n * part.dtype.itemsize for part in parts.values()) > cache.CHECKED_WHOLE:
+        raise ResourceError(
+            f"the cache in {one_line(str(cache.cache_folder()))} cannot be written ({why}), and the text is too long "
+            "to be held in memory; make room there, or set CHARLM_CACHE to another folder"
+        )
+    held = [np.concatenate([np.empty(0, part.dtype), *part.pieces]) for part in parts.values()]
+    return replace(corpus_of_parts(key, facts, *held), uncached=why)
+
+
+@dataclass(frozen=True)
+class _EncodedPart:
+    """The ids of a part, encoded anew whenever they are asked for."""
+
+    encoder: Encoder
+    spool: Spool
+    split: Split | DocumentSplit
+    name: str
+    done: int  # symbols of the parts before
+    watch: Watch
+
+    def __iter__(self) -> Iterator[Ids]:
+        done = self.done
+        for codes in self.split.codes(self.spool, self.name):
+            yield self.encoder.encode(codes)
+            done += len(codes)
+            self.watch("encoding", done, self.spool.chars)
+
+
+def _temporary_folder() -> Path:
+    """The folder of the cache, or the system's for temporary files if the cache cannot be written."""
     try:
         make_folder(cache.corpora())
     except OSError:
@@ -45,8 +245,8 @@ def scratch_folder() -> Path:
 
 
 @contextmanager
-def room(folder: Path) -> Iterator[None]:
-    """Turns the end of a disk's room into a sentence."""
+def _full_disk_explained(folder: Path) -> Iterator[None]:
+    """Turn the error of a full disk into a sentence."""
     try:
         yield
     except OSError as error:
@@ -56,266 +256,3 @@ def room(folder: Path) -> Iterator[None]:
             f"no room for the text in {one_line(str(folder))} ({error.strerror}); make room there, or set "
             "CHARLM_CACHE to a folder that has it"
         ) from None
-
-
-class ClusterCensus:
-    """How often clusters of several code points occur, and code points outside of those."""
-
-    def __init__(self) -> None:
-        self.clusters: dict[str, int] = {}
-        self.singles = Census()
-        self._points = 0  # of all the different clusters
-
-    def add(self, codes: Codes) -> None:
-        """Count a block that cuts no cluster. New ones beyond MOST code points are counted as their characters."""
-        starts, found = graphemes.find(codes)
-        if not found:
-            self.singles.add(codes)
-            return
-        self.singles.add(graphemes.without(codes, starts, found))
-        counts, over = self.clusters, []
-        for cluster in found:
-            if cluster in counts:
-                counts[cluster] += 1
-            elif self._points + len(cluster) <= graphemes.MOST:
-                counts[cluster] = 1
-                self._points += len(cluster)
-            else:
-                over.append(cluster)
-        if over:
-            self.singles.add(code_points("".join(over)))
-
-
-def vocabulary_of(
-    counts: Counts, blocks: Iterable[Codes], config: TextConfig, known: Vocabulary | None = None
-) -> Vocabulary:
-    """The symbols of a training part, in which each code point occurs so often; only for graphemes are its
-    `blocks` read. What is `known` is a symbol however rare it is."""
-    if config.units != "graphemes":
-        return Vocabulary.of_counts(counts, config.min_count, config.units, known=known)
-    census = ClusterCensus()
-    for codes in graphemes.whole(blocks):
-        census.add(codes)
-    return Vocabulary.of_counts(
-        census.singles.counts(), config.min_count, config.units, census.clusters, known
-    )
-
-
-Watch = Callable[[str, int, int | None], None]  # what is done, how much of it, of how much
-
-
-def prepare(
-    text: str, config: TextConfig, val_text: str | None = None, earlier: Earlier | None = None
-) -> Corpus:
-    """The corpus of a text that is in memory. Raises as `Preparation`."""
-    main, val = (
-        None if of is None else split_documents(normalize_blocks([Block(of.encode(), of)], config), config)
-        for of in (text, val_text)
-    )
-    assert main is not None
-    return Preparation(config, earlier=earlier).corpus(main, val)
-
-
-class Preparation:
-    """A text on its way into a corpus."""
-
-    def __init__(
-        self,
-        config: TextConfig,
-        label: str = "",
-        watch: Watch = lambda what, done, of: None,
-        earlier: Earlier | None = None,
-        observe: Callable[[Codes], None] | None = None,
-        kernels: Kernels | None = None,
-    ) -> None:
-        """`watch` is told how the encoding goes on; `label` names the text in the cache.
-
-        `earlier`: the text of the run that is gone on from, whose symbols and division hold in this one.
-        `observe` sees the code points of the text, in order, in blocks, those of a held-out text of its own not.
-        `kernels` do a long text's work.
-        """
-        self._config, self._label, self._watch, self._observe = config, label, watch, observe
-        self._kernels = kernels
-        self._census, self._ends, self._marker = Census(kernels), LineEnds(), EndMarker()
-        self._draw: Draw | None = None  # of whole documents, where they are drawn
-        self._beginning = None if earlier is None else Beginning(earlier)
-        self.marks: Marks | None = None  # what deserves a remark, once the text is read
-        self.counts: Counts = np.zeros(0, np.int64)  # of each code point, once the text is read
-
-    def lines(self) -> int:
-        """Line ends in what was read so far."""
-        return self._census.lines() - self._ends.pairs
-
-    def corpus(
-        self, blocks: Iterable[Block], val_blocks: Iterable[Block] | None = None, *, check: bool = False
-    ) -> Corpus:
-        """Divide and encode a text, or find it in the cache, where it is kept for the next time.
-
-        Raises TextError for a text too short to learn from, ResourceError where the disk has no
-        room. A cache that cannot be written is done without for a text that fits into memory. What
-        is in the cache already is checked all through if `check`.
-        """
-        folder = scratch_folder()
-        spool, draw = Spool(folder, self._kernels), Draw(folder, self._config)
-        self._draw = draw if self._config.split == "documents" else None
-        try:
-            with room(folder):
-                sha256 = self._read(blocks, spool)
-                n = spool.chars
-                val_sha256 = None if val_blocks is None else self._read_more(val_blocks, spool)
-            key = self._key(sha256, val_sha256, n)
-            found = reopen(key, whole=check)
-            if found is not None:
-                return found
-            if self._beginning is None or self._draw is not None:
-                return self._encode(
-                    key, sha256, spool, self._draw or Division.of(n, spool.chars, self._config)
-                )
-            respected = respect(self._beginning, spool, n, self._config)
-            return self._encode(key, sha256, spool, Division(respected.spans), respected)
-        finally:
-            spool.close()
-            draw.close()
-
-    def _read(self, blocks: Iterable[Block], spool: Spool) -> str:
-        """The first pass over the text: counted, hashed, kept; its SHA-256."""
-        digest = hashlib.sha256()
-        for block in self._counted(blocks, spool):
-            digest.update(block.utf8)
-            self._ends.add(block)
-            if self._beginning:
-                self._beginning.add(block)
-        self.counts, self._observe = self._census.counts(), None
-        self.marks = marks_of(self.counts, self._ends.pairs) if spool.chars else None
-        return digest.hexdigest()
-
-    def _read_more(self, blocks: Iterable[Block], spool: Spool) -> str:
-        """The same for a held-out text of its own."""
-        digest = hashlib.sha256()
-        for block in self._counted(blocks, spool):
-            digest.update(block.utf8)
-        return digest.hexdigest()
-
-    def _counted(self, blocks: Iterable[Block], spool: Spool) -> Iterator[Block]:
-        """The blocks, once their characters and the ends of documents among them are counted and kept."""
-        for block in blocks:
-            codes = self._marker.mark(block)
-            self._census.add(codes)
-            if self._draw is not None:
-                self._draw.add(codes)
-            spool.add(codes, block if block.ends is None else None)
-            if self._observe is not None:
-                self._observe(codes)
-            yield block
-
-    def _key(self, sha256: str, val_sha256: str | None, n: int) -> str:
-        settings = [cache.FORMAT, sha256, val_sha256, n, self._config.val, self._config.test]
-        settings.append(self._config.min_count)
-        if self._config.documents != "none":
-            settings.append(self._marker.digest())
-        if self._config.split != "tail":
-            settings.append(self._config.split)
-        if self._beginning:
-            settings.append(self._beginning.earlier.digest)
-        if self._config.units != "chars":
-            settings.append(f"units {self._config.units}")
-        return key_of(json.dumps(settings), self._config.units)
-
-    def _encode(
-        self, key: str, sha256: str, spool: Spool, division: Division, respected: Respected | None = None
-    ) -> Corpus:
-        """The second pass: what was kept becomes ids."""
-        counts = self._counts_of_parts(spool, division)
-        ends = {name: _ends(part) for name, part in counts.items()}
-        chars = {name: int(part.sum()) - ends[name] for name, part in counts.items()}
-        self._check(chars, ends["train"])
-        beginning = self._beginning
-        known = None if beginning is None else beginning.earlier.vocabulary
-        vocabulary = vocabulary_of(counts["train"], division.codes(spool, "train"), self._config, known)
-        if beginning is not None:
-            vocabulary = grown(beginning.earlier.vocabulary, vocabulary, anew=beginning.same)
-        facts = {
-            "format": cache.FORMAT,
-            "label": self._label,
-            "sha256": sha256,
-            "vocabulary": json.loads(vocabulary.to_json()),
-            **{f"{name}_chars": n for name, n in chars.items()},
-        }
-        if vocabulary.ends:
-            facts["ends"] = [ends[name] for name in PARTS]
-        if respected:
-            facts["respected"] = asdict(respected)
-        encoder = encoder_of(vocabulary, self._census.counts(), self._kernels)
-        parts, done = {}, 0
-        for name in PARTS:
-            pieces = _Pieces(encoder, spool, division, name, done, self._watch)
-            n = encoder.length(counts[name], division.codes(spool, name))
-            parts[name] = cache.Part(n, encoder.dtype, pieces)
-            done += int(counts[name].sum())
-        if self._draw is None:  # of drawn documents all are read for each part
-            spool.let_go()
-        trouble = cache.try_to_store(key, facts, parts)
-        corpus = None if trouble else reopen(key)
-        if corpus is not None:
-            return corpus
-        if sum(part.n * part.dtype.itemsize for part in parts.values()) > cache.CHECKED_WHOLE:
-            raise ResourceError(
-                f"the cache in {one_line(str(cache_folder()))} cannot be written ({trouble or 'it changed'}), and the "
-                "text is too long to be held in memory; make room there, or set CHARLM_CACHE to another folder"
-            )
-        held = [
-            np.concatenate([np.empty(0, p.dtype), *(ids.copy() for ids in p.pieces)]) for p in parts.values()
-        ]
-        return replace(corpus_of_parts(key, facts, *held), uncached=trouble)
-
-    def _counts_of_parts(self, spool: Spool, division: Division) -> dict[str, Counts]:
-        """How often each code point occurs in each part: counted in all but the longest."""
-        counts = {"train": self._census.counts()}
-        for name in (*PARTS[1:], LEFT_OUT):
-            part = Census(self._kernels)
-            for codes in division.codes(spool, name):
-                part.add(codes)
-            counts[name] = part.counts()
-            counts["train"][: len(counts[name])] -= counts[name]
-        return counts
-
-    def _check(self, chars: dict[str, int], ends: int) -> None:
-        """TextError where there is too little to train on; `ends`: of documents, in that part."""
-        if chars["train"] < 2:
-            n = sum(chars.values())
-            raise TextError(
-                f"the text has {n} character{'s' * (n != 1)}, {chars['train']} of them "
-                "to train on; training needs at least 2, and some hundreds to learn anything"
-            )
-        if self._config.documents != "none" and not ends:
-            raise TextError(
-                f"no document ends in the training part, of {self._marker.documents} in all, so nothing can be "
-                f"learned of it; --documents {self._config.documents} needs more of them, or leave it out"
-            )
-
-
-@dataclass(frozen=True)
-class _Pieces:
-    """The ids of a part of what was kept, made whenever they are asked for."""
-
-    encoder: PartEncoder
-    spool: Spool
-    division: Division
-    name: str
-    before: int  # encoded before
-    watch: Watch
-
-    def __iter__(self) -> Iterator[Ids]:
-        return self.encoder.pieces(self._watched())
-
-    def _watched(self) -> Iterator[Codes]:
-        done = self.before
-        for codes in self.division.codes(self.spool, self.name):
-            yield codes
-            done += len(codes)
-            self.watch("encoding", done, self.spool.chars)
-
-
-def _ends(counts: Counts) -> int:
-    """How many documents end in a part."""
-    return int(counts[END_POINT : END_POINT + 1].sum())

@@ -14,14 +14,12 @@ from charlm.config import TextConfig
 from charlm.data.boilerplate import Boilerplate, strip_boilerplate
 from charlm.data.decoding import TextDecoder, check_codec
 from charlm.data.documents import FileJoiner, marked_text, split_documents
-from charlm.data.excerpts import Excerpt
 from charlm.data.normalize import normalize_blocks
 from charlm.data.records import BEGINNING, RecordReader, field_names, format_of, is_table_file, list_fields
 from charlm.data.sources import find_files
 from charlm.data.stream import Block, ByteStream, label_of, too_large
-from charlm.data.text_warnings import grouped
+from charlm.data.text_scan import Excerpt, grouped
 from charlm.errors import TextError
-from charlm.native.text_kernels import Kernels
 from charlm.terminal import one_line
 
 
@@ -114,19 +112,15 @@ class FileReader:
         stdin: BinaryIO | None = None,
         watch: Callable[[int], None] = lambda n_bytes: None,
         excerpt: Excerpt | None = None,
-        kernels: Kernels | None = None,
     ) -> None:
         """`inherited`: which of `encoding` and `field` hold only if the file fits them.
 
-        `label` names the file in errors, `watch` is called with the bytes read, `excerpt` limits them, `kernels`
-        decode long texts faster.
+        `label` names the file in errors, `watch` is called with the bytes read, `excerpt` limits them.
         """
         self._path, self._label, self._config = path, label or label_of(path), config
         self._inherits_field = "field" in inherited
         self.stream = ByteStream(path, self._label, stdin=stdin, watch=watch, excerpt=excerpt)
-        self.decoder = TextDecoder(
-            self._label, config.encoding, inherited="encoding" in inherited, kernels=kernels
-        )
+        self.decoder = TextDecoder(self._label, config.encoding, inherited="encoding" in inherited)
         self.record_fields: list[str] | None = None
         self._notes: list[str] = []
 

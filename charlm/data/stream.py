@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from charlm.data.datasets import address_advice
 from charlm.errors import ResourceError, TextError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # NumPy takes a while to import
     import numpy as np
     from numpy.typing import NDArray
 
-    from charlm.data.excerpts import Excerpt
+    from charlm.data.text_scan import Excerpt
 
 STDIN = "-"
 PIECE = 1 << 19
@@ -38,7 +38,7 @@ _SPECIAL = {
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some characters of a text, as UTF-8 and, where they were decoded already, as a string or code points.
+    """Some characters of a text, as UTF-8 and, where they were decoded already, as a string.
 
     `origin`: the file and the offset where the same bytes stand and can be read again, if they do.
     `ends`: after how many of its characters documents end, ascending; None where none does.
@@ -48,7 +48,6 @@ class Block:
     decoded: str | None = None
     origin: tuple[str, int] | None = None
     ends: "NDArray[np.int64] | None" = None
-    points: "NDArray[np.unsignedinteger[Any]] | None" = None
 
     @classmethod
     def of(cls, text: str, ends: "NDArray[np.int64] | None" = None) -> "Block":
@@ -63,8 +62,6 @@ class Block:
     @property
     def n_chars(self) -> int:
         """The number of characters."""
-        if self.points is not None:
-            return len(self.points)
         return len(self.utf8) if self.utf8.isascii() else len(self.text)
 
 
@@ -99,9 +96,8 @@ class ByteStream:
         self.compression = compression_of(first)
         if self.compression is not None:
             pieces = decompress(self.compression, pieces, self._label, self.size)
-        elif self._path != STDIN:  # of which an excerpt has taken its part already
+        elif self._path != STDIN:
             self.is_plain = self._excerpt is None or self._excerpt.whole
-            return pieces
         return self._excerpt.beginning(pieces) if self._excerpt else pieces
 
     def raw_pieces(self) -> Iterator[bytes]:

@@ -1,279 +1,234 @@
-"""The tokenizer: characters (or bytes) to ids and back, and how rare characters are spelled in bytes.
+"""The tokenizer: text to ids and back, an id for each character (or byte); rare characters are spelled in bytes.
 
-Ids, in order: the characters kept (by code point), the grapheme clusters of several (in their order
-as strings), the bytes that occur in the training part (rare characters are spelled there in UTF-8),
-the end of a document where documents are kept apart, then the bytes that never occur in training.
-Where the units are bytes no characters are kept, so everything is spelled. The model has a row for
-each of all but the last kind; those share one small fixed probability. A vocabulary that has grown
-keeps the ids that it had: what is new follows them, in the same order.
+The ids, in order:
+
+1. the characters kept, by code point; none where the units are bytes;
+2. the bytes that spell all other characters of the training part, in UTF-8;
+3. the end of a document, where documents are kept apart;
+4. the remaining bytes, so that any text can be encoded.
+
+The model has a row (an embedding, a logit) for each id of 1 to 3, its symbols. The bytes of 4 share one small
+fixed probability. A vocabulary extended for fine-tuning keeps its ids: new symbols follow in the same order.
 """
 
 import codecs
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.data import graphemes
-from charlm.data.graphemes import FIRST_POINT, LONGEST, MOST, Points
-
-WORDS = {"chars": "character", "bytes": "byte", "graphemes": "grapheme"}
-"""A symbol in a word, by the name of the units."""
-MIN_CLUSTER_COUNT = 2
-"""Clusters that occur less often are read as their characters, unless told: so that those are known too."""
-
-Occurrences = NDArray[np.int64]
-
-
-def kept_clusters(
-    occurrences: Occurrences,
-    clusters: Mapping[str, int],
-    min_count: int | None,
-    known: Collection[str] = (),
-) -> tuple[dict[str, int], Occurrences]:
-    """The clusters that get a symbol, in order, and how often code points occur outside of them.
-
-    `occurrences` of code points outside of all clusters, by point; `clusters`: how often each occurs. Those
-    that are `known` get one however rare they are.
-    """
-    least = MIN_CLUSTER_COUNT if min_count is None else min_count
-    known = set(known)
-    kept = {cluster: n for cluster, n in sorted(clusters.items()) if n >= least or cluster in known}
-    rare = {cluster: n for cluster, n in clusters.items() if cluster not in kept}
-    highest = max((ord(max(cluster)) for cluster in rare), default=0)
-    if rare:
-        occurrences = np.pad(occurrences, (0, max(0, highest + 1 - len(occurrences))))
-    for cluster, n in rare.items():
-        for char in cluster:
-            occurrences[ord(char)] += n
-    return kept, occurrences
-
-
-def refuse_clusters(clusters: Sequence[str], units: str) -> None:
-    """ValueError for clusters that no vocabulary of such units can have."""
-    if clusters and units != "graphemes":
-        raise ValueError(f"a vocabulary of {units} has no clusters")
-    if not all(1 < len(cluster) <= LONGEST for cluster in clusters) or sum(map(len, clusters)) > MOST:
-        raise ValueError(f"the clusters of a vocabulary are of 2 to {LONGEST} characters, {MOST:,} in all")
-
-
 Ids = NDArray[np.integer[Any]]
+Points = NDArray[np.unsignedinteger[Any]]  # code points
 
+WORDS = {"chars": "character", "bytes": "byte"}
+"""What an id stands for, by the name of the units."""
+N_POINTS = 0x110000
 MIN_COUNT_FROM = 100_000
-DECODE_AT_ONCE = 1 << 16
+"""Characters of training text above which a character must occur twice to be kept, unless told otherwise."""
 END = "\ud800"
-"""Stands in our own strings where a document ends. It is half a character, so no text has it."""
+"""Marks the end of a document in our own strings: a lone surrogate, which no text has."""
 END_POINT = ord(END)
-_END_UTF8, _NO_UTF8 = END.encode(errors="surrogatepass"), 0xFF
+_DECODED_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The symbols of a model. `counts`: how often each that the model has occurs in training, by id."""
+    """The symbols of a model. `counts`: how often each symbol occurs in training, by id."""
 
     chars: str
     trained_bytes: bytes
     counts: tuple[int, ...]
-    ends: bool = False  # is there a symbol for the end of a document?
+    has_end: bool = False  # a symbol for the end of a document
     units: str = "chars"
-    clusters: tuple[str, ...] = ()  # of several code points each
-    ids: tuple[int, ...] = ()  # of all these in turn, where the vocabulary has grown; else 0, 1, 2, ...
+    ids: tuple[int, ...] = ()  # of all symbols in their order, if extended; else 0, 1, 2, ...
 
     def __post_init__(self) -> None:
-        for symbols in (list(self.chars), [chr(byte) for byte in self.trained_bytes], list(self.clusters)):
-            if symbols != sorted(set(symbols)):
-                raise ValueError("the symbols of a vocabulary stand in order, each once")
+        if self.chars != "".join(sorted(set(self.chars))) or self.trained_bytes != bytes(
+            sorted(set(self.trained_bytes))
+        ):
+            raise ValueError("the characters and bytes of a vocabulary must be in order, each once")
         if self.units not in WORDS or (self.units == "bytes" and self.chars):
-            raise ValueError("the units of a vocabulary are chars, graphemes, or bytes without characters")
-        refuse_clusters(self.clusters, self.units)
+            raise ValueError("a vocabulary's units must be chars, or bytes without characters")
         if len(self.counts) != self.n_symbols or self.n_symbols == 0 or min(self.counts) < 1:
-            raise ValueError("a vocabulary has a count above 0 for each of its symbols")
+            raise ValueError("a vocabulary must have a count above 0 for each of its symbols")
         if self.ids and sorted(self.ids) != list(range(self.n_symbols)):
-            raise ValueError("the ids of a vocabulary that has grown are all those there are, each once")
+            raise ValueError(f"the ids of a vocabulary must be 0 to {self.n_symbols - 1}, each once")
 
     @classmethod
-    def build(cls, training_part: str, min_count: int | None = None, units: str = "chars") -> Self:
-        """Keep the characters that occur at least `min_count` times; the rest become bytes."""
-        points = code_points(training_part)
-        if units != "graphemes":
-            return cls.of_counts(np.bincount(points), min_count, units)
-        starts, found = graphemes.find(points)
-        singles = np.bincount(graphemes.without(points, starts, found))
-        return cls.of_counts(singles, min_count, units, Counter(found))
+    def build(cls, training_text: str, min_count: int | None = None, units: str = "chars") -> Self:
+        """The vocabulary of a training text: characters that occur at least `min_count` times are kept."""
+        return cls.from_counts(np.bincount(code_points(training_text)), min_count, units)
 
     @classmethod
-    def of_counts(
+    def from_counts(
         cls,
-        occurrences: NDArray[np.int64],
+        point_counts: NDArray[np.int64],
         min_count: int | None = None,
         units: str = "chars",
-        clusters: Mapping[str, int] = MappingProxyType({}),
-        known: "Vocabulary | None" = None,
+        keep: str = "",
     ) -> Self:
-        """As `build`, from how often each code point occurs in the training part.
-
-        With `clusters`, how often each of several code points does, what is in those is not counted.
-        Symbols of `known` are kept however rare they are here.
-        """
-        kept, occurrences = kept_clusters(occurrences, clusters, min_count, known.clusters if known else ())
-        n_ends = occurrences[END_POINT : END_POINT + 1].tolist()
-        if any(n_ends):
-            occurrences = occurrences.copy()
-            occurrences[END_POINT] = 0
+        """As `build`, from how often each code point occurs (n,); characters of `keep` are kept however rare."""
+        counts = point_counts.copy()
+        n_ends = int(counts[END_POINT : END_POINT + 1].sum())
+        counts[END_POINT : END_POINT + 1] = 0
         if min_count is None:
-            total = int(occurrences.sum()) + sum(len(cluster) * n for cluster, n in kept.items())
-            min_count = 2 if total > MIN_COUNT_FROM else 1
-        spelled = occurrences < min_count if units != "bytes" else occurrences >= 0
-        if known is not None:
-            points = code_points(known.chars)
-            spelled[points[points < len(spelled)]] = False
-        present = np.flatnonzero(occurrences)
-        chars = present[~spelled[present]]
+            min_count = 2 if counts.sum() > MIN_COUNT_FROM else 1
+        spelled = counts < min_count if units != "bytes" else counts >= 0
+        kept_points = code_points(keep)
+        spelled[kept_points[kept_points < len(counts)]] = False
+        chars = np.flatnonzero((counts > 0) & ~spelled)
         byte_counts = np.zeros(256, dtype=np.int64)
-        for point in present[spelled[present]]:
+        for point in np.flatnonzero((counts > 0) & spelled).tolist():
             for byte in chr(point).encode():
-                byte_counts[byte] += occurrences[point]
-        trained = np.flatnonzero(byte_counts)
-        of_bytes = byte_counts[trained].tolist()
-        counts = [*occurrences[chars].tolist(), *kept.values(), *of_bytes, *filter(None, n_ends)]
-        text = chars.astype("<u4").tobytes().decode("utf-32-le")
-        return cls(text, bytes(trained.tolist()), tuple(counts), any(n_ends), units, tuple(kept))
+                byte_counts[byte] += counts[point]
+        bytes_ = np.flatnonzero(byte_counts)
+        all_counts = [*counts[chars].tolist(), *byte_counts[bytes_].tolist(), *[n_ends] * bool(n_ends)]
+        return cls(text_of(chars), bytes(bytes_.tolist()), tuple(all_counts), bool(n_ends), units)
+
+    @property
+    def symbols(self) -> list[str | int]:
+        """Characters, bytes (as numbers) and END, each a row of the model."""
+        return [*self.chars, *self.trained_bytes, *[END] * self.has_end]
 
     @property
     def n_symbols(self) -> int:
-        """How many symbols the model has a row for."""
-        return self._n_texts + len(self.trained_bytes) + self.ends
+        """Number of ids that the model has a row for."""
+        return len(self.chars) + len(self.trained_bytes) + self.has_end
 
     @property
     def n_ids(self) -> int:
-        """How many ids there are, bytes that training never saw included."""
-        return self._n_texts + 256 + self.ends
-
-    @property
-    def _n_texts(self) -> int:
-        """How many symbols are characters or clusters of them."""
-        return len(self.chars) + len(self.clusters)
+        """Number of all ids, with those of bytes that training never saw."""
+        return len(self.chars) + 256 + self.has_end
 
     @property
     def word(self) -> str:
-        """What a symbol stands for, in a word: `character`."""
+        """What an id stands for: `character` or `byte`."""
         return WORDS[self.units]
 
     @property
     def end(self) -> int | None:
-        """The id of the end of a document, which begins the next; None where there is none."""
-        return int(self._id_of_symbol[-1]) if self.ends else None
+        """The id of the end of a document, which starts the next one; None if there is none."""
+        return int(self._symbol_ids[-1]) if self.has_end else None
 
     def encode(self, text: str) -> NDArray[np.int32]:
-        """The ids of a text; a character that is lacking becomes the bytes of its UTF-8.
+        """The ids of a text: (m,). END is left out if the vocabulary has no symbol for it."""
+        return self.encode_points(code_points(text if self.has_end else without_ends(text)))
 
-        Ends of documents, where the text says them, are left out if there is no symbol for them.
-        """
-        if not self.ends:
-            text = without_ends(text)
-        if self.units == "bytes":
-            return self.id_of_byte_of_text[utf8_of(text)]
-        points = self.points(text)
-        ids = self.id_of_point[points]
-        lacking = np.flatnonzero(ids < 0)
-        if not len(lacking):
+    def encode_points(self, points: Points) -> NDArray[np.int32]:
+        """The ids of code points: (n,) to (m,), m >= n; a character without an id becomes those of its UTF-8."""
+        ids = self.id_of_point.take(points)
+        spelled = ids < 0
+        if not spelled.any():
             return ids
-        different, which = np.unique(points[lacking], return_inverse=True)
-        spellings = [self.spell(chr(point)) for point in different]
         lengths = np.ones(len(ids), dtype=np.int64)
-        lengths[lacking] = np.array([len(spelling) for spelling in spellings])[which]
+        lengths[spelled] = utf8_lengths(points[spelled])
         out = np.repeat(ids, lengths)
-        out[np.repeat(ids < 0, lengths)] = np.concatenate([spellings[i] for i in which])
+        out[out < 0] = self.id_of_byte[np.frombuffer(utf8_of(points[spelled]), np.uint8)]
         return out
 
-    def lacking(self, text: str) -> dict[str, int]:
-        """The characters of a text that the model has no symbol for, and how often each occurs in it.
-
-        Where the units are bytes: those with a byte that training never saw.
-        """
-        text = without_ends(text)
-        if self.units == "bytes":
-            known = set(self.trained_bytes)
-            found = Counter(char for char in text if not known.issuperset(char.encode()))
-        else:
-            points = self.points(text)
-            found = Counter(map(chr, points[self.id_of_point[points] < 0].tolist()))
-        return dict(found.most_common())
-
-    def points(self, text: str) -> Points:
-        """The code points of a text, each of its clusters that is known as one number."""
+    def ids_per_char(self, text: str) -> NDArray[np.int64]:
+        """How many ids each character of a text becomes: (n,)."""
         points = code_points(text)
-        return graphemes.merged(points, self.number_of_cluster) if self.clusters else points
+        return np.where(self.id_of_point[points] < 0, utf8_lengths(points), 1)
 
     def decode(self, ids: Ids, end: str = "") -> str:
-        """The text of ids; bytes that are no UTF-8 become U+FFFD, ends of documents `end`."""
+        """The text of ids; bytes that are not UTF-8 become U+FFFD, ends of documents `end`."""
         decoder = Decoder(self, end)
-        pieces = np.array_split(ids, len(ids) // DECODE_AT_ONCE + 1)
+        pieces = np.array_split(ids, len(ids) // _DECODED_AT_ONCE + 1)
         return "".join([*map(decoder.feed, pieces), decoder.flush()])
 
-    def spell(self, char: str) -> NDArray[np.int32]:
-        """The ids of the bytes of a character's UTF-8."""
-        return self.id_of_byte[list(char.encode())]
+    def can_write(self, char: str) -> bool:
+        """Whether training saw the character: it has an id or, where the units are bytes, all its bytes have."""
+        if self.units == "bytes":
+            return set(char.encode()) <= set(self.trained_bytes)
+        return bool(self.id_of_point[ord(char)] >= 0)
+
+    def unknown_chars(self, text: str) -> dict[str, int]:
+        """Characters of a text that the model cannot write, and how often each occurs, the most frequent first."""
+        counts = Counter(without_ends(text))
+        return {char: n for char, n in counts.most_common() if not self.can_write(char)}
+
+    def count_units(self, text: str) -> int:
+        """How many characters a text has, or bytes of UTF-8 if those are the units."""
+        return len(text.encode()) if self.units == "bytes" else len(text)
 
     @cached_property
     def id_of_point(self) -> NDArray[np.int32]:
-        """The id of each code point, -1 where it is lacking, then of each cluster: (0x110000 + clusters,)."""
-        table = np.full(FIRST_POINT + len(self.clusters), -1, dtype=np.int32)
-        table[code_points(self.chars)] = self._id_of_symbol[: len(self.chars)]
-        table[FIRST_POINT:] = self._id_of_symbol[len(self.chars) : self._n_texts]
+        """The id of each code point, -1 for those spelled in bytes: (0x110000,)."""
+        table = np.full(N_POINTS, -1, dtype=np.int32)
+        table[code_points(self.chars)] = self._symbol_ids[: len(self.chars)]
         if self.end is not None:
             table[END_POINT] = self.end
         return table
 
     @cached_property
-    def number_of_cluster(self) -> dict[str, int]:
-        """The number that stands for each cluster among code points."""
-        return {cluster: FIRST_POINT + i for i, cluster in enumerate(self.clusters)}
-
-    @cached_property
     def id_of_byte(self) -> NDArray[np.int32]:
-        """The id of each byte, as it spells what is lacking: (256,)."""
-        n, trained = self._n_texts, np.frombuffer(self.trained_bytes, np.uint8)
-        lacking = np.setdiff1d(np.arange(256), trained)
+        """The id of each byte that spells a character: (256,)."""
+        n, trained = len(self.chars), np.frombuffer(self.trained_bytes, np.uint8)
+        untrained = np.setdiff1d(np.arange(256), trained)
         table = np.empty(256, dtype=np.int32)
-        table[trained] = self._id_of_symbol[n : n + len(trained)]
-        table[lacking] = self.n_symbols + np.arange(len(lacking))
+        table[trained] = self._symbol_ids[n : n + len(trained)]
+        table[untrained] = self.n_symbols + np.arange(len(untrained))
         return table
-
-    @cached_property
-    def id_of_byte_of_text(self) -> NDArray[np.int32]:
-        """The same for what `utf8_of` gives: with the end of a document, if there is one, for a byte that no text has."""
-        table = self.id_of_byte.copy()
-        if self.end is not None:
-            table[_NO_UTF8] = self.end
-        return table
-
-    @cached_property
-    def _id_of_symbol(self) -> NDArray[np.int32]:
-        """The ids of the characters, the clusters, the bytes that occur in training and the end, in this order."""
-        return np.array(self.ids or range(self.n_symbols), dtype=np.int32)
 
     @cached_property
     def spellings(self) -> list[bytes]:
-        """The UTF-8 of each id; nothing for the end of a document."""
+        """The UTF-8 of each id; empty for the end of a document."""
         spelled = [b""] * self.n_ids
-        for i, text in zip(self._id_of_symbol.tolist(), (*self.chars, *self.clusters), strict=False):
-            spelled[i] = text.encode()
+        for char, i in zip(self.chars, self._symbol_ids.tolist(), strict=False):
+            spelled[i] = char.encode()
         for byte, i in enumerate(self.id_of_byte.tolist()):
             spelled[i] = bytes([byte])
         return spelled
 
+    @cached_property
+    def _symbol_ids(self) -> NDArray[np.int32]:
+        """The ids of `symbols`."""
+        return np.array(self.ids or range(self.n_symbols), dtype=np.int32)
+
+    def extended(self, other: "Vocabulary", *, replace_counts: bool = False) -> "Vocabulary":
+        """These symbols with the same ids, then those of `other` that are new, for fine-tuning on its text.
+
+        Counts are added, or replaced where the text of `other` contains the old one.
+        """
+        assert self.units == other.units, "what an id stands for cannot change"
+        old = dict(zip(self.symbols, self._symbol_ids.tolist(), strict=True))
+        new = dict(zip(other.symbols, other._symbol_ids.tolist(), strict=True))
+        chars = "".join(sorted({*self.chars, *other.chars}))
+        bytes_ = bytes(sorted({*self.trained_bytes, *other.trained_bytes}))
+        symbols = [*chars, *bytes_, *[END] * (self.has_end or other.has_end)]
+        added = [symbol for symbol in symbols if symbol not in old]
+        ids = old | {symbol: self.n_symbols + i for i, symbol in enumerate(added)}
+        counts = {symbol: other.counts[new[symbol]] if symbol in new else 0 for symbol in ids}
+        if not replace_counts or not all(counts.values()):
+            counts |= {symbol: counts[symbol] + self.counts[i] for symbol, i in old.items()}
+        order = tuple(ids[symbol] for symbol in symbols)
+        return Vocabulary(
+            chars,
+            bytes_,
+            tuple(counts[symbol] for symbol in sorted(ids, key=ids.__getitem__)),
+            END in ids,
+            self.units,
+            () if order == tuple(range(len(order))) else order,
+        )
+
+    def ids_in(self, extended: "Vocabulary", ids: Ids) -> Ids:
+        """Ids of this vocabulary as an extended one has them: only bytes that training never saw have moved."""
+        if not len(ids) or int(ids.max()) < self.n_symbols:
+            return ids
+        table = np.arange(self.n_ids)
+        table[self.id_of_byte] = extended.id_of_byte
+        return np.asarray(table[ids])
+
     def differences(self, other: "Vocabulary") -> list[str]:
-        """The characters, clusters and bytes (as `<E2>`) that one of two vocabularies has and the other has not."""
+        """Characters and bytes (as `<E2>`) that only one of two vocabularies has."""
         mine, theirs = (
-            {*each.chars, *each.clusters, *(f"<{byte:02X}>" for byte in each.trained_bytes)}
-            for each in (self, other)
+            {*each.chars, *(f"<{byte:02X}>" for byte in each.trained_bytes)} for each in (self, other)
         )
         return sorted(mine ^ theirs)
 
@@ -281,73 +236,47 @@ class Vocabulary:
         """As text; `from_json` gives the same vocabulary again."""
         data: dict[str, Any] = {"chars": self.chars, "counts": list(self.counts)}
         data |= {"bytes": list(self.trained_bytes)}
-        data |= {"ends": True} if self.ends else {}
-        data |= {"units": self.units, "clusters": list(self.clusters)} if self.units != "chars" else {}
+        data |= {"ends": True} if self.has_end else {}
+        data |= {"units": self.units} if self.units != "chars" else {}
         data |= {"ids": list(self.ids)} if self.ids else {}
         return json.dumps(data)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Rebuild from parsed `to_json`; ValueError where it is not a vocabulary. Old ones are of characters."""
-        chars, numbers, counts, ids = (data.get(name) for name in ("chars", "bytes", "counts", "ids"))
-        units, clusters = data.get("units", "chars"), data.get("clusters", [])
-        more = {"ends", "units", "clusters", "ids"}
-        if set(data) - more != {"chars", "bytes", "counts"} or not isinstance(chars, str):
-            raise ValueError("a vocabulary has chars, bytes and counts")
-        if not isinstance(data.get("ends", False), bool):
-            raise ValueError("a vocabulary has a symbol for the end of a document or has none")
-        for values, high in ((numbers, 255), (counts, 2**63 - 1), ([] if ids is None else ids, 2**31 - 1)):
+        """Rebuild from parsed `to_json`. Raises ValueError if it is not a vocabulary."""
+        data = {"ends": False, "units": "chars", "ids": [], "clusters": [], **data}
+        if data["units"] == "graphemes" or data.pop("clusters") != []:
+            raise ValueError("its units are graphemes, which charlm no longer has; train with --units chars")
+        if set(data) != {"chars", "bytes", "counts", "ends", "units", "ids"}:
+            raise ValueError("a vocabulary must have chars, bytes and counts")
+        chars, units, has_end = data["chars"], data["units"], data["ends"]
+        if not isinstance(chars, str) or first_surrogate(chars) is not None or not isinstance(units, str):
+            raise ValueError("a vocabulary's chars must be text without lone surrogates, its units a word")
+        if not isinstance(has_end, bool):
+            raise ValueError("a vocabulary's ends must be true or false")
+        for name, high in (("bytes", 255), ("counts", 2**63 - 1), ("ids", 2**31 - 1)):
+            values = data[name]
             if not isinstance(values, list) or not all(type(v) is int and 0 <= v <= high for v in values):
-                raise ValueError("the bytes, counts and ids of a vocabulary are lists of whole numbers")
-        if not isinstance(clusters, list) or not all(isinstance(text, str) for text in (units, *clusters)):
-            raise ValueError("the units of a vocabulary are a word, and its clusters texts")
-        if first_surrogate(chars) is not None or first_surrogate("".join(clusters)) is not None:
-            raise ValueError("a vocabulary has no lone surrogates")
-        ends, moved = bool(data.get("ends")), tuple(ids or ())
-        return cls(chars, bytes(numbers), tuple(counts), ends, units, tuple(clusters), moved)  # type: ignore[arg-type]
-
-
-def code_points(text: str) -> NDArray[np.uint32]:
-    """The code points of a text, one number a character."""
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-
-
-def utf8_of(text: str) -> NDArray[np.uint8]:
-    """The UTF-8 of a text, byte by byte, and where a document ends a byte that UTF-8 never has."""
-    utf8 = text.encode(errors="surrogatepass").replace(_END_UTF8, bytes([_NO_UTF8]))
-    return np.frombuffer(utf8, dtype=np.uint8)
-
-
-def without_ends(text: str) -> str:
-    """The characters of a text, whatever it says of its documents."""
-    return text.replace(END, "")
-
-
-def first_surrogate(text: str) -> int | None:
-    """Where the first lone surrogate stands, which is no character and has no UTF-8."""
-    try:
-        text.encode("utf-32-le")
-    except UnicodeEncodeError as error:
-        return error.start
-    return None
+                raise ValueError(f"a vocabulary's {name} must be a list of whole numbers up to {high:,}")
+        return cls(chars, bytes(data["bytes"]), tuple(data["counts"]), has_end, units, tuple(data["ids"]))
 
 
 class Decoder:
-    """Ids to text piece by piece: bytes that make a character together are held until they do."""
+    """Ids to text piece by piece; the bytes of a character are held until it is complete."""
 
-    def __init__(self, vocabulary: "Vocabulary", end: str = "") -> None:
+    def __init__(self, vocabulary: Vocabulary, end: str = "") -> None:
         """`end` is what the end of a document becomes."""
         self._spellings = vocabulary.spellings
-        self._id_of_end, self._end = vocabulary.end if end else None, end
+        self._end_id, self._end = vocabulary.end if end else None, end
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, ids: Iterable[int]) -> str:
         """The text that is complete with these ids."""
-        if self._id_of_end is None:
+        if self._end_id is None:
             return self._utf8.decode(b"".join([self._spellings[i] for i in ids]))
         text, piece = "", list[bytes]()
         for i in ids:
-            if i == self._id_of_end:
+            if i == self._end_id:
                 text += self._utf8.decode(b"".join(piece), final=True) + self._end
                 piece = []
             else:
@@ -355,84 +284,39 @@ class Decoder:
         return text + self._utf8.decode(b"".join(piece))
 
     def flush(self) -> str:
-        """What is left at the end: U+FFFD where a character was not finished."""
+        """What is left at the end: U+FFFD if a character is incomplete."""
         return self._utf8.decode(b"", final=True)
 
 
-def spans(vocabulary: Vocabulary, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of each character, or known cluster of several: how many characters it is, how many ids it becomes."""
-    points = vocabulary.points(text)
-    of_cluster = np.array([1, *map(len, vocabulary.clusters)], dtype=np.int64)
-    chars = of_cluster[np.maximum(points, FIRST_POINT - 1) - (FIRST_POINT - 1)]
-    bytes_ = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
-    return chars, np.where(vocabulary.id_of_point[points] < 0, bytes_, 1)
+def code_points(text: str) -> NDArray[np.uint32]:
+    """The code points of a text: (n,)."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
-def count_units(vocabulary: Vocabulary, text: str) -> int:
-    """How many characters a text has, or bytes of UTF-8, or graphemes, whichever are the units."""
-    if vocabulary.units == "graphemes":
-        return graphemes.count(text)
-    return len(text.encode()) if vocabulary.units == "bytes" else len(text)
+def text_of(points: NDArray[np.integer[Any]]) -> str:
+    """The text of code points (n,), END included."""
+    return points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
 
-def count_unknown(vocabulary: Vocabulary, text: str) -> int:
-    """How many characters of a text are spelled in bytes; where those are the units, in bytes never seen."""
-    if vocabulary.units != "bytes":
-        return int((vocabulary.id_of_point[vocabulary.points(text)] < 0).sum())
-    different, counts = np.unique(code_points(text), return_counts=True)
-    pairs = zip(different.tolist(), counts.tolist(), strict=True)
-    return sum(n for point, n in pairs if not can_write(vocabulary, chr(point)))
+def utf8_of(points: Points) -> bytes:
+    """The UTF-8 of code points (n,)."""
+    return text_of(points).encode("utf-8", "surrogatepass")
 
 
-def can_write(vocabulary: Vocabulary, char: str) -> bool:
-    """Has the model this character as a symbol of its own or, where the units are bytes, in bytes it was trained on?"""
-    if vocabulary.units == "bytes":
-        return set(char.encode()) <= set(vocabulary.trained_bytes)
-    return char in vocabulary.chars
+def utf8_lengths(points: Ids) -> NDArray[np.int64]:
+    """How many bytes of UTF-8 each code point takes: (n,)."""
+    return 1 + (points > 0x7F).astype(np.int64) + (points > 0x7FF) + (points > 0xFFFF)
 
 
-def grown(old: Vocabulary, here: Vocabulary, *, anew: bool = False) -> Vocabulary:
-    """The old symbols, and those of another training part, which was counted knowing the old ones.
-
-    The ids of what is new follow the old ones: an n-gram is found by its ids. Occurrences are added to
-    the old ones, or replace them where `anew`: the old text is part of this one.
-    """
-    assert old.units == here.units, "what a symbol stands for cannot change"
-    chars = "".join(sorted({*old.chars, *here.chars}))
-    clusters = tuple(sorted({*old.clusters, *here.clusters}))
-    bytes_ = bytes(sorted({*old.trained_bytes, *here.trained_bytes}))
-    ends = old.ends or here.ends
-    was, now = (_ids_in(vocabulary, chars, clusters, bytes_, ends) for vocabulary in (old, here))
-    ids = was.copy()
-    ids[was < 0] = old.n_symbols + np.arange(int((was < 0).sum()))
-    counts = np.zeros(len(ids), dtype=np.int64)
-    counts[ids[now >= 0]] = np.array(here.counts, dtype=np.int64)[now[now >= 0]]
-    if not anew or not counts.all():
-        counts[: old.n_symbols] += np.array(old.counts, dtype=np.int64)
-    moved = () if (ids == np.arange(len(ids))).all() else tuple(ids.tolist())
-    return Vocabulary(chars, bytes_, tuple(counts.tolist()), ends, old.units, clusters, moved)
+def without_ends(text: str) -> str:
+    """A text without the marks of documents' ends."""
+    return text.replace(END, "")
 
 
-def _ids_in(
-    vocabulary: Vocabulary, chars: str, clusters: Iterable[str], bytes_: bytes, ends: bool
-) -> NDArray[np.int64]:
-    """The ids of symbols in a vocabulary, -1 for those it has no row for."""
-    points = vocabulary.id_of_point
-    of_bytes = vocabulary.id_of_byte[list(bytes_)]
-    return np.concatenate(
-        (
-            points[code_points(chars)],
-            [points[n] if (n := vocabulary.number_of_cluster.get(c)) is not None else -1 for c in clusters],
-            np.where(of_bytes < vocabulary.n_symbols, of_bytes, -1),
-            [-1 if vocabulary.end is None else vocabulary.end] * ends,
-        )
-    ).astype(np.int64)
-
-
-def carried(ids: Ids, old: Vocabulary, new: Vocabulary) -> Ids:
-    """Ids of the old vocabulary as the grown one has them: only bytes that training never saw have moved."""
-    if not len(ids) or int(ids.max()) < old.n_symbols:
-        return ids
-    table = np.arange(old.n_ids)
-    table[old.id_of_byte] = new.id_of_byte
-    return np.asarray(table[ids])
+def first_surrogate(text: str) -> int | None:
+    """Where the first lone surrogate is, which is no character and has no UTF-8."""
+    try:
+        text.encode("utf-32-le")
+    except UnicodeEncodeError as error:
+        return error.start
+    return None

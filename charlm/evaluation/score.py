@@ -8,16 +8,7 @@ from math import exp, log
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.data.tokenizer import (
-    END_POINT,
-    Ids,
-    Vocabulary,
-    code_points,
-    count_units,
-    count_unknown,
-    spans,
-    without_ends,
-)
+from charlm.data.tokenizer import END_POINT, Ids, Vocabulary, code_points, without_ends
 from charlm.evaluation.bootstrap import standard_error
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import Predictor
@@ -39,7 +30,7 @@ class Scored:
     nats: Numbers  # (characters,), the ends of documents counted with the character before
     unknown_chars: int
     ends: int = 0  # of documents, predicted too
-    units: int = 0  # of the vocabulary: characters, bytes or graphemes
+    units: int = 0  # of the vocabulary: characters or bytes
 
     @cached_property
     def bits(self) -> Numbers:
@@ -136,28 +127,24 @@ def scored(vocabulary: Vocabulary, name: str, text: str, logp: Numbers) -> Score
         name,
         plain,
         per_char(vocabulary, text, -logp),
-        count_unknown(vocabulary, plain),
-        len(text) - len(plain) if vocabulary.ends else 0,
-        count_units(vocabulary, plain),
+        sum(vocabulary.unknown_chars(plain).values()),
+        len(text) - len(plain) if vocabulary.has_end else 0,
+        vocabulary.count_units(plain),
     )
 
 
 def per_char(vocabulary: Vocabulary, text: str, symbols: Numbers) -> Numbers:
     """What each character of a text costs, from what its symbols cost: (characters,).
 
-    A symbol of several characters is paid by all alike. The end of a document is no character: what it
-    costs is added to the character before.
+    The end of a document is no character: what it costs is added to the character before.
     """
     plain = without_ends(text)
-    if not vocabulary.ends:
+    if not vocabulary.has_end:
         text = plain
     if not plain:
         return np.empty(0)
-    chars, lengths = spans(vocabulary, text)
-    firsts = np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.int64)
-    costs = np.add.reduceat(symbols, firsts)
-    if len(costs) < len(text):
-        costs = np.repeat(costs / chars, chars)
+    lengths = vocabulary.ids_per_char(text)
+    costs = np.add.reduceat(symbols, np.cumsum(lengths) - lengths)
     if len(plain) == len(text):
         return costs
     of_char = np.maximum(np.cumsum(code_points(text) != END_POINT) - 1, 0)

@@ -19,7 +19,7 @@ from charlm import files
 from charlm.checkpoint.run_folder import RunFolder, folders_with, holds
 from charlm.checkpoint.safe_io import LARGEST, dump, parse, read_regular
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.data.corpus import OF_TEXT, Corpus, same_text
+from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.errors import CheckpointError, ResourceError
 from charlm.experiments.variants import Variant, is_variant, written
@@ -78,7 +78,7 @@ class Comparison:
         facts = self.to_json()
         of_run = {name: facts[name] for name in ("budget", "threads", "text")}
         variant = {"model": task.variant.model.to_json(), "training": task.variant.training.to_json()}
-        corpus = [self.corpus_key[:OF_TEXT], self.corpus_sha256]
+        corpus = [self.corpus_key, self.corpus_sha256]
         whole = json.dumps([variant, task.seed, of_run, corpus], sort_keys=True)
         return sha256(whole.encode()).hexdigest()
 
@@ -282,7 +282,7 @@ def _other_text(comparison: Comparison, corpus: Any) -> Iterator[str]:
     key, sha256 = (
         (str(corpus.get(name)) for name in ("key", "sha256")) if isinstance(corpus, dict) else ("", "")
     )
-    if not same_text(key, comparison.corpus_key) or sha256 != comparison.corpus_sha256:
+    if key != comparison.corpus_key or sha256 != comparison.corpus_sha256:
         label = corpus.get("label") if isinstance(corpus, dict) else None
         yield f"it was trained on another text, or one divided otherwise ({label})"
 

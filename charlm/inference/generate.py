@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from charlm.config import SamplingConfig
-from charlm.data.tokenizer import Decoder, can_write
+from charlm.data.tokenizer import Decoder
 from charlm.inference.predictor import Predictor, Reader
 from charlm.inference.sampling import StopFilter, choose
 from charlm.rng import uniform
@@ -212,4 +212,4 @@ def sample_text(
 def default_prompt(predictor: Predictor) -> str:
     """What a sample starts from when nothing is given: a document, or a new line if the model knows one."""
     vocabulary = predictor.vocabulary
-    return "\n" if vocabulary.end is None and can_write(vocabulary, "\n") else ""
+    return "\n" if vocabulary.end is None and vocabulary.can_write("\n") else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from charlm.data.codes import Counts
+from charlm.data.encode import Counts
 from charlm.data.normalize import LOOKALIKES, normal_form
 from charlm.data.tokenizer import END_POINT
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.data.codes import Codes
-from charlm.data.tokenizer import END_POINT
+from charlm.data.tokenizer import END_POINT, Points
 
 MOST_ORDER = 5
 KIND = "conditional empirical entropy"
@@ -22,7 +21,7 @@ class Entropy:
     seen_once: float  # share of characters whose context occurs nowhere else: they seem to tell nothing
 
 
-def entropies(codes: Codes, most_order: int = MOST_ORDER) -> list[Entropy]:
+def entropies(codes: Points, most_order: int = MOST_ORDER) -> list[Entropy]:
     """Of each order from 0. Contexts end at END_POINT, where a document or a piece of a sample ends.
 
     No estimate for other text: a context seen once looks certain, so high orders on short texts are far

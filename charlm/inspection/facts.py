@@ -4,12 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from charlm.config import FEWEST_HELD_OUT
-from charlm.data.codes import Codes
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.data.overlap import Overlap, overlap
-from charlm.data.scan import Look
-from charlm.data.tokenizer import END, without_ends
+from charlm.data.text_scan import TextScan
+from charlm.data.tokenizer import END, Points, without_ends
 from charlm.evaluation.baselines import Yardstick, xz_size
 from charlm.inspection import characters as forms
 from charlm.inspection import measured
@@ -27,7 +26,7 @@ class Examination:
     """All that was found. What is said of `sampled` text is exact where the sample is the whole of it."""
 
     loaded: Loaded
-    look: Look
+    look: TextScan
     characters: tuple[Character, ...]
     scripts: dict[str, int]
     sampled: str  # with END where documents and pieces end
@@ -63,7 +62,7 @@ class Examination:
         """Lines of what was read, an unfinished one at the end included."""
         marks = self.look.marks
         assert marks is not None
-        ended = marks.feeds + marks.returns - marks.pairs
+        ended = marks.feeds + marks.returns - marks.crlf
         return ended + (0 if self.sampled.rstrip(END)[-1:] in ("\n", "\r") else 1)
 
     @property
@@ -85,7 +84,7 @@ class Examination:
 
 
 def examine(
-    loaded: Loaded, look: Look, choice: Choice, watch: Callable[[str], None] = lambda what: None
+    loaded: Loaded, look: TextScan, choice: Choice, watch: Callable[[str], None] = lambda what: None
 ) -> Examination:
     """Look at a text that was loaded with that look; `watch` is told what is looked at.
 
@@ -132,14 +131,14 @@ def _per_char(bits: float | None, corpus: Corpus) -> float | None:
     return None if bits is None else bits * len(corpus.held_out) / max(1, corpus.held_out_chars)
 
 
-def _of_what_was_read(found: Overlap, look: Look) -> Overlap:
+def _of_what_was_read(found: Overlap, look: TextScan) -> Overlap:
     """The same, known for a lower bound where a part of the text was left unread."""
     if not look.partial:
         return found
-    return replace(found, read=found.read * look.bytes_read / max(look.bytes_read + 1, look.of_bytes or 0))
+    return replace(found, read=found.read * look.bytes_read / max(look.bytes_read + 1, look.total_bytes or 0))
 
 
-def _text(codes: Codes) -> str:
+def _text(codes: Points) -> str:
     return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
 

@@ -51,19 +51,19 @@ def _text(found: Examination) -> dict[str, Any]:
         "label": found.loaded.label,
         "sha256": corpus.sha256,
         "bytes_read": look.bytes_read,
-        "of_bytes": look.of_bytes,
+        "of_bytes": look.total_bytes,
         "read": look.manner or "whole",
         "chars": found.chars,
         "lines": found.lines,
         "longest_line": found.longest_line,
-        "documents": sum(corpus.ends) if corpus.vocabulary.ends else None,
+        "documents": sum(corpus.ends) if corpus.vocabulary.has_end else None,
     }
 
 
 def _newlines(found: Examination) -> dict[str, int]:
     marks = found.look.marks
     assert marks is not None
-    return {"lf": marks.feeds - marks.pairs, "crlf": marks.pairs, "cr": marks.returns - marks.pairs}
+    return {"lf": marks.feeds - marks.crlf, "crlf": marks.crlf, "cr": marks.returns - marks.crlf}
 
 
 def _character(character: Character) -> dict[str, Any]:
@@ -107,7 +107,6 @@ def _vocabulary(found: Examination) -> dict[str, int]:
     vocabulary = found.loaded.corpus.vocabulary
     return {
         "chars": len(vocabulary.chars),
-        "clusters": len(vocabulary.clusters),
         "bytes": len(vocabulary.trained_bytes),
         "symbols": vocabulary.n_symbols,
     }

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.data.codes import Codes
 from charlm.data.overlap import MOST_READ, PASSAGE, Overlap, hashes_of, sampled_hashes, spread_pieces
-from charlm.data.tokenizer import END_POINT, Ids
+from charlm.data.tokenizer import END_POINT, Ids, Points
 
 Numbers = NDArray[np.signedinteger[Any]]
 Names = NDArray[np.int64]
@@ -25,7 +24,7 @@ class Repeat:
     times: int
 
 
-def longest_repeat(codes: Codes) -> Repeat | None:
+def longest_repeat(codes: Points) -> Repeat | None:
     """The longest passage that occurs twice without overlapping itself; None where no character does.
 
     None reaches across END_POINT. Exact: passages are named by doubling (Karp, Miller and Rosenberg
@@ -89,7 +88,7 @@ def _apart(places: NDArray[np.intp], length: int) -> int:
     return times
 
 
-def repeated_share(codes: Codes) -> Overlap:
+def repeated_share(codes: Points) -> Overlap:
     """How much of a text stands in passages of PASSAGE characters or more that stood there before."""
     chars = int((codes != END_POINT).sum())
     hashes = hashes_of(codes)

@@ -47,8 +47,8 @@ def findings(found: "Examination", config: TextConfig) -> list[Finding]:
 def _length(found: "Examination", config: TextConfig) -> Found:
     corpus, marks = found.loaded.corpus, found.look.marks
     assert marks is not None
-    if marks.white or marks.same:
-        what = "only white space" if marks.white else "one character repeated"
+    if marks.only_space or marks.one_character:
+        what = "only white space" if marks.only_space else "one character repeated"
         yield Finding("nothing-to-learn", f"The text is {what}.", None, "give another text")
     if len(corpus.train) < FEWEST:
         text = f"Few characters to train on: {corpus.train_chars:,}; below {FEWEST:,} nothing is counted."
@@ -75,8 +75,8 @@ def _misread(found: "Examination", config: TextConfig) -> Found:
             yield Finding("misread", text, "--encoding utf-8", "reads it as what it is")
         else:
             yield Finding("misread", text, None, f"undo it: iconv -f utf-8 -t {codec} OLD > NEW")
-    if marks.lost:
-        text = f"Replacement characters (U+FFFD): {marks.lost:,}; what stood there was lost in a decoding before."
+    if marks.replaced:
+        text = f"Replacement characters (U+FFFD): {marks.replaced:,}; what stood there was lost in a decoding before."
         yield Finding("lost", text, "--encoding NAME", "reads the original, if you have it, in its encoding")
 
 
@@ -85,7 +85,7 @@ def _records(found: "Examination", config: TextConfig) -> Found:
         return
     lines = found.sampled.split("\n")[:SHOWN]
     if found.look.named and all(map(is_table_file, found.look.named)):
-        text = f"It is a table, with the fields {list_fields(dict.fromkeys(found.look.fields))}."
+        text = f"It is a table, with the fields {list_fields(dict.fromkeys(found.look.record_fields))}."
         yield Finding("records", text, "--field NAME", "reads one of its columns only")
         return
     try:
@@ -104,7 +104,7 @@ def _newlines(found: "Examination", config: TextConfig) -> Found:
     marks = found.look.marks
     assert marks is not None
     if marks.returns:
-        ends = {"LF": marks.feeds - marks.pairs, "CRLF": marks.pairs, "CR": marks.returns - marks.pairs}
+        ends = {"LF": marks.feeds - marks.crlf, "CRLF": marks.crlf, "CR": marks.returns - marks.crlf}
         met = " and ".join(f"{name} ({count:,})" for name, count in ends.items() if count)
         yield Finding("newlines", f"Lines end in {met}.", "--newlines lf", "makes all of them LF")
 

@@ -24,13 +24,11 @@ FLAGS = ("-O2", "-ftree-vectorize", "-fPIC")
 OWN_PROCESSOR = ("-march=native",)
 STEP = Path(__file__).parent / "step.c"
 ROWS = Path(__file__).parent / "rows.c"
-CODES = Path(__file__).parent / "codes.c"
 FLAGS_OF = {
     STEP: ("-ffast-math", "-funroll-loops"),
     ROWS: ("-ffp-contract=off",),  # no two operations made one: the rows are NumPy's, bit for bit
-    CODES: ("-O3",),  # whose loops over eight bytes are to be unrolled
 }
-PURPOSE = {STEP: "sampling", ROWS: "n-gram counts", CODES: "reading long texts"}
+PURPOSE = {STEP: "sampling", ROWS: "n-gram counts"}
 SECONDS, PATIENCE = 20.0, 60.0
 """How long the program waits for a compiler, and how long one may take beside other work."""
 _not_told: list[tuple[Path, str]] = []  # sources that could not be compiled, and why
@@ -239,12 +237,6 @@ def take_failures() -> list[tuple[str, str]]:
     told = dict(_not_told)
     _not_told.clear()
     return [(PURPOSE[source], why) for source, why in told.items()]
-
-
-@cache
-def codes_alone() -> Compiling | None:
-    """What reads long texts; begun once in a process."""
-    return begin(CODES)
 
 
 @cache

@@ -10,7 +10,7 @@ from charlm.checkpoint.safe_io import LARGEST, NAME, parse, read_regular
 from charlm.checkpoint.snapshot import Snapshot, expected_weights, read
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
-from charlm.data.holdout import Division, Earlier, Respected, Spans
+from charlm.data.holdout import EarlierText, InheritedSplit, Spans, Split
 from charlm.data.overlap import MOST_COMPARED, overlap_of_all, overlap_of_samples
 from charlm.data.tokenizer import Ids
 from charlm.errors import CheckpointError, UsageError
@@ -72,7 +72,7 @@ class Origin:
             corpus, gone = None, str(error)
         return cls(run.path.name, snapshot, weights, text, corpus, gone)
 
-    def earlier(self) -> Earlier:
+    def earlier(self) -> EarlierText:
         """Its text, as the division and the vocabulary of a new one depend on it."""
         facts, corpus = self.snapshot.run["corpus"], self.corpus
         chars = facts.get("chars")
@@ -81,7 +81,7 @@ class Origin:
         kept_back = (
             None if corpus is None else (corpus.held_out, *([] if corpus.test is None else [corpus.test]))
         )
-        return Earlier(
+        return EarlierText(
             vocabulary=self.snapshot.vocabulary,
             key=str(facts["key"]),
             sha256=str(facts["sha256"]),
@@ -160,8 +160,8 @@ def _spans(facts: dict[str, Any], chars: int, text: TextConfig) -> Spans | None:
     if not chars or text.documents != "none":
         return None
     if "respected" not in facts:
-        return Division.of(chars, chars, text).spans
-    spans = Respected.from_json(facts["respected"]).spans
+        return Split.of(chars, chars, text).spans
+    spans = InheritedSplit.from_json(facts["respected"]).spans
     return {name: [(a, b) for a, b in spans[name] if b <= chars] for name in spans}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from charlm.checkpoint.safe_io import number, optional_number, whole
 from charlm.data.corpus import Corpus
-from charlm.data.tokenizer import Ids, Vocabulary, carried
+from charlm.data.tokenizer import Ids, Vocabulary
 from charlm.evaluation.score import Estimate, Slice, score_slice, spread
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import Predictor
@@ -47,7 +47,7 @@ class OldText:
         first: Predictor | None = None,
     ) -> "OldText":
         """The held-out part of `corpus`, about so many symbols of which are scored."""
-        ids = carried(corpus.held_out, corpus.vocabulary, vocabulary)
+        ids = corpus.vocabulary.ids_in(vocabulary, corpus.held_out)
         part = spread(rule, len(ids), symbols, corpus.held_out_chars)
         return cls(run, ids, corpus.held_out_chars, part, rule, first)
 

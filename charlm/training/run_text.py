@@ -9,8 +9,8 @@ from typing import Any
 
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import TextConfig
-from charlm.data.corpus import Corpus, reopen, same_text
-from charlm.data.holdout import Earlier, Respected
+from charlm.data.corpus import Corpus, reopen
+from charlm.data.holdout import EarlierText, InheritedSplit
 from charlm.data.load import load
 from charlm.data.tokenizer import Vocabulary
 from charlm.errors import CharlmError, CheckpointError, UsageError
@@ -45,7 +45,10 @@ def corpus_of_facts(run: dict[str, Any], moved: Moved | None = None) -> Corpus:
 
 
 def same_corpus(
-    facts: dict[str, Any], text: dict[str, Any], earlier: Earlier | None = None, moved: Moved | None = None
+    facts: dict[str, Any],
+    text: dict[str, Any],
+    earlier: EarlierText | None = None,
+    moved: Moved | None = None,
 ) -> Corpus:
     """The text that has these facts (`key`, `sha256`, `label`, `sources`), read with the settings `text`.
 
@@ -77,7 +80,7 @@ def same_corpus(
         ) from None
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"the text, {label}, cannot be read again: {error}") from None
-    if not same_text(corpus.key, key):
+    if corpus.key != key:
         raise _another(corpus, facts, " ".join(names), moved is not None)
     return corpus
 
@@ -125,14 +128,14 @@ def _another(corpus: Corpus, facts: dict[str, Any], named: str, moved: bool) -> 
     )
 
 
-def earlier_of(run: dict[str, Any]) -> Earlier | None:
+def earlier_of(run: dict[str, Any]) -> EarlierText | None:
     """What the text of a run depended on, where it goes on from another. CheckpointError where that is damaged."""
     if "from" not in run:
         return None
     try:
         origin, respected = run["from"], run["corpus"].get("respected")
         earlier = origin["earlier"]
-        return Earlier(
+        return EarlierText(
             vocabulary=Vocabulary.from_json(origin["vocabulary"]),
             key=str(origin["corpus"]["key"]),
             sha256=str(origin["corpus"]["sha256"]),
@@ -140,7 +143,7 @@ def earlier_of(run: dict[str, Any]) -> Earlier | None:
             spans=earlier["spans"],
             kept_back=None,
             looked=bool(earlier["looked"]),
-            respected=None if respected is None else Respected.from_json(respected),
+            respected=None if respected is None else InheritedSplit.from_json(respected),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(

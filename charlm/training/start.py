@@ -13,7 +13,6 @@ import charlm
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read_newest
 from charlm.config import TextConfig, TrainingConfig
-from charlm.data import graphemes
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.data.tokenizer import Ids
@@ -86,10 +85,9 @@ def trainer_of(
     return Trainer(session, run, pace, baseline)
 
 
-def versions(units: str = "chars") -> dict[str, str]:
-    """The versions that a figure depends on; what a grapheme is can change with that of `regex`."""
-    found = {"regex": graphemes.version()} if units == "graphemes" else {}
-    return found | {
+def versions() -> dict[str, str]:
+    """The versions that a figure depends on."""
+    return {
         "charlm": charlm.__version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
@@ -128,7 +126,7 @@ def begin(
             **respected_facts(corpus),
         },
         "text": {**text.to_json(), "val_file": text.val_file and str(Path(text.val_file).absolute())},
-        "versions": versions(corpus.vocabulary.units),
+        "versions": versions(),
         **({} if origin is None else {"from": origin.facts()}),
         **({} if asked is None else {"asked": dict(asked)}),
     }
@@ -188,8 +186,6 @@ def _changes(snapshot: Snapshot) -> list[tuple[str, object, object]]:
         ("torch", before.get("torch"), str(torch.__version__)),
         ("threads", snapshot.state.get("threads"), torch.get_num_threads()),
     ]
-    if "regex" in before:
-        pairs.append(("regex", before["regex"], graphemes.version()))
     return [(what, one_line(str(old)), new) for what, old, new in pairs if old != new]
 
 

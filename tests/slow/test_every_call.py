@@ -14,7 +14,7 @@ from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read
 from charlm.cli.main import run as main
-from charlm.data import codes
+from charlm.data import encode
 from tests.conftest import TEXT
 from tests.disk import LOSSES, Disk
 from tests.test_faults import ERRORS
@@ -49,7 +49,7 @@ def charlm(*words: str) -> int:
 def anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Path]]:
     """A folder to work in with a text and a cache of its own, always in the same place."""
     words, place, here = sys.argv, tmp_path / "here", Path.cwd()
-    monkeypatch.setattr(codes, "IN_MEMORY", 100)
+    monkeypatch.setattr(encode, "IN_MEMORY", 100)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the disk of these tests is imagined
     monkeypatch.setenv("CHARLM_CACHE", str(place / "cache"))
     monkeypatch.setenv("PATH", "")  # without a compiler, which takes time

@@ -1,0 +1,264 @@
+"""What reading a text tells about it: warnings, counts, a sample; and which parts of a very long text to read.
+
+A text is read whole up to READ_WHOLE bytes. Of a longer one `charlm inspect` reads pieces spread evenly over
+all files; a file that cannot be entered in the middle (compressed, records, UTF-16) is read from its beginning.
+"""
+
+import codecs
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import BinaryIO, Self
+
+import numpy as np
+
+from charlm.config import TextConfig
+from charlm.data.decoding import byte_order_mark
+from charlm.data.encode import Counts
+from charlm.data.sources import Note
+from charlm.data.stream import STDIN, compression_of
+from charlm.data.tokenizer import END_POINT, Points
+from charlm.terminal import one_line
+
+READ_WHOLE = 1_000_000_000
+PIECES, PIECE_BYTES = 64, 2 << 20
+"""How many pieces of a longer text are read, and their size in bytes."""
+SAMPLE_PIECE, MOST_SAMPLE_PIECES = 1 << 15, 64
+"""A sample is the whole text up to so many pieces of so many characters, else pieces spread evenly."""
+_AT_ONCE = 1 << 19
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextMarks:
+    """How often characters occur that deserve a warning, and what the text consists of."""
+
+    crlf: int  # pairs of return and line feed
+    returns: int
+    feeds: int
+    nul: int
+    replaced: int  # replacement characters (U+FFFD)
+    only_space: bool
+    one_character: bool  # repeated
+
+    @classmethod
+    def from_counts(cls, counts: Counts, crlf: int) -> Self:
+        """From how often each code point occurs, (n,), and pairs of return and line feed."""
+        found = {int(point): int(counts[point]) for point in np.flatnonzero(counts) if point != END_POINT}
+        return cls(
+            crlf=crlf,
+            returns=found.get(ord("\r"), 0),
+            feeds=found.get(ord("\n"), 0),
+            nul=found.get(0, 0),
+            replaced=found.get(0xFFFD, 0),
+            only_space=all(chr(point).isspace() for point in found),
+            one_character=len(found) == 1 and sum(found.values()) > 1,
+        )
+
+    @property
+    def line_ends(self) -> dict[str, int]:
+        """How many lines end in LF, CRLF and CR."""
+        return {"LF": self.feeds - self.crlf, "CRLF": self.crlf, "CR": self.returns - self.crlf}
+
+    def warnings(self) -> list[str]:
+        """A sentence for each thing that a user should know before training."""
+        found = []
+        if self.returns:
+            met = [f"{name} ({count:,})" for name, count in self.line_ends.items() if count]
+            found.append(f"Lines end in {' and '.join(met)}; kept as they are.")
+        if self.nul:
+            found.append(f"NUL characters (U+0000) in the text: {self.nul:,}; kept.")
+        if self.replaced:
+            found.append(
+                f"Replacement characters (U+FFFD) in the text: {self.replaced:,}; another program could not decode "
+                "what stood there."
+            )
+        if self.only_space:
+            found.append("The text is only white space.")
+        if self.one_character:
+            found.append("The text is one character repeated; there is nothing to learn.")
+        return found
+
+
+def grouped(notes: Sequence[Note]) -> list[str]:
+    """Notes on files as sentences, one for all files with the same note."""
+    files: dict[str, list[str]] = {}
+    for name, note in notes:
+        files.setdefault(note, []).append("Standard input" if name == STDIN else name)
+    return [
+        f"{one_line(names[0])}{f' and {len(names) - 1:,} more' if names[1:] else ''}: {note}."
+        for note, names in files.items()
+    ]
+
+
+class Sample:
+    """Pieces of a text, evenly spread, though its length is not known in advance. Memory is bounded."""
+
+    def __init__(self, piece: int = SAMPLE_PIECE, most: int = MOST_SAMPLE_PIECES) -> None:
+        self._piece, self._most = piece, most
+        self._kept: list[Points] = []
+        self._current: list[Points] = []  # of the piece that is not yet complete
+        self._size, self._number, self._stride = 0, 0, 1
+
+    def add(self, codes: Points) -> None:
+        """Take the next code points of the text."""
+        while len(codes):
+            taken = codes[: self._piece - self._size]
+            if self._number % self._stride == 0:
+                self._current.append(taken.astype(np.uint32))
+            self._size += len(taken)
+            codes = codes[len(taken) :]
+            if self._size == self._piece:
+                self._next_piece()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the sample is the whole text."""
+        return self._stride == 1
+
+    def codes(self) -> Points:
+        """Their code points, with END_POINT after documents and, unless the sample is whole, after each piece."""
+        pieces = [*self._kept, *([np.concatenate(self._current)] if self._current else [])]
+        if not self.whole:
+            pieces = [np.append(piece, np.uint32(END_POINT)) for piece in pieces]
+        return np.concatenate(pieces) if pieces else np.empty(0, np.uint32)
+
+    def _next_piece(self) -> None:
+        if self._current:
+            self._kept.append(np.concatenate(self._current))
+        self._current, self._size = [], 0
+        self._number += 1
+        if len(self._kept) > self._most:
+            self._kept, self._stride = self._kept[::2], 2 * self._stride
+
+
+class TextScan:
+    """What reading a text tells about it. It also decides which parts of a text longer than READ_WHOLE are read."""
+
+    def __init__(self) -> None:
+        self.files: list[FileRead] = []
+        self.named: tuple[str, ...] = ()  # all files, read or not
+        self.record_fields: list[str] = []  # of files of records that are read as plain text
+        self.sample = Sample()
+        self.counts = np.zeros(0, np.int64)  # of each code point
+        self.marks: TextMarks | None = None
+        self.boilerplate: str | None = None  # a sentence on Project Gutenberg's header and licence
+        self.bytes_read = 0
+        self.total_bytes: int | None = 0  # of all files; None if unknown
+        self.budget = READ_WHOLE  # bytes that may still be read of what is read from its beginning
+        self.cut = False  # the budget ended before the text
+        self._spread: dict[str, list[Span]] | None = None  # of each file; None: all of it
+
+    @property
+    def partial(self) -> bool:
+        """Whether a part of the text was left unread."""
+        return self.cut or self._spread is not None
+
+    @property
+    def manner(self) -> str:
+        """Which part was read, in words; empty if all of it was."""
+        if self.cut:
+            return "from the beginning"
+        return "in pieces spread evenly" if self.partial else ""
+
+    def plan(self, paths: Sequence[str], config: TextConfig) -> list[str]:
+        """Decide what to read of each file; the files of which anything is read, in order."""
+        self.named = (*self.named, *paths)
+        sizes = {path: os.stat(path).st_size for path in paths if path != STDIN}
+        known = self.total_bytes is not None and STDIN not in paths
+        self.total_bytes = (self.total_bytes or 0) + sum(sizes.values()) if known else None
+        if sum(sizes.values()) <= READ_WHOLE:
+            return list(paths)
+        self.budget = PIECES * PIECE_BYTES
+        if config.field is not None:
+            return list(paths)
+        self._spread = (self._spread or {}) | spread_over(sizes)
+        return [path for path in paths if path in self._spread or path == STDIN]
+
+    def excerpt(self, path: str, config: TextConfig) -> "Excerpt":
+        """What to read of a file."""
+        return Excerpt(self, None if self._spread is None else self._spread.get(path), config.encoding)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRead:
+    """How a file was read."""
+
+    name: str
+    codec: str
+    marked: bool  # by a byte order mark
+    compression: str | None
+
+
+Span = tuple[int, int]  # of bytes
+
+
+def spread_over(sizes: dict[str, int]) -> dict[str, list[Span]]:
+    """The spans of bytes to read of each file: PIECES of PIECE_BYTES, spread evenly over all files together."""
+    names, ends = list(sizes), list(accumulate(sizes.values()))
+    spans: dict[str, list[Span]] = {}
+    for start in np.linspace(0, ends[-1] - PIECE_BYTES, PIECES).astype(int).tolist():
+        for i in range(bisect_right(ends, start), len(names)):
+            offset = ends[i] - sizes[names[i]]
+            if offset >= start + PIECE_BYTES:
+                break
+            span = max(0, start - offset), min(sizes[names[i]], start + PIECE_BYTES - offset)
+            spans.setdefault(names[i], []).append(span)
+    return spans
+
+
+class Excerpt:
+    """What is read of one file, or of standard input: all of it, spans of bytes, or its beginning."""
+
+    def __init__(self, scan: TextScan, spans: Sequence[Span] | None, encoding: str | None = None) -> None:
+        self._scan, self._spans, self._encoding = scan, spans, encoding
+
+    @property
+    def whole(self) -> bool:
+        """Whether the bytes are those of the file, from the first to the last."""
+        return self._spans is None
+
+    def of_file(self, file: BinaryIO) -> Iterator[bytes]:
+        """The lines that lie whole within the spans; of a file that has to be read from its beginning, all bytes."""
+        first = file.read(_AT_ONCE)
+        if self._spans is None or compression_of(first) or not self._has_lines(first):
+            yield first
+            yield from iter(lambda: file.read(_AT_ONCE), b"")
+            return
+        size = file.seek(0, os.SEEK_END)
+        for start, end in self._spans:
+            file.seek(start)
+            data = b"".join(iter(lambda end=end: file.read(end - file.tell()), b""))  # type: ignore[misc]
+            data = data[data.find(b"\n") + 1 if start else 0 :]
+            yield data if end == size else data[: data.rfind(b"\n") + 1]
+
+    def beginning(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """As many of these (decompressed) bytes as the budget allows, up to the end of a line or of a character."""
+        codec = ""
+        for piece in pieces:
+            codec = codec or self._codec(piece)
+            if len(piece) > self._scan.budget:
+                yield _complete(piece[: self._scan.budget // 4 * 4], codec)
+                self._scan.budget, self._scan.cut = 0, True
+                return
+            self._scan.budget -= len(piece)
+            yield piece
+
+    def _codec(self, first: bytes) -> str:
+        return codecs.lookup(self._encoding or byte_order_mark(first)[1]).name
+
+    def _has_lines(self, first: bytes) -> bool:
+        """Whether a byte of a line feed always ends a line."""
+        return b"\n" in first and "\n".encode(self._codec(first)) == b"\n"
+
+
+def _complete(data: bytes, codec: str) -> bytes:
+    """Bytes less the line, or at least the character, that is cut at their end."""
+    end = data.rfind(b"\n") + 1
+    if end and "\n".encode(codec) == b"\n":
+        return data[:end]
+    decoder = codecs.getincrementaldecoder(codec)("ignore")
+    decoder.decode(data)
+    pending = decoder.getstate()[0]
+    return data[: len(data) - len(pending)]
