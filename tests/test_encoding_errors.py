@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from charlm.data.encoding_errors import escapes_note, guesses
+from charlm.data.encoding_errors import guesses
 from tests.conftest import Result
 
 # Article 1 of the Universal Declaration of Human Rights, or about it.
@@ -152,30 +152,3 @@ def test_each_guess_is_shown_with_a_line_and_the_option_to_type(
     assert refused.code == 3 and 1 <= len(shown) <= 3 and "\x1b" not in refused.err
     name = next(line[1] for line in shown if line[2][:20] in SENTENCES[language])
     assert charlm("train", "a.txt", "--encoding", name, "--model", "ngram").code == 0
-
-
-@pytest.mark.parametrize(
-    ("encoding", "line"),
-    [
-        (
-            "iso2022_jp",
-            "すべての人間は、生まれながらにして自由であり、かつ、尊厳と権利とについて平等である。\n",
-        ),
-        ("iso2022_kr", "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.\n"),
-    ],
-)
-def test_text_that_is_ascii_only_by_escapes_is_noted(
-    charlm: Callable[..., Result], encoding: str, line: str
-) -> None:
-    text = "plain at first\n" + line * 2000
-    Path("a.txt").write_bytes(text.encode(encoding))
-    said = charlm("train", "a.txt", "--model", "ngram").err
-    assert f"looks like {encoding}, but was read as ASCII; --encoding {encoding} reads it as: " in said
-    assert line[:12] in said
-    named = charlm("train", "a.txt", "--model", "ngram", "--encoding", encoding)
-    assert f"{len(text):,} characters" in named.err and "looks like" not in named.err
-
-
-@pytest.mark.parametrize("text", ["\x1b[31mred\x1b[0m \x1b$ hm", "a += b++ + c ~{ ~}"])
-def test_ordinary_text_gives_no_alarm(text: str) -> None:
-    assert escapes_note(text.encode()) == []

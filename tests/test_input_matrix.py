@@ -116,7 +116,7 @@ INPUTS: dict[str, Input] = {
     "characters never trained on": Input((TEXT + "ЖЩЮ" * 90).encode(), "characters"),
     "escapes within": Input(("\x1b[2J\x9b\u202e evil\n" * 40).encode(), "characters"),
     "a folder": Input(folder, "1,802 characters"),
-    "a folder of nothing": Input(hollow, "a folder without files", 3),
+    "a folder of nothing": Input(hollow, "contains no files", 3),
     "a pattern": Input(folder, "1,802 characters", 0, ("text/*.txt",)),
     "a pattern of nothing": Input(folder, "matches no file", 3, ("text/*.md",)),
     "the same twice": Input(TEXT.encode(), "given more than once", 0, ("text", "./text")),

@@ -211,10 +211,6 @@ class TextDecoder:
                 f"{self._label} looks like {wide[:6].upper()} without a byte-order mark. Read it with --encoding "
                 f"{wide}, or with --encoding utf-8 if its NUL characters are meant."
             )
-        else:
-            from charlm.data.encoding_errors import escapes_note  # here: rarely needed
-
-            self.notes += escapes_note(head)
         return mark
 
     def _decode_utf8(self, pieces: Iterator[bytes], offset: int, path: str | None) -> Iterator[Block]:

@@ -5,7 +5,6 @@ capitals stand? The user sees how a line reads in the likeliest two or three, an
 """
 
 import codecs
-import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +16,8 @@ from charlm.terminal import one_line
 SHOWN = 3
 """Guesses that are shown."""
 LEAST_SCORE, MARGIN = 0.1, 0.6
-SAMPLE, ESCAPES_SAMPLE = 1 << 12, 1 << 16
+SAMPLE = 1 << 12
+"""Bytes before and after the first invalid one that a guess is judged by."""
 WIDTH, BEFORE = 60, 20
 """Characters of a line that are shown, and of those the ones before the first invalid byte."""
 _WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
@@ -27,16 +27,6 @@ _CANDIDATES = (  # the common ones first: they win ties
     *(f"iso8859_{part}" for part in (2, 15, 5, 6, 7, 8, 9)),
     *("mac_roman", "mac_cyrillic", "cp437", "cp850", "cp866", "cp852"),
 )
-# Escapes that stand in no other text, and the encodings they belong to.
-_ESCAPES = {
-    rb"\x1b(?:\$[@AB]|\$\([A-DOPQ]|\([IJ])": (
-        "iso2022_jp",
-        "iso2022_jp_2",
-        "iso2022_jp_ext",
-        "iso2022_jp_2004",
-    ),
-    rb"\x1b\$\)C": ("iso2022_kr",),
-}
 # The letters of some languages beside a to z.
 _LATIN = {
     "French": "àâæçéèêëîïôœùûüÿ",
@@ -122,26 +112,6 @@ def _remedy(data: bytes, start: int, codec: str) -> str:
     return "If it is text, name its encoding with --encoding; if not, give a text file instead."
 
 
-def escapes_note(data: bytes) -> list[str]:
-    """A note about text in ISO-2022, which is valid ASCII but writes other characters as escapes; else none."""
-    for escape, encodings in _ESCAPES.items():
-        match = re.search(escape, data) if b"\x1b" in data and data.isascii() else None
-        if match is None:
-            continue
-        first = data.rfind(b"\n", 0, match.start()) + 1
-        sample = data[first : first + ESCAPES_SAMPLE]
-        sample = sample if first + len(sample) == len(data) else sample[: sample.rfind(b"\n") + 1]
-        for encoding in encodings:
-            text = _decoded(sample, encoding, whole=True)
-            if text is not None and not text.isascii():
-                at = next(i for i, char in enumerate(text) if char > "\x7f")
-                return [
-                    f"looks like {encoding}, but was read as ASCII; --encoding {encoding} reads it as: "
-                    f"{one_line(_line(text, at))}"
-                ]
-    return []
-
-
 def guesses(data: bytes, at: int) -> list[Guess]:
     """The likeliest encodings of `data`, which is not UTF-8 at the offset `at`, the best first."""
     sample = _around(data, at)
@@ -167,10 +137,10 @@ def _telling_place(texts: list[str]) -> int:
     )
 
 
-def _decoded(data: bytes, encoding: str, *, whole: bool = False) -> str | None:
-    """The text, which may end within a character unless it is whole; None if the bytes are not valid."""
+def _decoded(data: bytes, encoding: str) -> str | None:
+    """The text, which may end within a character; None if the bytes are not valid."""
     try:
-        text = codecs.getincrementaldecoder(encoding)().decode(data, whole)
+        text = codecs.getincrementaldecoder(encoding)().decode(data)
         text.encode("utf-8")
     except UnicodeError:
         return None

@@ -1,6 +1,7 @@
 """One field of the records in JSON lines, a JSON array, CSV or TSV, as text: each value followed by a newline."""
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -174,8 +175,8 @@ class RecordReader:
 
         Raises TextError, naming the place, for what is no record and for a record without the field.
         """
-        pieces = (block.text for block in blocks)
-        texts = self._cells(self._split(pieces)) if self._form.delimiter else self._json_texts(pieces)
+        is_table = bool(self._form.delimiter)
+        texts = self._cells(self._split(blocks)) if is_table else self._json_texts(blocks)
         held: list[str] = []
         size = 0
         for text in texts:
@@ -190,40 +191,27 @@ class RecordReader:
         if held:
             yield _joined(held, apart)
 
-    def _split(self, pieces: Iterable[str]) -> Iterator[str]:
+    def _split(self, blocks: Iterable[Block]) -> Iterator[str]:
         r"""Lines with their ends: \n, \r\n or \r."""
-        rest = ""
-        held: list[str] = []  # parts of a line before `rest`, not joined each time: a line may be long
-        size = 0
-        for piece in chain(pieces, [None]):
-            matches = [match.group() for match in _LINE.finditer(rest + (piece or ""))]
-            is_whole = piece is None or (bool(matches) and matches[-1].endswith("\n"))
-            rest = matches.pop() if matches and not is_whole else ""
-            for line in matches:
-                self._line += 1
-                yield "".join([*held, line])
-                held, size = [], 0
-            if rest and not rest.endswith("\r"):
-                held.append(rest)
-                size, rest = size + len(rest), ""
-            if size > LONGEST_LINE:
-                raise TextError(
-                    f"{self._label}, line {self._line + 1}, is longer than {LONGEST_LINE:,} characters, too long for "
-                    "a record. Divide it, or give its text as a plain file."
-                )
-        if held:
+        file = io.TextIOWrapper(io.BufferedReader(_BlockFile(blocks)), "utf-8", newline="")
+        while line := file.readline(LONGEST_LINE + 1):
             self._line += 1
-            yield "".join(held)
+            if len(line) > LONGEST_LINE:
+                raise self._wrong(
+                    f"is longer than {LONGEST_LINE:,} characters, too long for a record. Divide it, or give its text "
+                    "as a plain file"
+                )
+            yield line
 
-    def _json_texts(self, pieces: Iterable[str]) -> Iterator[str]:
+    def _json_texts(self, blocks: Iterable[Block]) -> Iterator[str]:
         """The field of JSON objects: one a line, one after another, or the elements of an array."""
         decoder, held, needed = json.JSONDecoder(), "", 0
         is_array = is_closed = False
-        for piece in chain(pieces, [None]):
+        for block in chain(blocks, [None]):
             if is_closed:  # the file is read to its end all the same
                 continue
-            held += piece or ""
-            if not held or held.isspace() or (piece is not None and len(held) < needed):
+            held += block.text if block else ""
+            if not held or held.isspace() or (block and len(held) < needed):
                 continue
             at = 0
             if not self._line:
@@ -241,7 +229,7 @@ class RecordReader:
                 except RecursionError as error:
                     raise self._wrong(f"is not JSON ({error})") from None
                 except json.JSONDecodeError as error:
-                    if piece is not None and len(held) - at <= LONGEST_CELL:
+                    if block and len(held) - at <= LONGEST_CELL:
                         break
                     where = f"{error.msg} at column {error.pos - held.rfind(chr(10), 0, error.pos)}"
                     raise self._wrong(f"is not JSON ({where}); --field reads JSON, .csv and .tsv") from None
@@ -349,14 +337,9 @@ class RecordReader:
             what = f"has unbalanced quotes: text follows a closing quote{upto}"
         else:
             what = f"cannot be read as a table: {error}"
-        if self._form.delimiter == "\t":
-            return (
-                f"{what}. If its quotes are plain characters, name the file .tsv, which has no quoting; in a table "
-                'with quoted cells each quote within a cell is written twice ("")'
-            )
         return (
-            f'{what}. Within a quoted cell each " is written twice (""); a file whose quotes are plain characters is '
-            "read right as tab-separated .tsv"
+            f'{what}. Within a quoted cell each quote is written twice (""). If the quotes are plain characters, use '
+            "tab-separated .tsv, which has no quoting"
         )
 
     def _column(self, header: list[str]) -> tuple[int, bool]:
@@ -380,6 +363,23 @@ class RecordReader:
     def _wrong(self, what: str, *, row: bool = False) -> TextError:
         where = f"row {self._row}, line {self._row_begin}," if row else f"line {self._line},"
         return TextError(f"{self._label}, {where} {what}.")
+
+
+class _BlockFile(io.RawIOBase):
+    """The UTF-8 of blocks, as a file."""
+
+    def __init__(self, blocks: Iterable[Block]) -> None:
+        self._blocks, self._rest = iter(blocks), memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest and (block := next(self._blocks, None)):
+            self._rest = memoryview(block.utf8)
+        n = min(len(buffer), len(self._rest))
+        buffer[:n], self._rest = self._rest[:n], self._rest[n:]
+        return n
 
 
 def _joined(texts: list[str], apart: bool) -> Block:

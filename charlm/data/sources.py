@@ -128,7 +128,6 @@ class _Search:
         self._used: set[str] = set()  # patterns that matched something
         self._binary: list[str] = []  # files left out because they are not text
         self._runs: dict[str, bool] = {}  # for each folder met, whether it is a run of charlm
-        self._left_out = False  # whether --exclude left out a folder
         if include and not any(map(_is_searched, names)):
             raise UsageError(
                 f"{_options('include', include)} has an effect on folders only, and none was named; leave it out"
@@ -156,29 +155,22 @@ class _Search:
         except (OSError, ValueError) as error:
             at = getattr(error, "filename", None)
             at = at if isinstance(at, str) else name
-            advice = (
-                "" if at == name else f" To leave it out, add --exclude {shlex.quote(os.path.basename(at))}."
-            )
-            raise TextError(f"{read_error(one_line(at), error)}{advice}") from error
+            refused = read_error(one_line(at), error)
+            if at != name:  # in a folder
+                exclude = shlex.quote(os.path.basename(at))
+                refused = TextError(f"{refused} To leave it out, add --exclude {exclude}.")
+            raise refused from error
 
     def check(self, paths: Sequence[str]) -> None:
-        """Note the folders of runs that were left out. Raises TextError if nothing is left, or an --include unused."""
+        """Note the runs that were left out and unused --exclude. Raises TextError if nothing is left to read."""
         named = one_line(", ".join(self._names))
         runs = [folder for folder, is_run in self._runs.items() if is_run]
-        by_parent = Counter(os.path.dirname(folder) for folder in runs)
-        for folder in runs:
-            count = by_parent.pop(os.path.dirname(folder), 0)
-            if count == 1:
-                self.notes.append((folder, "a run of charlm, not text; left out"))
-            elif count:
-                where = os.path.dirname(folder) or "."
-                self.notes.append((where, f"{count:,} runs of charlm, not text; left out"))
+        self.notes += [(folder, "a run of charlm, not text; left out") for folder in runs]
         for pattern in self._include:
             if pattern not in self._used:
                 hidden = " (hidden files are left out)" if os.path.basename(pattern).startswith(".") else ""
-                raise TextError(
-                    f"{named} contains no file that matches --include {one_line(pattern)}{hidden}."
-                )
+                pattern = one_line(pattern)
+                raise TextError(f"{named} contains no file that matches --include {pattern}{hidden}.")
         advice = "Give a text file, or a folder that contains some."
         if not paths and self._binary:
             others = len(self._binary) - 1
@@ -186,12 +178,13 @@ class _Search:
             raise TextError(f"{named} contains no text: {which} not text. {advice}")
         if not paths and runs:
             raise TextError(f"{named} contains only runs of charlm, which are not read as text. {advice}")
+        if not paths and self._exclude:
+            excluded = _options("exclude", self._exclude)
+            raise TextError(f"Nothing is left to read with {excluded}. Name a file, or leave less out.")
         if not paths:
-            excluded = f" with {_options('exclude', self._exclude)}" if self._exclude else ""
-            raise TextError(f"Nothing is left to read{excluded}. Name a file, or leave less out.")
-        for pattern in self._exclude:
-            if pattern not in self._used:
-                self.notes.append((f"--exclude {pattern}", "matches no file"))
+            raise TextError(f"{named} contains no files (hidden ones are left out). {advice}")
+        unused = [pattern for pattern in self._exclude if pattern not in self._used]
+        self.notes += [(f"--exclude {pattern}", "matches no file") for pattern in unused]
 
     def _is_wanted(self, path: str, matched: set[str], *, named: bool = False) -> bool:
         """Whether a file that matches these patterns is read; one that was `named` needs no --include."""
@@ -221,17 +214,7 @@ class _Search:
 
     def _below(self, top: str) -> list[str]:
         """The text files below a folder, in order."""
-        walked = list(self._walk(top))
-        if not walked and not self._left_out and not any(self._runs.values()):
-            raise TextError(
-                f"{one_line(top)} is a folder without files (hidden ones are left out). Give a file, or a folder "
-                "that contains some."
-            )
-        found = self._texts([path for path, matched in walked if self._is_wanted(path, matched)])
-        if not found and self._include and not self._binary:
-            raise TextError(
-                f"{one_line(top)} contains no file that matches {_options('include', self._include)}."
-            )
+        found = self._texts([path for path, matched in self._walk(top) if self._is_wanted(path, matched)])
         suffixes = Counter(map(_suffix_of, found)).most_common()
         if len(suffixes) > 1:
             listed = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes[:SHOWN_SUFFIXES])
@@ -256,7 +239,6 @@ class _Search:
                 matched = above | self._matched_alone(path, root)
                 excluded = matched & {*self._exclude}
                 self._used |= excluded
-                self._left_out = self._left_out or bool(excluded)
                 if not excluded and not self._is_run(path):
                     rest += [(below, matched) for below in _entries(path)]
             elif entry.is_symlink() and os.path.isdir(path):  # followed, it could lead to the whole disk
