@@ -162,7 +162,7 @@ def test_each_dialect_gives_its_texts(name: str, data: str | bytes, text: str) -
         ("a.jsonl", '{"text": "one"}\n{"text": null}\n', "line 2, has null in the field text, which must be text; leave such records out"),
         ("a.jsonl", '{"text": "one"}\n{"id": 2}\n', "line 2, has no field text, and no other that is text"),
         ("a.json", '{"messages": [{"text": "one"}]}', "has no field text, and no other that is text; --field cannot name what is nested"),
-        ("a.txt", f'id\ttext\n1\t"one" too\n{TABS}', "name the file .tsv, which has no quoting"),
+        ("a.txt", f'id\ttext\n1\t"one" too\n{TABS}', "in a file named .tsv, which has no quoting"),
         ("a.txt", "\r" * 11 + ",", "has no records with a field text"),  # the beginning has blank lines only
         ("a.txt", "Some prose\nof two lines\n", "has no records with a field text: it is not JSON, and its first line names no such column: Some prose"),
         ("r.tsv", "text\tn\n1\tone\t3\n", "If each row begins with a name, as R writes them"),

@@ -226,13 +226,13 @@ class RecordReader:
                     break
                 try:
                     record, end = decoder.raw_decode(held, at)
-                except RecursionError as error:
-                    raise self._wrong(f"is not JSON ({error})") from None
-                except json.JSONDecodeError as error:
-                    if block and len(held) - at <= LONGEST_CELL:
-                        break
-                    where = f"{error.msg} at column {error.pos - held.rfind(chr(10), 0, error.pos)}"
-                    raise self._wrong(f"is not JSON ({where}); --field reads JSON, .csv and .tsv") from None
+                except (ValueError, RecursionError) as error:
+                    why = str(error)
+                    if isinstance(error, json.JSONDecodeError):
+                        if block and len(held) - at <= LONGEST_CELL:  # more of it may follow
+                            break
+                        why = f"{error.msg} at column {error.pos - held.rfind(chr(10), 0, error.pos)}"
+                    raise self._wrong(f"is not JSON ({why}); --field reads JSON, .csv and .tsv") from None
                 yield self._value(record)
                 self._line, at = self._line + held.count("\n", at, end), end
             held = held[at:]
@@ -338,8 +338,8 @@ class RecordReader:
         else:
             what = f"cannot be read as a table: {error}"
         return (
-            f'{what}. Within a quoted cell each quote is written twice (""). If the quotes are plain characters, use '
-            "tab-separated .tsv, which has no quoting"
+            f'{what}. Within a quoted cell each " is written twice (""). If its quotes are plain characters, give it as '
+            "tab-separated text in a file named .tsv, which has no quoting"
         )
 
     def _column(self, header: list[str]) -> tuple[int, bool]:
