@@ -34,7 +34,7 @@ def refuse_idle(config: Any) -> None:
         value = getattr(config, name)
         if value not in (None, False) and not set(needed) & set(config.mixers):
             raise ValueError(
-                f"{name} is {value}, which cannot act with mixer {config.mixer}; it needs "
+                f"{name} is {value}, which has no effect with mixer {config.mixer}; it needs "
                 f"{' or '.join(needed)}"
             )
     switched = {"ngram_embeddings 1": config.ngram_embeddings == 1, "no prior": config.prior is False}
@@ -45,7 +45,7 @@ def refuse_idle(config: Any) -> None:
     for off, names in belonging.items():
         for name in names:
             if getattr(config, name) is not None and switched[off]:
-                raise ValueError(f"{name} is {getattr(config, name)}, which cannot act with {off}")
+                raise ValueError(f"{name} is {getattr(config, name)}, which has no effect with {off}")
     if config.ngram_embedding_rows is not None and config.ngram_embedding_rows & (
         config.ngram_embedding_rows - 1
     ):
@@ -91,7 +91,7 @@ def refuse_not_plain(config: Any) -> None:
     }
     for name, allowed in plain.items():
         if getattr(config, name) not in allowed:
-            raise ValueError(f"{name} is {getattr(config, name)}, which plain forbids")
+            raise ValueError(f"{name} is {getattr(config, name)}, which --plain does not allow")
 
 
 def refuse_training(config: Any) -> None:
@@ -102,7 +102,7 @@ def refuse_training(config: Any) -> None:
             "the batch must divide into that many equal parts"
         )
     if config.muon_lr is not None and config.optimizer == "adamw":
-        raise ValueError(f"muon_lr is {config.muon_lr}, which cannot act with optimizer adamw")
+        raise ValueError(f"muon_lr is {config.muon_lr}, which has no effect with optimizer adamw")
 
 
 def refuse_strip(config: Any) -> None:
@@ -119,12 +119,14 @@ def refuse_split(config: Any) -> None:
             "separator, and nothing else does"
         )
     if config.split == "documents" and config.documents == "none":
-        raise ValueError("split is documents, which cannot act with documents none; say what a document is")
+        raise ValueError(
+            "split is documents, which has no effect with documents none; say what a document is"
+        )
     if config.split != "tail" and (config.val_file is not None or config.val + config.test == 0):
         what = "val_file" if config.val_file is not None else "val 0"
-        raise ValueError(f"split is {config.split}, which cannot act with {what}; leave one out")
+        raise ValueError(f"split is {config.split}, which has no effect with {what}; leave one out")
     if config.val_file is not None and config.val != VAL:
-        raise ValueError(f"val is {config.val:g}, which cannot act with val_file; leave one out")
+        raise ValueError(f"val is {config.val:g}, which has no effect with val_file; leave one out")
     if config.val_file is None and config.val + config.test > MOST_KEPT_BACK:
         raise ValueError(
             f"val is {config.val:g} and test {config.test:g}; together at most {MOST_KEPT_BACK:g}, so that there "
@@ -138,7 +140,7 @@ def refuse_not_plain_training(config: Any) -> None:
         value = getattr(config, setting.name)
         n_gram = setting.name in ("ngram_embedding_lr", "ngram_embedding_accumulator", "prior_chars")
         if n_gram and value != setting.default:
-            raise ValueError(f"{setting.name} is {value}, which plain forbids")
+            raise ValueError(f"{setting.name} is {value}, which --plain does not allow")
 
 
 def refuse_beside_ngram(config: Any) -> None:
@@ -499,7 +501,7 @@ class TextConfig(Settings):
         refuse_split(self)
         refuse_strip(self)
         if self.units == "bytes" and self.min_count is not None:
-            raise ValueError(f"min_count is {self.min_count}, which cannot act with units bytes")
+            raise ValueError(f"min_count is {self.min_count}, which has no effect with units bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -530,7 +532,9 @@ class SamplingConfig(Settings):
         super().__post_init__()
         for name in ("top_k", "top_p", "min_p"):
             if self.temperature == 0 and getattr(self, name) is not None:
-                raise ValueError(f"{name} cannot act at temperature 0, which always takes the likeliest")
+                raise ValueError(
+                    f"{name} has no effect at temperature 0, which always takes the likeliest character"
+                )
 
     def seeded(self) -> Self:
         """The same with a seed: its own, or one drawn at random."""

@@ -86,7 +86,7 @@ class Setting:
             return
         if self.repeated:
             if not isinstance(value, tuple) or not value or not all(type(v) is str and v for v in value):
-                raise ValueError(f"{self.name} is {value!r}; it takes one text or more")
+                raise ValueError(f"{self.name} is {value!r}; it takes one or more texts")
             return
         kinds = (int, float) if self.type is float else (self.type,)
         if not isinstance(value, kinds) or (isinstance(value, bool) and self.type is not bool):

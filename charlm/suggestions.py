@@ -14,7 +14,7 @@ _TIME_OR_STEPS = "steps + time"
 _CHARACTERS = "=charlm needs no tokenizer: its symbols are characters, or what --units says"
 _ONE_MACHINE = "=charlm trains on one device"
 _NO_LOGGER = "=every figure is written to metrics.jsonl in the run's folder, and report.html draws them"
-_DETAILS = "=there is no verbose mode: all that charlm does is said on standard error"
+_DETAILS = "=there is no verbose mode: charlm reports everything on standard error"
 _PROMPT_FILE = "prompt-file"
 
 OPTIONS: dict[str, str] = {
@@ -37,13 +37,13 @@ OPTIONS: dict[str, str] = {
     "amp": "precision bf16", "mixed-precision": "precision bf16", "float16": "precision bf16", "fp32": "precision fp32", "float32": "precision fp32", "tf32": "precision", "wd": "weight-decay", "l2": "weight-decay", "decay": "weight-decay",
     "evaluation-strategy": "eval-every", "eval-strategy": "eval-every", "eval-steps": "eval-every", "eval-freq": "eval-every", "eval-frequency": "eval-every", "val-every": "eval-every", "val-interval": "eval-every", "logging-steps": "eval-every",
     "val-check-interval": "eval-every", "save-steps": "save-every", "save-interval": "save-every", "save-strategy": "save-every", "checkpoint-every": "save-every", "save-freq": "save-every", "checkpoint-interval": "save-every",
-    "save-total-limit": "save-every", "overwrite-output-dir": "run", "resume-from-checkpoint": "=to go on with a run: charlm resume RUN",
-    "resume-from": "=to go on with a run: charlm resume RUN", "resume": "=to go on with a run: charlm resume RUN; charlm train --run RUN --resume-if-exists begins it where there is none",
-    "continue": "resume-if-exists|=to go on with a run: charlm resume RUN", "restore": "=to go on with a run: charlm resume RUN",
+    "save-total-limit": "save-every", "overwrite-output-dir": "run", "resume-from-checkpoint": "=to resume a run: charlm resume RUN",
+    "resume-from": "=to resume a run: charlm resume RUN", "resume": "=to resume a run: charlm resume RUN; charlm train --run RUN --resume-if-exists starts it if it does not exist",
+    "continue": "resume-if-exists|=to resume a run: charlm resume RUN", "restore": "=to resume a run: charlm resume RUN",
     "ckpt-path": "checkpoint", "ckpt": "checkpoint", "checkpoint-path": "checkpoint", "load": "checkpoint|from", "load-from": "from|run",
     "early-stopping": "patience", "early-stop": "patience", "early-stopping-patience": "patience", "no-early-stopping": "patience 0",
-    "model-name-or-path": "from|run", "model-name": "from|run", "pretrained": "from|run", "pretrained-model": "from|run", "base-model": "from|run", "init": "from|run", "finetune": "from|=to go on from a run: charlm train FILE --from RUN",
-    "fine-tune": "from|=to go on from a run: charlm train FILE --from RUN", "finetune-from": "from", "start-from": "from|run", "max-seq-length": "block-size", "max-seq-len": "block-size", "seq-len": "block-size", "seq-length": "block-size",
+    "model-name-or-path": "from|run", "model-name": "from|run", "pretrained": "from|run", "pretrained-model": "from|run", "base-model": "from|run", "init": "from|run", "finetune": "from|=to fine-tune a run: charlm train FILE --from RUN",
+    "fine-tune": "from|=to fine-tune a run: charlm train FILE --from RUN", "finetune-from": "from", "start-from": "from|run", "max-seq-length": "block-size", "max-seq-len": "block-size", "seq-len": "block-size", "seq-length": "block-size",
     "sequence-length": "block-size", "max-length": "length|block-size", "n-positions": "block-size", "n-ctx": "block-size", "max-position-embeddings": "block-size", "hidden-size": "n-embd", "num-hidden-layers": "n-layer",
     "num-attention-heads": "n-head", "num-key-value-heads": "n-kv-head", "hidden-dropout-prob": "dropout", "attn-dropout": "dropout",
     "dataloader-num-workers": "threads", "num-workers": "threads", "workers": "threads", "jobs": "threads", "num-threads": "threads", "n-threads": "threads", "cpus": "threads", "nproc": "threads", "cores": "threads", "do-sample": "temperature",
@@ -80,8 +80,8 @@ OPTIONS: dict[str, str] = {
     "num-samples": "samples", "n-samples": "samples", "nsamples": "samples", "count": "samples", "num": "samples", "number": "samples", "how-many": "samples",
     "chars": "length", "characters": "length", "len": "length", "num-chars": "length", "n-chars": "length", "size": "length|n-embd", "topk": "top-k", "topp": "top-p",
     "minp": "min-p", "nucleus": "top-p", "k": "top-k", "p": "prompt|top-p", "gpu": _NO_GPU, "cuda": _NO_GPU, "cpu": "device cpu|=this command computes on the CPU",
-    "mps": "device mps", "quiet": f"quiet|{_DETAILS}", "silent": "quiet|=redirect what is said with 2> FILE", "verbose": _DETAILS, "debug": "=set CHARLM_DEBUG=1 to see where an error comes from", "log-level": _DETAILS, "progress": _DETAILS,
-    "no-progress": "quiet|=redirect what is said with 2> FILE", "output": _STDOUT, "out": _STDOUT, "output-file": _STDOUT, "outfile": _STDOUT,
+    "mps": "device mps", "quiet": f"quiet|{_DETAILS}", "silent": "quiet|=redirect messages with 2> FILE", "verbose": _DETAILS, "debug": "=set CHARLM_DEBUG=1 to see where an error comes from", "log-level": _DETAILS, "progress": _DETAILS,
+    "no-progress": "quiet|=redirect messages with 2> FILE", "output": _STDOUT, "out": _STDOUT, "output-file": _STDOUT, "outfile": _STDOUT,
     "save": _STDOUT, "save-to": _STDOUT, "dest": f"to|{_STDOUT}", "train output": "run + checkpoints", "train out": "run + checkpoints",
     "train output-file": "run + checkpoints", "train save": "run + checkpoints", "train save-to": "run + checkpoints", "data output": "to", "data out": "to",
     "data output-dir": "to", "data dir": "to", "input": _FILES, "file": _FILES, "files": _FILES, "data": _FILES, "dataset": _FILES, "corpus": _FILES, "path": _FILES,

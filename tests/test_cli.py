@@ -125,7 +125,10 @@ def test_each_mixer_and_position_trains_samples_and_evaluates(charlm, options: t
     ("options", "said"),
     [
         (("--no-causal",), "would read the answer"),
-        (("--mixer", "recurrent", "--position", "rotary"), "position is rotary, which cannot act with mixer"),
+        (
+            ("--mixer", "recurrent", "--position", "rotary"),
+            "position is rotary, which has no effect with mixer",
+        ),
         (("--mixer", "lstm"), "mixer is 'lstm'; allowed: attention, simple-attention"),
         (("--window", "99", "--block-size", "8"), "window is 99 and block_size 8"),
     ],

@@ -127,8 +127,8 @@ def test_every_combination_that_can_act_and_a_sentence_for_the_others() -> None:
         "mixer attention, window 4",
         "mixer recurrent, window auto",
     ]
-    assert len(refused) == 1 and "window is 4, which cannot act with mixer recurrent" in refused[0]
-    with pytest.raises(UsageError, match="position is alibi, which cannot act with mixer recurrent"):
+    assert len(refused) == 1 and "window is 4, which has no effect with mixer recurrent" in refused[0]
+    with pytest.raises(UsageError, match="position is alibi, which has no effect with mixer recurrent"):
         variants({"position": ["none", "alibi"]}, ModelConfig(mixer="recurrent"), TrainingConfig())
     assert len({v.folder for v in found}) == 3
 

@@ -364,4 +364,4 @@ def test_a_file_that_stands_in_the_training_text_is_said_to(
     Path("t.txt").unlink()
     charlm("cache", "--clear")
     code, _, err = charlm("compress", "new.txt", "-o", "o.clm", "--force", "--run", "seen")
-    assert code == 0 and "not known whether this file stands in it" in err
+    assert code == 0 and "cannot tell whether this file is part of it" in err

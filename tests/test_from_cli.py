@@ -41,7 +41,7 @@ def test_a_run_on_another_text(charlm: Callable[..., Result], counts: str) -> No
     assert row["from"] == {"run": "old", "step": 8, "weights_sha256": weights}
     assert isinstance(row["old_text"], dict) and "before_sums" not in row["old_text"]
     said = charlm("info", "ankor").out
-    assert "goes on from" in said and "old, step 8" in said and "held-out text of old" in said
+    assert "fine-tuned from" in said and "old, step 8" in said and "held-out text of old" in said
     logged = [line for line in read_log(Path("checkpoints/ankor")) if line["event"] == "Remembered"]
     assert [line["step"] for line in logged] == [0, 6]
     assert "held-out text of old" in Path("checkpoints/ankor/report.html").read_text()

@@ -288,15 +288,21 @@ def test_no_mixer_asks_which_position_it_is_given_and_none_copies_attention() ->
 
 
 REFUSED = {
-    "n_head is 2, which cannot act with mixer recurrent": {"mixer": "recurrent", "n_head": 2},
-    "n_kv_head is 1, which cannot act with mixer simple-attention": {
+    "n_head is 2, which has no effect with mixer recurrent": {"mixer": "recurrent", "n_head": 2},
+    "n_kv_head is 1, which has no effect with mixer simple-attention": {
         "mixer": "simple-attention",
         "n_kv_head": 1,
     },
-    "locality is True, which cannot act with mixer convolution": {"mixer": "convolution", "locality": True},
-    "window is 4, which cannot act with mixer recurrent": {"mixer": "recurrent", "window": 4},
-    "position is rotary, which cannot act with mixer recurrent": {"mixer": "recurrent", "position": "rotary"},
-    "position is alibi, which cannot act with mixer convolution": {
+    "locality is True, which has no effect with mixer convolution": {
+        "mixer": "convolution",
+        "locality": True,
+    },
+    "window is 4, which has no effect with mixer recurrent": {"mixer": "recurrent", "window": 4},
+    "position is rotary, which has no effect with mixer recurrent": {
+        "mixer": "recurrent",
+        "position": "rotary",
+    },
+    "position is alibi, which has no effect with mixer convolution": {
         "mixer": "convolution",
         "position": "alibi",
     },

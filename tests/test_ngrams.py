@@ -112,24 +112,27 @@ def test_the_plan_gives_as_many_vectors_as_a_text_can_fill() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"plain": True, "ngram_embeddings": 3}, "ngram_embeddings is 3, which plain forbids"),
-        ({"plain": True, "mixer": "recurrent"}, "mixer is recurrent, which plain forbids"),
-        ({"plain": True, "position": "alibi"}, "position is alibi, which plain forbids"),
-        ({"plain": True, "locality": True}, "locality is True, which plain forbids"),
+        ({"plain": True, "ngram_embeddings": 3}, "ngram_embeddings is 3, which --plain does not allow"),
+        ({"plain": True, "mixer": "recurrent"}, "mixer is recurrent, which --plain does not allow"),
+        ({"plain": True, "position": "alibi"}, "position is alibi, which --plain does not allow"),
+        ({"plain": True, "locality": True}, "locality is True, which --plain does not allow"),
         (
             {"ngram_embeddings": 1, "ngram_embedding_rows": 64},
-            "ngram_embedding_rows is 64, which cannot act with ngram_embeddings 1",
+            "ngram_embedding_rows is 64, which has no effect with ngram_embeddings 1",
         ),
         ({"ngram_embedding_rows": 100}, "ngram_embedding_rows is 100; it takes a power of two"),
         (
             {"ngram_embeddings": 1, "ngram_embedding_dropout": 0.1},
-            "ngram_embedding_dropout is 0.1, which cannot act with ngram_embeddings 1",
+            "ngram_embedding_dropout is 0.1, which has no effect with ngram_embeddings 1",
         ),
         (
             {"plain": True, "ngram_embedding_dropout": 0.1},
-            "ngram_embedding_dropout is 0.1, which plain forbids",
+            "ngram_embedding_dropout is 0.1, which --plain does not allow",
         ),
-        ({"plain": True, "ngram_embedding_rows": 64}, "ngram_embedding_rows is 64, which plain forbids"),
+        (
+            {"plain": True, "ngram_embedding_rows": 64},
+            "ngram_embedding_rows is 64, which --plain does not allow",
+        ),
     ],
 )
 def test_what_cannot_act_is_refused_by_name(settings: dict[str, object], said: str) -> None:

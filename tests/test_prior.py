@@ -320,7 +320,7 @@ def test_the_plan_takes_counts_where_there_is_text_enough_and_leaves_n_grams_out
 
 
 def test_how_much_is_counted_cannot_act_without_counts() -> None:
-    with pytest.raises(ValueError, match="prior_chars is 9, which cannot act with no prior"):
+    with pytest.raises(ValueError, match="prior_chars is 9, which has no effect with no prior"):
         choose(Budget(steps=10), 10**6, ModelConfig(prior=False), TrainingConfig(prior_chars=9))
 
 
@@ -344,10 +344,10 @@ def test_counting_keeps_to_a_tenth_of_the_time_by_a_fixed_rule() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"prior": True, "plain": True}, "prior is True, which plain forbids"),
-        ({"prior_order": 3, "plain": True}, "prior_order is 3, which plain forbids"),
-        ({"prior": False, "prior_order": 3}, "prior_order is 3, which cannot act with no prior"),
-        ({"prior": False, "prior_dropout": 0.1}, "prior_dropout is 0.1, which cannot act with no prior"),
+        ({"prior": True, "plain": True}, "prior is True, which --plain does not allow"),
+        ({"prior_order": 3, "plain": True}, "prior_order is 3, which --plain does not allow"),
+        ({"prior": False, "prior_order": 3}, "prior_order is 3, which has no effect with no prior"),
+        ({"prior": False, "prior_dropout": 0.1}, "prior_dropout is 0.1, which has no effect with no prior"),
         ({"prior_order": 64}, "prior_order is 64; allowed: 0 to 63"),
     ],
 )

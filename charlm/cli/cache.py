@@ -14,16 +14,14 @@ from charlm.terminal import one_line
 EXAMPLES = """Examples:
   charlm cache              what there is, and where
   charlm cache --clear      remove all of it; --yes does not ask
-  charlm cache 3f2a --clear   remove the text whose key begins so"""
+  charlm cache 3f2a --clear   remove the text with this key prefix"""
 
 
 def command(
     keys: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY]...", help="Beginnings of keys; none: all.")
+        list[str] | None, typer.Argument(metavar="[KEY]...", help="Key prefixes. [default: all]")
     ] = None,
-    clear: Annotated[
-        bool, typer.Option("--clear", help="Remove them; on a terminal it is asked first.")
-    ] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove them, after asking on a terminal.")] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:

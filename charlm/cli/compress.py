@@ -1,4 +1,4 @@
-"""`charlm compress`: a file in as many bits as a model predicts it with."""
+"""`charlm compress`: a file into as many bits as the model needs to predict it."""
 
 import sys
 from collections.abc import Generator, Iterator
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from charlm.data.tokenizer import Ids
 
 T = TypeVar("T")
-Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="The file to make; -: standard output.")]
+Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="File to write; - for standard output.")]
 CompressThreads = Annotated[
     int | None,
-    threads_option("CPU threads, which the file names: it is decompressed with as many. [default: 1]"),
+    threads_option("CPU threads; decompressing uses as many. [default: 1]"),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT if it is there; write to a terminal.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT; allow writing to a terminal.")]
 
 CHANGING = ("normalize", "newlines", "lowercase", "collapse_spaces")
 """Settings that change the characters of a text."""
@@ -42,7 +42,7 @@ EXAMPLES = """Examples:
 
 
 def command(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="What to compress; -: standard input.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="File to compress; - for standard input.")],
     out: Out,
     run: Run = None,
     checkpoint: Which = None,
@@ -103,7 +103,7 @@ def _read_otherwise(path: str, data: bytes, encoding: str, config: "TextConfig")
     from charlm.data.stream import Block
 
     text = data.decode(encoding or "utf-8", "replace")
-    kept = "is compressed as it is, so that the same bytes come back"
+    kept = "is compressed unchanged, so that the same bytes come back"
     if encoding:
         yield f" is read as {encoding}, and the same bytes come back"
     if config.field is not None and format_of(path, text, config.field) is not None:
@@ -130,7 +130,7 @@ def _in_training_too(ids: "Ids", snapshot: "Snapshot") -> str | None:
     try:
         corpus = corpus_of(snapshot)
     except CheckpointError as error:
-        warn(f"{error}; so it is not known whether this file stands in it")
+        warn(f"{error}; so charlm cannot tell whether this file is part of it")
         return None
     return about_overlap([overlap(corpus.train, ids)], snapshot.vocabulary.word)
 

@@ -59,7 +59,7 @@ class Output:
             self._special = True
             return stat.S_ISCHR(mode) and _is_terminal(path)
         if not stat.S_ISREG(mode):
-            raise UsageError(f"{self._named} is no regular file; name one, or a new one")
+            raise UsageError(f"{self._named} is not a regular file; name a regular file or a new one")
         self.refuse_inputs(inputs)
         if DESCRIPTOR.fullmatch(str(path)):
             self._special = True
@@ -105,7 +105,7 @@ class Output:
         except BrokenPipeError:
             if self.is_stdout:
                 raise
-            raise ResourceError(f"{self._named} cannot be written: whoever read it has left") from None
+            raise ResourceError(f"{self._named} cannot be written: its reader has closed it") from None
         except OSError as error:
             raise ResourceError(f"{self._named} cannot be written: {error.strerror or error}") from None
         say(f"written: {one_line(str(self._path))}")

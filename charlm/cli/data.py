@@ -1,4 +1,4 @@
-"""`charlm data`: texts that others measure on, by name; the only command that opens a connection."""
+"""`charlm data`: published texts by name; the only command that opens a connection."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,15 +12,17 @@ from charlm.suggestions import command_meant, name_meant
 from charlm.terminal import command_line, one_line
 
 EXAMPLES = """Examples:
-  charlm data list                          what can be had, from where, and how it is checked
+  charlm data list                          the texts, their sources and how they are checked
   charlm data get tinyshakespeare           into data/
   charlm data get enwik8 --to /tmp/texts    elsewhere; a broken download goes on where it broke"""
 
 
 def command(
-    what: Annotated[str, typer.Argument(metavar="list|get", help="Show them, or fetch one.")] = "list",
+    what: Annotated[str, typer.Argument(metavar="list|get", help="list, or get.")] = "list",
     name: Annotated[str | None, typer.Argument(help="Which to get.")] = None,
-    to: Annotated[str | None, typer.Option(metavar="DIR", help="The folder. [default: data]")] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder to download to. [default: data]")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List texts that others measure on, or fetch one and check it.
@@ -31,7 +33,7 @@ def command(
 
     if what == "list":
         if name is not None or to is not None:
-            raise UsageError("data list takes no name and no --to; to fetch one: charlm data get NAME")
+            raise UsageError("data list takes no name and no --to; to download one: charlm data get NAME")
         _list(as_json)
         return
     if what != "get":

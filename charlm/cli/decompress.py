@@ -20,21 +20,21 @@ EXAMPLES = """Examples:
 def command(
     ctx: typer.Context,
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="What charlm compress made; -: standard input.")
+        str, typer.Argument(metavar="FILE", help="File made by charlm compress; - for standard input.")
     ],
     out: Out,
     run: Run = None,
     checkpoint: Which = None,
     force: Force = False,
     threads: Annotated[
-        int | None, threads_option("CPU threads: as many as the file was compressed with, and no others.")
+        int | None, threads_option("CPU threads; must be the number that the file was compressed with.")
     ] = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
-    """Decompress a file: the bytes that were compressed, or a refusal, never others.
+    """Decompress a file: exactly the bytes that were compressed, or an error.
 
-    It takes the checkpoint it was compressed with, the same versions and the same kind of machine.
+    It needs the checkpoint that compressed it, the same versions and the same kind of machine.
     """
     check_files("decompress", [file], checkpoints_root(checkpoints))
     target = output(file, out, force, as_json)

@@ -1,4 +1,4 @@
-"""`charlm eval`: an honest figure for a text, with yardsticks beside it."""
+"""`charlm eval`: bits per character of a text, beside baselines."""
 
 import json
 import sys
@@ -34,8 +34,8 @@ EXAMPLES = """Examples:
   charlm eval --online                      also with what learns as it reads, to compare with xz and ppmd
   charlm eval poem.txt --per-char bits.jsonl  the bits of every character"""
 
-OF_KIND = {"model": "this model", "counts": "its counts"}
-LEARNS = "learns from each 64 {word}s once scored: compare with xz and ppmd only"
+OF_KIND = {"model": "this model", "counts": "its n-gram prior"}
+LEARNS = "learns from each 64 {word}s after scoring them: compare with xz and ppmd only"
 
 NOT_THERE = {
     "chars": "not in the vocabulary",
@@ -65,15 +65,14 @@ PerChar = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="Write each character's offset and bits, as JSON lines. -: to standard "
-        "output, and the table to standard error.",
+        help="Write each character's offset and bits as JSON lines; - writes to standard output.",
     ),
 ]
 Learning = Annotated[
     bool,
     typer.Option(
         "--online",
-        help="Also the figures of counts and model that learn from each 64 symbols once these are scored.",
+        help="Also score adaptively: model and n-grams learn from every 64 symbols after scoring them.",
     ),
 ]
 
@@ -81,7 +80,7 @@ Learning = Annotated[
 def command(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]...", help="Texts to score; none: the run's held-out part."),
+        typer.Argument(metavar="[FILE]...", help="Texts to score. [default: the run's held-out part]"),
     ] = None,
     run: Run = None,
     checkpoint: Which = None,
@@ -90,7 +89,7 @@ def command(
         typer.Option(
             min=1,
             metavar="N",
-            help="Symbols (characters, unless --units said otherwise) scored in each block; by default half a block.",
+            help="Symbols (see --units) scored in each block. [default: half a block]",
         ),
     ] = None,
     per_char: PerChar = None,
@@ -153,9 +152,9 @@ def _opened(
 def _check_learns(snapshot: "Snapshot") -> None:
     """UsageError for a run that --online cannot act on."""
     if snapshot.vocabulary.end is not None:
-        raise UsageError("--online reads a text as one, and this run keeps documents apart; leave it out")
+        raise UsageError("--online has no effect on a run that keeps documents apart; leave it out")
     if snapshot.model_config.is_ngram:
-        raise UsageError("--online is of a transformer that learns as it reads, and this run is counts alone")
+        raise UsageError("--online needs a transformer, and this run is an n-gram model; leave it out")
 
 
 def _online(
@@ -181,17 +180,17 @@ def _check_part(part: str | None, files: list[str] | None, root: Path) -> None:
     check_files("eval", files or [], root)
     if part is not None and files:
         raise UsageError(
-            f"--part {one_line(part)} is of the run's own text, and files were named; leave one out"
+            f"--part {one_line(part)} selects a part of the run's own text, but files were named; leave one out"
         )
     if part not in (None, "held-out", "test"):
-        raise UsageError(f"--part {one_line(part or '')} is none; there are held-out and test")
+        raise UsageError(f"--part {one_line(part or '')} is unknown; allowed: held-out, test")
 
 
 def _refuse_without_files(files: list[str] | None, **options: str | None) -> None:
     """UsageError for an option on how files are read where none was named."""
     for name, value in options.items():
         if value is not None and not files:
-            raise UsageError(f"--{name} {one_line(value)} says how files are read, and none was named")
+            raise UsageError(f"--{name} {one_line(value)} says how to read files, but none was named")
 
 
 def _text_of_part(corpus: "Corpus", part: str, name: str) -> tuple[str, str]:
@@ -274,18 +273,16 @@ def _show(name: str, evaluation: "Evaluation") -> None:
     word = WORDS[evaluation.units]
     lines = [("this model", f"{figure.bits_per_char:.4f}", few[2:])]
     if evaluation.counts is not None:
-        lines.append(
-            (OF_KIND["counts"], f"{evaluation.counts.bits_per_char:.4f}", "what it begins from, alone")
-        )
+        lines.append((OF_KIND["counts"], f"{evaluation.counts.bits_per_char:.4f}", "the n-gram prior alone"))
     for title, stick in evaluation.baselines.items():
         if isinstance(stick, str):
             lines.append((title, "-", stick))
         else:
             said = "adapts to this text" if stick.adaptive else ""
             if stick.order is not None:
-                said = f"counts of {stick.order} {word}s of context, {stick.source}"
+                said = f"{stick.order} {word}s of context, {stick.source}"
             lines.append((title, f"{stick.bits_per_char:.4f}", said + (few if said else few[2:])))
-    table(lines, header=("yardstick", "bits/char", ""), numbers=(1,))
+    table(lines, header=("baseline", "bits/char", ""), numbers=(1,))
     if evaluation.online:
         print()
         lines = [

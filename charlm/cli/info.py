@@ -1,4 +1,4 @@
-"""`charlm info`: all that is known of one run."""
+"""`charlm info`: everything about one run."""
 
 from math import log
 from typing import Any
@@ -20,7 +20,7 @@ def command(
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
-    """Show all about one run.
+    """Show everything about one run.
 
     Its text, model, training, checkpoints, versions, command, and the SHA-256 of its weights.
     """
@@ -41,7 +41,7 @@ def command(
     try:
         read_vouched(folder.folder(step), ("model.safetensors",))
     except FileNotFoundError:
-        raise CheckpointError(f"the checkpoint of step {step} of {folder.name} is gone") from None
+        raise CheckpointError(f"the checkpoint of step {step} of {folder.name} is missing") from None
     manifest = parse(read_regular(folder.folder(step) / NAME, 1 << 20), NAME)
     row["weights_sha256"] = manifest["files"]["model.safetensors"]["sha256"]
     row["counts_bytes"] = manifest["run_files"].get(COUNTS, {}).get("size")
@@ -97,7 +97,7 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
         origin = row["from"]
         rows.append(
             (
-                "goes on from",
+                "fine-tuned from",
                 f"{origin['run']}, step {count(origin['step'])}, weights {origin['weights_sha256']}",
             )
         )
@@ -113,7 +113,7 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
         said = [f"{k} {value}" for k, value in row[title].items() if value is not None and acts(kind, k)]
         rows.append((title, ", ".join(said)))
     if row["counts_bytes"] is not None:
-        rows.append(("counts", f"{row['counts_bytes'] / 1e6:.1f} MB on disk, and about as much in memory"))
+        rows.append(("counts", f"{row['counts_bytes'] / 1e6:.1f} MB on disk and about as much in memory"))
     rows.append(("checkpoints", ", ".join(map(str, row["checkpoints"])) + f"; best {row['best_step']}"))
     rows.append(("weights' SHA-256", row["weights_sha256"]))
     if row["counts_sha256"] is not None:

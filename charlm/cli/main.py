@@ -38,9 +38,9 @@ from charlm.training.signals import EXIT_CODES, Signalled, raising_signals
 EPILOG = """Examples:
   charlm train corpus.txt           two minutes of training
   charlm sample --prompt "To be"    text from the newest run
-  charlm eval held-out.txt          how well it predicts a text
-Exit codes: 0 fine, 1 a bug of ours, 2 usage, 3 text, 4 checkpoint, 5 diverged, 6 disk or memory;
-stopped by a signal: 128 and its number (Ctrl-C 130, SIGTERM 143, SIGUSR1 138), a run in training is saved."""
+  charlm eval held-out.txt          bits per character of a text
+Exit codes: 0 fine, 1 a bug in charlm, 2 usage, 3 text, 4 checkpoint, 5 diverged, 6 disk or memory;
+128 plus the signal's number when stopped by a signal (Ctrl-C 130, SIGTERM 143); training saves first."""
 
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)

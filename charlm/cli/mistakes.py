@@ -17,7 +17,7 @@ EXTRA = {
     "runs": "charlm info RUN shows one run",
     "compress": "it takes one FILE, and -o OUT names the file to make",
     "decompress": "it takes one FILE, and -o OUT names the file to make",
-    "data": "charlm data get NAME fetches one text",
+    "data": "charlm data get NAME downloads one text",
     "explain": "it takes one topic",
 }
 
@@ -195,16 +195,16 @@ def _extra(ctx: Any, words: str) -> str:
         text = " ".join(filter(None, (ctx.params.get("name"), words)))
         return text_is_prompt(text)
     advice = EXTRA.get(command, f"it takes one RUN; see {ctx.command_path} --help")
-    return f"{command} has no use for the argument {one_line(words)!r}; {advice}"
+    return f"{command} does not take the argument {one_line(words)!r}; {advice}"
 
 
 def text_is_prompt(text: str) -> str:
     """What is said of an argument of `sample` that names no run."""
     option = "--prompt-file" if os.path.isfile(text) else "--prompt"
     what = (
-        "a file that the sample begins with is named"
+        "a file with the beginning of the sample is named"
         if os.path.isfile(text)
-        else "what the sample begins with is given"
+        else "the beginning of the sample is given"
     )
     return (
         f"there is no run named {one_line(text)!r}; {what} by {option}: charlm sample {option} {quoted(text)}"
@@ -212,7 +212,7 @@ def text_is_prompt(text: str) -> str:
 
 
 RUN_INSTEAD = {
-    "train": "to go on from it with a text: charlm train FILE --from {0}; to train it further: charlm resume {0}",
+    "train": "to fine-tune it on a text: charlm train FILE --from {0}; to train it further: charlm resume {0}",
     "inspect": "to see it: charlm info {0}",
     "compare": "to compare it with another: charlm compare {0} RUN, without --vary",
     "eval": "to score that run: charlm eval --run {0}",
@@ -265,7 +265,7 @@ def _check_text(name: str) -> None:
 
     shown, wanted = one_line(name), Path(name)
     if name.lower() in TEXTS:
-        raise TextError(f"{shown} does not exist here; to fetch that text: charlm data get {name.lower()}")
+        raise TextError(f"{shown} does not exist here; to download it: charlm data get {name.lower()}")
     near = _near(wanted.name, _listed(wanted.parent))
     if near is not None:
         raise TextError(f"{shown} does not exist; did you mean {one_line(str(wanted.parent / near))}?")

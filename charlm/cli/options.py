@@ -276,7 +276,9 @@ def build(kind: type[S], settings: Mapping[str, Any]) -> S:
 def one_run(argument: str | None, option: str | None) -> str | None:
     """The run that was named as an argument or by `--run`; UsageError where both name different ones."""
     if argument is not None and option is not None and argument != option:
-        raise UsageError(f"two runs were named, {one_line(argument)} and --run {one_line(option)}; name one")
+        raise UsageError(
+            f"two different runs were named, {one_line(argument)} and --run {one_line(option)}; name one"
+        )
     return argument if option is None else option
 
 
@@ -290,7 +292,7 @@ def budget_seconds(text: str) -> float:
     budget = seconds(text)
     if budget < LEAST_SECONDS:
         raise UsageError(
-            f"--time is {budget:g} s; give at least {LEAST_SECONDS} s, since starting takes about three"
+            f"--time is {budget:g} s; give at least {LEAST_SECONDS} s, since starting up takes about three"
         )
     return budget
 
@@ -303,7 +305,7 @@ def seconds(text: str) -> float:
     if not match or not any(match.groups()):
         meant = time_meant(text)
         hint = f"did you mean {meant}?" if meant else "write it like 60s, 10m, 2h or 1h30m"
-        raise UsageError(f"--time {text!r} is no time; {hint}")
+        raise UsageError(f"--time {text!r} is not a time; {hint}")
     hours, minutes, rest = (float(group or 0) for group in match.groups())
     return hours * 3600 + minutes * 60 + rest
 

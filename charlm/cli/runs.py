@@ -1,4 +1,4 @@
-"""`charlm runs`: the runs there are."""
+"""`charlm runs`: list and remove runs."""
 
 import os
 from contextlib import ExitStack, suppress
@@ -125,14 +125,14 @@ def _removable(root: Path, name: str) -> "RunFolder":
     check_name(name)
     folder = RunFolder(root / name)
     if folder.path.is_symlink():
-        raise UsageError(f"{folder.name} is a link; remove it yourself, or what it points to")
+        raise UsageError(f"{folder.name} is a link; remove the link or its target yourself")
     if not folder.path.is_dir():
         raise CheckpointError(
             f"there is no run named {folder.name} in {one_line(str(root))}; charlm runs lists them"
         )
     if (root / COMPARISON).exists():
         raise UsageError(
-            f"{folder.name} is part of the comparison {one_line(root.name)}, which is removed whole"
+            f"{folder.name} is part of the comparison {one_line(root.name)}, which can only be removed as a whole"
         )
     if not has_run(root, name):
         raise UsageError(f"{one_line(str(folder.path))} holds no run and no comparison; it is left alone")

@@ -1,4 +1,4 @@
-"""`charlm sample`: text from a trained model, as it is written."""
+"""`charlm sample`: text from a trained model, streamed."""
 
 import os
 import sys
@@ -46,34 +46,31 @@ MOST_SHOWN = 10
 """Characters of a prompt that a note names."""
 Prompt = Annotated[
     str | None,
-    typer.Option(metavar="TEXT", help=f"What the text begins with. {ESCAPES} [default: a newline]"),
+    typer.Option(metavar="TEXT", help=f"Beginning of the text. {ESCAPES} [default: a newline]"),
 ]
 PromptFile = Annotated[
     str | None,
-    typer.Option(
-        metavar="FILE", help="Read the prompt from a file, or - for standard input, exactly as it is."
-    ),
+    typer.Option(metavar="FILE", help="Read the prompt from a file (- for standard input), unchanged."),
 ]
-Length = Annotated[int, typer.Option(min=1, metavar="N", help="Characters to write.")]
+Length = Annotated[int, typer.Option(min=1, metavar="N", help="Number of characters to write.")]
 Samples = Annotated[
     int,
-    typer.Option("-n", "--samples", min=1, max=4096, metavar="N", help="How many samples, side by side."),
+    typer.Option(
+        "-n", "--samples", min=1, max=4096, metavar="N", help="Number of samples, written side by side."
+    ),
 ]
 Stops = Annotated[
     list[str] | None,
     typer.Option(
         metavar="TEXT",
-        help="End before this text; may be repeated: the one that is complete first ends the sample (at the "
-        f"same character, the longest). {ESCAPES}",
+        help=f"Stop before this text. Repeatable: the first one to be complete stops the sample. {ESCAPES}",
     ),
 ]
-Raw = Annotated[bool, typer.Option("--raw", help="To a terminal the characters as they are, controls too.")]
-OneDocument = Annotated[bool, typer.Option("--one-document", help="End where the model ends the document.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Print control characters unescaped.")]
+OneDocument = Annotated[bool, typer.Option("--one-document", help="Stop where the model ends the document.")]
 MapLookalikes = Annotated[
     bool,
-    typer.Option(
-        "--map-lookalikes", help="Read what the model lacks in the prompt as what it has and looks alike."
-    ),
+    typer.Option("--map-lookalikes", help="Replace unknown prompt characters with look-alikes."),
 ]
 
 
@@ -81,7 +78,7 @@ MapLookalikes = Annotated[
 def command(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN]", help="The run; by default the newest. --run does the same."),
+        typer.Argument(metavar="[RUN]", help="Run to use. [default: the newest] --run does the same."),
     ] = None,
     run: Run = None,
     checkpoint: Which = None,
@@ -112,7 +109,7 @@ def command(
     config = build(SamplingConfig, settings)
     given = _prompt(prompt, prompt_file)
     if raw and as_json:
-        raise UsageError("--raw cannot act with --json, which escapes by itself; leave one out")
+        raise UsageError("--raw has no effect with --json, which always escapes; leave one out")
     stops = [unescaped(text) for text in stop or []]
     if "" in stops:
         raise UsageError("--stop is empty; give the text to stop before")
@@ -202,7 +199,7 @@ def _as_the_run_reads(prompt: str, snapshot: "Snapshot", map_lookalikes: bool) -
 
     vocabulary = snapshot.vocabulary
     if map_lookalikes and vocabulary.units == "bytes":
-        raise UsageError("--map-lookalikes cannot act on this run, whose units are bytes; leave it out")
+        raise UsageError("--map-lookalikes has no effect on this run, whose units are bytes; leave it out")
     prompt = normalize(prompt, text_config(snapshot))
     found = {} if vocabulary.units == "bytes" else find_lookalikes(prompt, vocabulary)
     pairs = ", ".join(f"{_named(char)} as {_named(instead)}" for char, instead in found.items())
