@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,18 @@ def use_threads(asked: int | None) -> int:
     if asked is not None:
         _limit_matrix_products(asked)
     return _in_force
+
+
+@contextmanager
+def threads_restored() -> Iterator[None]:
+    """Give torch its number of threads back afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def threads() -> int:

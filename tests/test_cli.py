@@ -12,10 +12,10 @@ import pytest
 
 from charlm.cli import evaluate
 from charlm.cli.main import run as main
-from charlm.cli.options import seconds
 from charlm.config import TrainingConfig
 from charlm.errors import UsageError
 from charlm.settings import settings_of
+from charlm.training.request import parse_time
 from tests.conftest import TEXT, repeat_words
 
 TOY = ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4"]
@@ -257,7 +257,7 @@ def test_a_report_of_an_earlier_step_is_none(charlm, monkeypatch: pytest.MonkeyP
     """A run that goes on, and is killed between its last save and the report, lacks that."""
     charlm("train", "ducks.txt", "--steps", "5", *TOY)
     with monkeypatch.context() as patched:
-        patched.setattr("charlm.cli.follow._summary", lambda *args: None)
+        patched.setattr("charlm.job.write_report", lambda *args: [])
         assert charlm("resume", "ducks", "--steps", "2").code == 0
     assert not Path("checkpoints/ducks/report.html").exists()
     resumed = charlm("resume", "ducks")
@@ -411,10 +411,17 @@ def test_fifty_characters_train_and_say_that_they_are_few(charlm) -> None:  # ty
 
 
 def test_times() -> None:
-    assert [seconds(t) for t in ("90", "60s", "10m", "2h", "1h30m", "1.5m")] == [90, 60, 600, 7200, 5400, 90]
+    assert [parse_time(t) for t in ("90", "60s", "10m", "2h", "1h30m", "1.5m")] == [
+        90,
+        60,
+        600,
+        7200,
+        5400,
+        90,
+    ]
     for wrong in ("", "x", "-5", "5 m", "1m1h", "nan"):
         with pytest.raises(UsageError):
-            seconds(wrong)
+            parse_time(wrong)
 
 
 def test_help_knows_no_torch() -> None:

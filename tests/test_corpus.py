@@ -147,10 +147,10 @@ def test_the_customary_split_is_exact() -> None:
 
 
 def test_held_out_text_that_was_seen_is_said() -> None:
-    from charlm.cli.loading import leak
+    from charlm.training.describe import leak_warning
 
     rng = np.random.default_rng(0)
     text = "".join(map(chr, rng.integers(97, 123, 2000)))
-    assert leak(prepare(text, TextConfig())) is None
-    said = leak(prepare(text + text[500:600], TextConfig(val=0.1)))
+    assert leak_warning(prepare(text, TextConfig())) is None
+    said = leak_warning(prepare(text + text[500:600], TextConfig(val=0.1)))
     assert said and said.startswith("48 % of the held-out text") and "--val-file" in said

@@ -31,11 +31,11 @@ def test_a_run_on_another_text(charlm: Callable[..., Result], counts: str) -> No
     weights = info(charlm, "old")["weights_sha256"]
     result = charlm("train", "ankor.txt", "--from", "old", "--steps", "6")
     assert result.code == 0, result.err
-    assert "going on from old, step 8" in result.err
+    assert "fine-tuning old, step 8" in result.err
     assert re.search(r"and \d+ new: \S", result.err)
     assert len(re.findall(r"held-out text of old: \d\.\d{4} bits/char before", result.err)) == 2
     assert "held-out text of old" in result.out and ("forgotten" in result.out or "gained" in result.out)
-    assert ("counts: of this text and ducks.txt" in result.err) == (counts == "--prior")
+    assert ("the n-gram prior counts this text and ducks.txt" in result.err) == (counts == "--prior")
     assert info(charlm, "old")["weights_sha256"] == weights
     row = info(charlm, "ankor")
     assert row["from"] == {"run": "old", "step": 8, "weights_sha256": weights}
@@ -66,7 +66,7 @@ def test_a_text_that_has_grown_keeps_what_was_held_out(charlm: Callable[..., Res
     charlm("train", "ducks.txt", "--steps", "3", "--run", "old", *TOY)
     Path("ducks.txt").write_text(TEXT + NEW)
     result = charlm("train", "ducks.txt", "--from", "old", "--steps", "3", "--run", "new")
-    assert "the text begins with that of old: what was held out there stays held out" in result.err
+    assert "the text begins with that of old: its held-out part stays held out" in result.err
     held_out = round(0.1 * len(TEXT)) + round(0.1 * len(NEW))
     corpus = info(charlm, "new")["corpus"]
     assert isinstance(corpus, dict) and abs(corpus["held_out_chars"] - held_out) <= 2
@@ -159,7 +159,7 @@ def test_documents_can_be_told_apart_from_now_on(charlm: Callable[..., Result]) 
 
 def test_a_checkpoint_needs_a_run_to_be_of(charlm: Callable[..., Result]) -> None:
     result = charlm("train", "ducks.txt", "--checkpoint", "best", "--steps", "3")
-    assert result.code == 2 and "cannot act without --from" in result.err
+    assert result.code == 2 and "has no effect without --from" in result.err
 
 
 def test_it_keeps_to_a_time(charlm: Callable[..., Result]) -> None:
@@ -179,8 +179,8 @@ def test_without_the_old_text_that_is_said_and_it_goes_on(charlm: Callable[..., 
     assert charlm("cache", "--clear").code == 0
     Path("ducks.txt").unlink()
     result = charlm("train", "ankor.txt", "--from", "old", "--steps", "3")
-    assert result.code == 0 and "so it cannot be said what is forgotten of it" in result.err
-    assert "counts: of this text alone, since the old one is gone" in result.err
+    assert result.code == 0 and "so forgetting of it cannot be measured" in result.err
+    assert "the n-gram prior counts this text alone, since the old one is gone" in result.err
     assert "bits/char before" not in result.err and info(charlm, "ankor")["old_text"] is None
 
 

@@ -14,7 +14,7 @@ from tests.test_compare_cli import TOY
 
 def test_what_they_are_made_of_is_said_and_the_run_can_be_repeated(charlm: Callable[..., Result]) -> None:
     err = charlm("train", "ducks.txt", "--steps", "5", "--prior", *TOY).err
-    assert "on counts of 4 characters" in err and "by 4 characters of counts" in err
+    assert "n-gram prior of 4 characters" in err and "by n-grams of 4 characters" in err
     again = repeat_words(charlm)
     assert "--prior" in again
     charlm(*again)
@@ -69,10 +69,10 @@ def test_what_contradicts_them_is_refused_by_name(charlm: Callable[..., Result],
 
 def test_whose_counts_are_to_be_beaten_is_said(charlm: Callable[..., Result]) -> None:
     beside = charlm("train", "ducks.txt", "--steps", "3", "--prior-order", "2", *TOY)
-    assert "by 2 characters of counts, those that it begins from" in beside.err
+    assert "by n-grams of 2 characters, the model's prior" in beside.err
     assert re.search("kneser-ney, for comparison .* 2 characters of context", beside.out)
     alone = charlm("train", "ducks.txt", "--steps", "3", "--no-prior", *TOY)
-    assert "by 4 characters of counts, as many as predict the end of its training part best" in alone.err
+    assert "by n-grams of 4 characters, as many as predict the end of its training part best" in alone.err
     evaluated = charlm("eval", "--run", "ducks").out
     assert "4 characters of context, as many as predict the end of its training part best" in evaluated
 
@@ -82,9 +82,9 @@ def test_where_fewer_symbols_fit_a_key_that_is_said(charlm: Callable[..., Result
     chars = [chr(0x4E00 + i) for i in range(600)]
     Path("many.txt").write_text("".join(chars + Random(1).choices(chars, k=6000)), "utf-8")
     beside = charlm("train", "many.txt", "--steps", "1", "--prior-order", "8", *TOY).err
-    assert "on counts of 5 characters," in beside and "by 5 characters of counts" in beside
+    assert "n-gram prior of 5 characters," in beside and "by n-grams of 5 characters" in beside
     alone = charlm("train", "many.txt", "--model", "ngram", "--prior-order", "8").err
-    assert "counts alone, 5 characters of context" in alone and "memory" not in alone
+    assert "n-gram model of 5 characters" in alone and "memory" not in alone
     assert "5 symbols of context instead of 8, as many as fit a key of 64 bits" in alone
 
 

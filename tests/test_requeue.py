@@ -181,14 +181,14 @@ def test_a_run_that_another_began_and_ended_meanwhile_is_for_the_next_call(
     from charlm.cli import train
 
     assert charlm(*JOB).code == 0
-    plain, calls = train.find_begun, []
+    plain, calls = train.begun_run, []
 
     def first_none(root: Path, name: str | None) -> Any:
         calls.append(name)
         return None if len(calls) == 1 else plain(root, name)
 
-    monkeypatch.setattr(train, "find_begun", first_none)
-    monkeypatch.setattr(train, "_check_free", lambda root, name: None)
+    monkeypatch.setattr(train, "begun_run", first_none)
+    monkeypatch.setattr("charlm.checkpoint.run_folder.check_free", lambda root, name: None)
     result = charlm(*JOB)
     assert result.code == 4 and "same command again" in result.err
     assert charlm(*JOB).code == 0

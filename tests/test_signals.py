@@ -133,7 +133,7 @@ def test_an_early_warning_saves_the_run_and_says_how_to_go_on(tmp_path: Path, na
     running.send(name)
     done = running.end()
     assert done.code == 128 + getattr(signal, name), done.err
-    assert f"stopped by {name}" in done.err and "go on with: charlm resume ducks" in done.err
+    assert f"stopped by {name}" in done.err and "resume with: charlm resume ducks" in done.err
     assert (tmp_path / "checkpoints/ducks/latest").read_text().strip() != "step-00000000"
 
 
@@ -166,7 +166,7 @@ def _signal_in(module: str, function: str, name: str) -> Callable[[], None]:
 
 def test_a_signal_while_the_report_is_written_leaves_a_run_that_resume_completes(tmp_path: Path) -> None:
     train = ["train", "ducks.txt", "--steps", "3", *TOY]
-    done = Running(tmp_path, *train, before=_signal_in("charlm.cli.follow", "write_report", "SIGUSR1")).end()
+    done = Running(tmp_path, *train, before=_signal_in("charlm.job", "write_report", "SIGUSR1")).end()
     assert done.code == 138 and "charlm resume ducks" in done.err and "Traceback" not in done.err
     report = tmp_path / "checkpoints/ducks/report.html"
     assert not report.exists()

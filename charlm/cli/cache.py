@@ -7,9 +7,9 @@ import typer
 
 from charlm.cli.console import can_ask, confirm, count, print_json, say, table, warn
 from charlm.cli.options import AsJson, Yes
-from charlm.cli.summaries import several
 from charlm.errors import ResourceError, UsageError
 from charlm.terminal import one_line
+from charlm.training.describe import several
 
 EXAMPLES = """Examples:
   charlm cache              what there is, and where

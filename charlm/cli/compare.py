@@ -5,23 +5,29 @@ from typing import Annotated, Any
 
 import typer
 
-from charlm.cli.console import checkpoints_root, note_files, warn
-from charlm.cli.loading import check_named, load_text, say_text, warn_unless_kept
+from charlm.cli.console import checkpoints_root, warn
+from charlm.cli.loading import MESSAGES
 from charlm.cli.mistakes import check_files, quoted
 from charlm.cli.options import (
     MOST_STEPS,
     AsJson,
     Checkpoints,
     MovedText,
-    budget_seconds,
-    build,
     with_settings,
 )
-from charlm.cli.select import moved_text, say_moved
-from charlm.cli.train import refuse_for_counts
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.terminal import one_line
+from charlm.training.request import (
+    budget_seconds,
+    build,
+    check_file_settings,
+    load_text,
+    moved_text,
+    refuse_for_ngram,
+    report_text,
+    warn_unless_kept,
+)
 
 EXAMPLES = """Examples:
   charlm compare corpus.txt --vary position=none,learned,rotary --time 60s
@@ -164,6 +170,7 @@ def _without_training(
         if folder is not None:
             from charlm.cli.compare_show import show
             from charlm.experiments.comparison import corpus_of, read
+            from charlm.training.request import report_moved
 
             if (on, encoding, field) != (None, None, None):
                 raise UsageError(
@@ -172,7 +179,7 @@ def _without_training(
             comparison = read(folder)
             try:
                 corpus = corpus_of(comparison, moved).corpus
-                say_moved(corpus, moved)
+                report_moved(corpus.uncached, moved, MESSAGES)
             except CheckpointError as error:
                 if moved is not None:
                     raise
@@ -203,11 +210,11 @@ def _prepare(
     from charlm.experiments.variants import variants
 
     budget = _budget(*given)
-    check_named(names or [], settings)
+    check_file_settings(names, settings)
     model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
     text = build(TextConfig, settings)
     if model.is_ngram:
-        refuse_for_counts(*given, training)
+        refuse_for_ngram(*given, training)
     if training.schedule is not None and budget[0] is not None:
         raise UsageError("--schedule names steps, and cannot act with --time; give --steps")
     found, refused = variants(axes, model, training)
@@ -217,11 +224,10 @@ def _prepare(
     from charlm.cli.compare_follow import prepare
     from charlm.training.planner import Budget
 
-    warn_unless_kept(names)
-    loaded = load_text(names, text)
-    note_files(loaded.notes)
+    warn_unless_kept(names, MESSAGES)
+    loaded = load_text(names, text, MESSAGES)
     if not loaded.corpus.held_out_chars:
         raise UsageError("nothing is held out to compare on; give --val or --val-file")
-    say_text(loaded)
+    report_text(loaded, MESSAGES)
     means = Budget(seconds=budget[0], steps=budget[1])
     return *prepare(root, run, loaded, text, found, training, seeds, means), loaded

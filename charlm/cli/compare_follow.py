@@ -1,5 +1,6 @@
 """Carrying a comparison through, for `compare` and `resume`: its runs one by one, then what they say."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import log
@@ -10,10 +11,8 @@ import typer
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.compare_show import show
 from charlm.cli.console import say, warn
-from charlm.cli.follow import figure_rows, repeat_row, tell, text_words
+from charlm.cli.follow import warn_of
 from charlm.cli.loading import Bar
-from charlm.cli.repeat import run_command, typed_command
-from charlm.cli.summaries import about_model, several
 from charlm.config import TextConfig, TrainingConfig
 from charlm.data.load import Loaded, run_name
 from charlm.errors import CharlmError, UsageError
@@ -21,11 +20,14 @@ from charlm.experiments import comparison as on_disk
 from charlm.experiments.comparison import MOST_RUNS, Comparison
 from charlm.experiments.runner import Began, Scored, Scoring, compare, plan_of, unintended
 from charlm.experiments.variants import Variant
+from charlm.reporting.commands import run_command, text_words
 from charlm.reporting.log import MetricsLog
 from charlm.reporting.progress import Progress
 from charlm.reporting.run_page import write_report
-from charlm.terminal import one_line
+from charlm.reporting.run_summary import figure_rows, repeat_row
+from charlm.terminal import command_line, one_line
 from charlm.threads import use_threads
+from charlm.training.describe import describe_model, several
 from charlm.training.device import about_gpu, pick_device
 from charlm.training.events import Event
 from charlm.training.planner import Budget
@@ -62,7 +64,7 @@ def prepare(
         sources=loaded.sources,
         corpus_key=loaded.corpus.key,
         corpus_sha256=loaded.corpus.sha256,
-        command=typed_command(),
+        command=command_line(["charlm", *sys.argv[1:]]),
         created=on_disk.now(),
     )
     if len(comparison.tasks()) > MOST_RUNS:
@@ -73,7 +75,7 @@ def prepare(
     for reason in unintended(comparison, choices):
         warn(f"the plan gives the variants different values of {reason}")
     say(
-        f"the first of {len(variants)} variants: {about_model(choices[0], loaded.corpus.vocabulary)}, chosen {choices[0].why}"
+        f"the first of {len(variants)} variants: {describe_model(choices[0], loaded.corpus.vocabulary)}, chosen {choices[0].why}"
     )
     folder = RunFolder.create(root, name) if name else RunFolder.create_like(root, default)
     comparison = replace(comparison, name=folder.path.name)
@@ -172,7 +174,7 @@ class _Shown:
             session.chars_per_step,
             units=session.corpus.vocabulary.units,
         )
-        self._listeners = [self._bar, MetricsLog(event.run.path, session.state.step), tell]
+        self._listeners = [self._bar, MetricsLog(event.run.path, session.state.step), warn_of]
 
     def _report(self) -> None:
         """The run's own page, as any run has it, but for the yardsticks that take time."""

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.cli.console import count, foreign, note_files, print_json, table, text_of, warn
-from charlm.cli.loading import working
-from charlm.cli.select import chosen, corpus_of_run, text_config
+from charlm.cli.loading import chosen, corpus_of_run, working
 from charlm.config import TextConfig
 from charlm.data.reader import read_texts
 from charlm.data.tokenizer import without_ends
@@ -52,7 +51,8 @@ def compare_two(
         read = [[(named, text)] for text in held_out]
     else:
         sources = [
-            read_texts([on], text_config(snapshot), encoding=encoding, field=field) for snapshot, _, _ in runs
+            read_texts([on], TextConfig.from_json(snapshot.run["text"]), encoding=encoding, field=field)
+            for snapshot, _, _ in runs
         ]
         note_files(dict.fromkeys(note for source in sources for note in source.notes))
         read = [list(source.files) for source in sources]
@@ -80,7 +80,7 @@ def compare_two(
 def _read_differently(names: tuple[str, str], snapshots: Sequence[Snapshot], on: str) -> str:
     """Why two runs cannot be compared on a file: by which settings each reads it."""
     settings = [setting for setting in settings_of(TextConfig) if setting.name in READING]
-    configs = [text_config(snapshot) for snapshot in snapshots]
+    configs = [TextConfig.from_json(snapshot.run["text"]) for snapshot in snapshots]
     ways = []
     for name, config in zip(names, configs, strict=True):
         differing = [s for s in settings if len({getattr(c, s.name) for c in configs}) > 1]

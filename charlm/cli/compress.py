@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from charlm.cli.console import Output, checkpoints_root, count, print_json, table, warn
-from charlm.cli.loading import working
+from charlm.cli.loading import chosen, working
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, threads_option
-from charlm.cli.select import chosen, text_config
+from charlm.config import TextConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.settings import settings_of
 from charlm.terminal import one_line
@@ -73,7 +73,7 @@ def command(
             f"{label} is not UTF-8: the byte at offset {count(done.not_text)} is part of no character. "
             "It is compressed exactly, but no smaller where it is not text"
         )
-    for note in _read_otherwise(file, data, header.encoding, text_config(snapshot)):
+    for note in _read_otherwise(file, data, header.encoding, TextConfig.from_json(snapshot.run["text"])):
         warn(f"{label}{note}")
     seen = _in_training_too(done.ids, snapshot)
     if seen is not None:

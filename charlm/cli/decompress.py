@@ -6,9 +6,9 @@ import typer
 
 from charlm.cli.compress import Force, Out, carried_through, output, show
 from charlm.cli.console import checkpoints_root, print_json, warn
+from charlm.cli.loading import chosen
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, Run, Which, threads_option
-from charlm.cli.select import chosen
 from charlm.errors import UsageError
 from charlm.terminal import one_line
 

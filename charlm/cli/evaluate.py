@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.console import Output, checkpoints_root, count, note_files, print_json, table, text_of, warn
-from charlm.cli.loading import Bar, working
+from charlm.cli.loading import Bar, chosen, corpus_of_run, working
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, MovedText, MovedValFile, Run, Threads, Which
-from charlm.cli.select import chosen, corpus_of_run, moved_text, text_config
+from charlm.config import TextConfig
 from charlm.errors import TextError, UsageError
 from charlm.terminal import one_line
+from charlm.training.request import moved_text
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
@@ -211,7 +212,7 @@ def read_texts(
     """Name and text of each file that has any, read as the run read its own; what was noticed is said."""
     from charlm.data.reader import read_texts
 
-    source = read_texts(files, text_config(snapshot), encoding=encoding, field=field)
+    source = read_texts(files, TextConfig.from_json(snapshot.run["text"]), encoding=encoding, field=field)
     note_files(source.notes)
     return list(source.files)
 

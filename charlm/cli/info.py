@@ -60,8 +60,8 @@ def command(
 
 def _repeat(folder: Any, row: dict[str, Any]) -> tuple[str | None, str]:
     """The command that makes the run again; or, where there is none, why."""
-    from charlm.cli.repeat import repeat_command, why_not_repeatable
     from charlm.config import ModelConfig, TrainingConfig
+    from charlm.reporting.commands import repeat_command, why_not_repeatable
     from charlm.training.planner import read_plan
 
     try:
@@ -77,8 +77,8 @@ def _repeat(folder: Any, row: dict[str, Any]) -> tuple[str | None, str]:
 
 
 def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
-    from charlm.cli.follow import remembered_rows  # here: NumPy is slow to import
     from charlm.evaluation.bootstrap import plus_minus, too_few
+    from charlm.reporting.run_summary import forgetting_rows  # here: NumPy is slow to import
 
     corpus, figure = row["corpus"], row["nats_per_char"]
     rows = [
@@ -101,7 +101,7 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
                 f"{origin['run']}, step {count(origin['step'])}, weights {origin['weights_sha256']}",
             )
         )
-    rows += remembered_rows(row["old_text"])
+    rows += forgetting_rows(row["old_text"])
     parts = (
         f"{count(corpus['train_chars'])} characters to train on, {count(corpus['held_out_chars'])} held out"
     )

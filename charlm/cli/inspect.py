@@ -8,11 +8,20 @@ from typing import Annotated, Any
 import typer
 
 from charlm.cli.console import checkpoints_root, note_files, print_json, say
-from charlm.cli.loading import Bar, check_named, load_text, take_customary_split, working
+from charlm.cli.loading import MESSAGES, Bar, working
 from charlm.cli.mistakes import check_files
-from charlm.cli.options import AsJson, Threads, budget_seconds, build, with_settings
-from charlm.cli.train import DEFAULT_TIME, choose_for, describe
+from charlm.cli.options import AsJson, Threads, with_settings
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.training.request import (
+    DEFAULT_TIME,
+    budget_seconds,
+    build,
+    check_file_settings,
+    choose_plan,
+    describe_paths,
+    load_text,
+    use_customary_split,
+)
 
 EXAMPLES = """Examples:
   charlm inspect corpus.txt                   what is in it, what to mend, what to expect
@@ -41,14 +50,14 @@ def command(
     names = corpus or []
     check_files("inspect", names, checkpoints_root(None), time)
     budget, training = budget_seconds(time), TrainingConfig(threads=threads)
-    check_named(names, settings)
-    take_customary_split(names, settings)
+    check_file_settings(names, settings)
+    use_customary_split(names, settings, MESSAGES)
     config = build(TextConfig, settings)
-    say(f"reading {describe(names, config.include, config.exclude)}")
+    say(f"reading {describe_paths(names, config)}")
     from charlm.data.text_scan import TextScan  # here and below: numpy and torch are slow to import
 
     look = TextScan()
-    loaded = load_text(names, config, scan=look)
+    loaded = load_text(names, config, MESSAGES, scan=look)
     try:
         _show(loaded, look, config, budget, training, as_json)
     finally:
@@ -66,7 +75,7 @@ def _show(
 
     known = set(look.marks.warnings())  # which the findings say too
     note_files(note for note in loaded.notes if note not in known)
-    choice, said = choose_for(loaded, ModelConfig(), training, budget, None, perf_counter())
+    choice, said = choose_plan(loaded, ModelConfig(), training, budget, None, perf_counter(), MESSAGES)
     with working("looking") as bar:
         found = examine(loaded, look, choice, partial(_looking_at, bar))
     warnings = findings(found, config)

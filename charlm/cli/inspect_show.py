@@ -7,7 +7,6 @@ from textwrap import fill
 from unicodedata import combining
 
 from charlm.cli.console import count, table
-from charlm.cli.summaries import about_text, several
 from charlm.data.overlap import PASSAGE
 from charlm.evaluation.bootstrap import too_few
 from charlm.inspection import measured
@@ -15,6 +14,7 @@ from charlm.inspection.characters import Character
 from charlm.inspection.facts import Examination
 from charlm.inspection.warnings import Finding
 from charlm.terminal import one_line
+from charlm.training.describe import describe_text, several
 
 FREQUENT, RAREST = 8, 12
 PASSAGE_SHOWN, WIDTH, LONGEST = 150, 100, 2000
@@ -137,7 +137,9 @@ def _entropies(found: Examination) -> None:
 def _training(found: Examination, model: str) -> None:
     decided = found.choice.plan.decisions[-1]
     part = "Of the part that was read, " if found.look.partial else ""
-    _say(f"{part}charlm train --time {decided['seconds']:.0f}s would take {about_text(found.loaded)}.")
+    _say(
+        f"{part}charlm train --time {decided['seconds']:.0f}s would take {describe_text(found.loaded.corpus)}."
+    )
     _say(f"It would train {model}.")
     if found.counts is None:
         return

@@ -1,100 +1,24 @@
-"""Loading a text with a live line for what takes longer than a second."""
+"""What the commands share: the live line of long work, and which run and text they mean."""
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event, Lock, Thread
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from charlm.cli.console import say, warn
-from charlm.cli.summaries import about_text
-from charlm.config import VAL, TextConfig
-from charlm.errors import UsageError
 from charlm.terminal import one_line
+from charlm.training.request import Messages
+
+if TYPE_CHECKING:
+    from charlm.checkpoint.snapshot import Snapshot
+    from charlm.data.corpus import Corpus
+    from charlm.training.run_text import Moved
 
 DELAY = 1.0
-LEAST_SHARE = 0.01
 EVERY_SECONDS = 0.25
 PLAIN_EVERY_SECONDS = 10.0
-
-
-def check_named(names: Sequence[str], settings: Mapping[str, Any]) -> None:
-    """UsageError for a setting that acts on files, where none was named."""
-    for name in ("encoding", "field", "include", "exclude", "strip"):
-        if settings[name] is not None and not names:
-            raise UsageError(f"--{name} cannot act on Python's manual; name a file to read")
-
-
-def take_customary_split(names: Sequence[str], settings: dict[str, Any]) -> None:
-    """Take the split that is customary for a published text, where none was chosen, and say so."""
-    from charlm.data.datasets import customary
-
-    names_of = ("val", "test", "val_file", "split")
-    chosen = tuple(settings[name] for name in names_of) != (VAL, 0.0, None, "tail")
-    if len(names) != 1 or chosen or not os.path.isfile(names[0]):
-        return
-    text = customary(os.path.basename(names[0]), os.path.getsize(names[0]))
-    if text is None or not text.test:
-        return
-    settings["val"], settings["test"] = text.val, text.test
-    say(f"split as is customary for {text.name}: {text.split}; --val and --test choose another")
-
-
-def warn_unless_kept(names: Sequence[str]) -> None:
-    """Before standard input is read, warn where it cannot be kept: it cannot be read a second time."""
-    if "-" not in names:
-        return
-    from charlm.data.cache import cache_folder, unwritable  # here: numpy is slow to import
-
-    reason = unwritable()
-    if reason is not None:
-        warn(
-            f"the cache {one_line(str(cache_folder()))} cannot be written ({reason}), so the text from standard input "
-            "cannot be kept: `charlm resume`, and `charlm eval` on its held-out part, will need it as a file, by "
-            "--text FILE. To keep it, set CHARLM_CACHE to a folder that can be written, or save the text and train "
-            "on the file"
-        )
-
-
-def load_text(
-    names: Sequence[str], config: TextConfig, *, verify: bool = False, earlier: Any = None, scan: Any = None
-) -> Any:
-    """As `charlm.data.load.load`, shown while it goes on."""
-    from charlm.data.load import load  # here: numpy is slow to import
-
-    bar = Bar()
-    try:
-        return load(names, config, bar, verify=verify, earlier=earlier, scan=scan)
-    finally:
-        bar.close()
-
-
-def say_text(loaded: Any, *, free: bool = True) -> None:
-    """How much text there is, and what makes its held-out figure flatter; `free`: as `leak`."""
-    say(about_text(loaded))
-    found = leak(loaded.corpus, free=free)
-    if found:
-        warn(found)
-
-
-def leak(
-    corpus: Any, train: Any = None, where: str = "the training part", *, free: bool = True
-) -> str | None:
-    """What is said where much of the held-out text stands in the training part too, or in another's `train`.
-
-    `free`: may it be chosen how the text is divided?
-    """
-    from charlm.data.overlap import PASSAGE, overlap
-
-    found = overlap(corpus.train if train is None else train, corpus.held_out)
-    if found.share < LEAST_SHARE:
-        return None
-    return (
-        f"{found.word}{100 * found.share:.0f} % of the held-out text stands in {where} too, in passages of {PASSAGE} {corpus.vocabulary.word}s "
-        "or more, so its figure will flatter; hold out another text with --val-file"
-        + (", or draw whole documents with --split documents" if free else "")
-    )
 
 
 class Bar:
@@ -162,10 +86,35 @@ class Bar:
 
 @contextmanager
 def working(what: str, unit: str = " symbols") -> Iterator[Bar]:
-    """Show that something is being done, until it is done."""
+    """Show that something is being done, until it is done; nothing before it is named, where `what` is empty."""
     bar = Bar(unit)
-    bar(what, 0, None)
+    if what:
+        bar(what, 0, None)
     try:
         yield bar
     finally:
         bar.close()
+
+
+MESSAGES = Messages(say, warn, working)
+"""To standard error."""
+
+
+def chosen(root: Path, name: str | None, checkpoint: str | None) -> "tuple[Snapshot, str, str]":
+    """The checkpoint asked for, the run's name, and `latest`, `best` or the step.
+
+    Without a run the newest; without a checkpoint `latest`, or `best` after early stopping.
+    """
+    from charlm.run import load  # here: torch is slow to import
+
+    run = load(name, checkpoint=checkpoint, checkpoints=root, messages=MESSAGES)
+    newest = "" if name else ", the newest run"
+    say(f"using {run.which} of {one_line(run.name)}{newest}: step {run.step}")
+    return run.snapshot, run.name, run.which
+
+
+def corpus_of_run(snapshot: "Snapshot", *, needed: bool, moved: "Moved | None" = None) -> "Corpus | None":
+    """The text that the run was trained on; None if it is gone and not `needed`. Raises CheckpointError."""
+    from charlm.run import text_of_run
+
+    return text_of_run(snapshot, MESSAGES, needed=needed, moved=moved)

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
@@ -15,10 +15,9 @@ from charlm.cli.console import warn
 from charlm.cli.mistakes import TYPED, no_command
 from charlm.errors import UsageError
 from charlm.settings import Mark, Setting, Settings, settings_of
-from charlm.suggestions import setting_meant, time_meant
+from charlm.suggestions import setting_meant
 from charlm.terminal import be_quiet, colour, no_colours, one_line
 
-S = TypeVar("S", bound=Settings)
 MOST_STEPS = 10**12
 NO_LIMIT = f"  [1<=x<={MOST_STEPS}]"
 """What the library says of that limit, which only keeps out nonsense."""
@@ -84,7 +83,6 @@ VerifyCache = Annotated[
 
 PATHS = {"val_file"}
 """Settings that are paths: a ~ in them is the home folder, which no shell expands in a file or a variable."""
-LEAST_SECONDS = 5
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -265,14 +263,6 @@ def with_settings(
     return decorate
 
 
-def build(kind: type[S], settings: Mapping[str, Any]) -> S:
-    """A configuration from what the options gave; UsageError where a value cannot be."""
-    try:
-        return kind(**{setting.name: settings[setting.name] for setting in settings_of(kind)})
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
 def one_run(argument: str | None, option: str | None) -> str | None:
     """The run that was named as an argument or by `--run`; UsageError where both name different ones."""
     if argument is not None and option is not None and argument != option:
@@ -285,29 +275,6 @@ def one_run(argument: str | None, option: str | None) -> str | None:
 def environment_name(name: str) -> str:
     """The environment variable of a setting."""
     return "CHARLM_" + name.upper()
-
-
-def budget_seconds(text: str) -> float:
-    """A time long enough to train in; UsageError for one that is not."""
-    budget = seconds(text)
-    if budget < LEAST_SECONDS:
-        raise UsageError(
-            f"--time is {budget:g} s; give at least {LEAST_SECONDS} s, since starting up takes about three"
-        )
-    return budget
-
-
-def seconds(text: str) -> float:
-    """A time such as 90, 60s, 10m, 2h or 1h30m, in seconds; UsageError for anything else."""
-    import re
-
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
-    if not match or not any(match.groups()):
-        meant = time_meant(text)
-        hint = f"did you mean {meant}?" if meant else "write it like 60s, 10m, 2h or 1h30m"
-        raise UsageError(f"--time {text!r} is not a time; {hint}")
-    hours, minutes, rest = (float(group or 0) for group in match.groups())
-    return hours * 3600 + minutes * 60 + rest
 
 
 def _parameter(setting: Setting, panel: str) -> inspect.Parameter:

@@ -1,12 +1,12 @@
-"""`charlm resume`: go on with a run, to the end of its plan or further, or with a comparison."""
+"""`charlm resume`: train a run to the end of its plan or further, or finish a comparison."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from charlm.cli.console import checkpoints_root, say, warn
-from charlm.cli.loading import working
+from charlm.cli.loading import MESSAGES
 from charlm.cli.options import (
     MOST_STEPS,
     Checkpoints,
@@ -15,12 +15,15 @@ from charlm.cli.options import (
     MovedValFile,
     RunName,
     RunOption,
-    budget_seconds,
     one_run,
     threads_option,
 )
-from charlm.cli.select import moved_text, say_moved
 from charlm.errors import UsageError
+from charlm.training.request import budget_seconds, moved_text
+
+if TYPE_CHECKING:
+    from charlm.job import TrainingJob
+    from charlm.training.run_text import Moved
 
 EXAMPLES = """Examples:
   charlm resume                     finish the newest run
@@ -34,12 +37,8 @@ def command(
     ctx: typer.Context,
     run: RunName = None,
     run_option: RunOption = None,
-    time: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Train so much longer, starting included.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, max=MOST_STEPS, help="Train so many steps more.")
-    ] = None,
+    time: Annotated[str | None, typer.Option(metavar="TIME", help="Extra time, start-up included.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=MOST_STEPS, help="Extra steps.")] = None,
     threads: Annotated[
         int | None, threads_option("CPU threads. [default: as many as the run began with]")
     ] = None,
@@ -48,116 +47,68 @@ def command(
     as_json: EventsAsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
-    """Go on with a run: to the end of its plan, or further; or with a comparison.
+    """Resume a run: to the end of its plan, or further. Resumes a comparison too.
 
-    It starts from the last checkpoint that is whole. A finished run needs to be told for how long; if it was
-    killed before its report was written, that is made.
+    It starts from the last whole checkpoint. A finished run needs --time or --steps; if it was killed before its
+    report was written, the report is made.
     """
-    run = one_run(run, run_option)
+    name = one_run(run, run_option)
     if time is not None and steps is not None:
         raise UsageError("--time and --steps were both given; give one of them")
-    budget = budget_seconds(time) if time is not None else None
-    say(f"resuming {run or 'the newest run'}")
-    if run is not None and _comparison(
-        ctx, checkpoints_root(checkpoints), run, time, steps, moved_text(text, val_file), as_json
-    ):
+    budget = None if time is None else budget_seconds(time)
+    say(f"resuming {name or 'the newest run'}")
+    root, moved = checkpoints_root(checkpoints), moved_text(text, val_file)
+    if name is not None and _comparison(ctx, root, name, time, steps, moved, as_json):
         return
 
-    from charlm.checkpoint.run_folder import find  # here: only now is torch needed
-    from charlm.cli.follow import of_comparison
-    from charlm.training.ngram_trainer import CountsSession
-    from charlm.training.run_text import corpus_of
-    from charlm.training.start import go_on
+    from charlm.cli.follow import follow, next_commands, print_result
+    from charlm.job import reopen  # here: torch is slow to import
+    from charlm.run import find_run
 
-    folder = find(checkpoints_root(checkpoints), run, warn)
-    if (time is not None or steps is not None) and of_comparison(folder):
+    folder = find_run(name, root, MESSAGES)
+    if (time is not None or steps is not None) and (folder.path.parent / "comparison.json").is_file():
         raise UsageError(f"{folder.name} is part of a comparison, in which all runs have the same budget")
-    moved = moved_text(text, val_file)
-    with working("reading"):
-        session = go_on(folder, warn, threads, lambda snapshot: corpus_of(snapshot, moved))
-    say_moved(session.corpus, moved)
-    if isinstance(session, CountsSession):
-        for option, value in {"--time": time, "--steps": steps}.items():
-            if value is not None:
-                raise UsageError(
-                    f"{option} cannot act on {folder.name}: it is counts alone, which are complete"
-                )
-        count_on(folder, session, as_json=as_json)
-        return
-    if session.state.finished is not None and budget is None and steps is None:
-        close(folder, session, as_json=as_json)
-        return
-    pace = _extended(folder, session, budget, steps, ctx.obj)
-    train_on(folder, session, pace, budget, as_json=as_json)
-
-
-def train_on(folder: Any, session: Any, pace: Any, budget: float | None, *, as_json: bool) -> None:
-    """Train to the end of the plan; exits with the code of a signal."""
-    from charlm.cli.follow import counts_line, follow, next_commands
-
-    say(f"{folder.name}: from step {session.state.step} to {session.plan.total_steps}")
-    code = follow(folder, session, pace, counts_line(session, budget), as_json=as_json)
-    if code:
-        raise typer.Exit(code)
-    next_commands(folder, session)
-
-
-def close(folder: Any, session: Any, *, as_json: bool) -> None:
-    """Write the report that a finished run lacks; UsageError where it lacks nothing."""
-    from charlm.cli.follow import close_finished, counts_line, next_commands
-
-    if not lacks_report(folder):
+    training = reopen(
+        folder, MESSAGES, started=ctx.obj, time=budget, steps=steps, threads=threads, moved=moved
+    )
+    say_where_it_stands(training)
+    if not training.complete:
+        follow(training, as_json=as_json)
+    elif training.is_ngram:
+        if as_json:
+            print_result(folder, "done")
+        next_commands(training, resumable=False)
+    else:
         raise UsageError(
-            f"the run {folder.name} is finished, after {session.state.step} steps; to train it further say for "
+            f"the run {folder.name} is finished, after {training.session.state.step} steps; to train it further say for "
             f"how long: charlm resume {folder.name} --time 2m"
         )
-    say(f"{folder.name} is finished, after {session.state.step} steps; only its report is missing")
-    close_finished(folder, session, counts_line(session, None), as_json=as_json)
-    next_commands(folder, session)
 
 
-def lacks_report(folder: Any) -> bool:
-    """Has the run no report, since it was killed after its last save?"""
-    from charlm.reporting.run_page import NAME
-
-    return not (folder.path / NAME).exists()
-
-
-def count_on(folder: Any, session: Any, *, as_json: bool) -> None:
-    """Counts that were saved are complete; what can be missing is their figure, or the report."""
-    from charlm.cli.follow import close_finished, follow, next_commands, print_result
-
-    if session.state.finished is not None:
-        say(f"{folder.name} is complete: it is counts alone, and all of its text is counted")
-        if lacks_report(folder):
+def say_where_it_stands(training: "TrainingJob") -> None:
+    """From which step to which a run goes, or what a finished one lacks."""
+    name, state = training.folder.name, training.session.state
+    if training.is_ngram and state.finished is not None:
+        say(f"{name} is complete: it is an n-gram model, and all of its text is counted")
+        if not training.complete:
             say("only its report is missing")
-            close_finished(folder, session, None, as_json=as_json)
-        elif as_json:
-            print_result(folder, "done", 0)
-    else:
-        code = follow(folder, session, None, None, as_json=as_json)
-        if code:
-            raise typer.Exit(code)
-    next_commands(folder, session)
-
-
-def _extended(folder: Any, session: Any, budget: float | None, steps: int | None, started: float) -> Any:
-    """More training for the run, where it was asked for; the pace to keep if that is a time."""
-    from charlm.reporting.run_page import report_seconds
-    from charlm.training.extend import by_seconds, by_steps
-
-    if steps is not None:
-        by_steps(session, folder, steps)
-    if budget is None or steps is not None:
-        return None
-    afterwards = report_seconds(session.corpus, budget, session.plan.total_steps)
-    return by_seconds(session, folder, budget, started, afterwards)
+    elif state.finished is None:
+        if not training.is_ngram:
+            say(f"{name}: from step {state.step} to {training.session.plan.total_steps}")
+    elif not training.complete:
+        say(f"{name} is finished, after {state.step} steps; only its report is missing")
 
 
 def _comparison(
-    ctx: Any, root: Path, name: str, time: str | None, steps: int | None, moved: Any, as_json: bool
+    ctx: typer.Context,
+    root: Path,
+    name: str,
+    time: str | None,
+    steps: int | None,
+    moved: "Moved | None",
+    as_json: bool,
 ) -> bool:
-    """Go on with the comparison of that name; False where there is none."""
+    """Resume the comparison of that name; False where there is none."""
     from charlm.experiments import comparison as on_disk
 
     folder = on_disk.find(root, name)
@@ -165,18 +116,19 @@ def _comparison(
         return False
     for option, value in {"--time": time, "--steps": steps}.items():
         if value is not None:
-            raise UsageError(f"{option} cannot act on a comparison: all its runs have the same budget")
-    source = ctx.get_parameter_source("threads").name
-    if source != "DEFAULT":
-        said = "has no effect on a comparison: all its runs use as many threads as the first"
-        if source == "COMMANDLINE":
-            raise UsageError(f"--threads {said}")
-        warn(f"CHARLM_THREADS {said}")
+            raise UsageError(f"{option} has no effect on a comparison: all its runs have the same budget")
+    source = ctx.get_parameter_source("threads")
+    if source is not None and source.name != "DEFAULT":
+        effect = "has no effect on a comparison: all its runs use as many threads as the first"
+        if source.name == "COMMANDLINE":
+            raise UsageError(f"--threads {effect}")
+        warn(f"CHARLM_THREADS {effect}")
     from charlm.cli.compare_follow import follow_comparison
+    from charlm.training.request import report_moved
 
     folder.lock()
     comparison = on_disk.read(folder)
     loaded = on_disk.corpus_of(comparison, moved)
-    say_moved(loaded.corpus, moved)
+    report_moved(loaded.corpus.uncached, moved, MESSAGES)
     follow_comparison(folder, comparison, loaded, as_json=as_json)
     return True

@@ -10,10 +10,10 @@ import typer
 
 from charlm.cli.console import can_ask, checkpoints_root, confirm, count, print_json, say, table, warn
 from charlm.cli.options import AsJson, Checkpoints, Yes
-from charlm.cli.summaries import several
 from charlm.config import FEWEST_HELD_OUT
 from charlm.errors import CheckpointError, ResourceError, UsageError
 from charlm.terminal import one_line
+from charlm.training.describe import several
 
 if TYPE_CHECKING:
     from charlm.checkpoint.run_folder import RunFolder

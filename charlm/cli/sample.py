@@ -19,12 +19,13 @@ from charlm.cli.console import (
     warn,
     warn_of_slow_parts,
 )
+from charlm.cli.loading import chosen
 from charlm.cli.mistakes import text_is_prompt
-from charlm.cli.options import AsJson, Checkpoints, Run, Threads, Which, build, one_run, with_settings
-from charlm.cli.select import chosen, text_config
-from charlm.config import SamplingConfig
+from charlm.cli.options import AsJson, Checkpoints, Run, Threads, Which, one_run, with_settings
+from charlm.config import SamplingConfig, TextConfig
 from charlm.errors import UsageError
 from charlm.terminal import one_line, unescaped
+from charlm.training.request import build
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
@@ -182,7 +183,9 @@ def _from_file(name: str, snapshot: "Snapshot") -> str:
             f"--prompt-file {one_line(name)} has {size:,} bytes; allowed: {LARGEST_PROMPT:,}. "
             "The model sees only the last characters of a prompt: give the end of the file"
         )
-    config = replace(text_config(snapshot), documents="none", separator=None, split="tail")
+    config = replace(
+        TextConfig.from_json(snapshot.run["text"]), documents="none", separator=None, split="tail"
+    )
     source = read_texts([name], config)
     note_files(source.notes)
     if source.joined.endswith(("\n", "\r")):
@@ -200,7 +203,7 @@ def _as_the_run_reads(prompt: str, snapshot: "Snapshot", map_lookalikes: bool) -
     vocabulary = snapshot.vocabulary
     if map_lookalikes and vocabulary.units == "bytes":
         raise UsageError("--map-lookalikes has no effect on this run, whose units are bytes; leave it out")
-    prompt = normalize(prompt, text_config(snapshot))
+    prompt = normalize(prompt, TextConfig.from_json(snapshot.run["text"]))
     found = {} if vocabulary.units == "bytes" else find_lookalikes(prompt, vocabulary)
     pairs = ", ".join(f"{_named(char)} as {_named(instead)}" for char, instead in found.items())
     if map_lookalikes and found:
@@ -291,7 +294,7 @@ def _write(
             length=length,
             stops=stops,
             one_document=one_document,
-            between=separator_of(text_config(snapshot)),
+            between=separator_of(TextConfig.from_json(snapshot.run["text"])),
         )
         for event in events:
             if isinstance(event, Piece):

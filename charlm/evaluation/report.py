@@ -48,6 +48,16 @@ class Evaluation:
     online: Mapping[str, Figure] = field(default_factory=dict)  # what learned as it read, by kind
 
     @property
+    def bits_per_char(self) -> float:
+        """The figure: mean bits per character."""
+        return self.figure.bits_per_char
+
+    @property
+    def nats_per_char(self) -> float:
+        """The same in nats."""
+        return self.figure.nats_per_char
+
+    @property
     def figures(self) -> Iterator[tuple[str, bool, Figure]]:
         """Each figure with its kind, and whether it is online: then it learned from the text it is of."""
         if self.counts is not None:

@@ -203,31 +203,37 @@ def _smoothed(before: float | None, now: float) -> float:
 NAME = "samples.jsonl"
 
 
-class Preview:
-    """Shows a sample on standard error, and keeps it for the report."""
+class SampleLog:
+    """Writes a sample at each evaluation to `samples.jsonl`, for the report; `text` is the newest."""
 
     def __init__(self, run: Path, first_step: int, write: Callable[[], str]) -> None:
         cut_log(run, NAME, first_step)
         self._path = run / NAME
         self._write = write
+        self.text = ""
 
     def __call__(self, event: Event) -> None:
-        """At an evaluation, sample and show."""
-        if not isinstance(event, Evaluated):
-            return
-        text = self._write()
-        figure = f"{plus_minus(event.nats_per_char, event.standard_error, 3)} bits/char held-out"
-        if event.difference is not None and event.baseline_nats_per_char is not None:
-            change = plus_minus(event.difference, event.difference_error, 3, "+")
-            figure += f", baseline {event.baseline_nats_per_char / log(2):.3f}, difference {change}"
-        few = ": too few to mean much" * (event.chars < FEWEST_HELD_OUT)
-        title = f"step {event.step}: {figure}; {event.chars:,} of {event.of_chars:,} characters{few}"
-        if not is_quiet():
-            with tqdm.external_write_mode(file=sys.stderr):
-                shown = _indented(visible(text, dim=colour(sys.stderr)))
-                print(_bold(fit(title, sys.stderr)), shown, "", sep="\n", file=sys.stderr, flush=True)
-        with suppress(OSError):  # on a full disk the report lacks this sample
-            files.append(self._path, json.dumps({"step": event.step, "text": text}).encode() + b"\n")
+        """At an evaluation, sample. On a full disk the report lacks this sample."""
+        if isinstance(event, Evaluated):
+            self.text = self._write()
+            with suppress(OSError):
+                row = json.dumps({"step": event.step, "text": self.text})
+                files.append(self._path, row.encode() + b"\n")
+
+
+def show_evaluation(event: Evaluated, sample: str) -> None:
+    """Show the figure of an evaluation and a sample on standard error."""
+    if is_quiet():
+        return
+    figure = f"{plus_minus(event.nats_per_char, event.standard_error, 3)} bits/char held-out"
+    if event.difference is not None and event.baseline_nats_per_char is not None:
+        change = plus_minus(event.difference, event.difference_error, 3, "+")
+        figure += f", baseline {event.baseline_nats_per_char / log(2):.3f}, difference {change}"
+    few = ": too few to mean much" * (event.chars < FEWEST_HELD_OUT)
+    title = f"step {event.step}: {figure}; {event.chars:,} of {event.of_chars:,} characters{few}"
+    with tqdm.external_write_mode(file=sys.stderr):
+        shown = _indented(visible(sample, dim=colour(sys.stderr)))
+        print(_bold(fit(title, sys.stderr)), shown, "", sep="\n", file=sys.stderr, flush=True)
 
 
 def _indented(text: str) -> str:

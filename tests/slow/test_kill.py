@@ -154,7 +154,7 @@ def test_a_signal_ends_a_comparison_with_its_code_and_the_way_to_go_on(folder: P
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and out == ""
-    assert "go on with: charlm resume stopped --checkpoints elsewhere" in err and "Traceback" not in err
+    assert "resume with: charlm resume stopped --checkpoints elsewhere" in err and "Traceback" not in err
 
 
 SURROUNDINGS = [

@@ -1,0 +1,288 @@
+"""The Python API: `charlm.train`, `train_events`, `resume`, and `load` with its `Run`. The command line is built on it."""
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from math import log
+from pathlib import Path
+from time import perf_counter
+from types import FrameType, TracebackType
+from typing import Any
+
+from charlm.errors import TextError, UsageError
+from charlm.job import TrainingJob, begin, reopen
+from charlm.run import Run, find_run, load, runs_root
+from charlm.threads import threads_restored
+from charlm.training.describe import several
+from charlm.training.events import Evaluated, Event, Stepped
+from charlm.training.request import Messages, TrainRequest, budget_seconds, moved_text, prepare
+
+__all__ = ["Run", "load", "resume", "train", "train_events"]
+
+
+class StopOnInterrupt:
+    """While entered, the first KeyboardInterrupt (SIGINT) only sets the flag; a second one is raised as usual.
+
+    Outside the main thread, where Python allows no handlers, interrupts are left as they are.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._before: Any = None
+
+    def is_set(self) -> bool:
+        """Should training end after this step?"""
+        return self.reason is not None
+
+    def set(self) -> None:
+        """End training after this step."""
+        self.reason = "SIGINT"
+
+    def __enter__(self) -> "StopOnInterrupt":
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.is_set():
+            raise KeyboardInterrupt
+        self.set()
+
+
+def train(
+    *paths: str | os.PathLike[str],
+    texts: Sequence[str] | None = None,
+    time: str | float | None = None,
+    steps: int | None = None,
+    run: str | None = None,
+    from_run: str | None = None,
+    checkpoint: str | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Run:
+    """Train a model on files, folders or globs, or on `texts` in memory; by default on the bundled manual.
+
+    `time` ("90s", "10m", or seconds; default "2m") or `steps` is the budget; what is not given is planned.
+    `settings` are those of `charlm train`, with underscores: `n_layer=4`, `seed=3`, `val=0.2`. `run` names the
+    run, `from_run` (and its `checkpoint`) fine-tunes another. Runs lie in `checkpoints`, by default in
+    $CHARLM_CHECKPOINTS or `checkpoints/`. `progress`: show a bar, by default in notebooks only.
+
+    Returns the run at its last checkpoint, or at its best one after early stopping. An interrupt (Ctrl-C, or
+    "interrupt the kernel") finishes the step, saves the run, and then raises KeyboardInterrupt;
+    `charlm.resume()` trains it on, and `charlm.load()` returns it.
+
+    Raises UsageError, TextError, CheckpointError, DivergedError and ResourceError, as the command does.
+    """
+    call = _call("train", paths, texts, time=time, steps=steps, run=run, from_run=from_run, **settings)
+    request = _request(paths, texts, time, steps, run, from_run, checkpoint, checkpoints, settings, call)
+    return _train_to_end(_new_training(request, texts), progress)
+
+
+def train_events(
+    *paths: str | os.PathLike[str],
+    texts: Sequence[str] | None = None,
+    time: str | float | None = None,
+    steps: int | None = None,
+    run: str | None = None,
+    from_run: str | None = None,
+    checkpoint: str | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> Iterator[Event]:
+    """Train as `train` does, and yield each event of `charlm.training.events`: frozen dataclasses of plain numbers.
+
+    The last one is Finished. An interrupt ends the loop after the step: the run is saved, and the reason of Finished is
+    "SIGINT". So it is when the loop is left by `break`, but nothing more is yielded. Invalid arguments are refused at
+    the call, before the first event.
+    """
+    call = _call("train_events", paths, texts, time=time, steps=steps, run=run, from_run=from_run, **settings)
+    request = _request(paths, texts, time, steps, run, from_run, checkpoint, checkpoints, settings, call)
+    return _events(_new_training(request, texts))
+
+
+def resume(
+    run: str | os.PathLike[str] | None = None,
+    *,
+    time: str | float | None = None,
+    steps: int | None = None,
+    text: str | os.PathLike[str] | Sequence[str] | None = None,
+    threads: int | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> Run:
+    """Train a run to the end of its plan, or for a `time` or number of `steps` more; interrupts as in `train`.
+
+    `run` is a name, a path, or None for the newest; `text` says where its text is now, if it was moved. A finished run
+    without `time` and `steps` is returned as it is. Raises CheckpointError, UsageError, DivergedError, ResourceError.
+    """
+    if time is not None and steps is not None:
+        raise UsageError("time and steps were both given; give one of them")
+    started, messages = perf_counter(), Messages()
+    folder = find_run(run, checkpoints)
+    paths = [text] if isinstance(text, str | os.PathLike) else list(text or [])
+    with threads_restored():
+        training = reopen(
+            folder,
+            messages,
+            started=started,
+            time=None if time is None else _seconds(time),
+            steps=steps,
+            threads=threads,
+            moved=moved_text([os.fspath(path) for path in paths]),
+        )
+    if training.complete:
+        folder.unlock()
+        return Run(folder)
+    return _train_to_end(training, progress)
+
+
+def _request(
+    paths: Sequence[str | os.PathLike[str]],
+    texts: Sequence[str] | None,
+    time: str | float | None,
+    steps: int | None,
+    run: str | None,
+    from_run: str | None,
+    checkpoint: str | None,
+    checkpoints: str | os.PathLike[str] | None,
+    settings: Mapping[str, Any],
+    call: str,
+) -> TrainRequest:
+    """The same request as the command's. Raises UsageError."""
+    if texts is not None and paths:
+        raise UsageError("paths and texts were both given; give one of them")
+    if isinstance(texts, str) or (texts is not None and not texts):
+        raise UsageError("texts takes a list of texts, at least one; a file is named without texts=")
+    if time is not None and steps is not None:
+        raise UsageError("time and steps were both given; a run has one or the other")
+    if steps is not None and (type(steps) is not int or steps < 1):
+        raise UsageError(f"steps is {steps!r}; it takes a whole number, at least 1")
+    expanded = [os.path.expanduser(os.fspath(path)) for path in paths]
+    if settings.get("val_file") is not None:
+        settings = {**settings, "val_file": os.path.expanduser(os.fspath(settings["val_file"]))}
+    return TrainRequest.of(
+        settings,
+        paths=tuple(expanded),
+        time=time if time is None or isinstance(time, str) else f"{time:f}",
+        steps=steps,
+        run=run,
+        root=runs_root(checkpoints),
+        from_run=from_run,
+        checkpoint=checkpoint,
+        command=call,
+    )
+
+
+def _seconds(time: str | float) -> float:
+    return budget_seconds(time if isinstance(time, str) else f"{time:f}")
+
+
+def _call(function: str, paths: Sequence[Any], texts: Sequence[str] | None, **values: Any) -> str:
+    """The call as it is recorded in run.json."""
+    words = [repr(os.fspath(path)) for path in paths] + ["texts=[...]"] * (texts is not None)
+    words += [f"{name}={value!r}" for name, value in values.items() if value is not None]
+    return f"charlm.{function}({', '.join(words)})"
+
+
+def _new_training(request: TrainRequest, texts: Sequence[str] | None) -> TrainingJob:
+    messages = Messages()
+    with threads_restored():
+        if texts is None:
+            return begin(prepare(request, messages), messages)
+        with (
+            tempfile.TemporaryDirectory() as folder
+        ):  # texts are read as files are, so the same ids come of them
+            width = len(str(len(texts)))
+            for i, text in enumerate(texts):
+                try:
+                    Path(folder, f"{i:0{width}}.txt").write_bytes(text.encode())
+                except UnicodeEncodeError:
+                    raise TextError(
+                        f"text {i} is not valid text: it contains half of a surrogate pair"
+                    ) from None
+            paths = tuple(str(path) for path in sorted(Path(folder).iterdir()))
+            prepared = prepare(replace(request, paths=paths), messages)
+        loaded = replace(prepared.loaded, sources=("-",), label=several(len(texts), "text"))
+        request = replace(request, paths=("texts",))  # which names the run
+        return begin(replace(prepared, loaded=loaded, request=request), messages)
+
+
+def _events(training: TrainingJob) -> Iterator[Event]:
+    """Train to the end or an interrupt, and write the report; so too when the caller leaves the loop."""
+    with threads_restored(), StopOnInterrupt() as stop:
+        events = training.events(stop)
+        for event in events:
+            try:
+                yield event
+            except GeneratorExit:
+                stop.set()
+                for _ in events:
+                    pass
+                if training.last is not None:
+                    training.close(hurry=True)
+                raise
+        training.close(hurry=stop.is_set())
+
+
+def _train_to_end(training: TrainingJob, progress: bool | None) -> Run:
+    """Train, with a bar where one is wanted. Raises KeyboardInterrupt when the run is saved after an interrupt."""
+    if training.last is not None:  # only its report is missing
+        training.close()
+        return Run(training.folder)
+    with _bar(training, progress) as show:
+        for event in _events(training):
+            show(event)
+    assert training.last is not None
+    if training.last.reason == "SIGINT":
+        name = training.folder.path.name
+        raise KeyboardInterrupt(
+            f"training stopped after step {training.last.step}; the run is saved: charlm.resume({name!r}) trains it on, "
+            f"charlm.load({name!r}) returns it"
+        )
+    return Run(training.folder)
+
+
+@contextmanager
+def _bar(training: TrainingJob, progress: bool | None) -> Iterator[Callable[[Event], None]]:
+    """tqdm's bar, in a notebook or where it is wanted; a function that shows an event."""
+    if not (_in_notebook() if progress is None else progress):
+        yield lambda event: None
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about widgets that are not installed
+        from tqdm.auto import tqdm
+    bar = tqdm(total=training.session.plan.total_steps, initial=training.session.state.step, unit="step")
+    shown: dict[str, str] = {}
+
+    def show(event: Event) -> None:
+        if isinstance(event, Evaluated):
+            shown["held_out"] = f"{event.nats_per_char / log(2):.3f} bits/char"
+        if isinstance(event, Stepped):
+            shown["loss"] = f"{event.loss / log(2):.3f}"
+            bar.total = training.session.plan.total_steps
+            bar.set_postfix(shown, refresh=False)
+            bar.update(event.step - bar.n)
+
+    try:
+        yield show
+    finally:
+        bar.close()
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython")
+    instance = shell.get_ipython() if shell is not None else None
+    return instance is not None and hasattr(instance, "kernel")

@@ -1,0 +1,213 @@
+"""A training job: a run's folder, session, deadline and n-gram baseline, its logs and its report."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from time import perf_counter
+
+from charlm import files
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.config import SamplingConfig, TextConfig
+from charlm.data.documents import separator_of
+from charlm.data.load import run_name
+from charlm.errors import CharlmError, CheckpointError, UsageError
+from charlm.evaluation.baselines import (
+    CHOSEN,
+    KNESER_NEY,
+    Baseline,
+    count_training_part,
+    stick_of_ids,
+)
+from charlm.evaluation.bootstrap import too_few
+from charlm.inference.generate import default_prompt, sample_text
+from charlm.reporting.log import MetricsLog
+from charlm.reporting.progress import SampleLog
+from charlm.reporting.run_page import NAME as REPORT
+from charlm.reporting.run_page import report_seconds, write_report
+from charlm.reporting.run_summary import Row, repeat_row, summary_rows
+from charlm.training import start
+from charlm.training.deadline import Pace
+from charlm.training.describe import several
+from charlm.training.events import Event, Finished
+from charlm.training.extend import by_seconds, by_steps
+from charlm.training.ngram_trainer import CountsSession
+from charlm.training.request import Messages, Prepared, begun_run, report_moved
+from charlm.training.run_text import Moved, corpus_of
+from charlm.training.signals import Stop
+from charlm.training.start import AnySession, go_on, trainer_of
+
+PREVIEW_CHARS = 120
+BASELINE_SHARE = 0.1  # of a run's time, at most, for counting the baseline
+BASELINE_SECONDS = 10.0  # the same for a run without a time
+BASELINE_CLOSING_SHARE = 0.02  # of a run's time, at most, for scoring the baseline at the end
+SYMBOLS_PER_SECOND = 0.8e6  # counted; the held-out part is scored at half of it
+
+
+class TrainingJob:
+    """A run that can be trained: its folder, session, deadline and n-gram baseline."""
+
+    def __init__(self, folder: RunFolder, session: AnySession, pace: Pace | None, messages: Messages) -> None:
+        """`pace`: the deadline of a run that has a time."""
+        self.folder, self.session, self.pace, self.messages = folder, session, pace, messages
+        self.last: Finished | None = None
+        finished = session.state.finished
+        if finished is not None:
+            best, steps = session.state.memorising.best_step, session.plan.total_steps
+            self.last = Finished(step=session.state.step, reason=finished, best_step=best, total_steps=steps)
+        self.baseline = None if self.complete else self._measure_baseline()
+        self.samples: SampleLog | None = None
+
+    @property
+    def is_ngram(self) -> bool:
+        """Is it an n-gram model, which has no steps?"""
+        return isinstance(self.session, CountsSession)
+
+    @property
+    def complete(self) -> bool:
+        """Is there nothing left to do, not even its report?"""
+        return self.last is not None and (self.folder.path / REPORT).exists()
+
+    @property
+    def in_comparison(self) -> bool:
+        """Is it one of the runs of a comparison?"""
+        return (self.folder.path.parent / "comparison.json").is_file()
+
+    def _measure_baseline(self) -> Baseline | None:
+        """Count n-grams and score them on the held-out part; None where nothing is held out, or it takes too long.
+
+        A long text is counted in part. A model with a prior is compared with that prior; otherwise the order is
+        chosen as `charlm eval` does. An n-gram model is compared with nothing.
+        """
+        session, corpus = self.session, self.session.corpus
+        most = BASELINE_SECONDS if self.pace is None else BASELINE_SHARE * self.pace.budget
+        seconds = most - 2 * len(corpus.held_out) / SYMBOLS_PER_SECOND
+        if session.model_config.is_ngram or not len(corpus.held_out) or seconds <= 0:
+            return None
+        built, source = session.built, "the model's prior"
+        with self.messages.progress("counting n-grams", " symbols"):
+            if built is None:
+                symbols, source = int(seconds * SYMBOLS_PER_SECOND), CHOSEN
+                memory = session.training_config.prior_memory << 20
+                built = count_training_part(corpus.vocabulary, corpus.train, memory=memory, most=symbols)
+            started = perf_counter()
+            stick = stick_of_ids(built, corpus.vocabulary, corpus.held_out, corpus.held_out_chars)
+            seconds = perf_counter() - started
+        order = several(stick.order or 0, corpus.vocabulary.word)
+        self.messages.say(
+            f"baseline: {stick.bits_per_char:.3f} bits/char on all held-out text, by n-grams of {order}, {source} "
+            f"({KNESER_NEY}){f'; {stick.limits}' if stick.limits else ''}{too_few(corpus.held_out_chars)}. "
+            "Each evaluation scores it on its own windows"
+        )
+        return Baseline(stick, built.model, seconds)
+
+    def events(self, stop: Stop) -> Iterator[Event]:
+        """Train to the end of the plan or until `stop`; the last event is Finished. Each is logged before it is yielded.
+
+        Raises DivergedError and ResourceError.
+        """
+        session, first_step = self.session, self.session.state.step
+        trainer = trainer_of(session, self.folder, self.pace, self.baseline.model if self.baseline else None)
+        if self.pace is not None and self.baseline is not None:  # the closing evaluation scores it too
+            self.pace.afterwards += min(self.baseline.seconds, BASELINE_CLOSING_SHARE * self.pace.budget)
+        # The report of another step. Should this be killed, `charlm resume` makes that of the last one.
+        with suppress(OSError):
+            files.remove_file(self.folder.path / REPORT)
+        log_event = MetricsLog(self.folder.path, first_step)
+        self.samples = SampleLog(self.folder.path, first_step, self._sample)
+        try:
+            for event in trainer.run(stop):
+                log_event(event)
+                self.samples(event)
+                if isinstance(event, Finished):
+                    self.last = event
+                yield event
+        finally:
+            self.folder.unlock()
+
+    def close(self, *, hurry: bool = False) -> list[Row]:
+        """Write the report; the facts of the run as rows of a table. In a `hurry` without what takes time.
+
+        A report that cannot be written is a warning.
+        """
+        assert self.last is not None, "a run is closed when it has ended"
+        self.folder.unlock()
+        rows = summary_rows(self.folder, self.session, self.last)
+        budget = 0.0 if hurry else None if self.pace is None else self.pace.budget
+        stick = self.baseline.stick if self.baseline else None
+        facts = [*rows, *repeat_row(self.folder, self.session)]
+        try:
+            rows += write_report(self.folder, self.session, facts, budget, stick, self.messages.warn)
+        except (OSError, CharlmError) as error:
+            self.messages.warn(f"the report could not be written: {error}")
+        return rows
+
+    def _sample(self) -> str:
+        predictor, text = self.session.predictor, TextConfig.from_json(self.session.run["text"])
+        with self.session.predicting():
+            prompt = default_prompt(predictor)
+            return sample_text(predictor, prompt, SamplingConfig(seed=1), PREVIEW_CHARS, separator_of(text))
+
+
+def begin(prepared: Prepared, messages: Messages, *, shared_name: bool = False) -> TrainingJob:
+    """Write a new run, at step 0. With a `shared_name` other processes may be given the same one.
+
+    Raises UsageError where the name is taken, ResourceError where nothing can be written.
+    """
+    request, loaded, choice, budget = prepared.request, prepared.loaded, prepared.choice, prepared.budget
+    if request.run is None:
+        folder = RunFolder.create_like(request.root, run_name(list(request.paths)))
+    else:
+        if shared_name and begun_run(request.root, request.run) is not None:
+            raise CheckpointError(
+                f"another process began the run {request.run} in the meantime; give the same command again to resume it"
+            )
+        folder = RunFolder.create(request.root, request.run, shared_name=shared_name)
+    with messages.progress("counting n-grams", " symbols"):
+        session = start.begin(
+            folder, loaded, prepared.text, choice, request.command, prepared.origin, request.asked
+        )
+    return TrainingJob(folder, session, _pace(session, budget, request.started), messages)
+
+
+def reopen(
+    folder: RunFolder,
+    messages: Messages,
+    *,
+    started: float,
+    time: float | None = None,
+    steps: int | None = None,
+    first_time: float | None = None,
+    threads: int | None = None,
+    moved: Moved | None = None,
+) -> TrainingJob:
+    """Resume a run from its newest whole checkpoint: to the end of its plan, or for `time` seconds or `steps` more.
+
+    `first_time`: the seconds that a run has which was begun and never took a step. `moved`: where its text is now.
+    Raises CheckpointError where it cannot be resumed, UsageError where `time` or `steps` have no effect.
+    """
+    with messages.progress("reading", " symbols"):
+        session = go_on(folder, messages.warn, threads, lambda snapshot: corpus_of(snapshot, moved))
+    report_moved(session.corpus.uncached, moved, messages)
+    if time is not None or steps is not None:
+        if isinstance(session, CountsSession):
+            option = "--time" if time is not None else "--steps"
+            raise UsageError(
+                f"{option} has no effect on {folder.name}: it is an n-gram model, which is complete"
+            )
+        if steps is not None:
+            by_steps(session, folder, steps)
+            return TrainingJob(folder, session, None, messages)
+        assert time is not None
+        afterwards = report_seconds(session.corpus, time, session.plan.total_steps)
+        return TrainingJob(folder, session, by_seconds(session, folder, time, started, afterwards), messages)
+    begun = (
+        session.state.step == 0 and session.state.finished is None
+    )  # no step depends on the first guess yet
+    return TrainingJob(folder, session, _pace(session, first_time if begun else None, started), messages)
+
+
+def _pace(session: AnySession, budget: float | None, started: float) -> Pace | None:
+    """The deadline of a run that begins, if it has a time."""
+    if budget is None:
+        return None
+    afterwards = report_seconds(session.corpus, budget, session.plan.total_steps)
+    return Pace(budget=budget, deadline=started + budget, afterwards=afterwards)

@@ -1,0 +1,117 @@
+"""Commands to paste into a shell: the one that trains a run again, and those that continue with it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
+from charlm.data.corpus import Corpus
+from charlm.settings import Setting, settings_of
+from charlm.terminal import command_line
+from charlm.training.planner import Plan
+
+INHERITED = ("val", "test", "split", "ngram_embedding_lr")
+"""Settings that a run with `--from` inherits unless they are given."""
+
+
+def option_words(setting: Setting, value: Any) -> list[str]:
+    """A setting as it is typed: `--prior`, `--no-prior`, `--n-layer 4`, once for each of several values."""
+    if setting.type is bool:
+        return [setting.option if value else f"--no-{setting.option[2:]}"]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [word for each in values for word in (setting.option, str(each))]
+
+
+def train_command(
+    paths: Sequence[str],
+    words: Sequence[str],
+    configs: tuple[ModelConfig, TrainingConfig, TextConfig],
+    also: Sequence[str] = (),
+) -> str:
+    """`charlm train` on these files, with these words, and every setting that is not its default.
+
+    `also`: settings to give even so. A file whose name begins with a dash comes after `--`.
+    """
+    options = list(words)
+    for config in configs:
+        for setting in settings_of(type(config)):
+            value = getattr(config, setting.name)
+            acting = isinstance(config, TextConfig) or acts(configs[0].model, setting.name)
+            if acting and value is not None and (value != setting.default or setting.name in also):
+                options += option_words(setting, value)
+    dashed = any(path.startswith("-") and path != "-" for path in paths)
+    return command_line(["charlm", "train", *([*options, "--", *paths] if dashed else [*paths, *options])])
+
+
+def repeat_command(
+    run: RunFolder, facts: Mapping[str, Any], model: ModelConfig, training: TrainingConfig, plan: Plan
+) -> str:
+    """The command that trains the same weights again, whatever was timed; `facts` are those of `run.json`.
+
+    Files below the working directory are named relative to it, others by their absolute path.
+    """
+    text = TextConfig.from_json(facts["text"])
+    if text.val_file is not None:
+        text = replace(text, val_file=_relative(text.val_file))
+    words: list[str] = []
+    origin = facts.get("from")
+    if not model.is_ngram:
+        words += ["--steps", str(plan.total_steps)]
+        schedule = str(plan.schedule)
+        training = replace(
+            training, schedule=schedule, eval_every=plan.eval_every, eval_chars=plan.eval_chars
+        )
+    if origin is not None:
+        words += ["--from", str(origin["run"]), "--checkpoint", str(origin["step"])]
+    words += _folder_words(run)
+    paths = [_relative(str(path)) for path in facts["corpus"]["sources"]]
+    return train_command(paths, words, (model, training, text), INHERITED if origin is not None else ())
+
+
+def why_not_repeatable(finished: object, returns: int, plan: Plan) -> str | None:
+    """Why no single command trains a run again; None where one does."""
+    if finished not in ("done", "early"):
+        return "once it is finished"
+    if returns:
+        return "not by a command, since it went back to a checkpoint on its way"
+    if plan.extended_at is not None:
+        return f"not by one command, since it was trained further after step {plan.extended_at}"
+    return None
+
+
+def run_command(command: str, run: RunFolder, *words: str) -> str:
+    """`charlm COMMAND` on a run, with further words."""
+    name = run.path.name
+    named = [name]
+    if name.startswith("-"):
+        named = [f"--run={name}"]
+    elif command in ("sample", "eval"):
+        named = ["--run", name]
+    return command_line(["charlm", command, *named, *_folder_words(run), *words])
+
+
+def text_words(sources: Sequence[str], corpus: Corpus) -> list[str]:
+    """The option that names the text of a run, where it is neither in the cache nor where it was read."""
+    if corpus.uncached is None or all(source != "-" and os.path.exists(source) for source in sources):
+        return []
+    return ["--text", "FILE"]
+
+
+def _folder_words(run: RunFolder) -> list[str]:
+    """The option that finds a run, where its folder is not the default one."""
+    usual = Path(os.path.expanduser(os.environ.get("CHARLM_CHECKPOINTS") or "checkpoints"))
+    return [] if run.path.parent == usual else ["--checkpoints", str(run.path.parent)]
+
+
+def _relative(path: str) -> str:
+    """A path below the working directory relative to it, any other as it is."""
+    if not os.path.isabs(path):
+        return path
+    try:
+        short = os.path.relpath(path)
+    except (ValueError, OSError):  # another drive, or a folder that is gone
+        return path
+    return path if short.startswith("..") else short

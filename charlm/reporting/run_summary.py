@@ -1,0 +1,107 @@
+"""The facts of a run as rows of a table: shown at the end of a training, in `charlm info` and in the report."""
+
+from collections.abc import Mapping
+from math import log
+from statistics import fmean
+from typing import Any
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.config import FEWEST_HELD_OUT
+from charlm.evaluation.bootstrap import plus_minus, too_few
+from charlm.reporting.commands import repeat_command, why_not_repeatable
+from charlm.reporting.run_page import training_note
+from charlm.terminal import one_line
+from charlm.training.describe import several, text_name
+from charlm.training.events import Finished, Remembered
+from charlm.training.planner import Plan
+from charlm.training.session import Session
+from charlm.training.start import AnySession
+
+Row = tuple[str, str]
+
+
+def summary_rows(run: RunFolder, session: AnySession, last: Finished) -> list[Row]:
+    """What a run learned, and its last evaluation."""
+    steps = f"{last.step:,} of {last.total_steps:,}"
+    if isinstance(session, Session) and session.plan.fell_short:
+        steps += f"; {planned_at_first(session.plan)}, and the machine was slower than measured, perhaps busy"
+    rows = [("run", run.name), ("steps", steps), *session.learned, ("text", text_name(session.run))]
+    rows += figure_rows(session) + forgetting_rows(session.state.old_text)
+    if last.reason == "early":
+        corpus = session.corpus
+        nats_per_symbol = fmean(session.state.memorising.best_blocks)
+        best = nats_per_symbol * len(corpus.held_out) / corpus.held_out_chars / log(2)
+        rows.append(("best, and used", f"{best:.4f} bits/char, step {last.best_step}"))
+    return rows
+
+
+def planned_at_first(plan: Plan) -> str:
+    """How many steps the first plan had."""
+    return f"{plan.first_total_steps:,} steps were planned at first"
+
+
+def repeat_row(run: RunFolder, session: AnySession) -> list[Row]:
+    """The command that trains the run again; no row where no command does."""
+    if why_not_repeatable(session.state.finished, session.state.returns, session.plan) is not None:
+        return []
+    command = repeat_command(run, session.run, session.model_config, session.training_config, session.plan)
+    return [("the same run again", command)]
+
+
+def figure_rows(session: AnySession) -> list[Row]:
+    """The last evaluation, its baseline, what it was measured on, and the training loss."""
+    figure, corpus = session.state.last_figure, session.corpus
+    if figure is None:
+        return []
+    nats, error = figure["nats_per_char"], figure["standard_error"]
+    rows = [("held-out", f"{plus_minus(nats, error)} bits/char ({nats:.4f} nats), step {figure['step']}")]
+    if figure["difference"] is not None:
+        change = plus_minus(figure["difference"], figure["difference_error"], sign="+")
+        baseline = figure["baseline_nats_per_char"] / log(2)
+        rows.append(("n-gram baseline", f"{baseline:.4f} bits/char there; difference {change}"))
+    part = "from its beginning" if session.model_config.carries_state else "spread evenly"
+    measured = (
+        f"{figure['chars']:,} of {corpus.held_out_chars:,} characters, {several(figure['blocks'], 'block')}, "
+        + ("the whole held-out part" if figure["whole"] else part)
+        + "; too few to mean much" * (figure["chars"] < FEWEST_HELD_OUT)
+        + "; the error of a single block is unknown" * (error is None)
+    )
+    rows.append(("measured on", measured))
+    if session.state.divergence.recent:
+        # from nats a symbol to bits a character
+        bits = len(corpus.train) / max(1, corpus.train_chars) / log(2)
+        loss = fmean(session.state.divergence.recent) * bits
+        rows.append(("training loss", f"{loss:.4f} bits/char; {training_note(session)}"))
+    return rows
+
+
+def forgetting_rows(old_text: Mapping[str, Any] | None) -> list[Row]:
+    """How well a fine-tuned run still predicts the old held-out text, from the run's state."""
+    if old_text is None:
+        return []
+    now, begun = old_text["nats_per_char"] / log(2), old_text["begun"] / log(2)
+    before = plus_minus(old_text["before"], old_text["before_error"])
+    change = _change(old_text["forgotten"], old_text["standard_error"])
+    after = f"{now:.4f} after step {old_text['step']:,}: {change}" if old_text["step"] else "not yet after"
+    return [
+        (
+            f"held-out text of {one_line(old_text['run'])}",
+            f"{before} bits/char before, {begun:.4f} when this run began, {after}; on "
+            f"{old_text['chars']:,} of {old_text['of_chars']:,} characters{too_few(old_text['chars'])}",
+        )
+    ]
+
+
+def forgetting_sentence(event: Remembered) -> str:
+    """The same of one event."""
+    before, after = event.before / log(2), event.nats_per_char / log(2)
+    when = f" now, {_change(event.forgotten, event.standard_error)}" if event.final else " as this run begins"
+    return (
+        f"held-out text of {one_line(event.run)}: {before:.4f} bits/char before, {after:.4f}{when}; on "
+        f"{event.chars:,} of {event.of_chars:,} characters{too_few(event.chars)}"
+    )
+
+
+def _change(nats: float, error: float | None) -> str:
+    """A difference in bits: forgotten where the figure is now worse."""
+    return f"{plus_minus(abs(nats), error)} bits/char {'forgotten' if nats >= 0 else 'gained'}"

@@ -1,0 +1,364 @@
+"""A trained run: sample from it, score texts with it, look into its model.
+
+Axes: B texts side by side, T symbols, V symbols of the model.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from html import escape
+from math import log
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from charlm.checkpoint.run_folder import RunFolder, find, overview
+from charlm.checkpoint.snapshot import Snapshot, read
+from charlm.config import SamplingConfig, TextConfig
+from charlm.data.corpus import Corpus
+from charlm.data.documents import separator_of
+from charlm.data.normalize import normalize
+from charlm.data.tokenizer import Vocabulary, without_ends
+from charlm.errors import CheckpointError, TextError, UsageError
+from charlm.inference.context import ContextRule
+from charlm.inference.generate import Piece, default_prompt, generate
+from charlm.inference.predictor import Predictor, TransformerPredictor, predictor_of
+from charlm.native.library import begin as begin_compiling
+from charlm.settings import settings_of
+from charlm.suggestions import setting_meant
+from charlm.terminal import one_line
+from charlm.threads import threads_restored
+from charlm.training.describe import text_name
+from charlm.training.request import Messages, report_moved
+from charlm.training.run_text import Moved, corpus_of
+
+if TYPE_CHECKING:
+    from charlm.evaluation.report import Evaluation
+
+OTHER = "\ufffd"
+"""Stands in `Run.next` for all characters that are spelled in several bytes."""
+REPORT, REPORT_HEIGHT = "report.html", 720
+
+
+def runs_root(checkpoints: str | os.PathLike[str] | None) -> Path:
+    """The folder of runs."""
+    named = os.fspath(checkpoints) if checkpoints is not None else os.environ.get("CHARLM_CHECKPOINTS")
+    return Path(os.path.expanduser(named or "checkpoints"))
+
+
+def find_run(
+    run: str | os.PathLike[str] | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
+    messages: Messages | None = None,
+) -> RunFolder:
+    """The folder of a run: by its name, by its path, or the newest. Raises CheckpointError."""
+    if run is not None:
+        path = Path(os.path.expanduser(os.fspath(run)))
+        if len(path.parts) > 1 and (path / "run.json").is_file():
+            return RunFolder(path)
+    name = None if run is None else os.fspath(run)
+    return find(runs_root(checkpoints), name, (messages or Messages()).warn)
+
+
+def load(
+    run: str | os.PathLike[str] | None = None,
+    *,
+    checkpoint: str | int | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
+    messages: Messages | None = None,
+) -> "Run":
+    """Load a trained run: by its name, by its path, or the newest.
+
+    `checkpoint` is "latest", "best" or a step; by default the latest, or the best after early stopping. `checkpoints` is the
+    folder of runs, by default $CHARLM_CHECKPOINTS or `checkpoints/`. Raises CheckpointError, UsageError.
+    """
+    return Run(find_run(run, checkpoints, messages), None if checkpoint is None else str(checkpoint))
+
+
+class Run:
+    """A trained run at one checkpoint. In a notebook it shows its report."""
+
+    def __init__(self, folder: RunFolder, checkpoint: str | None = None) -> None:
+        """Use `load` instead. Raises CheckpointError where the checkpoint is not whole."""
+        self._folder = folder
+        self.which = checkpoint or "latest"
+        """`latest`, `best` or the step."""
+        self.snapshot: Snapshot = read(folder, self.which)
+        if checkpoint is None and self.snapshot.state.get("finished") == "early":
+            self.which = "best"
+            self.snapshot = read(folder, self.which)
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self._folder.path.name
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self._folder.path
+
+    @property
+    def step(self) -> int:
+        """The step of the checkpoint."""
+        return self.snapshot.step
+
+    @property
+    def text_config(self) -> TextConfig:
+        """How the run read and split its text."""
+        return TextConfig.from_json(self.snapshot.run["text"])
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """What predicts: the contract of `charlm.inference.predictor`."""
+        compiling = begin_compiling()
+        return predictor_of(self.snapshot, compiling.library() if compiling else None)
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The transformer, in evaluation mode: ids (B, T) to logits (B, T, V). UsageError for an n-gram model."""
+        if not isinstance(self.predictor, TransformerPredictor):
+            raise UsageError(
+                f"{self.name} is an n-gram model, which is no torch module; use score, next and sample"
+            )
+        return self.predictor.model
+
+    @property
+    def tokenizer(self) -> Vocabulary:
+        """Its `encode(text)` gives ids (N,), its `decode(ids)` the text."""
+        return self.snapshot.vocabulary
+
+    @overload
+    def sample(
+        self, prompt: str | None = ..., *, length: int = ..., n: None = ..., **settings: Any
+    ) -> str: ...
+    @overload
+    def sample(
+        self, prompt: str | None = ..., *, length: int = ..., n: int, **settings: Any
+    ) -> list[str]: ...
+    def sample(
+        self, prompt: str | None = None, *, length: int = 500, n: int | None = None, **settings: Any
+    ) -> str | list[str]:
+        """Write text that continues a prompt, without the prompt; a list of texts where `n` is given.
+
+        `length` in characters. `settings`: seed, temperature, top_k, top_p and others of `charlm sample`; `stop`, a text or
+        several to stop before; `one_document=True` stops where the document ends. The same seed gives the same text on
+        the same machine, the text of `charlm sample`. Raises UsageError.
+        """
+        written = [""] * (1 if n is None else n)
+        for piece in self._generate(prompt, length, len(written), settings):
+            written[piece.sample] += piece.text
+        return written[0] if n is None else written
+
+    def stream(self, prompt: str | None = None, *, length: int = 500, **settings: Any) -> Iterator[str]:
+        """Yield the text of `sample` in pieces, as it is written. Raises UsageError, at the call."""
+        return (piece.text for piece in self._generate(prompt, length, 1, settings))
+
+    def _generate(self, prompt: str | None, length: int, n: int, settings: dict[str, Any]) -> Iterator[Piece]:
+        stop, one_document = settings.pop("stop", ()), bool(settings.pop("one_document", False))
+        known = [setting.name for setting in settings_of(SamplingConfig)]
+        for name in settings:
+            if name not in known:
+                meant = setting_meant(name, known)
+                raise UsageError(
+                    f"{one_line(repr(name))} is an unknown setting"
+                    + (f"; did you mean {meant}?" if meant else "")
+                )
+        for name, value in {"length": length, "n": n}.items():
+            if type(value) is not int or value < 1:
+                raise UsageError(f"{name} is {value!r}; it takes a whole number, at least 1")
+        try:
+            config = SamplingConfig(**settings)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        predictor = self.predictor
+        if config.top_k is not None:
+            config = replace(config, top_k=min(config.top_k, self.tokenizer.n_symbols))
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        if "" in stops:
+            raise UsageError("stop is empty; give the text to stop before")
+        if one_document and self.tokenizer.end is None:
+            raise UsageError(
+                "one_document has no effect on this model, which was trained without documents; leave it out"
+            )
+        given = default_prompt(predictor) if prompt is None else self._read_prompt(prompt)
+
+        def pieces() -> Iterator[Piece]:
+            events = generate(
+                predictor,
+                given,
+                config,
+                n=n,
+                length=length,
+                stops=stops,
+                one_document=one_document,
+                between=separator_of(self.text_config),
+            )
+            while True:
+                with self._fastest():
+                    event = next(events, None)
+                if event is None:
+                    return
+                if isinstance(event, Piece):
+                    yield event
+
+        return pieces()
+
+    @contextmanager
+    def _fastest(self) -> Iterator[None]:
+        """Within it, one of torch's threads computes where that is faster."""
+        with threads_restored():
+            if self.predictor.best_alone:
+                torch.set_num_threads(1)
+            yield
+
+    def _read_prompt(self, prompt: str) -> str:
+        """A prompt changed as the run's text was. Raises UsageError for half of a surrogate pair."""
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise UsageError("the prompt is not valid text: it contains half of a surrogate pair") from None
+        return normalize(prompt, self.text_config)
+
+    def evaluate(
+        self,
+        *paths: str | os.PathLike[str],
+        texts: Sequence[str] | None = None,
+        part: Literal["held-out", "test"] | None = None,
+        stride: int | None = None,
+        encoding: str | None = None,
+        field: str | None = None,
+    ) -> "Evaluation":
+        """Measure how well the run predicts files, `texts`, or a part of its own text (default: "held-out").
+
+        Returns the object behind `charlm eval --json`: `bits_per_char`, `baselines`, `warnings`, `to_json()` and others.
+        `stride`: symbols scored per block, by default half of `block_size`. Raises TextError, UsageError, and CheckpointError
+        where the run's own text is needed and gone.
+        """
+        if (bool(paths) + (texts is not None) + (part is not None)) > 1:
+            raise UsageError("paths, texts and part exclude each other; give one of them")
+        named: Sequence[tuple[str, str]] | None = None
+        if paths:
+            from charlm.data.reader import read_texts  # here: not needed to sample
+
+            names = [os.path.expanduser(os.fspath(path)) for path in paths]
+            named = list(read_texts(names, self.text_config, encoding=encoding, field=field).files)
+        elif texts is not None:
+            named = [(f"text {i}", self._read_prompt(text)) for i, text in enumerate(texts)]
+            if not all(text for _, text in named):
+                raise TextError("one of the texts is empty; leave it out")
+        return evaluate_run(self, named, part or "held-out", stride)
+
+    def score(self, text: str) -> NDArray[np.float64]:
+        """Bits of each character of a text, given those before it: (characters,). Their mean is the figure of `evaluate`.
+
+        The text is scored as it stands. Raises UsageError where it is not valid text.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError("the text is not valid text: it contains half of a surrogate pair") from None
+        if not text:
+            return np.empty(0)
+        from charlm.evaluation.score import score_text  # here: not needed to sample
+
+        return score_text(self.predictor, "", text).bits
+
+    def next(self, prompt: str = "") -> dict[str, float]:
+        """Probabilities of the next character after a prompt, by character; they sum to one.
+
+        Characters that are spelled in several bytes share the key U+FFFD. Where the model tells documents apart, the prompt
+        begins one, and the key "" is its end; units of several code points are keys as they are.
+        """
+        vocabulary, predictor = self.tokenizer, self.predictor
+        first = [] if vocabulary.end is None else [vocabulary.end]
+        ids = np.concatenate((first, vocabulary.encode(self._read_prompt(prompt)))).astype(np.int64)
+        with self._fastest():
+            _, logp = predictor.step(predictor.start(1), torch.from_numpy(ids)[None])  # (1, V)
+        found: dict[str, float] = {}
+        for symbol, p in zip(_symbols(vocabulary), logp[0].double().exp().tolist(), strict=True):
+            found[symbol] = found.get(symbol, 0.0) + p
+        return found
+
+    def __repr__(self) -> str:
+        figure = overview(self._folder).get("nats_per_char")
+        bits = "" if figure is None else f", {figure / log(2):.4f} bits/char held-out"
+        return f"<charlm run {self.name}: step {self.step}{bits}; {one_line(str(self.path))}>"
+
+    def _repr_html_(self) -> str:
+        """The report as a frame of its own; the plain line where there is none."""
+        try:
+            page = (self.path / REPORT).read_text("utf-8")
+        except (OSError, ValueError):
+            return f"<pre>{escape(repr(self))}</pre>"
+        return (
+            f'<iframe srcdoc="{escape(page)}" title="{escape(self.name)}" sandbox '
+            f'style="width: 100%; height: {REPORT_HEIGHT}px; border: 0"></iframe>'
+        )
+
+
+def evaluate_run(
+    run: Run,
+    texts: Sequence[tuple[str, str]] | None,
+    part: str,
+    stride: int | None,
+    *,
+    moved: Moved | None = None,
+    messages: Messages | None = None,
+) -> "Evaluation":
+    """Score named texts, or a part of the run's own text where there are none, with baselines beside them."""
+    messages = messages or Messages()
+    corpus = text_of_run(run.snapshot, messages, needed=texts is None, moved=moved)
+    if texts is None:
+        assert corpus is not None
+        text = corpus.test_text() if part == "test" else corpus.held_out_text()
+        if not without_ends(text):
+            missing = (
+                "kept no test part; train with --test 0.05 for one, or"
+                if part == "test"
+                else "held nothing out;"
+            )
+            raise TextError(f"this run {missing} name a file to score")
+        texts = [(f"{part} part of {text_name(run.snapshot.run)}", text)]
+    try:
+        rule = ContextRule.of_model(run.snapshot.model_config, stride)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    from charlm.evaluation.report import evaluate  # here: not needed to sample
+
+    with messages.progress("scoring", " symbols") as watch:
+        return evaluate(run.snapshot, run.which, texts, rule, corpus, watch)
+
+
+def text_of_run(
+    snapshot: Snapshot, messages: Messages, *, needed: bool, moved: Moved | None = None
+) -> Corpus | None:
+    """The text that a run was trained on; None if it is gone and not `needed`. Raises CheckpointError.
+
+    `moved`: where it is now. What is named there is needed.
+    """
+    try:
+        corpus = corpus_of(snapshot, moved)
+    except CheckpointError as error:
+        if needed or moved is not None:
+            raise
+        messages.warn(
+            f"{error}; so there are no baselines from it, and passages seen in training are not found"
+        )
+        return None
+    report_moved(corpus.uncached, moved, messages)
+    return corpus
+
+
+def _symbols(vocabulary: Vocabulary) -> list[str]:
+    """What each id stands for, (V,), as `Run.next` names it."""
+    found = [spelling.decode("utf-8", "replace") for spelling in vocabulary.spellings]
+    for byte in range(128):
+        if chr(byte) in vocabulary.chars:  # which its byte never spells
+            found[vocabulary.id_of_byte[byte]] = OTHER
+    return found

@@ -1,0 +1,175 @@
+"""Sentences about a text, a model and a fine-tuning, shown before training starts."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from charlm.config import FEWEST_HELD_OUT, ModelConfig
+from charlm.terminal import first_of, one_line
+
+if TYPE_CHECKING:  # NumPy and torch are slow to import
+    from charlm.data.corpus import Corpus
+    from charlm.data.tokenizer import Ids, Vocabulary
+    from charlm.training.finetune import Origin
+    from charlm.training.planner import Choice
+
+MIN_LEAK_SHARE = 0.01
+
+
+def several(n: int, thing: str) -> str:
+    """`1 layer`, `4 layers`."""
+    return f"{n:,} {thing}{'s' * (n != 1)}"
+
+
+def text_name(run: dict[str, Any]) -> str:
+    """The text of a run, by `run.json`: its label and the beginning of its SHA-256."""
+    corpus = run["corpus"]
+    return one_line(f"{corpus['label']}, SHA-256 {corpus['sha256'][:16]}")
+
+
+def describe_text(corpus: "Corpus") -> str:
+    """Size, vocabulary and split of a text."""
+    vocabulary = corpus.vocabulary
+    few = "; too few held out to mean much" if 0 < corpus.held_out_chars < FEWEST_HELD_OUT else ""
+    none = "; nothing held out, so nothing will be evaluated" if corpus.held_out_chars == 0 else few
+    test = f", {corpus.test_chars:,} kept for the test" if corpus.test_chars else ""
+    gaps = f", {corpus.left_out_chars:,} left out between them" if corpus.left_out_chars else ""
+    documents = f" in {sum(corpus.ends):,} documents" if vocabulary.has_end else ""
+    return (
+        f"{corpus.chars:,} characters{_symbols_read(corpus)}{documents}, {_distinct(vocabulary)}: "
+        f"{corpus.train_chars:,} to train on, {corpus.held_out_chars:,} held out{test}{gaps}{none}"
+    )
+
+
+def _symbols_read(corpus: "Corpus") -> str:
+    """The number of ids, where the units are not characters."""
+    if corpus.vocabulary.units == "chars":
+        return ""
+    ids = sum(len(part) for part in (corpus.train, corpus.held_out, corpus.test) if part is not None)
+    kept = ", left-out text aside" if corpus.left_out_chars else ""
+    return f" as {ids - sum(corpus.ends):,} bytes{kept}"
+
+
+def _distinct(vocabulary: "Vocabulary") -> str:
+    n_bytes = len(vocabulary.trained_bytes)
+    if vocabulary.units == "bytes":
+        return f"{n_bytes} distinct"
+    kept = f"{len(vocabulary.chars)} distinct characters"
+    return kept + ("; rarer ones are encoded as bytes" if n_bytes else "")
+
+
+def describe_model(choice: "Choice", vocabulary: "Vocabulary") -> str:
+    """The size of a model, how it differs from the default, and how it is trained."""
+    from charlm.ngram.grams import Packing  # here: NumPy is slow to import
+
+    m, t, word = choice.model, choice.training, vocabulary.word
+    if m.prior_order is not None:  # fewer symbols fit a key when the vocabulary is large
+        m = replace(m, prior_order=min(m.prior_order, Packing(vocabulary.n_symbols).highest_order))
+    if m.is_ngram:
+        chosen = f"as many {word}s as predict the end of the training part best"
+        return f"n-gram model of {'' if m.prior_order is None else several(m.prior_order, word)}{chosen * (m.prior_order is None)}"
+    blocks = f"blocks of {m.block_size}" + ("" if word == "character" else f" {word}s")
+    return (
+        f"{several(m.n_layer or 0, 'layer')} of width {m.n_embd}, {_special(m, word)}{blocks}, batches of "
+        f"{t.batch_size}, learning rate {t.learning_rate:g}, dropout {m.dropout:g}, {t.precision}"
+        + (", compiled" if t.compile == "on" else "")
+    )
+
+
+def _special(m: ModelConfig, word: str) -> str:
+    """The heads, and each setting of the architecture that is not its default."""
+    default = ModelConfig(mixer=m.mixer).completed().position
+    parts = [
+        (m.attends, several(m.n_head or 1, "head")),
+        (m.mixer != ModelConfig().mixer, m.mixer.replace(",", " and ")),
+        (m.position != default, f"{m.position} positions"),
+        (m.window is not None, f"window {m.window}"),
+        (m.n_kv_head, f"{m.n_kv_head} key-value heads"),
+        (m.locality, "locality"),
+        ((m.ngram_embeddings or 1) > 1, f"embeddings of up to {m.ngram_embeddings} {word}s"),
+        (m.prior, f"n-gram prior of {m.prior_order} {word}s"),
+    ]
+    return "".join(f"{part}, " for wanted, part in parts if wanted)
+
+
+def leak_warning(
+    corpus: "Corpus",
+    train: "Ids | None" = None,
+    where: str = "the training part",
+    *,
+    splittable: bool = True,
+) -> str | None:
+    """A warning where at least 1 % of the held-out text also occurs in the training part, or in `train`.
+
+    `splittable`: may the user choose another split?
+    """
+    from charlm.data.overlap import PASSAGE, overlap
+
+    found = overlap(corpus.train if train is None else train, corpus.held_out)
+    if found.share < MIN_LEAK_SHARE:
+        return None
+    return (
+        f"{found.word}{100 * found.share:.0f} % of the held-out text also occurs in {where}, in passages of at least "
+        f"{PASSAGE} {corpus.vocabulary.word}s, so its figure will be too good; hold out another text with --val-file"
+        + (", or whole documents with --split documents" if splittable else "")
+    )
+
+
+def describe_origin(origin: "Origin", corpus: "Corpus") -> Iterator[tuple[bool, str]]:
+    """How fine-tuning extends the vocabulary, what stays held out, what the prior counts: (is a warning, sentence)."""
+    old, new, name = origin.snapshot.vocabulary, corpus.vocabulary, one_line(origin.name)
+    added = new.differences(old)
+    yield (
+        False,
+        f"vocabulary: the {old.n_symbols:,} symbols of {name}, and {new.n_symbols - old.n_symbols:,} new"
+        + (f": {first_of(added)}" if added else ""),
+    )
+    if origin.corpus is None:
+        yield (
+            True,
+            f"{origin.gone.replace('--text', '--from-text')}; so forgetting of it cannot be measured, nor whether its "
+            "held-out part occurs in the new text",
+        )
+    respected = corpus.respected
+    if respected is not None and respected.begins:
+        yield False, f"the text begins with that of {name}: its held-out part stays held out"
+    if respected is not None and respected.found:
+        yield False, f"{_held_out_found(origin, respected.found)} are left out of training"
+    if origin.corpus is not None:
+        found = leak_warning(corpus, origin.corpus.train, f"the training part of {name}", splittable=False)
+        if found:
+            yield True, found
+    if origin.snapshot.model_config.prior:
+        alone = "" if origin.beside else f" alone, {_why_alone(origin)}"
+        texts = " and ".join(["this text", *_texts_beside(origin)])
+        yield False, f"the n-gram prior counts {texts}{alone}"
+
+
+def _held_out_found(origin: "Origin", found: int) -> str:
+    """How many characters of the new text the old run held out, and their share of all that it held out."""
+    from charlm.data.holdout import MOST_SEARCHED
+
+    old = origin.corpus
+    assert old is not None, "what was found was looked for"
+    kept_back = (old.held_out, *([] if old.test is None else [old.test]))
+    of = max(1, old.held_out_chars + old.test_chars + sum(old.ends[1:]))
+    ends = ", ends of documents counted," if sum(old.ends) else ","
+    least = "at least " if any(len(part) > MOST_SEARCHED for part in kept_back) else ""
+    share = min(100.0, 100 * found / of)
+    return f"{least}{found:,} characters of the text{ends} {share:.0f} % of what {one_line(origin.name)} held out,"
+
+
+def _texts_beside(origin: "Origin") -> list[str]:
+    """Labels of the older texts that the prior counts too."""
+    found, run = [], origin.snapshot.run
+    for depth in range(max(origin.beside, default=-1) + 1):
+        if depth in origin.beside:
+            found.append(one_line(str(run["corpus"]["label"])))
+        run = run.get("from", {})
+    return found
+
+
+def _why_alone(origin: "Origin") -> str:
+    if origin.corpus is None:
+        return "since the old one is gone"
+    return "since much of it occurs in the old one, so that counts of both would be too sure of it"

@@ -1,0 +1,507 @@
+"""A request to train, and its preparation: read the text, choose the model and the plan. Nothing is written yet."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from charlm.config import VAL, ModelConfig, TextConfig, TrainingConfig, refuse_transformer_only
+from charlm.errors import CheckpointError, UsageError
+from charlm.settings import Settings, settings_of
+from charlm.suggestions import setting_meant, time_meant
+from charlm.terminal import one_line
+from charlm.training.describe import (
+    describe_model,
+    describe_origin,
+    describe_text,
+    leak_warning,
+    text_name,
+)
+
+if TYPE_CHECKING:  # NumPy and torch are slow to import
+    from charlm.checkpoint.run_folder import RunFolder
+    from charlm.checkpoint.snapshot import Snapshot
+    from charlm.data.holdout import Earlier
+    from charlm.data.load import Loaded
+    from charlm.data.text_scan import TextScan
+    from charlm.training.finetune import Origin
+    from charlm.training.planner import Choice
+    from charlm.training.run_text import Moved
+
+S = TypeVar("S", bound=Settings)
+Watch = Callable[[str, int, int | None], None]
+"""Told how long work goes on: what is done, how much of it, of how much (None: unknown)."""
+
+DEFAULT_TIME = "2m"
+MIN_SECONDS = 5
+CONFIGS: tuple[type[Settings], ...] = (ModelConfig, TrainingConfig, TextConfig)
+SETTINGS = {setting.name: setting for config in CONFIGS for setting in settings_of(config)}
+FILE_SETTINGS = ("encoding", "field", "include", "exclude", "strip")
+"""They act on files, and on nothing else."""
+OWN_SETTINGS = ("val_file", "include", "exclude", "field", "encoding", "min_count")
+"""Settings of a text that fine-tuning does not inherit: they belong to the files, or to what is new in them."""
+SPLIT_SETTINGS = ("val", "test", "split")
+
+_log = logging.getLogger("charlm")
+_log.addHandler(logging.NullHandler())
+
+
+def _unwatched(what: str, unit: str = "B") -> AbstractContextManager[Watch]:
+    return nullcontext(lambda what, done, of: None)
+
+
+@dataclass(frozen=True)
+class Messages:
+    """Where work reports what it does. By default to the logger `charlm`, which prints nothing until it is set up.
+
+    `progress(what, unit)` is entered around work that may take long, and gives a function to report progress to.
+    """
+
+    say: Callable[[str], None] = _log.info
+    warn: Callable[[str], None] = _log.warning
+    progress: Callable[[str, str], AbstractContextManager[Watch]] = _unwatched
+
+
+def parse_time(text: str) -> float:
+    """A time such as 90, 60s, 10m, 2h or 1h30m, in seconds. Raises UsageError."""
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    if not match or not any(match.groups()):
+        meant = time_meant(text)
+        hint = f"did you mean {meant}?" if meant else "write it like 60s, 10m, 2h or 1h30m"
+        raise UsageError(f"--time {text!r} is not a time; {hint}")
+    hours, minutes, rest = (float(group or 0) for group in match.groups())
+    return hours * 3600 + minutes * 60 + rest
+
+
+def budget_seconds(text: str) -> float:
+    """A time that is long enough to train in, in seconds. Raises UsageError."""
+    budget = parse_time(text)
+    if budget < MIN_SECONDS:
+        raise UsageError(
+            f"--time is {budget:g} s; give at least {MIN_SECONDS} s, since starting up takes about three"
+        )
+    return budget
+
+
+def build(config: type[S], settings: Mapping[str, Any]) -> S:
+    """A configuration from settings by name. Raises UsageError for a value that is not allowed."""
+    try:
+        return config(**{setting.name: settings[setting.name] for setting in settings_of(config)})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """What `charlm train` and `charlm.train` are asked for."""
+
+    paths: tuple[str, ...] = ()  # files, folders, globs or `-`; none: the bundled manual
+    settings: dict[str, Any]  # every setting of model, training and text
+    given: frozenset[str] = frozenset()  # the names of those that were given
+    time: str | None = None
+    steps: int | None = None
+    run: str | None = None
+    root: Path = Path("checkpoints")
+    from_run: str | None = None  # to fine-tune
+    checkpoint: str | None = None  # of `from_run`
+    from_text: tuple[str, ...] = ()  # where the text of `from_run` is now
+    verify_cache: bool = False
+    command: str = ""
+    started: float = field(default_factory=perf_counter)  # when the time began, on perf_counter's clock
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], **others: Any) -> "TrainRequest":
+        """A request with these settings and the defaults of the others. Raises UsageError for an unknown one."""
+        for name in settings:
+            if name not in SETTINGS:
+                meant = setting_meant(name, [*SETTINGS, *cls.__dataclass_fields__])
+                raise UsageError(
+                    f"{one_line(repr(name))} is an unknown setting"
+                    + (f"; did you mean {meant}?" if meant else "")
+                )
+        values = {name: setting.default for name, setting in SETTINGS.items()} | dict(settings)
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(settings=values | lists, given=frozenset(settings), **others)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What run.json keeps of the request: every setting that is not its default, the budget, the origin."""
+        asked = {name: value for name, value in self.settings.items() if value != SETTINGS[name].default}
+        seconds = None if self.steps is not None else budget_seconds(self.time or DEFAULT_TIME)
+        asked |= {"time": seconds, "steps": self.steps, "from": self.from_run, "checkpoint": self.checkpoint}
+        plain: dict[str, Any] = json.loads(json.dumps(asked))
+        return {name: value for name, value in plain.items() if value is not None}
+
+    @property
+    def budget_words(self) -> list[str]:
+        """The option that gives the budget."""
+        if self.settings["model"] == "ngram":
+            return []
+        return ["--time", self.time or DEFAULT_TIME] if self.steps is None else ["--steps", str(self.steps)]
+
+    def budget(self, model: ModelConfig, training: TrainingConfig) -> float | None:
+        """The seconds that the run has; None for a number of steps, and for an n-gram model. Raises UsageError."""
+        if model.is_ngram:
+            refuse_for_ngram(self.time, self.steps, training)
+            return None
+        if self.steps is not None:
+            return None
+        budget = budget_seconds(self.time or DEFAULT_TIME)
+        if training.schedule is not None:
+            raise UsageError("--schedule names steps, so it has no effect with --time; give --steps")
+        return budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """All that a training needs before it writes anything."""
+
+    request: TrainRequest
+    text: TextConfig
+    loaded: "Loaded"
+    choice: "Choice"
+    budget: float | None  # seconds
+    origin: "Origin | None"
+
+
+def prepare(request: TrainRequest, messages: Messages) -> Prepared:
+    """Read the text and choose model and plan.
+
+    Raises UsageError for what cannot act, TextError for a text that cannot be read, CheckpointError for a run to
+    fine-tune that cannot be read.
+    """
+    from charlm.checkpoint.run_folder import check_free  # here: torch is imported later, if all goes well
+
+    origin = _origin(request, messages)
+    model, training, text = configure(request, origin, messages)
+    budget = request.budget(model, training)
+    if request.run is not None:
+        check_free(request.root, request.run)
+    messages.say(f"reading {describe_paths(request.paths, text)}")
+    warn_unless_kept(request.paths, messages)
+    earlier = None if origin is None else origin.earlier()
+    loaded = load_text(request.paths, text, messages, verify=request.verify_cache, earlier=earlier)
+    report_text(loaded, messages, splittable=origin is None)
+    if origin is not None:
+        origin = origin.before(loaded.corpus)
+        for is_warning, sentence in describe_origin(origin, loaded.corpus):
+            (messages.warn if is_warning else messages.say)(sentence)
+    choice, sentence = choose_plan(
+        loaded, model, training, budget, request.steps, request.started, messages, origin
+    )
+    messages.say(f"model: {sentence}")
+    return Prepared(request=request, text=text, loaded=loaded, choice=choice, budget=budget, origin=origin)
+
+
+def _origin(request: TrainRequest, messages: Messages) -> "Origin | None":
+    """The run to fine-tune, where there is one."""
+    if request.from_run is None:
+        if request.from_text:
+            raise UsageError("--from-text has no effect without --from RUN; leave it out")
+        if request.checkpoint is not None:
+            raise UsageError(f"--checkpoint {one_line(request.checkpoint)} has no effect without --from RUN")
+        return None
+    from charlm.checkpoint.run_folder import find
+    from charlm.training.finetune import Origin
+
+    found = find(request.root, request.from_run)
+    origin = Origin.of(found, request.checkpoint, moved_text(request.from_text))
+    messages.say(
+        f"fine-tuning {one_line(origin.name)}, step {origin.snapshot.step}, trained on {text_name(origin.snapshot.run)}"
+    )
+    return origin
+
+
+def configure(
+    request: TrainRequest, origin: "Origin | None", messages: Messages
+) -> tuple[ModelConfig, TrainingConfig, TextConfig]:
+    """The configurations of model, training and text; fine-tuning inherits those of the other run."""
+    settings, given = dict(request.settings), set(request.given)
+    check_file_settings(request.paths, settings)
+    if origin is not None:
+        _inherit_text_settings(origin, settings, given)
+        _inherit_file_settings(origin, request.paths, settings, given, messages)
+    use_customary_split(request.paths, settings, messages)
+    model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
+    if origin is not None:
+        from charlm.training.finetune import shape_from, training_from
+
+        model, training = shape_from(origin, model, given), training_from(origin, training, given)
+    return model, training, build(TextConfig, settings)
+
+
+def check_file_settings(paths: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """UsageError for a setting that acts on files, where none is named."""
+    for name in FILE_SETTINGS:
+        if settings[name] is not None and not paths:
+            raise UsageError(f"--{name} has no effect on the bundled manual; name a file to read")
+
+
+def use_customary_split(paths: Sequence[str], settings: dict[str, Any], messages: Messages) -> None:
+    """Split a published text as others do, unless a split was chosen."""
+    from charlm.data.datasets import customary
+
+    chosen = tuple(settings[name] for name in ("val", "test", "val_file", "split"))
+    if len(paths) != 1 or chosen != (VAL, 0.0, None, "tail") or not os.path.isfile(paths[0]):
+        return
+    text = customary(os.path.basename(paths[0]), os.path.getsize(paths[0]))
+    if text is None or not text.test:
+        return
+    settings["val"], settings["test"] = text.val, text.test
+    messages.say(f"split as is customary for {text.name}: {text.split}; --val and --test choose another")
+
+
+def refuse_for_ngram(time: str | None, steps: int | None, training: TrainingConfig) -> None:
+    """UsageError for a budget or a setting that has no effect on an n-gram model."""
+    for name, value in {"time": time, "steps": steps}.items():
+        if value is not None:
+            raise UsageError(f"{name} is {value}, which has no effect with model ngram")
+    try:
+        refuse_transformer_only(training)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _inherit_text_settings(origin: "Origin", settings: dict[str, Any], given: set[str]) -> None:
+    """Read and split the new text as the old one. UsageError for a given setting that contradicts that."""
+    was = origin.text
+    for setting in settings_of(TextConfig):
+        name, before, value = setting.name, getattr(was, setting.name), settings[setting.name]
+        if name in OWN_SETTINGS or (name in SPLIT_SETTINGS and name in given):
+            continue
+        if name not in given:
+            own = name in SPLIT_SETTINGS and settings["val_file"] is not None
+            settings[name] = value if own else before
+        elif value != before and not (name in ("documents", "separator") and was.documents == "none"):
+            raise _contradiction(origin, setting.option, name, value, before)
+    if "documents" in (settings["split"], was.split) and settings["split"] != was.split:
+        option = "--split" if "split" in given else "--val-file"
+        raise _contradiction(origin, option, "split", settings["split"], was.split)
+    held_out, before = settings["val"] + settings["test"], was.val + was.test
+    if was.split == "documents" and held_out < before:
+        raise UsageError(
+            f"val and test are {held_out:g} together, and {before:g} in {origin.name}: documents that were held out would "
+            "be trained on; leave them out, or give more"
+        )
+
+
+def _contradiction(origin: "Origin", option: str, name: str, value: Any, before: Any) -> UsageError:
+    return UsageError(
+        f"{name} is {value}, and {before} in {origin.name}; fine-tuning must read and split the text as that run did: "
+        f"leave {option} out, or train a new run"
+    )
+
+
+def _inherit_file_settings(
+    origin: "Origin", paths: Sequence[str], settings: dict[str, Any], given: set[str], messages: Messages
+) -> None:
+    """Choose files and fields as the old run did, where the new files are of the same kind."""
+    from charlm.data.records import is_record_file  # here: NumPy is slow to import
+    from charlm.data.sources import find_files
+
+    was, name = origin.text, one_line(origin.name)
+    folders = any(map(os.path.isdir, paths))
+    for setting, effect in (("include", "reading only"), ("exclude", "leaving out")):
+        patterns = getattr(was, setting)
+        if patterns and setting not in given and folders:
+            settings[setting] = patterns
+            messages.say(
+                f"{effect} files that match {one_line(' or '.join(patterns))}, as {name} did; --{setting} chooses others"
+            )
+    if was.field is None or "field" in given or not paths:
+        return
+    if any(is_record_file(str(path)) for path in find_files(paths)):
+        settings["field"] = was.field
+        messages.say(
+            f"reading the field {one_line(was.field)} of each record, as {name} did; --field chooses another"
+        )
+
+
+def moved_text(paths: Sequence[str] | None, val_file: str | None = None) -> "Moved | None":
+    """Where the text of a run is now, as the user says; None where nothing was said."""
+    if not paths and val_file is None:
+        return None
+    from charlm.training.run_text import Moved  # here: torch is slow to import
+
+    val_file = None if val_file is None else os.path.expanduser(val_file)
+    return Moved(tuple(map(os.path.expanduser, paths or ())), val_file)
+
+
+def report_moved(uncached: str | None, moved: "Moved | None", messages: Messages) -> None:
+    """Report that the text was found where it is now, and whether it has to be named again."""
+    if moved is None:
+        return
+    named = one_line(" ".join(moved.texts)) or "its old place"
+    if uncached is None:
+        messages.say(
+            f"found the run's text in {named}; it is kept in the cache, so --text is not needed again"
+        )
+    else:
+        messages.warn(
+            f"found the run's text in {named}; the cache cannot be written ({uncached}), so give --text "
+            "again the next time, or set CHARLM_CACHE to a folder that can be written"
+        )
+
+
+def describe_paths(paths: Sequence[str], text: TextConfig) -> str:
+    """What is about to be read."""
+    from charlm.data import sources
+
+    if not paths:
+        return f"{sources.manual_name()}, since no file was named"
+    return sources.describe(paths, text.include, text.exclude)
+
+
+def warn_unless_kept(paths: Sequence[str], messages: Messages) -> None:
+    """Before standard input is read, warn if the cache cannot keep its text."""
+    if "-" not in paths:
+        return
+    from charlm.data.cache import cache_folder, unwritable  # here: NumPy is slow to import
+
+    reason = unwritable()
+    if reason is not None:
+        messages.warn(
+            f"the cache {one_line(str(cache_folder()))} cannot be written ({reason}), so the text from standard input "
+            "cannot be kept: `charlm resume`, and `charlm eval` on its held-out part, will need it as a file, by "
+            "--text FILE. To keep it, set CHARLM_CACHE to a folder that can be written, or save the text and train "
+            "on the file"
+        )
+
+
+def load_text(
+    paths: Sequence[str],
+    text: TextConfig,
+    messages: Messages,
+    *,
+    verify: bool = False,
+    earlier: "Earlier | None" = None,
+    scan: "TextScan | None" = None,
+) -> "Loaded":
+    """`charlm.data.load.load`, its progress reported."""
+    from charlm.data.load import load  # here: NumPy is slow to import
+
+    with messages.progress("", "B") as watch:
+        return load(paths, text, watch, verify=verify, earlier=earlier, scan=scan)
+
+
+def report_text(loaded: "Loaded", messages: Messages, *, splittable: bool = True) -> None:
+    """Report what was noticed in the files, the size of the text, and leakage; `splittable`: see `leak_warning`."""
+    note_files(loaded.notes, messages)
+    messages.say(describe_text(loaded.corpus))
+    leak = leak_warning(loaded.corpus, splittable=splittable)
+    if leak:
+        messages.warn(leak)
+
+
+def note_files(notes: Iterable[str], messages: Messages) -> None:
+    """Report what was noticed in reading files."""
+    for note in notes:
+        messages.warn(one_line(note))
+
+
+def choose_plan(
+    loaded: "Loaded",
+    model: ModelConfig,
+    training: TrainingConfig,
+    budget: float | None,
+    steps: int | None,
+    started: float,
+    messages: Messages,
+    origin: "Origin | None" = None,
+) -> "tuple[Choice, str]":
+    """Choose model, training and plan for a text, for `budget` seconds since `started` or a number of steps.
+
+    Returns the choice and a sentence that describes it. Raises UsageError for settings that do not go together.
+    """
+    from charlm.threads import use_threads  # here: torch is slow to import
+    from charlm.training.device import about_gpu, pick_device
+    from charlm.training.finetune import choose_from
+    from charlm.training.planner import Budget, choose
+    from charlm.training.start import means_of, recorded
+
+    corpus, most = loaded.corpus, use_threads(training.threads)
+    if model.is_ngram:
+        choice = recorded(choose(Budget(), len(corpus.train), model, training), Budget(), 1)
+        return choice, describe_model(choice, corpus.vocabulary)
+    if (idle_gpu := about_gpu(training.device)) is not None:
+        messages.say(idle_gpu)
+    threads, means = means_of(pick_device(training.device), training, steps, budget)
+    if budget is not None:
+        means = replace(means, seconds=round(max(1.0, budget - (perf_counter() - started)), 2))
+    try:
+        if origin is None:
+            choice = choose(means, len(corpus.train), model, training)
+        else:
+            choice = choose_from(origin, corpus, means, model, training)
+        choice = recorded(choice, means, threads)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    busy = f"; on {threads} of {most} threads, since the machine is busy" if threads < most else ""
+    return choice, f"{describe_model(choice, corpus.vocabulary)}, chosen {choice.why}{busy}"
+
+
+def begun_run(root: Path, name: str) -> "RunFolder | None":
+    """The run of that name, if it has a checkpoint to resume. Raises UsageError for a comparison."""
+    from charlm.checkpoint.run_folder import RunFolder, check_name
+
+    check_name(name)
+    run = RunFolder(root / name)
+    if (run.path / "comparison.json").exists():
+        raise UsageError(f"{run.name} is a comparison; charlm resume {run.name} resumes it")
+    return run if (run.path / "run.json").is_file() and run.steps() else None
+
+
+def check_same_request(run: "RunFolder", request: TrainRequest, messages: Messages) -> "Snapshot":
+    """The newest checkpoint of a run that the same request began.
+
+    Raises UsageError where the request has other settings, CheckpointError where it names another text, or while
+    another process trains the run.
+    """
+    from charlm.checkpoint.snapshot import read_newest
+    from charlm.training.run_text import earlier_of
+
+    run.lock()
+    try:
+        snapshot = read_newest(run, messages.warn)
+    finally:
+        run.unlock()
+    different = _differences(snapshot, request.asked)
+    if different:
+        raise UsageError(
+            f"the run {run.name} was begun with other settings: {'; '.join(different)}. Give the same command, "
+            "or another name with --run"
+        )
+    text = TextConfig.from_json(snapshot.run["text"])
+    loaded = load_text(request.paths, text, messages, earlier=earlier_of(snapshot.run))
+    note_files(loaded.notes, messages)
+    if loaded.corpus.key != str(snapshot.run["corpus"]["key"]):
+        raise CheckpointError(
+            f"the run {run.name} was trained on another text: {text_name(snapshot.run)}, and this is "
+            f"{one_line(loaded.label)}, SHA-256 {loaded.corpus.sha256[:16]}. Put that text back, or give "
+            "another name with --run"
+        )
+    return snapshot
+
+
+def _differences(snapshot: "Snapshot", asked: Mapping[str, Any]) -> list[str]:
+    """Each setting that differs from those the run was begun with; `threads` may."""
+    before = snapshot.run.get("asked")
+    if not isinstance(before, Mapping):  # of an older version: compared with what was chosen in the end
+        configs = (snapshot.model_config.to_json(), snapshot.training_config.to_json(), snapshot.run["text"])
+        chosen = {name: value for config in configs for name, value in config.items()}
+        before = {name: chosen.get(name, asked[name]) for name in asked}
+
+    def shown(value: Any) -> str:
+        return "not given" if value is None else one_line(str(value))
+
+    return [
+        f"{one_line(name)} was {shown(before.get(name))} and is {shown(asked.get(name))}"
+        for name in {**before, **asked}
+        if name != "threads" and before.get(name) != asked.get(name)
+    ]
