@@ -27,7 +27,7 @@ from charlm.training.describe import (
 if TYPE_CHECKING:  # NumPy and torch are slow to import
     from charlm.checkpoint.run_folder import RunFolder
     from charlm.checkpoint.snapshot import Snapshot
-    from charlm.data.holdout import Earlier
+    from charlm.data.holdout import EarlierText
     from charlm.data.load import Loaded
     from charlm.data.text_scan import TextScan
     from charlm.training.finetune import Origin
@@ -380,7 +380,7 @@ def load_text(
     messages: Messages,
     *,
     verify: bool = False,
-    earlier: "Earlier | None" = None,
+    earlier: "EarlierText | None" = None,
     scan: "TextScan | None" = None,
 ) -> "Loaded":
     """`charlm.data.load.load`, its progress reported."""
