@@ -1,5 +1,6 @@
 """Long texts in blocks: the same ids, the same sentences, nothing left over, nothing half written."""
 
+import bz2
 import errno
 import gzip
 import json
@@ -37,7 +38,7 @@ MIXED = "plain ascii, and é, and 字, and 🦆\r\n" * 40
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks so small that every text is a long one."""
     monkeypatch.setattr(decoding, "HEAD", 16)
-    monkeypatch.setattr(stream, "PIECE", 7)
+    monkeypatch.setattr(stream, "PIECE", 11)  # which tells bz2 from text
     monkeypatch.setattr(decoding, "PIECE", 7)
     monkeypatch.setattr(encode, "AT_ONCE", 4)
     monkeypatch.setattr(encode, "IN_MEMORY", 8)
@@ -84,7 +85,9 @@ def test_line_ends_are_counted_across_blocks(texts: list[str]) -> None:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("encoding", [None, "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "gb18030", "utf-7"])
-@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize(
+    "pack", [lambda data: data, gzip.compress, bz2.compress], ids=["plain", "gzip", "bz2"]
+)
 def test_in_pieces_it_is_the_same_text(encoding: str | None, pack: Any) -> None:
     write("t", pack(MIXED.encode(encoding or "utf-8")))
     assert read_all(["t"], encoding).joined == MIXED

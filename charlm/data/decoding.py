@@ -133,13 +133,7 @@ class TextDecoder:
     user are complete once the text is read.
     """
 
-    def __init__(
-        self,
-        label: str,
-        encoding: str | None = None,
-        *,
-        inherited: bool = False,
-    ) -> None:
+    def __init__(self, label: str, encoding: str | None = None, *, inherited: bool = False) -> None:
         """`encoding` None: UTF-8, or what the byte-order mark says.
 
         An `inherited` encoding, that of a run, gives way to a byte-order mark and to valid UTF-8.
@@ -165,13 +159,12 @@ class TextDecoder:
         else:
             path = None  # a short text is not worth reading again
         self._head = b"".join(head)
-        del head
         mark = self._choose_codec(self._head)
         starts = range(len(mark), len(self._head), PIECE)
-        pieces = chain((self._head[at : at + PIECE] for at in starts), pieces, [b""])
+        rest = filter(None, chain((self._head[at : at + PIECE] for at in starts), pieces))
         decode = self._decode_utf8 if self.codec == "utf-8" else self._decode_other
         is_empty = True
-        for block in decode(pieces, len(mark), path):
+        for block in decode(chain(rest, [b""]), len(mark), path):
             is_empty = False
             self._count_lines(block.utf8)
             yield block
@@ -179,7 +172,7 @@ class TextDecoder:
             self.notes.append("empty")
 
     def _choose_codec(self, head: bytes) -> bytes:
-        """Decide how a text that begins so is decoded; the byte-order mark to skip."""
+        """Decide how a text that begins so is decoded. Return the byte-order mark to skip."""
         if found := binary_format(head):
             raise TextError(f"{self._label} is {found[0]}, not text. {found[1]}")
         mark, marked = byte_order_mark(head)
@@ -214,6 +207,7 @@ class TextDecoder:
         return mark
 
     def _decode_utf8(self, pieces: Iterator[bytes], offset: int, path: str | None) -> Iterator[Block]:
+        """Decode pieces, the last of them empty."""
         rest = b""
         for piece in pieces:
             data = rest + piece if rest else piece
@@ -270,11 +264,8 @@ class TextDecoder:
         at = offset + error.start
         if at < len(self._head):
             data, start = self._head, at
-        else:
-            data, start = (
-                data[: data.rfind(b"\n", error.end) + 1 or None],
-                error.start,
-            )  # half a character misleads
+        else:  # whole lines: half a character misleads
+            data, start = data[: data.rfind(b"\n", error.end) + 1 or None], error.start
         end = max(start + 1, min(start + error.end - error.start, start + 4))
         return invalid(data, self._label, self.codec, (start, end), at, self._lines + 1)
 

@@ -233,7 +233,8 @@ def decompress(kind: str, pieces: Iterable[bytes], label: str, size: int | None 
                 out = stream.decompress(rest, PIECE)
                 produced, rest = produced + len(out), b""
                 _refuse_bomb(produced, size or taken, label)
-                yield out
+                if out:
+                    yield out
                 if stream.eof:
                     rest, stream = stream.unused_data, None
                 elif stream.needs_input:
