@@ -1,4 +1,4 @@
-"""`charlm data`: published texts by name; the only command that opens a connection."""
+"""`charlm data`: list benchmark texts and download them; the only command that opens a connection."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,20 +12,22 @@ from charlm.suggestions import command_meant, name_meant
 from charlm.terminal import command_line, one_line
 
 EXAMPLES = """Examples:
-  charlm data list                          the texts, their sources and how they are checked
+  charlm data list                          names, addresses, hashes and customary splits
   charlm data get tinyshakespeare           into data/
-  charlm data get enwik8 --to /tmp/texts    elsewhere; a broken download goes on where it broke"""
+  charlm data get enwik8 --to /tmp/texts    elsewhere"""
 
 
 def command(
-    what: Annotated[str, typer.Argument(metavar="list|get", help="list, or get.")] = "list",
-    name: Annotated[str | None, typer.Argument(help="Which to get.")] = None,
+    what: Annotated[
+        str, typer.Argument(metavar="list|get", help="List the texts, or download one.")
+    ] = "list",
+    name: Annotated[str | None, typer.Argument(help="Name of the text to download.")] = None,
     to: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder to download to. [default: data]")
+        str | None, typer.Option(metavar="DIR", help="Folder to download into. [default: data]")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List texts that others measure on, or fetch one and check it.
+    """List benchmark texts, or download one and check it.
 
     No other command opens a connection, and this one only to the address that it shows.
     """
@@ -33,7 +35,7 @@ def command(
 
     if what == "list":
         if name is not None or to is not None:
-            raise UsageError("data list takes no name and no --to; to download one: charlm data get NAME")
+            raise UsageError("data list takes no name and no --to; to fetch one: charlm data get NAME")
         _list(as_json)
         return
     if what != "get":
@@ -96,8 +98,7 @@ def _list(as_json: bool) -> None:
 
 def _get(name: str, folder: Path, as_json: bool) -> None:
     from charlm.cli.loading import Bar
-    from charlm.data.datasets import TEXTS
-    from charlm.data.download import fetch
+    from charlm.data.datasets import TEXTS, fetch
 
     text, bar = TEXTS[name], Bar()
     say(f"fetching {text.url}")

@@ -1,15 +1,28 @@
-"""Texts that others measure on: address, size and hash of each, and who published the hash."""
+"""Benchmark texts: where each is published, how to check it, and its download.
 
+This is the only module that opens a connection, and only when `fetch` is called.
+"""
+
+import hashlib
 import re
 import shlex
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
 
+from charlm import files
+from charlm.errors import ResourceError, TextError
 from charlm.terminal import one_line
+
+PIECE = 1 << 16
+TIMEOUT = 30.0
+"""Seconds without an answer after which a download is given up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A text to be had from an address, and how to know that it is the right one."""
+    """A published text, and how to know that a download is that text."""
 
     name: str
     url: str
@@ -17,15 +30,15 @@ class Published:
     algorithm: str  # of `digest`, which is of the text, not of an archive
     digest: str
     source: str  # where the hash is published
-    member: str | None = None  # of a zip archive: the one file in it that is read
-    most: int  # bytes that are downloaded at most
-    val: float  # the customary split: shares at the end to hold out, and after it to test on
+    member: str | None = None  # the file in a zip archive that is the text
+    most: int  # bytes to download at most
+    val: float  # the customary split: held-out share, and the test share after it
     test: float
-    checked: str
+    checked: str  # by us
 
     @property
     def file_name(self) -> str:
-        """What it is called in the folder that it is put into."""
+        """Its name in the folder of downloads."""
         return f"{self.name}.txt"
 
     @property
@@ -83,7 +96,7 @@ TEXTS = {
 
 
 def customary(path: str, size: int) -> Published | None:
-    """The published text that a file is by its name and size, where there is one."""
+    """The published text with the name and the size of a file, or None."""
     return next((t for t in TEXTS.values() if path.endswith(t.file_name) and size == t.size), None)
 
 
@@ -99,7 +112,7 @@ _FETCHED_BY = {
 
 
 def address_advice(name: str) -> str | None:
-    """What to do with the address of a text on another machine; None for any other name. Raises nothing."""
+    """What to do with a URL given as the name of a text; None if it is not a URL."""
     match = _ADDRESS.match(name)
     if match is None:
         return None
@@ -114,3 +127,135 @@ def address_advice(name: str) -> str | None:
         f"{shown} is an address (URL), and charlm reads only files. Download it, for example by {by}, and name "
         "the file; charlm data list shows the texts that charlm fetches by itself"
     )
+
+
+Watch = Callable[[str, int, int | None], None]
+
+
+def fetch(text: Published, folder: Path, watch: Watch = lambda what, done, of: None) -> Path:
+    """Download a text into a folder, or find it there; its path. Nothing is left of a failed download.
+
+    Raises TextError if the text cannot be downloaded or is not the published one, ResourceError if it cannot be
+    written. A file of that name is never replaced.
+    """
+    target = folder / text.file_name
+    try:
+        if target.exists():
+            if not target.is_file() or not _is_published(text, target):
+                raise TextError(
+                    f"{one_line(str(target))} exists and is not the published {text.name}; move it away, or give --to"
+                )
+            return target
+        files.make_folder(folder)
+        with files.replacing(target) as file:
+            received = _received(text, watch)
+            if text.member is None:
+                _copy_checked(text, received, file)
+            else:
+                with files.scratch(folder, in_memory=PIECE) as archive:
+                    for piece in received:
+                        archive.write(piece)
+                    _copy_checked(text, _member(text, archive), file)
+    except OSError as error:
+        raise ResourceError(f"{one_line(str(target))} cannot be written: {error.strerror or error}") from None
+    return target
+
+
+def _is_published(text: Published, path: Path) -> bool:
+    digest = hashlib.new(text.algorithm, usedforsecurity=False)
+    with open(path, "rb") as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return path.stat().st_size == text.size and digest.hexdigest() == text.digest
+
+
+def _copy_checked(text: Published, pieces: Iterator[bytes], file: IO[bytes]) -> None:
+    """Write the text, at most one piece more than its size; TextError unless it is the published one."""
+    digest, size = hashlib.new(text.algorithm, usedforsecurity=False), 0
+    for piece in pieces:
+        file.write(piece)
+        digest.update(piece)
+        size += len(piece)
+        if size > text.size:
+            break
+    if size != text.size or digest.hexdigest() != text.digest:
+        raise _not_downloaded(text, f"its size or {text.algorithm} is not the published one")
+
+
+def _received(text: Published, watch: Watch) -> Iterator[bytes]:
+    """What the server sends, at most `most` bytes. Raises TextError for whatever goes wrong on the way."""
+    from http.client import HTTPException  # here: the table of texts is needed for help, connections are not
+    from urllib.error import HTTPError
+    from urllib.request import Request, build_opener
+
+    request = Request(text.url, headers={"User-Agent": "charlm", "Accept-Encoding": "identity"})
+    done = 0
+    try:
+        with build_opener(_redirects()).open(request, timeout=TIMEOUT) as answer:
+            encoding = answer.headers.get("Content-Encoding", "identity")
+            if encoding.strip().lower() not in ("", "identity"):
+                raise ValueError(f"the server sent it encoded ({encoding}), which charlm did not ask for")
+            while piece := answer.read(PIECE):
+                done += len(piece)
+                if done > text.most:
+                    raise ValueError(f"the server sent more than {text.most:,} bytes")
+                watch("fetching", done, text.most)
+                yield piece
+    except HTTPError as error:
+        error.close()
+        raise _not_downloaded(
+            text, f"the server answers {error.code} {one_line(str(error.reason))}"
+        ) from None
+    except (OSError, HTTPException, ValueError, OverflowError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise _not_downloaded(text, one_line(str(reason)) or type(error).__name__) from None
+
+
+def _redirects() -> Any:
+    """Follows redirects of HTTP, but none from https to another scheme."""
+    from urllib.error import HTTPError
+    from urllib.request import HTTPRedirectHandler
+
+    class Redirects(HTTPRedirectHandler):
+        def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
+            before, after = req.full_url.partition(":")[0], newurl.partition(":")[0]
+            if after not in (before, "https"):
+                fp.close()
+                raise HTTPError(newurl, code, f"redirected from {before} to {after}", headers, None)
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    return Redirects()
+
+
+def _member(text: Published, archive: IO[bytes]) -> Iterator[bytes]:
+    """The text in a zip archive; TextError if it is damaged or holds another one."""
+    import zipfile
+
+    try:
+        opened = zipfile.ZipFile(archive)
+        found = [info for info in opened.infolist() if info.filename == text.member]
+        if len(found) != 1 or found[0].file_size != text.size:
+            raise ValueError(f"no single member {text.member} of {text.size:,} bytes")
+        with opened.open(found[0]) as file:
+            while piece := file.read(PIECE):
+                yield piece
+    except Exception as error:  # noqa: BLE001  whatever zipfile and its decompressors raise for a damaged archive
+        raise _not_downloaded(text, f"it is not a whole zip archive ({one_line(str(error))})") from None
+
+
+def _not_downloaded(text: Published, why: str) -> TextError:
+    proxy = _proxy(text)
+    through = f" through the proxy {proxy}, which the environment names" if proxy else ""
+    return TextError(f"{text.name} could not be downloaded from {one_line(text.url)}{through}: {why}")
+
+
+def _proxy(text: Published) -> str | None:
+    """The proxy that the environment names for the address, without name and password."""
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(text.url)
+    proxy = getproxies().get(parts.scheme)
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    return one_line(proxy.rpartition("@")[2])
