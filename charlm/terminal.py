@@ -279,3 +279,10 @@ def _reconfigure(stream: Any, **how: str) -> None:
         stream.reconfigure(**how)
     except (AttributeError, ValueError, OSError):  # no stream, not a text stream, closed, gone
         return
+
+
+def percent(share: float) -> str:
+    """A share between 0 and 1 in percent: `0 %`, `< 0.1 %`, `12.3 %`."""
+    if share == 0:
+        return "0 %"
+    return f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from charlm.data.overlap import PASSAGE
 from charlm.data.text_scan import Sample
 from charlm.data.tokenizer import END, END_POINT, code_points
-from charlm.inspection.entropy import entropies
-from charlm.inspection.repeats import longest_repeat, repeated_share, repeated_share_of_samples
+from charlm.inspection.entropy import entropies, longest_repeat, repeated_share, sampled_repeated_share
 
 texts = st.text(alphabet=f"ab{END}", max_size=40) | st.text(alphabet=f"abcdé{END}", max_size=60)
 
@@ -34,7 +33,7 @@ def test_the_longest_repeat_is_that_of_brute_force(text: str) -> None:
     assert (found.length if found else 0) == plain_longest(text)
     if found:
         passage = text[found.first : found.first + found.length]
-        assert text.startswith(passage, found.again) and found.again - found.first >= found.length
+        assert text.startswith(passage, found.last) and found.last - found.first >= found.length
         assert found.times == text.count(passage) >= 2 and END not in passage
 
 
@@ -43,7 +42,7 @@ def test_a_long_repeat_is_found_to_the_character() -> None:
     noise[40_000:46_789] = noise[123 : 123 + 6_789]
     noise[40_000 - 1], noise[46_789] = 33, 34
     found = longest_repeat(noise)
-    assert found and (found.length, found.first, found.again, found.times) == (6_789, 123, 40_000, 2)
+    assert found and (found.length, found.first, found.last, found.times) == (6_789, 123, 40_000, 2)
 
 
 def plain_entropy(text: str, order: int) -> tuple[float, float] | None:
@@ -97,7 +96,7 @@ def test_samples_say_about_as_much(share: float) -> None:
     text = np.random.default_rng(1).integers(0, 60, 600_000).astype(np.uint8)
     length = int(len(text) * share)
     text[len(text) - length :] = text[:length]
-    found = repeated_share_of_samples(text)
+    found = sampled_repeated_share(text)
     assert found.share == pytest.approx(repeated_share(text.astype(np.uint32)).share, abs=0.02)
     assert found.word == "about "
 

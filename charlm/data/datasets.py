@@ -220,8 +220,7 @@ def _redirects() -> Any:
         def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
             before, after = req.full_url.partition(":")[0], newurl.partition(":")[0]
             if after not in (before, "https"):
-                fp.close()
-                raise HTTPError(newurl, code, f"redirected from {before} to {after}", headers, None)
+                raise HTTPError(newurl, code, f"redirected from {before} to {after}", headers, fp)
             return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     return Redirects()

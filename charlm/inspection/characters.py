@@ -29,18 +29,8 @@ CONTROLS = {
 """Of those without a name in Unicode, the names by which they are known."""
 NEEDED = "\t\n\r\u200c\u200d"
 """Controls that text is made of: ends of lines, tabs, and the joiners of scripts and emoji."""
-UNSEEN = {
-    0xAD,
-    0x61C,
-    0x180E,
-    *range(0x200B, 0x2010),
-    *range(0x2028, 0x202F),
-    *range(0x2060, 0x2070),
-    0xFEFF,
-    *range(0xFFF9, 0xFFFC),
-    *range(0xE0000, 0xE0080),
-}
-"""Format characters, and separators, that steer or hide and show nothing."""
+VISIBLE_FORMATS = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
+"""Format characters that show a sign above or around a number."""
 
 
 @dataclass(frozen=True)
@@ -48,32 +38,30 @@ class Character:
     """A character and how often it occurs."""
 
     char: str
+    code_point: str  # U+00E9
+    name: str  # in Unicode, or what it is known as
     count: int
 
-    @property
-    def code_point(self) -> str:
-        """As Unicode writes it."""
-        return f"U+{ord(self.char):04X}"
-
-    @property
-    def name(self) -> str:
-        """Its name in Unicode, or what it is known as."""
-        return unicodedata.name(self.char, "") or CONTROLS.get(ord(self.char)) or _kind(self.char)
-
-    @property
-    def unseen(self) -> bool:
-        """Does it show nothing, and yet do something?"""
-        if self.char in NEEDED:
-            return False
-        return ord(self.char) in UNSEEN or unicodedata.category(self.char) in ("Cc", "Co")
+    @classmethod
+    def of(cls, char: str, count: int) -> "Character":
+        """With its name."""
+        name = unicodedata.name(char, "") or CONTROLS.get(ord(char)) or _kind(char)
+        return cls(char, f"U+{ord(char):04X}", name, count)
 
 
-def characters(counts: Counts) -> list[Character]:
-    """All that occur, the most frequent first; `counts` of each code point."""
+def is_invisible(char: str) -> bool:
+    """Whether a character shows nothing, yet steers or hides text."""
+    if char in NEEDED or ord(char) in VISIBLE_FORMATS:
+        return False
+    return unicodedata.category(char) in ("Cc", "Cf", "Co", "Zl", "Zp")
+
+
+def list_characters(counts: Counts) -> list[Character]:
+    """All characters of a text, the most frequent first, from how often each code point occurs: (n,)."""
     present = np.flatnonzero(counts)
     present = present[present != END_POINT]
     present = present[np.lexsort((present, -counts[present]))]
-    return [Character(chr(point), int(counts[point])) for point in present.tolist()]
+    return [Character.of(chr(point), int(counts[point])) for point in present.tolist()]
 
 
 def scripts(found: list[Character]) -> dict[str, int]:
@@ -108,7 +96,6 @@ SHORTEST_WORD = 3
 SHOWN_WORDS = 5
 SPACES = LOOKALIKES[3].replace("\u3000", "")
 """What looks like a space; the ideographic one is as wide as a character, and meant."""
-INNER_SPACES = re.compile(r"(?<=\S)[ \t\u00a0\u2007\u2009\u202f]{2,}(?=\S)")
 WORDS = re.compile(r"[^\W\d_]+")
 BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 MISREAD = ("cp1252", "latin-1")
@@ -122,49 +109,25 @@ class NormalForms:
     composed: int
     decomposed: int
     unstable: int  # characters that every normal form replaces by another that looks the same
-    reordered: bool  # do several marks on a letter stand in another order than normal forms have them in?
-
-    @property
-    def mixed(self) -> bool:
-        """Both ways in one text?"""
-        return bool(self.composed and self.decomposed)
-
-    @property
-    def is_nfc(self) -> bool:
-        """Is the text in its composed form?"""
-        return not (self.decomposed or self.unstable or self.reordered)
-
-
-@dataclass(frozen=True)
-class MixedWords:
-    """Words with letters of another script that look like the script's own."""
-
-    count: int
-    letters: tuple[Character, ...]  # the odd ones, the most frequent first
-    words: tuple[str, ...]  # some of them
+    reordered: bool  # several marks on a letter are not in the order of the normal forms
+    mixed: bool  # both composed and decomposed
 
 
 def normal_forms(found: Sequence[Character], text: str) -> NormalForms:
-    """From all characters of a text, and as much of its text as there is."""
+    """From all characters of a text, and a sample of the text."""
     composed = unstable = 0
     for character in found:
-        char = character.char
-        if unicodedata.normalize("NFC", char) != char:
+        if unicodedata.normalize("NFC", character.char) != character.char:
             unstable += character.count
-        elif unicodedata.normalize("NFD", char) != char:
+        elif unicodedata.normalize("NFD", character.char) != character.char:
             composed += character.count
-    joinable = _joinable(text)
-    is_nfc = unicodedata.is_normalized("NFC", text)
-    return NormalForms(composed, joinable, unstable, not (joinable or unstable or is_nfc))
-
-
-def _joinable(text: str) -> int:
-    """How many characters are marks that the composed form has within the letter before."""
-    if text.isascii() or unicodedata.is_normalized("NFC", text):
-        return 0
-    singles = Counter(text)
-    alone = sum((len(unicodedata.normalize("NFC", char)) - 1) * n for char, n in singles.items())
-    return max(0, len(text) + alone - len(normal_form(text, "NFC")))
+    is_nfc = text.isascii() or unicodedata.is_normalized("NFC", text)
+    decomposed = 0
+    if not is_nfc:  # characters that normalizing saves, less those that it adds where they stand alone
+        alone = sum((len(unicodedata.normalize("NFC", char)) - 1) * n for char, n in Counter(text).items())
+        decomposed = max(0, len(text) + alone - len(normal_form(text, "NFC")))
+    reordered = not (decomposed or unstable or is_nfc)
+    return NormalForms(composed, decomposed, unstable, reordered, bool(composed and decomposed))
 
 
 def compatible(found: Sequence[Character]) -> list[Character]:
@@ -178,53 +141,52 @@ def compatible(found: Sequence[Character]) -> list[Character]:
     return kept
 
 
-def mixed_words(found: Sequence[Character], text: str) -> MixedWords:
-    """Words of which some letters are of another script than the rest, and could be of the same by their looks."""
+@dataclass(frozen=True)
+class LookAlikes:
+    """Characters that look the same. `marks`: rows of quotes, dashes and spaces with more than one each.
+
+    `words`: how many words have letters of another script that look like the script's own.
+    """
+
+    marks: tuple[tuple[Character, ...], ...]
+    words: int
+    examples: tuple[str, ...]
+    letters: tuple[Character, ...]  # the odd ones, the most frequent first
+
+
+def find_lookalikes(found: Sequence[Character], text: str) -> LookAlikes:
+    """From all characters of a text, and a sample of the text."""
+    by_char = {character.char: character for character in found}
+    rows = [[by_char[char] for char in row if char in by_char] for row in (*LOOKALIKES[:3], SPACES)]
+    marks = tuple(tuple(sorted(row, key=lambda c: -c.count)) for row in rows if len(row) > 1)
     there = {script_of(c.char) for c in found if c.char.isalpha()}
     words: Counter[str] = Counter()
     letters: Counter[str] = Counter()
     for first, second, pairs in ALIKE_LETTERS:
-        ones = {first: set(pairs[::2]), second: set(pairs[1::2])}
-        if not set(ones) <= there:
+        alike = {first: set(pairs[::2]), second: set(pairs[1::2])}
+        if not set(alike) <= there:
             continue
         for word, n in Counter(WORDS.findall(text)).items():
-            odd = _odd(word, ones) if len(word) >= SHORTEST_WORD and not word.isascii() else ""
+            odd = _odd_letters(word, alike) if len(word) >= SHORTEST_WORD and not word.isascii() else ""
             if odd:
                 words[word] += n
                 letters.update({char: odd.count(char) * n for char in odd})
-    shown = tuple(word for word, _ in words.most_common(SHOWN_WORDS))
-    return MixedWords(words.total(), tuple(Character(c, n) for c, n in letters.most_common()), shown)
+    examples = tuple(word for word, _ in words.most_common(SHOWN_WORDS))
+    odd_ones = tuple(Character.of(char, n) for char, n in letters.most_common())
+    return LookAlikes(marks, words.total(), examples, odd_ones)
 
 
-def _odd(word: str, ones: dict[str, set[str]]) -> str:
-    """The letters of a word that are of the wrong script: those of the fewer, if all of them look alike."""
-    of = {script: [c for c in word if script_of(c) == script] for script in ones}
+def _odd_letters(word: str, alike: dict[str, set[str]]) -> str:
+    """The letters of a word that are of the rarer script, if all of them look like the other's."""
+    of = {script: [c for c in word if script_of(c) == script] for script in alike}
     fewer, more = sorted(of, key=lambda script: len(of[script]))
     if not of[fewer] or len(of[fewer]) == len(of[more]):
         return ""
-    return "".join(dict.fromkeys(of[fewer])) if set(of[fewer]) <= ones[fewer] else ""
-
-
-def alike(found: Sequence[Character]) -> list[list[Character]]:
-    """Quotes, dashes and spaces of which a text has more than one that look the same."""
-    counts = {character.char: character for character in found}
-    rows = [[counts[char] for char in row if char in counts] for row in (*LOOKALIKES[:3], SPACES)]
-    return [sorted(row, key=lambda c: -c.count) for row in rows if len(row) > 1]
-
-
-def mixed_quotes(row: Sequence[Character]) -> bool:
-    """Has such a row the quote of the typewriter, and one of print too?"""
-    chars = {character.char for character in row}
-    return any(mark in chars and len(chars - {mark, "`", "´"}) for mark in "'\"")
-
-
-def inner_spaces(text: str) -> int:
-    """Characters of runs of spaces within lines, all but the first of each: what collapsing them saves."""
-    return sum(len(match.group()) - 1 for match in INNER_SPACES.finditer(text))
+    return "".join(dict.fromkeys(of[fewer])) if set(of[fewer]) <= alike[fewer] else ""
 
 
 def misread(text: str) -> tuple[int, str] | None:
-    """How many runs of characters are UTF-8 read as another encoding, and which; None where few are."""
+    """How many runs of characters are UTF-8 decoded as another encoding, and which; None if few are."""
     runs = Counter(BEYOND_ASCII.findall(text))
     for codec in MISREAD:
         count = sum(n for run, n in runs.items() if _is_utf8(run, codec))

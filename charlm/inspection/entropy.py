@@ -1,15 +1,19 @@
-"""The conditional empirical entropy of a text: what its own counts say that a character tells, given those before it."""
+"""Statistics of a text by its own counts: conditional entropies, the longest repeat, the share that is repeated."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.data.tokenizer import END_POINT, Points
+from charlm.data.overlap import MOST_READ, PASSAGE, Overlap, hashes_of, sampled_hashes, spread_pieces
+from charlm.data.tokenizer import END_POINT, Ids, Points
 
 MOST_ORDER = 5
-KIND = "conditional empirical entropy"
-"""By the counts of the very text that it is of: H = -1/N sum log2 c(context, character) / c(context)."""
+
+Numbers = NDArray[np.signedinteger[Any]]
+Names = NDArray[np.int64]
+"""For each place a number that names the passage of some length there; -1 if it occurs only once."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +22,14 @@ class Entropy:
 
     order: int
     bits_per_char: float | None  # None: no character has so many before it
-    seen_once: float  # share of characters whose context occurs nowhere else: they seem to tell nothing
+    seen_once: float  # share of characters whose context occurs once: they seem to tell nothing
 
 
 def entropies(codes: Points, most_order: int = MOST_ORDER) -> list[Entropy]:
-    """Of each order from 0. Contexts end at END_POINT, where a document or a piece of a sample ends.
+    """Conditional empirical entropies H = -1/N sum log2 c(context, character) / c(context), of each order from 0.
 
-    No estimate for other text: a context seen once looks certain, so high orders on short texts are far
-    too low.
+    Contexts end at END_POINT. This is no estimate for other text: a context that occurs once looks certain, so
+    high orders on short texts are far too low.
     """
     different, symbols = np.unique(codes, return_inverse=True)
     inside = codes != END_POINT
@@ -53,3 +57,107 @@ def entropies(codes: Points, most_order: int = MOST_ORDER) -> list[Entropy]:
 def _n_log_n(counts: NDArray[np.int64]) -> float:
     counts = counts[counts > 1]
     return float((counts * np.log2(counts)).sum())
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A passage that occurs in a text twice or more without overlap."""
+
+    length: int
+    first: int  # where it begins first
+    last: int  # and last
+    times: int
+
+
+def longest_repeat(codes: Points) -> Repeat | None:
+    """The longest passage that occurs twice without overlapping itself; None where no character does.
+
+    No passage reaches across END_POINT. Exact, by prefix doubling (Karp, Miller and Rosenberg
+    1972, "Rapid identification of repeated patterns").
+    """
+    _, names = np.unique(codes, return_inverse=True)
+    names = _repeated(np.where(codes == END_POINT, -1, names), 1)
+    if not (names >= 0).any():
+        return None
+    levels = [names.astype(np.int32)]  # of lengths 1, 2, 4, ...
+    while True:
+        length = 1 << (len(levels) - 1)
+        doubled = _joined(levels[-1], levels[-1], length, length)
+        if not (doubled >= 0).any():
+            break
+        levels.append(doubled.astype(np.int32))
+    best: Numbers = levels[-1]
+    length = 1 << (len(levels) - 1)
+    for j in range(len(levels) - 2, -1, -1):
+        longer = _joined(best, levels[j], length, 1 << j)
+        if (longer >= 0).any():
+            best, length = longer, length + (1 << j)
+    places = np.flatnonzero(best >= 0)
+    first = int(places[0])
+    same = np.flatnonzero(best == best[first])
+    return Repeat(length, first, int(same[-1]), _apart(same, length))
+
+
+def _joined(left: Numbers, right: Numbers, length: int, more: int) -> Names:
+    """The names of passages of `length` and what follows them, of length `more`, together."""
+    names = np.full(len(left), -1, dtype=np.int64)
+    here = np.flatnonzero(left[: max(0, len(left) - length)] >= 0)
+    here = here[right[here + length] >= 0]
+    if len(here):
+        names[here] = left[here].astype(np.int64) * (int(right.max()) + 1) + right[here + length]
+    return _repeated(names, length + more)
+
+
+def _repeated(names: Names, length: int) -> Names:
+    """New names, 0 and on, for what occurs twice with `length` places between; -1 for all else."""
+    places = np.flatnonzero(names >= 0)
+    order = np.argsort(names[places], kind="stable")  # so that of equal names the places ascend
+    places, keys = places[order], names[places[order]]
+    out = np.full(len(names), -1, dtype=np.int64)
+    if not len(keys):
+        return out
+    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+    ends = np.append(starts[1:], len(keys))
+    apart = places[ends - 1] - places[starts] >= length
+    of_place = np.repeat(np.where(apart, np.cumsum(apart) - 1, -1), ends - starts)
+    out[places] = of_place
+    return out
+
+
+def _apart(places: NDArray[np.intp], length: int) -> int:
+    """How many of the passages at these places can be taken without overlap."""
+    times, free = 0, 0
+    for place in places.tolist():
+        if place >= free:
+            times, free = times + 1, place + length
+    return times
+
+
+def repeated_share(codes: Points) -> Overlap:
+    """How much of a text is in passages of PASSAGE characters or more that occurred earlier in it."""
+    chars = int((codes != END_POINT).sum())
+    hashes = hashes_of(codes)
+    if not len(hashes):
+        return Overlap(0, chars)
+    across = np.concatenate(([0], np.cumsum(codes == END_POINT)))
+    starts = np.flatnonzero(across[PASSAGE:] == across[:-PASSAGE])
+    order = starts[np.argsort(hashes[starts], kind="stable")]
+    again = order[1:][hashes[order[1:]] == hashes[order[:-1]]]
+    edges = np.zeros(len(codes) + 1, dtype=np.int64)
+    np.add.at(edges, again, 1)
+    np.add.at(edges, again + PASSAGE, -1)
+    return Overlap(int((np.cumsum(edges[:-1]) > 0).sum()), chars)
+
+
+def sampled_repeated_share(ids: Ids) -> Overlap:
+    """The same for a long text: of the passages that begin with an anchor, how many occurred earlier.
+
+    Equal passages are sampled together (see `overlap_of_samples`).
+    """
+    read, hashes = 0, []
+    for piece in spread_pieces(ids, MOST_READ):
+        read += len(piece)
+        hashes.append(sampled_hashes(piece))
+    there = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
+    share_read = min(1.0, read / max(1, len(ids)))
+    return Overlap(len(there) - len(np.unique(there)), len(there), share_read, sampled=True)

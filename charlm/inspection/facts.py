@@ -1,166 +1,256 @@
-"""What `charlm inspect` finds in a text before anything is trained on it, as one object."""
+"""What `charlm inspect` finds in a text: one tree of facts, whose fields are the keys of its JSON."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
-from charlm.config import FEWEST_HELD_OUT
+import numpy as np
+
+from charlm.config import FEWEST_HELD_OUT, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
-from charlm.data.overlap import Overlap, overlap
-from charlm.data.text_scan import TextScan
-from charlm.data.tokenizer import END, Points, without_ends
-from charlm.evaluation.baselines import Yardstick, xz_size
-from charlm.inspection import characters as forms
-from charlm.inspection import measured
-from charlm.inspection.characters import Character, characters, scripts
-from charlm.inspection.entropy import Entropy, entropies
-from charlm.inspection.repeats import Repeat, longest_repeat, repeated_share, repeated_share_of_samples
-from charlm.inspection.shift import is_ngram, shift
+from charlm.data.overlap import PASSAGE, Overlap, overlap
+from charlm.data.text_scan import FileRead, TextScan
+from charlm.data.tokenizer import END, text_of, without_ends
+from charlm.evaluation.baselines import kneser_ney, xz_size
+from charlm.inspection.characters import (
+    Character,
+    LookAlikes,
+    NormalForms,
+    compatible,
+    find_lookalikes,
+    is_invisible,
+    list_characters,
+    normal_forms,
+    scripts,
+)
+from charlm.inspection.entropy import (
+    Entropy,
+    entropies,
+    longest_repeat,
+    repeated_share,
+    sampled_repeated_share,
+)
+from charlm.inspection.warnings import Source, TextWarning, find_warnings
+from charlm.terminal import percent
 from charlm.training.planner import Choice
 
-RUSSIAN = frozenset("абвгдеёжзийклмнопрстуфхцчшщъыьэюя")
+SCHEMA = 3
+MOST_TRAINED = 4_000_000
+"""Symbols of the training part that the n-gram baseline is fitted on."""
+SCORED_PIECES, SCORED_PIECE = 20, 10_000
+"""How many pieces of a long held-out part it is scored on, and their length in symbols."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examination:
-    """All that was found. What is said of `sampled` text is exact where the sample is the whole of it."""
+class TextFacts:
+    """What was read, and how long it is."""
 
-    loaded: Loaded
-    look: TextScan
+    label: str
+    sha256: str
+    bytes_read: int
+    of_bytes: int | None  # of all files; None if unknown
+    read: str  # "whole", or which part
+    chars: int
+    lines: int  # with an unfinished one at the end
+    longest_line: int  # characters, in the sample
+    documents: int | None  # None if documents are not kept apart
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongestRepeat:
+    """The longest passage that occurs twice without overlap."""
+
+    chars: int
+    times: int
+    text: str
+    lines: tuple[int, int] | None  # of the first and of the last; None unless the sample is the whole text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A share of a text in passages of `passage` or more that occur elsewhere."""
+
+    share: float
+    word: str  # exactly, about, at least
+    passage: int = PASSAGE
+
+    @classmethod
+    def of(cls, found: Overlap, scan: TextScan) -> Self:
+        """A lower bound if a part of the text was left unread."""
+        word = "at least" if scan.partial else found.word.strip() or "exactly"
+        return cls(share=found.share, word=word)
+
+    def __str__(self) -> str:
+        """`12.0 %`, `about 12.0 %`."""
+        return f"{self.word.removeprefix('exactly')} {percent(self.share)}".strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeats:
+    """What the text says more than once. `repeated`: how much of it occurred earlier in it."""
+
+    longest: LongestRepeat | None
+    repeated: Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyFacts:
+    """Entropies of the sample, by its own counts."""
+
+    orders: tuple[Entropy, ...]
+    kind: str = "conditional empirical entropy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitFacts:
+    """The parts of the text. `in_training_too`: how much of the held-out part the training part contains."""
+
+    train_chars: int
+    held_out_chars: int
+    test_chars: int
+    left_out_chars: int
+    in_training_too: Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """All that was found. Repeats, entropies and words are those of a sample: the whole text if it is short."""
+
+    schema: int = SCHEMA
+    text: TextFacts
+    files: tuple[FileRead, ...]
+    newlines: dict[str, int]
+    normal_forms: NormalForms
     characters: tuple[Character, ...]
     scripts: dict[str, int]
-    sampled: str  # with END where documents and pieces end
-    normal_forms: forms.NormalForms
-    compatible: tuple[Character, ...]
-    mixed_words: forms.MixedWords
-    alike: tuple[tuple[Character, ...], ...]
-    inner_spaces: int
-    misread: tuple[int, str] | None
-    longest: Repeat | None
-    repeated: Overlap
-    leak: Overlap
-    shift: float | None
-    entropies: tuple[Entropy, ...]
+    unseen: tuple[str, ...]  # code points of invisible characters
+    compatible: tuple[str, ...]  # of letters and digits in other widths or fonts
+    lookalikes: LookAlikes
+    sampled_chars: int
+    repeats: Repeats
+    entropy: EntropyFacts
     xz_bits_per_char: float | None
-    counts: Yardstick | None
-    expected: tuple[measured.Expected, ...]
-    unlike: tuple[str, ...]  # in what the text differs from what was measured on
-    choice: Choice  # what would be trained in the time that was asked about
-
-    @property
-    def chars(self) -> int:
-        """Characters of what was read."""
-        return sum(character.count for character in self.characters)
-
-    @property
-    def sampled_chars(self) -> int:
-        """Characters that repeats, entropies and the forms of words are of."""
-        return len(without_ends(self.sampled))
-
-    @property
-    def lines(self) -> int:
-        """Lines of what was read, an unfinished one at the end included."""
-        marks = self.look.marks
-        assert marks is not None
-        ended = marks.feeds + marks.returns - marks.crlf
-        return ended + (0 if self.sampled.rstrip(END)[-1:] in ("\n", "\r") else 1)
-
-    @property
-    def longest_line(self) -> int:
-        """Characters of the longest line of the sample."""
-        plain = self.sampled.replace("\r\n", "\n").replace("\r", "\n")
-        return max(len(without_ends(line)) for line in plain.split("\n"))
-
-    @property
-    def longest_text(self) -> str:
-        """The passage that is repeated."""
-        found = self.longest
-        return "" if found is None else self.sampled[found.first : found.first + found.length]
-
-    def line_of(self, place: int) -> int:
-        """The line in which a place of the sample lies, where the sample is the whole text."""
-        before = self.sampled[:place]
-        return before.count("\n") + before.count("\r") - before.count("\r\n") + 1
+    split: SplitFacts
+    vocabulary: dict[str, int]
+    plan: dict[str, Any]  # what `charlm train` would choose
+    counts: dict[str, Any] | None  # the n-gram baseline; None if nothing is held out
+    warnings: tuple[TextWarning, ...] = ()
 
 
 def examine(
-    loaded: Loaded, look: TextScan, choice: Choice, watch: Callable[[str], None] = lambda what: None
-) -> Examination:
-    """Look at a text that was loaded with that look; `watch` is told what is looked at.
+    loaded: Loaded,
+    scan: TextScan,
+    choice: Choice,
+    config: TextConfig,
+    watch: Callable[[str], None] = lambda what: None,
+) -> Facts:
+    """Examine a text that was loaded with a scan; `watch` is told what is being measured.
 
-    Time and memory are bounded whatever its length: repeats and entropies are of at most two
-    million characters, counts of four million symbols.
+    Time and memory are bounded whatever its length: the sample has at most two million characters.
     """
-    corpus, codes = loaded.corpus, look.sample.codes()
-    text = _text(codes)
-    found = characters(look.counts)
-    watch("looking for repeats")
-    longest = longest_repeat(codes)
-    repeated = repeated_share(codes) if look.sample.whole else repeated_share_of_samples(corpus.train)
-    leak = overlap(corpus.train, corpus.held_out)
-    watch("measuring entropies, xz and counts alone")
-    stick = is_ngram(corpus)
-    expects = stick is not None and choice.model.prior
-    return Examination(
-        loaded=loaded,
-        look=look,
+    corpus, vocabulary, marks = loaded.corpus, loaded.corpus.vocabulary, scan.marks
+    assert marks is not None
+    codes = scan.sample.codes()
+    sampled = text_of(codes)
+    found = list_characters(scan.counts)
+    watch("measuring repeats")
+    repeated = repeated_share(codes) if scan.sample.whole else sampled_repeated_share(corpus.train)
+    repeats = Repeats(longest=_longest(codes, sampled, scan), repeated=Share.of(repeated, scan))
+    leak = Share.of(overlap(corpus.train, corpus.held_out), scan)
+    watch("measuring entropies, xz and the n-gram baseline")
+    decision = choice.plan.decisions[-1]
+    facts = Facts(
+        text=_text_facts(loaded, scan, sampled, sum(c.count for c in found)),
+        files=tuple(scan.files),
+        newlines={name.lower(): n for name, n in marks.line_ends.items()},
+        normal_forms=normal_forms(found, sampled),
         characters=tuple(found),
         scripts=scripts(found),
-        sampled=text,
-        normal_forms=forms.normal_forms(found, text),
-        compatible=tuple(forms.compatible(found)),
-        mixed_words=forms.mixed_words(found, text),
-        alike=tuple(map(tuple, forms.alike(found))),
-        inner_spaces=forms.inner_spaces(text),
-        misread=forms.misread(text),
-        longest=longest,
-        repeated=_of_what_was_read(repeated, look),
-        leak=_of_what_was_read(leak, look),
-        shift=_per_char(shift(corpus), corpus),
-        entropies=tuple(entropies(codes)),
-        xz_bits_per_char=_xz_bits(without_ends(text)),
-        counts=stick,
-        expected=tuple(measured.expected(stick.bits_per_char)) if expects and stick else (),
-        unlike=tuple(_unlike(found, corpus.train_chars, stick)) if expects and stick else (),
-        choice=choice,
+        unseen=tuple(c.code_point for c in found if is_invisible(c.char)),
+        compatible=tuple(c.code_point for c in compatible(found)),
+        lookalikes=find_lookalikes(found, sampled),
+        sampled_chars=len(without_ends(sampled)),
+        repeats=repeats,
+        entropy=EntropyFacts(orders=tuple(entropies(codes))),
+        xz_bits_per_char=_xz_bits(without_ends(sampled)),
+        split=SplitFacts(
+            train_chars=corpus.train_chars,
+            held_out_chars=corpus.held_out_chars,
+            test_chars=corpus.test_chars,
+            left_out_chars=corpus.left_out_chars,
+            in_training_too=leak,
+        ),
+        vocabulary={
+            "chars": len(vocabulary.chars),
+            "bytes": len(vocabulary.trained_bytes),
+            "symbols": vocabulary.n_symbols,
+        },
+        plan={
+            "seconds": decision["seconds"],
+            "gflops": decision["gflops"],
+            "model": choice.model.to_json(),
+            "training": choice.training.to_json(),
+        },
+        counts=_baseline(corpus),
+    )
+    return replace(facts, warnings=tuple(find_warnings(facts, Source(vocabulary, scan, sampled, config))))
+
+
+def _text_facts(loaded: Loaded, scan: TextScan, sampled: str, chars: int) -> TextFacts:
+    marks, corpus = scan.marks, loaded.corpus
+    assert marks is not None
+    unfinished = sampled.rstrip(END)[-1:] not in ("\n", "\r")
+    lines = sampled.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return TextFacts(
+        label=loaded.label,
+        sha256=corpus.sha256,
+        bytes_read=scan.bytes_read,
+        of_bytes=scan.total_bytes,
+        read=scan.manner or "whole",
+        chars=chars,
+        lines=sum(marks.line_ends.values()) + unfinished,
+        longest_line=max(len(without_ends(line)) for line in lines),
+        documents=sum(corpus.ends) if corpus.vocabulary.has_end else None,
     )
 
 
-def _per_char(bits: float | None, corpus: Corpus) -> float | None:
-    """Of each symbol of the held-out part to each of its characters."""
-    return None if bits is None else bits * len(corpus.held_out) / max(1, corpus.held_out_chars)
-
-
-def _of_what_was_read(found: Overlap, look: TextScan) -> Overlap:
-    """The same, known for a lower bound where a part of the text was left unread."""
-    if not look.partial:
-        return found
-    return replace(found, read=found.read * look.bytes_read / max(look.bytes_read + 1, look.total_bytes or 0))
-
-
-def _text(codes: Points) -> str:
-    return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+def _longest(codes: "np.ndarray[Any, Any]", sampled: str, scan: TextScan) -> LongestRepeat | None:
+    found = longest_repeat(codes)
+    if found is None:
+        return None
+    lines = None
+    if scan.sample.whole and not scan.partial:
+        before = sampled[: found.first], sampled[: found.last]
+        first, last = (t.count("\n") + t.count("\r") - t.count("\r\n") + 1 for t in before)
+        lines = first, last
+    text = sampled[found.first : found.first + found.length]
+    return LongestRepeat(chars=found.length, times=found.times, text=text, lines=lines)
 
 
 def _xz_bits(text: str) -> float | None:
-    """Bits a character under xz alone; None for too short a text, or where this Python lacks it."""
+    """Bits per character under xz; None for too short a text, or if this Python lacks xz."""
     if len(text) < FEWEST_HELD_OUT:
-        return None  # what is compressed is mostly the format's own bytes
+        return None  # the format's own bytes would dominate
     try:
         return xz_size(text.encode()) * 8 / len(text)
     except ImportError:
         return None
 
 
-def _unlike(found: list[Character], train_chars: int, stick: Yardstick) -> list[str]:
-    letters = max(1, sum(c.count for c in found if c.char.isalpha()))
-    english = sum(c.count for c in found if c.char.isalpha() and c.char.isascii())
-    russian = sum(c.count for c in found if c.char.lower() in RUSSIAN)
-    spaces = sum(c.count for c in found if c.char == " ") / max(1, sum(c.count for c in found))
-    return measured.unlike(
-        train_chars,
-        stick.bits_per_char,
-        english=english / letters,
-        russian=russian / letters,
-        spaces=spaces,
-    )
+def _baseline(corpus: Corpus) -> dict[str, Any] | None:
+    """Kneser-Ney fitted on the training part, scored on the held-out part; of long parts on pieces.
+
+    For short parts the same as `charlm eval` reports. None if nothing is held out.
+    """
+    held_out = corpus.held_out
+    if len(held_out) > SCORED_PIECES * SCORED_PIECE:
+        starts = np.linspace(0, len(held_out) - SCORED_PIECE, SCORED_PIECES).astype(int).tolist()
+        held_out = np.concatenate([held_out[start : start + SCORED_PIECE] for start in starts])
+    text = corpus.vocabulary.decode(held_out, END)
+    if not without_ends(text):
+        return None
+    memory = TrainingConfig().prior_memory << 20
+    most = MOST_TRAINED if len(corpus.train) > MOST_TRAINED else None
+    found = kneser_ney(corpus.vocabulary, corpus.train, text, memory=memory, most=most)
+    return {"bits_per_char": found.bits_per_char, "order": found.order, "limits": found.limits}

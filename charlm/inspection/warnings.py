@@ -1,7 +1,8 @@
-"""What of a text should be dealt with before training on it, each with the option that does."""
+"""Problems of a text to solve before training on it, each with the option that does."""
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
@@ -9,26 +10,27 @@ from typing import TYPE_CHECKING
 from charlm.config import FEWEST_HELD_OUT, TextConfig
 from charlm.data.overlap import PASSAGE
 from charlm.data.records import is_table_file, list_fields
-from charlm.data.tokenizer import END, MIN_COUNT_FROM
-from charlm.inspection.characters import SPACES, Character, mixed_quotes
+from charlm.data.text_scan import TextMarks, TextScan
+from charlm.data.tokenizer import END, MIN_COUNT_FROM, Vocabulary
+from charlm.inspection.characters import SPACES, Character, is_invisible, misread
 from charlm.terminal import command_line
 from charlm.training.planner import FEWEST
 
 if TYPE_CHECKING:
-    from charlm.inspection.facts import Examination
+    from charlm.inspection.facts import Facts
 
-LEAST_REPEATED, LEAST_LEAK, LEAST_SHIFT = 0.05, 0.01, 0.1
-LEAST_INNER_SPACES = 0.005
+LEAST_REPEATED, LEAST_LEAK, LEAST_INNER_SPACES = 0.05, 0.01, 0.005
 RARE, LEAST_RARE, RARE_SHARE = 5, 20, 0.1
-"""Characters that occur less often than RARE are said where they are so many, and such a share of all kept."""
+"""Characters that occur less often than RARE are reported if they are so many, and such a share of all kept."""
 SPARED = 3
-"""Other characters that may be spelled in bytes for the sake of controls."""
+"""Other characters that may be spelled in bytes to get rid of invisible ones."""
 SHOWN = 3
+INNER_SPACES = re.compile(r"(?<=\S)[ \t\u00a0\u2007\u2009\u202f]{2,}(?=\S)")
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing to deal with: an option of `charlm train`, or what else helps."""
+class TextWarning:
+    """A problem, and the option of `charlm train` that solves it or what else helps."""
 
     code: str  # stable, for JSON
     text: str
@@ -36,57 +38,71 @@ class Finding:
     remedy: str = ""  # what the option does, or what else helps
 
 
-Found = Iterator[Finding]
+@dataclass(frozen=True)
+class Source:
+    """What warnings are about, beside the facts."""
+
+    vocabulary: Vocabulary
+    scan: TextScan
+    sampled: str  # with END after documents, and after pieces of a sample
+    config: TextConfig
+
+    @property
+    def marks(self) -> TextMarks:
+        """Counts of characters that deserve a warning."""
+        assert self.scan.marks is not None
+        return self.scan.marks
 
 
-def findings(found: "Examination", config: TextConfig) -> list[Finding]:
-    """All of them, what costs most first."""
-    return [finding for check in _CHECKS for finding in check(found, config)]
+Found = Iterator[TextWarning]
 
 
-def _length(found: "Examination", config: TextConfig) -> Found:
-    corpus, marks = found.loaded.corpus, found.look.marks
-    assert marks is not None
-    if marks.only_space or marks.one_character:
-        what = "only white space" if marks.only_space else "one character repeated"
-        yield Finding("nothing-to-learn", f"The text is {what}.", None, "give another text")
-    if len(corpus.train) < FEWEST:
-        text = f"Few characters to train on: {corpus.train_chars:,}; below {FEWEST:,} nothing is counted."
-        yield Finding("short", text, None, "give more text")
-    if config.val_file is None and config.val and corpus.held_out_chars < FEWEST_HELD_OUT:
-        text = f"Too few characters held out to mean much: {corpus.held_out_chars:,}."
-        share = ceil(100 * (FEWEST_HELD_OUT + 1) / max(1, corpus.chars)) / 100
+def find_warnings(facts: "Facts", source: Source) -> list[TextWarning]:
+    """All problems, the most costly first."""
+    return [warning for check in _CHECKS for warning in check(facts, source)]
+
+
+def _length(facts: "Facts", source: Source) -> Found:
+    split, config = facts.split, source.config
+    if source.marks.only_space or source.marks.one_character:
+        what = "only white space" if source.marks.only_space else "one character repeated"
+        yield TextWarning("nothing-to-learn", f"The text is {what}.", None, "give another text")
+    if split.train_chars < FEWEST:
+        text = f"Only {split.train_chars:,} characters to train on; below {FEWEST:,} there is no n-gram baseline."
+        yield TextWarning("short", text, None, "give more text")
+    if config.val_file is None and config.val and split.held_out_chars < FEWEST_HELD_OUT:
+        text = f"Too few held-out characters for a reliable figure: {split.held_out_chars:,}."
+        share = ceil(100 * (FEWEST_HELD_OUT + 1) / max(1, facts.text.chars)) / 100
         option = f"--val {share:g}" if share <= 0.5 else None
-        yield Finding("few-held-out", text, option, "holds out enough" if option else "give more text")
+        yield TextWarning("few-held-out", text, option, "holds out enough" if option else "give more text")
 
 
-def _boilerplate(found: "Examination", config: TextConfig) -> Found:
-    if found.look.boilerplate:
-        yield Finding("boilerplate", found.look.boilerplate, "--strip gutenberg", "leaves them out")
+def _boilerplate(facts: "Facts", source: Source) -> Found:
+    if source.scan.boilerplate:
+        yield TextWarning("boilerplate", source.scan.boilerplate, "--strip gutenberg", "leaves them out")
 
 
-def _misread(found: "Examination", config: TextConfig) -> Found:
-    marks = found.look.marks
-    assert marks is not None
-    if found.misread:
-        count, codec = found.misread
-        text = f"It looks like UTF-8 that was read as {codec} ({count:,} places)."
-        if config.encoding is not None:
-            yield Finding("misread", text, "--encoding utf-8", "reads it as what it is")
+def _misread(facts: "Facts", source: Source) -> Found:
+    found = misread(source.sampled)
+    if found:
+        count, codec = found
+        text = f"The text looks like UTF-8 that was decoded as {codec} ({count:,} places)."
+        if source.config.encoding is not None:
+            yield TextWarning("misread", text, "--encoding utf-8", "decodes it correctly")
         else:
-            yield Finding("misread", text, None, f"undo it: iconv -f utf-8 -t {codec} OLD > NEW")
-    if marks.replaced:
-        text = f"Replacement characters (U+FFFD): {marks.replaced:,}; what stood there was lost in a decoding before."
-        yield Finding("lost", text, "--encoding NAME", "reads the original, if you have it, in its encoding")
+            yield TextWarning("misread", text, None, f"undo it: iconv -f utf-8 -t {codec} OLD > NEW")
+    if source.marks.replaced:
+        text = f"Replacement characters (U+FFFD): {source.marks.replaced:,}; another program could not decode the original."
+        yield TextWarning("lost", text, "--encoding NAME", "decodes the original, if you have it")
 
 
-def _records(found: "Examination", config: TextConfig) -> Found:
-    if config.field is not None:
+def _records(facts: "Facts", source: Source) -> Found:
+    if source.config.field is not None:
         return
-    lines = found.sampled.split("\n")[:SHOWN]
-    if found.look.named and all(map(is_table_file, found.look.named)):
-        text = f"It is a table, with the fields {list_fields(dict.fromkeys(found.look.record_fields))}."
-        yield Finding("records", text, "--field NAME", "reads one of its columns only")
+    lines = source.sampled.split("\n")[:SHOWN]
+    if source.scan.named and all(map(is_table_file, source.scan.named)):
+        text = f"The text is a table with the fields {list_fields(dict.fromkeys(source.scan.record_fields))}."
+        yield TextWarning("records", text, "--field NAME", "reads one of its columns only")
         return
     try:
         records = [json.loads(line) for line in lines if line.strip(END + " \r")]
@@ -96,143 +112,139 @@ def _records(found: "Examination", config: TextConfig) -> Found:
         texts = [key for key, value in records[0].items() if isinstance(value, str)]
         if texts:
             longest = max(texts, key=lambda key: len(records[0][key]))
-            text = "Its lines are records of JSON, names and braces included."
-            yield Finding("records", text, f"--field {command_line([longest])}", "reads that field only")
+            text = "The lines are JSON records, read with names and braces."
+            yield TextWarning("records", text, f"--field {command_line([longest])}", "reads that field only")
 
 
-def _newlines(found: "Examination", config: TextConfig) -> Found:
-    marks = found.look.marks
-    assert marks is not None
-    if marks.returns:
-        ends = {"LF": marks.feeds - marks.crlf, "CRLF": marks.crlf, "CR": marks.returns - marks.crlf}
-        met = " and ".join(f"{name} ({count:,})" for name, count in ends.items() if count)
-        yield Finding("newlines", f"Lines end in {met}.", "--newlines lf", "makes all of them LF")
+def _split(facts: "Facts", source: Source) -> Found:
+    leak, config = facts.split.in_training_too, source.config
+    if leak.share < LEAST_LEAK:
+        return
+    text = _sentence(f"{leak} of the held-out part is in the training part too, so its figure will flatter.")
+    several = len(source.scan.named) > 1
+    blank_lines = "\n\n" in source.sampled or "\r\n\r\n" in source.sampled
+    likely = "file" if several else "blank-line" if blank_lines else "line"
+    unit = config.documents if config.documents != "none" else likely
+    one_line = unit == "line" and facts.text.lines < 2
+    if config.split == "documents" or config.val_file is not None or one_line:
+        yield TextWarning("leak", text, "--val-file FILE", "holds out another text")
+    else:
+        option = f"--documents {unit} --split documents"
+        yield TextWarning("leak", text, option, "puts equal documents on one side; or --val-file FILE")
 
 
-def _normal_forms(found: "Examination", config: TextConfig) -> Found:
-    forms = found.normal_forms
-    if forms.decomposed:
-        text = f"Accents that stand as characters of their own after their letter: {forms.decomposed:,}"
-        text += (
-            f"; letters that have theirs built in: {forms.composed:,}: one letter, two spellings."
-            if forms.mixed
-            else "."
+def _repeats(facts: "Facts", source: Source) -> Found:
+    repeated = facts.repeats.repeated
+    if repeated.share >= LEAST_REPEATED:
+        text = f"{repeated} of the text repeats earlier text, in passages of {PASSAGE} characters or more."
+        yield TextWarning(
+            "repeated", _sentence(text), None, "remove copies and boilerplate, unless they are meant"
         )
-        yield Finding("normal-forms", text, "--normalize nfc", "makes one character of each")
+
+
+def _newlines(facts: "Facts", source: Source) -> Found:
+    if source.marks.returns:
+        met = " and ".join(f"{name} ({n:,})" for name, n in source.marks.line_ends.items() if n)
+        yield TextWarning("newlines", f"Lines end in {met}.", "--newlines lf", "makes all of them LF")
+
+
+def _normal_forms(facts: "Facts", source: Source) -> Found:
+    forms, code = facts.normal_forms, "normal-forms"
+    if forms.decomposed:
+        text = f"Accents that are characters of their own after their letter: {forms.decomposed:,}"
+        mixed = f"; letters with a built-in accent: {forms.composed:,}: one letter, two spellings."
+        yield TextWarning(code, text + (mixed if forms.mixed else "."), "--normalize nfc", "composes them")
     elif forms.unstable:
         text = f"Outdated doubles of other characters that look the same: {forms.unstable:,}."
-        yield Finding("normal-forms", text, "--normalize nfc", "replaces them")
+        yield TextWarning(code, text, "--normalize nfc", "replaces them")
     elif forms.reordered:
-        text = "Where letters have several marks, these do not stand in the usual order."
-        yield Finding("normal-forms", text, "--normalize nfc", "puts them in order")
-    if found.compatible:
-        text = f"Letters and digits in other widths or fonts than the plain ones: {_some(found.compatible)}."
-        yield Finding("compatibility", text, "--normalize nfkc", "makes them plain")
+        text = "Where letters have several marks, these are not in the usual order."
+        yield TextWarning(code, text, "--normalize nfc", "puts them in order")
+    if facts.compatible:
+        found = [c for c in facts.characters if c.code_point in facts.compatible]
+        text = f"Letters and digits in unusual widths or fonts: {_most_frequent(found)}."
+        yield TextWarning("compatibility", text, "--normalize nfkc", "makes them plain")
 
 
-def _unseen(found: "Examination", config: TextConfig) -> Found:
-    kept = found.loaded.corpus.vocabulary
-    unseen = [c for c in found.characters if c.unseen and c.char in kept.chars]
-    if not unseen:
+def _invisible(facts: "Facts", source: Source) -> Found:
+    kept = source.vocabulary
+    found = [c for c in facts.characters if c.char in kept.chars and is_invisible(c.char)]
+    if not found:
         return
-    text = f"Characters that no one sees, each a symbol of the model: {_some(unseen)}."
-    counts = dict(zip(kept.chars, kept.counts, strict=False))
-    needed = max(counts[c.char] for c in unseen) + 1
-    others = sum(1 for char, n in counts.items() if n < needed) - len(unseen)
+    text = f"Invisible characters, each a symbol of the model: {_most_frequent(found)}."
+    counts = {char: kept.counts[kept.id_of_point[ord(char)]] for char in kept.chars}
+    needed = max(counts[c.char] for c in found) + 1
+    others = sum(1 for n in counts.values() if n < needed) - len(found)
     if others <= SPARED:
         also = f", and {others} other{'s' * (others > 1)}" if others else ""
-        yield Finding("unseen", text, f"--min-count {needed}", f"spells them in bytes{also}")
+        yield TextWarning("unseen", text, f"--min-count {needed}", f"spells them in bytes{also}")
     else:
-        yield Finding("unseen", text, None, "take them out of the text, unless they are meant")
+        yield TextWarning("unseen", text, None, "remove them from the text, unless they are meant")
 
 
-def _spaces(found: "Examination", config: TextConfig) -> Found:
-    odd = [c for c in found.characters if c.char in SPACES and c.char != " "]
-    if odd and any(c.char == " " for c in found.characters):
-        text = f"Spaces of several kinds: {_some(odd)} beside the usual one."
-        yield Finding("spaces", text, "--collapse-spaces", "makes every run of spaces and tabs one space")
-    share = found.inner_spaces / max(1, found.sampled_chars)
+def _spaces(facts: "Facts", source: Source) -> Found:
+    odd = [c for c in facts.characters if c.char in SPACES and c.char != " "]
+    if odd and any(c.char == " " for c in facts.characters):
+        text = f"Several kinds of spaces: {_most_frequent(odd)} beside the usual one."
+        yield TextWarning("spaces", text, "--collapse-spaces", "makes every run of spaces and tabs one space")
+    saved = sum(len(run.group()) - 1 for run in INNER_SPACES.finditer(source.sampled))
+    share = saved / max(1, facts.sampled_chars)
     if share >= LEAST_INNER_SPACES:
-        text = f"{100 * share:.1f} % of the text are second and further spaces in a row within lines."
-        yield Finding("space-runs", text, "--collapse-spaces", "takes them out, indentation too")
+        text = f"{100 * share:.1f} % of the text are further spaces in a row within lines."
+        yield TextWarning("space-runs", text, "--collapse-spaces", "removes them, indentation too")
 
 
-def _alike(found: "Examination", config: TextConfig) -> Found:
-    mixed = found.mixed_words
-    if mixed.count:
-        words = ", ".join(mixed.words[:SHOWN])
-        text = f"Words with look-alike letters of another script: {mixed.count:,} ({words}); the letters: {_some(mixed.letters)}."
-        yield Finding("mixed-scripts", text, None, "correct them in the text; no option changes letters")
-    quotes = [c for row in found.alike if mixed_quotes(row) for c in row]
+def _lookalikes(facts: "Facts", source: Source) -> Found:
+    found = facts.lookalikes
+    if found.words:
+        text = f"Words with look-alike letters of another script: {found.words:,} ({', '.join(found.examples[:SHOWN])})"
+        text += f"; the letters: {_most_frequent(found.letters)}."
+        yield TextWarning("mixed-scripts", text, None, "correct them in the text; no option changes letters")
+    quotes = [c for row in found.marks if _mixes_quotes(row) for c in row]
     if quotes:
         marks = ", ".join(f"{c.char} {c.code_point} ({c.count:,})" for c in quotes)
-        text = f"Quotes of the typewriter and of print: {marks}. A prompt may have the wrong ones."
-        remedy = "reads a prompt's as those that the model has"
-        yield Finding("quotes", text, "charlm sample --map-lookalikes", remedy)
+        text = f"Both straight and typographic quotes: {marks}. A prompt may have the wrong ones."
+        yield TextWarning("quotes", text, "charlm sample --map-lookalikes", "replaces them in prompts")
 
 
-def _rare(found: "Examination", config: TextConfig) -> Found:
-    kept = found.loaded.corpus.vocabulary
-    rare = sum(1 for n in kept.counts[: len(kept.chars)] if n < RARE)
-    long = found.loaded.corpus.train_chars > MIN_COUNT_FROM
-    if long and rare >= LEAST_RARE and rare >= RARE_SHARE * len(kept.chars):
-        text = f"Of {len(kept.chars):,} characters kept, {rare:,} occur less than {RARE} times: too few to learn them."
-        yield Finding("rare", text, f"--min-count {RARE}", "spells them in bytes")
+def _rare(facts: "Facts", source: Source) -> Found:
+    chars = source.vocabulary.chars
+    rare = sum(
+        1 for char in chars if source.vocabulary.counts[source.vocabulary.id_of_point[ord(char)]] < RARE
+    )
+    long = facts.split.train_chars > MIN_COUNT_FROM
+    if long and rare >= LEAST_RARE and rare >= RARE_SHARE * len(chars):
+        text = f"Of {len(chars):,} characters kept, {rare:,} occur less than {RARE} times: too few to learn them."
+        yield TextWarning("rare", text, f"--min-count {RARE}", "spells them in bytes")
 
 
-def _repeats(found: "Examination", config: TextConfig) -> Found:
-    if found.repeated.share >= LEAST_REPEATED:
-        word = found.repeated.word
-        text = f"{word}{100 * found.repeated.share:.0f} % of the text stood in it before, in passages of {PASSAGE} characters or more."
-        text = text[:1].upper() + text[1:]
-        yield Finding("repeated", text, None, "leave copies and boilerplate out, unless they are meant")
+def _mixes_quotes(row: Sequence[Character]) -> bool:
+    """Whether a row of look-alikes has a straight quote and a typographic one."""
+    chars = {character.char for character in row}
+    return any(mark in chars and len(chars - {mark, "`", "´"}) for mark in "'\"")
 
 
-def _division(found: "Examination", config: TextConfig) -> Found:
-    if found.leak.share >= LEAST_LEAK:
-        text = f"{found.leak.word}{100 * found.leak.share:.0f} % of the held-out text stands in the training part too, so its figure will flatter."
-        text = text[:1].upper() + text[1:]
-        unit = config.documents if config.documents != "none" else _unit(found)
-        one_line = unit == "line" and found.lines < 2
-        if config.split == "documents" or config.val_file is not None or one_line:
-            yield Finding("leak", text, "--val-file FILE", "holds out another text")
-        else:
-            option = f"--documents {unit} --split documents"
-            yield Finding("leak", text, option, "puts equal documents on one side; or --val-file FILE")
-    enough = found.loaded.corpus.held_out_chars >= FEWEST_HELD_OUT  # of fewer it is chance
-    if found.shift is not None and found.shift >= LEAST_SHIFT and enough:
-        text = f"The held-out text has other characters than the rest: {found.shift:.2f} bits/char are lost by that alone."
-        if config.split == "tail" and config.val_file is None:
-            yield Finding("shift", text, "--split blocks", "holds out some of every part of the text")
-        else:
-            yield Finding("shift", text, None, "hold out text of the same kind")
-
-
-def _unit(found: "Examination") -> str:
-    """What is likely to be a document."""
-    if len(found.look.named) > 1:
-        return "file"
-    return "blank-line" if "\n\n" in found.sampled or "\r\n\r\n" in found.sampled else "line"
-
-
-def _some(characters: tuple[Character, ...] | list[Character]) -> str:
-    """The most frequent ones by code point, name and count."""
-    said = [f"{c.code_point} {c.name} ({c.count:,})" for c in characters[:SHOWN]]
+def _most_frequent(characters: Sequence[Character]) -> str:
+    shown = [f"{c.code_point} {c.name} ({c.count:,})" for c in characters[:SHOWN]]
     more = len(characters) - SHOWN
-    return ", ".join(said) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
 
 
-_CHECKS: tuple[Callable[["Examination", TextConfig], Found], ...] = (
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+_CHECKS: tuple[Callable[["Facts", Source], Found], ...] = (
     _length,
     _boilerplate,
     _misread,
     _records,
-    _division,
+    _split,
     _repeats,
     _newlines,
     _normal_forms,
-    _unseen,
+    _invisible,
     _spaces,
-    _alike,
+    _lookalikes,
     _rare,
 )
