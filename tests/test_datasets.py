@@ -135,6 +135,9 @@ TO = b"HTTP/1.1 302 Found\r\nLocation: "
         (lambda: iter(lambda: time.sleep(0.6) or b"", None), "timed out"),
     ],
 )
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # urllib's, of a broken redirect
 def test_anything_else_is_one_sentence_and_leaves_no_file(
     server: Server,
     tmp_path: Path,
