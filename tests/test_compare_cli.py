@@ -245,7 +245,7 @@ def test_two_runs_on_different_texts_need_one_for_both(charlm: Callable[..., Res
         (("ducks.txt", "--vary", "position=none,rotary", "--steps", "2", "--time", "9s"), "both given"),
         (
             ("ducks.txt", "--vary", "position=none,rotary", "--mixer", "recurrent"),
-            "cannot act with mixer recurrent",
+            "no effect with mixer recurrent",
         ),
         (
             ("ducks.txt", "--vary", "position=none,rotary", "--vary", "position=alibi,none"),

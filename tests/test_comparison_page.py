@@ -210,7 +210,7 @@ def test_the_first_evaluations_do_not_flatten_the_ends() -> None:
     page = page_of(chart(drawn))
     heights = [numbers(path)[-1] for path in lines(charts(page)[0])]
     assert max(heights) - min(heights) > 40  # of 320, for 0.05 bits
-    assert "above this chart: values up to 3.80" in page
+    assert "off scale: values up to 3.80" in page
 
 
 @given(st.lists(st.lists(st.floats(0, 8), min_size=1, max_size=6), min_size=1, max_size=6))

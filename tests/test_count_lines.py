@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.reporting.charts import LABEL_GAP, LEFT, TOP, Frame, drawn, outside, widened
+from charlm.reporting.charts import LABEL_GAP, LEFT, TOP, Frame, order_lines, outside, widened
 from charlm.reporting.comparison_page import Chart, ComparisonPage, Line, render
 
 FALLING = [(1, 3.5), (2, 2.9), (3, 2.5), (4, 2.3), (5, 2.21), (6, 2.2)]
@@ -20,7 +20,7 @@ def frame(low: float, high: float) -> Frame:
 def named(svg: str) -> list[tuple[float, set[int]]]:
     """The heights of the names, and the orders that each is of."""
     found = []
-    for y, said in re.findall(r'y="([\d.]+)">counts, ([^<]*) characters?<', svg):
+    for y, said in re.findall(r'y="([\d.]+)">n-grams, ([^<]*) characters?<', svg):
         numbers = [int(n) for n in re.findall(r"\d+", said)]
         some = range(numbers[0], numbers[-1] + 1) if " to " in said else numbers
         found.append((float(y), set(some)))
@@ -32,7 +32,7 @@ def test_each_order_is_a_line_with_a_name_or_said_to_be_outside(
     orders: list[tuple[int, float]], low: float, span: float
 ) -> None:
     plot = frame(low, low + span)
-    svg, said = drawn(plot, orders), " ".join(outside(plot.y, orders))
+    svg, said = order_lines(plot, orders), " ".join(outside(plot.y, orders))
     names = named(svg)
     within = {order for order, bits in orders if low <= bits <= low + span}
     assert set().union(*(some for _, some in names)) == within
@@ -45,22 +45,22 @@ def test_each_order_is_a_line_with_a_name_or_said_to_be_outside(
 
 @given(ORDERS)
 def test_names_do_not_overlap(orders: list[tuple[int, float]]) -> None:
-    heights = sorted(y for y, _ in named(drawn(frame(0.0, 8.0), orders)))
+    heights = sorted(y for y, _ in named(order_lines(frame(0.0, 8.0), orders)))
     assert all(b - a >= LABEL_GAP - 0.2 for a, b in pairwise(heights))
 
 
 def test_names_are_of_the_orders_together() -> None:
-    svg = drawn(frame(2.0, 3.6), FALLING)
+    svg = order_lines(frame(2.0, 3.6), FALLING)
     assert re.findall(r">(counts[^<]*)<", svg) == [
-        "counts, 1 character",
-        "counts, 2 characters",
-        "counts, 3 characters",
-        "counts, 4 to 6 characters",
+        "n-grams, 1 character",
+        "n-grams, 2 characters",
+        "n-grams, 3 characters",
+        "n-grams, 4 to 6 characters",
     ]
     assert outside((2.0, 2.4), FALLING) == [
-        "above this chart: counts, 1 character 3.50, 2 characters 2.90, 3 characters 2.50"
+        "off scale, above: n-grams, 1 character 3.50, 2 characters 2.90, 3 characters 2.50"
     ]
-    assert outside((2.6, 3.0), FALLING)[1].startswith("below this chart: counts, 3 characters 2.50")
+    assert outside((2.6, 3.0), FALLING)[1].startswith("off scale, below: n-grams, 3 characters 2.50")
 
 
 def test_there_is_room_for_the_best_but_not_at_any_price() -> None:
@@ -78,8 +78,8 @@ def test_a_chart_shows_them() -> None:
     chart = Chart(title="t", x_title="x", log_x=False, lines=[line], orders=FALLING)
     page = ComparisonPage(title="", facts=(), header=(), rows=(), says=(), charts=[chart], names=())
     html = render(page)
-    assert "counts, 5 to 6 characters" in html and "above this chart: counts, 1 character 3.50" in html
-    assert "counts, " not in render(
+    assert "n-grams, 5 to 6 characters" in html and "off scale, above: n-grams, 1 character 3.50" in html
+    assert "n-grams, " not in render(
         ComparisonPage(
             title="",
             facts=(),

@@ -23,14 +23,14 @@ def evaluation(step: int, bits: float, error: float | None = None, **more: Any) 
 
 VOID = {"meta", "br", "hr"}
 HOSTILE = "</pre><script>alert(1)</script>\x00\u202e\u2066\x1b[31m\ud800&amp;\" onload='x'"
-EMPTY = Page(title="", facts=(), train=(), evaluations=(), rates=(), yardsticks=(), settings=(), samples=())
+EMPTY = Page(title="", facts=(), train=(), evaluations=(), rates=(), baselines=(), settings=(), samples=())
 FULL = Page(
     title="shakespeare",
     facts=[("held-out", "2.412 bits per character")],
     train=[(step, 2.4 + 3.6 / step) for step in range(1, 1001)],
     evaluations=[evaluation(step, 2.45 + 3.6 / step, 0.01) for step in range(100, 1001, 100)],
     rates=[(step, 1e-3 * min(1.0, step / 100)) for step in range(1, 1001)],
-    yardsticks=[("uniform", 6.02), ("unigram", 4.78), ("xz", 2.52)],
+    baselines=[("uniform", 6.02), ("unigram", 4.78), ("xz", 2.52)],
     settings=[("Model", [("n_layer", "4")]), ("Data", [])],
     samples=[(100, "\n  thou art"), (1000, "To be")],
 )
@@ -111,12 +111,12 @@ def test_a_sample_comes_out_character_for_character() -> None:
     assert Outline(render(FULL)).samples == ["\n\n  thou art", "\nTo be"]
 
 
-@pytest.mark.parametrize("place", ["title", "facts", "yardsticks", "settings", "samples"])
+@pytest.mark.parametrize("place", ["title", "facts", "baselines", "settings", "samples"])
 def test_hostile_text_is_shown_never_obeyed(place: str) -> None:
     hostile = {
         "title": HOSTILE,
         "facts": [(HOSTILE, HOSTILE)],
-        "yardsticks": [(HOSTILE, 2.5), (HOSTILE, 9.0)],
+        "baselines": [(HOSTILE, 2.5), (HOSTILE, 9.0)],
         "settings": [(HOSTILE, [(HOSTILE, HOSTILE)])],
         "samples": [(1, HOSTILE)],
     }
@@ -127,7 +127,7 @@ def test_hostile_text_is_shown_never_obeyed(place: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["facts", "train", "evaluations", "rates", "yardsticks", "settings", "samples"]
+    "part", ["facts", "train", "evaluations", "rates", "baselines", "settings", "samples"]
 )
 def test_each_part_may_be_missing_or_alone(part: str) -> None:
     check(render(replace(FULL, **{part: ()})))  # type: ignore[arg-type]
@@ -148,18 +148,18 @@ def test_a_single_point_is_a_dot() -> None:
 
 
 @pytest.mark.parametrize("bits", [0.0, 2.0, 6.0, 40.0])
-def test_every_yardstick_is_named_wherever_it_lies(bits: float) -> None:
+def test_every_baseline_is_named_wherever_it_lies(bits: float) -> None:
     names = [f"measure {i} of a long name" for i in range(30)]
-    page = render(replace(FULL, yardsticks=[(name, bits) for name in names]))
+    page = render(replace(FULL, baselines=[(name, bits) for name in names]))
     check(page)
     assert all(name in page for name in names)
 
 
 @given(st.lists(st.tuples(st.text(max_size=30), st.floats(0, 8)), max_size=30))
-def test_yardstick_labels_neither_overlap_nor_leave_the_chart(
-    yardsticks: list[tuple[str, float]],
+def test_baseline_labels_neither_overlap_nor_leave_the_chart(
+    baselines: list[tuple[str, float]],
 ) -> None:
-    chart = charts(render(replace(FULL, yardsticks=[("xz", 2.5), *yardsticks])))[0]
+    chart = charts(render(replace(FULL, baselines=[("xz", 2.5), *baselines])))[0]
     width, height = (float(x) for x in chart.attrib["viewBox"].split()[2:])
     labels = [t for t in chart.iter("text") if "class" not in t.attrib and "dy" in t.attrib]
     places = [float(label.attrib["y"]) for label in labels]
@@ -214,15 +214,15 @@ def test_thinning_keeps_a_long_run_small_and_keeps_its_mean() -> None:
     train=st.lists(st.tuples(STEPS, BITS), max_size=9),
     evaluated=st.lists(st.tuples(STEPS, BITS, BITS, BITS, st.booleans()), max_size=5),
     rates=st.lists(st.tuples(STEPS, st.floats()), max_size=5),
-    yardsticks=st.lists(st.tuples(st.text(), BITS), max_size=5),
+    baselines=st.lists(st.tuples(st.text(), BITS), max_size=5),
 )
 def test_no_numbers_break_it(
     train: list[tuple[int, float]],
     evaluated: list[tuple[int, float, float, float, bool]],
     rates: list[tuple[int, float]],
-    yardsticks: list[tuple[str, float]],
+    baselines: list[tuple[str, float]],
 ) -> None:
-    named = [(re.sub(r"[\ufffe\uffff<]|http", "", name), bits) for name, bits in yardsticks]
+    named = [(re.sub(r"[\ufffe\uffff<]|http", "", name), bits) for name, bits in baselines]
     evaluations = [
         evaluation(
             step,
@@ -235,14 +235,14 @@ def test_no_numbers_break_it(
         )
         for step, bits, error, base, closing in evaluated
     ]
-    page = replace(FULL, train=train, evaluations=evaluations, rates=rates, yardsticks=named)
+    page = replace(FULL, train=train, evaluations=evaluations, rates=rates, baselines=named)
     check(render(page))
     assert not re.search(r"\b(nan|inf)\b", "".join(re.findall(r"<td>[^<]*</td>", render(page))))
 
 
 def test_the_closing_evaluation_is_a_mark_of_its_own_and_its_figure_is_not_joined() -> None:
     apart = evaluation(1000, 2.9, 0.01, closing=True, compared_bits=2.41, baseline_bits=2.5)
-    page = render(replace(FULL, evaluations=[*FULL.evaluations[:-1], apart], yardsticks=[]))
+    page = render(replace(FULL, evaluations=[*FULL.evaluations[:-1], apart], baselines=[]))
     check(page)
     joined, _bars = curves(page, "held")
     heights, (mark,) = re.findall(r"[ML][\d.]+ ([\d.]+)", joined), curves(page, "held closing")

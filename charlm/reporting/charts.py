@@ -13,16 +13,6 @@ WIDTH, LEFT, TOP, BOTTOM = 720.0, 80.0, 36.0, 56.0
 CHAR_WIDTH, LABEL_GAP = 11.0, 22.0  # of the type a phone gets, the largest there is
 BOUND = 1e9  # a loss past it is a run that blew up, and no axis could hold it
 
-CSS = """
-svg { display: block; width: 100%; height: auto; overflow: visible; font-size: 13px; }
-path { fill: none; stroke-width: 2; stroke-linecap: round; stroke-linejoin: round;
-  vector-effect: non-scaling-stroke; }
-text { fill: var(--soft); } .end { text-anchor: end; } .middle { text-anchor: middle; }
-.grid { stroke: var(--rule); stroke-width: 1; } path.dots { stroke-width: 5.5; }
-.lead, .axis { stroke: var(--soft); stroke-width: 1; }
-@media (max-width: 34rem) { svg { font-size: 20px; } }
-"""
-
 
 @dataclass(frozen=True)
 class Frame:
@@ -117,10 +107,6 @@ def spread(wanted: list[float], frame: Frame) -> list[float]:
     return [min(y, bottom - LABEL_GAP * (last - i)) for i, y in enumerate(placed)]
 
 
-COUNT_LINES_CSS = """
-.count { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 5; }
-"""
-
 Order = tuple[int, float]
 """Characters of context, and the bits per character of counts that look at so many."""
 
@@ -135,7 +121,7 @@ def widened(span: Range, orders: Sequence[Order]) -> Range:
     return max(0.0, min(low, best - room)), max(high, best + room)
 
 
-def drawn(frame: Frame, orders: Sequence[Order]) -> str:
+def order_lines(frame: Frame, orders: Sequence[Order]) -> str:
     """The lines that fall within the plot, those of about the same height under one name."""
     parts = []
     for group in _groups(frame, orders):
@@ -148,14 +134,14 @@ def drawn(frame: Frame, orders: Sequence[Order]) -> str:
 
 
 def outside(frame_y: Range, orders: Sequence[Order]) -> list[str]:
-    """What is to be said of the others: `above this chart: counts, 1 character 3.43`."""
+    """Name the orders beyond the chart: `off scale, above: n-grams, 1 character 3.43`."""
     low, high = frame_y
     beyond = {
         "above": [order for order in orders if order[1] > high],
         "below": [order for order in orders if order[1] < low],
     }
     return [
-        f"{where} this chart: counts, " + ", ".join(f"{_characters([k])} {bits:.2f}" for k, bits in found)
+        f"off scale, {where}: n-grams, " + ", ".join(f"{_characters([k])} {bits:.2f}" for k, bits in found)
         for where, found in beyond.items()
         if found
     ]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, floor, isnan, log2, log10, nan
 
-from charlm.reporting import charts
-from charlm.reporting import charts as count_lines
+from markupsafe import Markup
+
 from charlm.reporting.charts import (
     BOUND,
     CHAR_WIDTH,
@@ -16,17 +16,21 @@ from charlm.reporting.charts import (
     WIDTH,
     Axes,
     Frame,
+    Order,
     Point,
     Range,
     Tick,
     clipped,
     curve,
     drawing,
+    order_lines,
+    outside,
     path,
     spread,
     ticks,
+    widened,
 )
-from charlm.reporting.page import document, facts_table, harmless
+from charlm.reporting.pages import harmless, render_page
 from charlm.terminal import one_line
 
 Classes = Mapping[str, str]
@@ -36,34 +40,6 @@ LONGEST_NAME = 14
 COLOURS = 6
 FARTHEST = 1e15  # seconds, characters: past it, and so near zero that its inverse is, nothing was measured
 SWATCH = 44.0  # from the plot to the text of a label: a lead, then a piece of the line
-
-# Six hues that differ in lightness too, so that they stay apart for colour-blind readers (simulated
-# for the three kinds), at 2.9:1 or more against the paper; the next six are the same ones dashed.
-CSS = """
-main { max-width: 58rem; }
-.c0 { --line: #1c1f23; } .c1 { --line: #0f55a5; } .c2 { --line: #e27a06; }
-.c3 { --line: #2aa8ae; } .c4 { --line: #a04df0; } .c5 { --line: #9a3412; }
-@media (prefers-color-scheme: dark) {
-  .c0 { --line: #e4e7ea; } .c1 { --line: #5b7cf5; } .c2 { --line: #ffb43a; }
-  .c3 { --line: #2fc4d8; } .c4 { --line: #b0609c; } .c5 { --line: #e5531b; } }
-.line { stroke: var(--line); } .dash { stroke-dasharray: 7 5; } .dots { stroke-dasharray: none; }
-path.bars { stroke-width: 1.25; stroke-dasharray: none; } path.apart { fill: var(--paper); stroke-dasharray: none; }
-.faint { stroke-width: 1.25; stroke-opacity: .4; }
-.lead { stroke: var(--line); } .on { stroke-dasharray: 1 4; }
-.mark { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 4; }
-.halo { paint-order: stroke; stroke: var(--paper); stroke-width: 5px; stroke-linejoin: round; }
-figure { overflow-x: clip; }
-.wide { overflow-x: auto; margin-top: 1.5rem; }
-.variants { overflow-wrap: normal; } .variants td, .variants th { width: auto; padding-right: 0; }
-.variants td, thead th { text-align: right; white-space: nowrap; padding-left: 1.25rem; }
-.variants th:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
-  background: var(--paper); } thead th { vertical-align: bottom; }
-.variants tbody th:first-child { color: var(--ink); padding-left: 2rem; max-width: 15rem;
-  overflow-wrap: break-word; }
-i { float: left; width: 1.5rem; margin: .65em 0 0 -2rem; border-top: 3px solid var(--line); }
-i.dash { border-top-style: dashed; }
-@media (max-width: 34rem) { .variants tbody th:first-child { max-width: 11rem; } }
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +62,7 @@ class Chart:
     log_x: bool
     lines: Sequence[Line]
     marks: Sequence[tuple[float, str]] = ()  # a vertical line with a short label
-    orders: Sequence[count_lines.Order] = ()  # a line across for what counts of each order come to
+    orders: Sequence[Order] = ()  # a line across for what counts of each order come to
     note: str = ""  # a sentence under the title
 
 
@@ -107,41 +83,21 @@ def render(page: ComparisonPage) -> str:
     """Return the page as HTML that loads nothing and runs nothing. Raises nothing."""
     lines = [line.name for chart in page.charts for line in chart.lines]
     names = dict.fromkeys([*page.names, *lines])
-    kinds = {name: f"c{i % COLOURS}{' dash' * (i // COLOURS % 2)}" for i, name in enumerate(names)}
-    says = [f"<p>{harmless(sentence)}</p>\n" for sentence in page.says]
-    figures = [_figure(f"{i}", chart, kinds) for i, chart in enumerate(page.charts)]
-    parts = [facts_table(page.facts), _variants(page, kinds), *says, *figures]
-    return document(page.title, charts.CSS + CSS + count_lines.CSS, "".join(parts))
+    classes = {name: f"c{i % COLOURS}{' dash' * (i // COLOURS % 2)}" for i, name in enumerate(names)}
+    figures = [_figure(f"{i}", chart, classes) for i, chart in enumerate(page.charts)]
+    return render_page("comparison.html", page=page, classes=classes, figures=figures)
 
 
-def _variants(page: ComparisonPage, kinds: Classes) -> str:
-    if not page.rows:
-        return ""
-    heads = "".join(f'<th scope="col">{harmless(cell)}</th>' for cell in page.header)
-    rows = []
-    for row in page.rows:
-        names = "".join(f'<th scope="row">{_swatch(cell, kinds)}{harmless(cell)}</th>' for cell in row[:1])
-        rows.append(f"<tr>{names}{''.join(f'<td>{harmless(cell)}</td>' for cell in row[1:])}</tr>\n")
-    table = (
-        f'<table class="variants">\n<thead><tr>{heads}</tr></thead>\n<tbody>{"".join(rows)}</tbody></table>'
-    )
-    return f'<div class="wide" role="region" aria-label="variants" tabindex="0">{table}</div>\n'
-
-
-def _swatch(name: str, kinds: Classes) -> str:
-    return f'<i class="{kinds[name]}"></i>' if name in kinds else ""
-
-
-def _figure(number: str, chart: Chart, kinds: Classes) -> str:
+def _figure(number: str, chart: Chart, classes: Classes) -> tuple[str, list[str], Markup]:
+    """Title, caption and drawing of a chart."""
     every = [_placed(chart, line) for line in chart.lines]
     # the strong ones last: they lie on top, and where there is a mean it is what is named
     lines = sorted((line for line in every if line.points), key=lambda line: not line.faint)
-    drawn = _drawing(number, chart, lines, kinds) if lines else ""
-    caption = _caption(chart, lines)
-    return f"<h2>{harmless(chart.title)}</h2>\n<figure>{caption}{drawn}</figure>\n"
+    drawn = Markup(_drawing(number, chart, lines, classes) if lines else "")
+    return chart.title, _caption(chart, lines), drawn
 
 
-def _caption(chart: Chart, lines: list[Line]) -> str:
+def _caption(chart: Chart, lines: list[Line]) -> list[str]:
     """The note, and what the drawing cannot show."""
     lost = Counter[str]()
     for line in chart.lines:
@@ -149,16 +105,14 @@ def _caption(chart: Chart, lines: list[Line]) -> str:
     missing = ", ".join(f"{name} {number:,}" for name, number in lost.items() if number)
     highest = max((y for line in lines for _, y in line.points), default=0.0)
     y = _y_range(chart, lines) if lines else (0.0, 0.0)
-    above = bool(lines) and highest > y[1]
     entries = [
-        (chart.note, chart.note),
-        (above, f"above this chart: values up to {highest:.2f}"),
-        *((True, said) for said in (count_lines.outside(y, chart.orders) if lines else ())),
-        (missing, f"not finite or beyond an axis, so not drawn: {missing}"),
-        (not lines, "no figures yet"),
+        chart.note,
+        f"off scale: values up to {highest:.2f}" if lines and highest > y[1] else "",
+        *(outside(y, chart.orders) if lines else ()),
+        f"not finite or beyond an axis, so not drawn: {missing}" if missing else "",
+        "" if lines else "no figures yet",
     ]
-    spans = "".join(f"<span>{harmless(entry)}</span>" for there, entry in entries if there)
-    return f"<figcaption>{spans}</figcaption>\n" if spans else ""
+    return [entry for entry in entries if entry]
 
 
 def _drawable(chart: Chart, line: Line) -> list[Point]:
@@ -182,7 +136,7 @@ def _along(chart: Chart, x: float) -> float:
     return log2(x) if chart.log_x else x
 
 
-def _drawing(number: str, chart: Chart, lines: list[Line], kinds: Classes) -> str:
+def _drawing(number: str, chart: Chart, lines: list[Line], classes: Classes) -> str:
     last = {line.name: line.points[-1] for line in lines}
     ends = sorted(last.items(), key=lambda end: -end[1][1])
     room = CHAR_WIDTH * max(len(_label(name, end)) for name, end in ends)
@@ -196,19 +150,19 @@ def _drawing(number: str, chart: Chart, lines: list[Line], kinds: Classes) -> st
     )
     said = ", ".join(f"{name} ends at {y:.3f}" for name, (_, y) in reversed(ends))
     title = harmless(f"{chart.title}: bits per character against {chart.x_title}; {said}")
-    plot = clipped(frame, number, _curves(frame, lines, kinds))
+    plot = clipped(frame, number, _curves(frame, lines, classes))
     return drawing(
         frame,
         axes,
         title,
-        plot + count_lines.drawn(frame, chart.orders) + _marks(chart, frame) + _labels(frame, ends, kinds),
+        plot + order_lines(frame, chart.orders) + _marks(chart, frame) + _labels(frame, ends, classes),
     )
 
 
-def _curves(frame: Frame, lines: list[Line], kinds: Classes) -> str:
+def _curves(frame: Frame, lines: list[Line], classes: Classes) -> str:
     parts = []
     for line in lines:
-        kind = f"line {kinds[line.name]}"
+        kind = f"line {classes[line.name]}"
         parts.append(curve(frame, line.points, f"{kind} faint" if line.faint else kind))
         if not line.faint:
             dots = "".join(path(frame, [point]) for point in line.points)
@@ -231,11 +185,11 @@ def _error_bars(frame: Frame, line: Line) -> str:
     )
 
 
-def _labels(frame: Frame, ends: list[tuple[str, Point]], kinds: Classes) -> str:
+def _labels(frame: Frame, ends: list[tuple[str, Point]], classes: Classes) -> str:
     heights = [frame.down(y) for _, (_, y) in ends]
     parts = []
     for (name, end), y, place in zip(ends, heights, spread(heights, frame), strict=True):
-        right, kind = frame.right, kinds[name]
+        right, kind = frame.right, classes[name]
         on = f'<path class="lead on {kind}" d="M{frame.across(end[0]):.1f} {y:.1f}H{right:.1f}"/>'
         lead = f'<path class="lead {kind}" d="M{right + 2:.1f} {y:.1f}L{right + 16:.1f} {place:.1f}"/>'
         swatch = f'<path class="line {kind}" d="M{right + 16:.1f} {place:.1f}h22"/>'
@@ -282,7 +236,7 @@ def _y_range(chart: Chart, lines: list[Line]) -> Range:
     high = max(end, low + 0.05, min(wanted, values[ceil(0.9 * most)]))
     margin = 0.05 * (high - low)
     # no room below zero: there are no such bits
-    return count_lines.widened((low - min(margin, abs(low)), high + margin), chart.orders)
+    return widened((low - min(margin, abs(low)), high + margin), chart.orders)
 
 
 def _x_range(chart: Chart, lines: list[Line]) -> Range:

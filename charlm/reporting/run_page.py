@@ -7,6 +7,8 @@ from math import ceil, log
 from statistics import fmean
 from typing import Any
 
+from markupsafe import Markup
+
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.config import FEWEST_HELD_OUT, acts
@@ -15,7 +17,6 @@ from charlm.data.tokenizer import without_ends
 from charlm.evaluation.baselines import KNESER_NEY, LAST_BYTES, Yardstick, compressors, simplest
 from charlm.evaluation.bootstrap import error_said, too_few
 from charlm.ngram.folds import FOLDS
-from charlm.reporting import charts
 from charlm.reporting.charts import (
     BOUND,
     CHAR_WIDTH,
@@ -35,7 +36,7 @@ from charlm.reporting.charts import (
 )
 from charlm.reporting.log import NAME as LOG
 from charlm.reporting.log import SAMPLE, read_log
-from charlm.reporting.page import document, facts_table, harmless
+from charlm.reporting.pages import harmless, render_page
 from charlm.reporting.progress import NAME as SAMPLES
 from charlm.terminal import one_line, visible
 from charlm.training.start import AnySession
@@ -47,27 +48,6 @@ MOST_ROWS = 100  # of the table of evaluations
 SMOOTHING_PART = 40  # the strong line averages over a fortieth of the run to either side
 LOSS_HEIGHT, RATE_HEIGHT = 320.0, 90.0
 LONGEST_NAME = 12
-
-CSS = """
-:root { --train: #1f5fa8; --held: #b0480c; --base: #3b7d3b; }
-@media (prefers-color-scheme: dark) { :root { --train: #74b0f4; --held: #f29a5c; --base: #8fd08f; } }
-h3 { font-size: .875rem; font-weight: 600; color: var(--soft); margin: 0 0 .25rem; }
-.groups { columns: 20rem 2; gap: 2.5rem; } section { break-inside: avoid; margin-bottom: 1.5rem; }
-pre { font: .8125rem/1.55 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; margin: 0 0
-  1.5rem; padding: .75rem 1rem; white-space: pre-wrap; background: var(--wash); }
-i { display: inline-block; width: 1.5rem; margin-right: .5rem; vertical-align: .25em;
-  border-top: 2px solid var(--train); }
-i.held { border-top: 4px dotted var(--held); } i.yard { border-top: 1px dashed var(--soft); }
-path { stroke: var(--train); } .raw { stroke-width: 1.25; opacity: .35; }
-path.held { stroke: var(--held); stroke-width: 1.25; } path.held.dots { stroke-width: 5.5; }
-path.yard { stroke: var(--soft); stroke-width: 1; } .yard { stroke-dasharray: 4; }
-i.base { border-top: 2px dashed var(--base); } i.closing { width: .6rem; height: .6rem; transform: rotate(45deg);
-  border: 2px solid var(--held); vertical-align: 0; margin-left: .4rem; }
-path.base { stroke: var(--base); stroke-width: 1.25; stroke-dasharray: 6 4; }
-path.closing { fill: var(--paper); stroke-width: 2; stroke-dasharray: none; }
-.wide { overflow-x: auto; } .evaluations td, .evaluations th { text-align: right; white-space: nowrap;
-  padding-left: 1.25rem; width: auto; }
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +79,7 @@ class Page:
     train: Sequence[tuple[int, float]]  # step, bits per character
     evaluations: Sequence[Evaluation]
     rates: Sequence[tuple[int, float]]  # step, learning rate
-    yardsticks: Sequence[BaselineRow]  # name, bits per character
+    baselines: Sequence[BaselineRow]  # name, bits per character
     settings: Sequence[tuple[str, Sequence[tuple[str, str]]]]  # groups of name, value
     samples: Sequence[tuple[int, str]]  # step, what the model wrote then
     training_note: str = ""  # a sentence under the curves
@@ -107,34 +87,22 @@ class Page:
 
 def render(page: Page) -> str:
     """Return the page as HTML that loads nothing and runs nothing. Raises nothing."""
-    parts = [facts_table(page.facts), _charts(page), _evaluations(page), _settings(page), _samples(page)]
-    return document(page.title, charts.CSS + CSS, "".join(parts))
+    return render_page("run.html", page=page, figures=_figures(page), evaluations=_evaluations(page))
 
 
-def _evaluations(page: Page) -> str:
-    """A table of all evaluations, each beside the baseline on the same windows."""
-    if not page.evaluations:
-        return ""
-    heads = ("step", "held-out", "n-gram baseline", "difference", "characters")
-    rows = []
-    every = ceil(len(page.evaluations) / MOST_ROWS)
-    for e in [*page.evaluations[:-1][::every], page.evaluations[-1]]:
+def _evaluations(page: Page) -> list[tuple[str, ...]]:
+    """The rows of the table of evaluations, each beside the baseline on the same windows."""
+    rows: list[tuple[str, ...]] = []
+    every = ceil(len(page.evaluations) / MOST_ROWS) or 1
+    for e in [*page.evaluations[:-1][::every], *page.evaluations[-1:]]:
         compared = ("", "")
         if e.baseline_bits is not None and e.difference is not None:
             compared = (_figure(e.baseline_bits), _plus_minus(e.difference, e.difference_error, "+"))
         few = e.chars is not None and e.chars < FEWEST_HELD_OUT
         chars = "" if e.chars is None else f"{e.chars:,}{' (too few to mean much)' * few}"
-        cells = (f"{e.step:,}{' (closing)' * e.closing}", _plus_minus(e.bits, e.error), *compared, chars)
-        rows.append(f"<tr>{''.join(f'<td>{harmless(cell)}</td>' for cell in cells)}</tr>\n")
-    head = "".join(f'<th scope="col">{title}</th>' for title in heads)
-    note = (
-        "Bits per character ± 1 standard error. Each evaluation and its baseline are on the same windows, so their "
-        "difference has an error of its own; negative: the model is better."
-    )
-    table = (
-        f'<table class="evaluations">\n<thead><tr>{head}</tr></thead>\n<tbody>{"".join(rows)}</tbody></table>'
-    )
-    return f'<h2>Evaluations</h2>\n<p>{note}</p>\n<div class="wide">{table}</div>\n'
+        step = f"{e.step:,}{' (closing)' * e.closing}"
+        rows.append((step, _plus_minus(e.bits, e.error), *compared, chars))
+    return rows
 
 
 def _plus_minus(bits: float, error: float | None, sign: str = "") -> str:
@@ -147,47 +115,34 @@ def _figure(bits: float | None, sign: str = "") -> str:
     return f"{bits:{sign}z.4f}" if bits is not None and abs(bits) < BOUND else "?"
 
 
-def _settings(page: Page) -> str:
-    groups = [f"<section><h3>{harmless(a)}</h3>{facts_table(b)}</section>\n" for a, b in page.settings]
-    return f'<h2>Settings</h2>\n<div class="groups">{"".join(groups)}</div>\n' if groups else ""
-
-
-def _samples(page: Page) -> str:
-    # HTML drops a newline right after <pre>, so one is given for it to drop
-    parts = [
-        f'<h3>after step {step:,}</h3>\n<pre lang="" dir="auto">\n{harmless(text)}</pre>\n'
-        for step, text in page.samples
-    ]
-    return f"<h2>What the model wrote</h2>\n{''.join(parts)}" if parts else ""
-
-
-def _charts(page: Page) -> str:
+def _figures(page: Page) -> list[Markup]:
+    """The charts of loss and learning rate, with the legend of the first."""
     train = [point for point in page.train if abs(point[1]) < BOUND]
     held_out = [e for e in page.evaluations if abs(e.bits) < BOUND]
     lost = len(page.train) + len(page.evaluations) - len(train) - len(held_out)
     rates = [point for point in page.rates if abs(point[1]) < BOUND]
-    yardsticks = sorted((y for y in page.yardsticks if abs(y[1]) < BOUND), key=lambda y: -y[1])
+    baselines = sorted((y for y in page.baselines if abs(y[1]) < BOUND), key=lambda y: -y[1])
     x = _step_range([*(step for step, _ in (*train, *rates)), *(e.step for e in held_out)])
     drawn = _thinned(train)
-    y = _loss_range(drawn, held_out, [bits for _, bits in yardsticks])
-    within = [yard for yard in yardsticks if yard[1] <= y[1]][-int(LOSS_HEIGHT / LABEL_GAP) :]
-    right = WIDTH - 14 - CHAR_WIDTH * max((len(_label(*yard)) for yard in within), default=3)
+    y = _loss_range(drawn, held_out, [bits for _, bits in baselines])
+    within = [row for row in baselines if row[1] <= y[1]][-int(LOSS_HEIGHT / LABEL_GAP) :]
+    right = WIDTH - 14 - CHAR_WIDTH * max((len(_label(*row)) for row in within), default=3)
     parts = []
-    if page.train or page.evaluations or yardsticks:
-        legend = _legend(bool(drawn), held_out, yardsticks, y[1], lost, page.training_note)
+    if page.train or page.evaluations or baselines:
+        legend = _legend(bool(drawn), held_out, baselines, y[1], lost, page.training_note)
         chart = _loss_chart(Frame(x, y, right, LOSS_HEIGHT), drawn, held_out, within)
-        parts.append(f"<figure>{legend}{chart}</figure>\n")
+        parts.append(Markup(legend + chart))
     if rates:
         highest = max(rate for _, rate in rates)
         frame = Frame(x, (0.0, highest * 1.05 if highest > 1e-99 else 1.0), right, RATE_HEIGHT)
-        parts.append(f"<figure>{_rate_chart(frame, rates)}</figure>\n")
-    return f"<h2>Curves</h2>\n{''.join(parts)}" if parts else ""
+        parts.append(Markup(_rate_chart(frame, rates)))
+    return parts
 
 
 def _legend(
-    train: bool, held_out: list[Evaluation], yards: list[BaselineRow], top: float, lost: int, note: str
+    train: bool, held_out: list[Evaluation], baselines: list[BaselineRow], top: float, lost: int, note: str
 ) -> str:
-    named = [(bits <= top, harmless(f"{name} {bits:.2f}")) for name, bits in yards]
+    named = [(bits <= top, harmless(f"{name} {bits:.2f}")) for name, bits in baselines]
     within = ", ".join(text for inside, text in named if inside)
     above = ", ".join(text for inside, text in named if not inside)
     entries = [
@@ -223,7 +178,7 @@ def _baselines(held_out: list[Evaluation]) -> list[tuple[int, float, bool]]:
 
 
 def _loss_chart(
-    frame: Frame, train: list[Point], held_out: list[Evaluation], yardsticks: list[BaselineRow]
+    frame: Frame, train: list[Point], held_out: list[Evaluation], baselines: list[BaselineRow]
 ) -> str:
     means: list[Point] = [(e.step, e.compared_bits) for e in _common(held_out) if e.compared_bits is not None]
     marks: list[Point] = [(e.step, e.bits) for e in _closing(held_out)]
@@ -235,19 +190,19 @@ def _loss_chart(
     ]
     dots = "".join(path(frame, [point]) for point in means)
     smooth = _smoothed(train)
-    baselines = _baselines(held_out)
+    beside = _baselines(held_out)
     curves = (
         f"{curve(frame, train, 'raw')}{curve(frame, smooth)}"
-        f"{curve(frame, [(x, y) for x, y, closing in baselines if not closing], 'base')}"
+        f"{curve(frame, [(x, y) for x, y, closing in beside if not closing], 'base')}"
         f"{curve(frame, means, 'held')}"
         f'<path class="held" d="{"".join(bars)}"/><path class="held dots" d="{dots}"/>'
-        f"{_diamonds(frame, [(x, y) for x, y, closing in baselines if closing], 'base')}"
+        f"{_diamonds(frame, [(x, y) for x, y, closing in beside if closing], 'base')}"
         f"{_diamonds(frame, marks, 'held')}"
     )
     ends = [("training", smooth), ("held-out", marks or means)]
     said = "".join(f", {name} ends at {points[-1][1]:.3f}" for name, points in ends if points)
     title = f"Loss in bits per character against steps{said}"
-    inner = _clipped(frame, curves) + _report_page_yardsticks(frame, yardsticks)
+    inner = _clipped(frame, curves) + _reference_lines(frame, baselines)
     return drawing(frame, _axes(frame, "bits per character", 6), title, inner)
 
 
@@ -272,14 +227,14 @@ def _axes(frame: Frame, y_title: str, most: int) -> Axes:
     return Axes(x_title="steps", y_title=y_title, x_ticks=x_ticks, y_ticks=y_ticks)
 
 
-def _report_page_yardsticks(frame: Frame, yardsticks: list[BaselineRow]) -> str:
-    heights = [frame.down(bits) for _, bits in yardsticks]
+def _reference_lines(frame: Frame, baselines: list[BaselineRow]) -> str:
+    heights = [frame.down(bits) for _, bits in baselines]
     parts = []
-    for yard, y, place in zip(yardsticks, heights, spread(heights, frame), strict=True):
+    for row, y, place in zip(baselines, heights, spread(heights, frame), strict=True):
         parts.append(f'<path class="yard" d="M{LEFT} {y:.1f}H{frame.right:.1f}"/>')
         parts.append(f'<path class="lead" d="M{frame.right:.1f} {y:.1f}l8 {place - y:.1f}"/>')
         where = f'x="{frame.right + 12:.1f}" y="{place:.1f}" dy=".35em"'
-        parts.append(f"<text {where}>{harmless(_label(*yard))}</text>\n")
+        parts.append(f"<text {where}>{harmless(_label(*row))}</text>\n")
     return "".join(parts)
 
 
@@ -306,19 +261,19 @@ def _step_range(steps: list[float]) -> Range:
     return (low if high > low > high / 2 else 0), max(high, 1)
 
 
-def _loss_range(train: list[Point], held_out: list[Evaluation], yardsticks: list[float]) -> Range:
+def _loss_range(train: list[Point], held_out: list[Evaluation], baselines: list[float]) -> Range:
     """From just under the lowest value to above all but a twentieth of the losses, or beyond.
 
-    Beyond, for yardsticks that at most double the range; the first steps would flatten the rest.
+    Beyond, for baselines that at most double the range; the first steps would flatten the rest.
     """
     evaluated = [y for e in held_out for y in (e.bits, e.compared_bits) if y is not None and abs(y) < BOUND]
     losses = [sorted(y for _, y in train), sorted(evaluated)]
-    tops = [ys[round(0.95 * (len(ys) - 1))] for ys in losses if ys] or yardsticks or [1.0]
+    tops = [ys[round(0.95 * (len(ys) - 1))] for ys in losses if ys] or baselines or [1.0]
     lowest = [ys[0] for ys in losses if ys] + [max(e.bits - e.drawn_error, 0.0) for e in held_out]
     lowest += [y for _, y, _ in _baselines(held_out)]
-    low, high = min(lowest + yardsticks, default=0.0), max(tops)
+    low, high = min(lowest + baselines, default=0.0), max(tops)
     reach = low + max(2 * (high - low), 0.5)
-    high = max([high, low + 0.05] + [y for y in yardsticks if y <= reach])
+    high = max([high, low + 0.05] + [y for y in baselines if y <= reach])
     high = max([high] + [y for _, y, _ in _baselines(held_out) if y <= reach])
     margin = 0.05 * (high - low)
     return low - min(margin, abs(low)), high + margin  # no room below zero: there are no such bits
@@ -327,7 +282,7 @@ def _loss_range(train: list[Point], held_out: list[Evaluation], yardsticks: list
 NAME = "report.html"
 TEXT_FACTS = ("label", "sha256", "train_chars", "held_out_chars")
 XZ_CHARS_PER_SECOND = 1.5e6
-XZ_SHARE = 0.03  # of a run's time, at most, for a yardstick that `charlm eval` shows too
+XZ_SHARE = 0.03  # of a run's time, at most, for a baseline that `charlm eval` shows too
 XZ_SECONDS = 5.0  # the same for a run that has no time to keep to
 LEAST_SECONDS = 0.5  # for the page itself, the table, and leaving Python
 LINES_PER_SECOND = 50_000
@@ -347,13 +302,13 @@ def write_report(
     counts: Yardstick | None = None,
     warn: Callable[[str], None] = lambda said: None,
 ) -> list[tuple[str, str]]:
-    """Write the page; the yardsticks and its path as further rows for the table. Raises OSError.
+    """Write the page; the baselines and its path as further rows for the table. Raises OSError.
 
     `counts` is Kneser-Ney, if it was measured; those that take time are left out where it would be
     too much of the `budget`. `warn` is told of damaged lines in the run's records, as the page is.
     """
-    sticks = [] if counts is None else [(KNESER_NEY, counts.bits_per_char)]
-    sticks += _report_yardsticks(session.corpus, with_xz=_has_time_for_xz(session.corpus, budget))
+    found = [] if counts is None else [(KNESER_NEY, counts.bits_per_char)]
+    found += _simple_baselines(session.corpus, with_xz=_has_time_for_xz(session.corpus, budget))
     order = f", {counts.order} {session.corpus.vocabulary.word}s of context" if counts is not None else ""
     few = too_few(session.corpus.held_out_chars)
     rows = [
@@ -361,7 +316,7 @@ def write_report(
             f"{name}, for comparison",
             f"{figure:.4f} bits/char on all held-out text{order * (name == KNESER_NEY)}{few}",
         )
-        for name, figure in sticks
+        for name, figure in found
     ]
     damaged: list[str] = []
     events, samples = (read_log(run.path, name, damaged.append) for name in (LOG, SAMPLES))
@@ -381,7 +336,7 @@ def write_report(
             _evaluation(e) for e in events if e.get("event") == "Evaluated" and "nats_per_char" in e
         ],
         training_note=f"Training loss is {note}." if (note := training_note(session)) else "",
-        yardsticks=sticks,
+        baselines=found,
         settings=[
             ("model", _words(session.model_config.to_json(), kind)),
             ("training", _words(session.training_config.to_json(), kind)),
@@ -446,7 +401,7 @@ def _has_time_for_xz(corpus: Corpus, budget: float | None) -> bool:
     return fits and _xz_seconds(corpus) <= (XZ_SECONDS if budget is None else XZ_SHARE * budget)
 
 
-def _report_yardsticks(corpus: Corpus, *, with_xz: bool) -> list[tuple[str, float]]:
+def _simple_baselines(corpus: Corpus, *, with_xz: bool) -> list[tuple[str, float]]:
     """Those there is time for; `charlm eval` shows all."""
     if not corpus.held_out_chars:
         return []
