@@ -51,7 +51,7 @@ def test_names_do_not_overlap(orders: list[tuple[int, float]]) -> None:
 
 def test_names_are_of_the_orders_together() -> None:
     svg = order_lines(frame(2.0, 3.6), FALLING)
-    assert re.findall(r">(counts[^<]*)<", svg) == [
+    assert re.findall(r">(n-grams[^<]*)<", svg) == [
         "n-grams, 1 character",
         "n-grams, 2 characters",
         "n-grams, 3 characters",

@@ -129,7 +129,7 @@ def order_lines(frame: Frame, orders: Sequence[Order]) -> str:
             parts.append(f'<path class="count" d="M{LEFT} {frame.down(bits):.1f}H{frame.right:.1f}"/>')
         said = _characters([k for k, _ in group])
         where = f'x="{LEFT + 8}" y="{_place(frame, group[0]):.1f}"'
-        parts.append(f'<text class="halo" {where}>counts, {said}</text>\n')
+        parts.append(f'<text class="halo" {where}>n-grams, {said}</text>\n')
     return "".join(parts)
 
 

@@ -106,7 +106,7 @@ def _evaluations(page: Page) -> list[tuple[str, ...]]:
 
 
 def _plus_minus(bits: float, error: float | None, sign: str = "") -> str:
-    known = error is not None and error < BOUND
+    known = error is not None and abs(error) < BOUND
     return f"{_figure(bits, sign)} ± {error_said(error if known else None)}"
 
 
