@@ -3,7 +3,9 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -22,8 +24,10 @@ def write(name: str, data: bytes | str) -> str:
     return name
 
 
-def read(names: Sequence[str], encoding: str | None = None, stdin: BinaryIO | None = None) -> Texts:
-    return read_texts(names, TextConfig(), encoding=encoding, stdin=stdin)
+def read(names: Sequence[str], encoding: str | None = None, stdin: Any = None) -> Texts:
+    """What evaluation and prompts read; `stdin`: what stands for standard input."""
+    with mock.patch("sys.stdin", SimpleNamespace(buffer=stdin)):
+        return read_texts(names, TextConfig(), encoding=encoding)
 
 
 def piped(data: bytes, encoding: str | None = None) -> Texts:

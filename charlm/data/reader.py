@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import BinaryIO
 
 from charlm.config import TextConfig
 from charlm.data.boilerplate import Boilerplate, strip_boilerplate
@@ -45,7 +44,6 @@ def read_texts(
     *,
     encoding: str | None = None,
     field: str | None = None,
-    stdin: BinaryIO | None = None,
 ) -> Texts:
     """Read files, folders, patterns or "-" into memory as a run with these settings reads its own text.
 
@@ -71,7 +69,7 @@ def read_texts(
         )
     files = []
     for path in paths:
-        reader, found = FileReader(path, config, inherited=inherited, stdin=stdin), Boilerplate()
+        reader, found = FileReader(path, config, inherited=inherited), Boilerplate()
         try:
             text = marked_text(reader.blocks(boilerplate=found))
         except MemoryError:
@@ -109,7 +107,6 @@ class FileReader:
         *,
         inherited: Collection[str] = (),
         label: str | None = None,
-        stdin: BinaryIO | None = None,
         watch: Callable[[int], None] = lambda n_bytes: None,
         excerpt: Excerpt | None = None,
     ) -> None:
@@ -119,7 +116,7 @@ class FileReader:
         """
         self._path, self._label, self._config = path, label or label_of(path), config
         self._inherits_field = "field" in inherited
-        self.stream = ByteStream(path, self._label, stdin=stdin, watch=watch, excerpt=excerpt)
+        self.stream = ByteStream(path, self._label, watch=watch, excerpt=excerpt)
         self.decoder = TextDecoder(self._label, config.encoding, inherited="encoding" in inherited)
         self.record_fields: list[str] | None = None
         self._notes: list[str] = []

@@ -77,13 +77,11 @@ class ByteStream:
         path: str,
         label: str,
         *,
-        stdin: BinaryIO | None = None,
         watch: Callable[[int], None] = lambda n_bytes: None,
         excerpt: "Excerpt | None" = None,
     ) -> None:
         """`watch` is called with the size of each piece read, before decompression; `excerpt` limits what is read."""
-        self._path, self._label, self._stdin = path, label, stdin
-        self._watch, self._excerpt = watch, excerpt
+        self._path, self._label, self._watch, self._excerpt = path, label, watch, excerpt
         self.size: int | None = None
         self.compression: str | None = None
         self.is_plain = False
@@ -126,7 +124,7 @@ class ByteStream:
             raise changed(label)
 
     def _from_stdin(self) -> Iterator[bytes]:
-        stream = self._stdin if self._stdin is not None else getattr(sys.stdin, "buffer", None)
+        stream = getattr(sys.stdin, "buffer", None)
         if stream is None:
             raise TextError("Standard input is closed. Give a file, or connect a pipe.")
         if _is_device(stream):

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from unittest import mock
 
 import torch
 import typer
@@ -125,21 +128,9 @@ def compressed(data: bytes) -> None:
     if kind is not None:
         with suppress(TextError):
             assert sum(map(len, decompress(kind, iter([data]), "a file", len(data)))) < 10**8
-    with suppress(TextError, UsageError):
-        read_texts(["-"], TextConfig(), stdin=_Bytes(data))  # type: ignore[arg-type]
-
-
-class _Bytes:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read(self, size: int = -1) -> bytes:
-        end = len(self._data) if size < 0 else size
-        piece, self._data = self._data[:end], self._data[end:]
-        return piece
-
-    def fileno(self) -> int:
-        raise OSError("no file")
+    standard_input = SimpleNamespace(buffer=BytesIO(data))
+    with suppress(TextError, UsageError), mock.patch("sys.stdin", standard_input):
+        read_texts(["-"], TextConfig())
 
 
 def terminal(data: bytes) -> None:
