@@ -22,11 +22,10 @@ from charlm.config import TextConfig
 from charlm.data.corpus import Corpus, Windows
 from charlm.data.prepare import prepare
 from charlm.evaluation.score import score_text
-from charlm.inference.predictor import CountsPredictor
-from charlm.native.library import rows_alone
+from charlm.inference.predictor import NgramPredictor
+from charlm.native.compiler import compile_ngram_rows
 from charlm.ngram.build import Built, build
 from charlm.ngram.prior import TrainingPrior
-from charlm.ngram.rows import CRows
 from charlm.ngram.table import dump
 
 MEMORY = 4 << 30
@@ -45,15 +44,16 @@ def built(corpus: Corpus, order: int, n_folds: int, repeat: int) -> tuple[Built,
 
 def batch_seconds(prior: TrainingPrior) -> tuple[float, float]:
     """The rows of a training batch, each without its own fold, by NumPy and in C; medians, in turns."""
-    compiling = rows_alone()
+    compiling = compile_ngram_rows()
     library = compiling.library() if compiling else None
-    fillers = (None, CRows.of(prior.model, library))
+    prior.model.use_library(library)
+    kernels = (None, prior.model.kernel)
     windows = Windows(len(prior.train), T, B, 1)
     seconds: tuple[list[float], list[float]] = ([], [])
     for step in range(BATCHES):
         found = []
-        for filler, times in zip(fillers, seconds, strict=True):
-            prior.model.filler = filler
+        for kernel, times in zip(kernels, seconds, strict=True):
+            prior.model.kernel = kernel
             started = perf_counter()
             found.append(prior.log_rows(windows.starts(step), T))
             times.append(perf_counter() - started)
@@ -61,7 +61,7 @@ def batch_seconds(prior: TrainingPrior) -> tuple[float, float]:
     return median(seconds[0]), median(seconds[1])
 
 
-def step_seconds(predictor: CountsPredictor, corpus: Corpus, steps: int = 500) -> float:
+def step_seconds(predictor: NgramPredictor, corpus: Corpus, steps: int = 500) -> float:
     """One character more of one text."""
     state = predictor.start(1)
     ids = torch.from_numpy(corpus.held_out[:steps].astype(np.int64))[None]
@@ -89,7 +89,7 @@ def main() -> None:
     for order in range(low, high + 1):
         whole, seconds = built(corpus, order, 0, options.repeat)
         folds, fold_seconds = built(corpus, order, options.folds, options.repeat)
-        predictor = CountsPredictor(whole.model, corpus.vocabulary)
+        predictor = NgramPredictor(whole.model, corpus.vocabulary)
         nats = score_text(predictor, "", corpus.held_out_text()).nats.mean()
         figures = (
             megabytes / seconds,

@@ -24,7 +24,7 @@ from charlm.data.sources import manual_name, read_manual
 from charlm.evaluation.baselines import count_training_part
 from charlm.evaluation.bootstrap import BLOCK, Numbers, confidence_interval, long_run_variance, t_quantile
 from charlm.evaluation.score import score_text
-from charlm.inference.predictor import CountsPredictor
+from charlm.inference.predictor import NgramPredictor
 from charlm.ngram.build import build
 
 Interval = tuple[float, float]
@@ -156,7 +156,7 @@ def scored(text: str) -> tuple[Numbers, Numbers]:
     half = build(corpus.train, vocabulary.n_symbols, max(1, whole.order // 2), memory=memory, most=None).model
     found = []
     for model in (whole, half):
-        predictor = CountsPredictor(model, vocabulary)
+        predictor = NgramPredictor(model, vocabulary)
         bits = [score_text(predictor, "", piece).bits.mean() for i, piece in enumerate(pieces) if i % 10 != 5]
         found.append(np.array(bits))
     return found[0], found[0] - found[1]

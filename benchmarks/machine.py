@@ -10,13 +10,13 @@ from time import perf_counter
 
 import torch
 
-from charlm.native.library import examine
+from charlm.native.compiler import check_kernels
 from charlm.training.device import machine
 
 
 def line() -> str:
     """The machine, and what is compiled there, for the first line of a table."""
-    return "; ".join([machine(torch.get_num_threads()), *map(str, examine())])
+    return "; ".join([machine(torch.get_num_threads()), *map(str, check_kernels())])
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from charlm.checkpoint.snapshot import TABLE, read
 from charlm.config import SamplingConfig
 from charlm.inference.generate import Piece, draw, generate
 from charlm.inference.predictor import TransformerPredictor
-from charlm.native.library import begin
+from charlm.native.compiler import start_compiling
 from charlm.training.planner import SIZES
 
 STREAMS = (1, 8, 64, 512)
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=4000)
     parser.add_argument("--beside", metavar="RUN", help="another run")
     options = parser.parse_args()
-    started, compiling = perf_counter(), begin()
+    started, compiling = perf_counter(), start_compiling()
     library = compiling.library() if compiling else None
     compiled_seconds = perf_counter() - started
     if options.beside:

@@ -50,7 +50,7 @@ def measured(corpus: Corpus, counts: bool) -> tuple[float, float, float]:
     times: list[float] = []
     while len(times) < STEPS:
         times += [event.seconds for event in trainer._step() if isinstance(event, Stepped)]
-    predictor = TransformerPredictor(session.model.eval(), corpus.vocabulary, counts=session.kneser_ney)
+    predictor = TransformerPredictor(session.model.eval(), corpus.vocabulary, prior=session.kneser_ney)
     started = perf_counter()
     predictor.score(corpus.held_out[:SCORED])
     scored = SCORED / (perf_counter() - started)

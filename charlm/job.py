@@ -13,9 +13,9 @@ from charlm.errors import CharlmError, CheckpointError, UsageError
 from charlm.evaluation.baselines import (
     CHOSEN,
     KNESER_NEY,
-    Baseline,
+    NgramBaseline,
+    baseline_of_ids,
     count_training_part,
-    stick_of_ids,
 )
 from charlm.evaluation.bootstrap import too_few
 from charlm.inference.generate import default_prompt, sample_text
@@ -71,7 +71,7 @@ class TrainingJob:
         """Is it one of the runs of a comparison?"""
         return (self.folder.path.parent / "comparison.json").is_file()
 
-    def _measure_baseline(self) -> Baseline | None:
+    def _measure_baseline(self) -> NgramBaseline | None:
         """Count n-grams and score them on the held-out part; None where nothing is held out, or it takes too long.
 
         A long text is counted in part. A model with a prior is compared with that prior; otherwise the order is
@@ -89,7 +89,7 @@ class TrainingJob:
                 memory = session.training_config.prior_memory << 20
                 built = count_training_part(corpus.vocabulary, corpus.train, memory=memory, most=symbols)
             started = perf_counter()
-            stick = stick_of_ids(built, corpus.vocabulary, corpus.held_out, corpus.held_out_chars)
+            stick = baseline_of_ids(built, corpus.vocabulary, corpus.held_out, corpus.held_out_chars)
             seconds = perf_counter() - started
         order = several(stick.order or 0, corpus.vocabulary.word)
         self.messages.say(
@@ -97,7 +97,7 @@ class TrainingJob:
             f"({KNESER_NEY}){f'; {stick.limits}' if stick.limits else ''}{too_few(corpus.held_out_chars)}. "
             "Each evaluation scores it on its own windows"
         )
-        return Baseline(stick, built.model, seconds)
+        return NgramBaseline(stick, built.model, seconds)
 
     def events(self, stop: Stop) -> Iterator[Event]:
         """Train to the end of the plan or until `stop`; the last event is Finished. Each is logged before it is yielded.
@@ -132,7 +132,7 @@ class TrainingJob:
         self.folder.unlock()
         rows = summary_rows(self.folder, self.session, self.last)
         budget = 0.0 if hurry else None if self.pace is None else self.pace.budget
-        stick = self.baseline.stick if self.baseline else None
+        stick = self.baseline.baseline if self.baseline else None
         facts = [*rows, *repeat_row(self.folder, self.session)]
         try:
             rows += write_report(self.folder, self.session, facts, budget, stick, self.messages.warn)

@@ -28,7 +28,7 @@ from charlm.errors import CheckpointError, TextError, UsageError
 from charlm.inference.context import ContextRule
 from charlm.inference.generate import Piece, default_prompt, generate
 from charlm.inference.predictor import Predictor, TransformerPredictor, predictor_of
-from charlm.native.library import begin as begin_compiling
+from charlm.native.compiler import start_compiling as begin_compiling
 from charlm.settings import settings_of
 from charlm.suggestions import setting_meant
 from charlm.terminal import one_line
@@ -213,7 +213,7 @@ class Run:
     def _fastest(self) -> Iterator[None]:
         """Within it, one of torch's threads computes where that is faster."""
         with threads_restored():
-            if self.predictor.best_alone:
+            if self.predictor.single_threaded:
                 torch.set_num_threads(1)
             yield
 

@@ -20,7 +20,7 @@ from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.data.prepare import prepare
-from charlm.native.library import Compiling
+from charlm.native.compiler import Compilation
 from charlm.training.planner import Budget, choose
 from charlm.training.session import Session
 from charlm.training.start import begin
@@ -33,7 +33,7 @@ TEXT = "".join(
 )
 
 
-def needed(compiling: Compiling | None) -> ctypes.CDLL:
+def needed(compiling: Compilation | None) -> ctypes.CDLL:
     """What was compiled: only where no compiler is there a test may do without."""
     if compiling is None:
         pytest.skip("no C compiler here")

@@ -14,7 +14,7 @@ import torch
 
 from charlm.checkpoint import safe_io as manifest
 from charlm.checkpoint.run_folder import RunFolder, overview
-from charlm.checkpoint.safe_io import COUNTS
+from charlm.checkpoint.safe_io import NGRAM_FILE
 from charlm.checkpoint.snapshot import read
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
@@ -26,8 +26,8 @@ from charlm.training.session import Session
 from charlm.training.start import begin, go_on, trainer_of
 from tests.conftest import TEXT, Never, toy_choice
 
-FILES = (*manifest.CHECKPOINT_FILES, *manifest.RUN_FILES, COUNTS, "plan.json", "latest", manifest.NAME)
-VOUCHED = (*manifest.CHECKPOINT_FILES, *manifest.RUN_FILES, COUNTS)
+FILES = (*manifest.CHECKPOINT_FILES, *manifest.RUN_FILES, NGRAM_FILE, "plan.json", "latest", manifest.NAME)
+VOUCHED = (*manifest.CHECKPOINT_FILES, *manifest.RUN_FILES, NGRAM_FILE)
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 7, 65536, 2**31, 2**63, -(2**63), 10**30, 0.5, -0.0, 1e-300, 1e308, "", "x", "1",
     "\x1b[2J", "../..", "/etc/passwd", "\ud800", "a" * 5000, [], [[]], [0], [-1], [None], {}, {"a": 1}, [1] * 300,

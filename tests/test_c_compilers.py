@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from charlm.native import library as compiled
-from charlm.native.library import ROWS, STEP, Compiling, begin, compilers
+from charlm.native import compiler as compiled
+from charlm.native.compiler import DECODER, NGRAM_ROWS, Compilation, compilers, start_compiling
 from tests.conftest import Result, needed
 from tests.test_compare_cli import TOY
 
@@ -28,8 +28,8 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     folder = tmp_path / "only-these"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr(compiled, "rows_alone", lambda: begin(ROWS))
-    monkeypatch.setattr("charlm.evaluation.report.rows_alone", lambda: begin(ROWS))
+    monkeypatch.setattr(compiled, "compile_ngram_rows", lambda: start_compiling(NGRAM_ROWS))
+    monkeypatch.setattr("charlm.evaluation.report.compile_ngram_rows", lambda: start_compiling(NGRAM_ROWS))
     compiled.take_failures()
 
     def put(**scripts: str) -> None:
@@ -49,18 +49,18 @@ def test_processors_that_know_half_precision_compile_all(put: Callable[..., None
     found = subprocess.run([*compilers(), "-E", str(probe)], capture_output=True, text=True)
     if found.returncode:
         pytest.skip("this compiler knows no AVX512-FP16")
-    for source in (STEP, ROWS):
-        assert needed(begin(source)) is not None
+    for source in (DECODER, NGRAM_ROWS):
+        assert needed(start_compiling(source)) is not None
 
 
 @NO_COMPILER
 def test_the_next_compiler_compiles_what_the_first_cannot(put: Callable[..., None]) -> None:
     put(cc=FAILS, gcc=f'exec {REAL} "$@"')
     assert [Path(path).name for path in compilers()] == ["cc", "gcc"]
-    compiling = begin()
+    compiling = start_compiling()
     library = needed(compiling)
     assert compiling and Path(compiling.compiler).name == "gcc"
-    assert hasattr(library, "rows") and hasattr(library, "read_ids")
+    assert hasattr(library, "ngram_rows") and hasattr(library, "next_logits")
     assert not compiled.has_failures()
 
 
@@ -83,27 +83,27 @@ def test_a_compiler_that_cannot_be_started_is_passed_over_and_named(
 
 @NO_COMPILER
 def test_what_cannot_be_compiled_takes_nothing_else_with_it(put: Callable[..., None]) -> None:
-    put(cc=f'case "$*" in *rows.c*) {FAILS};; esac; exec {REAL} "$@"')
-    compiling = begin()
+    put(cc=f'case "$*" in *ngram_rows.c*) {FAILS};; esac; exec {REAL} "$@"')
+    compiling = start_compiling()
     library = compiling.library() if compiling else None
-    assert compiling and hasattr(library, "read_ids") and not hasattr(library, "rows")
-    assert set(compiling.failures) == {ROWS} and "error: no luck" in compiling.failures[ROWS]
-    assert [purpose for purpose, _ in compiled.take_failures()] == ["n-gram counts"]
+    assert compiling and hasattr(library, "next_logits") and not hasattr(library, "ngram_rows")
+    assert set(compiling.failures) == {NGRAM_ROWS} and "error: no luck" in compiling.failures[NGRAM_ROWS]
+    assert [purpose for purpose, _ in compiled.take_failures()] == ["n-gram rows"]
     assert not compiled.take_failures(), "said once"
 
 
 @NO_COMPILER
 def test_flags_that_a_compiler_lacks_are_left_out(put: Callable[..., None]) -> None:
     put(cc=f'case "$*" in *-march=native*) {FAILS};; esac; exec {REAL} "$@"')
-    needed(begin())
+    needed(start_compiling())
 
 
 @pytest.mark.parametrize(
     ("script", "said"),
     [
         (FAILS, "cc: .*error: no luck"),
-        ("exit 0", "cc: it made nothing, with exit code 0"),
-        ("kill -9 $$", "cc: it made nothing, with exit code -9"),
+        ("exit 0", "cc: no output file, exit code 0"),
+        ("kill -9 $$", "cc: no output file, exit code -9"),
         ("sleep 60", "cc did not finish in 0 seconds"),
     ],
 )
@@ -112,9 +112,9 @@ def test_a_compiler_that_makes_nothing_is_given_up(
 ) -> None:
     monkeypatch.setattr(compiled, "SECONDS", 0.3 if "sleep" in script else 20.0)
     put(cc=script)
-    compiling = begin()
+    compiling = start_compiling()
     assert compiling is not None and compiling.library() is None and not compiling.waits
-    assert {STEP, ROWS} == set(compiling.failures)
+    assert {DECODER, NGRAM_ROWS} == set(compiling.failures)
     assert all(re.fullmatch(said, why) for why in compiling.failures.values()), compiling.failures
 
 
@@ -122,21 +122,23 @@ def test_a_compiler_that_hangs_beside_other_work_is_not_waited_for(
     put: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(cc="sleep 60")
-    compiling = begin(ROWS)
+    compiling = start_compiling(NGRAM_ROWS)
     assert compiling and compiling.waits
     monkeypatch.setattr(compiled, "PATIENCE", 0.0)
     assert (
-        not compiling.waits and compiling.library() is None and "did not finish" in compiling.failures[ROWS]
+        not compiling.waits
+        and compiling.library() is None
+        and "did not finish" in compiling.failures[NGRAM_ROWS]
     )
 
 
 def test_without_a_compiler_there_is_nothing_to_say(put: Callable[..., None]) -> None:
-    assert compilers() == [] and begin() is None and not compiled.take_failures()
-    assert all("there is no C compiler" in (part.problem or "") for part in compiled.examine())
+    assert compilers() == [] and start_compiling() is None and not compiled.take_failures()
+    assert all("there is no C compiler" in (part.problem or "") for part in compiled.check_kernels())
 
 
 def test_python_is_no_compiler() -> None:
-    assert Compiling([sys.executable]).library() is None
+    assert Compilation([sys.executable]).library() is None
     compiled.take_failures()
 
 
@@ -148,7 +150,7 @@ def test_commands_say_once_what_was_not_compiled_and_give_the_same(
     before = json.loads(charlm("eval", "--json").out)["bits_per_char"]
     if script:
         put(cc=script)
-    said = "note: the C code for n-gram counts could not be compiled (cc: "
+    said = "note: the C code for n-gram rows could not be compiled (cc: "
     evaluated = charlm("eval", "--json")
     assert json.loads(evaluated.out)["bits_per_char"] == pytest.approx(before, abs=1e-6)
     assert evaluated.err.count(said) == bool(script)
@@ -159,7 +161,7 @@ def test_commands_say_once_what_was_not_compiled_and_give_the_same(
     doctor = charlm("doctor")
     assert ("no luck" in doctor.out) == bool(script) and "could not" not in doctor.err
     parts = json.loads(charlm("doctor", "--json").out)["compiled"]
-    assert [part["purpose"] for part in parts] == ["sampling", "n-gram counts"]
+    assert [part["purpose"] for part in parts] == ["sampling", "n-gram rows"]
     assert all(
         (part["compiler"] is None) == bool(part["problem"]) == (not compilers() or bool(script))
         for part in parts

@@ -24,7 +24,7 @@ from charlm.experiments.results import read_nats, read_result
 from charlm.experiments.runner import Began, Scored, Scoring, compare, plan_of, unintended
 from charlm.experiments.statistics import verdict
 from charlm.experiments.variants import Variant, parse_axis, variants, written
-from charlm.inference.predictor import CountsPredictor, TransformerPredictor
+from charlm.inference.predictor import NgramPredictor, TransformerPredictor
 from charlm.training.events import Stepped
 from charlm.training.planner import Budget, read_plan
 from charlm.training.trainer import Trainer
@@ -471,7 +471,7 @@ def test_what_may_be_seen_binds_the_counts_of_a_model_too(tmp_path: Path, corpus
     _, session = toy_run(tmp_path, corpus, 1, model=model)
     ids = corpus.held_out
     assert session.prior is not None
-    beside, alone = session.predictor, CountsPredictor(session.prior.model, corpus.vocabulary)
+    beside, alone = session.predictor, NgramPredictor(session.prior.model, corpus.vocabulary)
     beside.model.eval()
     for found in (by_symbols_seen, by_symbols_before):
         of_model = {x: bits for x, bits, _ in found(beside, ids, 16)}

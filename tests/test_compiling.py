@@ -9,7 +9,7 @@ import torch
 
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
-from charlm.native import library as compiled
+from charlm.native import compiler as compiled
 from charlm.training import trainer as compiling
 from charlm.training.events import Compiled, Finished, Stepped
 from charlm.training.planner import Budget, choose
@@ -99,13 +99,13 @@ def test_a_library_that_cannot_be_removed_while_it_is_loaded_ends_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on Windows, where removing it is a PermissionError."""
-    compiling = compiled.begin(compiled.ROWS)
+    compiling = compiled.start_compiling(compiled.NGRAM_ROWS)
     if compiling is None:
         pytest.skip("no compiler here")
     unlink = os.unlink
 
     def refusing(path: object, **how: object) -> None:
-        if str(path).endswith("step.so"):
+        if str(path).endswith("kernels.so"):
             raise PermissionError(13, "Access is denied", str(path))
         unlink(path, **how)  # type: ignore[arg-type]
 

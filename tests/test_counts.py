@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from charlm.errors import CheckpointError
 from charlm.ngram.build import build, count_unigram, fit, lower_orders, spread_chars, tail_losses
-from charlm.ngram.folds import bounds, count_in_folds, fold_of, levels_and_shares
-from charlm.ngram.grams import Grams, Packing, count, discounts, levels
-from charlm.ngram.kneser_ney import KneserNey, probabilities
-from charlm.ngram.table import dump, load
+from charlm.ngram.folds import bounds, count_in_folds, fold_of, levels_with_folds
+from charlm.ngram.grams import Grams, Packing, count
+from charlm.ngram.kneser_ney import KneserNey
+from charlm.ngram.table import discounts, levels
 from tests.plain_kneser_ney import Plain, by_paper
 
 SYMBOLS = 4
@@ -56,11 +56,11 @@ def test_rows_are_the_formulas(text: list[int], order: int, context: list[int], 
 @pytest.mark.parametrize("order", [0, 1, 3, 8])
 def test_a_text_is_scored_as_its_rows_say(order: int, dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("charlm.ngram.kneser_ney.DENSE_NUMBERS", dense)
-    monkeypatch.setattr("charlm.ngram.kneser_ney.AT_ONCE", 37)
+    monkeypatch.setattr("charlm.ngram.kneser_ney.POSITIONS_AT_ONCE", 37)
     model, plain = counted(noise(500), order), Plain(noise(500), SYMBOLS, order)
     text = noise(120, seed=2)
     text[50] = SYMBOLS + 3  # no symbol of the model: it ends every context
-    scored = probabilities(model, text)
+    scored = model.probabilities(text)
     rows = np.exp(model.log_rows(model.contexts(text[None]))[0])
     np.testing.assert_allclose([model.row(key) for key in model.contexts(text[None])[0]], rows, rtol=1e-6)
     assert scored[50] == 0
@@ -68,7 +68,6 @@ def test_a_text_is_scored_as_its_rows_say(order: int, dense: int, monkeypatch: p
         if t != 50:
             assert scored[t] == pytest.approx(rows[t - 1, text[t]], rel=1e-5)
             assert scored[t] == pytest.approx(plain.probability(tuple(text[:t]), text[t]), rel=1e-12)
-    np.testing.assert_array_equal(probabilities(model, text, 70), scored[70:])
 
 
 def test_one_symbol_more_gives_the_context_of_the_whole_text() -> None:
@@ -156,7 +155,7 @@ def test_without_a_fold_is_counted_from_the_others(
         patch.setattr("charlm.ngram.kneser_ney.DENSE_NUMBERS", dense)
         ids, packing = np.array(text), Packing(SYMBOLS)
         order, parts = count_in_folds(ids, packing, order, [(0, len(ids))], n_folds)
-        model = KneserNey(packing, *levels_and_shares(parts, packing, order))
+        model = KneserNey(packing, *levels_with_folds(parts, packing, order))
     whole = Plain(text, SYMBOLS, order)
     folds = fold_of(np.arange(len(ids)), len(ids), n_folds)
     contexts = np.concatenate((model.start(1), model.contexts(ids[None])[0, :-1]))
@@ -177,25 +176,13 @@ def test_folds_of_parts_of_a_text_and_of_little_memory() -> None:
     spans = [(1000, 90_000), (120_000, 170_000)]
     order, parts = count_in_folds(text, packing, 5, spans, 7, memory=1 << 18)
     assert order < 5
-    found, shares = levels_and_shares(parts, packing, order)
+    found, shares = levels_with_folds(parts, packing, order)
     _, grams = count(text, packing, order, spans)
     for level, expected, share in zip(found, levels(grams, packing, order), shares, strict=True):
         np.testing.assert_array_equal(level.contexts, expected.contexts)
         np.testing.assert_array_equal(level.counts, expected.counts)
         assert (share.counts.sum(axis=0) <= level.counts).all()
     np.testing.assert_array_equal(shares[-1].counts.sum(axis=0), found[-1].counts)
-
-
-@pytest.mark.parametrize("folds", [False, True])
-def test_sparse_rows_are_the_same_distribution(folds: bool) -> None:
-    text = noise(3000, 20)
-    model = build(text, 20, 4, memory=1 << 30, n_folds=5).model
-    contexts, fold = model.contexts(text[None, :300])[0], fold_of(np.arange(1, 301), len(text), 5)
-    sparse = model.sparse(contexts, fold if folds else None)
-    rows = sparse.weight[:, None] * model.base[sparse.base]
-    rows[sparse.rows, sparse.symbols] = sparse.probabilities
-    np.testing.assert_allclose(rows, model.rows(contexts, fold if folds else None), rtol=1e-12)
-    assert len(set(zip(sparse.rows.tolist(), sparse.symbols.tolist(), strict=True))) == len(sparse.rows)
 
 
 def test_nothing_counted_is_uniform() -> None:
@@ -212,7 +199,7 @@ def test_memory_bounds_what_is_kept_and_what_is_left_out_is_said(memory: int, n_
     text = noise(30_000, 20)
     built = build(text, 20, 4, memory=memory, n_folds=n_folds)
     kept = sum(level.nbytes for level in built.model.levels)
-    kept += sum(share.nbytes for share in built.model.shares or ())
+    kept += sum(share.nbytes for share in built.model.fold_counts or ())
     assert kept <= memory
     assert bool(built.limits) == (memory < 1 << 30)
     rows = built.model.rows(
@@ -277,7 +264,7 @@ def losses_one_by_one(ids: np.ndarray, n_symbols: int, end: int | None) -> tuple
     for order in range(packing.highest_order + 1):
         _, grams = count(ids, packing, order, [(0, n)])
         model = KneserNey(packing, levels(grams, packing, order), dense=False)
-        found.append(-float(np.log(probabilities(model, ids, n)).mean()))
+        found.append(-float(np.log(model.probabilities(ids)[n:]).mean()))
     seen = np.bincount(ids[:n], minlength=n_symbols) + 1
     return found, -float(np.log(seen[ids[n:]] / seen.sum()).mean())
 
@@ -302,7 +289,7 @@ def test_the_order_chosen_predicts_the_end_best_of_all_orders_and_the_unigram(na
         if smooth
         else build(before, n_symbols, found.order, memory=1 << 30, end=end)
     ).model
-    assert -np.log(probabilities(model, ids, len(before))).mean() == pytest.approx(best, abs=1e-9)
+    assert -np.log(model.probabilities(ids)[len(before) :]).mean() == pytest.approx(best, abs=1e-9)
 
 
 def test_random_texts_are_best_without_context_and_by_the_unigram() -> None:
@@ -334,12 +321,12 @@ def test_a_part_of_the_time_counts_a_part_of_the_text() -> None:
 
 def test_counts_survive_a_file_bit_for_bit() -> None:
     model = counted(noise(800), 5)
-    again = load(dump(model), SYMBOLS, "x")
+    again = KneserNey.from_bytes(model.to_bytes(), SYMBOLS, "x")
     contexts = model.contexts(noise(90, seed=2)[None])[0]
     np.testing.assert_array_equal(again.rows(contexts), model.rows(contexts))
-    assert dump(again) == dump(model)
+    assert again.to_bytes() == model.to_bytes()
     empty = counted(np.empty(0, np.uint8), 2)
-    assert dump(load(dump(empty), SYMBOLS, "x")) == dump(empty)
+    assert KneserNey.from_bytes(empty.to_bytes(), SYMBOLS, "x").to_bytes() == empty.to_bytes()
 
 
 def damaged() -> dict[str, Callable[[dict[str, np.ndarray]], object]]:
@@ -369,17 +356,17 @@ def damaged() -> dict[str, Callable[[dict[str, np.ndarray]], object]]:
 
 @pytest.mark.parametrize("how", damaged())
 def test_a_damaged_file_is_refused(how: str) -> None:
-    arrays = safetensors.numpy.load(dump(counted(noise(800), 3)))
+    arrays = safetensors.numpy.load(counted(noise(800), 3).to_bytes())
     damaged()[how](arrays)
     with pytest.raises(CheckpointError, match="x is damaged"):
-        load(safetensors.numpy.save(arrays), SYMBOLS, "x")
+        KneserNey.from_bytes(safetensors.numpy.save(arrays), SYMBOLS, "x")
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused(data: bytes) -> None:
-    for attempt in (data, dump(counted(noise(80), 1))[: len(data)]):
+    for attempt in (data, counted(noise(80), 1).to_bytes()[: len(data)]):
         with pytest.raises(CheckpointError, match="damaged"):
-            load(attempt, SYMBOLS, "x")
+            KneserNey.from_bytes(attempt, SYMBOLS, "x")
 
 
 @pytest.mark.parametrize("most", [None, 150])
@@ -389,7 +376,7 @@ def test_the_lower_orders_of_one_count_are_those_counted_alone(most: int | None)
     assert [model.order for model in found] == [4, 3, 2, 1]
     for model in found:
         alone = build(ids, SYMBOLS, model.order, memory=1 << 30, most=most).model
-        np.testing.assert_array_equal(probabilities(model, ids), probabilities(alone, ids))
+        np.testing.assert_array_equal(model.probabilities(ids), alone.probabilities(ids))
     assert list(lower_orders(ids, SYMBOLS, 1, memory=1 << 30)) == []
     assert list(lower_orders(ids, SYMBOLS, 0, memory=1 << 30)) == []
 
@@ -405,6 +392,6 @@ def test_a_context_that_stands_twice_is_refused() -> None:
         starts=np.insert(level.starts, at + 1, level.starts[at] + 1),
     )
     torn = KneserNey(model.packing, [model.levels[0], apart, *model.levels[2:]], dense=False)
-    load(dump(model), 4, "counts")
-    with pytest.raises(CheckpointError, match="the order of the contexts of order 1"):
-        load(dump(torn), 4, "counts")
+    KneserNey.from_bytes(model.to_bytes(), 4, "x")
+    with pytest.raises(CheckpointError, match="order of the contexts in order 1"):
+        KneserNey.from_bytes(torn.to_bytes(), 4, "x")

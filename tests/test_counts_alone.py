@@ -19,7 +19,7 @@ from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.errors import CheckpointError, ResourceError
 from charlm.evaluation.score import score_text
-from charlm.inference.predictor import CountsPredictor, TransformerPredictor, predictor_of
+from charlm.inference.predictor import NgramPredictor, TransformerPredictor, predictor_of
 from charlm.ngram.build import fit
 from charlm.training.events import Counted, Evaluated, Finished, Saved
 from charlm.training.ngram_trainer import CountsSession
@@ -52,7 +52,7 @@ def test_what_is_saved_scores_as_the_counts_do(tmp_path: Path, corpus: Corpus, o
     n = corpus.vocabulary.n_symbols
     model = fit(corpus.train, n, order, memory=1 << 30).model
     text = corpus.held_out_text()
-    expected = score_text(CountsPredictor(model, corpus.vocabulary), "", text).nats
+    expected = score_text(NgramPredictor(model, corpus.vocabulary), "", text).nats
     saved = predictor_of(snapshot)
     assert snapshot.model_config.prior_order == model.order
     np.testing.assert_array_equal(score_text(saved, "", text).nats, expected)
@@ -64,7 +64,7 @@ def test_what_is_saved_scores_as_the_counts_do(tmp_path: Path, corpus: Corpus, o
 def test_the_predictor_of_a_checkpoint_is_of_its_kind(tmp_path: Path, corpus: Corpus) -> None:
     run, session = counted(tmp_path, corpus)
     list(trainer_of(session, run).run(Never()))
-    assert isinstance(predictor_of(read(run, "latest")), CountsPredictor)
+    assert isinstance(predictor_of(read(run, "latest")), NgramPredictor)
     run, other = toy_run(tmp_path, corpus, 2)
     list(trainer_of(other, run).run(Never()))
     found = predictor_of(read(run, "latest"))

@@ -9,16 +9,16 @@ from charlm.data.tokenizer import Vocabulary
 from charlm.evaluation.score import score_slice, score_text, spread
 from charlm.inference.context import ContextRule
 from charlm.inference.generate import sample_text
-from charlm.inference.predictor import CountsPredictor, Predictor
+from charlm.inference.predictor import NgramPredictor, Predictor
 from charlm.ngram.build import build
 
 TEXT = "the cat sat on the mat; the rat sat on the cat; " * 20 + "zé"
 
 
-def predictor(order: int = 4) -> CountsPredictor:
+def predictor(order: int = 4) -> NgramPredictor:
     vocabulary = Vocabulary.build(TEXT, 2)
     built = build(vocabulary.encode(TEXT), vocabulary.n_symbols, order, memory=1 << 30)
-    return CountsPredictor(built.model, vocabulary)
+    return NgramPredictor(built.model, vocabulary)
 
 
 @pytest.mark.parametrize("order", [0, 1, 4, 9])

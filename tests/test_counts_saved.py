@@ -7,19 +7,18 @@ import numpy as np
 import pytest
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.safe_io import COUNTS
+from charlm.checkpoint.safe_io import NGRAM_FILE
 from charlm.checkpoint.snapshot import Snapshot, read
 from charlm.data.corpus import Corpus
 from charlm.errors import CheckpointError
 from charlm.ngram.build import build
-from charlm.ngram.table import dump
 from tests.conftest import toy_run
 
 
 def with_counts(root: Path, corpus: Corpus) -> tuple[RunFolder, Snapshot]:
     run, session = toy_run(root, corpus, model={"prior": True, "prior_order": 3})
-    counts = dump(build(corpus.train, corpus.vocabulary.n_symbols, 3, memory=1 << 30).model)
-    snapshot = replace(session.snapshot(), counts=counts)
+    counts = build(corpus.train, corpus.vocabulary.n_symbols, 3, memory=1 << 30).model.to_bytes()
+    snapshot = replace(session.snapshot(), ngram=counts)
     run.write_run_files(snapshot.run_files())
     run.save(0, snapshot.files(), snapshot.run_files(), best=False)
     return run, snapshot
@@ -28,7 +27,7 @@ def with_counts(root: Path, corpus: Corpus) -> tuple[RunFolder, Snapshot]:
 def test_counts_come_back_as_they_were(tmp_path: Path, corpus: Corpus) -> None:
     run, snapshot = with_counts(tmp_path, corpus)
     again = read(run, "latest")
-    assert again.counts == snapshot.counts
+    assert again.ngram == snapshot.ngram
     expected, found = snapshot.kneser_ney(), again.kneser_ney()
     assert expected is not None and found is not None
     contexts = expected.contexts(np.asarray(corpus.held_out[None, :50]))[0]
@@ -39,14 +38,14 @@ def test_a_run_without_counts_has_none(tmp_path: Path, corpus: Corpus) -> None:
     run, session = toy_run(tmp_path, corpus)
     snapshot = session.snapshot()
     run.save(0, snapshot.files(), snapshot.run_files(), best=False)
-    (run.path / COUNTS).write_bytes(b"what no checkpoint lists is not read")
-    assert read(run, "latest").counts is None and read(run, "latest").kneser_ney() is None
+    (run.path / NGRAM_FILE).write_bytes(b"what no checkpoint lists is not read")
+    assert read(run, "latest").ngram is None and read(run, "latest").kneser_ney() is None
 
 
 @pytest.mark.parametrize("how", ["changed", "cut", "gone", "a link"])
 def test_counts_that_are_not_what_was_saved_are_refused(how: str, tmp_path: Path, corpus: Corpus) -> None:
     run, _ = with_counts(tmp_path, corpus)
-    path = run.path / COUNTS
+    path = run.path / NGRAM_FILE
     data = bytearray(path.read_bytes())
     path.unlink()
     if how == "changed":
@@ -57,5 +56,5 @@ def test_counts_that_are_not_what_was_saved_are_refused(how: str, tmp_path: Path
     elif how == "a link":
         (run.path / "elsewhere").write_bytes(data)
         path.symlink_to("elsewhere")
-    with pytest.raises(CheckpointError, match=r"counts\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"ngram\.safetensors"):
         read(run, "latest")

@@ -13,7 +13,7 @@ import pytest
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.safe_io import CHECKPOINT_FILES, COUNTS, NAME, RUN_FILES
+from charlm.checkpoint.safe_io import CHECKPOINT_FILES, NAME, NGRAM_FILE, RUN_FILES
 from charlm.cli.main import run as main
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.load import load
@@ -82,11 +82,11 @@ def test_counts_alone_are_examined_too(elsewhere: Path) -> None:
     run.unlock()
     found = examine(run)
     assert found.healthy and found.resumes_from == 1
-    assert COUNTS in {file.name for file in found.files}
-    path = run.path / COUNTS
+    assert NGRAM_FILE in {file.name for file in found.files}
+    path = run.path / NGRAM_FILE
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     found = examine(run)
-    assert [file.name for file in found.files if file.problem] == [COUNTS] and found.resumes_from is None
+    assert [file.name for file in found.files if file.problem] == [NGRAM_FILE] and found.resumes_from is None
 
 
 def test_what_a_crash_left_and_pointers_to_nothing_are_said(run: RunFolder) -> None:

@@ -23,7 +23,7 @@ from charlm.errors import TextError
 from charlm.evaluation.score import score_text
 from charlm.inference.context import ContextRule
 from charlm.inference.generate import Ended, Piece, generate
-from charlm.inference.predictor import CountsPredictor, TransformerPredictor
+from charlm.inference.predictor import NgramPredictor, TransformerPredictor
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.ngram.build import build
 from charlm.ngram.folds import count_in_folds, levels_and_shares
@@ -141,7 +141,7 @@ def model_of(**settings_: object) -> TransformerPredictor:
     if model.prior is not None:
         ids = VOCABULARY.encode(f"abc{END}abca{END}bca{END}")
         counts = build(ids, VOCABULARY.n_symbols, 3, memory=1 << 20, end=E).model
-    return TransformerPredictor(model.eval(), VOCABULARY, counts=counts)
+    return TransformerPredictor(model.eval(), VOCABULARY, prior=counts)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_what_a_fold_leaves_out_is_what_it_has(documents: list[list[int]], order
 
 def test_the_score_of_a_text_includes_its_ends_and_is_of_its_characters() -> None:
     ids = VOCABULARY.encode(f"abc{END}abca{END}bca{END}")
-    predictor = CountsPredictor(build(ids, 4, 2, memory=1 << 20, end=E).model, VOCABULARY)
+    predictor = NgramPredictor(build(ids, 4, 2, memory=1 << 20, end=E).model, VOCABULARY)
     text = f"ab{END}ca{END}"
     scored = score_text(predictor, "x", text)
     symbols = -predictor.score(VOCABULARY.encode(text))

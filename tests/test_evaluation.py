@@ -15,23 +15,23 @@ from charlm.data.corpus import Corpus
 from charlm.data.overlap import PASSAGE, overlap
 from charlm.data.prepare import prepare
 from charlm.data.tokenizer import Vocabulary
-from charlm.evaluation import baselines as yardstick_module
+from charlm.evaluation import baselines
 from charlm.evaluation.baselines import (
-    Yardstick,
+    Baseline,
+    baseline_of_ids,
     count_training_part,
-    simplest,
-    stick_of,
-    stick_of_ids,
+    measure_baselines,
+    ngram_baseline,
+    symbol_baselines,
     uniform_bits,
     unigram_bits,
     xz_bits,
-    yardsticks,
 )
 from charlm.evaluation.bootstrap import confidence_interval
 from charlm.evaluation.report import evaluate
-from charlm.evaluation.score import Estimate, Figure, score_slice, score_text, spread
+from charlm.evaluation.score import Estimate, Score, score_slice, score_text, spread
 from charlm.inference.context import ContextRule
-from charlm.inference.predictor import CountsPredictor, TransformerPredictor
+from charlm.inference.predictor import NgramPredictor, TransformerPredictor
 from charlm.ngram.build import build
 from charlm.training.trainer import Trainer
 from tests.conftest import Never, toy_run
@@ -54,7 +54,7 @@ def test_the_characters_sum_to_the_text(text: str) -> None:
 
 
 def test_units() -> None:
-    figure = Figure([score_text(predictor(), "a", "the cat é"), score_text(predictor(), "b", "on")])
+    figure = Score([score_text(predictor(), "a", "the cat é"), score_text(predictor(), "b", "on")])
     assert (figure.chars, figure.bytes, figure.unknown_chars) == (11, 12, 1)
     assert figure.bits_per_char * log(2) == pytest.approx(figure.nats_per_char)
     assert figure.bits_per_byte * 12 == pytest.approx(figure.bits_per_char * 11)
@@ -62,7 +62,7 @@ def test_units() -> None:
 
 
 def test_context_does_not_cross_files() -> None:
-    both = Figure([score_text(predictor(), "a", "the cat"), score_text(predictor(), "b", "sat on")])
+    both = Score([score_text(predictor(), "a", "the cat"), score_text(predictor(), "b", "sat on")])
     assert both.nats[7] == score_text(predictor(), "b", "sat on").nats[0]
 
 
@@ -163,23 +163,26 @@ def test_counts_of_ids_in_pieces_say_what_counts_of_the_text_say(
     corpus = prepare("the cat sat on the mat\nwith a hat\n" * 60 + "é", TextConfig(documents=documents))
     vocabulary, ids, text = corpus.vocabulary, corpus.held_out, corpus.held_out_text()
     built = count_training_part(vocabulary, corpus.train, memory=1 << 28, most=None)
-    expected = stick_of(built, vocabulary, text), yardsticks(vocabulary, None, text)["unigram"]
-    monkeypatch.setattr(yardstick_module, "IDS_AT_ONCE", 7)
-    found = stick_of_ids(built, vocabulary, ids, corpus.held_out_chars)
+    expected = (
+        ngram_baseline(built.model, vocabulary, text),
+        measure_baselines(vocabulary, None, text)["unigram"],
+    )
+    monkeypatch.setattr(baselines, "IDS_AT_ONCE", 7)
+    found = baseline_of_ids(built, vocabulary, ids, corpus.held_out_chars)
     assert found.bits_per_char == pytest.approx(expected[0].bits_per_char, rel=1e-12)
-    simple = simplest(vocabulary, ids, corpus.held_out_chars)["unigram"]
-    assert isinstance(expected[1], Yardstick)
+    simple = symbol_baselines(vocabulary, ids, corpus.held_out_chars)["unigram"]
+    assert isinstance(expected[1], Baseline)
     assert simple.bits_per_char == pytest.approx(expected[1].bits_per_char, rel=1e-12)
 
 
 def test_every_yardstick_is_there_or_says_why() -> None:
-    found = yardsticks(VOCABULARY, None, "the cat")
+    found = measure_baselines(VOCABULARY, None, "the cat")
     assert list(found) == ["uniform", "unigram", "xz"]
     assert isinstance(found["xz"], str)
-    assert {s.adaptive for s in found.values() if isinstance(s, Yardstick)} == {False}
-    xz = yardsticks(VOCABULARY, lambda: "the cat sat", "the cat" * 30)["xz"]
-    assert isinstance(xz, Yardstick) and xz.adaptive
-    few = yardsticks(VOCABULARY, lambda: "the cat sat", "the cat")["xz"]
+    assert {s.adaptive for s in found.values() if isinstance(s, Baseline)} == {False}
+    xz = measure_baselines(VOCABULARY, lambda: "the cat sat", "the cat" * 30)["xz"]
+    assert isinstance(xz, Baseline) and xz.adaptive
+    few = measure_baselines(VOCABULARY, lambda: "the cat sat", "the cat")["xz"]
     assert isinstance(few, str) and "200 characters" in few and "7" in few, "0.0000 bits would be no figure"
 
 
@@ -218,7 +221,7 @@ def test_an_evaluation_says_everything(tmp_path: Path, corpus: Corpus) -> None:
     assert data["baselines"]["xz"]["adaptive"] is True
     counts = data["baselines"]["kneser-ney"]
     assert counts["bits_per_char"] < data["bits_per_char"] and not counts["adaptive"]
-    assert f"{counts['order']} characters of counts do better" in data["warnings"][0]
+    assert f"n-grams with {counts['order']} characters of context do better" in data["warnings"][0]
     best = evaluate(read(run, "best"), "best", [("held-out part", text)], rule, corpus)
     assert best.selected_on_this_text
     assert any("chosen by this very text" in warning for warning in best.warnings)
@@ -228,8 +231,8 @@ def test_an_evaluation_says_everything(tmp_path: Path, corpus: Corpus) -> None:
     assert any("100 % of this text stands in the training part" in warning for warning in seen.warnings)
     gone = evaluate(read(run, "latest"), "latest", [("x", "ducks")], rule, None)
     assert gone.to_json()["baselines"]["xz"] is None
-    assert any("no kneser-ney yardstick: the training text" in warning for warning in gone.warnings)
-    assert any("no xz yardstick: the training text" in warning for warning in gone.warnings)
+    assert any("no kneser-ney baseline: the training text" in warning for warning in gone.warnings)
+    assert any("no xz baseline: the training text" in warning for warning in gone.warnings)
 
 
 def test_counts_saved_in_the_run_stand_in_where_its_text_is_gone(tmp_path: Path, corpus: Corpus) -> None:
@@ -238,8 +241,8 @@ def test_counts_saved_in_the_run_stand_in_where_its_text_is_gone(tmp_path: Path,
     text, rule = corpus.held_out_text(), ContextRule.of(16)
     found = evaluate(read(run, "latest"), "latest", [("x", text)], rule, None)
     stick = found.baselines["kneser-ney"]
-    assert isinstance(stick, Yardstick) and stick.order == 3
-    alone = CountsPredictor(
+    assert isinstance(stick, Baseline) and stick.order == 3
+    alone = NgramPredictor(
         build(corpus.train, corpus.vocabulary.n_symbols, 3, memory=1 << 30).model, corpus.vocabulary
     )
     assert stick.bits_per_char == pytest.approx(score_text(alone, "", text).bits.mean(), rel=1e-12)
@@ -255,4 +258,4 @@ def test_a_model_that_counts_beat_is_told_what_to_do(
     list(Trainer(session, run).run(Never()))
     text = [("x", corpus.held_out_text())]
     found = evaluate(read(run, "latest"), "latest", text, ContextRule.of(16), corpus)
-    assert any("characters of counts do better" in said and hint in said for said in found.warnings)
+    assert any("characters of context do better" in said and hint in said for said in found.warnings)

@@ -1,6 +1,5 @@
 """Explanations: one text, in the class it is about, and examples that show what it says."""
 
-import inspect
 import json
 import re
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 from charlm.cli import main as cli_main
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.experiments.variants import parse_axis, variants
-from charlm.explain.topics import TOPICS, explain
+from charlm.explain.topics import TOPICS, WITHOUT_NGRAMS, explain
 from charlm.model.mixers import MIXERS
 from charlm.model.positions import POSITIONS
 from charlm.settings import settings_of
@@ -44,50 +43,44 @@ def columns(topic: str) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("topic", TOPICS)
-def test_a_topic_is_its_class_s_own_words_on_one_screen(charlm, topic: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_topic_fits_one_screen_and_ends_with_its_place_in_the_code(charlm, topic: str) -> None:  # type: ignore[no-untyped-def]
     code, out, err = charlm("explain", topic)
-    cls = TOPICS[topic].cls
-    assert (code, err) == (0, "")
-    assert out.startswith(inspect.cleandoc(cls.__doc__ or "") + "\n")
-    lines = out.splitlines()
-    assert len(lines) <= 40 and max(map(len, lines)) <= 100
-    example = cls.example()
-    printed = {" ".join(line.split()) for line in lines}
-    assert {example.says, " ".join(example.header).strip()} <= printed
-    for row in example.rows:
-        assert len(row) == len(example.header) and " ".join(" ".join(row).split()) in printed
-    path, line = re.search(r"^code +(\S+), line (\d+)", out, re.M).groups()  # type: ignore[union-attr]
-    assert (ROOT / path).read_text().splitlines()[int(line) - 1].startswith(f"class {cls.__name__}")
-
-
-@pytest.mark.parametrize("topic", TOPICS)
-def test_a_topic_has_a_first_sentence_and_a_source(topic: str) -> None:
-    text = explain(topic).text
-    assert re.match(r"[^.\n]+: [^.\n]+\.\n\n", text)
-    assert re.search(r"\b(19|20)\d\d(, |,\n)", text), "who found it, and when"
-
-
-def test_every_mixer_and_position_is_a_topic() -> None:
-    """By its own name, but for the mixer and the position that a topic names otherwise."""
-    classes = {name: found.cls for name, found in TOPICS.items()}
-    for name, cls in {**MIXERS, **POSITIONS}.items():
-        assert classes[name] is cls
-
-
-@pytest.mark.parametrize("topic", VARIED)
-def test_what_compares_a_topic_can_be_compared(topic: str) -> None:
     found = explain(topic)
-    assert found.command == f"charlm compare corpus.txt --vary {TOPICS[topic].vary}" and not found.instead
-    name, values = parse_axis(TOPICS[topic].vary or "")
-    assert name in {setting.name for setting in settings_of(ModelConfig)}
-    compared, refused = variants({name: values}, ModelConfig(), TrainingConfig())
-    assert len(compared) == len(values) and not refused
-    for variant in compared:
-        choose(Budget(steps=100), 50_000, variant.model, variant.training)
+    assert (code, err) == (0, "")
+    assert out.startswith(found.text + "\n")
+    assert re.match(r"[^.\n]+: [^.\n]+\.\n\n", found.text), "its first line is a sentence"
+    assert re.search(r"\b(19|20)\d\d(, |,\n)", found.text), "who found it, and when"
+    lines = out.splitlines()
+    assert len(lines) <= 40 and max(len(line) for line in lines if not line.startswith("compare")) <= 100
+    printed = {" ".join(line.split()) for line in lines}
+    assert {found.example.says, " ".join(found.example.header).strip()} <= printed
+    for row in found.example.rows:
+        assert len(row) == len(found.example.header) and " ".join(" ".join(row).split()) in printed
+    path, line = re.search(r"^code +(\S+), line (\d+)", out, re.M).groups()  # type: ignore[union-attr]
+    place = (ROOT / path).read_text().splitlines()[int(line) - 1 : int(line) + 1]
+    assert TOPICS[topic].subject.__name__ in " ".join(place)
 
 
-def test_what_cannot_be_compared_says_what_to_run_instead(charlm, elsewhere: Path) -> None:  # type: ignore[no-untyped-def]
-    assert set(TOPICS) - set(VARIED) == {"causal", "autoregressive", "documents"}
+def test_every_mixer_and_position_is_a_topic_by_its_name() -> None:
+    for name, cls in {**MIXERS, **POSITIONS}.items():
+        assert TOPICS[name].subject is cls
+
+
+def test_what_compares_topics_can_be_compared() -> None:
+    for topic in VARIED:
+        found = explain(topic)
+        assert found.command and not found.instead
+        plain = WITHOUT_NGRAMS in found.command
+        name, values = parse_axis(TOPICS[topic].vary or "")
+        assert name in {s.name for kind in (ModelConfig, TrainingConfig) for s in settings_of(kind)}
+        base = ModelConfig(prior=False, ngram_embeddings=1) if plain else ModelConfig()
+        compared, refused = variants({name: values}, base, TrainingConfig())
+        assert len(compared) == len(values) and not refused
+        for variant in compared:
+            choose(Budget(steps=100), 50_000, variant.model, variant.training)
+
+
+def test_what_cannot_be_compared_says_what_to_try(charlm, elsewhere: Path) -> None:  # type: ignore[no-untyped-def]
     for topic in set(TOPICS) - set(VARIED):
         assert explain(topic).command is None and explain(topic).instead
     (elsewhere / "corpus.txt").write_text(TEXT)
@@ -95,6 +88,19 @@ def test_what_cannot_be_compared_says_what_to_run_instead(charlm, elsewhere: Pat
     code, _, err = charlm(*said.partition(" is refused")[0].split()[1:])
     assert code == 2 and said.endswith("read the answer") and "read the answer" in err
     assert "--per-char" in charlm("eval", "--help")[1]
+
+
+def test_the_examples_of_prediction_show_what_they_say() -> None:
+    *_, (_, total, _, mean), (_, _, _, perplexity) = explain("perplexity").example.rows
+    assert total == "11" and float(perplexity) == pytest.approx(2 ** float(mean), abs=0.02)
+    rows = columns("softmax")
+    assert all(sum(column[t] for column in rows) == pytest.approx(1, abs=0.002) for t in range(4))
+    assert rows[0] == sorted(rows[0], reverse=True) and rows[0][0] == 1, "the higher, the flatter"
+    orders = columns("kneser-ney")
+    assert orders[0][2] > orders[0][1] > orders[0][0], "the longer the context, the surer of 'c'"
+    index = [row[1:] for row in explain("ngram-embeddings").example.rows]
+    assert index[2] == index[6] and index[0] == ("none", "none") and index[5][0] == index[1][0]
+    assert min(map(float, explain("muon").example.rows[1][1:])) > 0.6
 
 
 def test_the_examples_show_what_they_say() -> None:
@@ -114,7 +120,7 @@ def test_the_examples_show_what_they_say() -> None:
     begins, *_, last = columns("locality")
     assert begins[0] > begins[1] and last[0] < last[1]
     assert [column[2] for column in columns("documents")] == [0, 0, 1, 0, 0]
-    untrained, doubted, ignored, outvoted = zip(*columns("counts"), strict=True)
+    untrained, doubted, ignored, outvoted = zip(*columns("ngram-prior"), strict=True)
     assert untrained == (0.7, 0.2, 0.1) and ignored == (0.33, 0.33, 0.33)
     assert max(ignored) < max(doubted) < max(untrained) and outvoted[2] > untrained[2]
 
@@ -180,7 +186,7 @@ def test_json_holds_the_same(charlm) -> None:  # type: ignore[no-untyped-def]
             "rows": [list(row) for row in found.example.rows],
         },
         "place": found.place,
-        "command": "charlm compare corpus.txt --vary position=none,rotary",
+        "command": "charlm compare corpus.txt --no-prior --ngram-embeddings 1 --vary position=none,rotary",
         "instead": None,
     }
 
@@ -192,7 +198,11 @@ def test_json_holds_the_same(charlm) -> None:  # type: ignore[no-untyped-def]
 def test_an_unknown_topic_is_refused_with_those_there_are(charlm, given: str, hint: str) -> None:  # type: ignore[no-untyped-def]
     code, out, err = charlm("explain", given)
     assert (code, out) == (2, "") and "\x1b" not in err and err.count("\n") == 1
-    assert err.startswith("error: there is no topic") and hint in err and err.endswith("block, counts\n")
+    assert (
+        err.startswith("error: there is no topic")
+        and hint in err
+        and err.endswith("ngram-embeddings, muon\n")
+    )
 
 
 def test_the_command_loads_nothing_before_it_runs() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.safe_io import COUNTS
+from charlm.checkpoint.safe_io import NGRAM_FILE
 from charlm.checkpoint.snapshot import read_newest
 from charlm.data import cache, encode
 from charlm.errors import ResourceError
@@ -150,7 +150,7 @@ def test_an_error_leaves_the_checkpoints_before_as_they_were_to_the_byte(
 
 def test_counts_of_a_run_are_vouched_for(made: dict[bool, Run]) -> None:
     """The battery above has them: without, it would prove nothing of tables."""
-    assert made[True].next.counts and (made[True].path / COUNTS).is_file()
+    assert made[True].next.ngram and (made[True].path / NGRAM_FILE).is_file()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")

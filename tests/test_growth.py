@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.compression.codec import spell, unspell
+from charlm.compression.codec import file_to_ids, ids_to_file
 from charlm.config import ModelConfig
 from charlm.data.tokenizer import END, Vocabulary, code_points
 from charlm.inference.predictor import TransformerPredictor
-from charlm.model.transformer import LanguageModel, grown_weights, initialise
+from charlm.model.transformer import LanguageModel, grow_vocabulary, initialise
 
 TEXTS = st.text(min_size=1, alphabet="abcé🦆\n" + END)
 
@@ -44,7 +44,7 @@ def test_old_symbols_keep_their_ids_and_every_text_comes_back(
     kept = {c for c in new_text if c != END and new_text.count(c) >= new_count} | set(old.chars)
     assert set(new.chars) == kept
     assert Vocabulary.from_json(json.loads(new.to_json())) == new
-    assert unspell(spell(b"a\xff\x80z", new).ids, new) == b"a\xff\x80z"
+    assert ids_to_file(file_to_ids(b"a\xff\x80z", new).ids, new) == b"a\xff\x80z"
 
 
 @given(TEXTS, st.text(min_size=1, alphabet="zabdéü"))
@@ -116,7 +116,7 @@ def test_a_grown_model_says_of_old_symbols_what_it_said(more: dict[str, object],
     config = ModelConfig(**{**shape, **more}).completed()  # type: ignore[arg-type]
     model = random_model(config, old.n_symbols)
     larger = LanguageModel(config, new.n_symbols).double().eval()
-    larger.load_state_dict(grown_weights(model.state_dict(), new.n_symbols))
+    larger.load_state_dict(grow_vocabulary(model.state_dict(), new.n_symbols))
     ids = torch.from_numpy(old.encode(old_text).astype(np.int64))[None, :8]
     with torch.inference_mode():
         before, after = model(ids).log_softmax(-1), larger(ids).log_softmax(-1)

@@ -15,7 +15,7 @@ from charlm.checkpoint.snapshot import read
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import Ids
 from charlm.evaluation.score import Estimate, Slice, score_slice, spread
-from charlm.inference.predictor import CountsPredictor, Predictor, predictor_of
+from charlm.inference.predictor import NgramPredictor, Predictor, predictor_of
 from charlm.training import trainer as loop
 from charlm.training.events import Evaluated, Finished
 from charlm.training.extend import by_steps
@@ -175,19 +175,19 @@ def test_each_evaluation_is_compared_with_the_baseline_on_its_own_windows(
     run, session = toy_run(tmp_path, corpus, 12, model={"prior": True, "prior_order": 4})
     events = [e for e in Trainer(session, run).run(Never()) if isinstance(e, Evaluated)]
     snapshot = read(run, "latest")
-    model, counts = predictor_of(snapshot), snapshot.counts
+    model, counts = predictor_of(snapshot), snapshot.ngram
     ids, rule = corpus.held_out, model.rule
     assert model.counts is not None and counts is not None
     for event, symbols in ((events[0], 100), (events[-1], len(ids))):
         part = spread(rule, len(ids), symbols, corpus.held_out_chars)
-        alone = score_slice(CountsPredictor(model.counts, corpus.vocabulary), ids, part, rule=rule)
+        alone = score_slice(NgramPredictor(model.counts, corpus.vocabulary), ids, part, rule=rule)
         assert alone is not None and event.baseline_nats_per_char == pytest.approx(alone.nats_per_char)
         assert event.difference == pytest.approx(event.nats_per_char - alone.nats_per_char)
     ours, whole = score_slice(model, ids, part), alone
     assert ours is not None and whole is not None
     paired = ours.minus(whole)
     assert events[-1].difference_error == pytest.approx(paired.standard_error, rel=1e-3)
-    nats = -CountsPredictor(model.counts, corpus.vocabulary).score(ids)
+    nats = -NgramPredictor(model.counts, corpus.vocabulary).score(ids)
     assert whole.sums.sum() == pytest.approx(nats.sum()), "each symbol, by all of its context"
 
 
@@ -211,7 +211,7 @@ def test_the_baseline_and_the_difference_are_shown_wherever_the_figure_is(charlm
 def test_windows_of_counts_are_pieces_of_their_score(tmp_path: Path, corpus: Corpus) -> None:
     _, session = toy_run(tmp_path, corpus, 1, model={"prior": True, "prior_order": 4})
     assert session.kneser_ney is not None
-    predictor, rule = CountsPredictor(session.kneser_ney, corpus.vocabulary), session.predictor.rule
+    predictor, rule = NgramPredictor(session.kneser_ney, corpus.vocabulary), session.predictor.rule
     ids = corpus.vocabulary.encode(TEXT[-700:] + "Ж" + TEXT[:50])
     windows = [0, 3, 4, 9, rule.windows(len(ids)) - 1]
     whole = predictor.score(ids)

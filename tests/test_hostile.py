@@ -15,7 +15,7 @@ import torch
 
 from charlm.checkpoint import safe_io as manifest
 from charlm.checkpoint import safe_io as tensors
-from charlm.checkpoint.safe_io import COUNTS
+from charlm.checkpoint.safe_io import NGRAM_FILE
 from charlm.checkpoint.snapshot import read
 from tests.forks import forked
 from tests.hostile import FILES, VOUCHED, Hostile, joined, twice
@@ -72,9 +72,9 @@ def write(name: str, data: bytes) -> Callable[[Hostile], None]:
 
 def counts(change: Callable[[dict[str, Any]], object]) -> Callable[[Hostile], None]:
     def act(hostile: Hostile) -> None:
-        arrays = dict(safetensors.numpy.load(hostile.good[COUNTS]))
+        arrays = dict(safetensors.numpy.load(hostile.good[NGRAM_FILE]))
         change(arrays)
-        hostile.path(COUNTS).write_bytes(safetensors.numpy.save(arrays))
+        hostile.path(NGRAM_FILE).write_bytes(safetensors.numpy.save(arrays))
 
     return act
 
@@ -175,9 +175,9 @@ BY_HAND: dict[str, Callable[[Hostile], None]] = {
     "counts out of order": counts(lambda a: a.update({"2.contexts": a["2.contexts"][::-1].copy()})),
     "counts without an order": counts(lambda a: [a.pop(name) for name in list(a) if name.startswith("1.")]),
     "discounts that are not numbers": counts(lambda a: a.update({"1.discounts": a["1.discounts"] * np.nan})),
-    "counts that are no tensors": write(COUNTS, b"\x80\x04\x95evil"),
+    "counts that are no tensors": write(NGRAM_FILE, b"\x80\x04\x95evil"),
     "a header of counts that is too long": lambda hostile: (
-        hostile.path(COUNTS).write_bytes(joined(b" " * (20 << 20), b"")) and None
+        hostile.path(NGRAM_FILE).write_bytes(joined(b" " * (20 << 20), b"")) and None
     ),
     "a plan without an end": edit(PLAN, lambda d: d["decisions"][-1].update(schedule="0:0,9999999999999:1")),
     "a plan that begins nowhere": edit(PLAN, lambda d: d["decisions"][-1].update(schedule="5:0,9:1")),
@@ -195,7 +195,7 @@ BY_HAND_ALONE: dict[str, Callable[[Hostile], None]] = {
     "weights that counts do not have": lambda hostile: (
         hostile.path(MODEL).write_bytes(tensors.dump_tensors({"x": torch.ones(3)})) and None
     ),
-    "no counts at all": lambda hostile: hostile.path(COUNTS).unlink(),
+    "no counts at all": lambda hostile: hostile.path(NGRAM_FILE).unlink(),
     "a shape that counts do not have": edit(CONFIG, lambda d: d["model"].update(n_layer=1)),
     "counts of another order": edit(CONFIG, lambda d: d["model"].update(prior_order=3)),
     "counts without an order of theirs": edit(CONFIG, lambda d: d["model"].update(prior_order=None)),
@@ -214,7 +214,7 @@ BY_HAND_ALONE: dict[str, Callable[[Hostile], None]] = {
         RUN, lambda d: (d["corpus"].update(key="x"), d["text"].update(split="evil"))
     ),
     "tables on one another": header(
-        COUNTS, lambda h: h["1.starts"].update(data_offsets=h["0.starts"]["data_offsets"])
+        NGRAM_FILE, lambda h: h["1.starts"].update(data_offsets=h["0.starts"]["data_offsets"])
     ),
     "starts beyond the entries": counts(lambda a: a.update({"2.starts": a["2.starts"] + np.uint32(2**31)})),
     "contexts of an end within": counts(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from charlm.config import ModelConfig
-from charlm.model.masks import Causal, Documents, Locality, Window, alibi_slopes, as_bias, both, masks_of
+from charlm.model.masks import Causal, Documents, Locality, Window, alibi_slopes, all_of, as_bias, mask_for
 from tests.matrix import random_model
 
 PLACES = torch.arange(7)
@@ -17,7 +17,7 @@ DOCS = torch.tensor([[0, 0, 0, 1, 1, 1, 2], [5, 5, 5, 5, 5, 5, 5]])
 def test_masks_are_joined_by_and(causal: bool, window: int | None, documents: bool) -> None:
     config = ModelConfig(n_embd=8, n_head=2, causal=causal, window=window)
     docs = DOCS if documents else None
-    mask = masks_of(config, documents=documents)(PLACES, PLACES, docs, docs)
+    mask = mask_for(config, documents=documents)(PLACES, PLACES, docs, docs)
     mask = mask.expand(2, 1, 7, 7)[:, 0]
     for b in range(2):
         for q in range(7):
@@ -32,7 +32,7 @@ def test_masks_are_joined_by_and(causal: bool, window: int | None, documents: bo
 
 def test_a_mask_says_the_same_of_later_queries_alone() -> None:
     """As sampling asks it: the queries are the last places only."""
-    mask = both(Causal(), Window(3))
+    mask = all_of(Causal(), Window(3))
     whole = mask(PLACES, PLACES, None, None)
     assert torch.equal(mask(PLACES[4:], PLACES, None, None), whole[4:])
     docs = Documents()(PLACES, PLACES, DOCS, DOCS)

@@ -17,7 +17,7 @@ from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import Vocabulary
 from charlm.inference.predictor import TransformerPredictor
 from charlm.model import masks
-from charlm.model.attention import Attention, Places, SimpleAttention
+from charlm.model.attention import Attention, PositionInfo, SimpleAttention
 from charlm.model.mixers import MIXERS, Convolution, Recurrent
 from charlm.model.positions import POSITIONS
 from charlm.settings import settings_of
@@ -174,7 +174,7 @@ def test_attention_mixer_is_the_librarys() -> None:
     x, mask = some(2, 7, 12), ~torch.ones(7, 7).tril().bool()
     bias = torch.zeros(7, 7, dtype=torch.float64).masked_fill(mask, -torch.inf)
     expected, _ = theirs(x, x, x, attn_mask=mask, need_weights=False)
-    torch.testing.assert_close(ours(x, Places(bias, lambda q: q)), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours(x, PositionInfo(bias, lambda q: q)), expected, rtol=0, atol=1e-12)
 
 
 def test_grouped_queries_in_the_attention_mixer_are_full_heads_with_repeated_keys_and_values() -> None:
@@ -184,7 +184,7 @@ def test_grouped_queries_in_the_attention_mixer_are_full_heads_with_repeated_key
     q, k, v = grouped.qkv.weight.detach().split(grouped.qkv.sizes)
     repeated = [part.view(2, 1, 2, 12).expand(2, 3, 2, 12).reshape(12, 12) for part in (k, v)]
     full.load_state_dict({**grouped.state_dict(), "qkv.weight": torch.cat((q, *repeated))})
-    x, places = some(2, 5, 12), Places(torch.zeros(5, 5).double(), lambda q: q)
+    x, places = some(2, 5, 12), PositionInfo(torch.zeros(5, 5).double(), lambda q: q)
     torch.testing.assert_close(grouped(x, places), full(x, places), rtol=0, atol=1e-12)
     assert grouped.qkv.weight.numel() == 12 * (12 + 2 * 4)
 
@@ -201,7 +201,7 @@ def test_simple_attention_mixer_is_the_formula_by_hand_and_has_no_parameters() -
             expected[0, t, head] = sum(np.exp(w) / total * x[0, s, head] for s, w in enumerate(weights))
     places = torch.arange(3)
     bias = masks.as_bias(masks.Causal()(places, places, None, None), x)
-    torch.testing.assert_close(mixer(x, Places(bias, lambda q: q)), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(mixer(x, PositionInfo(bias, lambda q: q)), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("mixer", ATTENTION)
@@ -227,7 +227,9 @@ def test_convolution_mixer_is_the_librarys(window: int) -> None:
     x = some(2, 9, 6)
     padded = F.pad(x.transpose(1, 2), (window - 1, 0))
     expected = mixer.out(F.conv1d(padded, mixer.taps[:, None], groups=6).transpose(1, 2))
-    torch.testing.assert_close(mixer(x, Places(torch.zeros(()), lambda q: q)), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        mixer(x, PositionInfo(torch.zeros(()), lambda q: q)), expected, rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize(("window", "n_layer"), [(2, 1), (4, 1), (4, 3), (1, 3)])
@@ -261,8 +263,8 @@ def test_recurrent_mixer_keeps_documents_apart_as_if_each_stood_alone() -> None:
     mixer = Recurrent(ModelConfig(n_embd=4)).double()
     torch.nn.init.normal_(mixer.out.weight)
     x, docs = some(2, 6, 4), torch.tensor([[0, 0, 0, 1, 1, 2], [5, 7, 7, 7, 7, 7]])
-    together = mixer(x, Places(torch.zeros(()), lambda q: q, docs))
-    nowhere = Places(torch.zeros(()), lambda q: q)
+    together = mixer(x, PositionInfo(torch.zeros(()), lambda q: q, docs))
+    nowhere = PositionInfo(torch.zeros(()), lambda q: q)
     alone = [mixer(part[None], nowhere)[0] for part in (x[0, :3], x[0, 3:5], x[0, 5:], x[1, :1], x[1, 1:])]
     torch.testing.assert_close(together.flatten(0, 1), torch.cat(alone), rtol=0, atol=1e-12)
 
@@ -281,7 +283,7 @@ def test_no_mixer_asks_which_position_it_is_given_and_none_copies_attention() ->
         read_of = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
         assert not any("positions" in (module or "") for module in imported), path
         assert "position" not in read_of, path
-        for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name != "example"):
+        for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)):
             inner = {n.attr for n in ast.walk(function) if isinstance(n, ast.Attribute)}
             softmaxes += [function.name] if "softmax" in inner else []
     assert softmaxes == ["attend_plain"]

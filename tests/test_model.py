@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from charlm.config import ModelConfig
 from charlm.model import attention
-from charlm.model.attention import attend
+from charlm.model.attention import PositionInfo, attend
 from charlm.model.positions import Rotary, rotate
 from charlm.model.transformer import LanguageModel, initialise
 
@@ -79,13 +79,13 @@ def test_attention_by_plain_products_is_the_fused_kernels_and_so_are_its_gradien
     for up_to in (0, 7):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(attention, "plain_up_to", lambda device, up_to=up_to: up_to)
-            out = attend(q, k, v, bias)
+            out = attend(q, k, v, PositionInfo(bias, lambda q: q), None)
         found.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
     for fused, plain in zip(*found, strict=True):
         torch.testing.assert_close(fused, plain, rtol=0, atol=1e-11)
     wide = (x.expand(2, 3, 7, 8) for x in (q, k, v))
     reference = F.scaled_dot_product_attention(*wide, is_causal=True)
-    torch.testing.assert_close(found[1][0], reference, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found[1][0], reference.transpose(1, 2).flatten(2), rtol=0, atol=1e-12)
 
 
 def test_which_attention_is_used_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +99,9 @@ def test_which_attention_is_used_follows_the_processor(monkeypatch: pytest.Monke
         )
         attention.plain_up_to.cache_clear()
         x = torch.zeros(1, 1, block, 2)
-        attend(x, x, x, torch.zeros(block, block))
-        attend(x, x, x, torch.zeros(block, block, requires_grad=True))  # a learned bias: no fused derivative
+        for learned in (False, True):  # a learned bias has no fused derivative
+            bias = torch.zeros(block, block, requires_grad=learned)
+            attend(x, x, x, PositionInfo(bias, lambda q: q), None)
     attention.plain_up_to.cache_clear()
     assert used == ["attend_plain"] * 2 + ["attend_fused", "attend_plain"] * 2
 

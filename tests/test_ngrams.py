@@ -8,7 +8,7 @@ import torch
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.inference.predictor import TransformerPredictor
-from charlm.model.ngram_embeddings import NGrams
+from charlm.model.ngram_embeddings import NgramEmbeddings
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.training.optimizer import Optimizer, Rates
 from charlm.training.planner import NGRAM_WEIGHTS, Budget, choose
@@ -20,8 +20,8 @@ CONFIG = ModelConfig(
 )
 
 
-def ngrams(n_symbols: int = 20) -> NGrams:
-    made = NGrams(CONFIG, n_symbols)
+def ngrams(n_symbols: int = 20) -> NgramEmbeddings:
+    made = NgramEmbeddings(CONFIG, n_symbols)
     torch.nn.init.normal_(made.table, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         made.table[made.nothing] = 0
@@ -173,7 +173,7 @@ def test_with_gradient_taken_as_seen_rare_rows_move_less_and_frequent_ones_as_ev
 
 
 def test_dropout_leaves_out_that_share_of_vectors_in_training_only() -> None:
-    made = NGrams(
+    made = NgramEmbeddings(
         ModelConfig(n_embd=8, ngram_embeddings=3, ngram_embedding_rows=64, ngram_embedding_dropout=0.3), 20
     )
     torch.nn.init.normal_(made.table)

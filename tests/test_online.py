@@ -9,12 +9,12 @@ import torch
 
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.data.corpus import Corpus
-from charlm.evaluation.adaptive import BLOCK, COUNTS, MODEL, DynamicModel, Learners, scoring_online
+from charlm.evaluation.adaptive import BLOCK, MODEL, NGRAM, DynamicModel, Learners, scoring_online
 from charlm.evaluation.report import evaluate
-from charlm.evaluation.score import Figure, score_text
+from charlm.evaluation.score import Score, score_text
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import TransformerPredictor
-from charlm.ngram.online import OnlineCounts
+from charlm.ngram.online import OnlineKneserNey
 from tests.test_prior import beside_counts
 
 SHAPES: list[dict[str, object]] = [
@@ -27,7 +27,7 @@ SHAPES: list[dict[str, object]] = [
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
-class Frozen(OnlineCounts):
+class Frozen(OnlineKneserNey):
     def learn(self, contexts: object, ids: object) -> None:
         """Nothing."""
 
@@ -45,11 +45,11 @@ def snapshot(corpus: Corpus, **shape: object) -> Snapshot:
 
 def learned(
     of: Snapshot, *texts: str, rate: float = 0.02, frozen: bool = False, stride: int | None = None
-) -> dict[str, Figure]:
+) -> dict[str, Score]:
     rule = ContextRule.of_model(of.model_config, stride)
     learners = Learners.of(of, rule)
-    if frozen and learners.counts is not None:
-        learners = replace(learners, counts=Frozen(learners.counts.model))
+    if frozen and learners.prior is not None:
+        learners = replace(learners, prior=Frozen(learners.prior.model))
     learners = replace(learners, model=DynamicModel(learners.model.predictor, rule, rate))
     work = scoring_online(learners, [(str(i), text) for i, text in enumerate(texts)])
     while True:
@@ -107,7 +107,7 @@ def test_counts_online_are_those_of_the_prior_and_what_was_read(corpus: Corpus) 
     of, text = snapshot(corpus), corpus.held_out_text()[:300]
     model = of.kneser_ney()
     assert model is not None
-    online, ids = OnlineCounts(model), of.vocabulary.encode(text)
+    online, ids = OnlineKneserNey(model), of.vocabulary.encode(text)
     contexts, nats = online.contexts(ids), []
     for start, end in ((0, 65), (65, 129), (129, 193), (193, 257), (257, 300)):
         rows = online.rows(contexts[start:end])
@@ -115,14 +115,14 @@ def test_counts_online_are_those_of_the_prior_and_what_was_read(corpus: Corpus) 
         online.learn(contexts[start:end], ids[start:end])
     lacking = 2.0**-16
     np.testing.assert_allclose(
-        learned(of, text)[COUNTS].nats, np.concatenate(nats) - np.log1p(-lacking), rtol=0, atol=1e-12
+        learned(of, text)[NGRAM].nats, np.concatenate(nats) - np.log1p(-lacking), rtol=0, atol=1e-12
     )
 
 
 def test_what_was_learned_is_kept_for_the_next_text(corpus: Corpus) -> None:
     of, text = snapshot(corpus), corpus.held_out_text()[:200]
     twice, once = learned(of, text, text), learned(of, text)
-    for kind in (COUNTS, MODEL):
+    for kind in (NGRAM, MODEL):
         first, second = (scored.nats for scored in twice[kind].texts)
         np.testing.assert_array_equal(first, once[kind].nats)
         assert second.mean() < first.mean()
@@ -139,7 +139,7 @@ def test_the_checkpoint_stays_as_it_is(corpus: Corpus) -> None:
 
 
 def test_every_figure_says_of_what_kind_it_is(corpus: Corpus) -> None:
-    for shape, kinds in (({}, [COUNTS, MODEL]), ({"prior": False, "prior_order": None}, [MODEL])):
+    for shape, kinds in (({}, [NGRAM, MODEL]), ({"prior": False, "prior_order": None}, [MODEL])):
         of = snapshot(corpus, **shape)
         text, rule = corpus.held_out_text(), ContextRule.of_model(of.model_config)
         static = evaluate(of, "latest", [("x", text)], rule, corpus)

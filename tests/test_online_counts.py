@@ -5,7 +5,7 @@ import pytest
 
 from charlm.ngram.build import build
 from charlm.ngram.kneser_ney import KneserNey
-from charlm.ngram.online import OnlineCounts
+from charlm.ngram.online import OnlineKneserNey
 from tests.plain_kneser_ney import Plain
 
 V, BLOCK = 4, 7
@@ -41,7 +41,7 @@ def test_they_equal_counts_of_all_that_was_read(order: int, n: int) -> None:
     train = random_ids(1, n)
     texts = [random_ids(2, 90, V + 1), random_ids(2, 50), np.array([V, 0, V], dtype=np.int32)]
     model = counted(train, order)
-    online, read = OnlineCounts(model), []
+    online, read = OnlineKneserNey(model), []
     for text in texts:
         contexts = online.contexts(text)
         read.append(text[:0])
@@ -60,7 +60,7 @@ def test_they_equal_counts_of_all_that_was_read(order: int, n: int) -> None:
 
 def test_before_anything_is_learned_they_are_the_counts() -> None:
     model = counted(random_ids(3, 500), 5)
-    online, text = OnlineCounts(model), random_ids(4, 200, V + 2)
+    online, text = OnlineKneserNey(model), random_ids(4, 200, V + 2)
     contexts = online.contexts(text)
     np.testing.assert_allclose(online.rows(contexts), model.rows(contexts), rtol=0, atol=1e-12)
 
@@ -69,7 +69,7 @@ def test_rows_sum_to_one_and_the_counts_they_began_from_stay() -> None:
     model = counted(random_ids(5, 500), 4)
     text = random_ids(6, 300)
     before = model.rows(model.contexts(text[None])[0])
-    online = OnlineCounts(model)
+    online = OnlineKneserNey(model)
     online.learn(online.contexts(text), text)
     np.testing.assert_allclose(online.rows(online.contexts(text)).sum(axis=1), 1, rtol=0, atol=1e-12)
     assert (model.rows(model.contexts(text[None])[0]) == before).all()

@@ -39,7 +39,7 @@ def test_sinusoidal_position_is_added_in_the_published_proportion() -> None:
 def test_learned_position_refuses_lengths_beyond_its_table_with_the_number() -> None:
     model = random_model(ModelConfig(n_layer=1, n_embd=8, n_head=2, block_size=10, position="learned"))
     assert model(torch.zeros(1, 10, dtype=torch.long)).shape == (1, 10, 7)
-    with pytest.raises(ValueError, match="11 characters are too many: learned positions end at 10"):
+    with pytest.raises(ValueError, match="the text has 11 characters; learned positions end at 10"):
         model(torch.zeros(1, 11, dtype=torch.long))
 
 

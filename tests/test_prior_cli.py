@@ -20,7 +20,7 @@ def test_what_they_are_made_of_is_said_and_the_run_can_be_repeated(charlm: Calla
     charlm(*again)
     infos = [json.loads(charlm("info", name, "--json").out) for name in ("ducks", "ducks-2")]
     assert infos[0]["weights_sha256"] == infos[1]["weights_sha256"]
-    size = Path("checkpoints/ducks/counts.safetensors").stat().st_size
+    size = Path("checkpoints/ducks/ngram.safetensors").stat().st_size
     assert infos[0]["counts_bytes"] == size
     assert f"{size / 1e6:.1f} MB on disk" in charlm("info").out
     figures = json.loads(charlm("eval", "--run", "ducks", "--json").out)
@@ -90,10 +90,10 @@ def test_where_fewer_symbols_fit_a_key_that_is_said(charlm: Callable[..., Result
 
 def test_a_changed_table_is_refused(charlm: Callable[..., Result]) -> None:
     charlm("train", "ducks.txt", "--steps", "3", "--prior", *TOY)
-    table = Path("checkpoints/ducks/counts.safetensors")
+    table = Path("checkpoints/ducks/ngram.safetensors")
     data = bytearray(table.read_bytes())
     data[-9] ^= 1
     table.write_bytes(data)
     for words in (("sample",), ("eval",), ("resume", "--steps", "2")):
         result = charlm(*words)
-        assert result.code != 0 and "counts.safetensors" in result.err and "Traceback" not in result.err
+        assert result.code != 0 and "ngram.safetensors" in result.err and "Traceback" not in result.err

@@ -144,7 +144,7 @@ def vouch_again(run: Path) -> None:
     """Make the manifests fit what lies there, so that what stands behind their hashes is tried."""
     for folder in run.glob("step-*"):
         own = {name: (folder / name).read_bytes() for name in manifest.CHECKPOINT_FILES}
-        names = (*manifest.RUN_FILES, manifest.COUNTS)
+        names = (*manifest.RUN_FILES, manifest.NGRAM_FILE)
         shared = {name: (run / name).read_bytes() for name in names if (run / name).is_file()}
         (folder / manifest.NAME).write_bytes(manifest.describe(own, shared))
 

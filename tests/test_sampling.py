@@ -1,6 +1,6 @@
 """Sampling: known odds give the known choices, stops are found, seeds mean what they say."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from charlm.config import SamplingConfig
 from charlm.data.tokenizer import Decoder, Vocabulary
 from charlm.inference.context import ContextRule
-from charlm.inference.generate import Ended, Piece, Writer, generate, sample_text
-from charlm.inference.sampling import StopFilter, choose, pick, probabilities
+from charlm.inference.generate import Ended, Piece, _Sample, generate, sample_text
+from charlm.inference.predictor import Predictor
+from charlm.inference.sampling import StopFilter, choose, pick, sampling_weights
 
 LOGP = torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64).log()
 
 
-class Mock:
+class Mock(Predictor):
     """A predictor of known odds, whatever was read."""
 
     def __init__(self, odds: Sequence[float], chars: str = "abcd") -> None:
@@ -27,12 +28,6 @@ class Mock:
         self.logp = torch.full((self.vocabulary.n_ids,), -20.0)
         self.logp[: len(chars)] = torch.tensor(odds).log()
         self.read: list[torch.Tensor] = []
-
-    def score(self, ids: object, rule: object = None) -> np.ndarray:
-        raise NotImplementedError
-
-    def score_windows(self, ids: object, windows: object, rule: object = None) -> Iterator[np.ndarray]:
-        raise NotImplementedError
 
     def start(self, batch_size: int) -> int:
         return batch_size
@@ -58,7 +53,8 @@ class Mock:
 )
 def test_what_is_chosen_from(settings: dict[str, float], expected: list[float]) -> None:
     config = SamplingConfig(**{"temperature": 1.0, "seed": 1, **settings})
-    np.testing.assert_allclose(probabilities(LOGP.numpy(), config)[0], expected, rtol=0, atol=1e-7)
+    weights = sampling_weights(LOGP.numpy(), config)[0]
+    np.testing.assert_allclose(weights / weights.sum(), expected, rtol=0, atol=1e-7)
 
 
 def test_choices_have_their_probabilities() -> None:
@@ -142,7 +138,7 @@ def test_why_a_sample_ends_does_not_depend_on_the_pieces(
     ids: list[int], cuts: list[int], length: int
 ) -> None:
     def written(places: list[int]) -> list[object]:
-        writer = Writer(0, Decoder(Vocabulary("abc", b"", (1,) * 3)), ["ab"], length, end=2)
+        writer = _Sample(0, Decoder(Vocabulary("abc", b"", (1,) * 3)), ["ab"], length, end=2)
         events = []
         for a, b in pairwise(places):
             if writer.reason is None:

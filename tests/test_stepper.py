@@ -11,11 +11,13 @@ import torch
 
 from charlm.config import ModelConfig, SamplingConfig
 from charlm.inference.generate import Piece, generate, sample_text
-from charlm.inference.predictor import TextState, TransformerPredictor
-from charlm.inference.sampling import odds
-from charlm.model.fast_decoder import LONGEST, CStepper, Folded, Stepper
+from charlm.inference.predictor import TransformerPredictor
+from charlm.inference.sampling import sampling_weights
+from charlm.inference.text_state import TextState
+from charlm.model.fast_decoder import LONGEST_BLOCK, DecoderWeights, NumpyDecoder
 from charlm.model.transformer import LanguageModel
-from charlm.native.library import Compiling, begin
+from charlm.native.compiler import Compilation, start_compiling
+from charlm.native.decoder import CDecoder
 from tests.conftest import needed
 from tests.matrix import every_model, name_of
 from tests.test_predictor import VOCABULARY
@@ -58,7 +60,7 @@ def single(config: ModelConfig) -> LanguageModel:
 @pytest.fixture(scope="module")
 def library() -> CDLL:
     """The step in C."""
-    return needed(begin())
+    return needed(start_compiling())
 
 
 def read(predictor: TransformerPredictor, B: int, first: int = 2, n: int = 12) -> torch.Tensor:
@@ -75,7 +77,7 @@ class Plain(TransformerPredictor):
     """Reads by the model itself."""
 
     def start(self, batch_size: int) -> TextState:
-        return TextState(self.rule, batch_size, self.model.cache(batch_size), None)
+        return TextState(self.rule, batch_size, self.model.new_cache(batch_size), None)
 
 
 @pytest.mark.parametrize("config", [*ATTENTION, *NGRAMS], ids=name_of)
@@ -93,7 +95,7 @@ def test_it_says_what_the_model_says(config: ModelConfig) -> None:
 def test_the_step_in_c_says_what_the_model_says(config: ModelConfig, B: int, library: CDLL) -> None:
     model = single(config)
     predictor = TransformerPredictor(model, VOCABULARY, library)
-    assert isinstance(predictor.start(B).stepper, CStepper)
+    assert isinstance(predictor.start(B).decoder, CDecoder)
     fast, slow = (read(p, B, first=70, n=60) for p in (predictor, Plain(model, VOCABULARY)))
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-4)
 
@@ -106,7 +108,7 @@ def test_a_draw_hardly_ever_falls_between_what_two_ways_of_computing_say(
     model = single(config)
     ways = TransformerPredictor(model, VOCABULARY, library), TransformerPredictor(model, VOCABULARY)
     in_c, in_numpy, in_torch = (
-        odds(read(way, 8, n=60).flatten(0, 1).numpy(), SamplingConfig())
+        sampling_weights(read(way, 8, n=60).flatten(0, 1).numpy(), SamplingConfig())
         for way in (*ways, Plain(model, VOCABULARY))
     )
     edges = [(p / p.sum(axis=1, keepdims=True)).cumsum(axis=1) for p in (in_c, in_numpy, in_torch)]
@@ -129,7 +131,7 @@ def test_scores_too_high_for_exponentials_are_lowered_first(library: CDLL) -> No
             if "k_norm" in name:
                 weight.fill_(200.0)
     predictor = TransformerPredictor(model, VOCABULARY, library)
-    assert isinstance(predictor.start(1).stepper, Stepper)
+    assert isinstance(predictor.start(1).decoder, NumpyDecoder)
     torch.testing.assert_close(read(predictor, 3), read(Plain(model, VOCABULARY), 3), rtol=0, atol=2e-4)
 
 
@@ -156,18 +158,18 @@ def test_of_a_long_prompt_the_model_reads_what_it_can_see(
     kind: type[TransformerPredictor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor, seen = kind(single(NGRAMS[0]), VOCABULARY), []
-    real, fast = LanguageModel.hidden, Stepper.read
+    real, fast = LanguageModel.hidden, NumpyDecoder.next_logits
 
     def hidden(self: LanguageModel, ids: torch.Tensor, cache: object, **more: object) -> torch.Tensor:
         seen.append(ids.shape[1])
         return real(self, ids, cache, **more)  # type: ignore[arg-type]
 
-    def stepped(self: Stepper, ids: np.ndarray, at: int, told: np.ndarray | None) -> np.ndarray:
+    def stepped(self: NumpyDecoder, ids: np.ndarray, at: int, told: np.ndarray | None) -> np.ndarray:
         seen.append(ids.shape[1] - at)
         return fast(self, ids, at, told)
 
     monkeypatch.setattr(LanguageModel, "hidden", hidden)
-    monkeypatch.setattr(Stepper, "read", stepped)
+    monkeypatch.setattr(NumpyDecoder, "next_logits", stepped)
     next(generate(predictor, "the cat " * 12_500, SamplingConfig(seed=1), n=2, length=1))
     assert len(seen) == 1 and seen[0] <= predictor.rule.block_size
 
@@ -176,12 +178,12 @@ def test_without_a_compiler_or_with_one_that_fails_there_is_no_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert begin() is None
-    assert Compiling([sys.executable]).library() is None, "Python compiles no C"
+    assert start_compiling() is None
+    assert Compilation([sys.executable]).library() is None, "Python compiles no C"
 
 
 def test_it_stands_for_attention_in_blocks_that_are_not_too_long() -> None:
-    assert not Folded.fits(single(NGRAMS[0]).bfloat16())
+    assert not DecoderWeights.supports(single(NGRAMS[0]).bfloat16())
     mixed = ModelConfig(n_layer=2, n_embd=8, n_head=2, block_size=5, mixer="attention,convolution")
-    assert not Folded.fits(single(mixed))
-    assert not Folded.fits(single(replace(NGRAMS[0], block_size=LONGEST + 1)))
+    assert not DecoderWeights.supports(single(mixed))
+    assert not DecoderWeights.supports(single(replace(NGRAMS[0], block_size=LONGEST_BLOCK + 1)))

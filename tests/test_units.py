@@ -24,10 +24,10 @@ from charlm.data.load import load
 from charlm.data.prepare import prepare
 from charlm.data.tokenizer import END, Vocabulary, without_ends
 from charlm.errors import TextError
-from charlm.evaluation.baselines import of_counts
-from charlm.evaluation.score import Figure, score_text
+from charlm.evaluation.baselines import ngram_baseline
+from charlm.evaluation.score import Score, score_text
 from charlm.inference.generate import Ended, Piece, default_prompt, generate, sample_text
-from charlm.inference.predictor import CountsPredictor, Predictor, TransformerPredictor
+from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
 from charlm.ngram.build import build
 from charlm.training.start import go_on
 from charlm.training.trainer import Trainer
@@ -122,10 +122,10 @@ def test_a_corpus_is_the_text_whatever_the_blocks(
     assert vocabulary.units == units
 
 
-def counts_of(units: str, order: int = 4, text: str = TEXT) -> CountsPredictor:
+def counts_of(units: str, order: int = 4, text: str = TEXT) -> NgramPredictor:
     vocabulary = Vocabulary.build(text, None, units)
     built = build(vocabulary.encode(text), vocabulary.n_symbols, order, memory=1 << 30)
-    return CountsPredictor(built.model, vocabulary)
+    return NgramPredictor(built.model, vocabulary)
 
 
 def transformer_of(units: str) -> TransformerPredictor:
@@ -144,7 +144,7 @@ def test_the_nats_are_the_same_however_they_are_reported(
     scored = score_text(predictor, "x", text)
     assert scored.nats.shape == (len(text),)
     assert scored.nats.sum() == pytest.approx(nats, rel=1e-12)
-    figure = Figure([scored, scored])
+    figure = Score([scored, scored])
     bits = 2 * nats / log(2)
     assert figure.chars == 2 * len(text) and figure.bytes == 2 * len(text.encode())
     assert figure.bits_per_char * figure.chars == pytest.approx(bits)
@@ -152,8 +152,8 @@ def test_the_nats_are_the_same_however_they_are_reported(
     assert figure.bits_per_unit * figure.units == pytest.approx(bits)
     if units == "bytes":
         assert figure.bits_per_unit == figure.bits_per_byte
-    if isinstance(predictor, CountsPredictor):
-        assert of_counts(predictor.model, predictor.vocabulary, text).bits_per_char * len(
+    if isinstance(predictor, NgramPredictor):
+        assert ngram_baseline(predictor.model, predictor.vocabulary, text).bits_per_char * len(
             text
         ) == pytest.approx(bits / 2)
 

@@ -165,8 +165,8 @@ NAME = "MANIFEST.json"
 FORMAT = 1
 CHECKPOINT_FILES = ("model.safetensors", "train_state.safetensors", "config.json", "state.json")
 RUN_FILES = ("run.json", "vocabulary.json")
-COUNTS = "counts.safetensors"
-OPTIONAL_RUN_FILES = (COUNTS,)
+NGRAM_FILE = "ngram.safetensors"
+OPTIONAL_RUN_FILES = (NGRAM_FILE,)
 """What a run may have beside them; where the manifest lists it, it must be there."""
 SMALL = 1 << 20
 

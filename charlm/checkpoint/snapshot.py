@@ -10,13 +10,12 @@ from torch import Tensor
 from charlm.checkpoint import safe_io as strict_json
 from charlm.checkpoint import safe_io as tensors
 from charlm.checkpoint.run_folder import RunFolder, no_checkpoint
-from charlm.checkpoint.safe_io import COUNTS, read_vouched
+from charlm.checkpoint.safe_io import NGRAM_FILE, read_vouched
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.errors import CheckpointError
 from charlm.model.layers import is_matrix
 from charlm.model.transformer import LanguageModel
-from charlm.ngram import table as table_file
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.terminal import one_line
 
@@ -36,7 +35,7 @@ class Snapshot:
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     state: dict[str, Any]
     run: dict[str, Any]
-    counts: bytes | None = None  # the run's n-gram counts as their file has them, where it has any
+    ngram: bytes | None = None  # the file of the run's n-gram model or prior, if it has one
 
     def files(self) -> dict[str, bytes]:
         """The checkpoint's files, in the order in which they are written."""
@@ -50,18 +49,18 @@ class Snapshot:
 
     def run_files(self) -> dict[str, bytes]:
         """The files that all checkpoints of the run share."""
-        counts = {} if self.counts is None else {COUNTS: self.counts}
+        ngram = {} if self.ngram is None else {NGRAM_FILE: self.ngram}
         facts = {
             "run.json": strict_json.dump(self.run),
             "vocabulary.json": self.vocabulary.to_json().encode(),
         }
-        return facts | counts
+        return facts | ngram
 
     def kneser_ney(self) -> KneserNey | None:
-        """The run's counts, checked; None where it has none. CheckpointError where they are damaged."""
-        if self.counts is None:
+        """The run's n-gram model, checked; None if it has none. Raises CheckpointError if it is damaged."""
+        if self.ngram is None:
             return None
-        return table_file.load(self.counts, self.vocabulary.n_symbols, COUNTS, self.vocabulary.end)
+        return KneserNey.from_bytes(self.ngram, self.vocabulary.n_symbols, NGRAM_FILE, self.vocabulary.end)
 
 
 TABLE = "ngrams.table"
@@ -140,10 +139,10 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
         weights=tensors.load_tensors(data["model.safetensors"], expected, "model.safetensors"),
         state=parsed["state.json"],
         run=_run_facts(parsed["run.json"]),
-        counts=data.get(COUNTS),
+        ngram=data.get(NGRAM_FILE),
     )
-    if model_config.prior and snapshot.counts is None:
-        raise CheckpointError(f"the run has no {COUNTS}, which its model needs")
+    if model_config.prior and snapshot.ngram is None:
+        raise CheckpointError(f"the run has no {NGRAM_FILE}, which its model needs")
     if snapshot.state.pop("step", None) != step:
         raise CheckpointError("state.json is damaged: it is of another step")
     if snapshot.state.get("old_text") is not None and "from" not in snapshot.run:

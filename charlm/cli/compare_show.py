@@ -11,7 +11,7 @@ from charlm.cli.console import print_json, say, table, warn
 from charlm.config import FEWEST_HELD_OUT
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import WORDS
-from charlm.evaluation.baselines import KNESER_NEY, Yardstick, kneser_ney_by_order, yardsticks
+from charlm.evaluation.baselines import KNESER_NEY, Baseline, kneser_ney_by_order, measure_baselines
 from charlm.experiments.comparison import Comparison
 from charlm.experiments.results import MOST_CHARS
 from charlm.experiments.statistics import SCHEMA, Row, Verdict, verdict
@@ -50,7 +50,7 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
 
 
 def _data(
-    comparison: Comparison, found: Verdict, sticks: dict[str, Yardstick], orders: Sequence[Yardstick]
+    comparison: Comparison, found: Verdict, sticks: dict[str, Baseline], orders: Sequence[Baseline]
 ) -> dict[str, Any]:
     """The stable form, of schema 1."""
     return {
@@ -70,7 +70,7 @@ def _data(
     }
 
 
-def _print(comparison: Comparison, found: Verdict, sticks: dict[str, Yardstick]) -> None:
+def _print(comparison: Comparison, found: Verdict, sticks: dict[str, Baseline]) -> None:
     table(cells(found), header=header(comparison), numbers=range(1, 8))
     beside = ", ".join(
         f"{name} {stick.bits_per_char:.4f}{_said(stick, WORDS[comparison.text.units])}"
@@ -111,18 +111,18 @@ def _row(row: Row) -> tuple[str, ...]:
     )
 
 
-def _yardsticks(corpus: Corpus, chars: int) -> dict[str, Yardstick]:
+def _yardsticks(corpus: Corpus, chars: int) -> dict[str, Baseline]:
     """What simpler things make of the text that was scored; xz only where it takes no time to speak of."""
     if not chars:  # which are those of MOST_CHARS
         return {}
     quick = corpus.train_chars <= MOST_FOR_XZ
-    sticks = yardsticks(
+    sticks = measure_baselines(
         corpus.vocabulary, corpus.training_text if quick else None, corpus.held_out_text()[:MOST_CHARS]
     )
-    return {name: stick for name, stick in sticks.items() if isinstance(stick, Yardstick)}
+    return {name: stick for name, stick in sticks.items() if isinstance(stick, Baseline)}
 
 
-def _by_order(comparison: Comparison, corpus: Corpus, chars: int) -> list[Yardstick]:
+def _by_order(comparison: Comparison, corpus: Corpus, chars: int) -> list[Baseline]:
     """What counts of 1, 2, ... characters make of that text, up to as many as predict best."""
     if not chars:
         return []
@@ -131,7 +131,7 @@ def _by_order(comparison: Comparison, corpus: Corpus, chars: int) -> list[Yardst
     return kneser_ney_by_order(corpus.vocabulary, corpus.train, text, memory=memory, most=MOST_COUNTED)
 
 
-def _beaten(found: Verdict, counts: Yardstick, word: str) -> list[str]:
+def _beaten(found: Verdict, counts: Baseline, word: str) -> list[str]:
     """A sentence where no variant does better than the counts, counts alone left out."""
     trained = [row.bits for row in found.rows if row.bits is not None and not row.variant.model.is_ngram]
     if not trained or min(trained) < counts.bits_per_char or found.chars < FEWEST_HELD_OUT:
@@ -142,7 +142,7 @@ def _beaten(found: Verdict, counts: Yardstick, word: str) -> list[str]:
     ]
 
 
-def _said(stick: Yardstick, word: str) -> str:
+def _said(stick: Baseline, word: str) -> str:
     """What is to be known of a yardstick beside its figure."""
     if stick.order is None:
         return " (adapts to the text)" * stick.adaptive

@@ -10,7 +10,7 @@ from charlm.config import TextConfig
 from charlm.data.reader import read_texts
 from charlm.data.tokenizer import without_ends
 from charlm.errors import TextError, UsageError
-from charlm.evaluation.baselines import Yardstick
+from charlm.evaluation.baselines import Baseline
 from charlm.evaluation.bootstrap import too_few
 from charlm.evaluation.report import Evaluation, evaluate
 from charlm.experiments.pairwise import Passage, SideBySide, side_by_side
@@ -95,7 +95,7 @@ def _read_differently(names: tuple[str, str], snapshots: Sequence[Snapshot], on:
 def _show(found: SideBySide) -> None:
     rows = [_line(name, e) for name, e in zip(found.names, found.evaluations, strict=True)]
     for name, stick in found.evaluations[0].baselines.items():
-        if isinstance(stick, Yardstick):
+        if isinstance(stick, Baseline):
             rows.append(
                 (name, f"{stick.bits_per_char:.4f}", "", "adapts to this text" if stick.adaptive else "")
             )

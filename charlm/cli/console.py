@@ -190,7 +190,7 @@ def note_files(notes: Iterable[str]) -> None:
 
 def warn_of_slow_parts() -> None:
     """Say once for each part that it runs in NumPy, though a compiler is there."""
-    compiled = sys.modules.get("charlm.native.library")
+    compiled = sys.modules.get("charlm.native.compiler")
     for purpose, why in compiled.take_failures() if compiled else ():
         warn(
             f"the C code for {purpose} could not be compiled ({one_line(why)}); NumPy is used, which is slower. "

@@ -46,7 +46,7 @@ def command(
 
     data = read_bytes(file, one_line(label), MAGIC)
     header, _ = unpack(data, label)  # before a model is looked for
-    use_threads(_threads(ctx, threads, header.means.threads))
+    use_threads(_threads(ctx, threads, header.environment.threads))
     snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
     from charlm.compression.codec import decompressing
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
     from charlm.data.corpus import Corpus
     from charlm.evaluation.report import Evaluation
-    from charlm.evaluation.score import Figure
+    from charlm.evaluation.score import Score
     from charlm.inference.context import ContextRule
 
 EXAMPLES = """Examples:
@@ -142,10 +142,10 @@ def _opened(
     checkpoints: str | None, run: str | None, which: str | None, threads: int | None
 ) -> "tuple[Snapshot, str, str]":
     """The checkpoint chosen; the counts' rows are compiled beside the import of torch."""
-    from charlm.native.library import rows_alone
+    from charlm.native.compiler import compile_ngram_rows
     from charlm.threads import use_threads
 
-    rows_alone()
+    compile_ngram_rows()
     use_threads(threads)
     return chosen(checkpoints_root(checkpoints), run, which)
 
@@ -160,7 +160,7 @@ def _check_learns(snapshot: "Snapshot") -> None:
 
 def _online(
     snapshot: "Snapshot", rule: "ContextRule", texts: Sequence[tuple[str, str]]
-) -> "Mapping[str, Figure]":
+) -> "Mapping[str, Score]":
     """The figures of what learns as it reads, with a bar meanwhile."""
     from charlm.evaluation.adaptive import Learners, scoring_online
 
@@ -170,7 +170,7 @@ def _online(
             progress = next(work)
             bar("learning as it reads", progress.symbols, progress.of)
     except StopIteration as end:
-        figures: Mapping[str, Figure] = end.value
+        figures: Mapping[str, Score] = end.value
         return figures
     finally:
         bar.close()
@@ -273,8 +273,8 @@ def _show(name: str, evaluation: "Evaluation") -> None:
     print()
     word = WORDS[evaluation.units]
     lines = [("this model", f"{figure.bits_per_char:.4f}", few[2:])]
-    if evaluation.counts is not None:
-        lines.append((OF_KIND["counts"], f"{evaluation.counts.bits_per_char:.4f}", "the n-gram prior alone"))
+    if evaluation.ngram is not None:
+        lines.append((OF_KIND["ngram"], f"{evaluation.ngram.bits_per_char:.4f}", "the n-gram prior alone"))
     for title, stick in evaluation.baselines.items():
         if isinstance(stick, str):
             lines.append((title, "-", stick))

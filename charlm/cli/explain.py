@@ -1,4 +1,4 @@
-"""`charlm explain`: the ideas in the model, each with a computation on the spot."""
+"""`charlm explain`: the ideas in the code, each with a computation."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from charlm.explain.topics import Explanation
 
 EXAMPLES = """Examples:
-  charlm explain             the topics
+  charlm explain             list the topics
   charlm explain rotary      the idea, its formula and source, real numbers, the code
-  charlm explain --json      as data"""
+  charlm explain --json      as JSON"""
 
 SCHEMA = 1
 
 
 def command(
     topic: Annotated[
-        str | None, typer.Argument(metavar="[TOPIC]", help="What to explain; without, the topics.")
+        str | None, typer.Argument(metavar="[TOPIC]", help="What to explain. Default: list the topics.")
     ] = None,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Explain an idea that is in the model: what it is, a tiny example, where it is, what it buys."""
+    """Explain an idea that the model uses: formula, source, a small example, the code, and a comparison."""
     from charlm.explain.topics import TOPICS, explain, first_line  # here: torch is slow to import
     from charlm.threads import use_threads
 
@@ -44,16 +44,11 @@ def _print(found: "Explanation") -> None:
     example = found.example
     print(found.text)
     print(f"\n{example.says}\n")
-    table(example.rows, header=example.header, numbers=_numeric(example.rows))
+    columns = list(zip(*example.rows, strict=True))
+    numbers = [i for i, column in enumerate(columns) if all(_is_number(cell) for cell in column if cell)]
+    table(example.rows, header=example.header, numbers=numbers)
     print()
-    further = ("compare", found.command) if found.command else ("try", found.instead)
-    table([("code", found.place), further])
-
-
-def _numeric(rows: tuple[tuple[str, ...], ...]) -> list[int]:
-    """The columns that hold nothing but numbers, and blanks."""
-    columns = list(zip(*rows, strict=True))
-    return [i for i, column in enumerate(columns) if all(_is_number(cell) for cell in column if cell)]
+    table([("code", found.place), ("compare", found.command) if found.command else ("try", found.instead)])
 
 
 def _is_number(cell: str) -> bool:

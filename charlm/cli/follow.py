@@ -11,7 +11,7 @@ from tqdm import tqdm
 from charlm.checkpoint.run_folder import RunFolder, overview
 from charlm.cli.console import print_json, say, table, warn, warn_of_slow_parts
 from charlm.job import TrainingJob
-from charlm.native.library import has_failures
+from charlm.native.compiler import has_failures
 from charlm.reporting.commands import run_command, text_words
 from charlm.reporting.log import row_of
 from charlm.reporting.progress import Progress, show_evaluation
@@ -162,7 +162,7 @@ def _begun(training: TrainingJob) -> dict[str, Any]:
         "corpus": dict(session.run["corpus"]),
         "model": session.model_config.to_json(),
         "training": session.training_config.to_json(),
-        "counts_bits_per_char": baseline.stick.bits_per_char if baseline else None,
+        "counts_bits_per_char": baseline.baseline.bits_per_char if baseline else None,
     }
 
 

@@ -26,8 +26,8 @@ def command(
     """
     from charlm.checkpoint.run_folder import find, overview
     from charlm.checkpoint.safe_io import (  # here: torch is slow to import
-        COUNTS,
         NAME,
+        NGRAM_FILE,
         parse,
         read_regular,
         read_vouched,
@@ -44,8 +44,8 @@ def command(
         raise CheckpointError(f"the checkpoint of step {step} of {folder.name} is missing") from None
     manifest = parse(read_regular(folder.folder(step) / NAME, 1 << 20), NAME)
     row["weights_sha256"] = manifest["files"]["model.safetensors"]["sha256"]
-    row["counts_bytes"] = manifest["run_files"].get(COUNTS, {}).get("size")
-    row["counts_sha256"] = manifest["run_files"].get(COUNTS, {}).get("sha256")
+    row["counts_bytes"] = manifest["run_files"].get(NGRAM_FILE, {}).get("size")
+    row["counts_sha256"] = manifest["run_files"].get(NGRAM_FILE, {}).get("sha256")
     row["checkpoints"] = folder.steps()
     row["repeat_command"], why = _repeat(folder, row)
     if as_json:

@@ -29,7 +29,7 @@ from charlm.training.request import build
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
-    from charlm.native.library import Compiling
+    from charlm.native.compiler import Compilation
 
 LARGEST_PROMPT = 1 << 24
 
@@ -103,7 +103,7 @@ def command(
     standard error; the same seed gives the same text on the same machine. A model that was trained with --documents starts
     a document with the prompt.
     """
-    from charlm.native.library import begin
+    from charlm.native.compiler import start_compiling
     from charlm.threads import use_threads
 
     run = _run(name, run, checkpoints_root(checkpoints))
@@ -114,7 +114,7 @@ def command(
     stops = [unescaped(text) for text in stop or []]
     if "" in stops:
         raise UsageError("--stop is empty; give the text to stop before")
-    compiling = begin()  # beside the import of torch
+    compiling = start_compiling()  # beside the import of torch
     use_threads(threads)
     snapshot, _, _ = chosen(checkpoints_root(checkpoints), run, checkpoint)
     lacking: dict[str, int] = {}
@@ -254,7 +254,7 @@ def _named(text: str) -> str:
 
 def _write(
     snapshot: "Snapshot",
-    compiling: "Compiling | None",
+    compiling: "Compilation | None",
     given: str | None,
     lacking: dict[str, int],
     config: SamplingConfig,
@@ -277,7 +277,7 @@ def _write(
     predictor = predictor_of(snapshot, compiling.library() if compiling else None)
     warn_of_slow_parts()
     _note_stops(stops, snapshot)
-    if alone and predictor.best_alone:
+    if alone and predictor.single_threaded:
         torch.set_num_threads(1)
     prompt = default_prompt(predictor) if given is None else given
     symbols = predictor.vocabulary.n_symbols

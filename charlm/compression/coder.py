@@ -1,11 +1,11 @@
-"""An arithmetic coder: log-probabilities to integer frequencies, and symbols to bytes and back, exactly.
+"""An arithmetic coder: log-probabilities to integer frequencies, and symbols to bytes and back.
 
-Axes: B texts side by side, V symbols.
+The unit interval is narrowed to the share of each symbol in turn; the shortest number in the final interval encodes all
+of them. Here the interval is [low, low + width) in 64 bits, and its top byte is written out whenever the width has
+shrunk by one byte. Rissanen and Langdon 1979, IBM Journal of Research and Development 23:149; in bytes, as a range
+coder: Martin 1979, Video & Data Recording Conference.
 
-The unit interval is narrowed to each symbol's share in turn, and the shortest number inside what is
-left names them all. Here the interval is [low, low + width) in 64 bits, of which a byte leaves at the
-top whenever the width has shrunk by one. Rissanen and Langdon 1979, IBM Journal of Research and
-Development 23:149; in bytes, as a range coder: Martin 1979, Video & Data Recording Conference.
+Shapes: B texts side by side, V symbols.
 """
 
 from typing import Any
@@ -19,17 +19,17 @@ Bounds = NDArray[np.int64]
 
 
 def bounds(logp: NDArray[np.floating[Any]]) -> Bounds:
-    """Where each symbol's share begins and ends, (B, V + 1): that of v is [v] to [v + 1] of a row's [V].
+    """Cumulative integer frequencies (B, V + 1): the share of symbol v is from [v] to [v + 1], out of [V].
 
-    Each is at least 1 wide, however improbable, and they sum to at most 2^32. The same numbers in give
-    the same out; CheckpointError for what is no probability.
+    Each share is at least 1, however improbable the symbol, and they sum to at most 2^32. Raises CheckpointError if the
+    probabilities are not finite.
     """
     p = np.exp(logp, dtype=np.float64)
     sums = p.sum(axis=1, keepdims=True)
     if not (np.isfinite(sums).all() and (sums > 0).all()):
-        raise CheckpointError("the model predicts no finite probabilities, so it cannot code a text")
+        raise CheckpointError("the model's probabilities are not finite, so it cannot compress a text")
     B, V = p.shape
-    p *= (HIGHEST_TOTAL - 2 * V) / sums  # V for the least widths, V for what rounding could add
+    p *= (HIGHEST_TOTAL - 2 * V) / sums  # V for the minimum shares, V for what rounding could add
     found = np.zeros((B, V + 1), dtype=np.int64)
     np.cumsum(p.astype(np.int64) + 1, axis=1, out=found[:, 1:])
     return found
@@ -39,9 +39,9 @@ BITS = 64
 TOP = 1 << BITS
 LEAST_WIDTH = TOP >> 8
 PADDING = 2 * BITS // 8
-"""Zeros that may be missing at the end; eight are what an encoder leaves out, but an earlier one left out all."""
+"""Zero bytes that may be missing at the end. This encoder leaves out up to 8; an earlier version left out more."""
 HIGHEST_TOTAL = 1 << 32
-"""What the frequencies of a symbol's alternatives may sum to; at this width nothing is lost by rounding."""
+"""The largest sum of frequencies; rounding then loses next to nothing."""
 
 
 class Encoder:
@@ -52,10 +52,7 @@ class Encoder:
         self._low, self._width = 0, TOP
 
     def add(self, start: int, size: int, total: int) -> None:
-        """A symbol whose share is `size` of `total`, after `start` of the symbols before it.
-
-        0 <= start, 1 <= size, start + size <= total <= HIGHEST_TOTAL.
-        """
+        """Encode a symbol whose share is `size` out of `total`, after shares of `start` in all."""
         assert start >= 0 and size >= 1 and start + size <= total <= HIGHEST_TOTAL
         unit = self._width // total
         self._low += unit * start
@@ -68,8 +65,8 @@ class Encoder:
             self._width <<= 8
 
     def finish(self) -> bytes:
-        """All bytes: after the last, any may follow. Zeros among the last eight that end them are left out."""
-        # A number in the interval that ends in as many zero bytes as possible.
+        """All bytes. Trailing zeros among the last eight are left out."""
+        # The number in the interval with the most trailing zero bytes.
         for bits in range(BITS, -1, -8):
             value = -(-self._low >> bits) << bits
             if value < self._low + self._width:
@@ -80,34 +77,35 @@ class Encoder:
         return bytes(self._out) + self._low.to_bytes(BITS // 8, "big").rstrip(b"\0")
 
     def _carry(self) -> None:
-        """Add one to what has left already."""
+        """Add one to the bytes already written."""
         self._low -= TOP
         i = len(self._out) - 1
-        while self._out[i] == 0xFF:  # never past the first: the number is below one
+        while self._out[i] == 0xFF:  # stops at the first byte at the latest: the number is below one
             self._out[i] = 0
             i -= 1
         self._out[i] += 1
 
 
 class Decoder:
-    """The bytes of an `Encoder` to what was encoded: first ask `target`, then say whose share it was.
+    """Bytes to symbols: ask for the `target`, find the symbol whose share holds it, and `take` that share.
 
-    Behind the end of the bytes there are zeros, up to PADDING of them: an encoder leaves out no more. Who asks
-    for more was told to decode more symbols than were encoded: EOFError.
+    Up to PADDING zeros follow the bytes. Raises EOFError beyond, when more symbols are asked for than were encoded.
     """
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, BITS // 8
-        self._offset = int.from_bytes(data[: self._at].ljust(self._at, b"\0"), "big")  # of it above low
+        self._offset = int.from_bytes(
+            data[: self._at].ljust(self._at, b"\0"), "big"
+        )  # of the number above low
         self._width, self._unit = TOP, 1
 
     def target(self, total: int) -> int:
-        """A number below `total` within the share of the next symbol."""
+        """A number below `total` that lies in the share of the next symbol."""
         self._unit = self._width // total
         return min(self._offset // self._unit, total - 1)
 
     def take(self, start: int, size: int) -> None:
-        """That symbol's share, as it was encoded."""
+        """Consume that symbol's share, as it was encoded."""
         self._offset -= self._unit * start
         self._width = self._unit * size
         while self._width < LEAST_WIDTH:

@@ -1,8 +1,8 @@
-"""The format of a compressed file: magic, version, a small header of JSON, and the coder's bytes.
+"""The format of a compressed file: magic, version, a small JSON header, and the coder's bytes.
 
     magic (6)  version (1)  length of the header (2)  its CRC-32 (4)  header, deflated  payload
 
-Whole numbers are little-endian. The header says what a decoder must have, and what must come out.
+Integers are little-endian. The header says what the decoder needs, and the hash of the original.
 """
 
 import struct
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from charlm.checkpoint import safe_io as strict_json
+from charlm.checkpoint import safe_io
 from charlm.errors import CheckpointError, TextError
 from charlm.terminal import one_line
 
@@ -23,20 +23,20 @@ LONGEST_NAME = 100
 MOST_BYTES = 1 << 40
 MOST_STREAMS = 64
 FEWEST_CHARS = 20_000
-"""How long a stream is at least, where there are several: each begins without context, which costs bits."""
+"""Minimum length of a stream; each starts without context, which costs bits."""
 
-# What headers have in common, so that deflating leaves little but hashes.
+# A dictionary of what headers have in common, so that a deflated header is little more than its hashes.
 _USUAL = (
     b'{"charlm":"0.1.0","torch":"2.13.0+cpu","numpy":"2.4.6","python":"3.11.","machine":"Linux x86_64",'
     b'"processor":"AVX512","numpy_kernels":"X86_V4","products":"openblas 0.3.31.188.0 Haswell",'
-    b'"precision":"float32","threads":1,"weights":"","counts":"","reading":"","step":1000,"streams":1,'
+    b'"precision":"float32","threads":1,"weights":"","ngram":"","reading":"","step":1000,"streams":1,'
     b'"symbols":100000,"chars":100000,"bytes":100000,"sha256":"","payload_bytes":20000,"payload_crc32":'
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Means:
-    """What the rounding of a sum can depend on besides the model."""
+class Environment:
+    """Everything besides the model that the rounding of a sum can depend on."""
 
     charlm: str
     torch: str
@@ -45,27 +45,27 @@ class Means:
     machine: str
     processor: str  # the instructions that torch's loops use
     numpy_kernels: str  # those that NumPy's loops use
-    products: str  # the library of NumPy's matrix products, and for which processor its kernels are
+    products: str  # the library of NumPy's matrix products, and its processor type
     precision: str
     threads: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """Which model predicts: SHA-256 of its files, and (8 digits) of how it reads a text."""
+class ModelHashes:
+    """The identity of a model: SHA-256 of its files, and 8 digits of that of its configuration and vocabulary."""
 
     weights: str
-    counts: str
+    ngram: str
     reading: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """All that a compressed file says of itself."""
+    """The header of a compressed file."""
 
-    means: Means
-    model: Model
-    step: int  # of the model's checkpoint, for people
+    environment: Environment
+    model: ModelHashes
+    step: int  # of the checkpoint, for people
     streams: int
     symbols: int
     chars: int
@@ -73,24 +73,24 @@ class Header:
     sha256: str  # of the original
     payload_bytes: int
     payload_crc32: int
-    encoding: str = ""  # of the original, where that was decoded from another than UTF-8
+    encoding: str = ""  # of the original, unless it is UTF-8
 
     def to_json(self) -> dict[str, Any]:
         """One flat object."""
-        own = {name: value for name, value in vars(self).items() if name not in ("means", "model")}
+        own = {name: value for name, value in vars(self).items() if name not in ("environment", "model")}
         if not self.encoding:
             del own["encoding"]
-        return {**asdict(self.means), **asdict(self.model), **own}
+        return {**asdict(self.environment), **asdict(self.model), **own}
 
 
 def streams_for(chars: int) -> int:
-    """How many streams a text is divided into."""
+    """How many streams a text of that length is cut into."""
     return max(1, min(MOST_STREAMS, chars // FEWEST_CHARS))
 
 
 def pack(header: Header, payload: bytes) -> bytes:
-    """The file."""
-    plain = strict_json.dump_line(header.to_json())
+    """The bytes of the file."""
+    plain = safe_io.dump_line(header.to_json())
     assert len(plain) <= HEADER_LIMIT
     deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS, zdict=_USUAL)
     deflated = deflate.compress(plain) + deflate.flush()
@@ -99,28 +99,28 @@ def pack(header: Header, payload: bytes) -> bytes:
 
 
 def unpack(data: bytes, label: str) -> tuple[Header, bytes]:
-    """What the file says of itself, and the coder's bytes. TextError where it isn't whole."""
+    """The header and the coder's bytes. Raises TextError for a damaged file or another format."""
     label = one_line(label)
     if not data.startswith(MAGIC):
-        raise TextError(f"{label} was not made by charlm compress; give a file that was")
+        raise TextError(f"{label} was not made by charlm compress")
     if len(data) < FRAME.size:
         raise _cut(label)
     _, version, length, crc32 = FRAME.unpack_from(data)
     if version != VERSION:
-        raise TextError(f"{label} has version {version} of the format; this charlm reads {VERSION}")
+        raise TextError(f"{label} has format version {version}; this charlm reads version {VERSION}")
     deflated = data[FRAME.size : FRAME.size + length]
     if len(deflated) < length:
         raise _cut(label)
     if zlib.crc32(deflated) != crc32:
-        raise _damaged(label, "its header is not what was written")
+        raise _damaged(label, "the checksum of its header is wrong")
     header = _header(_inflate(deflated, label), label)
     payload = data[FRAME.size + length :]
     if len(payload) < header.payload_bytes:
         raise _cut(label)
     if len(payload) > header.payload_bytes:
-        raise _damaged(label, f"it has {len(payload) - header.payload_bytes} bytes too many")
+        raise _damaged(label, f"it has {len(payload) - header.payload_bytes} extra bytes")
     if zlib.crc32(payload) != header.payload_crc32:
-        raise _damaged(label, "its contents are not what was written")
+        raise _damaged(label, "the checksum of its contents is wrong")
     return header, payload
 
 
@@ -131,34 +131,34 @@ def _inflate(deflated: bytes, label: str) -> bytes:
     except zlib.error as error:
         raise _damaged(label, f"its header cannot be read ({error})") from None
     if not inflate.eof or inflate.unused_data:
-        raise _damaged(label, f"its header is not one of at most {HEADER_LIMIT} bytes")
+        raise _damaged(label, f"its header is longer than {HEADER_LIMIT} bytes or cut short")
     return plain
 
 
 def _header(plain: bytes, label: str) -> Header:
-    """The header in JSON, if every value of it can be."""
+    """Parse and check the JSON header."""
     try:
-        values = strict_json.parse(plain, label)
+        values = safe_io.parse(plain, label)
     except CheckpointError as error:
         raise TextError(str(error)) from None
     values = {"encoding": "", **values}
-    wanted = {field.name: field.type for kind in (Means, Model, Header) for field in fields(kind)}
+    wanted = {field.name: field.type for kind in (Environment, ModelHashes, Header) for field in fields(kind)}
     wanted = {name: kind for name, kind in wanted.items() if kind in (str, int)}
     if values.keys() != wanted.keys():
         named = ", ".join(map(one_line, sorted(values.keys() ^ wanted.keys())))
-        raise _damaged(label, f"its header has or lacks {named}")
+        raise _damaged(label, f"missing or unknown fields in its header: {named}")
     for name, kind in wanted.items():
         value = values[name]
         high = LONGEST_NAME if kind is str else MOST_BYTES
         if type(value) is not kind or not 0 <= (len(value) if kind is str else value) <= high:
-            raise _damaged(label, f"{name} in its header cannot be")
-    header = Header(means=_part(Means, values), model=_part(Model, values), **values)
-    utf8 = 4 * header.chars if header.encoding else header.bytes  # at most so many bytes of UTF-8
+            raise _damaged(label, f"invalid {name} in its header")
+    header = Header(environment=_part(Environment, values), model=_part(ModelHashes, values), **values)
+    utf8 = 4 * header.chars if header.encoding else header.bytes  # an upper bound on the UTF-8 bytes
     bounds = (header.chars <= header.symbols, header.symbols <= utf8 <= 4 * header.chars)
     if not (header.chars <= utf8 and all(bounds)):
         raise _damaged(label, "the lengths in its header contradict each other")
     if header.streams != streams_for(header.chars):
-        raise _damaged(label, "streams in its header does not fit its length")
+        raise _damaged(label, "the number of streams in its header does not match its length")
     return header
 
 
@@ -166,8 +166,10 @@ def _part(kind: Any, values: dict[str, Any]) -> Any:
     return kind(**{field.name: values.pop(field.name) for field in fields(kind)})
 
 
-def differences(file: Means | Model, here: Means | Model) -> Mapping[str, tuple[str, str]]:
-    """What is not as the file says, by name: there and here."""
+def differences(
+    file: Environment | ModelHashes, here: Environment | ModelHashes
+) -> Mapping[str, tuple[str, str]]:
+    """The fields that differ, by name: in the file and here."""
     pairs = {name: (str(value), str(getattr(here, name))) for name, value in vars(file).items()}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 

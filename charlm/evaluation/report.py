@@ -1,4 +1,4 @@
-"""Everything that `charlm eval` says of some texts, as one object."""
+"""Everything that `charlm eval` reports about some texts, as one object."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,81 +13,74 @@ from charlm.config import FEWEST_HELD_OUT, TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.overlap import about_overlap, overlap
 from charlm.data.tokenizer import WORDS
-from charlm.evaluation.adaptive import COUNTS, MODEL
-from charlm.evaluation.baselines import KNESER_NEY, LAST_BYTES, Yardstick, kneser_ney, of_counts, yardsticks
+from charlm.evaluation.adaptive import MODEL, NGRAM
+from charlm.evaluation.baselines import (
+    KNESER_NEY,
+    LAST_BYTES,
+    Baseline,
+    kneser_ney,
+    measure_baselines,
+    ngram_baseline,
+)
 from charlm.evaluation.bootstrap import confidence_interval
-from charlm.evaluation.score import Figure, Watch, score_text, unwatched
+from charlm.evaluation.score import OnProgress, Score, no_progress, score_text
 from charlm.inference.context import ContextRule
-from charlm.inference.predictor import CountsPredictor, Predictor, predictor_of
-from charlm.native.library import rows_alone
-from charlm.ngram.rows import CRows
+from charlm.inference.predictor import NgramPredictor, Predictor, predictor_of
+from charlm.native.compiler import compile_ngram_rows
 from charlm.settings import settings_of
 
 SCHEMA = 1
-SAVED = "those saved in the run, since its text is gone"
+SAVED = "the one saved in the run, since its text is gone"
 SAME = 1e-9
-"""Bits per character: counts are not better than themselves."""
+"""Bits per character below which two figures are equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A figure, what it was measured with, and what stands beside it."""
+    """A score, how it was measured, and the baselines beside it."""
 
-    figure: Figure
-    kind: str  # of model: `transformer`, `counts`
+    figure: Score
+    kind: str  # of model: `transformer`, `ngram`
     step: int
     which: str  # latest, best or the step, as it was asked for
     selected_on_this_text: bool
     rule: ContextRule
+    context: str  # what each symbol was predicted from, in words
     units: str  # what a symbol is
-    prior_order: int | None  # characters of context that the counts see: the model's, or those it begins from
+    prior_order: int | None  # characters of context of the n-gram model or prior
     interval_bits: tuple[float, float] | None
-    baselines: dict[str, Yardstick | str]
+    baselines: dict[str, Baseline | str]  # each, or why it is missing
     warnings: tuple[str, ...]
-    counts: Figure | None  # of the counts that the model begins from, alone, where it does
-    online: Mapping[str, Figure] = field(default_factory=dict)  # what learned as it read, by kind
+    ngram: Score | None  # of the n-gram prior alone, if there is one
+    online: Mapping[str, Score] = field(default_factory=dict)  # by dynamic evaluation, by kind
 
     @property
     def bits_per_char(self) -> float:
-        """The figure: mean bits per character."""
+        """Mean bits per character."""
         return self.figure.bits_per_char
 
     @property
     def nats_per_char(self) -> float:
-        """The same in nats."""
+        """Mean nats per character."""
         return self.figure.nats_per_char
 
     @property
-    def figures(self) -> Iterator[tuple[str, bool, Figure]]:
-        """Each figure with its kind, and whether it is online: then it learned from the text it is of."""
-        if self.counts is not None:
-            yield COUNTS, False, self.counts
+    def figures(self) -> Iterator[tuple[str, bool, Score]]:
+        """Each score with its kind, and whether the model learned from the text while it was scored."""
+        if self.ngram is not None:
+            yield NGRAM, False, self.ngram
         yield MODEL, False, self.figure
         for kind, figure in self.online.items():
             yield kind, True, figure
 
-    @property
-    def context(self) -> str:
-        """What each symbol was predicted from, in words."""
-        word = WORDS[self.units]
-        if self.rule.carried:
-            return f"all {word}s before each (state carried from one to the next)"
-        least, most = self.rule.block_size - self.rule.stride, self.rule.block_size
-        if self.kind == CountsPredictor.kind:
-            most = self.prior_order or 0
-            return f"{most or 'no'} {word}{'s' * (most != 1)} before each"
-        said = f"{max(1, least)} to {most} {word}s before each (block {most}, stride {self.rule.stride})"
-        seen = self.prior_order or 0
-        return f"{said}; the counts always see {seen}" if seen > least else said
-
     def to_json(self) -> dict[str, Any]:
-        """The stable form, of schema 1, but for the run's name, which a checkpoint does not know."""
+        """The stable JSON form, schema 1, without the run's name, which a checkpoint does not know."""
         figure = self.figure
         return {
             "schema": SCHEMA,
             "kind": self.kind,
             "online": False,
-            "figures": [_figure(*each) for each in self.figures],
+            "figures": [_score_json(*each) for each in self.figures],
             "checkpoint": {"which": self.which, "step": self.step},
             "selected_on_this_text": self.selected_on_this_text,
             "block_size": self.rule.block_size,
@@ -106,7 +99,7 @@ class Evaluation:
             "bits_per_unit": figure.bits_per_unit,
             "perplexity": figure.perplexity,
             "ci95_bits_per_char": list(self.interval_bits) if self.interval_bits else None,
-            "baselines": {name: _stick(stick) for name, stick in self.baselines.items()},
+            "baselines": {name: _baseline_json(found) for name, found in self.baselines.items()},
             "files": [
                 {"file": s.name, "chars": len(s.nats), "bits_per_char": float(s.bits.mean())}
                 for s in figure.texts
@@ -121,31 +114,28 @@ def evaluate(
     texts: Sequence[tuple[str, str]],
     rule: ContextRule,
     corpus: Corpus | None,
-    watch: Watch = unwatched,
+    on_progress: OnProgress = no_progress,
 ) -> Evaluation:
-    """Score named texts with a checkpoint; `corpus` is what it was trained on, where that is there.
-
-    `watch` is told what is being done, and how much of it is.
-    """
+    """Score named texts with a checkpoint. `corpus` is what it was trained on, if it is still there."""
     predictor = predictor_of(snapshot)
-    if predictor.counts is not None:
-        compiling = rows_alone()
-        library = compiling.library() if compiling else None
-        predictor.counts.filler = CRows.of(predictor.counts, library)
-    figure = Figure([score_text(predictor, name, text, rule, watch) for name, text in texts])
-    alone = None if predictor.counts is None else CountsPredictor(predictor.counts, predictor.vocabulary)
+    alone = None
+    if predictor.prior is not None:
+        compiling = compile_ngram_rows()
+        predictor.prior.use_library(compiling.library() if compiling else None)
+        alone = NgramPredictor(predictor.prior, predictor.vocabulary)
+    figure = Score([score_text(predictor, name, text, rule, on_progress) for name, text in texts])
     joined = "".join(text for _, text in texts)
     held_out = corpus is not None and joined == corpus.held_out_text()
     selected = held_out and _is_best(snapshot, which)
     interval = confidence_interval(figure.nats)
-    watch("measuring compressors", 0, None)
-    baselines = yardsticks(
+    on_progress("measuring compressors", 0, None)
+    baselines = measure_baselines(
         snapshot.vocabulary, partial(corpus.training_text, LAST_BYTES) if corpus else None, joined
     )
-    watch("counting n-grams of the training text", 0, None)
+    on_progress("counting n-grams of the training text", 0, None)
     baselines[KNESER_NEY] = _kneser_ney(snapshot, corpus, joined)
-    watch("comparing with the training text", 0, None)
-    missing = [f"no {name} yardstick: {why}" for name, why in baselines.items() if isinstance(why, str)]
+    on_progress("comparing with the training text", 0, None)
+    missing = [f"no {name} baseline: {why}" for name, why in baselines.items() if isinstance(why, str)]
     return Evaluation(
         figure=figure,
         kind=predictor.kind,
@@ -153,6 +143,7 @@ def evaluate(
         which=which,
         selected_on_this_text=selected,
         rule=rule,
+        context=predictor.describe_context(rule),
         units=snapshot.vocabulary.units,
         prior_order=snapshot.model_config.prior_order,
         interval_bits=(interval[0] / log(2), interval[1] / log(2)) if interval else None,
@@ -163,70 +154,77 @@ def evaluate(
             *_warnings(figure, predictor, corpus, texts, selected),
             *missing,
         ),
-        counts=Figure([score_text(alone, name, text) for name, text in texts]) if alone else None,
+        ngram=Score([score_text(alone, name, text) for name, text in texts]) if alone else None,
     )
 
 
-def _kneser_ney(snapshot: Snapshot, corpus: Corpus | None, text: str) -> Yardstick | str:
-    """Counts of the training part; where that is gone those that the run has, or why there are none."""
+def _kneser_ney(snapshot: Snapshot, corpus: Corpus | None, text: str) -> Baseline | str:
+    """Kneser-Ney on the training part; if that is gone, the run's own n-gram model, or why there is none."""
     if corpus is not None:
         memory = snapshot.training_config.prior_memory << 20
         return kneser_ney(snapshot.vocabulary, corpus.train, text, memory=memory)
     saved = snapshot.kneser_ney()
     if saved is None:
-        return "the training text is no longer there, and the run has no counts of it"
-    return of_counts(saved, snapshot.vocabulary, text, SAVED)
+        return "the training text is gone, and the run has no n-gram model of it"
+    return ngram_baseline(saved, snapshot.vocabulary, text, SAVED)
 
 
 def _changed(snapshot: Snapshot) -> tuple[str, ...]:
-    """What is to be said of text that is not scored as it stands in its file."""
+    """A warning if the text was changed before it was scored."""
     text = snapshot.run["text"]
     names = ("strip", "normalize", "newlines", "lowercase", "collapse_spaces")
-    usual = settings_of(TextConfig)
-    asked = [s.option for s in usual if s.name in names and text.get(s.name, s.default) != s.default]
+    asked = [
+        s.option
+        for s in settings_of(TextConfig)
+        if s.name in names and text.get(s.name, s.default) != s.default
+    ]
     if not asked:
         return ()
     return (
-        f"the text was changed before it was scored ({', '.join(asked)}), so its bits are not comparable with "
-        "those of the text as it was",
+        f"the text was changed before scoring ({', '.join(asked)}), so its bits are not comparable with those of the "
+        "original text",
     )
 
 
-def _beaten(figure: Figure, counts: Yardstick | str, snapshot: Snapshot) -> tuple[str, ...]:
-    """What is to be said where the model does not beat the counts, and where those are not whole."""
-    if isinstance(counts, str) or figure.chars < FEWEST_HELD_OUT:
+def _beaten(figure: Score, baseline: Baseline | str, snapshot: Snapshot) -> tuple[str, ...]:
+    """Warnings if the model does not beat Kneser-Ney, and if that baseline is limited."""
+    if isinstance(baseline, str) or figure.chars < FEWEST_HELD_OUT:
         return ()
     model, word = snapshot.model_config, snapshot.vocabulary.word
-    found = [f"{KNESER_NEY}: {counts.limits}"] if counts.limits else []
-    found += [f"{KNESER_NEY}: counts of {counts.order} {word}s, {SAVED}"] if counts.source == SAVED else []
-    gained = figure.bits_per_char - counts.bits_per_char
-    better = f"{counts.order} {word}s of counts do better, at {counts.bits_per_char:.4f} bits per character"
+    found = [f"{KNESER_NEY}: {baseline.limits}"] if baseline.limits else []
+    if baseline.source == SAVED:
+        found.append(f"{KNESER_NEY}: the n-gram model of {baseline.order} {word}s is {SAVED}")
+    lost = figure.bits_per_char - baseline.bits_per_char
+    better = (
+        f"{KNESER_NEY} n-grams with {baseline.order} {word}s of context do better, at "
+        f"{baseline.bits_per_char:.4f} bits per character"
+    )
     if model.is_ngram:
-        if gained > SAME:
-            found.append(f"{better}: {_how_to_count_better(snapshot, counts)}")
-    elif gained >= 0:
+        if lost > SAME:
+            found.append(f"{better}: {_how_to_match(snapshot, baseline)}")
+    elif lost >= 0:
         found.append(
-            f"{better}: train longer, or {'on more text like this' if model.prior else 'from counts, with --prior'}"
+            f"{better}: train longer, or {'on more text like this' if model.prior else 'with --prior'}"
         )
     return tuple(found)
 
 
-def _how_to_count_better(snapshot: Snapshot, counts: Yardstick) -> str:
-    """What makes a run of counts alone as good as these counts."""
-    if counts.order != snapshot.model_config.prior_order:
-        return f"train with --prior-order {counts.order}"
+def _how_to_match(snapshot: Snapshot, baseline: Baseline) -> str:
+    """How an n-gram run becomes as good as this n-gram baseline."""
+    if baseline.order != snapshot.model_config.prior_order:
+        return f"train with --prior-order {baseline.order}"
     if snapshot.training_config.prior_chars is not None:
         return "train without --prior-chars"
-    return "train again, since this run was counted by another version of charlm"
+    return "train again, since another version of charlm made this run"
 
 
 def _is_best(snapshot: Snapshot, which: str) -> bool:
-    """Was this checkpoint chosen because it did best on the run's held-out text?"""
+    """Whether this checkpoint was chosen because it did best on the run's held-out text."""
     return which == "best" or (which != "latest" and snapshot.state.get("best_step") == snapshot.step)
 
 
 def _warnings(
-    figure: Figure,
+    figure: Score,
     predictor: Predictor,
     corpus: Corpus | None,
     texts: Sequence[tuple[str, str]],
@@ -234,12 +232,12 @@ def _warnings(
 ) -> tuple[str, ...]:
     found = []
     if selected:
-        found.append("this checkpoint was chosen by this very text; on other text expect a little more")
+        found.append("this checkpoint was chosen on this very text; expect a little more on other text")
     if corpus is not None:
         parts = [overlap(corpus.train, predictor.vocabulary.encode(text)) for _, text in texts]
         seen = about_overlap(parts, predictor.vocabulary.word)
         if seen is not None:
-            found.append(f"{seen}; that is no test of what was learned")
+            found.append(f"{seen}; so this says little about generalisation")
     if figure.chars < FEWEST_HELD_OUT:
         chars = f"{figure.chars} character{'s are' if figure.chars != 1 else ' is'}"
         found.append(f"{chars} too few for the figure to mean much")
@@ -247,8 +245,8 @@ def _warnings(
     return tuple(found)
 
 
-def _figure(kind: str, online: bool, figure: Figure) -> dict[str, Any]:
-    """A figure as JSON; an online one is comparable with adaptive compressors only."""
+def _score_json(kind: str, online: bool, figure: Score) -> dict[str, Any]:
+    """A score as JSON; an online one is comparable with adaptive compressors only."""
     return {
         "kind": kind,
         "online": online,
@@ -258,9 +256,9 @@ def _figure(kind: str, online: bool, figure: Figure) -> dict[str, Any]:
     }
 
 
-def _stick(stick: Yardstick | str) -> dict[str, Any] | None:
-    """A yardstick as JSON; null where it is missing, with the reason among the warnings."""
-    if isinstance(stick, str):
+def _baseline_json(baseline: Baseline | str) -> dict[str, Any] | None:
+    """A baseline as JSON; null if it is missing, and then the reason is among the warnings."""
+    if isinstance(baseline, str):
         return None
-    plain: dict[str, Any] = {"bits_per_char": stick.bits_per_char, "adaptive": stick.adaptive}
-    return plain if stick.order is None else {**plain, "order": stick.order}
+    plain: dict[str, Any] = {"bits_per_char": baseline.bits_per_char, "adaptive": baseline.adaptive}
+    return plain if baseline.order is None else {**plain, "order": baseline.order}

@@ -1,4 +1,7 @@
-"""The score of a text: the bits of every character, each exactly once; of all of it, or of windows spread over it."""
+"""Score a text: the nats of every character, each counted once; or an estimate from windows spread over it.
+
+Shapes: N symbols or characters of a text.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,116 +17,127 @@ from charlm.inference.context import ContextRule
 from charlm.inference.predictor import Predictor
 
 Numbers = NDArray[np.float64]
-Watch = Callable[[str, int, int | None], None]
+OnProgress = Callable[[str, int, int | None], None]
+"""Called with what is being done, how much of it is done, and out of how much (None: unknown)."""
 
 
-def unwatched(what: str, done: int, of: int | None) -> None:
-    """A watch that nobody looks at."""
+def no_progress(what: str, done: int, of: int | None) -> None:
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
-class Scored:
+class TextScore:
     """One text and the nats of each of its characters."""
 
     name: str
     text: str
-    nats: Numbers  # (characters,), the ends of documents counted with the character before
+    nats: Numbers  # (N,); the end of a document counts with the character before it
     unknown_chars: int
-    ends: int = 0  # of documents, predicted too
-    units: int = 0  # of the vocabulary: characters or bytes
+    ends: int = 0  # ends of documents, which are predicted too
+    units: int = 0  # length in units of the vocabulary: characters or bytes
 
     @cached_property
     def bits(self) -> Numbers:
-        """Bits of each character."""
+        """Bits of each character, (N,)."""
         return self.nats / log(2)
 
 
 @dataclass(frozen=True)
-class Figure:
-    """What several scored texts say together."""
+class Score:
+    """Bits per character and perplexity: how much a text surprises the model.
 
-    texts: Sequence[Scored]
+    bits = -(1/N) sum over t of log2 p(c_t | c_1 ... c_(t-1)), and perplexity = 2^bits. A
+    character that was predicted with probability 1/2 costs 1 bit, with 1/8 it costs 3, and
+    certainty costs nothing. Bits per character are also the size of the text compressed with
+    the model (`charlm compress`). Perplexity is the number of equally likely characters that
+    would be as hard to guess. Training minimises the same quantity in nats, the cross-entropy:
+    1 nat is 1.4427 bits. Compare figures of the same text only. Shannon 1951, Prediction and
+    entropy of printed English, Bell System Technical Journal 30:50.
+    """
+
+    texts: Sequence[TextScore]
 
     @cached_property
     def nats(self) -> Numbers:
-        """Nats of each character of all texts, in order."""
-        return np.concatenate([scored.nats for scored in self.texts])
+        """Nats of each character of all texts, in order, (N,)."""
+        return np.concatenate([text.nats for text in self.texts])
 
     @property
     def chars(self) -> int:
-        """Characters, each scored once."""
+        """N: characters, each scored once."""
         return len(self.nats)
 
     @cached_property
     def bytes(self) -> int:
         """The size of the texts as UTF-8."""
-        return sum(len(scored.text.encode()) for scored in self.texts)
+        return sum(len(text.text.encode()) for text in self.texts)
 
     @property
     def units(self) -> int:
-        """The same texts in the units of the vocabulary."""
-        return sum(scored.units for scored in self.texts)
+        """Length of the texts in units of the vocabulary."""
+        return sum(text.units for text in self.texts)
 
     @property
     def unknown_chars(self) -> int:
-        """Characters that the vocabulary lacks; they are scored too, as the bytes that spell them."""
-        return sum(scored.unknown_chars for scored in self.texts)
+        """Characters outside the vocabulary; they are scored as their bytes."""
+        return sum(text.unknown_chars for text in self.texts)
 
     @property
     def ends(self) -> int:
-        """Ends of documents, which are predicted too, and are no characters."""
-        return sum(scored.ends for scored in self.texts)
+        """Ends of documents, which are predicted too but are no characters."""
+        return sum(text.ends for text in self.texts)
 
     @cached_property
     def nats_per_char(self) -> float:
-        """Mean nats a character."""
+        """Mean nats per character."""
         return float(self.nats.mean())
 
     @property
     def bits_per_char(self) -> float:
-        """Mean bits a character."""
+        """Mean bits per character."""
         return self.nats_per_char / log(2)
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits for each byte of UTF-8."""
+        """Bits per byte of UTF-8."""
         return float(self.nats.sum()) / log(2) / self.bytes
 
     @property
     def bits_per_unit(self) -> float:
-        """Bits for each unit of the vocabulary."""
+        """Bits per unit of the vocabulary."""
         return float(self.nats.sum()) / log(2) / self.units
 
     @property
     def perplexity(self) -> float:
-        """Per character: as if so many characters were equally likely each time."""
+        """Perplexity per character."""
         return exp(self.nats_per_char)
 
 
 def score_text(
-    predictor: Predictor, name: str, text: str, rule: ContextRule | None = None, watch: Watch = unwatched
-) -> Scored:
-    """Score every character of a text that nothing precedes, and every end of a document it has.
-
-    `watch` is told how many of its symbols are scored.
-    """
+    predictor: Predictor,
+    name: str,
+    text: str,
+    rule: ContextRule | None = None,
+    on_progress: OnProgress = no_progress,
+) -> TextScore:
+    """Score every character of a text, from an empty context, and every end of a document in it."""
     vocabulary = predictor.vocabulary
     ids = vocabulary.encode(text)
-    if watch is unwatched:
-        return scored(vocabulary, name, text, predictor.score(ids, rule))
+    if on_progress is no_progress:
+        return text_score(vocabulary, name, text, predictor.score(ids, rule))
     pieces = [predictor.score(ids[:1])]
     done = len(pieces[0])
     for piece in predictor.score_windows(ids, range((rule or predictor.rule).windows(len(ids))), rule):
         pieces.append(piece)
         done += len(piece)
-        watch("scoring", done, len(ids))
-    return scored(vocabulary, name, text, np.concatenate(pieces))
+        on_progress("scoring", done, len(ids))
+    return text_score(vocabulary, name, text, np.concatenate(pieces))
 
 
-def scored(vocabulary: Vocabulary, name: str, text: str, logp: Numbers) -> Scored:
-    """A text and the log-probabilities of its ids."""
+def text_score(vocabulary: Vocabulary, name: str, text: str, logp: Numbers) -> TextScore:
+    """The score of a text from the log-probabilities of its ids."""
     plain = without_ends(text)
-    return Scored(
+    return TextScore(
         name,
         plain,
         per_char(vocabulary, text, -logp),
@@ -134,9 +148,9 @@ def scored(vocabulary: Vocabulary, name: str, text: str, logp: Numbers) -> Score
 
 
 def per_char(vocabulary: Vocabulary, text: str, symbols: Numbers) -> Numbers:
-    """What each character of a text costs, from what its symbols cost: (characters,).
+    """The cost of each character of a text, from the costs of its symbols: (characters,).
 
-    The end of a document is no character: what it costs is added to the character before.
+    The end of a document is no character; its cost is added to the character before.
     """
     plain = without_ends(text)
     if not vocabulary.has_end:
@@ -153,35 +167,35 @@ def per_char(vocabulary: Vocabulary, text: str, symbols: Numbers) -> Numbers:
 
 @dataclass(frozen=True)
 class Slice:
-    """The windows of a text that are scored, and how its symbols make characters."""
+    """The windows of a text to score, and how many symbols a character has."""
 
     windows: tuple[int, ...]
     of_windows: int
     symbols_per_window: int
     symbols_per_char: float
-    in_order: bool = False  # each window reads on from the one before, from the first
+    in_order: bool = False  # each window continues the one before
 
     @property
     def whole(self) -> bool:
-        """Is every symbol of the text scored?"""
+        """Whether every symbol of the text is scored."""
         return len(self.windows) == self.of_windows
 
 
 def spread(rule: ContextRule, n: int, symbols: int, chars: int) -> Slice:
-    """Windows that score about `symbols` of the `n` ids of a text of `chars` characters.
+    """Choose windows that score about `symbols` of the `n` ids of a text with `chars` characters.
 
-    They are spread evenly; where the state is carried from one to the next, they are the first.
+    They are evenly spread, or the first ones if the state is carried from one to the next.
     """
-    there = max(rule.windows(n), min(n, 1))  # a single symbol, which has no context, is a window too
-    wanted = min(there, max(1, round(symbols / rule.stride)))
-    last = wanted - 1 if rule.carried else there - 1
-    windows = np.linspace(0, last, wanted if there else 0).round().astype(int)
-    return Slice(tuple(windows.tolist()), there, rule.stride, n / max(1, chars), rule.carried)
+    windows_there = max(rule.windows(n), min(n, 1))  # a single symbol, without context, is a window too
+    wanted = min(windows_there, max(1, round(symbols / rule.stride)))
+    last = wanted - 1 if rule.carried else windows_there - 1
+    windows = np.linspace(0, last, wanted if windows_there else 0).round().astype(int)
+    return Slice(tuple(windows.tolist()), windows_there, rule.stride, n / max(1, chars), rule.carried)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a slice says of the whole: the sum and the number of scores in each block (window)."""
+    """The loss of a text estimated from a slice: the sum and the number of scores in each block (window)."""
 
     sums: NDArray[np.float64]
     symbols: NDArray[np.int64]
@@ -189,27 +203,27 @@ class Estimate:
 
     @property
     def blocks(self) -> list[float]:
-        """Nats a symbol in each block."""
+        """Nats per symbol in each block."""
         return list(map(float, self.sums / self.symbols))
 
     @property
     def nats_per_char(self) -> float:
-        """Nats a character over all blocks."""
+        """Nats per character over all blocks."""
         return float(self.sums.sum() / self.symbols.sum()) * self.symbols_per_char
 
     @property
     def standard_error(self) -> float | None:
-        """Of `nats_per_char`, from how much the blocks differ; None for a single block: it is unknown."""
+        """The standard error of `nats_per_char`, from how much the blocks differ; None for a single block."""
         off = self.sums - self.symbols * (self.sums.sum() / self.symbols.sum())
         error = standard_error(off)
         return None if error is None else error * len(off) / float(self.symbols.sum()) * self.symbols_per_char
 
     def minus(self, other: "Estimate") -> "Estimate":
-        """The paired difference from an estimate of the same blocks."""
+        """The paired difference from another estimate on the same blocks."""
         return replace(self, sums=self.sums - other.sums)
 
     def of_windows(self, scored: Sequence[int], wanted: Sequence[int]) -> "Estimate":
-        """The estimate from some of the windows that were scored."""
+        """The estimate from a subset of the scored windows."""
         kept = np.isin(scored, wanted)
         return replace(self, sums=self.sums[kept], symbols=self.symbols[kept])
 
@@ -226,10 +240,9 @@ def score_slice(
     stopped: Callable[[], bool] = lambda: False,
     rule: ContextRule | None = None,
 ) -> Estimate | None:
-    """Score a slice, of the predictor's own rule unless told; None if `stopped` said so in the middle.
+    """Score a slice; None if `stopped` returns True on the way. The rule is the predictor's by default.
 
-    The text's first symbol, which nothing precedes, belongs to the first window. So the slice of the whole
-    text has the same figure as `charlm eval`.
+    The text's first symbol belongs to the first window, so the slice of the whole text gives what `charlm eval` gives.
     """
     sums: list[float] = []
     symbols: list[int] = []

@@ -27,7 +27,7 @@ def by_symbols_before(predictor: Predictor, ids: Ids, longest: int) -> Curve:
 
     Each point is the mean over the symbols with x/2 to x others before them. Counts see no further back.
     """
-    rule = ContextRule(longest, longest, counts_bound=True)
+    rule = ContextRule(longest, longest, prior_bound=True)
     windows = spread(rule, len(ids), ROWS * longest, len(ids)).windows
     rows = [row for row in predictor.score_windows(ids, windows, rule) if len(row) == longest]
     if not rows:
@@ -50,7 +50,7 @@ def by_symbols_seen(predictor: Predictor, ids: Ids, block_size: int) -> Curve:
     curve: Curve = []
     for seen in _powers(block_size) if len(chosen) >= FEWEST_CHARS else ():
         # Its window k reads ids[k : k + seen] and scores the one after; nor do counts see more.
-        rule = ContextRule(seen, 1, counts_bound=True)
+        rule = ContextRule(seen, 1, prior_bound=True)
         windows = [int(t) - seen for t in chosen]
         scores = [row[-1] for row in predictor.score_windows(ids, windows, rule)]
         curve.append(_point(seen, -np.array(scores) / log(2)))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from charlm import files
 from charlm.checkpoint import safe_io as tensors
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.safe_io import COUNTS, LARGEST, dump, entries_of, parse, read_regular
+from charlm.checkpoint.safe_io import LARGEST, NGRAM_FILE, dump, entries_of, parse, read_regular
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.data.corpus import Corpus
 from charlm.errors import CheckpointError
@@ -85,7 +85,7 @@ def is_there(run: RunFolder, of: str | None = None) -> bool:
 def _hashes(run: RunFolder, step: int) -> tuple[str, str]:
     """Those of a checkpoint's weights and of its run's counts, as its manifest has them."""
     entries = entries_of(run.folder(step))
-    return tuple(str(entries.get(name, {}).get("sha256", "")) for name in ("model.safetensors", COUNTS))  # type: ignore[return-value]
+    return tuple(str(entries.get(name, {}).get("sha256", "")) for name in ("model.safetensors", NGRAM_FILE))  # type: ignore[return-value]
 
 
 def failed(run: RunFolder, problem: str, of: str = "") -> Result:

@@ -1,56 +1,367 @@
-"""Permutation equivariance: attention without mask and positions takes its input as a set."""
+"""The computations that `charlm explain` shows: one function per topic, each a table of real numbers."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, log2, sqrt
+from typing import cast
+
+import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 
-from charlm.config import ModelConfig
-from charlm.model.example import Example, some
-from charlm.model.positions import POSITIONS
-from charlm.model.transformer import LanguageModel
+from charlm.config import ModelConfig, SamplingConfig
+from charlm.data.tokenizer import Vocabulary
+from charlm.inference.predictor import TransformerPredictor
+from charlm.inference.sampling import sampling_weights
+from charlm.model.attention import PositionInfo
+from charlm.model.layers import NORM_EPS
+from charlm.model.masks import Causal, Documents, Locality, Mask, Window, all_of, as_bias
+from charlm.model.mixers import Convolution
+from charlm.model.ngram_embeddings import NgramEmbeddings
+from charlm.model.ngram_prior import NgramPrior
+from charlm.model.positions import POSITIONS, Alibi, Learned, Relative, Rotary, Sinusoidal
+from charlm.model.transformer import Block, LanguageModel, initialise
+from charlm.ngram.build import build
+from charlm.training.optimizer import orthogonalised
 
-ORDER = (2, 0, 1, 5, 3, 4)
-"""Not the reverse, which keeps every distance: ALiBi, which knows nothing else, would not notice."""
+Row = tuple[str, ...]
+PERMUTATION = (2, 0, 1, 5, 3, 4)
+"""Not a reversal, which keeps every distance, so that ALiBi would not notice it."""
 
 
-class Equivariance:
-    """Permutation equivariance: permuted inputs give the same outputs, permuted alike.
+@dataclass(frozen=True)
+class Example:
+    """A sentence that says what is computed, and the numbers."""
 
-    f(P x) = P f(x) for every permutation P of the positions. So it is with attention where nothing is
-    masked and no position is given: a weighted mean does not ask in which order it is taken, and
-    the rest of a block acts at each position by itself. That is right for sets, such as points in
-    space. In text it does harm: what is said of "dog" in "dog bites man" is said of it in "man bites
-    dog" too. A causal mask ends it, since the place decides who reads whom, and so do positions of any
-    kind. Zaheer et al. 2017, arXiv 1703.06114; with attention: Lee et al. 2019, arXiv 1810.00825.
+    says: str
+    header: Row
+    rows: tuple[Row, ...]
+
+
+def perplexity() -> Example:
+    """The bits of each character of a word, predicted by how often each letter occurs in it."""
+    text = "abracadabra"
+    rows: list[Row] = []
+    for letter in sorted(set(text)):
+        p = text.count(letter) / len(text)
+        rows.append((letter, str(text.count(letter)), f"{p:.3f}", f"{-log2(p):.2f}"))
+    mean = sum(-log2(text.count(c) / len(text)) for c in text) / len(text)
+    rows.append(("mean", str(len(text)), "", f"{mean:.2f}"))
+    rows.append(("perplexity", "", "", f"{2**mean:.2f}"))
+    says = "'abracadabra', each letter predicted by its frequency: as hard as 4 equally likely letters."
+    return Example(says, ("letter", "times", "p", "bits"), tuple(rows))
+
+
+def softmax() -> Example:
+    """Three logits at several temperatures."""
+    logits = np.array([[2.0, 1.0, 0.0]])
+    rows: list[Row] = []
+    for temperature in (0.0, 0.5, 1.0, 2.0):
+        weights = sampling_weights(logits, SamplingConfig(temperature=temperature))
+        rows.append((f"{temperature:g}", *(f"{p:.3f}" for p in (weights / weights.sum())[0])))
+    says = "The probabilities of three characters with logits 2, 1 and 0:"
+    return Example(says, ("temperature", "a", "b", "c"), tuple(rows))
+
+
+def embedding() -> Example:
+    """Rows of a table, and the logits that the same table gives for one output of the last layer."""
+    table, h = _random(3, 4), torch.tensor([1.0, 0, -1, 0], dtype=torch.float64)
+    header = ("character", *(f"E {i}" for i in range(4)), "logit E h")
+    rows = tuple(
+        (char, *(f"{value:.2f}" for value in row), f"{row @ h:.2f}")
+        for char, row in zip("abc", table, strict=True)
+    )
+    return Example("Width 4, random rows; the logits after a last layer of h = (1, 0, -1, 0):", header, rows)
+
+
+def ngram_embeddings() -> Example:
+    """The rows of the hashed table that are read at each character of a text."""
+    text = "the them"
+    vocabulary = Vocabulary.build(text, 1)
+    config = ModelConfig(n_embd=2, ngram_embeddings=3, ngram_embedding_rows=1024)
+    layer = NgramEmbeddings(config, vocabulary.n_symbols)
+    ids = torch.from_numpy(vocabulary.encode(text).astype(np.int64))[None]
+    index = layer.index(ids, torch.full((1, 2), -1))[0].tolist()
+    rows = tuple(
+        (repr(text[t]), *("none" if row == layer.nothing else str(row) for row in at))
+        for t, at in enumerate(index)
+    )
+    says = "The rows that 'the them' reads, 1,024 for each length: 'th' and 'the' read the same twice."
+    return Example(says, ("character", "pair's row", "triple's row"), rows)
+
+
+def kneser_ney() -> Example:
+    """One prediction by orders 0, 1 and 2, of characters seen after the context and elsewhere."""
+    text = "peter piper picked a peck of pickled peppers; " * 2 + "the peck peter piper picked"
+    vocabulary = Vocabulary.build(text, 1)
+    ids = vocabulary.encode(text)
+    model = build(ids, vocabulary.n_symbols, 2, memory=1 << 20).model
+    context = model.contexts(vocabulary.encode("pi")[None])[:, -1]
+    shown = vocabulary.encode("cpe ")
+    rows = tuple(
+        (str(order), *(f"{p:.3f}" for p in model.rows(context, up_to=order)[0, shown])) for order in range(3)
+    )
+    says = "After 'pi' in a text of Peter Piper, with 0, 1 and 2 characters of context:"
+    return Example(says, ("order", "p(c)", "p(p)", "p(e)", "p(space)"), rows)
+
+
+def muon() -> Example:
+    """Muon: an optimizer whose step is equally large in every direction of a matrix.
+
+    W -= rate * O(M), where M is the momentum, an average of recent gradients of the matrix W,
+    and O (M) = U V' for M = U S V', its singular value decomposition: all singular values
+    become about 1. A gradient is dominated by a few directions; rare but useful ones get as
+    much of the step. U V' is approximated by five Newton-Schulz iterations, x = a x + (b x x' +
+    c (x x')^2) x, which need matrix products only. It trains the matrices of the blocks; gains,
+    embeddings and the head use AdamW. Jordan et al. 2024, kellerjordan.github.io/posts/muon; at
+    scale: Liu et al. 2025, arXiv 2502.16982.
     """
-
-    @staticmethod
-    def example() -> Example:
-        """Models with random weights, with and without mask and positions, on permuted inputs."""
-        kinds = [("none", "none"), ("causal", "none")]
-        kinds += [("none", position) for position in POSITIONS if position != "none"]
-        rows = tuple((mask, position, _written(_difference(mask, position))) for mask, position in kinds)
-        says = "The largest |f(P x) - P f(x)| of a model with random weights, six positions permuted:"
-        return Example(says, ("mask", "positions", "difference"), rows)
+    gradient = _random(4, 4) @ torch.diag(torch.tensor([10.0, 1, 0.5, 0.1], dtype=torch.float64))
+    rows = tuple(
+        (name, *(f"{value:.2f}" for value in torch.linalg.svdvals(matrix).tolist()))
+        for name, matrix in (("gradient", gradient), ("Muon's step", orthogonalised(gradient[None])[0]))
+    )
+    says = "The singular values of a random gradient with one strong direction, and of the step:"
+    return Example(says, ("matrix", "s 1", "s 2", "s 3", "s 4"), rows)
 
 
-def _difference(mask: str, position: str) -> float:
-    """How far the logits of the permuted input are from the permuted logits."""
-    model = _model(position, causal=mask == "causal")
-    ids, order = torch.arange(len(ORDER)), torch.tensor(ORDER)
+def sequence() -> Example:
+    """One recurrent layer on the first 2, 4 and 6 of the same vectors."""
+    layer, x = nn.GRU(3, 3, batch_first=True).double(), _random(1, 6, 3)
+    for weight in layer.parameters():
+        nn.init.constant_(weight, 0.3)
+    rows: list[Row] = []
     with torch.no_grad():
-        straight, permuted = (model(x[None])[0] for x in (ids, ids[order]))  # (T, V) each
-    return float((permuted - straight[order]).abs().max())
+        for n in (2, 4, 6):
+            output = layer(x[:, :n])[0][0, :, 0].tolist()
+            rows.append((str(n), *(f"{y:.3f}" for y in output), *[""] * (6 - n)))
+    says = "One layer, the same weights, on the first 2, 4 and 6 of the same vectors (one channel of y):"
+    return Example(says, ("length", *(f"t = {t}" for t in range(6))), tuple(rows))
 
 
-def _model(position: str, *, causal: bool) -> LanguageModel:
-    """One block of width 8, a symbol for each position, in float64, every weight random: all acts."""
-    n = len(ORDER)
-    config = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=n, position=position, causal=causal)
-    model = LanguageModel(config, n).double().eval()
-    weights = some(sum(weight.numel() for weight in model.parameters()))
-    vector_to_parameters(weights / 2, model.parameters())
-    return model
+def causal() -> Example:
+    """The weights of four positions with equal scores."""
+    says = "Equal scores, masked, after softmax: no weight on what follows."
+    return _table(says, _mask_weights(Causal(), 4), "t", "reads")
 
 
-def _written(difference: float) -> str:
-    return f"{difference:.0e}" if difference < 1e-6 else f"{difference:.3f}"
+def autoregressive() -> Example:
+    """An untrained model scores a word, at once and character by character."""
+    text = "to be"
+    vocabulary = Vocabulary.build("to be or not to be", 1)
+    config = ModelConfig(n_layer=1, n_head=1, n_embd=8, block_size=4)
+    predictor = TransformerPredictor(LanguageModel(config, vocabulary.n_symbols).double(), vocabulary)
+    initialise(predictor.model, torch.Generator().manual_seed(1))
+    ids = vocabulary.encode(text)
+    at_once, state = predictor.score(ids), predictor.start(1)
+    rows: list[Row] = []
+    for t, id_ in enumerate(ids):
+        last = torch.from_numpy(ids[None, max(0, t - 1) : t].astype(np.int64))
+        state, logp = predictor.step(state, last)
+        rows.append((repr(text[:t]), repr(text[t]), f"{exp(logp[0, id_]):.4f}", f"{exp(at_once[t]):.4f}"))
+    rows.append(("", "product", *(f"{np.prod([float(row[i]) for row in rows]):.2e}" for i in (2, 3))))
+    says = "An untrained model's probability of 'to be', in steps and in one pass:"
+    return Example(says, ("before", "character", "one by one", "at once"), tuple(rows))
+
+
+def recurrent() -> Example:
+    """How long a number stays in the state, for several values of the gate."""
+    gru = nn.GRU(1, 3, batch_first=True)
+    for weight in gru.parameters():
+        nn.init.zeros_(weight)
+    with torch.no_grad():
+        gru.get_parameter("bias_hh_l0")[3:6] = torch.tensor([0.5, 0.9, 0.99]).logit()  # the gate z
+        left, _ = gru(torch.zeros(1, 9, 1), torch.ones(1, 1, 3))
+    says = "What is left of h_0 = 1 after t steps of zero input, with a constant gate z:"
+    return _table(says, left[0].T, "z", "t =", names=("0.5", "0.9", "0.99"), first=1)
+
+
+def convolution() -> Example:
+    """The response to a single 1 among zeros."""
+    layer = Convolution(ModelConfig(n_embd=2, window=3))
+    x = torch.zeros(1, 6, 2)
+    x[0, 1] = 1
+    with torch.no_grad():
+        layer.taps.copy_(torch.tensor([[0.25, 0.5, 1.0], [-1.0, 0.0, 1.0]]))
+        nn.init.eye_(layer.out.weight)
+        y = layer(x, PositionInfo(x.new_zeros(()), lambda q: q))[0]
+    return _table("A 1 at position 1, window 3, two channels: it acts on 1, 2 and 3.", y, "t", "channel")
+
+
+def simple_attention() -> Example:
+    """Four vectors, two of them equal."""
+    x = torch.tensor([[1.0, 1, 0], [0, 1, 1], [1.0, 1, 0], [-1, 0, 1]])
+    weights = torch.softmax(x @ x.T / sqrt(3), dim=-1)
+    return _table("Four vectors, unmasked; 0 and 2 are equal, and weigh alike:", weights, "t", "reads")
+
+
+def equivariance() -> Example:
+    """Models with random weights, with and without mask and positions, on permuted inputs."""
+    kinds = [("none", "none"), ("causal", "none")]
+    kinds += [("none", position) for position in POSITIONS if position != "none"]
+    n = len(PERMUTATION)
+    ids, order = torch.arange(n), torch.tensor(PERMUTATION)
+    rows: list[Row] = []
+    for mask, position in kinds:
+        config = ModelConfig(
+            n_layer=1, n_head=2, n_embd=8, block_size=n, position=position, causal=mask == "causal"
+        )
+        model = LanguageModel(config, n).double().eval()
+        weights = _random(sum(weight.numel() for weight in model.parameters()))
+        vector_to_parameters(weights / 2, model.parameters())
+        with torch.no_grad():
+            straight, permuted = (model(x[None])[0] for x in (ids, ids[order]))  # (T, V) each
+        difference = float((permuted - straight[order]).abs().max())
+        rows.append((mask, position, f"{difference:.0e}" if difference < 1e-6 else f"{difference:.3f}"))
+    says = "The largest |f(P x) - P f(x)| of a model with random weights, six positions permuted:"
+    return Example(says, ("mask", "positions", "difference"), tuple(rows))
+
+
+def attention() -> Example:
+    """The weights of one head, with random query and key maps."""
+    x, maps = _random(5, 4), _random(2, 4, 4)
+    q, k = (F.rms_norm(x @ to, (4,), eps=NORM_EPS) for to in maps)
+    scores = q @ k.T / sqrt(4)
+    weights = torch.softmax(scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf), dim=-1)
+    return _table("Five positions, one causal head, untrained: who weighs whom.", weights, "t", "reads")
+
+
+def window() -> Example:
+    """A window of two, through two causal layers."""
+    one = _mask_weights(all_of(Causal(), Window(2)), 5)
+    return _table("What of each position arrives through two layers of window 2:", one @ one, "t", "of")
+
+
+def locality() -> Example:
+    """The weights of one head of two, before training and after it grew steeper."""
+    prior = Locality(ModelConfig(n_embd=4, n_head=2))
+    nn.init.zeros_(prior.bias_scale)
+    pos = torch.arange(6)
+    with torch.no_grad():
+        before = torch.softmax(prior.bias(pos, pos)[0, -1], dim=-1)
+        prior.bias_scale.add_(2)
+        after = torch.softmax(prior.bias(pos, pos)[0, -1], dim=-1)
+    says = "How the last of six positions weighs all with equal scores, before and after a head grew steeper:"
+    return _table(says, torch.stack((before, after)), "a", "reads", names=("0", "2"))
+
+
+def documents() -> Example:
+    """Two documents in one window."""
+    weights = _mask_weights(all_of(Causal(), Documents()), 5, torch.tensor([[0, 0, 1, 1, 1]]))[0, 0]
+    return _table("Positions 0, 1 are one document, 2 to 4 another; equal scores:", weights, "t", "reads")
+
+
+def learned() -> Example:
+    """The same character at three positions."""
+    layer = Learned(ModelConfig(n_embd=6, block_size=3))
+    with torch.no_grad():
+        layer.table.weight.copy_(0.1 * _random(3, 6))
+        rows = layer.embed(torch.ones(1, 3, 6), torch.arange(3))[0]
+    return _table("The same character, all ones, at three positions (untrained table):", rows, "t", "x")
+
+
+def sinusoidal() -> Example:
+    """The formula, for five positions."""
+    rows = Sinusoidal(ModelConfig(n_embd=6)).encoding(torch.arange(5))
+    return _table("PE of five positions, width 6: the first pair turns fastest.", rows, "t", "value")
+
+
+def relative() -> Example:
+    """Which distances share a bucket."""
+    distances = torch.tensor([0, 1, 15, 16, 19, 20, 31, 64, 127, 1000])
+    buckets = Relative(ModelConfig(n_embd=2, n_head=1)).bucket(distances)
+    rows = tuple((str(d), str(b)) for d, b in zip(distances.tolist(), buckets.tolist(), strict=True))
+    return Example("Near distances have a bucket each, far ones share:", ("distance", "bucket"), rows)
+
+
+def rotary() -> Example:
+    """The product of one query and one key at several positions."""
+    q, k = _random(2, 1, 1, 1, 8)
+    layer = Rotary(ModelConfig(n_embd=8, n_head=1))
+    rotated = [layer.rotation(torch.arange(20), q)(x.expand(1, 1, 20, 8))[0, 0] for x in (q, k)]
+    products = rotated[0] @ rotated[1].T
+    pairs = ((5, 5), (5, 3), (15, 13), (5, 0), (19, 14))
+    rows = tuple((str(i), str(j), str(i - j), f"{products[i, j]:.4f}") for i, j in pairs)
+    says = "One query and one key at different positions: equal distance, equal product."
+    return Example(says, ("query at", "key at", "distance", "product"), rows)
+
+
+def alibi() -> Example:
+    """The weights of four heads at the last of six positions."""
+    pos = torch.arange(6)
+    bias = Alibi(ModelConfig(n_embd=8, n_head=4)).bias(pos, pos, torch.zeros(()))
+    weights = torch.softmax(bias[:, -1], dim=-1)
+    says = "How the last of six positions weighs all with equal scores, in each of four heads:"
+    return _table(says, weights, "head", "reads", names=[str(h) for h in range(1, 5)])
+
+
+def no_position() -> Example:
+    """What a causal layer without positions still knows: how many characters came before."""
+    first = (torch.arange(6) == 0).double()  # 1 for the first character of the text, 0 for the others
+    weights = _mask_weights(Causal(), 6).double()
+    says = "Equal weights over a value that is 1 at the first character only: each position differs."
+    return _table(says, (weights @ first)[None], "", "t =", names=("average",))
+
+
+def block() -> Example:
+    """The size of what each half of an untrained and of a random block adds, at three positions."""
+    model = LanguageModel(ModelConfig(n_layer=1, n_embd=8, n_head=2, block_size=3), 1).double()
+    initialise(model, torch.Generator().manual_seed(3))
+    layer, x = cast("Block", model.blocks[0]), _random(1, 3, 8)
+    mask = as_bias(Causal()(torch.arange(3), torch.arange(3), None, None), x)
+    rows: list[Row] = []
+    for name in ("untrained", "random"):
+        if name == "random":
+            for parameter in layer.parameters():
+                parameter.data.copy_(_random(*parameter.shape) / 3)
+        with torch.no_grad():
+            mixed = layer.mixer(layer.mixer_norm(x), PositionInfo(mask, lambda q: q))
+            transformed = layer.mlp(layer.mlp_norm(x + mixed))
+        sizes = [part[0].norm(dim=-1) for part in (x, mixed, transformed)]
+        rows += [(name, str(t), *(f"{size[t]:.2f}" for size in sizes)) for t in range(3)]
+    header = ("block", "t", "input", "mixer adds", "SwiGLU adds")
+    return Example("The lengths of the input vectors, and of what the two halves add:", header, tuple(rows))
+
+
+def ngram_prior() -> Example:
+    """What the model makes of the n-gram model's probabilities of three characters."""
+    prior = NgramPrior(1, 3).double()
+    log_prior = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
+    rows: list[Row] = []
+    for name, logits, gate in (
+        ("untrained", (0.0, 0.0, 0.0), 0.0),
+        ("prior doubted, g = 0.5", (0.0, 0.0, 0.0), -0.5),
+        ("prior ignored, g = 0", (0.0, 0.0, 0.0), -1.0),
+        ("E h = 2 for 'c'", (0.0, 0.0, 2.0), 0.0),
+    ):
+        with torch.no_grad():
+            prior.gate.fill_(gate)
+            mixed = prior(torch.tensor([logits]), torch.ones(1, 1).double(), log_prior).softmax(dim=-1)[0]
+        rows.append((name, *(f"{p:.2f}" for p in mixed.tolist())))
+    says = "The prior gives 0.70, 0.20 and 0.10 to three characters; the model's probabilities:"
+    return Example(says, ("transformer", "a", "b", "c"), tuple(rows))
+
+
+def _random(*shape: int) -> Tensor:
+    """Normal random numbers in float64, the same each time."""
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+
+def _mask_weights(mask: Mask, n: int, docs: Tensor | None = None) -> Tensor:
+    """The softmax of equal scores among `n` positions: (n, n)."""
+    pos = torch.arange(n)
+    return torch.softmax(as_bias(mask(pos, pos, docs, docs), torch.zeros(())), dim=-1)
+
+
+def _table(
+    says: str, numbers: Tensor, row: str, column: str, names: Sequence[str] = (), first: int = 0
+) -> Example:
+    """A matrix (R, C) as an example; columns are numbered from `first`, rows too unless they have `names`."""
+    header = (row, *(f"{column} {first + i}" for i in range(numbers.shape[1])))
+    names = names or [str(i) for i in range(numbers.shape[0])]
+    pairs = zip(names, numbers.tolist(), strict=True)
+    return Example(
+        says, header, tuple((name, *(f"{value:.2f}" for value in values)) for name, values in pairs)
+    )

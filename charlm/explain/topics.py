@@ -1,46 +1,63 @@
-"""What there is to learn: each topic is a class, explained by its own docstring and example."""
+"""The topics of `charlm explain`: each is a class or function of the code, explained by its own docstring."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import charlm
 from charlm.errors import UsageError
-from charlm.explain.examples import Equivariance
+from charlm.evaluation.score import Score
+from charlm.explain import examples
+from charlm.explain.examples import Example
 from charlm.inference.predictor import TransformerPredictor
+from charlm.inference.sampling import sampling_weights
 from charlm.model.attention import Attention, Mixer, SimpleAttention
-from charlm.model.example import Example
 from charlm.model.masks import Causal, Documents, Locality, Window
 from charlm.model.mixers import Convolution, Recurrent
-from charlm.model.ngram_prior import Prior
+from charlm.model.ngram_embeddings import NgramEmbeddings
+from charlm.model.ngram_prior import NgramPrior
 from charlm.model.positions import Alibi, Learned, NoPosition, Relative, Rotary, Sinusoidal
-from charlm.model.transformer import Block
+from charlm.model.transformer import Block, LanguageModel
+from charlm.ngram.kneser_ney import KneserNey
 from charlm.suggestions import VALUES
 from charlm.terminal import one_line
+from charlm.training.optimizer import orthogonalised
 
 
-class Explained(Protocol):
-    """A class that shows what it does; its docstring says the idea, the formula and the source."""
+class Equivariance:
+    """Permutation equivariance: permuted inputs give the same outputs, permuted alike.
 
-    @staticmethod
-    def example() -> Example:
-        """A tiny computation with real numbers."""
+    f(P x) = P f(x) for every permutation P of the positions. Attention without a mask and without
+    positions has this property: a weighted mean does not depend on the order of its terms, and the
+    rest of a block acts on each position separately. That is right for sets, such as points in space.
+    In text it does harm: what "dog" means in "dog bites man" it would also mean in "man bites dog". A
+    causal mask breaks it, since the position decides who reads whom, and so does any position
+    encoding. Zaheer et al. 2017, arXiv 1703.06114; with attention: Lee et al. 2019, arXiv 1810.00825.
+    """
+
+
+WITHOUT_NGRAMS = "--no-prior --ngram-embeddings 1 "
+"""The n-gram prior and embeddings predict most of what architectures differ in, so they hide the difference."""
 
 
 @dataclass(frozen=True)
 class Topic:
-    """The class that is the topic, and what `charlm compare` varies to see what the idea buys."""
+    """What a topic is about, its computation, and what shows its effect: a comparison, or something to try."""
 
-    cls: type[Explained]
-    vary: str | None
-    instead: str = ""  # where nothing can be varied: what shows it
+    subject: Any  # the class or function whose docstring is the text
+    example: Callable[[], Example]
+    vary: str | None = None  # of `charlm compare --vary`
+    instead: str = ""  # what to try where there is nothing to vary
+    text: str = ""  # in place of the subject's docstring
+    plain: bool = False  # compare without n-gram prior and embeddings
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """All that is said of a topic."""
+    """Everything that is shown of a topic."""
 
     topic: str
     text: str
@@ -51,62 +68,98 @@ class Explanation:
 
 
 TOPICS = {
-    "sequence": Topic(Mixer, "mixer=attention,simple-attention,convolution,recurrent"),
-    "causal": Topic(Causal, None, "charlm train corpus.txt --no-causal is refused: it would read the answer"),
+    "perplexity": Topic(
+        Score, examples.perplexity, instead="charlm eval: bits per character, and perplexity"
+    ),
+    "softmax": Topic(
+        sampling_weights, examples.softmax, instead="charlm sample --temperature 0.5; the same with 1.5"
+    ),
+    "embedding": Topic(LanguageModel.embed, examples.embedding, "n_embd=32,128"),
+    "sequence": Topic(
+        Mixer,
+        examples.sequence,
+        "mixer=attention,simple-attention,convolution,recurrent",
+        plain=True,
+    ),
+    "causal": Topic(
+        Causal,
+        examples.causal,
+        instead="charlm train corpus.txt --no-causal is refused: it would read the answer",
+    ),
     "autoregressive": Topic(
         TransformerPredictor,
-        None,
-        "charlm eval --per-char FILE gives each factor in bits; charlm sample draws by them",
+        examples.autoregressive,
+        instead="charlm eval --per-char FILE gives each factor in bits; charlm sample draws from them",
     ),
-    "recurrent": Topic(Recurrent, "mixer=attention,recurrent"),
-    "convolution": Topic(Convolution, "mixer=attention,convolution,attention+convolution"),
-    "simple-attention": Topic(SimpleAttention, "mixer=attention,simple-attention"),
-    "equivariance": Topic(Equivariance, "position=none,rotary"),
-    "attention": Topic(Attention, "mixer=simple-attention,attention"),
-    "window": Topic(Window, "window=auto,16"),
-    "locality": Topic(Locality, "locality=off,on"),
+    "recurrent": Topic(Recurrent, examples.recurrent, "mixer=attention,recurrent", plain=True),
+    "convolution": Topic(
+        Convolution,
+        examples.convolution,
+        "mixer=attention,convolution,attention+convolution",
+        plain=True,
+    ),
+    "simple-attention": Topic(
+        SimpleAttention, examples.simple_attention, "mixer=attention,simple-attention", plain=True
+    ),
+    "equivariance": Topic(Equivariance, examples.equivariance, "position=none,rotary", plain=True),
+    "attention": Topic(Attention, examples.attention, "mixer=simple-attention,attention", plain=True),
+    "window": Topic(Window, examples.window, "window=auto,16", plain=True),
+    "locality": Topic(Locality, examples.locality, "locality=off,on", plain=True),
     "documents": Topic(
-        Documents, None, "charlm train corpus.txt --documents line; eval says the bits of their ends too"
+        Documents,
+        examples.documents,
+        instead="charlm train corpus.txt --documents line; eval gives the bits of their ends too",
     ),
-    "learned": Topic(Learned, "position=none,learned"),
-    "sinusoidal": Topic(Sinusoidal, "position=learned,sinusoidal"),
-    "relative": Topic(Relative, "position=none,relative"),
-    "rotary": Topic(Rotary, "position=none,rotary"),
-    "alibi": Topic(Alibi, "position=none,alibi"),
-    "none": Topic(NoPosition, "position=none,learned,sinusoidal,relative,rotary,alibi"),
-    "block": Topic(Block, "n_layer=1,4"),
-    "counts": Topic(Prior, "prior=on,off"),
+    "learned": Topic(Learned, examples.learned, "position=none,learned", plain=True),
+    "sinusoidal": Topic(Sinusoidal, examples.sinusoidal, "position=learned,sinusoidal", plain=True),
+    "relative": Topic(Relative, examples.relative, "position=none,relative", plain=True),
+    "rotary": Topic(Rotary, examples.rotary, "position=none,rotary", plain=True),
+    "alibi": Topic(Alibi, examples.alibi, "position=none,alibi", plain=True),
+    "none": Topic(
+        NoPosition,
+        examples.no_position,
+        "position=none,learned,sinusoidal,relative,rotary,alibi",
+        plain=True,
+    ),
+    "block": Topic(Block, examples.block, "n_layer=1,4", plain=True),
+    "kneser-ney": Topic(KneserNey, examples.kneser_ney, "model=ngram,transformer"),
+    "ngram-prior": Topic(NgramPrior, examples.ngram_prior, "prior=on,off"),
+    "ngram-embeddings": Topic(NgramEmbeddings, examples.ngram_embeddings, "ngram_embeddings=1,2,4"),
+    "muon": Topic(orthogonalised, examples.muon, "optimizer=muon,adamw", text=examples.muon.__doc__ or ""),
 }
 """In the order in which they build on one another."""
 
 
 def first_line(topic: str) -> str:
-    """What a topic is, in a sentence; UsageError if there is no such topic."""
+    """What a topic is, in a sentence. Raises UsageError if there is no such topic."""
     return _text(_find(topic)).partition("\n")[0]
 
 
 def explain(topic: str) -> Explanation:
-    """The docstring of a topic's class, its example run now, and where to go on; UsageError if there is none."""
+    """A topic's text, its example computed now, and what to do next. Raises UsageError if there is no such topic."""
     found = _find(topic)
-    command = None if found.vary is None else f"charlm compare corpus.txt --vary {found.vary}"
-    return Explanation(topic, _text(found), found.cls.example(), _place(found), command, found.instead)
+    command = None
+    if found.vary is not None:
+        command = f"charlm compare corpus.txt {WITHOUT_NGRAMS * found.plain}--vary {found.vary}"
+    return Explanation(topic, _text(found), found.example(), _place(found), command, found.instead)
 
 
 def _find(topic: str) -> Topic:
     if topic not in TOPICS:
-        known = (VALUES[name].get(topic.lower()) for name in ("position", "mixer", "optimizer"))
-        close = [name for name in known if name in TOPICS] or get_close_matches(topic.lower(), TOPICS, 1)
+        aliases = (VALUES[name].get(topic.lower()) for name in ("position", "mixer", "optimizer"))
+        close = [name for name in aliases if name in TOPICS] or get_close_matches(topic.lower(), TOPICS, 1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UsageError(f"there is no topic {one_line(topic)!r}; {hint}there are: {', '.join(TOPICS)}")
     return TOPICS[topic]
 
 
 def _text(topic: Topic) -> str:
-    return inspect.cleandoc(topic.cls.__doc__ or "")
+    return inspect.cleandoc(topic.text or topic.subject.__doc__ or "")
 
 
 def _place(topic: Topic) -> str:
-    """The file, from the folder that holds the package, and the line of the class."""
+    """The file, relative to the folder that holds the package, and the line of the class or function."""
     package = Path(charlm.__file__).parent
-    file = Path(inspect.getfile(topic.cls)).relative_to(package.parent)
-    return f"{file.as_posix()}, line {inspect.getsourcelines(topic.cls)[1]}"
+    subject = inspect.unwrap(topic.subject)
+    file = Path(inspect.getfile(subject)).relative_to(package.parent)
+    return f"{file.as_posix()}, line {inspect.getsourcelines(subject)[1]}"

@@ -1,4 +1,4 @@
-"""From log-probabilities to the next symbol, and where a text should stop."""
+"""From log-probabilities to the next symbol, and where a text stops. Shapes: B texts side by side, V symbols."""
 
 from collections.abc import Sequence
 
@@ -7,25 +7,28 @@ from numpy.typing import NDArray
 
 from charlm.config import SamplingConfig
 
-Numbers = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 
-def odds(logp: Numbers, config: SamplingConfig) -> Numbers:
-    """What is chosen from: (B, V), in proportion to probabilities, after temperature and the limits.
+def sampling_weights(logp: Floats, config: SamplingConfig) -> Floats:
+    """Softmax with temperature: scores become probabilities, sharper or flatter ones.
 
-    Temperature acts first, and at nought leaves the likeliest only; top-k, top-p and min-p each leave
-    out the unlikely, of what the temperature made of it. Top-p: Holtzman et al. 2020, arXiv
-    1904.09751; min-p: arXiv 2407.01082. A constant added to a row of log-probabilities changes
-    nothing, so logits will do.
+    p_i = exp(z_i / T) / sum over j of exp(z_j / T), for logits or log-probabilities z (a
+    constant added to all of them changes nothing). T = 1 gives the model's own distribution.
+    Below 1 the likely symbols gain: text becomes more predictable, and at 0 only the likeliest
+    is left. Above 1 all symbols come closer to equal: text becomes more varied, with more
+    errors. Top-k, top-p (Holtzman et al. 2020, arXiv 1904.09751) and min-p (Nguyen et al. 2024,
+    arXiv 2407.01082) then remove the unlikely tail. The formula is Boltzmann's; its name in
+    neural networks: Bridle 1990, Neurocomputing, NATO ASI F68:227.
     """
     if config.temperature == 0:
-        only: Numbers = (np.arange(logp.shape[1]) == logp.argmax(axis=-1)[:, None]).astype(np.float64)
-        return only
-    p: Numbers = np.subtract(logp, logp.max(axis=-1, keepdims=True), dtype=np.float64)
+        best: Floats = (np.arange(logp.shape[1]) == logp.argmax(axis=-1)[:, None]).astype(np.float64)
+        return best
+    p: Floats = np.subtract(logp, logp.max(axis=-1, keepdims=True), dtype=np.float64)
     p /= config.temperature
     np.exp(p, out=p)
     if config.top_k is None and config.top_p is None and config.min_p is None:
-        return p
+        return p  # not normalised: `pick` divides by the sum
     p /= p.sum(axis=-1, keepdims=True)
     order = np.argsort(-p, axis=-1, kind="stable")
     ranked = np.take_along_axis(p, order, axis=-1)
@@ -33,7 +36,7 @@ def odds(logp: Numbers, config: SamplingConfig) -> Numbers:
     if config.top_k is not None:
         keep[:, config.top_k :] = False
     if config.top_p is not None:
-        keep &= ranked.cumsum(axis=-1) - ranked < config.top_p  # those before do not reach it yet
+        keep &= ranked.cumsum(axis=-1) - ranked < config.top_p  # the ones before do not reach it yet
     if config.min_p is not None:
         keep &= ranked >= config.min_p * ranked[:, :1]
     keep[:, 0] = True
@@ -42,58 +45,46 @@ def odds(logp: Numbers, config: SamplingConfig) -> Numbers:
     return kept
 
 
-def probabilities(logp: Numbers, config: SamplingConfig) -> Numbers:
-    """The same with each row summing to one."""
-    p = odds(logp, config)
-    p /= p.sum(axis=-1, keepdims=True)
-    return p
-
-
-def fall(cumulative: Numbers, uniform: Numbers) -> NDArray[np.int64]:
-    """The symbols (B,) where numbers in [0, 1) fall when each takes up its share; odds (B, V) summed up."""
+def pick(weights: Floats, uniform: Floats) -> NDArray[np.int64]:
+    """Symbols (B,) drawn in proportion to weights (B, V), given uniform numbers in [0, 1), (B,)."""
+    cumulative = weights.cumsum(axis=-1)
     total = cumulative[:, -1]
     at = uniform * total
     if len(at) == 1:
         chosen = cumulative[0].searchsorted(at, side="right")
     else:
         chosen = (cumulative <= at[:, None]).sum(axis=-1)
-    if (at >= total).any():  # rounding must not choose what is impossible
+    if (at >= total).any():  # rounding must not choose a symbol of weight 0
         chosen = np.minimum(chosen, (cumulative < total[:, None]).sum(axis=-1))
     return chosen  # type: ignore[no-any-return]
 
 
-def pick(p: Numbers, uniform: Numbers) -> NDArray[np.int64]:
-    """The symbols (B,) where numbers in [0, 1) fall when each takes up its probability (B, V)."""
-    return fall(p.cumsum(axis=-1), uniform)
-
-
-def choose(logp: Numbers, uniform: Numbers, config: SamplingConfig) -> NDArray[np.int64]:
-    """The next symbols (B,), given log-probabilities (B, V) and numbers in [0, 1), (B,)."""
-    return pick(odds(logp, config), uniform)
+def choose(logp: Floats, uniform: Floats, config: SamplingConfig) -> NDArray[np.int64]:
+    """The next symbols (B,), from log-probabilities or logits (B, V) and uniform numbers in [0, 1), (B,)."""
+    return pick(sampling_weights(logp, config), uniform)
 
 
 class StopFilter:
-    """Lets text through up to the stop text that is complete first, and holds back what may begin one.
+    """Passes text on up to the first complete stop text, and holds back what may be the start of one.
 
-    Where several are complete at the same character, the longest is removed. The text is matched
-    character by character (code point by code point), so the result does not depend on how it is
-    cut into pieces.
+    If several stop texts end at the same character, the longest is removed. Text is matched code point by code point,
+    so the result does not depend on how it is cut into pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        assert all(stops), "an empty text would stop everything"
+        assert all(stops), "an empty stop text would match everywhere"
         self._stops = [_Match(stop) for stop in stops]
         self._held = ""
         self.found = False
 
     def feed(self, text: str) -> str:
-        """More text: what of it and of what was held is certain now; nothing once a stop was found."""
+        """Take more text, and return what is certain now; nothing after a stop text was found."""
         if self.found:
             return ""
         if not self._stops:
             return text
         for i, char in enumerate(text):
-            completed = [len(stop.text) for stop in self._stops if stop.complete_with(char)]
+            completed = [len(stop.text) for stop in self._stops if stop.feed(char)]
             if completed:
                 text = self._held + text[: i + 1]
                 self._held, self.found = "", True
@@ -104,26 +95,26 @@ class StopFilter:
         return text[:certain]
 
     def flush(self) -> str:
-        """The end: what was held after all."""
+        """The text ends: return what was held back."""
         held, self._held = self._held, ""
         return held
 
 
 class _Match:
-    """How much of one stop text the last characters match, by Knuth, Morris and Pratt."""
+    """How much of one stop text the last characters match, by the algorithm of Knuth, Morris and Pratt."""
 
     def __init__(self, text: str) -> None:
         self.text, self.matched = text, 0
-        self._shorter = [0]  # for each length: the longest proper end of that beginning that is a beginning
+        self._fallback = [0]  # for each prefix: its longest proper suffix that is a prefix too
         for char in text[1:]:
-            self._shorter.append(self._after(self._shorter[-1], char))
+            self._fallback.append(self._after(self._fallback[-1], char))
 
-    def complete_with(self, char: str) -> bool:
-        """Take in a character: does the text end with the whole stop text now?"""
+    def feed(self, char: str) -> bool:
+        """Take a character, and return whether the text now ends with the whole stop text."""
         self.matched = self._after(self.matched, char)
         return self.matched == len(self.text)
 
     def _after(self, matched: int, char: str) -> int:
         while matched and self.text[matched] != char:
-            matched = self._shorter[matched - 1]
+            matched = self._fallback[matched - 1]
         return matched + (self.text[matched] == char)

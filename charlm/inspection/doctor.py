@@ -15,7 +15,7 @@ from charlm.checkpoint.safe_io import problems
 from charlm.checkpoint.snapshot import Snapshot, read
 from charlm.data.cache import cache_folder
 from charlm.errors import CharlmError
-from charlm.native import library as compiled
+from charlm.native import compiler as compiled
 from charlm.terminal import one_line
 from charlm.threads import limits
 from charlm.training.device import has_bf16, pick_device
@@ -47,7 +47,7 @@ class Machine:
     threads: int
     cpus: dict[str, int]  # that each of machine, affinity, cgroup and environment allows
     bf16: bool
-    compiled: tuple[compiled.Part, ...]
+    compiled: tuple[compiled.KernelStatus, ...]
     places: tuple[Place, ...]
 
 
@@ -88,7 +88,7 @@ def machine(checkpoints: Path) -> Machine:
         threads=torch.get_num_threads(),
         cpus=limits(),
         bf16=has_bf16(device),
-        compiled=compiled.examine(),
+        compiled=compiled.check_kernels(),
         places=(_place("checkpoints", checkpoints), _place("cache", cache_folder())),
     )
 

@@ -1,4 +1,7 @@
-"""What layers keep of the characters read, so that each is computed once."""
+"""What each layer keeps of the text so far, so that every character is computed once.
+
+Shapes: B batch, H heads of keys and values, S positions, D head size.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,8 +10,8 @@ import torch
 from torch import Tensor
 
 
-class KeyValues:
-    """Keys and values of one layer: (B, H, S, D), of which the first `length` are filled."""
+class KVCache:
+    """Keys and values of one attention layer, (B, H, S, D), of which the first `length` positions are filled."""
 
     def __init__(self, shape: tuple[int, int, int, int], like: Tensor) -> None:
         self.keys = torch.empty(shape, dtype=like.dtype, device=like.device)
@@ -16,7 +19,7 @@ class KeyValues:
         self.length = 0
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add (B, H, T, D) of each at the end; all that is there now, (B, H, length, D)."""
+        """Append (B, H, T, D) of each, and return all keys and values so far, (B, H, length, D)."""
         end = self.length + keys.shape[2]
         assert end <= self.keys.shape[2], "the cache holds one block"
         self.keys[:, :, self.length : end] = keys
@@ -25,30 +28,30 @@ class KeyValues:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def detach(self) -> None:
-        """Forget how the keys and values came about: no gradient flows back through them."""
+        """Stop gradients from flowing back through the cache."""
         self.keys, self.values = self.keys.detach(), self.values.detach()
 
 
 @dataclass
-class State:
-    """What a layer needs that keeps a fixed number of values, however much was read."""
+class LayerState:
+    """The fixed-size state of a recurrent or convolutional layer."""
 
     value: Tensor
 
     def detach(self) -> None:
-        """Forget how it came about."""
+        """Stop gradients from flowing back through the state."""
         self.value = self.value.detach()
 
 
 @dataclass
-class Cache:
-    """All layers', and how many characters they have read."""
+class ModelCache:
+    """The caches of all layers, and how many characters they have read."""
 
     layers: list[Any]
     length: int = 0
-    last: Tensor | None = None  # the ids before the next, (B, N - 1), where n-grams need them
+    last_ids: Tensor | None = None  # the last N - 1 ids, (B, N - 1), for n-gram embeddings up to length N
 
     def detach(self) -> None:
-        """Forget how what is kept came about."""
+        """Stop gradients from flowing back through any layer's cache."""
         for layer in self.layers:
             layer.detach()

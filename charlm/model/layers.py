@@ -1,4 +1,4 @@
-"""Layers that several parts of the model share: RMSNorm, and linear maps fused into one product."""
+"""Layers that several parts of the model share: RMSNorm and fused linear maps. Shapes: C width."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,10 @@ from torch import Tensor, nn
 NORM_EPS = 1e-6
 
 
-class Norm(nn.RMSNorm):
-    """x / sqrt(mean(x^2)) times a gain. Zhang and Sennrich 2019, arXiv 1910.07467.
+class RMSNorm(nn.RMSNorm):
+    """x / sqrt(mean(x^2)) times a learned gain. Zhang and Sennrich 2019, arXiv 1910.07467.
 
-    torch's, but for inputs of another precision than the gain: the gain follows the input, else
-    torch would take a slower way.
+    Unlike torch's class, it casts the gain to the input's precision, which keeps torch on its fast path.
     """
 
     def __init__(self, size: int) -> None:
@@ -23,30 +22,30 @@ class Norm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
-class Joined(nn.Linear):
-    """Linear maps (C to each of `sizes`) of one input: their rows stand below each other."""
+class FusedLinear(nn.Linear):
+    """Several linear maps of one input, C to each of `sizes`, computed as one product."""
 
     def __init__(self, n_embd: int, sizes: Sequence[int]) -> None:
         super().__init__(n_embd, sum(sizes), bias=False)
         self.sizes = tuple(sizes)
 
-    def apart(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What each map makes of x (..., C): (..., size) each."""
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The output of each map, (..., size), from x (..., C)."""
         return self(x).split(self.sizes, dim=-1)  # type: ignore[no-any-return]
 
 
 def row_parts(model: nn.Module, name: str) -> tuple[int, ...]:
-    """How many rows each of the matrices has that stand below each other in the weight of that name."""
+    """The number of rows of each matrix that is fused into the weight of that name."""
     module, _, weight = name.rpartition(".")
     owner = model.get_submodule(module)
     rows = owner.get_parameter(weight).shape[0]
-    if isinstance(owner, Joined):
+    if isinstance(owner, FusedLinear):
         return owner.sizes
     if isinstance(owner, nn.GRU):
-        return (rows // 3,) * 3  # two gates and what is new
+        return (rows // 3,) * 3  # reset gate, update gate, candidate
     return (rows,)
 
 
 def is_matrix(name: str, weight: Tensor) -> bool:
-    """Is it one of the blocks' linear maps, by its name in the model?"""
+    """Whether a parameter is a linear map inside a block, which Muon trains and weight decay acts on."""
     return weight.ndim == 2 and name.startswith("blocks.") and "weight" in name.rpartition(".")[2]

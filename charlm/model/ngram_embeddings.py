@@ -1,6 +1,6 @@
-"""Learned vectors for the last few characters together, added to the embedding of the last.
+"""N-gram embeddings: learned vectors of the last few characters together.
 
-Axes: B batch, T positions, C width, O orders.
+Shapes: B batch, T positions, C width, O orders (n-gram lengths, 2 to N).
 """
 
 import torch
@@ -9,15 +9,16 @@ from torch import Tensor, nn
 
 from charlm.config import ModelConfig
 
-MULTIPLIERS = (1_000_003, -7046029254386353131)  # odd; the second is 2^64 / golden ratio, as a signed number
+MULTIPLIERS = (1_000_003, -7046029254386353131)  # odd; the second is 2^64 / golden ratio as a signed number
 
 
-class NGrams(nn.Module):
-    """N-gram embeddings: each pair, triple, ... of characters has a vector of its own, in a hashed table.
+class NgramEmbeddings(nn.Module):
+    """N-gram embeddings: each pair and triple of characters has a vector of its own.
 
-    x_t = E[c_t] + sum over 2 <= n <= N of G[hash(c_(t-n+1) ... c_t)]. What is said of "th" and "the"
-    need not be found out by a layer that reads back. N-grams that share a row share its vector. The
-    vectors start at zero and are learned by a rule of their own, since a step touches few of them.
+    x_t = E[c_t] + sum over 2 <= n <= N of G[hash(c_(t-n+1) ... c_t)], with a hashed table G. What
+    there is to know about "th" or "the" is then looked up, and no layer has to assemble it by
+    reading back. N-grams whose hashes collide share a vector. The vectors start at zero and have a
+    learning rule of their own (Adagrad, one rate per row), since each step touches few of them.
     Huang et al. 2025, arXiv 2501.16975.
     """
 
@@ -28,14 +29,17 @@ class NGrams(nn.Module):
         self.n_symbols = n_symbols
         self.rows = config.ngram_embedding_rows
         self.dropout = config.ngram_embedding_dropout or 0.0
-        self.nothing = self.rows * len(self.orders)  # the row of what is no n-gram of the vocabulary
+        self.nothing = self.rows * len(self.orders)  # the row, always zero, for "no such n-gram"
         self.table = nn.Parameter(torch.empty(self.nothing + 1, config.n_embd), requires_grad=False)
-        self.pending: list[tuple[Tensor, Tensor]] = []
+        self.pending: list[
+            tuple[Tensor, Tensor]
+        ] = []  # rows read and their sums, whose gradients train the table
 
     def index(self, ids: Tensor, before: Tensor, docs: Tensor | None = None) -> Tensor:
-        """The rows (B, T, O) of ids (B, T), of which `before` (B, N - 1) stand in front, -1 for none.
+        """The rows (B, T, O) of the n-grams that end at each of ids (B, T).
 
-        With `docs` (B, T) an n-gram across two documents is none.
+        `before` (B, N - 1) holds the ids before them, -1 for none. With `docs` (B, T), an n-gram that crosses a
+        document boundary has no row.
         """
         longer = torch.cat((before, ids), dim=1)
         known = (longer >= 0) & (longer < self.n_symbols)

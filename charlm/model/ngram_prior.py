@@ -1,60 +1,39 @@
-"""Counts as where a model begins: it reads what they expect, and their logarithms are added to its logits.
+"""The n-gram prior: log-probabilities of a Kneser-Ney model, added to the transformer's logits.
 
-Axes: B batch, T positions, C width, V symbols.
+Shapes: B batch, T positions, C width, V symbols.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charlm.model.example import Example, Row
 
+class NgramPrior(nn.Module):
+    """An n-gram prior: the transformer learns what n-grams do not predict already.
 
-class Prior(nn.Module):
-    """Counts as a prior: the transformer learns only what n-gram counts do not know.
-
-    logits = E h + g log p, where p is what the counts say and g = 1 + w h, with the head E, a learned
-    w, and h from the last layer. w starts at zero, and so does h (by the gain of the norm before it):
-    the untrained model says exactly what the counts say. Where it finds reason to doubt them it lowers
-    g, which flattens p, or outvotes them by E h. So that it can find reason, what goes into the first
-    layer is told p too: R sqrt(p) is added, with a learned R that starts at zero (a square root, so
-    that what is likely in the second place is still seen). In training the counts of a position leave
-    out its own part of the text, which they would know by heart. Li et al. 2022, arXiv 2210.14431.
+    logits = E h + g log p, where p are the n-gram model's probabilities and g = 1 + w h, with
+    the output head E, a learned w, and h from the last layer. w and h start at zero (h by the
+    gain of the final norm), so that the untrained model predicts exactly p. Where the model has
+    reason to doubt p it lowers g, which flattens p, or outvotes it by E h. To have such reason,
+    the first layer reads p too: R sqrt(p) is added to the embedding, with a learned R that
+    starts at zero (the square root keeps the second most likely symbol visible). In training,
+    the n-gram model leaves out the part of the text that it predicts, which it would otherwise
+    know by heart. Li et al. 2022, arXiv 2210.14431.
     """
 
     def __init__(self, n_embd: int, n_symbols: int) -> None:
         super().__init__()
-        self.gate = nn.Parameter(torch.empty(1, n_embd))
-        self.read = nn.Parameter(torch.empty(n_embd, n_symbols))
+        self.gate = nn.Parameter(torch.empty(1, n_embd))  # w
+        self.read = nn.Parameter(torch.empty(n_embd, n_symbols))  # R
 
-    def told(self, log_prior: Tensor) -> Tensor:
-        """What the first layer is told of it: (B, T, C) from (B, T, V). Rows of zeros are no prior, and say nothing."""
-        # Of two symbols at least one is no certainty, so two tell whether it is a prior.
+    def embed(self, log_prior: Tensor) -> Tensor:
+        """R sqrt(p), (B, T, C), from log p (B, T, V). Where a row is all zeros (prior dropout) it is zero."""
+        # A probability of 1 leaves no room for a second symbol, so two entries tell whether a row is a prior.
         known = log_prior[..., :2].sum(dim=-1, keepdim=True) < 0
         roots = (log_prior / 2).exp_().mul_(known)
         return F.linear(roots.to(self.read.dtype), self.read)
 
     def forward(self, logits: Tensor, hidden: Tensor, log_prior: Tensor) -> Tensor:
-        """The model's logits (B, T, V) and the prior's together; `hidden` (B, T, C) is what the head reads."""
-        return weighed(logits, F.linear(hidden, self.gate), log_prior)
-
-    @staticmethod
-    def example() -> Example:
-        """What becomes of the counts' probabilities of three characters."""
-        log_prior = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64).log()
-        rows: list[Row] = []
-        for name, logits, gate in (
-            ("untrained", (0.0, 0.0, 0.0), 0.0),
-            ("the counts doubted, g = 0.5", (0.0, 0.0, 0.0), -0.5),
-            ("the counts ignored, g = 0", (0.0, 0.0, 0.0), -1.0),
-            ("E h = 2 for 'c'", (0.0, 0.0, 2.0), 0.0),
-        ):
-            said = weighed(torch.tensor(logits), torch.tensor([gate]), log_prior).softmax(dim=-1)
-            rows.append((name, *(f"{p:.2f}" for p in said.tolist())))
-        says = "The counts say 0.70, 0.20, 0.10 of three characters; the model says:"
-        return Example(says, ("transformer", "a", "b", "c"), tuple(rows))
-
-
-def weighed(logits: Tensor, gate: Tensor, log_prior: Tensor) -> Tensor:
-    """E h + (1 + w h) log p, from E h (..., V), w h (..., 1) and log p (..., V)."""
-    return torch.addcmul(logits, 1 + gate.to(log_prior.dtype), log_prior)
+        """E h + (1 + w h) log p: (B, T, V) from E h (B, T, V), h (B, T, C) and log p (B, T, V)."""
+        gate = 1 + F.linear(hidden, self.gate).to(log_prior.dtype)  # (B, T, 1)
+        return torch.addcmul(logits, gate, log_prior)

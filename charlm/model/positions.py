@@ -1,8 +1,6 @@
-"""Position schemes: learned, sinusoidal, relative, rotary, ALiBi, none; one contract and one dict.
+"""Position encodings: none, learned, sinusoidal, relative, rotary and ALiBi, under one contract.
 
-Axes: T positions, C width.
-
-Axes: B batch, H heads, T positions asked about, S positions read, D values per head.
+Shapes: B batch, H heads, T query positions, S key positions, C width, D head size, W block size.
 """
 
 from collections.abc import Callable
@@ -13,97 +11,74 @@ import torch
 from torch import Tensor, nn
 
 from charlm.config import ModelConfig
-from charlm.model.example import Example, some, table
 from charlm.model.masks import alibi_slopes
 
 Rotation = Callable[[Tensor], Tensor]
-"""What is done to queries and keys (B, H, T, D) before they are compared."""
+"""A map of queries or keys (B, H, T, D), applied before they are compared."""
+Angles = tuple[Tensor, Tensor]
+"""Cosines and sines, (T, D) each; the two halves of a row are alike."""
 
 
-def _as_it_is(x: Tensor) -> Tensor:
+def _identity(x: Tensor) -> Tensor:
     return x
 
 
 class Position(nn.Module):
-    """It may act on embeddings, on queries and keys, and on scores; by default on none of them."""
+    """A position encoding may act on embeddings, on queries and keys, and on scores; by default on none."""
 
-    def embed(self, x: Tensor, places: Tensor) -> Tensor:
-        """The embeddings (B, T, C) of characters at `places` (T,)."""
+    def embed(self, x: Tensor, pos: Tensor) -> Tensor:
+        """The embeddings (B, T, C) of characters at positions `pos` (T,), with the encoding added."""
         return x
 
-    def rotation(self, places: Tensor, like: Tensor) -> Rotation:
-        """What to do to the queries and keys of `places` (T,), in the type and on the device of `like`."""
-        return _as_it_is
+    def rotation(self, pos: Tensor, like: Tensor) -> Rotation:
+        """The map of queries and keys at `pos` (T,), with the dtype and device of `like`."""
+        return _identity
 
     def bias(self, q_pos: Tensor, k_pos: Tensor, like: Tensor) -> Tensor:
-        """What to add to the scores: (H, T, S), or a zero."""
+        """The bias on scores: (H, T, S), or a scalar zero."""
         return like.new_zeros(())
 
 
 class NoPosition(Position):
-    """No positions: attention sees a bag of characters, a causal one a growing bag.
+    """No positions: attention sees a bag of characters, causal attention a growing bag.
 
-    Unmasked, it could not tell "on" from "no" (`charlm explain equivariance`). With the causal mask it
-    can: position t averages over t + 1 characters, so that even equal weights say how many came
-    before, and the layers above can make an order of that. A recurrent layer and a convolution read
-    in order anyway. Such models came close to those with positions in Haviv et al. 2022, arXiv
-    2203.16634.
+    Without a mask it could not tell "on" from "no" (`charlm explain equivariance`). With the causal
+    mask it can: position t averages over t + 1 characters, so even equal weights reveal how many
+    came before, and the layers above can derive an order from that. Recurrent and convolutional
+    layers read in order anyway. Such models came close to those with positions in Haviv et al.
+    2022, arXiv 2203.16634.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
 
-    @staticmethod
-    def example() -> Example:
-        """What a causal layer without positions still knows of the place: how many came before."""
-        places = torch.arange(6)
-        marked = (places == 0).double()  # 1 for the first character of the text, 0 for the others
-        weights = torch.ones(6, 6, dtype=torch.float64).tril()
-        weights = weights / weights.sum(dim=1, keepdim=True)
-        return table(
-            "Equal weights over a value that is 1 at the first character only: each place differs.",
-            (weights @ marked)[None],
-            "",
-            "t =",
-            names=("average",),
-        )
-
 
 class Learned(Position):
-    """A position embedding: each place has a vector, learned like a character's.
+    """A learned position embedding: each position has a vector.
 
-    x_t = E[id_t] + P[t], with a row of P for each place of the block. It knows nothing of places that
-    it has not been trained on, and that two neighbours are near each other it must learn. Gehring et
-    al. 2017, arXiv 1705.03122.
+    x_t = E[id_t] + P[t], with one row of P for each position. It knows nothing about positions beyond
+    those it was trained on, and has to learn that neighbouring positions are near each other. Gehring
+    et al. 2017, arXiv 1705.03122.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         assert config.block_size and config.n_embd
-        self.table = nn.Embedding(config.block_size, config.n_embd)
+        self.table = nn.Embedding(config.block_size, config.n_embd)  # (W, C)
 
-    def embed(self, x: Tensor, places: Tensor) -> Tensor:
-        """The embeddings (B, T, C) with their places' added; ValueError beyond the table."""
-        wanted, there = int(places[-1]) + 1, self.table.num_embeddings
-        if wanted > there:
-            raise ValueError(f"{wanted} characters are too many: learned positions end at {there}")
-        return x + self.table(places.to(x.device))  # type: ignore[no-any-return]
-
-    @staticmethod
-    def example() -> Example:
-        """The same character at three places."""
-        learned = Learned(ModelConfig(n_embd=6, block_size=3))
-        with torch.no_grad():
-            learned.table.weight.copy_(0.1 * some(3, 6))
-            rows = learned.embed(torch.ones(1, 3, 6), torch.arange(3))[0]
-        return table("The same character, all ones, at three places (untrained table):", rows, "t", "x")
+    def embed(self, x: Tensor, pos: Tensor) -> Tensor:
+        """The embeddings (B, T, C) plus their positions' vectors. Raises ValueError beyond the table."""
+        needed, available = int(pos[-1]) + 1, self.table.num_embeddings
+        if needed > available:
+            raise ValueError(f"the text has {needed} characters; learned positions end at {available}")
+        return x + self.table(pos.to(x.device))  # type: ignore[no-any-return]
 
 
 class Sinusoidal(Position):
-    """A position encoding: a rule instead of a table, so that every place has one.
+    """A sinusoidal position encoding: a formula that needs no training.
 
-    PE[t, 2i] = sin(t / 10000^(2i / C)), PE[t, 2i + 1] = cos of the same: the hands of many clocks,
-    some fast, some slow. The paper adds it to sqrt(C) times the embedding; here PE / sqrt(C) is added
+    PE[t, 2i] = sin(t / 10000^(2i / C)), PE[t, 2i + 1] = cos of the same: like the hands of many clocks,
+    some fast, some slow. The paper adds it to sqrt(C) times the embedding. Here PE / sqrt(C) is added
     to the embedding, which is the same proportion. Vaswani et al. 2017, arXiv 1706.03762.
     """
 
@@ -112,33 +87,26 @@ class Sinusoidal(Position):
         assert config.n_embd
         self.n_embd = config.n_embd
 
-    def encoding(self, places: Tensor) -> Tensor:
+    def encoding(self, pos: Tensor) -> Tensor:
         """The published formula: (T, C), in float64."""
         even = torch.arange(0, self.n_embd, 2, dtype=torch.float64)
-        angle = places[:, None] * 10_000.0 ** (-even / self.n_embd)  # (T, C / 2)
+        angle = pos[:, None] * 10_000.0 ** (-even / self.n_embd)  # (T, C / 2)
         return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[:, : self.n_embd]
 
-    def embed(self, x: Tensor, places: Tensor) -> Tensor:
-        """The embeddings (B, T, C) with their places' encoding added."""
-        return x + (self.encoding(places) / sqrt(self.n_embd)).to(x)
-
-    @staticmethod
-    def example() -> Example:
-        """The formula, for five places."""
-        rows = Sinusoidal(ModelConfig(n_embd=6)).encoding(torch.arange(5))
-        return table("PE of five places, width 6: the first pair turns fastest.", rows, "t", "value")
+    def embed(self, x: Tensor, pos: Tensor) -> Tensor:
+        """The embeddings (B, T, C) plus the scaled encoding of their positions."""
+        return x + (self.encoding(pos) / sqrt(self.n_embd)).to(x)
 
 
-BUCKETS, FARTHEST = 32, 128
-"""Those published with T5."""
+BUCKETS, FARTHEST = 32, 128  # as published with T5
 
 
 class Relative(Position):
-    """Relative positions: each head has learned how much it cares for each distance.
+    """Relative positions: each head learns a score bias for each distance.
 
-    score(t, s) += b[head, bucket(t - s)], the same in all layers. The first 16 buckets are the
-    distances 0 to 15; the other 16 widen with the distance, by its logarithm, and the last has all
-    from 113 on. Shaw et al. 2018, arXiv 1803.02155; in buckets as in T5: Raffel et al. 2020, arXiv
+    score(t, s) += b[head, bucket(t - s)], shared by all layers. The first 16 buckets are the
+    distances 0 to 15. The other 16 widen logarithmically, and the last one holds all distances from
+    113 on. Shaw et al. 2018, arXiv 1803.02155; in buckets, as in T5: Raffel et al. 2020, arXiv
     1910.10683.
     """
 
@@ -154,7 +122,7 @@ class Relative(Position):
         return self.bias_of_bucket[:, bucket.to(like.device)]
 
     def bucket(self, back: Tensor) -> Tensor:
-        """The bucket of distances back; where the model also reads ahead, each side has half of them."""
+        """The bucket of each distance back; a non-causal model has half of the buckets for each direction."""
         n = BUCKETS if self.causal else BUCKETS // 2
         side = torch.zeros_like(back) if self.causal else n * (back < 0)
         distance = back.clamp(min=0) if self.causal else back.abs()
@@ -163,26 +131,14 @@ class Relative(Position):
         far = (exact + grown.long()).clamp(max=n - 1)
         return side + torch.where(distance < exact, distance, far)
 
-    @staticmethod
-    def example() -> Example:
-        """Which distances share a bucket."""
-        relative = Relative(ModelConfig(n_embd=2, n_head=1))
-        distances = torch.tensor([0, 1, 15, 16, 19, 20, 31, 64, 127, 1000])
-        found = zip(distances.tolist(), relative.bucket(distances).tolist(), strict=True)
-        rows = tuple((str(distance), str(bucket)) for distance, bucket in found)
-        return Example("Near distances have a bucket each, far ones share:", ("distance", "bucket"), rows)
-
-
-Angles = tuple[Tensor, Tensor]
-"""Cosines and sines, each (T, D): one row a position, the halves of a row alike."""
-
 
 class Rotary(Position):
-    """Rotary positions: queries and keys are turned by angles that grow with the place.
+    """Rotary positions (RoPE): queries and keys are rotated by their position.
 
-    The pair i of a head's D values is turned by t / 10000^(2i / D). Of the places t and s of a query
-    and a key, their product then depends on t - s only. The first half of a head is paired with the
-    second, as in GPT-NeoX and Qwen3; the paper pairs neighbours. Su et al. 2021, arXiv 2104.09864.
+    Pair i of a head's D values is rotated by t / 10000^(2i / D). The product of a query at t and a
+    key at s then depends on the positions only through t - s. Pairs are formed from the first and
+    the second half of a head, as in GPT-NeoX and Qwen3; the paper pairs neighbours. Su et al. 2021,
+    arXiv 2104.09864.
     """
 
     def __init__(self, config: ModelConfig, base: float = 10_000.0) -> None:
@@ -190,46 +146,35 @@ class Rotary(Position):
         self.head_size = config.head_size
         self.base = base
 
-    def angles(self, places: Tensor, like: Tensor) -> Angles:
-        """Cosines and sines (T, D) for `places` (T,), in the type and place of `like`.
+    def angles(self, pos: Tensor, like: Tensor) -> Angles:
+        """Cosines and sines (T, D) for `pos` (T,), with the dtype and device of `like`.
 
         Computed in float64 on the CPU, so that they are exact far into a long block.
         """
         pair = torch.arange(0, self.head_size, 2, dtype=torch.float64)
-        turn = places[:, None] * self.base ** (-pair / self.head_size)  # (T, D/2)
+        turn = pos[:, None] * self.base ** (-pair / self.head_size)  # (T, D/2)
         turn = torch.cat((turn, turn), dim=-1)  # (T, D)
         return turn.cos().to(like), turn.sin().to(like)
 
-    def rotation(self, places: Tensor, like: Tensor) -> Rotation:
-        """The turn of each place, computed once for all layers."""
-        return partial(rotate, angles=self.angles(places, like))
-
-    @staticmethod
-    def example() -> Example:
-        """The product of one query and one key at several places."""
-        q, k = some(2, 1, 1, 1, 8)
-        rotary = Rotary(ModelConfig(n_embd=8, n_head=1))
-        turned = [rotary.rotation(torch.arange(20), q)(x.expand(1, 1, 20, 8))[0, 0] for x in (q, k)]
-        products = turned[0] @ turned[1].T
-        pairs = ((5, 5), (5, 3), (15, 13), (5, 0), (19, 14))
-        rows = tuple((str(i), str(j), str(i - j), f"{products[i, j]:.4f}") for i, j in pairs)
-        says = "One query and one key, at different places: equal distance, equal product."
-        return Example(says, ("query at", "key at", "distance", "product"), rows)
+    def rotation(self, pos: Tensor, like: Tensor) -> Rotation:
+        """The rotation of each position, computed once for all layers."""
+        return partial(rotate, angles=self.angles(pos, like))
 
 
 def rotate(x: Tensor, angles: Angles) -> Tensor:
-    """Turn queries or keys (B, H, T, D) by the angles of their positions."""
+    """Rotate queries or keys (B, H, T, D) by the angles of their positions."""
     cos, sin = angles
-    first, second = x.chunk(2, dim=-1)
+    first, second = x.chunk(2, dim=-1)  # (B, H, T, D/2) each
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 class Alibi(Position):
-    """ALiBi: scores fall in proportion to the distance, nothing is learned.
+    """ALiBi: scores fall in proportion to the distance; nothing is learned.
 
-    score(t, s) -= m_h |t - s|, with slopes m_h = 2^(-8 h / H) for heads h = 1 to H, where H is a power
-    of two (else taken from its neighbours): steep heads see what is near, flat ones what is far. A
-    model trained on short texts can so read longer ones. Press et al. 2022, arXiv 2108.12409.
+    score(t, s) -= m_h |t - s|, with slopes m_h = 2^(-8 h / H) for heads h = 1 to H if H is a power
+    of two (otherwise interpolated from its neighbours): steep heads look nearby, flat ones far
+    back. A model trained on short texts can therefore read longer ones. Press et al. 2022, arXiv
+    2108.12409.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -238,19 +183,9 @@ class Alibi(Position):
         self.n_head = config.n_head
 
     def bias(self, q_pos: Tensor, k_pos: Tensor, like: Tensor) -> Tensor:
-        """Minus the slope of each head times the distance: (H, T, S)."""
+        """Minus each head's slope times the distance: (H, T, S)."""
         distance = (q_pos[:, None] - k_pos[None, :]).abs()
         return (-alibi_slopes(self.n_head)[:, None, None] * distance).to(like)
-
-    @staticmethod
-    def example() -> Example:
-        """The weights of four heads at the last of six positions."""
-        places = torch.arange(6)
-        bias = Alibi(ModelConfig(n_embd=8, n_head=4)).bias(places, places, torch.zeros(()))
-        weights = torch.softmax(bias[:, -1], dim=-1)
-        names = [str(h) for h in range(1, 5)]
-        says = "How the last of six positions weighs all, scores alike, in each of four heads:"
-        return table(says, weights, "head", "reads", names=names)
 
 
 POSITIONS: dict[str, Callable[[ModelConfig], Position]] = {

@@ -1,4 +1,4 @@
-"""From a text to its counts, within a memory and a number of symbols; what was left out can be said."""
+"""Build an n-gram model from a text, within limits of memory and time, and choose its order."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,48 +7,47 @@ from math import inf
 import numpy as np
 
 from charlm.data.tokenizer import Ids
-from charlm.ngram.folds import Share, count_in_folds, levels_and_shares
-from charlm.ngram.grams import DiscountsNumbers, Grams, Index, Level, Packing, Span, count, join, levels
-from charlm.ngram.kneser_ney import KneserNey, share_of_level
+from charlm.ngram.folds import FoldCounts, count_in_folds, levels_with_folds
+from charlm.ngram.grams import Grams, Packing, Span, count, join
+from charlm.ngram.kneser_ney import KneserNey
+from charlm.ngram.table import Floats, Index, Level, levels
 
 EQUAL_DISCOUNT = 0.5
-"""Taken from every count alike and given back to all symbols alike, any discount up to 1 changes nothing."""
+"""With one discount for all counts, order 0 is add-one smoothing whatever the discount is, up to 1."""
 TAIL_SHARE, TAIL_MOST, BEFORE_MOST = 0.1, 100_000, 4_000_000
-"""The order is chosen on a tail of the text, counted on what stands before it; both are bounded."""
+"""The order is chosen on the tail of the text, with counts of the text before it; both are bounded."""
 UNIGRAM_MEMORY = 1 << 26
-"""Bytes that counting symbols takes, whatever the length of the text."""
+"""Working memory, in bytes, of counting single symbols."""
 PARTS = 32
 MOST_RARE = 4
-"""Contexts of the highest order that were seen up to so often may be left out before the order goes down."""
+"""To save memory, contexts of the highest order seen up to this often are dropped before the order is lowered."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """Counts, and what memory or time made of the wish."""
+    """An n-gram model, and what had to be left out for lack of memory or time."""
 
     model: KneserNey
     wanted_order: int
     symbols: int
     of_symbols: int
-    rare: int  # contexts of the highest order that were seen so often or less were left out; 0: none
+    rare: int  # contexts of the highest order seen this often or less were dropped; 0: none
 
     @property
     def limits(self) -> str:
-        """What was left out, in words; empty where nothing was."""
-        said = []
+        """What was left out, for the user; empty if nothing was."""
+        limits = []
         if self.symbols < self.of_symbols:
-            said.append(f"counted on {self.symbols:,} of {self.of_symbols:,} symbols, evenly spread")
+            limits.append(f"counts {self.symbols:,} of {self.of_symbols:,} symbols, evenly spread")
         if self.model.order < self.wanted_order:
             fits = self.model.packing.highest_order
-            why = (
-                "to keep within the memory" if self.model.order < fits else "as many as fit a key of 64 bits"
-            )
-            said.append(f"{self.model.order} symbols of context instead of {self.wanted_order}, {why}")
+            why = "to fit the memory limit" if self.model.order < fits else "as many as fit a 64-bit key"
+            limits.append(f"{self.model.order} symbols of context instead of {self.wanted_order}, {why}")
         if self.rare:
-            said.append(
-                f"contexts of {self.model.order} seen {self.rare} times or less left out, to keep within the memory"
+            limits.append(
+                f"drops contexts of {self.model.order} seen {self.rare} times or less, to fit the memory limit"
             )
-        return "; ".join(said)
+        return "; ".join(limits)
 
 
 def build(
@@ -62,12 +61,12 @@ def build(
     end: int | None = None,
     beside: Sequence[Ids] = (),
 ) -> Built:
-    """Count `order` symbols of context, in at most `memory` bytes.
+    """Build a model with `order` symbols of context, in at most `memory` bytes.
 
-    `beside`: further texts that are counted too; they are in no fold, so they are never left out.
-    `most`: symbols that there is time for, taken as evenly spread contiguous parts of the texts.
-    `n_folds`: folds that can be left out of the prediction; 0 for none, which is faster and smaller.
-    `end`: the symbol that ends a document, before which nothing is looked at.
+    `most`: count only so many symbols, as evenly spread contiguous parts of the texts.
+    `n_folds`: how many folds can be left out of a prediction; 0 is faster and smaller.
+    `end`: the symbol that ends a document; no context crosses it.
+    `beside`: further texts to count; they are in no fold.
     """
     packing = Packing(n_symbols, end)
     wanted, order = order, min(order, packing.highest_order)
@@ -77,15 +76,19 @@ def build(
     spans = [spread_chars(len(text), -(-most * len(text) // max(1, of_symbols))) for text in texts]
     order, parts = _counted(texts, packing, order, spans, n_folds, memory)
     while True:
-        made, shares = _made(parts, packing, order)
-        rare = _rare(made, shares, memory)
+        made, fold_counts = _levels(parts, packing, order)
+        rare = _rarity_to_drop(made, fold_counts, memory)
         if rare is not None or order == 0:
             break
         order -= 1
         parts = [part.shortened(packing, order + 1) for part in parts]
     if rare:
-        _leave_out(made, shares, rare)
-    model = KneserNey(packing, made, shares or None)
+        kept = made[-1].totals()[0] > rare
+        if fold_counts:
+            of_entry = np.repeat(kept, np.diff(made[-1].starts))
+            fold_counts[-1] = FoldCounts(fold_counts[-1].counts[:, of_entry])
+        made[-1] = made[-1].without(kept)
+    model = KneserNey(packing, made, fold_counts or None)
     counted = sum(b - a for of_text in spans for a, b in of_text)
     return Built(model, wanted, counted, of_symbols, rare or 0)
 
@@ -93,10 +96,7 @@ def build(
 def lower_orders(
     ids: Ids, n_symbols: int, order: int, *, memory: int, most: int | None = None, end: int | None = None
 ) -> Iterator[KneserNey]:
-    """The counts of one symbol of context fewer than `order`, of two fewer and so on, down to one.
-
-    Each is what `build` makes of that order; the text is gone through once for all.
-    """
+    """The models that `build` would make with order - 1, order - 2, ... down to 1 symbols of context, in one pass."""
     packing = Packing(n_symbols, end)
     spans = spread_chars(len(ids), len(ids) if most is None else most)
     order, grams = count(ids, packing, max(0, order - 1), spans, memory)
@@ -115,10 +115,10 @@ def fit(
     most: int | None = None,
     end: int | None = None,
 ) -> Built:
-    """Count a text for a model of counts alone, by default of the order that predicts its end best.
+    """Build a stand-alone model, by default of the order that predicts the end of the text best.
 
-    At order 0 either Kneser-Ney's discounts or add-one smoothing is taken, whichever predicts that end
-    better. So the model is never worse there than the unigram. The other arguments are those of `build`.
+    Order 0 uses Kneser-Ney's discounts or add-one smoothing, whichever predicts that end better, so the model is never
+    worse there than the unigram baseline. The other arguments are those of `build`.
     """
     smooth = False
     if not order:
@@ -132,14 +132,14 @@ def fit(
 
 @dataclass(frozen=True)
 class TailLosses:
-    """Mean nats per symbol of the end of a text, under counts of what stands before it."""
+    """Mean nats per symbol of the end of a text, predicted from counts of the text before it."""
 
-    by_order: Sequence[float]  # of Kneser-Ney with 0, 1, 2, ... symbols of context: as many as fit a key
-    unigram: float  # of add-one smoothing without context
+    by_order: Sequence[float]  # Kneser-Ney with 0, 1, 2, ... symbols of context, as many as fit a key
+    unigram: float  # add-one smoothing without context
 
     @property
     def order(self) -> int:
-        """The best order, the lowest among equals; 0 where the unigram is better than all."""
+        """The best order, the lowest of equals; 0 if the unigram beats all."""
         if not self.by_order:  # too short to tell
             return 1
         best = min(range(len(self.by_order)), key=self.by_order.__getitem__)
@@ -147,15 +147,15 @@ class TailLosses:
 
     @property
     def smooth(self) -> bool:
-        """Does add-one smoothing predict better than Kneser-Ney's discounts, both without context?"""
+        """Whether add-one smoothing beats Kneser-Ney's discounts at order 0."""
         return bool(self.by_order) and self.unigram < self.by_order[0]
 
 
 def tail_losses(ids: Ids, n_symbols: int, *, end: int | None = None) -> TailLosses:
     """The losses of all orders on the end of a text.
 
-    Orders share their work: below its highest order, every model has the same continuation counts. So each
-    order takes one level of those, and one of occurrences, which is its highest.
+    Models of all orders share their lower levels, which count continuations. So each order needs only two levels: one of
+    continuations, and one of occurrences for the model whose highest order it is.
     """
     packing = Packing(n_symbols, end)
     tail = min(int(len(ids) * TAIL_SHARE), TAIL_MOST)
@@ -166,26 +166,24 @@ def tail_losses(ids: Ids, n_symbols: int, *, end: int | None = None) -> TailLoss
     order, occurrences = count(near, packing, packing.highest_order, [(0, before)])
     keys = np.sort(packing.pack(near, before, len(near), order + 1))
     continuations = occurrences
-    shares = []
+    looked_up = []
     for k in range(order, -1, -1):
         levels_of_k = [Level.of(grams.within(packing, k), packing) for grams in (occurrences, continuations)]
-        shares.append([share_of_level(level, packing, k, keys) for level in levels_of_k])
+        looked_up.append([level.lookup(keys, packing, k) for level in levels_of_k])
         if k:
             occurrences = occurrences.shortened(packing, k)
             continuations = continuations.distinct(packing, k)
     below, losses = np.full(tail, 1 / n_symbols), []
-    for highest, lower in reversed(shares):
-        losses.append(-float(np.log(_over(below, *highest)).mean()))
-        below = _over(below, *lower)
+    for highest, lower in reversed(looked_up):
+        losses.append(-float(np.log(_interpolate(below, *highest)).mean()))
+        below = _interpolate(below, *lower)
     counts = np.bincount(near, minlength=n_symbols)[:n_symbols] + 1.0
     counts -= np.bincount(near[before:], minlength=n_symbols)[:n_symbols]
     unigram = -float(np.log(counts[near[before:]] / counts.sum()).mean())
     return TailLosses(losses, unigram)
 
 
-def _over(
-    below: DiscountsNumbers, seen: Index, added: DiscountsNumbers, back: DiscountsNumbers
-) -> DiscountsNumbers:
+def _interpolate(below: Floats, seen: Index, added: Floats, back: Floats) -> Floats:
     """Probabilities (N,) of an order, from those of the order below."""
     found = below.copy()
     found[seen] = added + back * below[seen]
@@ -193,7 +191,7 @@ def _over(
 
 
 def count_unigram(ids: Ids, packing: Packing, most: int | None) -> Built:
-    """Add-one smoothing without context: each symbol is counted once more, and all are discounted alike."""
+    """Add-one smoothing without context, as a Kneser-Ney model of order 0."""
     spans = spread_chars(len(ids), len(ids) if most is None else most)
     _, grams = count(ids, packing, 0, spans, UNIGRAM_MEMORY)
     once = Grams(np.arange(packing.n_symbols, dtype=np.uint64), np.ones(packing.n_symbols, dtype=np.uint32))
@@ -218,7 +216,7 @@ def _counted(
     n_folds: int,
     memory: int,
 ) -> tuple[int, list[Grams]]:
-    """The grams of the first text, fold by fold if there are folds, then those of each other; and their order."""
+    """The grams of the first text (by fold, if there are folds), then of each further text; and their order."""
     if n_folds:
         order, parts = count_in_folds(texts[0], packing, order, spans[0], n_folds, memory // n_folds)
     else:
@@ -232,32 +230,23 @@ def _counted(
     return order, parts
 
 
-def _made(parts: Sequence[Grams], packing: Packing, order: int) -> tuple[list[Level], list[Share]]:
+def _levels(parts: Sequence[Grams], packing: Packing, order: int) -> tuple[list[Level], list[FoldCounts]]:
     if len(parts) == 1:
         return levels(parts[0], packing, order), []
-    return levels_and_shares(parts, packing, order)
+    return levels_with_folds(parts, packing, order)
 
 
-def _rare(made: Sequence[Level], shares: Sequence[Share], memory: int) -> int | None:
-    """How often a context of the highest order must be seen, and more, to be kept; None: no way to fit."""
-    size = sum(level.nbytes for level in made) + sum(share.nbytes for share in shares)
+def _rarity_to_drop(made: Sequence[Level], fold_counts: Sequence[FoldCounts], memory: int) -> int | None:
+    """Up to how many occurrences a context of the highest order must be dropped to fit; None: that is not enough."""
+    size = sum(level.nbytes for level in made) + sum(counts.nbytes for counts in fold_counts)
     if size <= memory:
         return 0
-    level, entry = made[-1], sum(part.nbytes for part in shares[-1:])
+    level, of_folds = made[-1], sum(counts.nbytes for counts in fold_counts[-1:])
     totals, lengths = level.totals()[0], np.diff(level.starts)
-    each = (level.symbols.itemsize + level.counts.itemsize) + entry // max(1, len(level.counts))
+    entry = level.symbols.itemsize + level.counts.itemsize + of_folds // max(1, len(level.counts))
     for rare in range(1, MOST_RARE + 1):
         gone = totals <= rare
         context = level.contexts.itemsize + level.starts.itemsize
-        if size - int(gone.sum()) * context - int(lengths[gone].sum()) * each <= memory:
+        if size - int(gone.sum()) * context - int(lengths[gone].sum()) * entry <= memory:
             return rare
     return None
-
-
-def _leave_out(made: list[Level], shares: list[Share], rare: int) -> None:
-    """Take the rare contexts out of the highest order."""
-    level = made[-1]
-    kept = level.totals()[0] > rare
-    made[-1] = level.without(kept)
-    if shares:
-        shares[-1] = Share(shares[-1].counts[:, np.repeat(kept, np.diff(level.starts))])

@@ -1,113 +1,102 @@
-"""Interpolated modified Kneser-Ney: the distribution over the next symbol after any context, and scores of whole texts.
+"""Interpolated modified Kneser-Ney: the distribution of the next symbol after a context, and scores of texts.
 
-Axes: N positions, V symbols, M positions whose context was seen, E entries of those contexts.
-
-Axes: N positions, X contexts and E entries of a level.
+Shapes: N positions, B texts, V symbols, M positions whose context was seen, E entries of those contexts.
 """
 
 from collections.abc import Sequence
+from ctypes import CDLL
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charlm.data.tokenizer import Ids
-from charlm.ngram.folds import Share
-from charlm.ngram.grams import DiscountsNumbers, Index, Keys, Level, Packing
+from charlm.native.ngram_rows import LevelArrays, NgramKernel
+from charlm.ngram.folds import FoldCounts
+from charlm.ngram.grams import Keys, Packing
+from charlm.ngram.table import Floats, Index, Level, load_levels, save_levels
 
 DENSE_NUMBERS = 1 << 21
-"""How many numbers the rows that are made beforehand may have, for the lowest orders."""
+"""How many numbers the precomputed rows of the lowest orders may have."""
 NUMBERS_AT_ONCE = 1 << 21
-"""How many numbers the rows have that are made together."""
+POSITIONS_AT_ONCE = 1 << 20
+FEW = 7
+"""Up to this many contexts, looking up one after another is faster."""
 DIGITS = 21
-"""Bits of a number that counts symbols: three of them fit a word, and there are fewer symbols than that."""
+"""Bits of a number that counts symbols: three fit a word, and there are fewer symbols than that."""
 ONE_OF = np.array([0, 1, 1 << DIGITS, 1 << 2 * DIGITS])
-"""What one count of 0, 1, 2, or of 3 or more adds to such a word."""
+"""What a count of 0, 1, 2, or of 3 or more adds to such a word."""
 LEAST = np.float32(np.finfo(np.float32).tiny)
-"""A probability whose logarithm is still a number."""
-
-
-class Follower(Protocol):
-    """What moves the contexts (B,) of texts side by side on, character by character."""
-
-    def read(self, ids: NDArray[np.int64]) -> None:
-        """Move on by an id (B,) of each text."""
-
-    def leap(self) -> None:
-        """The contexts were changed by somebody else."""
-
-    def log_next(self) -> NDArray[np.float32]:
-        """Log-probabilities (B, V) of what comes next; they hold until the next are asked for."""
-
-
-class Filler(Protocol):
-    """What makes rows faster than NumPy does, to the last bit the same."""
-
-    def following(self, contexts: Keys) -> Follower:
-        """What reads on from those contexts (B,) and moves them on in place."""
-
-    def fill(self, contexts: Keys, folds: Index | None, out: NDArray[np.float32]) -> None:
-        """Put the rows of contexts (N,), without the fold of each (N,) if given, into out (N, V), none below LEAST."""
+"""The smallest probability in float32 rows, so that its logarithm is finite."""
 
 
 @dataclass(frozen=True)
-class _Step:
-    """What one order does to the rows of the one below: shrink some, and add to places of them."""
+class _Interpolation:
+    """What one order does to the rows of the order below: it scales some, and adds to some of their symbols."""
 
-    rows: Index  # (M,)
-    back: DiscountsNumbers  # (M,): what is left to the order below, between 0 and 1
-    of_place: Index  # (E,): the row of each place
+    rows: Index  # (M,): the rows whose context it has
+    back: Floats  # (M,): the weight of the order below, between 0 and 1
+    row_of_entry: Index  # (E,)
     symbols: Ids  # (E,)
-    added: DiscountsNumbers  # (E,)
-
-
-@dataclass(frozen=True)
-class Sparse:
-    """Rows as a few places (E,) of a row in common: elsewhere row n is weight[n] * base[base index n]."""
-
-    base: Index  # (N,): which row of the model's `base`
-    weight: DiscountsNumbers  # (N,)
-    rows: Index  # (E,), ascending
-    symbols: Index  # (E,), ascending within a row
-    probabilities: DiscountsNumbers  # (E,): there, in place of the product
+    added: Floats  # (E,)
 
 
 class KneserNey:
-    """p_k(s | h) = (c(h s) - D(c(h s))) / c(h) + b(h) p_(k-1)(s | h without its first symbol).
+    """Kneser-Ney smoothing: discounted n-gram counts that fall back on shorter ones.
 
-    c counts occurrences at the highest order, and below it the distinct symbols seen before h s; c(h)
-    is their sum over s; D is one of three discounts, and b(h), the discounts' sum over c(h), makes it
-    sum to one. A context never seen leaves all to the order below, and order 0 discounts towards the
-    uniform distribution over the V symbols. A context has `order` symbols, or those there are. Without
-    a fold of the text, c is what is left without the fold's occurrences, and D stays. Kneser and Ney
-    1995, ICASSP 1:181; Chen and Goodman 1998, Harvard TR-10-98.
+    p_k(s | h) = (c(h s) - D(c(h s))) / c(h) + b(h) p_(k-1)(s | h without its first symbol). c
+    counts occurrences at the highest order; below, it counts the distinct symbols seen before h
+    s ("Francisco" is frequent, but follows only "San", so alone it is improbable). c(h) is the
+    sum over s, D is one of three discounts (for counts of 1, 2, and 3 or more), and b(h), the
+    discounts' sum over c(h), makes the probabilities sum to one. A context never seen leaves
+    everything to the order below, and order 0 falls back on the uniform distribution. Kneser
+    and Ney 1995, ICASSP 1:181; modified, as here: Chen and Goodman 1998, Harvard TR-10-98.
     """
 
     def __init__(
         self,
         packing: Packing,
         levels: Sequence[Level],
-        shares: Sequence[Share] | None = None,
+        fold_counts: Sequence[FoldCounts] | None = None,
         *,
-        dense: bool = True,  # are many rows wanted? then those of low orders are made beforehand
+        dense: bool = True,
     ) -> None:
+        """`levels` are the orders from 0 up, `fold_counts` the share of each fold, if one may be left out.
+
+        `dense`: precompute the rows of low orders, which pays if many rows are asked for.
+        """
         self.packing = packing
         self.levels = levels
-        self.shares = shares  # what each fold has of each order, where one may be left out
-        self.filler: Filler | None = None  # may come at any time
-        self._dense = np.full((1, packing.n_symbols), 1 / packing.n_symbols)  # rows known beforehand
-        self._masks = [packing.mask(k) for k in range(len(levels))]
-        self._offsets: list[int] = []  # where those of each order begin
+        self.fold_counts = fold_counts
+        self.kernel: NgramKernel | None = None  # the C path, once `use_library` was called
+        self._dense = np.full(
+            (1, packing.n_symbols), 1 / packing.n_symbols
+        )  # precomputed rows: uniform first
+        self._dense_starts: list[
+            int
+        ] = []  # of each low order: all its contexts, then again without each fold
         for k, level in enumerate(levels):
             rows = (1 + self.n_folds) * len(level.contexts)
             if not dense or (k and (len(self._dense) + rows) * packing.n_symbols > DENSE_NUMBERS):
                 break
             self._add_dense(k)
 
+    @classmethod
+    def from_bytes(cls, data: bytes, n_symbols: int, name: str, end: int | None = None) -> "KneserNey":
+        """Load a model saved by `to_bytes` in a file of that name; `end` is the end symbol of documents.
+
+        Raises CheckpointError if the file is damaged.
+        """
+        packing = Packing(n_symbols, end)
+        return cls(packing, load_levels(data, packing, name))
+
+    def to_bytes(self) -> bytes:
+        """The model as a safetensors file, without the counts of folds."""
+        return save_levels(self.levels)
+
     @property
     def order(self) -> int:
-        """How many symbols of context it looks at."""
+        """Symbols of context."""
         return len(self.levels) - 1
 
     @property
@@ -118,18 +107,36 @@ class KneserNey:
     @property
     def n_folds(self) -> int:
         """Folds that can be left out; 0: none."""
-        return self.shares[0].n_folds if self.shares else 0
+        return self.fold_counts[0].n_folds if self.fold_counts else 0
 
     @property
     def nbytes(self) -> int:
-        """In memory: the counts, what each fold has of them, the rows known beforehand."""
-        shares = sum(share.nbytes for share in self.shares or ())
-        return self._dense.nbytes + sum(level.nbytes for level in self.levels) + shares
+        """Size in memory: counts, counts of folds, precomputed rows."""
+        folds = sum(counts.nbytes for counts in self.fold_counts or ())
+        return self._dense.nbytes + sum(level.nbytes for level in self.levels) + folds
+
+    def use_library(self, library: CDLL | None) -> None:
+        """Compute float32 rows in C from now on, if the library has that function."""
+        if self.kernel is not None or library is None or not hasattr(library, "ngram_rows"):
+            return
+        arrays = [
+            LevelArrays(
+                level.contexts,
+                level.starts,
+                level.symbols,
+                level.counts,
+                level.discounts,
+                fold_counts=self.fold_counts[k].counts if self.fold_counts else None,
+                dense_start=self._dense_starts[k] if k < len(self._dense_starts) else -1,
+            )
+            for k, level in enumerate(self.levels)
+        ]
+        self.kernel = NgramKernel(library, arrays, self._dense, bits=self.packing.bits, end=self.packing.end)
 
     def start(self, batch_size: int) -> Keys:
-        """The context of texts of which nothing was read: (B,)."""
-        nothing = sum(self.n_symbols << (i * self.packing.bits) for i in range(self.order))
-        return np.full(batch_size, nothing, dtype=np.uint64)
+        """The context before the first symbol: (B,)."""
+        boundaries = sum(self.n_symbols << (i * self.packing.bits) for i in range(self.order))
+        return np.full(batch_size, boundaries, dtype=np.uint64)
 
     def step(self, contexts: Keys, ids: Ids) -> Keys:
         """The contexts (B,) after one more symbol of each text, ids (B,)."""
@@ -139,7 +146,7 @@ class KneserNey:
         return ((contexts << np.uint64(self.packing.bits)) | known) & self.packing.mask(self.order)
 
     def contexts(self, ids: Ids) -> Keys:
-        """The context after each symbol of texts that nothing precedes: (B, T) from ids (B, T)."""
+        """The context after each symbol of whole texts: (B, T) from ids (B, T)."""
         B, T = ids.shape
         padded = np.full((B, self.order + T), self.n_symbols, dtype=np.uint64)
         np.minimum(ids, self.n_symbols, out=padded[:, self.order :], casting="unsafe")
@@ -147,59 +154,51 @@ class KneserNey:
         for i in range(1, self.order + 1):
             keys = (keys << np.uint64(self.packing.bits)) | padded[:, i : i + T]
         if self.packing.end is not None:
-            row, place = np.nonzero(ids == self.packing.end)
+            row, column = np.nonzero(ids == self.packing.end)
             for back in range(self.order - 1):
-                inside = place + back < T
-                self.packing.cut(keys.reshape(-1), (row * T + place + back)[inside], back, self.order)
+                inside = column + back < T
+                self.packing.cut(keys.reshape(-1), (row * T + column + back)[inside], back, self.order)
         return keys
 
-    def rows(
-        self, contexts: Keys, folds: Index | None = None, *, up_to: int | None = None
-    ) -> DiscountsNumbers:
-        """Probabilities (N, V) of what follows each context (N,), without the fold of each (N,) if given.
+    def rows(self, contexts: Keys, folds: Index | None = None, *, up_to: int | None = None) -> Floats:
+        """Probabilities (N, V) of the next symbol after contexts (N,), each without its fold (N,) if given.
 
-        By the orders 0 to `up_to`, or all.
+        `up_to`: use the orders 0 to this one only. ngram_rows.c does the same operations in the same order.
         """
-        levels = self.levels if up_to is None else self.levels[: up_to + 1]
-        at, weight, steps = self._parts(levels, contexts, folds)
-        rows: DiscountsNumbers = self._dense[at]
+        assert folds is None or self.fold_counts is not None
+        remaining = np.arange(len(contexts))
+        at, steps = np.zeros(len(contexts), dtype=np.int64), []  # at: the precomputed row to start from
+        for k, level in enumerate(self.levels if up_to is None else self.levels[: up_to + 1]):
+            found = level.find(contexts[remaining] & self.packing.mask(k))
+            seen = found >= 0
+            remaining, found = remaining[seen], found[seen]
+            fold = None if folds is None else folds[remaining]
+            if k < len(self._dense_starts):
+                variant = 0 if fold is None else fold + 1
+                at[remaining] = self._dense_starts[k] + variant * len(level.contexts) + found
+            elif len(remaining):
+                steps.append(self._interpolation(k, remaining, found, fold))
+        weight = np.ones(len(contexts))
+        for step in reversed(steps):
+            step.added[:] *= weight[step.row_of_entry]
+            weight[step.rows] *= step.back
+        rows: Floats = self._dense[at]
         rows *= weight[:, None]
         flat = rows.reshape(-1)
-        for step in steps:  # within one, no place occurs twice
-            flat[step.of_place * self.n_symbols + step.symbols] += step.added
+        for step in steps:  # within a step, no place occurs twice
+            flat[step.row_of_entry * self.n_symbols + step.symbols] += step.added
         return rows
 
-    @property
-    def offsets(self) -> Sequence[int]:
-        """Where the rows of each low order begin in `base`: of all its contexts, then again without each fold."""
-        return self._offsets
-
-    @property
-    def base(self) -> DiscountsNumbers:
-        """The rows (R, V) that sparse rows refer to: uniform, then those of the lowest orders."""
-        return self._dense
-
-    def sparse(self, contexts: Keys, folds: Index | None = None) -> Sparse:
-        """The same as `rows` for vocabularies of thousands, where most of a row is a multiple of another."""
-        at, weight, steps = self._parts(self.levels, contexts, folds)
-        flat = [step.of_place * self.n_symbols + step.symbols for step in steps]
-        places, which = np.unique(np.concatenate([np.empty(0, np.int64), *flat]), return_inverse=True)
-        rows, symbols = np.divmod(places, self.n_symbols)
-        added = np.concatenate([np.empty(0), *(step.added for step in steps)])
-        summed = np.bincount(which, added, minlength=len(places)).astype(np.float64)
-        summed += weight[rows] * self._dense[at[rows], symbols]
-        return Sparse(at, weight, rows, symbols, summed)
-
-    def row(self, context: np.uint64) -> DiscountsNumbers:
-        """The same (V,) for one context: one after another they are faster so, since little is looked up."""
-        known, row = len(self._offsets), self._dense[0]
+    def row(self, context: np.uint64) -> Floats:
+        """The row (V,) of one context: faster than `rows` for one, since there is little to look up."""
+        row = self._dense[0]
         for k, level in enumerate(self.levels):
-            key = context & self._masks[k]
+            key = context & self.packing.mask(k)
             at = int(level.contexts.searchsorted(key))
             if at == len(level.contexts) or level.contexts[at] != key:
                 break  # then no longer context was seen either
-            if k < known:
-                row = self._dense[self._offsets[k] + at]
+            if k < len(self._dense_starts):
+                row = self._dense[self._dense_starts[k] + at]
                 continue
             start, end = level.starts[at : at + 2].tolist()
             added, back = level.ready
@@ -207,46 +206,65 @@ class KneserNey:
             row[level.symbols[start:end]] += added[start:end]
         return np.array(row)
 
+    def log_next(self, contexts: Keys) -> Floats:
+        """Log-probabilities (B, V) of the next symbol, for contexts (B,) that advance symbol by symbol."""
+        if len(contexts) > FEW:
+            return np.log(self.rows(contexts))
+        return np.log(np.stack([self.row(key) for key in contexts]))
+
     def log_rows(self, contexts: Keys, folds: Index | None = None) -> NDArray[np.float32]:
-        """Their logarithms in float32, for contexts and folds of any shape: (..., V)."""
+        """Log-probabilities (..., V) in float32 for contexts, and folds to leave out, of any shape; in C if possible."""
         flat, of_flat = contexts.reshape(-1), None if folds is None else folds.reshape(-1)
         out = np.empty((len(flat), self.n_symbols), dtype=np.float32)
-        (self if self.filler is None else self.filler).fill(flat, of_flat, out)
+        (self if self.kernel is None else self.kernel).fill(flat, of_flat, out)
         np.log(out, out=out)
         return out.reshape(*contexts.shape, -1)
 
     def fill(self, contexts: Keys, folds: Index | None, out: NDArray[np.float32]) -> None:
-        """Put the rows of contexts (N,), without the fold of each (N,) if given, into out (N, V), none below LEAST."""
+        """Write the rows of contexts (N,), each without its fold (N,) if given, into out (N, V), at least LEAST."""
         n = max(1, NUMBERS_AT_ONCE // self.n_symbols)
         for i in range(0, len(contexts), n):
             out[i : i + n] = self.rows(contexts[i : i + n], None if folds is None else folds[i : i + n])
         np.maximum(out, LEAST, out=out)
 
-    def _parts(
-        self, levels: Sequence[Level], contexts: Keys, folds: Index | None
-    ) -> tuple[Index, DiscountsNumbers, list[_Step]]:
-        """The known row below each row, what it is to be multiplied with, and what is then added."""
-        assert folds is None or self.shares is not None
-        rows = np.arange(len(contexts))
-        at, steps = np.zeros(len(contexts), dtype=np.int64), []
-        for k, level in enumerate(levels):
-            found = level.find(contexts[rows] & self.packing.mask(k))
-            seen = found >= 0
-            rows, found = (rows, found) if seen.all() else (rows[seen], found[seen])
-            fold = None if folds is None else folds[rows]
-            if k < len(self._offsets):
-                variant = 0 if fold is None else fold + 1
-                at[rows] = self._offsets[k] + variant * len(level.contexts) + found
-            elif len(rows):
-                steps.append(self._step(k, rows, found, fold))
-        weight = np.ones(len(contexts))
-        for step in reversed(steps):
-            step.added[:] *= weight[step.of_place]
-            weight[step.rows] *= step.back
-        return at, weight, steps
+    def probabilities(self, ids: Ids) -> Floats:
+        """The probability of each symbol of a text given the ones before it: (N,); 0 outside the vocabulary."""
+        found, packing = np.zeros(len(ids)), self.packing
+        for start in range(0, len(ids), POSITIONS_AT_ONCE):
+            stop = min(start + POSITIONS_AT_ONCE, len(ids))
+            found[start:stop] = self._of_grams(packing.pack(ids, start, stop, self.order + 1))
+        found[ids >= packing.n_symbols] = 0
+        return found
 
-    def _step(self, k: int, rows: Index, found: Index, fold: Index | None) -> _Step:
-        """What order k adds to rows whose contexts were found in it."""
+    def probabilities_at(self, ids: Ids, at: Index, most: Index | None = None) -> Floats:
+        """The same at positions `at` (N,), N > 0, with at most `most` (N,) symbols of context each if given."""
+        runs = np.split(at, np.flatnonzero(np.diff(at) != 1) + 1)
+        keys = [self.packing.pack(ids, int(run[0]), int(run[-1]) + 1, self.order + 1) for run in runs]
+        found = self._of_grams(np.concatenate(keys), most)
+        found[ids[at] >= self.packing.n_symbols] = 0
+        return found
+
+    def _of_grams(self, keys: Keys, most: Index | None = None) -> Floats:
+        """The probability of the last symbol of each gram (N,), given at most `most` (N,) of those before it."""
+        order = np.argsort(keys)  # neighbours are found near each other, which is much faster
+        keys = keys[order]
+        found = np.full(len(keys), 1 / self.n_symbols)
+        rows = np.arange(len(keys))
+        most = None if most is None else most[order]
+        for k, level in enumerate(self.levels):
+            if most is not None:
+                rows = rows[most[rows] >= k]
+            seen, added, back = level.lookup(keys[rows], self.packing, k)
+            rows = rows[seen]
+            if not len(rows):
+                break
+            found[rows] = added + back * found[rows]
+        out = np.empty_like(found)
+        out[order] = found
+        return out
+
+    def _interpolation(self, k: int, rows: Index, found: Index, fold: Index | None) -> _Interpolation:
+        """What order k does to rows whose contexts it has at `found` (M,)."""
         level = self.levels[k]
         firsts = level.starts[found].astype(np.int64)
         lengths = level.starts[found + 1] - firsts
@@ -256,98 +274,25 @@ class KneserNey:
         entries = np.arange(ends[-1]) + (firsts - offsets)[segment]
         counts = level.counts[entries].astype(np.int64)
         if fold is not None:
-            assert self.shares is not None
-            counts -= self.shares[k].counts[fold[segment], entries]
-        kinds = np.minimum(counts, 3)
-        taken = level.discounts[kinds]
+            assert self.fold_counts is not None
+            counts -= self.fold_counts[k].counts[fold[segment], entries]
+        capped = np.minimum(counts, 3)
         total = np.add.reduceat(counts, offsets)
         gone = total == 0  # all occurrences lie in the fold: as if never seen
         total[gone] = 1
-        # By how many there are of each kind: the sum of many numbers depends on who adds them up.
-        of_kinds = np.add.reduceat(ONE_OF[kinds], offsets)
-        ones, twos, threes = (of_kinds >> i * DIGITS & ONE_OF[2] - 1 for i in range(3))
+        # Count the counts of 1, 2 and 3, since a float sum would depend on the order of summation.
+        packed = np.add.reduceat(ONE_OF[capped], offsets)
+        ones, twos, threes = (packed >> i * DIGITS & ONE_OF[2] - 1 for i in range(3))
         d = level.discounts
         back = (ones * d[1] + twos * d[2] + threes * d[3]) / total
         back[gone] = 1
-        return _Step(rows, back, rows[segment], level.symbols[entries], (counts - taken) / total[segment])
+        added = (counts - d[capped]) / total[segment]
+        return _Interpolation(rows, back, rows[segment], level.symbols[entries], added)
 
     def _add_dense(self, k: int) -> None:
-        """Make the rows of every context of order k: all counted, then without each fold."""
+        """Precompute the rows of every context of order k: with all counts, then without each fold."""
         contexts = self.levels[k].contexts
         without = [np.full(len(contexts), fold) for fold in range(self.n_folds)]
         rows = [self.rows(contexts, folds, up_to=k) for folds in (None, *without)]
-        self._offsets.append(len(self._dense))
+        self._dense_starts.append(len(self._dense))
         self._dense = np.concatenate((self._dense, *rows))
-
-
-AT_ONCE = 1 << 20
-
-
-def probabilities(model: KneserNey, ids: Ids, start: int = 0) -> DiscountsNumbers:
-    """The probability of each id from `start` on, given what stands before it: (N - start,).
-
-    That of an id that is no symbol is 0.
-    """
-    found = np.zeros(len(ids) - start)
-    packing = model.packing
-    for first in range(start, len(ids), AT_ONCE):
-        stop = min(first + AT_ONCE, len(ids))
-        found[first - start : stop - start] = _of_keys(model, packing.pack(ids, first, stop, model.order + 1))
-    found[ids[start:] >= packing.n_symbols] = 0
-    return found
-
-
-def share_of_level(
-    level: Level, packing: Packing, order: int, keys: Keys
-) -> tuple[Index, DiscountsNumbers, DiscountsNumbers]:
-    """What one order says of the last symbol of grams (N,): which of them (M,) have a context it knows.
-
-    For those, the probability that it gives by itself, and how much it leaves to the order below: (M,) both.
-    """
-    at = level.find((keys >> np.uint64(packing.bits)) & packing.mask(order))
-    seen = np.flatnonzero(at >= 0)
-    if not len(seen):
-        return seen, np.empty(0), np.empty(0)
-    at = at[seen]
-    counts = _counts(level, level.gram_keys(packing), keys[seen] & packing.mask(order + 1))
-    totals, taken = level.totals()
-    return seen, (counts - level.discounts[np.minimum(counts, 3)]) / totals[at], taken[at] / totals[at]
-
-
-def probabilities_at(
-    model: KneserNey, ids: Ids, places: Index, most: Index | None = None
-) -> DiscountsNumbers:
-    """The same at places (N,), N > 0; by at most so many symbols of context each, (N,), if given."""
-    runs = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
-    keys = [model.packing.pack(ids, int(run[0]), int(run[-1]) + 1, model.order + 1) for run in runs]
-    found = _of_keys(model, np.concatenate(keys), most)
-    found[ids[places] >= model.packing.n_symbols] = 0
-    return found
-
-
-def _of_keys(model: KneserNey, keys: Keys, most: Index | None = None) -> DiscountsNumbers:
-    """The probability of the last symbol of each gram (N,) given those before it, or at most so many of them."""
-    packing = model.packing
-    order = np.argsort(keys)  # neighbours then are found near one another, which is much faster
-    keys = keys[order]
-    found = np.full(len(keys), 1 / packing.n_symbols)
-    rows = np.arange(len(keys))
-    most = None if most is None else most[order]
-    for k, level in enumerate(model.levels):
-        if most is not None:
-            rows = rows[most[rows] >= k]
-        seen, added, back = share_of_level(level, packing, k, keys[rows])
-        rows = rows[seen]
-        if not len(rows):
-            break
-        found[rows] = added + back * found[rows]
-    out = np.empty_like(found)
-    out[order] = found
-    return out
-
-
-def _counts(level: Level, entries: Keys, keys: Keys) -> DiscountsNumbers:
-    """How often each gram (N,) was counted, by the keys of the level's entries (E,)."""
-    at = np.searchsorted(entries, keys)
-    at[at == len(entries)] = 0
-    return np.where(entries[at] == keys, level.counts[at], 0)

@@ -1,6 +1,6 @@
-"""Counts as a model sees them: whole for text that is new to them, without its own fold in training.
+"""Rows of the n-gram prior: of the whole model for new text, without the text's own fold in training.
 
-Axes: B texts, T positions, V symbols.
+Shapes: B windows, T positions, V symbols.
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 from charlm.data.tokenizer import Ids
 from charlm.ngram.build import Built, build
 from charlm.ngram.folds import FOLDS, fold_of
-from charlm.ngram.grams import Index, Keys, Packing
+from charlm.ngram.grams import Keys, Packing
 from charlm.ngram.kneser_ney import LEAST, KneserNey
+from charlm.ngram.table import Index
 
 LogRows = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class TrainingPrior:
-    """The counts of a training text, of which any of FOLDS contiguous parts can be left out.
+    """The n-gram model of a training text, from which any of FOLDS contiguous parts can be left out.
 
-    A model that learns beside counts of the very characters it learns from would trust them far too
-    much: there, each was seen at least once. So every position sees the counts of the other folds.
+    An n-gram model that has counted the very characters it predicts is far too sure of them, and a transformer trained
+    beside it would trust it far too much. So every training position gets the prior of the other folds.
     """
 
     built: Built
@@ -41,10 +42,10 @@ class TrainingPrior:
         end: int | None = None,
         beside: Sequence[Ids] = (),
     ) -> "TrainingPrior":
-        """Count `order` characters of context, or as many as fit a key, in at most `memory` bytes.
+        """Count n-grams with `order` symbols of context, or as many as fit a key, in at most `memory` bytes.
 
-        `most`: symbols that there is time for, evenly spread. `end`: the symbol that ends a document.
-        `beside`: other texts that are counted too, whole for every position.
+        `most`: count only so many symbols, evenly spread. `end`: the symbol that ends a document. `beside`: further
+        texts to count, which are in no fold.
         """
         order = min(order, Packing(n_symbols).highest_order)
         built = build(
@@ -54,19 +55,19 @@ class TrainingPrior:
 
     @property
     def model(self) -> KneserNey:
-        """The counts."""
+        """The n-gram model of the whole text."""
         return self.built.model
 
     def log_rows(self, starts: Index, T: int) -> LogRows:
-        """What is to be expected at the T positions after each of `starts` (B,): (B, T, V)."""
-        folds = fold_of(starts[:, None] + np.arange(1, T + 1), len(self.train), FOLDS)  # of what is predicted
+        """Log-probabilities (B, T, V) of the symbol after each of the T positions from each of `starts` (B,)."""
+        folds = fold_of(starts[:, None] + np.arange(1, T + 1), len(self.train), FOLDS)  # of the target
         return self.model.log_rows(contexts_at(self.model, self.train, starts, T), folds)
 
 
 def log_prior(model: KneserNey, ids: Ids, starts: Index, T: int, *, bound: bool = False) -> LogRows:
-    """What whole counts say after each of the T symbols of a text from each of `starts` (B,) on: (B, T, V).
+    """Log-probabilities (B, T, V) of the symbol after each of T symbols from each of `starts` (B,), with all counts.
 
-    `bound`: by nothing that stands before the start, so the first positions by lower orders.
+    `bound`: use no context from before a start, so that the first positions use lower orders.
     """
     contexts = contexts_at(model, ids, starts, T)
     rows = model.log_rows(contexts)
@@ -78,22 +79,11 @@ def log_prior(model: KneserNey, ids: Ids, starts: Index, T: int, *, bound: bool 
 
 
 def contexts_at(model: KneserNey, ids: Ids, starts: Index, T: int) -> Keys:
-    """The contexts that those symbols end, (B, T); what lies beyond the ends of the text is as good as any.
+    """The contexts (B, T) that end with each of T symbols from each of `starts` (B,).
 
-    Counts look as far back as they always do, over the start of the transformer's window too: their
-    few characters of context cost nothing to know.
+    They reach back over the start of the transformer's window. Positions beyond the end of the text (padding) get an
+    arbitrary context.
     """
     at = starts[:, None] + np.arange(-model.order, T)
     read = np.where(at < 0, model.n_symbols, ids[np.clip(at, 0, len(ids) - 1)])
     return model.contexts(read)[:, model.order :]
-
-
-def log_next(model: KneserNey, contexts: Keys) -> NDArray[np.float64]:
-    """The same after contexts (B,) that go on by a symbol at a time: (B, V)."""
-    if len(contexts) > FEW:
-        return np.log(model.rows(contexts))
-    return np.log(np.stack([model.row(key) for key in contexts]))
-
-
-FEW = 7
-"""Texts side by side that are stepped through one by one."""

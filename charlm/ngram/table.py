@@ -1,6 +1,12 @@
-"""Counts as safetensors and back: plain arrays, each checked for what the lookups count on."""
+"""One order of an n-gram model as arrays: built from grams, looked up, saved and loaded.
+
+Shapes: X contexts, E entries (a context and a symbol that followed it), N positions.
+"""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,74 +15,195 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from charlm.errors import CheckpointError
-from charlm.ngram.grams import Level, Packing
-from charlm.ngram.kneser_ney import KneserNey
+from charlm.ngram.grams import Grams, Keys, Packing, run_starts
 
-PARTS = ("contexts", "starts", "symbols", "counts", "discounts")
-ORDERS = 64
+Floats = NDArray[np.float64]
+Index = NDArray[np.int64]
+ARRAYS = ("contexts", "starts", "symbols", "counts", "discounts")
+MOST_ORDERS = 64
+FALLBACK = (0.5, 1.0, 1.5)
+"""Discounts for counts of 1, 2, and 3 or more, where a text has too few grams for the formula: half of the count."""
 
 
-def dump(model: KneserNey) -> bytes:
-    """The counts of all orders; what the folds have of them is not kept."""
+def discounts(counts: NDArray[np.integer[Any]]) -> Floats:
+    """The discounts of counts of 0, 1, 2, and 3 or more: (4,), the first of them 0.
+
+    With n_i grams of count i and Y = n_1 / (n_1 + 2 n_2): D_i = i - (i + 1) Y n_(i+1) / n_i, where i = 3 stands for 3 or
+    more (Chen and Goodman 1998, "An empirical study of smoothing techniques for language modeling", Harvard TR-10-98,
+    equations 26 and 27). Where the formula divides by 0 or gives nothing above 0, the discount is i / 2.
+    """
+    n = np.bincount(np.minimum(counts, 5).astype(np.int64), minlength=6)[:5].astype(np.float64)
+    found = np.array([0.0, *FALLBACK])
+    if n[1] == 0:
+        return found
+    y = n[1] / (n[1] + 2 * n[2])
+    for i in (1, 2, 3):
+        if n[i] > 0 and (discount := i - (i + 1) * y * n[i + 1] / n[i]) > 0:
+            found[i] = discount
+    return found
+
+
+@dataclass(frozen=True)
+class Level:
+    """The counts of one order. The entries of context x are starts[x] .. starts[x + 1] - 1.
+
+    At the highest order a count is the number of occurrences. Below, it is the number of distinct symbols before the
+    gram (Kneser and Ney's continuation count).
+    """
+
+    contexts: Keys  # (X,), ascending; the last symbol of a context is in the lowest digit
+    starts: NDArray[np.uint32]  # (X + 1,)
+    symbols: NDArray[np.unsignedinteger[Any]]  # (E,), ascending within a context
+    counts: NDArray[np.unsignedinteger[Any]]  # (E,)
+    discounts: Floats  # (4,): of a count of 0, 1, 2, and 3 or more
+
+    @classmethod
+    def of(cls, grams: Grams, packing: Packing) -> "Level":
+        """The level of grams without a boundary, with discounts from their counts."""
+        contexts = grams.keys >> np.uint64(packing.bits)
+        starts = run_starts(contexts)
+        symbols = (grams.keys & packing.mask(1)).astype(np.min_scalar_type(packing.n_symbols - 1))
+        return cls(
+            contexts=contexts[starts],
+            starts=np.append(starts, len(contexts)).astype(np.uint32),
+            symbols=symbols,
+            counts=grams.counts.astype(np.min_scalar_type(int(grams.counts.max(initial=1)))),
+            discounts=discounts(grams.counts),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory, and about the size on disk."""
+        return sum(part.nbytes for part in (self.contexts, self.starts, self.symbols, self.counts))
+
+    def find(self, keys: Keys) -> Index:
+        """The index of each context (N,) in this level, -1 where it was never seen."""
+        if not len(self.contexts):
+            return np.full(len(keys), -1)
+        at = np.searchsorted(self.contexts, keys)
+        at[at == len(self.contexts)] = 0
+        return np.where(self.contexts[at] == keys, at, -1)
+
+    def gram_keys(self, packing: Packing) -> Keys:
+        """The key of every entry: (E,), ascending."""
+        lengths = np.diff(self.starts)
+        keys: Keys = np.repeat(self.contexts << np.uint64(packing.bits), lengths) | self.symbols
+        return keys
+
+    def totals(self) -> tuple[Index, Floats]:
+        """The sum of each context's counts, and of their discounts: (X,) both."""
+        firsts = self.starts[:-1].astype(np.int64)
+        if not len(firsts):
+            return firsts, np.empty(0)
+        taken = self.discounts[np.minimum(self.counts, 3)]
+        return np.add.reduceat(self.counts, firsts, dtype=np.int64), np.add.reduceat(taken, firsts)
+
+    def lookup(self, keys: Keys, packing: Packing, order: int) -> tuple[Index, Floats, Floats]:
+        """The probability that this order gives to the last symbol of grams (N,), without lower orders.
+
+        Returns which grams (M,) have a context that was seen, their probabilities, and the weight of the order below.
+        """
+        at = self.find((keys >> np.uint64(packing.bits)) & packing.mask(order))
+        seen = np.flatnonzero(at >= 0)
+        if not len(seen):
+            return seen, np.empty(0), np.empty(0)
+        at = at[seen]
+        entries, grams = self.gram_keys(packing), keys[seen] & packing.mask(order + 1)
+        entry = np.searchsorted(entries, grams)
+        entry[entry == len(entries)] = 0
+        counts = np.where(entries[entry] == grams, self.counts[entry], 0)
+        totals, taken = self.totals()
+        added = (counts - self.discounts[np.minimum(counts, 3)]) / totals[at]
+        return seen, added, taken[at] / totals[at]
+
+    @cached_property
+    def ready(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What each entry adds to its row (E,), and the weight of the order below (X,); kept, for rows one at a time."""
+        totals, taken = self.totals()
+        added = self.counts - self.discounts[np.minimum(self.counts, 3)]
+        added /= np.repeat(totals, np.diff(self.starts))
+        return added.astype(np.float32), (taken / totals).astype(np.float32)
+
+    def without(self, kept: NDArray[np.bool_]) -> "Level":
+        """This level with only the contexts (X,) in `kept`, and its own discounts."""
+        lengths = np.diff(self.starts)
+        entries = np.repeat(kept, lengths)
+        return replace(
+            self,
+            contexts=self.contexts[kept],
+            starts=np.concatenate(([0], np.cumsum(lengths[kept]))).astype(np.uint32),
+            symbols=self.symbols[entries],
+            counts=self.counts[entries],
+        )
+
+
+def levels(grams: Grams, packing: Packing, order: int) -> list[Level]:
+    """The levels of all orders from 0 up, from the grams of the highest order."""
+    made = []
+    for k in range(order, -1, -1):
+        made.append(Level.of(grams.within(packing, k), packing))
+        if k:
+            grams = grams.distinct(packing, k)
+    return made[::-1]
+
+
+def save_levels(levels: Sequence[Level]) -> bytes:
+    """The levels as a safetensors file."""
     arrays = {
-        f"{k}.{part}": np.ascontiguousarray(getattr(level, part))
-        for k, level in enumerate(model.levels)
-        for part in PARTS
+        f"{k}.{name}": np.ascontiguousarray(getattr(level, name))
+        for k, level in enumerate(levels)
+        for name in ARRAYS
     }
     return safetensors.numpy.save(arrays)
 
 
-def load(data: bytes, n_symbols: int, name: str, end: int | None = None) -> KneserNey:
-    """The counts again, of a file of that name, over so many symbols, of which `end` ends a document.
-
-    Raises CheckpointError where they are not whole or not counts.
-    """
+def load_levels(data: bytes, packing: Packing, name: str) -> list[Level]:
+    """The levels of a file of that name. Raises CheckpointError if it is damaged or holds anything else."""
     try:
         arrays = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{name} is damaged: {error}") from None
-    orders = len(arrays) // len(PARTS)
-    packing = Packing(n_symbols, end)
-    names = {f"{k}.{part}" for k in range(min(orders, ORDERS)) for part in PARTS}
+    orders = len(arrays) // len(ARRAYS)
+    names = {f"{k}.{array}" for k in range(min(orders, MOST_ORDERS)) for array in ARRAYS}
     if set(arrays) != names or not 1 <= orders <= packing.highest_order + 1:
         raise CheckpointError(f"{name} is damaged: it does not hold the orders from 0 up")
-    made = [Level(**{part: arrays[f"{k}.{part}"] for part in PARTS}) for k in range(orders)]
+    made = [Level(**{array: arrays[f"{k}.{array}"] for array in ARRAYS}) for k in range(orders)]
     for k, level in enumerate(made):
-        wrong = _wrong(level, packing, k)
-        if wrong:
-            raise CheckpointError(f"{name} is damaged: {wrong} of order {k}")
-    return KneserNey(packing, made)
+        problem = _problem(level, packing, k)
+        if problem:
+            raise CheckpointError(f"{name} is damaged: wrong {problem} in order {k}")
+    return made
 
 
-def _wrong(level: Level, packing: Packing, order: int) -> str | None:
-    """What is not as it must be, if anything: kinds, sizes, order and limits of each array."""
-    kinds = {
+def _problem(level: Level, packing: Packing, order: int) -> str | None:
+    """What is wrong with the arrays, if anything; lookups rely on their types, sizes, order and limits."""
+    dtypes = {
         "contexts": (np.uint64,),
         "starts": (np.uint32,),
         "symbols": (np.min_scalar_type(packing.n_symbols - 1),),
         "counts": (np.uint8, np.uint16, np.uint32),
         "discounts": (np.float64,),
     }
-    for part, allowed in kinds.items():
+    for part, allowed in dtypes.items():
         array: NDArray[Any] = getattr(level, part)
         if array.ndim != 1 or array.dtype not in allowed:
-            return f"the kind of the {part}"
+            return f"type of the {part}"
     n, starts = len(level.contexts), level.starts.astype(np.int64)
     if len(starts) != n + 1 or len(level.symbols) != starts[-1] or len(level.counts) != starts[-1]:
-        return "the sizes"
+        return "sizes"
     if starts[0] != 0 or (np.diff(starts) < 1).any():
-        return "the starts"
+        return "starts"
     if (level.symbols >= packing.n_symbols).any() or (level.counts < 1).any():
-        return "the symbols or counts"
+        return "symbols or counts"
     digits = [(level.contexts >> np.uint64(packing.bits * i)) & packing.mask(1) for i in range(order)]
     if (level.contexts & ~packing.mask(order)).any() or any((d >= packing.n_symbols).any() for d in digits):
-        return "the contexts"
+        return "contexts"
     if (level.contexts[1:] <= level.contexts[:-1]).any():
-        return "the order of the contexts"
+        return "order of the contexts"
     keys = level.gram_keys(packing)
     if (keys[1:] <= keys[:-1]).any():
-        return "the order of the entries"
+        return "order of the entries"
     d = level.discounts
     if len(d) != 4 or d[0] != 0 or not ((d[1:] > 0) & (d[1:] <= (1, 2, 3))).all():
-        return "the discounts"
+        return "discounts"
     return None

@@ -16,7 +16,7 @@ from charlm.data.tokenizer import Ids
 from charlm.errors import CheckpointError, UsageError
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import predictor_of
-from charlm.model.transformer import grown_weights
+from charlm.model.transformer import grow_vocabulary
 from charlm.settings import settings_of
 from charlm.terminal import one_line
 from charlm.training.extend import size_of
@@ -246,7 +246,7 @@ def choose_from(
 def go_on_from(session: Session, origin: Origin) -> None:
     """Give a session at its beginning the weights of a run, and the text that was held out there."""
     snapshot = origin.snapshot
-    weights = grown_weights(snapshot.weights, session.corpus.vocabulary.n_symbols)
+    weights = grow_vocabulary(snapshot.weights, session.corpus.vocabulary.n_symbols)
     session.model.load_state_dict(weights)
     if origin.corpus is not None:
         first = predictor_of(snapshot, device=session.device)

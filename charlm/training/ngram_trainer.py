@@ -15,8 +15,7 @@ from charlm.data.corpus import Corpus
 from charlm.errors import CheckpointError, ResourceError
 from charlm.evaluation.score import score_slice, spread
 from charlm.inference.context import ContextRule
-from charlm.inference.predictor import CountsPredictor
-from charlm.ngram import table as table_file
+from charlm.inference.predictor import NgramPredictor
 from charlm.ngram.build import Built, fit, spread_chars
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.terminal import one_line
@@ -45,8 +44,8 @@ class CountsSession:
     ) -> None:
         self.corpus, self.plan, self.run, self.training_config = corpus, plan, run, training
         self.model_config = replace(model, prior=True, prior_order=counts.order)
-        self.predictor = CountsPredictor(counts, corpus.vocabulary)
-        self.counts = table_file.dump(counts)
+        self.predictor = NgramPredictor(counts, corpus.vocabulary)
+        self.counts = counts.to_bytes()
         self.state = RunState(Divergence(unigram_nats(corpus.vocabulary)), step=plan.total_steps)
         self.limits: str | None = None  # what was left out of them, in words, where they were just made
 
@@ -108,7 +107,7 @@ class CountsSession:
             vocabulary=self.corpus.vocabulary,
             weights={},
             run=self.run,
-            counts=self.counts,
+            ngram=self.counts,
             state={**self.state.to_json(), "threads": torch.get_num_threads()},
         )
 

@@ -13,7 +13,7 @@ from torch.optim.adamw import adamw
 
 from charlm.checkpoint.snapshot import TABLE, remembered
 from charlm.model.layers import is_matrix, row_parts
-from charlm.model.ngram_embeddings import NGrams
+from charlm.model.ngram_embeddings import NgramEmbeddings
 from charlm.model.transformer import LanguageModel
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -167,7 +167,7 @@ class Optimizer:
             weight.mul_(1 - rate * self.weight_decay * good)
             weight.sub_(direction * (rate * sqrt(max(1.0, rows[0] / weight.shape[1])) * good))
 
-    def _rows(self, ngrams: NGrams, rate: float, good: Tensor) -> None:
+    def _rows(self, ngrams: NgramEmbeddings, rate: float, good: Tensor) -> None:
         """Adagrad with one number a row (Duchi et al. 2011), for the rows that the step has read.
 
         Alone it would move a vector farthest at its first gradients, and so learn by heart what follows

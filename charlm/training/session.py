@@ -19,13 +19,11 @@ from charlm.data.tokenizer import Ids, Vocabulary
 from charlm.errors import CheckpointError
 from charlm.inference.predictor import TransformerPredictor
 from charlm.model.transformer import LanguageModel, initialise
-from charlm.native import library as compiled
-from charlm.native.library import Compiling
-from charlm.ngram import table as table_file
+from charlm.native import compiler as compiled
+from charlm.native.compiler import Compilation
 from charlm.ngram.build import Built
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.ngram.prior import LogRows, TrainingPrior
-from charlm.ngram.rows import CRows
 from charlm.rng import uniform
 from charlm.threads import threads
 from charlm.training.device import pick_device
@@ -46,7 +44,7 @@ class PriorRows:
     """
 
     def __init__(
-        self, prior: TrainingPrior, windows: Windows, dropout: float, compiling: Compiling | None = None
+        self, prior: TrainingPrior, windows: Windows, dropout: float, compiling: Compilation | None = None
     ) -> None:
         self.prior, self.windows, self.dropout = prior, windows, dropout
         self._compiling = compiling
@@ -66,7 +64,7 @@ class PriorRows:
         windows = self.windows
         if self._compiling is not None and not self._compiling.waits:
             library, self._compiling = self._compiling.library(), None
-            self.prior.model.filler = CRows.of(self.prior.model, library)
+            self.prior.model.use_library(library)
         rows = self.prior.log_rows(windows.starts(step), windows.block_size)
         if self.dropout:
             draws = uniform(windows.seed, step, np.arange(windows.batch_size), LEFT_OUT)
@@ -96,9 +94,9 @@ class Session:
         self.model = LanguageModel(model, corpus.vocabulary.n_symbols)
         initialise(self.model, torch.Generator().manual_seed(training.seed))
         self.model.to(self.device).train()
-        compiling = compiled.rows_alone() if model.prior else None  # while the text is counted
+        compiling = compiled.compile_ngram_rows() if model.prior else None  # while the text is counted
         self.prior = self._counted(beside)
-        self.counts = None if self.prior is None else table_file.dump(self.prior.model)
+        self.counts = None if self.prior is None else self.prior.model.to_bytes()
         self.prior_rows = (
             None
             if self.prior is None
@@ -114,13 +112,13 @@ class Session:
             precision=training.precision or "fp32",
         )
         self.state = RunState(Divergence(unigram_nats(corpus.vocabulary)))
-        self.predictor = TransformerPredictor(self.model, corpus.vocabulary, counts=self.kneser_ney)
+        self.predictor = TransformerPredictor(self.model, corpus.vocabulary, prior=self.kneser_ney)
 
     @classmethod
     def resumed(cls, snapshot: Snapshot, corpus: Corpus, plan: Plan, beside: Sequence[Ids] = ()) -> "Session":
         """The session that a checkpoint was taken of, under the plan in force."""
         session = cls(corpus, snapshot.model_config, snapshot.training_config, plan, snapshot.run, beside)
-        if session.counts != snapshot.counts:
+        if session.counts != snapshot.ngram:
             raise CheckpointError("the counts of this run are not those of its text; it cannot go on exactly")
         session.restore(snapshot)
         return session
@@ -193,7 +191,7 @@ class Session:
             weights=dict(self.model.state_dict()),
             optimizer=self.optimizer.state,
             run=self.run,
-            counts=self.counts,
+            ngram=self.counts,
             state={**self.state.to_json(), "threads": torch.get_num_threads()},
         )
 

@@ -18,10 +18,10 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read, read_newest
 from charlm.errors import DivergedError, ResourceError
 from charlm.evaluation.score import Estimate, Slice, score_slice, spread
-from charlm.inference.predictor import CountsPredictor, TransformerPredictor
+from charlm.inference.predictor import NgramPredictor, TransformerPredictor
 from charlm.model.masks import documents_of
 from charlm.model.transformer import LanguageModel
-from charlm.native.library import compilers
+from charlm.native.compiler import compilers
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.rng import mix
 from charlm.terminal import one_line
@@ -115,7 +115,7 @@ def compile_blocks(session: Session) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model.compiled = torch.compile(model.through, dynamic=False)
+            model.compiled = torch.compile(model.run_blocks, dynamic=False)
             with computing(session.device, config.precision):
                 loss = batch_loss(model, ids.to(session.device), end=session.corpus.vocabulary.end)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -282,7 +282,7 @@ class Trainer:
             return None
         if part.windows not in self._baseline_scores:
             corpus = self.session.corpus
-            predictor = CountsPredictor(self._baseline, corpus.vocabulary)
+            predictor = NgramPredictor(self._baseline, corpus.vocabulary)
             found = score_slice(predictor, corpus.held_out, part, stop.is_set, self.predictor.rule)
             self._baseline_scores = {part.windows: found}  # the same windows until the closing evaluation
         return self._baseline_scores[part.windows]

@@ -13,9 +13,10 @@ OF_CHECKPOINT = (
 )
 OF_RUN = ("run.json", "vocabulary.json")
 TOPICS = (
+    *("perplexity", "softmax", "embedding"),
     *("sequence", "causal", "autoregressive", "recurrent", "convolution", "simple-attention", "equivariance"),
     *("attention", "window", "locality", "documents", "learned", "sinusoidal", "relative", "rotary", "alibi"),
-    *("none", "block", "counts"),
+    *("none", "block", "kneser-ney", "ngram-prior", "ngram-embeddings", "muon"),
 )
 
 
@@ -168,10 +169,16 @@ def test_a_topic_has_a_text_a_source_an_example_and_its_place_in_the_code(charlm
     assert code[int(line) - 1].lstrip().startswith(("class ", "def ", "@"))
     assert (found["command"] is None) != (found["instead"] is None)
     if found["command"]:
-        assert re.fullmatch(r"charlm compare \S+ --vary \w+=\S+,\S+", found["command"])
+        assert re.fullmatch(
+            r"charlm compare \S+ (--no-prior --ngram-embeddings 1 )?--vary \w+=\S+,\S+", found["command"]
+        )
     shown = charlm("explain", topic)
     lines = shown.out.splitlines()
-    assert (shown.code, shown.err) == (0, "") and len(lines) <= 40 and max(map(len, lines)) <= 100
+    assert (
+        (shown.code, shown.err) == (0, "")
+        and len(lines) <= 40
+        and max(len(line) for line in lines if not line.startswith("compare")) <= 100
+    )
     assert shown.out.startswith(found["text"]) and found["place"] in shown.out
     cells = {" ".join(line.split()) for line in lines}
     assert all(" ".join(" ".join(row).split()) in cells for row in example["rows"])
@@ -196,7 +203,7 @@ def test_the_examples_show_what_they_say(charlm: Charlm) -> None:
     assert len(by_distance) == 3 and all(len(products) == 1 for products in by_distance.values())
 
 
-@pytest.mark.parametrize("topic", ["rotary", "recurrent", "counts"])
+@pytest.mark.parametrize("topic", ["rotary", "recurrent", "ngram-prior"])
 def test_what_compares_a_topic_can_be_compared(charlm: Charlm, topic: str) -> None:
     words = data(charlm("explain", topic, "--json"))["command"].split()
     Path("corpus.txt").write_text(TEXT * 2)

@@ -36,7 +36,7 @@ from charlm.errors import CheckpointError, TextError, UsageError
 from charlm.experiments import comparison
 from charlm.experiments import results as result
 from charlm.experiments.variants import Variant
-from charlm.ngram import table as table_file
+from charlm.ngram.kneser_ney import KneserNey
 from charlm.reporting import log
 from charlm.terminal import one_line, visible
 from charlm.training.planner import Budget, Plan
@@ -116,7 +116,7 @@ def header(data: bytes) -> None:
             k: (t.shape, t.dtype) for k, t in expected.items()
         }
     with suppress(CheckpointError):
-        table_file.load(data, 20, "counts")
+        KneserNey.from_bytes(data, 20, "counts")
 
 
 def compressed(data: bytes) -> None:

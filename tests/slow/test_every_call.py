@@ -73,7 +73,7 @@ def outcome() -> tuple[str, dict[str, object]]:
     snapshot = read(RunFolder(Path("checkpoints/toy")), "latest", training=True)
     learned = {**snapshot.weights, **snapshot.optimizer}
     numbers: dict[str, object] = {name: tensor.numpy().tobytes() for name, tensor in learned.items()}
-    return str(snapshot.state["finished"]), {**numbers, "counts": snapshot.counts}
+    return str(snapshot.state["finished"]), {**numbers, "counts": snapshot.ngram}
 
 
 def carried_on(train: tuple[str, ...]) -> None:

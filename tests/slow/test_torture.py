@@ -68,7 +68,7 @@ def weights(folder: Path, name: str) -> str:
     """SHA-256 of the last weights, and of the counts where there are any, as the manifest has it."""
     run = run_of(folder, name)
     manifest = json.loads((run.folder(run.resolve("latest")) / "MANIFEST.json").read_text())
-    entries = (manifest["files"]["model.safetensors"], manifest["run_files"].get("counts.safetensors", {}))
+    entries = (manifest["files"]["model.safetensors"], manifest["run_files"].get("ngram.safetensors", {}))
     return " ".join(str(entry.get("sha256")) for entry in entries)
 
 

@@ -1,6 +1,6 @@
-"""What is there in C too: compiled while the program starts, where there is a compiler, for this process alone.
+"""Compiles the C kernels while the program starts, if there is a compiler, for this process only.
 
-Nothing compiled is kept, so that nothing found on disk is ever run.
+No compiled file is kept or loaded from disk, so nothing that somebody else put there is ever run.
 """
 
 import atexit
@@ -22,32 +22,32 @@ from time import monotonic
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O2", "-ftree-vectorize", "-fPIC")
 OWN_PROCESSOR = ("-march=native",)
-STEP = Path(__file__).parent / "step.c"
-ROWS = Path(__file__).parent / "rows.c"
+DECODER = Path(__file__).parent / "decoder.c"
+NGRAM_ROWS = Path(__file__).parent / "ngram_rows.c"
 FLAGS_OF = {
-    STEP: ("-ffast-math", "-funroll-loops"),
-    ROWS: ("-ffp-contract=off",),  # no two operations made one: the rows are NumPy's, bit for bit
+    DECODER: ("-ffast-math", "-funroll-loops"),
+    NGRAM_ROWS: ("-ffp-contract=off",),  # no fused operations: the rows must equal NumPy's bit for bit
 }
-PURPOSE = {STEP: "sampling", ROWS: "n-gram counts"}
+PURPOSE = {DECODER: "sampling", NGRAM_ROWS: "n-gram rows"}
 SECONDS, PATIENCE = 20.0, 60.0
-"""How long the program waits for a compiler, and how long one may take beside other work."""
-_not_told: list[tuple[Path, str]] = []  # sources that could not be compiled, and why
+"""How long the program waits for a compiler, and how long one may run in the background."""
+_unreported: list[tuple[Path, str]] = []  # sources that could not be compiled, and why
 
 
-class Compiling:
-    """A compiler at work, on each source beside the others.
+class Compilation:
+    """Compiler processes in the background, one for each source.
 
-    What fails is tried again without the processor's own instructions, then by the next compiler. What can
-    be compiled is used, whatever becomes of the rest.
+    A source that fails is tried again without the processor's own instructions, then with the next compiler. Each source
+    that compiles is used, whether or not the others do.
     """
 
-    def __init__(self, compilers: Sequence[str], sources: Sequence[Path] = (STEP, ROWS)) -> None:
+    def __init__(self, compilers: Sequence[str], sources: Sequence[Path] = (DECODER, NGRAM_ROWS)) -> None:
         assert compilers
-        # Windows removes no library that is loaded: then the folder stays.
+        # Windows cannot delete a loaded library: then the folder stays.
         self._folder = tempfile.TemporaryDirectory(prefix="charlm-", ignore_cleanup_errors=True)
         self._attempts = [(each, flags) for each in compilers for flags in (OWN_PROCESSOR, ())]
         self.compiler = compilers[0]
-        self.failures: dict[Path, str] = {}  # why a source could not be compiled, once that is known
+        self.failures: dict[Path, str] = {}  # the reason for each source that failed
         self._lock = threading.Lock()
         self._found: ctypes.CDLL | None = None
         self._processes: dict[Path, subprocess.Popen[bytes]] = {}
@@ -58,13 +58,13 @@ class Compiling:
 
     @property
     def waits(self) -> bool:
-        """Would `library` have to wait for the compiler? One that hangs is given up after PATIENCE."""
+        """Whether `library` would have to wait for the compiler, which is given up after PATIENCE."""
         return monotonic() < self._begun + PATIENCE and any(
             p.poll() is None for p in self._processes.values()
         )
 
     def library(self) -> ctypes.CDLL | None:
-        """What came of it, waited for; None where nothing could be compiled."""
+        """Wait for the compiler and load the library; None if nothing could be compiled."""
         with self._lock:
             if not self._finished:
                 self._finished = True
@@ -75,11 +75,11 @@ class Compiling:
                     self.failures |= {source: f"{Path(self.compiler).name}: {error}" for source in sources}
                 finally:
                     self._end()
-                _not_told.extend(self.failures.items())
+                _unreported.extend(self.failures.items())
             return self._found
 
     def _compiled(self) -> list[Path]:
-        """The sources that became object files."""
+        """Wait for the compilers, retry what failed, and return the sources that compiled."""
         made: list[Path] = []
         while self._processes:
             running, hung, until = self._processes, False, self._until()
@@ -89,7 +89,7 @@ class Compiling:
                     made.append(source)
                     self.failures.pop(source, None)
                 else:
-                    self.failures.setdefault(source, why)  # the first compiler's reason is the one to mend
+                    self.failures.setdefault(source, why)  # report the first compiler's reason
                     hung |= process.returncode is None
             left = [source for source in running if source not in made]
             for source in left:
@@ -100,10 +100,10 @@ class Compiling:
         return made
 
     def _linked(self, made: Sequence[Path]) -> ctypes.CDLL | None:
-        """Linked apart from compiling: with -ffast-math, that would change how the whole process computes."""
+        """Link the object files; without -ffast-math, which at link time would change how the whole process computes."""
         if not made:
             return None
-        target, log = Path(self._folder.name, "step.so"), Path(self._folder.name, "link.log")
+        target, log = Path(self._folder.name, "kernels.so"), Path(self._folder.name, "link.log")
         command = [self.compiler, "-shared", "-o", str(target), *map(str, map(self._object, made)), "-lm"]
         linking = self._processes[target] = _logging(command, log)
         self._begun = monotonic()
@@ -114,7 +114,7 @@ class Compiling:
         return ctypes.CDLL(str(target))
 
     def _begin(self, sources: Sequence[Path]) -> None:
-        """Start the next attempt. A compiler that cannot be started is passed over."""
+        """Start the next attempt, skipping compilers that cannot be started."""
         while self._attempts and not self._processes:
             self.compiler, own = self._attempts.pop(0)
             self._begun = monotonic()
@@ -131,13 +131,13 @@ class Compiling:
                     self.failures.setdefault(source, f"{Path(self.compiler).name}: {error}")
 
     def _until(self) -> float:
-        """How long to wait for what was begun last."""
+        """When to stop waiting for the current attempt."""
         return min(monotonic() + SECONDS, self._begun + PATIENCE)
 
     def _why_failed(
         self, process: subprocess.Popen[bytes], until: float, log: Path, target: Path
     ) -> str | None:
-        """Wait for a compiler; what it complained of, in a line, or None where its file is there."""
+        """Wait for a compiler, and return its complaint in one line, or None if it succeeded."""
         name = Path(self.compiler).name
         try:
             code = process.wait(max(0.0, until - monotonic()))
@@ -146,8 +146,8 @@ class Compiling:
         if code == 0 and target.exists():
             return None
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        said = next((line for line in lines if "error" in line.lower()), lines[0] if lines else None)
-        return f"{name}: {said or f'it made nothing, with exit code {code}'}"
+        complaint = next((line for line in lines if "error" in line.lower()), lines[0] if lines else None)
+        return f"{name}: {complaint or f'no output file, exit code {code}'}"
 
     def _object(self, source: Path) -> Path:
         return Path(self._folder.name, f"{source.stem}.o")
@@ -164,9 +164,9 @@ class Compiling:
 
 
 def compilers(names: Sequence[str] = COMPILERS) -> list[str]:
-    """Those of these compilers that are installed, each once, whatever its names.
+    """The paths of the installed compilers, without duplicates under other names.
 
-    Without Apple's developer tools, those in /usr/bin on macOS only open a dialog that offers to install them.
+    Without Apple's developer tools, a compiler in /usr/bin on macOS only opens a dialog that offers to install them.
     """
     found = [path for name in names if (path := shutil.which(name))]
     if sys.platform == "darwin" and not _has_developer_tools():
@@ -174,16 +174,15 @@ def compilers(names: Sequence[str] = COMPILERS) -> list[str]:
     return list({os.path.realpath(path): path for path in reversed(found)}.values())[::-1]
 
 
-def begin(*sources: Path) -> Compiling | None:
-    """Start compiling these, by default what a model needs, so that what is imported meanwhile hides the time.
-
-    None without a compiler.
-    """
+def start_compiling(*sources: Path) -> Compilation | None:
+    """Start compiling sources, by default those a model needs, while the program imports torch. None without a compiler."""
     found = compilers()
     try:
-        return Compiling(found, sources or (STEP, ROWS)) if found else None
+        return Compilation(found, sources or (DECODER, NGRAM_ROWS)) if found else None
     except OSError as error:
-        _not_told.extend((source, f"{Path(found[0]).name}: {error}") for source in sources or (STEP, ROWS))
+        _unreported.extend(
+            (source, f"{Path(found[0]).name}: {error}") for source in sources or (DECODER, NGRAM_ROWS)
+        )
         return None
 
 
@@ -198,55 +197,54 @@ def _has_developer_tools() -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """What is done in C where it can be compiled, and in NumPy otherwise."""
+class KernelStatus:
+    """Whether a kernel runs in C, or in NumPy because it could not be compiled."""
 
     purpose: str
-    compiler: str | None  # that compiled it; None: NumPy is used
+    compiler: str | None  # None: NumPy is used
     problem: str | None  # why it could not be compiled
 
     def __str__(self) -> str:
-        """In words."""
         return f"{self.purpose} in NumPy ({self.problem})" if self.problem else f"{self.purpose} in C"
 
 
-def examine() -> tuple[Part, ...]:
-    """Compile each part, to see which can be."""
-    parts = []
-    for source, compiling in [(source, begin(source)) for source in PURPOSE]:
+def check_kernels() -> tuple[KernelStatus, ...]:
+    """Compile each kernel, to see which can be compiled."""
+    statuses = []
+    for source, compiling in [(source, start_compiling(source)) for source in PURPOSE]:
         if compiling is not None:
             compiling.library()
             problem = compiling.failures.get(source)
         elif compilers():
-            problem = dict(_not_told)[source]
+            problem = dict(_unreported)[source]
         else:
             problem = f"there is no C compiler: none of {', '.join(COMPILERS)}"
         compiler = Path(compiling.compiler).name if compiling is not None and problem is None else None
-        parts.append(Part(purpose=PURPOSE[source], compiler=compiler, problem=problem))
-    _not_told.clear()
-    return tuple(parts)
+        statuses.append(KernelStatus(purpose=PURPOSE[source], compiler=compiler, problem=problem))
+    _unreported.clear()
+    return tuple(statuses)
 
 
 def has_failures() -> bool:
-    """Would `take_failures` give any?"""
-    return bool(_not_told)
+    """Whether `take_failures` would return any."""
+    return bool(_unreported)
 
 
 def take_failures() -> list[tuple[str, str]]:
-    """What could not be compiled though a compiler is there: what it is for, and why. Each is given once."""
-    told = dict(_not_told)
-    _not_told.clear()
+    """Kernels that an installed compiler failed to compile: purpose and reason. Each is returned once."""
+    told = dict(_unreported)
+    _unreported.clear()
     return [(PURPOSE[source], why) for source, why in told.items()]
 
 
 @cache
-def rows_alone() -> Compiling | None:
-    """The counts' rows alone, which takes a third of the time; begun once in a process, whoever asks."""
-    return begin(ROWS)
+def compile_ngram_rows() -> Compilation | None:
+    """Start compiling the n-gram kernel only, once per process; it takes a third of the time of all."""
+    return start_compiling(NGRAM_ROWS)
 
 
 def _logging(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """A command at work in a process group of its own, which writes what it says to a file."""
+    """Run a command in its own process group, with standard error written to a file."""
     with log.open("wb") as file:
         nothing = subprocess.DEVNULL
         return subprocess.Popen(
@@ -255,9 +253,9 @@ def _logging(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a compiler that is still at work, and the programs that it called."""
+    """Stop a compiler that still runs, and the programs that it started."""
     if process.poll() is None and os.name != "nt":
-        os.killpg(process.pid, signal.SIGTERM)  # then it removes its temporary files
+        os.killpg(process.pid, signal.SIGTERM)  # so that it removes its temporary files
         with suppress(subprocess.TimeoutExpired):
             process.wait(1)
     if process.poll() is None and os.name != "nt":

@@ -1,0 +1,99 @@
+"""What a transformer keeps of texts that it reads step by step.
+
+Shapes: B texts, T new ids, V symbols, W block size.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.inference.context import ContextRule
+from charlm.model.fast_decoder import NumpyDecoder
+from charlm.model.kv_cache import ModelCache
+from charlm.native.decoder import CDecoder
+from charlm.native.ngram_rows import Cursor
+from charlm.ngram.kneser_ney import FEW, KneserNey
+
+IdRows = NDArray[np.int64]
+
+
+class TextState:
+    """The ids in view of B texts, the layers' caches (torch's or the fast decoder's), and the n-gram contexts.
+
+    When the window moves on, the ids that stay in view have to be computed again from position 0. The n-gram prior is not
+    bound by the window, so the ids just before it are kept too.
+    """
+
+    def __init__(
+        self,
+        rule: ContextRule,
+        batch_size: int,
+        cache: ModelCache | None,
+        decoder: NumpyDecoder | CDecoder | None,
+        prior: KneserNey | None = None,
+    ) -> None:
+        self.cache, self.decoder, self.prior = cache, decoder, prior
+        self.length = 0  # characters read so far
+        self._rule, self._start = rule, 0  # where the window begins
+        self._order = prior.order if prior else 0
+        in_view = 0 if rule.carried else rule.block_size
+        boundary = prior.n_symbols if prior else 0
+        self._ids = np.full(
+            (batch_size, self._order + in_view), boundary
+        )  # those before the window come first
+        self._unread = self._ids[:, :0]
+        kernel = prior.kernel if prior else None
+        self._cursor = Cursor(kernel, prior.start(batch_size)) if prior and kernel else None
+
+    @property
+    def in_view(self) -> IdRows:
+        """The ids of the window."""
+        return self._ids[:, self._order : self._order + self.length - self._start]
+
+    @property
+    def unread(self) -> IdRows:
+        """The ids that the model has yet to compute: (B, T) new ones, or all in view after the window moved."""
+        return self._unread[:, self._order :]
+
+    def append(self, ids: IdRows) -> int:
+        """Add ids (B, T) to the texts. Returns how many ids of the window the cache holds already."""
+        T, order = ids.shape[1], self._order
+        in_cache = self.length - self._start
+        filled = order + in_cache
+        self.length += T
+        start = self._rule.start(self.length)
+        if self._rule.carried:
+            self._unread = np.concatenate((self._ids, ids), axis=1)
+            self._ids = self._unread[:, T:]
+        elif start == self._start:
+            self._ids[:, filled : filled + T] = ids
+            self._unread = self._ids[:, in_cache : filled + T]
+        else:
+            text = np.concatenate((self._ids[:, :filled], ids), axis=1)
+            self._start, in_cache = start, 0
+            filled = order + self.length - start
+            self._ids[:, :filled] = text[:, text.shape[1] - filled :]
+            self._unread = self._ids[:, :filled]
+        if self._cursor is not None and T == 1:
+            self._cursor.read(ids[:, 0])
+        elif self._cursor is not None:
+            self._cursor.jump(self._contexts()[:, -1])
+        return in_cache
+
+    def log_prior(self) -> NDArray[np.floating[Any]] | None:
+        """Log-probabilities (B, T, V) of the n-gram prior after each unread id; None without a prior."""
+        if self.prior is None:
+            return None
+        one = self.unread.shape[1] == 1
+        if one and self._cursor is not None:
+            return self._cursor.log_next()[:, None]
+        contexts = self._contexts()
+        if one and len(contexts) <= FEW:
+            return self.prior.log_next(contexts[:, 0])[:, None]
+        return self.prior.log_rows(contexts)
+
+    def _contexts(self) -> NDArray[np.uint64]:
+        """The n-gram contexts (B, T) that end with each unread id."""
+        assert self.prior is not None
+        return self.prior.contexts(self._unread)[:, self._order :]
