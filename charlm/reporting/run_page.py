@@ -14,8 +14,14 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.config import FEWEST_HELD_OUT, acts
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import without_ends
-from charlm.evaluation.baselines import KNESER_NEY, LAST_BYTES, Yardstick, compressors, simplest
-from charlm.evaluation.bootstrap import error_said, too_few
+from charlm.evaluation.baselines import (
+    KNESER_NEY,
+    LAST_BYTES,
+    Baseline,
+    compressor_baselines,
+    symbol_baselines,
+)
+from charlm.evaluation.bootstrap import format_error, too_few
 from charlm.ngram.folds import FOLDS
 from charlm.reporting.charts import (
     BOUND,
@@ -107,7 +113,7 @@ def _evaluations(page: Page) -> list[tuple[str, ...]]:
 
 def _plus_minus(bits: float, error: float | None, sign: str = "") -> str:
     known = error is not None and abs(error) < BOUND
-    return f"{_figure(bits, sign)} ± {error_said(error if known else None)}"
+    return f"{_figure(bits, sign)} ± {format_error(error if known else None)}"
 
 
 def _figure(bits: float | None, sign: str = "") -> str:
@@ -299,7 +305,7 @@ def write_report(
     session: AnySession,
     facts: list[tuple[str, str]],
     budget: float | None,
-    counts: Yardstick | None = None,
+    counts: Baseline | None = None,
     warn: Callable[[str], None] = lambda said: None,
 ) -> list[tuple[str, str]]:
     """Write the page; the baselines and its path as further rows for the table. Raises OSError.
@@ -405,14 +411,16 @@ def _simple_baselines(corpus: Corpus, *, with_xz: bool) -> list[tuple[str, float
     """Those there is time for; `charlm eval` shows all."""
     if not corpus.held_out_chars:
         return []
-    found: dict[str, Yardstick | str] = {
-        **simplest(corpus.vocabulary, corpus.held_out, corpus.held_out_chars)
+    found: dict[str, Baseline | str] = {
+        **symbol_baselines(corpus.vocabulary, corpus.held_out, corpus.held_out_chars)
     }
     if with_xz:
         found.update(
-            compressors(partial(corpus.training_text, LAST_BYTES), without_ends(corpus.held_out_text()))
+            compressor_baselines(
+                partial(corpus.training_text, LAST_BYTES), without_ends(corpus.held_out_text())
+            )
         )
-    return [(name, stick.bits_per_char) for name, stick in found.items() if isinstance(stick, Yardstick)]
+    return [(name, stick.bits_per_char) for name, stick in found.items() if isinstance(stick, Baseline)]
 
 
 def _words(values: dict[str, Any], kind: str = "") -> list[tuple[str, str]]:
