@@ -6,7 +6,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import log
@@ -15,13 +15,15 @@ from time import perf_counter
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
+
 from charlm.errors import TextError, UsageError
 from charlm.job import TrainingJob, begin, reopen
 from charlm.run import Run, find_run, load, runs_root
 from charlm.threads import threads_restored
 from charlm.training.describe import several
 from charlm.training.events import Evaluated, Event, Stepped
-from charlm.training.request import Messages, TrainRequest, budget_seconds, moved_text, prepare
+from charlm.training.request import Messages, Prepared, TrainRequest, budget_seconds, moved_text, prepare
 
 __all__ = ["Run", "load", "resume", "train", "train_events"]
 
@@ -86,9 +88,19 @@ def train(
 
     Raises UsageError, TextError, CheckpointError, DivergedError and ResourceError, as the command does.
     """
-    call = _call("train", paths, texts, time=time, steps=steps, run=run, from_run=from_run, **settings)
-    request = _request(paths, texts, time, steps, run, from_run, checkpoint, checkpoints, settings, call)
-    return _train_to_end(_new_training(request, texts), progress)
+    job = _begin(
+        "train",
+        paths,
+        settings,
+        texts=texts,
+        time=time,
+        steps=steps,
+        run=run,
+        from_run=from_run,
+        checkpoint=checkpoint,
+        checkpoints=checkpoints,
+    )
+    return _train_to_end(job, progress)
 
 
 def train_events(
@@ -108,9 +120,19 @@ def train_events(
     "SIGINT". So it is when the loop is left by `break`, but nothing more is yielded. Invalid arguments are refused at
     the call, before the first event.
     """
-    call = _call("train_events", paths, texts, time=time, steps=steps, run=run, from_run=from_run, **settings)
-    request = _request(paths, texts, time, steps, run, from_run, checkpoint, checkpoints, settings, call)
-    return _events(_new_training(request, texts))
+    job = _begin(
+        "train_events",
+        paths,
+        settings,
+        texts=texts,
+        time=time,
+        steps=steps,
+        run=run,
+        from_run=from_run,
+        checkpoint=checkpoint,
+        checkpoints=checkpoints,
+    )
+    return _events(job)
 
 
 def resume(
@@ -134,7 +156,7 @@ def resume(
     folder = find_run(run, checkpoints)
     paths = [text] if isinstance(text, str | os.PathLike) else list(text or [])
     with threads_restored():
-        training = reopen(
+        job = reopen(
             folder,
             messages,
             started=started,
@@ -143,14 +165,17 @@ def resume(
             threads=threads,
             moved=moved_text([os.fspath(path) for path in paths]),
         )
-    if training.complete:
+    if job.complete:
         folder.unlock()
         return Run(folder)
-    return _train_to_end(training, progress)
+    return _train_to_end(job, progress)
 
 
-def _request(
+def _begin(
+    function: str,
     paths: Sequence[str | os.PathLike[str]],
+    settings: dict[str, Any],
+    *,
     texts: Sequence[str] | None,
     time: str | float | None,
     steps: int | None,
@@ -158,10 +183,8 @@ def _request(
     from_run: str | None,
     checkpoint: str | None,
     checkpoints: str | os.PathLike[str] | None,
-    settings: Mapping[str, Any],
-    call: str,
-) -> TrainRequest:
-    """The same request as the command's. Raises UsageError."""
+) -> TrainingJob:
+    """Begin the run that a function was called for. Raises UsageError, TextError, CheckpointError, ResourceError."""
     if texts is not None and paths:
         raise UsageError("paths and texts were both given; give one of them")
     if isinstance(texts, str) or (texts is not None and not texts):
@@ -170,60 +193,53 @@ def _request(
         raise UsageError("time and steps were both given; a run has one or the other")
     if steps is not None and (type(steps) is not int or steps < 1):
         raise UsageError(f"steps is {steps!r}; it takes a whole number, at least 1")
-    expanded = [os.path.expanduser(os.fspath(path)) for path in paths]
+    words = [repr(os.fspath(path)) for path in paths] + ["texts=[...]"] * (texts is not None)
+    given = {"time": time, "steps": steps, "run": run, "from_run": from_run, "checkpoint": checkpoint}
+    words += [f"{name}={value!r}" for name, value in {**given, **settings}.items() if value is not None]
     if settings.get("val_file") is not None:
-        settings = {**settings, "val_file": os.path.expanduser(os.fspath(settings["val_file"]))}
-    return TrainRequest.of(
+        settings["val_file"] = os.path.expanduser(os.fspath(settings["val_file"]))
+    request = TrainRequest.of(
         settings,
-        paths=tuple(expanded),
+        paths=tuple(os.path.expanduser(os.fspath(path)) for path in paths),
         time=time if time is None or isinstance(time, str) else f"{time:f}",
         steps=steps,
         run=run,
         root=runs_root(checkpoints),
         from_run=from_run,
         checkpoint=checkpoint,
-        command=call,
+        command=f"charlm.{function}({', '.join(words)})",
     )
+    messages = Messages()
+    with threads_restored():
+        prepared = prepare(request, messages) if texts is None else _prepare_texts(request, texts, messages)
+        return begin(prepared, messages)
+
+
+def _prepare_texts(request: TrainRequest, texts: Sequence[str], messages: Messages) -> Prepared:
+    """The same for texts in memory. They are read as files are, so the same ids come of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        width = len(str(len(texts)))
+        for i, text in enumerate(texts):
+            try:
+                Path(folder, f"{i:0{width}}.txt").write_bytes(text.encode())
+            except UnicodeEncodeError:
+                raise TextError(f"text {i} is not valid text: it contains half of a surrogate pair") from None
+        paths = tuple(str(path) for path in sorted(Path(folder).iterdir()))
+        prepared = prepare(replace(request, paths=paths), messages)
+    loaded = replace(prepared.loaded, sources=("-",), label=several(len(texts), "text"))
+    request = replace(request, paths=("texts",))  # which names the run
+    return replace(prepared, loaded=loaded, request=request)
 
 
 def _seconds(time: str | float) -> float:
     return budget_seconds(time if isinstance(time, str) else f"{time:f}")
 
 
-def _call(function: str, paths: Sequence[Any], texts: Sequence[str] | None, **values: Any) -> str:
-    """The call as it is recorded in run.json."""
-    words = [repr(os.fspath(path)) for path in paths] + ["texts=[...]"] * (texts is not None)
-    words += [f"{name}={value!r}" for name, value in values.items() if value is not None]
-    return f"charlm.{function}({', '.join(words)})"
-
-
-def _new_training(request: TrainRequest, texts: Sequence[str] | None) -> TrainingJob:
-    messages = Messages()
-    with threads_restored():
-        if texts is None:
-            return begin(prepare(request, messages), messages)
-        with (
-            tempfile.TemporaryDirectory() as folder
-        ):  # texts are read as files are, so the same ids come of them
-            width = len(str(len(texts)))
-            for i, text in enumerate(texts):
-                try:
-                    Path(folder, f"{i:0{width}}.txt").write_bytes(text.encode())
-                except UnicodeEncodeError:
-                    raise TextError(
-                        f"text {i} is not valid text: it contains half of a surrogate pair"
-                    ) from None
-            paths = tuple(str(path) for path in sorted(Path(folder).iterdir()))
-            prepared = prepare(replace(request, paths=paths), messages)
-        loaded = replace(prepared.loaded, sources=("-",), label=several(len(texts), "text"))
-        request = replace(request, paths=("texts",))  # which names the run
-        return begin(replace(prepared, loaded=loaded, request=request), messages)
-
-
-def _events(training: TrainingJob) -> Iterator[Event]:
+def _events(job: TrainingJob) -> Iterator[Event]:
     """Train to the end or an interrupt, and write the report; so too when the caller leaves the loop."""
     with threads_restored(), StopOnInterrupt() as stop:
-        events = training.events(stop)
+        torch.set_num_threads(job.threads)
+        events = job.events(stop)
         for event in events:
             try:
                 yield event
@@ -231,32 +247,32 @@ def _events(training: TrainingJob) -> Iterator[Event]:
                 stop.set()
                 for _ in events:
                     pass
-                if training.last is not None:
-                    training.close(hurry=True)
+                if job.last is not None:
+                    job.close(hurry=True)
                 raise
-        training.close(hurry=stop.is_set())
+        job.close(hurry=stop.is_set())
 
 
-def _train_to_end(training: TrainingJob, progress: bool | None) -> Run:
+def _train_to_end(job: TrainingJob, progress: bool | None) -> Run:
     """Train, with a bar where one is wanted. Raises KeyboardInterrupt when the run is saved after an interrupt."""
-    if training.last is not None:  # only its report is missing
-        training.close()
-        return Run(training.folder)
-    with _bar(training, progress) as show:
-        for event in _events(training):
+    if job.last is not None:  # only its report is missing
+        job.close()
+        return Run(job.folder)
+    with _bar(job, progress) as show:
+        for event in _events(job):
             show(event)
-    assert training.last is not None
-    if training.last.reason == "SIGINT":
-        name = training.folder.path.name
+    assert job.last is not None
+    if job.last.reason == "SIGINT":
+        name = job.folder.path.name
         raise KeyboardInterrupt(
-            f"training stopped after step {training.last.step}; the run is saved: charlm.resume({name!r}) trains it on, "
+            f"training stopped after step {job.last.step}; the run is saved: charlm.resume({name!r}) trains it on, "
             f"charlm.load({name!r}) returns it"
         )
-    return Run(training.folder)
+    return Run(job.folder)
 
 
 @contextmanager
-def _bar(training: TrainingJob, progress: bool | None) -> Iterator[Callable[[Event], None]]:
+def _bar(job: TrainingJob, progress: bool | None) -> Iterator[Callable[[Event], None]]:
     """tqdm's bar, in a notebook or where it is wanted; a function that shows an event."""
     if not (_in_notebook() if progress is None else progress):
         yield lambda event: None
@@ -264,7 +280,7 @@ def _bar(training: TrainingJob, progress: bool | None) -> Iterator[Callable[[Eve
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about widgets that are not installed
         from tqdm.auto import tqdm
-    bar = tqdm(total=training.session.plan.total_steps, initial=training.session.state.step, unit="step")
+    bar = tqdm(total=job.session.plan.total_steps, initial=job.session.state.step, unit="step")
     shown: dict[str, str] = {}
 
     def show(event: Event) -> None:
@@ -272,7 +288,7 @@ def _bar(training: TrainingJob, progress: bool | None) -> Iterator[Callable[[Eve
             shown["held_out"] = f"{event.nats_per_char / log(2):.3f} bits/char"
         if isinstance(event, Stepped):
             shown["loss"] = f"{event.loss / log(2):.3f}"
-            bar.total = training.session.plan.total_steps
+            bar.total = job.session.plan.total_steps
             bar.set_postfix(shown, refresh=False)
             bar.update(event.step - bar.n)
 

@@ -1,11 +1,15 @@
 """A training job: a run's folder, session, deadline and n-gram baseline, its logs and its report."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from time import perf_counter
+from typing import Any
+
+import torch
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import Snapshot, read_newest
 from charlm.config import SamplingConfig, TextConfig
 from charlm.data.documents import separator_of
 from charlm.data.load import run_name
@@ -24,14 +28,23 @@ from charlm.reporting.progress import SampleLog
 from charlm.reporting.run_page import NAME as REPORT
 from charlm.reporting.run_page import report_seconds, write_report
 from charlm.reporting.run_summary import Row, repeat_row, summary_rows
+from charlm.terminal import one_line
 from charlm.training import start
 from charlm.training.deadline import Pace
-from charlm.training.describe import several
+from charlm.training.describe import several, text_name
 from charlm.training.events import Event, Finished
 from charlm.training.extend import by_seconds, by_steps
 from charlm.training.ngram_trainer import CountsSession
-from charlm.training.request import Messages, Prepared, begun_run, report_moved
-from charlm.training.run_text import Moved, corpus_of
+from charlm.training.request import (
+    Messages,
+    Prepared,
+    TrainRequest,
+    begun_run,
+    load_text,
+    note_files,
+    report_moved,
+)
+from charlm.training.run_text import Moved, corpus_of, earlier_of
 from charlm.training.signals import Stop
 from charlm.training.start import AnySession, go_on, trainer_of
 
@@ -48,6 +61,7 @@ class TrainingJob:
     def __init__(self, folder: RunFolder, session: AnySession, pace: Pace | None, messages: Messages) -> None:
         """`pace`: the deadline of a run that has a time."""
         self.folder, self.session, self.pace, self.messages = folder, session, pace, messages
+        self.threads = torch.get_num_threads()
         self.last: Finished | None = None
         finished = session.state.finished
         if finished is not None:
@@ -211,3 +225,50 @@ def _pace(session: AnySession, budget: float | None, started: float) -> Pace | N
         return None
     afterwards = report_seconds(session.corpus, budget, session.plan.total_steps)
     return Pace(budget=budget, deadline=started + budget, afterwards=afterwards)
+
+
+def check_same_request(run: RunFolder, request: TrainRequest, messages: Messages) -> Snapshot:
+    """The newest checkpoint of a run that the same request began.
+
+    Raises UsageError where the request has other settings, CheckpointError where it names another text, or while
+    another process trains the run.
+    """
+    run.lock()
+    try:
+        snapshot = read_newest(run, messages.warn)
+    finally:
+        run.unlock()
+    different = _differences(snapshot, request.asked)
+    if different:
+        raise UsageError(
+            f"the run {run.name} was begun with other settings: {'; '.join(different)}. Give the same command, "
+            "or another name with --run"
+        )
+    text = TextConfig.from_json(snapshot.run["text"])
+    loaded = load_text(request.paths, text, messages, earlier=earlier_of(snapshot.run))
+    note_files(loaded.notes, messages)
+    if loaded.corpus.key != str(snapshot.run["corpus"]["key"]):
+        raise CheckpointError(
+            f"the run {run.name} was trained on another text: {text_name(snapshot.run)}, and this is "
+            f"{one_line(loaded.label)}, SHA-256 {loaded.corpus.sha256[:16]}. Put that text back, or give "
+            "another name with --run"
+        )
+    return snapshot
+
+
+def _differences(snapshot: Snapshot, asked: Mapping[str, Any]) -> list[str]:
+    """Each setting that differs from those the run was begun with; `threads` may."""
+    before = snapshot.run.get("asked")
+    if not isinstance(before, Mapping):  # of an older version: compared with what was chosen in the end
+        configs = (snapshot.model_config.to_json(), snapshot.training_config.to_json(), snapshot.run["text"])
+        chosen = {name: value for config in configs for name, value in config.items()}
+        before = {name: chosen.get(name, asked[name]) for name in asked}
+
+    def shown(value: Any) -> str:
+        return "not given" if value is None else one_line(str(value))
+
+    return [
+        f"{one_line(name)} was {shown(before.get(name))} and is {shown(asked.get(name))}"
+        for name in {**before, **asked}
+        if name != "threads" and before.get(name) != asked.get(name)
+    ]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from math import log2
 from pathlib import Path
@@ -98,6 +99,22 @@ def test_events_are_those_of_the_log_and_the_last_is_finished(charlm: Charlm) ->
     assert [row["event"] for row in logged] == [type(event).__name__ for event in events]
     samples = Path("checkpoints/ducks/samples.jsonl").read_text().splitlines()
     assert len(samples) == sum(isinstance(event, Evaluated) for event in events) == 2
+
+
+def test_it_trains_in_any_thread_with_the_threads_asked_for(charlm: Charlm) -> None:
+    import charlm as api
+
+    seen: list[int] = []
+
+    def train() -> None:
+        events = api.train_events("ducks.txt", steps=2, threads=3, **SHAPE)
+        seen.extend(torch.get_num_threads() for _ in events)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert set(seen) == {3} and torch.get_num_threads() == 1
+    assert api.load("ducks").snapshot.training_config.threads == 3
 
 
 def interrupted(events: Iterator[Event], step: int) -> list[Event]:

@@ -28,7 +28,6 @@ from charlm.training.request import (
     TrainRequest,
     begun_run,
     build,
-    check_same_request,
     describe_paths,
     prepare,
 )
@@ -168,6 +167,10 @@ def _begun(request: TrainRequest) -> "RunFolder | None":
 
 def _resume(run: "RunFolder", request: TrainRequest, dry_run: bool, as_json: bool) -> None:
     """Resume a run that the same command began; say so where it is finished."""
+    from charlm.cli.follow import follow, print_result
+    from charlm.cli.resume import say_where_it_stands
+    from charlm.job import check_same_request, reopen
+
     text = build(TextConfig, request.settings)
     say(f"the run {run.name} exists; reading {describe_paths(request.paths, text)}")
     snapshot = check_same_request(run, request, MESSAGES)
@@ -178,10 +181,6 @@ def _resume(run: "RunFolder", request: TrainRequest, dry_run: bool, as_json: boo
             "resumed"
         )
         return
-    from charlm.cli.follow import follow, print_result
-    from charlm.cli.resume import say_where_it_stands
-    from charlm.job import reopen
-
     if finished is not None and (run.path / "report.html").exists():
         say(f"the run {run.name} is finished, after {snapshot.step} steps; there is nothing left to do")
         if as_json:

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from charlm.config import VAL, ModelConfig, TextConfig, TrainingConfig, refuse_transformer_only
-from charlm.errors import CheckpointError, UsageError
+from charlm.errors import UsageError
 from charlm.settings import Settings, settings_of
 from charlm.suggestions import setting_meant, time_meant
 from charlm.terminal import one_line
@@ -26,7 +26,6 @@ from charlm.training.describe import (
 
 if TYPE_CHECKING:  # NumPy and torch are slow to import
     from charlm.checkpoint.run_folder import RunFolder
-    from charlm.checkpoint.snapshot import Snapshot
     from charlm.data.holdout import EarlierText
     from charlm.data.load import Loaded
     from charlm.data.text_scan import TextScan
@@ -455,53 +454,3 @@ def begun_run(root: Path, name: str) -> "RunFolder | None":
     if (run.path / "comparison.json").exists():
         raise UsageError(f"{run.name} is a comparison; charlm resume {run.name} resumes it")
     return run if (run.path / "run.json").is_file() and run.steps() else None
-
-
-def check_same_request(run: "RunFolder", request: TrainRequest, messages: Messages) -> "Snapshot":
-    """The newest checkpoint of a run that the same request began.
-
-    Raises UsageError where the request has other settings, CheckpointError where it names another text, or while
-    another process trains the run.
-    """
-    from charlm.checkpoint.snapshot import read_newest
-    from charlm.training.run_text import earlier_of
-
-    run.lock()
-    try:
-        snapshot = read_newest(run, messages.warn)
-    finally:
-        run.unlock()
-    different = _differences(snapshot, request.asked)
-    if different:
-        raise UsageError(
-            f"the run {run.name} was begun with other settings: {'; '.join(different)}. Give the same command, "
-            "or another name with --run"
-        )
-    text = TextConfig.from_json(snapshot.run["text"])
-    loaded = load_text(request.paths, text, messages, earlier=earlier_of(snapshot.run))
-    note_files(loaded.notes, messages)
-    if loaded.corpus.key != str(snapshot.run["corpus"]["key"]):
-        raise CheckpointError(
-            f"the run {run.name} was trained on another text: {text_name(snapshot.run)}, and this is "
-            f"{one_line(loaded.label)}, SHA-256 {loaded.corpus.sha256[:16]}. Put that text back, or give "
-            "another name with --run"
-        )
-    return snapshot
-
-
-def _differences(snapshot: "Snapshot", asked: Mapping[str, Any]) -> list[str]:
-    """Each setting that differs from those the run was begun with; `threads` may."""
-    before = snapshot.run.get("asked")
-    if not isinstance(before, Mapping):  # of an older version: compared with what was chosen in the end
-        configs = (snapshot.model_config.to_json(), snapshot.training_config.to_json(), snapshot.run["text"])
-        chosen = {name: value for config in configs for name, value in config.items()}
-        before = {name: chosen.get(name, asked[name]) for name in asked}
-
-    def shown(value: Any) -> str:
-        return "not given" if value is None else one_line(str(value))
-
-    return [
-        f"{one_line(name)} was {shown(before.get(name))} and is {shown(asked.get(name))}"
-        for name in {**before, **asked}
-        if name != "threads" and before.get(name) != asked.get(name)
-    ]
