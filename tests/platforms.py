@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import Any
 
 DEPENDENCIES = (
-    "ctypes", "filelock", "multiprocessing", "numpy", "platformdirs", "regex", "rich.console", "rich.table", "safetensors",
+    "ctypes", "filelock", "multiprocessing", "numpy", "platformdirs", "rich.console", "rich.table", "safetensors",
     "subprocess", "tempfile", "threadpoolctl", "torch", "torch._dynamo", "tqdm", "typer", "zipfile", "asyncio", "ssl", "urllib.request",
 )  # fmt: skip
 LACKING: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
