@@ -1,4 +1,4 @@
-"""`charlm doctor`: is this a place to train in, and is a run whole."""
+"""`charlm doctor`: check this machine, or every file of a run."""
 
 import sys
 from dataclasses import asdict
@@ -22,7 +22,7 @@ EXAMPLES = """Examples:
 Exit codes: 4 where a run is damaged, 6 where nothing can be written."""
 
 SAMPLE = "é→日🦆"
-"""Characters that tell how much of a text a console can show."""
+"""Characters that show whether a console can display all text."""
 
 
 def command(
@@ -34,7 +34,7 @@ def command(
 ) -> None:
     """Check this machine, or verify every file of a run.
 
-    Of a run: what is damaged, and from which step it can still go on. Nothing of it is changed.
+    For a run: what is damaged, and from which step it can resume. Nothing is changed.
     """
     from charlm.inspection import doctor  # here: torch is slow to import
     from charlm.threads import use_threads
@@ -117,7 +117,7 @@ def _show_run(found: "Examination") -> None:
         rows.append((f"step {step}", "; ".join(damaged) or whole))
     rows += [("", problem) for problem in found.problems]
     if found.resumes_from is None:
-        rows.append(("resume", "cannot go on with it"))
+        rows.append(("resume", "not possible"))
     else:
-        rows.append(("resume", f"goes on from step {found.resumes_from}"))
+        rows.append(("resume", f"from step {found.resumes_from}"))
     table(rows)

@@ -1,4 +1,4 @@
-"""Passages of one text that also occur in another: leakage from training text into held-out text."""
+"""Passages that two texts share: how much of the held-out text leaks from the training text."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from charlm.data.tokenizer import Ids
 from charlm.rng import mix
 
 PASSAGE = 64
-"""Symbols of a passage that is said to stand in two texts."""
+"""Length in symbols of a passage that counts as shared."""
 FILTER_BITS = 22
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
@@ -20,12 +20,12 @@ Hashes = NDArray[np.uint64]
 
 
 class Passages:
-    """All passages of a text, to be found in others."""
+    """A set of passages to find in texts."""
 
     def __init__(self, wanted: Hashes) -> None:
-        """`wanted`: their hashes, in any order."""
+        """`wanted`: the hashes of the passages, in any order."""
         self.there = np.unique(wanted)
-        # A table of bits tells most passages apart before the search, which is slow.
+        # A table of flags rules out most passages before the search, which is slow.
         self._maybe = np.zeros(1 << FILTER_BITS, dtype=bool)
         self._maybe[_short(self.there)] = True
 
@@ -66,7 +66,7 @@ ANCHOR, ONE_IN = 8, 32
 
 @dataclass(frozen=True)
 class Overlap:
-    """How much of a text lies in passages of PASSAGE or more that training has seen."""
+    """How much of a text is in passages of PASSAGE symbols or more that the training part contains."""
 
     symbols: int
     of_symbols: int  # or of the passages that were sampled
@@ -75,7 +75,7 @@ class Overlap:
 
     @property
     def word(self) -> str:
-        """What stands before the share: nothing where it is exact."""
+        """A qualifier for the share; empty if it is exact."""
         if self.read < 1:
             return "at least "
         return "about " if self.sampled else ""
@@ -87,7 +87,7 @@ class Overlap:
 
 
 def about_overlap(parts: Sequence[Overlap], unit: str) -> str | None:
-    """What is said of texts of which something stands in the training part too; None where nothing does."""
+    """A sentence on texts that the training part contains in part; None if it contains nothing of them."""
     share = sum(part.symbols for part in parts) / max(1, sum(part.of_symbols for part in parts))
     if share == 0:
         return None

@@ -1,4 +1,4 @@
-"""What `charlm doctor` finds: is this a place to train in, and is a run whole."""
+"""What `charlm doctor` checks: whether this machine can train, and whether a run is undamaged."""
 
 import platform
 from collections.abc import Callable
@@ -27,7 +27,7 @@ PROBE = b"charlm doctor\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A folder that is written to, or the one above it that there is."""
+    """A folder that charlm writes to, or the nearest one above it that exists."""
 
     what: str
     path: str
@@ -37,7 +37,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What charlm computes with here, and where it writes."""
+    """What charlm computes with on this machine, and where it writes."""
 
     charlm: str
     python: str
@@ -62,7 +62,7 @@ class CheckedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """Every file of a run, what else keeps it from going on, and from where it can."""
+    """The files of a run, other problems, and the step that it resumes from."""
 
     run: str
     files: tuple[CheckedFile, ...]
@@ -72,12 +72,12 @@ class Examination:
 
     @property
     def healthy(self) -> bool:
-        """Is nothing wrong?"""
+        """Whether nothing is wrong."""
         return not self.problems and not any(file.problem for file in self.files)
 
 
 def machine(checkpoints: Path) -> Machine:
-    """Look at this machine; writes a few bytes to the folders that are written to, and removes them."""
+    """Examine this machine. Writes a few bytes to the folders that charlm writes to, and removes them."""
     device = pick_device("auto")
     return Machine(
         charlm=charlm.__version__,
@@ -96,9 +96,9 @@ def machine(checkpoints: Path) -> Machine:
 def examine(
     run: RunFolder, watch: Callable[[str, int, int], None] = lambda what, done, of: None
 ) -> Examination:
-    """Verify every file of a run, and find from where it can be gone on with. Writes nothing.
+    """Verify every file of a run, and find the step that it resumes from. Writes nothing.
 
-    `watch` is told how many of its checkpoints are verified.
+    `watch` is told how many checkpoints are verified.
     """
     found: list[CheckedFile] = []
     wrong: list[str] = []
@@ -128,11 +128,11 @@ def examine(
 
 
 BLOCKING = ("its plan: ", "its text: ")
-"""What a problem begins with that lies outside of any checkpoint and keeps the run from going on."""
+"""How problems begin that prevent resuming from any checkpoint."""
 
 
 def _beside(run: RunFolder, newest: Snapshot | None) -> list[str]:
-    """What is wrong with the plan, the pointers and the text."""
+    """Problems with the plan, the pointers and the text."""
     wrong = []
     if not run.steps():
         wrong.append("it has no checkpoint: nothing of it was saved yet")
@@ -160,7 +160,7 @@ def _beside(run: RunFolder, newest: Snapshot | None) -> list[str]:
 
 
 def _place(what: str, folder: Path) -> Place:
-    """Can it be written to, or what is above it where it is to be made?"""
+    """Try to write to a folder, or to the nearest one above it that exists."""
     there = folder.absolute()
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -182,7 +182,7 @@ def _place(what: str, folder: Path) -> Place:
 
 
 def plain(found: Examination) -> dict[str, Any]:
-    """An examination as plain values."""
+    """An examination as JSON."""
     return {
         "schema": 1,
         "run": found.run,
