@@ -8,13 +8,7 @@ import typer
 from charlm.cli.console import checkpoints_root, warn
 from charlm.cli.loading import MESSAGES
 from charlm.cli.mistakes import check_files, quoted
-from charlm.cli.options import (
-    MOST_STEPS,
-    AsJson,
-    Checkpoints,
-    MovedText,
-    with_settings,
-)
+from charlm.cli.options import MOST_STEPS, AsJson, Checkpoints, MovedText, with_settings
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.terminal import one_line
@@ -108,7 +102,7 @@ def command(
     axes = _axes(ctx, vary)
     folder, comparison, loaded = _prepare(root, names or [], axes, (time, steps), seeds or 1, run, settings)
 
-    from charlm.cli.compare_follow import follow_comparison
+    from charlm.cli.compare_run import follow_comparison
 
     follow_comparison(folder, comparison, loaded, as_json=as_json)
 
@@ -158,7 +152,7 @@ def _without_training(
     from charlm.checkpoint.run_folder import has_run
 
     if len(names) == 2:
-        from charlm.cli.compare_two import compare_two
+        from charlm.cli.compare_run import compare_two
 
         check_files("compare", [on] if on is not None else [], root)
         compare_two(root, (names[0], names[1]), on, encoding, field, moved, as_json=as_json)
@@ -168,7 +162,7 @@ def _without_training(
 
         folder = find(root, names[0])
         if folder is not None:
-            from charlm.cli.compare_show import show
+            from charlm.cli.compare_display import show
             from charlm.experiments.comparison import corpus_of, read
             from charlm.training.request import report_moved
 
@@ -221,7 +215,7 @@ def _prepare(
     for reason in refused:
         warn(f"left out: {reason}")
 
-    from charlm.cli.compare_follow import prepare
+    from charlm.cli.compare_run import prepare
     from charlm.training.planner import Budget
 
     warn_unless_kept(names, MESSAGES)

@@ -123,7 +123,7 @@ def _comparison(
         if source.name == "COMMANDLINE":
             raise UsageError(f"--threads {effect}")
         warn(f"CHARLM_THREADS {effect}")
-    from charlm.cli.compare_follow import follow_comparison
+    from charlm.cli.compare_run import follow_comparison
     from charlm.training.request import report_moved
 
     folder.lock()

@@ -9,15 +9,7 @@ from charlm.cli.config_file import read_config
 from charlm.cli.console import checkpoints_root, print_json, say, table
 from charlm.cli.loading import MESSAGES
 from charlm.cli.mistakes import check_files
-from charlm.cli.options import (
-    MOST_STEPS,
-    Checkpoints,
-    EventsAsJson,
-    From,
-    VerifyCache,
-    Which,
-    with_settings,
-)
+from charlm.cli.options import MOST_STEPS, Checkpoints, EventsAsJson, From, VerifyCache, Which, with_settings
 from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
 from charlm.errors import UsageError
 from charlm.settings import settings_of
