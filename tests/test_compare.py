@@ -397,8 +397,8 @@ def test_only_what_is_larger_than_noise_is_called_so(
     found = verdict_of(tmp_path, monkeypatch, corpus, text + off + own)
     assert found.rows[1].larger_than_noise is larger
     said = " ".join(found.says)
-    assert ("Larger than noise: none is better than rotary" in said) == (larger is True)
-    assert ("Seed noise is not included" in said) == (seeds < 3)
+    assert ("Larger than noise: none beats rotary" in said) == (larger is True)
+    assert ("Seed noise is unknown" in said) == (seeds < 3)
     low, high = found.rows[1].difference_interval
     assert low < found.rows[1].difference < high
 

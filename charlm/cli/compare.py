@@ -26,12 +26,12 @@ from charlm.training.request import (
 EXAMPLES = """Examples:
   charlm compare corpus.txt --vary position=none,learned,rotary --time 60s
   charlm compare corpus.txt --vary mixer=attention,recurrent,attention+convolution --seeds 3 --steps 500
-  charlm compare corpus.txt --vary model=ngram,transformer --time 60s  counts alone, and a transformer on them
+  charlm compare corpus.txt --vary model=ngram,transformer --time 60s  an n-gram model and a transformer
   charlm compare corpus.txt --vary window=8,16,auto --vary locality=on,off   every combination
-  charlm compare RUN-A RUN-B            two trained runs on their held-out text
-  charlm compare RUN-A RUN-B --on FILE  or on any other
-  charlm compare COMPARISON             the table of one that was made before
-A comparison that was cut off goes on with: charlm resume COMPARISON"""
+  charlm compare RUN-A RUN-B            compare two runs on their held-out text
+  charlm compare RUN-A RUN-B --on FILE  on any text
+  charlm compare COMPARISON             show an earlier comparison
+Resume a comparison with: charlm resume COMPARISON"""
 
 DEFAULT_TIME = "60s"
 PANELS = {"Model": ModelConfig, "Training": TrainingConfig, "Text": TextConfig}
@@ -40,7 +40,7 @@ Vary = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=A,B,...",
-        help="A setting of the model or of training, and the values to compare; a value may join mixers by +.",
+        help="A setting and the values to compare; + joins mixers in a value. Repeatable.",
     ),
 ]
 
@@ -52,35 +52,35 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="[FILE]... | RUN-A RUN-B",
-            help="With --vary a text, as for train; without, two runs, or a comparison.",
+            help="With --vary a text, as for train; without it two runs, or a comparison.",
         ),
     ] = None,
     vary: Vary = None,
     time: Annotated[
-        str | None, typer.Option(metavar="TIME", help=f"Training of each run. [default: {DEFAULT_TIME}]")
+        str | None, typer.Option(metavar="TIME", help=f"Training time of each run. [default: {DEFAULT_TIME}]")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=MOST_STEPS, help="Batches for each run, instead of a time.")
+        int | None, typer.Option(min=1, max=MOST_STEPS, help="Steps of each run, instead of a time.")
     ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1000, help="Runs of each variant, with --seed and those after it. [default: 1]"
+            min=1, max=1000, help="Seeds for each variant: --seed and the ones after it. [default: 1]"
         ),
     ] = None,
-    run: Annotated[str | None, typer.Option(help="Name of the comparison; by default the text's.")] = None,
-    on: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The text on which two runs are compared.")
+    run: Annotated[
+        str | None, typer.Option(help="Name of the comparison. [default: from the text's name]")
     ] = None,
+    on: Annotated[str | None, typer.Option(metavar="FILE", help="Compare two runs on this text.")] = None,
     text: MovedText = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Train variants of a model under the same budget and say what each idea buys; or compare two runs.
+    """Train variants under the same budget and compare them; or compare two trained runs.
 
-    Every variant has the same seeds, the same text in the same order, and the same time or steps.
+    Every variant gets the same seeds, the same data order, and the same time or steps.
     """
     root = checkpoints_root(checkpoints)
     if not vary:
@@ -93,7 +93,7 @@ def command(
         )
         return
     if on is not None:
-        raise UsageError("--on is for two trained runs, and cannot act with --vary")
+        raise UsageError("--on compares two trained runs, and has no effect with --vary")
     if text:
         raise UsageError(
             "--text is for runs that are trained already; with --vary, name the text as an argument"
@@ -113,9 +113,7 @@ def _refuse_what_needs_vary(ctx: typer.Context, settings: dict[str, Any]) -> Non
     for name in ("time", "steps", "seeds", "run", *(s for s in settings if s not in kept)):
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise UsageError(
-                f"--{name.replace('_', '-')} cannot act without --vary, which says what to train"
-            )
+            raise UsageError(f"--{name.replace('_', '-')} has no effect without --vary")
 
 
 def _budget(time: str | None, steps: int | None) -> tuple[float | None, int | None]:
@@ -135,7 +133,9 @@ def _axes(ctx: typer.Context, vary: list[str]) -> dict[str, list[Any]]:
     for name in axes:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise UsageError(f"--{name.replace('_', '-')} cannot act where --vary gives {name} its values")
+            raise UsageError(
+                f"--{name.replace('_', '-')} has no effect, since --vary gives {name} its values"
+            )
     return axes
 
 
@@ -177,7 +177,7 @@ def _without_training(
             except CheckpointError as error:
                 if moved is not None:
                     raise
-                warn(f"{error}; no yardsticks")
+                warn(f"{error}; no baselines")
                 corpus = None
             show(folder, comparison, corpus, as_json=as_json)
             return
@@ -210,7 +210,7 @@ def _prepare(
     if model.is_ngram:
         refuse_for_ngram(*given, training)
     if training.schedule is not None and budget[0] is not None:
-        raise UsageError("--schedule names steps, and cannot act with --time; give --steps")
+        raise UsageError("--schedule names steps, and has no effect with --time; give --steps")
     found, refused = variants(axes, model, training)
     for reason in refused:
         warn(f"left out: {reason}")

@@ -203,13 +203,13 @@ MOST_COUNTED = 5_000_000  # symbols of it
 
 
 def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as_json: bool) -> None:
-    """Print what is known, and write the page; without the text no yardsticks are there.
+    """Print what is known, and write the page; without the text there are no baselines.
 
     Raises CheckpointError for damaged results.
     """
     found = verdict(folder, comparison, corpus)
     orders = _by_order(comparison, corpus, found.chars) if corpus is not None else []
-    sticks = _yardsticks(corpus, found.chars) if corpus is not None else {}
+    sticks = _baselines(corpus, found.chars) if corpus is not None else {}
     if orders:
         sticks[KNESER_NEY] = orders[-1]
         found = replace(found, says=(*found.says, *_beaten(found, orders[-1], WORDS[comparison.text.units])))
@@ -225,7 +225,7 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
     except OSError as error:
         warn(f"the page could not be written: {error.strerror}")
     place = command_line([str(folder.path)])
-    say("text from one of them:", f"charlm sample --checkpoints {place} --run NAME")
+    say("sample from one of them:", f"charlm sample --checkpoints {place} --run NAME")
 
 
 def _data(
@@ -255,7 +255,7 @@ def _print(comparison: Comparison, found: Verdict, sticks: dict[str, Yardstick])
         f"{name} {stick.bits_per_char:.4f}{_said(stick, WORDS[comparison.text.units])}"
         for name, stick in sticks.items()
     )
-    print(f"\nfor comparison: {beside}" if sticks else "")
+    print(f"\nbaselines: {beside}" if sticks else "")
     for sentence in found.says:
         print(one_line(sentence, 2000))
 
@@ -290,8 +290,8 @@ def _row(row: Row) -> tuple[str, ...]:
     )
 
 
-def _yardsticks(corpus: Corpus, chars: int) -> dict[str, Yardstick]:
-    """What simpler things make of the text that was scored; xz only where it takes no time to speak of."""
+def _baselines(corpus: Corpus, chars: int) -> dict[str, Yardstick]:
+    """Baselines on the text that was scored; xz only where it is quick."""
     if not chars:  # which are those of MOST_CHARS
         return {}
     quick = corpus.train_chars <= MOST_FOR_XZ
@@ -302,7 +302,7 @@ def _yardsticks(corpus: Corpus, chars: int) -> dict[str, Yardstick]:
 
 
 def _by_order(comparison: Comparison, corpus: Corpus, chars: int) -> list[Yardstick]:
-    """What counts of 1, 2, ... characters make of that text, up to as many as predict best."""
+    """Kneser-Ney of orders 1, 2, ... on that text, up to the order that predicts it best."""
     if not chars:
         return []
     memory = comparison.variants[0].training.prior_memory << 20
@@ -311,13 +311,13 @@ def _by_order(comparison: Comparison, corpus: Corpus, chars: int) -> list[Yardst
 
 
 def _beaten(found: Verdict, counts: Yardstick, word: str) -> list[str]:
-    """A sentence where no variant does better than the counts, counts alone left out."""
+    """A sentence where no trained variant beats the n-gram baseline."""
     trained = [row.bits for row in found.rows if row.bits is not None and not row.variant.model.is_ngram]
     if not trained or min(trained) < counts.bits_per_char or found.chars < FEWEST_HELD_OUT:
         return []
     return [
-        f"{counts.order} {word}s of counts do better than all that was trained, at {counts.bits_per_char:.4f} "
-        "bits per character: train longer, or on more text."
+        f"No trained variant beats the n-gram baseline ({counts.order} {word}s of context, {counts.bits_per_char:.4f} bits "
+        "per character): train longer, or on more text."
     ]
 
 
@@ -326,4 +326,4 @@ def _said(stick: Yardstick, word: str) -> str:
     if stick.order is None:
         return " (adapts to the text)" * stick.adaptive
     limits = f"; {stick.limits}" if stick.limits else ""
-    return f" (counts of {stick.order} {word}{'s' * (stick.order != 1)}{limits})"
+    return f" ({stick.order} {word}{'s' * (stick.order != 1)} of context{limits})"

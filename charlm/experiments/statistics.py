@@ -144,31 +144,31 @@ def _says(comparison: Comparison, rows: list[Row], chars: int) -> list[str]:
     larger = [row for row in rows if row.larger_than_noise]
     within = [row for row in rows[1:] if row.larger_than_noise is False]
     if larger:
-        named = ", ".join(f"{row.variant.label} (by {row.difference:.3f})" for row in larger)
-        said.append(f"Larger than noise: {first} is better than {named} bits per character.")
+        named = ", ".join(f"{row.variant.label} by {row.difference:.3f}" for row in larger)
+        said.append(f"Larger than noise: {first} beats {named} bits per character.")
     if within:
         named = ", ".join(row.variant.label for row in within)
-        said.append(f"Not larger than noise: the difference of {first} from {named}.")
+        said.append(f"Within noise: the difference between {first} and {named}.")
     if len(rows) > 2 and (larger or within):
         said.append(
-            f"Each is judged at 95 % by itself, against the best of {len(rows)}, which the same figures chose."
+            f"Each difference is tested at 95 % by itself, against the best of {len(rows)}, chosen by the same figures."
         )
     if len(comparison.seeds) < FEWEST_SEEDS:
         n = len(comparison.seeds)
         said.append(
-            f"Seed noise is not included: that takes {FEWEST_SEEDS} seeds, and there {'is' if n == 1 else 'are'} "
-            f"{n}. So no difference is called larger than noise."
+            f"Seed noise is unknown: it takes {FEWEST_SEEDS} seeds to estimate, and there {'is' if n == 1 else 'are'} {n}. "
+            "So no difference is called larger than noise."
         )
     if chars < FEWEST_HELD_OUT:
         said.append(f"{chars:,} held-out characters are too few for these figures to mean much.")
     if chars < BLOCK * FEWEST_BLOCKS:
         said.append(
-            f"No intervals: that takes {BLOCK * FEWEST_BLOCKS:,} held-out characters, and there are {chars:,}. "
+            f"No intervals: they take {BLOCK * FEWEST_BLOCKS:,} held-out characters, and there are {chars:,}. "
             "So no difference is called larger than noise."
         )
     early = {t.variant.label for row in rows for t, result in row.results if result.which == "best"}
     if early:
         said.append(
-            f"Stopped early, and scored by the checkpoint that did best on this very text: {', '.join(sorted(early))}."
+            f"Stopped early (overfitting), and scored with the checkpoint that is best on this very text: {', '.join(sorted(early))}."
         )
     return said

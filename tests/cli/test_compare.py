@@ -349,3 +349,14 @@ def test_what_cannot_be_compared_is_said_and_nothing_is_written(
     before = files_below("checkpoints")
     refused(pair("compare", *words.split()), code, *facts)
     assert files_below("checkpoints") == before
+
+
+def test_one_run_is_not_compared_with_itself(charlm: Charlm) -> None:
+    refused(charlm("compare", "one", "one"), 2, "one", "two different runs")
+
+
+def test_the_prior_is_said_to_hide_what_an_architecture_changes(charlm: Charlm) -> None:
+    Path("ducks.txt").write_text(TEXT)
+    words = ("compare", "ducks.txt", "--vary", "position=none,rotary", "--steps", "1", *TOY)
+    assert "--plain" in charlm(*words, "--prior").err
+    assert "--plain" not in charlm(*words, "--plain").err
