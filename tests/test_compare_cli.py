@@ -29,7 +29,7 @@ def test_variants_are_trained_ranked_and_shown(charlm: Callable[..., Result]) ->
     figures = [float(row.split()[1]) for row in rows[1:4]]
     assert figures == sorted(figures)
     assert "baselines: uniform" in result.out and "unigram" in result.out
-    assert "Seed noise is not included" in result.out
+    assert "Seed noise is unknown" in result.out
     assert "run 3 of 3" in result.err
     page = Path("checkpoints/ducks-position/comparison.html").read_text()
     for words in (

@@ -14,7 +14,7 @@ from charlm.cli.console import print_json, say, table, warn
 from charlm.config import FEWEST_HELD_OUT
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import WORDS
-from charlm.evaluation.baselines import KNESER_NEY, Yardstick, kneser_ney_by_order, yardsticks
+from charlm.evaluation.baselines import KNESER_NEY, Baseline, kneser_ney_by_order, measure_baselines
 from charlm.experiments.comparison import Comparison, Task
 from charlm.experiments.curves import Curve
 from charlm.experiments.results import MOST_CHARS
@@ -209,15 +209,15 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
     """
     found = verdict(folder, comparison, corpus)
     orders = _by_order(comparison, corpus, found.chars) if corpus is not None else []
-    sticks = _baselines(corpus, found.chars) if corpus is not None else {}
+    baselines = _baselines(corpus, found.chars) if corpus is not None else {}
     if orders:
-        sticks[KNESER_NEY] = orders[-1]
+        baselines[KNESER_NEY] = orders[-1]
         found = replace(found, says=(*found.says, *_beaten(found, orders[-1], WORDS[comparison.text.units])))
     if as_json:
-        print_json(_data(comparison, found, sticks, orders))
+        print_json(_data(comparison, found, baselines, orders))
     else:
-        _print(comparison, found, sticks)
-    lines = [(stick.order, stick.bits_per_char) for stick in orders if stick.order]
+        _print(comparison, found, baselines)
+    lines = [(baseline.order, baseline.bits_per_char) for baseline in orders if baseline.order]
     page = page_of(folder, comparison, found, header(comparison), cells(found), lines)
     try:
         files.replace(folder.path / NAME, render(page).encode())
@@ -229,7 +229,7 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
 
 
 def _data(
-    comparison: Comparison, found: Verdict, sticks: dict[str, Yardstick], orders: Sequence[Yardstick]
+    comparison: Comparison, found: Verdict, baselines: dict[str, Baseline], orders: Sequence[Baseline]
 ) -> dict[str, Any]:
     """The stable form, of schema 1."""
     return {
@@ -242,20 +242,20 @@ def _data(
         "seconds": comparison.budget.seconds,
         "steps": comparison.budget.steps,
         "seeds": list(comparison.seeds),
-        "baselines": {name: asdict(stick) for name, stick in sticks.items()},
-        "counts_by_order": {str(stick.order): stick.bits_per_char for stick in orders},
+        "baselines": {name: asdict(baseline) for name, baseline in baselines.items()},
+        "counts_by_order": {str(baseline.order): baseline.bits_per_char for baseline in orders},
         "rows": [row.to_json() for row in found.rows],
         "says": list(found.says),
     }
 
 
-def _print(comparison: Comparison, found: Verdict, sticks: dict[str, Yardstick]) -> None:
+def _print(comparison: Comparison, found: Verdict, baselines: dict[str, Baseline]) -> None:
     table(cells(found), header=header(comparison), numbers=range(1, 8))
     beside = ", ".join(
-        f"{name} {stick.bits_per_char:.4f}{_said(stick, WORDS[comparison.text.units])}"
-        for name, stick in sticks.items()
+        f"{name} {baseline.bits_per_char:.4f}{_said(baseline, WORDS[comparison.text.units])}"
+        for name, baseline in baselines.items()
     )
-    print(f"\nbaselines: {beside}" if sticks else "")
+    print(f"\nbaselines: {beside}" if baselines else "")
     for sentence in found.says:
         print(one_line(sentence, 2000))
 
@@ -290,18 +290,18 @@ def _row(row: Row) -> tuple[str, ...]:
     )
 
 
-def _baselines(corpus: Corpus, chars: int) -> dict[str, Yardstick]:
+def _baselines(corpus: Corpus, chars: int) -> dict[str, Baseline]:
     """Baselines on the text that was scored; xz only where it is quick."""
     if not chars:  # which are those of MOST_CHARS
         return {}
     quick = corpus.train_chars <= MOST_FOR_XZ
-    sticks = yardsticks(
+    baselines = measure_baselines(
         corpus.vocabulary, corpus.training_text if quick else None, corpus.held_out_text()[:MOST_CHARS]
     )
-    return {name: stick for name, stick in sticks.items() if isinstance(stick, Yardstick)}
+    return {name: baseline for name, baseline in baselines.items() if isinstance(baseline, Baseline)}
 
 
-def _by_order(comparison: Comparison, corpus: Corpus, chars: int) -> list[Yardstick]:
+def _by_order(comparison: Comparison, corpus: Corpus, chars: int) -> list[Baseline]:
     """Kneser-Ney of orders 1, 2, ... on that text, up to the order that predicts it best."""
     if not chars:
         return []
@@ -310,7 +310,7 @@ def _by_order(comparison: Comparison, corpus: Corpus, chars: int) -> list[Yardst
     return kneser_ney_by_order(corpus.vocabulary, corpus.train, text, memory=memory, most=MOST_COUNTED)
 
 
-def _beaten(found: Verdict, counts: Yardstick, word: str) -> list[str]:
+def _beaten(found: Verdict, counts: Baseline, word: str) -> list[str]:
     """A sentence where no trained variant beats the n-gram baseline."""
     trained = [row.bits for row in found.rows if row.bits is not None and not row.variant.model.is_ngram]
     if not trained or min(trained) < counts.bits_per_char or found.chars < FEWEST_HELD_OUT:
@@ -321,9 +321,9 @@ def _beaten(found: Verdict, counts: Yardstick, word: str) -> list[str]:
     ]
 
 
-def _said(stick: Yardstick, word: str) -> str:
+def _said(baseline: Baseline, word: str) -> str:
     """What is to be known of a yardstick beside its figure."""
-    if stick.order is None:
-        return " (adapts to the text)" * stick.adaptive
-    limits = f"; {stick.limits}" if stick.limits else ""
-    return f" ({stick.order} {word}{'s' * (stick.order != 1)} of context{limits})"
+    if baseline.order is None:
+        return " (adapts to the text)" * baseline.adaptive
+    limits = f"; {baseline.limits}" if baseline.limits else ""
+    return f" ({baseline.order} {word}{'s' * (baseline.order != 1)} of context{limits})"

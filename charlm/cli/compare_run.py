@@ -19,7 +19,7 @@ from charlm.data.load import Loaded, run_name
 from charlm.data.reader import read_texts
 from charlm.data.tokenizer import without_ends
 from charlm.errors import CharlmError, TextError, UsageError
-from charlm.evaluation.baselines import Yardstick
+from charlm.evaluation.baselines import Baseline
 from charlm.evaluation.bootstrap import too_few
 from charlm.evaluation.report import Evaluation, evaluate
 from charlm.experiments import comparison as on_disk
@@ -195,7 +195,7 @@ class _Shown:
         self._listeners = [self._bar, MetricsLog(event.run.path, session.state.step), warn_of]
 
     def _report(self) -> None:
-        """The run's own page, as any run has it, but for the yardsticks that take time."""
+        """The run's own page, as any run has it, but for the baselines that take time."""
         assert self._run is not None
         run, session = self._run.run, self._run.session
         try:
@@ -282,10 +282,15 @@ def _read_differently(names: tuple[str, str], snapshots: Sequence[Snapshot], on:
 
 def _show(found: SideBySide) -> None:
     rows = [_line(name, e) for name, e in zip(found.names, found.evaluations, strict=True)]
-    for name, stick in found.evaluations[0].baselines.items():
-        if isinstance(stick, Yardstick):
+    for name, baseline in found.evaluations[0].baselines.items():
+        if isinstance(baseline, Baseline):
             rows.append(
-                (name, f"{stick.bits_per_char:.4f}", "", "adapts to this text" if stick.adaptive else "")
+                (
+                    name,
+                    f"{baseline.bits_per_char:.4f}",
+                    "",
+                    "adapts to this text" if baseline.adaptive else "",
+                )
             )
     table(rows, header=("run", "bits/char", "95 %", "context"), numbers=(1,))
     print()
