@@ -46,7 +46,7 @@ def again_of(shown: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("name", [name for name in ODD if name not in ("-", " ")])
+@pytest.mark.parametrize("name", [ODD[0], ODD[3], ODD[5], ODD[11], ODD[13], ODD[14]])
 def test_a_run_on_a_text_of_any_name_is_repeated_by_the_command_shown(charlm: Charlm, name: str) -> None:
     Path(name).write_text(TEXT)
     made = charlm("train", "--steps", "2", "--run", "first", *TOY, "--", name)
@@ -128,9 +128,8 @@ def test_info_cuts_nothing(charlm: Charlm) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ("--steps", "5"), ("--model", "ngram"), ("--steps", "5", "--mixer", "recurrent", "--no-prior"),
-        ("--steps", "5", "--prior", "--locality"), ("--steps", "5", "--plain", "--lowercase", "--val", "0.2"),
-        ("--steps", "5", "--documents", "separator", "--separator", " day", "--min-count", "3"),
+        ("--model", "ngram"), ("--steps", "5", "--mixer", "recurrent", "--no-prior", "--lowercase", "--val", "0.2"),
+        ("--steps", "5", "--plain", "--documents", "separator", "--separator", " day", "--min-count", "3"),
         ("--steps", "5", "--mixer", "convolution,attention", "--window", "4", "--ngram-embeddings", "1"),
     ],
 )  # fmt: skip

@@ -94,9 +94,10 @@ def test_a_first_guess_is_not_what_a_time_is_spent_by(
     assert any("seconds_left" in decision for decision in plan["decisions"])
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
+def test_other_settings_are_refused_by_name(charlm: Charlm) -> None:
+    assert charlm(*JOB).code == 0
+    before = weights(charlm, "job")
+    for change, named in (
         (["--steps", "13"], "steps was 12 and is 13"),
         (["--time", "30s"], "time was not given and is 30"),
         (["--seed", "7"], "seed was not given and is 7"),
@@ -104,14 +105,10 @@ def test_a_first_guess_is_not_what_a_time_is_spent_by(
         (["--lowercase"], "lowercase was not given and is True"),
         (["--val", "0.2"], "val was not given and is 0.2"),
         (["--from", "job"], "from was not given and is job"),
-    ],
-)
-def test_other_settings_are_refused_by_name(charlm: Charlm, change: list[str], named: str) -> None:
-    assert charlm(*JOB).code == 0
-    before = weights(charlm, "job")
-    job = JOB if change[0] != "--time" else [word for word in JOB if word not in ("--steps", "12")]
-    result = charlm(*job, *change)
-    assert result.code == 2 and named in result.err
+    ):
+        job = JOB if change[0] != "--time" else [word for word in JOB if word not in ("--steps", "12")]
+        result = charlm(*job, *change)
+        assert result.code == 2 and named in result.err, result.err
     assert weights(charlm, "job") == before
 
 

@@ -35,7 +35,7 @@ EXAMPLES = """Examples:
   charlm eval --online                      also with what learns as it reads, to compare with xz and ppmd
   charlm eval poem.txt --per-char bits.jsonl  the bits of every character"""
 
-OF_KIND = {"model": "this model", "counts": "its n-gram prior"}
+OF_KIND = {"model": "this model", "ngram": "its n-gram prior"}
 LEARNS = "learns from each 64 {word}s after scoring them: compare with xz and ppmd only"
 
 NOT_THERE = {
