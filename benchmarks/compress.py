@@ -17,8 +17,8 @@ from typing import TypeVar
 import torch
 
 from benchmarks import machine
-from charlm.checkpoint.run_folder import find
-from charlm.checkpoint.snapshot import read
+from charlm.checkpoint.run_folder import find_run
+from charlm.checkpoint.snapshot import read_snapshot
 from charlm.compression.codec import Progress, compressing, decompressing
 from charlm.evaluation.score import score_text
 from charlm.inference.predictor import TransformerPredictor
@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(machine.line())
-    snapshot = read(find(options.checkpoints, options.run), "latest")
+    snapshot = read_snapshot(find_run(options.checkpoints, options.run), "latest")
     text = options.file.read_bytes().decode()
     text = text[-options.chars :] if options.chars else text
     data = text.encode()

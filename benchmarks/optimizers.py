@@ -15,7 +15,7 @@ from time import perf_counter
 import torch
 
 from benchmarks.train import trainer
-from charlm.training.device import keep_memory, machine
+from charlm.training.device import describe_machine, keep_memory
 from charlm.training.planner import SIZES
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     keep_memory()
-    print(machine(torch.get_num_threads()))
+    print(describe_machine(torch.get_num_threads()))
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     good = torch.tensor(1.0)
     importing = timed(lambda: torch.optim.Muon([weight]))

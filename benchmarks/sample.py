@@ -28,8 +28,8 @@ import torch
 from benchmarks.machine import line
 from benchmarks.plain_gpt import PlainTrainer, Shape
 from benchmarks.train import trainer
-from charlm.checkpoint.run_folder import find
-from charlm.checkpoint.snapshot import TABLE, read
+from charlm.checkpoint.run_folder import find_run
+from charlm.checkpoint.snapshot import TABLE, read_snapshot
 from charlm.config import SamplingConfig
 from charlm.inference.generate import Piece, draw, generate
 from charlm.inference.predictor import TransformerPredictor
@@ -73,7 +73,8 @@ def bound(predictor: TransformerPredictor) -> float:
 def beside(names: tuple[str, str], library: CDLL | None) -> None:
     """Microseconds a step, and seconds to score, of two runs in turns: what counts cost, if one has them."""
     both = [
-        TransformerPredictor.of(read(find(Path("checkpoints"), name), "latest"), library) for name in names
+        TransformerPredictor.of(read_snapshot(find_run(Path("checkpoints"), name), "latest"), library)
+        for name in names
     ]
     ids = np.random.default_rng(0).integers(0, both[0].model.n_symbols, SCORED)
     torch.set_num_threads(1)
@@ -112,7 +113,9 @@ def main() -> None:
         beside((options.run, options.beside), library)
         return
     if options.run:
-        predictor = TransformerPredictor.of(read(find(Path("checkpoints"), options.run), "latest"), library)
+        predictor = TransformerPredictor.of(
+            read_snapshot(find_run(Path("checkpoints"), options.run), "latest"), library
+        )
     else:
         untrained = trainer(SIZES[2]).predictor
         predictor = TransformerPredictor(untrained.model.eval(), untrained.vocabulary, library)

@@ -24,7 +24,7 @@ from benchmarks.plain_gpt import PlainTrainer, Shape
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import Vocabulary
-from charlm.training.device import keep_memory, machine, measure_gflops
+from charlm.training.device import describe_machine, keep_memory, measure_gflops
 from charlm.training.events import Stepped
 from charlm.training.planner import SIZES, Budget, Size, choose
 from charlm.training.session import Session
@@ -88,7 +88,11 @@ def main() -> None:
     options = parser.parse_args()
     keep_memory()
     kind = torch.bfloat16 if options.precision == "bf16" else torch.float32
-    print(machine(torch.get_num_threads()), options.precision, "compiled" if options.compiled else "eager")
+    print(
+        describe_machine(torch.get_num_threads()),
+        options.precision,
+        "compiled" if options.compiled else "eager",
+    )
     header = ("chars/s", "GFLOP/s", "product", "share", "plain", "ratio")
     print(f"{'layers x width, block x batch':32}" + "".join(f"{name:>9}" for name in header))
     with tempfile.TemporaryDirectory() as cache:

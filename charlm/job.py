@@ -10,7 +10,7 @@ import torch
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read_newest
-from charlm.config import SamplingConfig, TextConfig
+from charlm.config import SamplingConfig
 from charlm.data.documents import separator_of
 from charlm.data.load import run_name
 from charlm.errors import CharlmError, CheckpointError, UsageError
@@ -29,12 +29,18 @@ from charlm.reporting.run_page import NAME as REPORT
 from charlm.reporting.run_page import report_seconds, write_report
 from charlm.reporting.run_summary import Row, repeat_row, summary_rows
 from charlm.terminal import one_line
-from charlm.training import start
-from charlm.training.deadline import Pace
+from charlm.training.deadline import Deadline
 from charlm.training.describe import several, text_name
 from charlm.training.events import Event, Finished
-from charlm.training.extend import by_seconds, by_steps
-from charlm.training.ngram_trainer import CountsSession
+from charlm.training.launch import (
+    AnySession,
+    extend_by_seconds,
+    extend_by_steps,
+    make_trainer,
+    resume_run,
+    start_run,
+)
+from charlm.training.ngram_trainer import NgramSession
 from charlm.training.request import (
     Messages,
     Prepared,
@@ -44,9 +50,8 @@ from charlm.training.request import (
     note_files,
     report_moved,
 )
-from charlm.training.run_text import Moved, corpus_of, earlier_of
+from charlm.training.run_corpus import Moved, corpus_of, earlier_of
 from charlm.training.signals import Stop
-from charlm.training.start import AnySession, go_on, trainer_of
 
 PREVIEW_CHARS = 120
 BASELINE_SHARE = 0.1  # of a run's time, at most, for counting the baseline
@@ -58,14 +63,16 @@ SYMBOLS_PER_SECOND = 0.8e6  # counted; the held-out part is scored at half of it
 class TrainingJob:
     """A run that can be trained: its folder, session, deadline and n-gram baseline."""
 
-    def __init__(self, folder: RunFolder, session: AnySession, pace: Pace | None, messages: Messages) -> None:
-        """`pace`: the deadline of a run that has a time."""
-        self.folder, self.session, self.pace, self.messages = folder, session, pace, messages
+    def __init__(
+        self, folder: RunFolder, session: AnySession, deadline: Deadline | None, messages: Messages
+    ) -> None:
+        """`deadline`: the deadline of a run that has a time."""
+        self.folder, self.session, self.deadline, self.messages = folder, session, deadline, messages
         self.threads = torch.get_num_threads()
         self.last: Finished | None = None
         finished = session.state.finished
         if finished is not None:
-            best, steps = session.state.memorising.best_step, session.plan.total_steps
+            best, steps = session.state.early_stopping.best_step, session.plan.total_steps
             self.last = Finished(step=session.state.step, reason=finished, best_step=best, total_steps=steps)
         self.baseline = None if self.complete else self._measure_baseline()
         self.samples: SampleLog | None = None
@@ -73,7 +80,7 @@ class TrainingJob:
     @property
     def is_ngram(self) -> bool:
         """Is it an n-gram model, which has no steps?"""
-        return isinstance(self.session, CountsSession)
+        return isinstance(self.session, NgramSession)
 
     @property
     def complete(self) -> bool:
@@ -92,7 +99,7 @@ class TrainingJob:
         chosen as `charlm eval` does. An n-gram model is compared with nothing.
         """
         session, corpus = self.session, self.session.corpus
-        most = BASELINE_SECONDS if self.pace is None else BASELINE_SHARE * self.pace.budget
+        most = BASELINE_SECONDS if self.deadline is None else BASELINE_SHARE * self.deadline.budget
         seconds = most - 2 * len(corpus.held_out) / SYMBOLS_PER_SECOND
         if session.model_config.is_ngram or not len(corpus.held_out) or seconds <= 0:
             return None
@@ -119,9 +126,11 @@ class TrainingJob:
         Raises DivergedError and ResourceError.
         """
         session, first_step = self.session, self.session.state.step
-        trainer = trainer_of(session, self.folder, self.pace, self.baseline.model if self.baseline else None)
-        if self.pace is not None and self.baseline is not None:  # the closing evaluation scores it too
-            self.pace.afterwards += min(self.baseline.seconds, BASELINE_CLOSING_SHARE * self.pace.budget)
+        trainer = make_trainer(
+            session, self.folder, self.deadline, self.baseline.model if self.baseline else None
+        )
+        if self.deadline is not None and self.baseline is not None:  # the closing evaluation scores it too
+            self.deadline.reserve += min(self.baseline.seconds, BASELINE_CLOSING_SHARE * self.deadline.budget)
         # The report of another step. Should this be killed, `charlm resume` makes that of the last one.
         with suppress(OSError):
             files.remove_file(self.folder.path / REPORT)
@@ -145,7 +154,7 @@ class TrainingJob:
         assert self.last is not None, "a run is closed when it has ended"
         self.folder.unlock()
         rows = summary_rows(self.folder, self.session, self.last)
-        budget = 0.0 if hurry else None if self.pace is None else self.pace.budget
+        budget = 0.0 if hurry else None if self.deadline is None else self.deadline.budget
         stick = self.baseline.baseline if self.baseline else None
         facts = [*rows, *repeat_row(self.folder, self.session)]
         try:
@@ -155,7 +164,7 @@ class TrainingJob:
         return rows
 
     def _sample(self) -> str:
-        predictor, text = self.session.predictor, TextConfig.from_json(self.session.run["text"])
+        predictor, text = self.session.predictor, self.session.run.text
         with self.session.predicting():
             prompt = default_prompt(predictor)
             return sample_text(predictor, prompt, SamplingConfig(seed=1), PREVIEW_CHARS, separator_of(text))
@@ -176,7 +185,7 @@ def begin(prepared: Prepared, messages: Messages, *, shared_name: bool = False) 
             )
         folder = RunFolder.create(request.root, request.run, shared_name=shared_name)
     with messages.progress("counting n-grams", " symbols"):
-        session = start.begin(
+        session = start_run(
             folder, loaded, prepared.text, choice, request.command, prepared.origin, request.asked
         )
     return TrainingJob(folder, session, _pace(session, budget, request.started), messages)
@@ -199,32 +208,34 @@ def reopen(
     Raises CheckpointError where it cannot be resumed, UsageError where `time` or `steps` have no effect.
     """
     with messages.progress("reading", " symbols"):
-        session = go_on(folder, messages.warn, threads, lambda snapshot: corpus_of(snapshot, moved))
+        session = resume_run(folder, messages.warn, threads, lambda snapshot: corpus_of(snapshot, moved))
     report_moved(session.corpus.uncached, moved, messages)
     if time is not None or steps is not None:
-        if isinstance(session, CountsSession):
+        if isinstance(session, NgramSession):
             option = "--time" if time is not None else "--steps"
             raise UsageError(
                 f"{option} has no effect on {folder.name}: it is an n-gram model, which is complete"
             )
         if steps is not None:
-            by_steps(session, folder, steps)
+            extend_by_steps(session, folder, steps)
             return TrainingJob(folder, session, None, messages)
         assert time is not None
         afterwards = report_seconds(session.corpus, time, session.plan.total_steps)
-        return TrainingJob(folder, session, by_seconds(session, folder, time, started, afterwards), messages)
+        return TrainingJob(
+            folder, session, extend_by_seconds(session, folder, time, started, afterwards), messages
+        )
     begun = (
         session.state.step == 0 and session.state.finished is None
     )  # no step depends on the first guess yet
     return TrainingJob(folder, session, _pace(session, first_time if begun else None, started), messages)
 
 
-def _pace(session: AnySession, budget: float | None, started: float) -> Pace | None:
+def _pace(session: AnySession, budget: float | None, started: float) -> Deadline | None:
     """The deadline of a run that begins, if it has a time."""
     if budget is None:
         return None
     afterwards = report_seconds(session.corpus, budget, session.plan.total_steps)
-    return Pace(budget=budget, deadline=started + budget, afterwards=afterwards)
+    return Deadline(budget=budget, at=started + budget, reserve=afterwards)
 
 
 def check_same_request(run: RunFolder, request: TrainRequest, messages: Messages) -> Snapshot:
@@ -244,10 +255,10 @@ def check_same_request(run: RunFolder, request: TrainRequest, messages: Messages
             f"the run {run.name} was begun with other settings: {'; '.join(different)}. Give the same command, "
             "or another name with --run"
         )
-    text = TextConfig.from_json(snapshot.run["text"])
-    loaded = load_text(request.paths, text, messages, earlier=earlier_of(snapshot.run))
+    text = snapshot.run.text
+    loaded = load_text(request.paths, text, messages, earlier=earlier_of(snapshot.run.corpus))
     note_files(loaded.notes, messages)
-    if loaded.corpus.key != str(snapshot.run["corpus"]["key"]):
+    if loaded.corpus.key != snapshot.run.corpus.key:
         raise CheckpointError(
             f"the run {run.name} was trained on another text: {text_name(snapshot.run)}, and this is "
             f"{one_line(loaded.label)}, SHA-256 {loaded.corpus.sha256[:16]}. Put that text back, or give "
@@ -258,10 +269,10 @@ def check_same_request(run: RunFolder, request: TrainRequest, messages: Messages
 
 def _differences(snapshot: Snapshot, asked: Mapping[str, Any]) -> list[str]:
     """Each setting that differs from those the run was begun with; `threads` may."""
-    before = snapshot.run.get("asked")
-    if not isinstance(before, Mapping):  # of an older version: compared with what was chosen in the end
-        configs = (snapshot.model_config.to_json(), snapshot.training_config.to_json(), snapshot.run["text"])
-        chosen = {name: value for config in configs for name, value in config.items()}
+    before = snapshot.run.asked
+    if before is None:  # of a comparison: compare with what was chosen in the end
+        configs = (snapshot.model_config, snapshot.training_config, snapshot.run.text)
+        chosen = {name: value for config in configs for name, value in config.to_json().items()}
         before = {name: chosen.get(name, asked[name]) for name in asked}
 
     def shown(value: Any) -> str:

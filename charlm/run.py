@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from charlm.checkpoint.run_folder import RunFolder, find, overview
-from charlm.checkpoint.snapshot import Snapshot, read
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.run_folder import find_run as find_named_run
+from charlm.checkpoint.snapshot import Snapshot, read_snapshot
 from charlm.config import SamplingConfig, TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.documents import separator_of
@@ -35,7 +36,8 @@ from charlm.terminal import one_line
 from charlm.threads import threads_restored
 from charlm.training.describe import text_name
 from charlm.training.request import Messages, report_moved
-from charlm.training.run_text import Moved, corpus_of
+from charlm.training.run_corpus import Moved, corpus_of
+from charlm.training.state import overview
 
 if TYPE_CHECKING:
     from charlm.evaluation.report import Evaluation
@@ -62,7 +64,7 @@ def find_run(
         if len(path.parts) > 1 and (path / "run.json").is_file():
             return RunFolder(path)
     name = None if run is None else os.fspath(run)
-    return find(runs_root(checkpoints), name, (messages or Messages()).warn)
+    return find_named_run(runs_root(checkpoints), name, (messages or Messages()).warn)
 
 
 def load(
@@ -88,10 +90,10 @@ class Run:
         self._folder = folder
         self.which = checkpoint or "latest"
         """`latest`, `best` or the step."""
-        self.snapshot: Snapshot = read(folder, self.which)
-        if checkpoint is None and self.snapshot.state.get("finished") == "early":
+        self.snapshot: Snapshot = read_snapshot(folder, self.which)
+        if checkpoint is None and self.snapshot.finished == "early":
             self.which = "best"
-            self.snapshot = read(folder, self.which)
+            self.snapshot = read_snapshot(folder, self.which)
 
     @property
     def name(self) -> str:
@@ -111,7 +113,7 @@ class Run:
     @property
     def text_config(self) -> TextConfig:
         """How the run read and split its text."""
-        return TextConfig.from_json(self.snapshot.run["text"])
+        return self.snapshot.run.text
 
     @cached_property
     def predictor(self) -> Predictor:

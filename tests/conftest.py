@@ -21,9 +21,9 @@ from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.data.prepare import prepare
 from charlm.native.compiler import Compilation
+from charlm.training.launch import start_run
 from charlm.training.planner import Budget, choose
 from charlm.training.session import Session
-from charlm.training.start import begin
 
 settings.register_profile("charlm", deadline=None)  # nothing is asserted about seconds
 settings.load_profile("charlm")
@@ -114,7 +114,7 @@ def toy_choice(corpus: Corpus, steps: int = 12, **training: object):  # type: ig
         **{"batch_size": 4, "learning_rate": 1e-2, "eval_every": 5, "eval_chars": 100, **training}
     )  # type: ignore[arg-type]
     choice = choose(Budget(steps=steps), len(corpus.train), model, config)
-    return replace(choice, plan=choice.plan.decided(decided="size", at_step=0))
+    return replace(choice, plan=choice.plan.record(decided="size", at_step=0))
 
 
 def toy_run(
@@ -123,7 +123,7 @@ def toy_run(
     """A run at step 0."""
     loaded = Loaded(corpus=corpus, notes=(), sources=(), label="a toy")
     run = RunFolder.create(root, name)
-    return run, begin(run, loaded, TextConfig(), toy_choice(corpus, steps, **training), "charlm train")
+    return run, start_run(run, loaded, TextConfig(), toy_choice(corpus, steps, **training), "charlm train")
 
 
 @dataclass

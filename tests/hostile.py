@@ -12,22 +12,23 @@ from typing import Any
 
 import torch
 
-from charlm.checkpoint import safe_io as manifest
-from charlm.checkpoint.run_folder import RunFolder, overview
+from charlm.checkpoint import safe_io
+from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import NGRAM_FILE
-from charlm.checkpoint.snapshot import read
+from charlm.checkpoint.snapshot import read_snapshot
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import load
 from charlm.errors import CheckpointError
 from charlm.inference.predictor import predictor_of
+from charlm.training.launch import make_trainer, resume_run, start_run
 from charlm.training.planner import Budget, Choice, choose, read_plan
 from charlm.training.session import Session
-from charlm.training.start import begin, go_on, trainer_of
+from charlm.training.state import overview
 from tests.conftest import TEXT, Never, toy_choice
 
-FILES = (*manifest.CHECKPOINT_FILES, *manifest.RUN_FILES, NGRAM_FILE, "plan.json", "latest", manifest.NAME)
-VOUCHED = (*manifest.CHECKPOINT_FILES, *manifest.RUN_FILES, NGRAM_FILE)
+FILES = (*safe_io.CHECKPOINT_FILES, *safe_io.RUN_FILES, NGRAM_FILE, "plan.json", "latest", safe_io.MANIFEST)
+VOUCHED = (*safe_io.CHECKPOINT_FILES, *safe_io.RUN_FILES, NGRAM_FILE)
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 7, 65536, 2**31, 2**63, -(2**63), 10**30, 0.5, -0.0, 1e-300, 1e308, "", "x", "1",
     "\x1b[2J", "../..", "/etc/passwd", "\ud800", "a" * 5000, [], [[]], [0], [-1], [None], {}, {"a": 1}, [1] * 300,
@@ -54,8 +55,8 @@ class Hostile:
         text = TextConfig(documents="line") if alone else TextConfig()
         loaded = load([str(root / "ducks.txt")], text)
         run = RunFolder.create(root / "runs", "toy")
-        session = begin(run, loaded, text, _choice(loaded.corpus, alone=alone), "charlm train")
-        list(trainer_of(session, run).run(Never()))
+        session = start_run(run, loaded, text, _choice(loaded.corpus, alone=alone), "charlm train")
+        list(make_trainer(session, run).run(Never()))
         run.unlock()
         hostile = cls(run, session.state.step, {})
         hostile.good = {name: hostile.path(name).read_bytes() for name in FILES}
@@ -69,16 +70,16 @@ class Hostile:
         """Where a file of the run lies."""
         return (
             self.run.folder(self.step)
-            if name in (*manifest.CHECKPOINT_FILES, manifest.NAME)
+            if name in (*safe_io.CHECKPOINT_FILES, safe_io.MANIFEST)
             else self.run.path
         ) / name
 
     def vouch_again(self) -> None:
         """Make the manifest fit what lies there now, so that what stands behind the hash is tried."""
         there = {name: self.path(name).read_bytes() for name in VOUCHED if self.path(name).is_file()}
-        own = {name: there[name] for name in manifest.CHECKPOINT_FILES if name in there}
+        own = {name: there[name] for name in safe_io.CHECKPOINT_FILES if name in there}
         shared = {name: data for name, data in there.items() if name not in own}
-        self.path(manifest.NAME).write_bytes(manifest.describe(own, shared))
+        self.path(safe_io.MANIFEST).write_bytes(safe_io.make_manifest(own, shared))
 
     def restore(self) -> None:
         """All as it was."""
@@ -96,7 +97,7 @@ class Hostile:
         run = RunFolder(self.run.path)
         overview(run)
         try:
-            snapshot = read(run, "latest", training=True)
+            snapshot = read_snapshot(run, "latest", training=True)
             snapshot.kneser_ney()
             read_plan(run)
             predictor = predictor_of(snapshot)
@@ -104,7 +105,7 @@ class Hostile:
                 first = torch.zeros((1, 1), dtype=torch.long)
                 if predictor.rule.block_size < 4096:
                     predictor.step(predictor.start(1), first)
-                session = go_on(run, lambda _: None)
+                session = resume_run(run, lambda _: None)
                 if isinstance(session, Session):
                     session.learning_rates()
         except CheckpointError as error:
@@ -125,7 +126,7 @@ class Hostile:
             if behind:
                 self.vouch_again()
             started = process_time()
-            outcome = self.use(further=behind or name in ("plan.json", "latest", manifest.NAME))
+            outcome = self.use(further=behind or name in ("plan.json", "latest", safe_io.MANIFEST))
             seconds = process_time() - started
         finally:
             self.restore()
@@ -155,7 +156,7 @@ def _choice(corpus: Corpus, *, alone: bool) -> Choice:
         return toy_choice(corpus, 4, model=model, optimizer="muon", eval_every=2, save_every=1e6)
     config = ModelConfig(model="ngram", prior_order=2)
     choice = choose(Budget(), len(corpus.train), config, TrainingConfig())
-    return replace(choice, plan=choice.plan.decided(decided="size", at_step=0))
+    return replace(choice, plan=choice.plan.record(decided="size", at_step=0))
 
 
 def _other_kind(path: Path, rng: random.Random) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from charlm.checkpoint import safe_io as manifest
-from charlm.checkpoint import safe_io as strict_json
-from charlm.checkpoint import safe_io as tensors
-from charlm.checkpoint.run_folder import RunFolder, check_name, find, free_name, overview, runs
-from charlm.checkpoint.snapshot import read
+from charlm.checkpoint import safe_io
+from charlm.checkpoint.run_folder import RunFolder, check_name, find_run, free_name, list_runs
+from charlm.checkpoint.safe_io import dump_tensors, load_tensors
+from charlm.checkpoint.snapshot import read_snapshot
 from charlm.data.corpus import Corpus
 from charlm.errors import CheckpointError, UsageError
+from charlm.strict_json import MAX_BYTES, dump_json, parse_json
+from charlm.training.state import overview
 from charlm.training.trainer import Trainer
 from tests.conftest import Never, toy_run
 
@@ -31,24 +32,24 @@ def run(tmp_path: Path, corpus: Corpus) -> RunFolder:
 def vouch_again(run: RunFolder, step: int) -> None:
     """Make the manifest fit what now lies there: so that what stands behind the hash is tried."""
     folder = run.folder(step)
-    contents = {name: (folder / name).read_bytes() for name in manifest.CHECKPOINT_FILES}
-    shared = {name: (run.path / name).read_bytes() for name in manifest.RUN_FILES}
-    (folder / manifest.NAME).write_bytes(manifest.describe(contents, shared))
+    contents = {name: (folder / name).read_bytes() for name in safe_io.CHECKPOINT_FILES}
+    shared = {name: (run.path / name).read_bytes() for name in safe_io.RUN_FILES}
+    (folder / safe_io.MANIFEST).write_bytes(safe_io.make_manifest(contents, shared))
 
 
 def test_a_flipped_bit_anywhere_is_caught(run: RunFolder) -> None:
     folder = run.folder(12)
-    for name in (*manifest.CHECKPOINT_FILES, *manifest.RUN_FILES):
-        path = (run.path if name in manifest.RUN_FILES else folder) / name
+    for name in (*safe_io.CHECKPOINT_FILES, *safe_io.RUN_FILES):
+        path = (run.path if name in safe_io.RUN_FILES else folder) / name
         good = path.read_bytes()
         for place in (0, len(good) // 2, len(good) - 1):
             bad = bytearray(good)
             bad[place] ^= 4
             path.write_bytes(bad)
             with pytest.raises(CheckpointError, match="not what was saved"):
-                read(run, "latest", training=True)
+                read_snapshot(run, "latest", training=True)
         path.write_bytes(good)
-    read(run, "latest", training=True)
+    read_snapshot(run, "latest", training=True)
 
 
 def edit(path: Path, change: Callable[[dict], object]) -> None:
@@ -87,12 +88,8 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "a header as long as the world": lambda f: (f / "model.safetensors").write_bytes(
         struct.pack("<Q", 2**62) + b"{}"
     ),
-    "other tensors": lambda f: (f / "model.safetensors").write_bytes(
-        tensors.dump_tensors({"x": torch.ones(3)})
-    ),
-    "no tensors for training": lambda f: (f / "train_state.safetensors").write_bytes(
-        tensors.dump_tensors({})
-    ),
+    "other tensors": lambda f: (f / "model.safetensors").write_bytes(dump_tensors({"x": torch.ones(3)})),
+    "no tensors for training": lambda f: (f / "train_state.safetensors").write_bytes(dump_tensors({})),
 }
 
 
@@ -101,17 +98,17 @@ def test_hostile_files_give_one_clear_error(run: RunFolder, how: str) -> None:
     HOSTILE[how](run.folder(12))
     vouch_again(run, 12)
     with pytest.raises(CheckpointError):
-        read(run, "latest", training=True)
+        read_snapshot(run, "latest", training=True)
 
 
 def test_weights_of_another_shape_type_or_not_finite(run: RunFolder) -> None:
-    good = read(run, "latest").weights
+    good = read_snapshot(run, "latest").weights
     for change in (torch.Tensor.double, torch.Tensor.flatten, lambda w: w * float("nan")):
         weights = {name: change(w) if name == "embedding.weight" else w for name, w in good.items()}
-        (run.folder(12) / "model.safetensors").write_bytes(tensors.dump_tensors(weights))
+        (run.folder(12) / "model.safetensors").write_bytes(dump_tensors(weights))
         vouch_again(run, 12)
         with pytest.raises(CheckpointError, match=r"embedding|asks for"):
-            read(run, "latest")
+            read_snapshot(run, "latest")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and pipes")
@@ -121,18 +118,18 @@ def test_links_and_pipes_are_refused(run: RunFolder, tmp_path: Path) -> None:
     weights.rename(elsewhere)
     weights.symlink_to(elsewhere)
     with pytest.raises(CheckpointError, match="regular"):
-        read(run, "latest")
+        read_snapshot(run, "latest")
     weights.unlink()
     os.mkfifo(weights)
     with pytest.raises(CheckpointError, match="regular"):
-        read(run, "latest")
+        read_snapshot(run, "latest")
 
 
 @pytest.mark.parametrize("pointer", ["../../etc", "step-00000012/../..", "", "step-x", "/"])
 def test_pointers_stay_inside(run: RunFolder, pointer: str) -> None:
     (run.path / "latest").write_text(pointer)
     with pytest.raises(CheckpointError, match="names no checkpoint"):
-        read(run, "latest")
+        read_snapshot(run, "latest")
 
 
 def test_loading_unpickles_nothing(run: RunFolder) -> None:
@@ -140,7 +137,7 @@ def test_loading_unpickles_nothing(run: RunFolder) -> None:
 
     seen = []
     sys.addaudithook(lambda event, args: seen.append(args) if event == "pickle.find_class" else None)
-    read(run, "latest", training=True)
+    read_snapshot(run, "latest", training=True)
     assert not seen
 
 
@@ -149,12 +146,12 @@ def test_a_reader_whose_folder_is_pruned_follows_the_pointer_again(
 ) -> None:
     steps = iter([99, 12])
     monkeypatch.setattr(RunFolder, "resolve", lambda self, which: next(steps))
-    assert read(run, "latest").step == 12
+    assert read_snapshot(run, "latest").step == 12
 
 
 def test_the_last_two_and_the_best_are_kept(tmp_path: Path, corpus: Corpus) -> None:
     folder, session = toy_run(tmp_path, corpus, 30, eval_every=10, save_every=0.0, patience=0)
-    session.state.memorising.see(0, [-1.0])  # nothing that follows will be better
+    session.state.early_stopping.update(0, [-1.0])  # nothing that follows will be better
     list(Trainer(session, folder).run(Never()))
     assert folder.steps()[-2:] == [29, 30]
     assert set(folder.steps()) <= {folder.pointed("best"), 29, 30}
@@ -162,9 +159,9 @@ def test_the_last_two_and_the_best_are_kept(tmp_path: Path, corpus: Corpus) -> N
 
 def test_serialising_is_deterministic_and_comes_back() -> None:
     weights = {"b": torch.randn(3, 4), "a": torch.randn(2, dtype=torch.float64)}
-    data = tensors.dump_tensors(weights)
-    assert data == tensors.dump_tensors(dict(reversed(weights.items())))
-    back = tensors.load_tensors(data, weights, "x")
+    data = dump_tensors(weights)
+    assert data == dump_tensors(dict(reversed(weights.items())))
+    back = load_tensors(data, weights, "x")
     assert all(torch.equal(back[name], weights[name]) for name in weights)
 
 
@@ -186,14 +183,14 @@ def test_runs_are_found_newest_first_and_named_in_errors(run: RunFolder, corpus:
     root = run.path.parent
     second, session = toy_run(root, corpus, 2, "second")
     list(Trainer(session, second).run(Never()))
-    assert [r.name for r in runs(root)] == ["second", "toy"]
-    assert find(root, None).name == "second"
+    assert [r.name for r in list_runs(root)] == ["second", "toy"]
+    assert find_run(root, None).name == "second"
     with pytest.raises(CheckpointError, match=r"second, toy"):
-        find(root, "third")
+        find_run(root, "third")
     with pytest.raises(CheckpointError, match="charlm train"):
-        find(root / "nowhere", None)
+        find_run(root / "nowhere", None)
     with pytest.raises(UsageError, match="latest, best"):
-        read(run, "13")
+        read_snapshot(run, "13")
 
 
 def test_an_overview_says_what_is_wrong_instead_of_failing(run: RunFolder) -> None:
@@ -203,6 +200,6 @@ def test_an_overview_says_what_is_wrong_instead_of_failing(run: RunFolder) -> No
 
 
 def test_strict_json() -> None:
-    assert strict_json.parse(strict_json.dump({"a": [1, 2.5, None]}), "x") == {"a": [1, 2.5, None]}
+    assert parse_json(dump_json({"a": [1, 2.5, None]}), "x") == {"a": [1, 2.5, None]}
     with pytest.raises(CheckpointError, match="at most"):
-        strict_json.parse(b" " * (strict_json.LARGEST + 1), "x")
+        parse_json(b" " * (MAX_BYTES + 1), "x")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import read as read_snapshot
+from charlm.checkpoint.snapshot import read_snapshot
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded

@@ -13,7 +13,7 @@ import pytest
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import read
+from charlm.checkpoint.snapshot import read_snapshot
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
@@ -22,33 +22,33 @@ from charlm.evaluation.score import score_text
 from charlm.inference.predictor import NgramPredictor, TransformerPredictor, predictor_of
 from charlm.ngram.build import fit
 from charlm.training.events import Counted, Evaluated, Finished, Saved
-from charlm.training.ngram_trainer import CountsSession
+from charlm.training.launch import make_trainer, resume_run, start_run
+from charlm.training.ngram_trainer import NgramSession
 from charlm.training.planner import Budget, choose
-from charlm.training.start import begin, go_on, trainer_of
 from tests.conftest import TEXT, After, Never, Result, repeat_words, toy_run
 from tests.test_compare_cli import TOY
 
 
 def counted(
     root: Path, corpus: Corpus, name: str = "counts", **model: object
-) -> tuple[RunFolder, CountsSession]:
+) -> tuple[RunFolder, NgramSession]:
     """A run of counts alone, counted and not saved."""
     loaded = Loaded(corpus=corpus, notes=(), sources=(), label="a toy")
     config = ModelConfig(model="ngram", **model)  # type: ignore[arg-type]
     choice = choose(Budget(), len(corpus.train), config, TrainingConfig())
-    choice = replace(choice, plan=choice.plan.decided(decided="size", at_step=0))
+    choice = replace(choice, plan=choice.plan.record(decided="size", at_step=0))
     run = RunFolder.create(root, name)
-    session = begin(run, loaded, TextConfig(), choice, "charlm train")
-    assert isinstance(session, CountsSession)
+    session = start_run(run, loaded, TextConfig(), choice, "charlm train")
+    assert isinstance(session, NgramSession)
     return run, session
 
 
 @pytest.mark.parametrize("order", [None, 0, 1, 3])
 def test_what_is_saved_scores_as_the_counts_do(tmp_path: Path, corpus: Corpus, order: int | None) -> None:
     run, session = counted(tmp_path, corpus, prior_order=order)
-    events = list(trainer_of(session, run).run(Never()))
+    events = list(make_trainer(session, run).run(Never()))
     assert [type(event) for event in events] == [Counted, Evaluated, Saved, Finished]
-    snapshot = read(run, "latest")
+    snapshot = read_snapshot(run, "latest")
     n = corpus.vocabulary.n_symbols
     model = fit(corpus.train, n, order, memory=1 << 30).model
     text = corpus.held_out_text()
@@ -63,25 +63,25 @@ def test_what_is_saved_scores_as_the_counts_do(tmp_path: Path, corpus: Corpus, o
 
 def test_the_predictor_of_a_checkpoint_is_of_its_kind(tmp_path: Path, corpus: Corpus) -> None:
     run, session = counted(tmp_path, corpus)
-    list(trainer_of(session, run).run(Never()))
-    assert isinstance(predictor_of(read(run, "latest")), NgramPredictor)
+    list(make_trainer(session, run).run(Never()))
+    assert isinstance(predictor_of(read_snapshot(run, "latest")), NgramPredictor)
     run, other = toy_run(tmp_path, corpus, 2)
-    list(trainer_of(other, run).run(Never()))
-    found = predictor_of(read(run, "latest"))
+    list(make_trainer(other, run).run(Never()))
+    found = predictor_of(read_snapshot(run, "latest"))
     assert isinstance(found, TransformerPredictor) and found.kind == "transformer"
 
 
 def test_a_stop_is_obeyed_and_gone_on_from(tmp_path: Path, corpus: Corpus) -> None:
     run, session = counted(tmp_path, corpus)
-    events = list(trainer_of(session, run).run(After(lambda: 0, 0)))
+    events = list(make_trainer(session, run).run(After(lambda: 0, 0)))
     assert isinstance(events[-1], Finished) and events[-1].reason == "SIGINT"
     run.unlock()
-    again = go_on(run, pytest.fail)
-    assert again.state.finished is None and again.state.last_figure is None
-    events = list(trainer_of(again, run).run(Never()))
+    again = resume_run(run, pytest.fail)
+    assert again.state.finished is None and again.state.last_evaluation is None
+    events = list(make_trainer(again, run).run(Never()))
     assert [type(event) for event in events] == [Evaluated, Saved, Finished]
-    assert read(run, "latest").state["finished"] == "done"
-    assert read(run, "latest").counts == session.counts
+    assert read_snapshot(run, "latest").state["finished"] == "done"
+    assert read_snapshot(run, "latest").counts == session.counts
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing_half_done(
@@ -90,7 +90,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_half_done(
     run, session = counted(tmp_path, corpus)
     monkeypatch.setattr(files, "free_space", lambda _: 0)
     with pytest.raises(ResourceError, match="make room"):
-        list(trainer_of(session, run).run(Never()))
+        list(make_trainer(session, run).run(Never()))
     assert run.steps() == []
 
 
@@ -99,10 +99,10 @@ def test_counts_of_another_order_than_the_configuration_says_are_refused(
 ) -> None:
     run, session = counted(tmp_path, corpus, prior_order=2)
     session.model_config = replace(session.model_config, prior_order=3)
-    list(trainer_of(session, run).run(Never()))
+    list(make_trainer(session, run).run(Never()))
     run.unlock()
     with pytest.raises(CheckpointError, match="order"):
-        go_on(run, pytest.fail)
+        resume_run(run, pytest.fail)
 
 
 def test_it_is_used_like_any_other(charlm: Callable[..., Result]) -> None:
@@ -235,7 +235,7 @@ def test_orders_are_compared_and_what_cannot_act_there_is_refused(charlm: Callab
 
 def test_their_interval_is_judged_by_stretches_of_text(tmp_path: Path, corpus: Corpus) -> None:
     run, session = counted(tmp_path, corpus)
-    evaluated = next(e for e in trainer_of(session, run).run(Never()) if isinstance(e, Evaluated))
+    evaluated = next(e for e in make_trainer(session, run).run(Never()) if isinstance(e, Evaluated))
     nats = -session.predictor.score(corpus.held_out)[1:]
     alone = float(np.std(nats)) / np.sqrt(len(nats))
     assert evaluated.standard_error != pytest.approx(alone, rel=0.01)

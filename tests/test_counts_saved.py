@@ -8,7 +8,7 @@ import pytest
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import NGRAM_FILE
-from charlm.checkpoint.snapshot import Snapshot, read
+from charlm.checkpoint.snapshot import Snapshot, read_snapshot
 from charlm.data.corpus import Corpus
 from charlm.errors import CheckpointError
 from charlm.ngram.build import build
@@ -26,7 +26,7 @@ def with_counts(root: Path, corpus: Corpus) -> tuple[RunFolder, Snapshot]:
 
 def test_counts_come_back_as_they_were(tmp_path: Path, corpus: Corpus) -> None:
     run, snapshot = with_counts(tmp_path, corpus)
-    again = read(run, "latest")
+    again = read_snapshot(run, "latest")
     assert again.ngram == snapshot.ngram
     expected, found = snapshot.kneser_ney(), again.kneser_ney()
     assert expected is not None and found is not None
@@ -39,7 +39,7 @@ def test_a_run_without_counts_has_none(tmp_path: Path, corpus: Corpus) -> None:
     snapshot = session.snapshot()
     run.save(0, snapshot.files(), snapshot.run_files(), best=False)
     (run.path / NGRAM_FILE).write_bytes(b"what no checkpoint lists is not read")
-    assert read(run, "latest").ngram is None and read(run, "latest").kneser_ney() is None
+    assert read_snapshot(run, "latest").ngram is None and read_snapshot(run, "latest").kneser_ney() is None
 
 
 @pytest.mark.parametrize("how", ["changed", "cut", "gone", "a link"])
@@ -57,4 +57,4 @@ def test_counts_that_are_not_what_was_saved_are_refused(how: str, tmp_path: Path
         (run.path / "elsewhere").write_bytes(data)
         path.symlink_to("elsewhere")
     with pytest.raises(CheckpointError, match=r"ngram\.safetensors"):
-        read(run, "latest")
+        read_snapshot(run, "latest")

@@ -136,5 +136,5 @@ def test_with_steps_nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (device, means):
         monkeypatch.setattr(module, "measure_gflops", measured)
     for wanted in ("auto", "fp32", "bf16"):
-        _, budget = means.means_of(torch.device("cpu"), TrainingConfig(precision=wanted), 10)
+        _, budget = means.measure_budget(torch.device("cpu"), TrainingConfig(precision=wanted), 10)
         assert wanted in ("auto", budget.precision)

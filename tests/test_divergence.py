@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import read
+from charlm.checkpoint.snapshot import read_snapshot
 from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
@@ -92,8 +92,8 @@ def test_all_of_it_is_in_the_log_and_nothing_of_it_is_saved(
     for event in Trainer(session, run).run(Never()):
         log(event)
         if isinstance(event, Saved):
-            assert session.is_finite() and not session.state.divergence.doubtful
-            saved = read(run, str(event.step), training=True)  # which refuses what is not finite
+            assert session.is_finite() and not session.state.divergence.suspected
+            saved = read_snapshot(run, str(event.step), training=True)  # which refuses what is not finite
             assert all(bool(torch.isfinite(t).all()) for t in saved.optimizer.values())
     kinds = [(line["event"], line["step"]) for line in read_log(run.path)]
     assert [step for kind, step in kinds if kind == "Skipped"] == [3, 7, 8, 9]
@@ -115,7 +115,7 @@ def test_what_never_gets_better_ends_with_code_5_and_leaves_the_last_good_save(
     assert result.err.rstrip().splitlines()[-1].startswith("error: training went wrong again")
     assert "--learning-rate" in result.err and result.err.count("with the learning rate at") == 3
     run = RunFolder(Path("checkpoints/bad"))
-    assert 0 < read(run, "latest", training=True).step <= 5
+    assert 0 < read_snapshot(run, "latest", training=True).step <= 5
     events = [json.loads(line)["event"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert events.count("WentBack") == 3 and events.count("Skipped") >= 12
 
@@ -143,7 +143,7 @@ def test_a_rate_far_too_high_recovers_by_itself_and_says_what_it_did(tmp_path: P
     assert isinstance(last, Finished) and last.reason == "done"
     losses = [event.loss for event in events if isinstance(event, Stepped)]
     assert np.mean(losses[-50:]) < session.state.divergence.unigram, "better than counting characters"
-    assert read(run, "latest").step == 300
+    assert read_snapshot(run, "latest").step == 300
 
 
 RATE = 5.0

@@ -13,13 +13,13 @@ import pytest
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.safe_io import CHECKPOINT_FILES, NAME, NGRAM_FILE, RUN_FILES
+from charlm.checkpoint.safe_io import CHECKPOINT_FILES, MANIFEST, NGRAM_FILE, RUN_FILES
 from charlm.cli.main import run as main
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.load import load
 from charlm.inspection.doctor import examine, machine
+from charlm.training.launch import make_trainer, resume_run, start_run
 from charlm.training.planner import Budget, choose
-from charlm.training.start import begin, go_on, trainer_of
 from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, Never, toy_choice
 from tests.disk import tree_of
@@ -32,7 +32,7 @@ def run(elsewhere: Path) -> RunFolder:
     loaded = load(["ducks.txt"], TextConfig())
     folder = RunFolder.create(Path("checkpoints"), "toy")
     choice = toy_choice(loaded.corpus, 6, save_every=0.0, eval_every=100)
-    session = begin(folder, loaded, TextConfig(), choice, "charlm train")
+    session = start_run(folder, loaded, TextConfig(), choice, "charlm train")
     list(Trainer(session, folder).run(Never()))
     folder.unlock()
     return RunFolder(folder.path)
@@ -43,18 +43,18 @@ def test_a_whole_run_is_whole_and_examining_it_writes_nothing(run: RunFolder) ->
     found = examine(run)
     assert found.healthy and found.resumes_from == 6 and found.usable == (5, 6)
     named = {(file.step, file.name) for file in found.files}
-    assert named == {(s, name) for s in (5, 6) for name in (NAME, *CHECKPOINT_FILES, *RUN_FILES)}
+    assert named == {(s, name) for s in (5, 6) for name in (MANIFEST, *CHECKPOINT_FILES, *RUN_FILES)}
     assert tree_of(run.path) == before
 
 
-@pytest.mark.parametrize("name", [*CHECKPOINT_FILES, NAME])
+@pytest.mark.parametrize("name", [*CHECKPOINT_FILES, MANIFEST])
 def test_a_damaged_file_is_named_and_the_checkpoint_before_is_gone_on_from(run: RunFolder, name: str) -> None:
     path = run.folder(6) / name
     path.write_bytes(path.read_bytes()[:-2])
     found = examine(run)
     assert [(f.step, f.name) for f in found.files if f.problem] == [(6, name)]
     assert not found.healthy and found.resumes_from == 5
-    assert go_on(run, lambda _: None).state.step == 5, "it promises what resume does"
+    assert resume_run(run, lambda _: None).state.step == 5, "it promises what resume does"
 
 
 @pytest.mark.parametrize("name", [*RUN_FILES, "plan.json"])
@@ -75,10 +75,10 @@ def test_counts_alone_are_examined_too(elsewhere: Path) -> None:
     Path("ducks.txt").write_text(TEXT)
     loaded = load(["ducks.txt"], TextConfig())
     choice = choose(Budget(), len(loaded.corpus.train), ModelConfig(model="ngram"), TrainingConfig())
-    choice = replace(choice, plan=choice.plan.decided(decided="size", at_step=0))
+    choice = replace(choice, plan=choice.plan.record(decided="size", at_step=0))
     run = RunFolder.create(Path("checkpoints"), "counted")
-    session = begin(run, loaded, TextConfig(), choice, "charlm train --model ngram")
-    list(trainer_of(session, run).run(Never()))
+    session = start_run(run, loaded, TextConfig(), choice, "charlm train --model ngram")
+    list(make_trainer(session, run).run(Never()))
     run.unlock()
     found = examine(run)
     assert found.healthy and found.resumes_from == 1

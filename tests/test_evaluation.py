@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.checkpoint.snapshot import read
+from charlm.checkpoint.snapshot import read_snapshot
 from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.overlap import PASSAGE, overlap
@@ -207,7 +207,7 @@ def test_an_evaluation_says_everything(tmp_path: Path, corpus: Corpus) -> None:
     list(Trainer(session, run).run(Never()))
     text = corpus.held_out_text()
     rule = ContextRule.of(16)
-    latest = evaluate(read(run, "latest"), "latest", [("held-out part", text)], rule, corpus)
+    latest = evaluate(read_snapshot(run, "latest"), "latest", [("held-out part", text)], rule, corpus)
     data = json.loads(json.dumps(latest.to_json()))
     assert set(data) == {
         "schema", "kind", "online", "figures", "checkpoint", "selected_on_this_text", "block_size", "stride", "prior_order", "state_carried",
@@ -222,14 +222,16 @@ def test_an_evaluation_says_everything(tmp_path: Path, corpus: Corpus) -> None:
     counts = data["baselines"]["kneser-ney"]
     assert counts["bits_per_char"] < data["bits_per_char"] and not counts["adaptive"]
     assert f"n-grams with {counts['order']} characters of context do better" in data["warnings"][0]
-    best = evaluate(read(run, "best"), "best", [("held-out part", text)], rule, corpus)
+    best = evaluate(read_snapshot(run, "best"), "best", [("held-out part", text)], rule, corpus)
     assert best.selected_on_this_text
     assert any("chosen by this very text" in warning for warning in best.warnings)
-    other = evaluate(read(run, "best"), "best", [("x", "little geese " * 30)], rule, corpus)
+    other = evaluate(read_snapshot(run, "best"), "best", [("x", "little geese " * 30)], rule, corpus)
     assert not other.selected_on_this_text
-    seen = evaluate(read(run, "latest"), "latest", [("x", corpus.training_text()[:400])], rule, corpus)
+    seen = evaluate(
+        read_snapshot(run, "latest"), "latest", [("x", corpus.training_text()[:400])], rule, corpus
+    )
     assert any("100 % of this text stands in the training part" in warning for warning in seen.warnings)
-    gone = evaluate(read(run, "latest"), "latest", [("x", "ducks")], rule, None)
+    gone = evaluate(read_snapshot(run, "latest"), "latest", [("x", "ducks")], rule, None)
     assert gone.to_json()["baselines"]["xz"] is None
     assert any("no kneser-ney baseline: the training text" in warning for warning in gone.warnings)
     assert any("no xz baseline: the training text" in warning for warning in gone.warnings)
@@ -239,7 +241,7 @@ def test_counts_saved_in_the_run_stand_in_where_its_text_is_gone(tmp_path: Path,
     run, session = toy_run(tmp_path, corpus, 3, model={"prior": True, "prior_order": 3})
     list(Trainer(session, run).run(Never()))
     text, rule = corpus.held_out_text(), ContextRule.of(16)
-    found = evaluate(read(run, "latest"), "latest", [("x", text)], rule, None)
+    found = evaluate(read_snapshot(run, "latest"), "latest", [("x", text)], rule, None)
     stick = found.baselines["kneser-ney"]
     assert isinstance(stick, Baseline) and stick.order == 3
     alone = NgramPredictor(
@@ -257,5 +259,5 @@ def test_a_model_that_counts_beat_is_told_what_to_do(
     run, session = toy_run(tmp_path, corpus, 1, model={"prior": True, "prior_order": 1} if counts else {})
     list(Trainer(session, run).run(Never()))
     text = [("x", corpus.held_out_text())]
-    found = evaluate(read(run, "latest"), "latest", text, ContextRule.of(16), corpus)
+    found = evaluate(read_snapshot(run, "latest"), "latest", text, ContextRule.of(16), corpus)
     assert any("characters of context do better" in said and hint in said for said in found.warnings)

@@ -15,10 +15,10 @@ from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
 from charlm.training.events import Event, Finished
-from charlm.training.ngram_trainer import CountsSession
+from charlm.training.launch import make_trainer, resume_run
+from charlm.training.ngram_trainer import NgramSession
 from charlm.training.schedule import Schedule
 from charlm.training.session import Session
-from charlm.training.start import go_on, trainer_of
 from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, After, Never, toy_run
 from tests.test_counts_alone import counted
@@ -59,7 +59,7 @@ def makings(draw: st.DrawFn) -> dict[str, Any]:
 
 def schedules(steps: int) -> st.SearchStrategy[Schedule]:
     """The usual one, and corners of its own."""
-    usual = Schedule.usual(steps)
+    usual = Schedule.warmup_cooldown(steps)
     bent = Schedule.parse(f"0:1,{steps - 1}:0.3,{steps}:0") if steps > 1 else usual
     return st.sampled_from([usual, bent])
 
@@ -77,7 +77,7 @@ def cut_off(trainer: Trainer, at: int, *, killed: bool) -> list[Event]:
 
 def again(run: RunFolder) -> Session:
     run.unlock()
-    return go_on(RunFolder(run.path), pytest.fail)
+    return resume_run(RunFolder(run.path), pytest.fail)
 
 
 def check(root: Path, corpora: list[Corpus], data: st.DataObject) -> None:
@@ -125,14 +125,14 @@ def test_counts_alone_stopped_before_their_figure_end_the_same(tmp_path: Path) -
     """Their one step is the counting: what can be cut off is the scoring."""
     corpus = prepare(TEXT, TextConfig())
     run, whole = counted(tmp_path, corpus, "whole", prior_order=3)
-    list(trainer_of(whole, run).run(Never()))
+    list(make_trainer(whole, run).run(Never()))
     run, part = counted(tmp_path, corpus, "part", prior_order=3)
     for _ in range(2):
-        list(trainer_of(part, run).run(After(lambda: 0, 0)))
+        list(make_trainer(part, run).run(After(lambda: 0, 0)))
         run.unlock()
-        session = go_on(RunFolder(run.path), pytest.fail)
-        assert isinstance(session, CountsSession)
+        session = resume_run(RunFolder(run.path), pytest.fail)
+        assert isinstance(session, NgramSession)
         part = session
-    list(trainer_of(part, run).run(Never()))
+    list(make_trainer(part, run).run(Never()))
     assert part.counts == whole.counts
-    assert part.state.last_figure == whole.state.last_figure and part.state.finished == "done"
+    assert part.state.last_evaluation == whole.state.last_evaluation and part.state.finished == "done"

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import read
+from charlm.checkpoint.snapshot import read_snapshot
 from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
 from charlm.evaluation.score import score_text
 from charlm.inference.predictor import Predictor, predictor_of
-from charlm.training.start import trainer_of
+from charlm.training.launch import make_trainer
 from tests.conftest import TEXT, Never, Result, toy_run
 from tests.test_compare_cli import TOY
 from tests.test_counts_alone import counted
@@ -28,13 +28,13 @@ SUM = BITS = 1e-6
 def trained(root: Path, corpus: Corpus, kind: str) -> Predictor:
     if kind == "counts alone":
         run, alone = counted(root, corpus, kind.replace(" ", "-"))
-        list(trainer_of(alone, run).run(Never()))
+        list(make_trainer(alone, run).run(Never()))
     else:
         model: dict[str, object] = {"prior": True, "prior_order": 3} if kind == "beside counts" else {}
         training = {"precision": "bf16"} if kind == "trained in bf16" else {}
         run, session = toy_run(root, corpus, 30, kind.replace(" ", "-"), model=model, **training)
-        list(trainer_of(session, run).run(Never()))
-    return predictor_of(read(RunFolder(run.path), "latest"))
+        list(make_trainer(session, run).run(Never()))
+    return predictor_of(read_snapshot(RunFolder(run.path), "latest"))
 
 
 KINDS = ["a model", "beside counts", "counts alone", "documents apart", "trained in bf16"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import read
+from charlm.checkpoint.snapshot import read_snapshot
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.cache import cache_folder
 from charlm.data.corpus import Corpus
@@ -25,11 +25,11 @@ from charlm.ngram.build import build
 from charlm.ngram.folds import FOLDS
 from charlm.ngram.prior import TrainingPrior
 from charlm.training.events import Event, Remembered
-from charlm.training.finetune import Origin, choose_from, shape_from, training_from
+from charlm.training.finetune import Parent, choose_finetuning, inherit_model, inherit_training
+from charlm.training.launch import make_trainer, resume_run, start_run
 from charlm.training.planner import Budget
-from charlm.training.run_text import corpus_of
+from charlm.training.run_corpus import corpus_of
 from charlm.training.session import Session
-from charlm.training.start import begin, go_on, trainer_of
 from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, Never, toy_run
 from tests.test_counts_alone import counted
@@ -63,16 +63,19 @@ def gone_on(
     **training: Any,
 ) -> tuple[RunFolder, Session]:
     """A run on another text that goes on from this one, at step 0."""
-    origin = Origin.of(run, None)
+    origin = Parent.load(run, None)
     corpus = prepare(text, config or TextConfig(), earlier=origin.earlier())
-    origin = origin.before(corpus)
-    model, wanted = shape_from(origin, ModelConfig(), set()), training_from(origin, TrainingConfig(), set())
+    origin = origin.with_counting(corpus)
+    model, wanted = (
+        inherit_model(origin, ModelConfig(), set()),
+        inherit_training(origin, TrainingConfig(), set()),
+    )
     wanted = replace(wanted, **{"eval_every": 5, "eval_chars": 100, "save_every": 1e6, **training})
-    choice = choose_from(origin, corpus, Budget(steps=steps), model, wanted)
-    choice = replace(choice, plan=choice.plan.decided(decided="size", at_step=0, steps=steps))
+    choice = choose_finetuning(origin, corpus, Budget(steps=steps), model, wanted)
+    choice = replace(choice, plan=choice.plan.record(decided="size", at_step=0, steps=steps))
     folder = RunFolder.create(run.path.parent, name)
     loaded = Loaded(corpus=corpus, notes=(), sources=(), label="another toy")
-    session = begin(folder, loaded, config or TextConfig(), choice, "charlm train", origin)
+    session = start_run(folder, loaded, config or TextConfig(), choice, "charlm train", origin)
     assert isinstance(session, Session)
     return folder, session
 
@@ -97,9 +100,9 @@ def test_before_any_step_it_says_of_the_old_text_what_the_old_run_said(
     run = trained(tmp_path, corpus, kind)
     before = hashes(run)
     _, session = gone_on(run, TEXT)  # the same text: what is counted is the same too
-    assert session.old_text is not None and session.old_text.first is not None
+    assert session.parent_text is not None and session.parent_text.parent is not None
     session.model.eval()
-    ids, old = corpus.held_out, session.old_text.first
+    ids, old = corpus.held_out, session.parent_text.parent
     windows = range(old.rule.windows(len(ids)))
     scores = [np.concatenate(list(p.score_windows(ids, windows))) for p in (old, session.predictor)]
     np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=1e-5)
@@ -118,9 +121,11 @@ def test_what_was_forgotten_is_what_both_models_say_of_the_same_windows(
     folder, session = gone_on(run, NEW)
     first, last = last_remembered(list(Trainer(session, folder).run(Never())))
     assert hashes(run) == untouched
-    old, new = (TransformerPredictor.of(read(RunFolder(path), "latest")) for path in (run.path, folder.path))
-    assert session.old_text is not None
-    ids, part, rule = session.old_text.ids, session.old_text.part, session.old_text.rule
+    old, new = (
+        TransformerPredictor.of(read_snapshot(RunFolder(path), "latest")) for path in (run.path, folder.path)
+    )
+    assert session.parent_text is not None
+    ids, part, rule = session.parent_text.ids, session.parent_text.part, session.parent_text.rule
     assert session.corpus.vocabulary.decode(ids) == corpus.held_out_text()
     figures = [score_slice(predictor, ids, part, rule=rule) for predictor in (old, new)]
     assert figures[0] and figures[1]
@@ -131,7 +136,7 @@ def test_what_was_forgotten_is_what_both_models_say_of_the_same_windows(
     n_old, n_new = corpus.vocabulary.n_symbols, session.corpus.vocabulary.n_symbols
     if kind != "counts":
         assert 0 < first.forgotten <= log(n_new / n_old) + 1e-6
-    kept = read(folder, "latest").state["old_text"]
+    kept = read_snapshot(folder, "latest").state["parent_loss"]
     assert kept["run"] == "old" and kept["forgotten"] == last.forgotten and kept["step"] == 12
 
 
@@ -139,10 +144,11 @@ def test_what_it_comes_from_is_written_down(tmp_path: Path, corpus: Corpus) -> N
     run = trained(tmp_path, corpus)
     folder, session = gone_on(run, NEW)
     list(Trainer(session, folder).run(Never()))
-    origin = read(folder, "latest").run["from"]
+    origin = read_snapshot(folder, "latest").run.parent
+    assert origin is not None
     weights = hashlib.sha256((run.folder(12) / "model.safetensors").read_bytes()).hexdigest()
-    assert (origin["run"], origin["step"], origin["weights_sha256"]) == ("old", 12, weights)
-    assert origin["corpus"]["sha256"] == corpus.sha256
+    assert (origin.run, origin.step, origin.weights_sha256) == ("old", 12, weights)
+    assert origin.corpus.sha256 == corpus.sha256
 
 
 @pytest.mark.parametrize("kind", ["plain", "ngram_embeddings", "counts"])
@@ -156,7 +162,7 @@ def test_cut_off_and_resumed_it_ends_as_one_that_never_was(tmp_path: Path, corpu
     while trainer.step < 7:
         next(events)
     folder.unlock()
-    session = go_on(RunFolder(folder.path), pytest.fail)
+    session = resume_run(RunFolder(folder.path), pytest.fail)
     assert isinstance(session, Session) and 0 < session.state.step <= 7
     found = last_remembered(list(Trainer(session, RunFolder(folder.path)).run(Never())))[-1]
     assert_same(whole, session)
@@ -171,21 +177,21 @@ def test_it_is_resumed_though_the_old_run_is_gone_but_not_without_a_text_that_it
     list(Trainer(session, folder).run(Never()))
     folder.unlock()
     shutil.rmtree(run.path)
-    again = go_on(RunFolder(folder.path), pytest.fail)
-    assert isinstance(again, Session) and again.old_text is not None
+    again = resume_run(RunFolder(folder.path), pytest.fail)
+    assert isinstance(again, Session) and again.parent_text is not None
     RunFolder(folder.path).unlock()
     shutil.rmtree(cache_folder() / "corpora" / corpus.key)
-    with pytest.raises(CheckpointError, match="counts of this run are of the text of old too"):
-        go_on(RunFolder(folder.path), pytest.fail)
+    with pytest.raises(CheckpointError, match="n-gram prior of this run also counts the text of old"):
+        resume_run(RunFolder(folder.path), pytest.fail)
 
 
 def test_without_the_old_text_it_goes_on_and_there_is_no_figure(tmp_path: Path, corpus: Corpus) -> None:
     run = trained(tmp_path, corpus, "counts")
     shutil.rmtree(cache_folder() / "corpora" / corpus.key)
     folder, session = gone_on(run, NEW)
-    assert "gone" in Origin.of(run, None).gone or Origin.of(run, None).gone
-    assert not last_remembered(list(Trainer(session, folder).run(Never()))) and session.old_text is None
-    assert session.run["from"]["beside"] == []
+    assert "gone" in Parent.load(run, None).gone or Parent.load(run, None).gone
+    assert not last_remembered(list(Trainer(session, folder).run(Never()))) and session.parent_text is None
+    assert session.run.parent is not None and not session.run.parent.counted
     prior = TrainingPrior.of(
         session.corpus.train, session.corpus.vocabulary.n_symbols, 2, memory=1 << 28, most=None
     )
@@ -215,29 +221,29 @@ def test_a_text_that_stands_in_the_new_one_is_not_counted_twice(tmp_path: Path) 
     random = np.random.default_rng(1)
     old_text, new_text = ("".join(random.choice(list("abcdef gh\n"), n)) for n in (3_000, 2_000))
     run = trained(tmp_path, prepare(old_text, TextConfig()), "counts")
-    for text, depths in {
-        old_text: [],
-        old_text + new_text: [],
-        new_text + old_text: [],
-        new_text: [0],
-        new_text + old_text[:90]: [0],
+    for text, counted_too in {
+        old_text: False,
+        old_text + new_text: False,
+        new_text + old_text: False,
+        new_text: True,
+        new_text + old_text[:90]: True,
     }.items():
-        origin = Origin.of(run, None)
-        assert list(origin.before(prepare(text, TextConfig(), earlier=origin.earlier())).beside) == depths
+        origin = Parent.load(run, None)
+        new = prepare(text, TextConfig(), earlier=origin.earlier())
+        assert origin.with_counting(new).counted == counted_too
 
 
-def test_from_run_to_run_all_texts_are_counted(tmp_path: Path, corpus: Corpus) -> None:
+def test_the_text_of_the_direct_parent_is_counted(tmp_path: Path, corpus: Corpus) -> None:
     run = trained(tmp_path, corpus, "counts")
     second, session = gone_on(run, NEW, name="second")
     list(Trainer(session, second).run(Never()))
     second.unlock()
     third, session = gone_on(RunFolder(second.path), "en helt annan text. " * 40, name="third")
-    assert session.run["from"]["beside"] == [0, 1]
-    texts = (session.corpus, corpus, corpus_of(read(second, "latest")))
+    texts = (session.corpus, corpus_of(read_snapshot(second, "latest")))
     assert session.built is not None and session.built.of_symbols == sum(len(text.train) for text in texts)
     list(Trainer(session, third).run(Never()))
     third.unlock()
-    again = go_on(RunFolder(third.path), pytest.fail)
+    again = resume_run(RunFolder(third.path), pytest.fail)
     assert isinstance(again, Session) and again.counts == session.counts
 
 
@@ -245,7 +251,7 @@ def test_an_early_end_is_judged_by_the_weights_that_will_be_used(tmp_path: Path,
     run = trained(tmp_path, corpus)
     folder, session = gone_on(run, NEW[:400], 200, patience=1, learning_rate=0.1, eval_every=5)
     *_, last = last_remembered(list(Trainer(session, folder).run(Never())))
-    assert session.state.finished == "early" and last.step == session.state.memorising.best_step
+    assert session.state.finished == "early" and last.step == session.state.early_stopping.best_step
 
 
 SHAPE = {
@@ -260,33 +266,33 @@ SHAPE = {
 
 @pytest.mark.parametrize("name", SHAPE)
 def test_what_would_change_the_shape_is_refused_by_name(tmp_path: Path, corpus: Corpus, name: str) -> None:
-    origin = Origin.of(trained(tmp_path, corpus), None)
+    origin = Parent.load(trained(tmp_path, corpus), None)
     more = {"n_head": None} if name == "mixer" else {}
     with pytest.raises(UsageError, match=rf"^{name} is .* in old"):
-        shape_from(origin, ModelConfig(**{name: SHAPE[name], **more}), {name})
+        inherit_model(origin, ModelConfig(**{name: SHAPE[name], **more}), {name})
     same = getattr(origin.snapshot.model_config, name)
-    assert shape_from(origin, ModelConfig(**{name: same}), {name}).n_layer == 1
+    assert inherit_model(origin, ModelConfig(**{name: same}), {name}).n_layer == 1
 
 
 @pytest.mark.parametrize(("kind", "can_act"), [("plain", True), ("learned", False)])
 def test_another_block_is_taken_where_no_weight_depends_on_it(
     tmp_path: Path, corpus: Corpus, kind: str, can_act: bool
 ) -> None:
-    origin = Origin.of(trained(tmp_path, corpus, kind), None)
+    origin = Parent.load(trained(tmp_path, corpus, kind), None)
     new = prepare(NEW, TextConfig(), earlier=origin.earlier())
-    model = shape_from(origin, ModelConfig(block_size=8), {"block_size"})
+    model = inherit_model(origin, ModelConfig(block_size=8), {"block_size"})
     if can_act:
-        assert choose_from(origin, new, Budget(steps=5), model, TrainingConfig()).model.block_size == 8
+        assert choose_finetuning(origin, new, Budget(steps=5), model, TrainingConfig()).model.block_size == 8
     else:
         with pytest.raises(UsageError, match="block_size is 8, and 16 in old"):
-            choose_from(origin, new, Budget(steps=5), model, TrainingConfig())
+            choose_finetuning(origin, new, Budget(steps=5), model, TrainingConfig())
 
 
 def test_counts_alone_have_nothing_to_go_on_from(tmp_path: Path, corpus: Corpus) -> None:
     run, session = counted(tmp_path, corpus)
-    list(trainer_of(session, run).run(Never()))
-    with pytest.raises(UsageError, match=r"counts is counts alone \(model ngram\)"):
-        Origin.of(run, None)
+    list(make_trainer(session, run).run(Never()))
+    with pytest.raises(UsageError, match=r"counts is an n-gram model"):
+        Parent.load(run, None)
 
 
 def test_a_damaged_run_is_refused_in_a_sentence(tmp_path: Path, corpus: Corpus) -> None:
@@ -294,12 +300,15 @@ def test_a_damaged_run_is_refused_in_a_sentence(tmp_path: Path, corpus: Corpus) 
     weights = run.folder(12) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="damaged"):
-        Origin.of(run, None)
+        Parent.load(run, None)
 
 
 def test_old_rows_are_those_of_before_and_new_ones_their_mean(tmp_path: Path, corpus: Corpus) -> None:
     run = trained(tmp_path, corpus)
     _, session = gone_on(run, NEW)
-    old, new = read(run, "latest").weights["embedding.weight"], session.model.embedding.weight.detach()
+    old, new = (
+        read_snapshot(run, "latest").weights["embedding.weight"],
+        session.model.embedding.weight.detach(),
+    )
     assert torch.equal(new[: len(old)], old) and len(new) > len(old)
     torch.testing.assert_close(new[len(old) :], old.mean(dim=0).expand(len(new) - len(old), -1))

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import read
+from charlm.checkpoint.snapshot import read_snapshot
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import Ids
 from charlm.evaluation.score import Estimate, Slice, score_slice, spread
 from charlm.inference.predictor import NgramPredictor, Predictor, predictor_of
 from charlm.training import trainer as loop
 from charlm.training.events import Evaluated, Finished
-from charlm.training.extend import by_steps
-from charlm.training.start import go_on
+from charlm.training.launch import extend_by_steps, resume_run
 from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, Never, Result, toy_run
 
@@ -145,7 +144,7 @@ def test_a_last_step_that_is_worse_on_the_same_windows_is_not_the_best(
     last = events[-1]
     assert not closing.is_best and isinstance(last, Finished)
     assert last.best_step == run.pointed("best") == before.step == 10
-    assert session.state.memorising.rises == 0, "the closing evaluation ends nothing"
+    assert session.state.early_stopping.rises == 0, "the closing evaluation ends nothing"
 
 
 def test_an_extended_run_compares_with_the_best_so_far(tmp_path: Path, corpus: Corpus) -> None:
@@ -153,10 +152,10 @@ def test_an_extended_run_compares_with_the_best_so_far(tmp_path: Path, corpus: C
     list(Trainer(session, run).run(Never()))
     assert run.pointed("best") == 3
     run.unlock()
-    session = go_on(RunFolder(run.path), pytest.fail)
-    by_steps(session, run, 20)
+    session = resume_run(RunFolder(run.path), pytest.fail)
+    extend_by_steps(session, run, 20)
     list(Trainer(session, run).run(Never()))
-    assert run.pointed("best") == session.state.memorising.best_step == 23
+    assert run.pointed("best") == session.state.early_stopping.best_step == 23
 
 
 def test_a_best_whose_pointer_was_not_written_is_found_again(tmp_path: Path, corpus: Corpus) -> None:
@@ -165,7 +164,7 @@ def test_a_best_whose_pointer_was_not_written_is_found_again(tmp_path: Path, cor
     list(Trainer(session, run).run(Never()))
     (run.path / "best").unlink()
     run.unlock()
-    go_on(RunFolder(run.path), pytest.fail)
+    resume_run(RunFolder(run.path), pytest.fail)
     assert run.pointed("best") == 12
 
 
@@ -174,7 +173,7 @@ def test_each_evaluation_is_compared_with_the_baseline_on_its_own_windows(
 ) -> None:
     run, session = toy_run(tmp_path, corpus, 12, model={"prior": True, "prior_order": 4})
     events = [e for e in Trainer(session, run).run(Never()) if isinstance(e, Evaluated)]
-    snapshot = read(run, "latest")
+    snapshot = read_snapshot(run, "latest")
     model, counts = predictor_of(snapshot), snapshot.ngram
     ids, rule = corpus.held_out, model.rule
     assert model.counts is not None and counts is not None

@@ -13,10 +13,9 @@ import pytest
 import safetensors.numpy
 import torch
 
-from charlm.checkpoint import safe_io as manifest
-from charlm.checkpoint import safe_io as tensors
-from charlm.checkpoint.safe_io import NGRAM_FILE
-from charlm.checkpoint.snapshot import read
+from charlm.checkpoint import safe_io
+from charlm.checkpoint.safe_io import NGRAM_FILE, dump_tensors
+from charlm.checkpoint.snapshot import read_snapshot
 from tests.forks import forked
 from tests.hostile import FILES, VOUCHED, Hostile, joined, twice
 
@@ -193,7 +192,7 @@ BY_HAND: dict[str, Callable[[Hostile], None]] = {
 
 BY_HAND_ALONE: dict[str, Callable[[Hostile], None]] = {
     "weights that counts do not have": lambda hostile: (
-        hostile.path(MODEL).write_bytes(tensors.dump_tensors({"x": torch.ones(3)})) and None
+        hostile.path(MODEL).write_bytes(dump_tensors({"x": torch.ones(3)})) and None
     ),
     "no counts at all": lambda hostile: hostile.path(NGRAM_FILE).unlink(),
     "a shape that counts do not have": edit(CONFIG, lambda d: d["model"].update(n_layer=1)),
@@ -259,8 +258,8 @@ def test_more_than_thirty_are_made_by_hand() -> None:
 
 def test_the_runs_they_are_made_of_are_whole(used: Hostile, used_alone: Hostile) -> None:
     assert used.use() == "read" == used_alone.use()
-    assert set(manifest.CHECKPOINT_FILES) | set(manifest.RUN_FILES) <= set(VOUCHED)
-    assert read(used.run, "latest", training=True).counts is not None
+    assert set(safe_io.CHECKPOINT_FILES) | set(safe_io.RUN_FILES) <= set(VOUCHED)
+    assert read_snapshot(used.run, "latest", training=True).counts is not None
 
 
 def mutated(hostile: Hostile, numbers: range) -> list[dict[str, Any]]:

@@ -188,9 +188,9 @@ def test_far_fewer_steps_than_were_planned_are_said(corpus) -> None:  # type: ig
 
     plan = toy_choice(corpus, 1166).plan
     assert plan.first_total_steps == 1166 and not plan.fell_short
-    slow = replace(plan, schedule=Schedule.usual(11)).decided(decided="schedule", at_step=3)
+    slow = replace(plan, schedule=Schedule.warmup_cooldown(11)).record(decided="schedule", at_step=3)
     assert slow.fell_short and slow.first_total_steps == 1166
-    nearly = replace(plan, schedule=Schedule.usual(900)).decided(decided="schedule", at_step=3)
+    nearly = replace(plan, schedule=Schedule.warmup_cooldown(900)).record(decided="schedule", at_step=3)
     assert not nearly.fell_short
 
 

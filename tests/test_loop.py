@@ -10,19 +10,17 @@ import torch
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import read
+from charlm.checkpoint.snapshot import read_snapshot
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
 from charlm.errors import CheckpointError, DivergedError, ResourceError
 from charlm.evaluation.score import score_slice
 from charlm.inference.predictor import TransformerPredictor
-from charlm.training import trainer as loop
 from charlm.training import trainer as step
 from charlm.training.events import Evaluated, Event, Finished, Saved, SaveFailed, Skipped, Stepped, WentBack
-from charlm.training.extend import by_steps
+from charlm.training.launch import extend_by_steps, resume_run
 from charlm.training.session import Session
-from charlm.training.start import go_on
 from charlm.training.trainer import Trainer, batch_loss
 from tests.conftest import TEXT, After, Never, toy_run
 
@@ -51,7 +49,7 @@ def assert_same(a: Session, b: Session) -> None:
 
 def resumed(run: RunFolder) -> Session:
     run.unlock()
-    return go_on(RunFolder(run.path), pytest.fail)
+    return resume_run(RunFolder(run.path), pytest.fail)
 
 
 def stopped_and_resumed(root: Path, corpus: Corpus, model: dict[str, object], steps: int = 8) -> Session:
@@ -94,7 +92,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path: Path, corpus: Co
     weights.write_bytes(data)
     said: list[str] = []
     run.unlock()
-    session = go_on(RunFolder(run.path), said.append)
+    session = resume_run(RunFolder(run.path), said.append)
     assert session.state.step == 5
     assert "step 6" in said[0] and "not what was saved" in said[0]
 
@@ -132,7 +130,7 @@ def test_it_learns_and_says_so(tmp_path: Path, corpus: Corpus) -> None:
 def test_the_final_figure_is_the_predictors_score(tmp_path: Path, corpus: Corpus) -> None:
     run, session = toy_run(tmp_path, corpus, 10)
     figure = [e for e in Trainer(session, run).run(Never()) if isinstance(e, Evaluated)][-1]
-    scores = TransformerPredictor.of(read(run, "latest")).score(corpus.held_out)
+    scores = TransformerPredictor.of(read_snapshot(run, "latest")).score(corpus.held_out)
     assert figure.nats_per_char == pytest.approx(
         -scores.mean() * len(corpus.held_out) / corpus.held_out_chars, rel=1e-6
     )
@@ -190,7 +188,7 @@ def test_after_three_times_it_gives_up(
         for event in Trainer(session, run).run(Never()):
             seen.append(event)  # noqa: PERF402  the error comes in the middle
     assert [e.rate_factor for e in seen if isinstance(e, WentBack)] == [0.5, 0.25, 0.125]
-    assert read(run, "latest").step <= 5, "whole, and from before it went wrong"
+    assert read_snapshot(run, "latest").step <= 5, "whole, and from before it went wrong"
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, corpus: Corpus) -> None:
@@ -250,7 +248,7 @@ def test_memorising_ends_a_run_and_keeps_its_best(tmp_path: Path, monkeypatch: p
     assert isinstance(last, Finished) and last.reason == "early"
     assert last.step < 3000
     assert run.pointed("best") == last.best_step is not None
-    assert read(run, "best").step == last.best_step
+    assert read_snapshot(run, "best").step == last.best_step
 
 
 def test_an_extension_goes_on_from_the_end(tmp_path: Path, corpus: Corpus) -> None:
@@ -258,7 +256,7 @@ def test_an_extension_goes_on_from_the_end(tmp_path: Path, corpus: Corpus) -> No
     list(Trainer(session, run).run(Never()))
     session = resumed(run)
     assert session.state.finished == "done"
-    by_steps(session, run, 7)
+    extend_by_steps(session, run, 7)
     rates = [e.learning_rate for e in Trainer(session, run).run(Never()) if isinstance(e, Stepped)]
     assert len(rates) == 7
     assert rates[0] < max(rates) > rates[-1]
@@ -268,7 +266,7 @@ def test_an_extension_goes_on_from_the_end(tmp_path: Path, corpus: Corpus) -> No
 def test_an_extension_killed_before_its_first_save_goes_on(tmp_path: Path, corpus: Corpus) -> None:
     run, session = toy_run(tmp_path, corpus, 10)
     list(Trainer(session, run).run(Never()))
-    by_steps(resumed(run), run, 7)  # the plan is written; then the process dies
+    extend_by_steps(resumed(run), run, 7)  # the plan is written; then the process dies
     session = resumed(run)
     assert session.state.finished is None
     list(Trainer(session, run).run(Never()))
@@ -287,7 +285,7 @@ def test_a_held_out_loss_that_is_not_finite_goes_back(
             estimate.sums[0] = float("nan")
         return estimate
 
-    monkeypatch.setattr(loop, "score_slice", score)
+    monkeypatch.setattr("charlm.training.held_out.score_slice", score)
     events = list(Trainer(session, run).run(Never()))
     (back,) = [e for e in events if isinstance(e, WentBack)]
     assert "held-out" in back.reason and back.to_step == 0
@@ -302,8 +300,10 @@ def test_a_best_that_could_not_be_saved_is_not_the_best(
     for event in Trainer(session, run).run(Never()):
         disk.full = event.step < 6
         if isinstance(event, Stepped) and event.step == 9:
-            assert session.state.memorising.best_step == run.pointed("best") == 8
-    assert session.state.memorising.best_step == run.pointed("best") == 12, "the last step is compared too"
+            assert session.state.early_stopping.best_step == run.pointed("best") == 8
+    assert session.state.early_stopping.best_step == run.pointed("best") == 12, (
+        "the last step is compared too"
+    )
 
 
 def test_nothing_held_out_trains_without_evaluating(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_another_text_under_the_same_run_is_refused(
     run, session = toy_run(tmp_path, corpus, 3)
     list(Trainer(session, run).run(Never()))
     other = prepare(TEXT.replace("ducks", "geëse"), TextConfig())
-    monkeypatch.setattr("charlm.training.run_text.reopen", lambda key: other)
+    monkeypatch.setattr("charlm.training.run_corpus.reopen", lambda key: other)
     with pytest.raises(CheckpointError, match=r"vocabulary.*ë"):
         resumed(run)
 
@@ -334,7 +334,7 @@ def test_a_second_trainer_is_kept_out(tmp_path: Path, corpus: Corpus) -> None:
 def test_configurations_come_back(tmp_path: Path, corpus: Corpus) -> None:
     run, session = toy_run(tmp_path, corpus, 2)
     list(Trainer(session, run).run(Never()))
-    snapshot = read(run, "latest")
+    snapshot = read_snapshot(run, "latest")
     assert isinstance(snapshot.model_config, ModelConfig) and snapshot.model_config == session.model_config
     assert (
         isinstance(snapshot.training_config, TrainingConfig)
@@ -353,8 +353,8 @@ def test_between_steps_the_predictor_reads_with_the_weights_as_they_are(
     for event in trainer.run(Never()):
         if isinstance(event, Stepped):
             session.model.eval()
-            state, _ = trainer.predictor.step(trainer.predictor.start(1), ids[:, :2])
-            _, stepped = trainer.predictor.step(state, ids[:, 2:])
+            state, _ = trainer.session.predictor.step(trainer.session.predictor.start(1), ids[:, :2])
+            _, stepped = trainer.session.predictor.step(state, ids[:, 2:])
             expected = torch.log_softmax(session.model(ids)[:, -1].detach(), dim=-1)
             session.model.train()
             n = corpus.vocabulary.n_symbols

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import read
+from charlm.checkpoint.snapshot import read_snapshot
 from charlm.config import ATTENTION, SCORED, ModelConfig
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import Vocabulary
@@ -152,7 +152,7 @@ def test_exact_resume_and_what_is_saved_is_what_is_read(
     model |= {"locality": True, "n_kv_head": 1} if "attention" in mixer.split(",") else {}
     model |= {"window": 3} if mixer != "recurrent" and position != "default" else {}
     session = stopped_and_resumed(tmp_path, corpus, model, steps=6)
-    saved = TransformerPredictor.of(read(RunFolder(tmp_path / "part"), "latest"))
+    saved = TransformerPredictor.of(read_snapshot(RunFolder(tmp_path / "part"), "latest"))
     ids = corpus.held_out[:50]
     np.testing.assert_array_equal(
         saved.score(ids), TransformerPredictor(session.model.eval(), corpus.vocabulary).score(ids)
@@ -358,5 +358,5 @@ def test_mixers_learn(tmp_path: Path, corpus: Corpus) -> None:
         heads = {"n_head": 2 if ModelConfig(mixer=mixer).attends else None}
         run, session = toy_run(tmp_path, corpus, 60, mixer, model={"mixer": mixer, **heads})
         list(Trainer(session, run).run(Never()))
-        figure = session.state.last_figure
+        figure = session.state.last_evaluation
         assert figure and figure["nats_per_char"] < session.state.divergence.unigram - 0.5, mixer

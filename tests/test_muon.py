@@ -6,7 +6,7 @@ import torch
 from charlm.config import ModelConfig
 from charlm.model.layers import is_matrix, row_parts
 from charlm.model.transformer import LanguageModel, initialise
-from charlm.training.optimizer import MOMENTUM, Optimizer, Rates, orthogonalised, orthogonalised_parts
+from charlm.training.optimizer import MOMENTUM, LearningRates, Optimizer, orthogonalize, orthogonalize_parts
 
 
 def some(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -16,22 +16,22 @@ def some(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 8, 30), (2, 30, 8), (1, 1, 5)])
 def test_singular_values_come_near_one_and_directions_stay(shape: tuple[int, ...]) -> None:
     x = some(*shape)
-    found = orthogonalised(x)
+    found = orthogonalize(x)
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.3 and values.max() < 1.3
     u, _, v = torch.linalg.svd(x, full_matrices=False)
     middle = u.mT @ found @ v.mT  # diagonal if the directions are the same
     assert (middle - torch.diag_embed(middle.diagonal(dim1=1, dim2=2))).abs().max() < 1e-3
-    torch.testing.assert_close(orthogonalised(7 * x), found, rtol=0, atol=1e-4)
+    torch.testing.assert_close(orthogonalize(7 * x), found, rtol=0, atol=1e-4)
 
 
 def test_parts_are_done_each_by_itself_whatever_stands_beside_them() -> None:
     joined, tall, flat = some(24, 8), some(16, 8, seed=1), some(8, 16, seed=2)
-    found = orthogonalised_parts([joined, tall, flat], [(8, 8, 8), (16,), (8,)])
+    found = orthogonalize_parts([joined, tall, flat], [(8, 8, 8), (16,), (8,)])
     for part, rows in zip(found[0].split(8), joined.split(8), strict=True):
-        torch.testing.assert_close(part, orthogonalised(rows[None])[0], rtol=0, atol=1e-5)
-    torch.testing.assert_close(found[1], orthogonalised(tall[None])[0], rtol=0, atol=1e-5)
-    torch.testing.assert_close(found[2], orthogonalised(flat[None])[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(part, orthogonalize(rows[None])[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[1], orthogonalize(tall[None])[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[2], orthogonalize(flat[None])[0], rtol=0, atol=1e-5)
 
 
 def model(mixer: str = "attention", **settings: object) -> LanguageModel:
@@ -77,11 +77,11 @@ def test_a_step_is_the_rule_written_out() -> None:
     for step in range(3):
         for p in made.parameters():
             p.grad = some(*p.shape, seed=step)
-        optimizer.update(Rates(adamw=0.01, muon=0.1, ngrams=0.0), torch.tensor(True))
+        optimizer.update(LearningRates(adamw=0.01, muon=0.1, ngram_embeddings=0.0), torch.tensor(True))
         gradient = some(*weight.shape, seed=step)
         momentum = MOMENTUM * momentum + (1 - MOMENTUM) * gradient
         nesterov = (1 - MOMENTUM) * gradient + MOMENTUM * momentum
-        expected = expected * (1 - 0.1 * 0.5) - 0.1 * orthogonalised(nesterov[None])[0]
+        expected = expected * (1 - 0.1 * 0.5) - 0.1 * orthogonalize(nesterov[None])[0]
     torch.testing.assert_close(weight.detach(), expected, rtol=0, atol=1e-5)
     assert gains.detach().sub(1).abs().max() <= 0.031, (
         "a gain goes by AdamW, at its own rate, and does not decay"
@@ -99,7 +99,7 @@ def test_the_rest_goes_by_the_librarys_adamw() -> None:
         for made in (ours, theirs):
             for p in made.parameters():
                 p.grad = some(*p.shape, seed=step)
-        optimizer.update(Rates(0.01, 0.0, 0.0), torch.tensor(True))
+        optimizer.update(LearningRates(0.01, 0.0, 0.0), torch.tensor(True))
         reference.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-7)
@@ -113,7 +113,7 @@ def test_a_bad_step_changes_nothing(kind: str) -> None:
     def learn(good: bool) -> None:
         made.zero_grad()
         made(torch.arange(8)[None] % 9).sum().mul(1.0 if good else torch.nan).backward()
-        optimizer.update(Rates(0.01, 0.02, 0.05), torch.tensor(good))
+        optimizer.update(LearningRates(0.01, 0.02, 0.05), torch.tensor(good))
 
     learn(True)
     before = {name: t.clone() for name, t in {**made.state_dict(), **optimizer.state}.items()}

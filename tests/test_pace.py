@@ -5,7 +5,7 @@ import pytest
 from charlm.config import TrainingConfig
 from charlm.data.corpus import Windows
 from charlm.evaluation.score import Slice
-from charlm.training.deadline import Pace
+from charlm.training.deadline import Deadline
 from charlm.training.planner import Plan
 from charlm.training.schedule import Schedule
 
@@ -19,37 +19,37 @@ HELD_OUT = Slice(tuple(range(3000)), 3000, 32, 1.0)
 def test_a_run_ends_when_it_was_promised(speed: float, drift: float, budget: float) -> None:
     """Whatever the first guess, and when the machine changes its speed on the way."""
     now = 3.0
-    pace = Pace(budget=budget, deadline=budget, clock=lambda: now)
-    plan = Plan(schedule=Schedule.usual(77), eval_every=8, eval_chars=1000)
+    deadline = Deadline(budget=budget, at=budget, clock=lambda: now)
+    plan = Plan(schedule=Schedule.warmup_cooldown(77), eval_every=8, eval_chars=1000)
     step, config = 0, TrainingConfig()
     while step < plan.total_steps:
         took = speed * (drift if now > budget / 2 else 1)
         now, step = now + took, step + 1
-        pace.stepped(took)
-        if pace.first_look_due(plan.total_steps - step):
-            plan = pace.first_plan(plan, step, WINDOWS, HELD_OUT, config)
-        if pace.step_seconds and step % plan.eval_every == 0 and step < plan.total_steps:
+        deadline.add_step(took)
+        if deadline.first_plan_due(plan.total_steps - step):
+            plan = deadline.first_plan(plan, step, WINDOWS, HELD_OUT, config)
+        if deadline.step_seconds and step % plan.eval_every == 0 and step < plan.total_steps:
             windows = plan.eval_chars / HELD_OUT.symbols_per_window
-            pace.window_seconds = took / 3 / 16
-            pace.evaluation_seconds = windows * pace.window_seconds + 0.1
-            pace.shown_seconds = 0.1
-            now += pace.evaluation_seconds
-            plan = pace.next_plan(plan, step, HELD_OUT)
-    now += pace.closing_windows(3000) * pace.window_seconds + 0.1 + pace.afterwards
+            deadline.window_seconds = took / 3 / 16
+            deadline.evaluation_seconds = windows * deadline.window_seconds + 0.1
+            deadline.shown_seconds = 0.1
+            now += deadline.evaluation_seconds
+            plan = deadline.next_plan(plan, step, HELD_OUT)
+    now += deadline.closing_windows(3000) * deadline.window_seconds + 0.1 + deadline.reserve
     assert abs(now - budget) <= max(0.05 * budget, 3)
     assert plan.decisions[-1]["schedule"].endswith(f"{step}:0")
 
 
 def test_a_machine_that_is_slow_for_a_while_does_not_begin_the_cooldown() -> None:
     now, budget = 0.0, 600.0
-    pace = Pace(budget=budget, deadline=budget, clock=lambda: now)
-    plan, step = Plan(schedule=Schedule.usual(2000), eval_every=60, eval_chars=1000), 0
+    deadline = Deadline(budget=budget, at=budget, clock=lambda: now)
+    plan, step = Plan(schedule=Schedule.warmup_cooldown(2000), eval_every=60, eval_chars=1000), 0
     while now < 0.45 * budget:
         took = 0.9 if 0.3 < now / budget < 0.4 else 0.25
         now, step = now + took, step + 1
-        pace.stepped(took)
-        if pace.first_look_due(plan.total_steps - step):
-            plan = pace.first_plan(plan, step, WINDOWS, HELD_OUT, TrainingConfig())
-        elif pace.step_seconds and step % plan.eval_every == 0:
-            plan = pace.next_plan(plan, step, HELD_OUT)
+        deadline.add_step(took)
+        if deadline.first_plan_due(plan.total_steps - step):
+            plan = deadline.first_plan(plan, step, WINDOWS, HELD_OUT, TrainingConfig())
+        elif deadline.step_seconds and step % plan.eval_every == 0:
+            plan = deadline.next_plan(plan, step, HELD_OUT)
         assert plan.schedule.factor(step) == 1 or step < 50

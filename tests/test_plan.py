@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.training.planner import SIZES, SIZES_WITH_COUNTS, Budget, Plan, choose
+from charlm.training.planner import SIZES, SIZES_WITH_PRIOR, Budget, Plan, choose
 from charlm.training.schedule import Schedule
 
 budgets = st.one_of(
@@ -38,7 +38,7 @@ def test_what_is_set_by_hand_stays(budget: Budget, name: str, value: int) -> Non
 def test_more_time_never_means_a_smaller_model() -> None:
     weights = [12 * c.model.n_layer * c.model.n_embd**2 for s in range(5, 10**5, 500) if (c := choose(Budget(seconds=s, gflops=130), 10**8, ModelConfig(), TrainingConfig()))]  # fmt: skip
     assert weights == sorted(weights)
-    for sizes in (SIZES, SIZES_WITH_COUNTS):
+    for sizes in (SIZES, SIZES_WITH_PRIOR):
         assert [size.tflop for size in sizes] == sorted(size.tflop for size in sizes)
 
 
@@ -62,10 +62,10 @@ def test_an_odd_width_is_refused_in_words() -> None:
 
 
 def test_the_last_decision_is_in_force() -> None:
-    plan = Plan(schedule=Schedule.usual(100), eval_every=10, eval_chars=99).decided(decided="size")
+    plan = Plan(schedule=Schedule.warmup_cooldown(100), eval_every=10, eval_chars=99).record(decided="size")
     from dataclasses import replace
 
-    later = replace(plan, schedule=Schedule.usual(120)).decided(decided="schedule")
+    later = replace(plan, schedule=Schedule.warmup_cooldown(120)).record(decided="schedule")
     assert Plan.from_json(later.to_json()) == later
     assert len(later.decisions) == 2
 

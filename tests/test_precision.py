@@ -47,7 +47,7 @@ def test_products_are_rounded_and_the_loss_the_weights_and_the_optimizer_are_not
     monkeypatch.setattr(
         step.F, "cross_entropy", lambda logits, y: seen.update(logits=logits.dtype) or entropy(logits, y)
     )
-    step.learn(session, session.learning_rates())
+    step.train_step(session, session.learning_rates())
     assert seen == {"product": torch.bfloat16, "stream": torch.float32, "logits": torch.float32}
     kept = [*session.model.parameters(), *session.optimizer.state.values()]
     assert {tensor.dtype for tensor in kept} == {torch.float32}
@@ -55,7 +55,7 @@ def test_products_are_rounded_and_the_loss_the_weights_and_the_optimizer_are_not
 
 def test_newton_and_schulz_in_bf16_find_the_same_directions() -> None:
     matrices = torch.randn(3, 16, 40, generator=torch.Generator().manual_seed(1))
-    exact, rounded = muon.orthogonalised(matrices), muon.orthogonalised(matrices, torch.bfloat16)
+    exact, rounded = muon.orthogonalize(matrices), muon.orthogonalize(matrices, torch.bfloat16)
     assert rounded.dtype == torch.float32
     cosine = torch.nn.functional.cosine_similarity(exact.flatten(1), rounded.flatten(1))
     assert cosine.min() > 0.99

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import read
+from charlm.checkpoint.snapshot import read_snapshot
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.inference.context import ContextRule
@@ -22,9 +22,9 @@ from charlm.ngram.folds import FOLDS, bounds
 from charlm.ngram.grams import Packing
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.ngram.prior import TrainingPrior
+from charlm.training.launch import resume_run
 from charlm.training.planner import Budget, choose
 from charlm.training.session import PriorRows, Session
-from charlm.training.start import go_on
 from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, needed, toy_choice, toy_run
 from tests.matrix import every_model, name_of
@@ -297,10 +297,10 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, corpus: Corpus
     list(trainer.run(After(lambda: trainer.step, 4)))
     assert 0 < trainer.step < 9
     cut.unlock()
-    resumed = go_on(RunFolder(cut.path), pytest.fail)
+    resumed = resume_run(RunFolder(cut.path), pytest.fail)
     list(Trainer(resumed, cut).run(Never()))
     cut.unlock()
-    one, other = read(run, "latest"), read(cut, "latest")
+    one, other = read_snapshot(run, "latest"), read_snapshot(cut, "latest")
     assert one.ngram == other.ngram and one.ngram is not None
     for name, weight in one.weights.items():
         assert torch.equal(weight, other.weights[name]), name

@@ -11,7 +11,7 @@ import pytest
 from charlm.cli.main import COMMANDS
 from charlm.model.mixers import MIXERS
 from charlm.model.positions import POSITIONS
-from charlm.training.planner import SIZES, SIZES_WITH_COUNTS, Size
+from charlm.training.planner import SIZES, SIZES_WITH_PRIOR, Size
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -38,7 +38,7 @@ def test_the_readme_is_short() -> None:
 
 def test_the_table_of_sizes_is_the_planners() -> None:
     page = (ROOT / "docs/budget.md").read_text("utf-8")
-    assert all("\n".join(size_lines(sizes)) in page for sizes in (SIZES, SIZES_WITH_COUNTS))
+    assert all("\n".join(size_lines(sizes)) in page for sizes in (SIZES, SIZES_WITH_PRIOR))
 
 
 def test_the_commands_are_those_there_are() -> None:

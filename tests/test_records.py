@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from charlm.checkpoint import safe_io as manifest
+from charlm.checkpoint import safe_io
 from charlm.checkpoint.run_folder import RunFolder
 from tests.commands import Command, Done
 from tests.conftest import TEXT
@@ -143,10 +143,10 @@ def _another(value: Any, rng: random.Random) -> bytes:
 def vouch_again(run: Path) -> None:
     """Make the manifests fit what lies there, so that what stands behind their hashes is tried."""
     for folder in run.glob("step-*"):
-        own = {name: (folder / name).read_bytes() for name in manifest.CHECKPOINT_FILES}
-        names = (*manifest.RUN_FILES, manifest.NGRAM_FILE)
+        own = {name: (folder / name).read_bytes() for name in safe_io.CHECKPOINT_FILES}
+        names = (*safe_io.RUN_FILES, safe_io.NGRAM_FILE)
         shared = {name: (run / name).read_bytes() for name in names if (run / name).is_file()}
-        (folder / manifest.NAME).write_bytes(manifest.describe(own, shared))
+        (folder / safe_io.MANIFEST).write_bytes(safe_io.make_manifest(own, shared))
 
 
 def attempt(place: Place, number: int) -> None:
@@ -158,7 +158,7 @@ def attempt(place: Place, number: int) -> None:
     path.write_bytes(mutated(path.read_bytes(), path.name, rng))
     of = OF_CACHE if parts[0] == "cache" else OF_COMPARISON if parts[1] == "cp" else OF_RUN
     run = place.here.joinpath(*parts[: 2 if of is OF_RUN else 3])
-    if of is not OF_CACHE and run.is_dir() and path.name != manifest.NAME and rng.random() < 0.7:
+    if of is not OF_CACHE and run.is_dir() and path.name != safe_io.MANIFEST and rng.random() < 0.7:
         vouch_again(run)
     commands = ["resume toy", "runs"] if path.name in RECORDS and of is OF_RUN else rng.sample(of, 2)
     if rng.random() < 0.5:

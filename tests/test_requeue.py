@@ -133,7 +133,7 @@ def test_another_text_is_refused_and_a_moved_one_is_not(charlm: Charlm) -> None:
 
 
 def test_a_run_of_an_older_version_is_compared_with_what_it_became(charlm: Charlm) -> None:
-    import charlm.training.start as start
+    import charlm.training.launch as start
 
     plain = start.begin
     with pytest.MonkeyPatch.context() as patch:

@@ -11,7 +11,7 @@ steps = st.integers(1, 5000)
 
 @given(steps)
 def test_the_usual_one_warms_up_and_comes_down(n: int) -> None:
-    schedule = Schedule.usual(n)
+    schedule = Schedule.warmup_cooldown(n)
     factors = [schedule.factor(step) for step in range(n)]
     assert schedule.end == n
     assert all(0 < factor <= 1 for factor in factors), "no step is wasted"
@@ -27,7 +27,7 @@ def test_the_usual_one_warms_up_and_comes_down(n: int) -> None:
 def test_moving_the_end_keeps_the_past_and_never_rises_after_the_level(
     n: int, moves: list[tuple[float, int]]
 ) -> None:
-    schedule, step = Schedule.usual(n), 0
+    schedule, step = Schedule.warmup_cooldown(n), 0
     for share, more in moves:
         step += int(share * (schedule.end - step))
         if step >= schedule.end:
@@ -44,8 +44,8 @@ def test_moving_the_end_keeps_the_past_and_never_rises_after_the_level(
 
 @given(st.integers(2, 5000), steps)
 def test_an_extension_has_its_own_warmup_and_cooldown(n: int, more: int) -> None:
-    longer = Schedule.usual(n).extended(n, n + more)
-    assert [longer.factor(s) for s in range(n)] == [Schedule.usual(n).factor(s) for s in range(n)]
+    longer = Schedule.warmup_cooldown(n).extended(n, n + more)
+    assert [longer.factor(s) for s in range(n)] == [Schedule.warmup_cooldown(n).factor(s) for s in range(n)]
     assert longer.end == n + more
     if more >= 100:
         later = [longer.factor(s) for s in range(n, n + more)]
@@ -54,7 +54,7 @@ def test_an_extension_has_its_own_warmup_and_cooldown(n: int, more: int) -> None
 
 @given(steps, st.integers(0, 4999), steps)
 def test_a_schedule_survives_being_written_down(n: int, at: int, more: int) -> None:
-    schedule = Schedule.usual(n).retimed(min(at, n - 1), min(at, n - 1) + more)
+    schedule = Schedule.warmup_cooldown(n).retimed(min(at, n - 1), min(at, n - 1) + more)
     assert Schedule.parse(str(schedule)) == schedule
 
 

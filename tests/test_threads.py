@@ -14,8 +14,8 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.data.corpus import Corpus
 from charlm.threads import use_threads
 from charlm.training.events import Stepped
+from charlm.training.launch import resume_run
 from charlm.training.session import Session
-from charlm.training.start import go_on
 from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, toy_run
 
@@ -46,7 +46,7 @@ def test_a_resume_with_more_threads_says_so_and_agrees(
         list(trainer.run(After(lambda trainer=trainer: trainer.step, 4)))
         run.unlock()
         said: list[str] = []
-        session = go_on(RunFolder(run.path), said.append, threads=n)
+        session = resume_run(RunFolder(run.path), said.append, threads=n)
         assert torch.get_num_threads() == n
         assert bool(said) == (n != 1), said
         assert all("threads" in line and "not bit for bit" in line for line in said)

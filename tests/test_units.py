@@ -29,7 +29,7 @@ from charlm.evaluation.score import Score, score_text
 from charlm.inference.generate import Ended, Piece, default_prompt, generate, sample_text
 from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
 from charlm.ngram.build import build
-from charlm.training.start import go_on
+from charlm.training.launch import resume_run
 from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, toy_run
 from tests.test_compression import carried_through
@@ -201,7 +201,7 @@ def test_resume_is_exact(tmp_path: Path, units: str) -> None:
     trainer = Trainer(part, run)
     list(trainer.run(After(lambda: trainer.step, 3)))
     run.unlock()
-    again = go_on(RunFolder(run.path), pytest.fail)
+    again = resume_run(RunFolder(run.path), pytest.fail)
     assert again.state.step == 3 and again.corpus.vocabulary.units == units
     list(Trainer(again, run).run(Never()))  # type: ignore[arg-type]
     assert_same(whole, again)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import numpy as np
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.safe_io import CHECKPOINT_FILES, RUN_FILES, read_vouched
+from charlm.checkpoint.safe_io import CHECKPOINT_FILES, RUN_FILES, read_verified
 from charlm.checkpoint.snapshot import Snapshot, read_newest
 from charlm.cli.console import Output
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
@@ -22,10 +22,10 @@ from charlm.experiments import results as result
 from charlm.inspection.doctor import machine
 from charlm.reporting import log
 from charlm.reporting import run_page as report
-from charlm.training.ngram_trainer import CountsSession
+from charlm.training.launch import make_trainer, resume_run, start_run
+from charlm.training.ngram_trainer import NgramSession
 from charlm.training.planner import Budget, choose, read_plan, write_plan
 from charlm.training.session import Session
-from charlm.training.start import begin, go_on, trainer_of
 from tests.conftest import TEXT, Never, toy_run
 from tests.disk import tree_of
 
@@ -61,7 +61,7 @@ def toy_runs(root: Path) -> dict[bool, Run]:
         name = f"made-{counts}"
         run, session = toy_run(root, text, 3, name, model=model, eval_every=2, save_every=0.0, patience=0)
         to_log = log.MetricsLog(run.path, 0)
-        events = list(trainer_of(session, run).run(Never()))
+        events = list(make_trainer(session, run).run(Never()))
         run.unlock()
         (run.path / ".lock").unlink(missing_ok=True)
         for event in events:
@@ -76,7 +76,7 @@ def saving(root: Path, run: Run, step: int, *, best: bool) -> Case:
     folder = RunFolder(root / "toy")
     moment = replace(run.next, step=step, state={**run.next.state, "seconds": 0.5})
     names = (*CHECKPOINT_FILES, *RUN_FILES)
-    old = {s: read_vouched(folder.folder(s), names) for s in folder.steps()}
+    old = {s: read_verified(folder.folder(s), names) for s in folder.steps()}
     new = {**moment.files(), **moment.run_files()}
 
     def act() -> None:
@@ -89,10 +89,10 @@ def saving(root: Path, run: Run, step: int, *, best: bool) -> Case:
         assert not list(again.path.glob(files.TEMPORARY + "*"))
         newest = read_newest(again, unexpected)
         assert newest.step in (3, step)
-        is_new = same(read_vouched(again.folder(newest.step), names), new) and newest.step == step
-        assert is_new or same(read_vouched(again.folder(3), names), old[3])
+        is_new = same(read_verified(again.folder(newest.step), names), new) and newest.step == step
+        assert is_new or same(read_verified(again.folder(3), names), old[3])
         for pointer in ("latest", "best"):
-            read_vouched(again.folder(again.resolve(pointer)), names)
+            read_verified(again.folder(again.resolve(pointer)), names)
         return "new" if is_new else "old"
 
     return Case(act, check)
@@ -152,7 +152,7 @@ def planning(root: Path, run: Run) -> Case:
     folder, plan = RunFolder(root), run.session.plan
     return one_file(
         root / "plan.json",
-        lambda data: write_plan(folder, plan.decided(decided=data.decode())),
+        lambda data: write_plan(folder, plan.record(decided=data.decode())),
         lambda: read_plan(folder).decisions[-1]["decided"],
     )
 
@@ -250,18 +250,18 @@ def counting_alone(root: Path) -> Case:
     choice = choose(
         Budget(), len(TEXT), ModelConfig(model="ngram", prior_order=2), TrainingConfig(prior_chars=999)
     )
-    choice = replace(choice, plan=choice.plan.decided(decided="size", at_step=0))
+    choice = replace(choice, plan=choice.plan.record(decided="size", at_step=0))
     loaded = load(sources, TextConfig())
     shutil.rmtree(root / "files")  # so that nothing but the run is written
-    expected = CountsSession.counted(loaded.corpus, choice.model, choice.training, choice.plan, {}).counts
+    expected = NgramSession.counted(loaded.corpus, choice.model, choice.training, choice.plan, {}).counts
 
     def act() -> None:
         if list(root.glob("toy/step-*")):
             return
         folder = RunFolder.create(root, "toy")
         try:
-            session = begin(folder, loaded, TextConfig(), choice, "charlm train --model ngram")
-            list(trainer_of(session, folder).run(Never()))
+            session = start_run(folder, loaded, TextConfig(), choice, "charlm train --model ngram")
+            list(make_trainer(session, folder).run(Never()))
         finally:
             folder.unlock()
 
@@ -269,8 +269,8 @@ def counting_alone(root: Path) -> Case:
         folder = RunFolder(root / "toy")
         begun = folder.path.is_dir() and bool(folder.steps())
         if begun:
-            session = go_on(folder, unexpected)
-            assert isinstance(session, CountsSession) and session.counts == expected
+            session = resume_run(folder, unexpected)
+            assert isinstance(session, NgramSession) and session.counts == expected
             assert session.state.finished == "done"
             assert not list(folder.path.glob(files.TEMPORARY + "*"))
             folder.unlock()

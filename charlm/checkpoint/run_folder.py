@@ -1,31 +1,90 @@
-"""The folder of a run: its checkpoints, the pointers to them, its lock, and its summary for lists."""
+"""The folder of a run: what run.json records, its checkpoints, the pointers to them, and its lock."""
 
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from charlm import files
-from charlm.checkpoint import safe_io as manifest
-from charlm.checkpoint.safe_io import parse, read_vouched
-from charlm.errors import CharlmError, CheckpointError, ResourceError, UsageError
+from charlm.checkpoint.safe_io import MANIFEST, RUN_FILES, make_manifest, read_file
+from charlm.config import TextConfig
+from charlm.errors import CheckpointError, ResourceError, UsageError
 from charlm.suggestions import name_meant
 from charlm.terminal import one_line
 
 STEP_NAME = re.compile(r"step-(\d{8,12})")
 KEEP_LAST = 2
 RUN_NAME = re.compile(r"[^\W_.](?:[\w.+-]{0,98}[\w+-])?")
-RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³])(?:\..*)?", re.IGNORECASE)
-"""Names that Windows keeps for devices. Like a last dot, no run has them anywhere: its folder may be copied there."""
-LONGEST_NAME = 200
+WINDOWS_DEVICE = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³])(?:\..*)?", re.IGNORECASE)
+"""Refused everywhere, like a final dot: the folder may be copied to Windows."""
+MAX_NAME = 200
 """Bytes of a run's name: file systems take 255, and names of unfinished folders are longer than the run's."""
-LONGEST_ENTRY = 255
-SHOWN = 5
-"""Unreadable folders that are named; of more, how many."""
+MAX_ENTRY = 255
+MAX_LISTED = 5
+"""Unreadable folders that are named in a warning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivisionFacts:
+    """What the vocabulary and the division of a fine-tuning text depend on, besides the text itself."""
+
+    vocabulary: dict[str, Any]  # of the parent, as its file has it
+    key: str  # of the parent's text
+    sha256: str
+    chars: int
+    spans: dict[str, list[tuple[int, int]]] | None
+    looked: bool  # were the parent's held-out passages looked for in the new text?
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusFacts:
+    """Which text a run was trained on, and where it was read."""
+
+    label: str
+    sources: tuple[str, ...]
+    key: str  # in the cache: of the contents and of how they are divided
+    sha256: str
+    chars: int = 0
+    train_chars: int = 0
+    held_out_chars: int = 0
+    respected: dict[str, Any] | None = None  # the division, where the parent's holds in it
+    earlier: DivisionFacts | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParentFacts:
+    """The run that another was fine-tuned from."""
+
+    run: str
+    step: int
+    weights_sha256: str
+    block_size: int
+    counted: bool  # do its n-grams count in the new run's n-gram model?
+    corpus: CorpusFacts
+    text: TextConfig
+
+    def __post_init__(self) -> None:
+        if self.block_size < 1:
+            raise ValueError(f"block_size is {self.block_size}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What run.json records when a run begins; nothing in it changes later."""
+
+    name: str
+    command: str
+    created: str
+    corpus: CorpusFacts
+    text: TextConfig
+    versions: dict[str, str] = field(default_factory=dict)
+    parent: ParentFacts | None = None
+    asked: dict[str, Any] | None = None  # the settings that were given
 
 
 class RunFolder:
@@ -42,9 +101,9 @@ class RunFolder:
 
     @classmethod
     def create(cls, root: Path, name: str, *, shared_name: bool = False) -> "RunFolder":
-        """Make the folder of a new run and lock it; UsageError if the name is taken.
+        """Make the folder of a new run and lock it. Raises UsageError if the name is taken.
 
-        With a `shared_name`, which others may be given too, CheckpointError if one of them is just at it.
+        With `shared_name`, other processes may be given the same name: CheckpointError if one of them holds it.
         """
         check_free(root, name)
         run = cls(root / name)
@@ -54,7 +113,7 @@ class RunFolder:
             raise ResourceError(f"{one_line(str(run.path))} cannot be made: {error.strerror}") from None
         try:
             run.lock()
-        except CheckpointError:  # another process is just beginning a run of that name
+        except CheckpointError:  # another process is starting a run of that name
             if shared_name:
                 raise
             raise _taken(name) from None
@@ -63,7 +122,7 @@ class RunFolder:
 
     @classmethod
     def create_like(cls, root: Path, wanted: str) -> "RunFolder":
-        """The same under the first name like `wanted` that is free, others being at it too."""
+        """Make the folder of a new run under the first free name like `wanted`: poems, poems-2, ..."""
         while True:
             name = free_name(root, wanted)
             try:
@@ -72,8 +131,8 @@ class RunFolder:
                 continue
 
     def lock(self) -> None:
-        """Keep other trainers out until this process ends; CheckpointError if one is at work."""
-        if (self.path / ".lock").is_symlink():  # what it points to would be emptied
+        """Keep other trainers out until this process ends. Raises CheckpointError if one is running."""
+        if (self.path / ".lock").is_symlink():  # its target would be emptied
             raise CheckpointError(f"{one_line(str(self.path / '.lock'))} is a symbolic link; remove it")
         try:
             self._lock.acquire(timeout=0)
@@ -81,67 +140,66 @@ class RunFolder:
             raise CheckpointError(f"the run {self.name} is being trained by another process") from None
         except OSError as error:
             raise ResourceError(f"the run {self.name} cannot be locked: {error.strerror}") from None
-        with suppress(OSError):  # what cannot be cleared away takes room, and does no other harm
+        with suppress(OSError):  # leftovers take room and do no other harm
             files.remove_temporaries(self.path)
 
     def unlock(self) -> None:
-        """Let others train it."""
+        """Let other processes train the run."""
         self._lock.release()
 
     def write_run_files(self, contents: Mapping[str, bytes]) -> None:
-        """Write what stays the same for the whole run. Raises OSError."""
-        for name in sorted(contents, key=manifest.RUN_FILES.__contains__):  # what makes it a run comes last
+        """Write the files that all checkpoints share. Raises OSError."""
+        for name in sorted(contents, key=RUN_FILES.__contains__):  # RUN_FILES, which make it a run, come last
             files.replace(self.path / name, contents[name])
 
     def save(
         self, step: int, contents: Mapping[str, bytes], shared: Mapping[str, bytes], *, best: bool
     ) -> Path:
-        """Write a checkpoint, point to it, then remove those no longer needed. Raises OSError.
+        """Write a checkpoint, point to it, then remove old ones. Raises OSError.
 
-        `shared` is what the run's own files hold: the manifest vouches for that, not for what has
-        become of them on the disk.
+        `shared`: the intended contents of the files that all checkpoints share, for the manifest's hashes.
         """
         size = sum(map(len, contents.values()))
         if files.free_space(self.path) < size + (1 << 20):
             raise OSError(28, f"no space left on the disk: {size} bytes are needed")
         folder = self.folder(step)
-        files.publish_folder(folder, {**contents, manifest.NAME: manifest.describe(contents, shared)})
+        files.publish_folder(folder, {**contents, MANIFEST: make_manifest(contents, shared)})
         for pointer in ("latest", "best") if best else ("latest",):
             files.replace(self.path / pointer, folder.name.encode() + b"\n")
-        with suppress(OSError, CheckpointError):  # the checkpoint stands, whatever else is wrong here
+        with suppress(OSError, CheckpointError):  # the checkpoint is safe, whatever else fails
             self._prune()
         return folder
 
     def point_to_best(self, step: int | None) -> None:
-        """Point to the best checkpoint that a run's state names, should its last save have been cut short."""
+        """Repair the pointer to the best checkpoint, in case the last save was cut short."""
         with suppress(OSError, CheckpointError):
             if step is not None and self.pointed("best") != step and self.folder(step).is_dir():
                 files.replace(self.path / "best", self.folder(step).name.encode() + b"\n")
 
     def folder(self, step: int) -> Path:
-        """Where the checkpoint of a step lies, or would."""
+        """The path of the checkpoint of a step."""
         return self.path / f"step-{step:08d}"
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, in order."""
+        """The steps that have a checkpoint, ascending. Raises CheckpointError."""
         with self._reading():
             names = [STEP_NAME.fullmatch(path.name) for path in self.path.iterdir() if path.is_dir()]
         return sorted(int(match[1]) for match in names if match)
 
     def pointed(self, pointer: str) -> int | None:
-        """The step that `latest` or `best` points to, if it is there."""
+        """The step that `latest` or `best` points to, None if it is missing. Raises CheckpointError."""
         path = self.path / pointer
         with self._reading():
             if not path.exists():
                 return None
-        match = STEP_NAME.fullmatch(manifest.read_regular(path, 64).decode("ascii", "replace").strip())
+        match = STEP_NAME.fullmatch(read_file(path, 64).decode("ascii", "replace").strip())
         if match is None:
             raise CheckpointError(f"{one_line(str(path))} is damaged: it names no checkpoint of this run")
         with self._reading():
             return int(match[1]) if self.folder(int(match[1])).is_dir() else None
 
     def resolve(self, which: str) -> int:
-        """The step that `latest`, `best` or a number means; CheckpointError where there is none."""
+        """The step that `latest`, `best` or a number stands for. Raises CheckpointError or UsageError."""
         steps = self.steps()
         if not steps:
             raise no_checkpoint(self)
@@ -159,7 +217,7 @@ class RunFolder:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Within it, what the system refuses is a CheckpointError."""
+        """Turn OSError into CheckpointError."""
         try:
             yield
         except OSError as error:
@@ -174,20 +232,20 @@ class RunFolder:
 
 
 def check_name(name: str) -> None:
-    """UsageError if a run cannot have this name."""
-    if RESERVED.fullmatch(name):
+    """Raise UsageError for an invalid run name."""
+    if WINDOWS_DEVICE.fullmatch(name):
         raise UsageError(
             f"a run cannot be named {one_line(name)!r}, which is a device on Windows; choose another name"
         )
-    if not RUN_NAME.fullmatch(name) or len(name.encode()) > LONGEST_NAME:
+    if not RUN_NAME.fullmatch(name) or len(name.encode()) > MAX_NAME:
         raise UsageError(
             f"a run cannot be named {one_line(name)!r}; use letters, digits, and . + - _ after the first, "
-            f"at most 100 characters and {LONGEST_NAME} bytes of UTF-8, no dot at the end"
+            f"at most 100 characters and {MAX_NAME} bytes of UTF-8, no dot at the end"
         )
 
 
 def check_free(root: Path, name: str) -> None:
-    """UsageError if no new run can have this name; what was ended before its first save does not count."""
+    """Raise UsageError if a new run cannot have this name. Runs without a checkpoint do not occupy theirs."""
     check_name(name)
     run = RunFolder(root / name)
     try:
@@ -200,25 +258,24 @@ def check_free(root: Path, name: str) -> None:
 
 
 def no_checkpoint(run: RunFolder) -> CheckpointError:
-    """What is said of a run that was ended, or is, before its first save."""
+    """The error for a run that was stopped before its first save."""
     return CheckpointError(
-        f"the run {run.name} has no checkpoint: nothing of it was saved yet; `charlm train` with --run "
-        f"{run.name} begins it again"
+        f"the run {run.name} has no checkpoint yet; start it again with `charlm train --run {run.name}`"
     )
 
 
 def _taken(name: str) -> UsageError:
     return UsageError(
-        f"a run or comparison named {name} exists already; go on with it by `charlm resume {name}`, or choose another name "
-        "with --run"
+        f"a run or comparison named {name} exists already; resume it with `charlm resume {name}`, or choose "
+        "another name with --run"
     )
 
 
 def free_name(root: Path, wanted: str) -> str:
-    """A name like `wanted` that no run has: itself, or with a number behind it."""
+    """The first unused name: `wanted` made valid, or with a number appended."""
     plain = re.sub(r"[^\w.+-]+", "-", wanted).strip("-._+")[:80].encode()
-    base = plain[: LONGEST_NAME - 20].decode("utf-8", "ignore").rstrip(".") or "run"
-    base = f"run-{base}" if RESERVED.fullmatch(base) else base
+    base = plain[: MAX_NAME - 20].decode("utf-8", "ignore").rstrip(".") or "run"
+    base = f"run-{base}" if WINDOWS_DEVICE.fullmatch(base) else base
     name, number = base, 2
     while (root / name).exists():
         name, number = f"{base}-{number}", number + 1
@@ -226,20 +283,20 @@ def free_name(root: Path, wanted: str) -> str:
 
 
 def has_run(root: Path, name: str) -> bool:
-    """Is there a run, or a comparison, of that name?"""
+    """Is there a run or a comparison of that name?"""
     return any(holds(root, name, file) for file in ("run.json", "comparison.json"))
 
 
-def runs(root: Path, skipped: Callable[[str], None] = lambda why: None) -> list[RunFolder]:
-    """The runs below a folder, the one saved to last first; `skipped` is told of what cannot be read."""
+def list_runs(root: Path, skipped: Callable[[str], None] = lambda why: None) -> list[RunFolder]:
+    """The runs in a folder, last saved first; `skipped` is called with a warning about unreadable ones."""
     found = [RunFolder(path) for path in folders_with(root, "run.json", skipped)]
     return sorted(found, key=lambda run: (_saved(run), run.path.name), reverse=True)
 
 
 def folders_with(root: Path, name: str, skipped: Callable[[str], None] = lambda why: None) -> list[Path]:
-    """The folders below `root` that hold a file of that name; `skipped` is told of those that cannot be read.
+    """The folders in `root` that contain a file of that name; `skipped` is called with a warning about unreadable ones.
 
-    CheckpointError where `root` itself cannot be read.
+    Raises CheckpointError where `root` itself cannot be read.
     """
     try:
         children = sorted(root.iterdir())
@@ -255,17 +312,17 @@ def folders_with(root: Path, name: str, skipped: Callable[[str], None] = lambda 
         except OSError as error:
             unreadable.append(f"{one_line(path.name)} ({error.strerror})")
     if unreadable:
-        more = f" and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
+        more = f" and {len(unreadable) - MAX_LISTED} more" if len(unreadable) > MAX_LISTED else ""
         skipped(
-            f"skipped in {one_line(str(root))}, since it cannot be read: {', '.join(unreadable[:SHOWN])}{more}"
+            f"skipped in {one_line(str(root))}, since it cannot be read: {', '.join(unreadable[:MAX_LISTED])}{more}"
         )
     return found
 
 
 def holds(root: Path, name: str, file: str) -> bool:
-    """Is there a folder of that name below `root`, with such a file? CheckpointError where it cannot be read."""
+    """Does `root` have a folder `name` that contains `file`? Raises CheckpointError where it cannot be read."""
     try:
-        plain = Path(name).name == name and name != ".." and len(os.fsencode(name)) <= LONGEST_ENTRY
+        plain = Path(name).name == name and name != ".." and len(os.fsencode(name)) <= MAX_ENTRY
         return plain and (root / name / file).is_file()
     except UnicodeEncodeError:
         return False
@@ -275,10 +332,10 @@ def holds(root: Path, name: str, file: str) -> bool:
         ) from None
 
 
-def find(root: Path, name: str | None, skipped: Callable[[str], None] = lambda why: None) -> RunFolder:
-    """The run of that name, or the newest; CheckpointError where there is none.
+def find_run(root: Path, name: str | None, skipped: Callable[[str], None] = lambda why: None) -> RunFolder:
+    """The run of that name, or the newest. Raises CheckpointError where there is none.
 
-    For a name only its own folder is looked at; `skipped` is told of others that cannot be read.
+    With a name only its own folder is read; `skipped` is called with a warning about unreadable others.
     """
     place = one_line(str(root))
     if name is not None and holds(root, name, "comparison.json"):
@@ -287,7 +344,7 @@ def find(root: Path, name: str | None, skipped: Callable[[str], None] = lambda w
         )
     if name is not None and holds(root, name, "run.json"):
         return RunFolder(root / name)
-    found = runs(root, skipped)
+    found = list_runs(root, skipped)
     if not found:
         raise CheckpointError(f"there are no runs in {place}; `charlm train` makes one")
     if name is None:
@@ -305,100 +362,5 @@ def _saved(run: RunFolder) -> float:
     latest = run.path / "latest"
     try:
         return (latest if latest.exists() else run.path / "run.json").stat().st_mtime
-    except OSError:  # it is being removed, or cannot be read: whoever reads it says so
+    except OSError:  # being removed, or unreadable, which reading it will report
         return 0.0
-
-
-STATES = {"done": "finished", "early": "stopped early", None: "unfinished"}
-
-NATS = ("before", "begun", "nats_per_char", "forgotten")
-ERRORS = ("before_error", "standard_error")
-COUNTED = ("step", "chars", "of_chars", "blocks")
-
-
-FIGURES = (
-    *("nats_per_char", "standard_error", "blocks"),
-    *("baseline_nats_per_char", "difference", "difference_error"),
-)
-"""What is shown of a run's last evaluation."""
-
-
-def overview(run: RunFolder) -> dict[str, Any]:
-    """Name, text, step, last figure and state of a run; `problem` says why one cannot be read."""
-    row: dict[str, Any] = {"schema": 1, "run": run.name, "path": str(run.path), "problem": None}
-    try:
-        step = run.resolve("latest")
-        data = read_vouched(run.folder(step), ("run.json", "state.json", "config.json"))
-        facts, state, config = (parse(data[name], name) for name in ("run.json", "state.json", "config.json"))
-        kept = state.get("last_figure") or {}
-        figure = {name: None if kept.get(name) is None else _number(kept[name]) for name in FIGURES}
-        if figure.get("baseline_nats_per_char") is None:
-            figure["difference"] = None
-        corpus = dict(facts["corpus"])
-        corpus |= {name: _whole(corpus[name]) for name in ("train_chars", "held_out_chars")}
-        corpus |= {name: str(corpus[name]) for name in ("label", "sha256")}
-        if figure.get("blocks") == 1:
-            figure["standard_error"] = None  # older versions saved 0
-        return row | {
-            "text": corpus["label"],
-            "created": str(facts["created"]),
-            "step": step,
-            "nats_per_char": figure.get("nats_per_char"),
-            "standard_error": figure.get("standard_error"),
-            "evaluated_chars": _whole(kept["chars"]) if kept else None,
-            "baseline_nats_per_char": figure.get("baseline_nats_per_char"),
-            "difference_from_baseline": figure.get("difference"),
-            "difference_error": figure.get("difference_error"),
-            "best_step": None if state.get("best_step") is None else _whole(state["best_step"]),
-            "seconds": None if state.get("seconds") is None else _number(state["seconds"]),
-            "finished": state.get("finished"),
-            "returns": _whole(state.get("returns", 0)),
-            "state": STATES.get(state.get("finished"), "unfinished"),
-            "corpus": corpus,
-            "versions": dict(facts["versions"]),
-            "command": str(facts.get("command", "")),
-            "text_settings": dict(facts["text"]),
-            "model": dict(config["model"]),
-            "training": dict(config["training"]),
-            "from": _origin(facts.get("from")),
-            "old_text": _old_text(state.get("old_text")),
-        }
-    except (CharlmError, OSError) as error:
-        return row | {"problem": str(error)}
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        return row | {"problem": f"run.json, state.json or config.json is damaged: {one_line(repr(error))}"}
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{one_line(repr(value))} is no number")
-    return float(value)
-
-
-def _whole(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise ValueError(f"{one_line(repr(value))} is no number of characters or steps")
-    return value
-
-
-def _origin(facts: Any) -> dict[str, Any] | None:
-    """The run that it goes on from: its name, the checkpoint and the hash of its weights."""
-    if facts is None:
-        return None
-    return {
-        "run": str(facts["run"]),
-        "step": _whole(facts["step"]),
-        "weights_sha256": str(facts["weights_sha256"]),
-    }
-
-
-def _old_text(kept: Any) -> dict[str, Any] | None:
-    """What was forgotten of that run's held-out text, without the sums that it is computed from."""
-    if kept is None:
-        return None
-    return {
-        "run": str(kept["run"]),
-        **{name: _number(kept[name]) for name in NATS},
-        **{name: None if kept[name] is None else float(kept[name]) for name in ERRORS},
-        **{name: _whole(kept[name]) for name in COUNTED},
-    }

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, to files and back."""
+"""A checkpoint in memory, to files and back."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,25 +7,26 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from charlm.checkpoint import safe_io as strict_json
-from charlm.checkpoint import safe_io as tensors
-from charlm.checkpoint.run_folder import RunFolder, no_checkpoint
-from charlm.checkpoint.safe_io import NGRAM_FILE, read_vouched
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.checkpoint.run_folder import RunFacts, RunFolder, no_checkpoint
+from charlm.checkpoint.safe_io import NGRAM_FILE, dump_tensors, load_tensors, read_verified
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.errors import CheckpointError
 from charlm.model.layers import is_matrix
 from charlm.model.transformer import LanguageModel
 from charlm.ngram.kneser_ney import KneserNey
-from charlm.terminal import one_line
+from charlm.strict_json import dump_json, parse_json, read_as, to_json
 
 S = TypeVar("S", ModelConfig, TrainingConfig)
-MODEL_FILES = ("run.json", "vocabulary.json", "config.json", "model.safetensors", "state.json")
+INFERENCE_FILES = ("run.json", "vocabulary.json", "config.json", "model.safetensors", "state.json")
+OPTIMIZER_FILE = "train_state.safetensors"
+TABLE = "ngrams.table"
+"""The n-gram embeddings, which Adagrad trains row by row."""
 
 
 @dataclass(kw_only=True)
 class Snapshot:
-    """A moment of a run: weights to use, and (`optimizer`) what only training needs."""
+    """A run at one step: weights, configuration and state; the optimizer's tensors only where they are needed."""
 
     step: int
     model_config: ModelConfig
@@ -33,182 +34,129 @@ class Snapshot:
     vocabulary: Vocabulary
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor] = field(default_factory=dict)
-    state: dict[str, Any]
-    run: dict[str, Any]
-    ngram: bytes | None = None  # the file of the run's n-gram model or prior, if it has one
+    state: dict[str, Any]  # a RunState (charlm/training/state.py) as JSON
+    run: RunFacts
+    ngram: bytes | None = None  # the file of the n-gram model or prior, if the run has one
+
+    @property
+    def finished(self) -> str | None:
+        """`done`, `early`, or None for an unfinished run."""
+        finished = self.state.get("finished")
+        return finished if finished in ("done", "early") else None
 
     def files(self) -> dict[str, bytes]:
-        """The checkpoint's files, in the order in which they are written."""
-        config = {"model": self.model_config.to_json(), "training": self.training_config.to_json()}
+        """The checkpoint's own files, in the order in which they are written."""
+        config = {"model": self.model_config, "training": self.training_config}
         return {
-            "model.safetensors": tensors.dump_tensors(self.weights),
-            "train_state.safetensors": tensors.dump_tensors(self.optimizer),
-            "config.json": strict_json.dump(config),
-            "state.json": strict_json.dump({"step": self.step, **self.state}),
+            "model.safetensors": dump_tensors(self.weights),
+            OPTIMIZER_FILE: dump_tensors(self.optimizer),
+            "config.json": dump_json(to_json(config)),
+            "state.json": dump_json(self.state),
         }
 
     def run_files(self) -> dict[str, bytes]:
         """The files that all checkpoints of the run share."""
         ngram = {} if self.ngram is None else {NGRAM_FILE: self.ngram}
-        facts = {
-            "run.json": strict_json.dump(self.run),
-            "vocabulary.json": self.vocabulary.to_json().encode(),
-        }
-        return facts | ngram
+        facts = dump_json(to_json(self.run))
+        return {"run.json": facts, "vocabulary.json": self.vocabulary.to_json().encode(), **ngram}
 
     def kneser_ney(self) -> KneserNey | None:
-        """The run's n-gram model, checked; None if it has none. Raises CheckpointError if it is damaged."""
+        """The run's n-gram model, None if it has none. Raises CheckpointError where it is damaged."""
         if self.ngram is None:
             return None
         return KneserNey.from_bytes(self.ngram, self.vocabulary.n_symbols, NGRAM_FILE, self.vocabulary.end)
 
 
-TABLE = "ngrams.table"
-"""The weight that is learned row by row."""
-
-
 def empty_model(config: ModelConfig, n_symbols: int) -> LanguageModel:
-    """The model of a configuration without memory for its weights: their names and shapes."""
+    """A model on the meta device: names and shapes of its weights without their memory."""
     with torch.device("meta"):
         return LanguageModel(config, n_symbols)
 
 
 def expected_weights(config: ModelConfig, n_symbols: int) -> dict[str, Tensor]:
-    """The weights of a model of that configuration, without memory for them; counts alone have none."""
+    """The weights that a model of this configuration has, on the meta device; an n-gram model has none."""
     return {} if config.is_ngram else dict(empty_model(config, n_symbols).state_dict())
 
 
-def remembered(weights: Mapping[str, Tensor], optimizer: str | None) -> dict[str, Tensor]:
-    """What an optimizer keeps of each weight, by name (`momentum.blocks.0...`), as it is at the start."""
-    kept = {}
+def initial_optimizer_state(weights: Mapping[str, Tensor], optimizer: str | None) -> dict[str, Tensor]:
+    """The optimizer's tensors before the first step, by name (`momentum.blocks.0...`)."""
+    state = {}
     for name, weight in weights.items():
         if name == TABLE:
-            kept[f"row_square.{name}"] = torch.zeros_like(weight[:, 0])
+            state[f"row_square.{name}"] = torch.zeros_like(weight[:, 0])
         elif optimizer == "muon" and is_matrix(name, weight):
-            kept[f"momentum.{name}"] = torch.zeros_like(weight)
+            state[f"momentum.{name}"] = torch.zeros_like(weight)
         else:
-            kept |= {f"{kind}.{name}": torch.zeros_like(weight) for kind in ("exp_avg", "exp_avg_sq")}
-    return kept
+            state |= {f"{moment}.{name}": torch.zeros_like(weight) for moment in ("exp_avg", "exp_avg_sq")}
+    return state
 
 
-def read(run: RunFolder, which: str, *, training: bool = False) -> Snapshot:
-    """A checkpoint of a run, verified; CheckpointError for any that isn't whole.
+def read_snapshot(run: RunFolder, which: str, *, training: bool = False) -> Snapshot:
+    """Read and verify the checkpoint `latest`, `best` or a step; with the optimizer's tensors for `training`.
 
-    If another process prunes it while it is read, the pointer is followed once more.
+    If another process prunes it meanwhile, the pointer is followed once more. Raises CheckpointError or UsageError.
     """
-    try:
-        return _read(run, run.resolve(which), training)
-    except FileNotFoundError:
-        pass
-    try:
-        return _read(run, run.resolve(which), training)
-    except FileNotFoundError:
-        raise CheckpointError(f"the checkpoint {which} of {run.name} is gone") from None
+    for _ in range(2):
+        try:
+            return _read(run, run.resolve(which), training)
+        except FileNotFoundError:
+            pass
+    raise CheckpointError(f"the checkpoint {which} of {run.name} is gone")
 
 
 def read_newest(run: RunFolder, warn: Callable[[str], None]) -> Snapshot:
-    """The newest checkpoint that verifies, for going on with the run; says which were passed over."""
+    """Read the newest whole checkpoint, for training; `warn` is called for each damaged one that is skipped."""
     failure = no_checkpoint(run)
     for step in reversed(run.steps()):
         try:
-            return read(run, str(step), training=True)
+            return read_snapshot(run, str(step), training=True)
         except CheckpointError as error:
-            warn(f"the checkpoint of step {step} cannot be used ({error}); trying the one before")
+            warn(f"the checkpoint of step {step} cannot be used ({error}); trying the previous one")
             failure = error
     raise failure
 
 
 def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
-    names = (*MODEL_FILES, "train_state.safetensors") if training else MODEL_FILES
-    data = read_vouched(run.folder(step), names)
-    parsed = {name: strict_json.parse(data[name], name) for name in names if name.endswith(".json")}
-    config = parsed["config.json"]
+    names = (*INFERENCE_FILES, OPTIMIZER_FILE) if training else INFERENCE_FILES
+    data = read_verified(run.folder(step), names)
+    config = parse_json(data["config.json"], "config.json")
     model_config = _settings(ModelConfig, config.get("model"))
     if not model_config.complete or not model_config.causal:
-        raise CheckpointError("config.json is damaged: the model's shape is not complete, or it reads ahead")
+        raise CheckpointError("config.json is damaged: the model's shape is incomplete, or it is not causal")
+    training_config = _settings(TrainingConfig, config.get("training"))
+    if not model_config.is_ngram and None in (training_config.batch_size, training_config.learning_rate):
+        raise CheckpointError("config.json is damaged: batch_size or learning_rate is missing")
     try:
-        vocabulary = Vocabulary.from_json(parsed["vocabulary.json"])
+        vocabulary = Vocabulary.from_json(parse_json(data["vocabulary.json"], "vocabulary.json"))
     except ValueError as error:
         raise CheckpointError(f"vocabulary.json is damaged: {error}") from None
+    facts = read_as(RunFacts, parse_json(data["run.json"], "run.json"), "run.json")
+    state = parse_json(data["state.json"], "state.json")
+    if state.get("step") != step:
+        raise CheckpointError("state.json is damaged: it is of another step")
+    if state.get("parent_loss") is not None and facts.parent is None:
+        raise CheckpointError("state.json is damaged: it has parent_loss, and run.json names no parent")
+    if model_config.prior and NGRAM_FILE not in data:
+        raise CheckpointError(f"the run has no {NGRAM_FILE}, which its model needs")
     expected = expected_weights(model_config, vocabulary.n_symbols)
     snapshot = Snapshot(
         step=step,
         model_config=model_config,
-        training_config=_training(config.get("training"), alone=model_config.is_ngram),
+        training_config=training_config,
         vocabulary=vocabulary,
-        weights=tensors.load_tensors(data["model.safetensors"], expected, "model.safetensors"),
-        state=parsed["state.json"],
-        run=_run_facts(parsed["run.json"]),
+        weights=load_tensors(data["model.safetensors"], expected, "model.safetensors"),
+        state=state,
+        run=facts,
         ngram=data.get(NGRAM_FILE),
     )
-    if model_config.prior and snapshot.ngram is None:
-        raise CheckpointError(f"the run has no {NGRAM_FILE}, which its model needs")
-    if snapshot.state.pop("step", None) != step:
-        raise CheckpointError("state.json is damaged: it is of another step")
-    if snapshot.state.get("old_text") is not None and "from" not in snapshot.run:
-        raise CheckpointError("state.json is damaged: it has old_text, and run.json names no run it is of")
     if training:
-        moments = remembered(expected, snapshot.training_config.optimizer)
-        snapshot.optimizer = tensors.load_tensors(
-            data["train_state.safetensors"], moments, "train_state.safetensors"
-        )
+        moments = initial_optimizer_state(expected, training_config.optimizer)
+        snapshot.optimizer = load_tensors(data[OPTIMIZER_FILE], moments, OPTIMIZER_FILE)
     return snapshot
 
 
 def _settings(kind: type[S], values: Any) -> S:
-    """A configuration from parsed JSON, completed; CheckpointError where it is none."""
     try:
         return kind.from_json(values if isinstance(values, dict) else {}).completed()
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"config.json is damaged: {error}") from None
-
-
-def _training(values: Any, *, alone: bool) -> TrainingConfig:
-    """The same for how it was trained, which a plan has completed before anything was saved.
-
-    Counts `alone` are not trained by steps, and say nothing of them.
-    """
-    config = _settings(TrainingConfig, values)
-    if not alone and (config.batch_size is None or config.learning_rate is None):
-        raise CheckpointError("config.json is damaged: it does not say how the model was trained")
-    return config
-
-
-def _run_facts(data: dict[str, Any]) -> dict[str, Any]:
-    """What run.json says, if it says what others count on; CheckpointError otherwise."""
-    corpus = data.get("corpus")
-    texts, numbers = ("label", "key", "sha256"), ("train_chars", "held_out_chars")
-    if (
-        not isinstance(corpus, dict)
-        or not all(isinstance(corpus.get(name), str) for name in texts)
-        or not all(type(corpus.get(name)) is int and 0 <= corpus[name] < 2**63 for name in numbers)
-        or not isinstance(corpus.get("sources"), list)
-        or not all(isinstance(data.get(name), dict) for name in ("text", "versions"))
-    ):
-        raise CheckpointError("run.json is damaged: it does not say what text was trained on, and with what")
-    try:
-        TextConfig.from_json(data["text"])
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"run.json is damaged: {one_line(str(error))}") from None
-    if "from" in data:
-        _check_origin(data["from"])
-    return data
-
-
-def _check_origin(origin: Any) -> None:
-    """CheckpointError where that is not what a run keeps of the one it goes on from."""
-    kinds = {
-        "run": str,
-        "step": int,
-        "weights_sha256": str,
-        "block_size": int,
-        "beside": list,
-        "earlier": dict,
-    }
-    if not isinstance(origin, dict) or not all(
-        type(origin.get(name)) is kind for name, kind in kinds.items()
-    ):
-        raise CheckpointError("run.json is damaged: it does not say what the run goes on from")
-    if origin["block_size"] < 1 or not 0 <= origin["step"] < 2**63:
-        raise CheckpointError("run.json is damaged: block_size or step of the run it goes on from cannot be")
-    _run_facts({"versions": {}, **origin})

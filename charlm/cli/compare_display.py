@@ -23,7 +23,7 @@ from charlm.reporting.charts import Order
 from charlm.reporting.comparison_page import Chart, ComparisonPage, Line, render
 from charlm.reporting.log import read_log
 from charlm.terminal import command_line, one_line
-from charlm.training.device import machine
+from charlm.training.device import describe_machine
 
 GRID = 12  # points of a mean over seeds
 Points = list[tuple[float, float]]
@@ -64,7 +64,7 @@ def _facts(comparison: Comparison, found: Verdict) -> list[tuple[str, str]]:
             * (units != "chars")
         ),
         ("budget", f"{each} for each of {len(comparison.variants)} variants, {n} seed{'s' * (n > 1)}"),
-        ("machine", machine(comparison.threads)),
+        ("machine", describe_machine(comparison.threads)),
         ("begun", comparison.created),
         ("command", comparison.command),
     ]

@@ -37,12 +37,11 @@ from charlm.settings import settings_of
 from charlm.terminal import command_line, one_line
 from charlm.threads import use_threads
 from charlm.training.describe import describe_model, several
-from charlm.training.device import about_gpu, pick_device
+from charlm.training.device import measure_budget, pick_device, unused_gpu_note
 from charlm.training.events import Event
 from charlm.training.planner import Budget
-from charlm.training.run_text import Moved
+from charlm.training.run_corpus import Moved
 from charlm.training.signals import EXIT_CODES, StopSignals
-from charlm.training.start import means_of
 
 HIDDEN_BY_PRIOR = {"position", "mixer", "window", "locality", "n_kv_head"}
 """Choices of architecture whose effect the prior hides: rotary against none differ by 0.066 bits without it only."""
@@ -60,10 +59,10 @@ def prepare(
 ) -> tuple[RunFolder, Comparison]:
     """A new comparison in a folder of its own; UsageError for what cannot be, before anything is written."""
     use_threads(training.threads)
-    if (idle := about_gpu(training.device)) is not None:
+    if (idle := unused_gpu_note(training.device)) is not None:
         say(idle)
     device = pick_device(training.device)
-    threads, means = means_of(device, training, budget.steps, budget.seconds)
+    threads, means = measure_budget(device, training, budget.steps, budget.seconds)
     budget = replace(means, seconds=budget.seconds, compiler=False)  # compiling would take some runs' time
     default = f"{run_name(loaded.sources)}-{'-'.join(variants[0].values)}"
     comparison = Comparison(
@@ -239,8 +238,7 @@ def compare_two(
         read = [[(named, text)] for text in held_out]
     else:
         sources = [
-            read_texts([on], TextConfig.from_json(snapshot.run["text"]), encoding=encoding, field=field)
-            for snapshot, _, _ in runs
+            read_texts([on], snapshot.run.text, encoding=encoding, field=field) for snapshot, _, _ in runs
         ]
         note_files(dict.fromkeys(note for source in sources for note in source.notes))
         read = [list(source.files) for source in sources]
@@ -268,7 +266,7 @@ def compare_two(
 def _read_differently(names: tuple[str, str], snapshots: Sequence[Snapshot], on: str) -> str:
     """Why two runs cannot be compared on a file: by which settings each reads it."""
     settings = [setting for setting in settings_of(TextConfig) if setting.name in READING]
-    configs = [TextConfig.from_json(snapshot.run["text"]) for snapshot in snapshots]
+    configs = [snapshot.run.text for snapshot in snapshots]
     ways = []
     for name, config in zip(names, configs, strict=True):
         differing = [s for s in settings if len({getattr(c, s.name) for c in configs}) > 1]

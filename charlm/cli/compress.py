@@ -73,7 +73,7 @@ def command(
             f"{label} is not UTF-8: the byte at offset {count(done.not_text)} is part of no character. "
             "It is compressed exactly, but no smaller where it is not text"
         )
-    for note in _read_otherwise(file, data, header.encoding, TextConfig.from_json(snapshot.run["text"])):
+    for note in _read_otherwise(file, data, header.encoding, snapshot.run.text):
         warn(f"{label}{note}")
     seen = _in_training_too(done.ids, snapshot)
     if seen is not None:
@@ -125,7 +125,7 @@ def _read_otherwise(path: str, data: bytes, encoding: str, config: "TextConfig")
 def _in_training_too(ids: "Ids", snapshot: "Snapshot") -> str | None:
     """What is to be said where the file stands in the text that the run was trained on, as eval says it."""
     from charlm.data.overlap import about_overlap, overlap
-    from charlm.training.run_text import corpus_of
+    from charlm.training.run_corpus import corpus_of
 
     try:
         corpus = corpus_of(snapshot)

@@ -8,16 +8,19 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from charlm.checkpoint.safe_io import finite
 from charlm.errors import ResourceError, UsageError
+from charlm.strict_json import replace_nonfinite
 from charlm.terminal import colour, fit, is_quiet, one_line, visible
 
 STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 DESCRIPTOR = re.compile(r"/dev/stderr|(?:/dev|/proc/self)/fd/[0-9]+")
 """What a shell has opened already, such as `3> out`: it is written to as it is, whatever it leads to."""
 LONGEST_NAME = 255
+
+if TYPE_CHECKING:
+    from charlm.checkpoint.run_folder import RunFacts
 
 
 class Output:
@@ -205,7 +208,7 @@ def foreign(text: str) -> str:
 
 def print_json(row: Mapping[str, Any]) -> None:
     """A result as a line of JSON; what a terminal would obey stays escaped there."""
-    print(json.dumps(finite(row), ensure_ascii=sys.stdout.isatty(), allow_nan=False), flush=True)
+    print(json.dumps(replace_nonfinite(row), ensure_ascii=sys.stdout.isatty(), allow_nan=False), flush=True)
 
 
 def table(
@@ -246,10 +249,9 @@ def count(n: int) -> str:
     return f"{n:,}"
 
 
-def text_of(run: Mapping[str, Any]) -> str:
+def text_of(run: "RunFacts") -> str:
     """The text of a run, as a figure on it must name it: with the beginning of its hash."""
-    corpus = run["corpus"]
-    return one_line(f"{corpus['label']}, SHA-256 {corpus['sha256'][:16]}")
+    return one_line(f"{run.corpus.label}, SHA-256 {run.corpus.sha256[:16]}")
 
 
 def checkpoints_root(option: str | None) -> Path:

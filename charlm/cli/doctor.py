@@ -44,11 +44,11 @@ def command(
     if run is None:
         _show_machine(doctor.machine(root), as_json)
         return
-    from charlm.checkpoint.run_folder import find
+    from charlm.checkpoint.run_folder import find_run
 
     say(f"verifying {run}")
     with working("verifying", " checkpoints") as watch:
-        found = doctor.examine(find(root, run), watch)
+        found = doctor.examine(find_run(root, run), watch)
     if as_json:
         print_json(doctor.plain(found))
     else:

@@ -14,7 +14,6 @@ from charlm.cli.console import Output, checkpoints_root, count, note_files, prin
 from charlm.cli.loading import Bar, chosen, corpus_of_run, working
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, MovedText, MovedValFile, Run, Threads, Which
-from charlm.config import TextConfig
 from charlm.errors import TextError, UsageError
 from charlm.terminal import one_line
 from charlm.training.request import moved_text
@@ -212,7 +211,7 @@ def read_texts(
     """Name and text of each file that has any, read as the run read its own; what was noticed is said."""
     from charlm.data.reader import read_texts
 
-    source = read_texts(files, TextConfig.from_json(snapshot.run["text"]), encoding=encoding, field=field)
+    source = read_texts(files, snapshot.run.text, encoding=encoding, field=field)
     note_files(source.notes)
     return list(source.files)
 
@@ -231,8 +230,7 @@ def _output_of_bits(per_char: str | None, files: list[str], as_json: bool) -> Ou
 
 def _sources(snapshot: "Snapshot") -> list[str]:
     """The files that the run was trained on, which must not be overwritten."""
-    sources = snapshot.run["corpus"].get("sources")
-    return [name for name in sources if isinstance(name, str)] if isinstance(sources, list) else []
+    return list(snapshot.run.corpus.sources)
 
 
 def _per_char(evaluation: "Evaluation") -> Iterator[bytes]:

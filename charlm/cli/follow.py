@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from tqdm import tqdm
 
-from charlm.checkpoint.run_folder import RunFolder, overview
+from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.console import print_json, say, table, warn, warn_of_slow_parts
 from charlm.job import TrainingJob
 from charlm.native.compiler import has_failures
@@ -17,6 +17,7 @@ from charlm.reporting.log import row_of
 from charlm.reporting.progress import Progress, show_evaluation
 from charlm.reporting.run_page import NAME as REPORT
 from charlm.reporting.run_summary import forgetting_sentence, planned_at_first
+from charlm.strict_json import to_json
 from charlm.terminal import one_line
 from charlm.training.events import (
     Compiled,
@@ -32,6 +33,7 @@ from charlm.training.events import (
 )
 from charlm.training.session import Session
 from charlm.training.signals import EXIT_CODES, StopSignals
+from charlm.training.state import overview
 
 SCHEMA = 1
 """Of the rows that `train --json` and `resume --json` print."""
@@ -159,7 +161,7 @@ def _begun(training: TrainingJob) -> dict[str, Any]:
         "path": str(run.path),
         "step": session.state.step,
         "total_steps": session.plan.total_steps,
-        "corpus": dict(session.run["corpus"]),
+        "corpus": to_json(session.run.corpus),
         "model": session.model_config.to_json(),
         "training": session.training_config.to_json(),
         "counts_bits_per_char": baseline.baseline.bits_per_char if baseline else None,
@@ -183,7 +185,7 @@ def _print_row(row: dict[str, Any]) -> None:
 def next_commands(training: TrainingJob, *, resumable: bool) -> None:
     """Suggest what to do with a finished run."""
     run, session = training.folder, training.session
-    text = text_words(session.run["corpus"]["sources"], session.corpus)
+    text = text_words(session.run.corpus.sources, session.corpus)
     say("more text from it:  ", run_command("sample", run, "--prompt", "TEXT"))
     say("its full figure:    ", run_command("eval", run, *text))
     if resumable:
@@ -192,5 +194,5 @@ def next_commands(training: TrainingJob, *, resumable: bool) -> None:
 
 
 def _resume_command(training: TrainingJob) -> str:
-    text = text_words(training.session.run["corpus"]["sources"], training.session.corpus)
+    text = text_words(training.session.run.corpus.sources, training.session.corpus)
     return run_command("resume", training.folder, *text)

@@ -24,25 +24,24 @@ def command(
 
     Its text, model, training, checkpoints, versions, command, and the SHA-256 of its weights.
     """
-    from charlm.checkpoint.run_folder import find, overview
+    from charlm.checkpoint.run_folder import find_run
     from charlm.checkpoint.safe_io import (  # here: torch is slow to import
-        NAME,
         NGRAM_FILE,
-        parse,
-        read_regular,
-        read_vouched,
+        read_manifest,
+        read_verified,
     )
+    from charlm.training.state import overview
 
-    folder = find(checkpoints_root(checkpoints), one_run(run, run_option), warn)
+    folder = find_run(checkpoints_root(checkpoints), one_run(run, run_option), warn)
     row = overview(folder)
     if row["problem"]:
         raise CheckpointError(row["problem"])
     step = row["step"]
     try:
-        read_vouched(folder.folder(step), ("model.safetensors",))
+        read_verified(folder.folder(step), ("model.safetensors",))
     except FileNotFoundError:
         raise CheckpointError(f"the checkpoint of step {step} of {folder.name} is missing") from None
-    manifest = parse(read_regular(folder.folder(step) / NAME, 1 << 20), NAME)
+    manifest = read_manifest(folder.folder(step))
     row["weights_sha256"] = manifest["files"]["model.safetensors"]["sha256"]
     row["counts_bytes"] = manifest["run_files"].get(NGRAM_FILE, {}).get("size")
     row["counts_sha256"] = manifest["run_files"].get(NGRAM_FILE, {}).get("sha256")
@@ -63,6 +62,7 @@ def _repeat(folder: Any, row: dict[str, Any]) -> tuple[str | None, str]:
     from charlm.config import ModelConfig, TrainingConfig
     from charlm.reporting.commands import repeat_command, why_not_repeatable
     from charlm.training.planner import read_plan
+    from charlm.training.state import read_facts
 
     try:
         plan = read_plan(folder)
@@ -70,7 +70,7 @@ def _repeat(folder: Any, row: dict[str, Any]) -> tuple[str | None, str]:
         if why is not None:
             return None, why
         model, training = ModelConfig.from_json(row["model"]), TrainingConfig.from_json(row["training"])
-        facts = {"text": row["text_settings"], "corpus": row["corpus"], "from": row["from"]}
+        facts = read_facts(folder, row["step"])
         return repeat_command(folder, facts, model, training, plan), ""
     except (CharlmError, ValueError, TypeError, LookupError) as error:
         return None, f"cannot be said: {one_line(str(error))}"

@@ -14,7 +14,7 @@ from charlm.training.request import Messages
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
     from charlm.data.corpus import Corpus
-    from charlm.training.run_text import Moved
+    from charlm.training.run_corpus import Moved
 
 DELAY = 1.0
 EVERY_SECONDS = 0.25

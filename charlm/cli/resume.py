@@ -23,7 +23,7 @@ from charlm.training.request import budget_seconds, moved_text
 
 if TYPE_CHECKING:
     from charlm.job import TrainingJob
-    from charlm.training.run_text import Moved
+    from charlm.training.run_corpus import Moved
 
 EXAMPLES = """Examples:
   charlm resume                     finish the newest run

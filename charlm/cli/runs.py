@@ -49,13 +49,11 @@ def command(
     for given, said in ((names, "a name"), (yes, "--yes")):
         if given:
             raise UsageError(f"{said} has no effect without --remove; charlm info NAME shows one run")
-    from charlm.checkpoint.run_folder import (
-        overview,  # here: torch is slow to import
-        runs,
-    )
+    from charlm.checkpoint.run_folder import list_runs  # here: NumPy is slow to import
     from charlm.experiments.comparison import comparisons
+    from charlm.training.state import overview
 
-    rows = [overview(run) for run in runs(root, warn)]
+    rows = [overview(run) for run in list_runs(root, warn)]
     if as_json:
         for row in rows:
             print_json(row)
@@ -141,9 +139,9 @@ def _removable(root: Path, name: str) -> "RunFolder":
 
 def _runs_within(folder: "RunFolder") -> "list[RunFolder]":
     """The runs of a comparison; none of a run."""
-    from charlm.checkpoint.run_folder import runs
+    from charlm.checkpoint.run_folder import list_runs
 
-    return runs(folder.path) if (folder.path / COMPARISON).is_file() else []
+    return list_runs(folder.path) if (folder.path / COMPARISON).is_file() else []
 
 
 def _kind(folder: "RunFolder") -> str:

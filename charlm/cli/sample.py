@@ -22,7 +22,7 @@ from charlm.cli.console import (
 from charlm.cli.loading import chosen
 from charlm.cli.mistakes import text_is_prompt
 from charlm.cli.options import AsJson, Checkpoints, Run, Threads, Which, one_run, with_settings
-from charlm.config import SamplingConfig, TextConfig
+from charlm.config import SamplingConfig
 from charlm.errors import UsageError
 from charlm.terminal import one_line, unescaped
 from charlm.training.request import build
@@ -141,11 +141,11 @@ def command(
 def _run(argument: str | None, option: str | None, root: Path) -> str | None:
     """The run named by the argument or by `--run`; UsageError for an argument that is meant as a prompt."""
     if argument is not None:
-        from charlm.checkpoint.run_folder import has_run, runs  # here: not needed for help
+        from charlm.checkpoint.run_folder import has_run, list_runs  # here: not needed for help
         from charlm.suggestions import name_meant
 
         if not has_run(root, argument):
-            meant = name_meant(argument, [run.path.name for run in runs(root)])
+            meant = name_meant(argument, [run.path.name for run in list_runs(root)])
             or_run = f"; or did you mean the run {one_line(meant)}?" if meant else ""
             raise UsageError(text_is_prompt(argument) + or_run)
     return one_run(argument, option)
@@ -183,9 +183,7 @@ def _from_file(name: str, snapshot: "Snapshot") -> str:
             f"--prompt-file {one_line(name)} has {size:,} bytes; allowed: {LARGEST_PROMPT:,}. "
             "The model sees only the last characters of a prompt: give the end of the file"
         )
-    config = replace(
-        TextConfig.from_json(snapshot.run["text"]), documents="none", separator=None, split="tail"
-    )
+    config = replace(snapshot.run.text, documents="none", separator=None, split="tail")
     source = read_texts([name], config)
     note_files(source.notes)
     if source.joined.endswith(("\n", "\r")):
@@ -203,7 +201,7 @@ def _as_the_run_reads(prompt: str, snapshot: "Snapshot", map_lookalikes: bool) -
     vocabulary = snapshot.vocabulary
     if map_lookalikes and vocabulary.units == "bytes":
         raise UsageError("--map-lookalikes has no effect on this run, whose units are bytes; leave it out")
-    prompt = normalize(prompt, TextConfig.from_json(snapshot.run["text"]))
+    prompt = normalize(prompt, snapshot.run.text)
     found = {} if vocabulary.units == "bytes" else find_lookalikes(prompt, vocabulary)
     pairs = ", ".join(f"{_named(char)} as {_named(instead)}" for char, instead in found.items())
     if map_lookalikes and found:
@@ -294,7 +292,7 @@ def _write(
             length=length,
             stops=stops,
             one_document=one_document,
-            between=separator_of(TextConfig.from_json(snapshot.run["text"])),
+            between=separator_of(snapshot.run.text),
         )
         for event in events:
             if isinstance(event, Piece):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import charlm
-from charlm.checkpoint import safe_io
+from charlm.checkpoint.safe_io import dump_tensors
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.compression.coder import Bounds, Decoder, Encoder, bounds
 from charlm.compression.container import (
@@ -37,6 +37,7 @@ from charlm.data.decoding import byte_order_mark, is_valid
 from charlm.data.tokenizer import Ids, Vocabulary
 from charlm.errors import CheckpointError, TextError
 from charlm.inference.predictor import Predictor, predictor_of
+from charlm.strict_json import dump_json
 from charlm.terminal import one_line
 
 WIDE_ENCODINGS = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
@@ -162,7 +163,7 @@ def compressing(
 
     The file records how many threads computed, and is decompressed with as many.
     """
-    encoded = file_to_ids(data, snapshot.vocabulary, snapshot.run["text"].get("encoding"))
+    encoded = file_to_ids(data, snapshot.vocabulary, snapshot.run.text.encoding)
     predictor = predictor_of(snapshot)
     n_streams = streams_for(encoded.chars)
     with exactly_threads(threads):
@@ -295,9 +296,9 @@ class _Streams:
 def hashes_of(snapshot: Snapshot) -> ModelHashes:
     """The identity of a checkpoint's model: its weights, its n-gram model, its configuration and vocabulary."""
     settings: dict[str, Any] = {"model": snapshot.model_config.to_json()}
-    reading = safe_io.dump(settings) + snapshot.vocabulary.to_json().encode()
+    reading = dump_json(settings) + snapshot.vocabulary.to_json().encode()
     return ModelHashes(
-        weights=hashlib.sha256(safe_io.dump_tensors(snapshot.weights)).hexdigest(),
+        weights=hashlib.sha256(dump_tensors(snapshot.weights)).hexdigest(),
         ngram="" if snapshot.ngram is None else hashlib.sha256(snapshot.ngram).hexdigest(),
         reading=hashlib.sha256(reading).hexdigest()[:8],
     )
@@ -306,7 +307,7 @@ def hashes_of(snapshot: Snapshot) -> ModelHashes:
 def _check_same(header: Header, snapshot: Snapshot, predictor: Predictor, label: str) -> None:
     """Raise CheckpointError unless model and environment are those that the file was made with."""
     label = one_line(label)
-    known = ("", *WIDE_ENCODINGS, snapshot.run["text"].get("encoding"))
+    known = ("", *WIDE_ENCODINGS, snapshot.run.text.encoding)
     if header.encoding not in known:
         raise CheckpointError(
             f"{label} holds text in {one_line(header.encoding)}, which is not the encoding of this run's text. "

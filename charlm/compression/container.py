@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from charlm.checkpoint import safe_io
 from charlm.errors import CheckpointError, TextError
+from charlm.strict_json import dump_json, parse_json
 from charlm.terminal import one_line
 
 MAGIC = b"charlm"
@@ -90,7 +90,7 @@ def streams_for(chars: int) -> int:
 
 def pack(header: Header, payload: bytes) -> bytes:
     """The bytes of the file."""
-    plain = safe_io.dump_line(header.to_json())
+    plain = dump_json(header.to_json(), compact=True)
     assert len(plain) <= HEADER_LIMIT
     deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS, zdict=_USUAL)
     deflated = deflate.compress(plain) + deflate.flush()
@@ -138,7 +138,7 @@ def _inflate(deflated: bytes, label: str) -> bytes:
 def _header(plain: bytes, label: str) -> Header:
     """Parse and check the JSON header."""
     try:
-        values = safe_io.parse(plain, label)
+        values = parse_json(plain, label)
     except CheckpointError as error:
         raise TextError(str(error)) from None
     values = {"encoding": "", **values}

@@ -171,7 +171,7 @@ def _kneser_ney(snapshot: Snapshot, corpus: Corpus | None, text: str) -> Baselin
 
 def _changed(snapshot: Snapshot) -> tuple[str, ...]:
     """A warning if the text was changed before it was scored."""
-    text = snapshot.run["text"]
+    text = snapshot.run.text.to_json()
     names = ("strip", "normalize", "newlines", "lowercase", "collapse_spaces")
     asked = [
         s.option

@@ -15,9 +15,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from charlm import files
-from charlm.checkpoint.run_folder import RunFolder, folders_with, holds
-from charlm.checkpoint.safe_io import LARGEST, dump, parse, read_regular
+from charlm.checkpoint.run_folder import CorpusFacts, RunFolder, folders_with, holds
+from charlm.checkpoint.safe_io import read_json, write_json
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
@@ -25,10 +24,11 @@ from charlm.errors import CheckpointError, ResourceError
 from charlm.experiments.variants import Variant, is_variant, written
 from charlm.rng import permute
 from charlm.settings import Settings
+from charlm.strict_json import to_json
 from charlm.terminal import one_line
+from charlm.training.launch import AnySession
 from charlm.training.planner import Budget, Choice, Plan
-from charlm.training.run_text import Moved, same_corpus
-from charlm.training.start import AnySession
+from charlm.training.run_corpus import Moved, reload_corpus
 
 NAME = "comparison.json"
 FORMAT = 1
@@ -123,7 +123,7 @@ def now() -> str:
 def write(folder: RunFolder, comparison: Comparison) -> None:
     """Write it down, before its first run begins; ResourceError if the disk refuses."""
     try:
-        files.replace(folder.path / NAME, dump(comparison.to_json()))
+        write_json(folder.path / NAME, comparison.to_json())
     except OSError as error:
         raise ResourceError(f"the comparison {folder.name} cannot be written: {error.strerror}") from None
 
@@ -131,7 +131,7 @@ def write(folder: RunFolder, comparison: Comparison) -> None:
 def read(folder: RunFolder) -> Comparison:
     """What `write` wrote; CheckpointError where it is damaged."""
     try:
-        data = parse(read_regular(folder.path / NAME, LARGEST), NAME)
+        data = read_json(folder.path / NAME)
         return _from_json(folder.path.name, data)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{NAME} of {folder.name} is damaged: {one_line(str(error))}") from None
@@ -188,8 +188,8 @@ def _positive(value: Any, kind: type[N]) -> N:
 def corpus_of(comparison: Comparison, moved: Moved | None = None) -> Loaded:
     """Its text; CheckpointError where that is gone, or no longer what it was."""
     c = comparison
-    facts = {"key": c.corpus_key, "sha256": c.corpus_sha256, "label": c.label, "sources": c.sources}
-    corpus = same_corpus(facts, c.text.to_json(), moved=moved)
+    facts = CorpusFacts(key=c.corpus_key, sha256=c.corpus_sha256, label=c.label, sources=c.sources)
+    corpus = reload_corpus(facts, c.text, moved)
     if corpus.sha256 != c.corpus_sha256:
         raise CheckpointError(f"{NAME} of {c.name} names another text than its key does: it was changed")
     return Loaded(corpus=corpus, notes=(), sources=c.sources, label=c.label)
@@ -255,7 +255,7 @@ def check_session(
     session: AnySession, run: RunFolder, comparison: Comparison, task: Task, choice: Choice
 ) -> None:
     """The same of a run that is to be gone on with, with all that was chosen for it."""
-    found = [*_other_text(comparison, session.run["corpus"])]
+    found = [*_other_text(comparison, to_json(session.run.corpus))]
     for chosen, has in ((choice.model, session.model_config), (choice.training, session.training_config)):
         found += _differences(chosen.to_json(), has.to_json())
     found += _other_plan(comparison, choice.plan.decisions[0], session.plan.to_json())
@@ -273,7 +273,7 @@ def _refuse(run: RunFolder, comparison: Comparison, task: Task, found: list[str]
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return parse(read_regular(path, LARGEST), path.name)
+        return read_json(path)
     except CheckpointError:
         return None  # whoever needs it says what is wrong
 

@@ -10,17 +10,24 @@ import torch
 from numpy.typing import NDArray
 
 from charlm import files
-from charlm.checkpoint import safe_io as tensors
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.safe_io import LARGEST, NGRAM_FILE, dump, entries_of, parse, read_regular
+from charlm.checkpoint.safe_io import (
+    NGRAM_FILE,
+    dump_tensors,
+    load_tensors,
+    read_file,
+    read_json,
+    read_manifest,
+    write_json,
+)
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.data.corpus import Corpus
 from charlm.errors import CheckpointError
 from charlm.evaluation.score import per_char
 from charlm.experiments.curves import BEYOND, Curve, by_symbols_before, by_symbols_seen
 from charlm.inference.predictor import predictor_of
+from charlm.training.launch import AnySession
 from charlm.training.signals import Stop
-from charlm.training.start import AnySession
 
 NAME, NATS = "result.json", "nats.safetensors"
 MOST_CHARS = 200_000
@@ -84,7 +91,8 @@ def is_there(run: RunFolder, of: str | None = None) -> bool:
 
 def _hashes(run: RunFolder, step: int) -> tuple[str, str]:
     """Those of a checkpoint's weights and of its run's counts, as its manifest has them."""
-    entries = entries_of(run.folder(step))
+    manifest = read_manifest(run.folder(step))
+    entries = {**manifest["files"], **manifest["run_files"]}
     return tuple(str(entries.get(name, {}).get("sha256", "")) for name in ("model.safetensors", NGRAM_FILE))  # type: ignore[return-value]
 
 
@@ -96,7 +104,7 @@ def failed(run: RunFolder, problem: str, of: str = "") -> Result:
 
 
 def _write(run: RunFolder, result: Result) -> None:
-    files.replace(run.path / NAME, dump({**asdict(result), "sha256": _seal(asdict(result))}))
+    write_json(run.path / NAME, {**asdict(result), "sha256": _seal(asdict(result))})
 
 
 def _seal(values: dict[str, Any]) -> str:
@@ -130,7 +138,7 @@ def score(
     block_size = predictor.rule.block_size
     longest = block_size * (1 if model.position == "learned" else BEYOND)
     scale = len(ids) / len(nats)  # from a symbol to a character
-    scores = tensors.dump_tensors({"nats": torch.from_numpy(nats)})
+    scores = dump_tensors({"nats": torch.from_numpy(nats)})
     weights, counts = _hashes(run, snapshot.step)
     result = Result(
         of=of,
@@ -156,7 +164,7 @@ def score(
 def read_result(run: RunFolder) -> Result:
     """What `score` kept; CheckpointError where it is damaged, or was changed since."""
     try:
-        data = parse(read_regular(run.path / NAME, LARGEST), NAME)
+        data = read_json(run.path / NAME)
         if "sha256" not in data:
             raise ValueError("it was written by an earlier version, which bound it to no weights")
         sealed = data.pop("sha256")
@@ -177,10 +185,10 @@ def read_result(run: RunFolder) -> Result:
 def read_nats(run: RunFolder, result: Result) -> NDArray[np.float64]:
     """Nats of each character (N,), as `score` kept them; CheckpointError where they are damaged."""
     expected = {"nats": torch.empty(result.chars, dtype=torch.float64, device="meta")}
-    data = read_regular(run.path / NATS, MOST_NATS)
+    data = read_file(run.path / NATS, MOST_NATS)
     if sha256(data).hexdigest() != result.nats_sha256:
         raise CheckpointError(f"{NATS} of {run.name} is damaged: it is not what was written with {NAME}")
-    loaded = tensors.load_tensors(data, expected, f"{NATS} of {run.name}")
+    loaded = load_tensors(data, expected, f"{NATS} of {run.name}")
     nats: NDArray[np.float64] = loaded["nats"].numpy()
     return nats
 

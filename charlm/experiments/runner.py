@@ -6,19 +6,19 @@ from time import perf_counter
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import Snapshot, read
+from charlm.checkpoint.snapshot import Snapshot, read_snapshot
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.errors import CheckpointError, DivergedError, ResourceError, UsageError, is_out_of_memory
 from charlm.experiments.comparison import Comparison, Task, check_run, check_session, refuse_links
 from charlm.experiments.results import Result, failed, is_there, score
 from charlm.settings import settings_of
-from charlm.training.deadline import Pace
+from charlm.training.deadline import Deadline
 from charlm.training.events import Event
+from charlm.training.launch import AnySession, make_trainer, resume_run, start_run
 from charlm.training.planner import Choice, choose
-from charlm.training.run_text import corpus_of
+from charlm.training.run_corpus import corpus_of
 from charlm.training.signals import Stop
-from charlm.training.start import AnySession, begin, go_on, recorded, trainer_of
 
 AFTERWARDS = 0.1  # seconds that a run leaves for what follows it
 
@@ -55,7 +55,7 @@ def plan_of(comparison: Comparison, task: Task, n_train: int) -> Choice:
     try:
         training = replace(variant.training, seed=task.seed)
         choice = choose(comparison.budget, n_train, variant.model, training)
-        return recorded(choice, comparison.budget, comparison.threads)
+        return choice.record(comparison.budget, comparison.threads)
     except ValueError as error:
         raise UsageError(f"{variant.label}: {error}") from None
 
@@ -100,17 +100,17 @@ def compare(
         if stop.is_set():
             return
         check_run(run, comparison, task, loaded.corpus)  # again: the runs before it took their time
-        session, pace = _session(run, comparison, task, loaded, warn)
+        session, deadline = _session(run, comparison, task, loaded, warn)
         yield Began(task=task, number=number, of=len(tasks), run=run, session=session)
         try:
             if session.state.finished is None:
-                yield from trainer_of(session, run, pace).run(stop)
+                yield from make_trainer(session, run, deadline).run(stop)
             if session.state.finished is None:
                 return  # stopped in the middle
             yield Scoring(task=task)
             refuse_links(run.path, f"the run {run.name} of {comparison.name}")
             which = "best" if session.state.finished == "early" else "latest"
-            result = score(run, read(run, which), which, session, loaded.corpus, stop, of)
+            result = score(run, read_snapshot(run, which), which, session, loaded.corpus, stop, of)
         except DivergedError as error:
             result = failed(run, str(error), of)
         except OSError as error:
@@ -128,7 +128,7 @@ def compare(
 
 def _session(
     run: RunFolder, comparison: Comparison, task: Task, loaded: Loaded, warn: Callable[[str], None]
-) -> tuple[AnySession, Pace | None]:
+) -> tuple[AnySession, Deadline | None]:
     """The run as it was left, or at its beginning."""
     timed = comparison.budget.seconds is not None
     session = _left(run, loaded, warn)
@@ -146,11 +146,11 @@ def _session(
     files.make_folder(run.path)
     run.lock()
     started = perf_counter()  # counting the text is part of a run's time
-    session = begin(run, loaded, comparison.text, choice, comparison.command)
+    session = start_run(run, loaded, comparison.text, choice, comparison.command)
     if comparison.budget.seconds is None:
         return session, None
-    deadline = started + comparison.budget.seconds
-    return session, Pace(budget=comparison.budget.seconds, deadline=deadline, afterwards=AFTERWARDS)
+    at = started + comparison.budget.seconds
+    return session, Deadline(budget=comparison.budget.seconds, at=at, reserve=AFTERWARDS)
 
 
 def _left(run: RunFolder, loaded: Loaded, warn: Callable[[str], None]) -> AnySession | None:
@@ -158,7 +158,7 @@ def _left(run: RunFolder, loaded: Loaded, warn: Callable[[str], None]) -> AnySes
     if not (run.path / "run.json").is_file() or not run.steps():
         return None
     try:
-        return go_on(run, warn, find=lambda snapshot: _text_of(snapshot, loaded.corpus))
+        return resume_run(run, warn, find_corpus=lambda snapshot: _text_of(snapshot, loaded.corpus))
     except CheckpointError as error:
         warn(f"{run.name} is begun again: {error}")
         return None
@@ -166,4 +166,4 @@ def _left(run: RunFolder, loaded: Loaded, warn: Callable[[str], None]) -> AnySes
 
 def _text_of(snapshot: Snapshot, corpus: Corpus) -> Corpus:
     """The comparison's text, which is in memory already, where the run is of that; CheckpointError where it is not."""
-    return corpus if snapshot.run["corpus"]["key"] == corpus.key else corpus_of(snapshot)
+    return corpus if snapshot.run.corpus.key == corpus.key else corpus_of(snapshot)

@@ -24,7 +24,7 @@ from charlm.model.ngram_prior import NgramPrior
 from charlm.model.positions import POSITIONS, Alibi, Learned, Relative, Rotary, Sinusoidal
 from charlm.model.transformer import Block, LanguageModel, initialise
 from charlm.ngram.build import build
-from charlm.training.optimizer import orthogonalised
+from charlm.training.optimizer import orthogonalize
 
 Row = tuple[str, ...]
 PERMUTATION = (2, 0, 1, 5, 3, 4)
@@ -121,7 +121,7 @@ def muon() -> Example:
     gradient = _random(4, 4) @ torch.diag(torch.tensor([10.0, 1, 0.5, 0.1], dtype=torch.float64))
     rows = tuple(
         (name, *(f"{value:.2f}" for value in torch.linalg.svdvals(matrix).tolist()))
-        for name, matrix in (("gradient", gradient), ("Muon's step", orthogonalised(gradient[None])[0]))
+        for name, matrix in (("gradient", gradient), ("Muon's step", orthogonalize(gradient[None])[0]))
     )
     says = "The singular values of a random gradient with one strong direction, and of the step:"
     return Example(says, ("matrix", "s 1", "s 2", "s 3", "s 4"), rows)

@@ -24,7 +24,7 @@ from charlm.model.transformer import Block, LanguageModel
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.suggestions import VALUES
 from charlm.terminal import one_line
-from charlm.training.optimizer import orthogonalised
+from charlm.training.optimizer import orthogonalize
 
 
 class Equivariance:
@@ -125,7 +125,7 @@ TOPICS = {
     "kneser-ney": Topic(KneserNey, examples.kneser_ney, "model=ngram,transformer"),
     "ngram-prior": Topic(NgramPrior, examples.ngram_prior, "prior=on,off"),
     "ngram-embeddings": Topic(NgramEmbeddings, examples.ngram_embeddings, "ngram_embeddings=1,2,4"),
-    "muon": Topic(orthogonalised, examples.muon, "optimizer=muon,adamw", text=examples.muon.__doc__ or ""),
+    "muon": Topic(orthogonalize, examples.muon, "optimizer=muon,adamw", text=examples.muon.__doc__ or ""),
 }
 """In the order in which they build on one another."""
 

@@ -11,8 +11,8 @@ import torch
 import charlm
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.safe_io import problems
-from charlm.checkpoint.snapshot import Snapshot, read
+from charlm.checkpoint.safe_io import find_problems
+from charlm.checkpoint.snapshot import Snapshot, read_snapshot
 from charlm.data.cache import cache_folder
 from charlm.errors import CharlmError
 from charlm.native import compiler as compiled
@@ -20,7 +20,7 @@ from charlm.terminal import one_line
 from charlm.threads import limits
 from charlm.training.device import has_bf16, pick_device
 from charlm.training.planner import read_plan
-from charlm.training.run_text import corpus_of
+from charlm.training.run_corpus import corpus_of
 
 PROBE = b"charlm doctor\n"
 
@@ -107,10 +107,10 @@ def examine(
     steps = run.steps()
     for i, step in enumerate(steps):
         watch("verifying", i, len(steps))
-        of_step = problems(run.folder(step))
+        of_step = find_problems(run.folder(step))
         found += [CheckedFile(step=step, name=name, problem=said) for name, said in of_step.items()]
         try:
-            newest = read(run, str(step), training=True)
+            newest = read_snapshot(run, str(step), training=True)
             newest.kneser_ney()
             usable.append(step)
         except CharlmError as error:

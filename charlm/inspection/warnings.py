@@ -14,7 +14,7 @@ from charlm.data.text_scan import TextMarks, TextScan
 from charlm.data.tokenizer import END, MIN_COUNT_FROM, Vocabulary
 from charlm.inspection.characters import SPACES, Character, is_invisible, misread
 from charlm.terminal import command_line
-from charlm.training.planner import FEWEST
+from charlm.training.planner import PRIOR_MIN_CHARS
 
 if TYPE_CHECKING:
     from charlm.inspection.facts import Facts
@@ -67,8 +67,8 @@ def _length(facts: "Facts", source: Source) -> Found:
     if source.marks.only_space or source.marks.one_character:
         what = "only white space" if source.marks.only_space else "one character repeated"
         yield TextWarning("nothing-to-learn", f"The text is {what}.", None, "give another text")
-    if split.train_chars < FEWEST:
-        text = f"Only {split.train_chars:,} characters to train on; below {FEWEST:,} there is no n-gram baseline."
+    if split.train_chars < PRIOR_MIN_CHARS:
+        text = f"Only {split.train_chars:,} characters to train on; below {PRIOR_MIN_CHARS:,} there is no n-gram baseline."
         yield TextWarning("short", text, None, "give more text")
     if config.val_file is None and config.val and split.held_out_chars < FEWEST_HELD_OUT:
         text = f"Too few held-out characters for a reliable figure: {split.held_out_chars:,}."

@@ -1,12 +1,12 @@
 """Commands to paste into a shell: the one that trains a run again, and those that continue with it."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.run_folder import RunFacts, RunFolder
 from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
 from charlm.data.corpus import Corpus
 from charlm.settings import Setting, settings_of
@@ -47,28 +47,28 @@ def train_command(
 
 
 def repeat_command(
-    run: RunFolder, facts: Mapping[str, Any], model: ModelConfig, training: TrainingConfig, plan: Plan
+    run: RunFolder, facts: RunFacts, model: ModelConfig, training: TrainingConfig, plan: Plan
 ) -> str:
     """The command that trains the same weights again, whatever was timed; `facts` are those of `run.json`.
 
     Files below the working directory are named relative to it, others by their absolute path.
     """
-    text = TextConfig.from_json(facts["text"])
+    text = facts.text
     if text.val_file is not None:
         text = replace(text, val_file=_relative(text.val_file))
     words: list[str] = []
-    origin = facts.get("from")
+    parent = facts.parent
     if not model.is_ngram:
         words += ["--steps", str(plan.total_steps)]
         schedule = str(plan.schedule)
         training = replace(
             training, schedule=schedule, eval_every=plan.eval_every, eval_chars=plan.eval_chars
         )
-    if origin is not None:
-        words += ["--from", str(origin["run"]), "--checkpoint", str(origin["step"])]
+    if parent is not None:
+        words += ["--from", parent.run, "--checkpoint", str(parent.step)]
     words += _folder_words(run)
-    paths = [_relative(str(path)) for path in facts["corpus"]["sources"]]
-    return train_command(paths, words, (model, training, text), INHERITED if origin is not None else ())
+    paths = [_relative(path) for path in facts.corpus.sources]
+    return train_command(paths, words, (model, training, text), INHERITED if parent is not None else ())
 
 
 def why_not_repeatable(finished: object, returns: int, plan: Plan) -> str | None:

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, get_args, get_type_hints
 
 from charlm import files
-from charlm.checkpoint.safe_io import finite, once
+from charlm.strict_json import replace_nonfinite, unique_keys
 from charlm.training.events import Event
 
 NAME = "metrics.jsonl"
@@ -84,7 +84,7 @@ def _event(line: bytes) -> dict[str, Any] | None:
     try:
         if len(line) > LONGEST_LINE:
             return None
-        value = json.loads(line.decode("utf-8"), object_pairs_hook=once)
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=unique_keys)
         if not isinstance(value, dict):
             return None
         event = str(value.get("event"))
@@ -108,7 +108,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(finite(value), allow_nan=False).encode() + b"\n"
+    return json.dumps(replace_nonfinite(value), allow_nan=False).encode() + b"\n"
 
 
 SAMPLE = {"step": int, "text": str}

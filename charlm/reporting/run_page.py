@@ -45,7 +45,7 @@ from charlm.reporting.log import SAMPLE, read_log
 from charlm.reporting.pages import harmless, render_page
 from charlm.reporting.progress import NAME as SAMPLES
 from charlm.terminal import one_line, visible
-from charlm.training.start import AnySession
+from charlm.training.launch import AnySession
 
 BaselineRow = tuple[str, float]
 
@@ -346,8 +346,8 @@ def write_report(
         settings=[
             ("model", _words(session.model_config.to_json(), kind)),
             ("training", _words(session.training_config.to_json(), kind)),
-            ("text", _words({name: session.run["corpus"][name] for name in TEXT_FACTS})),
-            ("versions", _words(session.run["versions"])),
+            ("text", _words({name: getattr(session.run.corpus, name) for name in TEXT_FACTS})),
+            ("versions", _words(session.run.versions)),
         ],
         samples=[(line["step"], line["text"]) for line in samples if SAMPLE.keys() <= line.keys()],
     )

@@ -10,12 +10,13 @@ from charlm.config import FEWEST_HELD_OUT
 from charlm.evaluation.bootstrap import plus_minus, too_few
 from charlm.reporting.commands import repeat_command, why_not_repeatable
 from charlm.reporting.run_page import training_note
+from charlm.strict_json import to_json
 from charlm.terminal import one_line
 from charlm.training.describe import several, text_name
 from charlm.training.events import Finished, Remembered
+from charlm.training.launch import AnySession
 from charlm.training.planner import Plan
 from charlm.training.session import Session
-from charlm.training.start import AnySession
 
 Row = tuple[str, str]
 
@@ -26,10 +27,10 @@ def summary_rows(run: RunFolder, session: AnySession, last: Finished) -> list[Ro
     if isinstance(session, Session) and session.plan.fell_short:
         steps += f"; {planned_at_first(session.plan)}, and the machine was slower than measured, perhaps busy"
     rows = [("run", run.name), ("steps", steps), *session.learned, ("text", text_name(session.run))]
-    rows += figure_rows(session) + forgetting_rows(session.state.old_text)
+    rows += figure_rows(session) + forgetting_rows(to_json(session.state.parent_loss))
     if last.reason == "early":
         corpus = session.corpus
-        nats_per_symbol = fmean(session.state.memorising.best_blocks)
+        nats_per_symbol = fmean(session.state.early_stopping.best_blocks)
         best = nats_per_symbol * len(corpus.held_out) / corpus.held_out_chars / log(2)
         rows.append(("best, and used", f"{best:.4f} bits/char, step {last.best_step}"))
     return rows
@@ -50,20 +51,20 @@ def repeat_row(run: RunFolder, session: AnySession) -> list[Row]:
 
 def figure_rows(session: AnySession) -> list[Row]:
     """The last evaluation, its baseline, what it was measured on, and the training loss."""
-    figure, corpus = session.state.last_figure, session.corpus
+    figure, corpus = session.state.last_evaluation, session.corpus
     if figure is None:
         return []
-    nats, error = figure["nats_per_char"], figure["standard_error"]
-    rows = [("held-out", f"{plus_minus(nats, error)} bits/char ({nats:.4f} nats), step {figure['step']}")]
-    if figure["difference"] is not None:
-        change = plus_minus(figure["difference"], figure["difference_error"], sign="+")
-        baseline = figure["baseline_nats_per_char"] / log(2)
+    nats, error = figure.nats_per_char, figure.standard_error
+    rows = [("held-out", f"{plus_minus(nats, error)} bits/char ({nats:.4f} nats), step {figure.step}")]
+    if figure.difference is not None:
+        change = plus_minus(figure.difference, figure.difference_error, sign="+")
+        baseline = (figure.baseline_nats_per_char or 0.0) / log(2)
         rows.append(("n-gram baseline", f"{baseline:.4f} bits/char there; difference {change}"))
     part = "from its beginning" if session.model_config.carries_state else "spread evenly"
     measured = (
-        f"{figure['chars']:,} of {corpus.held_out_chars:,} characters, {several(figure['blocks'], 'block')}, "
-        + ("the whole held-out part" if figure["whole"] else part)
-        + "; too few to mean much" * (figure["chars"] < FEWEST_HELD_OUT)
+        f"{figure.chars:,} of {corpus.held_out_chars:,} characters, {several(figure.blocks, 'block')}, "
+        + ("the whole held-out part" if figure.whole else part)
+        + "; too few to mean much" * (figure.chars < FEWEST_HELD_OUT)
         + "; the error of a single block is unknown" * (error is None)
     )
     rows.append(("measured on", measured))

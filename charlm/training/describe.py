@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from charlm.config import FEWEST_HELD_OUT, ModelConfig
 from charlm.terminal import first_of, one_line
 
 if TYPE_CHECKING:  # NumPy and torch are slow to import
+    from charlm.checkpoint.run_folder import RunFacts
     from charlm.data.corpus import Corpus
     from charlm.data.tokenizer import Ids, Vocabulary
-    from charlm.training.finetune import Origin
+    from charlm.training.finetune import Parent
     from charlm.training.planner import Choice
 
 MIN_LEAK_SHARE = 0.01
@@ -21,10 +22,9 @@ def several(n: int, thing: str) -> str:
     return f"{n:,} {thing}{'s' * (n != 1)}"
 
 
-def text_name(run: dict[str, Any]) -> str:
+def text_name(run: "RunFacts") -> str:
     """The text of a run, by `run.json`: its label and the beginning of its SHA-256."""
-    corpus = run["corpus"]
-    return one_line(f"{corpus['label']}, SHA-256 {corpus['sha256'][:16]}")
+    return one_line(f"{run.corpus.label}, SHA-256 {run.corpus.sha256[:16]}")
 
 
 def describe_text(corpus: "Corpus") -> str:
@@ -115,7 +115,7 @@ def leak_warning(
     )
 
 
-def describe_origin(origin: "Origin", corpus: "Corpus") -> Iterator[tuple[bool, str]]:
+def describe_origin(origin: "Parent", corpus: "Corpus") -> Iterator[tuple[bool, str]]:
     """How fine-tuning extends the vocabulary, what stays held out, what the prior counts: (is a warning, sentence)."""
     old, new, name = origin.snapshot.vocabulary, corpus.vocabulary, one_line(origin.name)
     added = new.differences(old)
@@ -140,12 +140,14 @@ def describe_origin(origin: "Origin", corpus: "Corpus") -> Iterator[tuple[bool, 
         if found:
             yield True, found
     if origin.snapshot.model_config.prior:
-        alone = "" if origin.beside else f" alone, {_why_alone(origin)}"
-        texts = " and ".join(["this text", *_texts_beside(origin)])
+        alone = "" if origin.counted else f" alone, {_why_alone(origin)}"
+        texts = "this text"
+        if origin.counted:
+            texts += f" and {one_line(origin.snapshot.run.corpus.label)}"
         yield False, f"the n-gram prior counts {texts}{alone}"
 
 
-def _held_out_found(origin: "Origin", found: int) -> str:
+def _held_out_found(origin: "Parent", found: int) -> str:
     """How many characters of the new text the old run held out, and their share of all that it held out."""
     from charlm.data.holdout import MOST_SEARCHED
 
@@ -159,17 +161,7 @@ def _held_out_found(origin: "Origin", found: int) -> str:
     return f"{least}{found:,} characters of the text{ends} {share:.0f} % of what {one_line(origin.name)} held out,"
 
 
-def _texts_beside(origin: "Origin") -> list[str]:
-    """Labels of the older texts that the prior counts too."""
-    found, run = [], origin.snapshot.run
-    for depth in range(max(origin.beside, default=-1) + 1):
-        if depth in origin.beside:
-            found.append(one_line(str(run["corpus"]["label"])))
-        run = run.get("from", {})
-    return found
-
-
-def _why_alone(origin: "Origin") -> str:
+def _why_alone(origin: "Parent") -> str:
     if origin.corpus is None:
         return "since the old one is gone"
     return "since much of it occurs in the old one, so that counts of both would be too sure of it"

@@ -1,7 +1,6 @@
-"""Where training computes: device, threads, precision, and how fast the machine is.
+"""The device that training computes on: threads, precision, compilation, and the machine's speed.
 
-The paths for GPUs (CUDA, Apple's MPS) are written here and nowhere else. They have not been tested, so
-`auto` is the CPU.
+GPUs (CUDA, Apple's MPS) are handled here and nowhere else. They are untested, so `auto` is the CPU.
 """
 
 import ctypes
@@ -9,56 +8,70 @@ import os
 import platform
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from charlm.config import TrainingConfig
 from charlm.errors import UsageError
+from charlm.native.compiler import compilers
+from charlm.terminal import one_line
+from charlm.threads import threads
+from charlm.training.planner import Budget
 
-PRODUCT = 768
-"""Size of the matrix product that stands for the machine's speed."""
-PRODUCT_SECONDS = 0.03
+if TYPE_CHECKING:
+    from charlm.model.transformer import LanguageModel
+
+MATMUL_SIZE = 768
+MATMUL_SECONDS = 0.03
 QUIET_ROUNDS, BUSY_ROUNDS = 3, 5
-"""How often the speed is measured: where nothing else is at work, and at least where something is."""
+"""How often the speed is measured on an idle machine, and at least how often on a busy one."""
 PAUSE_SECONDS = 0.1
-UNDISTURBED = 0.85
-"""Share of the threads' time that they get, and of the fastest round that the slowest has, on a quiet machine."""
-WORTH_HALVING = 1.2
+QUIET_SHARE = 0.85
+"""On an idle machine, threads get at least this share of their time, and the slowest round of the fastest's speed."""
+MIN_HALVING_GAIN = 1.2
+MAX_WAIT_SHARE, MAX_WAIT_SECONDS = 0.05, 3.0
+"""How long to wait for a busy machine: at most this share of the time budget, and so many seconds."""
 BF16_FEATURES = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16", "sve_bf16")
-"""Features of processors that multiply bf16 numbers faster than fp32, as torch calls them."""
-WORTH_ROUNDING = 1.3
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, LARGEST_KEPT = -1, -3, 1 << 30
+"""Processor features, by torch's names, that make bf16 products faster than fp32."""
+MIN_BF16_GAIN = 1.3
+CPU_COMPILERS = ("g++", "clang++", "c++", "cl")
+"""What TorchInductor looks for on a CPU."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, MAX_KEPT = -1, -3, 1 << 30
 
 
 def pick_device(wanted: str) -> torch.device:
-    """The device that `auto` (the CPU), `cpu`, `cuda` or `mps` means; UsageError where it is missing."""
+    """The device for `auto` (the CPU), `cpu`, `cuda` or `mps`. Raises UsageError where it is missing."""
     if wanted == "auto":
         wanted = "cpu"
     if wanted not in ("cpu", *gpus()):
-        raise UsageError(f"--device {wanted}: torch finds no such device here; use cpu, or auto")
+        raise UsageError(f"--device {wanted}: torch finds no such device; use cpu or auto")
     return torch.device(wanted)
 
 
 def gpus() -> list[str]:
-    """The names of the GPU devices that torch finds here."""
+    """The GPU devices that torch finds."""
     with warnings.catch_warnings():  # an unusable driver is a warning of torch
         warnings.simplefilter("ignore")
         there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     return [name for name, present in there.items() if present]
 
 
-def about_gpu(wanted: str) -> str | None:
-    """What to say where `auto` leaves a GPU idle."""
+def unused_gpu_note(wanted: str) -> str | None:
+    """A note for the user where `auto` leaves a GPU idle."""
     found = gpus() if wanted == "auto" else []
     if not found:
         return None
-    return f"training on the CPU; there is a GPU: --device {found[0]} uses it, which has not been tested"
+    return f"training on the CPU; --device {found[0]} uses the GPU, which is untested"
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Does the device multiply bf16 numbers by instructions of its own?"""
+    """Does the device have bf16 instructions?"""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
@@ -68,42 +81,59 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(device: torch.device, *, timed: bool) -> str:
-    """`bf16` where the device has it, and with `timed` only if products in it are faster, in most of several tries."""
+    """`bf16` or `fp32`: bf16 where the device has it and, with `timed`, where its products are faster."""
     if not has_bf16(device):
         return "fp32"
     if not timed:
         return "bf16"
     gains = [measure_gflops(device, torch.bfloat16) / measure_gflops(device) for _ in range(QUIET_ROUNDS)]
-    return "bf16" if median(gains) > WORTH_ROUNDING else "fp32"
+    return "bf16" if median(gains) > MIN_BF16_GAIN else "fp32"
 
 
-def computing(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Within it the products of a model are made in that precision; weights and sums stay fp32."""
+def precision_context(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Compute matrix products in that precision inside the block; weights and sums stay fp32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def keep_memory() -> None:
-    """Ask the C library to keep freed memory, so that a step's large tensors are not asked for anew.
-
-    On glibc this saves a step most of its page faults; elsewhere it does nothing.
-    """
+    """Make the C library keep freed memory: on glibc it saves most page faults of a step; elsewhere no effect."""
     if os.name != "posix":
         return
     library = ctypes.CDLL(None)
     if hasattr(library, "gnu_get_libc_version"):
         for setting in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            library.mallopt(setting, LARGEST_KEPT)
+            library.mallopt(setting, MAX_KEPT)
+
+
+def measure_budget(
+    device: torch.device, training: TrainingConfig, steps: int | None, seconds: float | None = None
+) -> tuple[int, Budget]:
+    """The number of threads to use, and the budget: so many steps, or these seconds at the measured speed.
+
+    With a number of steps nothing is timed: tables decide, so that the result can be repeated.
+    """
+    precision = None if training.precision == "auto" else training.precision
+    compiler = has_compiler(device)
+    if steps is not None:
+        precision = precision or pick_precision(device, timed=False)
+        return torch.get_num_threads(), Budget(steps=steps, precision=precision, compiler=compiler)
+    patience = min(MAX_WAIT_SECONDS, MAX_WAIT_SHARE * (seconds or 0.0))
+    n_threads, gflops = measure_threads(device, fixed=training.threads is not None, patience=patience)
+    precision = precision or pick_precision(device, timed=True)
+    if precision == "bf16":
+        gflops = measure_gflops(device, torch.bfloat16)
+    gflops = round(gflops, 1)
+    return n_threads, Budget(seconds=seconds, gflops=gflops, precision=precision, compiler=compiler)
 
 
 def measure_threads(device: torch.device, *, fixed: bool = False, patience: float = 0.0) -> tuple[int, float]:
-    """How many threads compute fastest, all or half of them, and their GFLOP/s; uses that many.
+    """Set the faster number of threads, all or half of them; returns it and its GFLOP/s.
 
-    On a machine that is busy with something else, threads wait for each other in every product, and
-    half of them can be several times faster. With `fixed` the number stays as it is. What is measured
-    decides a whole run, so where the machine looks busy it is measured again for up to `patience`
-    seconds, and medians decide: a process that is busy for a moment decides nothing.
+    On a busy machine, threads wait for each other in every product, and half of them can be several times faster.
+    `fixed` keeps the number as it is. The result decides a whole run, so a busy machine is measured again for up
+    to `patience` seconds, and medians decide.
     """
     most = torch.get_num_threads()
     numbers = (most,) if fixed or device.type != "cpu" or most == 1 else (most, most // 2)
@@ -116,47 +146,75 @@ def measure_threads(device: torch.device, *, fixed: bool = False, patience: floa
             speeds[number].append(measure_gflops(device))
             if number == most and device.type == "cpu":
                 took, computed = time.perf_counter() - before[0], time.process_time() - before[1]
-                quiet = quiet and computed > UNDISTURBED * most * took
+                quiet = quiet and computed > QUIET_SHARE * most * took
         all_speeds, best = speeds[most], max(numbers, key=lambda number: median(speeds[number]))
-        quiet = quiet and min(all_speeds) > UNDISTURBED * max(all_speeds) and best == most
+        quiet = quiet and min(all_speeds) > QUIET_SHARE * max(all_speeds) and best == most
         enough = len(all_speeds) >= (QUIET_ROUNDS if quiet else BUSY_ROUNDS)
         if enough and (quiet or time.perf_counter() - started >= patience):
             break
         if not quiet:
             time.sleep(min(PAUSE_SECONDS, patience / BUSY_ROUNDS))
-    faster = median(speeds[best]) > WORTH_HALVING * median(all_speeds)
+    faster = median(speeds[best]) > MIN_HALVING_GAIN * median(all_speeds)
     chosen = best if faster else most
     torch.set_num_threads(chosen)
     return chosen, median(speeds[chosen])
 
 
 def measure_gflops(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """The speed of a plain matrix product here, in 10^9 operations a second."""
-    a = torch.ones(PRODUCT, PRODUCT, device=device, dtype=dtype)
+    """The speed of a plain matrix product, in 10^9 operations per second."""
+    a = torch.ones(MATMUL_SIZE, MATMUL_SIZE, device=device, dtype=dtype)
     float((a @ a)[0, 0])
     times: list[float] = []
     started = time.perf_counter()
-    while time.perf_counter() - started < PRODUCT_SECONDS or len(times) < 3:
+    while time.perf_counter() - started < MATMUL_SECONDS or len(times) < 3:
         before = time.perf_counter()
         float((a @ a)[0, 0])  # reading a number waits for a GPU
         times.append(time.perf_counter() - before)
-    return 2 * PRODUCT**3 / median(times) / 1e9
+    return 2 * MATMUL_SIZE**3 / median(times) / 1e9
 
 
-def machine(threads: int) -> str:
-    """The machine in a few words, as a figure of speed must name it."""
+def has_compiler(device: torch.device) -> bool:
+    """Can torch compile for this device: is there a C++ compiler (CPU) or Triton (GPU)?"""
+    if device.type == "cpu":
+        return bool(compilers((os.environ.get("CXX", ""), *CPU_COMPILERS)))
+    return device.type == "cuda" and bool(torch.utils._triton.has_triton())
+
+
+def compile_blocks(model: "LanguageModel", trial_loss: Callable[[], Tensor]) -> str | None:
+    """Compile the model's blocks; returns the reason if it fails, and then the model stays uncompiled.
+
+    torch compiles, and fails, at the first forward and backward pass, so a trial pass is made here; nothing is
+    learned from it.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads()))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.compiled = torch.compile(model.run_blocks, dynamic=False)
+            trial_loss().backward()  # type: ignore[no-untyped-call]
+    except Exception as error:  # noqa: BLE001, whatever a compiler may raise
+        model.compiled = None
+        return one_line(f"{type(error).__name__}: {error}", limit=200)
+    finally:
+        model.zero_grad(set_to_none=True)
+        if model.ngrams is not None:
+            model.ngrams.pending.clear()
+    return None
+
+
+def describe_machine(n_threads: int) -> str:
+    """Processor, system, threads and versions in one line, to go with a measured speed."""
     name = next(
         (line.split(":")[1].strip() for line in _cpuinfo() if "model name" in line), platform.machine()
     )
-    used = f"{threads} thread{'s' * (threads > 1)}"
+    used = f"{n_threads} thread{'s' * (n_threads > 1)}"
     return (
         f"{name}, {platform.system()}, {used}, torch {torch.__version__}, Python {platform.python_version()}"
     )
 
 
 def _cpuinfo() -> list[str]:
-    """What Linux says of its processors; nothing elsewhere."""
     try:
         return Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+    except OSError:  # not Linux
         return []

@@ -1,13 +1,13 @@
-"""Fine-tuning: a new run from the weights of another, and what it forgets of the old text."""
+"""Fine-tuning: a new run that starts from the weights of another, its parent."""
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.safe_io import LARGEST, NAME, parse, read_regular
-from charlm.checkpoint.snapshot import Snapshot, expected_weights, read
+from charlm.checkpoint.run_folder import CorpusFacts, DivisionFacts, ParentFacts, RunFolder
+from charlm.checkpoint.safe_io import read_manifest
+from charlm.checkpoint.snapshot import Snapshot, expected_weights, read_snapshot
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.holdout import EarlierText, InheritedSplit, Spans, Split
@@ -19,216 +19,227 @@ from charlm.inference.predictor import predictor_of
 from charlm.model.transformer import grow_vocabulary
 from charlm.settings import settings_of
 from charlm.terminal import one_line
-from charlm.training.extend import size_of
-from charlm.training.forgetting import OldText, symbols_to_score
-from charlm.training.planner import SHARE as COUNTING_SHARE
-from charlm.training.planner import Budget, Choice, choose, within
-from charlm.training.run_text import Moved, corpus_of, corpus_of_facts, of_origin, texts_beside
+from charlm.training.held_out import ParentText
+from charlm.training.planner import (
+    FIRST_GUESS_EFFICIENCY,
+    PRIOR_SHARE,
+    Budget,
+    Choice,
+    Plan,
+    Size,
+    choose,
+    limit_prior_chars,
+)
+from charlm.training.run_corpus import Moved, corpus_of, parent_corpus
 from charlm.training.session import Session
 
-KNOWN_SHARE = 0.05
-"""From such a share of a training part on that stands in the old one, the old one is not counted beside it.
+MAX_COUNTED_OVERLAP = 0.05
+"""If more of the new training text occurs in the parent's, the prior does not count the parent's text.
 
-What is learned from would else be known by heart to the counts that it is learned beside."""
+Otherwise the prior would know by heart what the model learns from."""
+CHANGEABLE = ("dropout", "ngram_embedding_dropout", "prior_dropout", "block_size")
+"""Model settings that may differ from the parent's: no weight depends on them, except learned positions on block_size."""
+LEARNING_RATE_SHARE = 0.5
+"""Of the parent's learning rates; benchmarks/NOTES.md has what was tried."""
+MAX_PRIOR_SHARE = 0.3
+"""Of the time budget, for counting all texts."""
+SCORING_SHARE = 0.02
+"""Of the time budget, for each scoring of the parent's held-out text."""
+MIN_SCORED, MAX_SCORED = 2_000, 20_000
+"""Symbols of the parent's held-out text that are scored; the most where there is no time budget."""
 
 
 @dataclass(frozen=True)
-class Origin:
-    """A checkpoint of a run, and the text of that run, if it is still there."""
+class Parent:
+    """A checkpoint to fine-tune, and the text of its run if it is still there."""
 
     name: str
     snapshot: Snapshot
     weights_sha256: str
-    text: TextConfig
     corpus: Corpus | None
-    gone: str  # why the text is not there; empty where it is
-    beside: dict[int, Corpus] = field(default_factory=dict)  # the texts to count beside the new one
+    gone: str  # why the text is not there; empty if it is
+    counted: bool = False  # does the new run's prior count the parent's text too?
 
     @classmethod
-    def of(cls, run: RunFolder, which: str | None, moved: Moved | None = None) -> "Origin":
-        """The latest checkpoint, or the best after an early stop, unless told; its text may have `moved`.
+    def load(cls, run: RunFolder, which: str | None, moved: Moved | None = None) -> "Parent":
+        """A checkpoint of a run: by default the latest, or the best after early stopping.
 
-        Raises CheckpointError where it is not whole, UsageError where there are no weights to go on from.
+        Raises CheckpointError where it is damaged, UsageError for an n-gram model.
         """
-        snapshot = read(run, which or "latest")
-        if which is None and snapshot.state.get("finished") == "early":
-            snapshot = read(run, "best")
+        snapshot = read_snapshot(run, which or "latest")
+        if which is None and snapshot.finished == "early":
+            snapshot = read_snapshot(run, "best")
         if snapshot.model_config.is_ngram:
             raise UsageError(
-                f"{run.name} is counts alone (model ngram), which have no weights to go on from; count both texts "
-                "together instead: charlm train OLD NEW --model ngram"
+                f"{run.name} is an n-gram model, which has no weights to fine-tune; train one on both texts instead: "
+                "charlm train OLD NEW --model ngram"
             )
-        manifest = parse(read_regular(run.folder(snapshot.step) / NAME, LARGEST), NAME)
-        weights = str(manifest["files"]["model.safetensors"]["sha256"])
-        try:
-            text = TextConfig.from_json(snapshot.run["text"])
-        except (ValueError, TypeError) as error:
-            raise CheckpointError(f"run.json is damaged: {error}") from None
+        manifest = read_manifest(run.folder(snapshot.step))
+        weights = str(manifest["files"]["model.safetensors"].get("sha256"))
         try:
             corpus, gone = corpus_of(snapshot, moved), ""
         except CheckpointError as error:
             if moved is not None:
                 raise
             corpus, gone = None, str(error)
-        return cls(run.path.name, snapshot, weights, text, corpus, gone)
+        return cls(run.path.name, snapshot, weights, corpus, gone)
+
+    @property
+    def text(self) -> TextConfig:
+        """How its text was read and divided."""
+        return self.snapshot.run.text
 
     def earlier(self) -> EarlierText:
-        """Its text, as the division and the vocabulary of a new one depend on it."""
-        facts, corpus = self.snapshot.run["corpus"], self.corpus
-        chars = facts.get("chars")
-        if type(chars) is not int:
-            chars = main_chars(corpus, self.text) if corpus is not None else 0
-        kept_back = (
-            None if corpus is None else (corpus.held_out, *([] if corpus.test is None else [corpus.test]))
-        )
+        """What the division and the vocabulary of the new text depend on."""
+        facts, corpus = self.snapshot.run.corpus, self.corpus
+        held_out = None
+        if corpus is not None:
+            held_out = (corpus.held_out, *([] if corpus.test is None else [corpus.test]))
         return EarlierText(
             vocabulary=self.snapshot.vocabulary,
-            key=str(facts["key"]),
-            sha256=str(facts["sha256"]),
-            chars=chars,
-            spans=_spans(facts, chars, self.text),
-            kept_back=kept_back,
+            key=facts.key,
+            sha256=facts.sha256,
+            chars=facts.chars,
+            spans=_spans(facts, self.text),
+            kept_back=held_out,
             looked=corpus is not None,
         )
 
-    def before(self, corpus: Corpus) -> "Origin":
-        """The same with the texts to count beside a new one: that of this run, and those that it counts so.
+    def with_counting(self, corpus: Corpus) -> "Parent":
+        """Decide whether the prior of a run on `corpus` counts the parent's text too.
 
-        Not those that are gone, or stand in the new one already.
+        It does not if that text is gone, or if too much of the new training text occurs in it.
         """
         if not self.snapshot.model_config.prior or self.corpus is None:
             return self
-        try:
-            older = texts_beside(self.snapshot.run)
-        except CheckpointError:
-            older = {}
-        texts = {0: self.corpus, **{depth + 1: text for depth, text in older.items()}}
-        if corpus.respected is not None and corpus.respected.begins:
-            del texts[0]
-        apart = {d: text for d, text in texts.items() if _share(text, corpus) < KNOWN_SHARE}
-        return replace(self, beside=apart)
+        contained = corpus.respected is not None and corpus.respected.begins
+        counted = not contained and _overlap(self.corpus, corpus) < MAX_COUNTED_OVERLAP
+        return replace(self, counted=counted)
 
-    def facts(self) -> dict[str, Any]:
-        """What a run that goes on from it keeps of it, in its run.json."""
-        earlier, run = self.earlier(), self.snapshot.run
-        before = {"from": run["from"]} if "from" in run else {}
-        return {
-            "run": self.name,
-            "step": self.snapshot.step,
-            "weights_sha256": self.weights_sha256,
-            "block_size": self.snapshot.model_config.block_size,
-            "beside": sorted(self.beside),
-            "corpus": run["corpus"],
-            "text": run["text"],
-            "earlier": {"chars": earlier.chars, "spans": earlier.spans, "looked": earlier.looked},
-            "vocabulary": json.loads(self.snapshot.vocabulary.to_json()),
-            **before,
-        }
+    @property
+    def counted_corpus(self) -> Corpus | None:
+        """The parent's text, if the prior counts it."""
+        return self.corpus if self.counted else None
+
+    def facts(self) -> ParentFacts:
+        """The parent as run.json records it."""
+        block_size = self.snapshot.model_config.block_size
+        assert block_size
+        return ParentFacts(
+            run=self.name,
+            step=self.snapshot.step,
+            weights_sha256=self.weights_sha256,
+            block_size=block_size,
+            counted=self.counted,
+            corpus=self.snapshot.run.corpus,
+            text=self.text,
+        )
+
+    def division_facts(self) -> DivisionFacts:
+        """What the division of the new text depends on, as run.json records it."""
+        earlier = self.earlier()
+        return DivisionFacts(
+            vocabulary=json.loads(self.snapshot.vocabulary.to_json()),
+            key=earlier.key,
+            sha256=earlier.sha256,
+            chars=earlier.chars,
+            spans=earlier.spans,
+            looked=earlier.looked,
+        )
 
 
-def _share(old: Corpus, new: Corpus) -> float:
-    """How much of a new training part stands in an old one, whatever documents end in them."""
-    parts = [_characters(corpus) for corpus in (old, new)]
-    long = max(map(len, parts)) > MOST_COMPARED // 8  # a share is asked for, not which passages
+def _overlap(old: Corpus, new: Corpus) -> float:
+    """The share of a new training part that occurs in an old one, document ends aside."""
+    parts = [_without_ends(corpus) for corpus in (old, new)]
+    long = max(map(len, parts)) > MOST_COMPARED // 8  # sampling is precise enough for a share
     return (overlap_of_samples if long else overlap_of_all)(*parts).share
 
 
-def _characters(corpus: Corpus) -> Ids:
-    """The ids of a training part without the ends of documents."""
+def _without_ends(corpus: Corpus) -> Ids:
     end = corpus.vocabulary.end
     return corpus.train if end is None else corpus.train[corpus.train != end]
 
 
 def main_chars(corpus: Corpus, text: TextConfig) -> int:
-    """Characters of a text without the held-out text of its own."""
+    """Characters of a text without its separate held-out file."""
     if text.val_file is None:
         return corpus.chars
     respected = corpus.respected
-    if respected is not None and respected.begins:  # then some of what is held out stands in the text itself
+    if respected is not None and respected.begins:  # then part of what is held out is in the text itself
         start, end = respected.spans["held_out"][-1]
         return corpus.chars - (end - start)
     return corpus.chars - corpus.held_out_chars
 
 
-def respected_facts(corpus: Corpus) -> dict[str, Any]:
-    """How a text was divided, for run.json, where an earlier division holds in it."""
-    return {} if corpus.respected is None else {"respected": asdict(corpus.respected)}
+def division_of(corpus: Corpus) -> dict[str, Any] | None:
+    """The division of a text for run.json, where the parent's division holds in it."""
+    return None if corpus.respected is None else asdict(corpus.respected)
 
 
-def _spans(facts: dict[str, Any], chars: int, text: TextConfig) -> Spans | None:
-    """How a text was divided; None where its documents were, or that is no longer known."""
-    if not chars or text.documents != "none":
+def _spans(facts: CorpusFacts, text: TextConfig) -> Spans | None:
+    """Where the parts of a text are; None where they consist of documents."""
+    if not facts.chars or text.documents != "none":
         return None
-    if "respected" not in facts:
-        return Split.of(chars, chars, text).spans
-    spans = InheritedSplit.from_json(facts["respected"]).spans
-    return {name: [(a, b) for a, b in spans[name] if b <= chars] for name in spans}
+    if facts.respected is None:
+        return Split.of(facts.chars, facts.chars, text).spans
+    spans = InheritedSplit.from_json(facts.respected).spans
+    return {name: [(a, b) for a, b in spans[name] if b <= facts.chars] for name in spans}
 
 
-FREE = ("dropout", "ngram_embedding_dropout", "prior_dropout", "block_size")
-"""The settings of a model that may differ: no weight depends on them, but for learned positions on the block."""
-RATE_SHARE = 0.5
-"""Of the learning rates of the run that is gone on from; benchmarks/NOTES.md has what was tried."""
-
-MOST_COUNTING = 0.3
-"""Of a run's time, for counting all texts together."""
-
-
-def shape_from(origin: Origin, wanted: ModelConfig, told: set[str]) -> ModelConfig:
-    """The shape of the run gone on from, with what may differ as `told`, and else open for the plan.
-
-    Raises UsageError for what was told and would change it.
-    """
-    before = origin.snapshot.model_config
+def inherit_model(parent: Parent, wanted: ModelConfig, given: set[str]) -> ModelConfig:
+    """The parent's shape; what may change is as `given`, or else left to the plan. Raises UsageError."""
+    before = parent.snapshot.model_config
     for setting in settings_of(ModelConfig):
         name, was, value = setting.name, getattr(before, setting.name), getattr(wanted, setting.name)
-        if name in told and name not in FREE and value != was:
+        if name in given and name not in CHANGEABLE and value != was:
             option = f"--no-{setting.option[2:]}" if value is False else setting.option
             raise UsageError(
-                f"{name} is {value}, and {was} in {origin.name}, whose weights are gone on from: its shape cannot "
-                f"change; leave {option} out, or train a new run"
+                f"{name} is {value}, and {was} in {parent.name}: fine-tuning cannot change the model's shape; leave "
+                f"{option} out, or train a new run"
             )
-    free: dict[str, Any] = {name: getattr(wanted, name) if name in told else None for name in FREE[:-1]}
-    if "block_size" in told:
-        free["block_size"] = wanted.block_size
+    changed: dict[str, Any] = {
+        name: getattr(wanted, name) if name in given else None for name in CHANGEABLE if name != "block_size"
+    }
+    if "block_size" in given:
+        changed["block_size"] = wanted.block_size
     try:
-        return replace(before, **free)
+        return replace(before, **changed)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
 
-def training_from(origin: Origin, wanted: TrainingConfig, told: set[str]) -> TrainingConfig:
-    """How it is trained: by the optimizer of that run where nothing was told, at lower rates."""
-    before = origin.snapshot.training_config
-    optimizer = wanted.optimizer if "optimizer" in told else before.optimizer
-    names = (
-        ("ngram_embedding_lr",)
-        if optimizer == "adamw" or before.muon_lr is None
-        else ("muon_lr", "ngram_embedding_lr")
-    )
-    rates: dict[str, Any] = {name: getattr(before, name) * RATE_SHARE for name in names if name not in told}
+def inherit_training(parent: Parent, wanted: TrainingConfig, given: set[str]) -> TrainingConfig:
+    """The parent's optimizer at lower learning rates, except for what was given. Raises UsageError."""
+    before = parent.snapshot.training_config
+    optimizer = wanted.optimizer if "optimizer" in given else before.optimizer
+    names = ["ngram_embedding_lr"]
+    if optimizer != "adamw" and before.muon_lr is not None:
+        names.append("muon_lr")
+    rates: dict[str, Any] = {
+        name: getattr(before, name) * LEARNING_RATE_SHARE for name in names if name not in given
+    }
     try:
         return replace(wanted, optimizer=optimizer, **rates)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
 
-def choose_from(
-    origin: Origin, corpus: Corpus, budget: Budget, model: ModelConfig, training: TrainingConfig
+def choose_finetuning(
+    parent: Parent, corpus: Corpus, budget: Budget, model: ModelConfig, training: TrainingConfig
 ) -> Choice:
-    """The plan of a run that goes on from another: for the size that is given.
+    """The plan of a fine-tuning run, for the parent's size.
 
-    Raises ValueError where what was set by hand does not go together, UsageError where the text is too
-    short for a block that cannot be shortened.
+    Raises ValueError for settings that contradict each other, UsageError where the text is too short for a block
+    size that cannot be reduced.
     """
-    snapshot = origin.snapshot
+    snapshot = parent.snapshot
     if model.prior and budget.seconds is not None:
-        texts = [corpus, *origin.beside.values()]
-        counted = sum(len(text.train) for text in texts)
-        share = min(MOST_COUNTING, len(texts) * COUNTING_SHARE)  # as much for each as it had by itself
-        training = within(training, share * budget.seconds, counted)
-        training = replace(training, prior_chars=training.prior_chars or counted)
-    given = size_of(snapshot.model_config, snapshot.training_config, RATE_SHARE)
+        texts = [corpus] if parent.counted_corpus is None else [corpus, parent.counted_corpus]
+        symbols = sum(len(text.train) for text in texts)
+        share = min(MAX_PRIOR_SHARE, len(texts) * PRIOR_SHARE)
+        training = limit_prior_chars(training, share * budget.seconds, symbols)
+        training = replace(training, prior_chars=training.prior_chars or symbols)
+    given = Size.of(snapshot.model_config, snapshot.training_config, LEARNING_RATE_SHARE)
     choice = choose(budget, len(corpus.train), model, training, given)
     n, block, was = corpus.vocabulary.n_symbols, choice.model.block_size, snapshot.model_config.block_size
     shapes = [
@@ -237,43 +248,56 @@ def choose_from(
     ]
     if shapes[0] != shapes[1]:
         raise UsageError(
-            f"block_size is {block}, and {was} in {origin.name}, whose {choice.model.position} positions have a weight "
-            f"each: that cannot change; leave --block-size out, and give at least {2 * (was or 0) + 1} characters to train on"
+            f"block_size is {block}, and {was} in {parent.name}, whose {choice.model.position} positions have weights: "
+            f"it cannot change; leave --block-size out, and give at least {2 * (was or 0) + 1} characters to train on"
         )
-    return replace(choice, why=f"as in {one_line(origin.name)}, {choice.why}")
+    return replace(choice, why=f"as in {one_line(parent.name)}, {choice.why}")
 
 
-def go_on_from(session: Session, origin: Origin) -> None:
-    """Give a session at its beginning the weights of a run, and the text that was held out there."""
-    snapshot = origin.snapshot
-    weights = grow_vocabulary(snapshot.weights, session.corpus.vocabulary.n_symbols)
-    session.model.load_state_dict(weights)
-    if origin.corpus is not None:
-        first = predictor_of(snapshot, device=session.device)
-        old_text = _old_text(session, origin.corpus)
-        session.old_text = replace(old_text, first=first) if old_text.part.windows else None
+def load_parent_weights(session: Session, parent: Parent) -> None:
+    """Give a new session the parent's weights, and the parent's held-out text to measure forgetting on."""
+    snapshot = parent.snapshot
+    session.model.load_state_dict(grow_vocabulary(snapshot.weights, session.corpus.vocabulary.n_symbols))
+    if parent.corpus is not None:
+        text = _parent_text(session, parent.corpus)
+        predictor = predictor_of(snapshot, device=session.device)
+        session.parent_text = replace(text, parent=predictor) if text.part.windows else None
 
 
-def old_text_again(session: Session, warn: Callable[[str], None]) -> OldText | None:
-    """The same text for a run that was resumed; None where it is gone, which is said."""
+def reload_parent_text(session: Session, warn: Callable[[str], None]) -> None:
+    """Find the parent's held-out text again for a resumed session; `warn` is called where it is gone.
+
+    Raises CheckpointError where the state does not fit the text.
+    """
+    parent, loss = session.run.parent, session.state.parent_loss
+    assert parent is not None and loss is not None
     try:
-        corpus = corpus_of_facts(session.run["from"])
+        text = _parent_text(session, parent_corpus(parent))
     except CheckpointError as error:
-        warn(f"{of_origin(error, session.run['from'])}; so it cannot be said what is forgotten of it")
-        return None
-    found, kept = _old_text(session, corpus), session.state.old_text
-    if kept is not None and len(kept["before_sums"]) != len(found.part.windows):
+        warn(f"{error}; so forgetting of it cannot be measured")
+        return
+    if len(loss.before_sums) != len(text.part.windows):
         raise CheckpointError(
-            f"state.json is damaged: before_sums has {len(kept['before_sums'])} blocks, and the text has "
-            f"{len(found.part.windows)}"
+            f"state.json is damaged: before_sums has {len(loss.before_sums)} blocks, and the text has "
+            f"{len(text.part.windows)}"
         )
-    return found
+    session.parent_text = text
 
 
-def _old_text(session: Session, corpus: Corpus) -> OldText:
-    origin, config = session.run["from"], session.model_config
-    assert config.block_size
-    block_size = min(config.block_size, int(origin["block_size"]))
-    rule = ContextRule.of_model(replace(config, block_size=block_size))
-    symbols = symbols_to_score(session.plan, size_of(config, session.training_config))
-    return OldText.of(str(origin["run"]), corpus, session.corpus.vocabulary, rule, symbols)
+def _parent_text(session: Session, corpus: Corpus) -> ParentText:
+    parent, config = session.run.parent, session.model_config
+    assert parent is not None and config.block_size
+    rule = ContextRule.of_model(replace(config, block_size=min(config.block_size, parent.block_size)))
+    symbols = _symbols_to_score(session.plan, Size.of(config, session.training_config))
+    return ParentText.of(parent.run, corpus, session.corpus.vocabulary, rule, symbols)
+
+
+def _symbols_to_score(plan: Plan, size: Size) -> int:
+    """How many symbols of the parent's held-out text there is time for, by the plan's first decision."""
+    first = plan.decisions[0] if plan.decisions else {}
+    seconds, gflops = first.get("seconds"), first.get("gflops")
+    if not isinstance(seconds, int | float) or not isinstance(gflops, int | float):
+        return MAX_SCORED
+    # A forward pass is a third of a step, and by the context rule each symbol is read twice.
+    gflop = 2 * size.step_gflop / 3 / (size.batch_size * size.block_size) / FIRST_GUESS_EFFICIENCY
+    return int(min(MAX_SCORED, max(MIN_SCORED, SCORING_SHARE * seconds * gflops / gflop)))

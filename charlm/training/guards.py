@@ -1,8 +1,8 @@
-"""Judging a run as it goes: has it diverged, has it begun to memorise. Pure state, saved with it."""
+"""Guards that watch a run's losses: divergence and early stopping. Pure state, saved with the checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf, isfinite
+from math import isfinite
 from statistics import fmean
 
 import numpy as np
@@ -11,68 +11,75 @@ from charlm.evaluation.bootstrap import standard_error
 
 RECENT = 50
 RISE = 1.0  # nats above the lowest mean of RECENT losses: diverged
-MARGIN = 0.1  # nats around the unigram entropy, where a slow text may linger
-BAD_IN_ROW = 3
-MOST_RETURNS = 3
-COOLED_AWAY = 0.03
-"""Nats of a rise that the cooldown takes back: at a high rate the weights only sway by so much."""
+MARGIN = 0.1  # nats around the unigram entropy, where a run may linger before it learns
+MAX_NONFINITE = 3  # losses in a row
+MAX_ROLLBACKS = 3
+COOLDOWN_GAIN = 0.03
+"""Nats that the cooldown recovers: at a high learning rate the held-out loss fluctuates by so much."""
 
 
 @dataclass
 class Divergence:
-    """Has the loss left for good?"""
+    """Detects that the training loss has risen for good."""
 
-    unigram: float  # nats: what a model knows that only counts characters
+    unigram_nats: float  # per symbol: the loss of a model that knows only how frequent each symbol is
     recent: list[float] = field(default_factory=list)
-    lowest: float = inf
-    bad_in_row: int = 0
+    lowest: float | None = None  # of the means of RECENT losses
+    nonfinite_in_row: int = 0
 
     @property
-    def doubtful(self) -> bool:
-        """Is it halfway there? Then the weights are no place to go back to."""
-        return bool(self.bad_in_row) or (bool(self.recent) and fmean(self.recent) > self.lowest + RISE / 2)
+    def suspected(self) -> bool:
+        """Has the loss risen half as far? Then these weights are not worth returning to."""
+        if self.nonfinite_in_row:
+            return True
+        return bool(self.recent) and self.lowest is not None and fmean(self.recent) > self.lowest + RISE / 2
 
-    def see(self, loss: float) -> str | None:
-        """Take in the loss of a step; the reason to go back to the last save, if there is one."""
+    def update(self, loss: float) -> str | None:
+        """Take in the loss of a step; returns the reason to roll back, if there is one."""
         if not isfinite(loss):
-            self.bad_in_row += 1
-            return f"{BAD_IN_ROW} losses in a row were not finite" if self.bad_in_row >= BAD_IN_ROW else None
-        self.bad_in_row = 0
+            self.nonfinite_in_row += 1
+            if self.nonfinite_in_row < MAX_NONFINITE:
+                return None
+            return f"the loss was not finite {MAX_NONFINITE} times in a row"
+        self.nonfinite_in_row = 0
         self.recent = [*self.recent, loss][-RECENT:]
         if len(self.recent) < RECENT:
             return None
         mean = fmean(self.recent)
-        was_below = self.lowest < self.unigram - MARGIN
-        self.lowest = min(self.lowest, mean)
+        was_below = self.lowest is not None and self.lowest < self.unigram_nats - MARGIN
+        self.lowest = mean if self.lowest is None else min(self.lowest, mean)
         if mean > self.lowest + RISE:
             return f"the loss rose by {mean - self.lowest:.2f} nats"
-        if was_below and mean > self.unigram + MARGIN:
-            return "the loss rose above what counting characters gives"
+        if was_below and mean > self.unigram_nats + MARGIN:
+            return "the loss rose above that of unigram frequencies"
         return None
 
 
 @dataclass
-class Memorising:
-    """Has the held-out loss turned upwards? Judged by the same blocks of text each time."""
+class EarlyStopping:
+    """Tracks the best held-out loss and counts the evaluations that are significantly worse (overfitting)."""
 
     best_step: int | None = None
-    best_blocks: list[float] = field(default_factory=list)  # nats of each block at the best evaluation
+    best_blocks: list[float] = field(
+        default_factory=list
+    )  # nats of each block of text at the best evaluation
     rises: int = 0
 
-    def see(self, step: int, blocks: Sequence[float], margin: float = 0.0) -> bool:
-        """Take in an evaluation's mean nats of each block; True if it is the best so far.
+    def __post_init__(self) -> None:
+        if self.best_step is not None and not self.best_blocks:
+            raise ValueError("best_blocks is empty, and best_step is set")
 
-        A rise counts if the mean of the paired differences is larger than its standard error, and
-        than the `margin`.
+    def update(self, step: int, blocks: Sequence[float], margin: float = 0.0) -> bool:
+        """Take in the mean nats of each block of the held-out text; True if this is the best evaluation so far.
+
+        A rise counts if the mean paired difference exceeds both its standard error and `margin` (nats).
         """
-        if self.best_step is None:
-            self.best_step, self.best_blocks, self.rises = step, list(blocks), 0
-            return True
-        paired = len(blocks) == len(self.best_blocks)
-        change = np.array(blocks) - (np.array(self.best_blocks) if paired else fmean(self.best_blocks))
-        if change.mean() < 0:
-            self.best_step, self.best_blocks, self.rises = step, list(blocks), 0
-            return True
-        if change.mean() > max(margin, standard_error(change) or 0.0):
-            self.rises += 1
-        return False
+        if self.best_step is not None:
+            paired = len(blocks) == len(self.best_blocks)
+            change = np.array(blocks) - (np.array(self.best_blocks) if paired else fmean(self.best_blocks))
+            if change.mean() >= 0:
+                if change.mean() > max(margin, standard_error(change) or 0.0):
+                    self.rises += 1
+                return False
+        self.best_step, self.best_blocks, self.rises = step, list(blocks), 0
+        return True

@@ -1,36 +1,39 @@
-"""A run of the n-gram model alone: its single step is counting."""
+"""A run of an n-gram model alone: counting the text is its single step."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
 
 import torch
 
-from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.run_folder import RunFacts, RunFolder
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.errors import CheckpointError, ResourceError
-from charlm.evaluation.score import score_slice, spread
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor
 from charlm.ngram.build import Built, fit, spread_chars
 from charlm.ngram.kneser_ney import KneserNey
+from charlm.strict_json import to_json
 from charlm.terminal import one_line
-from charlm.training.events import Counted, Evaluated, Event, Finished, Saved
+from charlm.training.events import Counted, Event, Finished, Saved
 from charlm.training.guards import Divergence
+from charlm.training.held_out import HeldOut
 from charlm.training.planner import Plan
 from charlm.training.session import unigram_nats
 from charlm.training.signals import Stop
-from charlm.training.state import RunState, figure_of
+from charlm.training.state import RunState, read_state
+
+BLOCK = 64
+"""Symbols per block of the evaluation, for the standard error and for speed."""
 
 
-class CountsSession:
-    """Counts in memory, of a text or as a checkpoint has them."""
+class NgramSession:
+    """An n-gram model in memory, counted from a text or read from a checkpoint."""
 
-    built: Built | None = None  # no transformer begins from them
+    built: Built | None = None  # the prior of a transformer
     device = torch.device("cpu")
 
     def __init__(
@@ -39,21 +42,21 @@ class CountsSession:
         model: ModelConfig,
         training: TrainingConfig,
         plan: Plan,
-        run: dict[str, Any],
-        counts: KneserNey,
+        run: RunFacts,
+        ngram: KneserNey,
     ) -> None:
         self.corpus, self.plan, self.run, self.training_config = corpus, plan, run, training
-        self.model_config = replace(model, prior=True, prior_order=counts.order)
-        self.predictor = NgramPredictor(counts, corpus.vocabulary)
-        self.counts = counts.to_bytes()
+        self.model_config = replace(model, prior=True, prior_order=ngram.order)
+        self.predictor = NgramPredictor(ngram, corpus.vocabulary)
+        self.ngram = ngram.to_bytes()
         self.state = RunState(Divergence(unigram_nats(corpus.vocabulary)), step=plan.total_steps)
-        self.limits: str | None = None  # what was left out of them, in words, where they were just made
+        self.limits: str | None = None  # what memory or time left out, if it was counted just now
 
     @classmethod
     def counted(
-        cls, corpus: Corpus, model: ModelConfig, training: TrainingConfig, plan: Plan, run: dict[str, Any]
-    ) -> "CountsSession":
-        """Count the training part. Where the order was left open, what predicts its end best is taken."""
+        cls, corpus: Corpus, model: ModelConfig, training: TrainingConfig, plan: Plan, run: RunFacts
+    ) -> "NgramSession":
+        """Count the training part. If the order is not given, the one that predicts its end best is chosen."""
         started, vocabulary = perf_counter(), corpus.vocabulary
         built = fit(
             corpus.train,
@@ -68,14 +71,14 @@ class CountsSession:
         return session
 
     @classmethod
-    def resumed(cls, snapshot: Snapshot, corpus: Corpus, plan: Plan) -> "CountsSession":
-        """The counts that a checkpoint has, which need not be counted again."""
-        counts = snapshot.kneser_ney()
-        assert counts is not None, "a checkpoint is not read without the counts that it is made of"
-        if counts.order != snapshot.model_config.prior_order:
-            raise CheckpointError("the counts of this run are not of the order that its configuration says")
-        session = cls(corpus, snapshot.model_config, snapshot.training_config, plan, snapshot.run, counts)
-        session.state = RunState.from_json(snapshot.step, snapshot.state)
+    def resumed(cls, snapshot: Snapshot, corpus: Corpus, plan: Plan) -> "NgramSession":
+        """The session of a checkpoint; nothing is counted again. Raises CheckpointError."""
+        ngram = snapshot.kneser_ney()
+        assert ngram is not None, "a checkpoint of an n-gram model is not read without it"
+        if ngram.order != snapshot.model_config.prior_order:
+            raise CheckpointError("the order of the n-gram model differs from prior_order in config.json")
+        session = cls(corpus, snapshot.model_config, snapshot.training_config, plan, snapshot.run, ngram)
+        session.state = read_state(snapshot.state)
         return session
 
     @property
@@ -86,20 +89,21 @@ class CountsSession:
 
     @property
     def learned(self) -> list[tuple[str, str]]:
-        """What was counted, and how large that is."""
-        order, size = self.model_config.prior_order, len(self.counts) / 1e6
+        """Symbols counted and size of the model, as rows of a table."""
+        order, size = self.model_config.prior_order, len(self.ngram) / 1e6
         word = self.corpus.vocabulary.word
         return [
             (f"{word}s counted", f"{self.chars_per_step:,}"),
-            ("counts", f"{order} {word}s of context, {size:.1f} MB"),
+            ("n-grams", f"{order} {word}s of context, {size:.1f} MB"),
         ]
 
     def predicting(self) -> AbstractContextManager[None]:
-        """Counts do nothing else."""
+        """An n-gram model has no training mode."""
         return nullcontext()
 
     def snapshot(self) -> Snapshot:
-        """This moment of the run, as a checkpoint keeps it."""
+        """The session as a checkpoint."""
+        self.state.threads = torch.get_num_threads()
         return Snapshot(
             step=self.state.step,
             model_config=self.model_config,
@@ -107,30 +111,26 @@ class CountsSession:
             vocabulary=self.corpus.vocabulary,
             weights={},
             run=self.run,
-            ngram=self.counts,
-            state={**self.state.to_json(), "threads": torch.get_num_threads()},
+            ngram=self.ngram,
+            state=to_json(self.state),
         )
 
 
-BLOCK = 64
-"""Symbols whose scores are summed, so that the figure's error is judged by stretches of text, as others' is."""
+class NgramTrainer:
+    """Evaluates an n-gram model on the held-out part and saves it."""
 
-
-class CountsTrainer:
-    """Carries such a run to its end: the counts are scored on the held-out part, and saved."""
-
-    def __init__(self, session: CountsSession, run: RunFolder) -> None:
-        self.session, self.run_folder, self.predictor = session, run, session.predictor
+    def __init__(self, session: NgramSession, run: RunFolder) -> None:
+        self.session, self.run_folder = session, run
 
     @property
     def step(self) -> int:
-        """The one step, which was the counting."""
+        """The single step, which was the counting."""
         return self.session.state.step
 
     def run(self, stop: Stop) -> Iterator[Event]:
-        """Score and save; the last event is Finished. Raises ResourceError where it cannot be saved.
+        """Evaluate and save; the last event is Finished. Raises ResourceError where it cannot be saved.
 
-        What is stopped before it was scored is saved too, and scored when it is resumed.
+        If stopped before the evaluation, the run is saved too, and evaluated when it is resumed.
         """
         session, state = self.session, self.session.state
         if session.limits is not None:
@@ -140,45 +140,39 @@ class CountsTrainer:
         state.finished = None if stop.is_set() else "done"
         yield self._save()
         reason = (stop.reason if stop.is_set() else None) or "done"
-        best, total = state.memorising.best_step, session.plan.total_steps
+        best, total = state.early_stopping.best_step, session.plan.total_steps
         yield Finished(step=self.step, reason=reason, best_step=best, total_steps=total)
 
     def _evaluate(self, stop: Stop) -> Iterator[Event]:
         """Score the whole held-out part."""
-        corpus, started = self.session.corpus, perf_counter()
-        rule = ContextRule(self.predictor.rule.block_size + BLOCK - 1, BLOCK)  # the same, many at a time
-        n = len(corpus.held_out)
-        part = spread(rule, n, n + BLOCK, corpus.held_out_chars)  # every window
-        estimate = score_slice(self.predictor, corpus.held_out, part, stop.is_set, rule)
-        if estimate is None or not part.windows:
+        session, started = self.session, perf_counter()
+        held_out = HeldOut(session.corpus, session.predictor, None)
+        # The same predictions as with the model's own rule, of BLOCK symbols at a time.
+        held_out.rule = ContextRule(held_out.rule.block_size + BLOCK - 1, BLOCK)
+        part = held_out.windows(len(session.corpus.held_out) + BLOCK)  # all
+        estimate = held_out.score(part, stop.is_set)
+        if estimate is None:
             return
-        self.session.state.last_figure = figure_of(self.step, estimate, part, None)
-        self.session.state.memorising.see(self.step, estimate.blocks)  # the best: there is no other
-        yield Evaluated(
-            step=self.step,
-            nats_per_char=estimate.nats_per_char,
-            standard_error=estimate.standard_error,
-            compared_nats_per_char=estimate.nats_per_char,
-            baseline_nats_per_char=None,
-            difference=None,
-            difference_error=None,
-            chars=estimate.chars,
-            of_chars=corpus.held_out_chars,
-            blocks=len(part.windows),
+        session.state.early_stopping.update(self.step, estimate.blocks)
+        yield held_out.record(
+            session.state,
+            part,
+            estimate,
+            None,
+            compared=estimate,
             is_best=True,
-            rises=0,
             final=True,
             seconds=perf_counter() - started,
         )
 
     def _save(self) -> Saved:
         started, snapshot = perf_counter(), self.session.snapshot()
-        best = self.session.state.memorising.best_step == self.step
+        best = self.session.state.early_stopping.best_step == self.step
         try:
             path = self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)
         except OSError as error:
             raise ResourceError(
-                f"the counts could not be written to {one_line(str(self.run_folder.path))} "
+                f"the n-gram model could not be written to {one_line(str(self.run_folder.path))} "
                 f"({error.strerror or error}); make room, and train again"
             ) from None
         return Saved(step=self.step, path=str(path), seconds=perf_counter() - started)

@@ -11,80 +11,36 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from charlm.checkpoint.snapshot import TABLE, remembered
+from charlm.checkpoint.snapshot import TABLE, initial_optimizer_state
 from charlm.model.layers import is_matrix, row_parts
 from charlm.model.ngram_embeddings import NgramEmbeddings
 from charlm.model.transformer import LanguageModel
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
-
-
-def orthogonalised(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """About U V' for each matrix U S V' of (N, R, C): its singular values brought near 1.
-
-    Newton and Schulz's iteration with the coefficients of Jordan et al. 2024 (Muon), whose singular
-    values end between 0.7 and 1.2, all matrices of one shape at once. With `dtype` computed in that:
-    where bf16 is faster its rounding does no harm, since the directions need not be exact.
-    """
-    a, b, c = COEFFICIENTS
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype or x.dtype)
-    for _ in range(ITERATIONS):
-        gram = x @ x.mT  # (N, R, R)
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).to(matrices.dtype)
-
-
-def orthogonalised_parts(
-    updates: Sequence[Tensor], parts: Sequence[Sequence[int]], dtype: torch.dtype | None = None
-) -> list[Tensor]:
-    """The same for matrices of several shapes, each cut into the rows that are matrices of their own.
-
-    All parts of one shape, or of its transpose, are done together. The results have the updates' shapes.
-    """
-    pieces = [
-        piece
-        for update, rows in zip(updates, parts, strict=True)
-        for piece in torch.split(update, list(rows))
-    ]
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, piece in enumerate(pieces):
-        groups.setdefault(tuple(sorted(piece.shape)), []).append(i)
-    done: list[Tensor] = list(pieces)
-    for (low, _), members in groups.items():
-        flat = [pieces[i] if pieces[i].shape[0] == low else pieces[i].mT for i in members]
-        for i, found in zip(members, orthogonalised(torch.stack(flat), dtype), strict=True):
-            done[i] = found if pieces[i].shape[0] == low else found.mT
-    counts = [len(rows) for rows in parts]
-    starts = [sum(counts[:i]) for i in range(len(counts))]
-    return [torch.cat(done[s : s + n]) if n > 1 else done[s] for s, n in zip(starts, counts, strict=True)]
-
-
 BETAS, EPSILON = (0.9, 0.95), 1e-8
 MOMENTUM = 0.95
 ROW_EPSILON = 1e-12
 
 
-class Rates(NamedTuple):
-    """The learning rates of a step."""
+class LearningRates(NamedTuple):
+    """The learning rates of one step."""
 
     adamw: float
     muon: float
-    ngrams: float
+    ngram_embeddings: float
 
 
 class Optimizer:
-    """What is remembered of each weight, and the update that comes of it.
+    """Updates the weights of a model, and holds the optimizer's state of each.
 
-    With `muon`, the blocks' matrices go by Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon)
-    and all else by AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); without, all goes by AdamW.
-    Only the blocks' matrices are pulled towards zero: gains, positions and the embedding, whose rows
-    are also the head's, find their own size.
+    With `muon`, the blocks' matrices are trained by Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon)
+    and the rest by AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); with `adamw`, AdamW trains all.
+    Weight decay applies to the blocks' matrices only: not to gains, positions and the embedding, whose rows are
+    also those of the output head.
 
-    It calls the function behind torch's AdamW. Constructing the class would import torch's compiler,
-    which takes seconds.
+    It calls the function behind torch's AdamW: constructing the class would import torch's compiler, which
+    takes seconds.
     """
 
     def __init__(
@@ -96,83 +52,79 @@ class Optimizer:
         ngram_embedding_accumulator: float = 0.0,
         precision: str = "fp32",
     ) -> None:
-        named = dict(model.named_parameters())
-        self.state = remembered(named, kind)
-        self.weights = {name: weight for name, weight in named.items() if weight.requires_grad}
+        parameters = dict(model.named_parameters())
+        self.state = initial_optimizer_state(parameters, kind)
+        self.weights = {name: weight for name, weight in parameters.items() if weight.requires_grad}
         self.weight_decay = weight_decay
         self.ngram_embedding_accumulator = ngram_embedding_accumulator
-        self.rounded = torch.bfloat16 if precision == "bf16" else None
+        self.muon_dtype = torch.bfloat16 if precision == "bf16" else None
         self.ngrams = model.ngrams
-        self.by_muon = [n for n in self.weights if f"momentum.{n}" in self.state]
-        self.parts = [row_parts(model, name) for name in self.by_muon]
-        by_adamw = [n for n in self.weights if n not in self.by_muon]
-        decayed = [n for n in by_adamw if is_matrix(n, self.weights[n])]
-        self.groups = ((decayed, weight_decay), ([n for n in by_adamw if n not in decayed], 0.0))
-        device = next(iter(self.weights.values())).device
-        self.updates = torch.zeros((), device=device)
+        self.muon_names = [name for name in self.weights if f"momentum.{name}" in self.state]
+        self.muon_parts = [row_parts(model, name) for name in self.muon_names]
+        adamw_names = [name for name in self.weights if name not in self.muon_names]
+        decayed = [name for name in adamw_names if is_matrix(name, self.weights[name])]
+        undecayed = [name for name in adamw_names if name not in decayed]
+        self.adamw_groups = ((decayed, weight_decay), (undecayed, 0.0))
+        self.updates = torch.zeros((), device=next(iter(self.weights.values())).device)
 
-    def update(self, rates: Rates, good: Tensor) -> None:
-        """One update, or none where `good` (a boolean on the device) is False: no weight changes then."""
+    def update(self, rates: LearningRates, finite: Tensor) -> None:
+        """Update the weights, or change nothing where `finite` (a boolean on the device) is False."""
         with torch.no_grad():
-            for names, decay in self.groups:
-                self._adamw(names, decay, rates.adamw, good)
-            if self.by_muon:
-                self._muon(rates.muon, good.float())
+            for names, weight_decay in self.adamw_groups:
+                self._update_adamw(names, weight_decay, rates.adamw, finite)
+            if self.muon_names:
+                self._update_muon(rates.muon, finite.float())
             if self.ngrams is not None:
-                self._rows(self.ngrams, rates.ngrams, good.float())
-            self.updates += good
+                self._update_rows(self.ngrams, rates.ngram_embeddings, finite.float())
+            self.updates += finite
 
     def restore(self, state: Mapping[str, Tensor], updates: int) -> None:
-        """Put back what `state` was after that many updates."""
+        """Restore the state after that many updates."""
         self.updates.fill_(updates)
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
 
-    def _adamw(self, names: list[str], decay: float, rate: float, good: Tensor) -> None:
+    def _update_adamw(self, names: list[str], weight_decay: float, rate: float, finite: Tensor) -> None:
         if not names:
             return
         weights: list[Tensor] = [self.weights[name] for name in names]
-        first, second = (
-            [self.state[f"{kind}.{name}"] for name in names] for kind in ("exp_avg", "exp_avg_sq")
-        )
         adamw(
             weights,
             [_gradient(weight) for weight in weights],
-            first,
-            second,
+            [self.state[f"exp_avg.{name}"] for name in names],
+            [self.state[f"exp_avg_sq.{name}"] for name in names],
             [],
             [self.updates.clone() for _ in names],
             fused=True,
-            found_inf=(~good).float(),
+            found_inf=(~finite).float(),
             amsgrad=False,
             beta1=BETAS[0],
             beta2=BETAS[1],
             lr=rate,
-            weight_decay=decay,
+            weight_decay=weight_decay,
             eps=EPSILON,
             maximize=False,
         )
 
-    def _muon(self, rate: float, good: Tensor) -> None:
-        """Nesterov's momentum, made orthogonal. Tall matrices move farther: their columns are as long."""
+    def _update_muon(self, rate: float, finite: Tensor) -> None:
+        """Orthogonalised Nesterov momentum, scaled by sqrt(R / C) for tall matrices."""
         updates = []
-        for name in self.by_muon:
+        for name in self.muon_names:
             gradient = _gradient(self.weights[name]).nan_to_num(0.0, 0.0, 0.0)
             momentum = self.state[f"momentum.{name}"]
-            momentum.lerp_(gradient, (1 - MOMENTUM) * good)
+            momentum.lerp_(gradient, (1 - MOMENTUM) * finite)
             updates.append(gradient.lerp(momentum, MOMENTUM))
-        directions = orthogonalised_parts(updates, self.parts, self.rounded)
-        for name, rows, direction in zip(self.by_muon, self.parts, directions, strict=True):
+        directions = orthogonalize_parts(updates, self.muon_parts, self.muon_dtype)
+        for name, rows, direction in zip(self.muon_names, self.muon_parts, directions, strict=True):
             weight = self.weights[name]
-            weight.mul_(1 - rate * self.weight_decay * good)
-            weight.sub_(direction * (rate * sqrt(max(1.0, rows[0] / weight.shape[1])) * good))
+            weight.mul_(1 - rate * self.weight_decay * finite)
+            weight.sub_(direction * (rate * sqrt(max(1.0, rows[0] / weight.shape[1])) * finite))
 
-    def _rows(self, ngrams: NgramEmbeddings, rate: float, good: Tensor) -> None:
-        """Adagrad with one number a row (Duchi et al. 2011), for the rows that the step has read.
+    def _update_rows(self, ngrams: NgramEmbeddings, rate: float, finite: Tensor) -> None:
+        """Adagrad with one accumulator per row (Duchi et al. 2011), for the rows that the step has read.
 
-        Alone it would move a vector farthest at its first gradients, and so learn by heart what follows
-        an n-gram that occurs twice. Taking some gradient as seen before, it moves those little, and
-        frequent ones as ever: what smoothing is to counts.
+        The first gradients of a plain Adagrad move a row farthest, so it would memorise what follows a rare
+        n-gram. A large initial accumulator damps rare rows and hardly changes frequent ones, as smoothing does.
         """
         C = ngrams.table.shape[1]
         index = torch.cat([flat for flat, _ in ngrams.pending])  # (M, O)
@@ -186,11 +138,50 @@ class Optimizer:
             total.index_add_(0, place[:, order], gradients)
         total.nan_to_num_(0.0, 0.0, 0.0)
         total[rows == ngrams.nothing] = 0
-        square = self.state[f"row_square.{TABLE}"]
-        seen = square[rows] + good * total.square().mean(dim=1)
-        square[rows] = seen
-        length = (seen + self.ngram_embedding_accumulator).sqrt() + ROW_EPSILON
-        ngrams.table[rows] -= rate * good * total / length[:, None]
+        accumulator = self.state[f"row_square.{TABLE}"]
+        accumulated = accumulator[rows] + finite * total.square().mean(dim=1)
+        accumulator[rows] = accumulated
+        scale = (accumulated + self.ngram_embedding_accumulator).sqrt() + ROW_EPSILON
+        ngrams.table[rows] -= rate * finite * total / scale[:, None]
+
+
+def orthogonalize(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """About U V' for each matrix U S V' of (N, R, C): Newton-Schulz iteration brings singular values near 1.
+
+    The coefficients are those of Jordan et al. 2024 (Muon); singular values end between 0.7 and 1.2. Computed in
+    `dtype` where given: bf16 is precise enough, since the directions need not be exact.
+    """
+    a, b, c = NEWTON_SCHULZ
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype or x.dtype)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT  # (N, R, R)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+def orthogonalize_parts(
+    updates: Sequence[Tensor], parts: Sequence[Sequence[int]], dtype: torch.dtype | None = None
+) -> list[Tensor]:
+    """Orthogonalise matrices of several shapes, each split into `parts`: row counts of its fused matrices.
+
+    All parts of one shape, or of its transpose, are done in one batch. The results have the updates' shapes.
+    """
+    pieces = [
+        piece
+        for update, rows in zip(updates, parts, strict=True)
+        for piece in torch.split(update, list(rows))
+    ]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, piece in enumerate(pieces):
+        groups.setdefault(tuple(sorted(piece.shape)), []).append(i)
+    for (low, _), members in groups.items():
+        flat = [pieces[i] if pieces[i].shape[0] == low else pieces[i].mT for i in members]
+        for i, result in zip(members, orthogonalize(torch.stack(flat), dtype), strict=True):
+            pieces[i] = result if pieces[i].shape[0] == low else result.mT
+    remaining = iter(pieces)
+    return [torch.cat([next(remaining) for _ in rows]) for rows in parts]
 
 
 def _gradient(weight: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The plan: from a budget, the machine's speed and the text's length to a model size, a batch size and a schedule.
+"""The planner: from a budget and the text's length to a model size, hyperparameters and a schedule.
 
-`choose` is a pure function; its tables are in charlm/training/planner.py, and in the README. With a number of steps
-nothing that was timed enters; with a time, the measured speed is written into the plan before it
-acts, and the schedule is decided again from the speed of the steps themselves.
+`choose` is a pure function of its arguments and the tables below. With a number of steps, no measured time enters;
+with a time budget, the measured speed is recorded in the plan, and the schedule is revised from the speed of the
+steps themselves (charlm/training/deadline.py).
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from typing import Any
 
-from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.safe_io import LARGEST, dump, parse, read_regular
+from charlm.checkpoint.safe_io import read_json, write_json
 from charlm.config import ModelConfig, TrainingConfig, refuse_not_plain_training
 from charlm.errors import CheckpointError, ResourceError
 from charlm.training.schedule import Schedule
@@ -20,9 +19,9 @@ from charlm.training.schedule import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """A row of the table: from this much computing on, this model and batch did best."""
+    """A row of the size table: the best model and batch found for at least `tflop` of computation."""
 
-    tflop: float  # the machine's plain matrix product over the whole budget, in 10^12 operations
+    tflop: float  # budget times the speed of a plain matrix product, in 10^12 operations
     n_layer: int
     n_embd: int
     n_head: int
@@ -30,14 +29,28 @@ class Size:
     batch_size: int
     learning_rate: float
 
+    @classmethod
+    def of(cls, model: ModelConfig, training: TrainingConfig, rate_share: float = 1.0) -> "Size":
+        """The size of a planned model, with that share of its learning rate."""
+        assert model.n_layer and model.n_embd and model.block_size and training.batch_size
+        return cls(
+            tflop=0,
+            n_layer=model.n_layer,
+            n_embd=model.n_embd,
+            n_head=model.n_head or 1,
+            block_size=model.block_size,
+            batch_size=training.batch_size,
+            learning_rate=(training.learning_rate or 0.0) * rate_share,
+        )
+
     @property
     def weights(self) -> int:
-        """Weights in the blocks, about: attention 4 C^2, SwiGLU 8 C^2."""
+        """Approximate weights of the blocks: attention 4 C^2, SwiGLU 8 C^2."""
         return 12 * self.n_layer * self.n_embd**2
 
     @property
     def step_gflop(self) -> float:
-        """Operations of one step, forward and backward, in 10^9: 6 a weight and 12 C T a layer."""
+        """Operations of a step, forward and backward, in 10^9: 6 per weight and 12 C T per layer, for each symbol."""
         per_char = 6 * self.weights + 12 * self.n_layer * self.n_embd * self.block_size
         return per_char * self.block_size * self.batch_size / 1e9
 
@@ -53,7 +66,7 @@ SIZES = (
     Size(tflop=2_000, n_layer=6, n_embd=384, n_head=6, block_size=256, batch_size=48, learning_rate=1.5e-3),
     Size(tflop=50_000, n_layer=12, n_embd=768, n_head=12, block_size=512, batch_size=64, learning_rate=6e-4),
 )
-SIZES_WITH_COUNTS = (
+SIZES_WITH_PRIOR = (
     Size(tflop=0, n_layer=2, n_embd=64, n_head=2, block_size=128, batch_size=8, learning_rate=6e-3),
     Size(tflop=5, n_layer=3, n_embd=96, n_head=3, block_size=128, batch_size=8, learning_rate=6e-3),
     Size(tflop=15, n_layer=4, n_embd=96, n_head=3, block_size=128, batch_size=8, learning_rate=6e-3),
@@ -61,94 +74,55 @@ SIZES_WITH_COUNTS = (
     Size(tflop=150, n_layer=5, n_embd=160, n_head=5, block_size=512, batch_size=6, learning_rate=3e-3),
     *(size for size in SIZES if size.tflop >= 400),
 )
-"""For a model that begins from counts. They know what is near, so what it adds is far: long blocks pay."""
+"""With an n-gram prior, which knows the nearby context, longer blocks pay."""
 
+PRIOR_MIN_CHARS = 5_000
+"""Symbols of training text below which the prior is off: ten folds of fewer say too little."""
+PRIOR_ORDERS = ((100_000, 8), (20_000, 5), (0, 4))  # (symbols of training text, order from there on)
+PRIOR_DROPOUT, PRIOR_DROPOUT_EPOCHS = 0.1, 0.5  # the dropout, for runs of at least so many epochs
+PRIOR_SHARE = 0.1  # of the time budget, at most, for counting
+PRIOR_CHARS_PER_SECOND = 0.6e6  # fixed, so that the same plan gives the same n-grams
 
-FEWEST = 5_000
-"""Symbols of training text below which ten parts that are left out in turn say too little."""
-ORDERS = ((100_000, 8), (20_000, 5), (0, 4))
-"""From so many symbols on, so many of context."""
-DROPOUT, DROPOUT_PASSES = 0.1, 0.5
-"""Share of the windows trained on without the counts, in runs of so many passes over the text or more."""
-SHARE = 0.1  # of a run's time, at most
-SYMBOLS_PER_SECOND = 0.6e6  # with folds; a figure that stands, so that the same plan gives the same counts
-
-
-def with_counts(
-    model: ModelConfig, training: TrainingConfig, seconds: float | None, n_train: int
-) -> tuple[ModelConfig, TrainingConfig]:
-    """The same with what was left open of counts decided, for a text of `n_train` symbols.
-
-    Beside counts, learned vectors of n-grams were measured to do harm: they are left out. ValueError
-    where counts are off and something was said of them.
-    """
-    given = model.prior_order is not None or model.prior_dropout is not None
-    wanted = model.prior if model.prior is not None else given or n_train >= FEWEST
-    if model.plain or not wanted:
-        if training.prior_chars is not None:
-            raise ValueError(f"prior_chars is {training.prior_chars}, which cannot act with no prior")
-        return replace(model, prior=False), training
-    order = model.prior_order
-    if order is None:
-        order = next(order for least, order in ORDERS if n_train >= least)
-    model = replace(model, prior=True, prior_order=order)
-    if (
-        model.ngram_embeddings is None
-        and model.ngram_embedding_rows is None
-        and model.ngram_embedding_dropout is None
-    ):
-        model = replace(model, ngram_embeddings=1)
-    return model, within(training, None if seconds is None else SHARE * seconds, n_train)
-
-
-def within(training: TrainingConfig, seconds: float | None, n_train: int) -> TrainingConfig:
-    """The same with as much text to be counted as there is time for, where that was left open."""
-    if seconds is None or training.prior_chars is not None:
-        return training
-    most = max(1, int(seconds * SYMBOLS_PER_SECOND))
-    return replace(training, prior_chars=most) if most < n_train else training
-
-
-def with_counts_dropout(model: ModelConfig, passes: float) -> ModelConfig:
-    """The same with that share decided, where there are counts: a few hundred steps cannot trust them too much."""
-    if not model.prior or model.prior_dropout is not None:
-        return model
-    return replace(model, prior_dropout=DROPOUT if passes >= DROPOUT_PASSES else 0.0)
-
-
-SHARE_OF_PRODUCT = 0.5  # of a plain matrix product's speed, what the steps of the larger sizes reach
-FIRST_SHARE = 0.25  # the same for the first guess, which is for short times and small sizes
-WEIGHTS_PER_CHAR = 8  # of training text: above that a model only learns it by heart
-PLAN_DROPOUT = ((12, 0.2, 0.3), (4, 0.1, 0.15))  # (passes over the text; dropout from there on, of n-grams)
-SMALLEST_HEAD = 32
-MUON_RATE = 0.01
-NGRAMS = 4
-NGRAM_PRIOR = 6.0  # times the square of the passes after the first, in which nothing is learned by heart
-NGRAM_WEIGHTS = 10_000_000  # in the table, so that a checkpoint stays small
-COMPILING_GFLOP = {"fp32": 40_000, "bf16": 24_000}  # of a run's steps: from there on compiling is repaid
-MORE = "more training"
-FAR_FEWER = 2  # times fewer steps than were guessed: then it is said
+MAX_STEPS = 10**9
+STEP_EFFICIENCY = 0.5  # speed of large models' steps relative to a plain matrix product
+FIRST_GUESS_EFFICIENCY = 0.25  # the same for the first guess, which is for short times and small sizes
+MAX_WEIGHTS_PER_CHAR = 8  # of training text: larger models only memorise
+DROPOUT_BY_EPOCHS = ((12, 0.2, 0.3), (4, 0.1, 0.15))  # (epochs; dropout, ngram_embedding_dropout)
+MIN_HEAD = 32
+MUON_LR = 0.01
+NGRAM_EMBEDDINGS = 4
+NGRAM_EMBEDDING_WEIGHTS = 10_000_000  # at most, so that a checkpoint stays small
+ACCUMULATOR = 6.0  # times the square of the epochs after the first, in which nothing is memorised
+COMPILE_MIN_GFLOP = {"fp32": 40_000, "bf16": 24_000}  # of all steps: from there on compiling pays
+EVAL_CHARS = 10_000
+EPOCHS_PER_EVALUATION = 10
+MAX_EVALUATIONS = 60
+EXTENDED = "more training"
+FAR_FEWER = 2  # times fewer steps than first planned are worth a warning
+PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a run may take: seconds at a measured speed, or a number of steps; and by what means."""
+    """What a run may use: seconds at a measured speed, or a number of steps; and what the machine offers."""
 
     seconds: float | None = None
     gflops: float | None = None
     steps: int | None = None
-    precision: str = "fp32"  # the fastest here
-    compiler: bool = False  # is there one?
+    precision: str = "fp32"  # the fastest on this machine
+    compiler: bool = False  # is one available?
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a run goes on: all that its steps depend on besides the text and the configuration."""
+    """The schedule in force, how to evaluate, and the record of the decisions that led there."""
 
     schedule: Schedule
     eval_every: int  # steps
-    eval_chars: int  # about so many held-out symbols in each evaluation
-    decisions: tuple[dict[str, Any], ...] = ()  # what was decided from what, the last one in force
+    eval_chars: int  # held-out symbols in each evaluation, approximately
+    decisions: tuple[
+        dict[str, Any], ...
+    ] = ()  # each with its reasons and the outcome; the last one is in force
 
     @property
     def total_steps(self) -> int:
@@ -158,23 +132,23 @@ class Plan:
     @property
     def extended_at(self) -> int | None:
         """The step at which the plan was last extended, if it was."""
-        steps = [d.get("at_step") for d in self.decisions if d.get("decided") == MORE]
+        steps = [d.get("at_step") for d in self.decisions if d.get("decided") == EXTENDED]
         return steps[-1] if steps and isinstance(steps[-1], int) else None
 
     @property
     def first_total_steps(self) -> int:
-        """The step at which training was to end when it began, or was last extended: a guess, where it has a time."""
-        first = max((i for i, d in enumerate(self.decisions) if d.get("decided") == MORE), default=0)
+        """The end that was planned when the run began or was last extended: with a time budget, a guess."""
+        first = max((i for i, d in enumerate(self.decisions) if d.get("decided") == EXTENDED), default=0)
         return Schedule.parse(str(self.decisions[first].get("schedule"))).end
 
     @property
     def fell_short(self) -> bool:
-        """Is the end far earlier than was guessed, the machine being slower than it was measured to be?"""
+        """Is the end far earlier than first planned, because the machine is slower than measured?"""
         begun = self.extended_at or 0
         return (self.total_steps - begun) * FAR_FEWER < self.first_total_steps - begun
 
-    def decided(self, **facts: Any) -> "Plan":
-        """The same plan with one more decision recorded: its reasons and what came of it."""
+    def record(self, **facts: Any) -> "Plan":
+        """The same plan with a decision appended: its facts, and the plan as the outcome."""
         outcome = {
             "schedule": str(self.schedule),
             "eval_every": self.eval_every,
@@ -183,219 +157,240 @@ class Plan:
         return replace(self, decisions=(*self.decisions, {**facts, **outcome}))
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object; `from_json` gives the same plan again."""
+        """As a JSON object; `from_json` rebuilds the same plan."""
         return {"decisions": list(self.decisions)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Plan":
-        """Rebuild from `to_json`: the last decision is in force. ValueError where it is no plan."""
+        """Rebuild from `to_json`: the last decision is in force. Raises ValueError."""
         decisions = data.get("decisions")
-        if (
-            not isinstance(decisions, list)
-            or not decisions
-            or not all(isinstance(d, dict) for d in decisions)
-        ):
-            raise ValueError("a plan is a list of decisions")
+        if not isinstance(decisions, list) or not decisions:
+            raise ValueError("decisions must be a list that is not empty")
+        if not all(isinstance(decision, dict) for decision in decisions):
+            raise ValueError("each decision must be an object")
         last = decisions[-1]
         every, chars = last.get("eval_every"), last.get("eval_chars")
         if not all(type(value) is int and value > 0 for value in (every, chars)):
-            raise ValueError("eval_every and eval_chars of a plan are whole numbers above 0")
+            raise ValueError("eval_every and eval_chars must be whole numbers above 0")
         schedule = Schedule.parse(str(last.get("schedule")))
         return cls(schedule=schedule, eval_every=every, eval_chars=chars, decisions=tuple(decisions))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What was chosen: complete configurations, the first plan, and why, in a sentence."""
+    """What the planner chose: complete configurations, the first plan, and why, for people to read."""
 
     model: ModelConfig
     training: TrainingConfig
     plan: Plan
     why: str
 
+    def record(self, budget: Budget, threads: int) -> "Choice":
+        """The same with everything it depends on recorded in the plan, so that it can be repeated."""
+        plan = self.plan.record(
+            decided="size",
+            at_step=0,
+            seconds=budget.seconds,
+            gflops=budget.gflops,
+            threads=threads,
+            precision=self.training.precision,
+            compile=self.training.compile,
+            steps=budget.steps,
+        )
+        if self.model.is_ngram:  # the same with any number of threads
+            return replace(self, plan=plan)
+        return replace(self, training=replace(self.training, threads=threads), plan=plan)
+
 
 def choose(
     budget: Budget, n_train: int, model: ModelConfig, training: TrainingConfig, given: Size | None = None
 ) -> Choice:
-    """Fill in what the configurations leave open for a training text of `n_train` symbols.
+    """Choose what the configurations leave open, for a training text of `n_train` symbols.
 
-    With the size `given` (the model is complete then, but for what is dropped) it is not chosen. Raises ValueError where what was set by hand does not go together.
+    With a `given` size (fine-tuning), the model is complete except for dropout. Raises ValueError for settings
+    that contradict each other.
     """
     assert n_train >= 2
     if not model.causal:
         raise ValueError(
-            "causal is False, which cannot be trained: a model that reads ahead would read the answer, the next "
-            "character, instead of predicting it"
+            "causal is False; such a model sees the character it should predict, so it cannot be trained"
         )
     if model.is_ngram:
-        return _ngram_choice(budget, n_train, model, training)
+        training = limit_prior_chars(training, budget.seconds, n_train)
+        plan = Plan(schedule=Schedule.parse("0:1,1:1"), eval_every=1, eval_chars=EVAL_CHARS)
+        return Choice(model=model.completed(), training=training, plan=plan, why="as asked for")
     assert budget.steps is not None or (budget.seconds and budget.gflops)
     if model.plain:
         refuse_not_plain_training(training)
-    model, training = with_counts(model, training, budget.seconds, n_train)
-    size = given or _size(budget, n_train, SIZES_WITH_COUNTS if model.prior else SIZES)
+    model, training = _choose_prior(model, training, budget.seconds, n_train)
+    size = given or _choose_size(budget, n_train, SIZES_WITH_PRIOR if model.prior else SIZES)
     wanted = model.block_size or size.block_size
     block = min(wanted, max(1, (n_train - 1) // 2))
-    shortened = f"; the block is shortened from {wanted}, since the text is short" if block < wanted else ""
     parts = training.grad_accum
     batch = training.batch_size or ceil(min(size.batch_size, max(1, n_train // block)) / parts) * parts
     size = replace(size, block_size=block, batch_size=batch)
     steps = budget.steps or first_guess(budget, size)
-    passes = steps * batch * block / n_train
-    model = replace(_fill_model(_with_dropout(model, passes), size, n_train), block_size=block)
-    rate = training.learning_rate or size.learning_rate
-    schedule = Schedule.parse(training.schedule) if training.schedule else Schedule.usual(steps)
+    epochs = steps * batch * block / n_train
+    model = replace(_fill_model(_choose_dropout(model, epochs), size, n_train), block_size=block)
+    schedule = Schedule.parse(training.schedule) if training.schedule else Schedule.warmup_cooldown(steps)
     if training.schedule and budget.steps not in (None, schedule.end):
         raise ValueError(f"schedule ends at step {schedule.end}, and steps is {budget.steps}; leave one out")
     every = training.eval_every or evaluation_interval(steps, steps / 10, n_train / (batch * block))
     plan = Plan(schedule=schedule, eval_every=every, eval_chars=training.eval_chars or EVAL_CHARS)
     if training.ngram_embedding_accumulator is None and not model.plain:
-        training = replace(training, ngram_embedding_accumulator=_accumulator(passes))
+        accumulator = min(1e6, round(ACCUMULATOR * max(0.0, epochs - 1) ** 2, 3))
+        training = replace(training, ngram_embedding_accumulator=accumulator)
+    rate = training.learning_rate or size.learning_rate
     training = _fill_training(replace(training, batch_size=batch, learning_rate=rate), budget, size, steps)
-    return Choice(model=model, training=training, plan=plan, why=_why(budget, n_train, size) + shortened)
-
-
-def _ngram_choice(budget: Budget, n_train: int, model: ModelConfig, training: TrainingConfig) -> Choice:
-    """A single step, which is the counting; with a time, of as much text as there is time for."""
-    training = within(training, budget.seconds, n_train)
-    plan = Plan(schedule=Schedule.parse("0:1,1:1"), eval_every=1, eval_chars=EVAL_CHARS)
-    return Choice(model=model.completed(), training=training, plan=plan, why="as asked for")
-
-
-EVAL_CHARS = 10_000
-PASSES_UNSEEN = 10
-MOST_STEPS = 10**9
+    why = _explain(budget, n_train, size)
+    if block < wanted:
+        why += f"; block_size is reduced from {wanted} to {block}, since the text is short"
+    return Choice(model=model, training=training, plan=plan, why=why)
 
 
 def first_guess(budget: Budget, size: Size) -> int:
-    """About how many steps fit a time, before one was timed."""
+    """About how many steps fit the time budget, before any step was timed."""
     assert budget.seconds and budget.gflops
-    guess = budget.seconds * budget.gflops * FIRST_SHARE / size.step_gflop
-    return max(1, min(MOST_STEPS, round(guess)))
+    guess = budget.seconds * budget.gflops * FIRST_GUESS_EFFICIENCY / size.step_gflop
+    return max(1, min(MAX_STEPS, round(guess)))
 
 
-def evaluation_interval(steps: int, seconds: float, steps_a_pass: float) -> int:
-    """Steps between evaluations: about the square root of the seconds as their number, 2 to 60.
+def evaluation_interval(steps: int, seconds: float, steps_per_epoch: float) -> int:
+    """Steps between evaluations: 2 to 60 evaluations, about the square root of the seconds.
 
-    More often for a text that is passed over many times, so that its best moment is not missed.
+    There are more for a text of many epochs, so that the best checkpoint is not missed.
     """
-    number = max(round(sqrt(seconds)), round(steps / steps_a_pass / PASSES_UNSEEN))
-    return max(1, ceil(steps / min(60, max(2, number))))
+    number = max(round(sqrt(seconds)), round(steps / steps_per_epoch / EPOCHS_PER_EVALUATION))
+    return max(1, ceil(steps / min(MAX_EVALUATIONS, max(2, number))))
 
 
-def _size(budget: Budget, n_train: int, sizes: Sequence[Size]) -> Size:
+def limit_prior_chars(training: TrainingConfig, seconds: float | None, n_train: int) -> TrainingConfig:
+    """Limit the text whose n-grams are counted to what fits in `seconds`, unless the limit was given."""
+    if seconds is None or training.prior_chars is not None:
+        return training
+    most = max(1, int(seconds * PRIOR_CHARS_PER_SECOND))
+    return replace(training, prior_chars=most) if most < n_train else training
+
+
+def _choose_prior(
+    model: ModelConfig, training: TrainingConfig, seconds: float | None, n_train: int
+) -> tuple[ModelConfig, TrainingConfig]:
+    """Decide about the n-gram prior. With it, n-gram embeddings were measured to do harm: they are off."""
+    given = model.prior_order is not None or model.prior_dropout is not None
+    wanted = model.prior if model.prior is not None else given or n_train >= PRIOR_MIN_CHARS
+    if model.plain or not wanted:
+        if training.prior_chars is not None:
+            raise ValueError(f"prior_chars is {training.prior_chars}, which has no effect with no prior")
+        return replace(model, prior=False), training
+    order = model.prior_order
+    if order is None:
+        order = next(order for chars, order in PRIOR_ORDERS if n_train >= chars)
+    model = replace(model, prior=True, prior_order=order)
+    settings = (model.ngram_embeddings, model.ngram_embedding_rows, model.ngram_embedding_dropout)
+    if all(value is None for value in settings):
+        model = replace(model, ngram_embeddings=1)
+    return model, limit_prior_chars(training, None if seconds is None else PRIOR_SHARE * seconds, n_train)
+
+
+def _choose_size(budget: Budget, n_train: int, sizes: Sequence[Size]) -> Size:
     def affordable(size: Size) -> bool:
         if budget.steps is not None:
-            return budget.steps * size.step_gflop >= size.tflop * 1e3 * SHARE_OF_PRODUCT
+            return budget.steps * size.step_gflop >= size.tflop * 1e3 * STEP_EFFICIENCY
         assert budget.seconds and budget.gflops
         return budget.seconds * budget.gflops >= size.tflop * 1e3
 
-    fitting = [size for size in sizes if affordable(size) and size.weights <= WEIGHTS_PER_CHAR * n_train]
+    fitting = [s for s in sizes if affordable(s) and s.weights <= MAX_WEIGHTS_PER_CHAR * n_train]
     return fitting[-1] if fitting else sizes[0]
 
 
+def _choose_dropout(model: ModelConfig, epochs: float) -> ModelConfig:
+    dropout, ngram_dropout = next(
+        (rates for least, *rates in DROPOUT_BY_EPOCHS if epochs >= least), (0.0, 0.0)
+    )
+    if model.prior and model.prior_dropout is None:
+        model = replace(model, prior_dropout=PRIOR_DROPOUT if epochs >= PRIOR_DROPOUT_EPOCHS else 0.0)
+    if model.dropout is None:
+        model = replace(model, dropout=dropout)
+    if model.ngram_embedding_dropout is None and model.ngram_embeddings != 1 and not model.plain:
+        model = replace(model, ngram_embedding_dropout=ngram_dropout)
+    return model
+
+
 def _fill_model(model: ModelConfig, size: Size, n_train: int) -> ModelConfig:
-    """The model set by hand, completed from a row of the table."""
+    """Complete the given shape from a row of the table."""
     n_layer = model.n_layer or max(size.n_layer, len(model.mixers))
     n_embd, n_head = model.n_embd, model.n_head
-    ngrams = model.ngram_embeddings or (1 if model.plain else NGRAMS)
+    ngrams = model.ngram_embeddings or (1 if model.plain else NGRAM_EMBEDDINGS)
     model = replace(model, ngram_embeddings=ngrams).completed()
     if not model.attends:
-        return _with_rows(replace(model, n_layer=n_layer, n_embd=n_embd or size.n_embd), n_train)
-    shared = model.n_kv_head or 1
+        return _fill_rows(replace(model, n_layer=n_layer, n_embd=n_embd or size.n_embd), n_train)
+    groups = model.n_kv_head or 1
     if n_embd is None and n_head is None:
-        n_head = ceil(size.n_head / shared) * shared
+        n_head = ceil(size.n_head / groups) * groups
     if n_embd is None:
         assert n_head
         n_embd = ceil(size.n_embd / (2 * n_head)) * 2 * n_head
     if n_head is None:
-        plain = n_embd == size.n_embd and shared == 1
-        n_head = size.n_head if plain else _heads(n_embd, shared, 2 if model.position == "rotary" else 1)
-    return _with_rows(replace(model, n_layer=n_layer, n_embd=n_embd, n_head=n_head), n_train)
+        as_in_table = n_embd == size.n_embd and groups == 1
+        multiple = 2 if model.position == "rotary" else 1
+        n_head = size.n_head if as_in_table else _choose_heads(n_embd, groups, multiple)
+    return _fill_rows(replace(model, n_layer=n_layer, n_embd=n_embd, n_head=n_head), n_train)
 
 
-def _with_rows(model: ModelConfig, n_train: int) -> ModelConfig:
-    """As many vectors for n-grams as a text of that length can fill, or as a checkpoint has room for."""
+def _fill_rows(model: ModelConfig, n_train: int) -> ModelConfig:
+    """As many n-gram embeddings as the text can fill and NGRAM_EMBEDDING_WEIGHTS allows; a power of two."""
     assert model.ngram_embeddings and model.n_embd
     if model.ngram_embeddings == 1 or model.ngram_embedding_rows is not None:
         return model
-    room = NGRAM_WEIGHTS // ((model.ngram_embeddings - 1) * model.n_embd)
-    return replace(model, ngram_embedding_rows=1 << max(0, min(room, 2 * n_train).bit_length() - 1))
+    most = NGRAM_EMBEDDING_WEIGHTS // ((model.ngram_embeddings - 1) * model.n_embd)
+    return replace(model, ngram_embedding_rows=1 << max(0, min(most, 2 * n_train).bit_length() - 1))
 
 
-def _fill_training(training: TrainingConfig, budget: Budget, size: Size, steps: int) -> TrainingConfig:
-    """The optimizer, where it was left open, and its rate; and by what means it is computed."""
-    precision = budget.precision if training.precision == "auto" else training.precision
-    repaid = budget.compiler and steps * size.step_gflop >= COMPILING_GFLOP[precision]
-    compiled = ("on" if repaid else "off") if training.compile == "auto" else training.compile
-    training = replace(
-        training,
-        optimizer=training.optimizer or "muon",
-        precision=precision,
-        compile=compiled,
-    )
-    if training.optimizer == "adamw":
-        return training
-    return replace(training, muon_lr=training.muon_lr or MUON_RATE)
-
-
-def _heads(n_embd: int, shared: int, pairs: int) -> int:
-    """As many heads as divide the width into parts of at least SMALLEST_HEAD, in `shared` groups.
-
-    Each part holds a multiple of `pairs` values.
-    """
-    most = max(shared, n_embd // SMALLEST_HEAD)
-    fitting = [h for h in range(shared, most + 1, shared) if n_embd % (pairs * h) == 0]
+def _choose_heads(n_embd: int, groups: int, multiple: int) -> int:
+    """The most heads, in `groups`, whose size is at least MIN_HEAD and divisible by `multiple`."""
+    most = max(groups, n_embd // MIN_HEAD)
+    fitting = [heads for heads in range(groups, most + 1, groups) if n_embd % (multiple * heads) == 0]
     if not fitting:
+        number = "an even number" if multiple > 1 else "a whole number"
         raise ValueError(
-            f"n_embd is {n_embd}; the width must be {'an even' if pairs > 1 else 'a whole'} number of values for "
-            "each head" + (f", of which n_kv_head asks for a multiple of {shared}" if shared > 1 else "")
+            f"n_embd is {n_embd}; it must be {number} of values for each head"
+            + (f", and n_kv_head asks for a multiple of {groups} heads" if groups > 1 else "")
         )
     return fitting[-1]
 
 
-def _accumulator(passes: float) -> float:
-    return min(1e6, round(NGRAM_PRIOR * max(0.0, passes - 1) ** 2, 3))
+def _fill_training(training: TrainingConfig, budget: Budget, size: Size, steps: int) -> TrainingConfig:
+    """Choose optimizer, Muon's learning rate, precision and compilation, where they were left open."""
+    precision = budget.precision if training.precision == "auto" else training.precision
+    pays = budget.compiler and steps * size.step_gflop >= COMPILE_MIN_GFLOP[precision]
+    compiled = ("on" if pays else "off") if training.compile == "auto" else training.compile
+    optimizer = training.optimizer or "muon"
+    training = replace(training, optimizer=optimizer, precision=precision, compile=compiled)
+    return training if optimizer == "adamw" else replace(training, muon_lr=training.muon_lr or MUON_LR)
 
 
-def _with_dropout(model: ModelConfig, passes: float) -> ModelConfig:
-    """What is left out in training, by how often the text is passed over."""
-    dropout, of_ngrams = next(
-        (drops for from_passes, *drops in PLAN_DROPOUT if passes >= from_passes), (0.0, 0.0)
+def _explain(budget: Budget, n_train: int, size: Size) -> str:
+    limited = size.weights * 1.5 > MAX_WEIGHTS_PER_CHAR * n_train
+    means = (
+        f"{budget.steps} steps"
+        if budget.steps is not None
+        else f"{budget.seconds:g} s at {budget.gflops:.0f} GFLOP/s"
     )
-    model = with_counts_dropout(model, passes)
-    if model.dropout is None:
-        model = replace(model, dropout=dropout)
-    if model.ngram_embedding_dropout is None and model.ngram_embeddings != 1 and not model.plain:
-        model = replace(model, ngram_embedding_dropout=of_ngrams)
-    return model
-
-
-def _why(budget: Budget, n_train: int, size: Size) -> str:
-    if budget.steps is not None:
-        means = f"{budget.steps} steps"
-    else:
-        means = f"{budget.seconds:g} s at {budget.gflops:.0f} GFLOP/s"
-    limited = size.weights * 1.5 > WEIGHTS_PER_CHAR * n_train
-    return f"for {means}" + (
-        f", small since the text has only {n_train:,} symbols to learn from" if limited else ""
-    )
-
-
-NAME = "plan.json"
+    reason = f", small since the training text has only {n_train:,} symbols" if limited else ""
+    return f"for {means}{reason}"
 
 
 def write_plan(run: RunFolder, plan: Plan) -> None:
-    """Replace the run's plan and wait for the disk; ResourceError if that is refused."""
+    """Replace the run's plan and wait for the disk. Raises ResourceError."""
     try:
-        files.replace(run.path / NAME, dump(plan.to_json()))
+        write_json(run.path / PLAN_FILE, plan.to_json())
     except OSError as error:
         raise ResourceError(f"the plan of {run.name} cannot be written: {error.strerror}") from None
 
 
 def read_plan(run: RunFolder) -> Plan:
-    """The run's plan; CheckpointError where it is missing or damaged."""
+    """The run's plan. Raises CheckpointError where it is missing or damaged."""
     try:
-        return Plan.from_json(parse(read_regular(run.path / NAME, LARGEST), NAME))
+        return Plan.from_json(read_json(run.path / PLAN_FILE))
     except ValueError as error:
-        raise CheckpointError(f"{NAME} of {run.name} is damaged: {error}") from None
+        raise CheckpointError(f"{PLAN_FILE} of {run.name} is damaged: {error}") from None

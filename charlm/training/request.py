@@ -29,9 +29,9 @@ if TYPE_CHECKING:  # NumPy and torch are slow to import
     from charlm.data.holdout import EarlierText
     from charlm.data.load import Loaded
     from charlm.data.text_scan import TextScan
-    from charlm.training.finetune import Origin
+    from charlm.training.finetune import Parent
     from charlm.training.planner import Choice
-    from charlm.training.run_text import Moved
+    from charlm.training.run_corpus import Moved
 
 S = TypeVar("S", bound=Settings)
 Watch = Callable[[str, int, int | None], None]
@@ -166,7 +166,7 @@ class Prepared:
     loaded: "Loaded"
     choice: "Choice"
     budget: float | None  # seconds
-    origin: "Origin | None"
+    origin: "Parent | None"
 
 
 def prepare(request: TrainRequest, messages: Messages) -> Prepared:
@@ -188,7 +188,7 @@ def prepare(request: TrainRequest, messages: Messages) -> Prepared:
     loaded = load_text(request.paths, text, messages, verify=request.verify_cache, earlier=earlier)
     report_text(loaded, messages, splittable=origin is None)
     if origin is not None:
-        origin = origin.before(loaded.corpus)
+        origin = origin.with_counting(loaded.corpus)
         for is_warning, sentence in describe_origin(origin, loaded.corpus):
             (messages.warn if is_warning else messages.say)(sentence)
     choice, sentence = choose_plan(
@@ -198,7 +198,7 @@ def prepare(request: TrainRequest, messages: Messages) -> Prepared:
     return Prepared(request=request, text=text, loaded=loaded, choice=choice, budget=budget, origin=origin)
 
 
-def _origin(request: TrainRequest, messages: Messages) -> "Origin | None":
+def _origin(request: TrainRequest, messages: Messages) -> "Parent | None":
     """The run to fine-tune, where there is one."""
     if request.from_run is None:
         if request.from_text:
@@ -206,11 +206,11 @@ def _origin(request: TrainRequest, messages: Messages) -> "Origin | None":
         if request.checkpoint is not None:
             raise UsageError(f"--checkpoint {one_line(request.checkpoint)} has no effect without --from RUN")
         return None
-    from charlm.checkpoint.run_folder import find
-    from charlm.training.finetune import Origin
+    from charlm.checkpoint.run_folder import find_run
+    from charlm.training.finetune import Parent
 
-    found = find(request.root, request.from_run)
-    origin = Origin.of(found, request.checkpoint, moved_text(request.from_text))
+    found = find_run(request.root, request.from_run)
+    origin = Parent.load(found, request.checkpoint, moved_text(request.from_text))
     messages.say(
         f"fine-tuning {one_line(origin.name)}, step {origin.snapshot.step}, trained on {text_name(origin.snapshot.run)}"
     )
@@ -218,7 +218,7 @@ def _origin(request: TrainRequest, messages: Messages) -> "Origin | None":
 
 
 def configure(
-    request: TrainRequest, origin: "Origin | None", messages: Messages
+    request: TrainRequest, origin: "Parent | None", messages: Messages
 ) -> tuple[ModelConfig, TrainingConfig, TextConfig]:
     """The configurations of model, training and text; fine-tuning inherits those of the other run."""
     settings, given = dict(request.settings), set(request.given)
@@ -229,9 +229,9 @@ def configure(
     use_customary_split(request.paths, settings, messages)
     model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
     if origin is not None:
-        from charlm.training.finetune import shape_from, training_from
+        from charlm.training.finetune import inherit_model, inherit_training
 
-        model, training = shape_from(origin, model, given), training_from(origin, training, given)
+        model, training = inherit_model(origin, model, given), inherit_training(origin, training, given)
     return model, training, build(TextConfig, settings)
 
 
@@ -267,7 +267,7 @@ def refuse_for_ngram(time: str | None, steps: int | None, training: TrainingConf
         raise UsageError(str(error)) from None
 
 
-def _inherit_text_settings(origin: "Origin", settings: dict[str, Any], given: set[str]) -> None:
+def _inherit_text_settings(origin: "Parent", settings: dict[str, Any], given: set[str]) -> None:
     """Read and split the new text as the old one. UsageError for a given setting that contradicts that."""
     was = origin.text
     for setting in settings_of(TextConfig):
@@ -290,7 +290,7 @@ def _inherit_text_settings(origin: "Origin", settings: dict[str, Any], given: se
         )
 
 
-def _contradiction(origin: "Origin", option: str, name: str, value: Any, before: Any) -> UsageError:
+def _contradiction(origin: "Parent", option: str, name: str, value: Any, before: Any) -> UsageError:
     return UsageError(
         f"{name} is {value}, and {before} in {origin.name}; fine-tuning must read and split the text as that run did: "
         f"leave {option} out, or train a new run"
@@ -298,7 +298,7 @@ def _contradiction(origin: "Origin", option: str, name: str, value: Any, before:
 
 
 def _inherit_file_settings(
-    origin: "Origin", paths: Sequence[str], settings: dict[str, Any], given: set[str], messages: Messages
+    origin: "Parent", paths: Sequence[str], settings: dict[str, Any], given: set[str], messages: Messages
 ) -> None:
     """Choose files and fields as the old run did, where the new files are of the same kind."""
     from charlm.data.records import is_record_file  # here: NumPy is slow to import
@@ -326,7 +326,7 @@ def moved_text(paths: Sequence[str] | None, val_file: str | None = None) -> "Mov
     """Where the text of a run is now, as the user says; None where nothing was said."""
     if not paths and val_file is None:
         return None
-    from charlm.training.run_text import Moved  # here: torch is slow to import
+    from charlm.training.run_corpus import Moved  # here: torch is slow to import
 
     val_file = None if val_file is None else os.path.expanduser(val_file)
     return Moved(tuple(map(os.path.expanduser, paths or ())), val_file)
@@ -412,33 +412,32 @@ def choose_plan(
     steps: int | None,
     started: float,
     messages: Messages,
-    origin: "Origin | None" = None,
+    origin: "Parent | None" = None,
 ) -> "tuple[Choice, str]":
     """Choose model, training and plan for a text, for `budget` seconds since `started` or a number of steps.
 
     Returns the choice and a sentence that describes it. Raises UsageError for settings that do not go together.
     """
     from charlm.threads import use_threads  # here: torch is slow to import
-    from charlm.training.device import about_gpu, pick_device
-    from charlm.training.finetune import choose_from
+    from charlm.training.device import measure_budget, pick_device, unused_gpu_note
+    from charlm.training.finetune import choose_finetuning
     from charlm.training.planner import Budget, choose
-    from charlm.training.start import means_of, recorded
 
     corpus, most = loaded.corpus, use_threads(training.threads)
     if model.is_ngram:
-        choice = recorded(choose(Budget(), len(corpus.train), model, training), Budget(), 1)
+        choice = choose(Budget(), len(corpus.train), model, training).record(Budget(), 1)
         return choice, describe_model(choice, corpus.vocabulary)
-    if (idle_gpu := about_gpu(training.device)) is not None:
+    if (idle_gpu := unused_gpu_note(training.device)) is not None:
         messages.say(idle_gpu)
-    threads, means = means_of(pick_device(training.device), training, steps, budget)
+    threads, means = measure_budget(pick_device(training.device), training, steps, budget)
     if budget is not None:
         means = replace(means, seconds=round(max(1.0, budget - (perf_counter() - started)), 2))
     try:
         if origin is None:
             choice = choose(means, len(corpus.train), model, training)
         else:
-            choice = choose_from(origin, corpus, means, model, training)
-        choice = recorded(choice, means, threads)
+            choice = choose_finetuning(origin, corpus, means, model, training)
+        choice = choice.record(means, threads)
     except ValueError as error:
         raise UsageError(str(error)) from None
     busy = f"; on {threads} of {most} threads, since the machine is busy" if threads < most else ""

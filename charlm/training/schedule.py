@@ -1,56 +1,56 @@
-"""The learning rate over a run, as corners: a pure function of the step."""
+"""The learning-rate schedule: a pure function of the step, piecewise linear."""
 
 from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
 
-Corners = tuple[tuple[int, float], ...]
+Points = tuple[tuple[int, float], ...]
 
 WARMUP_STEPS = 40
 WARMUP_SHARE = 0.1
 COOLDOWN_SHARE = 0.5
 DIGITS = 6
-MOST_CORNERS = 10_000
+MAX_POINTS = 10_000
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Straight lines between corners (step, factor); the factor multiplies the highest rate.
+    """Points (step, factor), linearly interpolated; the factor multiplies the peak learning rate.
 
-    Written "0:0,40:1,300:1,600:0": up in 40 steps, level to step 300, down to nothing at 600.
-    Where the end was moved in the middle of coming down, a new piece begins, and what was before
-    stays as it was, to the bit: "0:0,40:1,300:1,600:0/450:0.5,620:0".
+    Written "0:0,40:1,300:1,600:0": warm up in 40 steps, constant until step 300, cool down to zero at 600.
+    Where the end is moved during the cooldown, a new piece begins and the past stays the same bit for bit:
+    "0:0,40:1,300:1,600:0/450:0.5,620:0".
     """
 
-    pieces: tuple[Corners, ...]
+    pieces: tuple[Points, ...]
 
     def __post_init__(self) -> None:
         starts = [piece[0][0] for piece in self.pieces if piece]
         if len(starts) != len(self.pieces) or starts[:1] != [0] or starts != sorted(set(starts)):
-            raise ValueError("its pieces begin at step 0 and then later and later")
+            raise ValueError("the first piece must begin at step 0, and each later piece at a later step")
         for piece in self.pieces:
             steps = [step for step, _ in piece]
             if len(steps) < 2 or steps != sorted(set(steps)) or steps[-1] > 10**12:
-                raise ValueError("it has corners STEP:FACTOR, at least two, in order of steps")
+                raise ValueError("a piece needs at least two points STEP:FACTOR, steps ascending")
             if not all(0 <= factor <= 1 for _, factor in piece):
-                raise ValueError("its factors lie between 0 and 1")
+                raise ValueError("factors must be between 0 and 1")
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":
-        """Read what `str` writes; ValueError where it is no schedule."""
-        if text.count(":") > MOST_CORNERS:
-            raise ValueError(f"schedule has more than {MOST_CORNERS:,} corners")
+        """Parse what `str` writes. Raises ValueError."""
+        if text.count(":") > MAX_POINTS:
+            raise ValueError(f"schedule has more than {MAX_POINTS:,} points")
         try:
-            pieces = [[corner.split(":") for corner in piece.split(",")] for piece in text.split("/")]
+            pieces = [[point.split(":") for point in piece.split(",")] for piece in text.split("/")]
             return cls(tuple(tuple((int(step), float(factor)) for step, factor in piece) for piece in pieces))
         except ValueError as error:
             raise ValueError(f"schedule is {text[:80]!r}: {error}") from None
 
     @classmethod
-    def usual(cls, steps: int) -> "Schedule":
-        """Warm up, stay, cool down to zero at `steps`."""
-        return cls((_climb_and_cool(0, 0.0, steps),))
+    def warmup_cooldown(cls, steps: int) -> "Schedule":
+        """The default: warmup, constant, linear cooldown to zero at `steps`."""
+        return cls((_warmup_cooldown(0, 0.0, steps),))
 
     def __str__(self) -> str:
         return "/".join(
@@ -63,49 +63,50 @@ class Schedule:
         return self.pieces[-1][-1][0]
 
     def factor(self, step: int) -> float:
-        """The factor for the batch of `step` (counted from 0), taken at its middle."""
+        """The factor for a step (counted from 0), at its middle."""
         piece = [piece for piece in self.pieces if piece[0][0] <= step][-1]
         steps, factors = zip(*piece, strict=True)
         return float(np.interp(step + 0.5, steps, factors))
 
-    def extended(self, step: int, end: int) -> "Schedule":
-        """The same up to `step`; from there a short warmup, level, and a cooldown of its own."""
-        return self._then(_climb_and_cool(step, self._at(step), end))
-
-    def cooling(self, step: int) -> bool:
+    def is_cooling(self, step: int) -> bool:
         """Has the cooldown begun before `step`?"""
-        return step > max((corner for corner, factor in self.pieces[-1] if factor == 1), default=-1)
+        return step > max((at for at, factor in self.pieces[-1] if factor == 1), default=-1)
+
+    def extended(self, step: int, end: int) -> "Schedule":
+        """Unchanged up to `step`; from there a new warmup, constant phase and cooldown until `end`."""
+        return self._with_piece(_warmup_cooldown(step, self._factor_before(step), end))
 
     def retimed(self, step: int, end: int) -> "Schedule":
-        """The same up to `step`, with the cooldown moved so that it ends at a new end.
+        """Unchanged up to `step`; the cooldown moves so that training ends at `end`.
 
-        A cooldown that has begun goes on from where it is: the rate never rises again.
+        A cooldown that has begun continues from its present factor: the rate never rises again.
         """
         assert step < end
-        if not self.cooling(step):
+        if not self.is_cooling(step):
             last = self.pieces[-1]
-            climb = last[: [factor for _, factor in last].index(1) + 1]
-            top = climb[-1][0]
-            cool = top + round((1 - COOLDOWN_SHARE) * (end - top))
-            if max(step, top) < cool < end:
-                return Schedule((*self.pieces[:-1], (*climb, (cool, 1.0), (end, 0.0))))
-        return self._then(((step, self._at(step)), (end, 0.0)))
+            warmup = last[: [factor for _, factor in last].index(1) + 1]
+            top = warmup[-1][0]
+            cooldown = _cooldown_start(top, end)
+            if max(step, top) < cooldown < end:
+                return Schedule((*self.pieces[:-1], (*warmup, (cooldown, 1.0), (end, 0.0))))
+        return self._with_piece(((step, self._factor_before(step)), (end, 0.0)))
 
-    def _at(self, step: int) -> float:
-        """The factor that has been reached at the beginning of a step."""
+    def _factor_before(self, step: int) -> float:
         steps, factors = zip(*self.pieces[-1], strict=True)
         return round(float(np.interp(step, steps, factors)), DIGITS)
 
-    def _then(self, piece: Corners) -> "Schedule":
-        """The pieces begun before this one, and this one."""
+    def _with_piece(self, piece: Points) -> "Schedule":
         return Schedule((*(p for p in self.pieces if p[0][0] < piece[0][0]), piece))
 
 
-def _climb_and_cool(step: int, factor: float, end: int) -> Corners:
-    """From a factor up to 1, level, and down to 0 at `end`."""
+def _cooldown_start(top: int, end: int) -> int:
+    return top + round((1 - COOLDOWN_SHARE) * (end - top))
+
+
+def _warmup_cooldown(step: int, factor: float, end: int) -> Points:
     top = step + min(WARMUP_STEPS, ceil(WARMUP_SHARE * (end - step)))
     if top >= end:
         return (step, factor), (end, 1.0)
-    cool = top + round((1 - COOLDOWN_SHARE) * (end - top))
-    level = ((cool, 1.0),) if top < cool < end else ()
-    return (step, factor), (top, 1.0), *level, (end, 0.0)
+    cooldown = _cooldown_start(top, end)
+    constant = ((cooldown, 1.0),) if top < cooldown < end else ()
+    return (step, factor), (top, 1.0), *constant, (end, 0.0)

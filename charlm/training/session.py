@@ -1,46 +1,47 @@
-"""The session: all that a run's next step depends on (model, optimizer, text, configurations, plan, state).
+"""A training session: everything that a run's next step depends on (model, optimizer, text, settings, plan, state).
 
-They are a pure function of the step, so that it does not matter when they are made, or by whom.
 Axes: B windows, T symbols, V symbols of the model.
 """
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from charlm.checkpoint.snapshot import Snapshot
+from charlm.checkpoint.run_folder import RunFacts, RunFolder
+from charlm.checkpoint.snapshot import Snapshot, read_newest, read_snapshot
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus, Windows
 from charlm.data.tokenizer import Ids, Vocabulary
 from charlm.errors import CheckpointError
 from charlm.inference.predictor import TransformerPredictor
 from charlm.model.transformer import LanguageModel, initialise
-from charlm.native import compiler as compiled
+from charlm.native import compiler as native
 from charlm.native.compiler import Compilation
 from charlm.ngram.build import Built
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.ngram.prior import LogRows, TrainingPrior
-from charlm.rng import uniform
+from charlm.rng import mix, uniform
+from charlm.strict_json import to_json
 from charlm.threads import threads
 from charlm.training.device import pick_device
-from charlm.training.forgetting import OldText
 from charlm.training.guards import Divergence
-from charlm.training.optimizer import Optimizer, Rates
+from charlm.training.held_out import HeldOut, ParentText
+from charlm.training.optimizer import LearningRates, Optimizer
 from charlm.training.planner import Plan
-from charlm.training.state import RunState
+from charlm.training.state import RunState, read_state
 
-LEFT_OUT = 2
-"""Tells the random numbers here from those that windows are drawn by."""
+PRIOR_DROPOUT_STREAM = 2
+"""Separates the random numbers here from those that draw the windows."""
 
 
 class PriorRows:
-    """What the counts say at every position of a batch, each without its own fold of the text.
+    """The n-gram prior at every position of a batch, each without the fold of the text that the position is in.
 
-    What is being compiled to make them faster is used from when it is there; they are the same without.
+    A faster native implementation with the same results is used as soon as it has been compiled.
     """
 
     def __init__(
@@ -49,31 +50,31 @@ class PriorRows:
         self.prior, self.windows, self.dropout = prior, windows, dropout
         self._compiling = compiling
         self._thread = ThreadPoolExecutor(1) if threads() > 1 else None
-        self._ahead: tuple[int, Future[LogRows]] | None = None
+        self._next: tuple[int, Future[LogRows]] | None = None
 
     def batch(self, step: int) -> LogRows:
-        """Of `step`: (B, T, V). Where there is a thread to spare, those of the next step are begun."""
-        ahead, self._ahead = self._ahead, None
-        rows = ahead[1].result() if ahead is not None and ahead[0] == step else self.made(step)
+        """The log-probabilities (B, T, V) for `step`; with a thread to spare, those of the next step are begun."""
+        ready, self._next = self._next, None
+        rows = ready[1].result() if ready is not None and ready[0] == step else self.compute(step)
         if self._thread is not None:
-            self._ahead = (step + 1, self._thread.submit(self.made, step + 1))
+            self._next = (step + 1, self._thread.submit(self.compute, step + 1))
         return rows
 
-    def made(self, step: int) -> LogRows:
-        """The same, made here and now. Some windows are left without: their rows are zeros."""
+    def compute(self, step: int) -> LogRows:
+        """The same, computed now: a pure function of the step. Windows that are dropped out have zeros."""
         windows = self.windows
         if self._compiling is not None and not self._compiling.waits:
             library, self._compiling = self._compiling.library(), None
             self.prior.model.use_library(library)
         rows = self.prior.log_rows(windows.starts(step), windows.block_size)
         if self.dropout:
-            draws = uniform(windows.seed, step, np.arange(windows.batch_size), LEFT_OUT)
+            draws = uniform(windows.seed, step, np.arange(windows.batch_size), PRIOR_DROPOUT_STREAM)
             rows[draws < self.dropout] = 0
         return rows
 
 
 class Session:
-    """A run in memory. `snapshot` takes it out, `restore` puts it back, bit for bit."""
+    """A run in memory. `snapshot` takes a checkpoint of it, and `restore` returns to one, bit for bit."""
 
     def __init__(
         self,
@@ -81,12 +82,11 @@ class Session:
         model: ModelConfig,
         training: TrainingConfig,
         plan: Plan,
-        run: dict[str, Any],
-        beside: Sequence[Ids] = (),
+        run: RunFacts,
+        also_counted: Sequence[Ids] = (),
     ) -> None:
-        """`beside`: texts of before that are counted too, where the model begins from counts."""
-        assert model.block_size and training.batch_size
-        self.old_text: OldText | None = None  # of the run that this one goes on from
+        """`also_counted`: texts whose n-grams the prior counts besides those of the training text."""
+        assert model.block_size and training.batch_size and training.optimizer
         self.corpus, self.plan, self.run = corpus, plan, run
         self.model_config, self.training_config = model, training
         self.device = pick_device(training.device)
@@ -94,37 +94,42 @@ class Session:
         self.model = LanguageModel(model, corpus.vocabulary.n_symbols)
         initialise(self.model, torch.Generator().manual_seed(training.seed))
         self.model.to(self.device).train()
-        compiling = compiled.compile_ngram_rows() if model.prior else None  # while the text is counted
-        self.prior = self._counted(beside)
-        self.counts = None if self.prior is None else self.prior.model.to_bytes()
-        self.prior_rows = (
-            None
-            if self.prior is None
-            else PriorRows(self.prior, self.windows, model.prior_dropout or 0.0, compiling)
-        )
-        assert training.optimizer is not None
+        compiling = native.compile_ngram_rows() if model.prior else None  # meanwhile the text is counted
+        self.prior = self._count_prior(also_counted)
+        self.ngram: bytes | None = None  # the prior as a file
+        self.prior_rows: PriorRows | None = None
+        if self.prior is not None:
+            self.ngram = self.prior.model.to_bytes()
+            self.prior_rows = PriorRows(self.prior, self.windows, model.prior_dropout or 0.0, compiling)
+        accumulator = (
+            training.ngram_embedding_accumulator or 0.0
+        ) / self.chars_per_step**2  # losses are means
         self.optimizer = Optimizer(
             self.model,
             training.optimizer,
             training.weight_decay,
-            ngram_embedding_accumulator=(training.ngram_embedding_accumulator or 0.0)
-            / self.chars_per_step**2,  # a step's loss is a mean
+            ngram_embedding_accumulator=accumulator,
             precision=training.precision or "fp32",
         )
         self.state = RunState(Divergence(unigram_nats(corpus.vocabulary)))
         self.predictor = TransformerPredictor(self.model, corpus.vocabulary, prior=self.kneser_ney)
+        self.parent_text: ParentText | None = None  # of the run that this one was fine-tuned from
 
     @classmethod
-    def resumed(cls, snapshot: Snapshot, corpus: Corpus, plan: Plan, beside: Sequence[Ids] = ()) -> "Session":
-        """The session that a checkpoint was taken of, under the plan in force."""
-        session = cls(corpus, snapshot.model_config, snapshot.training_config, plan, snapshot.run, beside)
-        if session.counts != snapshot.ngram:
-            raise CheckpointError("the counts of this run are not those of its text; it cannot go on exactly")
+    def resumed(
+        cls, snapshot: Snapshot, corpus: Corpus, plan: Plan, also_counted: Sequence[Ids] = ()
+    ) -> "Session":
+        """The session of a checkpoint, under the plan in force. Raises CheckpointError."""
+        configs = snapshot.model_config, snapshot.training_config
+        session = cls(corpus, *configs, plan, snapshot.run, also_counted)
+        if session.ngram != snapshot.ngram:
+            raise CheckpointError(
+                "the n-gram prior of this run differs from what its text gives; it cannot be resumed exactly"
+            )
         session.restore(snapshot)
         return session
 
-    def _counted(self, beside: Sequence[Ids]) -> TrainingPrior | None:
-        """The training text's counts, for a model that begins from them."""
+    def _count_prior(self, also_counted: Sequence[Ids]) -> TrainingPrior | None:
         config, training = self.model_config, self.training_config
         if not config.prior:
             return None
@@ -136,53 +141,72 @@ class Session:
             memory=training.prior_memory << 20,
             most=training.prior_chars,
             end=self.corpus.vocabulary.end,
-            beside=beside,
+            beside=also_counted,
         )
 
     @property
     def kneser_ney(self) -> KneserNey | None:
-        """The counts that the model begins from, if it does."""
+        """The n-gram model of the prior, if there is one."""
         return self.prior.model if self.prior is not None else None
 
     @property
     def built(self) -> Built | None:
-        """The same with what memory or time made of the wish."""
+        """The same, with the limits that memory or time set to it."""
         return self.prior.built if self.prior is not None else None
 
     @property
     def learned(self) -> list[tuple[str, str]]:
-        """How much was read, and into how many weights."""
+        """Symbols read and number of weights, as rows of a table."""
         read, weights = self.state.step * self.chars_per_step, sum(p.numel() for p in self.model.parameters())
         return [(f"{self.corpus.vocabulary.word}s read", f"{read:,}"), ("weights", f"{weights:,}")]
 
+    @property
+    def chars_per_step(self) -> int:
+        """Symbols in a batch."""
+        return self.windows.batch_size * self.windows.block_size
+
     @contextmanager
     def predicting(self) -> Iterator[None]:
-        """Within it nothing is dropped, as training does."""
+        """Evaluation mode: no dropout inside the block."""
         self.model.eval()
         try:
             yield
         finally:
             self.model.train()
 
-    @property
-    def chars_per_step(self) -> int:
-        """Symbols learned from in one step."""
-        return self.windows.batch_size * self.windows.block_size
+    def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The parts of the next batch: ids (B, T + 1) and prior (B, T, V), each with its dropout seed set."""
+        config, parts = self.training_config, self.training_config.grad_accum
+        step = self.state.step + self.state.batch_offset
+        ids = torch.from_numpy(self.windows.batch(self.corpus.train, step)).to(self.device).chunk(parts)
+        rows: Sequence[Tensor | None] = [None] * parts
+        if self.prior_rows is not None:
+            rows = torch.from_numpy(self.prior_rows.batch(step)).to(self.device).chunk(parts)
+        has_dropout = self.model_config.dropout or self.model_config.ngram_embedding_dropout
+        for part, (windows, log_prior) in enumerate(zip(ids, rows, strict=True)):
+            if has_dropout:
+                torch.manual_seed(int(mix(config.seed, step, part) >> 1))
+            yield windows, log_prior
 
-    def learning_rates(self) -> Rates:
-        """Those of the next step."""
+    def learning_rates(self) -> LearningRates:
+        """The learning rates of the next step."""
         factor = self.plan.schedule.factor(self.state.step) * self.state.rate_factor
         config = self.training_config
         assert config.learning_rate is not None
-        highest = (config.learning_rate, config.muon_lr or 0.0, config.ngram_embedding_lr)
-        return Rates(*(rate * factor for rate in highest))
+        peaks = (config.learning_rate, config.muon_lr or 0.0, config.ngram_embedding_lr)
+        return LearningRates(*(peak * factor for peak in peaks))
+
+    def held_out(self, baseline: KneserNey | None = None) -> HeldOut:
+        """The evaluation on held-out text, next to a baseline: by default the model's own prior."""
+        return HeldOut(self.corpus, self.predictor, baseline or self.kneser_ney)
 
     def is_finite(self) -> bool:
-        """Are all weights finite numbers?"""
+        """Are all weights finite?"""
         return all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
 
     def snapshot(self) -> Snapshot:
-        """This moment of the run, as a checkpoint keeps it."""
+        """The session as a checkpoint."""
+        self.state.threads = torch.get_num_threads()
         return Snapshot(
             step=self.state.step,
             model_config=self.model_config,
@@ -191,24 +215,45 @@ class Session:
             weights=dict(self.model.state_dict()),
             optimizer=self.optimizer.state,
             run=self.run,
-            ngram=self.counts,
-            state={**self.state.to_json(), "threads": torch.get_num_threads()},
+            ngram=self.ngram,
+            state=to_json(self.state),
         )
 
-    def begin_extension(self) -> None:
-        """A finished run goes on."""
-        self.state.finished = None
-        self.state.memorising.rises = 0
-
     def restore(self, snapshot: Snapshot) -> None:
-        """Go to a moment that `snapshot` took."""
+        """Return to a checkpoint. Raises CheckpointError."""
         self.model.load_state_dict(snapshot.weights)
-        self.state = RunState.from_json(snapshot.step, snapshot.state)
+        self.state = read_state(snapshot.state)
         self.optimizer.restore(snapshot.optimizer, self.state.updates)
+
+    def roll_back(self, run: RunFolder) -> int:
+        """Return to the last checkpoint, at half the learning rate and with later batches; the step there.
+
+        The batches between the two steps are skipped from now on. Raises CheckpointError.
+        """
+        before = self.state
+        self.restore(read_newest(run, lambda _: None))
+        state = self.state
+        state.batch_offset = before.batch_offset + before.step - state.step
+        state.rate_factor, state.returns = before.rate_factor / 2, before.returns + 1
+        state.skipped = before.skipped
+        state.divergence.recent, state.divergence.nonfinite_in_row = [], 0
+        return state.step
+
+    def best_predictor(self, run: RunFolder) -> tuple[int, TransformerPredictor]:
+        """The run's best checkpoint, ready to predict, and its step. Raises CheckpointError."""
+        best = read_snapshot(run, "best")
+        predictor = TransformerPredictor.of(best)
+        predictor.model.to(self.device)
+        return best.step, predictor
+
+    def begin_extension(self) -> None:
+        """Reopen a finished run."""
+        self.state.finished = None
+        self.state.early_stopping.rises = 0
 
 
 def unigram_nats(vocabulary: Vocabulary) -> float:
-    """Nats a symbol of the training part for a model that only counts symbols."""
+    """Entropy of the training part's symbol frequencies, in nats per symbol."""
     counts = np.array(vocabulary.counts, dtype=np.float64)
     share = counts / counts.sum()
     return float(-(share * np.log(share)).sum())

@@ -1,120 +1,126 @@
-"""What a run knows of itself besides weights: where it is, and what went wrong so far."""
+"""The state of a run besides its weights, as state.json holds it, and the overview of a run that lists show."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
-from charlm.checkpoint.safe_io import number, optional_number, whole
-from charlm.errors import CheckpointError
-from charlm.evaluation.score import Estimate, Slice
+from charlm.checkpoint.run_folder import RunFacts, RunFolder
+from charlm.checkpoint.safe_io import read_verified
+from charlm.errors import CharlmError
+from charlm.strict_json import parse_json, read_as, to_json
 from charlm.terminal import one_line
-from charlm.training import forgetting as old_text
-from charlm.training.guards import Divergence, Memorising
+from charlm.training.guards import Divergence, EarlyStopping
 
-MAY_LACK = ("standard_error", "baseline_nats_per_char", "difference", "difference_error")
-"""What an evaluation may be without."""
+STATES = {"done": "finished", "early": "stopped early", None: "unfinished"}
+NOT_SHOWN = ("before_sums", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutLoss:
+    """The result of an evaluation. Losses in nats per character; errors are None for a single block."""
+
+    step: int
+    nats_per_char: float
+    standard_error: float | None
+    baseline_nats_per_char: float | None  # of the n-gram baseline, on the same windows
+    difference: float | None  # from the baseline; negative: the model is better
+    difference_error: float | None
+    chars: int
+    blocks: int
+    whole: bool  # was all of the held-out text scored?
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParentLoss:
+    """The loss on the held-out text of the run that this one was fine-tuned from, in nats per character."""
+
+    run: str
+    before: float  # of the parent's weights
+    before_error: float | None
+    before_sums: list[float]  # nats of each block
+    begun: float  # of this run at step 0
+    chars: int
+    of_chars: int
+    blocks: int
+    seconds: float  # that scoring took
+    step: int
+    nats_per_char: float  # of this run at `step`
+    forgotten: float  # nats_per_char - before
+    standard_error: float | None
 
 
 @dataclass
 class RunState:
-    """All of it plain numbers, saved in state.json and equal after a resume."""
+    """Counters, guards and last evaluations; all plain numbers, equal after a resume."""
 
     divergence: Divergence
-    memorising: Memorising = field(default_factory=Memorising)
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     step: int = 0
     updates: int = 0  # steps whose batch was not skipped
-    batch_offset: int = 0  # batches passed over by going back: step s reads batch s + offset
+    batch_offset: int = 0  # batches skipped by rollbacks: step s trains on batch s + batch_offset
     rate_factor: float = 1.0
-    returns: int = 0
+    returns: int = 0  # rollbacks
     skipped: list[int] = field(default_factory=list)
-    seconds: float = 0.0  # of training, over all sittings
-    last_figure: dict[str, Any] | None = None  # the last evaluation, as it was shown
-    finished: str | None = None
-    old_text: dict[str, Any] | None = None  # what is known of that of the run gone on from
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object; `from_json` gives the same state again."""
-        lowest = self.divergence.lowest
-        kept = {} if self.old_text is None else {"old_text": self.old_text}
-        return kept | {
-            "updates": self.updates,
-            "batch_offset": self.batch_offset,
-            "rate_factor": self.rate_factor,
-            "returns": self.returns,
-            "skipped": self.skipped,
-            "seconds": self.seconds,
-            "last_figure": self.last_figure,
-            "finished": self.finished,
-            "unigram_nats": self.divergence.unigram,
-            "recent_losses": self.divergence.recent,
-            "lowest_loss": lowest if lowest < float("inf") else None,
-            "bad_in_row": self.divergence.bad_in_row,
-            "best_step": self.memorising.best_step,
-            "best_blocks": self.memorising.best_blocks,
-            "rises": self.memorising.rises,
-        }
-
-    @classmethod
-    def from_json(cls, step: int, data: dict[str, Any]) -> "RunState":
-        """Rebuild from `to_json`; CheckpointError where something is missing or no number."""
-        try:
-            lowest, best, finished = data["lowest_loss"], data["best_step"], data["finished"]
-            divergence = Divergence(
-                number(data["unigram_nats"]),
-                list(map(number, data["recent_losses"])),
-                float("inf") if lowest is None else number(lowest),
-                whole(data["bad_in_row"]),
-            )
-            memorising = Memorising(
-                None if best is None else whole(best),
-                list(map(number, data["best_blocks"])),
-                whole(data["rises"]),
-            )
-            if best is not None and not memorising.best_blocks:
-                raise ValueError("best_blocks is empty, and there is a best_step")
-            if finished not in (None, "done", "early"):
-                raise ValueError(f"finished is {finished!r}")
-            return cls(
-                divergence,
-                memorising,
-                step,
-                whole(data["updates"]),
-                whole(data["batch_offset"]),
-                number(data["rate_factor"]),
-                whole(data["returns"]),
-                list(map(whole, data["skipped"])),
-                number(data["seconds"]),
-                checked_figure(data["last_figure"]),
-                finished,
-                old_text.checked(data.get("old_text")),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"state.json is damaged: {one_line(repr(error))}") from None
+    seconds: float = 0.0  # of training, over all sessions
+    last_evaluation: HeldOutLoss | None = None
+    finished: Literal["done", "early"] | None = None
+    parent_loss: ParentLoss | None = None
+    threads: int = 0  # that computed the last step
 
 
-def figure_of(step: int, estimate: Estimate, part: Slice, baseline: Estimate | None) -> dict[str, Any]:
-    """An evaluation as the run's state keeps it; `baseline`: the n-gram baseline on the same blocks."""
-    difference = None if baseline is None else estimate.minus(baseline)
+def read_state(data: dict[str, Any]) -> RunState:
+    """Rebuild from `to_json`. Raises CheckpointError."""
+    return read_as(RunState, data, "state.json")
+
+
+def overview(run: RunFolder) -> dict[str, Any]:
+    """Name, text, step, last evaluation and state of a run, for lists and `--json`; `problem` says why it is unreadable."""
+    row: dict[str, Any] = {"schema": 1, "run": run.name, "path": str(run.path), "problem": None}
+    try:
+        step = run.resolve("latest")
+        data = read_verified(run.folder(step), ("run.json", "state.json", "config.json"))
+        facts, state, config = (
+            parse_json(data[name], name) for name in ("run.json", "state.json", "config.json")
+        )
+        return row | _overview(step, read_as(RunFacts, facts, "run.json"), read_state(state), config)
+    except (CharlmError, OSError) as error:
+        return row | {"problem": str(error)}
+    except (KeyError, TypeError, ValueError) as error:
+        return row | {"problem": f"config.json is damaged: {one_line(repr(error))}"}
+
+
+def _overview(step: int, facts: RunFacts, state: RunState, config: dict[str, Any]) -> dict[str, Any]:
+    loss, parent = state.last_evaluation, facts.parent
+    corpus = to_json(facts.corpus)
     return {
+        "text": facts.corpus.label,
+        "created": facts.created,
         "step": step,
-        "nats_per_char": estimate.nats_per_char,
-        "standard_error": estimate.standard_error,
-        "baseline_nats_per_char": None if baseline is None else baseline.nats_per_char,
-        "difference": None if difference is None else difference.nats_per_char,
-        "difference_error": None if difference is None else difference.standard_error,
-        "chars": estimate.chars,
-        "blocks": len(part.windows),
-        "whole": part.whole,
+        "nats_per_char": loss and loss.nats_per_char,
+        "standard_error": loss and loss.standard_error,
+        "evaluated_chars": loss and loss.chars,
+        "baseline_nats_per_char": loss and loss.baseline_nats_per_char,
+        "difference_from_baseline": loss and loss.difference,
+        "difference_error": loss and loss.difference_error,
+        "best_step": state.early_stopping.best_step,
+        "seconds": state.seconds,
+        "finished": state.finished,
+        "returns": state.returns,
+        "state": STATES[state.finished],
+        "corpus": {name: corpus[name] for name in corpus if name not in ("earlier", "respected")},
+        "versions": facts.versions,
+        "command": facts.command,
+        "text_settings": facts.text.to_json(),
+        "model": dict(config["model"]),
+        "training": dict(config["training"]),
+        "from": parent and {name: getattr(parent, name) for name in ("run", "step", "weights_sha256")},
+        "old_text": state.parent_loss
+        and {
+            f.name: getattr(state.parent_loss, f.name) for f in fields(ParentLoss) if f.name not in NOT_SHOWN
+        },
     }
 
 
-def checked_figure(data: Any) -> dict[str, Any] | None:
-    """The last evaluation of a state.json; ValueError and the like where a value of it cannot be."""
-    if data is None:
-        return None
-    errors = {name: optional_number(data.get(name)) for name in MAY_LACK}
-    counts = {name: whole(data[name]) for name in ("step", "chars", "blocks")}
-    if type(data["whole"]) is not bool:
-        raise ValueError(f"whole is {data['whole']!r}")
-    if counts["blocks"] == 1:
-        errors["standard_error"] = errors["difference_error"] = None  # older versions saved 0
-    return {**counts, "nats_per_char": number(data["nats_per_char"]), "whole": data["whole"], **errors}
+def read_facts(run: RunFolder, step: int) -> RunFacts:
+    """What run.json records, verified against the checkpoint of a step. Raises CheckpointError."""
+    data = read_verified(run.folder(step), ("run.json",))
+    return read_as(RunFacts, parse_json(data["run.json"], "run.json"), "run.json")

@@ -15,10 +15,8 @@ from unittest import mock
 import torch
 import typer
 
-from charlm.checkpoint import safe_io as strict_json
-from charlm.checkpoint import safe_io as tensors
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.safe_io import NAME, problems
+from charlm.checkpoint.safe_io import MANIFEST, dump_tensors, find_problems, load_tensors
 from charlm.cli.config_file import read_config
 from charlm.compression.container import unpack
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
@@ -38,6 +36,7 @@ from charlm.experiments import results as result
 from charlm.experiments.variants import Variant
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.reporting import log
+from charlm.strict_json import parse_json
 from charlm.terminal import one_line, visible
 from charlm.training.planner import Budget, Plan
 from charlm.training.state import RunState
@@ -74,7 +73,7 @@ def text(data: bytes) -> None:
 def config(data: bytes) -> None:
     """The readers of configurations: what they take they give back."""
     with suppress(CheckpointError):
-        values = strict_json.parse(data, "config.json")
+        values = parse_json(data, "config.json")
         for kind in (ModelConfig, TrainingConfig):
             with suppress(ValueError, TypeError):
                 made = kind.from_json(values).completed()  # type: ignore[attr-defined]
@@ -84,7 +83,7 @@ def config(data: bytes) -> None:
 def plan(data: bytes) -> None:
     """The reader of plans, and of the state of a run."""
     with suppress(CheckpointError):
-        values = strict_json.parse(data, "plan.json")
+        values = parse_json(data, "plan.json")
         with suppress(ValueError):
             made = Plan.from_json(values)
             assert 0 <= made.schedule.factor(0) <= 1 and Plan.from_json(made.to_json()) == made
@@ -93,8 +92,8 @@ def plan(data: bytes) -> None:
 
 def manifest(data: bytes) -> None:
     """The reader of manifests: a folder that lists anything reads nothing but its own files."""
-    (_folder() / NAME).write_bytes(data)
-    problems(_folder())
+    (_folder() / MANIFEST).write_bytes(data)
+    find_problems(_folder())
 
 
 @cache
@@ -111,7 +110,7 @@ def header(data: bytes) -> None:
     """The check of tensors, and of tables of counts: exactly what is expected, or refused."""
     expected = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}
     with suppress(CheckpointError):
-        found = tensors.load_tensors(data, expected, "a file")
+        found = load_tensors(data, expected, "a file")
         assert {k: (t.shape, t.dtype) for k, t in found.items()} == {
             k: (t.shape, t.dtype) for k, t in expected.items()
         }
@@ -211,14 +210,14 @@ def cached(data: bytes) -> None:
 def records(data: bytes) -> None:
     """What lies beside a run: its log, a comparison, a result, the vocabulary."""
     run = RunFolder(_folder())
-    for name in (log.NAME, comparison.NAME, result.NAME):
+    for name in (log.MANIFEST, comparison.MANIFEST, result.MANIFEST):
         (run.path / name).write_bytes(data)
     assert all(isinstance(line.get("step", 0), int) for line in log.read_log(run.path))
     for read in (comparison.read, result.read_result):
         with suppress(CheckpointError):
             read(run)  # type: ignore[operator]
     with suppress(CheckpointError, ValueError):
-        found = Vocabulary.from_json(strict_json.parse(data, "vocabulary.json"))
+        found = Vocabulary.from_json(parse_json(data, "vocabulary.json"))
         assert Vocabulary.from_json(json.loads(found.to_json())) == found
 
 
@@ -245,9 +244,9 @@ def seeds(name: str) -> list[bytes]:
 
     from charlm.training.schedule import Schedule
 
-    good = tensors.dump_tensors({"a": torch.zeros(2, 3), "b": torch.zeros(4)})
+    good = dump_tensors({"a": torch.zeros(2, 3), "b": torch.zeros(4)})
     whole = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0).completed()
-    made = Plan(schedule=Schedule.usual(9), eval_every=3, eval_chars=10).decided(decided="size")
+    made = Plan(schedule=Schedule.warmup_cooldown(9), eval_every=3, eval_chars=10).record(decided="size")
     known = {
         "text": [
             b"\x00plain",

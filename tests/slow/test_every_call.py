@@ -12,7 +12,7 @@ import pytest
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import read
+from charlm.checkpoint.snapshot import read_snapshot
 from charlm.cli.main import run as main
 from charlm.data import encode
 from tests.conftest import TEXT
@@ -70,10 +70,10 @@ def anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
 def outcome() -> tuple[str, dict[str, object]]:
     """What a run has come to: how it ended, and every number that it learned."""
-    snapshot = read(RunFolder(Path("checkpoints/toy")), "latest", training=True)
+    snapshot = read_snapshot(RunFolder(Path("checkpoints/toy")), "latest", training=True)
     learned = {**snapshot.weights, **snapshot.optimizer}
     numbers: dict[str, object] = {name: tensor.numpy().tobytes() for name, tensor in learned.items()}
-    return str(snapshot.state["finished"]), {**numbers, "counts": snapshot.ngram}
+    return str(snapshot.finished), {**numbers, "counts": snapshot.ngram}
 
 
 def carried_on(train: tuple[str, ...]) -> None:

@@ -37,14 +37,14 @@ def full_from(step: int, fill: Callable[[], None]) -> Callable[[], None]:
     """In the child: from that step on nothing more can be written."""
 
     def arrange() -> None:
-        real = loop.learn
+        real = loop.train_step
 
-        def learn(session, rates):  # type: ignore[no-untyped-def]
+        def train_step(session, rates):  # type: ignore[no-untyped-def]
             if session.state.step == step:
                 fill()
             return real(session, rates)
 
-        loop.learn = learn
+        loop.train_step = train_step
 
     return arrange
 

@@ -1,0 +1,184 @@
+"""Start, resume and extend runs: from a run's folder to a session and the trainer that trains it."""
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import charlm
+from charlm.checkpoint.run_folder import CorpusFacts, RunFacts, RunFolder
+from charlm.checkpoint.snapshot import Snapshot, read_newest
+from charlm.config import TextConfig
+from charlm.data.corpus import Corpus
+from charlm.data.load import Loaded
+from charlm.errors import ResourceError
+from charlm.ngram.kneser_ney import KneserNey
+from charlm.terminal import one_line
+from charlm.threads import available, use_threads
+from charlm.training.deadline import Deadline
+from charlm.training.device import measure_gflops
+from charlm.training.finetune import Parent, division_of, load_parent_weights, main_chars, reload_parent_text
+from charlm.training.ngram_trainer import NgramSession, NgramTrainer
+from charlm.training.planner import EXTENDED, Budget, Choice, Size, first_guess, read_plan, write_plan
+from charlm.training.run_corpus import corpus_of, counted_parent
+from charlm.training.session import Session
+from charlm.training.trainer import Trainer
+
+AnySession = Session | NgramSession
+"""A run in memory; listeners and reports use only what both have."""
+
+
+def make_trainer(
+    session: AnySession,
+    run: RunFolder,
+    deadline: Deadline | None = None,
+    baseline: KneserNey | None = None,
+) -> Trainer | NgramTrainer:
+    """The trainer of a session. An n-gram model has no deadline, and no baseline.
+
+    `baseline`: n-grams to compare each evaluation with; by default the model's own prior.
+    """
+    if isinstance(session, NgramSession):
+        return NgramTrainer(session, run)
+    return Trainer(session, run, deadline, baseline)
+
+
+def versions() -> dict[str, str]:
+    """The versions that results depend on."""
+    return {
+        "charlm": charlm.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def start_run(
+    run: RunFolder,
+    loaded: Loaded,
+    text: TextConfig,
+    choice: Choice,
+    command: str,
+    parent: Parent | None = None,
+    asked: Mapping[str, Any] | None = None,
+) -> AnySession:
+    """Write the files of a new run, and return its session at step 0.
+
+    `command` and `asked` (the settings that were given) are recorded; a `parent` is fine-tuned. Raises
+    ResourceError where nothing can be written.
+    """
+    corpus = loaded.corpus
+    val_file = text.val_file and str(Path(text.val_file).absolute())
+    facts = RunFacts(
+        name=run.path.name,
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        corpus=CorpusFacts(
+            label=loaded.label,
+            sources=tuple(loaded.sources),
+            key=corpus.key,
+            sha256=corpus.sha256,
+            chars=main_chars(corpus, text),
+            train_chars=corpus.train_chars,
+            held_out_chars=corpus.held_out_chars,
+            respected=division_of(corpus),
+            earlier=None if parent is None else parent.division_facts(),
+        ),
+        text=replace(text, val_file=val_file),
+        versions=versions(),
+        parent=None if parent is None else parent.facts(),
+        asked=None if asked is None else dict(asked),
+    )
+    session: AnySession
+    if choice.model.is_ngram:
+        session = NgramSession.counted(corpus, choice.model, choice.training, choice.plan, facts)
+    else:
+        counted = parent.counted_corpus if parent is not None else None
+        also = [] if counted is None else [counted.train]
+        session = Session(corpus, choice.model, choice.training, choice.plan, facts, also)
+        if parent is not None:
+            load_parent_weights(session, parent)
+    try:
+        run.write_run_files(session.snapshot().run_files())
+    except OSError as error:
+        raise ResourceError(f"the run {run.name} cannot be written: {error.strerror}") from None
+    write_plan(run, choice.plan)
+    return session
+
+
+def resume_run(
+    run: RunFolder,
+    warn: Callable[[str], None],
+    threads: int | None = None,
+    find_corpus: Callable[[Snapshot], Corpus] = corpus_of,
+) -> AnySession:
+    """Lock a run and return the session of its newest whole checkpoint, under the plan in force.
+
+    It uses as many threads as before unless told. `warn` is called with what differs from before. Raises
+    CheckpointError where there is no checkpoint, or where the text has changed.
+    """
+    run.lock()
+    snapshot = read_newest(run, warn)
+    threads_before = snapshot.training_config.threads
+    used = use_threads(threads or threads_before)
+    if threads is None and threads_before is not None and available() < used:
+        warn(
+            f"this run began with {used} threads, and this process may use {available()} CPUs; --threads "
+            f"{available()} would be faster, but not bit for bit the same"
+        )
+    corpus, plan = find_corpus(snapshot), read_plan(run)
+    session: AnySession
+    if snapshot.model_config.is_ngram:
+        session = NgramSession.resumed(snapshot, corpus, plan)
+    else:
+        also = [text.train for text in counted_parent(snapshot.run)]
+        session = Session.resumed(snapshot, corpus, plan, also)
+        if session.state.parent_loss is not None:
+            reload_parent_text(session, warn)
+        if plan.extended_at is not None and plan.extended_at >= snapshot.step:
+            session.begin_extension()  # it was cut off before its first checkpoint
+    run.point_to_best(session.state.early_stopping.best_step)
+    for what, before, now in _changes(session):
+        warn(f"this run was trained with {what} {before}, and resumes with {now}: not bit for bit the same")
+    return session
+
+
+def _changes(session: AnySession) -> list[tuple[str, object, object]]:
+    """What differs from when the run began and can change the last bits of its weights."""
+    before = session.run.versions
+    pairs: list[tuple[str, object, object]] = [
+        ("torch", before.get("torch"), str(torch.__version__)),
+        ("threads", session.state.threads, torch.get_num_threads()),
+    ]
+    return [(what, one_line(str(old)), new) for what, old, new in pairs if old != new]
+
+
+def extend_by_steps(session: Session, run: RunFolder, steps: int) -> None:
+    """Add steps to a run, with their own warmup and cooldown, and write the plan. Raises ResourceError."""
+    _extend(session, run, steps, decided=EXTENDED, steps_more=steps)
+
+
+def extend_by_seconds(
+    session: Session, run: RunFolder, seconds: float, started: float, reserve: float
+) -> Deadline:
+    """Add as many steps as fit in `seconds` from `started`: a first guess, to be revised from measured steps.
+
+    `reserve`: seconds that the caller needs after training. Raises ResourceError.
+    """
+    deadline = Deadline(budget=seconds, at=started + seconds, reserve=reserve, first_step=session.state.step)
+    gflops = round(measure_gflops(session.device), 1)
+    budget = Budget(seconds=max(1.0, round(deadline.left, 2)), gflops=gflops)
+    guess = first_guess(budget, Size.of(session.model_config, session.training_config))
+    _extend(session, run, guess, decided=EXTENDED, budget_seconds=seconds, gflops=gflops)
+    return deadline
+
+
+def _extend(session: Session, run: RunFolder, steps: int, **facts: object) -> None:
+    step = session.state.step
+    schedule = session.plan.schedule.extended(step, step + steps)
+    session.plan = replace(session.plan, schedule=schedule).record(at_step=step, **facts)
+    session.begin_extension()
+    write_plan(run, session.plan)
