@@ -98,6 +98,8 @@ class Setting:
 
     def _meant(self, value: Any) -> str:
         """The end of that sentence: the word that was meant, or the share where percent were given."""
+        if isinstance(self.limit, Choice) and "," in str(value):
+            return ""
         if isinstance(self.limit, Choice | Choices):
             return value_meant(self.name, value, self.limit.words)
         assert self.limit is not None

@@ -439,7 +439,7 @@ def test_bits_by_what_may_be_seen_are_those_of_that_context() -> None:
     for seen, bits in curve.items():
         with torch.no_grad():
             slices = [torch.from_numpy(ids[None, t - int(seen) : t]) for t in range(8, 40)]
-            logp = [p._log_probabilities(p.model.hidden(part))[0, -1] for part in slices]
+            logp = [p._log_probs(p.model.hidden(part))[0, -1] for part in slices]
         expected = [float(row[ids[t]]) for t, row in enumerate(logp, 8)]
         assert bits == pytest.approx(-np.mean(expected) / log(2), abs=1e-9)
     assert by_symbols_seen(p, ids[:5], 8) == []
@@ -451,7 +451,7 @@ def test_bits_by_what_stands_before_are_read_in_one_go() -> None:
     curve = {x: bits for x, bits, _ in by_symbols_before(p, ids, 16)}
     assert list(curve) == [1, 2, 4, 8, 16]
     rows = [
-        p._log_probabilities(p.model.hidden(torch.from_numpy(ids[None, s : s + 16])))[0]
+        p._log_probs(p.model.hidden(torch.from_numpy(ids[None, s : s + 16])))[0]
         .gather(1, torch.from_numpy(ids[s + 1 : s + 17])[:, None])[:, 0]
         .detach()
         .numpy()
