@@ -116,9 +116,9 @@ def train_events(
 ) -> Iterator[Event]:
     """Train as `train` does, and yield each event of `charlm.training.events`: frozen dataclasses of plain numbers.
 
-    The last one is Finished. An interrupt ends the loop after the step: the run is saved, and the reason of Finished is
-    "SIGINT". So it is when the loop is left by `break`, but nothing more is yielded. Invalid arguments are refused at
-    the call, before the first event.
+    The last one is Finished. An interrupt ends the loop after the step: the run is saved, and the reason of
+    Finished is "SIGINT". So it is when the loop is left by `break`, but nothing more is yielded. Invalid
+    arguments are refused at the call, before the first event.
     """
     job = _begin(
         "train_events",
@@ -147,8 +147,9 @@ def resume(
 ) -> Run:
     """Train a run to the end of its plan, or for a `time` or number of `steps` more; interrupts as in `train`.
 
-    `run` is a name, a path, or None for the newest; `text` says where its text is now, if it was moved. A finished run
-    without `time` and `steps` is returned as it is. Raises CheckpointError, UsageError, DivergedError, ResourceError.
+    `run` is a name, a path, or None for the newest; `text` says where its text is now, if it was moved. A
+    finished run without `time` and `steps` is returned as it is. Raises CheckpointError, UsageError,
+    DivergedError, ResourceError.
     """
     if time is not None and steps is not None:
         raise UsageError("time and steps were both given; give one of them")

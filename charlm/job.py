@@ -204,8 +204,8 @@ def reopen(
 ) -> TrainingJob:
     """Resume a run from its newest whole checkpoint: to the end of its plan, or for `time` seconds or `steps` more.
 
-    `first_time`: the seconds that a run has which was begun and never took a step. `moved`: where its text is now.
-    Raises CheckpointError where it cannot be resumed, UsageError where `time` or `steps` have no effect.
+    `first_time`: the seconds that a run has which was begun and never took a step. `moved`: where its text is
+    now. Raises CheckpointError where it cannot be resumed, UsageError where `time` or `steps` have no effect.
     """
     with messages.progress("reading", " symbols"):
         session = resume_run(folder, messages.warn, threads, lambda snapshot: corpus_of(snapshot, moved))
@@ -241,8 +241,8 @@ def _pace(session: AnySession, budget: float | None, started: float) -> Deadline
 def check_same_request(run: RunFolder, request: TrainRequest, messages: Messages) -> Snapshot:
     """The newest checkpoint of a run that the same request began.
 
-    Raises UsageError where the request has other settings, CheckpointError where it names another text, or while
-    another process trains the run.
+    Raises UsageError where the request has other settings, CheckpointError where it names another text, or
+    while another process trains the run.
     """
     run.lock()
     try:

@@ -76,8 +76,9 @@ def load(
 ) -> "Run":
     """Load a trained run: by its name, by its path, or the newest.
 
-    `checkpoint` is "latest", "best" or a step; by default the latest, or the best after early stopping. `checkpoints` is the
-    folder of runs, by default $CHARLM_CHECKPOINTS or `checkpoints/`. Raises CheckpointError, UsageError.
+    `checkpoint` is "latest", "best" or a step; by default the latest, or the best after early stopping.
+    `checkpoints` is the folder of runs, by default $CHARLM_CHECKPOINTS or `checkpoints/`. Raises
+    CheckpointError, UsageError.
     """
     return Run(find_run(run, checkpoints, messages), None if checkpoint is None else str(checkpoint))
 
@@ -148,9 +149,9 @@ class Run:
     ) -> str | list[str]:
         """Write text that continues a prompt, without the prompt; a list of texts where `n` is given.
 
-        `length` in characters. `settings`: seed, temperature, top_k, top_p and others of `charlm sample`; `stop`, a text or
-        several to stop before; `one_document=True` stops where the document ends. The same seed gives the same text on
-        the same machine, the text of `charlm sample`. Raises UsageError.
+        `length` in characters. `settings`: seed, temperature, top_k, top_p and others of `charlm sample`;
+        `stop`, a text or several to stop before; `one_document=True` stops where the document ends. The same
+        seed gives the same text on the same machine, the text of `charlm sample`. Raises UsageError.
         """
         written = [""] * (1 if n is None else n)
         for piece in self._generate(prompt, length, len(written), settings):
@@ -238,9 +239,9 @@ class Run:
     ) -> "Evaluation":
         """Measure how well the run predicts files, `texts`, or a part of its own text (default: "held-out").
 
-        Returns the object behind `charlm eval --json`: `bits_per_char`, `baselines`, `warnings`, `to_json()` and others.
-        `stride`: symbols scored per block, by default half of `block_size`. Raises TextError, UsageError, and CheckpointError
-        where the run's own text is needed and gone.
+        Returns the object behind `charlm eval --json`: `bits_per_char`, `baselines`, `warnings`, `to_json()`
+        and others. `stride`: symbols scored per block, by default half of `block_size`. Raises TextError,
+        UsageError, and CheckpointError where the run's own text is needed and gone.
         """
         if (bool(paths) + (texts is not None) + (part is not None)) > 1:
             raise UsageError("paths, texts and part exclude each other; give one of them")
@@ -274,8 +275,8 @@ class Run:
     def next(self, prompt: str = "") -> dict[str, float]:
         """Probabilities of the next character after a prompt, by character; they sum to one.
 
-        Characters that are spelled in several bytes share the key U+FFFD. Where the model tells documents apart, the prompt
-        begins one, and the key "" is its end; units of several code points are keys as they are.
+        Characters that are spelled in several bytes share the key U+FFFD. Where the model tells documents
+        apart, the prompt begins one, and the key "" is its end.
         """
         vocabulary, predictor = self.tokenizer, self.predictor
         first = [] if vocabulary.end is None else [vocabulary.end]

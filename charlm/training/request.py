@@ -59,7 +59,8 @@ def _unwatched(what: str, unit: str = "B") -> AbstractContextManager[Watch]:
 class Messages:
     """Where work reports what it does. By default to the logger `charlm`, which prints nothing until it is set up.
 
-    `progress(what, unit)` is entered around work that may take long, and gives a function to report progress to.
+    `progress(what, unit)` is entered around work that may take long, and gives a function to report progress
+    to.
     """
 
     say: Callable[[str], None] = _log.info
@@ -172,8 +173,8 @@ class Prepared:
 def prepare(request: TrainRequest, messages: Messages) -> Prepared:
     """Read the text and choose model and plan.
 
-    Raises UsageError for what cannot act, TextError for a text that cannot be read, CheckpointError for a run to
-    fine-tune that cannot be read.
+    Raises UsageError for what cannot act, TextError for a text that cannot be read, CheckpointError for a run
+    to fine-tune that cannot be read.
     """
     from charlm.checkpoint.run_folder import check_free  # here: torch is imported later, if all goes well
 
