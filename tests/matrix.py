@@ -43,6 +43,18 @@ def every_model() -> list[ModelConfig]:
     return found
 
 
+def typical_models() -> list[ModelConfig]:
+    """A quarter of them: each mixer with each position, each further setting alone and all of them together."""
+
+    def is_typical(config: ModelConfig) -> bool:
+        extras = (config.window is not None) + config.locality + (config.n_kv_head is not None)
+        if len(config.mixers) > 1:
+            return extras == 3 or (extras == 0 and config.position in ("none", "rotary"))
+        return extras in (0, 3) or (extras == 1 and config.position in ("none", "rotary", "alibi"))
+
+    return [config for config in every_model() if is_typical(config)]
+
+
 def name_of(config: ModelConfig) -> str:
     """What a test of it is called."""
     window = f"-window{config.window}" if config.window else ""

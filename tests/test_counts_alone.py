@@ -81,7 +81,7 @@ def test_a_stop_is_obeyed_and_gone_on_from(tmp_path: Path, corpus: Corpus) -> No
     events = list(make_trainer(again, run).run(Never()))
     assert [type(event) for event in events] == [Evaluated, Saved, Finished]
     assert read_snapshot(run, "latest").state["finished"] == "done"
-    assert read_snapshot(run, "latest").counts == session.counts
+    assert read_snapshot(run, "latest").ngram == session.counts
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing_half_done(
@@ -116,11 +116,11 @@ def test_it_is_used_like_any_other(charlm: Callable[..., Result]) -> None:
     shown = charlm("info").out
     assert "model ngram" in shown and "learning_rate" not in shown and "grad_clip" not in shown
     figures = json.loads(charlm("eval", "--json").out)
-    assert figures["kind"] == "counts"
+    assert figures["kind"] == "ngram"
     assert figures["bits_per_char"] == pytest.approx(figures["baselines"]["kneser-ney"]["bits_per_char"])
     assert not any("do better" in warning for warning in figures["warnings"])
     online = charlm("eval", "--online")
-    assert online.code == 2 and "counts alone" in online.err and not online.out
+    assert online.code == 2 and "n-gram model" in online.err and not online.out
     per_char = charlm("eval", "ducks.txt", "--per-char", "bits.jsonl")
     assert "4 characters before each" in per_char.out
     bits = [json.loads(line)["bits"] for line in Path("bits.jsonl").read_text().splitlines()]
@@ -148,7 +148,7 @@ def test_it_is_complete_and_can_be_repeated(charlm: Callable[..., Result]) -> No
 
 def test_less_text_is_counted_where_that_is_asked_for(charlm: Callable[..., Result]) -> None:
     made = charlm("train", "ducks.txt", "--model", "ngram", "--prior-chars", "640", "--prior-order", "2")
-    assert "counted on 640 of" in made.err
+    assert "counts 640 of" in made.err
     assert re.search(r"characters counted +640", made.out)
     figures = json.loads(charlm("eval", "--json").out)
     assert figures["block_size"] == 2
@@ -191,7 +191,7 @@ def test_what_acts_on_a_transformer_only_is_refused_by_name(
 def test_it_has_no_stride(charlm: Callable[..., Result]) -> None:
     charlm("train", "ducks.txt", "--model", "ngram")
     result = charlm("eval", "--stride", "2")
-    assert result.code == 2 and "stride is 2, which cannot act" in result.err
+    assert result.code == 2 and "stride is 2, which has no effect" in result.err
 
 
 def test_it_is_compared_with_a_transformer_of_any_shape(charlm: Callable[..., Result]) -> None:

@@ -26,9 +26,9 @@ from charlm.inference.generate import Ended, Piece, generate
 from charlm.inference.predictor import NgramPredictor, TransformerPredictor
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.ngram.build import build
-from charlm.ngram.folds import count_in_folds, levels_and_shares
+from charlm.ngram.folds import count_in_folds, levels_with_folds
 from charlm.ngram.grams import Packing
-from charlm.ngram.kneser_ney import KneserNey, probabilities
+from charlm.ngram.kneser_ney import KneserNey
 from tests.plain_kneser_ney import BEFORE, Plain
 from tests.reading import text_with_ends
 from tests.test_sampling import Mock
@@ -222,7 +222,7 @@ def test_counts_are_of_each_document_by_itself(documents: list[list[int]], order
     model = build(ids, 4, order, memory=1 << 24, end=E).model
     plain = PlainDocuments(documents, E, 4, order)
     before: tuple[int, ...] = ()
-    found = probabilities(model, ids)
+    found = model.probabilities(ids)
     rows = model.rows(np.concatenate((model.start(1), model.contexts(ids[None])[0])))
     contexts = model.start(1)
     for t, symbol in enumerate(ids.tolist()):
@@ -240,13 +240,13 @@ def test_what_a_fold_leaves_out_is_what_it_has(documents: list[list[int]], order
     bounds = np.arange(n_folds + 1) * len(ids) // n_folds
     whole = KneserNey(
         packing,
-        *levels_and_shares(count_in_folds(ids, packing, order, [(0, len(ids))], n_folds)[1], packing, order),
+        *levels_with_folds(count_in_folds(ids, packing, order, [(0, len(ids))], n_folds)[1], packing, order),
     )
     for fold in range(n_folds):
         spans = [(0, int(bounds[fold])), (int(bounds[fold + 1]), len(ids))]
         rest = count_in_folds(ids, packing, order, spans, 1)[1]
-        without, _ = levels_and_shares(rest, packing, order)
-        for level, share, other in zip(whole.levels, whole.shares or (), without, strict=True):
+        without, _ = levels_with_folds(rest, packing, order)
+        for level, share, other in zip(whole.levels, whole.fold_counts or (), without, strict=True):
             left = level.counts.astype(int) - share.counts[fold]
             there = left > 0
             assert np.array_equal(level.gram_keys(packing)[there], other.gram_keys(packing))

@@ -224,7 +224,7 @@ def test_an_evaluation_says_everything(tmp_path: Path, corpus: Corpus) -> None:
     assert f"n-grams with {counts['order']} characters of context do better" in data["warnings"][0]
     best = evaluate(read_snapshot(run, "best"), "best", [("held-out part", text)], rule, corpus)
     assert best.selected_on_this_text
-    assert any("chosen by this very text" in warning for warning in best.warnings)
+    assert any("chosen on this very text" in warning for warning in best.warnings)
     other = evaluate(read_snapshot(run, "best"), "best", [("x", "little geese " * 30)], rule, corpus)
     assert not other.selected_on_this_text
     seen = evaluate(

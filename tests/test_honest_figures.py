@@ -176,17 +176,17 @@ def test_each_evaluation_is_compared_with_the_baseline_on_its_own_windows(
     snapshot = read_snapshot(run, "latest")
     model, counts = predictor_of(snapshot), snapshot.ngram
     ids, rule = corpus.held_out, model.rule
-    assert model.counts is not None and counts is not None
+    assert model.prior is not None and counts is not None
     for event, symbols in ((events[0], 100), (events[-1], len(ids))):
         part = spread(rule, len(ids), symbols, corpus.held_out_chars)
-        alone = score_slice(NgramPredictor(model.counts, corpus.vocabulary), ids, part, rule=rule)
+        alone = score_slice(NgramPredictor(model.prior, corpus.vocabulary), ids, part, rule=rule)
         assert alone is not None and event.baseline_nats_per_char == pytest.approx(alone.nats_per_char)
         assert event.difference == pytest.approx(event.nats_per_char - alone.nats_per_char)
     ours, whole = score_slice(model, ids, part), alone
     assert ours is not None and whole is not None
     paired = ours.minus(whole)
     assert events[-1].difference_error == pytest.approx(paired.standard_error, rel=1e-3)
-    nats = -NgramPredictor(model.counts, corpus.vocabulary).score(ids)
+    nats = -NgramPredictor(model.prior, corpus.vocabulary).score(ids)
     assert whole.sums.sum() == pytest.approx(nats.sum()), "each symbol, by all of its context"
 
 

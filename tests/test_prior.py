@@ -61,9 +61,9 @@ def test_an_untrained_model_says_exactly_what_the_counts_say(corpus: Corpus, str
 
 def through_blocks(model: LanguageModel, x: torch.Tensor) -> torch.Tensor:
     """What the blocks make of their input (1, T, C)."""
-    places = model.places(torch.arange(x.shape[1]), None, x)
+    info = model.position_info(torch.arange(x.shape[1]), None, x)
     for block in model.blocks:
-        x = block(x, places, None)
+        x = block(x, info, None)
     return x
 
 

@@ -19,10 +19,10 @@ from charlm.model.transformer import LanguageModel
 from charlm.native.compiler import Compilation, start_compiling
 from charlm.native.decoder import CDecoder
 from tests.conftest import needed
-from tests.matrix import every_model, name_of
+from tests.matrix import name_of, typical_models
 from tests.test_predictor import VOCABULARY
 
-ATTENTION = [config for config in every_model() if config.mixer == "attention"]
+ATTENTION = [config for config in typical_models() if config.mixer == "attention"]
 NGRAMS = [
     ModelConfig(
         n_layer=2, n_embd=8, n_head=2, block_size=5, dropout=0.0, ngram_embeddings=3, ngram_embedding_rows=64
