@@ -81,7 +81,7 @@ def test_a_stop_is_obeyed_and_gone_on_from(tmp_path: Path, corpus: Corpus) -> No
     events = list(make_trainer(again, run).run(Never()))
     assert [type(event) for event in events] == [Evaluated, Saved, Finished]
     assert read_snapshot(run, "latest").state["finished"] == "done"
-    assert read_snapshot(run, "latest").ngram == session.counts
+    assert read_snapshot(run, "latest").ngram == session.ngram
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing_half_done(
