@@ -35,7 +35,7 @@ def test_variants_are_trained_ranked_and_shown(charlm: Callable[..., Result]) ->
     for words in (
         "learned",
         "rotary",
-        "Who uses far context",
+        "Loss by position in the context",
         "Held-out loss against time",
         "seconds of training",
     ):

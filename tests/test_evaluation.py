@@ -1,4 +1,4 @@
-"""Evaluation: every character once, yardsticks by their formulas, passages found wherever they are."""
+"""Evaluation: every character once, baselines by their formulas, passages found wherever they are."""
 
 import json
 from math import log, log2
@@ -146,7 +146,7 @@ def test_the_error_of_one_block_is_unknown_and_that_of_correlated_ones_is_larger
     )  # half of it, were they independent
 
 
-def test_yardsticks_are_their_formulas() -> None:
+def test_baselines_are_their_formulas() -> None:
     vocabulary = Vocabulary.build("aab")
     counts = np.bincount(vocabulary.encode("abba"), minlength=vocabulary.n_ids)
     assert uniform_bits(vocabulary, counts) == pytest.approx(4)
@@ -175,7 +175,7 @@ def test_counts_of_ids_in_pieces_say_what_counts_of_the_text_say(
     assert simple.bits_per_char == pytest.approx(expected[1].bits_per_char, rel=1e-12)
 
 
-def test_every_yardstick_is_there_or_says_why() -> None:
+def test_every_baseline_is_there_or_says_why() -> None:
     found = measure_baselines(VOCABULARY, None, "the cat")
     assert list(found) == ["uniform", "unigram", "xz"]
     assert isinstance(found["xz"], str)

@@ -38,7 +38,7 @@ def page_of(
     cells: Sequence[Cells],
     orders: Sequence[Order] = (),
 ) -> ComparisonPage:
-    """All that the page shows; `orders`: what counts of so many characters come to."""
+    """All that the page shows; `orders`: bits of n-gram models by their context."""
     rows = [row for row in found.rows if row.results]
     return ComparisonPage(
         title=comparison.name,
@@ -59,10 +59,7 @@ def _facts(comparison: Comparison, found: Verdict) -> list[tuple[str, str]]:
     return [
         ("text", f"{comparison.label}, SHA-256 {comparison.corpus_sha256[:16]}"),
         ("scored", f"{found.chars:,} held-out characters, each once, for every run"),
-        *(
-            [("symbols", f"{units}: what is said of context and of text read counts those")]
-            * (units != "chars")
-        ),
+        *([("symbols", f"{units}: context and text read are counted in them")] * (units != "chars")),
         ("budget", f"{each} for each of {len(comparison.variants)} variants, {n} seed{'s' * (n > 1)}"),
         ("machine", describe_machine(comparison.threads)),
         ("begun", comparison.created),
@@ -113,22 +110,23 @@ def _context_charts(rows: Sequence[Row]) -> list[Chart]:
     blocks = sorted({line.points[-1][0] for line in seen if line.points and line.name in reading})
     return [
         Chart(
-            title="Who uses far context",
-            x_title="characters before it",
+            title="Loss by position in the context",
+            x_title="characters before the predicted one",
             log_x=True,
             lines=before,
             marks=[(block, "block") for block in blocks],
-            note="By how many characters stand before the one predicted, all read in one go, ± 1 standard "
-            "error; n-gram counts, too, see nothing else. Points of few characters are left out. All variants are scored "
-            "on the same text, so their differences are surer than the bars. To the right of the mark are positions beyond the block length of training.",
+            note="Loss by the number of characters before the predicted one, all read in one pass, ± 1 standard "
+            "error; the n-gram prior sees the same characters. Points with few characters are left out. All variants are "
+            "scored on the same text, so their differences are more certain than the bars. The mark is the block size of "
+            "training: positions to its right are longer than any in training.",
         ),
         Chart(
-            title="What a little context is worth",
-            x_title="characters that may be seen",
+            title="Loss by context length",
+            x_title="characters of context",
             log_x=True,
             lines=seen,
             note="The same characters, each predicted from the last 1, 2, 4, ... before it, ± 1 standard error. The "
-            "n-gram counts that a model starts from see no more than that either.",
+            "n-gram prior is limited to the same context.",
         ),
     ]
 
@@ -310,19 +308,19 @@ def _by_order(comparison: Comparison, corpus: Corpus, chars: int) -> list[Baseli
     return kneser_ney_by_order(corpus.vocabulary, corpus.train, text, memory=memory, most=MOST_COUNTED)
 
 
-def _beaten(found: Verdict, counts: Baseline, word: str) -> list[str]:
+def _beaten(found: Verdict, ngram: Baseline, word: str) -> list[str]:
     """A sentence where no trained variant beats the n-gram baseline."""
     trained = [row.bits for row in found.rows if row.bits is not None and not row.variant.model.is_ngram]
-    if not trained or min(trained) < counts.bits_per_char or found.chars < FEWEST_HELD_OUT:
+    if not trained or min(trained) < ngram.bits_per_char or found.chars < FEWEST_HELD_OUT:
         return []
     return [
-        f"No trained variant beats the n-gram baseline ({counts.order} {word}s of context, {counts.bits_per_char:.4f} bits "
+        f"No trained variant beats the n-gram baseline ({ngram.order} {word}s of context, {ngram.bits_per_char:.4f} bits "
         "per character): train longer, or on more text."
     ]
 
 
 def _said(baseline: Baseline, word: str) -> str:
-    """What is to be known of a yardstick beside its figure."""
+    """What to know about a baseline, beside its figure."""
     if baseline.order is None:
         return " (adapts to the text)" * baseline.adaptive
     limits = f"; {baseline.limits}" if baseline.limits else ""

@@ -133,7 +133,7 @@ def _long(comparison: Comparison) -> str:
     """How much there is to do."""
     n, budget = len(comparison.tasks()), comparison.budget
     if all(variant.model.is_ngram for variant in comparison.variants):
-        return f"{several(n, 'run')} of counting"
+        return f"{several(n, 'run')} of building n-gram models"
     runs = f"{several(n, 'run')} of "
     if budget.seconds is None:
         return f"{runs}{several(budget.steps or 0, 'step')} each"

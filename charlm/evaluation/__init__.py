@@ -1,1 +1,1 @@
-"""The score of a text, with yardsticks and intervals beside it."""
+"""The score of a text, with baselines and intervals beside it."""

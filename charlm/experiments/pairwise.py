@@ -1,7 +1,7 @@
 """Two trained runs on the same text: how far apart they are, and where each is the better one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,6 @@ class Passage:
     offset: int  # characters before it
     text: str
     bits: tuple[float, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return {"file": self.file, "offset": self.offset, "text": self.text, "bits": list(self.bits)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +49,7 @@ class SideBySide:
             "ci95_difference": list(self.interval) if self.interval else None,
             "seed_noise_included": False,
             "better": {
-                which: [passage.to_json() for passage in passages]
+                which: [asdict(passage) for passage in passages]
                 for which, passages in zip(("first", "second"), self.better, strict=True)
             },
         }

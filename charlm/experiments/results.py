@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class Result:
     seconds: float = 0.0  # of training
     reach: int | None = None  # characters that can act on a prediction; None: without limit
     of: str = ""  # the fingerprint of what was to be trained
-    weights_sha256: str = ""  # of the checkpoint that was scored, and of the counts that it begins from
+    weights_sha256: str = ""  # of the checkpoint that was scored, and of its n-gram table
     counts_sha256: str = ""
     nats_sha256: str = ""  # of the file that has the score of each character
     before: Curve  # bits by how many characters stand before
@@ -90,7 +90,7 @@ def is_there(run: RunFolder, of: str | None = None) -> bool:
 
 
 def _hashes(run: RunFolder, step: int) -> tuple[str, str]:
-    """Those of a checkpoint's weights and of its run's counts, as its manifest has them."""
+    """SHA-256 of a checkpoint's weights and of its n-gram table, from its manifest."""
     manifest = read_manifest(run.folder(step))
     entries = {**manifest["files"], **manifest["run_files"]}
     return tuple(str(entries.get(name, {}).get("sha256", "")) for name in ("model.safetensors", NGRAM_FILE))  # type: ignore[return-value]
@@ -170,7 +170,7 @@ def read_result(run: RunFolder) -> Result:
         sealed = data.pop("sha256")
         whole = _seal(data) == sealed
         before, seen = (_curve(data.pop(name)) for name in ("before", "seen"))
-        result = Result(before=before, seen=seen, **_plain(data))
+        result = Result(before=before, seen=seen, **_checked(data))
         if result.problem is None and not 0 < result.chars <= MOST_CHARS:
             raise ValueError(f"it is of {result.chars} characters")
         if not 0 < (result.reach or 1) <= FARTHEST:
@@ -203,24 +203,10 @@ def _curve(points: Any) -> Curve:
     return [(float(x), float(y), None if error is None else float(error)) for x, y, error in read]
 
 
-def _plain(data: dict[str, Any]) -> dict[str, Any]:
-    """The values, each of a type that it may have."""
-    kinds: dict[str, Any] = {
-        "problem": (str, type(None)),
-        "which": str,
-        "step": int,
-        "chars": int,
-        "nats_per_char": float,
-        "weights": int,
-        "chars_read": int,
-        "seconds": float,
-        "reach": (int, type(None)),
-        "of": str,
-        "weights_sha256": str,
-        "counts_sha256": str,
-        "nats_sha256": str,
-    }
+def _checked(data: dict[str, Any]) -> dict[str, Any]:
+    """The values of a Result but its curves; TypeError for one of another type than its field's."""
+    types = get_type_hints(Result)
     for name, value in data.items():
-        if not isinstance(value, kinds[name]) or isinstance(value, bool):
+        if not isinstance(value, types[name]) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}")
     return data

@@ -160,7 +160,7 @@ def _left(run: RunFolder, loaded: Loaded, warn: Callable[[str], None]) -> AnySes
     try:
         return resume_run(run, warn, find_corpus=lambda snapshot: _text_of(snapshot, loaded.corpus))
     except CheckpointError as error:
-        warn(f"{run.name} is begun again: {error}")
+        warn(f"{run.name} starts again from step 0: {error}")
         return None
 
 

@@ -91,6 +91,22 @@ def path(frame: Frame, points: Sequence[Point]) -> str:
     return line
 
 
+def diamonds(frame: Frame, points: Sequence[Point], kind: str) -> str:
+    """Return a path of class `kind` that marks points without joining them; empty without points."""
+    shapes = "".join(f"M{frame.across(x):.1f} {frame.down(y) - 5:.1f}l5 5l-5 5l-5 -5z" for x, y in points)
+    return f'<path class="{kind}" d="{shapes}"/>' if shapes else ""
+
+
+def error_bars(frame: Frame, points: Sequence[Point], errors: Sequence[float | None]) -> str:
+    """Return the path data of bars of one standard error to either side; unknown and endless errors have none."""
+    return "".join(
+        f"M{frame.across(x) - 3:.1f} {frame.down(end):.1f}h6m-3 0V{frame.down(y):.1f}"
+        for (x, y), error in zip(points, errors, strict=True)
+        if error and error < BOUND
+        for end in (y - error, y + error)
+    )
+
+
 def clipped(frame: Frame, name: str, inner: str) -> str:
     """Return `inner` cut off where the plot ends; `name` is one that no other plot of the page has."""
     box = f'x="{LEFT - 8}" y="{TOP}" width="{frame.right - LEFT + 16}" height="{frame.height}"'
@@ -108,7 +124,7 @@ def spread(wanted: list[float], frame: Frame) -> list[float]:
 
 
 Order = tuple[int, float]
-"""Characters of context, and the bits per character of counts that look at so many."""
+"""Characters of context, and the bits per character of an n-gram model with that context."""
 
 
 def widened(span: Range, orders: Sequence[Order]) -> Range:

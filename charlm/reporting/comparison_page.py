@@ -22,7 +22,9 @@ from charlm.reporting.charts import (
     Tick,
     clipped,
     curve,
+    diamonds,
     drawing,
+    error_bars,
     order_lines,
     outside,
     path,
@@ -62,7 +64,7 @@ class Chart:
     log_x: bool
     lines: Sequence[Line]
     marks: Sequence[tuple[float, str]] = ()  # a vertical line with a short label
-    orders: Sequence[Order] = ()  # a line across for what counts of each order come to
+    orders: Sequence[Order] = ()  # a horizontal line for the n-gram model of each order
     note: str = ""  # a sentence under the title
 
 
@@ -167,22 +169,10 @@ def _curves(frame: Frame, lines: list[Line], classes: Classes) -> str:
         if not line.faint:
             dots = "".join(path(frame, [point]) for point in line.points)
             parts.append(f'<path class="{kind} dots" d="{dots}"/>')
-            parts.append(f'<path class="{kind} bars" d="{_error_bars(frame, line)}"/>' * any(line.errors))
-            diamonds = "".join(
-                f"M{frame.across(x):.1f} {frame.down(y) - 5:.1f}l5 5l-5 5l-5 -5z" for x, y in line.apart
-            )
-            parts.append(f'<path class="{kind} apart" d="{diamonds}"/>' * bool(diamonds))
+            bars = error_bars(frame, line.points, line.errors)
+            parts.append(f'<path class="{kind} bars" d="{bars}"/>' * any(line.errors))
+            parts.append(diamonds(frame, line.apart, f"{kind} apart"))
     return "".join(parts)
-
-
-def _error_bars(frame: Frame, line: Line) -> str:
-    """One standard error to either side of each point."""
-    return "".join(
-        f"M{frame.across(x) - 3:.1f} {frame.down(end):.1f}h6m-3 0V{frame.down(y):.1f}"
-        for (x, y), error in zip(line.points, line.errors, strict=True)
-        if error and error < BOUND
-        for end in (y - error, y + error)
-    )
 
 
 def _labels(frame: Frame, ends: list[tuple[str, Point]], classes: Classes) -> str:

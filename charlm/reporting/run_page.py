@@ -35,7 +35,9 @@ from charlm.reporting.charts import (
     Range,
     clipped,
     curve,
+    diamonds,
     drawing,
+    error_bars,
     path,
     spread,
     ticks,
@@ -156,7 +158,7 @@ def _legend(
         (_common(held_out), '<i class="held"></i>held-out ± 1 standard error, on the same windows each time'),
         (_closing(held_out), '<i class="closing"></i>closing evaluation, on more held-out text'),
         (_baselines(held_out), '<i class="base"></i>n-gram baseline on the same windows as each evaluation'),
-        (within, f'<i class="yard"></i>on all held-out text: {within}'),
+        (within, f'<i class="baseline"></i>on all held-out text: {within}'),
         (above, f"off scale: {above}"),
         (lost, f"not finite, so not drawn: {lost:,}"),
         (note, harmless(note)),
@@ -188,12 +190,7 @@ def _loss_chart(
 ) -> str:
     means: list[Point] = [(e.step, e.compared_bits) for e in _common(held_out) if e.compared_bits is not None]
     marks: list[Point] = [(e.step, e.bits) for e in _closing(held_out)]
-    bars = [
-        f"M{frame.across(e.step) - 3:.1f} {frame.down(end):.1f}h6m-3 0V{frame.down(e.bits):.1f}"
-        for e in held_out
-        if e.drawn_error
-        for end in (e.bits - e.drawn_error, e.bits + e.drawn_error)
-    ]
+    bars = error_bars(frame, [(e.step, e.bits) for e in held_out], [e.drawn_error for e in held_out])
     dots = "".join(path(frame, [point]) for point in means)
     smooth = _smoothed(train)
     beside = _baselines(held_out)
@@ -201,21 +198,15 @@ def _loss_chart(
         f"{curve(frame, train, 'raw')}{curve(frame, smooth)}"
         f"{curve(frame, [(x, y) for x, y, closing in beside if not closing], 'base')}"
         f"{curve(frame, means, 'held')}"
-        f'<path class="held" d="{"".join(bars)}"/><path class="held dots" d="{dots}"/>'
-        f"{_diamonds(frame, [(x, y) for x, y, closing in beside if closing], 'base')}"
-        f"{_diamonds(frame, marks, 'held')}"
+        f'<path class="held" d="{bars}"/><path class="held dots" d="{dots}"/>'
+        f"{diamonds(frame, [(x, y) for x, y, closing in beside if closing], 'base closing')}"
+        f"{diamonds(frame, marks, 'held closing')}"
     )
     ends = [("training", smooth), ("held-out", marks or means)]
     said = "".join(f", {name} ends at {points[-1][1]:.3f}" for name, points in ends if points)
     title = f"Loss in bits per character against steps{said}"
     inner = _clipped(frame, curves) + _reference_lines(frame, baselines)
     return drawing(frame, _axes(frame, "bits per character", 6), title, inner)
-
-
-def _diamonds(frame: Frame, points: list[Point], kind: str) -> str:
-    """Marks that stand by themselves."""
-    shapes = "".join(f"M{frame.across(x):.1f} {frame.down(y) - 5:.1f}l5 5l-5 5l-5 -5z" for x, y in points)
-    return f'<path class="{kind} closing" d="{shapes}"/>' if shapes else ""
 
 
 def _rate_chart(frame: Frame, rates: Sequence[Point]) -> str:
@@ -237,7 +228,7 @@ def _reference_lines(frame: Frame, baselines: list[BaselineRow]) -> str:
     heights = [frame.down(bits) for _, bits in baselines]
     parts = []
     for row, y, place in zip(baselines, heights, spread(heights, frame), strict=True):
-        parts.append(f'<path class="yard" d="M{LEFT} {y:.1f}H{frame.right:.1f}"/>')
+        parts.append(f'<path class="baseline" d="M{LEFT} {y:.1f}H{frame.right:.1f}"/>')
         parts.append(f'<path class="lead" d="M{frame.right:.1f} {y:.1f}l8 {place - y:.1f}"/>')
         where = f'x="{frame.right + 12:.1f}" y="{place:.1f}" dy=".35em"'
         parts.append(f"<text {where}>{harmless(_label(*row))}</text>\n")
@@ -384,7 +375,7 @@ def _evaluation(event: dict[str, Any]) -> Evaluation:
 
 
 def training_note(session: AnySession) -> str:
-    """Why the training loss of this model can lie above its held-out loss; empty for counts alone."""
+    """Why the training loss of this model can lie above its held-out loss; empty for an n-gram model."""
     model = session.model_config
     if model.is_ngram:
         return ""
@@ -392,7 +383,9 @@ def training_note(session: AnySession) -> str:
     if any((model.dropout, model.ngram_embedding_dropout, model.prior_dropout)):
         reasons.append("with dropout")
     if model.prior:
-        reasons.append(f"by n-gram counts without the batch's own part of the text (one of {FOLDS})")
+        reasons.append(
+            f"with an n-gram prior that excludes the batch's own fold of the text (one of {FOLDS})"
+        )
     return f"measured {', '.join(reasons)}, so it can lie above held-out"
 
 
@@ -420,7 +413,9 @@ def _simple_baselines(corpus: Corpus, *, with_xz: bool) -> list[tuple[str, float
                 partial(corpus.training_text, LAST_BYTES), without_ends(corpus.held_out_text())
             )
         )
-    return [(name, stick.bits_per_char) for name, stick in found.items() if isinstance(stick, Baseline)]
+    return [
+        (name, measured.bits_per_char) for name, measured in found.items() if isinstance(measured, Baseline)
+    ]
 
 
 def _words(values: dict[str, Any], kind: str = "") -> list[tuple[str, str]]:

@@ -250,7 +250,7 @@ def test_a_run_in_a_comparison_is_the_one_that_its_folder_names(
         assert files_below("checkpoints").items() >= before.items(), "nothing was removed or changed"
 
 
-def test_a_comparison_without_its_text_is_shown_without_yardsticks(compared: Charlm, tmp_path: Path) -> None:
+def test_a_comparison_without_its_text_is_shown_without_baselines(compared: Charlm, tmp_path: Path) -> None:
     shutil.copy("ducks.txt", "kept.txt")
     made = json.loads(Path("checkpoints/both/comparison.json").read_text())
     made["corpus"]["sources"] = [str(tmp_path / "gone.txt")]
