@@ -108,7 +108,7 @@ def test_what_is_varied_is_read(text: str, name: str, values: list[object]) -> N
         ("position=", "at least two"),
         ("position", "at least two"),
         ("position=none,spiral", "position is 'spiral'; allowed: none"),
-        ("window=4,many", "'many' is no value of window"),
+        ("window=4,many", "'many' is not a value of window"),
         ("window=4,0", "window is 0; allowed"),
         ("locality=yes,no", "locality is 'yes'; allowed: on, off"),
         ("dropout=nan,0.1", "dropout is nan"),
@@ -277,7 +277,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_begun_again(tmp_path: Path, 
     (run.path / "result.json").unlink()
     said: list[str] = []
     list(compare(folder, comparison, loaded, Never(), said.append))
-    assert "begun again" in said[-1]
+    assert "starts again" in said[-1]
     assert read_result(run).step == 6
 
 

@@ -1,6 +1,6 @@
 """A comparison on disk: what is compared, on which text, with which budget, and whether a run belongs to it.
 
-The name of a folder says nothing: anyone may have put another run there.
+A folder's name proves nothing, so each run's text, settings and plan are checked.
 """
 
 import json
@@ -52,7 +52,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All that its runs depend on. `name` is that of its folder."""
+    """Everything that its runs depend on; `name` is its folder's name."""
 
     name: str
     variants: tuple[Variant, ...]
@@ -74,7 +74,7 @@ class Comparison:
         return [tasks[i] for i in order]
 
     def fingerprint(self, task: Task) -> str:
-        """Of all that a run of it is to be: what its result is bound to."""
+        """A hash of a run's settings, budget and text, which its result must carry."""
         facts = self.to_json()
         of_run = {name: facts[name] for name in ("budget", "threads", "text")}
         variant = {"model": task.variant.model.to_json(), "training": task.variant.training.to_json()}
@@ -154,7 +154,7 @@ def _from_json(name: str, data: dict[str, Any]) -> Comparison:
         raise ValueError("its runs are too many, or none, or some twice")
     corpus = data["corpus"]
     if not KEY.fullmatch(str(corpus["key"])):
-        raise ValueError("its text has no name")
+        raise ValueError("the key of its text is malformed")
     return Comparison(
         name=name,
         variants=variants,
@@ -181,12 +181,12 @@ def _budget(data: dict[str, Any]) -> Budget:
 
 def _positive(value: Any, kind: type[N]) -> N:
     if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value < 1e9:
-        raise ValueError(f"{value!r} is no number above 0")
+        raise ValueError(f"{value!r} is not a number above 0")
     return value
 
 
 def corpus_of(comparison: Comparison, moved: Moved | None = None) -> Loaded:
-    """Its text; CheckpointError where that is gone, or no longer what it was."""
+    """Load its text; CheckpointError where it is gone or changed."""
     c = comparison
     facts = CorpusFacts(key=c.corpus_key, sha256=c.corpus_sha256, label=c.label, sources=c.sources)
     corpus = reload_corpus(facts, c.text, moved)
@@ -206,7 +206,7 @@ def comparisons(root: Path) -> Iterator[RunFolder]:
 
 
 OPEN = (None, "auto")
-"""What the plan chooses."""
+"""Values that leave a setting to the plan."""
 
 
 def refuse_links(folder: Path, what: str) -> None:
@@ -254,7 +254,7 @@ def check_run(run: RunFolder, comparison: Comparison, task: Task, corpus: Corpus
 def check_session(
     session: AnySession, run: RunFolder, comparison: Comparison, task: Task, choice: Choice
 ) -> None:
-    """The same of a run that is to be gone on with, with all that was chosen for it."""
+    """CheckpointError where a run to resume differs from the task in its text, settings or plan."""
     found = [*_other_text(comparison, to_json(session.run.corpus))]
     for chosen, has in ((choice.model, session.model_config), (choice.training, session.training_config)):
         found += _differences(chosen.to_json(), has.to_json())
@@ -292,7 +292,7 @@ def _seeded(task: Task) -> TrainingConfig:
 
 
 def _not_given(given: Settings, found: Any) -> Iterator[str]:
-    """Settings that are others than those given; what was left to the plan may be anything."""
+    """Settings that differ from those given; those left to the plan may have any value."""
     said = {name: value for name, value in given.to_json().items() if value not in OPEN and name != "threads"}
     found = found if isinstance(found, dict) else {}
     block = found.get("block_size")
@@ -304,11 +304,11 @@ def _not_given(given: Settings, found: Any) -> Iterator[str]:
 def _differences(expected: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
     for name, value in expected.items():
         if found.get(name) != value and not (name == "prior_order" and value is None):
-            yield f"its {name} is {found.get(name)}, not {value}"  # counts alone choose their order later
+            yield f"its {name} is {found.get(name)}, not {value}"  # an n-gram model chooses its order later
 
 
 def _other_plan(comparison: Comparison, expected: dict[str, Any], data: dict[str, Any]) -> Iterator[str]:
-    """Another budget than that of all runs."""
+    """What differs between a plan and the comparison's budget."""
     try:
         plan = Plan.from_json(data)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a model makes of context: its bits by how many characters stand before, and may be seen."""
+"""How a model uses context: its loss by position in the context, and by context length."""
 
 from math import log
 
@@ -25,7 +25,7 @@ Curve = list[tuple[float, float, float | None]]
 def by_symbols_before(predictor: Predictor, ids: Ids, longest: int) -> Curve:
     """Bits of a symbol by how many stand before it, up to `longest`, all read in one go.
 
-    Each point is the mean over the symbols with x/2 to x others before them. Counts see no further back.
+    Each point is the mean over the symbols with x/2 to x others before them. The n-gram prior sees no further back.
     """
     rule = ContextRule(longest, longest, prior_bound=True)
     windows = spread(rule, len(ids), ROWS * longest, len(ids)).windows
@@ -49,7 +49,7 @@ def by_symbols_seen(predictor: Predictor, ids: Ids, block_size: int) -> Curve:
     )
     curve: Curve = []
     for seen in _powers(block_size) if len(chosen) >= FEWEST_CHARS else ():
-        # Its window k reads ids[k : k + seen] and scores the one after; nor do counts see more.
+        # Its window k reads ids[k : k + seen] and scores the one after; the prior sees no more.
         rule = ContextRule(seen, 1, prior_bound=True)
         windows = [int(t) - seen for t in chosen]
         scores = [row[-1] for row in predictor.score_windows(ids, windows, rule)]

@@ -1,4 +1,4 @@
-"""Two trained runs on the same text: how far apart they are, and where each is the better one."""
+"""Two trained runs on the same text: the difference of their losses, and where each is better."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""What a run of a comparison came to: its score on every character, kept beside the run."""
+"""The result of a run of a comparison: its loss on every character, stored beside the run."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -38,7 +38,7 @@ FARTHEST = 65536
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What one run came to, without the score of each character."""
+    """The result of one run, without the loss of each character."""
 
     problem: str | None = None  # why there is no figure
     which: str = "latest"
@@ -63,14 +63,14 @@ class Result:
 
 
 class AlteredError(CheckpointError):
-    """A result that was whole, and is not of the run it lies in."""
+    """A valid result that belongs to another run, other weights, or was edited."""
 
     def __init__(self, run: RunFolder, why: str) -> None:
         super().__init__(f"{NAME} of {run.name} {why}; remove it, and charlm resume scores the run again")
 
 
 def is_there(run: RunFolder, of: str | None = None) -> bool:
-    """Is the run done, its result whole? CheckpointError where that is of another run, or of other weights.
+    """Whether the run has a valid result; CheckpointError where it belongs to another run or other weights.
 
     `of` is the fingerprint of what was to be trained.
     """
@@ -108,7 +108,7 @@ def _write(run: RunFolder, result: Result) -> None:
 
 
 def _seal(values: dict[str, Any]) -> str:
-    """A hash by which a result tells that a value of it was changed."""
+    """A hash of all values, to detect edits."""
     return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

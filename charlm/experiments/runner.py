@@ -50,7 +50,7 @@ class Scored:
 
 
 def plan_of(comparison: Comparison, task: Task, n_train: int) -> Choice:
-    """What a run is given; UsageError where its settings do not go together."""
+    """Plan a run; UsageError where its settings conflict."""
     variant = task.variant
     try:
         training = replace(variant.training, seed=task.seed)
@@ -61,7 +61,7 @@ def plan_of(comparison: Comparison, task: Task, n_train: int) -> Choice:
 
 
 def unintended(comparison: Comparison, choices: Sequence[Choice]) -> list[str]:
-    """Settings that are not varied, and yet differ: as `n_embd: 96, 100`."""
+    """Settings that differ between runs without being varied, like `n_embd: 96, 100`."""
     follow = {"seed", *comparison.axes}
     trained = [choice for choice in choices if not choice.model.is_ngram]
     if "model" in follow and trained:
@@ -84,9 +84,9 @@ def unintended(comparison: Comparison, choices: Sequence[Choice]) -> list[str]:
 def compare(
     folder: RunFolder, comparison: Comparison, loaded: Loaded, stop: Stop, warn: Callable[[str], None]
 ) -> Iterator[Began | Event | Scoring | Scored]:
-    """Do what is not done yet, until `stop`: the events of each run, between Began and Scored.
+    """Train and score the missing runs until `stop`: each run's events, between Began and Scored.
 
-    What was cut off goes on from its last save, under the plan that it had.
+    An interrupted run resumes from its last checkpoint under its own plan.
     """
     tasks = comparison.tasks()
     runs = [RunFolder(folder.path / task.run_name) for task in tasks]
@@ -129,7 +129,7 @@ def compare(
 def _session(
     run: RunFolder, comparison: Comparison, task: Task, loaded: Loaded, warn: Callable[[str], None]
 ) -> tuple[AnySession, Deadline | None]:
-    """The run as it was left, or at its beginning."""
+    """The run to resume, or a new one."""
     timed = comparison.budget.seconds is not None
     session = _left(run, loaded, warn)
     choice = plan_of(comparison, task, len(loaded.corpus.train))
@@ -140,7 +140,7 @@ def _session(
             run.unlock()
             raise
     if session is not None and not (timed and len(session.plan.decisions) == 1):
-        return session, None  # its speed was measured: it goes on to the end of its plan
+        return session, None  # its speed was measured: it finishes its plan
     run.unlock()
     files.remove_tree(run.path)
     files.make_folder(run.path)
@@ -154,7 +154,7 @@ def _session(
 
 
 def _left(run: RunFolder, loaded: Loaded, warn: Callable[[str], None]) -> AnySession | None:
-    """What an earlier sitting left of a run; None where there is nothing to go on from."""
+    """An interrupted run to resume; None without a usable checkpoint."""
     if not (run.path / "run.json").is_file() or not run.steps():
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a comparison found: a row for each variant, the best first, and what is larger than noise."""
+"""The findings of a comparison: a row for each variant, the best first, and which differences exceed noise."""
 
 from dataclasses import dataclass, replace
 from math import log
@@ -77,9 +77,9 @@ class Verdict:
 
 
 def verdict(folder: RunFolder, comparison: Comparison, corpus: Corpus | None = None) -> Verdict:
-    """What the runs that are done say; `corpus` is their text, where that is there.
+    """Compare the finished runs; `corpus` is their text, if available.
 
-    Raises CheckpointError for results and runs that are not what their folders' names say.
+    Raises CheckpointError for results and runs that do not belong in their folders.
     """
     refuse_links(folder.path, "the comparison")
     whole: list[tuple[Variant, Results]] = []

@@ -30,7 +30,7 @@ TRAINING = {
 VARIED = {**MODEL, **TRAINING}
 WORDS = {"on": True, "off": False}
 NOT_SET = "auto"
-"""What is as it is where the setting is not given: chosen by the plan, or by the rule its help names."""
+"""The value of a setting that is not given: the plan chooses, or the rule in its help."""
 LONGEST_NAME = 70
 MOST_VARIANTS = 1000
 
@@ -88,7 +88,9 @@ def _parse(setting: Setting, word: str, text: str) -> Any:
         setting.check(value)
     except ValueError as error:
         reason = (
-            str(error) if str(error).startswith(setting.name) else f"{word!r} is no value of {setting.name}"
+            str(error)
+            if str(error).startswith(setting.name)
+            else f"{word!r} is not a value of {setting.name}"
         )
         raise UsageError(f"--vary {text!r}: {reason}") from None
     return value
@@ -109,7 +111,7 @@ def _value(setting: Setting, word: str) -> Any:
 
 
 def is_variant(variant: Variant) -> bool:
-    """Are its values such as `--vary` could have given, and those of its configurations?"""
+    """Whether `--vary` could have produced its values, and its configurations have them."""
     for name, value in variant.values.items():
         VARIED[name].check(value)
         if getattr(variant.model if name in MODEL else variant.training, name) != value:
@@ -120,7 +122,7 @@ def is_variant(variant: Variant) -> bool:
 def _variant(values: dict[str, Any], model: ModelConfig, training: TrainingConfig) -> Variant:
     """The configurations with these values; ValueError where they do not go together.
 
-    Where a transformer is compared with counts alone, what was said of transformers is left to them.
+    An n-gram model compared with a transformer ignores the settings that only a transformer has.
     """
     if values.get("model") == NGRAM:
         model, training = only_ngram(model), only_ngram(training)
