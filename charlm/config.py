@@ -76,12 +76,8 @@ def refuse_shape(config: Any) -> None:
 
 
 def refuse_not_plain(config: Any) -> None:
-    """ValueError for a setting of a ModelConfig that no plain decoder has."""
+    """ValueError for a setting of a ModelConfig that turns on n-grams, which a plain decoder lacks."""
     plain = {
-        "mixer": ("attention",),
-        "position": (None, "rotary"),
-        "window": (None,),
-        "locality": (False,),
         "ngram_embeddings": (None, 1),
         "ngram_embedding_rows": (None,),
         "ngram_embedding_dropout": (None,),
@@ -235,7 +231,7 @@ class ModelConfig(Settings):
     ] = None
     plain: Annotated[
         bool,
-        "Plain decoder (Qwen3): no n-gram prior or embeddings, no other mixers.",
+        "Plain decoder: no n-gram prior, no n-gram embeddings.",
         Mark.BASIC,
     ] = False
     prior: Annotated[

@@ -12,7 +12,7 @@ import pytest
 from charlm.cli import main as cli_main
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.experiments.variants import parse_axis, variants
-from charlm.explain.topics import TOPICS, WITHOUT_NGRAMS, explain
+from charlm.explain.topics import PLAIN, TOPICS, explain
 from charlm.model.mixers import MIXERS
 from charlm.model.positions import POSITIONS
 from charlm.settings import settings_of
@@ -70,7 +70,7 @@ def test_what_compares_topics_can_be_compared() -> None:
     for topic in VARIED:
         found = explain(topic)
         assert found.command and not found.instead
-        plain = WITHOUT_NGRAMS in found.command
+        plain = PLAIN in found.command
         name, values = parse_axis(TOPICS[topic].vary or "")
         assert name in {s.name for kind in (ModelConfig, TrainingConfig) for s in settings_of(kind)}
         base = ModelConfig(prior=False, ngram_embeddings=1) if plain else ModelConfig()

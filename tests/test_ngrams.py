@@ -113,9 +113,6 @@ def test_the_plan_gives_as_many_vectors_as_a_text_can_fill() -> None:
     ("settings", "said"),
     [
         ({"plain": True, "ngram_embeddings": 3}, "ngram_embeddings is 3, which --plain does not allow"),
-        ({"plain": True, "mixer": "recurrent"}, "mixer is recurrent, which --plain does not allow"),
-        ({"plain": True, "position": "alibi"}, "position is alibi, which --plain does not allow"),
-        ({"plain": True, "locality": True}, "locality is True, which --plain does not allow"),
         (
             {"ngram_embeddings": 1, "ngram_embedding_rows": 64},
             "ngram_embedding_rows is 64, which has no effect with ngram_embeddings 1",

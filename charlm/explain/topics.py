@@ -39,7 +39,7 @@ class Equivariance:
     """
 
 
-WITHOUT_NGRAMS = "--no-prior --ngram-embeddings 1 "
+PLAIN = "--plain "
 """The n-gram prior and embeddings predict most of what architectures differ in, so they hide the difference."""
 
 
@@ -140,7 +140,7 @@ def explain(topic: str) -> Explanation:
     found = _find(topic)
     command = None
     if found.vary is not None:
-        command = f"charlm compare corpus.txt {WITHOUT_NGRAMS * found.plain}--vary {found.vary}"
+        command = f"charlm compare corpus.txt {PLAIN * found.plain}--vary {found.vary}"
     return Explanation(topic, _text(found), found.example(), _place(found), command, found.instead)
 
 

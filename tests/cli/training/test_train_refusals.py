@@ -25,7 +25,6 @@ def test_a_model_that_reads_ahead_cannot_be_trained(charlm: Charlm) -> None:
         (["--model=ngram", "--no-prior"], ["prior"]),
         (["--plain", "--ngram-embeddings=2"], ["ngram_embeddings", "plain"]),
         (["--plain", "--prior"], ["prior", "plain"]),
-        (["--plain", "--position=alibi"], ["alibi", "plain"]),
         (
             ["--ngram-embeddings=1", "--ngram-embedding-rows=64"],
             ["ngram_embedding_rows", "ngram_embeddings 1"],
