@@ -28,7 +28,7 @@ from charlm.training.device import describe_machine, keep_memory, measure_gflops
 from charlm.training.events import Stepped
 from charlm.training.planner import SIZES, Budget, Size, choose
 from charlm.training.session import Session
-from charlm.training.trainer import Trainer, compile_blocks
+from charlm.training.trainer import Trainer
 
 SYMBOLS = 65
 
@@ -100,7 +100,7 @@ def main() -> None:
         for size in SIZES[options.first :][: options.rows]:
             training = trainer(size, plain=options.plain, precision=options.precision)
             if options.compiled:
-                assert compile_blocks(training.session) is None
+                assert Trainer(training.session, training.run_folder)._compile().failure is None
             plain = plain_trainer(size, compiled=options.compiled)
             steps = [our_step(training), plain.step]
             ours, theirs, product = in_turns(

@@ -10,7 +10,7 @@ import torch
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.native import compiler as compiled
-from charlm.training import trainer as compiling
+from charlm.training import device
 from charlm.training.events import Compiled, Finished, Stepped
 from charlm.training.planner import Budget, choose
 from charlm.training.trainer import Trainer
@@ -28,7 +28,7 @@ def trained(root: Path, corpus: Corpus, **training: object) -> tuple[list[object
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not compiling.has_compiler(CPU), reason="there is no C++ compiler")
+@pytest.mark.skipif(not device.has_compiler(CPU), reason="there is no C++ compiler")
 def test_compiled_blocks_learn_the_same(tmp_path: Path, corpus: Corpus) -> None:
     events, compiled = trained(tmp_path / "compiled", corpus, compile="on")
     (said,) = [e for e in events if isinstance(e, Compiled)]
@@ -88,7 +88,7 @@ def test_on_a_mac_without_developer_tools_no_compiler_of_apples_is_run(
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name in ("cc", "c++") else None)
     compiled._has_developer_tools.cache_clear()
     assert compiled.compilers() == (["/usr/bin/cc"] if installed else [])
-    assert compiling.has_compiler(torch.device("cpu")) == installed
+    assert device.has_compiler(torch.device("cpu")) == installed
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "cc" else f"/opt/{name}")
     assert compiled.compilers()[:1] == ["/usr/bin/cc" if installed else "/opt/gcc"]
     assert asked == [["/usr/bin/xcode-select", "-p"]]

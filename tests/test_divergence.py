@@ -112,7 +112,7 @@ def test_what_never_gets_better_ends_with_code_5_and_leaves_the_last_good_save(
         "train", "ducks.txt", "--steps", "40", *TOY, "--save-every", "0", "--no-prior", "--run", "bad"
     )
     assert result.code == 5
-    assert result.err.rstrip().splitlines()[-1].startswith("error: training went wrong again")
+    assert result.err.rstrip().splitlines()[-1].startswith("error: training diverged again")
     assert "--learning-rate" in result.err and result.err.count("with the learning rate at") == 3
     run = RunFolder(Path("checkpoints/bad"))
     assert 0 < read_snapshot(run, "latest", training=True).step <= 5
@@ -142,7 +142,7 @@ def test_a_rate_far_too_high_recovers_by_itself_and_says_what_it_did(tmp_path: P
     last = events[-1]
     assert isinstance(last, Finished) and last.reason == "done"
     losses = [event.loss for event in events if isinstance(event, Stepped)]
-    assert np.mean(losses[-50:]) < session.state.divergence.unigram, "better than counting characters"
+    assert np.mean(losses[-50:]) < session.state.divergence.unigram_nats, "better than counting characters"
     assert read_snapshot(run, "latest").step == 300
 
 

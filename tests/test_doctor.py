@@ -68,7 +68,7 @@ def test_a_text_that_changed_is_said(run: RunFolder, monkeypatch: pytest.MonkeyP
     Path("ducks.txt").write_text(TEXT[::-1])
     monkeypatch.setenv("CHARLM_CACHE", "another")
     found = examine(run)
-    assert found.resumes_from is None and "no longer the text" in " ".join(found.problems)
+    assert found.resumes_from is None and "has changed since training" in " ".join(found.problems)
 
 
 def test_counts_alone_are_examined_too(elsewhere: Path) -> None:

@@ -16,7 +16,6 @@ from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import Ids
 from charlm.evaluation.score import Estimate, Slice, score_slice, spread
 from charlm.inference.predictor import NgramPredictor, Predictor, predictor_of
-from charlm.training import trainer as loop
 from charlm.training.events import Evaluated, Finished
 from charlm.training.launch import extend_by_steps, resume_run
 from charlm.training.trainer import Trainer
@@ -137,7 +136,7 @@ def test_a_last_step_that_is_worse_on_the_same_windows_is_not_the_best(
         change = np.where(np.isin(part.windows, common), 1.0, -3.0)  # nats a symbol
         return replace(estimate, sums=estimate.sums + change * estimate.symbols)
 
-    monkeypatch.setattr(loop, "score_slice", score)
+    monkeypatch.setattr("charlm.training.held_out.score_slice", score)
     events = list(Trainer(session, run).run(Never()))
     *_, before, closing = (e for e in events if isinstance(e, Evaluated))
     assert closing.nats_per_char < before.nats_per_char < closing.compared_nats_per_char

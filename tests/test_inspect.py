@@ -30,8 +30,8 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def charlm(elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Runs a command; the machine is taken to be of one speed."""
-    monkeypatch.setattr("charlm.training.launch.measure_threads", lambda device, **_: (1, 100.0))
-    monkeypatch.setattr("charlm.training.launch.pick_precision", lambda device, timed: "fp32")
+    monkeypatch.setattr("charlm.training.device.measure_threads", lambda device, **_: (1, 100.0))
+    monkeypatch.setattr("charlm.training.device.pick_precision", lambda device, timed: "fp32")
 
     def call(*args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["charlm", *args])

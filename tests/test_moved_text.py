@@ -146,7 +146,7 @@ def test_a_folder_moved_as_a_whole_takes_its_held_out_file_along(charlm: Charlm,
     shutil.rmtree(cache)
     Path("new/held.txt").rename("kept.txt")
     gone = charlm("eval", "--text", "new/texts")
-    assert gone.code == 4 and "--val-file PATH says where it is now" in gone.err
+    assert gone.code == 4 and "name it with --val-file PATH" in gone.err
     other = charlm("eval", "--text", "new/texts", "--val-file", "ducks.txt")
     assert other.code == 4 and "held-out file" in other.err
     assert figure(charlm, "--text", "new/texts", "--val-file", "kept.txt") == before

@@ -284,7 +284,7 @@ def test_as_a_user_has_it(
     assert row["prompt"].startswith("née") and len(row["text"]) == 9
     Path("t.txt").write_bytes((TEXT[:-40] + "zz" * 20).encode())
     cache.remove_rest()
-    assert "no longer the text" in charlm("eval", code=4)[1]
+    assert "has changed since training" in charlm("eval", code=4)[1]
     said = charlm("train", "t.txt", "--units", units, "--min-count", "2", "--dry-run", code=2)[1]
     assert "min_count is 2" in said and "units bytes" in said
     said = charlm("sample", "--prompt", "x", "--map-lookalikes", code=2)[1]
