@@ -27,7 +27,7 @@ def _import_once() -> None:
         "model.fast_decoder",
         "inference.predictor",
         "inference.generate",
-        "training.start",
+        "training.launch",
     ):
         import_module(f"charlm.{name}")
     config = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0).completed()
