@@ -81,18 +81,6 @@ def test_the_last_evaluation_of_a_short_run_is_of_the_whole_held_out_part(
     assert re.search(r"measured on .* blocks, the whole held-out part *\n", said)
 
 
-def test_the_command_it_prints_gives_the_same_weights(charlm) -> None:  # type: ignore[no-untyped-def]
-    charlm("train", "ducks.txt", "--time", "6s", *TOY)
-    charlm("train", "ducks.txt", "--time", "6s", *TOY, "--seed", "4", "--dropout", "0.1")
-    again = repeat_words(charlm)
-    charlm(*again)
-    hashes = [
-        json.loads(charlm("info", name, "--json").out)["weights_sha256"]
-        for name in ("ducks", "ducks-2", "ducks-3")
-    ]
-    assert hashes[1] == hashes[2] != hashes[0]
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -124,7 +112,6 @@ def test_each_mixer_and_position_trains_samples_and_evaluates(charlm, options: t
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--no-causal",), "would read the answer"),
         (
             ("--mixer", "recurrent", "--position", "rotary"),
             "position is rotary, which has no effect with mixer",
@@ -184,31 +171,10 @@ def test_eval_of_files_and_characters(trained) -> None:  # type: ignore[no-untyp
     assert [row["offset"] for row in rows] == [*range(19), *range(8)]
     assert sum(row["bits"] for row in rows) / 27 == pytest.approx(data["bits_per_char"], rel=1e-5)
     assert (data["chars"], data["unknown_chars"], data["stride"]) == (27, 1, 16)
-    table = trained("eval", "a.txt").out
+    table = trained("eval").out
     for word in ("bits per byte", "perplexity", "uniform", "unigram", "xz", "adapts"):
         assert word in table
-
-
-def test_sample_in_every_way(trained) -> None:  # type: ignore[no-untyped-def]
-    plain = trained("sample", "--prompt", "one little", "--length", "30", "--seed", "3").out
-    assert plain.startswith("one little") and len(plain) == len("one little") + 30 + 1
-    assert trained("sample", "--prompt", "one little", "--length", "30", "--seed", "3").out == plain
-    rows = [
-        json.loads(line)
-        for line in trained(
-            "sample", "--prompt", "one little", "--length", "30", "--seed", "3", "-n", "3", "--json"
-        ).out.splitlines()
-    ]
-    assert len(rows) == 3 and sorted(row["sample"] for row in rows) == [0, 1, 2]
-    first = next(row for row in rows if row["sample"] == 0)
-    assert first["prompt"] + first["text"] + "\n" == plain
-    assert {"prompt", "text", "seed", "finish_reason", "chars_per_second"} <= set(first)
-    assert first["finish_reason"] == "length" and first["seed"] == 3
-    assert trained("sample", "-n", "3", "--length", "5").out.count("---") == 6
-    Path("p.txt").write_text("over the hills")
-    assert trained("sample", "--prompt-file", "p.txt", "--length", "5").out.startswith("over the hills")
-    stopped = trained("sample", "--length", "2000", "--stop", "e", "--stop", "\\n", "--json")
-    assert json.loads(stopped.out)["finish_reason"] == "stop" and "e" not in json.loads(stopped.out)["text"]
+    assert "at least 200 characters" in trained("eval", "a.txt").err  # which xz needs
 
 
 @pytest.mark.parametrize("prompt", ["", "日本語 🦆", "-5 apples", "x" * 100, "a\tb\n"])
@@ -438,13 +404,6 @@ def test_help_knows_no_torch() -> None:
 def test_the_package_imports_where_fcntl_is_missing() -> None:
     code = "import sys; sys.modules['fcntl'] = None; import charlm.cli.main, charlm.files, charlm.training.signals"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-def test_a_reader_that_leaves_ends_it_quietly(trained) -> None:  # type: ignore[no-untyped-def]
-    command = f"set -o pipefail; {sys.executable} -m charlm sample --length 5000 | head -c 20"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "Traceback" not in done.stderr and "error" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "long.toml"])

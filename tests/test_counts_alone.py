@@ -206,7 +206,7 @@ def test_it_is_compared_with_a_transformer_of_any_shape(charlm: Callable[..., Re
     assert rows["ngram"]["bits_per_char"] == pytest.approx(found["baselines"]["kneser-ney"]["bits_per_char"])
     assert found["counts_by_order"]["4"] == found["baselines"]["kneser-ney"]["bits_per_char"]
     page = Path("checkpoints/ducks-model/comparison.html").read_text()
-    assert "counts, " in page and "4 characters" in page
+    assert "n-grams, 1 character" in page and "2 to 4 characters" in page
     assert charlm("resume", "ducks-model").code == 0
     two = charlm(
         "compare",
