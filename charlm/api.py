@@ -266,7 +266,7 @@ def _train_to_end(job: TrainingJob, progress: bool | None) -> Run:
     if job.last.reason == "SIGINT":
         name = job.folder.path.name
         raise KeyboardInterrupt(
-            f"training stopped after step {job.last.step}; the run is saved: charlm.resume({name!r}) trains it on, "
+            f"training stopped after step {job.last.step}; the run is saved: charlm.resume({name!r}) continues it, "
             f"charlm.load({name!r}) returns it"
         )
     return Run(job.folder)

@@ -506,13 +506,13 @@ class SamplingConfig(Settings):
 
     temperature: Annotated[
         float,
-        "Sampling temperature: lower is more predictable, higher more varied; 0: always the likeliest.",
+        "Sampling temperature: lower is more predictable, higher more varied; 0 always picks the likeliest character.",
         Range(0, 100),
     ] = 0.8
-    top_k: Annotated[int | None, "Sample from the K likeliest characters.", Range(1, 2**63 - 1)] = None
+    top_k: Annotated[int | None, "Sample from the N likeliest characters.", Range(1, 2**63 - 1)] = None
     top_p: Annotated[
         float | None,
-        "Sample from the likeliest characters whose probabilities add up to P (nucleus sampling).",
+        "Sample from the likeliest characters whose probabilities add up to X (nucleus sampling).",
         Range(0, 1),
     ] = None
     min_p: Annotated[

@@ -261,7 +261,7 @@ def check_same_request(run: RunFolder, request: TrainRequest, messages: Messages
     if loaded.corpus.key != snapshot.run.corpus.key:
         raise CheckpointError(
             f"the run {run.name} was trained on another text: {text_name(snapshot.run)}, and this is "
-            f"{one_line(loaded.label)}, SHA-256 {loaded.corpus.sha256[:16]}. Put that text back, or give "
+            f"{one_line(loaded.label)}, SHA-256 {loaded.corpus.sha256[:16]}. Restore that text, or give "
             "another name with --run"
         )
     return snapshot
@@ -279,7 +279,7 @@ def _differences(snapshot: Snapshot, asked: Mapping[str, Any]) -> list[str]:
         return "not given" if value is None else one_line(str(value))
 
     return [
-        f"{one_line(name)} was {shown(before.get(name))} and is {shown(asked.get(name))}"
+        f"{one_line(name)} was {shown(before.get(name))} and is now {shown(asked.get(name))}"
         for name in {**before, **asked}
         if name != "threads" and before.get(name) != asked.get(name)
     ]

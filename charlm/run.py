@@ -322,7 +322,7 @@ def evaluate_run(
         text = corpus.test_text() if part == "test" else corpus.held_out_text()
         if not without_ends(text):
             missing = (
-                "kept no test part; train with --test 0.05 for one, or"
+                "has no test part; train with --test 0.05 to create one, or"
                 if part == "test"
                 else "held nothing out;"
             )

@@ -104,7 +104,7 @@ class Setting:
             return value_meant(self.name, value, self.limit.words)
         assert self.limit is not None
         percent = self.type is float and self.limit.high <= 1 < value <= 100 and value / 100 in self.limit
-        return f"; for {value:g} % write {value / 100:g}" if percent else ""
+        return f"; write {value:g} % as {value / 100:g}" if percent else ""
 
 
 class Settings:

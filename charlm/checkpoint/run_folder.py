@@ -346,7 +346,7 @@ def find_run(root: Path, name: str | None, skipped: Callable[[str], None] = lamb
         return RunFolder(root / name)
     found = list_runs(root, skipped)
     if not found:
-        raise CheckpointError(f"there are no runs in {place}; `charlm train` makes one")
+        raise CheckpointError(f"there are no runs in {place}; `charlm train` creates one")
     if name is None:
         return found[0]
     meant = name_meant(name, [run.path.name for run in found])

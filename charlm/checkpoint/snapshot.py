@@ -101,7 +101,7 @@ def read_snapshot(run: RunFolder, which: str, *, training: bool = False) -> Snap
             return _read(run, run.resolve(which), training)
         except FileNotFoundError:
             pass
-    raise CheckpointError(f"the checkpoint {which} of {run.name} is gone")
+    raise CheckpointError(f"the checkpoint {which} of {run.name} no longer exists")
 
 
 def read_newest(run: RunFolder, warn: Callable[[str], None]) -> Snapshot:

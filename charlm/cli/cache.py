@@ -21,7 +21,9 @@ def command(
     keys: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY]...", help="Key prefixes. [default: all]")
     ] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Remove them, after asking on a terminal.")] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Remove the texts, after asking on a terminal.")
+    ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:

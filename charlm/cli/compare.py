@@ -60,7 +60,7 @@ def command(
         str | None, typer.Option(metavar="TIME", help=f"Training time of each run. [default: {DEFAULT_TIME}]")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=MOST_STEPS, help="Steps of each run, instead of a time.")
+        int | None, typer.Option(min=1, max=MOST_STEPS, help="Training steps of each run, instead of a time.")
     ] = None,
     seeds: Annotated[
         int | None,
@@ -168,7 +168,7 @@ def _without_training(
 
             if (on, encoding, field) != (None, None, None):
                 raise UsageError(
-                    "--on, --encoding and --field are for two runs; a comparison has its own text"
+                    "--on, --encoding and --field apply only to two runs; a comparison scores its own text"
                 )
             comparison = read(folder)
             try:

@@ -87,7 +87,7 @@ def prepare(
     for reason in unintended(comparison, choices):
         warn(f"the plan gives the variants different values of {reason}")
     say(
-        f"the first of {len(variants)} variants: {describe_model(choices[0], loaded.corpus.vocabulary)}, chosen {choices[0].why}"
+        f"plan of the first of {len(variants)} variants: {describe_model(choices[0], loaded.corpus.vocabulary)}, chosen {choices[0].why}"
     )
     if set(variants[0].values) & HIDDEN_BY_PRIOR and any(choice.model.prior for choice in choices):
         say(

@@ -35,7 +35,7 @@ CHANGING = ("normalize", "newlines", "lowercase", "collapse_spaces")
 """Settings that change the characters of a text."""
 
 EXAMPLES = """Examples:
-  charlm compress chapter.txt -o chapter.clm              by the newest run
+  charlm compress chapter.txt -o chapter.clm              with the newest run
   charlm compress chapter.txt -o chapter.clm --run novels --json
   zcat log.gz | charlm compress - -o - > log.clm          standard input and output
   charlm decompress chapter.clm -o chapter.txt            the same bytes again"""

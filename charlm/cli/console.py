@@ -86,7 +86,7 @@ class Output:
         """UsageError where no file of that name can be made."""
         folder, name = os.path.split(path)
         if not os.path.isdir(folder):
-            raise UsageError(f"{self._named} is in a folder that does not exist; make it, or name another")
+            raise UsageError(f"{self._named} is in a folder that does not exist; create it, or name another")
         if not os.access(folder, os.W_OK):
             raise UsageError(f"{self._named} is in a folder that cannot be written; name another")
         if len(os.fsencode(name)) > LONGEST_NAME:
@@ -196,7 +196,7 @@ def warn_of_slow_parts() -> None:
     compiled = sys.modules.get("charlm.native.compiler")
     for purpose, why in compiled.take_failures() if compiled else ():
         warn(
-            f"the C code for {purpose} could not be compiled ({one_line(why)}); NumPy is used, which is slower. "
+            f"the C code for {purpose} could not be compiled ({one_line(why)}); charlm uses NumPy instead, which is slower. "
             "charlm doctor shows which parts are compiled"
         )
 

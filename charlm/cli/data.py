@@ -35,7 +35,7 @@ def command(
 
     if what == "list":
         if name is not None or to is not None:
-            raise UsageError("data list takes no name and no --to; to fetch one: charlm data get NAME")
+            raise UsageError("data list takes no name and no --to; to download a text: charlm data get NAME")
         _list(as_json)
         return
     if what != "get":
@@ -73,7 +73,7 @@ def _no_text(name: str) -> str:
         return f"data get takes the name of a text that charlm knows ({', '.join(TEXTS)}). {address}"
     close = name_meant(name.lower(), list(TEXTS))
     return f"data get knows no {one_line(name)}; " + (
-        f"did you mean {close}?" if close else f"it knows {', '.join(TEXTS)}"
+        f"did you mean {close}?" if close else f"available texts: {', '.join(TEXTS)}"
     )
 
 

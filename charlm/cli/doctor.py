@@ -63,10 +63,12 @@ def _show_machine(found: "Machine", as_json: bool) -> None:
         print_json({"schema": 1, **asdict(found), "terminal": terminal})
     else:
         rows = [("charlm", found.charlm), ("Python", f"{found.python}, {found.system}")]
-        rows.append(("torch", f"{found.torch}, on {found.device} with {found.threads} threads"))
+        rows.append(("torch", f"{found.torch}, device {found.device}, threads {found.threads}"))
         allowed = ", ".join(f"{name} {n}" for name, n in found.cpus.items())
         rows.append(("CPUs", f"{min(found.cpus.values())} may be used ({allowed})"))
-        rows.append(("bf16", "by instructions of its own" if found.bf16 else "none; fp32 is used"))
+        rows.append(
+            ("bf16", "by instructions of its own" if found.bf16 else "not supported; charlm uses fp32")
+        )
         rows += [(f"C for {part.purpose}", _compiled(part)) for part in found.compiled]
         rows += [(place.what, _place(place)) for place in found.places]
         rows.append(("standard output", _stream(terminal)))
@@ -103,7 +105,7 @@ def _terminal() -> dict[str, Any]:
 
 
 def _stream(terminal: dict[str, Any]) -> str:
-    kind = "a terminal" if terminal["is_terminal"] else "no terminal"
+    kind = "a terminal" if terminal["is_terminal"] else "not a terminal"
     shown = "all characters" if terminal["shows_all"] else "what it lacks is shown as an escape"
     return f"{kind}, {terminal['encoding']}: {shown}"
 

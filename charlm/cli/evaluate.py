@@ -29,7 +29,7 @@ EXAMPLES = """Examples:
   charlm eval                               the newest run on its held-out text
   charlm eval chapter.txt --run novels      any text
   charlm eval posts.jsonl --field body      a field of its records
-  charlm eval --part test                   what --test kept back, once all is chosen
+  charlm eval --part test                   the test set, for the final score
   charlm eval --stride 64 --json            as data; stride = block: blocks without overlap
   charlm eval --online                      also with what learns as it reads, to compare with xz and ppmd
   charlm eval poem.txt --per-char bits.jsonl  the bits of every character"""
@@ -199,7 +199,9 @@ def _text_of_part(corpus: "Corpus", part: str, name: str) -> tuple[str, str]:
 
     text = corpus.test_text() if part == "test" else corpus.held_out_text()
     if not without_ends(text) and part == "test":
-        raise TextError("this run kept no test part; train with --test 0.05 for one, or name a file to score")
+        raise TextError(
+            "this run has no test part; train with --test 0.05 to create one, or name a file to score"
+        )
     if not without_ends(text):
         raise TextError("this run held nothing out; name a file to score")
     return f"{part} part of {name}", text

@@ -113,7 +113,7 @@ class _Display:
         if isinstance(event, Planned) and plan.fell_short and not self._said_slower:
             self._said_slower = True
             warn(
-                f"{planned_at_first(plan)}: {plan.total_steps:,} steps fit in the time. The machine is slower than "
+                f"{planned_at_first(plan)}: {plan.total_steps:,} steps fit in the time now. The machine is slower than "
                 "measured, perhaps busy with something else"
             )
 
@@ -190,7 +190,7 @@ def next_commands(training: TrainingJob, *, resumable: bool) -> None:
     say("its full figure:    ", run_command("eval", run, *text))
     if resumable:
         say("train it further:   ", run_command("resume", run, *text, "--time", "2m"))
-    say("how to repeat it:   ", run_command("info", run))
+    say("show all details:   ", run_command("info", run))
 
 
 def _resume_command(training: TrainingJob) -> str:

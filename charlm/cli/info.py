@@ -22,7 +22,7 @@ def command(
 ) -> None:
     """Show everything about one run.
 
-    Its text, model, training, checkpoints, versions, command, and the SHA-256 of its weights.
+    The details are its text, model, training, checkpoints, versions, command, and the SHA-256 of its weights.
     """
     from charlm.checkpoint.run_folder import find_run
     from charlm.checkpoint.safe_io import (  # here: torch is slow to import
@@ -113,10 +113,14 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
         said = [f"{k} {value}" for k, value in row[title].items() if value is not None and acts(kind, k)]
         rows.append((title, ", ".join(said)))
     if row["counts_bytes"] is not None:
-        rows.append(("counts", f"{row['counts_bytes'] / 1e6:.1f} MB on disk and about as much in memory"))
+        rows.append(
+            ("n-gram model", f"{row['counts_bytes'] / 1e6:.1f} MB on disk and about as much in memory")
+        )
     rows.append(("checkpoints", ", ".join(map(str, row["checkpoints"])) + f"; best {row['best_step']}"))
     rows.append(("weights' SHA-256", row["weights_sha256"]))
     if row["counts_sha256"] is not None:
-        rows.append(("counts' SHA-256", row["counts_sha256"]))
-    rows.append(("made", f"{row['created']}, " + ", ".join(f"{k} {v}" for k, v in row["versions"].items())))
+        rows.append(("n-gram SHA-256", row["counts_sha256"]))
+    rows.append(
+        ("created", f"{row['created']}, " + ", ".join(f"{k} {v}" for k, v in row["versions"].items()))
+    )
     return rows

@@ -107,7 +107,7 @@ def _show(facts: "Facts", text: str, model: str, unit: str) -> None:
     print()
     _entropies(facts)
     print()
-    part = "" if facts.text.read == "whole" else "Of the part that was read, "
+    part = "" if facts.text.read == "whole" else "For the part that was read, "
     _paragraph(f"{part}charlm train --time {facts.plan['seconds']:.0f}s would take {text}.")
     _paragraph(f"It would train {model}.")
     if facts.counts is not None:

@@ -39,7 +39,7 @@ EPILOG = """Examples:
   charlm train corpus.txt           two minutes of training
   charlm sample --prompt "To be"    text from the newest run
   charlm eval held-out.txt          bits per character of a text
-Exit codes: 0 fine, 1 a bug in charlm, 2 usage, 3 text, 4 checkpoint, 5 diverged, 6 disk or memory;
+Exit codes: 0 success, 1 a bug in charlm, 2 usage, 3 text, 4 checkpoint, 5 diverged, 6 disk or memory;
 128 plus the signal's number when stopped by a signal (Ctrl-C 130, SIGTERM 143); training saves first."""
 
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)

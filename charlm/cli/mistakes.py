@@ -163,7 +163,10 @@ def _bad_value(ctx: Any, error: Any) -> str:
     param, message = error.param, str(error.message)
     wrong = re.fullmatch(r"'(.*)' is not a valid (\w+)( range)?\.", message, re.DOTALL)
     if wrong is None:
-        return one_line(f"{_name(param)} is {_outside(message) or message.rstrip('.')}", 500)
+        return one_line(
+            f"{_name(param)} is {_outside(message) or message.rstrip('.').replace(' is not one of ', '; allowed: ')}",
+            500,
+        )
     value, whole = wrong[1], wrong[2].startswith("int")
     for short in (opt for opt in param.opts if re.fullmatch("-[^-]", opt)):
         if (
@@ -206,9 +209,7 @@ def text_is_prompt(text: str) -> str:
         if os.path.isfile(text)
         else "the beginning of the sample is given"
     )
-    return (
-        f"there is no run named {one_line(text)!r}; {what} by {option}: charlm sample {option} {quoted(text)}"
-    )
+    return f"there is no run named {one_line(text)!r}; {what}: charlm sample {option} {quoted(text)}"
 
 
 RUN_INSTEAD = {
@@ -240,7 +241,7 @@ def check_files(command: str, names: Iterable[str], root: Path, time: str | None
         shown = one_line(name)
         if has_run(root, name):
             raise UsageError(
-                f"there is no file {shown}, but a run: {RUN_INSTEAD[command].format(quoted(name))}"
+                f"there is no file {shown}, but there is a run of that name; {RUN_INSTEAD[command].format(quoted(name))}"
             )
         if command in ("train", "inspect", "compare"):
             _check_number(shown, time)
@@ -253,10 +254,10 @@ def _check_number(shown: str, time: str | None) -> None:
         wanted = time_meant(f"{time} {shown}") or "60s"
         raise UsageError(f"there is no file {shown}; a time is one word: --time {wanted}")
     if shown.isdecimal():
-        raise UsageError(f"there is no file {shown}; for a number of steps: --steps {shown}")
+        raise UsageError(f"there is no file {shown}; to set a number of steps: --steps {shown}")
     meant = time_meant(shown) if shown[:1].isdecimal() else None
     if meant is not None:
-        raise UsageError(f"there is no file {shown}; for a time: --time {meant}")
+        raise UsageError(f"there is no file {shown}; to set a time: --time {meant}")
 
 
 def _check_text(name: str) -> None:

@@ -81,7 +81,7 @@ def command(
     else:
         raise UsageError(
             f"the run {folder.name} is finished, after {training.session.state.step} steps; to train it further say for "
-            f"how long: charlm resume {folder.name} --time 2m"
+            f"time: charlm resume {folder.name} --time 2m"
         )
 
 
@@ -94,7 +94,7 @@ def say_where_it_stands(training: "TrainingJob") -> None:
             say("only its report is missing")
     elif state.finished is None:
         if not training.is_ngram:
-            say(f"{name}: from step {state.step} to {training.session.plan.total_steps}")
+            say(f"{name}: training from step {state.step} to {training.session.plan.total_steps}")
     elif not training.complete:
         say(f"{name} is finished, after {state.step} steps; only its report is missing")
 

@@ -61,7 +61,7 @@ def command(
         header = ("run", "text", "steps", "bits/char", "state")
         table([_cells(row) for row in rows], header=header, numbers=(2, 3))
     else:
-        say("there are no runs yet; charlm train makes one")
+        say("there are no runs yet; charlm train creates one")
     made = [folder.name for folder in comparisons(root)]
     if made:
         say(f"comparisons: {', '.join(made)}; charlm compare NAME shows one")
@@ -107,7 +107,7 @@ def _remove(root: Path, names: list[str], yes: bool, as_json: bool) -> None:
                 raise ResourceError(f"{folder.name} cannot be removed: {error.strerror}") from None
     left = [each.name for each in folders if any(root.glob(f"{files.TEMPORARY}gone-{each.path.name}*"))]
     if left:
-        raise ResourceError(f"{', '.join(left)} could not be removed whole")
+        raise ResourceError(f"{', '.join(left)} could not be removed completely")
     if as_json:
         print_json(
             {"schema": 1, "removed": [folder.path.name for folder in folders], "freed_bytes": sum(sizes)}

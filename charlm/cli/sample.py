@@ -37,7 +37,7 @@ EXAMPLES = """Examples:
   charlm sample                                  from the newest run, another text each time
   charlm sample --prompt "To be" --length 1000   continue a text
   charlm sample --prompt "ROMEO:\\n" --seed 7     a prompt with a newline; the same text every time
-  charlm sample -n 5 --temperature 0.6 --seed 7  five samples, more careful
+  charlm sample -n 5 --temperature 0.6 --seed 7  five samples, more predictable
   charlm sample -n 9 --one-document              nine, each as long as the model makes it
   charlm sample --stop "\\n\\n" --json | jq .text  up to the first empty line"""
 
@@ -209,7 +209,7 @@ def _as_the_run_reads(prompt: str, snapshot: "Snapshot", map_lookalikes: bool) -
         prompt = replace_lookalikes(prompt, found)
     lacking = vocabulary.unknown_chars(prompt)
     if lacking:
-        hint = f"; --map-lookalikes reads {pairs}" if found and not map_lookalikes else ""
+        hint = f"; --map-lookalikes would read {pairs}" if found and not map_lookalikes else ""
         warn(_about_lacking(lacking, snapshot) + hint)
     return prompt, lacking
 

@@ -48,7 +48,7 @@ class Published:
         return f"{parts}, the last {100 * self.test:.0f} % to test on" if self.test else parts
 
 
-_UNFETCHED = "not fetched by us: address and hash are as published"
+_UNFETCHED = "not downloaded by us; address and hash as published"
 
 TEXTS = {
     text.name: text
@@ -63,7 +63,7 @@ TEXTS = {
             source="computed by us from a copy of the file",
             val=0.1,
             test=0.0,
-            checked="size and hash checked by us on a copy; the address not fetched",
+            checked="size and hash checked by us on a copy; address not tested",
         ),
         Published(
             name="text8",
@@ -194,7 +194,7 @@ def _received(text: Published, watch: Watch) -> Iterator[bytes]:
         with build_opener(_redirects()).open(request, timeout=TIMEOUT) as answer:
             encoding = answer.headers.get("Content-Encoding", "identity")
             if encoding.strip().lower() not in ("", "identity"):
-                raise ValueError(f"the server sent it encoded ({encoding}), which charlm did not ask for")
+                raise ValueError(f"the server used an encoding that charlm did not request ({encoding})")
             while piece := answer.read(PIECE):
                 done += len(piece)
                 if done > text.most:

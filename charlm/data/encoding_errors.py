@@ -106,7 +106,7 @@ def _remedy(data: bytes, start: int, codec: str) -> str:
     if found:
         best = found[0].encoding
         lines = [f"\n  --encoding {guess.encoding:<14}{one_line(guess.line)}" for guess in found]
-        return f"It looks like {best}: to read it so, add --encoding {best}. A line reads like this:{''.join(lines)}"
+        return f"It looks like {best}: to read it that way, add --encoding {best}. A line then reads:{''.join(lines)}"
     if b"\0" in sample:
         return "It has NUL bytes too, so it is probably not text; give a text file instead."
     return "If it is text, name its encoding with --encoding; if not, give a text file instead."

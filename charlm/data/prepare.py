@@ -186,7 +186,7 @@ class CorpusBuilder:
             n = sum(chars.values())
             raise TextError(
                 f"the text has {n} character{'s' * (n != 1)}, {chars['train']} of them "
-                "to train on; training needs at least 2, and some hundreds to learn anything"
+                "to train on; training needs at least 2, and a few hundred to learn anything"
             )
         if self._config.documents != "none" and not train_ends:
             raise TextError(

@@ -72,7 +72,7 @@ class TextMarks:
         if self.replaced:
             found.append(
                 f"Replacement characters (U+FFFD) in the text: {self.replaced:,}; another program could not decode "
-                "what stood there."
+                "the original text."
             )
         if self.only_space:
             found.append("The text is only white space.")

@@ -194,7 +194,7 @@ def simple_attention() -> Example:
     """Four vectors, two of them equal."""
     x = torch.tensor([[1.0, 1, 0], [0, 1, 1], [1.0, 1, 0], [-1, 0, 1]])
     weights = torch.softmax(x @ x.T / sqrt(3), dim=-1)
-    return _table("Four vectors, unmasked; 0 and 2 are equal, and weigh alike:", weights, "t", "reads")
+    return _table("Four vectors, unmasked; 0 and 2 are equal and get equal weights:", weights, "t", "reads")
 
 
 def equivariance() -> Example:
@@ -243,7 +243,7 @@ def locality() -> Example:
         before = torch.softmax(prior.bias(pos, pos)[0, -1], dim=-1)
         prior.bias_scale.add_(2)
         after = torch.softmax(prior.bias(pos, pos)[0, -1], dim=-1)
-    says = "How the last of six positions weighs all with equal scores, before and after a head grew steeper:"
+    says = "Weights that the last of six positions gives to all, for equal scores, before and after a head got steeper:"
     return _table(says, torch.stack((before, after)), "a", "reads", names=("0", "2"))
 
 
@@ -273,7 +273,7 @@ def relative() -> Example:
     distances = torch.tensor([0, 1, 15, 16, 19, 20, 31, 64, 127, 1000])
     buckets = Relative(ModelConfig(n_embd=2, n_head=1)).bucket(distances)
     rows = tuple((str(d), str(b)) for d, b in zip(distances.tolist(), buckets.tolist(), strict=True))
-    return Example("Near distances have a bucket each, far ones share:", ("distance", "bucket"), rows)
+    return Example("Short distances have a bucket each; long ones share:", ("distance", "bucket"), rows)
 
 
 def rotary() -> Example:
@@ -293,7 +293,7 @@ def alibi() -> Example:
     pos = torch.arange(6)
     bias = Alibi(ModelConfig(n_embd=8, n_head=4)).bias(pos, pos, torch.zeros(()))
     weights = torch.softmax(bias[:, -1], dim=-1)
-    says = "How the last of six positions weighs all with equal scores, in each of four heads:"
+    says = "Weights that the last of six positions gives to all, for equal scores, in each of four heads:"
     return _table(says, weights, "head", "reads", names=[str(h) for h in range(1, 5)])
 
 

@@ -152,7 +152,7 @@ def _normal_forms(facts: "Facts", source: Source) -> Found:
     forms, code = facts.normal_forms, "normal-forms"
     if forms.decomposed:
         text = f"Accents that are characters of their own after their letter: {forms.decomposed:,}"
-        mixed = f"; letters with a built-in accent: {forms.composed:,}: one letter, two spellings."
+        mixed = f"; letters with a built-in accent: {forms.composed:,}. The same letter has two encodings."
         yield TextWarning(code, text + (mixed if forms.mixed else "."), "--normalize nfc", "composes them")
     elif forms.unstable:
         text = f"Outdated doubles of other characters that look the same: {forms.unstable:,}."
@@ -177,7 +177,7 @@ def _invisible(facts: "Facts", source: Source) -> Found:
     others = sum(1 for n in counts.values() if n < needed) - len(found)
     if others <= SPARED:
         also = f", and {others} other{'s' * (others > 1)}" if others else ""
-        yield TextWarning("unseen", text, f"--min-count {needed}", f"spells them in bytes{also}")
+        yield TextWarning("unseen", text, f"--min-count {needed}", f"encodes them as bytes{also}")
     else:
         yield TextWarning("unseen", text, None, "remove them from the text, unless they are meant")
 
@@ -215,7 +215,7 @@ def _rare(facts: "Facts", source: Source) -> Found:
     long = facts.split.train_chars > MIN_COUNT_FROM
     if long and rare >= LEAST_RARE and rare >= RARE_SHARE * len(chars):
         text = f"Of {len(chars):,} characters kept, {rare:,} occur less than {RARE} times: too few to learn them."
-        yield TextWarning("rare", text, f"--min-count {RARE}", "spells them in bytes")
+        yield TextWarning("rare", text, f"--min-count {RARE}", "encodes them as bytes")
 
 
 def _mixes_quotes(row: Sequence[Character]) -> bool:

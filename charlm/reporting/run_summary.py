@@ -83,7 +83,9 @@ def forgetting_rows(old_text: Mapping[str, Any] | None) -> list[Row]:
     now, begun = old_text["nats_per_char"] / log(2), old_text["begun"] / log(2)
     before = plus_minus(old_text["before"], old_text["before_error"])
     change = _change(old_text["forgotten"], old_text["standard_error"])
-    after = f"{now:.4f} after step {old_text['step']:,}: {change}" if old_text["step"] else "not yet after"
+    after = (
+        f"{now:.4f} after step {old_text['step']:,}: {change}" if old_text["step"] else "not scored again yet"
+    )
     return [
         (
             f"held-out text of {one_line(old_text['run'])}",

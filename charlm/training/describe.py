@@ -121,7 +121,7 @@ def describe_origin(origin: "Parent", corpus: "Corpus") -> Iterator[tuple[bool, 
     added = new.differences(old)
     yield (
         False,
-        f"vocabulary: the {old.n_symbols:,} symbols of {name}, and {new.n_symbols - old.n_symbols:,} new"
+        f"vocabulary: the {old.n_symbols:,} symbols of {name}, plus {new.n_symbols - old.n_symbols:,} new"
         + (f": {first_of(added)}" if added else ""),
     )
     if origin.corpus is None:

@@ -50,7 +50,7 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cpu"
     if wanted not in ("cpu", *gpus()):
-        raise UsageError(f"--device {wanted}: torch finds no such device; use cpu or auto")
+        raise UsageError(f"--device {wanted}: PyTorch finds no such device; use cpu or auto")
     return torch.device(wanted)
 
 

@@ -194,7 +194,7 @@ def inherit_model(parent: Parent, wanted: ModelConfig, given: set[str]) -> Model
         if name in given and name not in CHANGEABLE and value != was:
             option = f"--no-{setting.option[2:]}" if value is False else setting.option
             raise UsageError(
-                f"{name} is {value}, and {was} in {parent.name}: fine-tuning cannot change the model's shape; leave "
+                f"{name} is {value}, but {was} in {parent.name}: fine-tuning cannot change the model's shape; leave "
                 f"{option} out, or train a new run"
             )
     changed: dict[str, Any] = {

@@ -234,7 +234,7 @@ def choose(
     model = replace(_fill_model(_choose_dropout(model, epochs), size, n_train), block_size=block)
     schedule = Schedule.parse(training.schedule) if training.schedule else Schedule.warmup_cooldown(steps)
     if training.schedule and budget.steps not in (None, schedule.end):
-        raise ValueError(f"schedule ends at step {schedule.end}, and steps is {budget.steps}; leave one out")
+        raise ValueError(f"schedule ends at step {schedule.end}, but steps is {budget.steps}; leave one out")
     every = training.eval_every or evaluation_interval(steps, steps / 10, n_train / (batch * block))
     plan = Plan(schedule=schedule, eval_every=every, eval_chars=training.eval_chars or EVAL_CHARS)
     if training.ngram_embedding_accumulator is None and not model.plain:
@@ -354,7 +354,7 @@ def _choose_heads(n_embd: int, groups: int, multiple: int) -> int:
         number = "an even number" if multiple > 1 else "a whole number"
         raise ValueError(
             f"n_embd is {n_embd}; it must be {number} of values for each head"
-            + (f", and n_kv_head asks for a multiple of {groups} heads" if groups > 1 else "")
+            + (f", and n_kv_head requires a multiple of {groups} heads" if groups > 1 else "")
         )
     return fitting[-1]
 

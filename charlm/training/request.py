@@ -84,7 +84,7 @@ def budget_seconds(text: str) -> float:
     budget = parse_time(text)
     if budget < MIN_SECONDS:
         raise UsageError(
-            f"--time is {budget:g} s; give at least {MIN_SECONDS} s, since starting up takes about three"
+            f"--time is {budget:g} s; give at least {MIN_SECONDS} s, because start-up takes about three"
         )
     return budget
 
@@ -293,7 +293,7 @@ def _inherit_text_settings(origin: "Parent", settings: dict[str, Any], given: se
 
 def _contradiction(origin: "Parent", option: str, name: str, value: Any, before: Any) -> UsageError:
     return UsageError(
-        f"{name} is {value}, and {before} in {origin.name}; fine-tuning must read and split the text as that run did: "
+        f"{name} is {value}, but {before} in {origin.name}; fine-tuning must read and split the text as that run did: "
         f"leave {option} out, or train a new run"
     )
 

@@ -113,7 +113,7 @@ def _changed_error(corpus: Corpus, facts: CorpusFacts, paths: str, moved: bool) 
         return CheckpointError(
             f"{paths} begins with the text of the run, {label}, but its held-out file or its documents differ"
         )
-    hashes = f"its SHA-256 is {corpus.sha256}, and was {one_line(facts.sha256)} when the run was trained"
+    hashes = f"its SHA-256 is {corpus.sha256}, but it was {one_line(facts.sha256)} when the run was trained"
     if moved:
         return CheckpointError(f"--text {paths} is not the text of the run, {label}: {hashes}")
     return CheckpointError(f"{label} has changed since training: {hashes}; put the old text back, or, {HINT}")

@@ -309,7 +309,7 @@ class Trainer:
         if not self.session.is_finite():
             raise DivergedError(
                 f"the weights after step {self.step} are not finite; the last checkpoint of {self.run_folder.name} is "
-                "whole: try a lower --learning-rate"
+                "intact: try a lower --learning-rate"
             )
         stopped = (stop.reason or "done") if stop.is_set() else "done"
         reason = "early" if self._stopped_early else stopped
