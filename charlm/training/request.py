@@ -316,7 +316,8 @@ def _inherit_file_settings(
             )
     if was.field is None or "field" in given or not paths:
         return
-    if any(is_record_file(str(path)) for path in find_files(paths)):
+    found, _ = find_files(paths)
+    if any(map(is_record_file, found)):
         settings["field"] = was.field
         messages.say(
             f"reading the field {one_line(was.field)} of each record, as {name} did; --field chooses another"
