@@ -212,7 +212,7 @@ def test_a_run_has_the_same_weights_whenever_the_compiler_is_done(corpus: Corpus
         session.prior_rows = PriorRows(session.prior, session.windows, 0.2, Late(batches))  # type: ignore[arg-type]
         trainer = Trainer(session, None)  # type: ignore[arg-type]
         for _ in range(8):
-            list(trainer._step())
+            list(trainer._train_step())
         assert (session.prior.model.kernel is None) == (batches == 99)
         weights.append(session.model.state_dict())
     for other in weights[1:]:
@@ -267,10 +267,10 @@ def test_windows_are_left_without_the_prior_as_often_as_asked_and_the_same_each_
     rows = session.prior_rows
     assert rows is not None
     batches = [rows.batch(step) for step in (0, 1, 2, 7, 8, 3)]
-    again = [rows.made(step) for step in (0, 1, 2, 7, 8, 3)]
+    again = [rows.compute(step) for step in (0, 1, 2, 7, 8, 3)]
     for a, b in zip(batches, again, strict=True):
         np.testing.assert_array_equal(a, b)
-    without = [float((rows.made(step) == 0).all(axis=(1, 2)).mean()) for step in range(100)]
+    without = [float((rows.compute(step) == 0).all(axis=(1, 2)).mean()) for step in range(100)]
     assert 0.4 < np.mean(without) < 0.6
 
 
@@ -281,10 +281,10 @@ def test_every_mixer_learns_beside_counts(corpus: Corpus, config: ModelConfig) -
     shape = {name: getattr(config, name) for name in ("n_layer", "n_head", "mixer", "position")}
     session = beside_counts(corpus, 60, prior_order=1, **shape)
     trainer, part = Trainer(session, None), corpus.held_out  # type: ignore[arg-type]
-    before = trainer.predictor.score(part).mean()
+    before = session.predictor.score(part).mean()
     for _ in range(60):
-        list(trainer._step())
-    assert trainer.predictor.score(part).mean() > before + 0.05
+        list(trainer._train_step())
+    assert session.predictor.score(part).mean() > before + 0.05
 
 
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, corpus: Corpus) -> None:
