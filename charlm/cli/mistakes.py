@@ -204,11 +204,7 @@ def _extra(ctx: Any, words: str) -> str:
 def text_is_prompt(text: str) -> str:
     """What is said of an argument of `sample` that names no run."""
     option = "--prompt-file" if os.path.isfile(text) else "--prompt"
-    what = (
-        "a file with the beginning of the sample is named"
-        if os.path.isfile(text)
-        else "the beginning of the sample is given"
-    )
+    what = "to read the prompt from that file" if os.path.isfile(text) else "to use it as the prompt"
     return f"there is no run named {one_line(text)!r}; {what}: charlm sample {option} {quoted(text)}"
 
 

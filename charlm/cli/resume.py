@@ -80,7 +80,7 @@ def command(
         next_commands(training, resumable=False)
     else:
         raise UsageError(
-            f"the run {folder.name} is finished, after {training.session.state.step} steps; to train it further say for "
+            f"the run {folder.name} is finished, after {training.session.state.step} steps; to train it further, set a "
             f"time: charlm resume {folder.name} --time 2m"
         )
 
