@@ -6,6 +6,7 @@ has open or mapped, and names that are reserved. `darwin` hides what macOS lacks
 by platform is imported before, as it is here.
 """
 
+import gc
 import os
 import pathlib
 import shutil
@@ -133,6 +134,7 @@ def main(platform: str, *commands: str) -> int:
         sys.argv = ["charlm", *command.split("|")]
         print("$", *sys.argv, file=sys.stderr)
         code = run(perf_counter())
+        gc.collect()  # as a process that ends, it lets go of what it had mapped
         if code:
             return code
     return 0

@@ -89,7 +89,7 @@ INPUTS: dict[str, Input] = {
     "emoji and marks": Input((FAMILY * 20).encode(), "characters"),
     "right to left": Input(("שלום עולם, مرحبا بالعالم\n" * 20).encode(), "characters"),
     "a vocabulary of 5,000": Input(
-        "".join(chr(0x4E00 + i % 5000) for i in range(12_000)).encode(), "5000 different"
+        "".join(chr(0x4E00 + i % 5000) for i in range(12_000)).encode(), "5000 distinct"
     ),
     "characters never trained on": Input((TEXT + "ЖЩЮ" * 90).encode(), "characters"),
     "escapes within": Input(("\x1b[2J\x9b\u202e evil\n" * 40).encode(), "characters"),

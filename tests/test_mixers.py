@@ -370,4 +370,4 @@ def test_mixers_learn(tmp_path: Path, corpus: Corpus) -> None:
         run, session = toy_run(tmp_path, corpus, 60, mixer, model={"mixer": mixer, **heads})
         list(Trainer(session, run).run(Never()))
         figure = session.state.last_evaluation
-        assert figure and figure["nats_per_char"] < session.state.divergence.unigram - 0.5, mixer
+        assert figure and figure.nats_per_char < session.state.divergence.unigram_nats - 0.5, mixer

@@ -37,31 +37,34 @@ def figure(charlm: Charlm, *words: str) -> float:
 
 
 @pytest.mark.parametrize(
-    "command", [["eval"], ["resume", "ducks", "--steps", "2"], ["compare", "ducks", "ducks"]]
+    "command", [["eval"], ["resume", "ducks", "--steps", "2"], ["compare", "ducks", "twin"]]
 )
 def test_a_moved_text_is_asked_for_by_name_found_and_kept(
     charlm: Charlm, cache: Path, command: list[str]
 ) -> None:
     done(charlm("train", "ducks.txt", *TOY))
+    if "twin" in command:
+        done(charlm("train", "ducks.txt", *TOY, "--run", "twin"))
     shutil.rmtree(cache)
     Path("elsewhere").mkdir()
     Path("ducks.txt").rename("elsewhere/poem.txt")
     gone = charlm(*command)
-    assert gone.code == 4 and "ducks.txt does not exist" in gone.err and "--text PATH says where" in gone.err
+    assert gone.code == 4 and "ducks.txt does not exist" in gone.err and "--text PATH" in gone.err
     found = done(charlm(*command, "--text", "elsewhere/poem.txt"))
     assert "it is kept in the cache, so --text is not needed again" in found.err
     done(charlm(*command))
 
 
 def test_another_text_is_refused_with_both_hashes(charlm: Charlm, cache: Path) -> None:
-    done(charlm("train", "ducks.txt", *TOY))
+    for run in ("ducks", "twin"):
+        done(charlm("train", "ducks.txt", *TOY, "--run", run))
     was = json.loads(Path("checkpoints/ducks/run.json").read_text())["corpus"]["sha256"]
     Path("other.txt").write_text(TEXT.replace("ducks", "geese"))
     for words in (
         ["eval"],
         ["eval", "ducks.txt"],
         ["resume", "ducks", "--steps", "2"],
-        ["compare", "ducks", "ducks"],
+        ["compare", "ducks", "twin"],
     ):
         refused = charlm(*words, "--text", "other.txt")  # although the right one is in the cache
         assert refused.code == 4 and "--text other.txt is not the text of the run" in refused.err

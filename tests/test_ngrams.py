@@ -11,7 +11,7 @@ from charlm.inference.predictor import TransformerPredictor
 from charlm.model.ngram_embeddings import NgramEmbeddings
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.training.optimizer import LearningRates, Optimizer
-from charlm.training.planner import NGRAM_WEIGHTS, Budget, choose
+from charlm.training.planner import NGRAM_EMBEDDING_WEIGHTS, Budget, choose
 from tests.test_loop import stopped_and_resumed
 from tests.test_predictor import VOCABULARY
 
@@ -103,7 +103,7 @@ def test_the_plan_gives_as_many_vectors_as_a_text_can_fill() -> None:
         for n in (1000, 10**8)
     )
     assert short.ngram_embedding_rows == 1024 and long.ngram_embedding_rows and long.ngram_embeddings
-    assert long.ngram_embedding_rows * (long.ngram_embeddings - 1) * 64 <= NGRAM_WEIGHTS
+    assert long.ngram_embedding_rows * (long.ngram_embeddings - 1) * 64 <= NGRAM_EMBEDDING_WEIGHTS
     assert (
         choose(Budget(steps=50), 1000, ModelConfig(plain=True), TrainingConfig()).model.ngram_embeddings == 1
     )
@@ -138,7 +138,7 @@ def test_what_cannot_act_is_refused_by_name(settings: dict[str, object], said: s
 
 
 def test_muon_rate_needs_muon() -> None:
-    with pytest.raises(ValueError, match="cannot act with optimizer adamw"):
+    with pytest.raises(ValueError, match=r"muon_lr is 0\.1, which has no effect with optimizer adamw"):
         TrainingConfig(optimizer="adamw", muon_lr=0.1)
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from charlm.checkpoint.run_folder import CorpusFacts, RunFacts
 from charlm.checkpoint.snapshot import Snapshot
+from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.evaluation.adaptive import BLOCK, MODEL, NGRAM, DynamicModel, Learners, scoring_online
 from charlm.evaluation.report import evaluate
@@ -24,6 +26,13 @@ SHAPES: list[dict[str, object]] = [
     {"mixer": "recurrent", "n_head": None},
     {"mixer": "attention,convolution", "prior": False, "prior_order": None},
 ]
+FACTS = RunFacts(
+    name="toy",
+    command="charlm train",
+    created="",
+    corpus=CorpusFacts(label="a toy", sources=(), key="", sha256=""),
+    text=TextConfig(),
+)
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
@@ -40,7 +49,7 @@ def snapshot(corpus: Corpus, **shape: object) -> Snapshot:
         torch.nn.init.normal_(parameter, std=0.3, generator=generator)
     found = session.snapshot()
     weights = {name: weight.double() for name, weight in found.weights.items()}
-    return replace(found, weights=weights, run={"text": {}})
+    return replace(found, weights=weights, run=FACTS)
 
 
 def learned(
