@@ -1,9 +1,7 @@
-"""`--quiet` and `--no-color`, before the name of a command and after it."""
+"""`--quiet`, before the name of a command and after it."""
 
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from tests.commands import Command
 from tests.conftest import Result
@@ -61,30 +59,3 @@ def test_quiet_keeps_warnings_and_errors(charlm: Charlm) -> None:
 def test_quiet_on_a_terminal_draws_no_bar(charlm: Charlm, tmp_path: Path) -> None:
     done = Command(("-q", *TRAIN), tmp_path).run_on_terminal(err_too=True)
     assert done.code == 0 and b"steps [" not in done.out and b"\r" not in done.out.replace(b"\r\n", b"")
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--no-color", "runs", "--nope"],
-        ["runs", "--nope", "--no-color"],
-        ["eval", "nofile", "--no-color"],
-        ["--no-color", "eval", "nofile"],
-        ["--no-color", *TRAIN],
-        [*TRAIN, "--no-color"],
-    ],
-)
-def test_no_color_is_no_color_anywhere(charlm: Charlm, tmp_path: Path, words: list[str]) -> None:
-    forced = {"FORCE_COLOR": None, "TERM": "xterm", "NO_COLOR": None}
-    done = Command(tuple(words), tmp_path, forced).run_on_terminal(err_too=True)
-    by_variable = Command(tuple(w for w in words if w != "--no-color"), tmp_path, {**forced, "NO_COLOR": "1"})
-    coloured = Command(tuple(w for w in words if w != "--no-color"), tmp_path, forced)
-    assert b"\x1b[1" not in done.out and b"m\x1b" not in done.out and b"\x1b[33m" not in done.out
-    assert b"\x1b[1" not in by_variable.run_on_terminal(err_too=True).out
-    assert b"\x1b[1" in coloured.run_on_terminal(err_too=True).out
-
-
-def test_help_names_both(charlm: Charlm) -> None:
-    for words in ([], ["train"], ["runs"], ["sample"]):
-        out = charlm(*words, "--help").out
-        assert "--quiet" in out and "--no-color" in out

@@ -34,7 +34,7 @@ RAW = (
 )  # fmt: skip
 OF_RUN = (
     *("runs", "runs --json", "info toy", "info toy --json", "sample --run toy --length 3", "eval --run toy"),
-    *("doctor toy", "resume toy", "compare toy toy", "compress t.txt --run toy -o t.clm"),
+    *("doctor toy", "resume toy", "compare toy twin", "compress t.txt --run toy -o t.clm"),
     "train more.txt --from toy --run new --steps 1",
 )
 OF_COMPARISON = ("compare cp", "compare cp --json", "resume cp", "runs", "doctor cp", "sample --run cp")
@@ -80,6 +80,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert done.code == 0, done.err
     for left in (".out", ".err"):
         (folder / left).unlink()
+    shutil.copytree(folder / "checkpoints/toy", folder / "checkpoints/twin")
     return folder
 
 
@@ -277,7 +278,7 @@ def test_unfinished_folders_are_no_runs_and_block_nothing(place: Place) -> None:
 
 # --- what cannot be read -------------------------------------------------------------------------
 
-NAMED = ("sample --run toy --length 3", "eval --run toy", "info toy", "resume toy --steps 1", "doctor toy", "compare toy toy")  # fmt: skip
+NAMED = ("sample --run toy --length 3", "eval --run toy", "info toy", "resume toy --steps 1", "doctor toy", "compare toy twin")  # fmt: skip
 NEWEST = ("runs", "runs --json", "sample --length 3", "eval", "info", "resume --steps 1")
 
 
@@ -334,7 +335,7 @@ def test_reading_needs_no_permission_to_write(place: Place) -> None:
     folders = [p for p in (place.here / "checkpoints", place.here / "cache") for p in (p, *p.rglob("*"))]
     for path in folders:
         path.chmod(0o500 if path.is_dir() else 0o400)
-    for words in ("runs", "info toy", "sample --run toy --length 3", "eval --run toy", "compare toy toy", "compare cp", "doctor toy", "cache"):  # fmt: skip
+    for words in ("runs", "info toy", "sample --run toy --length 3", "eval --run toy", "compare toy twin", "compare cp", "doctor toy", "cache"):  # fmt: skip
         done = place.charlm(words, bound_by_permissions)
         assert done.code == 0, (words, done.err)
     done = place.charlm("resume toy --steps 1", bound_by_permissions)
@@ -386,14 +387,21 @@ def test_a_folder_in_the_place_of_a_result_is_one_sentence(place: Place) -> None
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *((name, value) for name in ("last_figure", "recent_losses", "updates", "seconds", "rises") for value in ("x", [[]], True, {"a": 1})),
-        ("best_blocks", []), ("best_blocks", ["x"]), ("skipped", "12"), ("old_text", {"run": "x"}), ("seconds", 10**200),
+        ("last_evaluation", "x"), ("last_evaluation", {"a": 1}), ("divergence.recent", [[]]), ("divergence.recent", True),
+        ("updates", "x"), ("updates", True), ("updates", -1), ("seconds", {"a": 1}), ("seconds", 10**200),
+        ("early_stopping.rises", [[]]), ("early_stopping.best_blocks", []), ("early_stopping.best_blocks", ["x"]),
+        ("skipped", "12"), ("parent_loss", {"run": "x"}), ("unknown", 1),
     ],
 )  # fmt: skip
 def test_a_state_of_wrong_kinds_is_one_sentence(place: Place, name: str, value: Any) -> None:
     run = place.here / "checkpoints" / "toy"
     for path in run.glob("step-*/state.json"):
-        path.write_text(json.dumps({**json.loads(path.read_bytes()), name: value}))
+        state = json.loads(path.read_bytes())
+        *parts, last = name.split(".")
+        inner = state[parts[0]] if parts else state
+        assert last in inner or last == "unknown"
+        inner[last] = value
+        path.write_text(json.dumps(state))
     vouch_again(run)
     done = place.charlm("resume toy --steps 1")
     assert done.code == 4 and "state.json is damaged" in done.err, done.err

@@ -132,14 +132,14 @@ def test_another_text_is_refused_and_a_moved_one_is_not(charlm: Charlm) -> None:
     assert result.code == 4 and "another text" in result.err and "SHA-256" in result.err
 
 
-def test_a_run_of_an_older_version_is_compared_with_what_it_became(charlm: Charlm) -> None:
-    import charlm.training.launch as start
+def test_a_run_that_no_request_is_kept_of_is_compared_with_what_was_chosen(charlm: Charlm) -> None:
+    from charlm import job
 
-    plain = start.begin
+    plain = job.start_run
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(start, "begin", lambda *args: plain(*args[:-1]))
+        patch.setattr(job, "start_run", lambda *args: plain(*args[:-1]))
         assert charlm(*JOB).code == 0
-    assert "asked" not in json.loads(Path("checkpoints/job/run.json").read_text())
+    assert json.loads(Path("checkpoints/job/run.json").read_text()).get("asked") is None
     assert charlm(*JOB).code == 0
     result = charlm(*JOB, "--n-embd", "32")
     assert result.code == 2 and "n_embd was 16 and is 32" in result.err
