@@ -99,7 +99,7 @@ def test_a_named_pipe_and_a_device_are_written_to_and_not_replaced(folder: Path)
     [
         (["compress", "ducks.txt", "-o", "ducks.txt", "--force"], "is the file that is read"),
         (["compress", "ducks.txt", "-o", "./ducks.txt"], "is the file that is read"),
-        (["compress", "ducks.txt", "-o", "checkpoints"], "is no regular file"),
+        (["compress", "ducks.txt", "-o", "checkpoints"], "is not a regular file"),
         (["compress", "ducks.txt", "-o", "none/ducks.clm"], "folder that does not exist"),
         (["compress", "ducks.txt", "-o", "-", "--json"], "both write to standard output"),
         (["eval", "ducks.txt", "--per-char", "-", "--json"], "both write to standard output"),

@@ -40,7 +40,7 @@ def test_a_resume_with_more_threads_says_so_and_agrees(
 ) -> None:
     losses: dict[int, list[float]] = {}
     for n in (1, 2):
-        run, session = toy_run(tmp_path, corpus, 24, f"run-{n}", model=dict(WIDE), batch_size=8, **made)
+        run, session = toy_run(tmp_path, corpus, 14, f"run-{n}", model=dict(WIDE), batch_size=8, **made)
         assert session.state.step == 0
         trainer = Trainer(session, run)
         list(trainer.run(After(lambda trainer=trainer: trainer.step, 4)))
@@ -54,20 +54,19 @@ def test_a_resume_with_more_threads_says_so_and_agrees(
         events = Trainer(session, run).run(Never())
         losses[n] = [event.loss for event in events if isinstance(event, Stepped)]
         use_threads(1)
-    assert len(losses[1]) == 20
+    assert len(losses[1]) == 10
     assert losses[1] == pytest.approx(losses[2], rel=AGREE)
 
 
 @pytest.mark.usefixtures("threads")
 def test_from_the_first_step_on_they_agree(tmp_path: Path, corpus: Corpus) -> None:
     losses = {}
-    for n in (1, 2, 3):
+    for n in (1, 3):
         torch.set_num_threads(n)
-        run, session = toy_run(tmp_path, corpus, 20, f"run-{n}", model=dict(WIDE), batch_size=8, dropout=0.2)
+        run, session = toy_run(tmp_path, corpus, 10, f"run-{n}", model=dict(WIDE), batch_size=8, dropout=0.2)
         session.training_config = replace(session.training_config, threads=n)
         events = Trainer(session, run).run(Never())
         losses[n] = [event.loss for event in events if isinstance(event, Stepped)]
-    assert losses[1] == pytest.approx(losses[2], rel=AGREE)
     assert losses[1] == pytest.approx(losses[3], rel=AGREE)
 
 

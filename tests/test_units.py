@@ -75,7 +75,7 @@ def test_every_text_comes_back(training: str, text: str, units: str, min_count: 
     assert Vocabulary.from_json(json.loads(vocabulary.to_json())) == vocabulary
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     TEXTS.filter(lambda text: len(text) > 3 and text.strip("\r\n \x00")),
     UNITS,
