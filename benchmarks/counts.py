@@ -26,7 +26,6 @@ from charlm.inference.predictor import NgramPredictor
 from charlm.native.compiler import compile_ngram_rows
 from charlm.ngram.build import Built, build
 from charlm.ngram.prior import TrainingPrior
-from charlm.ngram.table import dump
 
 MEMORY = 4 << 30
 B, T, BATCHES = 8, 128, 100
@@ -97,7 +96,7 @@ def main() -> None:
             nats,
             whole.model.nbytes / 1e6,
             folds.model.nbytes / 1e6,
-            len(dump(whole.model)) / 1e6,
+            len(whole.model.to_bytes()) / 1e6,
             *(seconds * 1e3 for seconds in batch_seconds(TrainingPrior(folds, corpus.train))),
             step_seconds(predictor, corpus) * 1e6,
         )

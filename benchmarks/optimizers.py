@@ -39,14 +39,14 @@ def main() -> None:
     print(f"{'layers x width':16}{'ours':>9}{'torch':>9}{'AdamW':>9}   milliseconds an update")
     for size in SIZES[: options.rows]:
         optimizer = trainer(size).session.optimizer
-        matrices = [optimizer.weights[name] for name in optimizer.by_muon]
+        matrices = [optimizer.weights[name] for name in optimizer.muon_names]
         for matrix in matrices:
             matrix.grad = torch.randn_like(matrix)
         muon, adamw = torch.optim.Muon(matrices, lr=1e-4), torch.optim.AdamW(matrices, lr=1e-4, fused=True)
         with torch.no_grad():
             rounds = [
                 (
-                    timed(lambda optimizer=optimizer: optimizer._muon(1e-4, good)),
+                    timed(lambda optimizer=optimizer: optimizer._update_muon(1e-4, good)),
                     timed(muon.step),
                     timed(adamw.step),
                 )

@@ -117,7 +117,7 @@ def main() -> None:
             read_snapshot(find_run(Path("checkpoints"), options.run), "latest"), library
         )
     else:
-        untrained = trainer(SIZES[2]).predictor
+        untrained = trainer(SIZES[2]).session.predictor
         predictor = TransformerPredictor(untrained.model.eval(), untrained.vocabulary, library)
     without = TransformerPredictor(predictor.model, predictor.vocabulary)
     config = predictor.model.config

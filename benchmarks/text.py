@@ -85,7 +85,7 @@ def step_seconds(keys: list[str], counts: bool) -> list[list[float]]:
         trainers.append(Trainer(session, None))  # type: ignore[arg-type]
     times = [
         [
-            sum(event.seconds for event in trainer._step() if isinstance(event, Stepped))
+            sum(event.seconds for event in trainer._train_step() if isinstance(event, Stepped))
             for trainer in trainers
         ]
         for _ in range(FIRST + ROUNDS)

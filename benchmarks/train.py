@@ -63,7 +63,7 @@ def plain_trainer(size: Size, *, compiled: bool) -> PlainTrainer:
 
 def our_step(training: Trainer) -> Callable[[], float]:
     """What makes one step and returns its seconds."""
-    return lambda: next(event.seconds for event in training._step() if isinstance(event, Stepped))
+    return lambda: next(event.seconds for event in training._train_step() if isinstance(event, Stepped))
 
 
 def in_turns(steps: list[Callable[[], float]], rounds: int, product: Callable[[], float]) -> list[float]:

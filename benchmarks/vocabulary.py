@@ -49,7 +49,7 @@ def measured(corpus: Corpus, counts: bool) -> tuple[float, float, float]:
     trainer = Trainer(session, None)  # type: ignore[arg-type]
     times: list[float] = []
     while len(times) < STEPS:
-        times += [event.seconds for event in trainer._step() if isinstance(event, Stepped)]
+        times += [event.seconds for event in trainer._train_step() if isinstance(event, Stepped)]
     predictor = TransformerPredictor(session.model.eval(), corpus.vocabulary, prior=session.kneser_ney)
     started = perf_counter()
     predictor.score(corpus.held_out[:SCORED])

@@ -220,7 +220,9 @@ def _how_to_match(snapshot: Snapshot, baseline: Baseline) -> str:
 
 def _is_best(snapshot: Snapshot, which: str) -> bool:
     """Whether this checkpoint was chosen because it did best on the run's held-out text."""
-    return which == "best" or (which != "latest" and snapshot.state.get("best_step") == snapshot.step)
+    stopping = snapshot.state.get("early_stopping")
+    best_step = stopping.get("best_step") if isinstance(stopping, dict) else None
+    return which == "best" or (which != "latest" and best_step == snapshot.step)
 
 
 def _warnings(

@@ -169,9 +169,7 @@ def test_a_topic_has_a_text_a_source_an_example_and_its_place_in_the_code(charlm
     assert code[int(line) - 1].lstrip().startswith(("class ", "def ", "@"))
     assert (found["command"] is None) != (found["instead"] is None)
     if found["command"]:
-        assert re.fullmatch(
-            r"charlm compare \S+ (--no-prior --ngram-embeddings 1 )?--vary \w+=\S+,\S+", found["command"]
-        )
+        assert re.fullmatch(r"charlm compare \S+ (--plain )?--vary \w+=\S+,\S+", found["command"])
     shown = charlm("explain", topic)
     lines = shown.out.splitlines()
     assert (

@@ -74,7 +74,7 @@ def test_what_is_said_of_the_held_out_part_agrees_with_itself(models: Models, ki
     assert said.keys() == KEYS.keys()
     assert all(isinstance(value, KEYS[name]) for name, value in said.items()), said
     assert (said["schema"], said["run"], said["checkpoint"]["which"]) == (1, kind, "latest")
-    assert said["kind"] == ("counts" if kind == "counts" else "transformer") and said["online"] is False
+    assert said["kind"] == ("ngram" if kind == "counts" else "transformer") and said["online"] is False
     assert (said["block_size"] == 16 and said["stride"] == 8) or kind in ("counts", "recurrent")
     assert said["state_carried"] is (kind == "recurrent")
     assert (said["prior_order"] is None) == (kind == "plain")
@@ -101,7 +101,7 @@ def test_what_is_said_of_the_held_out_part_agrees_with_itself(models: Models, ki
     assert text in TEXT and 0.07 < len(text) / len(TEXT) < 0.13
 
     kinds = [(each["kind"], each["online"]) for each in said["figures"]]
-    assert kinds == [("counts", False)] * (kind in WITH_PRIOR) + [("model", False)]
+    assert kinds == [("ngram", False)] * (kind in WITH_PRIOR) + [("model", False)]
     assert all(each["chars"] == len(text) for each in said["figures"])
     assert said["figures"][-1]["bits_per_char"] == bits
     sticks = said["baselines"]
@@ -222,7 +222,7 @@ def test_online_figures_stand_beside_those_of_the_run(models: Models) -> None:
     assert said.keys() == KEYS.keys()
     assert said["figures"][:2] == usual["figures"] and said["bits_per_char"] == usual["bits_per_char"]
     learned = said["figures"][2:]
-    assert [(each["kind"], each["online"]) for each in learned] == [("counts", True), ("model", True)]
+    assert [(each["kind"], each["online"]) for each in learned] == [("ngram", True), ("model", True)]
     for each in learned:
         assert each["chars"] == len(UNSEEN)
         assert each["nats_per_char"] == pytest.approx(each["bits_per_char"] * log(2), rel=1e-9)

@@ -39,7 +39,7 @@ from charlm.reporting import log
 from charlm.strict_json import parse_json
 from charlm.terminal import one_line, visible
 from charlm.training.planner import Budget, Plan
-from charlm.training.state import RunState
+from charlm.training.state import read_state
 
 ENCODINGS = (
     None,
@@ -87,7 +87,7 @@ def plan(data: bytes) -> None:
         with suppress(ValueError):
             made = Plan.from_json(values)
             assert 0 <= made.schedule.factor(0) <= 1 and Plan.from_json(made.to_json()) == made
-        RunState.from_json(3, values)
+        read_state(values)
 
 
 def manifest(data: bytes) -> None:
@@ -210,7 +210,7 @@ def cached(data: bytes) -> None:
 def records(data: bytes) -> None:
     """What lies beside a run: its log, a comparison, a result, the vocabulary."""
     run = RunFolder(_folder())
-    for name in (log.MANIFEST, comparison.MANIFEST, result.MANIFEST):
+    for name in (log.NAME, comparison.NAME, result.NAME):
         (run.path / name).write_bytes(data)
     assert all(isinstance(line.get("step", 0), int) for line in log.read_log(run.path))
     for read in (comparison.read, result.read_result):
@@ -261,7 +261,7 @@ def seeds(name: str) -> list[bytes]:
         "header": [good],
         "compressed": [gzip.compress(b"ab" * 50), bz2.compress(b"ab"), lzma.compress(b"ab"), b"charlm\x01"],
         "fields": [b'{"t": "a\\nb"}\n{"t": "\xc3\xa9"}\n', b't,u\n"a ""b""",2\n', b"a\n\n\nb\r\n\r\nc"],
-        "settings": [b'steps = 3\ntime = "10s"\nclip = 0.5\nlocality = true\n'],
+        "settings": [b'steps = 3\ntime = "10s"\ngrad_clip = 0.5\nlocality = true\n'],
         "cached": [_cached()],
         "records": [
             b'{"step": 1, "event": "Saved"}\n{"step": 2',
