@@ -113,7 +113,7 @@ def test_what_never_gets_better_ends_with_code_5_and_leaves_the_last_good_save(
     )
     assert result.code == 5
     assert result.err.rstrip().splitlines()[-1].startswith("error: training diverged again")
-    assert "--learning-rate" in result.err and result.err.count("with the learning rate at") == 3
+    assert "--learning-rate" in result.err and result.err.count("times the learning rate") == 3
     run = RunFolder(Path("checkpoints/bad"))
     assert 0 < read_snapshot(run, "latest", training=True).step <= 5
     events = [json.loads(line)["event"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]

@@ -1,20 +1,13 @@
 """The doctor: whole is said of what is whole, and of each damage what can still be done."""
 
-import json
-import os
-import re
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import CHECKPOINT_FILES, MANIFEST, NGRAM_FILE, RUN_FILES
-from charlm.cli.main import run as main
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.load import load
 from charlm.inspection.doctor import examine, machine
@@ -64,13 +57,6 @@ def test_what_all_checkpoints_share_keeps_a_run_from_going_on(run: RunFolder, na
     assert not found.healthy and found.resumes_from is None
 
 
-def test_a_text_that_changed_is_said(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("ducks.txt").write_text(TEXT[::-1])
-    monkeypatch.setenv("CHARLM_CACHE", "another")
-    found = examine(run)
-    assert found.resumes_from is None and "has changed since training" in " ".join(found.problems)
-
-
 def test_counts_alone_are_examined_too(elsewhere: Path) -> None:
     Path("ducks.txt").write_text(TEXT)
     loaded = load(["ducks.txt"], TextConfig())
@@ -113,32 +99,3 @@ def test_a_place_that_cannot_be_written_is_said_and_nothing_is_left(
 
     monkeypatch.setattr(files, "write_synced", refused)
     assert {place.problem for place in machine(elsewhere).places} == {"Read-only file system"}
-
-
-@pytest.fixture
-def charlm(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str]]:
-    def call(*args: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["charlm", *args])
-        capsys.readouterr()
-        return main(perf_counter()), capsys.readouterr().out
-
-    return call
-
-
-def test_the_command(
-    run: RunFolder, charlm: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, out = charlm("doctor")
-    assert code == 0 and re.search(r"torch +\d", out) and "can be written" in out
-    facts = json.loads(charlm("doctor", "--json")[1])
-    assert facts["threads"] > 0 and {place["what"] for place in facts["places"]} == {"checkpoints", "cache"}
-    code, out = charlm("doctor", "toy")
-    assert code == 0 and "from step 6" in out
-    os.truncate(run.folder(6) / "model.safetensors", 100)
-    code, out = charlm("doctor", "toy")
-    assert code == 4 and "model.safetensors" in out and "from step 5" in out
-    code, out = charlm("doctor", "toy", "--json")
-    assert code == 4 and json.loads(out)["resumes_from"] == 5
-    assert charlm("doctor", "nowhere")[0] == 4

@@ -86,7 +86,7 @@ def test_what_cannot_be_compared_says_what_to_try(charlm, elsewhere: Path) -> No
     (elsewhere / "corpus.txt").write_text(TEXT)
     said = explain("causal").instead
     code, _, err = charlm(*said.partition(" is refused")[0].split()[1:])
-    assert code == 2 and said.endswith("read the answer") and "read the answer" in err
+    assert code == 2 and "causal" in err and "cannot be trained" in err
     assert "--per-char" in charlm("eval", "--help")[1]
 
 
@@ -186,7 +186,7 @@ def test_json_holds_the_same(charlm) -> None:  # type: ignore[no-untyped-def]
             "rows": [list(row) for row in found.example.rows],
         },
         "place": found.place,
-        "command": "charlm compare corpus.txt --no-prior --ngram-embeddings 1 --vary position=none,rotary",
+        "command": "charlm compare corpus.txt --plain --vary position=none,rotary",
         "instead": None,
     }
 

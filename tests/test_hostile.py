@@ -259,7 +259,7 @@ def test_more_than_thirty_are_made_by_hand() -> None:
 def test_the_runs_they_are_made_of_are_whole(used: Hostile, used_alone: Hostile) -> None:
     assert used.use() == "read" == used_alone.use()
     assert set(safe_io.CHECKPOINT_FILES) | set(safe_io.RUN_FILES) <= set(VOUCHED)
-    assert read_snapshot(used.run, "latest", training=True).counts is not None
+    assert read_snapshot(used.run, "latest", training=True).ngram is not None
 
 
 def mutated(hostile: Hostile, numbers: range) -> list[dict[str, Any]]:

@@ -253,7 +253,7 @@ def counting_alone(root: Path) -> Case:
     choice = replace(choice, plan=choice.plan.record(decided="size", at_step=0))
     loaded = load(sources, TextConfig())
     shutil.rmtree(root / "files")  # so that nothing but the run is written
-    expected = NgramSession.counted(loaded.corpus, choice.model, choice.training, choice.plan, {}).counts
+    expected = NgramSession.counted(loaded.corpus, choice.model, choice.training, choice.plan, {}).ngram
 
     def act() -> None:
         if list(root.glob("toy/step-*")):
@@ -270,7 +270,7 @@ def counting_alone(root: Path) -> Case:
         begun = folder.path.is_dir() and bool(folder.steps())
         if begun:
             session = resume_run(folder, unexpected)
-            assert isinstance(session, NgramSession) and session.counts == expected
+            assert isinstance(session, NgramSession) and session.ngram == expected
             assert session.state.finished == "done"
             assert not list(folder.path.glob(files.TEMPORARY + "*"))
             folder.unlock()
