@@ -157,31 +157,6 @@ def test_a_signal_ends_a_comparison_with_its_code_and_the_way_to_go_on(folder: P
     assert "resume with: charlm resume stopped --checkpoints elsewhere" in err and "Traceback" not in err
 
 
-SURROUNDINGS = [
-    {"LANG": "C", "LC_ALL": "C"},
-    {"PYTHONIOENCODING": "cp1252"},
-    {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
-    {"TERM": "dumb"},
-    {"NO_COLOR": "1"},
-    {"COLUMNS": "20"},
-    {"HOME": "/nonexistent", "CHARLM_CACHE": ""},
-]
-
-
-@pytest.mark.parametrize("surroundings", SURROUNDINGS, ids=str)
-def test_hostile_surroundings_end_nothing(
-    folder: Path, surroundings: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for key, value in surroundings.items():
-        monkeypatch.setenv(key, value)
-    (folder / "world.txt").write_text("naïve 日本語 🦆 text, ёлка\n" * 60, "utf-8")
-    name = f"world-{SURROUNDINGS.index(surroundings)}"
-    code, _, err = finish(folder, "train", "world.txt", "--steps", "20", *TRAIN[4:], "--run", name)
-    assert code == 0 and "Traceback" not in err, err
-    code, _, err = finish(folder, "sample", "--run", name, "--length", "50", "--prompt", "日本")
-    assert code == 0 and "Traceback" not in err, err
-
-
 @pytest.mark.parametrize("closed", ["0", "1", "2"])
 def test_closed_streams_end_nothing(folder: Path, closed: str) -> None:
     command = f"{sys.executable} -m charlm sample --run whole --length 20 {closed}>&-"

@@ -194,7 +194,8 @@ def test_killed_with_a_time_to_keep_the_plan_survives_and_the_run_ends(folder: P
         assert now[0]["decided"] == "size" and now[: len(decisions)] == decisions
         decisions, command = now, Command(("resume", "by-time"), folder)
     done = command.run()
-    assert done.code == 0, done.err
+    ended_before_the_last_kill = done.code == 2 and "is finished, after" in done.err
+    assert done.code == 0 or ended_before_the_last_kill, done.err
     assert decided(folder, "by-time") == decisions
 
 
@@ -208,7 +209,7 @@ def waiting_for(folder: Path, name: str, steps: int, child: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(8))
 def test_a_signal_at_a_random_time_saves_and_gives_its_code(folder: Path, number: int) -> None:
     rng, name = random.Random(number), f"signalled-{number}"
     sent = rng.choice(["SIGINT", "SIGINT twice", "SIGTERM", "SIGHUP"])
