@@ -139,9 +139,9 @@ BY_HAND: dict[str, Callable[[Hostile], None]] = {
     "settings of a text there are not": edit(
         RUN, lambda d: (d["corpus"].update(key="x"), d["text"].update(evil=1))
     ),
-    "losses that are words": edit(STATE, lambda d: d.update(recent_losses=["x"])),
-    "a best step that is none": edit(STATE, lambda d: d.update(best_step="x")),
-    "a figure of something": edit(STATE, lambda d: d.update(last_figure={"step": 1})),
+    "losses that are words": edit(STATE, lambda d: d["divergence"].update(recent=["x"])),
+    "a best step that is none": edit(STATE, lambda d: d["early_stopping"].update(best_step="x")),
+    "a figure of something": edit(STATE, lambda d: d.update(last_evaluation={"step": 1})),
     "an end there is not": edit(STATE, lambda d: d.update(finished="\x1b[2J")),
     "updates without end": edit(STATE, lambda d: d.update(updates="1" * 5000)),
     "a character twice": edit(WORDS, lambda d: d.update(chars=d["chars"][:-1] + d["chars"][0])),
