@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
-from charlm.data.cache import cache_folder, entries
 from charlm.data.corpus import reopen
+from charlm.data.corpus_cache import cache_folder, entries
 from charlm.data.load import load, run_name
 from charlm.data.prepare import prepare
 from charlm.data.sources import read_manual

@@ -10,7 +10,7 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import CHECKPOINT_FILES, MANIFEST, NGRAM_FILE, RUN_FILES
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.load import load
-from charlm.inspection.doctor import examine, machine
+from charlm.inspection.health import examine, machine
 from charlm.training.launch import make_trainer, resume_run, start_run
 from charlm.training.planner import Budget, choose
 from charlm.training.trainer import Trainer

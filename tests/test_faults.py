@@ -14,7 +14,8 @@ from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import NGRAM_FILE
 from charlm.checkpoint.snapshot import read_newest
-from charlm.data import cache, encode
+from charlm.data import corpus_cache as cache
+from charlm.data import encode
 from charlm.errors import ResourceError
 from tests.disk import LOSSES, Disk, tree_of
 from tests.forks import forked

@@ -14,8 +14,8 @@ import torch
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read_snapshot
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.data.cache import cache_folder
 from charlm.data.corpus import Corpus
+from charlm.data.corpus_cache import cache_folder
 from charlm.data.load import Loaded
 from charlm.data.prepare import prepare
 from charlm.errors import CheckpointError, UsageError

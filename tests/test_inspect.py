@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.cli.main import run as main
-from charlm.data import cache
+from charlm.data import corpus_cache as cache
 from charlm.data.encode import TextCounter, codes_of
 from charlm.data.stream import Block
 from charlm.inspection.characters import (

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from charlm import files
 from charlm.config import TextConfig
-from charlm.data import cache, decoding, encode, stream
+from charlm.data import corpus_cache as cache
+from charlm.data import decoding, encode, stream
 from charlm.data import prepare as preparation
-from charlm.data.cache import Fingerprints
 from charlm.data.corpus import reopen
+from charlm.data.corpus_cache import Fingerprints
 from charlm.data.encode import Encoder, Spool, TextCounter, codes_of
 from charlm.data.load import load
 from charlm.data.prepare import prepare
@@ -161,7 +162,7 @@ def test_an_unchanged_file_is_not_read_again(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_changed_middle_of_a_long_file_is_seen_by_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("charlm.data.cache.SAMPLED_FROM", 8)
+    monkeypatch.setattr("charlm.data.corpus_cache.SAMPLED_FROM", 8)
     write("t", "a" * 10_000)
     known = Fingerprints(["t"], TextConfig())
     known.remember("k", ["note"])

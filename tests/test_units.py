@@ -19,7 +19,8 @@ from charlm.checkpoint.snapshot import Snapshot
 from charlm.cli.main import run as main
 from charlm.compression.codec import compressing, decompressing
 from charlm.config import SamplingConfig, TextConfig
-from charlm.data import cache, decoding, encode, stream
+from charlm.data import corpus_cache as cache
+from charlm.data import decoding, encode, stream
 from charlm.data.load import load
 from charlm.data.prepare import prepare
 from charlm.data.tokenizer import END, Vocabulary, without_ends

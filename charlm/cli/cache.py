@@ -31,7 +31,7 @@ def command(
 
     A text is read again when it is needed; one from standard input cannot be, and runs on it cannot go on.
     """
-    from charlm.data import cache  # here: numpy is slow to import
+    from charlm.data import corpus_cache as cache  # here: numpy is slow to import
 
     found = cache.entries(warn)
     for key in keys or []:

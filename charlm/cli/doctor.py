@@ -13,7 +13,7 @@ from charlm.errors import CheckpointError, ResourceError
 from charlm.terminal import colour
 
 if TYPE_CHECKING:
-    from charlm.inspection.doctor import Examination, Machine
+    from charlm.inspection.health import Examination, Machine
 
 EXAMPLES = """Examples:
   charlm doctor                what charlm finds here, and whether it can write
@@ -36,7 +36,7 @@ def command(
 
     For a run: what is damaged, and from which step it can resume. Nothing is changed.
     """
-    from charlm.inspection import doctor  # here: torch is slow to import
+    from charlm.inspection import health as doctor  # here: torch is slow to import
     from charlm.threads import use_threads
 
     root, run = checkpoints_root(checkpoints), one_run(run, run_option)

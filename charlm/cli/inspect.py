@@ -68,7 +68,7 @@ def command(
     use_customary_split(names, settings, MESSAGES)
     config = build(TextConfig, settings)
     say(f"reading {describe_paths(names, config)}")
-    from charlm.data import cache  # here and below: numpy and torch are slow to import
+    from charlm.data import corpus_cache as cache  # here and below: numpy and torch are slow to import
     from charlm.data.text_scan import TextScan
     from charlm.inspection.facts import examine
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.data import cache
+from charlm.data import corpus_cache as cache
 from charlm.data.holdout import PARTS, InheritedSplit
 from charlm.data.tokenizer import END, Ids, Vocabulary
 from charlm.rng import mix, permute

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from charlm.config import TextConfig
 from charlm.data.boilerplate import Boilerplate, boilerplate_note
-from charlm.data.cache import Fingerprints
 from charlm.data.corpus import Corpus, reopen
+from charlm.data.corpus_cache import Fingerprints
 from charlm.data.decoding import check_codec
 from charlm.data.documents import FileJoiner, split_documents
 from charlm.data.holdout import EarlierText

@@ -16,7 +16,7 @@ from time import time
 import numpy as np
 
 from charlm.config import TextConfig
-from charlm.data import cache
+from charlm.data import corpus_cache as cache
 from charlm.data.corpus import Corpus, corpus_of_parts, key_of, reopen
 from charlm.data.documents import EndMarker, split_documents
 from charlm.data.encode import Counts, Encoder, Spool, TextCounter

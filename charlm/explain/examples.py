@@ -243,7 +243,7 @@ def locality() -> Example:
         before = torch.softmax(prior.bias(pos, pos)[0, -1], dim=-1)
         prior.bias_scale.add_(2)
         after = torch.softmax(prior.bias(pos, pos)[0, -1], dim=-1)
-    says = "Weights that the last of six positions gives to all, for equal scores, before and after a head got steeper:"
+    says = "Attention weights of the last of six positions, for equal scores, before and after a head got steeper:"
     return _table(says, torch.stack((before, after)), "a", "reads", names=("0", "2"))
 
 
@@ -293,7 +293,7 @@ def alibi() -> Example:
     pos = torch.arange(6)
     bias = Alibi(ModelConfig(n_embd=8, n_head=4)).bias(pos, pos, torch.zeros(()))
     weights = torch.softmax(bias[:, -1], dim=-1)
-    says = "Weights that the last of six positions gives to all, for equal scores, in each of four heads:"
+    says = "Attention weights of the last of six positions, for equal scores, in each of four heads:"
     return _table(says, weights, "head", "reads", names=[str(h) for h in range(1, 5)])
 
 

@@ -363,7 +363,7 @@ def warn_unless_kept(paths: Sequence[str], messages: Messages) -> None:
     """Before standard input is read, warn if the cache cannot keep its text."""
     if "-" not in paths:
         return
-    from charlm.data.cache import cache_folder, unwritable  # here: NumPy is slow to import
+    from charlm.data.corpus_cache import cache_folder, unwritable  # here: NumPy is slow to import
 
     reason = unwritable()
     if reason is not None:

@@ -20,8 +20,8 @@ from charlm.checkpoint.safe_io import MANIFEST, dump_tensors, find_problems, loa
 from charlm.cli.config_file import read_config
 from charlm.compression.container import unpack
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
-from charlm.data import cache as text_cache
 from charlm.data import corpus
+from charlm.data import corpus_cache as text_cache
 from charlm.data.decoding import TextDecoder, check_codec
 from charlm.data.documents import marked_text, split_documents
 from charlm.data.holdout import PARTS

@@ -13,7 +13,7 @@ from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import find_problems
 from charlm.checkpoint.snapshot import Snapshot, read_snapshot
-from charlm.data.cache import cache_folder
+from charlm.data.corpus_cache import cache_folder
 from charlm.errors import CharlmError
 from charlm.native import compiler as compiled
 from charlm.terminal import one_line
