@@ -212,7 +212,7 @@ def test_a_run_has_the_same_weights_whenever_the_compiler_is_done(corpus: Corpus
         session.prior_rows = PriorRows(session.prior, session.windows, 0.2, Late(batches))  # type: ignore[arg-type]
         trainer = Trainer(session, None)  # type: ignore[arg-type]
         for _ in range(8):
-            list(trainer._train_step())
+            list(trainer._guarded_step())
         assert (session.prior.model.kernel is None) == (batches == 99)
         weights.append(session.model.state_dict())
     for other in weights[1:]:
@@ -283,7 +283,7 @@ def test_every_mixer_learns_beside_counts(corpus: Corpus, config: ModelConfig) -
     trainer, part = Trainer(session, None), corpus.held_out  # type: ignore[arg-type]
     before = session.predictor.score(part).mean()
     for _ in range(60):
-        list(trainer._train_step())
+        list(trainer._guarded_step())
     assert session.predictor.score(part).mean() > before + 0.05
 
 

@@ -29,7 +29,7 @@ class Corpus:
     ends: tuple[int, int, int] = (0, 0, 0)  # ends of documents in each part, which are no characters
     left_out_chars: int = 0  # in gaps between the parts
     uncached: str | None = None  # why it could not be cached
-    respected: InheritedSplit | None = None  # how it was split, when fine-tuning
+    respected: InheritedSplit | None = None  # fine-tuning: split so that what was held out stays so
 
     @property
     def chars(self) -> int:
@@ -112,13 +112,13 @@ class Windows:
         epochs, index = windows // self.per_epoch, windows % self.per_epoch
         starts = np.empty_like(index)
         for epoch in np.unique(epochs):
-            of_epoch = epochs == epoch
-            order = permute(index[of_epoch], self.per_epoch, int(mix(self.seed, epoch)))
-            starts[of_epoch] = self._offset(epoch) + self.block_size * order
+            in_epoch = epochs == epoch
+            shuffled = permute(index[in_epoch], self.per_epoch, int(mix(self.seed, epoch)))
+            starts[in_epoch] = self._offset(epoch) + self.block_size * shuffled
         return starts
 
     def _offset(self, epoch: int) -> int:
-        """Where the first window of an epoch starts."""
+        """Where the first window of an epoch starts: drawn from 0 to the number of ids that its windows leave over."""
         room = self.n - 1 - self.per_epoch * self.block_size
         return int(mix(self.seed, epoch, 1) % np.uint64(room + 1))
 

@@ -45,7 +45,7 @@ class Vocabulary:
     counts: tuple[int, ...]
     has_end: bool = False  # a symbol for the end of a document
     units: str = "chars"
-    ids: tuple[int, ...] = ()  # of all symbols in their order, if extended; else 0, 1, 2, ...
+    ids: tuple[int, ...] = ()  # of each of `symbols`, if extended; empty: 0, 1, 2, ...
 
     def __post_init__(self) -> None:
         if self.chars != "".join(sorted(set(self.chars))) or self.trained_bytes != bytes(
@@ -74,11 +74,11 @@ class Vocabulary:
     ) -> Self:
         """As `build`, from how often each code point occurs (n,); characters of `keep` are kept however rare."""
         counts = point_counts.copy()
-        n_ends = int(counts[END_POINT : END_POINT + 1].sum())
+        n_ends = int(counts[END_POINT : END_POINT + 1].sum())  # a slice: n may be smaller
         counts[END_POINT : END_POINT + 1] = 0
         if min_count is None:
             min_count = 2 if counts.sum() > MIN_COUNT_FROM else 1
-        spelled = counts < min_count if units != "bytes" else counts >= 0
+        spelled = counts < min_count if units != "bytes" else counts >= 0  # of bytes: all
         kept_points = code_points(keep)
         spelled[kept_points[kept_points < len(counts)]] = False
         chars = np.flatnonzero((counts > 0) & ~spelled)
@@ -112,7 +112,7 @@ class Vocabulary:
 
     @property
     def end(self) -> int | None:
-        """The id of the end of a document, which starts the next one; None if there is none."""
+        """The id of END, which ends a document and is the context of the next one's first symbol; None without END."""
         return int(self._symbol_ids[-1]) if self.has_end else None
 
     def encode(self, text: str) -> NDArray[np.int32]:
@@ -194,7 +194,7 @@ class Vocabulary:
     def extended(self, other: "Vocabulary", *, replace_counts: bool = False) -> "Vocabulary":
         """These symbols with the same ids, then those of `other` that are new, for fine-tuning on its text.
 
-        Counts are added, or replaced where the text of `other` contains the old one.
+        Counts are added. `replace_counts`: the text of `other` contains the old one, so its counts include the old.
         """
         assert self.units == other.units, "what an id stands for cannot change"
         old = dict(zip(self.symbols, self._symbol_ids.tolist(), strict=True))
@@ -205,7 +205,7 @@ class Vocabulary:
         added = [symbol for symbol in symbols if symbol not in old]
         ids = old | {symbol: self.n_symbols + i for i, symbol in enumerate(added)}
         counts = {symbol: other.counts[new[symbol]] if symbol in new else 0 for symbol in ids}
-        if not replace_counts or not all(counts.values()):
+        if not replace_counts or not all(counts.values()):  # no symbol may have a count of 0
             counts |= {symbol: counts[symbol] + self.counts[i] for symbol, i in old.items()}
         order = tuple(ids[symbol] for symbol in symbols)
         return Vocabulary(
@@ -218,7 +218,7 @@ class Vocabulary:
         )
 
     def ids_in(self, extended: "Vocabulary", ids: Ids) -> Ids:
-        """Ids of this vocabulary as an extended one has them: only bytes that training never saw have moved."""
+        """Translate ids (m,) of this vocabulary to one `extended` from it, where only bytes of group 4 have new ids."""
         if not len(ids) or int(ids.max()) < self.n_symbols:
             return ids
         table = np.arange(self.n_ids)

@@ -243,7 +243,9 @@ def locality() -> Example:
         before = torch.softmax(prior.bias(pos, pos)[0, -1], dim=-1)
         prior.bias_scale.add_(2)
         after = torch.softmax(prior.bias(pos, pos)[0, -1], dim=-1)
-    says = "Attention weights of the last of six positions, for equal scores, before and after a head steepens:"
+    says = (
+        "Attention weights of the last of six positions, for equal scores, before and after a head steepens:"
+    )
     return _table(says, torch.stack((before, after)), "a", "reads", names=("0", "2"))
 
 

@@ -25,7 +25,7 @@ Ids = NDArray[np.int64]
 NOISE_AT_ONCE = 256
 IDS_AT_ONCE = 64
 SECONDS_BETWEEN = 0.04
-"""Text comes in pieces of this many characters or this often, whichever is sooner."""
+"""Text is passed on once IDS_AT_ONCE ids are waiting or SECONDS_BETWEEN have passed, whichever is sooner."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,10 @@ def generate(
 def draw(
     predictor: Predictor, prompt: Ids, config: SamplingConfig, n: int, *, one_document: bool = False
 ) -> Iterator[Ids]:
-    """Draw n continuations of a prompt (T,) without end: one id of each, (n,), at a time.
+    """Draw n endless continuations of a prompt (T,), and yield the next id of each, (n,), again and again.
 
-    The seed is random unless `config` has one. With `one_document`, a sample whose document has ended repeats the end.
+    The seed is random unless `config` has one. With `one_document`, a sample yields
+    only the end symbol once its document has ended; otherwise its next document begins, in a group of its own.
     """
     seed, end = config.seeded().seed, predictor.vocabulary.end
     assert seed is not None
@@ -111,7 +112,7 @@ def draw(
         for group in groups:
             group.read(ids[group.samples])
         if not one_document:
-            groups += [_Group(predictor, np.array([end]), np.array([i])) for some in ended for i in some]
+            groups += [_Group(predictor, np.array([end]), np.array([i])) for gone in ended for i in gone]
 
 
 class _Group:
@@ -121,7 +122,7 @@ class _Group:
         self.samples = samples  # (G,): numbers of the samples that are still in this document
         self._predictor, n = predictor, len(samples)
         self._rows = np.arange(n)  # (G,): their rows in the batch
-        self._last = np.zeros(n, dtype=np.int64)  # the last id of each row, of samples that left too
+        self._last = np.zeros(n, dtype=np.int64)  # (n,): what each row reads; an old id where the sample left
         self._state, logp = predictor.step(predictor.start(n), torch.from_numpy(prompt).expand(n, -1))
         self._logits = logp.cpu().numpy()
 
@@ -164,7 +165,7 @@ class _Sample:
         text = self._decoder.feed(ids)
         text = (text + self._decoder.flush() if ended else text)[: self.left]
         self.left -= len(text)
-        if self.left == 0:  # first, since how many ids come at once depends on the clock
+        if self.left == 0:  # goes before `ended`: the clock decides whether one call sees both
             self.reason = "length"
         elif ended:
             self.reason = "document"

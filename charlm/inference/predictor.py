@@ -172,15 +172,15 @@ class TransformerPredictor(Predictor):
             start, _, end = rule.window(k, len(ids))
             text = torch.from_numpy(ids[start:end].astype(np.int64))[None].to(self._device)
             read = text[:, :-1]
-            known = self._log_prior(ids, [start], read.shape[1])
+            log_prior = self._log_prior(ids, [start], read.shape[1])  # (1, T, symbols)
             begins = [] if end_id is None else (read[0] == end_id).nonzero()[:, 0].tolist()
             hidden = []
-            for a, b in pairwise([0, *(at for at in begins if at), read.shape[1]]):
+            for a, b in pairwise([0, *(at for at in begins if at), read.shape[1]]):  # parts of one document
                 cache = self.model.new_cache(1) if a in begins else cache
-                part = None if known is None else known[:, a:b]
+                part = None if log_prior is None else log_prior[:, a:b]
                 hidden.append(self.model.hidden(read[:, a:b], cache, log_prior=part))
             if k in wanted:
-                logp = self._log_probs(torch.cat(hidden, dim=1), known)  # (1, T, V)
+                logp = self._log_probs(torch.cat(hidden, dim=1), log_prior)  # (1, T, V)
                 yield logp.gather(2, text[:, 1:, None])[0, :, 0].double().cpu().numpy()
 
     def _score_batch(self, ids: Ids, windows: Sequence[int], rule: ContextRule) -> list[Scores]:
@@ -195,9 +195,10 @@ class TransformerPredictor(Predictor):
         read = torch.from_numpy(rows).to(self._device)
         skip = min(first - start for start, first, _ in bounds) - 1  # positions that no window scores
         docs = documents_of(read[:, :-1], self.vocabulary.end)
-        known = self._log_prior(ids, [start for start, *_ in bounds], longest - 1, bound=rule.prior_bound)
-        hidden = self.model.hidden(read[:, :-1], docs=docs, log_prior=known)[:, skip:]  # (B, T, C)
-        logp = self._log_probs(hidden, None if known is None else known[:, skip:])  # (B, T, V)
+        starts = [start for start, *_ in bounds]
+        log_prior = self._log_prior(ids, starts, longest - 1, bound=rule.prior_bound)
+        hidden = self.model.hidden(read[:, :-1], docs=docs, log_prior=log_prior)[:, skip:]  # (B, T, C)
+        logp = self._log_probs(hidden, None if log_prior is None else log_prior[:, skip:])  # (B, T, V)
         chosen = logp.gather(2, read[:, skip + 1 :, None])[..., 0].double().cpu().numpy()
         return [
             row[first - start - 1 - skip : end - start - 1 - skip]
@@ -231,10 +232,10 @@ class TransformerPredictor(Predictor):
         if state.append(ids.numpy()) == 0 or state.cache is None:
             state.cache = self.model.new_cache(B)
         rows = state.log_prior()
-        known = None if rows is None else torch.from_numpy(rows).to(self._device)  # (B, T, V)
+        log_prior = None if rows is None else torch.from_numpy(rows).to(self._device)  # (B, T, symbols)
         unread = torch.from_numpy(state.unread.copy()).to(self._device)
-        hidden = self.model.hidden(unread, state.cache, log_prior=known)[:, -1]  # (B, C)
-        return state, self._log_probs(hidden, None if known is None else known[:, -1])
+        hidden = self.model.hidden(unread, state.cache, log_prior=log_prior)[:, -1]  # (B, C)
+        return state, self._log_probs(hidden, None if log_prior is None else log_prior[:, -1])
 
     def next_logits(self, state: TextState, ids: IdRows) -> tuple[TextState, Floats]:
         """Read one id (B,) of each text. Returns the new state and logits (B, symbols), valid until the next call."""
@@ -245,16 +246,16 @@ class TransformerPredictor(Predictor):
     def _decode(self, state: TextState, ids: IdRows) -> Floats:
         """Logits (B, symbols) after ids (B, T), by the fast decoder."""
         assert state.decoder is not None and self._decoder_weights is not None
-        in_cache, known = state.append(ids), state.log_prior()
-        added = None if known is None else self._decoder_weights.embed_prior(known)
+        in_cache, log_prior = state.append(ids), state.log_prior()
+        added = None if log_prior is None else self._decoder_weights.embed_prior(log_prior)
         logits = state.decoder.next_logits(state.in_view, in_cache, added)
-        if known is None:
+        if log_prior is None:
             return logits
-        gate = 1 + logits[:, -1:]  # the last column; see DecoderWeights.head
-        return known[:, -1].astype(logits.dtype, copy=False) * gate + logits[:, :-1]
+        gate = 1 + logits[:, -1:]  # (B, 1); the decoder's last column is w h of NgramPrior
+        return log_prior[:, -1].astype(logits.dtype, copy=False) * gate + logits[:, :-1]
 
     def _log_prior(self, ids: Ids, starts: Sequence[int], T: int, *, bound: bool = False) -> Tensor | None:
-        """Log-probabilities (B, T, V) of the prior after each of T ids from each of `starts`, if there is a prior.
+        """The prior's log-probabilities (B, T, symbols) after each of T ids from each of `starts`; None without one.
 
         `bound`: without context from before a start.
         """
@@ -271,8 +272,8 @@ class TransformerPredictor(Predictor):
         """Log-probabilities (V,) of the first id: by the prior, or by the frequencies in the training text."""
         if self.prior is None:
             return symbol_frequencies(self.vocabulary)
-        known = torch.from_numpy(self.prior.log_next(self.prior.start(1)))
-        return log_softmax_with_escape(self.vocabulary, known)[0].numpy()
+        log_prior = torch.from_numpy(self.prior.log_next(self.prior.start(1)))  # (1, symbols)
+        return log_softmax_with_escape(self.vocabulary, log_prior)[0].numpy()
 
     @property
     def _device(self) -> torch.device:

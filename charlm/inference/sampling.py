@@ -24,7 +24,7 @@ def sampling_weights(logp: Floats, config: SamplingConfig) -> Floats:
     if config.temperature == 0:
         best: Floats = (np.arange(logp.shape[1]) == logp.argmax(axis=-1)[:, None]).astype(np.float64)
         return best
-    p: Floats = np.subtract(logp, logp.max(axis=-1, keepdims=True), dtype=np.float64)
+    p: Floats = np.subtract(logp, logp.max(axis=-1, keepdims=True), dtype=np.float64)  # (B, V)
     p /= config.temperature
     np.exp(p, out=p)
     if config.top_k is None and config.top_p is None and config.min_p is None:
@@ -36,7 +36,7 @@ def sampling_weights(logp: Floats, config: SamplingConfig) -> Floats:
     if config.top_k is not None:
         keep[:, config.top_k :] = False
     if config.top_p is not None:
-        keep &= ranked.cumsum(axis=-1) - ranked < config.top_p  # the ones before do not reach it yet
+        keep &= ranked.cumsum(axis=-1) - ranked < config.top_p  # likelier ones sum to less than top_p
     if config.min_p is not None:
         keep &= ranked >= config.min_p * ranked[:, :1]
     keep[:, 0] = True
@@ -115,6 +115,7 @@ class _Match:
         return self.matched == len(self.text)
 
     def _after(self, matched: int, char: str) -> int:
+        """How many characters match after `char`, if `matched` did before it."""
         while matched and self.text[matched] != char:
             matched = self._fallback[matched - 1]
         return matched + (self.text[matched] == char)

@@ -1,6 +1,7 @@
 """Attention, and the contract of every mixer.
 
-Shapes: B batch, T query positions, S key positions, C width, H heads, D head size (C = H D).
+Shapes: B batch, T query positions, S key positions, C width, H heads, K key and value heads
+(H is a multiple of K), D head size (C = H D).
 """
 
 from collections.abc import Callable
@@ -69,7 +70,7 @@ class Attention(Mixer):
 
     def forward(self, x: Tensor, info: PositionInfo, cache: KVCache | None = None) -> Tensor:
         """(B, T, C) to (B, T, C); with a cache, x continues the text that it holds."""
-        q, k, v = (split_heads(part, self.head_size) for part in self.qkv.split(x))  # (B, H, T, D) each
+        q, k, v = (split_heads(part, self.head_size) for part in self.qkv.split(x))  # (B, H or K, T, D)
         return self.out(attend(self.q_norm(q), self.k_norm(k), v, info, cache))  # type: ignore[no-any-return]
 
     def new_cache(self, batch_size: int, block_size: int, like: Tensor) -> KVCache:
@@ -108,10 +109,10 @@ def split_heads(x: Tensor, head_size: int) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, info: PositionInfo, cache: KVCache | None) -> Tensor:
-    """Rotate, extend the cache, attend, and merge the heads: (B, T, C) from q, k, v (B, H, T, D)."""
+    """Rotate, extend the cache, attend, and merge the heads: (B, T, C) from q (B, H, T, D), k and v (B, K, T, D)."""
     q, k = info.rotate(q), info.rotate(k)
     if cache is not None:
-        k, v = cache.extend(k, v)  # (B, H, S, D)
+        k, v = cache.extend(k, v)  # (B, K, S, D)
     group = q.shape[1] // k.shape[1]
     if group > 1:  # grouped queries: repeat each key and value head
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
@@ -136,7 +137,7 @@ def attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 def plain_up_to(device: str) -> int:
     """The longest block for which plain products beat the fused kernel on that device; 0: none.
 
-    With AVX-512 the kernel's backward pass is the slower one for short blocks (33 GFLOP/s). With AVX2 the kernel is
+    With AVX-512 the kernel's backward pass (33 GFLOP/s) is slower on short blocks. With AVX2 the kernel is
     1.3 to 1.5 times as fast as plain products from 64 characters on, and on GPUs it always wins.
     """
     return 256 if device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512" else 0

@@ -169,8 +169,8 @@ class LanguageModel(nn.Module):
         x = self.embedding(ids.clamp(max=self.n_symbols - 1)) * known[..., None]  # (B, T, C)
         if self.ngrams is None:
             return x  # type: ignore[no-any-return]
-        none = ids.new_full((ids.shape[0], len(self.ngrams.orders)), -1)
-        before = none if cache is None or cache.last_ids is None else cache.last_ids
+        no_ids = ids.new_full((ids.shape[0], len(self.ngrams.orders)), -1)  # (B, N - 1) for n-grams up to N
+        before = no_ids if cache is None or cache.last_ids is None else cache.last_ids
         if cache is not None:
             cache.last_ids = torch.cat((before, ids), dim=1)[:, ids.shape[1] :]
         return x + self.ngrams(ids, before, docs)  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
 """The optimizer: Muon for the blocks' matrices, AdamW for the rest, Adagrad for n-gram embeddings.
 
-Axes: N matrices, R rows, C columns.
+Axes: N matrices, R rows, C columns; of n-gram embeddings M positions, O n-gram lengths, U different rows read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ class Optimizer:
         decayed = [name for name in adamw_names if is_matrix(name, self.weights[name])]
         undecayed = [name for name in adamw_names if name not in decayed]
         self.adamw_groups = ((decayed, weight_decay), (undecayed, 0.0))
-        self.updates = torch.zeros((), device=next(iter(self.weights.values())).device)
+        self.updates = torch.zeros((), device=next(iter(self.weights.values())).device)  # made so far
 
     def update(self, rates: LearningRates, finite: Tensor) -> None:
         """Update the weights, or change nothing where `finite` (a boolean on the device) is False."""
@@ -75,7 +75,7 @@ class Optimizer:
             if self.muon_names:
                 self._update_muon(rates.muon, finite.float())
             if self.ngrams is not None:
-                self._update_rows(self.ngrams, rates.ngram_embeddings, finite.float())
+                self._update_ngram_embeddings(self.ngrams, rates.ngram_embeddings, finite.float())
             self.updates += finite
 
     def restore(self, state: Mapping[str, Tensor], updates: int) -> None:
@@ -108,19 +108,19 @@ class Optimizer:
 
     def _update_muon(self, rate: float, finite: Tensor) -> None:
         """Orthogonalised Nesterov momentum, scaled by sqrt(R / C) for tall matrices."""
-        updates = []
+        momenta = []
         for name in self.muon_names:
             gradient = _gradient(self.weights[name]).nan_to_num(0.0, 0.0, 0.0)
             momentum = self.state[f"momentum.{name}"]
             momentum.lerp_(gradient, (1 - MOMENTUM) * finite)
-            updates.append(gradient.lerp(momentum, MOMENTUM))
-        directions = orthogonalize_parts(updates, self.muon_parts, self.muon_dtype)
+            momenta.append(gradient.lerp(momentum, MOMENTUM))
+        directions = orthogonalize_parts(momenta, self.muon_parts, self.muon_dtype)
         for name, rows, direction in zip(self.muon_names, self.muon_parts, directions, strict=True):
             weight = self.weights[name]
             weight.mul_(1 - rate * self.weight_decay * finite)
             weight.sub_(direction * (rate * sqrt(max(1.0, rows[0] / weight.shape[1])) * finite))
 
-    def _update_rows(self, ngrams: NgramEmbeddings, rate: float, finite: Tensor) -> None:
+    def _update_ngram_embeddings(self, ngrams: NgramEmbeddings, rate: float, finite: Tensor) -> None:
         """Adagrad with one accumulator per row (Duchi et al. 2011), for the rows that the step has read.
 
         The first gradients of a plain Adagrad move a row farthest, so it would memorise what follows a rare
@@ -132,10 +132,10 @@ class Optimizer:
             [summed.grad.view(-1, C) for _, summed in ngrams.pending if summed.grad is not None]
         )
         ngrams.pending.clear()
-        rows, place = torch.unique(index, return_inverse=True)  # (U,), (M, O)
-        total = torch.zeros(len(rows), C, device=rows.device)
+        rows, row_of = torch.unique(index, return_inverse=True)  # (U,), (M, O)
+        total = torch.zeros(len(rows), C, device=rows.device)  # each row's gradient
         for order in range(index.shape[1]):
-            total.index_add_(0, place[:, order], gradients)
+            total.index_add_(0, row_of[:, order], gradients)  # (M, C) into (U, C)
         total.nan_to_num_(0.0, 0.0, 0.0)
         total[rows == ngrams.nothing] = 0
         accumulator = self.state[f"row_square.{TABLE}"]

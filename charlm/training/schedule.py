@@ -85,17 +85,19 @@ class Schedule:
         if not self.is_cooling(step):
             last = self.pieces[-1]
             warmup = last[: [factor for _, factor in last].index(1) + 1]
-            top = warmup[-1][0]
+            top = warmup[-1][0]  # the step at which the factor reaches 1
             cooldown = _cooldown_start(top, end)
             if max(step, top) < cooldown < end:
                 return Schedule((*self.pieces[:-1], (*warmup, (cooldown, 1.0), (end, 0.0))))
         return self._with_piece(((step, self._factor_before(step)), (end, 0.0)))
 
     def _factor_before(self, step: int) -> float:
+        """The last piece's factor where `step` begins, rounded as `str` writes it."""
         steps, factors = zip(*self.pieces[-1], strict=True)
         return round(float(np.interp(step, steps, factors)), DIGITS)
 
     def _with_piece(self, piece: Points) -> "Schedule":
+        """`piece` after those that begin before it; a piece that begins at the same step or later is dropped."""
         return Schedule((*(p for p in self.pieces if p[0][0] < piece[0][0]), piece))
 
 
@@ -104,6 +106,7 @@ def _cooldown_start(top: int, end: int) -> int:
 
 
 def _warmup_cooldown(step: int, factor: float, end: int) -> Points:
+    """From `factor` at `step` up to 1, constant, and down to 0 at `end`; too few steps only warm up."""
     top = step + min(WARMUP_STEPS, ceil(WARMUP_SHARE * (end - step)))
     if top >= end:
         return (step, factor), (end, 1.0)

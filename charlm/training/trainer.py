@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from charlm.training.session import Session
     from charlm.training.signals import Stop
 
-FINAL_CHARS = 200_000
+FINAL_SYMBOLS = 200_000
 """Held-out symbols scored at the end of a run without a time budget."""
 PARENT_SAFETY, PARENT_RESERVE = 1.2, 0.7
-"""A fine-tuned run scores its parent's text again at the end, and needs so many seconds longer to exit."""
+"""Time kept for scoring the parent's text again at the end: the first score's seconds times SAFETY, plus RESERVE."""
 
 
 def train_step(session: "Session", rates: "LearningRates") -> tuple[float, float]:
@@ -120,7 +120,7 @@ class Trainer:
             yield self._compile()
         while self.step < session.plan.total_steps and not stop.is_set() and not self._stopped_early:
             started = perf_counter()
-            yield from self._train_step()
+            yield from self._guarded_step()
             if deadline is not None:  # listeners included
                 deadline.add_step(perf_counter() - started)
             yield from self._after_step(stop)
@@ -128,7 +128,8 @@ class Trainer:
 
     # --- one step -----------------------------------------------------------------------------
 
-    def _train_step(self) -> Iterator[Event]:
+    def _guarded_step(self) -> Iterator[Event]:
+        """Take a step and report it; roll back if the loss has diverged."""
         started = perf_counter()
         state, rates = self.session.state, self.session.learning_rates()
         loss, norm = train_step(self.session, rates)
@@ -218,9 +219,10 @@ class Trainer:
         self._stopped_early = bool(patience) and state.early_stopping.rises >= patience
 
     def _evaluate(self, stop: "Stop", part: "Slice", *, final: bool = False) -> Iterator[Event]:
-        """Score these windows; whether it is the best evaluation is judged on windows common to all.
+        """Score the windows of `part`, update early stopping and the deadline, and report the score.
 
-        The final evaluation scores the common windows besides its own.
+        Early stopping compares evaluations on the windows that all have in common; the final one, whose own
+        differ, scores those too.
         """
         started = perf_counter()
         session, state, deadline = self.session, self.session.state, self.deadline
@@ -235,6 +237,7 @@ class Trainer:
             return
         seconds = perf_counter() - started
         compared = estimate.of_windows(scored, common)
+        # At a high learning rate a small rise means nothing; the final evaluation cannot stop anything.
         margin = inf if final else 0.0 if session.plan.schedule.is_cooling(self.step) else COOLDOWN_GAIN
         is_best = state.early_stopping.update(self.step, compared.blocks, margin)
         event: Evaluated = self.held_out.record(
@@ -255,7 +258,7 @@ class Trainer:
 
     def _final_windows(self) -> "Slice":
         if self.deadline is None:
-            return self.held_out.windows(FINAL_CHARS)
+            return self.held_out.windows(FINAL_SYMBOLS)
         whole = self.held_out.windows()
         return self.held_out.windows(
             self.deadline.closing_windows(whole.of_windows) * whole.symbols_per_window
@@ -281,7 +284,7 @@ class Trainer:
     # --- saving and finishing -----------------------------------------------------------------
 
     def _save(self, *, best: bool = False) -> Iterator[Event]:
-        """Write a checkpoint; if the disk refuses, report it once and try again at the next one."""
+        """Write a checkpoint if all weights are finite. If the disk refuses, report it once and try again later."""
         started = perf_counter()
         self._saved_at = started
         if not self.session.is_finite():
@@ -314,7 +317,7 @@ class Trainer:
         stopped = (stop.reason or "done") if stop.is_set() else "done"
         reason = "early" if self._stopped_early else stopped
         state.finished = "early" if reason == "early" else "done" if reason == "done" else None
-        if state.finished:
+        if state.finished:  # a run that was stopped is not: it can be resumed
             yield from self._evaluate_parent(final=True)
         best = state.early_stopping.best_step
         yield from self._save(best=best == self.step)

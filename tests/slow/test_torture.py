@@ -240,13 +240,13 @@ def ends_at_once() -> None:
     """In the child: as if Ctrl-C came in the first step."""
     from charlm.training.trainer import Trainer
 
-    real = Trainer._train_step
+    real = Trainer._guarded_step
 
     def step(self):  # type: ignore[no-untyped-def]
         yield from real(self)
         os.kill(os.getpid(), signal.SIGINT)
 
-    Trainer._train_step = step  # type: ignore[method-assign]
+    Trainer._guarded_step = step  # type: ignore[method-assign]
 
 
 def slow_backward(seconds: float) -> Callable[[], None]:
