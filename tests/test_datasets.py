@@ -122,7 +122,7 @@ TO = b"HTTP/1.1 302 Found\r\nLocation: "
         (lambda: [OK + b"\r\n", BODY * 50], "more than 100,000 bytes"),
         (lambda: [CHUNKED, b"f" * 5000 + b"\r\n", BODY], "could not be downloaded"),
         (lambda: [CHUNKED, b"5\r\n", BODY], "could not be downloaded"),
-        (lambda: [OK + b"Content-Encoding: gzip\r\n" + LENGTH, BODY], "encoded .gzip."),
+        (lambda: [OK + b"Content-Encoding: gzip\r\n" + LENGTH, BODY], "encoding that charlm did not request"),
         (lambda: [OK + b"x: y\r\n" * 1000 + LENGTH, BODY], "more than 100 headers"),
         (lambda: [b"\x00\xff" * 50], "could not be downloaded"),
         (list, "closed connection"),

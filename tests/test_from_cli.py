@@ -32,7 +32,7 @@ def test_a_run_on_another_text(charlm: Callable[..., Result], counts: str) -> No
     result = charlm("train", "ankor.txt", "--from", "old", "--steps", "6")
     assert result.code == 0, result.err
     assert "fine-tuning old, step 8" in result.err
-    assert re.search(r"and \d+ new: \S", result.err)
+    assert re.search(r"plus \d+ new: \S", result.err)
     assert len(re.findall(r"held-out text of old: \d\.\d{4} bits/char before", result.err)) == 2
     assert "held-out text of old" in result.out and ("forgotten" in result.out or "gained" in result.out)
     assert ("the n-gram prior counts this text and ducks.txt" in result.err) == (counts == "--prior")
@@ -59,7 +59,7 @@ def test_new_symbols_are_named(charlm: Callable[..., Result]) -> None:
     Path("new.txt").write_text(" ".join(new) * 40, "utf-8")
     charlm("train", "ducks.txt", "--steps", "2", "--run", "old", *TOY)
     said = charlm("train", "new.txt", "--from", "old", "--steps", "2", "--dry-run").err
-    assert f"and {len(new)} new: {''.join(new[:20])}...\n" in said
+    assert f"plus {len(new)} new: {''.join(new[:20])}...\n" in said
 
 
 def test_a_text_that_has_grown_keeps_what_was_held_out(charlm: Callable[..., Result]) -> None:
@@ -121,11 +121,11 @@ def test_settings_of_the_text_are_taken_over(charlm: Callable[..., Result]) -> N
 def test_what_contradicts_the_old_run_is_refused_by_name(charlm: Callable[..., Result]) -> None:
     charlm("train", "ducks.txt", "--steps", "3", "--run", "old", *TOY)
     for words, said in (
-        (("--lowercase",), "lowercase is True, and False in old"),
-        (("--normalize", "nfc"), "normalize is nfc, and None in old"),
-        (("--n-layer", "7"), "n_layer is 7, and 1 in old"),
-        (("--plain",), "plain is True, and False in old"),
-        (("--split", "documents", "--documents", "line"), "split is documents, and tail in old"),
+        (("--lowercase",), "lowercase is True, but False in old"),
+        (("--normalize", "nfc"), "normalize is nfc, but None in old"),
+        (("--n-layer", "7"), "n_layer is 7, but 1 in old"),
+        (("--plain",), "plain is True, but False in old"),
+        (("--split", "documents", "--documents", "line"), "split is documents, but tail in old"),
         (("--from", "nobody"), "there is no run named nobody"),
         (("--checkpoint", "77"), "has no checkpoint 77"),
     ):
@@ -142,7 +142,7 @@ def test_the_units_are_those_of_the_old_run(charlm: Callable[..., Result]) -> No
     assert json.loads(Path("checkpoints/ankor/run.json").read_text())["text"]["units"] == "bytes"
     assert len(re.findall(r"held-out text of old: \d\.\d{4} bits/", result.err)) == 2
     refused = charlm("train", "ankor.txt", "--from", "old", "--steps", "3", "--units", "chars")
-    assert refused.code == 2 and "units is chars, and bytes in old" in refused.err
+    assert refused.code == 2 and "units is chars, but bytes in old" in refused.err
 
 
 def test_documents_can_be_told_apart_from_now_on(charlm: Callable[..., Result]) -> None:

@@ -74,7 +74,7 @@ def saving(root: Path, run: Run, step: int, *, best: bool) -> Case:
     """A checkpoint, of a new step or of one that has been saved already."""
     shutil.copytree(run.path, root / "toy")
     folder = RunFolder(root / "toy")
-    moment = replace(run.next, step=step, state={**run.next.state, "seconds": 0.5})
+    moment = replace(run.next, step=step, state={**run.next.state, "step": step, "seconds": 0.5})
     names = (*CHECKPOINT_FILES, *RUN_FILES)
     old = {s: read_verified(folder.folder(s), names) for s in folder.steps()}
     new = {**moment.files(), **moment.run_files()}
@@ -104,7 +104,7 @@ def same(found: dict[str, bytes], wanted: dict[str, bytes]) -> bool:
 
 def beginning(root: Path, run: Run) -> Case:
     """A run's first files, up to its first checkpoint: afterwards it is there, or its name is free."""
-    moment = replace(run.next, step=0)
+    moment = replace(run.next, step=0, state={**run.next.state, "step": 0})
     plan = run.session.plan
 
     def act() -> None:
