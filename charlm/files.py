@@ -155,27 +155,6 @@ def is_live(path: Path) -> bool:
     return False
 
 
-@contextmanager
-def claiming(folder: Path) -> Iterator[bool]:
-    """Whether no other process claims this folder meanwhile; True too where the system cannot tell."""
-    descriptor, alone = None, True
-    if fcntl is not None:
-        with suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if descriptor is not None:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                alone = False
-            except OSError:
-                pass  # some network file systems have no locks
-        yield alone
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
 def _hold(descriptor: int) -> None:
     """Show others that this process is writing here, for as long as the descriptor is open."""
     if fcntl is not None:

@@ -110,15 +110,15 @@ class TrainingJob:
                 memory = session.training_config.prior_memory << 20
                 built = count_training_part(corpus.vocabulary, corpus.train, memory=memory, most=symbols)
             started = perf_counter()
-            stick = baseline_of_ids(built, corpus.vocabulary, corpus.held_out, corpus.held_out_chars)
+            baseline = baseline_of_ids(built, corpus.vocabulary, corpus.held_out, corpus.held_out_chars)
             seconds = perf_counter() - started
-        order = several(stick.order or 0, corpus.vocabulary.word)
+        order = several(baseline.order or 0, corpus.vocabulary.word)
         self.messages.say(
-            f"baseline: {stick.bits_per_char:.3f} bits/char on all held-out text, by n-grams of {order}, {source} "
-            f"({KNESER_NEY}){f'; {stick.limits}' if stick.limits else ''}{too_few(corpus.held_out_chars)}. "
+            f"baseline: {baseline.bits_per_char:.3f} bits/char on all held-out text, by n-grams of {order}, {source} "
+            f"({KNESER_NEY}){f'; {baseline.limits}' if baseline.limits else ''}{too_few(corpus.held_out_chars)}. "
             "Each evaluation scores it on its own windows"
         )
-        return NgramBaseline(stick, built.model, seconds)
+        return NgramBaseline(baseline, built.model, seconds)
 
     def events(self, stop: Stop) -> Iterator[Event]:
         """Train to the end of the plan or until `stop`; the last event is Finished. Each is logged before it is yielded.
@@ -155,10 +155,10 @@ class TrainingJob:
         self.folder.unlock()
         rows = summary_rows(self.folder, self.session, self.last)
         budget = 0.0 if hurry else None if self.deadline is None else self.deadline.budget
-        stick = self.baseline.baseline if self.baseline else None
+        baseline = self.baseline.baseline if self.baseline else None
         facts = [*rows, *repeat_row(self.folder, self.session)]
         try:
-            rows += write_report(self.folder, self.session, facts, budget, stick, self.messages.warn)
+            rows += write_report(self.folder, self.session, facts, budget, baseline, self.messages.warn)
         except (OSError, CharlmError) as error:
             self.messages.warn(f"the report could not be written: {error}")
         return rows

@@ -154,7 +154,7 @@ def _loss_curves(folder: RunFolder, task: Task) -> _Curves:
                 found.closing_time.append((seconds, numbers["nats_per_char"] / log(2)))
                 found.closing_chars.append((chars, numbers["nats_per_char"] / log(2)))
             same = "nats_per_char" if event.get("final") is not True else "compared_nats_per_char"
-            if same in numbers:  # older logs lack it for the closing evaluation
+            if same in numbers:
                 found.by_time.append((seconds, numbers[same] / log(2)))
                 found.by_chars.append((chars, numbers[same] / log(2)))
     return found

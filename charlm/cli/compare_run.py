@@ -11,7 +11,7 @@ import typer
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.cli.compare_display import show
-from charlm.cli.console import count, foreign, note_files, print_json, say, table, text_of, warn
+from charlm.cli.console import count, foreign, note_files, print_json, say, table, warn
 from charlm.cli.follow import warn_of
 from charlm.cli.loading import Bar, chosen, corpus_of_run, working
 from charlm.config import TextConfig, TrainingConfig
@@ -36,7 +36,7 @@ from charlm.reporting.run_summary import figure_rows, repeat_row
 from charlm.settings import settings_of
 from charlm.terminal import command_line, one_line
 from charlm.threads import use_threads
-from charlm.training.describe import describe_model, several
+from charlm.training.describe import describe_model, several, text_name
 from charlm.training.device import measure_budget, pick_device, unused_gpu_note
 from charlm.training.events import Event
 from charlm.training.planner import Budget
@@ -234,7 +234,7 @@ def compare_two(
             raise UsageError(
                 f"{names[0]} and {names[1]} held out different texts; name one text for both with --on FILE"
             )
-        named = f"held-out part of {text_of(runs[0][0].run)}"
+        named = f"held-out part of {text_name(runs[0][0].run)}"
         read = [[(named, text)] for text in held_out]
     else:
         sources = [

@@ -20,7 +20,7 @@ DESCRIPTOR = re.compile(r"/dev/stderr|(?:/dev|/proc/self)/fd/[0-9]+")
 LONGEST_NAME = 255
 
 if TYPE_CHECKING:
-    from charlm.checkpoint.run_folder import RunFacts
+    pass
 
 
 class Output:
@@ -249,13 +249,8 @@ def count(n: int) -> str:
     return f"{n:,}"
 
 
-def text_of(run: "RunFacts") -> str:
-    """The text of a run, as a figure on it must name it: with the beginning of its hash."""
-    return one_line(f"{run.corpus.label}, SHA-256 {run.corpus.sha256[:16]}")
-
-
 def checkpoints_root(option: str | None) -> Path:
-    """Where runs live."""
+    """The folder of runs."""
     return Path(os.path.expanduser(option or "checkpoints"))
 
 

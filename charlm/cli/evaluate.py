@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.console import Output, checkpoints_root, count, note_files, print_json, table, text_of, warn
+from charlm.cli.console import Output, checkpoints_root, count, note_files, print_json, table, warn
 from charlm.cli.loading import Bar, chosen, corpus_of_run, working
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import AsJson, Checkpoints, MovedText, MovedValFile, Run, Threads, Which
 from charlm.errors import TextError, UsageError
 from charlm.terminal import one_line
+from charlm.training.describe import text_name
 from charlm.training.request import moved_text
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def command(
     corpus = corpus_of_run(snapshot, needed=texts is None, moved=moved_text(text, val_file))
     if texts is None:
         assert corpus is not None
-        texts = [_text_of_part(corpus, part or "held-out", text_of(snapshot.run))]
+        texts = [_text_of_part(corpus, part or "held-out", text_name(snapshot.run))]
     try:
         rule = ContextRule.of_model(snapshot.model_config, stride)
     except ValueError as error:
@@ -275,14 +276,14 @@ def _show(name: str, evaluation: "Evaluation") -> None:
     lines = [("this model", f"{figure.bits_per_char:.4f}", few[2:])]
     if evaluation.ngram is not None:
         lines.append((OF_KIND["ngram"], f"{evaluation.ngram.bits_per_char:.4f}", "the n-gram prior alone"))
-    for title, stick in evaluation.baselines.items():
-        if isinstance(stick, str):
-            lines.append((title, "-", stick))
+    for title, baseline in evaluation.baselines.items():
+        if isinstance(baseline, str):
+            lines.append((title, "-", baseline))
         else:
-            said = "adapts to this text" if stick.adaptive else ""
-            if stick.order is not None:
-                said = f"{stick.order} {word}s of context, {stick.source}"
-            lines.append((title, f"{stick.bits_per_char:.4f}", said + (few if said else few[2:])))
+            said = "adapts to this text" if baseline.adaptive else ""
+            if baseline.order is not None:
+                said = f"{baseline.order} {word}s of context, {baseline.source}"
+            lines.append((title, f"{baseline.bits_per_char:.4f}", said + (few if said else few[2:])))
     table(lines, header=("baseline", "bits/char", ""), numbers=(1,))
     if evaluation.online:
         print()

@@ -348,7 +348,7 @@ def write_report(
 
 
 def _evaluation(event: dict[str, Any]) -> Evaluation:
-    """A logged evaluation in bits; logs of older versions lack the comparison with the baseline."""
+    """A logged evaluation, from nats to bits."""
     bits = {
         name: None if event.get(name) is None else event[name] / log(2)
         for name in (
@@ -364,7 +364,7 @@ def _evaluation(event: dict[str, Any]) -> Evaluation:
     return Evaluation(
         step=event["step"],
         bits=event["nats_per_char"] / log(2),
-        error=None if event.get("blocks") == 1 else bits["standard_error"],  # older versions logged 0
+        error=bits["standard_error"],
         compared_bits=compared,
         baseline_bits=bits["baseline_nats_per_char"],
         difference=bits["difference"],
