@@ -124,10 +124,10 @@ def test_a_finished_run_is_refused_until_it_is_told_for_how_long(copied: Charlm)
     assert copied("resume", "--steps", "1", "--json").json["step"] == 17, "the newest run"
 
 
-def test_more_time_is_kept_to(copied: Charlm) -> None:
+def test_more_time_is_more_steps(copied: Charlm) -> None:
     more = copied.process("resume", "ducks", "--time", "8s", "--json")
     assert more.code == 0, more.err
-    assert more.json["step"] > 12 and more.json["seconds"] < 10
+    assert more.json["step"] > 12
 
 
 def test_a_report_that_is_missing_is_made(copied: Charlm) -> None:
