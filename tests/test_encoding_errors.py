@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from charlm.data.encoding_errors import guesses
+from charlm.data.detection import guesses
 from tests.conftest import Result
 
 # Article 1 of the Universal Declaration of Human Rights, or about it.
@@ -106,7 +106,7 @@ def judged(length: int | None) -> tuple[int, int, list[tuple[str, str]]]:
             except UnicodeDecodeError as error:
                 found = guesses(data, error.start)
             wanted = data.decode(encoding, "ignore")
-            read = [data.decode(guess.encoding, "ignore") for guess in found]
+            read = [data.decode(guess, "ignore") for guess, _ in found]
             total, first = total + 1, first + (read[:1] == [wanted])
             if wanted not in read[:3]:
                 missed.append((language, encoding))
@@ -136,7 +136,7 @@ def test_the_right_encoding_of_a_short_text_is_shown(encoding: str, text: str) -
     data = text.encode(encoding)
     with pytest.raises(UnicodeDecodeError) as caught:
         data.decode()
-    assert text in [data.decode(guess.encoding, "replace") for guess in guesses(data, caught.value.start)]
+    assert text in [data.decode(guess, "replace") for guess, _ in guesses(data, caught.value.start)]
 
 
 @pytest.mark.parametrize(

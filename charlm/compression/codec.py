@@ -33,7 +33,7 @@ from charlm.compression.container import (
     streams_for,
     unpack,
 )
-from charlm.data.decoding import byte_order_mark, is_valid
+from charlm.data.detection import byte_order_mark, is_valid
 from charlm.data.tokenizer import Ids, Vocabulary
 from charlm.errors import CheckpointError, TextError
 from charlm.inference.predictor import Predictor, predictor_of

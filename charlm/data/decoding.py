@@ -1,129 +1,26 @@
 """Bytes to text: strictly decoded, or refused with what is wrong, where, and what to do."""
 
 import codecs
-import re
 import sys
 from collections.abc import Iterator
 from itertools import chain
 
-from charlm.data.stream import PIECE, Block, compression_of
-from charlm.errors import TextError, UsageError
+import numpy as np
+
+from charlm.data.detection import (
+    binary_format,
+    byte_order_mark,
+    guesses,
+    is_valid,
+    lines_around,
+    utf16_without_mark,
+)
+from charlm.data.stream import PIECE, Block
+from charlm.errors import TextError
 from charlm.terminal import one_line
 
 HEAD = 1 << 23
 """Bytes at the beginning of a text that decide how it is read."""
-_MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
-    codecs.BOM_UTF32_LE: "utf-32-le",
-    codecs.BOM_UTF32_BE: "utf-32-be",
-    codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF16_LE: "utf-16-le",
-    codecs.BOM_UTF16_BE: "utf-16-be",
-}
-_HOST_NAMES = ("idna", "punycode")  # codecs of names, not of texts
-_OTHER = "Give a text file instead."
-_SAVE = "Save it as plain text (UTF-8) and give that."
-_UNPACK = "Unpack it and give the files or the folder."
-# Each must hold bytes that no text begins with; two letters ("MZ") are not enough.
-_FORMATS = (
-    (rb"\x89PNG\r\n\x1a\n", "a PNG image", _OTHER),
-    (rb"\xff\xd8\xff", "a JPEG image", _OTHER),
-    (rb"GIF8[79]a.{0,6}[\x00-\x08\x80-\xff]", "a GIF image", _OTHER),
-    (rb"\x7fELF", "a program (ELF)", _OTHER),
-    (rb"\xcf\xfa\xed\xfe|\xca\xfe\xba\xbe", "a program", _OTHER),
-    (rb"MZ[^\x00]{0,62}\x00", "a Windows program", _OTHER),
-    (rb"SQLite format 3\x00", "an SQLite database", _OTHER),
-    (rb"%PDF-\d\.\d", "a PDF document", "Export its text (pdftotext does, for a PDF) and give that."),
-    (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document", _SAVE),
-    (rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|.{257}ustar[\x00 ]", "an archive", _UNPACK),
-    (rb"PK\x03\x04.*word/document\.xml", "a Word document (docx)", _SAVE),
-    (rb"PK\x03\x04.*xl/workbook\.xml", "an Excel workbook (xlsx)", _SAVE),
-    (rb"PK\x03\x04.*ppt/presentation\.xml", "a PowerPoint presentation (pptx)", _SAVE),
-    (rb"PK\x03\x04.*application/epub\+zip", "an e-book (epub)", _SAVE),
-    (rb"PK\x03\x04.*application/vnd\.oasis\.opendocument", "an OpenDocument file", _SAVE),
-    (rb"PK\x03\x04|PK\x05\x06", "a ZIP archive", _UNPACK),
-)
-_CONTROLS = bytes(sorted({*range(32)} - set(b"\b\t\n\v\f\r\x1a\x1b")))
-"""Control characters that text hardly has."""
-_MOST_CONTROLS = 0.01
-_UTF16_SAMPLE = 4096
-
-
-def check_codec(encoding: str) -> None:
-    """Raise UsageError unless `encoding` is a text encoding that Python can decode."""
-    if _is_text_codec(encoding):
-        return
-    import difflib
-    from encodings.aliases import aliases
-
-    names = sorted(name.replace("_", "-") for name in {*aliases, *aliases.values()})
-    near = filter(_is_text_codec, difflib.get_close_matches(encoding.lower(), names))
-    hint = f"Did you mean {name}?" if (name := next(near, "")) else "Try utf-8 or cp1252."
-    raise UsageError(f"--encoding {one_line(encoding)} is not a text encoding. {hint}")
-
-
-def _is_text_codec(encoding: str) -> bool:
-    try:
-        b"a".decode(encoding)
-    except UnicodeDecodeError:  # half a character of UTF-16
-        return True
-    except (LookupError, ValueError):
-        return False
-    return codecs.lookup(encoding).name not in _HOST_NAMES
-
-
-def byte_order_mark(data: bytes) -> tuple[bytes, str]:
-    """The byte-order mark that `data` begins with (or b"") and the codec for what follows."""
-    return next(((mark, codec) for mark, codec in _MARKS.items() if data.startswith(mark)), (b"", "utf-8"))
-
-
-def is_valid(sample: bytes, codec: str, *, whole: bool = False) -> bool:
-    """Whether `codec` can decode the sample, which may end within a character unless it is `whole`."""
-    try:
-        codecs.getincrementaldecoder(codec)().decode(sample, whole)
-    except UnicodeError:
-        return False
-    return True
-
-
-def binary_format(data: bytes) -> tuple[str, str] | None:
-    """The binary format that `data` begins as, and what to do with such a file; None for what may be text."""
-    if again := compression_of(data):
-        return f"compressed more than once ({again})", "Decompress it first."
-    found = (row for row in _FORMATS if re.match(row[0], data, re.DOTALL))
-    return next(((name, advice) for _, name, advice in found), None)
-
-
-def is_binary(head: bytes) -> bool:
-    """Is a file that begins so clearly no text, in UTF-8, UTF-16, UTF-32 or an 8-bit encoding?
-
-    Text may have a few control characters.
-    """
-    odd = len(head) - len(head.translate(None, _CONTROLS))
-    if not odd or byte_order_mark(head)[0] or utf16_without_mark(head):
-        return False
-    return odd > _MOST_CONTROLS * len(head) or not is_valid(head, "utf-8")
-
-
-def utf16_without_mark(data: bytes) -> str | None:
-    """UTF-16 or UTF-32, judged by the places of NUL bytes in data without a byte-order mark; else None."""
-    sample = data[:_UTF16_SAMPLE]
-    nul = [sample[i::4].count(0) for i in range(4)]
-    quarter = len(sample) // 4
-    if len(sample) % 4 == 0 and quarter and sum(nul) < len(sample):
-        if nul[3] == quarter and nul[2] > 0.9 * quarter:
-            return "utf-32-le"
-        if nul[0] == quarter and nul[1] > 0.9 * quarter:
-            return "utf-32-be"
-    big, little = nul[0] + nul[2], nul[1] + nul[3]
-    more, fewer = max(big, little), min(big, little)
-    # Scripts beyond Latin-1 show NUL bytes at spaces only; as UTF-8 they are mostly control characters.
-    controls = sum(byte < 9 or 13 < byte < 32 for byte in sample)
-    if controls * 5 < len(sample) and is_valid(sample, "utf-8"):
-        return None
-    if len(sample) % 2 or more < 2 or fewer * 10 > more or more * 100 < len(sample):
-        return None
-    codec = "utf-16-le" if little > big else "utf-16-be"
-    return codec if is_valid(sample, codec) else None
 
 
 class TextDecoder:
@@ -244,8 +141,6 @@ class TextDecoder:
                 yield Block(utf8, text)
 
     def _count_lines(self, utf8: bytes) -> None:
-        import numpy as np
-
         self._lines += int(np.count_nonzero(np.frombuffer(utf8, np.uint8) == ord("\n")))
         if b"\r" in utf8:
             self._lines += utf8.count(b"\r") - utf8.count(b"\r\n")
@@ -254,8 +149,6 @@ class TextDecoder:
 
     def _invalid(self, data: bytes, error: UnicodeDecodeError, offset: int) -> TextError:
         """The error for bytes that are not valid, `offset` bytes of the text before `data`."""
-        from charlm.data.encoding_errors import invalid  # here: only for what is no text so far
-
         before = data[: error.start]
         try:
             self._count_lines(before.decode(self.codec, "replace").encode())
@@ -267,8 +160,37 @@ class TextDecoder:
         else:  # whole lines: half a character misleads
             data, start = data[: data.rfind(b"\n", error.end) + 1 or None], error.start
         end = max(start + 1, min(start + error.end - error.start, start + 4))
-        return invalid(data, self._label, self.codec, (start, end), at, self._lines + 1)
+        window = f"{data[max(0, start - 8) : start].hex(' ')} [{data[start:end].hex(' ')}] {data[end : end + 8].hex(' ')}"
+        return TextError(
+            f"{self._label} is not valid {self.codec.upper()} at byte offset {at}, line {self._lines + 1} (in hex: "
+            f"{window.strip()}). {_remedy(data, start, self.codec)}"
+        )
 
 
 def _mark_dropped(codec: str) -> str:
     return f"a {codec.upper().removesuffix('-LE').removesuffix('-BE')} byte-order mark was dropped"
+
+
+def _remedy(data: bytes, start: int, codec: str) -> str:
+    """What to do about bytes that `codec` cannot decode, the first of them at `start`."""
+    mark, marked = byte_order_mark(data)
+    if mark and not codec.startswith(marked[:6]):
+        return f"It begins with the byte-order mark of {marked}: leave --encoding out."
+    if codec != "utf-8" and is_valid(data, "utf-8", whole=True):
+        return "It is valid UTF-8: leave --encoding out."
+    if codec.startswith(("utf-16", "utf-32")):
+        return "It is cut short or damaged: get the whole file again, or try another --encoding."
+    sample = lines_around(data, start)
+    text = sample.decode("utf-8", "replace")
+    if sum(char > "\x7f" for char in text) > 2 * text.count("\ufffd"):
+        return (
+            "The text around it is valid UTF-8, so it is damaged there: repair it, or drop such bytes with "
+            "iconv -c -f utf-8 -t utf-8."
+        )
+    if found := guesses(data, start):
+        best = found[0][0]
+        lines = [f"\n  --encoding {encoding:<14}{one_line(line)}" for encoding, line in found]
+        return f"It looks like {best}: to read it that way, add --encoding {best}. A line then reads:{''.join(lines)}"
+    if b"\0" in sample:
+        return "It has NUL bytes too, so it is probably not text; give a text file instead."
+    return "If it is text, name its encoding with --encoding; if not, give a text file instead."

@@ -10,15 +10,15 @@ from charlm.config import TextConfig
 from charlm.data.boilerplate import Boilerplate, boilerplate_note
 from charlm.data.corpus import Corpus, reopen
 from charlm.data.corpus_cache import Fingerprints
-from charlm.data.decoding import check_codec
+from charlm.data.detection import check_codec
 from charlm.data.documents import FileJoiner, split_documents
 from charlm.data.holdout import EarlierText
 from charlm.data.normalize import normalize_blocks
 from charlm.data.prepare import CorpusBuilder, Watch, unwatched
 from charlm.data.reader import FileReader, no_text
-from charlm.data.sources import Note, find_files, manual_name, read_manual
+from charlm.data.sources import Note, find_files, grouped, manual_name, read_manual
 from charlm.data.stream import STDIN, Block, label_of
-from charlm.data.text_scan import FileRead, TextScan, grouped
+from charlm.data.text_scan import FileRead, TextScan
 from charlm.errors import TextError
 
 NEWLINE_ADDED = "does not end with a newline; one is added, so that lines of two files are not joined"

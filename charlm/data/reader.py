@@ -11,13 +11,13 @@ from itertools import chain
 
 from charlm.config import TextConfig
 from charlm.data.boilerplate import Boilerplate, strip_boilerplate
-from charlm.data.decoding import TextDecoder, check_codec
+from charlm.data.decoding import TextDecoder
+from charlm.data.detection import check_codec
 from charlm.data.documents import FileJoiner, marked_text, split_documents
 from charlm.data.normalize import normalize_blocks
 from charlm.data.records import BEGINNING, RecordReader, field_names, format_of, is_table_file, list_fields
-from charlm.data.sources import find_files
-from charlm.data.stream import Block, ByteStream, label_of, too_large
-from charlm.data.text_scan import Excerpt, grouped
+from charlm.data.sources import find_files, grouped
+from charlm.data.stream import Block, ByteStream, Excerpt, label_of, too_large
 from charlm.errors import TextError
 from charlm.terminal import one_line
 

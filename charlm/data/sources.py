@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from charlm.data.datasets import address_advice
-from charlm.data.decoding import binary_format, is_binary
-from charlm.data.stream import STDIN, compression_of, decompress, read_error, special_kind
+from charlm.data.detection import binary_format, compression_of, is_binary
+from charlm.data.stream import STDIN, decompress, read_error, special_kind
 from charlm.errors import CharlmError, TextError, UsageError
 from charlm.terminal import one_line
 
@@ -79,6 +79,17 @@ def find_files(
     paths = list(found.values())
     search.check(paths)
     return paths, search.notes
+
+
+def grouped(notes: Sequence[Note]) -> list[str]:
+    """Notes on files as sentences, one for all files with the same note."""
+    files: dict[str, list[str]] = {}
+    for name, note in notes:
+        files.setdefault(note, []).append("Standard input" if name == STDIN else name)
+    return [
+        f"{one_line(names[0])}{f' and {len(names) - 1:,} more' if names[1:] else ''}: {note}."
+        for note, names in files.items()
+    ]
 
 
 def describe(

@@ -1,16 +1,18 @@
 """The bytes of one file, or of standard input: read in pieces, decompressed, and never silently cut short."""
 
+import codecs
 import importlib
 import os
 import stat
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from charlm.data.datasets import address_advice
+from charlm.data.detection import byte_order_mark, compression_of
 from charlm.errors import ResourceError, TextError
 from charlm.terminal import one_line
 
@@ -18,15 +20,11 @@ if TYPE_CHECKING:  # NumPy takes a while to import
     import numpy as np
     from numpy.typing import NDArray
 
-    from charlm.data.text_scan import Excerpt
-
 STDIN = "-"
 PIECE = 1 << 19
 """Bytes that are read, or decompressed, at once."""
 EXPANDS_SAFELY, MOST_EXPANSION = 10_000_000, 200
 """Decompressed bytes that are always fine; more may be at most so many times the compressed ones."""
-_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_BZ2_STARTS = (b"1AY&SY", b"\x17rE8P\x90")  # the first block, or none; "BZh9" alone could be text
 _SPECIAL = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -34,6 +32,9 @@ _SPECIAL = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFDIR: "a folder",
 }
+
+
+Span = tuple[int, int]  # of bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,64 @@ class Block:
         return len(self.utf8) if self.utf8.isascii() else len(self.text)
 
 
+class Excerpt:
+    """What is read of one file, or of standard input: all of it, spans of bytes, or its beginning."""
+
+    def __init__(self, spans: Sequence[Span] | None, budget: int, encoding: str | None = None) -> None:
+        """`budget`: bytes that are read of a file that has to be read from its beginning."""
+        self._spans, self.budget, self._encoding = spans, budget, encoding
+        self.cut = False  # the budget ended before the text
+
+    @property
+    def whole(self) -> bool:
+        """Whether the bytes are those of the file, from the first to the last."""
+        return self._spans is None
+
+    def of_file(self, file: BinaryIO) -> Iterator[bytes]:
+        """The lines that lie whole within the spans; of a file that has to be read from its beginning, all bytes."""
+        first = file.read(PIECE)
+        if self._spans is None or compression_of(first) or not self._has_lines(first):
+            yield first
+            yield from iter(lambda: file.read(PIECE), b"")
+            return
+        size = file.seek(0, os.SEEK_END)
+        for start, end in self._spans:
+            file.seek(start)
+            data = b"".join(iter(lambda end=end: file.read(end - file.tell()), b""))  # type: ignore[misc]
+            data = data[data.find(b"\n") + 1 if start else 0 :]
+            yield data if end == size else data[: data.rfind(b"\n") + 1]
+
+    def beginning(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """As many of these (decompressed) bytes as the budget allows, up to the end of a line or of a character."""
+        codec = ""
+        for piece in pieces:
+            codec = codec or self._codec(piece)
+            if len(piece) > self.budget:
+                yield _complete(piece[: self.budget // 4 * 4], codec)
+                self.budget, self.cut = 0, True
+                return
+            self.budget -= len(piece)
+            yield piece
+
+    def _codec(self, first: bytes) -> str:
+        return codecs.lookup(self._encoding or byte_order_mark(first)[1]).name
+
+    def _has_lines(self, first: bytes) -> bool:
+        """Whether a byte of a line feed always ends a line."""
+        return b"\n" in first and "\n".encode(self._codec(first)) == b"\n"
+
+
+def _complete(data: bytes, codec: str) -> bytes:
+    """Bytes less the line, or at least the character, that is cut at their end."""
+    end = data.rfind(b"\n") + 1
+    if end and "\n".encode(codec) == b"\n":
+        return data[:end]
+    decoder = codecs.getincrementaldecoder(codec)("ignore")
+    decoder.decode(data)
+    pending = decoder.getstate()[0]
+    return data[: len(data) - len(pending)]
+
+
 class ByteStream:
     """A file or standard input, read once from its beginning.
 
@@ -78,7 +137,7 @@ class ByteStream:
         label: str,
         *,
         watch: Callable[[int], None] = lambda n_bytes: None,
-        excerpt: "Excerpt | None" = None,
+        excerpt: Excerpt | None = None,
     ) -> None:
         """`watch` is called with the size of each piece read, before decompression; `excerpt` limits what is read."""
         self._path, self._label, self._watch, self._excerpt = path, label, watch, excerpt
@@ -196,13 +255,6 @@ def _is_device(stream: BinaryIO) -> bool:
         return stat.S_ISCHR(os.fstat(stream.fileno()).st_mode) and not stream.isatty()
     except (AttributeError, OSError, ValueError):  # not a stream of the operating system
         return False
-
-
-def compression_of(data: bytes) -> str | None:
-    """The compression that `data` begins with: gzip, bz2, xz or zstd; None for other data."""
-    if data[:3] == b"BZh" and data[4:10] in _BZ2_STARTS:
-        return "bz2"
-    return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)
 
 
 def decompress(kind: str, pieces: Iterable[bytes], label: str, size: int | None = None) -> Iterator[bytes]:

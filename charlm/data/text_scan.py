@@ -4,30 +4,25 @@ A text is read whole up to READ_WHOLE bytes. Of a longer one `charlm inspect` re
 all files; a file that cannot be entered in the middle (compressed, records, UTF-16) is read from its beginning.
 """
 
-import codecs
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 
 from charlm.config import TextConfig
-from charlm.data.decoding import byte_order_mark
 from charlm.data.encode import Counts
-from charlm.data.sources import Note
-from charlm.data.stream import STDIN, compression_of
+from charlm.data.stream import STDIN, Excerpt, Span
 from charlm.data.tokenizer import END_POINT, Points
-from charlm.terminal import one_line
 
 READ_WHOLE = 1_000_000_000
 PIECES, PIECE_BYTES = 64, 2 << 20
 """How many pieces of a longer text are read, and their size in bytes."""
 SAMPLE_PIECE, MOST_SAMPLE_PIECES = 1 << 15, 64
 """A sample is the whole text up to so many pieces of so many characters, else pieces spread evenly."""
-_AT_ONCE = 1 << 19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,17 +74,6 @@ class TextMarks:
         if self.one_character:
             found.append("The text is one character repeated; there is nothing to learn.")
         return found
-
-
-def grouped(notes: Sequence[Note]) -> list[str]:
-    """Notes on files as sentences, one for all files with the same note."""
-    files: dict[str, list[str]] = {}
-    for name, note in notes:
-        files.setdefault(note, []).append("Standard input" if name == STDIN else name)
-    return [
-        f"{one_line(names[0])}{f' and {len(names) - 1:,} more' if names[1:] else ''}: {note}."
-        for note, names in files.items()
-    ]
 
 
 class Sample:
@@ -146,9 +130,14 @@ class TextScan:
         self.boilerplate: str | None = None  # a sentence on Project Gutenberg's header and licence
         self.bytes_read = 0
         self.total_bytes: int | None = 0  # of all files; None if unknown
-        self.budget = READ_WHOLE  # bytes that may still be read of what is read from its beginning
-        self.cut = False  # the budget ended before the text
+        self._budget = READ_WHOLE  # bytes that are read of files that have to be read from their beginning
+        self._excerpts: list[Excerpt] = []  # of the files so far
         self._spread: dict[str, list[Span]] | None = None  # of each file; None: all of it
+
+    @property
+    def cut(self) -> bool:
+        """Whether the budget ended before the text."""
+        return any(excerpt.cut for excerpt in self._excerpts)
 
     @property
     def partial(self) -> bool:
@@ -170,15 +159,18 @@ class TextScan:
         self.total_bytes = (self.total_bytes or 0) + sum(sizes.values()) if known else None
         if sum(sizes.values()) <= READ_WHOLE:
             return list(paths)
-        self.budget = PIECES * PIECE_BYTES
+        self._budget = PIECES * PIECE_BYTES
         if config.field is not None:
             return list(paths)
         self._spread = (self._spread or {}) | spread_over(sizes)
         return [path for path in paths if path in self._spread or path == STDIN]
 
-    def excerpt(self, path: str, config: TextConfig) -> "Excerpt":
-        """What to read of a file."""
-        return Excerpt(self, None if self._spread is None else self._spread.get(path), config.encoding)
+    def excerpt(self, path: str, config: TextConfig) -> Excerpt:
+        """What to read of the next file."""
+        spans = None if self._spread is None else self._spread.get(path)
+        budget = self._excerpts[-1].budget if self._excerpts else self._budget
+        self._excerpts.append(Excerpt(spans, budget, config.encoding))
+        return self._excerpts[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,9 +181,6 @@ class FileRead:
     codec: str
     marked: bool  # by a byte order mark
     compression: str | None
-
-
-Span = tuple[int, int]  # of bytes
 
 
 def spread_over(sizes: dict[str, int]) -> dict[str, list[Span]]:
@@ -206,59 +195,3 @@ def spread_over(sizes: dict[str, int]) -> dict[str, list[Span]]:
             span = max(0, start - offset), min(sizes[names[i]], start + PIECE_BYTES - offset)
             spans.setdefault(names[i], []).append(span)
     return spans
-
-
-class Excerpt:
-    """What is read of one file, or of standard input: all of it, spans of bytes, or its beginning."""
-
-    def __init__(self, scan: TextScan, spans: Sequence[Span] | None, encoding: str | None = None) -> None:
-        self._scan, self._spans, self._encoding = scan, spans, encoding
-
-    @property
-    def whole(self) -> bool:
-        """Whether the bytes are those of the file, from the first to the last."""
-        return self._spans is None
-
-    def of_file(self, file: BinaryIO) -> Iterator[bytes]:
-        """The lines that lie whole within the spans; of a file that has to be read from its beginning, all bytes."""
-        first = file.read(_AT_ONCE)
-        if self._spans is None or compression_of(first) or not self._has_lines(first):
-            yield first
-            yield from iter(lambda: file.read(_AT_ONCE), b"")
-            return
-        size = file.seek(0, os.SEEK_END)
-        for start, end in self._spans:
-            file.seek(start)
-            data = b"".join(iter(lambda end=end: file.read(end - file.tell()), b""))  # type: ignore[misc]
-            data = data[data.find(b"\n") + 1 if start else 0 :]
-            yield data if end == size else data[: data.rfind(b"\n") + 1]
-
-    def beginning(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """As many of these (decompressed) bytes as the budget allows, up to the end of a line or of a character."""
-        codec = ""
-        for piece in pieces:
-            codec = codec or self._codec(piece)
-            if len(piece) > self._scan.budget:
-                yield _complete(piece[: self._scan.budget // 4 * 4], codec)
-                self._scan.budget, self._scan.cut = 0, True
-                return
-            self._scan.budget -= len(piece)
-            yield piece
-
-    def _codec(self, first: bytes) -> str:
-        return codecs.lookup(self._encoding or byte_order_mark(first)[1]).name
-
-    def _has_lines(self, first: bytes) -> bool:
-        """Whether a byte of a line feed always ends a line."""
-        return b"\n" in first and "\n".encode(self._codec(first)) == b"\n"
-
-
-def _complete(data: bytes, codec: str) -> bytes:
-    """Bytes less the line, or at least the character, that is cut at their end."""
-    end = data.rfind(b"\n") + 1
-    if end and "\n".encode(codec) == b"\n":
-        return data[:end]
-    decoder = codecs.getincrementaldecoder(codec)("ignore")
-    decoder.decode(data)
-    pending = decoder.getstate()[0]
-    return data[: len(data) - len(pending)]

@@ -22,13 +22,14 @@ from charlm.compression.container import unpack
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data import corpus
 from charlm.data import corpus_cache as text_cache
-from charlm.data.decoding import TextDecoder, check_codec
+from charlm.data.decoding import TextDecoder
+from charlm.data.detection import check_codec, compression_of
 from charlm.data.documents import marked_text, split_documents
 from charlm.data.holdout import PARTS
 from charlm.data.prepare import prepare
 from charlm.data.reader import read_texts
 from charlm.data.records import RecordReader, format_of
-from charlm.data.stream import Block, compression_of, decompress
+from charlm.data.stream import Block, decompress
 from charlm.data.tokenizer import END, Vocabulary, without_ends
 from charlm.errors import CheckpointError, TextError, UsageError
 from charlm.experiments import comparison

@@ -1,17 +1,54 @@
-"""What to tell the user about bytes that are not valid in an encoding: where, and which encoding they may be in.
+"""What bytes are, judged by the bytes alone: compression, byte-order marks, binary formats, likely encodings.
 
-A guess is judged by the text it gives: are its letters those of one language, in words, with capitals where
-capitals stand? The user sees how a line reads in the likeliest two or three, and chooses.
+A guess of an encoding is judged by the text it gives: are its letters those of one language, in words, with
+capitals where capitals stand? The user sees how a line reads in the likeliest two or three, and chooses.
 """
 
 import codecs
+import re
 import unicodedata
-from dataclasses import dataclass
 from functools import cache
 
-from charlm.data.decoding import byte_order_mark, is_valid
-from charlm.errors import TextError
+from charlm.errors import UsageError
 from charlm.terminal import one_line
+
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_BZ2_STARTS = (b"1AY&SY", b"\x17rE8P\x90")  # the first block, or none; "BZh9" alone could be text
+_MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+_HOST_NAMES = ("idna", "punycode")  # codecs of names, not of texts
+_OTHER = "Give a text file instead."
+_SAVE = "Save it as plain text (UTF-8) and give that."
+_UNPACK = "Unpack it and give the files or the folder."
+# Each must hold bytes that no text begins with; two letters ("MZ") are not enough.
+_FORMATS = (
+    (rb"\x89PNG\r\n\x1a\n", "a PNG image", _OTHER),
+    (rb"\xff\xd8\xff", "a JPEG image", _OTHER),
+    (rb"GIF8[79]a.{0,6}[\x00-\x08\x80-\xff]", "a GIF image", _OTHER),
+    (rb"\x7fELF", "a program (ELF)", _OTHER),
+    (rb"\xcf\xfa\xed\xfe|\xca\xfe\xba\xbe", "a program", _OTHER),
+    (rb"MZ[^\x00]{0,62}\x00", "a Windows program", _OTHER),
+    (rb"SQLite format 3\x00", "an SQLite database", _OTHER),
+    (rb"%PDF-\d\.\d", "a PDF document", "Export its text (pdftotext does, for a PDF) and give that."),
+    (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document", _SAVE),
+    (rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|.{257}ustar[\x00 ]", "an archive", _UNPACK),
+    (rb"PK\x03\x04.*word/document\.xml", "a Word document (docx)", _SAVE),
+    (rb"PK\x03\x04.*xl/workbook\.xml", "an Excel workbook (xlsx)", _SAVE),
+    (rb"PK\x03\x04.*ppt/presentation\.xml", "a PowerPoint presentation (pptx)", _SAVE),
+    (rb"PK\x03\x04.*application/epub\+zip", "an e-book (epub)", _SAVE),
+    (rb"PK\x03\x04.*application/vnd\.oasis\.opendocument", "an OpenDocument file", _SAVE),
+    (rb"PK\x03\x04|PK\x05\x06", "a ZIP archive", _UNPACK),
+)
+_CONTROLS = bytes(sorted({*range(32)} - set(b"\b\t\n\v\f\r\x1a\x1b")))
+"""Control characters that text hardly has."""
+_MOST_CONTROLS = 0.01
+_UTF16_SAMPLE = 4096
+
 
 SHOWN = 3
 """Guesses that are shown."""
@@ -66,55 +103,93 @@ _RARE_SIGNS = "‚‹›•§®™№¿¡\u00a0´，。、；：？！「」『�
 _ONE_LETTER_WORDS = "àéíóúaæåøöавикусоя"
 
 
-@dataclass(frozen=True)
-class Guess:
-    """An encoding, and how a line reads in it."""
+def compression_of(data: bytes) -> str | None:
+    """The compression that `data` begins with: gzip, bz2, xz or zstd; None for other data."""
+    if data[:3] == b"BZh" and data[4:10] in _BZ2_STARTS:
+        return "bz2"
+    return next((kind for magic, kind in _COMPRESSED.items() if data.startswith(magic)), None)
 
-    encoding: str
-    line: str
+
+def check_codec(encoding: str) -> None:
+    """Raise UsageError unless `encoding` is a text encoding that Python can decode."""
+    if _is_text_codec(encoding):
+        return
+    import difflib
+    from encodings.aliases import aliases
+
+    names = sorted(name.replace("_", "-") for name in {*aliases, *aliases.values()})
+    near = filter(_is_text_codec, difflib.get_close_matches(encoding.lower(), names))
+    hint = f"Did you mean {name}?" if (name := next(near, "")) else "Try utf-8 or cp1252."
+    raise UsageError(f"--encoding {one_line(encoding)} is not a text encoding. {hint}")
 
 
-def invalid(data: bytes, label: str, codec: str, at: tuple[int, int], offset: int, line: int) -> TextError:
-    """The TextError to raise for the bytes `at` (start, end) of `data`, which `codec` cannot decode.
+def _is_text_codec(encoding: str) -> bool:
+    try:
+        b"a".decode(encoding)
+    except UnicodeDecodeError:  # half a character of UTF-16
+        return True
+    except (LookupError, ValueError):
+        return False
+    return codecs.lookup(encoding).name not in _HOST_NAMES
 
-    They stand at the byte offset `offset` of the text, in this line.
+
+def byte_order_mark(data: bytes) -> tuple[bytes, str]:
+    """The byte-order mark that `data` begins with (or b"") and the codec for what follows."""
+    return next(((mark, codec) for mark, codec in _MARKS.items() if data.startswith(mark)), (b"", "utf-8"))
+
+
+def is_valid(sample: bytes, codec: str, *, whole: bool = False) -> bool:
+    """Whether `codec` can decode the sample, which may end within a character unless it is `whole`."""
+    try:
+        codecs.getincrementaldecoder(codec)().decode(sample, whole)
+    except UnicodeError:
+        return False
+    return True
+
+
+def binary_format(data: bytes) -> tuple[str, str] | None:
+    """The binary format that `data` begins as, and what to do with such a file; None for what may be text."""
+    if again := compression_of(data):
+        return f"compressed more than once ({again})", "Decompress it first."
+    return next((row[1:] for row in _FORMATS if re.match(row[0], data, re.DOTALL)), None)
+
+
+def is_binary(head: bytes) -> bool:
+    """Is a file that begins so clearly no text, in UTF-8, UTF-16, UTF-32 or an 8-bit encoding?
+
+    Text may have a few control characters.
     """
-    start, end = at
-    window = f"{data[max(0, start - 8) : start].hex(' ')} [{data[start:end].hex(' ')}] {data[end : end + 8].hex(' ')}"
-    return TextError(
-        f"{label} is not valid {codec.upper()} at byte offset {offset}, line {line} (in hex: {window.strip()}). "
-        f"{_remedy(data, start, codec)}"
-    )
+    odd = len(head) - len(head.translate(None, _CONTROLS))
+    if not odd or byte_order_mark(head)[0] or utf16_without_mark(head):
+        return False
+    return odd > _MOST_CONTROLS * len(head) or not is_valid(head, "utf-8")
 
 
-def _remedy(data: bytes, start: int, codec: str) -> str:
-    mark, marked = byte_order_mark(data)
-    if mark and not codec.startswith(marked[:6]):
-        return f"It begins with the byte-order mark of {marked}: leave --encoding out."
-    if codec != "utf-8" and is_valid(data, "utf-8", whole=True):
-        return "It is valid UTF-8: leave --encoding out."
-    if codec.startswith(("utf-16", "utf-32")):
-        return "It is cut short or damaged: get the whole file again, or try another --encoding."
-    sample = _around(data, start)
-    text = sample.decode("utf-8", "replace")
-    if sum(char > "\x7f" for char in text) > 2 * text.count("\ufffd"):
-        return (
-            "The text around it is valid UTF-8, so it is damaged there: repair it, or drop such bytes with "
-            "iconv -c -f utf-8 -t utf-8."
-        )
-    found = guesses(data, start)
-    if found:
-        best = found[0].encoding
-        lines = [f"\n  --encoding {guess.encoding:<14}{one_line(guess.line)}" for guess in found]
-        return f"It looks like {best}: to read it that way, add --encoding {best}. A line then reads:{''.join(lines)}"
-    if b"\0" in sample:
-        return "It has NUL bytes too, so it is probably not text; give a text file instead."
-    return "If it is text, name its encoding with --encoding; if not, give a text file instead."
+def utf16_without_mark(data: bytes) -> str | None:
+    """UTF-16 or UTF-32, judged by the places of NUL bytes in data without a byte-order mark; else None."""
+    sample = data[:_UTF16_SAMPLE]
+    nul = [sample[i::4].count(0) for i in range(4)]
+    quarter = len(sample) // 4
+    if len(sample) % 4 == 0 and quarter and sum(nul) < len(sample):
+        if nul[3] == quarter and nul[2] > 0.9 * quarter:
+            return "utf-32-le"
+        if nul[0] == quarter and nul[1] > 0.9 * quarter:
+            return "utf-32-be"
+    big, little = nul[0] + nul[2], nul[1] + nul[3]
+    more, fewer = max(big, little), min(big, little)
+    # Scripts beyond Latin-1 show NUL bytes at spaces only; as UTF-8 they are mostly control characters.
+    controls = sum(byte < 9 or 13 < byte < 32 for byte in sample)
+    if controls * 5 < len(sample) and is_valid(sample, "utf-8"):
+        return None
+    if len(sample) % 2 or more < 2 or fewer * 10 > more or more * 100 < len(sample):
+        return None
+    codec = "utf-16-le" if little > big else "utf-16-be"
+    return codec if is_valid(sample, codec) else None
 
 
-def guesses(data: bytes, at: int) -> list[Guess]:
-    """The likeliest encodings of `data`, which is not UTF-8 at the offset `at`, the best first."""
-    sample = _around(data, at)
+def guesses(data: bytes, at: int) -> list[tuple[str, str]]:
+    """The likeliest encodings of `data`, which is not UTF-8 at the offset `at`, the best first, each with a line read in it."""
+    sample = lines_around(data, at)
     n_high = sum(byte > 0x7F for byte in sample) or 1  # of few, the common encodings are the likeliest
     scores: dict[str, tuple[float, str]] = {}
     for place, encoding in enumerate((*_WIDE, *_CANDIDATES)):
@@ -126,15 +201,12 @@ def guesses(data: bytes, at: int) -> list[Guess]:
             scores[text] = score, encoding
     ranked = sorted(scores, key=lambda text: scores[text], reverse=True)
     shown = [text for text in ranked[:SHOWN] if scores[text][0] >= scores[ranked[0]][0] - MARGIN]
-    return [Guess(scores[text][1], _line(text, _telling_place(shown))) for text in shown]
-
-
-def _telling_place(texts: list[str]) -> int:
-    """The first place where the texts differ; of a single text, the first character beyond ASCII."""
-    columns = enumerate(zip(*texts, strict=False))
-    return next(
-        (i for i, chars in columns if len(set(chars)) > 1 or (len(texts) == 1 and chars[0] > "\x7f")), 0
-    )
+    columns = enumerate(
+        zip(*shown, strict=False)
+    )  # shown: the first place where they differ, or beyond ASCII
+    tells = (i for i, chars in columns if len(set(chars)) > 1 or (len(shown) == 1 and chars[0] > "\x7f"))
+    place = next(tells, 0)
+    return [(scores[text][1], _line(text, place)) for text in shown]
 
 
 def _decoded(data: bytes, encoding: str) -> str | None:
@@ -147,7 +219,7 @@ def _decoded(data: bytes, encoding: str) -> str | None:
     return text
 
 
-def _around(data: bytes, at: int) -> bytes:
+def lines_around(data: bytes, at: int) -> bytes:
     """The lines around an offset, whole ones: half a character misleads."""
     first, last = max(0, at - SAMPLE), at + SAMPLE
     if first:
