@@ -13,6 +13,7 @@ from time import perf_counter
 import pytest
 import torch
 from hypothesis import settings
+from tqdm import tqdm
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.main import run as main
@@ -27,6 +28,7 @@ from charlm.training.session import Session
 
 settings.register_profile("charlm", deadline=None)  # nothing is asserted about seconds
 settings.load_profile("charlm")
+tqdm.monitor_interval = 0  # no thread that could hold a lock while tests/forks.py forks
 
 TEXT = "".join(
     f"{i} little ducks went swimming one day, {'over the hills' * (i % 3)} and far away.\n" for i in range(60)
@@ -66,6 +68,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="the larger numbers of the slow tests")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The thorough run takes its time."""
+    if config.getoption("--thorough"):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(0))
+
+
 @pytest.fixture(scope="session")
 def thorough(request: pytest.FixtureRequest) -> bool:
     """Are the larger numbers wanted?"""
@@ -88,8 +97,9 @@ def _no_ignored_signals() -> None:
             signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
+    """Whatever a command before it has set."""
     torch.set_num_threads(1)
 
 

@@ -1,4 +1,8 @@
-"""A child of this process, which has torch already: within limits of its own, and killed without harm."""
+"""A child of this process, which has torch already: within limits of its own, and killed without harm.
+
+It computes with one thread. A fork takes no threads along, and where this process has computed with several, OpenMP
+would wait for them for ever.
+"""
 
 import ctypes
 import json
@@ -12,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
 
 if os.name == "nt":
     pytest.skip("forks", allow_module_level=True)
@@ -44,6 +49,7 @@ def start(task: Callable[[], int]) -> int:
     if child == 0:
         code = 99
         try:
+            torch.set_num_threads(1)
             code = task()
         except BaseException:  # noqa: BLE001  whatever it is, this process must end here
             traceback.print_exc()
@@ -80,6 +86,7 @@ def permissions_bind() -> Iterator[None]:
 def _answer(task: Callable[[], Any], writer: int, more_memory: int | None, seconds: int) -> None:
     code = 1
     try:
+        torch.set_num_threads(1)
         signal.alarm(seconds)
         if more_memory is not None:
             limit = _in_use() + more_memory
