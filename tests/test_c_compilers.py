@@ -13,8 +13,7 @@ import pytest
 
 from charlm.native import compiler as compiled
 from charlm.native.compiler import DECODER, NGRAM_ROWS, Compilation, compilers, start_compiling
-from tests.conftest import Result, needed
-from tests.test_compare_cli import TOY
+from tests.conftest import TOY, Result, needed
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="shell scripts stand for compilers")
 REAL = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")

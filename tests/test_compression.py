@@ -319,35 +319,6 @@ def charlm(
     return call
 
 
-def test_the_commands(charlm: Callable[..., tuple[int, str, str]]) -> None:
-
-    sizes = ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4"]
-    assert charlm("train", "ducks.txt", "--steps", "12", *sizes)[0] == 0
-    original = b"\xef\xbb\xbfseven \xff ducks\r\n" * 20
-    Path("odd").write_bytes(original)
-    code, out, err = charlm("compress", "odd", "-o", "odd.clm", "--json")
-    assert code == 0 and "not UTF-8" in err and "offset 9" in err
-    assert json.loads(out)["compressed_bytes"] == Path("odd.clm").stat().st_size
-    assert charlm("decompress", "odd.clm", "-o", "odd")[0] == 2  # it is there
-    code, out, _ = charlm("decompress", "odd.clm", "-o", "odd", "--force")
-    assert code == 0 and "bits per character" in out
-    assert Path("odd").read_bytes() == original
-    header, payload = unpack(Path("odd.clm").read_bytes(), "")
-    weights = json.loads(charlm("info", "--json")[1])["weights_sha256"]
-    assert header.model.weights == weights
-    assert charlm("decompress", "ducks.txt", "-o", "new")[0] == 3
-    Path("cut").write_bytes(Path("odd.clm").read_bytes()[:-1])
-    assert charlm("decompress", "cut", "-o", "new")[0] == 3
-    assert charlm("compress", "missing", "-o", "new")[0] == 3
-    assert charlm("compress", "odd", "-o", "nowhere/new")[0] == 2
-    assert charlm("compress", "odd", "-o", ".")[0] == 2
-    other = replace(header, environment=replace(header.environment, torch="1.0"))
-    Path("other").write_bytes(pack(other, payload))
-    code, _, err = charlm("decompress", "other", "-o", "new")
-    assert code == 4 and "torch 1.0" in err
-    assert not Path("new").exists()
-
-
 def test_a_file_that_stands_in_the_training_text_is_said_to(
     charlm: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:

@@ -1,8 +1,5 @@
 """Explanations: one text, in the class it is about, and examples that show what it says."""
 
-import json
-import re
-import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -40,25 +37,6 @@ def columns(topic: str) -> list[list[float]]:
     """The numbers of an example, column by column, without the names of its rows."""
     rows = explain(topic).example.rows
     return [[float(cell) for cell in column] for column in list(zip(*rows, strict=True))[1:]]
-
-
-@pytest.mark.parametrize("topic", TOPICS)
-def test_a_topic_fits_one_screen_and_ends_with_its_place_in_the_code(charlm, topic: str) -> None:  # type: ignore[no-untyped-def]
-    code, out, err = charlm("explain", topic)
-    found = explain(topic)
-    assert (code, err) == (0, "")
-    assert out.startswith(found.text + "\n")
-    assert re.match(r"[^.\n]+: [^.\n]+\.\n\n", found.text), "its first line is a sentence"
-    assert re.search(r"\b(19|20)\d\d(, |,\n)", found.text), "who found it, and when"
-    lines = out.splitlines()
-    assert len(lines) <= 40 and max(len(line) for line in lines if not line.startswith("compare")) <= 100
-    printed = {" ".join(line.split()) for line in lines}
-    assert {found.example.says, " ".join(found.example.header).strip()} <= printed
-    for row in found.example.rows:
-        assert len(row) == len(found.example.header) and " ".join(" ".join(row).split()) in printed
-    path, line = re.search(r"^code +(\S+), line (\d+)", out, re.M).groups()  # type: ignore[union-attr]
-    place = (ROOT / path).read_text().splitlines()[int(line) - 1 : int(line) + 1]
-    assert TOPICS[topic].subject.__name__ in " ".join(place)
 
 
 def test_every_mixer_and_position_is_a_topic_by_its_name() -> None:
@@ -145,12 +123,6 @@ def test_the_same_layer_gives_the_beginning_on_the_beginning() -> None:
     assert short[:2] == long[:2] and not any(short[2:])
 
 
-def test_each_row_of_attention_is_a_mean() -> None:
-    weights = columns("attention")
-    assert all(sum(column[t] for column in weights) == pytest.approx(1, abs=0.03) for t in range(5))
-    assert all(weights[s][t] == 0 for s in range(5) for t in range(s))
-
-
 def test_only_attention_without_mask_and_positions_is_equivariant() -> None:
     (*kind, alone), *others = explain("equivariance").example.rows
     assert kind == ["none", "none"] and float(alone) < 1e-12
@@ -158,53 +130,3 @@ def test_only_attention_without_mask_and_positions_is_equivariant() -> None:
         ("causal", "none"), *(("none", position) for position in POSITIONS if position != "none")
     }  # fmt: skip
     assert all(float(difference) > 1e-3 for *_, difference in others)
-
-
-def test_without_a_topic_it_lists_them(charlm) -> None:  # type: ignore[no-untyped-def]
-    code, out, err = charlm("explain")
-    header, *lines = out.splitlines()
-    assert (code, err, header.split()[0]) == (0, "", "topic") and max(
-        len(line.rstrip()) for line in lines
-    ) <= 100
-    assert [line.split(maxsplit=1)[0] for line in lines] == list(TOPICS)
-    for line, topic in zip(lines, TOPICS, strict=True):
-        assert line.split(maxsplit=1)[1].strip() == explain(topic).text.splitlines()[0]
-
-
-def test_json_holds_the_same(charlm) -> None:  # type: ignore[no-untyped-def]
-    rows = [json.loads(line) for line in charlm("explain", "--json")[1].splitlines()]
-    assert [row["topic"] for row in rows] == list(TOPICS)
-    assert all(row["schema"] == 1 and row["text"].endswith(".") for row in rows)
-    found = explain("rotary")
-    assert json.loads(charlm("explain", "rotary", "--json")[1]) == {
-        "schema": 1,
-        "topic": "rotary",
-        "text": found.text,
-        "example": {
-            "says": found.example.says,
-            "header": list(found.example.header),
-            "rows": [list(row) for row in found.example.rows],
-        },
-        "place": found.place,
-        "command": "charlm compare corpus.txt --plain --vary position=none,rotary",
-        "instead": None,
-    }
-
-
-@pytest.mark.parametrize(
-    ("given", "hint"),
-    [("rotry", "did you mean rotary?"), ("Causal", "did you mean causal?"), ("\x1b[2J", "")],
-)
-def test_an_unknown_topic_is_refused_with_those_there_are(charlm, given: str, hint: str) -> None:  # type: ignore[no-untyped-def]
-    code, out, err = charlm("explain", given)
-    assert (code, out) == (2, "") and "\x1b" not in err and err.count("\n") == 1
-    assert (
-        err.startswith("error: there is no topic")
-        and hint in err
-        and err.endswith("ngram-embeddings, muon\n")
-    )
-
-
-def test_the_command_loads_nothing_before_it_runs() -> None:
-    code = "import sys, charlm.cli.explain; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -16,8 +16,7 @@ from charlm.cli import loading as reading
 from charlm.reporting.progress import laid_out
 from charlm.terminal import fit
 from tests.commands import Command
-from tests.conftest import TEXT, Result, toy_choice
-from tests.test_cli import TOY
+from tests.conftest import TEXT, TOY, Result, toy_choice
 
 PIECES = ["loss 2.132 bits", "held-out 2.141 bits/char", "baseline 2.196", "12,345 chars/s"]
 
@@ -108,6 +107,12 @@ def test_training_on_a_terminal_of_any_width(tmp_path: Path, width: int) -> None
     assert "/120" not in text, "the live line is taken away"
     commands = [row.strip() for row in shown if row.strip().startswith("charlm ")]
     assert len(commands) >= 2 or width >= 60
+
+
+def test_quiet_on_a_terminal_draws_no_bar(tmp_path: Path) -> None:
+    (tmp_path / "ducks.txt").write_text(TEXT)
+    done = Command(("-q", "train", "ducks.txt", "--steps", "3", *TOY), tmp_path).run_on_terminal(err_too=True)
+    assert done.code == 0 and b"steps [" not in done.out and b"\r" not in done.out.replace(b"\r\n", b"")
 
 
 def _every_step() -> None:

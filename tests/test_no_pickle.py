@@ -9,8 +9,7 @@ import pytest
 
 from charlm.cli.main import COMMANDS
 from charlm.cli.main import run as main
-from tests.conftest import TEXT
-from tests.test_cli import TOY
+from tests.conftest import TEXT, TOY
 
 USED = [
     ["train", "ducks.txt", "--steps", "4", *TOY, "--prior-order", "2", "--compile", "off", "--run", "both"],

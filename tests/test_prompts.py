@@ -12,24 +12,10 @@ from hypothesis import strategies as st
 from charlm.config import TextConfig
 from charlm.data.documents import separator_of
 from charlm.terminal import one_line, unescaped, visible
-from tests.conftest import Result
+from tests.conftest import TOY, Result
 
 Charlm = Callable[..., Result]
-TRAIN = [
-    "--n-layer",
-    "1",
-    "--n-embd",
-    "16",
-    "--n-head",
-    "2",
-    "--block-size",
-    "16",
-    "--batch-size",
-    "4",
-    "--steps",
-    "2",
-    "--no-prior",
-]
+TRAIN = (*TOY, "--steps", "2", "--no-prior")
 
 
 @pytest.mark.parametrize(
@@ -80,46 +66,10 @@ def test_escapes_mean_the_same_in_prompt_stop_and_separator(charlm: Charlm) -> N
     assert rows(literal)[0]["prompt"] == r"a\tb"
 
 
-@pytest.mark.parametrize(
-    ("units", "prompt", "lacking"),
-    [
-        ("chars", "one zé日日 two", {"日": 2, "z": 1, "é": 1}),
-        ("chars", "one two", {}),
-        ("bytes", "one é", {"é": 1}),
-        ("bytes", "one", {}),
-    ],
-)
-def test_characters_that_the_model_lacks_are_always_said(
-    charlm: Charlm, units: str, prompt: str, lacking: dict[str, int]
-) -> None:
-    Path("t.txt").write_text("one two" + "\n" * (units != "bytes") + " one" * 60)
-    assert charlm("train", "t.txt", *TRAIN, "--units", units).code == 0
-    Path("prompt.txt").write_text(prompt)
-    for words in (("--prompt", prompt), ("--prompt-file", "prompt.txt")):
-        result = charlm("sample", "--json", "--length", "3", *words)
-        assert rows(result)[0]["prompt_unknown"] == lacking
-        assert ("not in the model's vocabulary" in result.err) == bool(lacking)
-        assert all(f"U+{ord(char):04X}" in result.err for char in lacking)
-        assert not lacking or f"{len(lacking)} character" in result.err
-        plain = charlm("sample", "--length", "3", *words)
-        assert ("not in the model's vocabulary" in plain.err) == bool(lacking)
-
-
 def test_of_many_lacking_characters_the_first_are_named(charlm: Charlm) -> None:
     assert charlm("train", "ducks.txt", *TRAIN).code == 0
     result = charlm("sample", "--length", "3", "--prompt", "".join(map(chr, range(0x400, 0x450))))
     assert "80 characters of the prompt" in result.err and "and 70 more" in result.err
-
-
-@pytest.mark.parametrize(
-    ("text", "said"), [("over\n", True), ("over\r\n", True), ("over", False), ("o\nver", False)]
-)
-def test_the_last_newline_of_a_prompt_file_is_said(charlm: Charlm, text: str, said: bool) -> None:
-    assert charlm("train", "ducks.txt", *TRAIN).code == 0
-    Path("prompt.txt").write_bytes(text.encode())
-    result = charlm("sample", "--json", "--length", "3", "--prompt-file", "prompt.txt")
-    assert ("ends with a newline" in result.err) == said
-    assert rows(result)[0]["prompt"] == text
 
 
 def test_the_seed_is_random_unless_told_and_said(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from charlm.terminal import shell_word, visible
-from tests.conftest import TEXT, Result
-from tests.test_cli import TOY
+from tests.conftest import TEXT, TOY, Result
 
 Charlm = Callable[..., Result]
 ODD = [

@@ -19,8 +19,8 @@ import pyte
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.terminal import visible
 from tests.commands import Command, Done
+from tests.conftest import TOY
 from tests.test_checkpoint import vouch_again
-from tests.test_cli import TOY
 from tests.test_terminal import hidden
 
 OURS = re.compile(rb"\x1b\[2m|\x1b\[22m")

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -218,36 +219,113 @@ def test_a_comparison_that_was_cut_off_ends_as_if_it_had_not_been(
     assert Path("checkpoints/cut/comparison.html").is_file()
 
 
+ONE, TWO = (Path("checkpoints/both", f"position-{name}.seed-1") for name in ("none", "rotary"))
+
+
+@pytest.fixture
+def three(charlm: Charlm, tmp_path_factory: pytest.TempPathFactory) -> Charlm:
+    """The same comparison, beside one of another text and one of more steps."""
+    Path("geese.txt").write_text(TEXT.replace("duck", "goos"))
+    geese = str(Path("geese.txt").absolute())
+    more = ("--vary", "position=none,rotary", "--seeds", "2", *TOY)
+    bring(
+        charlm,
+        tmp_path_factory,
+        "three",
+        ("compare", "ducks.txt", *more, "--steps", "4", "--run", "both"),
+        ("compare", geese, *more, "--steps", "4", "--run", "other"),
+        ("compare", "ducks.txt", *more, "--steps", "5", "--run", "longer"),
+    )
+    return charlm
+
+
+def replaced(path: Path, by: Path, *, result: bool = True) -> None:
+    shutil.rmtree(path)
+    shutil.copytree(by, path)
+    if not result:
+        (path / "result.json").unlink()
+
+
+def swapped(a: Path, b: Path) -> None:
+    a.rename("aside")
+    b.rename(a)
+    Path("aside").rename(b)
+
+
+def moved_and_linked(path: Path) -> None:
+    path.rename("elsewhere")
+    path.symlink_to(Path("elsewhere").absolute())
+
+
+def altered(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+
+
+PLAN, RECORD = ONE / "plan.json", ONE.parent / "comparison.json"
+LINKED = (
+    *(ONE, ONE.parent, RECORD.with_suffix(".html")),
+    *(ONE / name for name in ("result.json", "nats.safetensors", "metrics.jsonl", "report.html", "step-00000004")),
+)  # fmt: skip
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes")
 @pytest.mark.parametrize(
     ("attack", "fact"),
     [
-        ("swap", "position"),
-        ("another seed", "seed"),
-        ("result", "changed"),
-        pytest.param("link", "link", marks=pytest.mark.skipif(os.name == "nt", reason="links")),
+        (lambda: replaced(ONE, Path("checkpoints/other") / ONE.name), "another text"),
+        (lambda: replaced(ONE, Path("checkpoints/other") / ONE.name, result=False), "another text"),
+        (lambda: replaced(ONE, TWO), "position is rotary, not none"),
+        (lambda: replaced(ONE, TWO, result=False), "position is rotary, not none"),
+        (lambda: replaced(ONE, ONE.with_name("position-none.seed-2")), "seed is 2, not 1"),
+        (lambda: replaced(ONE, Path("checkpoints/longer") / ONE.name), "steps 5, not 4"),
+        (lambda: replaced(ONE, Path("checkpoints/longer") / ONE.name, result=False), "steps 5, not 4"),
+        (lambda: swapped(ONE, TWO), "position is"),
+        (lambda: swapped(ONE / "result.json", TWO / "result.json"), "of another run"),
+        (lambda: swapped(ONE / "step-00000004", TWO / "step-00000004"), "position is"),
+        (lambda: altered(ONE / "result.json", lambda d: d.update(nats_per_char=0.1)), "was changed"),
+        (lambda: altered(ONE / "result.json", lambda d: d.update(reach=9)), "was changed"),
+        *((lambda path=path: moved_and_linked(path), "is a symbolic link") for path in LINKED),
+        (lambda: (shutil.rmtree(ONE), ONE.write_text("x")), "cannot be read"),
+        (lambda: (shutil.rmtree(ONE), os.mkfifo(ONE)), "cannot be read"),
+        (lambda: altered(PLAN, lambda d: d["decisions"].append(d["decisions"][0])), "was changed"),
+        (lambda: altered(RECORD, lambda d: d["budget"].update(steps=9)), "steps 4, not 9"),
+        (lambda: altered(RECORD, lambda d: d["corpus"].update(sha256="0" * 64)), "another text"),
+        (lambda: altered(RECORD, lambda d: d["text"].update(val=0.2)), "of other settings"),
+        (lambda: altered(RECORD, lambda d: d["variants"][0]["training"].update(grad_clip=0.5)), "grad_clip"),
     ],
-)
+)  # fmt: skip
 def test_a_run_in_a_comparison_is_the_one_that_its_folder_names(
-    compared: Charlm, attack: str, fact: str
+    three: Charlm, attack: Callable[[], object], fact: str
 ) -> None:
-    none, rotary = (Path(f"checkpoints/both/position-{name}.seed-1") for name in ("none", "rotary"))
-    if attack == "swap":
-        none.rename("aside")
-        rotary.rename(none)
-        Path("aside").rename(rotary)
-    elif attack == "another seed":
-        shutil.rmtree(none)
-        shutil.copytree(none.with_name("position-none.seed-2"), none)
-    elif attack == "result":
-        result = json.loads((none / "result.json").read_text())
-        (none / "result.json").write_text(json.dumps({**result, "nats_per_char": 0.1}))
-    else:
-        none.rename("elsewhere")
-        none.symlink_to(Path("elsewhere").absolute())
+    attack()
     before = files_below("checkpoints")
     for words in (("compare", "both"), ("resume", "both")):
-        refused(compared(*words), 4, fact)
+        refused(three(*words), 4, fact)
         assert files_below("checkpoints").items() >= before.items(), "nothing was removed or changed"
+
+
+def test_a_seed_that_a_record_adds_is_one_that_there_is_no_run_for_yet(three: Charlm) -> None:
+    altered(RECORD, lambda found: found.update(seeds=[2, 1, 0]))
+    assert three("compare", "both").code == three("resume", "both").code == 0
+
+
+def test_scores_that_are_not_those_of_their_result_are_made_again(compared: Charlm) -> None:
+    good = compared("compare", "both").out
+    swapped(ONE / "nats.safetensors", TWO / "nats.safetensors")
+    assert compared("compare", "both").out.count("1 of 2 runs are done") == 2
+    assert compared("resume", "both").out == good
+
+
+@pytest.mark.slow
+def test_a_comparison_under_a_time_measures_the_machine_once(charlm: Charlm) -> None:
+    Path("ducks.txt").write_text(TEXT)
+    result = charlm("compare", "ducks.txt", *VARIED[2:4], "--time", "5s", "--threads", "1")
+    assert result.code == 0, result.err
+    plans = [json.loads(path.read_text()) for path in Path("checkpoints").glob("*/*/plan.json")]
+    assert len({plan["decisions"][0]["gflops"] for plan in plans}) == 1
+    assert all(plan["decisions"][0]["seconds"] == 5 for plan in plans)
 
 
 def test_a_comparison_without_its_text_is_shown_without_baselines(compared: Charlm, tmp_path: Path) -> None:
@@ -340,6 +418,11 @@ def test_two_runs_on_another_text(pair: Charlm) -> None:
         ("ducks.txt --vary n_embd=16,15 --n-head 2 --steps 2", 2, ("n_embd", "15", "n_head")),
         ("ducks.txt --vary window=4,99 --block-size 8 --steps 2", 2, ("window", "99", "8")),
         ("ducks.txt --vary dropout=0.1,0.2 --seeds 0", 2, ("--seeds", "0", "1 to 1000")),
+        ("ducks.txt --vary position=none,rotary --mixer recurrent", 2, ("recurrent",)),
+        ("--vary position=none,rotary --encoding cp1252", 2, ("--encoding", "manual")),
+        ("ducks.txt --vary dropout=0.1,0.2 --seed 9223372036854775807 --seeds 2", 2, ("seed",)),
+        ("ducks.txt --vary position=none,rotary --schedule 0:1,9:0", 2, ("--schedule",)),
+        ("ducks.txt --vary position=none,learned --from long --steps 2", 2, ("--from",)),
         ("missing.txt --vary dropout=0.1,0.2 --steps 2", 3, ("missing.txt",)),
     ],
 )

@@ -201,16 +201,6 @@ def test_the_examples_show_what_they_say(charlm: Charlm) -> None:
     assert len(by_distance) == 3 and all(len(products) == 1 for products in by_distance.values())
 
 
-@pytest.mark.parametrize("topic", ["rotary", "recurrent", "ngram-prior"])
-def test_what_compares_a_topic_can_be_compared(charlm: Charlm, topic: str) -> None:
-    words = data(charlm("explain", topic, "--json"))["command"].split()
-    Path("corpus.txt").write_text(TEXT * 2)
-    shape = ("--n-layer", "1", "--n-embd", "16", "--block-size", "16", "--batch-size", "4", "--threads", "1")
-    found = data(charlm(*words[1:], "--steps", "2", "--json", *shape))
-    assert len(found["rows"]) == len(words[-1].split(","))
-    assert all(row["problem"] is None for row in found["rows"])
-
-
 @pytest.mark.parametrize(
     ("given", "meant"), [("rotry", "rotary"), ("Causal", "causal"), ("rope", "rotary"), ("\x1b[2J", "causal")]
 )

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
+import re
 import shutil
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -60,6 +62,12 @@ def test_the_vocabulary_grows_and_the_old_run_stays(old: Charlm) -> None:
     assert done["step"] == 6 and math.isfinite(done["nats_per_char"])
     for name in ("n_layer", "n_head", "n_embd", "block_size", "ngram_embeddings", "position"):
         assert done["model"][name] == old("info", "ducks", "--json").json["model"][name]
+    found = old("info", "new", "--json").json
+    _, *again = found["repeat_command"].split()
+    assert "--from ducks --checkpoint 12" in found["repeat_command"]
+    again = [word for word in again if word not in ("--run", "new")]
+    assert old(*again, "--run", "again").code == 0
+    assert old("info", "again", "--json").json["weights_sha256"] == found["weights_sha256"]
 
 
 def test_what_is_forgotten_is_measured_before_and_after(old: Charlm, trained: Trained) -> None:
@@ -147,6 +155,41 @@ def test_how_the_text_is_read_is_taken_over(charlm: Charlm) -> None:
     assert told.json["text_settings"]["val"] == 0.3
 
 
+def test_runs_that_differ_in_their_held_out_file_only_are_told_apart(charlm: Charlm) -> None:
+    """By the division of what is trained on then, and by the length of the text in the run's record."""
+    noise = ["".join(Random(seed).choices("abcdefgh \n", k=700)) for seed in (1, 2)]
+    for name, text in zip("vw", noise, strict=True):
+        Path(f"{name}.txt").write_text(text)
+        charlm("train", "ducks.txt", "--val-file", f"{name}.txt", "--steps=2", f"--run={name}", *tiny())
+    Path("both.txt").write_bytes((noise[1] + NEW).encode())
+    left_out = [charlm("train", "both.txt", "--from", name, "--dry-run").err for name in "vw"]
+    assert "left out of training" not in left_out[0] and "100 % of what w held out" in left_out[1]
+    Path("ducks.txt").write_bytes((TEXT + NEW[:2000]).encode())
+    charlm("train", "ducks.txt", "--steps=2", "--run=old", *tiny())
+    Path("ducks.txt").write_bytes((TEXT + NEW).encode())
+    charlm("train", "ducks.txt", "--from=old", "--val-file=v.txt", "--steps=2", "--run=more")
+    Path("ducks.txt").write_bytes((TEXT + NEW + noise[1]).encode())
+    result = charlm("train", "ducks.txt", "--from=more", "--dry-run")
+    assert "the text begins with that of more" in result.err
+
+
+def test_what_was_held_out_and_stands_elsewhere_is_left_out_and_found_again(old: Charlm) -> None:
+    Path("both.txt").write_bytes((NEW + TEXT + NEW).encode())
+    result = tune(old, text="both.txt")
+    assert re.search(r"[\d,]+ characters of the text, \d+ % of what ducks held out, are left out", result.err)
+    assert old("cache", "--clear").code == 0
+    resumed = old("resume", "new", "--steps", "2", "--json")
+    assert resumed.code == 0 and resumed.of("remembered"), resumed.err
+
+
+def test_documents_can_be_told_apart_from_now_on(old: Charlm) -> None:
+    result = tune(old, "--documents", "line", "--val", "0.2")
+    assert result.code == 0, result.err
+    again = old("info", "new", "--json").json["repeat_command"]
+    assert "--documents line" in again and "--val 0.2" in again
+    assert old("sample", "--run", "new", "--one-document", "--length", "30").code == 0
+
+
 @pytest.mark.parametrize(
     "changes", [{"prior": True}, {"units": "bytes"}, {"mixer": "recurrent", "n_head": None}], ids=str
 )
@@ -213,11 +256,13 @@ def test_an_old_text_that_was_moved_is_found_or_done_without(
 ) -> None:
     folder = tmp_path_factory.mktemp("moved")
     command = Charlm(folder, folder / "cache")
-    assert command("train", "ducks.txt", "--run=ducks", "--steps=3", *tiny()).code == 0
+    assert command("train", "ducks.txt", "--run=ducks", "--steps=3", *tiny(prior=True)).code == 0
     shutil.rmtree(folder / "cache")
     (folder / "ducks.txt").rename(folder / "poem.txt")
     (folder / "new.txt").write_bytes(NEW.encode())
     without = tune(command)
     assert without.code == 0 and not without.of("remembered") and "--from-text" in without.err
+    assert "the n-gram prior counts this text alone, since the old one is gone" in without.err
+    assert without.json["old_text"] is None
     found = command("train", "new.txt", "--from=ducks", "--from-text=poem.txt", "--steps=3", "--json", *HOW)
     assert found.code == 0 and len(found.of("remembered")) == 2, found.err

@@ -255,6 +255,16 @@ def test_a_hostile_file_of_the_run_is_refused(copied: Charlm, name: str, data: b
         assert_gives_code_and_names(result, 4, "ducks")
 
 
+def test_a_changed_table_of_counts_is_refused(charlm: Charlm) -> None:
+    assert train(charlm, "--steps", "3", prior=True).code == 0
+    table = Path("checkpoints/ducks/ngram.safetensors")
+    data = bytearray(table.read_bytes())
+    data[-9] ^= 1
+    table.write_bytes(data)
+    for words in (("sample",), ("eval",), ("resume", "--steps", "2")):
+        assert_gives_code_and_names(charlm(*words), 4, "ngram.safetensors")
+
+
 def test_weights_of_another_form_are_refused(copied: Charlm) -> None:
     header = json.dumps({"x": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}).encode()
     for step in ("step-00000010", LAST):

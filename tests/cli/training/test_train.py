@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -296,6 +297,16 @@ def test_counts_alone_are_a_model(charlm: Charlm) -> None:
     assert some.of("counted")[0]["chars"] < result.of("counted")[0]["chars"]
     alone = charlm("train", "ducks.txt", "--model", "ngram", "--steps", "5")
     assert alone.code == 2 and "steps" in alone.err and "ngram" in alone.err
+
+
+def test_where_fewer_symbols_fit_a_key_that_is_said(charlm: Charlm) -> None:
+    """Of 600 symbols each takes ten bits: six of them, five of context, fit 64."""
+    chars = [chr(0x4E00 + i) for i in range(600)]
+    Path("many.txt").write_text("".join(chars + Random(1).choices(chars, k=6000)), "utf-8")
+    beside = train(charlm, "--prior-order", "8", text="many.txt", steps=1, prior=True)
+    assert "n-gram prior of 5 characters," in beside.err
+    alone = charlm("train", "many.txt", "--model", "ngram", "--prior-order", "8")
+    assert "5 symbols of context instead of 8, as many as fit a 64-bit key" in alone.err
 
 
 @pytest.mark.parametrize("words", [["--device=cpu"], ["--verify-cache"], ["--quiet"]], ids=str)

@@ -10,6 +10,19 @@ import pytest
 
 from tests.cli.training.conftest import Charlm, tiny
 
+BESIDE_PLAIN = {
+    "prior": "",
+    "prior-order": "5",
+    "prior-dropout": "0.1",
+    "prior-chars": "900",
+    "ngram-embeddings": "2",
+    "ngram-embedding-rows": "64",
+    "ngram-embedding-dropout": "0.1",
+    "ngram-embedding-lr": "0.1",
+    "ngram-embedding-accumulator": "2",
+}
+"""What acts on what a plain model lacks."""
+
 
 def test_a_model_that_reads_ahead_cannot_be_trained(charlm: Charlm) -> None:
     result = charlm("train", "ducks.txt", "--steps", "2", "--no-causal", *tiny())
@@ -23,13 +36,18 @@ def test_a_model_that_reads_ahead_cannot_be_trained(charlm: Charlm) -> None:
         (["--mixer=recurrent", "--position=rotary"], ["position", "rotary"]),
         (["--model=ngram,transformer"], ["ngram,transformer"]),
         (["--model=ngram", "--no-prior"], ["prior"]),
-        (["--plain", "--ngram-embeddings=2"], ["ngram_embeddings", "plain"]),
-        (["--plain", "--prior"], ["prior", "plain"]),
+        *(
+            (["--plain", f"--{name}={value}"] if value else ["--plain", f"--{name}"], [name, "plain"])
+            for name, value in BESIDE_PLAIN.items()
+        ),
         (
             ["--ngram-embeddings=1", "--ngram-embedding-rows=64"],
             ["ngram_embedding_rows", "ngram_embeddings 1"],
         ),
-        (["--no-prior", "--prior-order=3"], ["prior_order", "prior"]),
+        *(
+            (["--no-prior", f"--{name}={BESIDE_PLAIN[name]}"], [f"{name} is", "prior"])
+            for name in ("prior-order", "prior-dropout", "prior-chars")
+        ),
         (["--optimizer=adamw", "--muon-lr=0.1"], ["muon_lr", "adamw"]),
         (["--split=documents"], ["split", "documents"]),
         (["--documents=separator"], ["separator"]),
@@ -47,7 +65,7 @@ def test_what_cannot_be_together_is_refused_by_name(
 ) -> None:
     result = charlm("train", "ducks.txt", "--steps=2", *words)
     assert result.code == (3 if words == ["missing.txt"] else 2), result.err
-    assert all(re.search(fact.replace("_", "[-_ ]"), result.err) for fact in facts), result.err
+    assert all(re.search(re.sub("[_-]", "[-_ ]", fact), result.err) for fact in facts), result.err
     assert not Path("checkpoints").exists()
 
 
