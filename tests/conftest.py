@@ -34,12 +34,6 @@ TEXT = "".join(
     f"{i} little ducks went swimming one day, {'over the hills' * (i % 3)} and far away.\n" for i in range(60)
 )
 
-TOY = (
-    *("--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4"),
-    *("--threads", "1"),
-)
-"""Options of the smallest model."""
-
 
 def needed(compiling: Compilation | None) -> ctypes.CDLL:
     """What was compiled: only where no compiler is there a test may do without."""

@@ -13,7 +13,8 @@ import pytest
 
 from charlm.native import compiler as compiled
 from charlm.native.compiler import DECODER, NGRAM_ROWS, Compilation, compilers, start_compiling
-from tests.conftest import TOY, Result, needed
+from tests.cli.kept import TOY
+from tests.conftest import Result, needed
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="shell scripts stand for compilers")
 REAL = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")

@@ -9,7 +9,8 @@ import pytest
 from charlm.cli import config_file
 from charlm.errors import UsageError
 from charlm.training.request import parse_time
-from tests.conftest import TEXT, TOY, Result
+from tests.cli.kept import TOY
+from tests.conftest import TEXT, Result
 
 Charlm = Callable[..., Result]
 

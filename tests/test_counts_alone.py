@@ -25,7 +25,8 @@ from charlm.training.events import Counted, Evaluated, Finished, Saved
 from charlm.training.launch import make_trainer, resume_run, start_run
 from charlm.training.ngram_trainer import NgramSession
 from charlm.training.planner import Budget, choose
-from tests.conftest import TEXT, TOY, After, Never, Result, repeat_words, toy_run
+from tests.cli.kept import TOY
+from tests.conftest import TEXT, After, Never, Result, repeat_words, toy_run
 
 
 def counted(

@@ -16,8 +16,8 @@ from charlm.reporting.log import MetricsLog, read_log
 from charlm.training import trainer as step
 from charlm.training.events import Event, Finished, Saved, Skipped, Stepped, WentBack
 from charlm.training.trainer import Trainer, batch_loss
+from tests.cli.kept import TOY
 from tests.conftest import Never, toy_run
-from tests.test_cli import TOY, charlm  # noqa: F401  a fixture
 from tests.test_loop import everything, poison
 
 WRONG = (float("nan"), float("inf"), float("-inf"))
@@ -104,7 +104,7 @@ def test_all_of_it_is_in_the_log_and_nothing_of_it_is_saved(
 
 
 def test_what_never_gets_better_ends_with_code_5_and_leaves_the_last_good_save(
-    charlm,  # type: ignore[no-untyped-def]  # noqa: F811
+    charlm,  # type: ignore[no-untyped-def]
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     poison(monkeypatch, set(range(5, 10_000)))

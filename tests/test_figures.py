@@ -17,7 +17,8 @@ from charlm.data.prepare import prepare
 from charlm.evaluation.score import score_text
 from charlm.inference.predictor import Predictor, predictor_of
 from charlm.training.launch import make_trainer
-from tests.conftest import TEXT, TOY, Never, Result, toy_run
+from tests.cli.kept import TOY
+from tests.conftest import TEXT, Never, Result, toy_run
 from tests.test_counts_alone import counted
 
 POSITIONS = 1000

@@ -15,8 +15,9 @@ import pytest
 from charlm.cli import loading as reading
 from charlm.reporting.progress import laid_out
 from charlm.terminal import fit
+from tests.cli.kept import TOY
 from tests.commands import Command
-from tests.conftest import TEXT, TOY, Result, toy_choice
+from tests.conftest import TEXT, Result, toy_choice
 
 PIECES = ["loss 2.132 bits", "held-out 2.141 bits/char", "baseline 2.196", "12,345 chars/s"]
 

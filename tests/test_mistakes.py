@@ -10,7 +10,8 @@ import typer.main
 from charlm import suggestions
 from charlm.cli.main import COMMANDS, make_app
 from charlm.settings import settings_of
-from tests.conftest import TEXT, TOY, Result
+from tests.cli.kept import TOY
+from tests.conftest import TEXT, Result
 
 Charlm = Callable[..., Result]
 APP = typer.main.get_command(make_app(0.0))

@@ -9,7 +9,8 @@ import pytest
 
 from charlm.cli.main import COMMANDS
 from charlm.cli.main import run as main
-from tests.conftest import TEXT, TOY
+from tests.cli.kept import TOY
+from tests.conftest import TEXT
 
 USED = [
     ["train", "ducks.txt", "--steps", "4", *TOY, "--prior-order", "2", "--compile", "off", "--run", "both"],

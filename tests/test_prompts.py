@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from charlm.config import TextConfig
 from charlm.data.documents import separator_of
 from charlm.terminal import one_line, unescaped, visible
-from tests.conftest import TOY, Result
+from tests.cli.kept import TOY
+from tests.conftest import Result
 
 Charlm = Callable[..., Result]
 TRAIN = (*TOY, "--steps", "2", "--no-prior")

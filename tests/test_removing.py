@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from charlm.checkpoint.run_folder import RunFolder
-from tests.conftest import TOY, Result
+from tests.cli.kept import TOY
+from tests.conftest import Result
 
 Charlm = Callable[..., Result]
 TRAIN = ("train", "ducks.txt", *TOY, "--no-prior", "--steps", "1")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from charlm.terminal import shell_word, visible
-from tests.conftest import TEXT, TOY, Result
+from tests.cli.kept import TOY
+from tests.conftest import TEXT, Result
 
 Charlm = Callable[..., Result]
 ODD = [

@@ -18,8 +18,8 @@ import pyte
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.terminal import visible
+from tests.cli.kept import TOY
 from tests.commands import Command, Done
-from tests.conftest import TOY
 from tests.test_checkpoint import vouch_again
 from tests.test_terminal import hidden
 

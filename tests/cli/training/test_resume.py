@@ -124,6 +124,7 @@ def test_a_finished_run_is_refused_until_it_is_told_for_how_long(copied: Charlm)
     assert copied("resume", "--steps", "1", "--json").json["step"] == 17, "the newest run"
 
 
+@pytest.mark.slow
 def test_more_time_is_more_steps(copied: Charlm) -> None:
     more = copied.process("resume", "ducks", "--time", "8s", "--json")
     assert more.code == 0, more.err
