@@ -152,7 +152,7 @@ def resume(
     DivergedError, ResourceError.
     """
     if time is not None and steps is not None:
-        raise UsageError("time and steps were both given; give one of them")
+        raise UsageError("give either time or steps, not both")
     started, messages = perf_counter(), Messages()
     folder = find_run(run, checkpoints)
     paths = [text] if isinstance(text, str | os.PathLike) else list(text or [])
@@ -187,13 +187,13 @@ def _begin(
 ) -> TrainingJob:
     """Begin the run that a function was called for. Raises UsageError, TextError, CheckpointError, ResourceError."""
     if texts is not None and paths:
-        raise UsageError("paths and texts were both given; give one of them")
+        raise UsageError("give either paths or texts, not both")
     if isinstance(texts, str) or (texts is not None and not texts):
-        raise UsageError("texts takes a list of texts, at least one; a file is named without texts=")
+        raise UsageError("texts must be a list of at least one text; pass file names without texts=")
     if time is not None and steps is not None:
-        raise UsageError("time and steps were both given; a run has one or the other")
+        raise UsageError("give either time or steps, not both")
     if steps is not None and (type(steps) is not int or steps < 1):
-        raise UsageError(f"steps is {steps!r}; it takes a whole number, at least 1")
+        raise UsageError(f"steps is {steps!r}; it must be a whole number, at least 1")
     words = [repr(os.fspath(path)) for path in paths] + ["texts=[...]"] * (texts is not None)
     given = {"time": time, "steps": steps, "run": run, "from_run": from_run, "checkpoint": checkpoint}
     words += [f"{name}={value!r}" for name, value in {**given, **settings}.items() if value is not None]

@@ -49,7 +49,7 @@ def refuse_idle(config: Any) -> None:
     if config.ngram_embedding_rows is not None and config.ngram_embedding_rows & (
         config.ngram_embedding_rows - 1
     ):
-        raise ValueError(f"ngram_embedding_rows is {config.ngram_embedding_rows}; it takes a power of two")
+        raise ValueError(f"ngram_embedding_rows is {config.ngram_embedding_rows}; it must be a power of two")
 
 
 def refuse_shape(config: Any) -> None:
@@ -59,17 +59,17 @@ def refuse_shape(config: Any) -> None:
         pairs = config.position in (None, "rotary")  # which turn pairs of values
         if width % heads or (pairs and (width // heads) % 2):
             raise ValueError(
-                f"n_embd is {width} and n_head {heads}; the width must be "
-                f"{'an even number' if pairs else 'a whole number'} of values for each head"
+                f"n_embd is {width} and n_head {heads}; n_embd / n_head must be "
+                f"{'an even number' if pairs else 'a whole number'}"
             )
     if heads is not None and config.n_kv_head is not None and heads % config.n_kv_head:
         raise ValueError(
-            f"n_kv_head is {config.n_kv_head} and n_head {heads}; the heads must divide into that many equal "
+            f"n_kv_head is {config.n_kv_head} and n_head {heads}; the query heads must form that many equal "
             "groups"
         )
     if config.block_size is not None and config.window is not None and config.window > config.block_size:
         raise ValueError(
-            f"window is {config.window} and block_size {config.block_size}; no layer can read beyond the block"
+            f"window is {config.window} and block_size {config.block_size}; window must not exceed block_size"
         )
     if config.n_layer is not None and len(config.mixers) > config.n_layer:
         raise ValueError(f"mixer names {len(config.mixers)} layers, and n_layer is {config.n_layer}")
@@ -95,7 +95,7 @@ def refuse_training(config: Any) -> None:
     if config.batch_size is not None and config.batch_size % config.grad_accum:
         raise ValueError(
             f"grad_accum is {config.grad_accum} and batch_size {config.batch_size}; "
-            "the batch must divide into that many equal parts"
+            "batch_size must be a multiple of grad_accum"
         )
     if config.muon_lr is not None and config.optimizer == "adamw":
         raise ValueError(f"muon_lr is {config.muon_lr}, which has no effect with optimizer adamw")
@@ -104,19 +104,23 @@ def refuse_training(config: Any) -> None:
 def refuse_strip(config: Any) -> None:
     """ValueError for a TextConfig that strips books of what only whole files have."""
     if config.strip is not None and config.field is not None:
-        raise ValueError(f"strip is {config.strip}, which has no effect with field: it acts on whole files")
+        raise ValueError(
+            f"strip is {config.strip}, which has no effect with field, because strip works only on whole "
+            "files"
+        )
 
 
 def refuse_split(config: Any) -> None:
     """ValueError for settings of a TextConfig that do not divide a text."""
     if config.separator == "" or (config.separator is None) != (config.documents != "separator"):
         raise ValueError(
-            f"separator is {config.separator!r} and documents {config.documents}; documents separator takes a "
-            "separator, and nothing else does"
+            f"separator is {config.separator!r} and documents {config.documents}; give a separator if, "
+            "and only if, documents is separator"
         )
     if config.split == "documents" and config.documents == "none":
         raise ValueError(
-            "split is documents, which has no effect with documents none; say what a document is"
+            "split is documents, which has no effect with documents none; set documents to file, line, "
+            "blank-line or separator"
         )
     if config.split != "tail" and (config.val_file is not None or config.val + config.test == 0):
         what = "val_file" if config.val_file is not None else "val 0"
@@ -125,8 +129,9 @@ def refuse_split(config: Any) -> None:
         raise ValueError(f"val is {config.val:g}, which has no effect with val_file; leave one out")
     if config.val_file is None and config.val + config.test > MOST_KEPT_BACK:
         raise ValueError(
-            f"val is {config.val:g} and test {config.test:g}; together at most {MOST_KEPT_BACK:g}, so that there "
-            "is something to train on"
+            f"val is {config.val:g} and test {config.test:g}; their sum must be at most {MOST_KEPT_BACK:g}, "
+            "so that some "
+            "text remains to train on"
         )
 
 
@@ -197,7 +202,7 @@ class ModelConfig(Settings):
     )
     mixer: Annotated[
         str,
-        "How a position reads the ones before it; several, joined by commas, alternate over the layers.",
+        "Layer that mixes positions; several names, joined by commas, alternate over the layers.",
         Choices(("attention", "simple-attention", "convolution", "recurrent")),
     ] = "attention"
     position: Annotated[
@@ -210,7 +215,8 @@ class ModelConfig(Settings):
     ] = None
     window: Annotated[
         int | None,
-        "Characters one layer reads back, the current one included. Default: all for attention, 8 for convolution.",
+        "Characters that one layer can read, including the current one. Default: all for attention, 8 for "
+        "convolution.",
         Range(1, 65536),
     ] = None
     locality: Annotated[bool, "Let each head learn a preference for nearby characters."] = False
@@ -349,7 +355,7 @@ class TrainingConfig(Settings):
     ] = None
     grad_accum: Annotated[
         int,
-        "Gradient-accumulation steps: parts of a batch computed one after another, to save memory.",
+        "Gradient-accumulation steps: split each batch into this many parts, to save memory.",
         Range(1, 1024),
     ] = 1
     learning_rate: Annotated[
@@ -403,13 +409,14 @@ class TrainingConfig(Settings):
     ] = "auto"
     compile: Annotated[
         str,
-        "Compile the blocks before the first step; auto: when the run is long enough to gain.",
+        "Compile the blocks before the first step; auto: if the run is long enough to benefit.",
         Choice(("auto", "on", "off")),
     ] = "auto"
     prior_memory: Annotated[int, "Memory limit for counting n-grams, in megabytes.", Range(1, 10**6)] = 512
     prior_chars: Annotated[
         int | None,
-        "Count only this many symbols (see --units), evenly spread. Default: all that time allows.",
+        "Build the n-gram model from this many symbols (see --units), evenly spread. Default: as many as "
+        "time allows.",
         Range(1, 10**12),
     ] = None
 
@@ -445,7 +452,8 @@ class TextConfig(Settings):
     val_file: Annotated[str | None, "Evaluate on this file instead of the end of the text."] = None
     split: Annotated[
         str,
-        "What is held out. tail: the end of the text. blocks: pieces spread over it. documents: whole documents, by hash.",
+        "How to choose the held-out part. tail: the end of the text. blocks: pieces spread over it. "
+        "documents: whole documents, by hash.",
         Choice(("tail", "blocks", "documents")),
     ] = "tail"
     documents: Annotated[
@@ -479,8 +487,12 @@ class TextConfig(Settings):
         "gutenberg: remove Project Gutenberg's header and licence from each file.",
         Choice(("gutenberg",)),
     ] = None
-    field: Annotated[str | None, "Field that holds the text, in JSON lines, .json, .csv and .tsv."] = None
-    encoding: Annotated[str | None, "Text encoding. Default: UTF-8, or what the byte-order mark says."] = None
+    field: Annotated[str | None, "Field that holds the text in JSON Lines, .json, .csv and .tsv files."] = (
+        None
+    )
+    encoding: Annotated[
+        str | None, "Text encoding. Default: UTF-8, or the encoding that the byte-order mark indicates."
+    ] = None
     units: Annotated[
         str,
         "Unit of the tokenizer: characters (code points) or UTF-8 bytes.",
@@ -516,7 +528,9 @@ class SamplingConfig(Settings):
         Range(0, 1),
     ] = None
     min_p: Annotated[
-        float | None, "Drop characters less likely than this share of the likeliest.", Range(0, 1)
+        float | None,
+        "Drop characters whose probability is below this fraction of the likeliest one's.",
+        Range(0, 1),
     ] = None
     seed: Annotated[
         int | None,

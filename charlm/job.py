@@ -114,9 +114,10 @@ class TrainingJob:
             seconds = perf_counter() - started
         order = several(baseline.order or 0, corpus.vocabulary.word)
         self.messages.say(
-            f"baseline: {baseline.bits_per_char:.3f} bits/char on all held-out text, by n-grams of {order}, {source} "
+            f"baseline: {baseline.bits_per_char:.3f} bits/char on all held-out text, from n-grams with "
+            f"{order} of context, {source} "
             f"({KNESER_NEY}){f'; {baseline.limits}' if baseline.limits else ''}{too_few(corpus.held_out_chars)}. "
-            "Each evaluation scores it on its own windows"
+            "Each evaluation scores this baseline on the same windows as the model"
         )
         return NgramBaseline(baseline, built.model, seconds)
 
@@ -181,7 +182,7 @@ def begin(prepared: Prepared, messages: Messages, *, shared_name: bool = False) 
     else:
         if shared_name and begun_run(request.root, request.run) is not None:
             raise CheckpointError(
-                f"another process began the run {request.run} in the meantime; give the same command again to resume it"
+                f"another process has started the run {request.run}; repeat the command to resume it"
             )
         folder = RunFolder.create(request.root, request.run, shared_name=shared_name)
     with messages.progress("counting n-grams", " symbols"):
@@ -214,7 +215,7 @@ def reopen(
         if isinstance(session, NgramSession):
             option = "--time" if time is not None else "--steps"
             raise UsageError(
-                f"{option} has no effect on {folder.name}: it is an n-gram model, which is complete"
+                f"{option} has no effect on {folder.name}: an n-gram model needs no further training"
             )
         if steps is not None:
             extend_by_steps(session, folder, steps)
@@ -252,7 +253,8 @@ def check_same_request(run: RunFolder, request: TrainRequest, messages: Messages
     different = _differences(snapshot, request.asked)
     if different:
         raise UsageError(
-            f"the run {run.name} was begun with other settings: {'; '.join(different)}. Give the same command, "
+            f"the run {run.name} was started with other settings: {'; '.join(different)}. Repeat the "
+            "original command, "
             "or another name with --run"
         )
     text = snapshot.run.text
@@ -260,7 +262,7 @@ def check_same_request(run: RunFolder, request: TrainRequest, messages: Messages
     note_files(loaded.notes, messages)
     if loaded.corpus.key != snapshot.run.corpus.key:
         raise CheckpointError(
-            f"the run {run.name} was trained on another text: {text_name(snapshot.run)}, and this is "
+            f"the run {run.name} was trained on another text: {text_name(snapshot.run)}; this text is "
             f"{one_line(loaded.label)}, SHA-256 {loaded.corpus.sha256[:16]}. Restore that text, or give "
             "another name with --run"
         )

@@ -174,7 +174,7 @@ class Run:
                 )
         for name, value in {"length": length, "n": n}.items():
             if type(value) is not int or value < 1:
-                raise UsageError(f"{name} is {value!r}; it takes a whole number, at least 1")
+                raise UsageError(f"{name} is {value!r}; it must be a whole number, at least 1")
         try:
             config = SamplingConfig(**settings)
         except ValueError as error:
@@ -244,7 +244,7 @@ class Run:
         UsageError, and CheckpointError where the run's own text is needed and gone.
         """
         if (bool(paths) + (texts is not None) + (part is not None)) > 1:
-            raise UsageError("paths, texts and part exclude each other; give one of them")
+            raise UsageError("give only one of paths, texts and part")
         named: Sequence[tuple[str, str]] | None = None
         if paths:
             from charlm.data.reader import read_texts  # here: not needed to sample
@@ -324,7 +324,7 @@ def evaluate_run(
             missing = (
                 "has no test part; train with --test 0.05 to create one, or"
                 if part == "test"
-                else "held nothing out;"
+                else "has no held-out part;"
             )
             raise TextError(f"this run {missing} name a file to score")
         texts = [(f"{part} part of {text_name(run.snapshot.run)}", text)]
@@ -351,7 +351,7 @@ def text_of_run(
         if needed or moved is not None:
             raise
         messages.warn(
-            f"{error}; so there are no baselines from it, and passages seen in training are not found"
+            f"{error}; without that text, charlm cannot compute baselines or find passages seen in training"
         )
         return None
     report_moved(corpus.uncached, moved, messages)

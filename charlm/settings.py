@@ -90,9 +90,9 @@ class Setting:
             return
         kinds = (int, float) if self.type is float else (self.type,)
         if not isinstance(value, kinds) or (isinstance(value, bool) and self.type is not bool):
-            raise ValueError(f"{self.name} is {value!r}; it takes a value of type {self.type.__name__}")
+            raise ValueError(f"{self.name} is {value!r}; it must be of type {self.type.__name__}")
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{self.name} is {value}; it takes a finite number")
+            raise ValueError(f"{self.name} is {value}; it must be a finite number")
         if self.limit is not None and value not in self.limit:
             raise ValueError(f"{self.name} is {value!r}; allowed: {self.limit}{self._meant(value)}")
 

@@ -7,13 +7,13 @@ from difflib import get_close_matches
 # Values: options of charlm without their dashes, the best first, separated by `|`. `a + b` offers both, and
 # after the name may stand a value. The first that the command has is suggested. What begins with `=` is a
 # sentence, for what charlm does in another way. A key `COMMAND NAME` holds for one command only.
-_FILES = "=files are named without an option, as in: charlm train FILE"
+_FILES = "=name files without an option, as in: charlm train FILE"
 _NO_GPU = "device cuda|=only training uses a GPU; every other command computes on the CPU"
 _STDOUT = "out|per-char|=results go to standard output; write them to a file with > FILE"
 _TIME_OR_STEPS = "steps + time"
-_CHARACTERS = "=charlm needs no tokenizer: its symbols are characters, or what --units says"
+_CHARACTERS = "=charlm needs no tokenizer: its symbols are characters, or bytes with --units bytes"
 _ONE_MACHINE = "=charlm trains on one device"
-_NO_LOGGER = "=every figure is written to metrics.jsonl in the run's folder, and report.html draws them"
+_NO_LOGGER = "=charlm writes all metrics to metrics.jsonl in the run's folder, and plots them in report.html"
 _DETAILS = "=there is no verbose mode: charlm reports everything on standard error"
 _PROMPT_FILE = "prompt-file"
 
@@ -86,7 +86,7 @@ OPTIONS: dict[str, str] = {
     "train output-file": "run + checkpoints", "train save": "run + checkpoints", "train save-to": "run + checkpoints", "data output": "to", "data out": "to",
     "data output-dir": "to", "data dir": "to", "input": _FILES, "file": _FILES, "files": _FILES, "data": _FILES, "dataset": _FILES, "corpus": _FILES, "path": _FILES,
     "input-file": _FILES, "train-file": _FILES, "data-path": _FILES, "data-dir": _FILES, "text-file": _FILES, "data-file": _FILES, "training-file": _FILES,
-    "train-data": _FILES, "train-path": _FILES, "folder": _FILES, "dir": _FILES, "directory": _FILES, "stdin": "=for standard input name the file -",
+    "train-data": _FILES, "train-path": _FILES, "folder": _FILES, "dir": _FILES, "directory": _FILES, "stdin": "=to read standard input, give - as the file",
     "sample input": "prompt", "sample file": _PROMPT_FILE, "sample input-file": _PROMPT_FILE, "sample text-file": _PROMPT_FILE, "sample path": _PROMPT_FILE,
     "sample dataset": "run", "sample data": "run", "sample corpus": "run", "sample files": _PROMPT_FILE, "compare file": f"on|{_FILES}",
     "name": "run", "run-name": "run", "experiment": "run", "experiment-name": "run", "exp": "run", "exp-name": "run", "project": "run", "tag": "run", "run-id": "run",
@@ -101,8 +101,8 @@ OPTIONS: dict[str, str] = {
     "words": "units", "word-level": "units", "surprisal": "per-char", "per-token": "per-char", "per-character": "per-char", "per-word": "per-char", "bits": "per-char",
     "heldout": "part held-out", "split-name": "part", "adaptive": "online", "dynamic": "online", "baseline": "vary model=ngram,transformer",
     "vs": "on", "dry": "dry-run", "plan": "dry-run", "no-act": "dry-run", "simulate": "dry-run", "cfg": "config", "conf": "config", "config-file": "config", "settings": "config",
-    "format": "json", "as-json": "json", "output-format": "json", "jsonl": "json", "color": "=colour is used on terminals only; NO_COLOR=1 turns it off",
-    "no-color": "=colour is used on terminals only; NO_COLOR=1 turns it off", "colour": "=colour is used on terminals only; NO_COLOR=1 turns it off", "no-colour": "no-color|=colour is used on terminals only; NO_COLOR=1 turns it off",
+    "format": "json", "as-json": "json", "output-format": "json", "jsonl": "json", "color": "=charlm uses colour only on terminals; NO_COLOR=1 turns it off",
+    "no-color": "=charlm uses colour only on terminals; NO_COLOR=1 turns it off", "colour": "=charlm uses colour only on terminals; NO_COLOR=1 turns it off", "no-colour": "no-color|=charlm uses colour only on terminals; NO_COLOR=1 turns it off",
     "help-all": "help", "usage": "help", "?": "help", "man": "help", "examples": "help", "ver": "version", "license": "=charlm is under the MIT licence",
     # single letters
     "n": "samples", "b": "batch-size", "t": "temperature|time", "l": "length|n-layer", "m": "run", "r": "run", "s": "seed", "o": _STDOUT, "q": "quiet",

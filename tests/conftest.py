@@ -147,7 +147,7 @@ class Result:
 
 def repeat_words(charlm: Callable[..., "Result"], *run: str) -> list[str]:
     """The words, after `charlm`, of the command that `charlm info` gives to make a run again."""
-    shown = re.search(r"^the same run again:  charlm (.*)$", charlm("info", *run).out, re.M)
+    shown = re.search(r"^reproduce this run:  charlm (.*)$", charlm("info", *run).out, re.M)
     assert shown
     return shlex.split(shown[1])
 

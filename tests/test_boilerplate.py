@@ -180,7 +180,7 @@ def test_commands_name_it_measure_it_and_leave_it_out_on_request(charlm: Callabl
     assert done.err.count("licence left out") == 1
     assert f"({n:,} characters), as in the run's text" in done.err
     done = charlm("compress", "book.txt", "-o", "book.clm")
-    assert "header and licence, which the run leaves out (--strip), cost more" in done.err
+    assert "header and licence, which the run leaves out (--strip), compress less" in done.err
     for options, is_found in (((), True), (("--strip", "gutenberg"), False)):
         found = json.loads(charlm("inspect", "book.txt", *options, "--json").out)["warnings"]
         texts = [each["text"] for each in found if each["code"] == "boilerplate"]

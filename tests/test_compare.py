@@ -100,7 +100,7 @@ def test_what_is_varied_is_read(text: str, name: str, values: list[object]) -> N
     ("text", "said"),
     [
         ("positon=none,rotary", "did you mean position"),
-        ("seed=1,2", "--seeds does that"),
+        ("seed=1,2", "use --seeds instead"),
         ("causal=on,off", "cannot be varied"),
         ("schedule=0:1", "cannot be varied"),
         ("position=none", "at least two different values"),
@@ -297,7 +297,9 @@ def test_what_the_plan_changes_besides_is_said(tmp_path: Path, corpus: Corpus) -
     _, comparison, _ = make(tmp_path, corpus)
     comparison = replace(comparison, variants=tuple(found))
     choices = [plan_of(comparison, task, len(corpus.train)) for task in comparison.tasks()]
-    assert unintended(comparison, choices) == ["n_embd: 66, 70; --n-embd gives all the same"]
+    assert unintended(comparison, choices) == [
+        "n_embd: 66, 70; set --n-embd to give all variants the same value"
+    ]
 
 
 def test_names_of_folders_stay_apart_when_they_are_cut() -> None:

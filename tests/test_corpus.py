@@ -134,7 +134,7 @@ def test_three_parts_are_the_text(text: str, val: float, test: float) -> None:
 
 
 def test_too_little_left_to_train_on_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"val is 0.8 and test 0.2; together at most 0.95"):
+    with pytest.raises(ValueError, match=r"val is 0.8 and test 0.2; their sum must be at most 0.95"):
         TextConfig(val=0.8, test=0.2)
 
 

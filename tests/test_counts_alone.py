@@ -89,7 +89,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_half_done(
 ) -> None:
     run, session = counted(tmp_path, corpus)
     monkeypatch.setattr(files, "free_space", lambda _: 0)
-    with pytest.raises(ResourceError, match="make room"):
+    with pytest.raises(ResourceError, match="free some space"):
         list(make_trainer(session, run).run(Never()))
     assert run.steps() == []
 
@@ -118,7 +118,7 @@ def test_it_is_used_like_any_other(charlm: Callable[..., Result]) -> None:
     figures = json.loads(charlm("eval", "--json").out)
     assert figures["kind"] == "ngram"
     assert figures["bits_per_char"] == pytest.approx(figures["baselines"]["kneser-ney"]["bits_per_char"])
-    assert not any("do better" in warning for warning in figures["warnings"])
+    assert not any("predict better" in warning for warning in figures["warnings"])
     online = charlm("eval", "--online")
     assert online.code == 2 and "n-gram model" in online.err and not online.out
     per_char = charlm("eval", "ducks.txt", "--per-char", "bits.jsonl")

@@ -380,7 +380,7 @@ def test_a_published_text_is_divided_as_is_customary(
     for words, said in (
         (
             ["train", "text8.txt", "--steps", "3", *shape],
-            "3,600 to train on, 200 held out, 200 kept for the test",
+            "3,600 to train on, 200 held out, 200 in the test set",
         ),
         (["eval", "--part", "test"], "test part of text8.txt"),
         (["eval", "--part", "held-out"], "held-out part of text8.txt"),

@@ -221,16 +221,16 @@ def test_an_evaluation_says_everything(tmp_path: Path, corpus: Corpus) -> None:
     assert data["baselines"]["xz"]["adaptive"] is True
     counts = data["baselines"]["kneser-ney"]
     assert counts["bits_per_char"] < data["bits_per_char"] and not counts["adaptive"]
-    assert f"n-grams with {counts['order']} characters of context do better" in data["warnings"][0]
+    assert f"n-grams with {counts['order']} characters of context predict better" in data["warnings"][0]
     best = evaluate(read_snapshot(run, "best"), "best", [("held-out part", text)], rule, corpus)
     assert best.selected_on_this_text
-    assert any("chosen on this very text" in warning for warning in best.warnings)
+    assert any("chosen by its score on this text" in warning for warning in best.warnings)
     other = evaluate(read_snapshot(run, "best"), "best", [("x", "little geese " * 30)], rule, corpus)
     assert not other.selected_on_this_text
     seen = evaluate(
         read_snapshot(run, "latest"), "latest", [("x", corpus.training_text()[:400])], rule, corpus
     )
-    assert any("100 % of this text stands in the training part" in warning for warning in seen.warnings)
+    assert any("100 % of this text also occurs in the training part" in warning for warning in seen.warnings)
     gone = evaluate(read_snapshot(run, "latest"), "latest", [("x", "ducks")], rule, None)
     assert gone.to_json()["baselines"]["xz"] is None
     assert any("no kneser-ney baseline: the training text" in warning for warning in gone.warnings)
@@ -248,7 +248,7 @@ def test_counts_saved_in_the_run_stand_in_where_its_text_is_gone(tmp_path: Path,
         build(corpus.train, corpus.vocabulary.n_symbols, 3, memory=1 << 30).model, corpus.vocabulary
     )
     assert stick.bits_per_char == pytest.approx(score_text(alone, "", text).bits.mean(), rel=1e-12)
-    assert any("saved in the run, since its text is gone" in warning for warning in found.warnings)
+    assert any("saved in the run, because its text is missing" in warning for warning in found.warnings)
     assert not any("no kneser-ney" in warning for warning in found.warnings)
 
 
@@ -260,4 +260,4 @@ def test_a_model_that_counts_beat_is_told_what_to_do(
     list(Trainer(session, run).run(Never()))
     text = [("x", corpus.held_out_text())]
     found = evaluate(read_snapshot(run, "latest"), "latest", text, ContextRule.of(16), corpus)
-    assert any("characters of context do better" in said and hint in said for said in found.warnings)
+    assert any("characters of context predict better" in said and hint in said for said in found.warnings)

@@ -60,14 +60,14 @@ def test_every_cell_is_read(texts: list[str], piece: int, form: tuple[str, str])
         (
             "a.jsonl",
             '{"text": "a"}\n\n{"text": 3, "body": "b"}\n',
-            "line 3, has a number in the field text, which must be text; --field can name: body",
+            "line 3, has a number in the field text, which must be text; available fields: body",
         ),
-        ("a.jsonl", '{"body": "a"}', "line 1, has no field text; --field can name: body"),
+        ("a.jsonl", '{"body": "a"}', "line 1, has no field text; available fields: body"),
         ("a.jsonl", "once upon a time\n", "line 1, is not JSON"),
         ("a.jsonl", "[" * 100_000 + "\n", "line 1, is not JSON"),
         ("a.jsonl", "[1]\n", "line 1, is not a JSON object"),
         ("a.jsonl", '{"text": "\\ud800"}\n', "half a character"),
-        ("a.csv", "id,body\n1,a\n", "line 1, has no field text; --field can name: id, body"),
+        ("a.csv", "id,body\n1,a\n", "line 1, has no field text; available fields: id, body"),
         ("a.csv", "id,text\n1,a\n2\n", "row 3, line 3, has 1 cell, too few"),
         ("a.csv", 'id,text\n1,"a" b\n', "row 2, line 2, has unbalanced quotes"),
     ],
@@ -97,7 +97,7 @@ def test_include_acts_on_folders_only_and_says_when_nothing_matches() -> None:
     assert load(["d"], TextConfig(include="*.txt")).corpus.chars == 150
     with pytest.raises(TextError, match=r"no file that matches --include \*.py"):
         load(["d"], TextConfig(include="*.py"))
-    with pytest.raises(UsageError, match="has an effect on folders"):
+    with pytest.raises(UsageError, match="applies only to folders"):
         load(["d/a.txt"], TextConfig(include="*.txt"))
 
 
@@ -152,16 +152,16 @@ def test_each_dialect_gives_its_texts(name: str, data: str | bytes, text: str) -
     [
         ("a.csv", f'id,text\n1,one\n2,"two\n{ROWS}', "row 3, line 3, opens a quote that is never closed, up to line 40"),
         ("a.csv", f'id,text\n1,"a\nb"\n2,"two\n{ROWS}9,"9"\n', "row 3, line 4, has unbalanced quotes"),
-        ("a.csv", f'id,text\n1,"one" too\n{ROWS}', 'each " is written twice'),
+        ("a.csv", f'id,text\n1,"one" too\n{ROWS}', 'write each " twice'),
         ("a.csv", f"id,text\n1,one, too\n{ROWS}", "row 2, line 2, has 3 cells, and the header 2: a cell with , in it"),
-        ("a.tsv", f"id\ttext\n1\tone\ttoo\n{TABS}", "has 3 cells, and the header 2: there is a tab within a cell"),
+        ("a.tsv", f"id\ttext\n1\tone\ttoo\n{TABS}", "has 3 cells, and the header 2: a cell contains a tab"),
         ("a.tsv", f"id\ttext\n1\tone\n2\n{TABS}", "row 3, line 3, has 1 cell, too few for text"),
         ("a.csv", f"text,id,text\n1,one,2\n{ROWS}", "row 1, line 1, names 2 fields text; rename all but one"),
-        ("a.csv", ROWS, "has no field text; --field can name: 3, line 3, or a column by its number"),
-        ("a.tsv", '"id"\t"text"\n"1"\t"one"\n', 'can name: "id", "text"; a .tsv has no quoting: name the file .csv'),
-        ("a.jsonl", '{"text": "one"}\n{"text": null}\n', "line 2, has null in the field text, which must be text; leave such records out"),
+        ("a.csv", ROWS, "has no field text; available fields: 3, line 3, or a column by its number"),
+        ("a.tsv", '"id"\t"text"\n"1"\t"one"\n', 'available fields: "id", "text"; a .tsv has no quoting: name the file .csv'),
+        ("a.jsonl", '{"text": "one"}\n{"text": null}\n', "line 2, has null in the field text, which must be text; remove such records"),
         ("a.jsonl", '{"text": "one"}\n{"id": 2}\n', "line 2, has no field text, and no other that is text"),
-        ("a.json", '{"messages": [{"text": "one"}]}', "has no field text, and no other that is text; --field cannot name what is nested"),
+        ("a.json", '{"messages": [{"text": "one"}]}', "has no field text, and no other that is text; --field cannot reach nested fields"),
         ("a.txt", f'id\ttext\n1\t"one" too\n{TABS}', "in a file named .tsv, which has no quoting"),
         ("a.txt", "\r" * 11 + ",", "has no records with a field text"),  # the beginning has blank lines only
         ("a.txt", "Some prose\nof two lines\n", "has no records with a field text: it is not JSON, and its first line names no such column: Some prose"),
@@ -208,7 +208,7 @@ def test_what_may_be_a_mistake_is_said() -> None:
 
 def test_a_column_without_a_header_is_named_by_its_number() -> None:
     text, notes = field_of("a.csv", ROWS, "2")
-    assert text == LINES and "column 2 is read from the first row on" in str(notes)
+    assert text == LINES and "column 2 is read from the first row" in str(notes)
     assert field_of("b.csv", f"1,2\n{ROWS}", "2")[0] == LINES, "a field of that name goes before"
 
 

@@ -127,7 +127,7 @@ def test_training_ends_on_the_figure_that_eval_gives(
     if model == "none":
         counts = found["baselines"]["kneser-ney"]
         assert counts["bits_per_char"] == pytest.approx(found["bits_per_char"], abs=1e-9)
-        assert not any("do better" in warning for warning in found["warnings"])
+        assert not any("predict better" in warning for warning in found["warnings"])
 
 
 @pytest.mark.parametrize("kind", ["line", "blank-line"])
@@ -157,7 +157,7 @@ def test_the_advice_for_counts_names_what_differs(charlm: Callable[..., Result],
     def advice(*options: str) -> list[str]:
         assert charlm("train", "ducks.txt", "--model", "ngram", *options).code == 0
         warnings = json.loads(charlm("eval", "--json").out)["warnings"]
-        return [warning for warning in warnings if "do better" in warning]
+        return [warning for warning in warnings if "predict better" in warning]
 
     (said,) = advice(*given.split())
     order = re.search(r"--prior-order (\d+)$", said)

@@ -42,13 +42,13 @@ def test_of_a_few_characters_nothing_looks_like_a_measurement(charlm: Run) -> No
     info, listed, scored = charlm("info", "few"), charlm("runs"), charlm("eval")
     for shown in (trained.out, trained.err, report, info.out):
         assert "± ?" in shown and "± 0.0000" not in shown
-        assert "too few to mean much" in shown
+        assert "too few for a reliable score" in shown
     assert "too little text" in listed.out
     for shown in (trained.out, report, scored.out):
         assert "xz 0." not in shown and "xz, for comparison" not in shown
     for line in scored.out.splitlines():
         if line.split(" ")[0] in ("uniform", "unigram", "kneser-ney", "this"):
-            assert "2 characters: too few to mean much" in line
+            assert "2 characters: too few for a reliable score" in line
     assert all(event["standard_error"] is None for event in evaluations("few"))
     assert all(event["difference_error"] is None for event in evaluations("few"))
     for words in (("info", "few", "--json"), ("runs", "--json"), ("eval", "--json")):
@@ -74,7 +74,7 @@ def test_a_single_character_held_out_is_scored_in_training_too(charlm: Run, word
     Path("one.txt").write_text("s")
     trained = charlm("train", "ducks.txt", "--val-file", "one.txt", "--run", "one", *words)
     assert trained.code == 0, trained.err
-    assert "1 of 1 characters" in trained.out and "too few to mean much" in trained.out
+    assert "1 of 1 characters" in trained.out and "too few for a reliable score" in trained.out
     (last,) = evaluations("one")[-1:]
     scored = json.loads(charlm("eval", "--json").out)
     assert last["nats_per_char"] == pytest.approx(scored["nats_per_char"], abs=1e-6)
@@ -86,10 +86,10 @@ def test_a_file_of_a_few_characters_has_no_ratio_that_means_anything(charlm: Run
         charlm("train", "ducks.txt", "--steps", steps, "--run", name, *FAST)
     Path("few.txt").write_text("to be")
     for command in (("compress", "few.txt", "-o", "few.clm"), ("decompress", "few.clm", "-o", "again.txt")):
-        assert "5 characters: too few to mean much" in charlm(*command).out
+        assert "5 characters: too few for a reliable score" in charlm(*command).out
     examined = charlm("inspect", "few.txt").out
-    assert "xz compresses" not in examined and "too few to mean much" in examined
-    assert "too few to mean much" in charlm("compare", "ducks", "other", "--on", "few.txt").out
+    assert "xz compresses" not in examined and "too few for a reliable score" in examined
+    assert "too few for a reliable score" in charlm("compare", "ducks", "other", "--on", "few.txt").out
 
 
 def test_the_last_step_can_be_the_best_by_the_same_windows(charlm: Run) -> None:
@@ -199,7 +199,7 @@ def test_the_baseline_and_the_difference_are_shown_wherever_the_figure_is(charlm
         change = float(event["difference"]) / log(2)  # type: ignore[arg-type]
         assert f"baseline {bits:.3f}, difference {change:+.3f} ±" in trained.err
         assert f"<td>{bits:.4f}</td><td>{change:+.4f} ±" in Path("checkpoints/ducks/report.html").read_text()
-    assert f"{bits:.4f} bits/char there; difference {change:+.4f} ±" in trained.out
+    assert f"{bits:.4f} bits/char on the same text; difference {change:+.4f} ±" in trained.out
     assert json.loads(charlm("info", "--json").out)["difference_from_baseline"] == pytest.approx(
         change * log(2)
     )

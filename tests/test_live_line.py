@@ -207,5 +207,5 @@ def test_under_load_the_summary_says_what_was_planned(
     monkeypatch.setattr("charlm.training.planner.first_guess", lambda *args: 10**6)
     result = charlm("train", "ducks.txt", "--time", "6s", *TOY)
     assert result.code == 0, result.err
-    assert "note: 1,000,000 steps were planned at first" in result.err
-    assert "1,000,000 steps were planned at first, and the machine was slower" in " ".join(result.out.split())
+    assert "note: the first plan had 1,000,000 steps" in result.err
+    assert "the first plan had 1,000,000 steps, but the machine was slower" in " ".join(result.out.split())

@@ -325,8 +325,12 @@ REFUSED = {
     "mixer is 'attention,lstm'; allowed": {"mixer": "attention,lstm"},
     "mixer is ''; allowed": {"mixer": ""},
     "position is 'spiral'; allowed": {"position": "spiral"},
-    "n_embd is 9 and n_head 3; the width must be an even": {"n_embd": 9, "n_head": 3},
-    "n_embd is 10 and n_head 3; the width must be a whole": {"n_embd": 10, "n_head": 3, "position": "alibi"},
+    "n_embd is 9 and n_head 3; n_embd / n_head must be an even": {"n_embd": 9, "n_head": 3},
+    "n_embd is 10 and n_head 3; n_embd / n_head must be a whole": {
+        "n_embd": 10,
+        "n_head": 3,
+        "position": "alibi",
+    },
 }
 
 

@@ -117,7 +117,7 @@ def test_the_plan_gives_as_many_vectors_as_a_text_can_fill() -> None:
             {"ngram_embeddings": 1, "ngram_embedding_rows": 64},
             "ngram_embedding_rows is 64, which has no effect with ngram_embeddings 1",
         ),
-        ({"ngram_embedding_rows": 100}, "ngram_embedding_rows is 100; it takes a power of two"),
+        ({"ngram_embedding_rows": 100}, "ngram_embedding_rows is 100; it must be a power of two"),
         (
             {"ngram_embeddings": 1, "ngram_embedding_dropout": 0.1},
             "ngram_embedding_dropout is 0.1, which has no effect with ngram_embeddings 1",

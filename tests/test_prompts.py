@@ -100,7 +100,7 @@ def test_training_with_one_seed_shows_the_same_previews(charlm: Charlm) -> None:
 @pytest.mark.parametrize(
     ("stop", "said"),
     [
-        ("\u2603!", "cannot occur: the model has no symbols to write \u2603 (U+2603)"),
+        ("\u2603!", "cannot occur: the model cannot write \u2603 (U+2603)"),
         ("\u00e9", "will be rare: the model can write \u00e9 (U+00E9) only as UTF-8 bytes"),
         ("b\\n", None),
     ],

@@ -282,7 +282,7 @@ def test_wide_text_without_a_mark_names_its_option(codec: str) -> None:
 
 def test_nul_characters_can_be_insisted_on() -> None:
     data = b"a\0b\0c\0d\0"
-    refused(data, "--encoding utf-8 if its NUL characters are meant")
+    refused(data, "--encoding utf-8 if its NUL characters are intended")
     assert piped(data, "utf-8").joined == "a\0b\0c\0d\0"
     assert piped(b"a\0\0b\0c").joined == "a\0\0b\0c"
     assert piped(bytes(8)).joined == "\0" * 8

@@ -153,7 +153,7 @@ def test_what_is_of_another_kind_than_the_runs_text_is_read_as_what_it_is_and_sa
     said = charlm("eval", "new.txt", "--json")
     assert figure(said)["chars"] == len(plain(NEW).decode()) and "new.txt: read as plain text" in said.err
     lacking = charlm("eval", "new.csv")
-    assert lacking.code == 3 and "has no field text; --field can name: id, body, by" in lacking.err
+    assert lacking.code == 3 and "has no field text; available fields: id, body, by" in lacking.err
     assert figure(charlm("eval", "new.csv", "--field", "body", "--json")) == figure(said)
     mixed = charlm("train", "a.jsonl", "--field", "text", "--model", "ngram", "--val-file", "new.txt")
     assert mixed.code == 0 and "new.txt: read as plain text" in mixed.err
@@ -166,7 +166,10 @@ def test_utf8_is_read_as_utf8_by_a_run_of_another_encoding(charlm: Run) -> None:
     Path("new.txt").write_text("Été à Noël.\n" * 40, "utf-8")
     charlm("train", "a.txt", "--encoding", "cp1252", "--model", "ngram")
     said = charlm("eval", "new.txt", "--json")
-    assert figure(said)["chars"] == 480 and "new.txt: read as utf-8, which it is, not as cp1252" in said.err
+    assert (
+        figure(said)["chars"] == 480
+        and "new.txt: read as utf-8, its actual encoding, not as cp1252" in said.err
+    )
     assert figure(charlm("eval", "new.txt", "--encoding", "cp1252", "--json"))["chars"] == 480 + 160
 
 
@@ -227,9 +230,11 @@ def test_compressing_says_what_it_keeps_that_the_run_does_not_read(charlm: Run) 
     assert charlm("train", "a.txt", *words).code == 0
     for file, codec in (("a.txt", "cp1252"), ("mark.txt", "utf-16-le")):
         made = charlm("compress", file, "-o", f"{file}.clm", "--json")
-        assert made.code == 0 and f"{file} is read as {codec}, and the same bytes come back" in made.err
-        assert "what --newlines, --lowercase changed in the run's text costs more" in made.err
-        assert "not divided into documents" in made.err and "is not UTF-8" not in made.err
+        assert (
+            made.code == 0 and f"{file} is read as {codec}; decompression restores the same bytes" in made.err
+        )
+        assert "text that --newlines, --lowercase changed for the run compresses less" in made.err
+        assert "not split into documents" in made.err and "is not UTF-8" not in made.err
         assert json.loads(made.out)["chars"] == len(text) + (file == "mark.txt")
         assert charlm("decompress", f"{file}.clm", "-o", f"{file}.again").code == 0
         assert Path(f"{file}.again").read_bytes() == Path(file).read_bytes()

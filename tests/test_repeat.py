@@ -41,7 +41,7 @@ def weights(charlm: Charlm, *run: str) -> str:
 
 
 def again_of(shown: str) -> str:
-    found = re.search(r"^the same run again:  (charlm .*)$", shown, re.M)
+    found = re.search(r"^reproduce this run:  (charlm .*)$", shown, re.M)
     assert found, shown
     return found[1]
 
@@ -51,14 +51,14 @@ def test_a_run_on_a_text_of_any_name_is_repeated_by_the_command_shown(charlm: Ch
     Path(name).write_text(TEXT)
     made = charlm("train", "--steps", "2", "--run", "first", *TOY, "--", name)
     assert made.code == 0, made.err
-    assert "the same run again" not in made.err and "charlm info first" in made.err
+    assert "reproduce this run" not in made.err and "charlm info first" in made.err
     shown = charlm("info").out
     words = read_by_bash(again_of(shown))
     split = words.index("--") if "--" in words else len(words)
     assert charlm(*words[:split], "--run", "second", *words[split:]).code == 0
     assert weights(charlm, "second") == weights(charlm, "first")
     page = Path("checkpoints/first/report.html").read_text("utf-8")
-    cell = re.search(r"the same run again</th><td>(.*?)</td>", page, re.DOTALL)
+    cell = re.search(r"reproduce this run</th><td>(.*?)</td>", page, re.DOTALL)
     assert cell and html.unescape(cell[1]) == again_of(shown)
     typed = re.search(r"^command:  +(charlm .*)$", shown, re.M)
     assert typed and read_by_bash(typed[1]) == ["train", "--steps", "2", "--run", "first", *TOY, "--", name]
@@ -111,9 +111,9 @@ def test_the_other_commands_shown_work_for_a_run_of_any_name(charlm: Charlm) -> 
 def test_a_run_that_no_command_repeats_says_why(charlm: Charlm) -> None:
     charlm("train", "ducks.txt", "--steps", "2", *TOY)
     charlm("resume", "--steps", "2")
-    assert "the same run again:  not by one command" in charlm("info").out
+    assert "reproduce this run:  no single command can" in charlm("info").out
     assert json.loads(charlm("info", "--json").out)["repeat_command"] is None
-    assert "same run again" not in Path("checkpoints/ducks/report.html").read_text("utf-8")
+    assert "reproduce this run" not in Path("checkpoints/ducks/report.html").read_text("utf-8")
 
 
 def test_info_cuts_nothing(charlm: Charlm) -> None:

@@ -255,4 +255,4 @@ def test_each_evaluation_stands_beside_the_baseline_on_its_windows() -> None:
     row = evaluation(5, 2.0, 0.25, baseline_bits=2.125, difference=-0.125, difference_error=None, chars=150)
     page = render(replace(EMPTY, evaluations=[row]))
     cells = re.findall(r"<td>([^<]*)</td>", page)
-    assert cells == ["5", "2.0000 ± 0.2500", "2.1250", "-0.1250 ± ?", "150 (too few to mean much)"]
+    assert cells == ["5", "2.0000 ± 0.2500", "2.1250", "-0.1250 ± ?", "150 (too few for a reliable score)"]

@@ -187,7 +187,7 @@ def test_a_run_that_another_began_and_ended_meanwhile_is_for_the_next_call(
     monkeypatch.setattr(train, "begun_run", first_none)
     monkeypatch.setattr("charlm.checkpoint.run_folder.check_free", lambda root, name: None)
     result = charlm(*JOB)
-    assert result.code == 4 and "same command again" in result.err
+    assert result.code == 4 and "repeat the command" in result.err
     assert charlm(*JOB).code == 0
 
 

@@ -128,7 +128,7 @@ def test_links_to_folders_are_not_followed_but_noted() -> None:
     texts = read(["p"])
     assert [name for name, _ in texts.files] == ["p/a", "p/linked"]
     assert any("1 more: a link to a folder, not followed" in note for note in texts.notes)
-    assert "p/self: a link that leads nowhere, left out." in texts.notes
+    assert "p/self: a broken link, left out." in texts.notes
     assert found("p/**/[al]") == ["p/a"]
 
 
@@ -216,7 +216,7 @@ def test_lines_of_files_stay_apart_and_numbers_sort_as_numbers(
     poems()
     text, said = trained_on("poems")
     assert text == "\n".join(f"Poem number {i} starts, word{i}" for i in (1, 2, 10))
-    assert "poems/poem1.txt and 1 more: does not end with a newline; one is added" in said
+    assert "poems/poem1.txt and 1 more: does not end with a newline; charlm adds one" in said
 
 
 def test_a_newline_is_added_only_between_files_and_of_the_kind_that_the_lines_before_end_with(
@@ -379,9 +379,9 @@ def test_patterns_come_from_the_environment_and_a_file_too(
     ("words", "code", "said"),
     [
         (["d", "--include", "*.txt", "--include", "*.nope"], 3, "no file that matches --include *.nope"),
-        (["d", "--exclude", "*"], 3, "Nothing is left to read with --exclude *"),
-        (["d/a.txt", "--include", "*.txt"], 2, "--include *.txt has an effect on folders only"),
-        (["-", "--exclude", "*.txt"], 2, "--exclude *.txt has an effect on files only"),
+        (["d", "--exclude", "*"], 3, "--exclude * leaves nothing to read"),
+        (["d/a.txt", "--include", "*.txt"], 2, "--include *.txt applies only to folders"),
+        (["-", "--exclude", "*.txt"], 2, "--exclude *.txt applies only to files"),
         (["p"], 3, "p contains no text: p/a.png is not text"),
         (["d", "--exclude", "*.rst", "--dry-run"], 0, "--exclude *.rst: matches no file"),
     ],
@@ -420,10 +420,10 @@ def test_runs_and_comparisons_in_a_folder_are_left_out_and_said(
     for name in (".", "**", "*"):
         again, said = trained_on(name, "--run", f"of-{len(name)}{ord(name[0])}")
         assert again == text
-        assert "a run of charlm, not text; left out" in " ".join(said.split())
+        assert "a charlm run, not text; left out" in " ".join(said.split())
     only = charlm("train", "checkpoints", *TOY)
     assert only.code == 3
-    assert "checkpoints contains only runs of charlm" in " ".join(only.err.split())
+    assert "checkpoints contains only charlm runs" in " ".join(only.err.split())
     assert found("checkpoints/first/notes.txt")  # a file of a run is read if it is named itself
 
 

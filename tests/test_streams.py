@@ -97,15 +97,15 @@ def test_a_named_pipe_and_a_device_are_written_to_and_not_replaced(folder: Path)
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["compress", "ducks.txt", "-o", "ducks.txt", "--force"], "is the file that is read"),
-        (["compress", "ducks.txt", "-o", "./ducks.txt"], "is the file that is read"),
+        (["compress", "ducks.txt", "-o", "ducks.txt", "--force"], "is the input file"),
+        (["compress", "ducks.txt", "-o", "./ducks.txt"], "is the input file"),
         (["compress", "ducks.txt", "-o", "checkpoints"], "is not a regular file"),
         (["compress", "ducks.txt", "-o", "none/ducks.clm"], "folder that does not exist"),
         (["compress", "ducks.txt", "-o", "-", "--json"], "both write to standard output"),
         (["eval", "ducks.txt", "--per-char", "-", "--json"], "both write to standard output"),
-        (["eval", "ducks.txt", "--per-char", "ducks.txt"], "is the file that is read"),
-        (["eval", ".", "--per-char", "ducks.txt"], "exists in a folder that is read, ."),
-        (["compress", "ducks.txt", "-o", "x" * 300], "is too long a name; allowed: 255 bytes"),
+        (["eval", "ducks.txt", "--per-char", "ducks.txt"], "is the input file"),
+        (["eval", ".", "--per-char", "ducks.txt"], "exists in the input folder ."),
+        (["compress", "ducks.txt", "-o", "x" * 300], "the name is too long; the limit is 255 bytes"),
     ],
     ids=" ".join,
 )
@@ -124,7 +124,7 @@ def test_no_output_overwrites_what_a_command_reads_without_naming_it(folder: Pat
     given = run(folder, "compress", "-", "-o", "ducks.txt", "--force", stdin=text)
     own = run(folder, "eval", "--per-char", "ducks.txt")
     for done in (given, own):
-        assert done.code == 2 and "ducks.txt is the file that is read" in done.err, done.err
+        assert done.code == 2 and "ducks.txt is the input file" in done.err, done.err
     assert text.read_text() == TEXT
 
 

@@ -239,7 +239,8 @@ def check_name(name: str) -> None:
         )
     if not RUN_NAME.fullmatch(name) or len(name.encode()) > MAX_NAME:
         raise UsageError(
-            f"a run cannot be named {one_line(name)!r}; use letters, digits, and . + - _ after the first, "
+            f"a run cannot be named {one_line(name)!r}; start with a letter or digit, then use letters, "
+            "digits and . + - _, "
             f"at most 100 characters and {MAX_NAME} bytes of UTF-8, no dot at the end"
         )
 
@@ -314,7 +315,7 @@ def folders_with(root: Path, name: str, skipped: Callable[[str], None] = lambda 
     if unreadable:
         more = f" and {len(unreadable) - MAX_LISTED} more" if len(unreadable) > MAX_LISTED else ""
         skipped(
-            f"skipped in {one_line(str(root))}, since it cannot be read: {', '.join(unreadable[:MAX_LISTED])}{more}"
+            f"skipped in {one_line(str(root))} because unreadable: {', '.join(unreadable[:MAX_LISTED])}{more}"
         )
     return found
 
@@ -352,7 +353,7 @@ def find_run(root: Path, name: str | None, skipped: Callable[[str], None] = lamb
     meant = name_meant(name, [run.path.name for run in found])
     hint = f"did you mean {one_line(meant)}? " if meant else ""
     raise CheckpointError(
-        f"there is no run named {one_line(name)} in {place}; {hint}there are: "
+        f"there is no run named {one_line(name)} in {place}; {hint}existing runs: "
         + ", ".join(run.name for run in found[:10])
         + (f" and {len(found) - 10} more: charlm runs lists them" if len(found) > 10 else "")
     )

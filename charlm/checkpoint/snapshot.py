@@ -133,9 +133,9 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
     facts = read_as(RunFacts, parse_json(data["run.json"], "run.json"), "run.json")
     state = parse_json(data["state.json"], "state.json")
     if state.get("step") != step:
-        raise CheckpointError("state.json is damaged: it is of another step")
+        raise CheckpointError("state.json is damaged: it belongs to another step")
     if state.get("parent_loss") is not None and facts.parent is None:
-        raise CheckpointError("state.json is damaged: it has parent_loss, and run.json names no parent")
+        raise CheckpointError("state.json is damaged: it has parent_loss, but run.json names no parent")
     if model_config.prior and NGRAM_FILE not in data:
         raise CheckpointError(f"the run has no {NGRAM_FILE}, which its model needs")
     expected = expected_weights(model_config, vocabulary.n_symbols)

@@ -12,8 +12,8 @@ from charlm.terminal import one_line
 from charlm.training.describe import several
 
 EXAMPLES = """Examples:
-  charlm cache              what there is, and where
-  charlm cache --clear      remove all of it; --yes does not ask
+  charlm cache              list the cached texts and their folder
+  charlm cache --clear      remove all texts, after asking; --yes does not ask
   charlm cache 3f2a --clear   remove the text with this key prefix"""
 
 
@@ -27,9 +27,10 @@ def command(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the texts that are kept as ids, or remove them.
+    """List the cached texts, or remove them.
 
-    A text is read again when it is needed; one from standard input cannot be, and runs on it cannot go on.
+    charlm reads a removed text again when it needs it. Text from standard input cannot be read again, so runs on
+    it cannot resume.
     """
     from charlm.data import corpus_cache as cache  # here: numpy is slow to import
 

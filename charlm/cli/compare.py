@@ -40,7 +40,7 @@ Vary = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=A,B,...",
-        help="A setting and the values to compare; + joins mixers in a value. Repeatable.",
+        help="Setting to vary and its values; + combines mixers within one value. Repeatable.",
     ),
 ]
 
@@ -52,7 +52,7 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="[FILE]... | RUN-A RUN-B",
-            help="With --vary a text, as for train; without it two runs, or a comparison.",
+            help="With --vary: a text, as for train. Without: two runs, or one comparison.",
         ),
     ] = None,
     vary: Vary = None,
@@ -65,7 +65,7 @@ def command(
     seeds: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1000, help="Seeds for each variant: --seed and the ones after it. [default: 1]"
+            min=1, max=1000, help="Number of seeds per variant: --seed and the seeds after it. [default: 1]"
         ),
     ] = None,
     run: Annotated[
@@ -95,9 +95,7 @@ def command(
     if on is not None:
         raise UsageError("--on compares two trained runs, and has no effect with --vary")
     if text:
-        raise UsageError(
-            "--text is for runs that are trained already; with --vary, name the text as an argument"
-        )
+        raise UsageError("--text applies only to trained runs; with --vary, name the text as an argument")
     check_files("compare", names or [], root, time)
     axes = _axes(ctx, vary)
     folder, comparison, loaded = _prepare(root, names or [], axes, (time, steps), seeds or 1, run, settings)
@@ -119,7 +117,7 @@ def _refuse_what_needs_vary(ctx: typer.Context, settings: dict[str, Any]) -> Non
 def _budget(time: str | None, steps: int | None) -> tuple[float | None, int | None]:
     """Seconds or steps of each run."""
     if time is not None and steps is not None:
-        raise UsageError("--time and --steps were both given; a run has one or the other")
+        raise UsageError("give either --time or --steps, not both")
     return (budget_seconds(time or DEFAULT_TIME), None) if steps is None else (None, steps)
 
 
@@ -129,13 +127,11 @@ def _axes(ctx: typer.Context, vary: list[str]) -> dict[str, list[Any]]:
 
     axes = dict(parse_axis(text) for text in vary)
     if len(axes) < len(vary):
-        raise UsageError("--vary names the same setting twice; give all its values at once")
+        raise UsageError("--vary names the same setting twice; list all its values in one --vary")
     for name in axes:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise UsageError(
-                f"--{name.replace('_', '-')} has no effect, since --vary gives {name} its values"
-            )
+            raise UsageError(f"--{name.replace('_', '-')} has no effect, because --vary sets {name}")
     return axes
 
 
@@ -183,10 +179,11 @@ def _without_training(
             return
     if len(names) == 1 and has_run(root, names[0]):
         raise UsageError(
-            f"compare takes two runs, and {one_line(names[0])} is one: charlm compare {quoted(names[0])} RUN"
+            f"compare needs two runs, but you named only {one_line(names[0])}: charlm compare "
+            f"{quoted(names[0])} RUN"
         )
     raise UsageError(
-        "say what to compare: a text and --vary NAME=A,B, or the names of two runs, or that of a comparison. For "
+        "name what to compare: a text with --vary NAME=A,B, two runs, or an earlier comparison. For "
         "example: charlm compare corpus.txt --vary position=none,rotary --time 60s"
     )
 
@@ -210,10 +207,12 @@ def _prepare(
     if model.is_ngram:
         refuse_for_ngram(*given, training)
     if training.schedule is not None and budget[0] is not None:
-        raise UsageError("--schedule names steps, and has no effect with --time; give --steps")
+        raise UsageError(
+            "--schedule names steps, so it needs --steps N; a run with a time budget may end at any step"
+        )
     found, refused = variants(axes, model, training)
     for reason in refused:
-        warn(f"left out: {reason}")
+        warn(f"skipped: {reason}")
 
     from charlm.cli.compare_run import prepare
     from charlm.training.planner import Budget
@@ -221,7 +220,7 @@ def _prepare(
     warn_unless_kept(names, MESSAGES)
     loaded = load_text(names, text, MESSAGES)
     if not loaded.corpus.held_out_chars:
-        raise UsageError("nothing is held out to compare on; give --val or --val-file")
+        raise UsageError("there is no held-out text to compare on; give --val or --val-file")
     report_text(loaded, MESSAGES)
     means = Budget(seconds=budget[0], steps=budget[1])
     return *prepare(root, run, loaded, text, found, training, seeds, means), loaded

@@ -59,7 +59,7 @@ def _facts(comparison: Comparison, found: Verdict) -> list[tuple[str, str]]:
     return [
         ("text", f"{comparison.label}, SHA-256 {comparison.corpus_sha256[:16]}"),
         ("scored", f"{found.chars:,} held-out characters, each once, for every run"),
-        *([("symbols", f"{units}: context and text read are counted in them")] * (units != "chars")),
+        *([("symbols", f"{units}, the unit of context and text read")] * (units != "chars")),
         ("budget", f"{each} for each of {len(comparison.variants)} variants, {n} seed{'s' * (n > 1)}"),
         ("machine", describe_machine(comparison.threads)),
         ("begun", comparison.created),
@@ -69,8 +69,9 @@ def _facts(comparison: Comparison, found: Verdict) -> list[tuple[str, str]]:
 
 def _loss_charts(folder: RunFolder, rows: Sequence[Row]) -> list[Chart]:
     note = (
-        "Each run's evaluations on a sample of the held-out text, the same windows each time; its closing evaluation, "
-        "on more of it, is a diamond by itself. The table scores all runs on the same text."
+        "The lines show each run's evaluations on the same sample of held-out windows. A separate diamond "
+        "marks its "
+        "closing evaluation, on more held-out text. The table scores all runs on the same text."
     )
     by_time: list[Line] = []
     by_chars: list[Line] = []

@@ -81,7 +81,7 @@ def prepare(
     )
     if len(comparison.tasks()) > MOST_RUNS:
         raise UsageError(
-            f"these are {len(comparison.tasks()):,} runs; a comparison has at most {MOST_RUNS:,}"
+            f"this comparison would have {len(comparison.tasks()):,} runs; the limit is {MOST_RUNS:,}"
         )
     choices = [plan_of(comparison, task, len(loaded.corpus.train)) for task in comparison.tasks()]
     for reason in unintended(comparison, choices):
@@ -256,7 +256,7 @@ def compare_two(
         watch("comparing", 0, None)
         found = side_by_side(names, (evaluations[0], evaluations[1]))
     if evaluations[0].figure.ends != evaluations[1].figure.ends:
-        warn("one figure includes the bits of document ends, and the other does not")
+        warn("one score includes the bits of document ends, but the other does not")
     if as_json:
         print_json(found.to_json())
     else:
@@ -273,7 +273,8 @@ def _read_differently(names: tuple[str, str], snapshots: Sequence[Snapshot], on:
         said = ", ".join(f"{s.name} {getattr(config, s.name) or 'none'}" for s in differing)
         ways.append(f"{name} with {said}")
     return (
-        f"{one_line(on)} is read differently by the two runs, so their figures cannot be compared: {' and '.join(ways)}. "
+        f"the two runs read {one_line(on)} differently, so their scores are not comparable: "
+        f"{' and '.join(ways)}. "
         "Compare runs that read text the same way"
     )
 
@@ -295,7 +296,9 @@ def _show(found: SideBySide) -> None:
     print(_difference(found))
     for name, other, passages in zip(found.names, reversed(found.names), found.better, strict=True):
         print(
-            f"\nwhere {name} is better than {other}, in bits:" if passages else f"\n{name} is better nowhere"
+            f"\nwhere {name} is better than {other}, in bits:"
+            if passages
+            else f"\n{name} is not better on any passage"
         )
         for passage in passages:
             print(_passage(passage))
@@ -319,9 +322,10 @@ def _difference(found: SideBySide) -> str:
         return f"{better} is better than {worse} by {gap:.4f} bits/char {chars}: too few for an interval"
     low, high = sorted(map(abs, found.interval)) if found.interval[0] * found.interval[1] > 0 else (0.0, 0.0)
     about = (
-        f"95 %: {low:.4f} to {high:.4f}, from the text alone; other seeds would change it too"
+        f"95 % interval: {low:.4f} to {high:.4f}, for the choice of text only; other seeds would also change "
+        "the result"
         if high
-        else "less than the noise of the text alone"
+        else "within the noise from the choice of text"
     )
     return f"{better} is better than {worse} by {gap:.4f} bits/char {chars} ({about})"
 

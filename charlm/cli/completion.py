@@ -15,7 +15,7 @@ EXAMPLES = """Examples:
   charlm completion bash > ~/.local/share/bash-completion/completions/charlm
   charlm completion zsh > ~/.zfunc/_charlm       with fpath+=~/.zfunc before compinit in ~/.zshrc
   charlm completion fish > ~/.config/fish/completions/charlm.fish
-Make the file again after an update of charlm: it runs no Python, and knows what this version offers."""
+Regenerate the file after updating charlm: it lists the options of this version and runs no Python."""
 
 
 class Shell(StrEnum):
@@ -41,9 +41,9 @@ Commands = dict[str, tuple[str, list[Option]]]
 
 
 def command(
-    ctx: typer.Context, shell: Annotated[Shell, typer.Argument(help="The shell to complete in.")]
+    ctx: typer.Context, shell: Annotated[Shell, typer.Argument(help="Shell to generate the script for.")]
 ) -> None:
-    """Print a file that completes charlm's commands, options and values in a shell."""
+    """Print a shell completion script for charlm's commands, options and values."""
     group = ctx.find_root().command
     commands = {name: (_line(each.help), list(_options(each))) for name, each in group.commands.items()}  # type: ignore[attr-defined]
     print(WRITERS[shell.value](commands), end="")

@@ -27,7 +27,7 @@ T = TypeVar("T")
 Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="File to write; - for standard output.")]
 CompressThreads = Annotated[
     int | None,
-    threads_option("CPU threads; decompressing uses as many. [default: 1]"),
+    threads_option("CPU threads; decompression must use the same number. [default: 1]"),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT; allow writing to a terminal.")]
 
@@ -38,7 +38,7 @@ EXAMPLES = """Examples:
   charlm compress chapter.txt -o chapter.clm              with the newest run
   charlm compress chapter.txt -o chapter.clm --run novels --json
   zcat log.gz | charlm compress - -o - > log.clm          standard input and output
-  charlm decompress chapter.clm -o chapter.txt            the same bytes again"""
+  charlm decompress chapter.clm -o chapter.txt            restore the original bytes"""
 
 
 def command(
@@ -51,9 +51,9 @@ def command(
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
-    """Compress a file with a model: the better it predicts, the smaller.
+    """Compress a file with a model; better predictions make smaller files.
 
-    The same checkpoint decompresses it to the same bytes, with the same versions on the same kind of machine.
+    Decompression needs the same checkpoint, the same software versions and the same kind of machine.
     """
     check_files("compress", [file], checkpoints_root(checkpoints))
     target = output(file, out, force, as_json)
@@ -70,8 +70,9 @@ def command(
     header = done.header
     if done.not_text is not None:
         warn(
-            f"{label} is not UTF-8: the byte at offset {count(done.not_text)} is part of no character. "
-            "It is compressed exactly, but no smaller where it is not text"
+            f"{label} is not UTF-8: the byte at offset {count(done.not_text)} is not part of a valid "
+            "character. "
+            "Compression is lossless, but saves nothing where the file is not text"
         )
     for note in _read_otherwise(file, data, header.encoding, snapshot.run.text):
         warn(f"{label}{note}")
@@ -103,23 +104,32 @@ def _read_otherwise(path: str, data: bytes, encoding: str, config: "TextConfig")
     from charlm.data.stream import Block
 
     text = data.decode(encoding or "utf-8", "replace")
-    kept = "is compressed unchanged, so that the same bytes come back"
+    kept = "is compressed unchanged, so that decompression restores the same bytes"
     if encoding:
-        yield f" is read as {encoding}, and the same bytes come back"
+        yield f" is read as {encoding}; decompression restores the same bytes"
     if config.field is not None and format_of(path, text, config.field) is not None:
-        yield f" {kept}: what is beside the field {one_line(config.field)}, which the run reads alone, costs more"
+        yield (
+            f" {kept}: text outside the field {one_line(config.field)}, the only one that the run reads, "
+            "compresses less"
+        )
     left = strip_boilerplate([Block(text.encode(errors="replace"), text)], Boilerplate())
     if config.strip is not None and "".join(block.text for block in left) != text:
-        yield f" {kept}: Project Gutenberg's header and licence, which the run leaves out (--strip), cost more"
+        yield (
+            f" {kept}: Project Gutenberg's header and licence, which the run leaves out (--strip), "
+            "compress less"
+        )
     if normalize(text, config) != text:
         options = ", ".join(
             setting.option
             for setting in settings_of(type(config))
             if setting.name in CHANGING and getattr(config, setting.name) != setting.default
         )
-        yield f" {kept}: what {options} changed in the run's text costs more"
+        yield f" {kept}: text that {options} changed for the run compresses less"
     if config.documents != "none":
-        yield f" {kept}: it is not divided into documents, as the run's text is, so where one begins costs more"
+        yield (
+            f" {kept}: it is not split into documents as the run's text is, so beginnings of documents "
+            "compress less"
+        )
 
 
 def _in_training_too(ids: "Ids", snapshot: "Snapshot") -> str | None:
@@ -130,7 +140,7 @@ def _in_training_too(ids: "Ids", snapshot: "Snapshot") -> str | None:
     try:
         corpus = corpus_of(snapshot)
     except CheckpointError as error:
-        warn(f"{error}; so charlm cannot tell whether this file is part of it")
+        warn(f"{error}; without that text, charlm cannot tell whether it contains this file")
         return None
     return about_overlap([overlap(corpus.train, ids)], snapshot.vocabulary.word)
 
@@ -148,7 +158,7 @@ def show(run: str, facts: dict[str, Any], target: Output) -> None:
     from charlm.evaluation.bootstrap import too_few  # here: NumPy is slow to import
 
     bits, few = facts["bits_per_char"], too_few(facts["chars"])
-    kept = "-" if bits is None else f"{bits:.4f}, all bytes of the file counted{few}"
+    kept = "-" if bits is None else f"{bits:.4f}, counting all bytes of the file{few}"
     with redirect_stdout(sys.stderr if target.is_stdout else sys.stdout):
         table(
             [
@@ -156,7 +166,10 @@ def show(run: str, facts: dict[str, Any], target: Output) -> None:
                 ("original", f"{count(facts['bytes'])} bytes, {count(facts['chars'])} characters"),
                 ("compressed", f"{count(facts['compressed_bytes'])} bytes"),
                 ("bits per character", kept),
-                ("speed", f"{facts['chars_per_second']:,.0f} characters/s, {facts['streams']} side by side"),
+                (
+                    "speed",
+                    f"{facts['chars_per_second']:,.0f} characters/s, parallel streams: {facts['streams']}",
+                ),
             ]
         )
 

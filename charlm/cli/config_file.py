@@ -88,7 +88,7 @@ def _contents(path: str) -> bytes:
     with open(path, "rb", buffering=0, opener=_without_waiting if named_pipe else None) as file:
         while len(data) <= MOST_BYTES:
             if named_pipe and not select.select([file], [], [], PATIENCE)[0]:
-                raise TimeoutError(errno.ETIMEDOUT, f"nothing came through this pipe in {PATIENCE:g} seconds")
+                raise TimeoutError(errno.ETIMEDOUT, f"the pipe sent no data within {PATIENCE:g} seconds")
             piece = file.read(MOST_BYTES + 1 - len(data))
             if not piece:
                 break
@@ -135,7 +135,7 @@ def _wrong(param: Any, value: Any) -> str | None:
     if not param.multiple:
         return _wrong_one(param.type.name, value)
     parts = value if isinstance(value, list) else [value]
-    return None if all(isinstance(part, str) for part in parts) else "a text in quotes, or a list of texts"
+    return None if all(isinstance(part, str) for part in parts) else "a quoted string, or a list of strings"
 
 
 def _wrong_one(kind: str, value: Any) -> str | None:
@@ -145,4 +145,4 @@ def _wrong_one(kind: str, value: Any) -> str | None:
         return None if type(value) is int else "a whole number, without quotes, point or exponent"
     if kind.startswith("float"):
         return None if type(value) in (int, float) else "a number, without quotes"
-    return None if type(value) in (str, int, float) else "a text in quotes"
+    return None if type(value) in (str, int, float) else "a quoted string"

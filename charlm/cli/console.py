@@ -48,7 +48,8 @@ class Output:
             terminal = self._check(self._path, inputs, overwrite)
         if terminal and binary and not overwrite:
             raise UsageError(
-                f"{self._named} is a terminal, and this is no text; redirect it, name a file, or give --force"
+                f"{self._named} is a terminal, but the output is binary; redirect it, name a file, or give "
+                "--force"
             )
 
     def _check(self, path: Path, inputs: Sequence[str], overwrite: bool) -> bool:
@@ -76,10 +77,10 @@ class Output:
             return
         for name in inputs:
             if _is_same(name, self._path):
-                raise UsageError(f"{self._named} is the file that is read; give another name")
+                raise UsageError(f"{self._named} is the input file; give another name")
             if name != "-" and Path(os.path.realpath(name)) in Path(os.path.realpath(self._path)).parents:
                 raise UsageError(
-                    f"{self._named} exists in a folder that is read, {one_line(name)}; give another name"
+                    f"{self._named} exists in the input folder {one_line(name)}; give another name"
                 )
 
     def _check_new(self, path: str) -> None:
@@ -90,7 +91,7 @@ class Output:
         if not os.access(folder, os.W_OK):
             raise UsageError(f"{self._named} is in a folder that cannot be written; name another")
         if len(os.fsencode(name)) > LONGEST_NAME:
-            raise UsageError(f"{self._named} is too long a name; allowed: {LONGEST_NAME} bytes")
+            raise UsageError(f"{self._named}: the name is too long; the limit is {LONGEST_NAME} bytes")
 
     def write(self, pieces: Iterable[bytes]) -> None:
         """Write all of it; a regular file appears whole or not at all. Raises ResourceError."""

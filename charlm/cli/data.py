@@ -29,7 +29,7 @@ def command(
 ) -> None:
     """List benchmark texts, or download one and check it.
 
-    No other command opens a connection, and this one only to the address that it shows.
+    Only this command uses the network, and it connects only to the address that it shows.
     """
     from charlm.data.datasets import TEXTS
 
@@ -57,11 +57,7 @@ def _data_meant(what: str, name: str | None) -> str:
     meant = command_meant(what, ("list", "get")) or ""
     if "data get" in meant or meant == "get":
         return f"did you mean charlm data get {one_line(name or 'NAME')}?"
-    return (
-        "did you mean charlm data list?"
-        if meant in ("list", "runs")
-        else "there are data list and data get NAME"
-    )
+    return "did you mean charlm data list?" if meant in ("list", "runs") else "use data list or data get NAME"
 
 
 def _no_text(name: str) -> str:
@@ -72,7 +68,7 @@ def _no_text(name: str) -> str:
     if address is not None:
         return f"data get takes the name of a text that charlm knows ({', '.join(TEXTS)}). {address}"
     close = name_meant(name.lower(), list(TEXTS))
-    return f"data get knows no {one_line(name)}; " + (
+    return f"data get does not know {one_line(name)}; " + (
         f"did you mean {close}?" if close else f"available texts: {', '.join(TEXTS)}"
     )
 

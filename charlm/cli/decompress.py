@@ -34,7 +34,7 @@ def command(
 ) -> None:
     """Decompress a file: exactly the bytes that were compressed, or an error.
 
-    It needs the checkpoint that compressed it, the same versions and the same kind of machine.
+    It needs the checkpoint that compressed the file, the same software versions and the same kind of machine.
     """
     check_files("decompress", [file], checkpoints_root(checkpoints))
     target = output(file, out, force, as_json)
@@ -70,9 +70,12 @@ def command(
 def _threads(ctx: typer.Context, asked: int | None, of_file: int) -> int | None:
     """The number of threads, which is that of the file; UsageError where another is asked for."""
     if asked is not None and asked != of_file:
-        said = f"{asked}, and the file was compressed with {of_file}: other threads round otherwise"
+        said = (
+            f"{asked}, but the file was compressed with {of_file}: another number of threads rounds "
+            "differently"
+        )
         source = ctx.get_parameter_source("threads")
         if source is not None and source.name == "COMMANDLINE":
             raise UsageError(f"--threads is {said}; leave it out")
-        warn(f"CHARLM_THREADS is {said}, so it is decompressed with {of_file}")
+        warn(f"CHARLM_THREADS is {said}, so charlm decompresses with {of_file}")
     return min(of_file, 1024) or None

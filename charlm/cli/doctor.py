@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from charlm.inspection.health import Examination, Machine
 
 EXAMPLES = """Examples:
-  charlm doctor                what charlm finds here, and whether it can write
-  charlm doctor poems          every file of a run verified
+  charlm doctor                check this machine and whether charlm can write
+  charlm doctor poems          verify every file of a run
   charlm doctor poems --json   as data
-Exit codes: 4 where a run is damaged, 6 where nothing can be written."""
+Exit codes: 4 if a run is damaged, 6 if a folder cannot be written."""
 
 SAMPLE = "é→日🦆"
 """Characters that show whether a console can display all text."""
@@ -34,7 +34,7 @@ def command(
 ) -> None:
     """Check this machine, or verify every file of a run.
 
-    For a run: what is damaged, and from which step it can resume. Nothing is changed.
+    For a run, show any damage and the step from which it can resume. This command changes nothing.
     """
     from charlm.inspection import health as doctor  # here: torch is slow to import
     from charlm.threads import use_threads
@@ -67,7 +67,7 @@ def _show_machine(found: "Machine", as_json: bool) -> None:
         allowed = ", ".join(f"{name} {n}" for name, n in found.cpus.items())
         rows.append(("CPUs", f"{min(found.cpus.values())} may be used ({allowed})"))
         rows.append(
-            ("bf16", "by instructions of its own" if found.bf16 else "not supported; charlm uses fp32")
+            ("bf16", "supported by the processor" if found.bf16 else "not supported; charlm uses fp32")
         )
         rows += [(f"C for {part.purpose}", _compiled(part)) for part in found.compiled]
         rows += [(place.what, _place(place)) for place in found.places]
@@ -79,7 +79,7 @@ def _show_machine(found: "Machine", as_json: bool) -> None:
 
 def _compiled(part: Any) -> str:
     if part.problem:
-        return f"not compiled, so NumPy is used, which is slower: {part.problem}"
+        return f"not compiled; charlm uses NumPy instead, which is slower: {part.problem}"
     return f"compiled by {part.compiler}"
 
 
@@ -106,7 +106,7 @@ def _terminal() -> dict[str, Any]:
 
 def _stream(terminal: dict[str, Any]) -> str:
     kind = "a terminal" if terminal["is_terminal"] else "not a terminal"
-    shown = "all characters" if terminal["shows_all"] else "what it lacks is shown as an escape"
+    shown = "all characters" if terminal["shows_all"] else "escapes replace the characters that it lacks"
     return f"{kind}, {terminal['encoding']}: {shown}"
 
 
@@ -115,7 +115,7 @@ def _show_run(found: "Examination") -> None:
     for step in sorted({file.step for file in found.files if file.step is not None}):
         of_step = [file for file in found.files if file.step == step]
         damaged = [f"{file.name}: {file.problem}" for file in of_step if file.problem]
-        whole = f"{len(of_step)} files, each as it was saved"
+        whole = f"{len(of_step)} files, all intact"
         rows.append((f"step {step}", "; ".join(damaged) or whole))
     rows += [("", problem) for problem in found.problems]
     if found.resumes_from is None:

@@ -32,11 +32,11 @@ EXAMPLES = """Examples:
   charlm eval posts.jsonl --field body      a field of its records
   charlm eval --part test                   the test set, for the final score
   charlm eval --stride 64 --json            as data; stride = block: blocks without overlap
-  charlm eval --online                      also with what learns as it reads, to compare with xz and ppmd
+  charlm eval --online                      also score adaptively, to compare with xz and ppmd
   charlm eval poem.txt --per-char bits.jsonl  the bits of every character"""
 
 OF_KIND = {"model": "this model", "ngram": "its n-gram prior"}
-LEARNS = "learns from each 64 {word}s after scoring them: compare with xz and ppmd only"
+LEARNS = "adapts to every 64 {word}s after scoring them; compare it only with xz and ppmd"
 
 NOT_THERE = {
     "chars": "not in the vocabulary",
@@ -45,7 +45,7 @@ NOT_THERE = {
 
 Part = Annotated[
     str | None,
-    typer.Option(metavar="held-out|test", help="Which part of the run's text. [default: held-out]"),
+    typer.Option(metavar="held-out|test", help="Part of the run's text to score. [default: held-out]"),
 ]
 
 Encoding = Annotated[
@@ -106,7 +106,8 @@ def command(
 ) -> None:
     """Measure how well a model predicts a text.
 
-    Every character is scored once, predicted from those before it; context does not cross files.
+    charlm scores every character once, predicting it from the characters before it; context does not cross
+    files.
     """
     _check_part(part, files, checkpoints_root(checkpoints))
     _refuse_without_files(files, encoding=encoding, field=field)
@@ -153,7 +154,7 @@ def _opened(
 def _check_learns(snapshot: "Snapshot") -> None:
     """UsageError for a run that --online cannot act on."""
     if snapshot.vocabulary.end is not None:
-        raise UsageError("--online has no effect on a run that keeps documents apart; leave it out")
+        raise UsageError("--online has no effect on a run with --documents; leave it out")
     if snapshot.model_config.is_ngram:
         raise UsageError("--online needs a transformer, and this run is an n-gram model; leave it out")
 
@@ -181,7 +182,8 @@ def _check_part(part: str | None, files: list[str] | None, root: Path) -> None:
     check_files("eval", files or [], root)
     if part is not None and files:
         raise UsageError(
-            f"--part {one_line(part)} selects a part of the run's own text, but files were named; leave one out"
+            f"--part {one_line(part)} selects a part of the run's own text, but you also named files; leave "
+            "one out"
         )
     if part not in (None, "held-out", "test"):
         raise UsageError(f"--part {one_line(part or '')} is unknown; allowed: held-out, test")
@@ -191,7 +193,7 @@ def _refuse_without_files(files: list[str] | None, **options: str | None) -> Non
     """UsageError for an option on how files are read where none was named."""
     for name, value in options.items():
         if value is not None and not files:
-            raise UsageError(f"--{name} {one_line(value)} says how to read files, but none was named")
+            raise UsageError(f"--{name} {one_line(value)} applies to files, but you named none")
 
 
 def _text_of_part(corpus: "Corpus", part: str, name: str) -> tuple[str, str]:
@@ -204,7 +206,7 @@ def _text_of_part(corpus: "Corpus", part: str, name: str) -> tuple[str, str]:
             "this run has no test part; train with --test 0.05 to create one, or name a file to score"
         )
     if not without_ends(text):
-        raise TextError("this run held nothing out; name a file to score")
+        raise TextError("this run has no held-out part; name a file to score")
     return f"{part} part of {name}", text
 
 
@@ -266,7 +268,10 @@ def _show(name: str, evaluation: "Evaluation") -> None:
             "characters",
             f"{count(figure.chars)}, all scored, {count(figure.unknown_chars)} {NOT_THERE[evaluation.units]}",
         ),
-        *([("documents", f"{count(figure.ends)} ends scored too, their bits included")] * bool(figure.ends)),
+        *(
+            [("documents", f"{count(figure.ends)} document ends also scored; the bits include them")]
+            * bool(figure.ends)
+        ),
         ("context", evaluation.context),
         ("text", ", ".join(scored.name for scored in figure.texts)),
     ]

@@ -57,7 +57,7 @@ def follow(training: TrainingJob, *, as_json: bool) -> None:
     try:
         rows = training.close(hurry=hurry)  # whoever sent a signal does not wait for what takes time
     except KeyboardInterrupt:
-        say("\nthe run is saved; this finishes it and writes its report:", _resume_command(training))
+        say("\nthe run is saved; to finish it and write its report:", _resume_command(training))
         raise
     if as_json:
         print_result(run, reason)
@@ -113,8 +113,9 @@ class _Display:
         if isinstance(event, Planned) and plan.fell_short and not self._said_slower:
             self._said_slower = True
             warn(
-                f"{planned_at_first(plan)}: {plan.total_steps:,} steps fit in the time now. The machine is slower than "
-                "measured, perhaps busy with something else"
+                f"{planned_at_first(plan)}; {plan.total_steps:,} fit in the time now. The machine is slower "
+                "than "
+                "measured, perhaps because it is busy"
             )
 
 
@@ -122,18 +123,23 @@ def warn_of(event: Event) -> None:
     """Warn when something went wrong, and say what was done about it."""
     sentence = None
     if isinstance(event, Compiled) and event.failure is not None:
-        sentence = f"the blocks could not be compiled ({event.failure}); training goes on without"
+        sentence = (
+            f"the blocks could not be compiled ({event.failure}); training continues without compilation"
+        )
     elif isinstance(event, Counted):
         sentence = event.limits
     elif isinstance(event, Skipped):
-        sentence = f"step {event.step}: the loss was not finite; the batch was skipped"
+        sentence = f"step {event.step}: the loss was not finite; charlm skipped the batch"
     elif isinstance(event, WentBack):
         sentence = (
-            f"step {event.step}: {event.reason}; back to the checkpoint of step {event.to_step}, past that text, with "
+            f"step {event.step}: {event.reason}; restored the checkpoint of step {event.to_step}; training "
+            "skips that text and continues with "
             f"{event.rate_factor:g} times the learning rate"
         )
     elif isinstance(event, SaveFailed):
-        sentence = f"step {event.step} could not be saved ({event.reason}); training goes on, and tries again"
+        sentence = (
+            f"step {event.step} could not be saved ({event.reason}); training continues and will try again"
+        )
     elif isinstance(event, Finished) and event.reason == "early":
         sentence = (
             f"Early stopping: held-out loss is rising (overfitting). Best checkpoint: step {event.best_step}"
@@ -186,8 +192,8 @@ def next_commands(training: TrainingJob, *, resumable: bool) -> None:
     """Suggest what to do with a finished run."""
     run, session = training.folder, training.session
     text = text_words(session.run.corpus.sources, session.corpus)
-    say("more text from it:  ", run_command("sample", run, "--prompt", "TEXT"))
-    say("its full figure:    ", run_command("eval", run, *text))
+    say("sample more text:   ", run_command("sample", run, "--prompt", "TEXT"))
+    say("evaluate it fully:  ", run_command("eval", run, *text))
     if resumable:
         say("train it further:   ", run_command("resume", run, *text, "--time", "2m"))
     say("show all details:   ", run_command("info", run))

@@ -54,7 +54,7 @@ def command(
     print(
         f"command:             {one_line(row['command'], 10**6)}"
     )  # not in the table, which would break the line
-    print(f"the same run again:  {row['repeat_command'] or why}")
+    print(f"reproduce this run:  {row['repeat_command'] or why}")
 
 
 def _repeat(folder: Any, row: dict[str, Any]) -> tuple[str | None, str]:
@@ -73,7 +73,7 @@ def _repeat(folder: Any, row: dict[str, Any]) -> tuple[str | None, str]:
         facts = read_facts(folder, row["step"])
         return repeat_command(folder, facts, model, training, plan), ""
     except (CharlmError, ValueError, TypeError, LookupError) as error:
-        return None, f"cannot be said: {one_line(str(error))}"
+        return None, f"cannot be determined: {one_line(str(error))}"
 
 
 def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:

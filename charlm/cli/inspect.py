@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from charlm.inspection.facts import Facts
 
 EXAMPLES = """Examples:
-  charlm inspect corpus.txt                   what is in it, and what to mend before training
+  charlm inspect corpus.txt                   its contents, and problems to fix before training
   charlm inspect novels/ --documents file     read as `charlm train` would read it
-  charlm inspect corpus.txt --newlines lf     is that warning gone?
+  charlm inspect corpus.txt --newlines lf     check whether an option removes a warning
   charlm inspect corpus.txt --json            as data
-Of more than 1 GB only a sample is read; the output says so."""
+Above 1 GB, charlm reads only a sample; the output says so."""
 FREQUENT, RAREST = 8, 12
 """How many of the most frequent and of the rarest characters are shown."""
 PASSAGE_SHOWN, WIDTH, LONGEST = 150, 100, 2000
@@ -60,7 +60,7 @@ def command(
     settings: dict[str, Any],
 ) -> None:
     """Inspect a text before training: encoding, characters, repeats, entropies and the n-gram baseline, what
-    `charlm train` would choose, and problems to solve, each with the option that does."""
+    `charlm train` would choose, and problems, each with the option that solves it."""
     names = corpus or []
     check_files("inspect", names, checkpoints_root(None), time)
     budget, training = budget_seconds(time), TrainingConfig(threads=threads)
@@ -108,7 +108,7 @@ def _show(facts: "Facts", text: str, model: str, unit: str) -> None:
     _entropies(facts)
     print()
     part = "" if facts.text.read == "whole" else "For the part that was read, "
-    _paragraph(f"{part}charlm train --time {facts.plan['seconds']:.0f}s would take {text}.")
+    _paragraph(f"{part}charlm train --time {facts.plan['seconds']:.0f}s would use {text}.")
     _paragraph(f"It would train {model}.")
     if facts.counts is not None:
         order = several(facts.counts["order"] or 0, unit)
@@ -123,7 +123,7 @@ def _show(facts: "Facts", text: str, model: str, unit: str) -> None:
     for i, warning in enumerate(facts.warnings):
         what = f"{warning.option}: {warning.remedy}" if warning.option else warning.remedy
         rows += [(f"{i + 1}.", warning.text), ("", f"-> {what}")]
-    print("To solve before training:" if rows else "No problems found.")
+    print("Problems to fix before training:" if rows else "No problems found.")
     if rows:
         table(rows, longest=LONGEST)
 
@@ -134,7 +134,12 @@ def _text_rows(facts: "Facts") -> list[tuple[str, str]]:
     if text.read != "whole":
         of = "" if text.of_bytes is None else f" of {count(text.of_bytes)}"
         rows[1] = ("SHA-256", f"{text.sha256}, of the part that was read")
-        rows.append(("read", f"{count(text.bytes_read)}{of} bytes, {text.read}; all below is about these"))
+        rows.append(
+            (
+                "read",
+                f"{count(text.bytes_read)}{of} bytes, {text.read}; everything below describes only these",
+            )
+        )
     ends = ", ".join(f"{name.upper()} {count(n)}" for name, n in facts.newlines.items() if n) or "none"
     ascii_only = all(c.char.isascii() for c in facts.characters)
     letters = sum(facts.scripts.values())
@@ -191,7 +196,7 @@ def _repeat_rows(facts: "Facts", unit: str) -> list[tuple[str, str]]:
     passages = f"in passages of {repeated.passage} characters or more"
     rows.append(("repeated", f"{repeated} of the text occurs earlier in it, {passages}"))
     if facts.split.held_out_chars:
-        share = f"{leak} of it is in the training part too"
+        share = f"{leak} of it also occurs in the training part"
         rows.append(("held out", f"{share}, in passages of {leak.passage} {unit}s or more"))
     return rows
 
@@ -206,8 +211,9 @@ def _entropies(facts: "Facts") -> None:
     part = "the text" if sampled == facts.text.chars else f"{count(sampled)} characters of the text"
     xz = facts.xz_bits_per_char
     _paragraph(
-        f"Conditional empirical entropy of {part}, by its own counts{_few(sampled)}. A context that occurs once looks "
-        "certain: where there are many, the figure is far too low."
+        f"Conditional empirical entropy of {part}, from its own n-gram frequencies{_few(sampled)}. A context "
+        "that occurs once looks "
+        "certain; if there are many, the entropy is far too low."
         + ("" if xz is None else f" xz compresses it to {xz:.3f} bits/char.")
     )
 

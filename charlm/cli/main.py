@@ -71,7 +71,7 @@ def make_app(started: float) -> typer.Typer:
         rich_markup_mode=None,
         add_completion=False,
         context_settings=CONTEXT,
-        help="Train a language model on text, one character at a time; sample from it; score texts with it.",
+        help="Train a character-level language model on text, sample from it, and score texts with it.",
         epilog=EPILOG,
     )
 
@@ -156,7 +156,7 @@ def _other(error: Exception | SystemExit) -> int:
         fail("out of memory; try a smaller --batch-size, --block-size or --n-embd")
         return ResourceError.exit_code
     if isinstance(error, OSError) and error.errno in NO_ROOM:
-        fail(f"{error.strerror}: make room, or write elsewhere")
+        fail(f"{error.strerror}: free some space, or write elsewhere")
         return ResourceError.exit_code
     if isinstance(error, OSError) and error.errno in NOT_ALLOWED and error.filename is not None:
         fail(f"{one_line(str(error.filename))} cannot be used: {error.strerror}")

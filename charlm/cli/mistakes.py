@@ -15,8 +15,8 @@ TYPED = "charlm.typed"
 UNITS_OF_TIME = re.compile(r"(s|sec|secs|second|seconds|m|min|mins|minute|minutes|h|hr|hrs|hour|hours)\.?")
 EXTRA = {
     "runs": "charlm info RUN shows one run",
-    "compress": "it takes one FILE, and -o OUT names the file to make",
-    "decompress": "it takes one FILE, and -o OUT names the file to make",
+    "compress": "it takes one FILE; name the output file with -o OUT",
+    "decompress": "it takes one FILE; name the output file with -o OUT",
     "data": "charlm data get NAME downloads one text",
     "explain": "it takes one topic",
 }
@@ -248,7 +248,7 @@ def _check_number(shown: str, time: str | None) -> None:
     """A time, its unit, or a number of steps, instead of a file."""
     if time is not None and UNITS_OF_TIME.fullmatch(shown.lower()):
         wanted = time_meant(f"{time} {shown}") or "60s"
-        raise UsageError(f"there is no file {shown}; a time is one word: --time {wanted}")
+        raise UsageError(f"there is no file {shown}; write the time as one word: --time {wanted}")
     if shown.isdecimal():
         raise UsageError(f"there is no file {shown}; to set a number of steps: --steps {shown}")
     meant = time_meant(shown) if shown[:1].isdecimal() else None

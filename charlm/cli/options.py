@@ -65,18 +65,21 @@ MovedText = Annotated[
     typer.Option(
         "--text",
         metavar="PATH",
-        help="The run's text, if it was moved or came from standard input; checked by its hash. Repeatable.",
+        help="Current path of the run's text, if you moved it or it came from standard input; charlm checks "
+        "its hash. Repeatable.",
     ),
 ]
 MovedValFile = Annotated[
     str | None,
-    typer.Option("--val-file", metavar="PATH", help="The run's held-out file, if it was moved."),
+    typer.Option(
+        "--val-file", metavar="PATH", help="Current path of the run's held-out file, if you moved it."
+    ),
 ]
 VerifyCache = Annotated[
     bool,
     typer.Option(
         "--verify-cache",
-        help="Read the whole text and its whole cache, instead of checking sizes, times and samples.",
+        help="Verify the whole text and its whole cache, not only sizes, times and samples.",
     ),
 ]
 """Options, some of which several commands share."""
@@ -101,7 +104,7 @@ def _everywhere() -> list[Any]:
             is_flag=True,
             expose_value=False,
             callback=lambda ctx, param, value: no_colours() if value else None,
-            help="Print without colours, as the variable NO_COLOR does.",
+            help="Print without colours; the environment variable NO_COLOR has the same effect.",
         ),
     ]
 
@@ -267,7 +270,7 @@ def one_run(argument: str | None, option: str | None) -> str | None:
     """The run that was named as an argument or by `--run`; UsageError where both name different ones."""
     if argument is not None and option is not None and argument != option:
         raise UsageError(
-            f"two different runs were named, {one_line(argument)} and --run {one_line(option)}; name one"
+            f"you named two different runs, {one_line(argument)} and --run {one_line(option)}; name only one"
         )
     return argument if option is None else option
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = """Examples:
   charlm resume                     finish the newest run
-  charlm resume poems --time 10m    ten minutes more, with a warmup and a cooldown of their own
+  charlm resume poems --time 10m    ten minutes more, with their own warmup and cooldown
   charlm resume poems --steps 500   500 steps more
-  charlm resume poems --text ~/new/poems   its text was moved there
+  charlm resume poems --text ~/new/poems   after moving its text there
   charlm resume poems-position      finish a comparison"""
 
 
@@ -40,21 +40,21 @@ def command(
     time: Annotated[str | None, typer.Option(metavar="TIME", help="Extra time, start-up included.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=MOST_STEPS, help="Extra steps.")] = None,
     threads: Annotated[
-        int | None, threads_option("CPU threads. [default: as many as the run began with]")
+        int | None, threads_option("CPU threads. [default: the number that the run started with]")
     ] = None,
     text: MovedText = None,
     val_file: MovedValFile = None,
     as_json: EventsAsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
-    """Resume a run: to the end of its plan, or further. Resumes a comparison too.
+    """Resume a run to the end of its plan, or extend it; or resume a comparison.
 
-    It starts from the last whole checkpoint. A finished run needs --time or --steps; if it was killed before its
-    report was written, the report is made.
+    It starts from the last intact checkpoint. A finished run needs --time or --steps; if it was killed before
+    its report was written, this command writes the report.
     """
     name = one_run(run, run_option)
     if time is not None and steps is not None:
-        raise UsageError("--time and --steps were both given; give one of them")
+        raise UsageError("give either --time or --steps, not both")
     budget = None if time is None else budget_seconds(time)
     say(f"resuming {name or 'the newest run'}")
     root, moved = checkpoints_root(checkpoints), moved_text(text, val_file)
@@ -89,7 +89,7 @@ def say_where_it_stands(training: "TrainingJob") -> None:
     """From which step to which a run goes, or what a finished one lacks."""
     name, state = training.folder.name, training.session.state
     if training.is_ngram and state.finished is not None:
-        say(f"{name} is complete: it is an n-gram model, and all of its text is counted")
+        say(f"{name} is complete: an n-gram model needs no further training")
         if not training.complete:
             say("only its report is missing")
     elif state.finished is None:
@@ -119,7 +119,7 @@ def _comparison(
             raise UsageError(f"{option} has no effect on a comparison: all its runs have the same budget")
     source = ctx.get_parameter_source("threads")
     if source is not None and source.name != "DEFAULT":
-        effect = "has no effect on a comparison: all its runs use as many threads as the first"
+        effect = "has no effect on a comparison: all its runs use the first run's number of threads"
         if source.name == "COMMANDLINE":
             raise UsageError(f"--threads {effect}")
         warn(f"CHARLM_THREADS {effect}")

@@ -31,16 +31,14 @@ def command(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Runs and comparisons to remove.")
     ] = None,
-    remove: Annotated[
-        bool, typer.Option("--remove", help="Remove the runs and comparisons that are named.")
-    ] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the named runs and comparisons.")] = False,
     yes: Yes = False,
     as_json: AsJson = False,
     checkpoints: Checkpoints = None,
 ) -> None:
     """List the runs, the newest first, or remove some.
 
-    What was removed is gone; texts stay in the cache (see charlm cache).
+    Removal cannot be undone; texts stay in the cache (see charlm cache).
     """
     root = checkpoints_root(checkpoints)
     if remove:
@@ -89,7 +87,7 @@ def _remove(root: Path, names: list[str], yes: bool, as_json: bool) -> None:
         for folder, size in zip(folders, sizes, strict=True)
     )
     if not yes and not can_ask():
-        raise UsageError(f"--remove would remove {what}; without a terminal to ask on, say --yes")
+        raise UsageError(f"--remove would remove {what}; to confirm without a terminal, add --yes")
     with ExitStack() as locks:
         for folder in folders:
             for each in (folder, *_runs_within(folder)):
@@ -133,7 +131,9 @@ def _removable(root: Path, name: str) -> "RunFolder":
             f"{folder.name} is part of the comparison {one_line(root.name)}, which can only be removed as a whole"
         )
     if not has_run(root, name):
-        raise UsageError(f"{one_line(str(folder.path))} holds no run and no comparison; it is left alone")
+        raise UsageError(
+            f"{one_line(str(folder.path))} contains no run or comparison; charlm does not remove it"
+        )
     return folder
 
 

@@ -38,7 +38,7 @@ EXAMPLES = """Examples:
   charlm sample --prompt "To be" --length 1000   continue a text
   charlm sample --prompt "ROMEO:\\n" --seed 7     a prompt with a newline; the same text every time
   charlm sample -n 5 --temperature 0.6 --seed 7  five samples, more predictable
-  charlm sample -n 9 --one-document              nine, each as long as the model makes it
+  charlm sample -n 9 --one-document              nine whole documents
   charlm sample --stop "\\n\\n" --json | jq .text  up to the first empty line"""
 
 
@@ -57,18 +57,18 @@ Length = Annotated[int, typer.Option(min=1, metavar="N", help="Number of charact
 Samples = Annotated[
     int,
     typer.Option(
-        "-n", "--samples", min=1, max=4096, metavar="N", help="Number of samples, written side by side."
+        "-n", "--samples", min=1, max=4096, metavar="N", help="Number of samples, generated in parallel."
     ),
 ]
 Stops = Annotated[
     list[str] | None,
     typer.Option(
         metavar="TEXT",
-        help=f"Stop before this text. Repeatable: the first one to be complete stops the sample. {ESCAPES}",
+        help=f"Stop before this text. Repeatable; the first match stops the sample. {ESCAPES}",
     ),
 ]
 Raw = Annotated[bool, typer.Option("--raw", help="Print control characters unescaped.")]
-OneDocument = Annotated[bool, typer.Option("--one-document", help="Stop where the model ends the document.")]
+OneDocument = Annotated[bool, typer.Option("--one-document", help="Stop at the end of the document.")]
 MapLookalikes = Annotated[
     bool,
     typer.Option("--map-lookalikes", help="Replace unknown prompt characters with look-alikes."),
@@ -99,7 +99,7 @@ def command(
 ) -> None:
     """Write text with a trained model.
 
-    It streams to standard output as it is made. The seed is random unless given, and is printed on
+    The text streams to standard output. Without --seed the seed is random; charlm prints it on
     standard error; the same seed gives the same text on the same machine. A model that was trained with --documents starts
     a document with the prompt.
     """
@@ -155,13 +155,13 @@ def _with_seed(config: SamplingConfig) -> SamplingConfig:
     """The same with a seed, which is printed if it is drawn at random; at temperature 0 it has no effect."""
     if config.seed is None and config.temperature > 0:
         config = config.seeded()
-        say(f"seed {config.seed}: --seed {config.seed} writes the same text again")
+        say(f"seed {config.seed}; to repeat this sample: --seed {config.seed}")
     return config
 
 
 def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
     if prompt is not None and prompt_file is not None:
-        raise UsageError("--prompt and --prompt-file were both given; give one of them")
+        raise UsageError("give either --prompt or --prompt-file, not both")
     if prompt is not None:
         prompt = unescaped(prompt)
     if prompt is not None and not prompt.isascii():
@@ -169,7 +169,7 @@ def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
 
         at = first_surrogate(prompt)
         if at is not None:
-            raise UsageError(f"the prompt is not valid text: what stands at character {at} is no character")
+            raise UsageError(f"the prompt is not valid text: character {at} is invalid")
     return prompt
 
 
@@ -222,8 +222,8 @@ def _about_lacking(lacking: dict[str, int], snapshot: "Snapshot") -> str:
     named = _listed(shown)
     trained = set(snapshot.vocabulary.trained_bytes)
     unseen = any(not trained.issuperset(char.encode()) for char in lacking)
-    spelled = f"{what} not in the model's vocabulary and read as UTF-8 bytes"
-    return f"{spelled}{', some of which training never saw' if unseen else ''}: {named}"
+    spelled = f"{what} not in the model's vocabulary, so charlm uses UTF-8 bytes"
+    return f"{spelled}{', some of which never occurred in training' if unseen else ''}: {named}"
 
 
 def _note_stops(stops: list[str], snapshot: "Snapshot") -> None:
@@ -235,7 +235,7 @@ def _note_stops(stops: list[str], snapshot: "Snapshot") -> None:
         never = [char for char in lacking if not trained.issuperset(char.encode())]
         shown = _listed([_named(char) for char in never or lacking])
         if never:
-            warn(f"--stop {one_line(stop)} cannot occur: the model has no symbols to write {shown} with")
+            warn(f"--stop {one_line(stop)} cannot occur: the model cannot write {shown}")
         elif lacking:
             warn(f"--stop {one_line(stop)} will be rare: the model can write {shown} only as UTF-8 bytes")
 
@@ -280,7 +280,7 @@ def _write(
     prompt = default_prompt(predictor) if given is None else given
     symbols = predictor.vocabulary.n_symbols
     if config.top_k is not None and config.top_k > symbols:
-        warn(f"--top-k {config.top_k} is lowered to {symbols}: this model has no more symbols")
+        warn(f"--top-k {config.top_k} is lowered to {symbols}, the number of symbols of this model")
         config = replace(config, top_k=symbols)
     show = _Json(prompt, lacking, config.seed) if as_json else _Stream(given or "", n, raw)
     try:

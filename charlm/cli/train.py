@@ -49,7 +49,9 @@ Time = Annotated[
 ]
 FromText = Annotated[
     list[str] | None,
-    typer.Option("--from-text", metavar="PATH", help="Where the text of --from RUN is now, if it was moved."),
+    typer.Option(
+        "--from-text", metavar="PATH", help="Current path of the text of --from RUN, if you moved it."
+    ),
 ]
 Steps = Annotated[
     int | None,
@@ -67,7 +69,7 @@ ResumeIfExists = Annotated[
     bool,
     typer.Option(
         "--resume-if-exists",
-        help="Resume the run of --run if it was begun, and succeed if it is finished: for jobs that are requeued.",
+        help="Resume the run of --run if it exists, and succeed if it is finished; for requeued jobs.",
     ),
 ]
 
@@ -144,16 +146,14 @@ def _budget_by_precedence(
     order = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP")
     by_time, by_steps = (order.index(ctx.get_parameter_source(name).name) for name in ("time", "steps"))  # type: ignore[union-attr]
     if by_time == by_steps:
-        raise UsageError("--time and --steps were both given; a run has one or the other")
+        raise UsageError("give either --time or --steps, not both")
     return (time, None) if by_time < by_steps else (None, steps)
 
 
 def _begun(request: TrainRequest) -> "RunFolder | None":
     """The run to resume with --resume-if-exists; None where it is to begin."""
     if request.run is None:
-        raise UsageError(
-            "--resume-if-exists needs --run NAME: without it every call would train a run of its own"
-        )
+        raise UsageError("--resume-if-exists needs --run NAME: otherwise every call would train a new run")
     return begun_run(request.root, request.run)
 
 

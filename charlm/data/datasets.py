@@ -121,10 +121,14 @@ def address_advice(name: str) -> str | None:
         return f"{shown} is an address; name the file by its path: {one_line(re.sub(r'^[A-Za-z]+:/+', '/', name))}"
     for text in TEXTS.values():
         if name == text.url or text.name in name.lower():
-            return f"{shown} is an address (URL), and no file is read from there; to fetch it: charlm data get {text.name}"
+            return (
+                f"{shown} is an address (URL), but charlm reads only local files; to download it: charlm "
+                f"data get {text.name}"
+            )
     by = _FETCHED_BY.get(scheme, "curl -L -O {0}").format(shlex.quote(shown))
     return (
-        f"{shown} is an address (URL), and charlm reads only files. Download it, for example by {by}, and name "
+        f"{shown} is an address (URL), but charlm reads only local files. Download it, for example by {by}, "
+        "and name "
         "the file; charlm data list shows the texts that charlm fetches by itself"
     )
 
@@ -143,7 +147,8 @@ def fetch(text: Published, folder: Path, watch: Watch = lambda what, done, of: N
         if target.exists():
             if not target.is_file() or not _is_published(text, target):
                 raise TextError(
-                    f"{one_line(str(target))} exists and is not the published {text.name}; move it away, or give --to"
+                    f"{one_line(str(target))} exists but differs from the published {text.name}; move it "
+                    "away, or give --to"
                 )
             return target
         files.make_folder(folder)
@@ -244,7 +249,7 @@ def _member(text: Published, archive: IO[bytes]) -> Iterator[bytes]:
 
 def _not_downloaded(text: Published, why: str) -> TextError:
     proxy = _proxy(text)
-    through = f" through the proxy {proxy}, which the environment names" if proxy else ""
+    through = f" through the proxy {proxy}, which an environment variable sets" if proxy else ""
     return TextError(f"{text.name} could not be downloaded from {one_line(text.url)}{through}: {why}")
 
 

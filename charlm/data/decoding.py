@@ -78,7 +78,9 @@ class TextDecoder:
             if codecs.lookup(encoding).name == "utf-8":
                 encoding = None
             elif mark or (not head.isascii() and is_valid(head, "utf-8")):
-                self.notes.append(f"read as {marked}, which it is, not as {encoding} like the run's text")
+                self.notes.append(
+                    f"read as {marked}, its actual encoding, not as {encoding} like the run's text"
+                )
                 encoding = None
             else:
                 self.notes.append(f"read as {encoding}, like the run's text")
@@ -99,7 +101,7 @@ class TextDecoder:
         elif wide := utf16_without_mark(head):
             raise TextError(
                 f"{self._label} looks like {wide[:6].upper()} without a byte-order mark. Read it with --encoding "
-                f"{wide}, or with --encoding utf-8 if its NUL characters are meant."
+                f"{wide}, or with --encoding utf-8 if its NUL characters are intended."
             )
         return mark
 

@@ -21,7 +21,7 @@ from charlm.data.stream import STDIN, Block, label_of
 from charlm.data.text_scan import FileRead, TextScan
 from charlm.errors import TextError
 
-NEWLINE_ADDED = "does not end with a newline; one is added, so that lines of two files are not joined"
+NEWLINE_ADDED = "does not end with a newline; charlm adds one, to keep the lines of two files apart"
 MANUAL = "python-manual"
 """The name of a run on the manual."""
 INHERITED = ("encoding", "field")

@@ -93,7 +93,8 @@ def about_overlap(parts: Sequence[Overlap], unit: str) -> str | None:
         return None
     word = min(parts, key=lambda part: part.read).word
     return (
-        f"{word}{100 * share:.{0 if share >= 0.1 else 2}f} % of this text stands in the training part too, in "
+        f"{word}{100 * share:.{0 if share >= 0.1 else 2}f} % of this text also occurs in the training part, "
+        "in "
         f"passages of {PASSAGE} {unit}s or more"
     )
 

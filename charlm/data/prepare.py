@@ -209,7 +209,7 @@ def _store(key: str, facts: dict[str, object], parts: dict[str, cache.Part]) -> 
     if sum(part.n * part.dtype.itemsize for part in parts.values()) > cache.CHECKED_WHOLE:
         raise ResourceError(
             f"the cache in {one_line(str(cache.cache_folder()))} cannot be written ({why}), and the text is too long "
-            "to be held in memory; make room there, or set CHARLM_CACHE to another folder"
+            "to be held in memory; free some space there, or set CHARLM_CACHE to another folder"
         )
     held = [np.concatenate([np.empty(0, part.dtype), *part.pieces]) for part in parts.values()]
     return replace(corpus_of_parts(key, facts, *held), uncached=why)
@@ -253,6 +253,7 @@ def _full_disk_explained(folder: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise
         raise ResourceError(
-            f"no room for the text in {one_line(str(folder))} ({error.strerror}); make room there, or set "
+            f"no room for the text in {one_line(str(folder))} ({error.strerror}); free some space there, or "
+            "set "
             "CHARLM_CACHE to a folder that has it"
         ) from None

@@ -134,7 +134,7 @@ class FileReader:
             return ""
         table = is_table_file(self._path)
         what = "a table" if table else "JSON"
-        said = f"{what}, read as it stands, with ids, {'delimiters' if table else 'braces'} and quotes"
+        said = f"{what}, read as plain text, including ids, {'delimiters' if table else 'braces'} and quotes"
         fields = list_fields(self.record_fields)
         return f"{said}; to read one field only, add --field: {fields}" if self.record_fields else said
 
@@ -181,6 +181,6 @@ class FileReader:
                     f"read as plain text, since it has no records with a field {one_line(field)}"
                 )
                 return blocks
-            self._notes.append(f"its field {one_line(field)} is read, as in the run's text")
+            self._notes.append(f"read only in its field {one_line(field)}, like the run's text")
         records = RecordReader(field, self._label, found, begin, self._notes)
         return records.blocks(blocks, apart=self._config.documents == "line")

@@ -253,12 +253,12 @@ class RecordReader:
             what = f"has {kinds.get(type(text), 'a number')} in the field {name}, which must be text"
         else:
             what = f"has no field {name}" + ("" if others else ", and no other that is text")
-        what += f"; --field can name: {list_fields(others)}" if others else ""
+        what += f"; available fields: {list_fields(others)}" if others else ""
         if any(isinstance(value, dict | list) for value in record.values()):
             raise self._wrong(
-                f"{what}; --field cannot name what is nested in another field: extract it, as with jq"
+                f"{what}; --field cannot reach nested fields; extract the text first, for example with jq"
             )
-        raise self._wrong(f"{what}; leave such records out, or give each of them a text")
+        raise self._wrong(f"{what}; remove such records, or give each of them a text")
 
     def _cells(self, lines: Iterator[str]) -> Iterator[str]:
         """The field's column of a table."""
@@ -276,9 +276,9 @@ class RecordReader:
             if len(row) <= column:
                 raise self._wrong(f"{cells}, too few for {name}", row=True)
             if len(row) > len(header) and any(row[len(header) :]):
-                what = "there is a tab within a cell, which a .tsv cannot have; take it out"
+                what = "a cell contains a tab, which a .tsv file does not allow; remove the tab"
                 if form.quoted:
-                    what = f"a cell with {one_line(form.delimiter)} in it must stand in quotes"
+                    what = f"a cell with {one_line(form.delimiter)} in it must be quoted"
                 raise self._wrong(
                     f"{cells}, and the header {len(header)}: {what}. If each row begins with a name, as R writes "
                     "them, name that column in the header too",
@@ -338,8 +338,8 @@ class RecordReader:
         else:
             what = f"cannot be read as a table: {error}"
         return (
-            f'{what}. Within a quoted cell each " is written twice (""). If its quotes are plain characters, give it as '
-            "tab-separated text in a file named .tsv, which has no quoting"
+            f'{what}. Within a quoted cell, write each " twice (""). If its quotes are plain characters, give it '
+            "as tab-separated text in a file named .tsv, which has no quoting"
         )
 
     def _column(self, header: list[str]) -> tuple[int, bool]:
@@ -352,13 +352,13 @@ class RecordReader:
             return header.index(field), True
         if field.isdecimal() and 0 < int(field) <= len(header):
             self._notes.append(
-                f"column {int(field)} is read from the first row on, as of a table without header"
+                f"column {int(field)} is read from the first row, as in a table without a header"
             )
             return int(field) - 1, False
         advice = ", or a column by its number where there is no header"
         if field in [cell.strip('"') for cell in header]:
             advice = "; a .tsv has no quoting: name the file .csv if quotes enclose its cells"
-        raise self._wrong(f"has no field {name}; --field can name: {list_fields(header)}{advice}", row=True)
+        raise self._wrong(f"has no field {name}; available fields: {list_fields(header)}{advice}", row=True)
 
     def _wrong(self, what: str, *, row: bool = False) -> TextError:
         where = f"row {self._row}, line {self._row_begin}," if row else f"line {self._line},"

@@ -141,11 +141,11 @@ class _Search:
         self._runs: dict[str, bool] = {}  # for each folder met, whether it is a run of charlm
         if include and not any(map(_is_searched, names)):
             raise UsageError(
-                f"{_options('include', include)} has an effect on folders only, and none was named; leave it out"
+                f"{_options('include', include)} applies only to folders, but you named none; leave it out"
             )
         if exclude and not set(names) - {STDIN}:
             raise UsageError(
-                f"{_options('exclude', exclude)} has an effect on files only, and none was named; leave it out"
+                f"{_options('exclude', exclude)} applies only to files, but you named none; leave it out"
             )
 
     def files_of(self, name: str) -> list[str]:
@@ -176,7 +176,7 @@ class _Search:
         """Note the runs that were left out and unused --exclude. Raises TextError if nothing is left to read."""
         named = one_line(", ".join(self._names))
         runs = [folder for folder, is_run in self._runs.items() if is_run]
-        self.notes += [(folder, "a run of charlm, not text; left out") for folder in runs]
+        self.notes += [(folder, "a charlm run, not text; left out") for folder in runs]
         for pattern in self._include:
             if pattern not in self._used:
                 hidden = " (hidden files are left out)" if os.path.basename(pattern).startswith(".") else ""
@@ -188,10 +188,10 @@ class _Search:
             which = one_line(self._binary[0]) + (f" and {others:,} more are" if others else " is")
             raise TextError(f"{named} contains no text: {which} not text. {advice}")
         if not paths and runs:
-            raise TextError(f"{named} contains only runs of charlm, which are not read as text. {advice}")
+            raise TextError(f"{named} contains only charlm runs, which are not training text. {advice}")
         if not paths and self._exclude:
             excluded = _options("exclude", self._exclude)
-            raise TextError(f"Nothing is left to read with {excluded}. Name a file, or leave less out.")
+            raise TextError(f"{excluded} leaves nothing to read. Name a file, or exclude less.")
         if not paths:
             raise TextError(f"{named} contains no files (hidden ones are left out). {advice}")
         unused = [pattern for pattern in self._exclude if pattern not in self._used]
@@ -232,7 +232,7 @@ class _Search:
             others = sum(count for _, count in suffixes[SHOWN_SUFFIXES:])
             listed += f" and {others:,} others" if others else ""
             self.notes.append(
-                (top, f"files of several kinds are read ({listed}); --include and --exclude choose")
+                (top, f"reading several kinds of files ({listed}); choose with --include and --exclude")
             )
         return found
 
@@ -272,7 +272,7 @@ class _Search:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ELOOP):
                 raise
-            kind = "a link that leads nowhere"
+            kind = "a broken link"
         if kind:
             self.notes.append((path, f"{kind}, left out"))
         return kind is not None

@@ -76,7 +76,7 @@ def compressor_baselines(training_text: Callable[[], str] | None, plain: str) ->
     """xz, and ppmd if pyppmd is installed, after reading the training part; or why they are missing."""
     found: dict[str, Baseline | str] = {}
     if training_text is None:
-        found["xz"] = "the training text is gone"
+        found["xz"] = "the training text is missing"
     elif len(plain) < FEWEST_HELD_OUT:  # it adds whole bytes, or words, to a file
         found["xz"] = f"it needs at least {FEWEST_HELD_OUT} characters to measure, got {len(plain):,}"
     else:

@@ -73,7 +73,9 @@ def format_error(error: float | None, digits: int = 4) -> str:
 
 def too_few(chars: int) -> str:
     """A remark to print after a figure that was measured on too few characters; otherwise empty."""
-    return f", {chars:,} character{'s' * (chars != 1)}: too few to mean much" * (chars < FEWEST_HELD_OUT)
+    return f", {chars:,} character{'s' * (chars != 1)}: too few for a reliable score" * (
+        chars < FEWEST_HELD_OUT
+    )
 
 
 def long_run_variance(values: Numbers) -> tuple[float, float]:

@@ -30,7 +30,7 @@ from charlm.native.compiler import compile_ngram_rows
 from charlm.settings import settings_of
 
 SCHEMA = 1
-SAVED = "the one saved in the run, since its text is gone"
+SAVED = "the one saved in the run, because its text is missing"
 SAME = 1e-9
 """Bits per character below which two figures are equal."""
 
@@ -165,7 +165,7 @@ def _kneser_ney(snapshot: Snapshot, corpus: Corpus | None, text: str) -> Baselin
         return kneser_ney(snapshot.vocabulary, corpus.train, text, memory=memory)
     saved = snapshot.kneser_ney()
     if saved is None:
-        return "the training text is gone, and the run has no n-gram model of it"
+        return "the training text is missing, and the run has no n-gram model of it"
     return ngram_baseline(saved, snapshot.vocabulary, text, SAVED)
 
 
@@ -196,7 +196,7 @@ def _beaten(figure: Score, baseline: Baseline | str, snapshot: Snapshot) -> tupl
         found.append(f"{KNESER_NEY}: the n-gram model of {baseline.order} {word}s is {SAVED}")
     lost = figure.bits_per_char - baseline.bits_per_char
     better = (
-        f"{KNESER_NEY} n-grams with {baseline.order} {word}s of context do better, at "
+        f"{KNESER_NEY} n-grams with {baseline.order} {word}s of context predict better, at "
         f"{baseline.bits_per_char:.4f} bits per character"
     )
     if model.is_ngram:
@@ -215,7 +215,7 @@ def _how_to_match(snapshot: Snapshot, baseline: Baseline) -> str:
         return f"train with --prior-order {baseline.order}"
     if snapshot.training_config.prior_chars is not None:
         return "train without --prior-chars"
-    return "train again, since another version of charlm made this run"
+    return "train again, because another version of charlm created this run"
 
 
 def _is_best(snapshot: Snapshot, which: str) -> bool:
@@ -234,7 +234,10 @@ def _warnings(
 ) -> tuple[str, ...]:
     found = []
     if selected:
-        found.append("this checkpoint was chosen on this very text; expect a little more on other text")
+        found.append(
+            "this checkpoint was chosen by its score on this text; expect a slightly worse score on other "
+            "text"
+        )
     if corpus is not None:
         parts = [overlap(corpus.train, predictor.vocabulary.encode(text)) for _, text in texts]
         seen = about_overlap(parts, predictor.vocabulary.word)
@@ -242,7 +245,7 @@ def _warnings(
             found.append(f"{seen}; so this says little about generalisation")
     if figure.chars < FEWEST_HELD_OUT:
         chars = f"{figure.chars} character{'s are' if figure.chars != 1 else ' is'}"
-        found.append(f"{chars} too few for the figure to mean much")
+        found.append(f"{chars} too few for a reliable score")
     assert np.isfinite(figure.nats).all()
     return tuple(found)
 

@@ -191,7 +191,7 @@ def corpus_of(comparison: Comparison, moved: Moved | None = None) -> Loaded:
     facts = CorpusFacts(key=c.corpus_key, sha256=c.corpus_sha256, label=c.label, sources=c.sources)
     corpus = reload_corpus(facts, c.text, moved)
     if corpus.sha256 != c.corpus_sha256:
-        raise CheckpointError(f"{NAME} of {c.name} names another text than its key does: it was changed")
+        raise CheckpointError(f"{NAME} of {c.name} is inconsistent: its text and its key do not match")
     return Loaded(corpus=corpus, notes=(), sources=c.sources, label=c.label)
 
 
@@ -284,7 +284,7 @@ def _other_text(comparison: Comparison, corpus: Any) -> Iterator[str]:
     )
     if key != comparison.corpus_key or sha256 != comparison.corpus_sha256:
         label = corpus.get("label") if isinstance(corpus, dict) else None
-        yield f"it was trained on another text, or one divided otherwise ({label})"
+        yield f"it was trained on another text, or on a different split of it ({label})"
 
 
 def _seeded(task: Task) -> TrainingConfig:

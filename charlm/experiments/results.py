@@ -77,10 +77,10 @@ def is_there(run: RunFolder, of: str | None = None) -> bool:
     try:
         result = read_result(run)
         if of is not None and result.of != of:
-            raise AlteredError(run, "is of another run, or of other settings")
+            raise AlteredError(run, "belongs to another run or other settings")
         if result.problem is None:
             if (result.weights_sha256, result.counts_sha256) != _hashes(run, result.step):
-                raise AlteredError(run, f"is not of the weights of step {result.step} there")
+                raise AlteredError(run, f"does not belong to the weights of step {result.step}")
             read_nats(run, result)
     except AlteredError:
         raise
@@ -166,7 +166,7 @@ def read_result(run: RunFolder) -> Result:
     try:
         data = read_json(run.path / NAME)
         if "sha256" not in data:
-            raise ValueError("it was written by an earlier version, which bound it to no weights")
+            raise ValueError("an earlier version wrote it without recording the weights")
         sealed = data.pop("sha256")
         whole = _seal(data) == sealed
         before, seen = (_curve(data.pop(name)) for name in ("before", "seen"))

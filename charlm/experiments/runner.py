@@ -76,7 +76,8 @@ def unintended(comparison: Comparison, choices: Sequence[Choice]) -> list[str]:
             values = {str(getattr(getattr(choice, kind), setting.name)) for choice in choices}
             if len(values) > 1 and setting.name not in follow:
                 found.append(
-                    f"{setting.name}: {', '.join(sorted(values))}; {setting.option} gives all the same"
+                    f"{setting.name}: {', '.join(sorted(values))}; set {setting.option} to give all variants "
+                    "the same value"
                 )
     return found
 

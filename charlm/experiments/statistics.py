@@ -151,24 +151,28 @@ def _says(comparison: Comparison, rows: list[Row], chars: int) -> list[str]:
         said.append(f"Within noise: the difference between {first} and {named}.")
     if len(rows) > 2 and (larger or within):
         said.append(
-            f"Each difference is tested at 95 % by itself, against the best of {len(rows)}, chosen by the same figures."
+            f"Each difference from the best of {len(rows)} variants is tested at 95 % on its own; the same "
+            "scores chose the best."
         )
     if len(comparison.seeds) < FEWEST_SEEDS:
         n = len(comparison.seeds)
         said.append(
-            f"Seed noise is unknown: it takes {FEWEST_SEEDS} seeds to estimate, and there {'is' if n == 1 else 'are'} {n}. "
-            "So no difference is called larger than noise."
+            f"Seed noise is unknown: an estimate needs {FEWEST_SEEDS} seeds, but there "
+            f"{'is' if n == 1 else 'are'} {n}. "
+            "charlm therefore calls no difference larger than noise."
         )
     if chars < FEWEST_HELD_OUT:
-        said.append(f"{chars:,} held-out characters are too few for these figures to mean much.")
+        said.append(f"{chars:,} held-out characters are too few for reliable scores.")
     if chars < BLOCK * FEWEST_BLOCKS:
         said.append(
-            f"No intervals: they take {BLOCK * FEWEST_BLOCKS:,} held-out characters, and there are {chars:,}. "
-            "So no difference is called larger than noise."
+            f"No intervals: they need {BLOCK * FEWEST_BLOCKS:,} held-out characters, but there are "
+            f"{chars:,}. "
+            "charlm therefore calls no difference larger than noise."
         )
     early = {t.variant.label for row in rows for t, result in row.results if result.which == "best"}
     if early:
         said.append(
-            f"Stopped early (overfitting), and scored with the checkpoint that is best on this very text: {', '.join(sorted(early))}."
+            "Stopped early (overfitting), and scored with the checkpoint that did best on this text: "
+            f"{', '.join(sorted(early))}."
         )
     return said

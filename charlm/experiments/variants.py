@@ -72,7 +72,7 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
     if name not in VARIED:
         meant = setting_meant(name, VARIED)
         hint = f"did you mean {meant}?" if meant else f"allowed: {', '.join(VARIED)}"
-        why = "--seeds does that; " if name == "seed" else ""
+        why = "use --seeds instead; " if name == "seed" else ""
         raise UsageError(f"--vary {text!r}: {given!r} cannot be varied; {why}{hint}")
     words = [word.strip() for word in values.split(",") if word.strip()]
     found = [_parse(VARIED[name], word, text) for word in words]

@@ -88,7 +88,7 @@ def ngram_embeddings() -> Example:
         (repr(text[t]), *("none" if row == layer.nothing else str(row) for row in at))
         for t, at in enumerate(index)
     )
-    says = "The rows that 'the them' reads, 1,024 for each length: 'th' and 'the' read the same twice."
+    says = "Hash-table rows for 'the them', 1,024 per length: 'th' and 'the' use the same rows both times."
     return Example(says, ("character", "pair's row", "triple's row"), rows)
 
 
@@ -143,7 +143,7 @@ def sequence() -> Example:
 
 def causal() -> Example:
     """The weights of four positions with equal scores."""
-    says = "Equal scores, masked, after softmax: no weight on what follows."
+    says = "Equal scores, masked, after softmax: later positions get no weight."
     return _table(says, _mask_weights(Causal(), 4), "t", "reads")
 
 
@@ -174,7 +174,7 @@ def recurrent() -> Example:
     with torch.no_grad():
         gru.get_parameter("bias_hh_l0")[3:6] = torch.tensor([0.5, 0.9, 0.99]).logit()  # the gate z
         left, _ = gru(torch.zeros(1, 9, 1), torch.ones(1, 1, 3))
-    says = "What is left of h_0 = 1 after t steps of zero input, with a constant gate z:"
+    says = "Remainder of h_0 = 1 after t steps of zero input, with a constant gate z:"
     return _table(says, left[0].T, "z", "t =", names=("0.5", "0.9", "0.99"), first=1)
 
 
@@ -225,13 +225,13 @@ def attention() -> Example:
     q, k = (F.rms_norm(x @ to, (4,), eps=NORM_EPS) for to in maps)
     scores = q @ k.T / sqrt(4)
     weights = torch.softmax(scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf), dim=-1)
-    return _table("Five positions, one causal head, untrained: who weighs whom.", weights, "t", "reads")
+    return _table("Attention weights of an untrained causal head over five positions:", weights, "t", "reads")
 
 
 def window() -> Example:
     """A window of two, through two causal layers."""
     one = _mask_weights(all_of(Causal(), Window(2)), 5)
-    return _table("What of each position arrives through two layers of window 2:", one @ one, "t", "of")
+    return _table("Influence of each position through two layers of window 2:", one @ one, "t", "of")
 
 
 def locality() -> Example:
@@ -324,7 +324,9 @@ def block() -> Example:
         sizes = [part[0].norm(dim=-1) for part in (x, mixed, transformed)]
         rows += [(name, str(t), *(f"{size[t]:.2f}" for size in sizes)) for t in range(3)]
     header = ("block", "t", "input", "mixer adds", "SwiGLU adds")
-    return Example("The lengths of the input vectors, and of what the two halves add:", header, tuple(rows))
+    return Example(
+        "The norms of the input vectors, and of the updates from both halves:", header, tuple(rows)
+    )
 
 
 def ngram_prior() -> Example:

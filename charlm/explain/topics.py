@@ -84,7 +84,7 @@ TOPICS = {
     "causal": Topic(
         Causal,
         examples.causal,
-        instead="charlm train corpus.txt --no-causal is refused: it would read the answer",
+        instead="charlm train corpus.txt --no-causal gives an error: the model would read the answer",
     ),
     "autoregressive": Topic(
         TransformerPredictor,
@@ -149,7 +149,9 @@ def _find(topic: str) -> Topic:
         aliases = (VALUES[name].get(topic.lower()) for name in ("position", "mixer", "optimizer"))
         close = [name for name in aliases if name in TOPICS] or get_close_matches(topic.lower(), TOPICS, 1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise UsageError(f"there is no topic {one_line(topic)!r}; {hint}there are: {', '.join(TOPICS)}")
+        raise UsageError(
+            f"there is no topic {one_line(topic)!r}; {hint}available topics: {', '.join(TOPICS)}"
+        )
     return TOPICS[topic]
 
 

@@ -65,7 +65,7 @@ def generate(
     vocabulary = predictor.vocabulary
     if one_document and vocabulary.end is None:
         raise ValueError(
-            "one_document has no effect: this model knows no document ends; train one with --documents"
+            "one_document has no effect: this model was trained without documents; train one with --documents"
         )
     if config.top_k is not None and config.top_k > vocabulary.n_symbols:
         raise ValueError(

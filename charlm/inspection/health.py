@@ -135,11 +135,11 @@ def _beside(run: RunFolder, newest: Snapshot | None) -> list[str]:
     """Problems with the plan, the pointers and the text."""
     wrong = []
     if not run.steps():
-        wrong.append("it has no checkpoint: nothing of it was saved yet")
+        wrong.append("it has no checkpoint yet")
     for pointer in ("latest", "best"):
         try:
             if run.pointed(pointer) is None and (run.path / pointer).exists():
-                wrong.append(f"{pointer} points to a checkpoint that is gone")
+                wrong.append(f"{pointer} points to a missing checkpoint")
         except CharlmError as error:
             wrong.append(str(error))
     try:
@@ -154,7 +154,7 @@ def _beside(run: RunFolder, newest: Snapshot | None) -> list[str]:
     left = sum(1 for _ in run.path.glob(files.TEMPORARY + "*"))
     if left:
         wrong.append(
-            f"{left} unfinished, as a crash or a trainer at work leaves them; the next start clears up"
+            f"{left} unfinished, from a crash or from active training; the next start removes leftovers"
         )
     return wrong
 
@@ -170,7 +170,7 @@ def _place(what: str, folder: Path) -> Place:
         free = files.free_space(there)
         files.write_synced(probe, PROBE)
         if probe.read_bytes() != PROBE:
-            problem = "what was written is not what is read"
+            problem = "the file does not read back as it was written"
     except OSError as error:
         problem = error.strerror or str(error)
     finally:

@@ -68,7 +68,10 @@ def _length(facts: "Facts", source: Source) -> Found:
         what = "only white space" if source.marks.only_space else "one character repeated"
         yield TextWarning("nothing-to-learn", f"The text is {what}.", None, "give another text")
     if split.train_chars < PRIOR_MIN_CHARS:
-        text = f"Only {split.train_chars:,} characters to train on; below {PRIOR_MIN_CHARS:,} there is no n-gram baseline."
+        text = (
+            f"Only {split.train_chars:,} characters to train on; below {PRIOR_MIN_CHARS:,} charlm "
+            "computes no n-gram baseline."
+        )
         yield TextWarning("short", text, None, "give more text")
     if config.val_file is None and config.val and split.held_out_chars < FEWEST_HELD_OUT:
         text = f"Too few held-out characters for a reliable figure: {split.held_out_chars:,}."
@@ -112,7 +115,7 @@ def _records(facts: "Facts", source: Source) -> Found:
         texts = [key for key, value in records[0].items() if isinstance(value, str)]
         if texts:
             longest = max(texts, key=lambda key: len(records[0][key]))
-            text = "The lines are JSON records, read with names and braces."
+            text = "The lines are JSON records; charlm reads their names and braces too."
             yield TextWarning("records", text, f"--field {command_line([longest])}", "reads that field only")
 
 
@@ -120,7 +123,9 @@ def _split(facts: "Facts", source: Source) -> Found:
     leak, config = facts.split.in_training_too, source.config
     if leak.share < LEAST_LEAK:
         return
-    text = _sentence(f"{leak} of the held-out part is in the training part too, so its figure will flatter.")
+    text = _sentence(
+        f"{leak} of the held-out part also occurs in the training part, so its score will be too good."
+    )
     several = len(source.scan.named) > 1
     blank_lines = "\n\n" in source.sampled or "\r\n\r\n" in source.sampled
     likely = "file" if several else "blank-line" if blank_lines else "line"
@@ -130,7 +135,9 @@ def _split(facts: "Facts", source: Source) -> Found:
         yield TextWarning("leak", text, "--val-file FILE", "holds out another text")
     else:
         option = f"--documents {unit} --split documents"
-        yield TextWarning("leak", text, option, "puts equal documents on one side; or --val-file FILE")
+        yield TextWarning(
+            "leak", text, option, "keeps identical documents in the same part; or --val-file FILE"
+        )
 
 
 def _repeats(facts: "Facts", source: Source) -> Found:
@@ -151,14 +158,14 @@ def _newlines(facts: "Facts", source: Source) -> Found:
 def _normal_forms(facts: "Facts", source: Source) -> Found:
     forms, code = facts.normal_forms, "normal-forms"
     if forms.decomposed:
-        text = f"Accents that are characters of their own after their letter: {forms.decomposed:,}"
+        text = f"Accents encoded as separate characters after their letter: {forms.decomposed:,}"
         mixed = f"; letters with a built-in accent: {forms.composed:,}. The same letter has two encodings."
         yield TextWarning(code, text + (mixed if forms.mixed else "."), "--normalize nfc", "composes them")
     elif forms.unstable:
-        text = f"Outdated doubles of other characters that look the same: {forms.unstable:,}."
+        text = f"Deprecated duplicates of other characters: {forms.unstable:,}."
         yield TextWarning(code, text, "--normalize nfc", "replaces them")
     elif forms.reordered:
-        text = "Where letters have several marks, these are not in the usual order."
+        text = "Where letters have several marks, the marks are not in canonical order."
         yield TextWarning(code, text, "--normalize nfc", "puts them in order")
     if facts.compatible:
         found = [c for c in facts.characters if c.code_point in facts.compatible]
@@ -171,7 +178,7 @@ def _invisible(facts: "Facts", source: Source) -> Found:
     found = [c for c in facts.characters if c.char in kept.chars and is_invisible(c.char)]
     if not found:
         return
-    text = f"Invisible characters, each a symbol of the model: {_most_frequent(found)}."
+    text = f"Invisible characters, each of which becomes a symbol of the model: {_most_frequent(found)}."
     counts = {char: kept.counts[kept.id_of_point[ord(char)]] for char in kept.chars}
     needed = max(counts[c.char] for c in found) + 1
     others = sum(1 for n in counts.values() if n < needed) - len(found)
@@ -185,12 +192,12 @@ def _invisible(facts: "Facts", source: Source) -> Found:
 def _spaces(facts: "Facts", source: Source) -> Found:
     odd = [c for c in facts.characters if c.char in SPACES and c.char != " "]
     if odd and any(c.char == " " for c in facts.characters):
-        text = f"Several kinds of spaces: {_most_frequent(odd)} beside the usual one."
+        text = f"Several kinds of spaces: {_most_frequent(odd)} in addition to the usual one."
         yield TextWarning("spaces", text, "--collapse-spaces", "makes every run of spaces and tabs one space")
     saved = sum(len(run.group()) - 1 for run in INNER_SPACES.finditer(source.sampled))
     share = saved / max(1, facts.sampled_chars)
     if share >= LEAST_INNER_SPACES:
-        text = f"{100 * share:.1f} % of the text are further spaces in a row within lines."
+        text = f"{100 * share:.1f} % of the text is repeated spaces within lines."
         yield TextWarning("space-runs", text, "--collapse-spaces", "removes them, indentation too")
 
 
@@ -214,7 +221,10 @@ def _rare(facts: "Facts", source: Source) -> Found:
     )
     long = facts.split.train_chars > MIN_COUNT_FROM
     if long and rare >= LEAST_RARE and rare >= RARE_SHARE * len(chars):
-        text = f"Of {len(chars):,} characters kept, {rare:,} occur less than {RARE} times: too few to learn them."
+        text = (
+            f"Of {len(chars):,} distinct characters, {rare:,} occur fewer than {RARE} times: too few to "
+            "learn them."
+        )
         yield TextWarning("rare", text, f"--min-count {RARE}", "encodes them as bytes")
 
 

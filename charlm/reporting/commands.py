@@ -74,11 +74,11 @@ def repeat_command(
 def why_not_repeatable(finished: object, returns: int, plan: Plan) -> str | None:
     """Why no single command trains a run again; None where one does."""
     if finished not in ("done", "early"):
-        return "once it is finished"
+        return "available once the run is finished"
     if returns:
-        return "not by a command, since it went back to a checkpoint on its way"
+        return "no command can, because training returned to an earlier checkpoint"
     if plan.extended_at is not None:
-        return f"not by one command, since it was trained further after step {plan.extended_at}"
+        return f"no single command can, because the run was extended after step {plan.extended_at}"
     return None
 
 

@@ -229,7 +229,7 @@ def show_evaluation(event: Evaluated, sample: str) -> None:
     if event.difference is not None and event.baseline_nats_per_char is not None:
         change = plus_minus(event.difference, event.difference_error, 3, "+")
         figure += f", baseline {event.baseline_nats_per_char / log(2):.3f}, difference {change}"
-    few = ": too few to mean much" * (event.chars < FEWEST_HELD_OUT)
+    few = ": too few for a reliable score" * (event.chars < FEWEST_HELD_OUT)
     title = f"step {event.step}: {figure}; {event.chars:,} of {event.of_chars:,} characters{few}"
     with tqdm.external_write_mode(file=sys.stderr):
         shown = _indented(visible(sample, dim=colour(sys.stderr)))

@@ -107,7 +107,7 @@ def _evaluations(page: Page) -> list[tuple[str, ...]]:
         if e.baseline_bits is not None and e.difference is not None:
             compared = (_figure(e.baseline_bits), _plus_minus(e.difference, e.difference_error, "+"))
         few = e.chars is not None and e.chars < FEWEST_HELD_OUT
-        chars = "" if e.chars is None else f"{e.chars:,}{' (too few to mean much)' * few}"
+        chars = "" if e.chars is None else f"{e.chars:,}{' (too few for a reliable score)' * few}"
         step = f"{e.step:,}{' (closing)' * e.closing}"
         rows.append((step, _plus_minus(e.bits, e.error), *compared, chars))
     return rows

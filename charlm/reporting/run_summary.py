@@ -25,20 +25,23 @@ def summary_rows(run: RunFolder, session: AnySession, last: Finished) -> list[Ro
     """What a run learned, and its last evaluation."""
     steps = f"{last.step:,} of {last.total_steps:,}"
     if isinstance(session, Session) and session.plan.fell_short:
-        steps += f"; {planned_at_first(session.plan)}, and the machine was slower than measured, perhaps busy"
+        steps += (
+            f"; {planned_at_first(session.plan)}, but the machine was slower than measured, perhaps "
+            "because it was busy"
+        )
     rows = [("run", run.name), ("steps", steps), *session.learned, ("text", text_name(session.run))]
     rows += figure_rows(session) + forgetting_rows(to_json(session.state.parent_loss))
     if last.reason == "early":
         corpus = session.corpus
         nats_per_symbol = fmean(session.state.early_stopping.best_blocks)
         best = nats_per_symbol * len(corpus.held_out) / corpus.held_out_chars / log(2)
-        rows.append(("best, and used", f"{best:.4f} bits/char, step {last.best_step}"))
+        rows.append(("best checkpoint", f"{best:.4f} bits/char, step {last.best_step}"))
     return rows
 
 
 def planned_at_first(plan: Plan) -> str:
     """How many steps the first plan had."""
-    return f"{plan.first_total_steps:,} steps were planned at first"
+    return f"the first plan had {plan.first_total_steps:,} steps"
 
 
 def repeat_row(run: RunFolder, session: AnySession) -> list[Row]:
@@ -46,7 +49,7 @@ def repeat_row(run: RunFolder, session: AnySession) -> list[Row]:
     if why_not_repeatable(session.state.finished, session.state.returns, session.plan) is not None:
         return []
     command = repeat_command(run, session.run, session.model_config, session.training_config, session.plan)
-    return [("the same run again", command)]
+    return [("reproduce this run", command)]
 
 
 def figure_rows(session: AnySession) -> list[Row]:
@@ -59,12 +62,12 @@ def figure_rows(session: AnySession) -> list[Row]:
     if figure.difference is not None:
         change = plus_minus(figure.difference, figure.difference_error, sign="+")
         baseline = (figure.baseline_nats_per_char or 0.0) / log(2)
-        rows.append(("n-gram baseline", f"{baseline:.4f} bits/char there; difference {change}"))
+        rows.append(("n-gram baseline", f"{baseline:.4f} bits/char on the same text; difference {change}"))
     part = "from its beginning" if session.model_config.carries_state else "spread evenly"
     measured = (
         f"{figure.chars:,} of {corpus.held_out_chars:,} characters, {several(figure.blocks, 'block')}, "
         + ("the whole held-out part" if figure.whole else part)
-        + "; too few to mean much" * (figure.chars < FEWEST_HELD_OUT)
+        + "; too few for a reliable score" * (figure.chars < FEWEST_HELD_OUT)
         + "; the error of a single block is unknown" * (error is None)
     )
     rows.append(("measured on", measured))
@@ -98,7 +101,11 @@ def forgetting_rows(old_text: Mapping[str, Any] | None) -> list[Row]:
 def forgetting_sentence(event: Remembered) -> str:
     """The same of one event."""
     before, after = event.before / log(2), event.nats_per_char / log(2)
-    when = f" now, {_change(event.forgotten, event.standard_error)}" if event.final else " as this run begins"
+    when = (
+        f" now, {_change(event.forgotten, event.standard_error)}"
+        if event.final
+        else " at the start of this run"
+    )
     return (
         f"held-out text of {one_line(event.run)}: {before:.4f} bits/char before, {after:.4f}{when}; on "
         f"{event.chars:,} of {event.of_chars:,} characters{too_few(event.chars)}"

@@ -30,9 +30,13 @@ def text_name(run: "RunFacts") -> str:
 def describe_text(corpus: "Corpus") -> str:
     """Size, vocabulary and split of a text."""
     vocabulary = corpus.vocabulary
-    few = "; too few held out to mean much" if 0 < corpus.held_out_chars < FEWEST_HELD_OUT else ""
-    none = "; nothing held out, so nothing will be evaluated" if corpus.held_out_chars == 0 else few
-    test = f", {corpus.test_chars:,} kept for the test" if corpus.test_chars else ""
+    few = (
+        "; too little held-out text for a reliable score"
+        if 0 < corpus.held_out_chars < FEWEST_HELD_OUT
+        else ""
+    )
+    none = "; no held-out text, so training runs without evaluations" if corpus.held_out_chars == 0 else few
+    test = f", {corpus.test_chars:,} in the test set" if corpus.test_chars else ""
     gaps = f", {corpus.left_out_chars:,} left out between them" if corpus.left_out_chars else ""
     documents = f" in {sum(corpus.ends):,} documents" if vocabulary.has_end else ""
     return (
@@ -46,7 +50,7 @@ def _symbols_read(corpus: "Corpus") -> str:
     if corpus.vocabulary.units == "chars":
         return ""
     ids = sum(len(part) for part in (corpus.train, corpus.held_out, corpus.test) if part is not None)
-    kept = ", left-out text aside" if corpus.left_out_chars else ""
+    kept = ", excluding left-out text" if corpus.left_out_chars else ""
     return f" as {ids - sum(corpus.ends):,} bytes{kept}"
 
 
@@ -66,7 +70,7 @@ def describe_model(choice: "Choice", vocabulary: "Vocabulary") -> str:
     if m.prior_order is not None:  # fewer symbols fit a key when the vocabulary is large
         m = replace(m, prior_order=min(m.prior_order, Packing(vocabulary.n_symbols).highest_order))
     if m.is_ngram:
-        chosen = f"as many {word}s as predict the end of the training part best"
+        chosen = f"the order in {word}s that best predicts the end of the training part"
         return f"n-gram model of {'' if m.prior_order is None else several(m.prior_order, word)}{chosen * (m.prior_order is None)}"
     blocks = f"blocks of {m.block_size}" + ("" if word == "character" else f" {word}s")
     return (
@@ -110,8 +114,8 @@ def leak_warning(
         return None
     return (
         f"{found.word}{100 * found.share:.0f} % of the held-out text also occurs in {where}, in passages of at least "
-        f"{PASSAGE} {corpus.vocabulary.word}s, so its figure will be too good; hold out another text with --val-file"
-        + (", or whole documents with --split documents" if splittable else "")
+        f"{PASSAGE} {corpus.vocabulary.word}s, so its score will be too good; hold out another text with "
+        "--val-file" + (", or whole documents with --split documents" if splittable else "")
     )
 
 
@@ -127,7 +131,8 @@ def describe_origin(origin: "Parent", corpus: "Corpus") -> Iterator[tuple[bool, 
     if origin.corpus is None:
         yield (
             True,
-            f"{origin.gone.replace('--text', '--from-text')}; so forgetting of it cannot be measured, nor whether its "
+            f"{origin.gone.replace('--text', '--from-text')}; without that text, charlm cannot measure "
+            "forgetting or check whether its "
             "held-out part occurs in the new text",
         )
     respected = corpus.respected
@@ -144,7 +149,7 @@ def describe_origin(origin: "Parent", corpus: "Corpus") -> Iterator[tuple[bool, 
         texts = "this text"
         if origin.counted:
             texts += f" and {one_line(origin.snapshot.run.corpus.label)}"
-        yield False, f"the n-gram prior counts {texts}{alone}"
+        yield False, f"the n-gram prior is built from {texts}{alone}"
 
 
 def _held_out_found(origin: "Parent", found: int) -> str:
@@ -163,5 +168,5 @@ def _held_out_found(origin: "Parent", found: int) -> str:
 
 def _why_alone(origin: "Parent") -> str:
     if origin.corpus is None:
-        return "since the old one is gone"
-    return "since much of it occurs in the old one, so that counts of both would be too sure of it"
+        return "because the old text is missing"
+    return "because much of it also occurs in the old text; n-grams from both would be overconfident"

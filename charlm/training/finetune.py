@@ -274,7 +274,7 @@ def reload_parent_text(session: Session, warn: Callable[[str], None]) -> None:
     try:
         text = _parent_text(session, parent_corpus(parent))
     except CheckpointError as error:
-        warn(f"{error}; so forgetting of it cannot be measured")
+        warn(f"{error}; without that text, charlm cannot measure forgetting")
         return
     if len(loss.before_sums) != len(text.part.windows):
         raise CheckpointError(

@@ -126,8 +126,8 @@ def resume_run(
     used = use_threads(threads or threads_before)
     if threads is None and threads_before is not None and available() < used:
         warn(
-            f"this run began with {used} threads, and this process may use {available()} CPUs; --threads "
-            f"{available()} would be faster, but not bit for bit the same"
+            f"this run started with {used} threads, but this process may use {available()} CPUs; --threads "
+            f"{available()} would be faster, but the results would not be bit-identical"
         )
     corpus, plan = find_corpus(snapshot), read_plan(run)
     session: AnySession
@@ -142,7 +142,10 @@ def resume_run(
             session.begin_extension()  # it was cut off before its first checkpoint
     run.point_to_best(session.state.early_stopping.best_step)
     for what, before, now in _changes(session):
-        warn(f"this run was trained with {what} {before}, and resumes with {now}: not bit for bit the same")
+        warn(
+            f"this run was trained with {what} {before}, but resumes with {now}: results will not be "
+            "bit-identical"
+        )
     return session
 
 

@@ -173,6 +173,6 @@ class NgramTrainer:
         except OSError as error:
             raise ResourceError(
                 f"the n-gram model could not be written to {one_line(str(self.run_folder.path))} "
-                f"({error.strerror or error}); make room, and train again"
+                f"({error.strerror or error}); free some space, and train again"
             ) from None
         return Saved(step=self.step, path=str(path), seconds=perf_counter() - started)

@@ -244,7 +244,7 @@ def choose(
     training = _fill_training(replace(training, batch_size=batch, learning_rate=rate), budget, size, steps)
     why = _explain(budget, n_train, size)
     if block < wanted:
-        why += f"; block_size is reduced from {wanted} to {block}, since the text is short"
+        why += f"; block_size is reduced from {wanted} to {block}, because the text is short"
     return Choice(model=model, training=training, plan=plan, why=why)
 
 
@@ -353,7 +353,7 @@ def _choose_heads(n_embd: int, groups: int, multiple: int) -> int:
     if not fitting:
         number = "an even number" if multiple > 1 else "a whole number"
         raise ValueError(
-            f"n_embd is {n_embd}; it must be {number} of values for each head"
+            f"n_embd is {n_embd}; each head needs {number} of values"
             + (f", and n_kv_head requires a multiple of {groups} heads" if groups > 1 else "")
         )
     return fitting[-1]
@@ -376,7 +376,7 @@ def _explain(budget: Budget, n_train: int, size: Size) -> str:
         if budget.steps is not None
         else f"{budget.seconds:g} s at {budget.gflops:.0f} GFLOP/s"
     )
-    reason = f", small since the training text has only {n_train:,} symbols" if limited else ""
+    reason = f", small because the training text has only {n_train:,} symbols" if limited else ""
     return f"for {means}{reason}"
 
 

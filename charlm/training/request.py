@@ -154,7 +154,9 @@ class TrainRequest:
             return None
         budget = budget_seconds(self.time or DEFAULT_TIME)
         if training.schedule is not None:
-            raise UsageError("--schedule names steps, so it has no effect with --time; give --steps")
+            raise UsageError(
+                "--schedule names steps, so it needs --steps N; a run with a time budget may end at any step"
+            )
         return budget
 
 
@@ -254,7 +256,7 @@ def use_customary_split(paths: Sequence[str], settings: dict[str, Any], messages
     if text is None or not text.test:
         return
     settings["val"], settings["test"] = text.val, text.test
-    messages.say(f"split as is customary for {text.name}: {text.split}; --val and --test choose another")
+    messages.say(f"using the customary split of {text.name}: {text.split}; --val and --test change it")
 
 
 def refuse_for_ngram(time: str | None, steps: int | None, training: TrainingConfig) -> None:
@@ -286,8 +288,9 @@ def _inherit_text_settings(origin: "Parent", settings: dict[str, Any], given: se
     held_out, before = settings["val"] + settings["test"], was.val + was.test
     if was.split == "documents" and held_out < before:
         raise UsageError(
-            f"val and test are {held_out:g} together, and {before:g} in {origin.name}: documents that were held out would "
-            "be trained on; leave them out, or give more"
+            f"val and test are {held_out:g} together, but {before:g} in {origin.name}: training would "
+            "include documents "
+            "that were held out; leave both options out, or hold out more"
         )
 
 
@@ -341,7 +344,8 @@ def report_moved(uncached: str | None, moved: "Moved | None", messages: Messages
     named = one_line(" ".join(moved.texts)) or "its old place"
     if uncached is None:
         messages.say(
-            f"found the run's text in {named}; it is kept in the cache, so --text is not needed again"
+            f"found the run's text in {named}; charlm keeps it in the cache, so you need not give --text "
+            "again"
         )
     else:
         messages.warn(
@@ -355,7 +359,7 @@ def describe_paths(paths: Sequence[str], text: TextConfig) -> str:
     from charlm.data import sources
 
     if not paths:
-        return f"{sources.manual_name()}, since no file was named"
+        return f"{sources.manual_name()}, because you named no file"
     return sources.describe(paths, text.include, text.exclude)
 
 

@@ -16,7 +16,7 @@ from charlm.data.tokenizer import Vocabulary
 from charlm.errors import CharlmError, CheckpointError, UsageError
 from charlm.terminal import first_of, one_line
 
-HINT = "if the text was moved, name it with --text PATH"
+HINT = "if you moved the text, give its path with --text PATH"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def parent_corpus(parent: ParentFacts) -> Corpus:
     try:
         return reload_corpus(parent.corpus, parent.text)
     except CheckpointError as error:  # --text names the run's own text
-        hint = f"`charlm eval --run {one_line(parent.run)} --text PATH` brings it back to the cache"
+        hint = f"`charlm eval --run {one_line(parent.run)} --text PATH` restores it in the cache"
         raise CheckpointError(str(error).replace(HINT, hint)) from None
 
 
@@ -93,7 +93,8 @@ def _moved_config(
     found = val_file or next(filter(os.path.exists, _likely_places(config.val_file, sources, paths)), None)
     if found is None:
         raise CheckpointError(
-            f"the run's held-out file, {one_line(config.val_file)}, is gone; name it with --val-file PATH"
+            f"the run's held-out file, {one_line(config.val_file)}, is missing; give its path with "
+            "--val-file PATH"
         )
     return replace(config, val_file=found)
 
@@ -116,7 +117,9 @@ def _changed_error(corpus: Corpus, facts: CorpusFacts, paths: str, moved: bool) 
     hashes = f"its SHA-256 is {corpus.sha256}, but it was {one_line(facts.sha256)} when the run was trained"
     if moved:
         return CheckpointError(f"--text {paths} is not the text of the run, {label}: {hashes}")
-    return CheckpointError(f"{label} has changed since training: {hashes}; put the old text back, or, {HINT}")
+    return CheckpointError(
+        f"{label} has changed since training: {hashes}; restore the original text, or, {HINT}"
+    )
 
 
 def earlier_of(facts: CorpusFacts) -> EarlierText | None:

@@ -124,7 +124,8 @@ class Session:
         session = cls(corpus, *configs, plan, snapshot.run, also_counted)
         if session.ngram != snapshot.ngram:
             raise CheckpointError(
-                "the n-gram prior of this run differs from what its text gives; it cannot be resumed exactly"
+                "the n-gram prior of this run differs from the one rebuilt from its text; charlm cannot "
+                "resume the run exactly"
             )
         session.restore(snapshot)
         return session

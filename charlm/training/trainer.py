@@ -324,7 +324,7 @@ class Trainer:
         if self._save_failed:
             raise ResourceError(
                 f"the last checkpoint, of step {self.step}, could not be written to "
-                f"{one_line(str(self.run_folder.path))}; make room and resume the run"
+                f"{one_line(str(self.run_folder.path))}; free some space and resume the run"
             )
         total = self.session.plan.total_steps
         yield Finished(step=self.step, reason=reason, best_step=best, total_steps=total)

@@ -277,7 +277,7 @@ LINKED = (
         (lambda: replaced(ONE, Path("checkpoints/longer") / ONE.name), "steps 5, not 4"),
         (lambda: replaced(ONE, Path("checkpoints/longer") / ONE.name, result=False), "steps 5, not 4"),
         (lambda: swapped(ONE, TWO), "position is"),
-        (lambda: swapped(ONE / "result.json", TWO / "result.json"), "of another run"),
+        (lambda: swapped(ONE / "result.json", TWO / "result.json"), "to another run"),
         (lambda: swapped(ONE / "step-00000004", TWO / "step-00000004"), "position is"),
         (lambda: altered(ONE / "result.json", lambda d: d.update(nats_per_char=0.1)), "was changed"),
         (lambda: altered(ONE / "result.json", lambda d: d.update(reach=9)), "was changed"),
@@ -287,7 +287,7 @@ LINKED = (
         (lambda: altered(PLAN, lambda d: d["decisions"].append(d["decisions"][0])), "was changed"),
         (lambda: altered(RECORD, lambda d: d["budget"].update(steps=9)), "steps 4, not 9"),
         (lambda: altered(RECORD, lambda d: d["corpus"].update(sha256="0" * 64)), "another text"),
-        (lambda: altered(RECORD, lambda d: d["text"].update(val=0.2)), "of other settings"),
+        (lambda: altered(RECORD, lambda d: d["text"].update(val=0.2)), "other settings"),
         (lambda: altered(RECORD, lambda d: d["variants"][0]["training"].update(grad_clip=0.5)), "grad_clip"),
     ],
 )  # fmt: skip

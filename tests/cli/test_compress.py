@@ -1,4 +1,4 @@
-"""`charlm compress` and `decompress`: the same bytes again, as few as the model promises, or a refusal."""
+"""`charlm compress` and `decompress`: the original bytes, as few as the model promises, or a refusal."""
 
 import io
 import os

@@ -262,7 +262,7 @@ def test_an_old_text_that_was_moved_is_found_or_done_without(
     (folder / "new.txt").write_bytes(NEW.encode())
     without = tune(command)
     assert without.code == 0 and not without.of("remembered") and "--from-text" in without.err
-    assert "the n-gram prior counts this text alone, since the old one is gone" in without.err
+    assert "the n-gram prior is built from this text alone, because the old text is missing" in without.err
     assert without.json["old_text"] is None
     found = command("train", "new.txt", "--from=ducks", "--from-text=poem.txt", "--steps=3", "--json", *HOW)
     assert found.code == 0 and len(found.of("remembered")) == 2, found.err
