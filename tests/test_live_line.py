@@ -12,7 +12,7 @@ from pathlib import Path
 import pyte
 import pytest
 
-from charlm.cli import loading as reading
+from charlm.cli import console as reading
 from charlm.reporting.progress import laid_out
 from charlm.terminal import fit
 from tests.cli.kept import TOY

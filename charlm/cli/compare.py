@@ -5,10 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from charlm.cli.console import checkpoints_root, warn
-from charlm.cli.loading import MESSAGES
+from charlm.cli.console import MESSAGES, warn
 from charlm.cli.mistakes import check_files, quoted
-from charlm.cli.options import MOST_STEPS, AsJson, Checkpoints, MovedText, with_settings
+from charlm.cli.options import MOST_STEPS, ROOT, AsJson, Checkpoints, MovedText, with_settings
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.terminal import one_line
@@ -74,7 +73,7 @@ def command(
     on: Annotated[str | None, typer.Option(metavar="FILE", help="Compare two runs on this text.")] = None,
     text: MovedText = None,
     as_json: AsJson = False,
-    checkpoints: Checkpoints = None,
+    checkpoints: Checkpoints = ROOT,
     *,
     settings: dict[str, Any],
 ) -> None:
@@ -82,23 +81,24 @@ def command(
 
     Every variant gets the same seeds, the same data order, and the same time or steps.
     """
-    root = checkpoints_root(checkpoints)
     if not vary:
         _refuse_what_needs_vary(ctx, settings)
         from charlm.threads import use_threads  # here: torch is slow to import
 
         use_threads(settings["threads"])
         _without_training(
-            root, names or [], on, settings["encoding"], settings["field"], moved_text(text), as_json
+            checkpoints, names or [], on, settings["encoding"], settings["field"], moved_text(text), as_json
         )
         return
     if on is not None:
         raise UsageError("--on compares two trained runs, and has no effect with --vary")
     if text:
         raise UsageError("--text applies only to trained runs; with --vary, name the text as an argument")
-    check_files("compare", names or [], root, time)
+    check_files("compare", names or [], checkpoints, time)
     axes = _axes(ctx, vary)
-    folder, comparison, loaded = _prepare(root, names or [], axes, (time, steps), seeds or 1, run, settings)
+    folder, comparison, loaded = _prepare(
+        checkpoints, names or [], axes, (time, steps), seeds or 1, run, settings
+    )
 
     from charlm.cli.compare_run import follow_comparison
 

@@ -9,11 +9,9 @@ from pathlib import Path
 import typer
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import Snapshot
 from charlm.cli.compare_display import show
-from charlm.cli.console import count, foreign, note_files, print_json, say, table, warn
+from charlm.cli.console import MESSAGES, Bar, count, foreign, load_run, print_json, say, table, warn, working
 from charlm.cli.follow import warn_of
-from charlm.cli.loading import Bar, chosen, corpus_of_run, working
 from charlm.config import TextConfig, TrainingConfig
 from charlm.data.load import Loaded, run_name
 from charlm.data.reader import read_texts
@@ -33,6 +31,7 @@ from charlm.reporting.log import MetricsLog
 from charlm.reporting.progress import Progress
 from charlm.reporting.run_page import write_report
 from charlm.reporting.run_summary import figure_rows, repeat_row
+from charlm.run import text_of_run
 from charlm.settings import settings_of
 from charlm.terminal import command_line, one_line
 from charlm.threads import use_threads
@@ -40,6 +39,7 @@ from charlm.training.describe import describe_model, several, text_name
 from charlm.training.device import measure_budget, pick_device, unused_gpu_note
 from charlm.training.events import Event
 from charlm.training.planner import Budget
+from charlm.training.request import note_files
 from charlm.training.run_corpus import Moved
 from charlm.training.signals import EXIT_CODES, StopSignals
 
@@ -224,8 +224,8 @@ def compare_two(
             raise UsageError(f"{option} has no effect without --on FILE")
     if names[0] == names[1]:
         raise UsageError(f"both runs are {one_line(names[0])}; name two different runs")
-    runs = [chosen(root, name, None) for name in names]
-    corpora = [corpus_of_run(snapshot, needed=on is None, moved=moved) for snapshot, _, _ in runs]
+    runs = [load_run(root, name) for name in names]
+    corpora = [text_of_run(run.snapshot, MESSAGES, needed=on is None, moved=moved) for run in runs]
     if on is None:
         first, second = corpora
         assert first is not None and second is not None
@@ -234,24 +234,24 @@ def compare_two(
             raise UsageError(
                 f"{names[0]} and {names[1]} held out different texts; name one text for both with --on FILE"
             )
-        named = f"held-out part of {text_name(runs[0][0].run)}"
+        named = f"held-out part of {text_name(runs[0].snapshot.run)}"
         read = [[(named, text)] for text in held_out]
     else:
-        sources = [
-            read_texts([on], snapshot.run.text, encoding=encoding, field=field) for snapshot, _, _ in runs
-        ]
-        note_files(dict.fromkeys(note for source in sources for note in source.notes))
+        sources = [read_texts([on], run.text_config, encoding=encoding, field=field) for run in runs]
+        note_files(dict.fromkeys(note for source in sources for note in source.notes), MESSAGES)
         read = [list(source.files) for source in sources]
         texts_alone = [[without_ends(text) for _, text in texts] for texts in read]
         if texts_alone[0] != texts_alone[1]:
-            raise UsageError(_read_differently(names, [snapshot for snapshot, _, _ in runs], on))
+            raise UsageError(_read_differently(names, [run.text_config for run in runs], on))
     if not any(text for _, text in read[0]):
         raise TextError("there is no text to compare them on; name one with --on FILE")
     pair = zip(runs, read, corpora, strict=True)
     with working("scoring") as watch:
         evaluations = [
-            evaluate(snapshot, which, texts, ContextRule.of_model(snapshot.model_config), corpus, watch)
-            for (snapshot, _, which), texts, corpus in pair
+            evaluate(
+                run.snapshot, run.which, texts, ContextRule.of_model(run.snapshot.model_config), corpus, watch
+            )
+            for run, texts, corpus in pair
         ]
         watch("comparing", 0, None)
         found = side_by_side(names, (evaluations[0], evaluations[1]))
@@ -263,10 +263,9 @@ def compare_two(
         _show(found)
 
 
-def _read_differently(names: tuple[str, str], snapshots: Sequence[Snapshot], on: str) -> str:
+def _read_differently(names: tuple[str, str], configs: Sequence[TextConfig], on: str) -> str:
     """Why two runs cannot be compared on a file: by which settings each reads it."""
     settings = [setting for setting in settings_of(TextConfig) if setting.name in READING]
-    configs = [snapshot.run.text for snapshot in snapshots]
     ways = []
     for name, config in zip(names, configs, strict=True):
         differing = [s for s in settings if len({getattr(c, s.name) for c in configs}) > 1]

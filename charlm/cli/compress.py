@@ -1,17 +1,17 @@
-"""`charlm compress`: a file into as many bits as the model needs to predict it."""
+"""`charlm compress` and `decompress`: a file into as many bits as the model needs to predict it, and back."""
 
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.console import Output, checkpoints_root, count, print_json, table, warn
-from charlm.cli.loading import chosen, working
+from charlm.cli.console import Output, count, finish, load_run, print_json, table, warn
 from charlm.cli.mistakes import check_files
-from charlm.cli.options import AsJson, Checkpoints, Run, Which, threads_option
+from charlm.cli.options import ROOT, AsJson, Checkpoints, Which, threads_option
+from charlm.cli.options import Run as RunOption
 from charlm.config import TextConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.settings import settings_of
@@ -19,13 +19,12 @@ from charlm.terminal import one_line
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
-    from charlm.compression.codec import Progress
-    from charlm.config import TextConfig
+    from charlm.compression.container import Header
     from charlm.data.tokenizer import Ids
+    from charlm.run import Run
 
-T = TypeVar("T")
 Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="File to write; - for standard output.")]
-CompressThreads = Annotated[
+Threads = Annotated[
     int | None,
     threads_option("CPU threads; decompression must use the same number. [default: 1]"),
 ]
@@ -39,64 +38,109 @@ EXAMPLES = """Examples:
   charlm compress chapter.txt -o chapter.clm --run novels --json
   zcat log.gz | charlm compress - -o - > log.clm          standard input and output
   charlm decompress chapter.clm -o chapter.txt            restore the original bytes"""
+DECOMPRESS_EXAMPLES = """Examples:
+  charlm decompress chapter.clm -o chapter.txt
+  charlm decompress chapter.clm -o chapter.txt --run novels --checkpoint 859"""
 
 
-def command(
+def compress(
     file: Annotated[str, typer.Argument(metavar="FILE", help="File to compress; - for standard input.")],
     out: Out,
-    run: Run = None,
+    run: RunOption = None,
     checkpoint: Which = None,
     force: Force = False,
-    threads: CompressThreads = None,
+    threads: Threads = None,
     as_json: AsJson = False,
-    checkpoints: Checkpoints = None,
+    checkpoints: Checkpoints = ROOT,
 ) -> None:
     """Compress a file with a model; better predictions make smaller files.
 
     Decompression needs the same checkpoint, the same software versions and the same kind of machine.
     """
-    check_files("compress", [file], checkpoints_root(checkpoints))
-    target = output(file, out, force, as_json)
+    check_files("compress", [file], checkpoints)
+    target = _output(file, out, force, as_json)
     from charlm.data.stream import read_bytes
     from charlm.threads import use_threads
 
     label = "standard input" if file == "-" else one_line(file)
     data = read_bytes(file, label)
     use_threads(threads)
-    snapshot, name, which = chosen(checkpoints_root(checkpoints), run, checkpoint)
+    model = load_run(checkpoints, run, checkpoint)
     from charlm.compression.codec import compressing
 
-    done, seconds = carried_through(compressing(data, snapshot, threads or 1), "compressing")
-    header = done.header
+    started = perf_counter()
+    done = finish(compressing(data, model.snapshot, threads or 1), "compressing")
+    seconds = perf_counter() - started
     if done.not_text is not None:
         warn(
             f"{label} is not UTF-8: the byte at offset {count(done.not_text)} is not part of a valid "
             "character. "
             "Compression is lossless, but saves nothing where the file is not text"
         )
-    for note in _read_otherwise(file, data, header.encoding, snapshot.run.text):
+    for note in _read_otherwise(file, data, done.header.encoding, model.text_config):
         warn(f"{label}{note}")
-    seen = _in_training_too(done.ids, snapshot)
+    seen = _in_training_too(done.ids, model.snapshot)
     if seen is not None:
         warn(f"{seen}; text that the model has not seen compresses less")
     target.write([done.data])
-    facts: dict[str, Any] = {
-        "bytes": header.bytes,
-        "chars": header.chars,
-        "compressed_bytes": len(done.data),
-        "bits_per_char": 8 * len(done.data) / header.chars if header.chars else None,
-        "streams": header.streams,
-        "seconds": round(seconds, 3),
-        "chars_per_second": round(header.chars / seconds, 1),
-    }
-    if as_json:
-        facts["warnings"] = [] if seen is None else [seen]
-        print_json({"schema": 1, "run": name, "checkpoint": {"which": which, "step": header.step}, **facts})
-    else:
-        show(f"{name}, {which}, step {header.step}", facts, target)
+    warnings = {"warnings": [] if seen is None else [seen]}
+    _show(model, done.header, len(done.data), seconds, target, as_json, **warnings)
 
 
-def _read_otherwise(path: str, data: bytes, encoding: str, config: "TextConfig") -> Iterator[str]:
+def decompress(
+    ctx: typer.Context,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="File made by charlm compress; - for standard input.")
+    ],
+    out: Out,
+    run: RunOption = None,
+    checkpoint: Which = None,
+    force: Force = False,
+    threads: Annotated[
+        int | None, threads_option("CPU threads; must be the number that the file was compressed with.")
+    ] = None,
+    as_json: AsJson = False,
+    checkpoints: Checkpoints = ROOT,
+) -> None:
+    """Decompress a file: exactly the bytes that were compressed, or an error.
+
+    It needs the checkpoint that compressed the file, the same software versions and the same kind of machine.
+    """
+    check_files("decompress", [file], checkpoints)
+    target = _output(file, out, force, as_json)
+    from charlm.compression.container import MAGIC, unpack
+    from charlm.data.stream import read_bytes
+    from charlm.threads import use_threads
+
+    label = "standard input" if file == "-" else file
+    data = read_bytes(file, one_line(label), MAGIC)
+    header, _ = unpack(data, label)  # before a model is looked for
+    use_threads(_threads_of_file(ctx, threads, header.environment.threads))
+    model = load_run(checkpoints, run, checkpoint)
+    from charlm.compression.codec import decompressing
+
+    started = perf_counter()
+    original = finish(decompressing(data, label, model.snapshot), "decompressing")
+    seconds = perf_counter() - started
+    target.write([original])
+    _show(model, header, len(data), seconds, target, as_json)
+
+
+def _threads_of_file(ctx: typer.Context, asked: int | None, of_file: int) -> int | None:
+    """The number of threads, which is that of the file; UsageError where another is asked for."""
+    if asked is not None and asked != of_file:
+        said = (
+            f"{asked}, but the file was compressed with {of_file}: another number of threads rounds "
+            "differently"
+        )
+        source = ctx.get_parameter_source("threads")
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--threads is {said}; leave it out")
+        warn(f"CHARLM_THREADS is {said}, so it is decompressed with {of_file}")
+    return min(of_file, 1024) or None
+
+
+def _read_otherwise(path: str, data: bytes, encoding: str, config: TextConfig) -> Iterator[str]:
     """How the file differs from what the run would read of it: it is kept whole, so that it comes back exactly."""
     from charlm.data.boilerplate import Boilerplate, strip_boilerplate
     from charlm.data.normalize import normalize
@@ -145,7 +189,7 @@ def _in_training_too(ids: "Ids", snapshot: "Snapshot") -> str | None:
     return about_overlap([overlap(corpus.train, ids)], snapshot.vocabulary.word)
 
 
-def output(file: str, out: str, force: bool, as_json: bool) -> Output:
+def _output(file: str, out: str, force: bool, as_json: bool) -> Output:
     """Where OUT is written; UsageError where it cannot be."""
     target = Output("-o", out, inputs=[file], overwrite=force, binary=True)
     if target.is_stdout and as_json:
@@ -153,34 +197,36 @@ def output(file: str, out: str, force: bool, as_json: bool) -> Output:
     return target
 
 
-def show(run: str, facts: dict[str, Any], target: Output) -> None:
-    """The sizes and the speed, as a table; on standard error where standard output has the file itself."""
+def _show(
+    run: "Run", header: "Header", size: int, seconds: float, target: Output, as_json: bool, **more: Any
+) -> None:
+    """Print sizes and speed: as JSON, or as a table, on standard error if standard output has the file itself."""
     from charlm.evaluation.bootstrap import too_few  # here: NumPy is slow to import
 
-    bits, few = facts["bits_per_char"], too_few(facts["chars"])
-    kept = "-" if bits is None else f"{bits:.4f}, counting all bytes of the file{few}"
+    bits = 8 * size / header.chars if header.chars else None
+    speed = header.chars / seconds
+    if as_json:
+        facts = {
+            "schema": 1,
+            "run": run.name,
+            "checkpoint": {"which": run.which, "step": run.step},
+            "bytes": header.bytes,
+            "chars": header.chars,
+            "compressed_bytes": size,
+            "bits_per_char": bits,
+            "streams": header.streams,
+            "seconds": round(seconds, 3),
+            "chars_per_second": round(speed, 1),
+        }
+        print_json(facts | more)
+        return
+    kept = "-" if bits is None else f"{bits:.4f}, counting all bytes of the file{too_few(header.chars)}"
+    rows = [
+        ("run", f"{run.name}, {run.which}, step {run.step}"),
+        ("original", f"{count(header.bytes)} bytes, {count(header.chars)} characters"),
+        ("compressed", f"{count(size)} bytes"),
+        ("bits per character", kept),
+        ("speed", f"{speed:,.0f} characters/s, parallel streams: {header.streams}"),
+    ]
     with redirect_stdout(sys.stderr if target.is_stdout else sys.stdout):
-        table(
-            [
-                ("run", run),
-                ("original", f"{count(facts['bytes'])} bytes, {count(facts['chars'])} characters"),
-                ("compressed", f"{count(facts['compressed_bytes'])} bytes"),
-                ("bits per character", kept),
-                (
-                    "speed",
-                    f"{facts['chars_per_second']:,.0f} characters/s, parallel streams: {facts['streams']}",
-                ),
-            ]
-        )
-
-
-def carried_through(work: "Generator[Progress, None, T]", what: str) -> tuple[T, float]:
-    """What comes of the work, with a bar meanwhile, and the seconds it took."""
-    started = perf_counter()
-    with working(what) as watch:
-        while True:
-            try:
-                progress = next(work)
-            except StopIteration as end:
-                return end.value, perf_counter() - started
-            watch(what, progress.symbols, progress.of)
+        table(rows)

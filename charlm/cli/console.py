@@ -1,26 +1,34 @@
-"""What the commands say: results to standard output, everything else to standard error, and files where asked."""
+"""What the commands print, write and load: results to standard output, messages and live lines to standard error."""
 
 import json
 import os
 import re
 import stat
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Event, Lock, Thread
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from charlm.errors import ResourceError, UsageError
 from charlm.strict_json import replace_nonfinite
 from charlm.terminal import colour, fit, is_quiet, one_line, visible
+from charlm.training.request import Messages
 
 STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 DESCRIPTOR = re.compile(r"/dev/stderr|(?:/dev|/proc/self)/fd/[0-9]+")
 """What a shell has opened already, such as `3> out`: it is written to as it is, whatever it leads to."""
 LONGEST_NAME = 255
+DELAY = 1.0
+EVERY_SECONDS = 0.25
+PLAIN_EVERY_SECONDS = 10.0
 
 if TYPE_CHECKING:
-    pass
+    from charlm.run import Run
+
+T = TypeVar("T")
 
 
 class Output:
@@ -186,12 +194,6 @@ def can_ask() -> bool:
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
-def note_files(notes: Iterable[str]) -> None:
-    """What was noticed in reading a text."""
-    for note in notes:
-        warn(one_line(note))
-
-
 def warn_of_slow_parts() -> None:
     """Say once for each part that it runs in NumPy, though a compiler is there."""
     compiled = sys.modules.get("charlm.native.compiler")
@@ -250,10 +252,109 @@ def count(n: int) -> str:
     return f"{n:,}"
 
 
-def checkpoints_root(option: str | None) -> Path:
-    """The folder of runs."""
-    return Path(os.path.expanduser(option or "checkpoints"))
-
-
 def _styled(text: str, code: str) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if colour(sys.stderr) else text
+
+
+class Bar:
+    """A live line for work that takes more than a second; without a terminal a plain line every ten seconds.
+
+    A thread of its own draws it, so that it goes on where the work reports nothing for long.
+    """
+
+    def __init__(self, unit: str = "B") -> None:
+        self._unit = unit
+        self._line: Any = None
+        self._what, self._began, self._spoken = "", monotonic(), monotonic()
+        self._closed, self._changing = Event(), Lock()
+        self._drawing = Thread(target=self._draw, daemon=True)
+
+    def __call__(self, what: str, done: int, of: int | None) -> None:
+        """So much of so much is done."""
+        if what != self._what or (self._line is not None and self._line.total != of):
+            self._begin(what, of)
+        self._line.n = done
+
+    def close(self) -> None:
+        """Take the line away."""
+        self._closed.set()
+        with self._changing:
+            if self._line is not None:
+                self._line.close()
+                self._line = None
+        if self._drawing.is_alive():
+            self._drawing.join()
+
+    def _begin(self, what: str, of: int | None) -> None:
+        from charlm.reporting.progress import LiveLine  # here: tqdm is not needed for help
+
+        with self._changing:
+            if self._line is not None:
+                self._line.close()
+            self._what, self._began = what, monotonic()
+            self._line = LiveLine(of, what=what, delay=DELAY, miniters=0)
+            self._line.pieces = self._speed
+        if not self._drawing.is_alive() and not self._closed.is_set():
+            self._drawing.start()
+
+    def _speed(self) -> list[str]:
+        """How much of the unit is done a second."""
+        from tqdm import tqdm
+
+        seconds = monotonic() - self._began
+        done = self._line.n if self._line is not None else 0
+        return [f"{tqdm.format_sizeof(done / seconds)}{self._unit}/s"] if done and seconds > 0 else []
+
+    def _draw(self) -> None:
+        """Until it is closed: draw the line anew, or say a plain one when it is time."""
+        while not self._closed.wait(EVERY_SECONDS):
+            now = monotonic()
+            with self._changing:
+                line = self._line
+                if line is None or line.update(0) or not line.disable:
+                    continue
+            if now - self._spoken >= PLAIN_EVERY_SECONDS:
+                self._spoken = now
+                share = f" {100 * line.n / line.total:.0f} %" if line.total else f" {now - self._began:.0f} s"
+                say(", ".join([f"{self._what}{share}", *self._speed()]))
+
+
+@contextmanager
+def working(what: str, unit: str = " symbols") -> Iterator[Bar]:
+    """Show that something is being done, until it is done; nothing before it is named, where `what` is empty."""
+    bar = Bar(unit)
+    if what:
+        bar(what, 0, None)
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+MESSAGES = Messages(say, warn, working)
+"""To standard error."""
+
+
+def load_run(root: Path, name: str | None, checkpoint: str | None = None) -> "Run":
+    """Load a run, by default the newest, at a checkpoint: by default the latest, or the best after early stopping.
+
+    Says which it is. Raises CheckpointError and UsageError.
+    """
+    from charlm.run import load  # here: torch is slow to import
+
+    run = load(name, checkpoint=checkpoint, checkpoints=root, messages=MESSAGES)
+    newest = "" if name else ", the newest run"
+    say(f"using {run.which} of {one_line(run.name)}{newest}: step {run.step}")
+    return run
+
+
+def finish(work: Generator[Any, None, T], what: str) -> T:
+    """Do all of the work, which yields its progress (`symbols`, `of`), show a live line, and return its result."""
+    with working(what) as watch:
+        while True:
+            try:
+                progress = next(work)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            watch(what, progress.symbols, progress.of)

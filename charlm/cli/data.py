@@ -93,7 +93,7 @@ def _list(as_json: bool) -> None:
 
 
 def _get(name: str, folder: Path, as_json: bool) -> None:
-    from charlm.cli.loading import Bar
+    from charlm.cli.console import Bar
     from charlm.data.datasets import TEXTS, fetch
 
     text, bar = TEXTS[name], Bar()

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from charlm.cli.console import checkpoints_root, print_json, say, table
-from charlm.cli.loading import working
-from charlm.cli.options import AsJson, Checkpoints, RunName, RunOption, Threads, one_run
+from charlm.cli.console import print_json, say, table, working
+from charlm.cli.options import ROOT, AsJson, Checkpoints, RunName, RunOption, Threads, one_run
 from charlm.errors import CheckpointError, ResourceError
 from charlm.terminal import colour
 
@@ -30,7 +29,7 @@ def command(
     run_option: RunOption = None,
     threads: Threads = None,
     as_json: AsJson = False,
-    checkpoints: Checkpoints = None,
+    checkpoints: Checkpoints = ROOT,
 ) -> None:
     """Check this machine, or verify every file of a run.
 
@@ -39,7 +38,7 @@ def command(
     from charlm.inspection import health as doctor  # here: torch is slow to import
     from charlm.threads import use_threads
 
-    root, run = checkpoints_root(checkpoints), one_run(run, run_option)
+    root, run = checkpoints, one_run(run, run_option)
     use_threads(threads)
     if run is None:
         _show_machine(doctor.machine(root), as_json)

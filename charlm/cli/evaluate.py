@@ -2,29 +2,23 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.console import Output, checkpoints_root, count, note_files, print_json, table, warn
-from charlm.cli.loading import Bar, chosen, corpus_of_run, working
+from charlm.cli.console import MESSAGES, Output, count, finish, load_run, print_json, table, warn
 from charlm.cli.mistakes import check_files
-from charlm.cli.options import AsJson, Checkpoints, MovedText, MovedValFile, Run, Threads, Which
-from charlm.errors import TextError, UsageError
+from charlm.cli.options import ROOT, AsJson, Checkpoints, MovedText, MovedValFile, Run, Threads, Which
+from charlm.errors import UsageError
 from charlm.terminal import one_line
-from charlm.training.describe import text_name
-from charlm.training.request import moved_text
+from charlm.training.request import moved_text, note_files
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
-    from charlm.data.corpus import Corpus
     from charlm.evaluation.report import Evaluation
-    from charlm.evaluation.score import Score
-    from charlm.inference.context import ContextRule
 
 EXAMPLES = """Examples:
   charlm eval                               the newest run on its held-out text
@@ -102,53 +96,49 @@ def command(
     text: MovedText = None,
     val_file: MovedValFile = None,
     as_json: AsJson = False,
-    checkpoints: Checkpoints = None,
+    checkpoints: Checkpoints = ROOT,
 ) -> None:
     """Measure how well a model predicts a text.
 
     charlm scores every character once, predicting it from the characters before it; context does not cross
     files.
     """
-    _check_part(part, files, checkpoints_root(checkpoints))
-    _refuse_without_files(files, encoding=encoding, field=field)
+    check_files("eval", files or [], checkpoints)
+    _check_options(part, files, encoding=encoding, field=field)
     bits = _output_of_bits(per_char, files or [], as_json)
-    snapshot, name, which = _opened(checkpoints, run, checkpoint, threads)
-    if online:
-        _check_learns(snapshot)
-    from charlm.evaluation.report import evaluate
-    from charlm.inference.context import ContextRule
-
-    if bits is not None:
-        bits.refuse_inputs([*_sources(snapshot), *(text or []), *filter(None, [val_file])])
-    texts = read_texts(files, snapshot, encoding, field) if files else None
-    corpus = corpus_of_run(snapshot, needed=texts is None, moved=moved_text(text, val_file))
-    if texts is None:
-        assert corpus is not None
-        texts = [_text_of_part(corpus, part or "held-out", text_name(snapshot.run))]
-    try:
-        rule = ContextRule.of_model(snapshot.model_config, stride)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    with working("scoring") as watch:
-        evaluation = evaluate(snapshot, which, texts, rule, corpus, watch)
-    if online:
-        evaluation = replace(evaluation, online=_online(snapshot, rule, texts))
-    if bits is not None:
-        bits.write(_per_char(evaluation))
-    with redirect_stdout(sys.stderr if bits and bits.is_stdout else sys.stdout):
-        print_json({"run": name, **evaluation.to_json()}) if as_json else _show(name, evaluation)
-
-
-def _opened(
-    checkpoints: str | None, run: str | None, which: str | None, threads: int | None
-) -> "tuple[Snapshot, str, str]":
-    """The checkpoint chosen; the counts' rows are compiled beside the import of torch."""
     from charlm.native.compiler import compile_ngram_rows
     from charlm.threads import use_threads
 
-    compile_ngram_rows()
+    compile_ngram_rows()  # beside the import of torch
     use_threads(threads)
-    return chosen(checkpoints_root(checkpoints), run, which)
+    model = load_run(checkpoints, run, checkpoint)
+    if online:
+        _check_learns(model.snapshot)
+    if bits is not None:
+        bits.refuse_inputs([*model.snapshot.run.corpus.sources, *(text or []), *filter(None, [val_file])])
+    from charlm.data.reader import read_texts
+    from charlm.run import evaluate_run
+
+    texts = None
+    if files:
+        source = read_texts(files, model.text_config, encoding=encoding, field=field)
+        note_files(source.notes, MESSAGES)
+        texts = source.files
+    moved = moved_text(text, val_file)
+    evaluation = evaluate_run(model, texts, part or "held-out", stride, moved=moved, messages=MESSAGES)
+    if online:
+        from charlm.evaluation.adaptive import Learners, scoring_online
+
+        scored = [(text.name, text.text) for text in evaluation.figure.texts]
+        work = scoring_online(Learners.of(model.snapshot, evaluation.rule), scored)
+        evaluation = replace(evaluation, online=finish(work, "learning as it reads"))
+    if bits is not None:
+        bits.write(_per_char(evaluation))
+    with redirect_stdout(sys.stderr if bits and bits.is_stdout else sys.stdout):
+        if as_json:
+            print_json({"run": model.name, **evaluation.to_json()})
+        else:
+            _show(model.name, evaluation)
 
 
 def _check_learns(snapshot: "Snapshot") -> None:
@@ -159,66 +149,18 @@ def _check_learns(snapshot: "Snapshot") -> None:
         raise UsageError("--online needs a transformer, and this run is an n-gram model; leave it out")
 
 
-def _online(
-    snapshot: "Snapshot", rule: "ContextRule", texts: Sequence[tuple[str, str]]
-) -> "Mapping[str, Score]":
-    """The figures of what learns as it reads, with a bar meanwhile."""
-    from charlm.evaluation.adaptive import Learners, scoring_online
-
-    work, bar = scoring_online(Learners.of(snapshot, rule), texts), Bar(" symbols")
-    try:
-        while True:
-            progress = next(work)
-            bar("learning as it reads", progress.symbols, progress.of)
-    except StopIteration as end:
-        figures: Mapping[str, Score] = end.value
-        return figures
-    finally:
-        bar.close()
-
-
-def _check_part(part: str | None, files: list[str] | None, root: Path) -> None:
-    """UsageError for a part that there is not, or beside files; and for what is no file, where it is known."""
-    check_files("eval", files or [], root)
+def _check_options(part: str | None, files: list[str] | None, **reading: str | None) -> None:
+    """UsageError for an unknown part, one beside files, or an option on how to read files where none is named."""
     if part is not None and files:
         raise UsageError(
             f"--part {one_line(part)} selects a part of the run's own text, but you also named files; leave "
             "one out"
         )
     if part not in (None, "held-out", "test"):
-        raise UsageError(f"--part {one_line(part or '')} is unknown; allowed: held-out, test")
-
-
-def _refuse_without_files(files: list[str] | None, **options: str | None) -> None:
-    """UsageError for an option on how files are read where none was named."""
-    for name, value in options.items():
+        raise UsageError(f"--part {one_line(part)} is unknown; allowed: held-out, test")
+    for name, value in reading.items():
         if value is not None and not files:
             raise UsageError(f"--{name} {one_line(value)} applies to files, but you named none")
-
-
-def _text_of_part(corpus: "Corpus", part: str, name: str) -> tuple[str, str]:
-    """The name and the text of a part; TextError where the run has none."""
-    from charlm.data.tokenizer import without_ends
-
-    text = corpus.test_text() if part == "test" else corpus.held_out_text()
-    if not without_ends(text) and part == "test":
-        raise TextError(
-            "this run has no test part; train with --test 0.05 to create one, or name a file to score"
-        )
-    if not without_ends(text):
-        raise TextError("this run has no held-out part; name a file to score")
-    return f"{part} part of {name}", text
-
-
-def read_texts(
-    files: list[str], snapshot: "Snapshot", encoding: str | None, field: str | None
-) -> list[tuple[str, str]]:
-    """Name and text of each file that has any, read as the run read its own; what was noticed is said."""
-    from charlm.data.reader import read_texts
-
-    source = read_texts(files, snapshot.run.text, encoding=encoding, field=field)
-    note_files(source.notes)
-    return list(source.files)
 
 
 def _output_of_bits(per_char: str | None, files: list[str], as_json: bool) -> Output | None:
@@ -231,11 +173,6 @@ def _output_of_bits(per_char: str | None, files: list[str], as_json: bool) -> Ou
             "--per-char - and --json both write to standard output; name a file, or leave one out"
         )
     return output
-
-
-def _sources(snapshot: "Snapshot") -> list[str]:
-    """The files that the run was trained on, which must not be overwritten."""
-    return list(snapshot.run.corpus.sources)
 
 
 def _per_char(evaluation: "Evaluation") -> Iterator[bytes]:

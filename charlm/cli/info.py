@@ -3,8 +3,8 @@
 from math import log
 from typing import Any
 
-from charlm.cli.console import checkpoints_root, count, print_json, table, warn
-from charlm.cli.options import AsJson, Checkpoints, RunName, RunOption, one_run
+from charlm.cli.console import count, print_json, table, warn
+from charlm.cli.options import ROOT, AsJson, Checkpoints, RunName, RunOption, one_run
 from charlm.config import acts
 from charlm.errors import CharlmError, CheckpointError
 from charlm.terminal import one_line
@@ -18,7 +18,7 @@ def command(
     run: RunName = None,
     run_option: RunOption = None,
     as_json: AsJson = False,
-    checkpoints: Checkpoints = None,
+    checkpoints: Checkpoints = ROOT,
 ) -> None:
     """Show everything about one run.
 
@@ -32,7 +32,7 @@ def command(
     )
     from charlm.training.state import overview
 
-    folder = find_run(checkpoints_root(checkpoints), one_run(run, run_option), warn)
+    folder = find_run(checkpoints, one_run(run, run_option), warn)
     row = overview(folder)
     if row["problem"]:
         raise CheckpointError(row["problem"])

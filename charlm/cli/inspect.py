@@ -10,10 +10,9 @@ from unicodedata import combining
 
 import typer
 
-from charlm.cli.console import checkpoints_root, count, note_files, print_json, say, table
-from charlm.cli.loading import MESSAGES, working
+from charlm.cli.console import MESSAGES, count, print_json, say, table, working
 from charlm.cli.mistakes import check_files
-from charlm.cli.options import AsJson, Threads, with_settings
+from charlm.cli.options import ROOT, AsJson, Threads, with_settings
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.terminal import one_line, percent
 from charlm.training.describe import describe_text, several
@@ -25,6 +24,7 @@ from charlm.training.request import (
     choose_plan,
     describe_paths,
     load_text,
+    note_files,
     use_customary_split,
 )
 
@@ -62,7 +62,7 @@ def command(
     """Inspect a text before training: encoding, characters, repeats, entropies and the n-gram baseline, what
     `charlm train` would choose, and problems, each with the option that solves it."""
     names = corpus or []
-    check_files("inspect", names, checkpoints_root(None), time)
+    check_files("inspect", names, ROOT, time)
     budget, training = budget_seconds(time), TrainingConfig(threads=threads)
     check_file_settings(names, settings)
     use_customary_split(names, settings, MESSAGES)
@@ -76,7 +76,7 @@ def command(
     loaded = load_text(names, config, MESSAGES, scan=scan)
     try:
         among_warnings = set(scan.marks.warnings() if scan.marks else ())
-        note_files(note for note in loaded.notes if note not in among_warnings)
+        note_files((note for note in loaded.notes if note not in among_warnings), MESSAGES)
         choice, model = choose_plan(loaded, ModelConfig(), training, budget, None, perf_counter(), MESSAGES)
         with working("examining") as bar:
 

@@ -17,7 +17,6 @@ from charlm.cli import (
     completion,
     compress,
     data,
-    decompress,
     doctor,
     evaluate,
     explain,
@@ -45,23 +44,24 @@ Exit codes: 0 success, 1 a bug in charlm, 2 usage, 3 text, 4 checkpoint, 5 diver
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
-COMMANDS = {
-    "train": train,
-    "inspect": inspect,
-    "resume": resume,
-    "sample": sample,
-    "eval": evaluate,
-    "compress": compress,
-    "decompress": decompress,
-    "runs": runs,
-    "info": info,
-    "compare": compare,
-    "cache": cache,
-    "data": data,
-    "explain": explain,
-    "doctor": doctor,
-    "completion": completion,
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "train": (train.command, train.EXAMPLES),
+    "inspect": (inspect.command, inspect.EXAMPLES),
+    "resume": (resume.command, resume.EXAMPLES),
+    "sample": (sample.command, sample.EXAMPLES),
+    "eval": (evaluate.command, evaluate.EXAMPLES),
+    "compress": (compress.compress, compress.EXAMPLES),
+    "decompress": (compress.decompress, compress.DECOMPRESS_EXAMPLES),
+    "runs": (runs.command, runs.EXAMPLES),
+    "info": (info.command, info.EXAMPLES),
+    "compare": (compare.command, compare.EXAMPLES),
+    "cache": (cache.command, cache.EXAMPLES),
+    "data": (data.command, data.EXAMPLES),
+    "explain": (explain.command, explain.EXAMPLES),
+    "doctor": (doctor.command, doctor.EXAMPLES),
+    "completion": (completion.command, completion.EXAMPLES),
 }
+"""Each command's function, and the examples that its help shows."""
 
 
 def make_app(started: float) -> typer.Typer:
@@ -87,9 +87,8 @@ def make_app(started: float) -> typer.Typer:
         ctx.obj = started
         note_unknown_variables(ctx.command)
 
-    for name, module in COMMANDS.items():
-        command = _interruptible(module.command)
-        app.command(name, cls=Command, epilog=module.EXAMPLES, context_settings=CONTEXT)(command)
+    for name, (command, examples) in COMMANDS.items():
+        app.command(name, cls=Command, epilog=examples, context_settings=CONTEXT)(_interruptible(command))
     return app
 
 

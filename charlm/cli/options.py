@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -56,9 +57,16 @@ From = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table or text.")]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Remove without asking.")]
 EventsAsJson = Annotated[bool, typer.Option("--json", help="Print events as JSON lines, the result last.")]
+ROOT = Path("checkpoints")
 Checkpoints = Annotated[
-    str | None,
-    typer.Option(metavar="DIR", envvar="CHARLM_CHECKPOINTS", help="Folder of runs. [default: checkpoints]"),
+    Path,
+    typer.Option(
+        metavar="DIR",
+        envvar="CHARLM_CHECKPOINTS",
+        parser=lambda text: Path(os.path.expanduser(text or ROOT)),
+        show_default=False,
+        help="Folder of runs. [default: checkpoints]",
+    ),
 ]
 MovedText = Annotated[
     list[str] | None,

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli.console import checkpoints_root, say, warn
-from charlm.cli.loading import MESSAGES
+from charlm.cli.console import MESSAGES, say, warn
 from charlm.cli.options import (
     MOST_STEPS,
+    ROOT,
     Checkpoints,
     EventsAsJson,
     MovedText,
@@ -45,7 +45,7 @@ def command(
     text: MovedText = None,
     val_file: MovedValFile = None,
     as_json: EventsAsJson = False,
-    checkpoints: Checkpoints = None,
+    checkpoints: Checkpoints = ROOT,
 ) -> None:
     """Resume a run to the end of its plan, or extend it; or resume a comparison.
 
@@ -57,7 +57,7 @@ def command(
         raise UsageError("give either --time or --steps, not both")
     budget = None if time is None else budget_seconds(time)
     say(f"resuming {name or 'the newest run'}")
-    root, moved = checkpoints_root(checkpoints), moved_text(text, val_file)
+    root, moved = checkpoints, moved_text(text, val_file)
     if name is not None and _comparison(ctx, root, name, time, steps, moved, as_json):
         return
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.console import can_ask, checkpoints_root, confirm, count, print_json, say, table, warn
-from charlm.cli.options import AsJson, Checkpoints, Yes
+from charlm.cli.console import can_ask, confirm, count, print_json, say, table, warn
+from charlm.cli.options import ROOT, AsJson, Checkpoints, Yes
 from charlm.config import FEWEST_HELD_OUT
 from charlm.errors import CheckpointError, ResourceError, UsageError
 from charlm.terminal import one_line
@@ -34,13 +34,13 @@ def command(
     remove: Annotated[bool, typer.Option("--remove", help="Remove the named runs and comparisons.")] = False,
     yes: Yes = False,
     as_json: AsJson = False,
-    checkpoints: Checkpoints = None,
+    checkpoints: Checkpoints = ROOT,
 ) -> None:
     """List the runs, the newest first, or remove some.
 
     Removal cannot be undone; texts stay in the cache (see charlm cache).
     """
-    root = checkpoints_root(checkpoints)
+    root = checkpoints
     if remove:
         _remove(root, names or [], yes, as_json)
         return

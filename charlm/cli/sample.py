@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -10,26 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.console import (
-    checkpoints_root,
-    foreign,
-    note_files,
-    print_json,
-    say,
-    warn,
-    warn_of_slow_parts,
-)
-from charlm.cli.loading import chosen
+from charlm.cli.console import MESSAGES, foreign, load_run, print_json, say, warn, warn_of_slow_parts
 from charlm.cli.mistakes import text_is_prompt
-from charlm.cli.options import AsJson, Checkpoints, Run, Threads, Which, one_run, with_settings
-from charlm.config import SamplingConfig
+from charlm.cli.options import ROOT, AsJson, Checkpoints, Run, Threads, Which, one_run, with_settings
+from charlm.config import SamplingConfig, TextConfig
 from charlm.errors import UsageError
 from charlm.terminal import one_line, unescaped
-from charlm.training.request import build
+from charlm.training.request import build, note_files
 
 if TYPE_CHECKING:
-    from charlm.checkpoint.snapshot import Snapshot
+    from charlm.data.tokenizer import Vocabulary
+    from charlm.inference.generate import Ended
+    from charlm.inference.predictor import Predictor
     from charlm.native.compiler import Compilation
+    from charlm.run import Run as TrainedRun
 
 LARGEST_PROMPT = 1 << 24
 
@@ -93,7 +86,7 @@ def command(
     map_lookalikes: MapLookalikes = False,
     threads: Threads = None,
     as_json: AsJson = False,
-    checkpoints: Checkpoints = None,
+    checkpoints: Checkpoints = ROOT,
     *,
     settings: dict[str, Any],
 ) -> None:
@@ -106,7 +99,7 @@ def command(
     from charlm.native.compiler import start_compiling
     from charlm.threads import use_threads
 
-    run = _run(name, run, checkpoints_root(checkpoints))
+    run = _run(name, run, checkpoints)
     config = build(SamplingConfig, settings)
     given = _prompt(prompt, prompt_file)
     if raw and as_json:
@@ -116,26 +109,35 @@ def command(
         raise UsageError("--stop is empty; give the text to stop before")
     compiling = start_compiling()  # beside the import of torch
     use_threads(threads)
-    snapshot, _, _ = chosen(checkpoints_root(checkpoints), run, checkpoint)
-    lacking: dict[str, int] = {}
-    if prompt_file is not None:
-        given = _from_file(prompt_file, snapshot)
-    if given is not None:
-        given, lacking = _as_the_run_reads(given, snapshot, map_lookalikes)
-    _write(
-        snapshot,
-        compiling,
-        given,
-        lacking,
-        _with_seed(config),
-        n,
-        length,
-        stops,
-        one_document=one_document,
-        as_json=as_json,
-        raw=raw,
-        alone=threads is None,
-    )
+    model = load_run(checkpoints, run, checkpoint)
+    given, lacking = _as_the_run_reads(given, prompt_file, model, map_lookalikes)
+    if config.seed is None and config.temperature > 0:
+        config = config.seeded()
+        say(f"seed {config.seed}; to repeat this sample: --seed {config.seed}")
+    predictor, config = _ready(model, compiling, config, stops, alone=threads is None)
+    from charlm.data.documents import separator_of
+    from charlm.inference.generate import Piece, default_prompt, generate
+
+    start = default_prompt(predictor) if given is None else given
+    show = _Json(start, lacking, config.seed) if as_json else _Stream(given or "", n, raw)
+    between = separator_of(model.text_config)
+    try:
+        for event in generate(
+            predictor,
+            start,
+            config,
+            n=n,
+            length=length,
+            stops=stops,
+            one_document=one_document,
+            between=between,
+        ):
+            if isinstance(event, Piece):
+                show.piece(event.sample, event.text)
+            else:
+                show.end(event)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _run(argument: str | None, option: str | None, root: Path) -> str | None:
@@ -149,14 +151,6 @@ def _run(argument: str | None, option: str | None, root: Path) -> str | None:
             or_run = f"; or did you mean the run {one_line(meant)}?" if meant else ""
             raise UsageError(text_is_prompt(argument) + or_run)
     return one_run(argument, option)
-
-
-def _with_seed(config: SamplingConfig) -> SamplingConfig:
-    """The same with a seed, which is printed if it is drawn at random; at temperature 0 it has no effect."""
-    if config.seed is None and config.temperature > 0:
-        config = config.seeded()
-        say(f"seed {config.seed}; to repeat this sample: --seed {config.seed}")
-    return config
 
 
 def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
@@ -173,7 +167,7 @@ def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
     return prompt
 
 
-def _from_file(name: str, snapshot: "Snapshot") -> str:
+def _from_file(name: str, text_config: TextConfig) -> str:
     """A prompt from a file, read as the run read its text, as one document."""
     from charlm.data.reader import read_texts
 
@@ -183,9 +177,8 @@ def _from_file(name: str, snapshot: "Snapshot") -> str:
             f"--prompt-file {one_line(name)} has {size:,} bytes; allowed: {LARGEST_PROMPT:,}. "
             "The model sees only the last characters of a prompt: give the end of the file"
         )
-    config = replace(snapshot.run.text, documents="none", separator=None, split="tail")
-    source = read_texts([name], config)
-    note_files(source.notes)
+    source = read_texts([name], replace(text_config, documents="none", separator=None, split="tail"))
+    note_files(source.notes, MESSAGES)
     if source.joined.endswith(("\n", "\r")):
         warn(
             "the prompt ends with a newline, the last character of the file, so the sample starts on a new "
@@ -194,14 +187,19 @@ def _from_file(name: str, snapshot: "Snapshot") -> str:
     return source.joined
 
 
-def _as_the_run_reads(prompt: str, snapshot: "Snapshot", map_lookalikes: bool) -> tuple[str, dict[str, int]]:
+def _as_the_run_reads(
+    prompt: str | None, file: str | None, run: "TrainedRun", map_lookalikes: bool
+) -> tuple[str | None, dict[str, int]]:
     """The prompt, changed as the run's text was, and the characters the model lacks, each with its number."""
     from charlm.data.normalize import find_lookalikes, normalize, replace_lookalikes
 
-    vocabulary = snapshot.vocabulary
+    prompt = prompt if file is None else _from_file(file, run.text_config)
+    if prompt is None:
+        return None, {}
+    vocabulary = run.tokenizer
     if map_lookalikes and vocabulary.units == "bytes":
         raise UsageError("--map-lookalikes has no effect on this run, whose units are bytes; leave it out")
-    prompt = normalize(prompt, snapshot.run.text)
+    prompt = normalize(prompt, run.text_config)
     found = {} if vocabulary.units == "bytes" else find_lookalikes(prompt, vocabulary)
     pairs = ", ".join(f"{_named(char)} as {_named(instead)}" for char, instead in found.items())
     if map_lookalikes and found:
@@ -210,34 +208,18 @@ def _as_the_run_reads(prompt: str, snapshot: "Snapshot", map_lookalikes: bool) -
     lacking = vocabulary.unknown_chars(prompt)
     if lacking:
         hint = f"; --map-lookalikes would read {pairs}" if found and not map_lookalikes else ""
-        warn(_about_lacking(lacking, snapshot) + hint)
+        warn(_about_lacking(lacking, vocabulary) + hint)
     return prompt, lacking
 
 
-def _about_lacking(lacking: dict[str, int], snapshot: "Snapshot") -> str:
+def _about_lacking(lacking: dict[str, int], vocabulary: "Vocabulary") -> str:
     """Which characters of the prompt the model has no symbol for, and how it reads them."""
     shown = [_named(char) + (f" {n} times" if n > 1 else "") for char, n in lacking.items()]
-    several = len(shown) > 1
-    what = f"{len(shown)} characters of the prompt are" if several else "1 character of the prompt is"
-    named = _listed(shown)
-    trained = set(snapshot.vocabulary.trained_bytes)
+    what = f"{len(shown)} characters of the prompt are" if len(shown) > 1 else "1 character of the prompt is"
+    trained = set(vocabulary.trained_bytes)
     unseen = any(not trained.issuperset(char.encode()) for char in lacking)
     spelled = f"{what} not in the model's vocabulary, so charlm uses UTF-8 bytes"
-    return f"{spelled}{', some of which never occurred in training' if unseen else ''}: {named}"
-
-
-def _note_stops(stops: list[str], snapshot: "Snapshot") -> None:
-    """Name the characters of --stop that the model has no symbol for: it cannot write them, or only in bytes."""
-    vocabulary = snapshot.vocabulary
-    trained = set(vocabulary.trained_bytes)
-    for stop in stops:
-        lacking = list(vocabulary.unknown_chars(stop))
-        never = [char for char in lacking if not trained.issuperset(char.encode())]
-        shown = _listed([_named(char) for char in never or lacking])
-        if never:
-            warn(f"--stop {one_line(stop)} cannot occur: the model cannot write {shown}")
-        elif lacking:
-            warn(f"--stop {one_line(stop)} will be rare: the model can write {shown} only as UTF-8 bytes")
+    return f"{spelled}{', some of which never occurred in training' if unseen else ''}: {_listed(shown)}"
 
 
 def _listed(shown: list[str]) -> str:
@@ -250,65 +232,48 @@ def _named(text: str) -> str:
     return f"{one_line(text)} (U+{ord(text):04X})" if len(text) == 1 else one_line(text)
 
 
-def _write(
-    snapshot: "Snapshot",
+def _ready(
+    run: "TrainedRun",
     compiling: "Compilation | None",
-    given: str | None,
-    lacking: dict[str, int],
     config: SamplingConfig,
-    n: int,
-    length: int,
     stops: list[str],
     *,
-    one_document: bool,
-    as_json: bool,
-    raw: bool,
     alone: bool,
-) -> None:
-    """Write the samples; in one of torch's threads where that is faster, if it may compute `alone`."""
+) -> "tuple[Predictor, SamplingConfig]":
+    """The predictor, with one of torch's threads where that is faster and it may compute `alone`; top_k lowered.
+
+    Warns of what slows it, and of stop texts that it cannot write, or only in bytes.
+    """
     import torch
 
-    from charlm.data.documents import separator_of
-    from charlm.inference.generate import Piece, default_prompt, generate
     from charlm.inference.predictor import predictor_of
 
-    predictor = predictor_of(snapshot, compiling.library() if compiling else None)
+    predictor = predictor_of(run.snapshot, compiling.library() if compiling else None)
     warn_of_slow_parts()
-    _note_stops(stops, snapshot)
     if alone and predictor.single_threaded:
         torch.set_num_threads(1)
-    prompt = default_prompt(predictor) if given is None else given
-    symbols = predictor.vocabulary.n_symbols
+    vocabulary = run.tokenizer
+    trained = set(vocabulary.trained_bytes)
+    for stop in stops:
+        lacking = list(vocabulary.unknown_chars(stop))
+        never = [char for char in lacking if not trained.issuperset(char.encode())]
+        shown = _listed([_named(char) for char in never or lacking])
+        if never:
+            warn(f"--stop {one_line(stop)} cannot occur: the model cannot write {shown}")
+        elif lacking:
+            warn(f"--stop {one_line(stop)} will be rare: the model can write {shown} only as UTF-8 bytes")
+    symbols = vocabulary.n_symbols
     if config.top_k is not None and config.top_k > symbols:
         warn(f"--top-k {config.top_k} is lowered to {symbols}, the number of symbols of this model")
         config = replace(config, top_k=symbols)
-    show = _Json(prompt, lacking, config.seed) if as_json else _Stream(given or "", n, raw)
-    try:
-        events = generate(
-            predictor,
-            prompt,
-            config,
-            n=n,
-            length=length,
-            stops=stops,
-            one_document=one_document,
-            between=separator_of(snapshot.run.text),
-        )
-        for event in events:
-            if isinstance(event, Piece):
-                show.piece(event.sample, event.text)
-            else:
-                show.end(event.sample, event.reason, event.chars)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    return predictor, config
 
 
 class _Stream:
     """Writes the sample whose turn it is as it comes, and keeps those after it."""
 
     def __init__(self, prompt: str, n: int, raw: bool) -> None:
-        self._put: Callable[[str], None] = _put_raw if raw else _put
-        self._prompt, self._n, self._turn = prompt, n, 0
+        self._raw, self._prompt, self._n, self._turn = raw, prompt, n, 0
         self._texts, self._ended = [""] * n, [False] * n
         self._begin()
 
@@ -319,9 +284,9 @@ class _Stream:
         else:
             self._texts[sample] += text
 
-    def end(self, sample: int, reason: str, chars: int) -> None:
+    def end(self, ended: "Ended") -> None:
         """The end of a sample: the next ones may be shown as far as they are."""
-        self._ended[sample] = True
+        self._ended[ended.sample] = True
         while self._turn < self._n and self._ended[self._turn]:
             self._put("\n")
             self._turn += 1
@@ -334,6 +299,10 @@ class _Stream:
             self._put(f"--- {self._turn + 1} ---\n")
         self._put(self._prompt)
 
+    def _put(self, text: str) -> None:
+        sys.stdout.write(text if self._raw else foreign(text))
+        sys.stdout.flush()
+
 
 class _Json:
     """Prints each sample as a JSON object once it is complete."""
@@ -341,31 +310,21 @@ class _Json:
     def __init__(self, prompt: str, lacking: dict[str, int], seed: int | None) -> None:
         self._prompt, self._lacking, self._seed = prompt, lacking, seed
         self._started = perf_counter()
-        self._texts: dict[int, list[str]] = {}
+        self._texts: dict[int, str] = {}
 
     def piece(self, sample: int, text: str) -> None:
         """More of a sample."""
-        self._texts.setdefault(sample, []).append(text)
+        self._texts[sample] = self._texts.get(sample, "") + text
 
-    def end(self, sample: int, reason: str, chars: int) -> None:
+    def end(self, ended: "Ended") -> None:
         """A complete sample."""
-        speed = chars / (perf_counter() - self._started)
         row = {
             "prompt": self._prompt,
             "prompt_unknown": self._lacking,
-            "text": "".join(self._texts.pop(sample, [])),
+            "text": self._texts.pop(ended.sample, ""),
             "seed": self._seed,
-            "sample": sample,
-            "finish_reason": reason,
-            "chars_per_second": round(speed, 1),
+            "sample": ended.sample,
+            "finish_reason": ended.reason,
+            "chars_per_second": round(ended.chars / (perf_counter() - self._started), 1),
         }
         print_json(row)
-
-
-def _put(text: str) -> None:
-    _put_raw(foreign(text))
-
-
-def _put_raw(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.config_file import read_config
-from charlm.cli.console import checkpoints_root, print_json, say, table
-from charlm.cli.loading import MESSAGES
+from charlm.cli.console import MESSAGES, print_json, say, table
 from charlm.cli.mistakes import check_files
-from charlm.cli.options import MOST_STEPS, Checkpoints, EventsAsJson, From, VerifyCache, Which, with_settings
+from charlm.cli.options import (
+    MOST_STEPS,
+    ROOT,
+    Checkpoints,
+    EventsAsJson,
+    From,
+    VerifyCache,
+    Which,
+    with_settings,
+)
 from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
 from charlm.errors import UsageError
 from charlm.settings import settings_of
@@ -99,15 +107,15 @@ def command(
         ),
     ] = None,
     as_json: EventsAsJson = False,
-    checkpoints: Checkpoints = None,
+    checkpoints: Checkpoints = ROOT,
     *,
     settings: dict[str, Any],
 ) -> None:
     """Train a model on a text. charlm picks the model size and hyperparameters for your text, your time
     and your machine, and prints them."""
     time, steps = _budget_by_precedence(ctx, time, steps)
-    names, root = corpus or [], checkpoints_root(checkpoints)
-    check_files("train", [*names, *filter(None, [settings["val_file"]])], root, time)
+    names = corpus or []
+    check_files("train", [*names, *filter(None, [settings["val_file"]])], checkpoints, time)
     request = TrainRequest(
         paths=tuple(names),
         settings=settings,
@@ -115,7 +123,7 @@ def command(
         time=time,
         steps=steps,
         run=run,
-        root=root,
+        root=checkpoints,
         from_run=origin,
         checkpoint=checkpoint,
         from_text=tuple(from_text or ()),
@@ -129,7 +137,7 @@ def command(
         return
     prepared = prepare(request, MESSAGES)
     if dry_run:
-        _show_plan(prepared, checkpoints, as_json)
+        _show_plan(prepared, as_json)
         return
     from charlm.cli.follow import follow
     from charlm.job import begin  # here and below: torch is slow to import
@@ -189,7 +197,7 @@ def _resume(run: "RunFolder", request: TrainRequest, dry_run: bool, as_json: boo
     follow(training, as_json=as_json)
 
 
-def _show_plan(prepared: Prepared, checkpoints: str | None, as_json: bool) -> None:
+def _show_plan(prepared: Prepared, as_json: bool) -> None:
     """The plan, its settings as they are typed, and the command that gives them all."""
     from charlm.reporting.commands import option_words, train_command
 
@@ -212,7 +220,7 @@ def _show_plan(prepared: Prepared, checkpoints: str | None, as_json: bool) -> No
         "--run": request.run,
         "--from": request.from_run,
         "--checkpoint": request.checkpoint,
-        "--checkpoints": checkpoints,
+        "--checkpoints": None if request.root == ROOT else str(request.root),
     }
     for option, name in runs.items():
         words += [] if name is None else [option, name]
