@@ -136,7 +136,7 @@ def _threads_of_file(ctx: typer.Context, asked: int | None, of_file: int) -> int
         source = ctx.get_parameter_source("threads")
         if source is not None and source.name == "COMMANDLINE":
             raise UsageError(f"--threads is {said}; leave it out")
-        warn(f"CHARLM_THREADS is {said}, so it is decompressed with {of_file}")
+        warn(f"CHARLM_THREADS is {said}, so charlm decompresses with {of_file}")
     return min(of_file, 1024) or None
 
 

@@ -111,9 +111,10 @@ def command(
     use_threads(threads)
     model = load_run(checkpoints, run, checkpoint)
     given, lacking = _as_the_run_reads(given, prompt_file, model, map_lookalikes)
-    if config.seed is None and config.temperature > 0:
-        config = config.seeded()
-        say(f"seed {config.seed}; to repeat this sample: --seed {config.seed}")
+    if one_document and model.tokenizer.end is None:
+        raise UsageError(
+            "--one-document has no effect: this model was trained without documents; train one with --documents"
+        )
     predictor, config = _ready(model, compiling, config, stops, alone=threads is None)
     from charlm.data.documents import separator_of
     from charlm.inference.generate import Piece, default_prompt, generate
@@ -121,23 +122,18 @@ def command(
     start = default_prompt(predictor) if given is None else given
     show = _Json(start, lacking, config.seed) if as_json else _Stream(given or "", n, raw)
     between = separator_of(model.text_config)
-    try:
-        for event in generate(
-            predictor,
-            start,
-            config,
-            n=n,
-            length=length,
-            stops=stops,
-            one_document=one_document,
-            between=between,
-        ):
-            if isinstance(event, Piece):
-                show.piece(event.sample, event.text)
-            else:
-                show.end(event)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    how: dict[str, Any] = {
+        "n": n,
+        "length": length,
+        "stops": stops,
+        "one_document": one_document,
+        "between": between,
+    }
+    for event in generate(predictor, start, config, **how):
+        if isinstance(event, Piece):
+            show.piece(event.sample, event.text)
+        else:
+            show.end(event)
 
 
 def _run(argument: str | None, option: str | None, root: Path) -> str | None:
@@ -240,7 +236,7 @@ def _ready(
     *,
     alone: bool,
 ) -> "tuple[Predictor, SamplingConfig]":
-    """The predictor, with one of torch's threads where that is faster and it may compute `alone`; top_k lowered.
+    """The predictor, with one of torch's threads where that is faster and it may compute `alone`; seed and top_k set.
 
     Warns of what slows it, and of stop texts that it cannot write, or only in bytes.
     """
@@ -248,6 +244,9 @@ def _ready(
 
     from charlm.inference.predictor import predictor_of
 
+    if config.seed is None and config.temperature > 0:
+        config = config.seeded()
+        say(f"seed {config.seed}; to repeat this sample: --seed {config.seed}")
     predictor = predictor_of(run.snapshot, compiling.library() if compiling else None)
     warn_of_slow_parts()
     if alone and predictor.single_threaded:
