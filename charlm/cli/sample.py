@@ -111,25 +111,17 @@ def command(
     use_threads(threads)
     model = load_run(checkpoints, run, checkpoint)
     given, lacking = _as_the_run_reads(given, prompt_file, model, map_lookalikes)
-    if one_document and model.tokenizer.end is None:
-        raise UsageError(
-            "--one-document has no effect: this model was trained without documents; train one with --documents"
-        )
-    predictor, config = _ready(model, compiling, config, stops, alone=threads is None)
+    predictor, config = _ready(model, compiling, config, stops, one_document, alone=threads is None)
     from charlm.data.documents import separator_of
     from charlm.inference.generate import Piece, default_prompt, generate
 
     start = default_prompt(predictor) if given is None else given
     show = _Json(start, lacking, config.seed) if as_json else _Stream(given or "", n, raw)
     between = separator_of(model.text_config)
-    how: dict[str, Any] = {
-        "n": n,
-        "length": length,
-        "stops": stops,
-        "one_document": one_document,
-        "between": between,
-    }
-    for event in generate(predictor, start, config, **how):
+    events = generate(
+        predictor, start, config, n=n, length=length, stops=stops, one_document=one_document, between=between
+    )
+    for event in events:
         if isinstance(event, Piece):
             show.piece(event.sample, event.text)
         else:
@@ -233,17 +225,22 @@ def _ready(
     compiling: "Compilation | None",
     config: SamplingConfig,
     stops: list[str],
+    one_document: bool,
     *,
     alone: bool,
 ) -> "tuple[Predictor, SamplingConfig]":
     """The predictor, with one of torch's threads where that is faster and it may compute `alone`; seed and top_k set.
 
-    Warns of what slows it, and of stop texts that it cannot write, or only in bytes.
+    Warns of what slows it, and of stop texts that it cannot write, or only in bytes. Raises UsageError.
     """
     import torch
 
     from charlm.inference.predictor import predictor_of
 
+    if one_document and run.tokenizer.end is None:
+        raise UsageError(
+            "--one-document has no effect: this model was trained without documents; train one with --documents"
+        )
     if config.seed is None and config.temperature > 0:
         config = config.seeded()
         say(f"seed {config.seed}; to repeat this sample: --seed {config.seed}")
