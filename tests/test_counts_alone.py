@@ -112,7 +112,7 @@ def test_it_is_used_like_any_other(charlm: Callable[..., Result]) -> None:
     assert "characters counted" in made.out
     assert "finished" in charlm("runs").out
     info = json.loads(charlm("info", "--json").out)
-    assert info["model"]["model"] == "ngram" and info["counts_sha256"]
+    assert info["model"]["model"] == "ngram" and info["ngram_sha256"]
     shown = charlm("info").out
     assert "model ngram" in shown and "learning_rate" not in shown and "grad_clip" not in shown
     figures = json.loads(charlm("eval", "--json").out)
@@ -138,7 +138,7 @@ def test_it_is_complete_and_can_be_repeated(charlm: Callable[..., Result]) -> No
     again = repeat_words(charlm)
     assert charlm(*again).code == 0
     infos = [json.loads(charlm("info", name, "--json").out) for name in ("ducks", "ducks-2")]
-    assert infos[0]["counts_sha256"] == infos[1]["counts_sha256"]
+    assert infos[0]["ngram_sha256"] == infos[1]["ngram_sha256"]
     resumed = charlm("resume", "ducks")
     assert resumed.code == 0 and "ducks is complete" in resumed.err
     for more in (("--time", "10s"), ("--steps", "5")):
@@ -167,7 +167,7 @@ def test_random_text_gets_no_context_and_no_counts_are_worse_than_the_unigram(
     assert baselines["kneser-ney"] <= baselines["unigram"] + 1e-3
     assert charlm(*repeat_words(charlm)).code == 0
     infos = [json.loads(charlm("info", name, "--json").out) for name in ("random", "random-2")]
-    assert infos[0]["counts_sha256"] == infos[1]["counts_sha256"]
+    assert infos[0]["ngram_sha256"] == infos[1]["ngram_sha256"]
 
 
 REFUSED = [
@@ -204,7 +204,7 @@ def test_it_is_compared_with_a_transformer_of_any_shape(charlm: Callable[..., Re
     rows = {row["values"]["model"]: row for row in found["rows"]}
     assert rows["ngram"]["weights"] == 0 and rows["ngram"]["reach"] == 4
     assert rows["ngram"]["bits_per_char"] == pytest.approx(found["baselines"]["kneser-ney"]["bits_per_char"])
-    assert found["counts_by_order"]["4"] == found["baselines"]["kneser-ney"]["bits_per_char"]
+    assert found["ngram_by_order"]["4"] == found["baselines"]["kneser-ney"]["bits_per_char"]
     page = Path("checkpoints/ducks-model/comparison.html").read_text()
     assert "n-grams, 1 character" in page and "2 to 4 characters" in page
     assert charlm("resume", "ducks-model").code == 0
@@ -224,7 +224,7 @@ def test_orders_are_compared_and_what_cannot_act_there_is_refused(charlm: Callab
     assert result.code == 0, result.err
     found = json.loads(result.out)
     for row in found["rows"]:
-        same = found["counts_by_order"][str(row["values"]["prior_order"])]
+        same = found["ngram_by_order"][str(row["values"]["prior_order"])]
         assert row["bits_per_char"] == pytest.approx(same, rel=1e-9)
     for more in ("--steps 4", "--time 9s", "--batch-size 2", "--seed 2", "--vary learning_rate=1,2"):
         refused = charlm(*words, *more.split())

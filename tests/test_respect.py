@@ -22,7 +22,7 @@ def noise(n: int, seed: int, alphabet: str = "abcdefgh é\n") -> str:
 
 def earlier_of(corpus: Corpus, config: TextConfig, *, gone: bool = False) -> EarlierText:
     plain = config.documents == "none"
-    before = None if corpus.respected is None else corpus.respected.spans
+    before = None if corpus.inherited_split is None else corpus.inherited_split.spans
     return EarlierText(
         vocabulary=corpus.vocabulary,
         key=corpus.key,
@@ -54,7 +54,7 @@ def test_a_text_that_has_grown_keeps_its_parts_and_adds_to_them(
     text, addition = noise(n, 1), noise(more, 2)
     old = prepare(text, config)
     new = prepare(text + addition, later, earlier=earlier_of(old, config))
-    assert new.respected is not None and new.respected.begins and new.respected.found == 0
+    assert new.inherited_split is not None and new.inherited_split.begins and new.inherited_split.found == 0
     rest = Split.of(more, more, later).spans
     for name in ("train", "held_out", "test"):
         before = {"train": old.training_text(), "held_out": old.held_out_text(), "test": old.test_text()}[
@@ -62,11 +62,13 @@ def test_a_text_that_has_grown_keeps_its_parts_and_adds_to_them(
         ]
         now = {"train": new.training_text(), "held_out": new.held_out_text(), "test": new.test_text()}[name]
         assert now == before + "".join(addition[a:b] for a, b in rest[name])
-    spans = sorted(span for part in new.respected.spans.values() for span in part if span[0] < span[1])
+    spans = sorted(span for part in new.inherited_split.spans.values() for span in part if span[0] < span[1])
     assert [a for a, _ in spans] == [0, *(b for _, b in spans[:-1])] and spans[-1][1] == n + more, (
         "exactly once"
     )
-    assert InheritedSplit.from_json(json.loads(json.dumps(asdict(new.respected)))) == new.respected
+    assert (
+        InheritedSplit.from_json(json.loads(json.dumps(asdict(new.inherited_split)))) == new.inherited_split
+    )
 
 
 def test_it_holds_from_run_to_run() -> None:
@@ -89,13 +91,13 @@ def test_what_was_held_out_is_left_out_wherever_it_stands(
     old = prepare(text, config)
     new_text = noise(700, 2) + text[:2_000] + noise(300, 3) + text[2_000:] + noise(900, 4)
     new = prepare(new_text, config, earlier=earlier_of(old, config))
-    assert new.respected is not None and not new.respected.begins
+    assert new.inherited_split is not None and not new.inherited_split.begins
     trained = passages(new.training_text())
     for kept_back in (old.held_out_text(), old.test_text()):
         assert not trained & passages(kept_back)
     without = prepare(new_text, config)
     assert passages(without.training_text()) & passages(old.held_out_text()), "or there was nothing to find"
-    assert new.respected.found == without.train_chars - new.train_chars
+    assert new.inherited_split.found == without.train_chars - new.train_chars
     assert (new.held_out_text(), new.test_text()) == (without.held_out_text(), without.test_text())
     assert new.chars == len(new_text)
 
@@ -111,7 +113,7 @@ def test_it_is_found_though_documents_are_now_told_apart(documents: str) -> None
             TextConfig(documents=documents),
             earlier=earlier_of(old, TextConfig(documents=before)),
         )
-        assert new.respected is not None and new.respected.found > 300
+        assert new.inherited_split is not None and new.inherited_split.found > 300
         assert not passages(new.training_text()) & passages(old.held_out_text().replace(END, ""))
         assert new.chars == 4_900
 
@@ -124,8 +126,8 @@ def test_what_is_gone_is_not_looked_for_and_that_makes_another_corpus() -> None:
         prepare(text, config, earlier=earlier_of(old, config, gone=gone)) for gone in (False, True)
     )
     assert (
-        found.respected is not None
-        and found.respected.found == 200 == not_looked.train_chars - found.train_chars
+        found.inherited_split is not None
+        and found.inherited_split.found == 200 == not_looked.train_chars - found.train_chars
     )
     assert found.key != not_looked.key
 
@@ -137,7 +139,7 @@ def test_known_divisions_are_taken_as_they_were() -> None:
     text = noise(100, 2) + noise(2_000, 1) + noise(1_000, 3)
     earlier = earlier_of(old, config)
     new = prepare(text, config, earlier=earlier)
-    again = replace(earlier, kept_back=None, respected=new.respected)
+    again = replace(earlier, kept_back=None, inherited_split=new.inherited_split)
     once_more = prepare(text, config, earlier=again)
     assert once_more.key == new.key and (once_more.train == new.train).all()
 

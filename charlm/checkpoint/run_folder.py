@@ -52,7 +52,7 @@ class CorpusFacts:
     chars: int = 0
     train_chars: int = 0
     held_out_chars: int = 0
-    respected: dict[str, Any] | None = None  # the division, where the parent's holds in it
+    inherited_split: dict[str, Any] | None = None  # the division, where the parent's holds in it
     earlier: DivisionFacts | None = None
 
 

@@ -242,7 +242,7 @@ def _data(
         "steps": comparison.budget.steps,
         "seeds": list(comparison.seeds),
         "baselines": {name: asdict(baseline) for name, baseline in baselines.items()},
-        "counts_by_order": {str(baseline.order): baseline.bits_per_char for baseline in orders},
+        "ngram_by_order": {str(baseline.order): baseline.bits_per_char for baseline in orders},
         "rows": [row.to_json() for row in found.rows],
         "says": list(found.says),
     }

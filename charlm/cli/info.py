@@ -43,8 +43,8 @@ def command(
         raise CheckpointError(f"the checkpoint of step {step} of {folder.name} is missing") from None
     manifest = read_manifest(folder.folder(step))
     row["weights_sha256"] = manifest["files"]["model.safetensors"]["sha256"]
-    row["counts_bytes"] = manifest["run_files"].get(NGRAM_FILE, {}).get("size")
-    row["counts_sha256"] = manifest["run_files"].get(NGRAM_FILE, {}).get("sha256")
+    row["ngram_bytes"] = manifest["run_files"].get(NGRAM_FILE, {}).get("size")
+    row["ngram_sha256"] = manifest["run_files"].get(NGRAM_FILE, {}).get("sha256")
     row["checkpoints"] = folder.steps()
     row["repeat_command"], why = _repeat(folder, row)
     if as_json:
@@ -112,14 +112,14 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
     for title in ("model", "training"):
         said = [f"{k} {value}" for k, value in row[title].items() if value is not None and acts(kind, k)]
         rows.append((title, ", ".join(said)))
-    if row["counts_bytes"] is not None:
+    if row["ngram_bytes"] is not None:
         rows.append(
-            ("n-gram model", f"{row['counts_bytes'] / 1e6:.1f} MB on disk and about as much in memory")
+            ("n-gram model", f"{row['ngram_bytes'] / 1e6:.1f} MB on disk and about as much in memory")
         )
     rows.append(("checkpoints", ", ".join(map(str, row["checkpoints"])) + f"; best {row['best_step']}"))
     rows.append(("weights' SHA-256", row["weights_sha256"]))
-    if row["counts_sha256"] is not None:
-        rows.append(("n-gram SHA-256", row["counts_sha256"]))
+    if row["ngram_sha256"] is not None:
+        rows.append(("n-gram SHA-256", row["ngram_sha256"]))
     rows.append(
         ("created", f"{row['created']}, " + ", ".join(f"{k} {v}" for k, v in row["versions"].items()))
     )

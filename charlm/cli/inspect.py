@@ -110,10 +110,10 @@ def _show(facts: "Facts", text: str, model: str, unit: str) -> None:
     part = "" if facts.text.read == "whole" else "For the part that was read, "
     _paragraph(f"{part}charlm train --time {facts.plan['seconds']:.0f}s would use {text}.")
     _paragraph(f"It would train {model}.")
-    if facts.counts is not None:
-        order = several(facts.counts["order"] or 0, unit)
-        limits = f" ({facts.counts['limits']})" if facts.counts["limits"] else ""
-        figure = f"{facts.counts['bits_per_char']:.3f} bits/char"
+    if facts.ngram is not None:
+        order = several(facts.ngram["order"] or 0, unit)
+        limits = f" ({facts.ngram['limits']})" if facts.ngram["limits"] else ""
+        figure = f"{facts.ngram['bits_per_char']:.3f} bits/char"
         _paragraph(
             f"Baseline on the held-out part: {figure} by n-grams of {order}{limits}"
             f"{_few(facts.split.held_out_chars)}."

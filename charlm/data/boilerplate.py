@@ -252,7 +252,7 @@ def boilerplate_note(found: Sequence[Boilerplate], corpus: "Corpus", config: Tex
 
 def _held_out_share(found: Sequence[Boilerplate], corpus: "Corpus", config: TextConfig) -> float | None:
     """The share of boilerplate in the held-out text; None where it is not known which characters those are."""
-    if not corpus.held_out_chars or corpus.respected is not None or config.split == "documents":
+    if not corpus.held_out_chars or corpus.inherited_split is not None or config.split == "documents":
         return None
     if config.val_file is not None:
         return found[-1].share(0, found[-1].chars_read)

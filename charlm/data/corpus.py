@@ -29,7 +29,7 @@ class Corpus:
     ends: tuple[int, int, int] = (0, 0, 0)  # ends of documents in each part, which are no characters
     left_out_chars: int = 0  # in gaps between the parts
     uncached: str | None = None  # why it could not be cached
-    respected: InheritedSplit | None = None  # fine-tuning: split so that what was held out stays so
+    inherited_split: InheritedSplit | None = None  # fine-tuning: split so that what was held out stays so
 
     @property
     def chars(self) -> int:
@@ -81,7 +81,9 @@ def corpus_of_parts(key: str, facts: dict[str, Any], train: Ids, held_out: Ids, 
         test_chars=int(facts["test_chars"]),
         ends=(train_ends, held_out_ends, test_ends),
         left_out_chars=int(facts["left_out_chars"]),
-        respected=InheritedSplit.from_json(facts["respected"]) if "respected" in facts else None,
+        inherited_split=InheritedSplit.from_json(facts["inherited_split"])
+        if "inherited_split" in facts
+        else None,
     )
 
 

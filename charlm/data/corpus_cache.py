@@ -21,7 +21,7 @@ from charlm.data.stream import STDIN
 from charlm.data.tokenizer import Ids
 from charlm.terminal import one_line
 
-FORMAT = 2
+FORMAT = 3
 FACTS = "corpus.json"
 KEY = re.compile(r"[0-9a-f]")
 CHECKED_WHOLE = 64 << 20

@@ -150,7 +150,7 @@ class EarlierText:
     spans: Spans | None  # its parts; None if whole documents were drawn, which are found by their text
     kept_back: tuple[Ids, ...] | None  # its held-out and test parts; None if they are gone
     looked: bool  # whether those were searched for in the new text: always, unless they were gone
-    respected: InheritedSplit | None = None  # how the new text was split, once that is known
+    inherited_split: InheritedSplit | None = None  # how the new text was split, once that is known
 
     @cached_property
     def digest(self) -> str:
@@ -194,8 +194,8 @@ def inherit_split(
     If it begins with the earlier text, that keeps its parts, and the rest is split by itself. What the
     earlier run held out is left out of training wherever it occurs, in passages of PASSAGE symbols or more.
     """
-    if earlier.respected is not None:
-        return earlier.respected
+    if earlier.inherited_split is not None:
+        return earlier.inherited_split
     start, kept = 0, Spans({name: [] for name in (*PARTS, LEFT_OUT)})
     if begins and earlier.spans is not None and config.documents == "none":
         start, kept = earlier.chars, earlier.spans

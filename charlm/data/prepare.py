@@ -151,7 +151,7 @@ class CorpusBuilder:
         if vocabulary.has_end:
             facts["ends"] = [ends[name] for name in PARTS]
         if inherited is not None:
-            facts["respected"] = asdict(inherited)
+            facts["inherited_split"] = asdict(inherited)
         encoder = Encoder(vocabulary, self._counter.counts())
         parts, done = {}, 0
         for name in PARTS:

@@ -51,7 +51,7 @@ class Result:
     reach: int | None = None  # characters that can act on a prediction; None: without limit
     of: str = ""  # the fingerprint of what was to be trained
     weights_sha256: str = ""  # of the checkpoint that was scored, and of its n-gram table
-    counts_sha256: str = ""
+    ngram_sha256: str = ""
     nats_sha256: str = ""  # of the file that has the score of each character
     before: Curve  # bits by how many characters stand before
     seen: Curve  # bits by how many of them may be seen
@@ -79,7 +79,7 @@ def is_there(run: RunFolder, of: str | None = None) -> bool:
         if of is not None and result.of != of:
             raise AlteredError(run, "belongs to another run or other settings")
         if result.problem is None:
-            if (result.weights_sha256, result.counts_sha256) != _hashes(run, result.step):
+            if (result.weights_sha256, result.ngram_sha256) != _hashes(run, result.step):
                 raise AlteredError(run, f"does not belong to the weights of step {result.step}")
             read_nats(run, result)
     except AlteredError:
@@ -139,11 +139,11 @@ def score(
     longest = block_size * (1 if model.position == "learned" else BEYOND)
     scale = len(ids) / len(nats)  # from a symbol to a character
     scores = dump_tensors({"nats": torch.from_numpy(nats)})
-    weights, counts = _hashes(run, snapshot.step)
+    weights, ngram = _hashes(run, snapshot.step)
     result = Result(
         of=of,
         weights_sha256=weights,
-        counts_sha256=counts,
+        ngram_sha256=ngram,
         nats_sha256=sha256(scores).hexdigest(),
         which=which,
         step=snapshot.step,

@@ -134,7 +134,7 @@ class Facts:
     split: SplitFacts
     vocabulary: dict[str, int]
     plan: dict[str, Any]  # what `charlm train` would choose
-    counts: dict[str, Any] | None  # the n-gram baseline; None if nothing is held out
+    ngram: dict[str, Any] | None  # the n-gram baseline; None if nothing is held out
     warnings: tuple[TextWarning, ...] = ()
 
 
@@ -192,7 +192,7 @@ def examine(
             "model": choice.model.to_json(),
             "training": choice.training.to_json(),
         },
-        counts=_baseline(corpus),
+        ngram=_baseline(corpus),
     )
     return replace(facts, warnings=tuple(find_warnings(facts, Source(vocabulary, scan, sampled, config))))
 

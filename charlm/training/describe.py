@@ -135,11 +135,11 @@ def describe_origin(origin: "Parent", corpus: "Corpus") -> Iterator[tuple[bool, 
             "forgetting or check whether its "
             "held-out part occurs in the new text",
         )
-    respected = corpus.respected
-    if respected is not None and respected.begins:
+    inherited = corpus.inherited_split
+    if inherited is not None and inherited.begins:
         yield False, f"the text begins with that of {name}: its held-out part stays held out"
-    if respected is not None and respected.found:
-        yield False, f"{_held_out_found(origin, respected.found)} are left out of training"
+    if inherited is not None and inherited.found:
+        yield False, f"{_held_out_found(origin, inherited.found)} are left out of training"
     if origin.corpus is not None:
         found = leak_warning(corpus, origin.corpus.train, f"the training part of {name}", splittable=False)
         if found:

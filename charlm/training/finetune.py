@@ -112,7 +112,7 @@ class Parent:
         """
         if not self.snapshot.model_config.prior or self.corpus is None:
             return self
-        contained = corpus.respected is not None and corpus.respected.begins
+        contained = corpus.inherited_split is not None and corpus.inherited_split.begins
         counted = not contained and _overlap(self.corpus, corpus) < MAX_COUNTED_OVERLAP
         return replace(self, counted=counted)
 
@@ -164,25 +164,25 @@ def main_chars(corpus: Corpus, text: TextConfig) -> int:
     """Characters of a text without its separate held-out file."""
     if text.val_file is None:
         return corpus.chars
-    respected = corpus.respected
-    if respected is not None and respected.begins:  # then part of what is held out is in the text itself
-        start, end = respected.spans["held_out"][-1]
+    inherited = corpus.inherited_split
+    if inherited is not None and inherited.begins:  # then part of what is held out is in the text itself
+        start, end = inherited.spans["held_out"][-1]
         return corpus.chars - (end - start)
     return corpus.chars - corpus.held_out_chars
 
 
 def division_of(corpus: Corpus) -> dict[str, Any] | None:
     """The division of a text for run.json, where the parent's division holds in it."""
-    return None if corpus.respected is None else asdict(corpus.respected)
+    return None if corpus.inherited_split is None else asdict(corpus.inherited_split)
 
 
 def _spans(facts: CorpusFacts, text: TextConfig) -> Spans | None:
     """Where the parts of a text are; None where they consist of documents."""
     if not facts.chars or text.documents != "none":
         return None
-    if facts.respected is None:
+    if facts.inherited_split is None:
         return Split.of(facts.chars, facts.chars, text).spans
-    spans = InheritedSplit.from_json(facts.respected).spans
+    spans = InheritedSplit.from_json(facts.inherited_split).spans
     return {name: [(a, b) for a, b in spans[name] if b <= facts.chars] for name in spans}
 
 

@@ -84,7 +84,7 @@ def start_run(
             chars=main_chars(corpus, text),
             train_chars=corpus.train_chars,
             held_out_chars=corpus.held_out_chars,
-            respected=division_of(corpus),
+            inherited_split=division_of(corpus),
             earlier=None if parent is None else parent.division_facts(),
         ),
         text=replace(text, val_file=val_file),

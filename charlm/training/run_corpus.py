@@ -136,7 +136,9 @@ def earlier_of(facts: CorpusFacts) -> EarlierText | None:
             spans=e.spans,
             kept_back=None,
             looked=e.looked,
-            respected=None if facts.respected is None else InheritedSplit.from_json(facts.respected),
+            inherited_split=None
+            if facts.inherited_split is None
+            else InheritedSplit.from_json(facts.inherited_split),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"run.json is damaged: {one_line(repr(error))}") from None

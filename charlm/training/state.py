@@ -106,7 +106,7 @@ def _overview(step: int, facts: RunFacts, state: RunState, config: dict[str, Any
         "finished": state.finished,
         "returns": state.returns,
         "state": STATES[state.finished],
-        "corpus": {name: corpus[name] for name in corpus if name not in ("earlier", "respected")},
+        "corpus": {name: corpus[name] for name in corpus if name not in ("earlier", "inherited_split")},
         "versions": facts.versions,
         "command": facts.command,
         "text_settings": facts.text.to_json(),

@@ -18,7 +18,7 @@ from tests.cli.kept import TEXT, TOY, Charlm, bring, data, files_below, process,
 VARIED = ("compare", "ducks.txt", "--vary", "position=none,rotary", "--steps", "4", *TOY)
 COMPARISON_KEYS = {
     *("schema", "kind", "comparison", "text_sha256", "chars", "units", "seconds", "steps", "seeds"),
-    *("baselines", "counts_by_order", "rows", "says"),
+    *("baselines", "ngram_by_order", "rows", "says"),
 }
 ROW_KEYS = {
     *("values", "bits_per_char", "ci95_bits_per_char", "difference_from_first", "ci95_difference"),
@@ -286,7 +286,7 @@ LINKED = (
         (lambda: (shutil.rmtree(ONE), os.mkfifo(ONE)), "cannot be read"),
         (lambda: altered(PLAN, lambda d: d["decisions"].append(d["decisions"][0])), "was changed"),
         (lambda: altered(RECORD, lambda d: d["budget"].update(steps=9)), "steps 4, not 9"),
-        (lambda: altered(RECORD, lambda d: d["corpus"].update(sha256="0" * 64)), "another text"),
+        (lambda: altered(RECORD, lambda d: d["corpus"].update(sha256="0" * 64)), "do not match"),
         (lambda: altered(RECORD, lambda d: d["text"].update(val=0.2)), "other settings"),
         (lambda: altered(RECORD, lambda d: d["variants"][0]["training"].update(grad_clip=0.5)), "grad_clip"),
     ],

@@ -18,7 +18,7 @@ RUN_KEYS = {
     *("best_step", "seconds", "finished", "returns", "state", "corpus", "versions", "command"),
     *("text_settings", "model", "training", "from", "old_text"),
 }
-INFO_KEYS = RUN_KEYS | {"weights_sha256", "counts_bytes", "counts_sha256", "checkpoints", "repeat_command"}
+INFO_KEYS = RUN_KEYS | {"weights_sha256", "ngram_bytes", "ngram_sha256", "checkpoints", "repeat_command"}
 TRAIN = ("train", "ducks.txt", "--steps", "4", *TOY)
 NEEDS_POSIX = pytest.mark.skipif(os.name == "nt", reason="links and signals of POSIX")
 
@@ -88,7 +88,7 @@ def test_the_command_that_it_gives_makes_the_same_weights(three: Charlm, name: s
         again += ["--run", "again"]
     assert three(*again).code == 0
     made = data(three("info", "again", "--json"))
-    for key in ("weights_sha256", "counts_sha256", "counts_bytes", "nats_per_char", "step"):
+    for key in ("weights_sha256", "ngram_sha256", "ngram_bytes", "nats_per_char", "step"):
         assert made[key] == found[key], key
 
 

@@ -15,7 +15,7 @@ from tests.cli.kept import TEXT, TOY, Charlm, data, prose, refused
 KEYS = {
     *("schema", "text", "files", "newlines", "normal_forms", "characters", "scripts", "unseen", "compatible"),
     *("lookalikes", "sampled_chars", "repeats", "entropy", "xz_bits_per_char", "split", "vocabulary", "plan"),
-    *("counts", "warnings"),
+    *("ngram", "warnings"),
 }
 WARNING = {"code", "text", "option", "remedy"}
 QUICK = ("--time", "5s", "--threads", "1")
@@ -81,8 +81,8 @@ def test_counts_alone_and_the_split_are_those_of_train_and_eval(charlm: Charlm) 
     found = inspect(charlm, text)
     assert charlm("train", "t.txt", "--steps", "1", *TOY).code == 0
     stick = data(charlm("eval", "--json"))["baselines"]["kneser-ney"]
-    assert found["counts"]["bits_per_char"] == pytest.approx(stick["bits_per_char"])
-    assert found["counts"]["order"] == stick["order"]
+    assert found["ngram"]["bits_per_char"] == pytest.approx(stick["bits_per_char"])
+    assert found["ngram"]["order"] == stick["order"]
     corpus = data(charlm("info", "--json"))["corpus"]
     assert corpus["sha256"] == found["text"]["sha256"]
     for part in ("train_chars", "held_out_chars"):
@@ -246,7 +246,7 @@ def test_the_table_says_what_the_data_says_and_nothing_steers_a_terminal(charlm:
     facts += [f"{row['count']:,}" for row in found["characters"][:8]]
     facts += [warning["option"] for warning in found["warnings"] if warning["option"]]
     facts += [found["text"]["sha256"], f"{found['text']['chars']:,}", "RIGHT-TO-LEFT OVERRIDE"]
-    facts += [f"{found['counts']['bits_per_char']:.3f}", f"{found['split']['train_chars']:,}"]
+    facts += [f"{found['ngram']['bits_per_char']:.3f}", f"{found['split']['train_chars']:,}"]
     for fact in facts:
         assert fact in shown, fact
     assert [path.name for path in Path().iterdir()] == ["t.txt"], "nothing is written beside the text"
