@@ -127,18 +127,11 @@ def command(
     moved = moved_text(text, val_file)
     evaluation = evaluate_run(model, texts, part or "held-out", stride, moved=moved, messages=MESSAGES)
     if online:
-        from charlm.evaluation.adaptive import Learners, scoring_online
-
-        scored = [(text.name, text.text) for text in evaluation.figure.texts]
-        work = scoring_online(Learners.of(model.snapshot, evaluation.rule), scored)
-        evaluation = replace(evaluation, online=finish(work, "learning as it reads"))
+        evaluation = _with_online_figures(evaluation, model.snapshot)
     if bits is not None:
         bits.write(_per_char(evaluation))
     with redirect_stdout(sys.stderr if bits and bits.is_stdout else sys.stdout):
-        if as_json:
-            print_json({"run": model.name, **evaluation.to_json()})
-        else:
-            _show(model.name, evaluation)
+        print_json({"run": model.name} | evaluation.to_json()) if as_json else _show(model.name, evaluation)
 
 
 def _check_learns(snapshot: "Snapshot") -> None:
@@ -147,6 +140,15 @@ def _check_learns(snapshot: "Snapshot") -> None:
         raise UsageError("--online has no effect on a run with --documents; leave it out")
     if snapshot.model_config.is_ngram:
         raise UsageError("--online needs a transformer, and this run is an n-gram model; leave it out")
+
+
+def _with_online_figures(evaluation: "Evaluation", snapshot: "Snapshot") -> "Evaluation":
+    """The same with the figures of what learns as it reads; a live line meanwhile."""
+    from charlm.evaluation.adaptive import Learners, scoring_online
+
+    texts = [(text.name, text.text) for text in evaluation.figure.texts]
+    work = scoring_online(Learners.of(snapshot, evaluation.rule), texts)
+    return replace(evaluation, online=finish(work, "learning as it reads"))
 
 
 def _check_options(part: str | None, files: list[str] | None, **reading: str | None) -> None:
