@@ -68,7 +68,7 @@ def step_seconds(keys: list[str], counts: bool) -> list[list[float]]:
     from charlm.data.corpus import reopen
     from charlm.training.events import Stepped
     from charlm.training.planner import Budget, choose
-    from charlm.training.session import Session
+    from charlm.training.session import TransformerSession
     from charlm.training.trainer import Trainer
 
     torch.set_num_threads(1)
@@ -81,7 +81,7 @@ def step_seconds(keys: list[str], counts: bool) -> list[list[float]]:
         corpus = reopen(key)
         assert corpus is not None, "it was just put there"
         choice = choose(Budget(steps=10**6), len(corpus.train), model, training)
-        session = Session(corpus, choice.model, choice.training, choice.plan, {})
+        session = TransformerSession(corpus, choice.model, choice.training, choice.plan, {})
         trainers.append(Trainer(session, None))  # type: ignore[arg-type]
     times = [
         [

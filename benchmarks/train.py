@@ -27,7 +27,7 @@ from charlm.data.tokenizer import Vocabulary
 from charlm.training.device import describe_machine, keep_memory, measure_gflops
 from charlm.training.events import Stepped
 from charlm.training.planner import SIZES, Budget, Size, choose
-from charlm.training.session import Session
+from charlm.training.session import TransformerSession
 from charlm.training.trainer import Trainer
 
 SYMBOLS = 65
@@ -51,7 +51,7 @@ def trainer(size: Size, *, plain: bool = False, precision: str = "fp32") -> Trai
         batch_size=size.batch_size, learning_rate=1e-4, device="cpu", precision=precision, compile="off"
     )
     choice = choose(Budget(steps=10**6), len(ids), model, config)
-    return Trainer(Session(corpus, choice.model, choice.training, replace(choice.plan), {}), None)  # type: ignore[arg-type]
+    return Trainer(TransformerSession(corpus, choice.model, choice.training, replace(choice.plan), {}), None)  # type: ignore[arg-type]
 
 
 def plain_trainer(size: Size, *, compiled: bool) -> PlainTrainer:

@@ -23,7 +23,7 @@ from charlm.inference.generate import draw
 from charlm.inference.predictor import TransformerPredictor
 from charlm.training.events import Stepped
 from charlm.training.planner import Budget, choose
-from charlm.training.session import Session
+from charlm.training.session import TransformerSession
 from charlm.training.trainer import Trainer
 
 CHARS, STEPS, WARM, SCORED, SAMPLED = 1_000_000, 60, 10, 20_000, 300
@@ -45,7 +45,7 @@ def measured(corpus: Corpus, counts: bool) -> tuple[float, float, float]:
     choice = choose(
         Budget(steps=10**4), len(corpus.train), shape, TrainingConfig(batch_size=16, device="cpu")
     )
-    session = Session(corpus, choice.model, choice.training, choice.plan, {})
+    session = TransformerSession(corpus, choice.model, choice.training, choice.plan, {})
     trainer = Trainer(session, None)  # type: ignore[arg-type]
     times: list[float] = []
     while len(times) < STEPS:

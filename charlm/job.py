@@ -32,15 +32,7 @@ from charlm.terminal import one_line
 from charlm.training.deadline import Deadline
 from charlm.training.describe import several, text_name
 from charlm.training.events import Event, Finished
-from charlm.training.launch import (
-    AnySession,
-    extend_by_seconds,
-    extend_by_steps,
-    make_trainer,
-    resume_run,
-    start_run,
-)
-from charlm.training.ngram_trainer import NgramSession
+from charlm.training.launch import extend_by_seconds, extend_by_steps, resume_run, start_run
 from charlm.training.request import (
     Messages,
     Prepared,
@@ -51,7 +43,9 @@ from charlm.training.request import (
     report_moved,
 )
 from charlm.training.run_corpus import Moved, corpus_of, earlier_of
+from charlm.training.session import Session, TransformerSession
 from charlm.training.signals import Stop
+from charlm.training.trainer import Trainer
 
 PREVIEW_CHARS = 120
 BASELINE_SHARE = 0.1  # of a run's time, at most, for counting the baseline
@@ -64,7 +58,7 @@ class TrainingJob:
     """A run that can be trained: its folder, session, deadline and n-gram baseline."""
 
     def __init__(
-        self, folder: RunFolder, session: AnySession, deadline: Deadline | None, messages: Messages
+        self, folder: RunFolder, session: Session, deadline: Deadline | None, messages: Messages
     ) -> None:
         """`deadline`: the deadline of a run that has a time."""
         self.folder, self.session, self.deadline, self.messages = folder, session, deadline, messages
@@ -80,7 +74,7 @@ class TrainingJob:
     @property
     def is_ngram(self) -> bool:
         """Is it an n-gram model, which has no steps?"""
-        return isinstance(self.session, NgramSession)
+        return self.session.model_config.is_ngram
 
     @property
     def complete(self) -> bool:
@@ -127,9 +121,8 @@ class TrainingJob:
         Raises DivergedError and ResourceError.
         """
         session, first_step = self.session, self.session.state.step
-        trainer = make_trainer(
-            session, self.folder, self.deadline, self.baseline.model if self.baseline else None
-        )
+        baseline = self.baseline.model if self.baseline else None
+        trainer = Trainer(session, self.folder, self.deadline, baseline)
         if self.deadline is not None and self.baseline is not None:  # the closing evaluation scores it too
             self.deadline.reserve += min(self.baseline.seconds, BASELINE_CLOSING_SHARE * self.deadline.budget)
         # The report of another step. Should this be killed, `charlm resume` makes that of the last one.
@@ -212,7 +205,7 @@ def reopen(
         session = resume_run(folder, messages.warn, threads, lambda snapshot: corpus_of(snapshot, moved))
     report_moved(session.corpus.uncached, moved, messages)
     if time is not None or steps is not None:
-        if isinstance(session, NgramSession):
+        if not isinstance(session, TransformerSession):
             option = "--time" if time is not None else "--steps"
             raise UsageError(
                 f"{option} has no effect on {folder.name}: an n-gram model needs no further training"
@@ -231,7 +224,7 @@ def reopen(
     return TrainingJob(folder, session, _pace(session, first_time if begun else None, started), messages)
 
 
-def _pace(session: AnySession, budget: float | None, started: float) -> Deadline | None:
+def _pace(session: Session, budget: float | None, started: float) -> Deadline | None:
     """The deadline of a run that begins, if it has a time."""
     if budget is None:
         return None

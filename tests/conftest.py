@@ -24,7 +24,7 @@ from charlm.data.prepare import prepare
 from charlm.native.compiler import Compilation
 from charlm.training.launch import start_run
 from charlm.training.planner import Budget, choose
-from charlm.training.session import Session
+from charlm.training.session import TransformerSession
 
 settings.register_profile("charlm", deadline=None)  # nothing is asserted about seconds
 settings.load_profile("charlm")
@@ -129,7 +129,7 @@ def toy_choice(corpus: Corpus, steps: int = 12, **training: object):  # type: ig
 
 def toy_run(
     root: Path, corpus: Corpus, steps: int = 12, name: str = "toy", **training: object
-) -> tuple[RunFolder, Session]:
+) -> tuple[RunFolder, TransformerSession]:
     """A run at step 0."""
     loaded = Loaded(corpus=corpus, notes=(), sources=(), label="a toy")
     run = RunFolder.create(root, name)

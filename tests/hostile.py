@@ -21,10 +21,11 @@ from charlm.data.corpus import Corpus
 from charlm.data.load import load
 from charlm.errors import CheckpointError
 from charlm.inference.predictor import predictor_of
-from charlm.training.launch import make_trainer, resume_run, start_run
+from charlm.training.launch import resume_run, start_run
 from charlm.training.planner import Budget, Choice, choose, read_plan
-from charlm.training.session import Session
+from charlm.training.session import TransformerSession
 from charlm.training.state import overview
+from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, Never, toy_choice
 
 FILES = (*safe_io.CHECKPOINT_FILES, *safe_io.RUN_FILES, NGRAM_FILE, "plan.json", "latest", safe_io.MANIFEST)
@@ -56,7 +57,7 @@ class Hostile:
         loaded = load([str(root / "ducks.txt")], text)
         run = RunFolder.create(root / "runs", "toy")
         session = start_run(run, loaded, text, _choice(loaded.corpus, alone=alone), "charlm train")
-        list(make_trainer(session, run).run(Never()))
+        list(Trainer(session, run).run(Never()))
         run.unlock()
         hostile = cls(run, session.state.step, {})
         hostile.good = {name: hostile.path(name).read_bytes() for name in FILES}
@@ -106,7 +107,7 @@ class Hostile:
                 if predictor.rule.block_size < 4096:
                     predictor.step(predictor.start(1), first)
                 session = resume_run(run, lambda _: None)
-                if isinstance(session, Session):
+                if isinstance(session, TransformerSession):
                     session.learning_rates()
         except CheckpointError as error:
             assert str(error) and "\x1b" not in str(error)

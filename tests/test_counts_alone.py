@@ -22,9 +22,10 @@ from charlm.evaluation.score import score_text
 from charlm.inference.predictor import NgramPredictor, TransformerPredictor, predictor_of
 from charlm.ngram.build import fit
 from charlm.training.events import Counted, Evaluated, Finished, Saved
-from charlm.training.launch import make_trainer, resume_run, start_run
-from charlm.training.ngram_trainer import NgramSession
+from charlm.training.launch import resume_run, start_run
 from charlm.training.planner import Budget, choose
+from charlm.training.session import NgramSession
+from charlm.training.trainer import Trainer
 from tests.cli.kept import TOY
 from tests.conftest import TEXT, After, Never, Result, repeat_words, toy_run
 
@@ -46,7 +47,7 @@ def counted(
 @pytest.mark.parametrize("order", [None, 0, 1, 3])
 def test_what_is_saved_scores_as_the_counts_do(tmp_path: Path, corpus: Corpus, order: int | None) -> None:
     run, session = counted(tmp_path, corpus, prior_order=order)
-    events = list(make_trainer(session, run).run(Never()))
+    events = list(Trainer(session, run).run(Never()))
     assert [type(event) for event in events] == [Counted, Evaluated, Saved, Finished]
     snapshot = read_snapshot(run, "latest")
     n = corpus.vocabulary.n_symbols
@@ -63,22 +64,22 @@ def test_what_is_saved_scores_as_the_counts_do(tmp_path: Path, corpus: Corpus, o
 
 def test_the_predictor_of_a_checkpoint_is_of_its_kind(tmp_path: Path, corpus: Corpus) -> None:
     run, session = counted(tmp_path, corpus)
-    list(make_trainer(session, run).run(Never()))
+    list(Trainer(session, run).run(Never()))
     assert isinstance(predictor_of(read_snapshot(run, "latest")), NgramPredictor)
     run, other = toy_run(tmp_path, corpus, 2)
-    list(make_trainer(other, run).run(Never()))
+    list(Trainer(other, run).run(Never()))
     found = predictor_of(read_snapshot(run, "latest"))
     assert isinstance(found, TransformerPredictor) and found.kind == "transformer"
 
 
 def test_a_stop_is_obeyed_and_gone_on_from(tmp_path: Path, corpus: Corpus) -> None:
     run, session = counted(tmp_path, corpus)
-    events = list(make_trainer(session, run).run(After(lambda: 0, 0)))
+    events = list(Trainer(session, run).run(After(lambda: 0, 0)))
     assert isinstance(events[-1], Finished) and events[-1].reason == "SIGINT"
     run.unlock()
     again = resume_run(run, pytest.fail)
     assert again.state.finished is None and again.state.last_evaluation is None
-    events = list(make_trainer(again, run).run(Never()))
+    events = list(Trainer(again, run).run(Never()))
     assert [type(event) for event in events] == [Evaluated, Saved, Finished]
     assert read_snapshot(run, "latest").state["finished"] == "done"
     assert read_snapshot(run, "latest").ngram == session.ngram
@@ -90,7 +91,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_half_done(
     run, session = counted(tmp_path, corpus)
     monkeypatch.setattr(files, "free_space", lambda _: 0)
     with pytest.raises(ResourceError, match="free some space"):
-        list(make_trainer(session, run).run(Never()))
+        list(Trainer(session, run).run(Never()))
     assert run.steps() == []
 
 
@@ -99,7 +100,7 @@ def test_counts_of_another_order_than_the_configuration_says_are_refused(
 ) -> None:
     run, session = counted(tmp_path, corpus, prior_order=2)
     session.model_config = replace(session.model_config, prior_order=3)
-    list(make_trainer(session, run).run(Never()))
+    list(Trainer(session, run).run(Never()))
     run.unlock()
     with pytest.raises(CheckpointError, match="order"):
         resume_run(run, pytest.fail)
@@ -235,7 +236,7 @@ def test_orders_are_compared_and_what_cannot_act_there_is_refused(charlm: Callab
 
 def test_their_interval_is_judged_by_stretches_of_text(tmp_path: Path, corpus: Corpus) -> None:
     run, session = counted(tmp_path, corpus)
-    evaluated = next(e for e in make_trainer(session, run).run(Never()) if isinstance(e, Evaluated))
+    evaluated = next(e for e in Trainer(session, run).run(Never()) if isinstance(e, Evaluated))
     nats = -session.predictor.score(corpus.held_out)[1:]
     alone = float(np.std(nats)) / np.sqrt(len(nats))
     assert evaluated.standard_error != pytest.approx(alone, rel=0.01)

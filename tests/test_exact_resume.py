@@ -15,10 +15,9 @@ from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
 from charlm.training.events import Event, Finished
-from charlm.training.launch import make_trainer, resume_run
-from charlm.training.ngram_trainer import NgramSession
+from charlm.training.launch import resume_run
 from charlm.training.schedule import Schedule
-from charlm.training.session import Session
+from charlm.training.session import NgramSession, TransformerSession
 from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, After, Never, toy_run
 from tests.test_counts_alone import counted
@@ -75,7 +74,7 @@ def cut_off(trainer: Trainer, at: int, *, killed: bool) -> list[Event]:
     return seen
 
 
-def again(run: RunFolder) -> Session:
+def again(run: RunFolder) -> TransformerSession:
     run.unlock()
     return resume_run(RunFolder(run.path), pytest.fail)
 
@@ -125,14 +124,14 @@ def test_counts_alone_stopped_before_their_figure_end_the_same(tmp_path: Path) -
     """Their one step is the counting: what can be cut off is the scoring."""
     corpus = prepare(TEXT, TextConfig())
     run, whole = counted(tmp_path, corpus, "whole", prior_order=3)
-    list(make_trainer(whole, run).run(Never()))
+    list(Trainer(whole, run).run(Never()))
     run, part = counted(tmp_path, corpus, "part", prior_order=3)
     for _ in range(2):
-        list(make_trainer(part, run).run(After(lambda: 0, 0)))
+        list(Trainer(part, run).run(After(lambda: 0, 0)))
         run.unlock()
         session = resume_run(RunFolder(run.path), pytest.fail)
         assert isinstance(session, NgramSession)
         part = session
-    list(make_trainer(part, run).run(Never()))
+    list(Trainer(part, run).run(Never()))
     assert part.ngram == whole.ngram
     assert part.state.last_evaluation == whole.state.last_evaluation and part.state.finished == "done"

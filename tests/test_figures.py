@@ -16,7 +16,7 @@ from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
 from charlm.evaluation.score import score_text
 from charlm.inference.predictor import Predictor, predictor_of
-from charlm.training.launch import make_trainer
+from charlm.training.trainer import Trainer
 from tests.cli.kept import TOY
 from tests.conftest import TEXT, Never, Result, toy_run
 from tests.test_counts_alone import counted
@@ -28,12 +28,12 @@ SUM = BITS = 1e-6
 def trained(root: Path, corpus: Corpus, kind: str) -> Predictor:
     if kind == "counts alone":
         run, alone = counted(root, corpus, kind.replace(" ", "-"))
-        list(make_trainer(alone, run).run(Never()))
+        list(Trainer(alone, run).run(Never()))
     else:
         model: dict[str, object] = {"prior": True, "prior_order": 3} if kind == "beside counts" else {}
         training = {"precision": "bf16"} if kind == "trained in bf16" else {}
         run, session = toy_run(root, corpus, 30, kind.replace(" ", "-"), model=model, **training)
-        list(make_trainer(session, run).run(Never()))
+        list(Trainer(session, run).run(Never()))
     return predictor_of(read_snapshot(RunFolder(run.path), "latest"))
 
 

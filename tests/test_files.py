@@ -282,8 +282,4 @@ ALLOWED = {
     ),
     ("table.py", "safetensors.numpy.save(arrays)"),  # into memory
     ("trainer.py", "self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)"),
-    (
-        "ngram_trainer.py",
-        "self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)",
-    ),
 }

@@ -26,10 +26,10 @@ from charlm.ngram.folds import FOLDS
 from charlm.ngram.prior import TrainingPrior
 from charlm.training.events import Event, Remembered
 from charlm.training.finetune import Parent, choose_finetuning, inherit_model, inherit_training
-from charlm.training.launch import make_trainer, resume_run, start_run
+from charlm.training.launch import resume_run, start_run
 from charlm.training.planner import Budget
 from charlm.training.run_corpus import corpus_of
-from charlm.training.session import Session
+from charlm.training.session import TransformerSession
 from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, Never, toy_run
 from tests.test_counts_alone import counted
@@ -61,7 +61,7 @@ def gone_on(
     name: str = "new",
     config: TextConfig | None = None,
     **training: Any,
-) -> tuple[RunFolder, Session]:
+) -> tuple[RunFolder, TransformerSession]:
     """A run on another text that goes on from this one, at step 0."""
     origin = Parent.load(run, None)
     corpus = prepare(text, config or TextConfig(), earlier=origin.earlier())
@@ -76,7 +76,7 @@ def gone_on(
     folder = RunFolder.create(run.path.parent, name)
     loaded = Loaded(corpus=corpus, notes=(), sources=(), label="another toy")
     session = start_run(folder, loaded, config or TextConfig(), choice, "charlm train", origin)
-    assert isinstance(session, Session)
+    assert isinstance(session, TransformerSession)
     return folder, session
 
 
@@ -163,7 +163,7 @@ def test_cut_off_and_resumed_it_ends_as_one_that_never_was(tmp_path: Path, corpu
         next(events)
     folder.unlock()
     session = resume_run(RunFolder(folder.path), pytest.fail)
-    assert isinstance(session, Session) and 0 < session.state.step <= 7
+    assert isinstance(session, TransformerSession) and 0 < session.state.step <= 7
     found = last_remembered(list(Trainer(session, RunFolder(folder.path)).run(Never())))[-1]
     assert_same(whole, session)
     assert replace(found, seconds=0.0) == replace(expected, seconds=0.0)
@@ -178,7 +178,7 @@ def test_it_is_resumed_though_the_old_run_is_gone_but_not_without_a_text_that_it
     folder.unlock()
     shutil.rmtree(run.path)
     again = resume_run(RunFolder(folder.path), pytest.fail)
-    assert isinstance(again, Session) and again.parent_text is not None
+    assert isinstance(again, TransformerSession) and again.parent_text is not None
     RunFolder(folder.path).unlock()
     shutil.rmtree(cache_folder() / "corpora" / corpus.key)
     with pytest.raises(CheckpointError, match="n-gram prior of this run also counts the text of old"):
@@ -244,7 +244,7 @@ def test_the_text_of_the_direct_parent_is_counted(tmp_path: Path, corpus: Corpus
     list(Trainer(session, third).run(Never()))
     third.unlock()
     again = resume_run(RunFolder(third.path), pytest.fail)
-    assert isinstance(again, Session) and again.ngram == session.ngram
+    assert isinstance(again, TransformerSession) and again.ngram == session.ngram
 
 
 def test_an_early_end_is_judged_by_the_weights_that_will_be_used(tmp_path: Path, corpus: Corpus) -> None:
@@ -290,7 +290,7 @@ def test_another_block_is_taken_where_no_weight_depends_on_it(
 
 def test_counts_alone_have_nothing_to_go_on_from(tmp_path: Path, corpus: Corpus) -> None:
     run, session = counted(tmp_path, corpus)
-    list(make_trainer(session, run).run(Never()))
+    list(Trainer(session, run).run(Never()))
     with pytest.raises(UsageError, match=r"counts is an n-gram model"):
         Parent.load(run, None)
 

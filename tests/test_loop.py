@@ -21,18 +21,18 @@ from charlm.strict_json import to_json
 from charlm.training import trainer as step
 from charlm.training.events import Evaluated, Event, Finished, Saved, SaveFailed, Skipped, Stepped, WentBack
 from charlm.training.launch import extend_by_steps, resume_run
-from charlm.training.session import Session
+from charlm.training.session import TransformerSession
 from charlm.training.trainer import Trainer, batch_loss
 from tests.conftest import TEXT, After, Never, toy_run
 
 
-def everything(session: Session) -> dict[str, torch.Tensor]:
+def everything(session: TransformerSession) -> dict[str, torch.Tensor]:
     """All tensors that the next step depends on."""
     snapshot = session.snapshot()
     return {**snapshot.weights, **snapshot.optimizer}
 
 
-def assert_same(a: Session, b: Session, *, evaluated_alike: bool = True) -> None:
+def assert_same(a: TransformerSession, b: TransformerSession, *, evaluated_alike: bool = True) -> None:
     """Equal in all but seconds; the best step depends on when it was evaluated."""
     for name, tensor in everything(a).items():
         assert torch.equal(tensor, everything(b)[name]), name
@@ -46,12 +46,14 @@ def assert_same(a: Session, b: Session, *, evaluated_alike: bool = True) -> None
     assert ours == theirs
 
 
-def resumed(run: RunFolder) -> Session:
+def resumed(run: RunFolder) -> TransformerSession:
     run.unlock()
     return resume_run(RunFolder(run.path), pytest.fail)
 
 
-def stopped_and_resumed(root: Path, corpus: Corpus, model: dict[str, object], steps: int = 8) -> Session:
+def stopped_and_resumed(
+    root: Path, corpus: Corpus, model: dict[str, object], steps: int = 8
+) -> TransformerSession:
     """A toy run cut off after three steps and gone on with: it ends as one that was never cut off."""
     run, whole = toy_run(root, corpus, steps, "whole", model=model)
     list(Trainer(whole, run).run(Never()))

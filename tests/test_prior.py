@@ -24,7 +24,7 @@ from charlm.ngram.kneser_ney import KneserNey
 from charlm.ngram.prior import TrainingPrior
 from charlm.training.launch import resume_run
 from charlm.training.planner import Budget, choose
-from charlm.training.session import PriorRows, Session
+from charlm.training.session import PriorRows, TransformerSession
 from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, needed, toy_choice, toy_run
 from tests.matrix import every_model, name_of
@@ -32,14 +32,14 @@ from tests.matrix import every_model, name_of
 V = 5
 
 
-def beside_counts(corpus: Corpus, steps: int = 6, **model: object) -> Session:
+def beside_counts(corpus: Corpus, steps: int = 6, **model: object) -> TransformerSession:
     """A session whose model begins from counts."""
     settings = {"prior": True, "prior_order": 3, **model}
     choice = toy_choice(corpus, steps, model=settings)  # type: ignore[arg-type]
-    return Session(corpus, choice.model, choice.training, choice.plan, {})
+    return TransformerSession(corpus, choice.model, choice.training, choice.plan, {})
 
 
-def shaken(session: Session) -> TransformerPredictor:
+def shaken(session: TransformerSession) -> TransformerPredictor:
     """The session's model with weights that all act, and small enough to agree to many digits."""
     generator = torch.Generator().manual_seed(5)
     for parameter in session.model.parameters():

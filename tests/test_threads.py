@@ -15,7 +15,7 @@ from charlm.data.corpus import Corpus
 from charlm.threads import use_threads
 from charlm.training.events import Stepped
 from charlm.training.launch import resume_run
-from charlm.training.session import Session
+from charlm.training.session import TransformerSession
 from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, toy_run
 
@@ -50,7 +50,7 @@ def test_a_resume_with_more_threads_says_so_and_agrees(
         assert torch.get_num_threads() == n
         assert bool(said) == (n != 1), said
         assert all("threads" in line and "not be bit-identical" in line for line in said)
-        assert isinstance(session, Session)
+        assert isinstance(session, TransformerSession)
         events = Trainer(session, run).run(Never())
         losses[n] = [event.loss for event in events if isinstance(event, Stepped)]
         use_threads(1)

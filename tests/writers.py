@@ -22,10 +22,10 @@ from charlm.experiments import results as result
 from charlm.inspection.health import machine
 from charlm.reporting import log
 from charlm.reporting import run_page as report
-from charlm.training.launch import make_trainer, resume_run, start_run
-from charlm.training.ngram_trainer import NgramSession
+from charlm.training.launch import resume_run, start_run
 from charlm.training.planner import Budget, choose, read_plan, write_plan
-from charlm.training.session import Session
+from charlm.training.session import NgramSession, TransformerSession
+from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, Never, toy_run
 from tests.disk import tree_of
 
@@ -44,7 +44,7 @@ class Run:
     """A toy run with three checkpoints, and a moment that is still to be saved."""
 
     path: Path
-    session: Session
+    session: TransformerSession
     next: Snapshot
 
 
@@ -61,7 +61,7 @@ def toy_runs(root: Path) -> dict[bool, Run]:
         name = f"made-{counts}"
         run, session = toy_run(root, text, 3, name, model=model, eval_every=2, save_every=0.0, patience=0)
         to_log = log.MetricsLog(run.path, 0)
-        events = list(make_trainer(session, run).run(Never()))
+        events = list(Trainer(session, run).run(Never()))
         run.unlock()
         (run.path / ".lock").unlink(missing_ok=True)
         for event in events:
@@ -253,7 +253,7 @@ def counting_alone(root: Path) -> Case:
     choice = replace(choice, plan=choice.plan.record(decided="size", at_step=0))
     loaded = load(sources, TextConfig())
     shutil.rmtree(root / "files")  # so that nothing but the run is written
-    expected = NgramSession.counted(loaded.corpus, choice.model, choice.training, choice.plan, {}).ngram
+    expected = NgramSession.of_text(loaded.corpus, choice.model, choice.training, choice.plan, {}).ngram
 
     def act() -> None:
         if list(root.glob("toy/step-*")):
@@ -261,7 +261,7 @@ def counting_alone(root: Path) -> Case:
         folder = RunFolder.create(root, "toy")
         try:
             session = start_run(folder, loaded, TextConfig(), choice, "charlm train --model ngram")
-            list(make_trainer(session, folder).run(Never()))
+            list(Trainer(session, folder).run(Never()))
         finally:
             folder.unlock()
 
@@ -285,7 +285,7 @@ def counting_alone(root: Path) -> Case:
 def resulting(root: Path, run: Run) -> Case:
     """What a run of a comparison came to: both of its files, or as good as none."""
     folder, whole = RunFolder(root), run.session
-    assert isinstance(whole, Session)
+    assert isinstance(whole, TransformerSession)
     snapshot: Snapshot = whole.snapshot()
     saved = RunFolder(run.path).folder(snapshot.step)
     shutil.copytree(saved, root / saved.name)  # whose weights the result is bound to

@@ -31,7 +31,6 @@ from charlm.training.events import (
     Skipped,
     WentBack,
 )
-from charlm.training.session import Session
 from charlm.training.signals import EXIT_CODES, StopSignals
 from charlm.training.state import overview
 
@@ -67,7 +66,7 @@ def follow(training: TrainingJob, *, as_json: bool) -> None:
     if reason in EXIT_CODES:
         say(f"stopped by {reason} after step {training.last.step}; resume with:", _resume_command(training))
         raise typer.Exit(EXIT_CODES[reason])
-    next_commands(training, resumable=isinstance(session, Session) and not training.in_comparison)
+    next_commands(training, resumable=not session.model_config.is_ngram and not training.in_comparison)
 
 
 def _train(training: TrainingJob, as_json: bool) -> bool:

@@ -26,9 +26,9 @@ from charlm.rng import permute
 from charlm.settings import Settings
 from charlm.strict_json import to_json
 from charlm.terminal import one_line
-from charlm.training.launch import AnySession
 from charlm.training.planner import Budget, Choice, Plan
 from charlm.training.run_corpus import Moved, reload_corpus
+from charlm.training.session import Session
 
 NAME = "comparison.json"
 FORMAT = 1
@@ -252,7 +252,7 @@ def check_run(run: RunFolder, comparison: Comparison, task: Task, corpus: Corpus
 
 
 def check_session(
-    session: AnySession, run: RunFolder, comparison: Comparison, task: Task, choice: Choice
+    session: Session, run: RunFolder, comparison: Comparison, task: Task, choice: Choice
 ) -> None:
     """CheckpointError where a run to resume differs from the task in its text, settings or plan."""
     found = [*_other_text(comparison, to_json(session.run.corpus))]

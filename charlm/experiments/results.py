@@ -26,7 +26,7 @@ from charlm.errors import CheckpointError
 from charlm.evaluation.score import per_char
 from charlm.experiments.curves import BEYOND, Curve, by_symbols_before, by_symbols_seen
 from charlm.inference.predictor import predictor_of
-from charlm.training.launch import AnySession
+from charlm.training.session import Session
 from charlm.training.signals import Stop
 
 NAME, NATS = "result.json", "nats.safetensors"
@@ -116,7 +116,7 @@ def score(
     run: RunFolder,
     snapshot: Snapshot,
     which: str,
-    session: AnySession,
+    session: Session,
     corpus: Corpus,
     stop: Stop,
     of: str = "",

@@ -15,10 +15,12 @@ from charlm.experiments.results import Result, failed, is_there, score
 from charlm.settings import settings_of
 from charlm.training.deadline import Deadline
 from charlm.training.events import Event
-from charlm.training.launch import AnySession, make_trainer, resume_run, start_run
+from charlm.training.launch import resume_run, start_run
 from charlm.training.planner import Choice, choose
 from charlm.training.run_corpus import corpus_of
+from charlm.training.session import Session
 from charlm.training.signals import Stop
+from charlm.training.trainer import Trainer
 
 AFTERWARDS = 0.1  # seconds that a run leaves for what follows it
 
@@ -31,7 +33,7 @@ class Began:
     number: int
     of: int
     run: RunFolder
-    session: AnySession
+    session: Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,7 @@ def compare(
         yield Began(task=task, number=number, of=len(tasks), run=run, session=session)
         try:
             if session.state.finished is None:
-                yield from make_trainer(session, run, deadline).run(stop)
+                yield from Trainer(session, run, deadline).run(stop)
             if session.state.finished is None:
                 return  # stopped in the middle
             yield Scoring(task=task)
@@ -129,7 +131,7 @@ def compare(
 
 def _session(
     run: RunFolder, comparison: Comparison, task: Task, loaded: Loaded, warn: Callable[[str], None]
-) -> tuple[AnySession, Deadline | None]:
+) -> tuple[Session, Deadline | None]:
     """The run to resume, or a new one."""
     timed = comparison.budget.seconds is not None
     session = _left(run, loaded, warn)
@@ -154,7 +156,7 @@ def _session(
     return session, Deadline(budget=comparison.budget.seconds, at=at, reserve=AFTERWARDS)
 
 
-def _left(run: RunFolder, loaded: Loaded, warn: Callable[[str], None]) -> AnySession | None:
+def _left(run: RunFolder, loaded: Loaded, warn: Callable[[str], None]) -> Session | None:
     """An interrupted run to resume; None without a usable checkpoint."""
     if not (run.path / "run.json").is_file() or not run.steps():
         return None

@@ -47,7 +47,7 @@ from charlm.reporting.log import SAMPLE, read_log
 from charlm.reporting.pages import harmless, render_page
 from charlm.reporting.progress import NAME as SAMPLES
 from charlm.terminal import one_line, visible
-from charlm.training.launch import AnySession
+from charlm.training.session import Session
 
 BaselineRow = tuple[str, float]
 
@@ -293,7 +293,7 @@ def report_seconds(corpus: Corpus, budget: float, steps: int) -> float:
 
 def write_report(
     run: RunFolder,
-    session: AnySession,
+    session: Session,
     facts: list[tuple[str, str]],
     budget: float | None,
     counts: Baseline | None = None,
@@ -374,7 +374,7 @@ def _evaluation(event: dict[str, Any]) -> Evaluation:
     )
 
 
-def training_note(session: AnySession) -> str:
+def training_note(session: Session) -> str:
     """Why the training loss of this model can lie above its held-out loss; empty for an n-gram model."""
     model = session.model_config
     if model.is_ngram:

@@ -14,17 +14,16 @@ from charlm.strict_json import to_json
 from charlm.terminal import one_line
 from charlm.training.describe import several, text_name
 from charlm.training.events import Finished, Remembered
-from charlm.training.launch import AnySession
 from charlm.training.planner import Plan
 from charlm.training.session import Session
 
 Row = tuple[str, str]
 
 
-def summary_rows(run: RunFolder, session: AnySession, last: Finished) -> list[Row]:
+def summary_rows(run: RunFolder, session: Session, last: Finished) -> list[Row]:
     """What a run learned, and its last evaluation."""
     steps = f"{last.step:,} of {last.total_steps:,}"
-    if isinstance(session, Session) and session.plan.fell_short:
+    if not session.model_config.is_ngram and session.plan.fell_short:
         steps += (
             f"; {planned_at_first(session.plan)}, but the machine was slower than measured, perhaps "
             "because it was busy"
@@ -44,7 +43,7 @@ def planned_at_first(plan: Plan) -> str:
     return f"the first plan had {plan.first_total_steps:,} steps"
 
 
-def repeat_row(run: RunFolder, session: AnySession) -> list[Row]:
+def repeat_row(run: RunFolder, session: Session) -> list[Row]:
     """The command that trains the run again; no row where no command does."""
     if why_not_repeatable(session.state.finished, session.state.returns, session.plan) is not None:
         return []
@@ -52,7 +51,7 @@ def repeat_row(run: RunFolder, session: AnySession) -> list[Row]:
     return [("reproduce this run", command)]
 
 
-def figure_rows(session: AnySession) -> list[Row]:
+def figure_rows(session: Session) -> list[Row]:
     """The last evaluation, its baseline, what it was measured on, and the training loss."""
     figure, corpus = session.state.last_evaluation, session.corpus
     if figure is None:

@@ -54,6 +54,11 @@ class Deadline:
         """Take in the time of a step."""
         self._steps.append(seconds)
 
+    def add_evaluation(self, windows: int, scoring: float, whole: float) -> None:
+        """Take in the time of an evaluation: of scoring so many windows, and of all, listeners included."""
+        self.window_seconds = scoring / windows
+        self.evaluation_seconds, self.listener_seconds = whole, whole - scoring
+
     def first_plan_due(self, steps_left: int) -> bool:
         """Are enough steps timed to decide the schedule for the first time?"""
         if self.step_seconds > 0:

@@ -36,38 +36,51 @@ class Stepped:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluated:
-    """The model was scored on text it does not learn from."""
+class HeldOutLoss:
+    """The loss on held-out text. In nats per character; errors are None for a single block."""
 
     step: int
     nats_per_char: float
-    standard_error: float | None  # None: of a single block it is unknown
-    compared_nats_per_char: float  # on the same windows in every evaluation, the closing one too
-    baseline_nats_per_char: float | None  # of the n-gram baseline, on the windows of `nats_per_char`
-    difference: float | None  # from that baseline; negative: the model is better
+    standard_error: float | None
+    baseline_nats_per_char: float | None  # of the n-gram baseline, on the same windows
+    difference: float | None  # from the baseline; negative: the model is better
     difference_error: float | None
-    chars: int  # scored this time
-    of_chars: int  # in the held-out part
+    chars: int
     blocks: int
+    whole: bool  # was all of the held-out text scored?
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(HeldOutLoss):
+    """The model was scored on held-out text."""
+
+    compared_nats_per_char: float  # on the same windows in every evaluation, the final one too
+    of_chars: int  # in the held-out part
     is_best: bool
-    rises: int  # evaluations in which it was worse than the best by more than chance
+    rises: int  # evaluations that were worse than the best by more than chance
     final: bool
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remembered:
-    """The held-out text of the run that this one goes on from was scored: before the first step, or at the end."""
+class OldTextLoss:
+    """The loss on the held-out text of the run that this one was fine-tuned from, in nats per character."""
 
     step: int  # of the weights that were scored
-    run: str  # that held it out
-    before: float  # nats per character, by that run
-    nats_per_char: float  # by this one
-    forgotten: float  # the difference
-    standard_error: float | None  # of the difference; None: of a single block it is unknown
+    run: str  # that held the text out
+    before: float  # of that run
+    nats_per_char: float  # of this run at `step`
+    forgotten: float  # nats_per_char - before
+    standard_error: float | None  # of `forgotten`; None for a single block
     chars: int  # scored, the same each time
     of_chars: int
     blocks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembered(OldTextLoss):
+    """The held-out text of the run that was fine-tuned was scored: before the first step, or at the end."""
+
     final: bool
     seconds: float
 

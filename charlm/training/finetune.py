@@ -31,7 +31,7 @@ from charlm.training.planner import (
     limit_prior_chars,
 )
 from charlm.training.run_corpus import Moved, corpus_of, parent_corpus
-from charlm.training.session import Session
+from charlm.training.session import TransformerSession
 
 MAX_COUNTED_OVERLAP = 0.05
 """If more of the new training text occurs in the parent's, the prior does not count the parent's text.
@@ -254,7 +254,7 @@ def choose_finetuning(
     return replace(choice, why=f"as in {one_line(parent.name)}, {choice.why}")
 
 
-def load_parent_weights(session: Session, parent: Parent) -> None:
+def load_parent_weights(session: TransformerSession, parent: Parent) -> None:
     """Give a new session the parent's weights, and the parent's held-out text to measure forgetting on."""
     snapshot = parent.snapshot
     session.model.load_state_dict(grow_vocabulary(snapshot.weights, session.corpus.vocabulary.n_symbols))
@@ -264,7 +264,7 @@ def load_parent_weights(session: Session, parent: Parent) -> None:
         session.parent_text = replace(text, parent=predictor) if text.part.windows else None
 
 
-def reload_parent_text(session: Session, warn: Callable[[str], None]) -> None:
+def reload_parent_text(session: TransformerSession, warn: Callable[[str], None]) -> None:
     """Find the parent's held-out text again for a resumed session; `warn` is called where it is gone.
 
     Raises CheckpointError where the state does not fit the text.
@@ -284,7 +284,7 @@ def reload_parent_text(session: Session, warn: Callable[[str], None]) -> None:
     session.parent_text = text
 
 
-def _parent_text(session: Session, corpus: Corpus) -> ParentText:
+def _parent_text(session: TransformerSession, corpus: Corpus) -> ParentText:
     parent, config = session.run.parent, session.model_config
     assert parent is not None and config.block_size
     rule = ContextRule.of_model(replace(config, block_size=min(config.block_size, parent.block_size)))

@@ -1,7 +1,8 @@
 """Evaluation during training: on held-out text, and on the held-out text of the run that was fine-tuned."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from math import isfinite
 from time import perf_counter
 
 import numpy as np
@@ -12,83 +13,84 @@ from charlm.evaluation.score import Estimate, Slice, score_slice, spread
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor, Predictor
 from charlm.ngram.kneser_ney import KneserNey
-from charlm.training.events import Evaluated, Remembered
-from charlm.training.state import HeldOutLoss, ParentLoss, RunState
+from charlm.training.events import HeldOutLoss, OldTextLoss, Remembered
+from charlm.training.state import ParentLoss
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A model's scores on the windows of an evaluation, and on those that all evaluations have in common."""
+
+    own: Estimate
+    common: Estimate
+    windows: int  # scored
+
+    @property
+    def is_finite(self) -> bool:
+        """Are all losses finite?"""
+        return isfinite(self.own.nats_per_char) and isfinite(self.common.nats_per_char)
 
 
 class HeldOut:
     """Scores a model on windows of the held-out text, and the n-gram baseline on the same windows."""
 
-    def __init__(self, corpus: Corpus, predictor: Predictor, baseline: KneserNey | None) -> None:
-        self.corpus, self.predictor, self.rule = corpus, predictor, predictor.rule
+    def __init__(
+        self,
+        corpus: Corpus,
+        predictor: Predictor,
+        baseline: KneserNey | None,
+        rule: ContextRule | None = None,
+        *,
+        always_whole: bool = False,
+    ) -> None:
+        """`rule`: by default the predictor's. `always_whole`: each evaluation scores all of the text."""
+        self.corpus, self.predictor, self.rule = corpus, predictor, rule or predictor.rule
+        self.always_whole = always_whole
         self.baseline = None if baseline is None else NgramPredictor(baseline, corpus.vocabulary)
         self._baseline_scores: dict[tuple[int, ...], Estimate | None] = {}  # by windows
 
     def windows(self, symbols: int | None = None) -> Slice:
         """Windows spread over the held-out text that score about so many symbols, or all."""
         n = len(self.corpus.held_out)
-        return spread(self.rule, n, n if symbols is None else symbols, self.corpus.held_out_chars)
+        if symbols is None or self.always_whole:
+            symbols = n + self.rule.stride
+        return spread(self.rule, n, symbols, self.corpus.held_out_chars)
 
-    def score(self, part: Slice, stopped: Callable[[], bool]) -> Estimate | None:
-        """Score these windows; None where there are none, or when stopped."""
-        if not part.windows:
+    def score(self, part: Slice, common: Slice, stopped: Callable[[], bool]) -> Scores | None:
+        """Score the windows of `part` and of `common`; None where there are none, or when stopped."""
+        windows = tuple(sorted({*part.windows, *common.windows}))
+        if not windows:
             return None
-        return score_slice(self.predictor, self.corpus.held_out, part, stopped, self.rule)
+        both = replace(part, windows=windows)
+        found = score_slice(self.predictor, self.corpus.held_out, both, stopped, self.rule)
+        if found is None:
+            return None
+        own, compared = (found.of_windows(windows, each.windows) for each in (part, common))
+        return Scores(own, compared, len(windows))
 
-    def score_baseline(self, part: Slice, stopped: Callable[[], bool]) -> Estimate | None:
-        """The baseline's score on these windows; None where there is no baseline, or when stopped."""
+    def loss(self, step: int, part: Slice, score: Estimate, stopped: Callable[[], bool]) -> HeldOutLoss:
+        """A score on these windows next to the baseline's; without a baseline when stopped."""
+        baseline = self._score_baseline(part, stopped)
+        difference = None if baseline is None else score.minus(baseline)
+        return HeldOutLoss(
+            step=step,
+            nats_per_char=score.nats_per_char,
+            standard_error=score.standard_error,
+            baseline_nats_per_char=None if baseline is None else baseline.nats_per_char,
+            difference=None if difference is None else difference.nats_per_char,
+            difference_error=None if difference is None else difference.standard_error,
+            chars=score.chars,
+            blocks=len(part.windows),
+            whole=part.whole,
+        )
+
+    def _score_baseline(self, part: Slice, stopped: Callable[[], bool]) -> Estimate | None:
         if self.baseline is None:
             return None
         if part.windows not in self._baseline_scores:  # the same windows until the final evaluation
             found = score_slice(self.baseline, self.corpus.held_out, part, stopped, self.rule)
             self._baseline_scores = {part.windows: found}
         return self._baseline_scores[part.windows]
-
-    def record(
-        self,
-        state: RunState,
-        part: Slice,
-        estimate: Estimate,
-        baseline: Estimate | None,
-        *,
-        compared: Estimate,
-        is_best: bool,
-        final: bool,
-        seconds: float,
-    ) -> Evaluated:
-        """Put an evaluation into the state; the event that reports it.
-
-        `compared`: the score on the windows that all evaluations of the run have in common.
-        """
-        difference = None if baseline is None else estimate.minus(baseline)
-        loss = HeldOutLoss(
-            step=state.step,
-            nats_per_char=estimate.nats_per_char,
-            standard_error=estimate.standard_error,
-            baseline_nats_per_char=None if baseline is None else baseline.nats_per_char,
-            difference=None if difference is None else difference.nats_per_char,
-            difference_error=None if difference is None else difference.standard_error,
-            chars=estimate.chars,
-            blocks=len(part.windows),
-            whole=part.whole,
-        )
-        state.last_evaluation = loss
-        return Evaluated(
-            step=loss.step,
-            nats_per_char=loss.nats_per_char,
-            standard_error=loss.standard_error,
-            compared_nats_per_char=compared.nats_per_char,
-            baseline_nats_per_char=loss.baseline_nats_per_char,
-            difference=loss.difference,
-            difference_error=loss.difference_error,
-            chars=loss.chars,
-            of_chars=self.corpus.held_out_chars,
-            blocks=loss.blocks,
-            is_best=is_best,
-            rises=state.early_stopping.rises,
-            final=final,
-            seconds=seconds,
-        )
 
 
 @dataclass(frozen=True)
@@ -111,63 +113,43 @@ class ParentText:
         part = spread(rule, len(ids), symbols, corpus.held_out_chars)
         return cls(run, ids, corpus.held_out_chars, part, rule)
 
-    def score_before(self, predictor: Predictor) -> tuple[Remembered, ParentLoss]:
-        """Score it with the parent's model and with the new one, before the first step."""
-        assert self.parent is not None
-        before, _ = self._score(self.parent)
-        now, seconds = self._score(predictor)
-        start = ParentLoss(
-            run=self.run,
-            before=before.nats_per_char,
-            before_error=before.standard_error,
-            before_sums=before.sums.tolist(),
-            begun=now.nats_per_char,
-            chars=before.chars,
-            of_chars=self.chars,
-            blocks=len(before.sums),
-            seconds=seconds,
-            step=0,
-            nats_per_char=now.nats_per_char,
-            forgotten=0.0,
-            standard_error=None,
-        )
-        return self._compare(0, now, start, seconds, final=False)
-
-    def score_after(
-        self, step: int, predictor: Predictor, start: ParentLoss
+    def score(
+        self, step: int, predictor: Predictor, first: ParentLoss | None
     ) -> tuple[Remembered, ParentLoss]:
-        """Score it again at a step: how much was forgotten since `start`."""
-        now, seconds = self._score(predictor)
-        return self._compare(step, now, start, seconds, final=True)
-
-    def _score(self, predictor: Predictor) -> tuple[Estimate, float]:
-        started = perf_counter()
-        estimate = score_slice(predictor, self.ids, self.part, rule=self.rule)
-        assert estimate is not None
-        return estimate, perf_counter() - started
-
-    def _compare(
-        self, step: int, now: Estimate, start: ParentLoss, seconds: float, *, final: bool
-    ) -> tuple[Remembered, ParentLoss]:
-        change = Estimate(now.sums - np.array(start.before_sums), now.symbols, now.symbols_per_char)
+        """Score it at a step: how much was forgotten. The `first` time the parent's model is scored too."""
+        started, final = perf_counter(), first is not None
+        now = self._score(predictor)
+        seconds = perf_counter() - started
+        if first is None:
+            assert self.parent is not None
+            before = self._score(self.parent)
+            first = ParentLoss(
+                step=step,
+                run=self.run,
+                before=before.nats_per_char,
+                nats_per_char=now.nats_per_char,
+                forgotten=0.0,
+                standard_error=None,
+                chars=before.chars,
+                of_chars=self.chars,
+                blocks=len(before.sums),
+                before_error=before.standard_error,
+                before_sums=before.sums.tolist(),
+                begun=now.nats_per_char,
+                seconds=seconds,
+            )
+        change = replace(now, sums=now.sums - np.array(first.before_sums))
         loss = replace(
-            start,
+            first,
             step=step,
             nats_per_char=now.nats_per_char,
             forgotten=change.nats_per_char,
             standard_error=change.standard_error,
         )
-        event = Remembered(
-            step=step,
-            run=loss.run,
-            before=loss.before,
-            nats_per_char=loss.nats_per_char,
-            forgotten=loss.forgotten,
-            standard_error=loss.standard_error,
-            chars=loss.chars,
-            of_chars=loss.of_chars,
-            blocks=loss.blocks,
-            final=final,
-            seconds=seconds,
-        )
-        return event, loss
+        shared = {field.name: getattr(loss, field.name) for field in fields(OldTextLoss)}
+        return Remembered(**shared, final=final, seconds=seconds), loss
+
+    def _score(self, predictor: Predictor) -> Estimate:
+        estimate = score_slice(predictor, self.ids, self.part, rule=self.rule)
+        assert estimate is not None
+        return estimate

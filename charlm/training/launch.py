@@ -16,35 +16,14 @@ from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.errors import ResourceError
-from charlm.ngram.kneser_ney import KneserNey
 from charlm.terminal import one_line
 from charlm.threads import available, use_threads
 from charlm.training.deadline import Deadline
 from charlm.training.device import measure_gflops
 from charlm.training.finetune import Parent, division_of, load_parent_weights, main_chars, reload_parent_text
-from charlm.training.ngram_trainer import NgramSession, NgramTrainer
 from charlm.training.planner import EXTENDED, Budget, Choice, Size, first_guess, read_plan, write_plan
 from charlm.training.run_corpus import corpus_of, counted_parent
-from charlm.training.session import Session
-from charlm.training.trainer import Trainer
-
-AnySession = Session | NgramSession
-"""A run in memory; listeners and reports use only what both have."""
-
-
-def make_trainer(
-    session: AnySession,
-    run: RunFolder,
-    deadline: Deadline | None = None,
-    baseline: KneserNey | None = None,
-) -> Trainer | NgramTrainer:
-    """The trainer of a session. An n-gram model has no deadline, and no baseline.
-
-    `baseline`: n-grams to compare each evaluation with; by default the model's own prior.
-    """
-    if isinstance(session, NgramSession):
-        return NgramTrainer(session, run)
-    return Trainer(session, run, deadline, baseline)
+from charlm.training.session import NgramSession, Session, TransformerSession
 
 
 def versions() -> dict[str, str]:
@@ -64,7 +43,7 @@ def start_run(
     command: str,
     parent: Parent | None = None,
     asked: Mapping[str, Any] | None = None,
-) -> AnySession:
+) -> Session:
     """Write the files of a new run, and return its session at step 0.
 
     `command` and `asked` (the settings that were given) are recorded; a `parent` is fine-tuned. Raises
@@ -92,13 +71,13 @@ def start_run(
         parent=None if parent is None else parent.facts(),
         asked=None if asked is None else dict(asked),
     )
-    session: AnySession
+    session: Session
     if choice.model.is_ngram:
-        session = NgramSession.counted(corpus, choice.model, choice.training, choice.plan, facts)
+        session = NgramSession.of_text(corpus, choice.model, choice.training, choice.plan, facts)
     else:
         counted = parent.counted_corpus if parent is not None else None
         also = [] if counted is None else [counted.train]
-        session = Session(corpus, choice.model, choice.training, choice.plan, facts, also)
+        session = TransformerSession(corpus, choice.model, choice.training, choice.plan, facts, also)
         if parent is not None:
             load_parent_weights(session, parent)
     try:
@@ -114,7 +93,7 @@ def resume_run(
     warn: Callable[[str], None],
     threads: int | None = None,
     find_corpus: Callable[[Snapshot], Corpus] = corpus_of,
-) -> AnySession:
+) -> Session:
     """Lock a run and return the session of its newest whole checkpoint, under the plan in force.
 
     It uses as many threads as before unless told. `warn` is called with what differs from before. Raises
@@ -130,12 +109,12 @@ def resume_run(
             f"{available()} would be faster, but the results would not be bit-identical"
         )
     corpus, plan = find_corpus(snapshot), read_plan(run)
-    session: AnySession
+    session: Session
     if snapshot.model_config.is_ngram:
         session = NgramSession.resumed(snapshot, corpus, plan)
     else:
         also = [text.train for text in counted_parent(snapshot.run)]
-        session = Session.resumed(snapshot, corpus, plan, also)
+        session = TransformerSession.resumed(snapshot, corpus, plan, also)
         if session.state.parent_loss is not None:
             reload_parent_text(session, warn)
         if plan.extended_at is not None and plan.extended_at >= snapshot.step:
@@ -149,7 +128,7 @@ def resume_run(
     return session
 
 
-def _changes(session: AnySession) -> list[tuple[str, object, object]]:
+def _changes(session: Session) -> list[tuple[str, object, object]]:
     """What differs from when the run began and can change the last bits of its weights."""
     before = session.run.versions
     pairs: list[tuple[str, object, object]] = [
@@ -159,13 +138,13 @@ def _changes(session: AnySession) -> list[tuple[str, object, object]]:
     return [(what, one_line(str(old)), new) for what, old, new in pairs if old != new]
 
 
-def extend_by_steps(session: Session, run: RunFolder, steps: int) -> None:
+def extend_by_steps(session: TransformerSession, run: RunFolder, steps: int) -> None:
     """Add steps to a run, with their own warmup and cooldown, and write the plan. Raises ResourceError."""
     _extend(session, run, steps, decided=EXTENDED, steps_more=steps)
 
 
 def extend_by_seconds(
-    session: Session, run: RunFolder, seconds: float, started: float, reserve: float
+    session: TransformerSession, run: RunFolder, seconds: float, started: float, reserve: float
 ) -> Deadline:
     """Add as many steps as fit in `seconds` from `started`: a first guess, to be revised from measured steps.
 
@@ -179,7 +158,7 @@ def extend_by_seconds(
     return deadline
 
 
-def _extend(session: Session, run: RunFolder, steps: int, **facts: object) -> None:
+def _extend(session: TransformerSession, run: RunFolder, steps: int, **facts: object) -> None:
     step = session.state.step
     schedule = session.plan.schedule.extended(step, step + steps)
     session.plan = replace(session.plan, schedule=schedule).record(at_step=step, **facts)

@@ -6,6 +6,8 @@ Axes: B windows, T symbols, V symbols of the model.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -15,19 +17,21 @@ from charlm.checkpoint.run_folder import RunFacts, RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read_newest, read_snapshot
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus, Windows
-from charlm.data.tokenizer import Ids, Vocabulary
+from charlm.data.tokenizer import Ids
 from charlm.errors import CheckpointError
-from charlm.inference.predictor import TransformerPredictor
+from charlm.inference.context import ContextRule
+from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.native import compiler as native
 from charlm.native.compiler import Compilation
-from charlm.ngram.build import Built
+from charlm.ngram.build import Built, fit, spread_chars
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.ngram.prior import LogRows, TrainingPrior
 from charlm.rng import mix, uniform
 from charlm.strict_json import to_json
 from charlm.threads import threads
 from charlm.training.device import pick_device
+from charlm.training.events import Counted
 from charlm.training.guards import Divergence
 from charlm.training.held_out import HeldOut, ParentText
 from charlm.training.optimizer import LearningRates, Optimizer
@@ -36,6 +40,8 @@ from charlm.training.state import RunState, read_state
 
 PRIOR_DROPOUT_STREAM = 2
 """Separates the random numbers here from those that draw the windows."""
+NGRAM_BLOCK = 64
+"""Symbols per block in which an n-gram model is evaluated, for the standard error and for speed."""
 
 
 class PriorRows:
@@ -74,7 +80,66 @@ class PriorRows:
 
 
 class Session:
-    """A run in memory. `snapshot` takes a checkpoint of it, and `restore` returns to one, bit for bit."""
+    """A run in memory: all that its next step depends on. `snapshot` takes a checkpoint of it."""
+
+    device = torch.device("cpu")
+    predictor: Predictor
+    ngram: bytes | None = None  # the n-gram model, or the prior of a transformer, as a file
+    built: Built | None = None  # the prior of a transformer, with the limits that memory or time set to it
+    counted: Counted | None = None  # reported when an n-gram model has just been counted
+    parent_text: ParentText | None = None  # of the run that this one was fine-tuned from
+
+    def __init__(
+        self, corpus: Corpus, model: ModelConfig, training: TrainingConfig, plan: Plan, run: RunFacts
+    ) -> None:
+        self.corpus, self.plan, self.run = corpus, plan, run
+        self.model_config, self.training_config = model, training
+        counts = np.array(corpus.vocabulary.counts, dtype=np.float64)
+        share = counts / counts.sum()
+        self.state = RunState(Divergence(unigram_nats=float(-(share * np.log(share)).sum())))
+
+    @property
+    def chars_per_step(self) -> int:
+        """Symbols in a batch, or counted by an n-gram model."""
+        raise NotImplementedError
+
+    @property
+    def learned(self) -> list[tuple[str, str]]:
+        """Symbols read and size of the model, as rows of a table."""
+        raise NotImplementedError
+
+    def held_out(self, baseline: KneserNey | None = None) -> HeldOut:
+        """The evaluation on held-out text, next to a baseline."""
+        raise NotImplementedError
+
+    @contextmanager
+    def predicting(self) -> Iterator[None]:
+        """Evaluation mode: no dropout inside the block."""
+        yield
+
+    def is_finite(self) -> bool:
+        """Are all weights finite?"""
+        return True
+
+    def snapshot(self) -> Snapshot:
+        """The session as a checkpoint."""
+        self.state.threads = torch.get_num_threads()
+        return Snapshot(
+            step=self.state.step,
+            model_config=self.model_config,
+            training_config=self.training_config,
+            vocabulary=self.corpus.vocabulary,
+            weights={},
+            run=self.run,
+            ngram=self.ngram,
+            state=to_json(self.state),
+        )
+
+
+class TransformerSession(Session):
+    """A transformer that is trained; `restore` returns to a checkpoint, bit for bit."""
+
+    predictor: TransformerPredictor
 
     def __init__(
         self,
@@ -86,39 +151,43 @@ class Session:
         also_counted: Sequence[Ids] = (),
     ) -> None:
         """`also_counted`: texts whose n-grams the prior counts besides those of the training text."""
+        super().__init__(corpus, model, training, plan, run)
         assert model.block_size and training.batch_size and training.optimizer
-        self.corpus, self.plan, self.run = corpus, plan, run
-        self.model_config, self.training_config = model, training
         self.device = pick_device(training.device)
         self.windows = Windows(len(corpus.train), model.block_size, training.batch_size, training.seed)
         self.model = LanguageModel(model, corpus.vocabulary.n_symbols)
         initialise(self.model, torch.Generator().manual_seed(training.seed))
         self.model.to(self.device).train()
-        compiling = native.compile_ngram_rows() if model.prior else None  # meanwhile the text is counted
-        self.prior = self._count_prior(also_counted)
-        self.ngram: bytes | None = None  # the prior as a file
+        self.prior: TrainingPrior | None = None
         self.prior_rows: PriorRows | None = None
-        if self.prior is not None:
-            self.ngram = self.prior.model.to_bytes()
+        if model.prior:
+            assert model.prior_order is not None
+            compiling = native.compile_ngram_rows()  # meanwhile the text is counted
+            self.prior = TrainingPrior.of(
+                corpus.train,
+                corpus.vocabulary.n_symbols,
+                model.prior_order,
+                memory=training.prior_memory << 20,
+                most=training.prior_chars,
+                end=corpus.vocabulary.end,
+                beside=also_counted,
+            )
+            self.built, self.ngram = self.prior.built, self.prior.model.to_bytes()
             self.prior_rows = PriorRows(self.prior, self.windows, model.prior_dropout or 0.0, compiling)
-        accumulator = (
-            training.ngram_embedding_accumulator or 0.0
-        ) / self.chars_per_step**2  # losses are means
+        accumulator = training.ngram_embedding_accumulator or 0.0
         self.optimizer = Optimizer(
             self.model,
             training.optimizer,
             training.weight_decay,
-            ngram_embedding_accumulator=accumulator,
-            precision=training.precision or "fp32",
+            ngram_embedding_accumulator=accumulator / self.chars_per_step**2,  # losses are means
+            precision=training.precision,
         )
-        self.state = RunState(Divergence(unigram_nats(corpus.vocabulary)))
         self.predictor = TransformerPredictor(self.model, corpus.vocabulary, prior=self.kneser_ney)
-        self.parent_text: ParentText | None = None  # of the run that this one was fine-tuned from
 
     @classmethod
     def resumed(
         cls, snapshot: Snapshot, corpus: Corpus, plan: Plan, also_counted: Sequence[Ids] = ()
-    ) -> "Session":
+    ) -> "TransformerSession":
         """The session of a checkpoint, under the plan in force. Raises CheckpointError."""
         configs = snapshot.model_config, snapshot.training_config
         session = cls(corpus, *configs, plan, snapshot.run, also_counted)
@@ -130,30 +199,10 @@ class Session:
         session.restore(snapshot)
         return session
 
-    def _count_prior(self, also_counted: Sequence[Ids]) -> TrainingPrior | None:
-        config, training = self.model_config, self.training_config
-        if not config.prior:
-            return None
-        assert config.prior_order is not None
-        return TrainingPrior.of(
-            self.corpus.train,
-            self.corpus.vocabulary.n_symbols,
-            config.prior_order,
-            memory=training.prior_memory << 20,
-            most=training.prior_chars,
-            end=self.corpus.vocabulary.end,
-            beside=also_counted,
-        )
-
     @property
     def kneser_ney(self) -> KneserNey | None:
         """The n-gram model of the prior, if there is one."""
-        return self.prior.model if self.prior is not None else None
-
-    @property
-    def built(self) -> Built | None:
-        """The same, with the limits that memory or time set to it."""
-        return self.prior.built if self.prior is not None else None
+        return None if self.built is None else self.built.model
 
     @property
     def learned(self) -> list[tuple[str, str]]:
@@ -207,18 +256,8 @@ class Session:
 
     def snapshot(self) -> Snapshot:
         """The session as a checkpoint."""
-        self.state.threads = torch.get_num_threads()
-        return Snapshot(
-            step=self.state.step,
-            model_config=self.model_config,
-            training_config=self.training_config,
-            vocabulary=self.corpus.vocabulary,
-            weights=dict(self.model.state_dict()),
-            optimizer=self.optimizer.state,
-            run=self.run,
-            ngram=self.ngram,
-            state=to_json(self.state),
-        )
+        weights, optimizer = dict(self.model.state_dict()), self.optimizer.state
+        return replace(super().snapshot(), weights=weights, optimizer=optimizer)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Return to a checkpoint. Raises CheckpointError."""
@@ -253,8 +292,73 @@ class Session:
         self.state.early_stopping.rises = 0
 
 
-def unigram_nats(vocabulary: Vocabulary) -> float:
-    """Entropy of the training part's symbol frequencies, in nats per symbol."""
-    counts = np.array(vocabulary.counts, dtype=np.float64)
-    share = counts / counts.sum()
-    return float(-(share * np.log(share)).sum())
+class NgramSession(Session):
+    """An n-gram model, counted from a text or read from a checkpoint. Counting is its single step."""
+
+    predictor: NgramPredictor
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        model: ModelConfig,
+        training: TrainingConfig,
+        plan: Plan,
+        run: RunFacts,
+        ngram: KneserNey,
+    ) -> None:
+        super().__init__(corpus, replace(model, prior=True, prior_order=ngram.order), training, plan, run)
+        self.predictor, self.ngram = NgramPredictor(ngram, corpus.vocabulary), ngram.to_bytes()
+        self.state.step = plan.total_steps
+
+    @classmethod
+    def of_text(
+        cls, corpus: Corpus, model: ModelConfig, training: TrainingConfig, plan: Plan, run: RunFacts
+    ) -> "NgramSession":
+        """Count the training part. If the order is not given, the one that predicts its end best is chosen."""
+        started, vocabulary = perf_counter(), corpus.vocabulary
+        built = fit(
+            corpus.train,
+            vocabulary.n_symbols,
+            model.prior_order,
+            memory=training.prior_memory << 20,
+            most=training.prior_chars,
+            end=vocabulary.end,
+        )
+        session = cls(corpus, model, training, plan, run, built.model)
+        seconds, step, chars = perf_counter() - started, session.state.step, session.chars_per_step
+        session.state.seconds = seconds
+        session.counted = Counted(step=step, chars=chars, seconds=seconds, limits=built.limits)
+        return session
+
+    @classmethod
+    def resumed(cls, snapshot: Snapshot, corpus: Corpus, plan: Plan) -> "NgramSession":
+        """The session of a checkpoint; nothing is counted again. Raises CheckpointError."""
+        ngram = snapshot.kneser_ney()
+        assert ngram is not None, "a checkpoint of an n-gram model is not read without it"
+        if ngram.order != snapshot.model_config.prior_order:
+            raise CheckpointError("the order of the n-gram model differs from prior_order in config.json")
+        session = cls(corpus, snapshot.model_config, snapshot.training_config, plan, snapshot.run, ngram)
+        session.state = read_state(snapshot.state)
+        return session
+
+    @property
+    def chars_per_step(self) -> int:
+        """Symbols counted."""
+        n = len(self.corpus.train)
+        return sum(end - start for start, end in spread_chars(n, self.training_config.prior_chars or n))
+
+    @property
+    def learned(self) -> list[tuple[str, str]]:
+        """Symbols counted and size of the model, as rows of a table."""
+        assert self.ngram is not None
+        word, order = self.corpus.vocabulary.word, self.model_config.prior_order
+        return [
+            (f"{word}s counted", f"{self.chars_per_step:,}"),
+            ("n-grams", f"{order} {word}s of context, {len(self.ngram) / 1e6:.1f} MB"),
+        ]
+
+    def held_out(self, baseline: KneserNey | None = None) -> HeldOut:
+        """The evaluation on all of the held-out text; n-grams have no n-gram baseline."""
+        # The same predictions as by the model's own rule, NGRAM_BLOCK symbols at a time.
+        rule = ContextRule(self.predictor.rule.block_size + NGRAM_BLOCK - 1, NGRAM_BLOCK)
+        return HeldOut(self.corpus, self.predictor, None, rule, always_whole=True)

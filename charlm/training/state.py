@@ -8,6 +8,7 @@ from charlm.checkpoint.safe_io import read_verified
 from charlm.errors import CharlmError
 from charlm.strict_json import parse_json, read_as, to_json
 from charlm.terminal import one_line
+from charlm.training.events import HeldOutLoss, OldTextLoss
 from charlm.training.guards import Divergence, EarlyStopping
 
 STATES = {"done": "finished", "early": "stopped early", None: "unfinished"}
@@ -15,37 +16,13 @@ NOT_SHOWN = ("before_sums", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOutLoss:
-    """The result of an evaluation. Losses in nats per character; errors are None for a single block."""
+class ParentLoss(OldTextLoss):
+    """What the state keeps of that loss, to score the same blocks again."""
 
-    step: int
-    nats_per_char: float
-    standard_error: float | None
-    baseline_nats_per_char: float | None  # of the n-gram baseline, on the same windows
-    difference: float | None  # from the baseline; negative: the model is better
-    difference_error: float | None
-    chars: int
-    blocks: int
-    whole: bool  # was all of the held-out text scored?
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParentLoss:
-    """The loss on the held-out text of the run that this one was fine-tuned from, in nats per character."""
-
-    run: str
-    before: float  # of the parent's weights
     before_error: float | None
-    before_sums: list[float]  # nats of each block
-    begun: float  # of this run at step 0
-    chars: int
-    of_chars: int
-    blocks: int
-    seconds: float  # that scoring took
-    step: int
-    nats_per_char: float  # of this run at `step`
-    forgotten: float  # nats_per_char - before
-    standard_error: float | None
+    before_sums: list[float]  # nats of each block, by the parent
+    begun: float  # nats per character of this run at step 0
+    seconds: float  # that the first scoring took
 
 
 @dataclass

@@ -7,40 +7,27 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import inf, isfinite, nan
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from charlm.checkpoint.run_folder import RunFolder
 from charlm.errors import DivergedError, ResourceError
+from charlm.evaluation.score import Slice
 from charlm.model.masks import documents_of
+from charlm.model.transformer import LanguageModel
+from charlm.ngram.kneser_ney import KneserNey
 from charlm.terminal import one_line
+from charlm.training import events
+from charlm.training.deadline import Deadline
 from charlm.training.device import compile_blocks, keep_memory, precision_context
-from charlm.training.events import (
-    Compiled,
-    Evaluated,
-    Event,
-    Finished,
-    Planned,
-    Saved,
-    SaveFailed,
-    Skipped,
-    Stepped,
-    WentBack,
-)
+from charlm.training.events import Event
 from charlm.training.guards import COOLDOWN_GAIN, MAX_ROLLBACKS
+from charlm.training.optimizer import LearningRates
 from charlm.training.planner import Plan, write_plan
-
-if TYPE_CHECKING:
-    from charlm.checkpoint.run_folder import RunFolder
-    from charlm.evaluation.score import Slice
-    from charlm.model.transformer import LanguageModel
-    from charlm.ngram.kneser_ney import KneserNey
-    from charlm.training.deadline import Deadline
-    from charlm.training.optimizer import LearningRates
-    from charlm.training.session import Session
-    from charlm.training.signals import Stop
+from charlm.training.session import Session, TransformerSession
+from charlm.training.signals import Stop
 
 FINAL_SYMBOLS = 200_000
 """Held-out symbols scored at the end of a run without a time budget."""
@@ -48,7 +35,7 @@ PARENT_SAFETY, PARENT_RESERVE = 1.2, 0.7
 """Time kept for scoring the parent's text again at the end: the first score's seconds times SAFETY, plus RESERVE."""
 
 
-def train_step(session: "Session", rates: "LearningRates") -> tuple[float, float]:
+def train_step(session: TransformerSession, rates: LearningRates) -> tuple[float, float]:
     """One optimizer step on the next batch: its loss in nats per symbol, and the gradient norm before clipping.
 
     Where either is not finite no weight changes, which is decided on the device.
@@ -69,7 +56,7 @@ def train_step(session: "Session", rates: "LearningRates") -> tuple[float, float
 
 
 def batch_loss(
-    model: "LanguageModel", ids: Tensor, log_prior: Tensor | None = None, end: int | None = None
+    model: LanguageModel, ids: Tensor, log_prior: Tensor | None = None, end: int | None = None
 ) -> Tensor:
     """Cross-entropy in nats per symbol of windows (B, T + 1): each symbol is predicted from those before it.
 
@@ -86,10 +73,10 @@ class Trainer:
 
     def __init__(
         self,
-        session: "Session",
-        run: "RunFolder",
-        deadline: "Deadline | None" = None,
-        baseline: "KneserNey | None" = None,
+        session: Session,
+        run: RunFolder,
+        deadline: Deadline | None = None,
+        baseline: KneserNey | None = None,
     ) -> None:
         """`deadline`: for a run with a time budget. `baseline`: n-grams to compare with; default: the prior."""
         self.session, self.run_folder, self.deadline = session, run, deadline
@@ -103,7 +90,13 @@ class Trainer:
         """Steps done so far."""
         return self.session.state.step
 
-    def run(self, stop: "Stop") -> Iterator[Event]:
+    @property
+    def transformer(self) -> TransformerSession:
+        """The session; an n-gram model takes no steps."""
+        assert isinstance(self.session, TransformerSession)
+        return self.session
+
+    def run(self, stop: Stop) -> Iterator[Event]:
         """Train to the end of the plan or until `stop`; the last event is Finished.
 
         Raises DivergedError when rolling back did not help, ResourceError when the last checkpoint cannot be
@@ -111,7 +104,9 @@ class Trainer:
         """
         session, deadline = self.session, self.deadline
         keep_memory()
-        if not self.run_folder.steps():
+        if session.counted is not None:
+            yield session.counted
+        elif not self.run_folder.steps():
             yield from self._evaluate_parent()
             yield from self._save()
         if deadline is not None and session.state.parent_loss is not None:
@@ -131,14 +126,14 @@ class Trainer:
     def _guarded_step(self) -> Iterator[Event]:
         """Take a step and report it; roll back if the loss has diverged."""
         started = perf_counter()
-        state, rates = self.session.state, self.session.learning_rates()
-        loss, norm = train_step(self.session, rates)
+        state, rates = self.session.state, self.transformer.learning_rates()
+        loss, norm = train_step(self.transformer, rates)
         seconds = perf_counter() - started
         state.step += 1
         state.seconds += seconds
         if isfinite(loss) and isfinite(norm):
             state.updates += 1
-            yield Stepped(
+            yield events.Stepped(
                 step=state.step,
                 loss=loss,
                 learning_rate=rates.adamw,
@@ -149,12 +144,12 @@ class Trainer:
         else:
             state.skipped.append(state.step)
             loss = nan
-            yield Skipped(step=state.step)
+            yield events.Skipped(step=state.step)
         reason = state.divergence.update(loss)
         if reason is not None:
             yield self._roll_back(reason)
 
-    def _roll_back(self, reason: str) -> WentBack:
+    def _roll_back(self, reason: str) -> events.WentBack:
         """Return to the last checkpoint, at half the learning rate and with later batches."""
         diverged_at = self.step
         if self.session.state.returns >= MAX_ROLLBACKS:
@@ -162,16 +157,18 @@ class Trainer:
                 f"training diverged again at step {diverged_at} ({reason}) after {MAX_ROLLBACKS} rollbacks; try a "
                 "lower --learning-rate"
             )
-        to_step = self.session.roll_back(self.run_folder)
+        to_step = self.transformer.roll_back(self.run_folder)
         factor = self.session.state.rate_factor
-        return WentBack(step=diverged_at, to_step=to_step, reason=reason, rate_factor=factor)
+        return events.WentBack(step=diverged_at, to_step=to_step, reason=reason, rate_factor=factor)
 
-    def _after_step(self, stop: "Stop") -> Iterator[Event]:
+    def _after_step(self, stop: Stop) -> Iterator[Event]:
         """What is due between steps: a new plan, an evaluation, a checkpoint."""
         session, deadline, plan = self.session, self.deadline, self.session.plan
         if deadline is not None and deadline.first_plan_due(plan.total_steps - self.step):
-            windows, config = self.held_out.windows(), session.training_config
-            yield self._replan(deadline.first_plan(plan, self.step, session.windows, windows, config))
+            windows, held_out = self.transformer.windows, self.held_out.windows()
+            yield self._replan(
+                deadline.first_plan(plan, self.step, windows, held_out, session.training_config)
+            )
         # The first plan chooses the windows that all evaluations have in common.
         ready = deadline is None or deadline.has_eval_windows
         due = self.step % session.plan.eval_every == 0 and self.step < session.plan.total_steps
@@ -185,14 +182,14 @@ class Trainer:
         if overdue and not session.state.divergence.suspected:
             yield from self._save()
 
-    def _replan(self, plan: Plan) -> Planned:
+    def _replan(self, plan: Plan) -> events.Planned:
         """Put a new plan in force; it is on the disk before any step depends on it."""
         self.session.plan = plan
         write_plan(self.run_folder, plan)
-        return Planned(step=self.step, total_steps=plan.total_steps, decision=plan.decisions[-1])
+        return events.Planned(step=self.step, total_steps=plan.total_steps, decision=plan.decisions[-1])
 
-    def _compile(self) -> Compiled:
-        session, started = self.session, perf_counter()
+    def _compile(self) -> events.Compiled:
+        session, started = self.transformer, perf_counter()
         config, model = session.training_config, session.model
         assert config.batch_size
         ids = torch.zeros(config.batch_size // config.grad_accum, model.block_size + 1, dtype=torch.long)
@@ -202,11 +199,11 @@ class Trainer:
                 return batch_loss(model, ids.to(session.device), end=session.corpus.vocabulary.end)
 
         failure = compile_blocks(model, trial_loss)
-        return Compiled(step=self.step, seconds=perf_counter() - started, failure=failure)
+        return events.Compiled(step=self.step, seconds=perf_counter() - started, failure=failure)
 
     # --- evaluating ---------------------------------------------------------------------------
 
-    def _evaluate_and_save(self, stop: "Stop") -> Iterator[Event]:
+    def _evaluate_and_save(self, stop: Stop) -> Iterator[Event]:
         """Evaluate on held-out text, save the best checkpoint, and stop a run that overfits."""
         before = replace(self.session.state.early_stopping)
         yield from self._evaluate(stop, self.held_out.windows(self.session.plan.eval_chars))
@@ -218,45 +215,40 @@ class Trainer:
         patience = self.session.training_config.patience
         self._stopped_early = bool(patience) and state.early_stopping.rises >= patience
 
-    def _evaluate(self, stop: "Stop", part: "Slice", *, final: bool = False) -> Iterator[Event]:
-        """Score the windows of `part`, update early stopping and the deadline, and report the score.
+    def _evaluate(self, stop: Stop, part: Slice, *, final: bool = False) -> Iterator[Event]:
+        """Score the windows of `part` and report it; where the loss is not finite, roll back.
 
         Early stopping compares evaluations on the windows that all have in common; the final one, whose own
         differ, scores those too.
         """
         started = perf_counter()
-        session, state, deadline = self.session, self.session.state, self.deadline
-        common = self.held_out.windows(session.plan.eval_chars).windows if final else part.windows
-        scored = tuple(sorted({*part.windows, *common}))
+        session, state = self.session, self.session.state
+        common = self.held_out.windows(session.plan.eval_chars) if final else part
         with session.predicting():
-            estimate = self.held_out.score(replace(part, windows=scored), stop.is_set)
-        if estimate is None:
+            scores = self.held_out.score(part, common, stop.is_set)
+        if scores is None:
             return
-        if not isfinite(estimate.nats_per_char):
+        if not scores.is_finite:
             yield self._roll_back("the held-out loss was not finite")
             return
         seconds = perf_counter() - started
-        compared = estimate.of_windows(scored, common)
         # At a high learning rate a small rise means nothing; the final evaluation cannot stop anything.
         margin = inf if final else 0.0 if session.plan.schedule.is_cooling(self.step) else COOLDOWN_GAIN
-        is_best = state.early_stopping.update(self.step, compared.blocks, margin)
-        event: Evaluated = self.held_out.record(
-            state,
-            part,
-            estimate.of_windows(scored, part.windows),
-            self.held_out.score_baseline(part, stop.is_set),
-            compared=compared,
+        is_best = state.early_stopping.update(self.step, scores.common.blocks, margin)
+        state.last_evaluation = self.held_out.loss(self.step, part, scores.own, stop.is_set)
+        yield events.Evaluated(
+            **vars(state.last_evaluation),
+            compared_nats_per_char=scores.common.nats_per_char,
+            of_chars=session.corpus.held_out_chars,
             is_best=is_best,
+            rises=state.early_stopping.rises,
             final=final,
             seconds=seconds,
         )
-        yield event
-        if deadline is not None:
-            deadline.window_seconds = seconds / len(scored)
-            deadline.evaluation_seconds = perf_counter() - started
-            deadline.listener_seconds = deadline.evaluation_seconds - seconds
+        if self.deadline is not None:
+            self.deadline.add_evaluation(scores.windows, seconds, perf_counter() - started)
 
-    def _final_windows(self) -> "Slice":
+    def _final_windows(self) -> Slice:
         if self.deadline is None:
             return self.held_out.windows(FINAL_SYMBOLS)
         whole = self.held_out.windows()
@@ -271,14 +263,10 @@ class Trainer:
             return
         step, predictor = self.step, session.predictor
         if final and self._stopped_early:
-            step, predictor = session.best_predictor(self.run_folder)
+            step, predictor = self.transformer.best_predictor(self.run_folder)
         with session.predicting():
-            if final:
-                assert state.parent_loss is not None
-                event, state.parent_loss = text.score_after(step, predictor, state.parent_loss)
-            else:
-                event, state.parent_loss = text.score_before(predictor)
-                session.parent_text = replace(text, parent=None)  # which may be large
+            event, state.parent_loss = text.score(step, predictor, state.parent_loss)
+        session.parent_text = replace(text, parent=None)  # which may be large
         yield event
 
     # --- saving and finishing -----------------------------------------------------------------
@@ -294,16 +282,16 @@ class Trainer:
             path = self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)
         except OSError as error:
             if not self._save_failed:
-                yield SaveFailed(step=self.step, reason=error.strerror or str(error))
+                yield events.SaveFailed(step=self.step, reason=error.strerror or str(error))
             self._save_failed = True
             return
         self._save_failed = False
         seconds = perf_counter() - started
         if self.deadline is not None:
             self.deadline.save_seconds = seconds
-        yield Saved(step=self.step, path=str(path), seconds=seconds)
+        yield events.Saved(step=self.step, path=str(path), seconds=seconds)
 
-    def _finish(self, stop: "Stop") -> Iterator[Event]:
+    def _finish(self, stop: Stop) -> Iterator[Event]:
         """The final evaluation, the last checkpoint and the last event."""
         state = self.session.state
         if not self._stopped_early and not stop.is_set():
@@ -322,9 +310,10 @@ class Trainer:
         best = state.early_stopping.best_step
         yield from self._save(best=best == self.step)
         if self._save_failed:
+            again = "resume the run" if self.run_folder.steps() else "train again"
             raise ResourceError(
                 f"the last checkpoint, of step {self.step}, could not be written to "
-                f"{one_line(str(self.run_folder.path))}; free some space and resume the run"
+                f"{one_line(str(self.run_folder.path))}; free some space and {again}"
             )
         total = self.session.plan.total_steps
-        yield Finished(step=self.step, reason=reason, best_step=best, total_steps=total)
+        yield events.Finished(step=self.step, reason=reason, best_step=best, total_steps=total)
