@@ -1,10 +1,8 @@
 """The Python API: `charlm.train`, `train_events`, `resume`, and `load` with its `Run`. The command line is built on it."""
 
 import os
-import signal
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +10,6 @@ from dataclasses import replace
 from math import log
 from pathlib import Path
 from time import perf_counter
-from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -24,43 +21,9 @@ from charlm.threads import threads_restored
 from charlm.training.describe import several
 from charlm.training.events import Evaluated, Event, Stepped
 from charlm.training.request import Messages, Prepared, TrainRequest, budget_seconds, moved_text, prepare
+from charlm.training.signals import stop_on_interrupt
 
 __all__ = ["Run", "load", "resume", "train", "train_events"]
-
-
-class StopOnInterrupt:
-    """While entered, the first KeyboardInterrupt (SIGINT) only sets the flag; a second one is raised as usual.
-
-    Outside the main thread, where Python allows no handlers, interrupts are left as they are.
-    """
-
-    def __init__(self) -> None:
-        self.reason: str | None = None
-        self._before: Any = None
-
-    def is_set(self) -> bool:
-        """Should training end after this step?"""
-        return self.reason is not None
-
-    def set(self) -> None:
-        """End training after this step."""
-        self.reason = "SIGINT"
-
-    def __enter__(self) -> "StopOnInterrupt":
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._interrupt)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self.is_set():
-            raise KeyboardInterrupt
-        self.set()
 
 
 def train(
@@ -88,18 +51,7 @@ def train(
 
     Raises UsageError, TextError, CheckpointError, DivergedError and ResourceError, as the command does.
     """
-    job = _begin(
-        "train",
-        paths,
-        settings,
-        texts=texts,
-        time=time,
-        steps=steps,
-        run=run,
-        from_run=from_run,
-        checkpoint=checkpoint,
-        checkpoints=checkpoints,
-    )
+    job = _begin("train", paths, settings, texts, time, steps, run, from_run, checkpoint, checkpoints)
     return _train_to_end(job, progress)
 
 
@@ -120,19 +72,9 @@ def train_events(
     Finished is "SIGINT". So it is when the loop is left by `break`, but nothing more is yielded. Invalid
     arguments are refused at the call, before the first event.
     """
-    job = _begin(
-        "train_events",
-        paths,
-        settings,
-        texts=texts,
-        time=time,
-        steps=steps,
-        run=run,
-        from_run=from_run,
-        checkpoint=checkpoint,
-        checkpoints=checkpoints,
+    return _events(
+        _begin("train_events", paths, settings, texts, time, steps, run, from_run, checkpoint, checkpoints)
     )
-    return _events(job)
 
 
 def resume(
@@ -161,7 +103,7 @@ def resume(
             folder,
             messages,
             started=started,
-            time=None if time is None else _seconds(time),
+            time=None if time is None else budget_seconds(_time_text(time) or ""),
             steps=steps,
             threads=threads,
             moved=moved_text([os.fspath(path) for path in paths]),
@@ -176,7 +118,6 @@ def _begin(
     function: str,
     paths: Sequence[str | os.PathLike[str]],
     settings: dict[str, Any],
-    *,
     texts: Sequence[str] | None,
     time: str | float | None,
     steps: int | None,
@@ -195,14 +136,21 @@ def _begin(
     if steps is not None and (type(steps) is not int or steps < 1):
         raise UsageError(f"steps is {steps!r}; it must be a whole number, at least 1")
     words = [repr(os.fspath(path)) for path in paths] + ["texts=[...]"] * (texts is not None)
-    given = {"time": time, "steps": steps, "run": run, "from_run": from_run, "checkpoint": checkpoint}
-    words += [f"{name}={value!r}" for name, value in {**given, **settings}.items() if value is not None]
+    given = {
+        "time": time,
+        "steps": steps,
+        "run": run,
+        "from_run": from_run,
+        "checkpoint": checkpoint,
+        **settings,
+    }
+    words += [f"{name}={value!r}" for name, value in given.items() if value is not None]
     if settings.get("val_file") is not None:
         settings["val_file"] = os.path.expanduser(os.fspath(settings["val_file"]))
     request = TrainRequest.of(
         settings,
         paths=tuple(os.path.expanduser(os.fspath(path)) for path in paths),
-        time=time if time is None or isinstance(time, str) else f"{time:f}",
+        time=_time_text(time),
         steps=steps,
         run=run,
         root=runs_root(checkpoints),
@@ -232,20 +180,21 @@ def _prepare_texts(request: TrainRequest, texts: Sequence[str], messages: Messag
     return replace(prepared, loaded=loaded, request=request)
 
 
-def _seconds(time: str | float) -> float:
-    return budget_seconds(time if isinstance(time, str) else f"{time:f}")
+def _time_text(time: str | float | None) -> str | None:
+    """A time as `charlm train --time` takes it."""
+    return time if time is None or isinstance(time, str) else f"{time:f}"
 
 
 def _events(job: TrainingJob) -> Iterator[Event]:
     """Train to the end or an interrupt, and write the report; so too when the caller leaves the loop."""
-    with threads_restored(), StopOnInterrupt() as stop:
+    with threads_restored(), stop_on_interrupt() as stop:
         torch.set_num_threads(job.threads)
         events = job.events(stop)
         for event in events:
             try:
                 yield event
             except GeneratorExit:
-                stop.set()
+                stop.reason = "SIGINT"
                 for _ in events:
                     pass
                 if job.last is not None:

@@ -11,8 +11,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any
 
 NAMES = ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
 """SIGUSR1 and SIGUSR2 are early warnings of batch systems, SIGXCPU of a CPU limit; SIGBREAK is Windows' own."""
@@ -93,44 +93,53 @@ def _restore(before: dict[int, Any]) -> None:
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-class Stop(Protocol):
-    """Anything that can say that training should end after this step."""
+class Stop:
+    """Tells whether training should end after this step, and for what reason."""
 
-    reason: str | None
+    reason: str | None = None
 
     def is_set(self) -> bool:
-        """Should it?"""
+        """Should training end?"""
+        return self.reason is not None
 
 
-class StopSignals:
-    """While entered, the first signal sets the flag; a second Ctrl-C leaves at once with 130.
+@contextmanager
+def stop_on_interrupt() -> Iterator[Stop]:
+    """Within it, the first SIGINT sets the stop that is yielded; a second one raises KeyboardInterrupt."""
+    stop = Stop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.reason = "SIGINT"
+
+    before = _handle([int(signal.SIGINT)], handle)
+    try:
+        yield stop
+    finally:
+        _restore(before)
+
+
+class StopSignals(Stop):
+    """While entered, the first signal sets the stop; a second Ctrl-C leaves at once with 130.
 
     `announce` is called with the signal's name, in another thread, as soon as one arrives.
     """
 
     def __init__(self, announce: Callable[[str], None]) -> None:
         self._announce = announce
-        self._event = threading.Event()
-        self._signals = {number: name for name, number in NUMBERS.items()}
-        self._before: dict[int, Any] = {}
-        self.reason: str | None = None
-
-    def is_set(self) -> bool:
-        """Has a signal come?"""
-        return self._event.is_set()
+        self._names = {number: name for name, number in NUMBERS.items()}
 
     def __enter__(self) -> "StopSignals":
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._fd_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        self._before = _handle(list(self._signals), _leave_to_thread)
+        self._before = _handle(list(self._names), lambda number, frame: None)  # the thread has it
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         signal.set_wakeup_fd(self._fd_before)
         _restore(self._before)
         self._writer.close()
@@ -139,19 +148,9 @@ class StopSignals:
 
     def _listen(self) -> None:
         while data := self._reader.recv(16):
-            for number in data:
-                self._arrived(self._signals.get(number))
-
-    def _arrived(self, name: str | None) -> None:
-        if name is None:
-            return
-        if self.is_set() and name == "SIGINT":
-            os._exit(EXIT_CODES[name])
-        if not self.is_set():
-            self.reason = name
-            self._event.set()
-            self._announce(name)
-
-
-def _leave_to_thread(number: int, frame: FrameType | None) -> None:
-    """Do nothing: the thread has the signal already."""
+            for name in filter(None, map(self._names.get, data)):
+                if not self.is_set():
+                    self.reason = name
+                    self._announce(name)
+                elif name == "SIGINT":
+                    os._exit(EXIT_CODES[name])
