@@ -1,7 +1,6 @@
 """How many threads to compute with: what was asked for, else the CPUs that this process may use."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil
@@ -79,64 +78,24 @@ def limits(root: Path | None = None) -> dict[str, int]:
 def cgroup_cpus(root: Path) -> int | None:
     """The CPUs that the cgroups of this process allow, rounded up; None where they set no limit.
 
-    A limit may be set on any cgroup from that of the process up to the top of the hierarchy.
+    A limit may be set on any cgroup from that of the process up to the top of the hierarchy. In a container the path
+    of the process may not exist, but the top does.
     """
-    shares = [
-        share
-        for top, folder in _cgroups(root)
-        for place in (folder, *folder.parents)
-        if place.is_relative_to(top) and (share := _share(place)) is not None
-    ]
+    shares = []
+    mine = (line.split(":", 2) for line in _lines(root / "proc/self/cgroup") if line.count(":") >= 2)
+    for _, controllers, path in mine:
+        tops = [""] if not controllers else ["cpu", "cpu,cpuacct"] if "cpu" in controllers.split(",") else []
+        for top in (root / "sys/fs/cgroup" / name for name in tops):  # version 2, or the names of version 1
+            folder = top / path.lstrip("/")
+            places = [place for place in (folder, *folder.parents) if place.is_relative_to(top)]
+            shares += [share for place in places if (share := _share(place)) is not None]
     return max(1, ceil(min(shares))) if shares else None
-
-
-def _cgroups(root: Path) -> Iterator[tuple[Path, Path]]:
-    """The top of each hierarchy that can limit CPUs, and the cgroup of this process in it."""
-    mounts = list(_mounts(root))
-    for line in _lines(root / "proc/self/cgroup"):
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        for is_v2, mounted, top in mounts:
-            if is_v2 == (not controllers):
-                yield top, top / _below(path, mounted)
-
-
-def _below(path: str, mounted: str) -> str:
-    """The path of a cgroup below a mount of `mounted`; the mount itself where it is not below."""
-    mounted = mounted.rstrip("/")
-    below = path.startswith(mounted + "/") and ".." not in path.split("/")
-    return path[len(mounted) :].lstrip("/") if below else ""
-
-
-def _mounts(root: Path) -> Iterator[tuple[bool, str, Path]]:
-    """Of each mounted hierarchy that can limit CPUs: is it version 2, which cgroup is mounted, and where."""
-    found = False
-    for line in _lines(root / "proc/self/mountinfo"):
-        before, _, after = line.partition(" - ")
-        fields, kind = before.split(" "), after.split(" ")
-        if len(fields) < 5 or len(kind) < 3:
-            continue
-        if kind[0] == "cgroup2" or (kind[0] == "cgroup" and "cpu" in kind[2].split(",")):
-            found = True
-            yield kind[0] == "cgroup2", _plain(fields[3]), root / _plain(fields[4]).lstrip("/")
-    if not found:  # where they usually are
-        yield True, "/", root / "sys/fs/cgroup"
-        for name in ("cpu", "cpu,cpuacct"):
-            yield False, "/", root / "sys/fs/cgroup" / name
-
-
-def _plain(field: str) -> str:
-    """A path of mountinfo, in which spaces and the like are octal escapes."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def _share(cgroup: Path) -> float | None:
     """How many CPUs' time one cgroup allows: quota / period, in version 2 or 1; None where it sets no limit."""
-    both = " ".join(_lines(cgroup / "cpu.max")).split()
-    if not both:
-        both = [*_lines(cgroup / "cpu.cfs_quota_us"), *_lines(cgroup / "cpu.cfs_period_us")]
+    names = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
+    both = " ".join(line for name in names for line in _lines(cgroup / name)).split()
     try:
         quota, period = map(int, both)
     except ValueError:  # "max", missing, or not what it should be

@@ -11,11 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.errors import CheckpointError
-from charlm.ngram.build import build, count_unigram, fit, lower_orders, spread_chars, tail_losses
-from charlm.ngram.folds import bounds, count_in_folds, fold_of, levels_with_folds
+from charlm.ngram.build import (
+    build,
+    count_parts,
+    count_unigram,
+    fit,
+    fold_edges,
+    fold_of,
+    lower_orders,
+    split_spans,
+    spread_chars,
+    tail_losses,
+)
 from charlm.ngram.grams import Grams, Packing, count
 from charlm.ngram.kneser_ney import KneserNey
-from charlm.ngram.table import discounts, levels
+from charlm.ngram.table import discounts, levels, levels_with_folds
 from tests.plain_kneser_ney import Plain, by_paper
 
 SYMBOLS = 4
@@ -142,7 +152,7 @@ def test_too_many_grams_lower_the_order() -> None:
 def test_folds_are_contiguous_and_cover_the_text(n: int, n_folds: int) -> None:
     folds = fold_of(np.arange(n), n, n_folds)
     assert (np.diff(folds) >= 0).all() and folds[0] >= 0 and folds[-1] < n_folds
-    edges = bounds(n, n_folds)
+    edges = fold_edges(n, n_folds)
     assert [int((folds == f).sum()) for f in range(n_folds)] == np.diff(edges).tolist()
 
 
@@ -154,7 +164,9 @@ def test_without_a_fold_is_counted_from_the_others(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("charlm.ngram.kneser_ney.DENSE_NUMBERS", dense)
         ids, packing = np.array(text), Packing(SYMBOLS)
-        order, parts = count_in_folds(ids, packing, order, [(0, len(ids))], n_folds)
+        order, parts = count_parts(
+            [(ids, part) for part in split_spans([(0, len(ids))], len(ids), n_folds)], packing, order
+        )
         model = KneserNey(packing, *levels_with_folds(parts, packing, order))
     whole = Plain(text, SYMBOLS, order)
     folds = fold_of(np.arange(len(ids)), len(ids), n_folds)
@@ -174,15 +186,17 @@ def test_without_a_fold_is_counted_from_the_others(
 def test_folds_of_parts_of_a_text_and_of_little_memory() -> None:
     text, packing = np.random.default_rng(1).integers(0, 30, 200_000), Packing(30)
     spans = [(1000, 90_000), (120_000, 170_000)]
-    order, parts = count_in_folds(text, packing, 5, spans, 7, memory=1 << 18)
+    order, parts = count_parts(
+        [(text, part) for part in split_spans(spans, len(text), 7)], packing, 5, memory=1 << 18
+    )
     assert order < 5
     found, shares = levels_with_folds(parts, packing, order)
     _, grams = count(text, packing, order, spans)
     for level, expected, share in zip(found, levels(grams, packing, order), shares, strict=True):
         np.testing.assert_array_equal(level.contexts, expected.contexts)
         np.testing.assert_array_equal(level.counts, expected.counts)
-        assert (share.counts.sum(axis=0) <= level.counts).all()
-    np.testing.assert_array_equal(shares[-1].counts.sum(axis=0), found[-1].counts)
+        assert (share.sum(axis=0) <= level.counts).all()
+    np.testing.assert_array_equal(shares[-1].sum(axis=0), found[-1].counts)
 
 
 def test_nothing_counted_is_uniform() -> None:

@@ -25,10 +25,10 @@ from charlm.inference.context import ContextRule
 from charlm.inference.generate import Ended, Piece, generate
 from charlm.inference.predictor import NgramPredictor, TransformerPredictor
 from charlm.model.transformer import LanguageModel, initialise
-from charlm.ngram.build import build
-from charlm.ngram.folds import count_in_folds, levels_with_folds
+from charlm.ngram.build import build, count_parts, split_spans
 from charlm.ngram.grams import Packing
 from charlm.ngram.kneser_ney import KneserNey
+from charlm.ngram.table import levels_with_folds
 from tests.plain_kneser_ney import BEFORE, Plain
 from tests.reading import text_with_ends
 from tests.test_sampling import Mock
@@ -238,16 +238,14 @@ def test_what_a_fold_leaves_out_is_what_it_has(documents: list[list[int]], order
     ids = np.array([symbol for document in documents for symbol in [*document, E]])
     packing = Packing(4, E)
     bounds = np.arange(n_folds + 1) * len(ids) // n_folds
-    whole = KneserNey(
-        packing,
-        *levels_with_folds(count_in_folds(ids, packing, order, [(0, len(ids))], n_folds)[1], packing, order),
-    )
+    folds = [(ids, part) for part in split_spans([(0, len(ids))], len(ids), n_folds)]
+    whole = KneserNey(packing, *levels_with_folds(count_parts(folds, packing, order)[1], packing, order))
     for fold in range(n_folds):
         spans = [(0, int(bounds[fold])), (int(bounds[fold + 1]), len(ids))]
-        rest = count_in_folds(ids, packing, order, spans, 1)[1]
+        rest = count_parts([(ids, spans)], packing, order)[1]
         without, _ = levels_with_folds(rest, packing, order)
         for level, share, other in zip(whole.levels, whole.fold_counts or (), without, strict=True):
-            left = level.counts.astype(int) - share.counts[fold]
+            left = level.counts.astype(int) - share[fold]
             there = left > 0
             assert np.array_equal(level.gram_keys(packing)[there], other.gram_keys(packing))
             assert np.array_equal(left[there], other.counts)

@@ -21,8 +21,7 @@ from charlm.data.prepare import prepare
 from charlm.errors import CheckpointError, UsageError
 from charlm.evaluation.score import score_slice
 from charlm.inference.predictor import TransformerPredictor
-from charlm.ngram.build import build
-from charlm.ngram.folds import FOLDS
+from charlm.ngram.build import FOLDS, build
 from charlm.ngram.prior import TrainingPrior
 from charlm.training.events import Event, Remembered
 from charlm.training.finetune import Parent, choose_finetuning, inherit_model, inherit_training

@@ -11,7 +11,7 @@ from charlm.checkpoint.run_folder import CorpusFacts, RunFacts
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
-from charlm.evaluation.adaptive import BLOCK, MODEL, NGRAM, DynamicModel, Learners, scoring_online
+from charlm.evaluation.adaptive import BLOCK, MODEL, NGRAM, DynamicModel, scoring_online
 from charlm.evaluation.report import evaluate
 from charlm.evaluation.score import Score, score_text
 from charlm.inference.context import ContextRule
@@ -56,11 +56,10 @@ def learned(
     of: Snapshot, *texts: str, rate: float = 0.02, frozen: bool = False, stride: int | None = None
 ) -> dict[str, Score]:
     rule = ContextRule.of_model(of.model_config, stride)
-    learners = Learners.of(of, rule)
-    if frozen and learners.prior is not None:
-        learners = replace(learners, prior=Frozen(learners.prior.model))
-    learners = replace(learners, model=DynamicModel(learners.model.predictor, rule, rate))
-    work = scoring_online(learners, [(str(i), text) for i, text in enumerate(texts)])
+    model = DynamicModel(of, rule, rate)
+    if frozen and model.prior is not None:
+        model.prior = Frozen(model.prior.model)
+    work = scoring_online(model, [(str(i), text) for i, text in enumerate(texts)])
     while True:
         try:
             next(work)

@@ -17,8 +17,7 @@ from charlm.inference.predictor import NgramPredictor, TransformerPredictor
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.native import compiler as compiled
 from charlm.native.ngram_rows import Cursor
-from charlm.ngram.build import build
-from charlm.ngram.folds import FOLDS, bounds
+from charlm.ngram.build import FOLDS, build, fold_edges
 from charlm.ngram.grams import Packing
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.ngram.prior import TrainingPrior
@@ -240,7 +239,7 @@ def test_single_characters_are_read_as_many_are(corpus: Corpus, in_c: bool, n: i
 def test_a_position_never_sees_the_counts_of_its_own_fold() -> None:
     text = np.random.default_rng(1).integers(0, V, 600).astype(np.uint8)
     prior = TrainingPrior.of(text, V, 2, memory=1 << 28, most=None)
-    first, last = bounds(len(text), FOLDS)[3:5].tolist()
+    first, last = fold_edges(len(text), FOLDS)[3:5].tolist()
     changed = text.copy()
     changed[first : last - 2] = (text[first : last - 2] + 1) % V  # but for what the next fold looks back at
     other = TrainingPrior.of(changed, V, 2, memory=1 << 28, most=None)

@@ -16,8 +16,7 @@ from charlm.data.prepare import prepare
 from charlm.data.stream import Block
 from charlm.data.tokenizer import END, without_ends
 from charlm.errors import TextError
-from charlm.ngram.build import build
-from charlm.ngram.folds import FOLDS
+from charlm.ngram.build import FOLDS, build
 from tests.reading import text_with_ends
 
 SHARES = st.sampled_from([0.0, 0.05, 0.1, 0.3, 0.45])

@@ -349,7 +349,7 @@ def load_run(root: Path, name: str | None, checkpoint: str | None = None) -> "Ru
 
 
 def finish(work: Generator[Any, None, T], what: str) -> T:
-    """Do all of the work, which yields its progress (`symbols`, `of`), show a live line, and return its result."""
+    """Do all of the work, which yields how much is done, and of how much, show a live line, and return its result."""
     with working(what) as watch:
         while True:
             try:
@@ -357,4 +357,4 @@ def finish(work: Generator[Any, None, T], what: str) -> T:
             except StopIteration as end:
                 result: T = end.value
                 return result
-            watch(what, progress.symbols, progress.of)
+            watch(what, *progress)

@@ -144,10 +144,10 @@ def _check_learns(snapshot: "Snapshot") -> None:
 
 def _with_online_figures(evaluation: "Evaluation", snapshot: "Snapshot") -> "Evaluation":
     """The same with the figures of what learns as it reads; a live line meanwhile."""
-    from charlm.evaluation.adaptive import Learners, scoring_online
+    from charlm.evaluation.adaptive import DynamicModel, scoring_online
 
     texts = [(text.name, text.text) for text in evaluation.figure.texts]
-    work = scoring_online(Learners.of(snapshot, evaluation.rule), texts)
+    work = scoring_online(DynamicModel(snapshot, evaluation.rule), texts)
     return replace(evaluation, online=finish(work, "learning as it reads"))
 
 

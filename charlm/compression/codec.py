@@ -39,12 +39,16 @@ from charlm.errors import CheckpointError, TextError
 from charlm.inference.predictor import Predictor, predictor_of
 from charlm.strict_json import dump_json
 from charlm.terminal import one_line
+from charlm.threads import threads_restored
 
 WIDE_ENCODINGS = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 """Encodings recognised by a byte-order mark, which stays one of the characters."""
-THREADS, MOST_THREADS = 1, 1024
-"""Threads that compute by default, and at most. The number changes how sums are rounded."""
+THREADS = 1
+"""Threads that compute by default. The number changes how sums are rounded."""
 SYMBOLS_A_REPORT = 512
+
+Progress = tuple[int, int]
+"""Symbols done, and of how many."""
 
 _NOT_UTF8 = re.compile("([\udc80-\udcff]+)")
 
@@ -109,13 +113,9 @@ def encoding_of(data: bytes, usual: str | None) -> str:
 @contextmanager
 def exactly_threads(threads: int) -> Iterator[None]:
     """Make torch and NumPy's matrix products use exactly this many threads inside the `with` block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with threadpool_limits(threads):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with threads_restored(), threadpool_limits(threads):
+        torch.set_num_threads(threads)
+        yield
 
 
 def environment(precision: torch.dtype, threads: int = THREADS) -> Environment:
@@ -136,14 +136,6 @@ def environment(precision: torch.dtype, threads: int = THREADS) -> Environment:
         precision=str(precision).removeprefix("torch."),
         threads=threads,
     )
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How many symbols are done."""
-
-    symbols: int
-    of: int
 
 
 @dataclass(frozen=True)
@@ -192,10 +184,6 @@ def decompressing(file: bytes, label: str, snapshot: Snapshot) -> Generator[Prog
     """
     header, payload = unpack(file, label)
     predictor = predictor_of(snapshot)
-    if not 1 <= header.environment.threads <= MOST_THREADS:
-        raise TextError(
-            f"{one_line(label)} is damaged: invalid number of threads in its header. Get the file again."
-        )
     with exactly_threads(header.environment.threads):
         _check_same(header, snapshot, predictor, label)
         try:
@@ -282,7 +270,7 @@ class _Streams:
         """Progress after step t, every SYMBOLS_A_REPORT symbols."""
         every = max(1, SYMBOLS_A_REPORT // self._streams)
         if (t + 1) % every == 0 or t + 1 == self.steps:
-            yield Progress(min((t + 1) * self._streams, self._n), self._n)
+            yield min((t + 1) * self._streams, self._n), self._n
 
     def joined(self, columns: list[NDArray[np.int64]]) -> Ids:
         """The streams joined to one text: (N,)."""

@@ -8,19 +8,18 @@ Integers are little-endian. The header says what the decoder needs, and the hash
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields
 
 from charlm.errors import CheckpointError, TextError
-from charlm.strict_json import dump_json, parse_json
+from charlm.strict_json import dump_json, from_json, parse_json, to_json
 from charlm.terminal import one_line
 
 MAGIC = b"charlm"
 VERSION = 1
 FRAME = struct.Struct("<6sBHI")
 HEADER_LIMIT = 4096
-LONGEST_NAME = 100
-MOST_BYTES = 1 << 40
+MOST_BYTES = 1 << 42
+MOST_THREADS = 1024
 MOST_STREAMS = 64
 FEWEST_CHARS = 20_000
 """Minimum length of a stream; each starts without context, which costs bits."""
@@ -75,13 +74,6 @@ class Header:
     payload_crc32: int
     encoding: str = ""  # of the original, unless it is UTF-8
 
-    def to_json(self) -> dict[str, Any]:
-        """One flat object."""
-        own = {name: value for name, value in vars(self).items() if name not in ("environment", "model")}
-        if not self.encoding:
-            del own["encoding"]
-        return {**asdict(self.environment), **asdict(self.model), **own}
-
 
 def streams_for(chars: int) -> int:
     """How many streams a text of that length is cut into."""
@@ -90,7 +82,11 @@ def streams_for(chars: int) -> int:
 
 def pack(header: Header, payload: bytes) -> bytes:
     """The bytes of the file."""
-    plain = dump_json(header.to_json(), compact=True)
+    values = to_json(header)
+    values = {**values.pop("environment"), **values.pop("model"), **values}  # one flat object
+    if not header.encoding:
+        del values["encoding"]
+    plain = dump_json(values, compact=True)
     assert len(plain) <= HEADER_LIMIT
     deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS, zdict=_USUAL)
     deflated = deflate.compress(plain) + deflate.flush()
@@ -139,31 +135,21 @@ def _header(plain: bytes, label: str) -> Header:
     """Parse and check the JSON header."""
     try:
         values = parse_json(plain, label)
+        for part, kind in {"environment": Environment, "model": ModelHashes}.items():
+            values[part] = {f.name: values.pop(f.name) for f in fields(kind) if f.name in values}
+        header = from_json(Header, values)
     except CheckpointError as error:
         raise TextError(str(error)) from None
-    values = {"encoding": "", **values}
-    wanted = {field.name: field.type for kind in (Environment, ModelHashes, Header) for field in fields(kind)}
-    wanted = {name: kind for name, kind in wanted.items() if kind in (str, int)}
-    if values.keys() != wanted.keys():
-        named = ", ".join(map(one_line, sorted(values.keys() ^ wanted.keys())))
-        raise _damaged(label, f"missing or unknown fields in its header: {named}")
-    for name, kind in wanted.items():
-        value = values[name]
-        high = LONGEST_NAME if kind is str else MOST_BYTES
-        if type(value) is not kind or not 0 <= (len(value) if kind is str else value) <= high:
-            raise _damaged(label, f"invalid {name} in its header")
-    header = Header(environment=_part(Environment, values), model=_part(ModelHashes, values), **values)
+    except ValueError as error:
+        raise _damaged(label, f"wrong values in its header: {one_line(str(error))}") from None
     utf8 = 4 * header.chars if header.encoding else header.bytes  # an upper bound on the UTF-8 bytes
-    bounds = (header.chars <= header.symbols, header.symbols <= utf8 <= 4 * header.chars)
-    if not (header.chars <= utf8 and all(bounds)):
+    if not header.chars <= header.symbols <= utf8 <= min(4 * header.chars, MOST_BYTES):
         raise _damaged(label, "the lengths in its header contradict each other")
     if header.streams != streams_for(header.chars):
         raise _damaged(label, "the number of streams in its header does not match its length")
+    if not 1 <= header.environment.threads <= MOST_THREADS:
+        raise _damaged(label, "invalid number of threads in its header")
     return header
-
-
-def _part(kind: Any, values: dict[str, Any]) -> Any:
-    return kind(**{field.name: values.pop(field.name) for field in fields(kind)})
 
 
 def differences(

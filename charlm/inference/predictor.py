@@ -21,9 +21,10 @@ from charlm.checkpoint.snapshot import Snapshot, empty_model
 from charlm.data.tokenizer import WORDS, Ids, Vocabulary
 from charlm.inference.context import ContextRule
 from charlm.inference.text_state import IdRows, TextState
-from charlm.model.fast_decoder import DecoderWeights, Floats, make_decoder
+from charlm.model.fast_decoder import DecoderWeights, make_decoder
 from charlm.model.masks import documents_of
 from charlm.model.transformer import LanguageModel
+from charlm.native.decoder import Floats
 from charlm.ngram.grams import Keys
 from charlm.ngram.kneser_ney import POSITIONS_AT_ONCE, KneserNey
 from charlm.ngram.prior import log_prior

@@ -7,7 +7,7 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,59 +37,44 @@ class _Model(ctypes.Structure):
     ]
 
 
+class CModel(NamedTuple):
+    """A model laid out for C (decoder.c): the sizes named in SIZES, and float32 arrays."""
+
+    sizes: Mapping[str, int]
+    shared: Mapping[str, NDArray[Any] | None]  # by the names of SHARED; None where the model lacks one
+    layers: Sequence[Mapping[str, NDArray[Any]]]  # each by the names of OF_LAYER
+    eps: float
+
+
 class CDecoder:
-    """The keys and values of a batch of texts, divided among threads.
+    """The keys and values of a batch of texts, divided among threads."""
 
-    `sizes` has the numbers named in SIZES, `shared` the float32 arrays of SHARED (None where the model lacks one),
-    and each of `layers` those of OF_LAYER, laid out as decoder.c says.
-    """
-
-    def __init__(
-        self,
-        library: ctypes.CDLL,
-        sizes: Mapping[str, int],
-        shared: Mapping[str, NDArray[Any] | None],
-        layers: Sequence[Mapping[str, NDArray[Any]]],
-        eps: float,
-        batch_size: int,
-    ) -> None:
+    def __init__(self, library: ctypes.CDLL, model: CModel, batch_size: int) -> None:
         n_parts = min(threads(), batch_size // TEXTS_PER_THREAD) or 1
         bounds = [batch_size * i // n_parts for i in range(n_parts + 1)]
         self._texts = [slice(start, end) for start, end in pairwise(bounds)]
-        self._parts = [
-            _Part(library, sizes, shared, layers, eps, part.stop - part.start) for part in self._texts
-        ]
-        self._threads = ThreadPoolExecutor(n_parts - 1) if n_parts > 1 else None
+        self._parts = [_Part(library, model, part.stop - part.start) for part in self._texts]
+        self._threads = ThreadPoolExecutor(n_parts) if n_parts > 1 else None
 
     def next_logits(self, ids: NDArray[np.int64], at: int, added: Floats | None = None) -> Floats:
         """Logits (B, V) after the last of ids (B, S), of which the first `at` are in the cache already.
 
         `added` (B, T, C) is added to the embeddings of the new ones. The next call overwrites the result.
         """
-        first = self._parts[0]
         if self._threads is None:
-            return first.next_logits(ids, at, added)
-        of_part = [None if added is None else added[texts] for texts in self._texts]
-        others = list(zip(self._parts, self._texts, of_part, strict=True))[1:]
+            return self._parts[0].next_logits(ids, at, added)
         futures = [
-            self._threads.submit(part.next_logits, ids[texts], at, more) for part, texts, more in others
+            self._threads.submit(part.next_logits, ids[texts], at, None if added is None else added[texts])
+            for part, texts in zip(self._parts, self._texts, strict=True)
         ]
-        own = first.next_logits(ids[self._texts[0]], at, of_part[0])
-        return np.concatenate([own, *(future.result() for future in futures)])
+        return np.concatenate([future.result() for future in futures])
 
 
 class _Part:
     """The texts of one thread. It keeps every array that C has a pointer to."""
 
-    def __init__(
-        self,
-        library: ctypes.CDLL,
-        sizes: Mapping[str, int],
-        shared: Mapping[str, NDArray[Any] | None],
-        layers: Sequence[Mapping[str, NDArray[Any]]],
-        eps: float,
-        batch_size: int,
-    ) -> None:
+    def __init__(self, library: ctypes.CDLL, model: CModel, batch_size: int) -> None:
+        sizes, shared, layers, eps = self._kept = model
         L, C, H, K, D, W, F, V = (sizes[name] for name in SIZES[:8])
         self._B, self._C = batch_size, C
         self._keys, self._values = np.empty((2, L, batch_size, K, W, D), np.float32)
@@ -108,7 +93,6 @@ class _Part:
         self._call = library.next_logits
         self._call.argtypes = [*[Pointer] * 3, *[Size] * 4, *[Pointer] * 4]
         self._call.restype = None
-        self._kept = (shared, layers)
         self._first = (ctypes.addressof(self._model), ctypes.addressof(self._layers))
         self._last = (_pointer(self._room), _pointer(self._logits))
 

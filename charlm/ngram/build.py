@@ -1,17 +1,18 @@
 """Build an n-gram model from a text, within limits of memory and time, and choose its order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import inf
 
 import numpy as np
 
 from charlm.data.tokenizer import Ids
-from charlm.ngram.folds import FoldCounts, count_in_folds, levels_with_folds
 from charlm.ngram.grams import Grams, Packing, Span, count, join
 from charlm.ngram.kneser_ney import KneserNey
-from charlm.ngram.table import Floats, Index, Level, levels
+from charlm.ngram.table import Floats, FoldCounts, Index, Level, levels, levels_with_folds
 
+FOLDS = 10
 EQUAL_DISCOUNT = 0.5
 """With one discount for all counts, order 0 is add-one smoothing whatever the discount is, up to 1."""
 TAIL_SHARE, TAIL_MOST, BEFORE_MOST = 0.1, 100_000, 4_000_000
@@ -74,9 +75,14 @@ def build(
     of_symbols = sum(map(len, texts))
     most = of_symbols if most is None else min(most, of_symbols)
     spans = [spread_chars(len(text), -(-most * len(text) // max(1, of_symbols))) for text in texts]
-    order, parts = _counted(texts, packing, order, spans, n_folds, memory)
+    first = split_spans(spans[0], len(ids), n_folds) if n_folds else [spans[0]]
+    to_count = [*((ids, of_fold) for of_fold in first), *zip(beside, spans[1:], strict=True)]
+    order, parts = count_parts(to_count, packing, order, memory // max(1, n_folds))
     while True:
-        made, fold_counts = _levels(parts, packing, order)
+        if len(parts) == 1:
+            made, fold_counts = levels(parts[0], packing, order), list[FoldCounts]()
+        else:
+            made, fold_counts = levels_with_folds(parts, packing, order)
         rare = _rarity_to_drop(made, fold_counts, memory)
         if rare is not None or order == 0:
             break
@@ -86,7 +92,7 @@ def build(
         kept = made[-1].totals()[0] > rare
         if fold_counts:
             of_entry = np.repeat(kept, np.diff(made[-1].starts))
-            fold_counts[-1] = FoldCounts(fold_counts[-1].counts[:, of_entry])
+            fold_counts[-1] = fold_counts[-1][:, of_entry]
         made[-1] = made[-1].without(kept)
     model = KneserNey(packing, made, fold_counts or None)
     counted = sum(b - a for of_text in spans for a, b in of_text)
@@ -208,32 +214,35 @@ def spread_chars(n: int, most: int) -> list[Span]:
     return [(start, start + most // parts) for start in starts if most >= parts]
 
 
-def _counted(
-    texts: Sequence[Ids],
-    packing: Packing,
-    order: int,
-    spans: Sequence[Sequence[Span]],
-    n_folds: int,
-    memory: int,
+def fold_edges(n: int, n_folds: int) -> Index:
+    """The edges of the folds of n positions: (F + 1,). A symbol is in one fold; its context may lie in the one before."""
+    return np.arange(n_folds + 1) * n // n_folds
+
+
+def fold_of(positions: Index, n: int, n_folds: int) -> Index:
+    """The fold of each of `positions`, out of n, in the same shape."""
+    return np.searchsorted(fold_edges(n, n_folds), positions, side="right") - 1
+
+
+def split_spans(spans: Sequence[Span], n: int, n_folds: int) -> list[list[Span]]:
+    """The parts of spans of a text of n symbols that lie in each fold."""
+    edges = pairwise(fold_edges(n, n_folds).tolist())
+    return [
+        [(max(start, a), min(stop, b)) for a, b in spans if a < stop and b > start] for start, stop in edges
+    ]
+
+
+def count_parts(
+    parts: Iterable[tuple[Ids, Sequence[Span]]], packing: Packing, order: int, memory: int = 1 << 62
 ) -> tuple[int, list[Grams]]:
-    """The grams of the first text (by fold, if there are folds), then of each further text; and their order."""
-    if n_folds:
-        order, parts = count_in_folds(texts[0], packing, order, spans[0], n_folds, memory // n_folds)
-    else:
-        order, whole = count(texts[0], packing, order, spans[0], memory)
-        parts = [whole]
-    for text, of_text in zip(texts[1:], spans[1:], strict=True):
-        reached, more = count(text, packing, order, of_text, memory // max(1, n_folds))
+    """Count the grams of each part (spans of a text); return their common order, which may be lower."""
+    found: list[Grams] = []
+    for text, spans in parts:
+        reached, grams = count(text, packing, order, spans, memory)
         if reached < order:
-            order, parts = reached, [part.shortened(packing, reached + 1) for part in parts]
-        parts.append(more)
-    return order, parts
-
-
-def _levels(parts: Sequence[Grams], packing: Packing, order: int) -> tuple[list[Level], list[FoldCounts]]:
-    if len(parts) == 1:
-        return levels(parts[0], packing, order), []
-    return levels_with_folds(parts, packing, order)
+            order, found = reached, [earlier.shortened(packing, reached + 1) for earlier in found]
+        found.append(grams)
+    return order, found
 
 
 def _rarity_to_drop(made: Sequence[Level], fold_counts: Sequence[FoldCounts], memory: int) -> int | None:

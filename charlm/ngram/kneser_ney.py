@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from charlm.data.tokenizer import Ids
 from charlm.native.ngram_rows import LevelArrays, NgramKernel
-from charlm.ngram.folds import FoldCounts
 from charlm.ngram.grams import Keys, Packing
-from charlm.ngram.table import Floats, Index, Level, load_levels, save_levels
+from charlm.ngram.table import Floats, FoldCounts, Index, Level, load_levels, save_levels
 
 DENSE_NUMBERS = 1 << 21
 """How many numbers the precomputed rows of the lowest orders may have."""
@@ -107,7 +106,7 @@ class KneserNey:
     @property
     def n_folds(self) -> int:
         """Folds that can be left out; 0: none."""
-        return self.fold_counts[0].n_folds if self.fold_counts else 0
+        return len(self.fold_counts[0]) if self.fold_counts else 0
 
     @property
     def nbytes(self) -> int:
@@ -126,7 +125,7 @@ class KneserNey:
                 level.symbols,
                 level.counts,
                 level.discounts,
-                fold_counts=self.fold_counts[k].counts if self.fold_counts else None,
+                fold_counts=self.fold_counts[k] if self.fold_counts else None,
                 dense_start=self._dense_starts[k] if k < len(self._dense_starts) else -1,
             )
             for k, level in enumerate(self.levels)
@@ -275,7 +274,7 @@ class KneserNey:
         counts = level.counts[entries].astype(np.int64)
         if fold is not None:
             assert self.fold_counts is not None
-            counts -= self.fold_counts[k].counts[fold[segment], entries]
+            counts -= self.fold_counts[k][fold[segment], entries]
         capped = np.minimum(counts, 3)
         total = np.add.reduceat(counts, offsets)
         gone = total == 0  # all occurrences lie in the fold: as if never seen

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.data.tokenizer import Ids
-from charlm.ngram.build import Built, build
-from charlm.ngram.folds import FOLDS, fold_of
+from charlm.ngram.build import FOLDS, Built, build, fold_of
 from charlm.ngram.grams import Keys, Packing
 from charlm.ngram.kneser_ney import LEAST, KneserNey
 from charlm.ngram.table import Index

@@ -1,6 +1,6 @@
 """One order of an n-gram model as arrays: built from grams, looked up, saved and loaded.
 
-Shapes: X contexts, E entries (a context and a symbol that followed it), N positions.
+Shapes: X contexts, E entries (a context and a symbol that followed it), F folds, N positions.
 """
 
 import json
@@ -15,10 +15,12 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from charlm.errors import CheckpointError
-from charlm.ngram.grams import Grams, Keys, Packing, run_starts
+from charlm.ngram.grams import Grams, Keys, Packing, join, run_starts
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
+FoldCounts = NDArray[np.unsignedinteger[Any]]
+"""The share of each fold in the counts of a level: (F, E). A fold is a contiguous part of the text."""
 ARRAYS = ("contexts", "starts", "symbols", "counts", "discounts")
 MOST_ORDERS = 64
 FALLBACK = (0.5, 1.0, 1.5)
@@ -145,6 +147,37 @@ def levels(grams: Grams, packing: Packing, order: int) -> list[Level]:
         if k:
             grams = grams.distinct(packing, k)
     return made[::-1]
+
+
+def levels_with_folds(
+    parts: Sequence[Grams], packing: Packing, order: int
+) -> tuple[list[Level], list[FoldCounts]]:
+    """The levels of all orders from 0 up, and each fold's share of each, from each fold's grams of the highest order.
+
+    Below the highest order, counts are of distinct grams: there, a fold's share are the grams that occur in no other
+    fold (and the occurrences of those that start a document). The counts minus the share are exactly the counts of the
+    text outside the fold.
+    """
+    whole = join(parts)
+    only, parts = parts, list(parts)
+    levels, fold_counts = [], []
+    for k in range(order, -1, -1):
+        levels.append(Level.of(whole.within(packing, k), packing))
+        most = max((int(part.counts.max(initial=0)) for part in only), default=0)
+        share = np.zeros((len(parts), len(levels[-1].counts)), dtype=np.min_scalar_type(most))
+        for of_fold, part in zip(share, only, strict=True):
+            part = part.within(packing, k)  # what has a boundary is no entry
+            of_fold[np.searchsorted(whole.keys, part.keys)] = part.counts
+        fold_counts.append(share)
+        if k == 0:
+            break
+        at = [np.searchsorted(whole.keys, part.keys) for part in parts]
+        in_folds = np.zeros(len(whole), dtype=np.int16)
+        for places in at:
+            in_folds[places] += 1
+        only = [part.only(in_folds[places] == 1, packing, k) for part, places in zip(parts, at, strict=True)]
+        whole, parts = whole.distinct(packing, k), [part.distinct(packing, k) for part in parts]
+    return levels[::-1], fold_counts[::-1]
 
 
 def save_levels(levels: Sequence[Level]) -> bytes:

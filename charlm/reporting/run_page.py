@@ -22,7 +22,7 @@ from charlm.evaluation.baselines import (
     symbol_baselines,
 )
 from charlm.evaluation.bootstrap import format_error, too_few
-from charlm.ngram.folds import FOLDS
+from charlm.ngram.build import FOLDS
 from charlm.reporting.charts import (
     BOUND,
     CHAR_WIDTH,
