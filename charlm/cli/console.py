@@ -349,7 +349,7 @@ def load_run(root: Path, name: str | None, checkpoint: str | None = None) -> "Ru
 
 
 def finish(work: Generator[Any, None, T], what: str) -> T:
-    """Do all of the work, which yields how much is done, and of how much, show a live line, and return its result."""
+    """Do all of the work, which yields what is done and the total; show a live line and return the result."""
     with working(what) as watch:
         while True:
             try:
