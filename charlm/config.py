@@ -2,9 +2,11 @@
 
 import os
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Self
+from typing import Annotated, Self, TypeVar
 
 from charlm.settings import Choice, Choices, Mark, Range, Settings, settings_of
+
+S = TypeVar("S", bound=Settings)
 
 ATTENTION = ("attention", "simple-attention")
 """The mixers that have scores: what acts on scores needs one of them."""
@@ -14,149 +16,36 @@ TRANSFORMER, NGRAM = "transformer", "ngram"
 """The kinds of model."""
 NGRAM_SETTINGS = ("model", "prior", "prior_order", "causal", "prior_memory", "prior_chars", "threads")
 """The settings that have an effect on an n-gram model."""
+NOT_PLAIN = (
+    *("ngram_embeddings", "ngram_embedding_rows", "ngram_embedding_dropout", "ngram_embedding_lr"),
+    *("ngram_embedding_accumulator", "prior", "prior_order", "prior_dropout", "prior_chars"),
+)
+"""The settings of a model and of training that a plain decoder does without."""
 
 VAL = 0.1
 """The share of a text that is held out unless told."""
 MOST_KEPT_BACK = 0.95
 
 
-def refuse_idle(config: Any) -> None:
-    """ValueError for a setting of a ModelConfig that nothing in its model would read."""
-    acting = {
-        "n_head": (*ATTENTION,),
-        "n_kv_head": ("attention",),
-        "locality": (*ATTENTION,),
-        "window": (*ATTENTION, "convolution"),
-    }
-    if config.position in SCORED:
-        acting["position"] = (*ATTENTION,)
-    for name, needed in acting.items():
-        value = getattr(config, name)
-        if value not in (None, False) and not set(needed) & set(config.mixers):
-            raise ValueError(
-                f"{name} is {value}, which has no effect with mixer {config.mixer}; it needs "
-                f"{' or '.join(needed)}"
-            )
-    switched = {"ngram_embeddings 1": config.ngram_embeddings == 1, "no prior": config.prior is False}
-    belonging = {
-        "ngram_embeddings 1": ("ngram_embedding_rows", "ngram_embedding_dropout"),
-        "no prior": ("prior_order", "prior_dropout"),
-    }
-    for off, names in belonging.items():
-        for name in names:
-            if getattr(config, name) is not None and switched[off]:
-                raise ValueError(f"{name} is {getattr(config, name)}, which has no effect with {off}")
-    if config.ngram_embedding_rows is not None and config.ngram_embedding_rows & (
-        config.ngram_embedding_rows - 1
-    ):
-        raise ValueError(f"ngram_embedding_rows is {config.ngram_embedding_rows}; it must be a power of two")
+def no_effect(config: Settings, name: str, beside: str) -> ValueError:
+    """The error for a setting that does nothing in this configuration."""
+    return ValueError(f"{name} is {getattr(config, name)}, which has no effect with {beside}")
 
 
-def refuse_shape(config: Any) -> None:
-    """ValueError for a ModelConfig whose sizes do not fit one another."""
-    heads, width = config.n_head, config.n_embd
-    if heads is not None and width is not None:
-        pairs = config.position in (None, "rotary")  # which turn pairs of values
-        if width % heads or (pairs and (width // heads) % 2):
-            raise ValueError(
-                f"n_embd is {width} and n_head {heads}; n_embd / n_head must be "
-                f"{'an even number' if pairs else 'a whole number'}"
-            )
-    if heads is not None and config.n_kv_head is not None and heads % config.n_kv_head:
-        raise ValueError(
-            f"n_kv_head is {config.n_kv_head} and n_head {heads}; the query heads must form that many equal "
-            "groups"
-        )
-    if config.block_size is not None and config.window is not None and config.window > config.block_size:
-        raise ValueError(
-            f"window is {config.window} and block_size {config.block_size}; window must not exceed block_size"
-        )
-    if config.n_layer is not None and len(config.mixers) > config.n_layer:
-        raise ValueError(f"mixer names {len(config.mixers)} layers, and n_layer is {config.n_layer}")
-
-
-def refuse_not_plain(config: Any) -> None:
-    """ValueError for a setting of a ModelConfig that turns on n-grams, which a plain decoder lacks."""
-    plain = {
-        "ngram_embeddings": (None, 1),
-        "ngram_embedding_rows": (None,),
-        "ngram_embedding_dropout": (None,),
-        "prior": (None, False),
-        "prior_order": (None,),
-        "prior_dropout": (None,),
-    }
-    for name, allowed in plain.items():
-        if getattr(config, name) not in allowed:
-            raise ValueError(f"{name} is {getattr(config, name)}, which --plain does not allow")
-
-
-def refuse_training(config: Any) -> None:
-    """ValueError for settings of a TrainingConfig that contradict each other."""
-    if config.batch_size is not None and config.batch_size % config.grad_accum:
-        raise ValueError(
-            f"grad_accum is {config.grad_accum} and batch_size {config.batch_size}; "
-            "batch_size must be a multiple of grad_accum"
-        )
-    if config.muon_lr is not None and config.optimizer == "adamw":
-        raise ValueError(f"muon_lr is {config.muon_lr}, which has no effect with optimizer adamw")
-
-
-def refuse_strip(config: Any) -> None:
-    """ValueError for a TextConfig that strips books of what only whole files have."""
-    if config.strip is not None and config.field is not None:
-        raise ValueError(
-            f"strip is {config.strip}, which has no effect with field, because strip works only on whole "
-            "files"
-        )
-
-
-def refuse_split(config: Any) -> None:
-    """ValueError for settings of a TextConfig that do not divide a text."""
-    if config.separator == "" or (config.separator is None) != (config.documents != "separator"):
-        raise ValueError(
-            f"separator is {config.separator!r} and documents {config.documents}; give a separator if, "
-            "and only if, documents is separator"
-        )
-    if config.split == "documents" and config.documents == "none":
-        raise ValueError(
-            "split is documents, which has no effect with documents none; set documents to file, line, "
-            "blank-line or separator"
-        )
-    if config.split != "tail" and (config.val_file is not None or config.val + config.test == 0):
-        what = "val_file" if config.val_file is not None else "val 0"
-        raise ValueError(f"split is {config.split}, which has no effect with {what}; leave one out")
-    if config.val_file is not None and config.val != VAL:
-        raise ValueError(f"val is {config.val:g}, which has no effect with val_file; leave one out")
-    if config.val_file is None and config.val + config.test > MOST_KEPT_BACK:
-        raise ValueError(
-            f"val is {config.val:g} and test {config.test:g}; their sum must be at most {MOST_KEPT_BACK:g}, "
-            "so that some "
-            "text remains to train on"
-        )
-
-
-def refuse_not_plain_training(config: Any) -> None:
-    """ValueError for a setting of a TrainingConfig that acts on n-grams, which a plain decoder lacks."""
-    for setting in settings_of(type(config)):
-        value = getattr(config, setting.name)
-        n_gram = setting.name in ("ngram_embedding_lr", "ngram_embedding_accumulator", "prior_chars")
-        if n_gram and value != setting.default:
-            raise ValueError(f"{setting.name} is {value}, which --plain does not allow")
-
-
-def refuse_beside_ngram(config: Any) -> None:
-    """ValueError for a setting of a ModelConfig that has no effect on an n-gram model."""
-    if config.prior is False:
-        raise ValueError(f"prior is False, which contradicts model {NGRAM}")
-    refuse_transformer_only(config)
-
-
-def refuse_transformer_only(config: Any) -> None:
+def refuse_transformer_only(config: Settings) -> None:
     """ValueError for a setting, of a model or of training, that has an effect on a transformer only."""
     for setting in settings_of(type(config)):
+        if setting.name not in NGRAM_SETTINGS and getattr(config, setting.name) != setting.default:
+            raise no_effect(config, setting.name, f"model {NGRAM}")
+
+
+def refuse_not_plain(config: Settings) -> None:
+    """ValueError for a setting, of a model or of training, that acts on n-grams, which a plain decoder lacks."""
+    for setting in settings_of(type(config)):
         value = getattr(config, setting.name)
-        if setting.name not in NGRAM_SETTINGS and value != setting.default:
-            raise ValueError(f"{setting.name} is {value}, which has no effect with model {NGRAM}")
+        off = {"ngram_embeddings": (None, 1), "prior": (None, False)}.get(setting.name, (setting.default,))
+        if setting.name in NOT_PLAIN and value not in off:
+            raise ValueError(f"{setting.name} is {value}, which --plain does not allow")
 
 
 def acts(model: str, setting: str) -> bool:
@@ -164,7 +53,7 @@ def acts(model: str, setting: str) -> bool:
     return model != NGRAM or setting in NGRAM_SETTINGS
 
 
-def only_ngram(config: Any) -> Any:
+def only_ngram(config: S) -> S:
     """The same configuration without the settings that have an effect on a transformer only."""
     kept = {s.name: getattr(config, s.name) for s in settings_of(type(config)) if s.name in NGRAM_SETTINGS}
     return type(config)(**kept)
@@ -184,18 +73,10 @@ class ModelConfig(Settings):
         None
     )
     n_embd: Annotated[
-        int | None,
-        "Width: size of the embeddings.",
-        Range(2, 8192),
-        Mark.BASIC,
-        Mark.PLANNED,
+        int | None, "Width: size of the embeddings.", Range(2, 8192), Mark.BASIC, Mark.PLANNED
     ] = None
     block_size: Annotated[
-        int | None,
-        "Context length (characters).",
-        Range(1, 65536),
-        Mark.BASIC,
-        Mark.PLANNED,
+        int | None, "Context length (characters).", Range(1, 65536), Mark.BASIC, Mark.PLANNED
     ] = None
     dropout: Annotated[float | None, "Dropout on the output of each block.", Range(0, 0.9), Mark.PLANNED] = (
         None
@@ -235,11 +116,7 @@ class ModelConfig(Settings):
     ngram_embedding_dropout: Annotated[
         float | None, "Dropout on n-gram embeddings in training.", Range(0, 0.9)
     ] = None
-    plain: Annotated[
-        bool,
-        "Plain decoder: no n-gram prior, no n-gram embeddings.",
-        Mark.BASIC,
-    ] = False
+    plain: Annotated[bool, "Plain decoder: no n-gram prior, no n-gram embeddings.", Mark.BASIC] = False
     prior: Annotated[
         bool | None,
         "Start from a Kneser-Ney n-gram prior and learn what it does not predict. Default: on, but off for short texts and with --plain.",
@@ -258,12 +135,53 @@ class ModelConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.is_ngram:
-            refuse_beside_ngram(self)
+            if self.prior is False:
+                raise ValueError(f"prior is False, which contradicts model {NGRAM}")
+            refuse_transformer_only(self)
             return
-        refuse_idle(self)
-        refuse_shape(self)
+        self._refuse_idle()
+        self._refuse_shape()
         if self.plain:
             refuse_not_plain(self)
+
+    def _refuse_idle(self) -> None:
+        """ValueError for a setting that nothing in the model would read."""
+        needed = {"n_head": ATTENTION, "n_kv_head": ATTENTION[:1], "locality": ATTENTION}
+        needed["window"] = (*ATTENTION, "convolution")
+        if self.position in SCORED:
+            needed["position"] = ATTENTION
+        for name, mixers in needed.items():
+            if getattr(self, name) not in (None, False) and not set(mixers) & set(self.mixers):
+                raise no_effect(self, name, f"mixer {self.mixer}; it needs {' or '.join(mixers)}")
+        for name in ("ngram_embedding_rows", "ngram_embedding_dropout"):
+            if getattr(self, name) is not None and self.ngram_embeddings == 1:
+                raise no_effect(self, name, "ngram_embeddings 1")
+        for name in ("prior_order", "prior_dropout"):
+            if getattr(self, name) is not None and self.prior is False:
+                raise no_effect(self, name, "no prior")
+
+    def _refuse_shape(self) -> None:
+        """ValueError for sizes that do not fit one another."""
+        heads, width, rows = self.n_head, self.n_embd, self.ngram_embedding_rows
+        if rows is not None and rows & (rows - 1):
+            raise ValueError(f"ngram_embedding_rows is {rows}; it must be a power of two")
+        if heads is not None and width is not None:
+            pairs = self.position in (None, "rotary")  # which turn pairs of values
+            if width % heads or (pairs and (width // heads) % 2):
+                raise ValueError(
+                    f"n_embd is {width} and n_head {heads}; n_embd / n_head must be "
+                    f"{'an even number' if pairs else 'a whole number'}"
+                )
+        if heads is not None and self.n_kv_head is not None and heads % self.n_kv_head:
+            raise ValueError(
+                f"n_kv_head is {self.n_kv_head} and n_head {heads}; the query heads must form that many equal groups"
+            )
+        if self.block_size is not None and self.window is not None and self.window > self.block_size:
+            raise ValueError(
+                f"window is {self.window} and block_size {self.block_size}; window must not exceed block_size"
+            )
+        if self.n_layer is not None and len(self.mixers) > self.n_layer:
+            raise ValueError(f"mixer names {len(self.mixers)} layers, and n_layer is {self.n_layer}")
 
     @property
     def mixers(self) -> tuple[str, ...]:
@@ -327,19 +245,14 @@ class ModelConfig(Settings):
             return replace(self, prior=True)
         position = self.position or ("rotary" if self.attends else "none")
         ngrams = self.ngram_embeddings or 1
-        dropout = (self.prior_dropout or 0.0) if self.prior else None
         return replace(
             self,
             position=position,
             ngram_embeddings=ngrams,
-            ngram_embedding_dropout=self._dropped(ngrams),
+            ngram_embedding_dropout=None if ngrams == 1 else self.ngram_embedding_dropout or 0.0,
             prior=bool(self.prior),
-            prior_dropout=dropout,
+            prior_dropout=(self.prior_dropout or 0.0) if self.prior else None,
         )
-
-    def _dropped(self, ngrams: int) -> float | None:
-        """The n-grams' dropout, none where it was left open; where there are no n-grams it stays open."""
-        return None if ngrams == 1 else self.ngram_embedding_dropout or 0.0
 
 
 CONVOLUTION_WINDOW = 8
@@ -422,7 +335,13 @@ class TrainingConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_training(self)
+        if self.batch_size is not None and self.batch_size % self.grad_accum:
+            raise ValueError(
+                f"grad_accum is {self.grad_accum} and batch_size {self.batch_size}; "
+                "batch_size must be a multiple of grad_accum"
+            )
+        if self.muon_lr is not None and self.optimizer == "adamw":
+            raise no_effect(self, "muon_lr", "optimizer adamw")
 
     def completed(self) -> Self:
         """The same with all that a run computes by named, as it was before there was a choice."""
@@ -445,9 +364,7 @@ class TextConfig(Settings):
 
     val: Annotated[float, "Held-out share of the text, at its end.", Range(0, 0.9), Mark.BASIC] = VAL
     test: Annotated[
-        float,
-        "Share of the text kept as a test set, read only by `charlm eval --part test`.",
-        Range(0, 0.5),
+        float, "Share of the text kept as a test set, read only by `charlm eval --part test`.", Range(0, 0.5)
     ] = 0.0
     val_file: Annotated[str | None, "Evaluate on this file instead of the end of the text."] = None
     split: Annotated[
@@ -463,13 +380,10 @@ class TextConfig(Settings):
         Mark.BASIC,
     ] = "none"
     separator: Annotated[
-        str | None,
-        "Text that separates documents; \\n, \\t, \\\\, \\xHH and \\uHHHH are escapes.",
+        str | None, "Text that separates documents; \\n, \\t, \\\\, \\xHH and \\uHHHH are escapes."
     ] = None
     normalize: Annotated[
-        str | None,
-        "Unicode normal form to convert the text to. Default: unchanged.",
-        Choice(("nfc", "nfkc")),
+        str | None, "Unicode normal form to convert the text to. Default: unchanged.", Choice(("nfc", "nfkc"))
     ] = None
     newlines: Annotated[str, "lf: convert all line endings to line feeds.", Choice(("keep", "lf"))] = "keep"
     lowercase: Annotated[bool, "Convert the text to lower case."] = False
@@ -494,9 +408,7 @@ class TextConfig(Settings):
         str | None, "Text encoding. Default: UTF-8, or the encoding that the byte-order mark indicates."
     ] = None
     units: Annotated[
-        str,
-        "Unit of the tokenizer: characters (code points) or UTF-8 bytes.",
-        Choice(("chars", "bytes")),
+        str, "Unit of the tokenizer: characters (code points) or UTF-8 bytes.", Choice(("chars", "bytes"))
     ] = "chars"
     min_count: Annotated[
         int | None,
@@ -506,10 +418,33 @@ class TextConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_split(self)
-        refuse_strip(self)
+        self._refuse_split()
+        if self.strip is not None and self.field is not None:
+            raise no_effect(self, "strip", "field, because strip works only on whole files")
         if self.units == "bytes" and self.min_count is not None:
-            raise ValueError(f"min_count is {self.min_count}, which has no effect with units bytes")
+            raise no_effect(self, "min_count", "units bytes")
+
+    def _refuse_split(self) -> None:
+        """ValueError for settings that do not divide a text."""
+        if self.separator == "" or (self.separator is None) != (self.documents != "separator"):
+            raise ValueError(
+                f"separator is {self.separator!r} and documents {self.documents}; give a separator if, "
+                "and only if, documents is separator"
+            )
+        if self.split == "documents" and self.documents == "none":
+            raise no_effect(
+                self, "split", "documents none; set documents to file, line, blank-line or separator"
+            )
+        if self.split != "tail" and (self.val_file is not None or self.val + self.test == 0):
+            what = "val_file" if self.val_file is not None else "val 0"
+            raise no_effect(self, "split", f"{what}; leave one out")
+        if self.val_file is not None and self.val != VAL:
+            raise no_effect(self, "val", "val_file; leave one out")
+        if self.val_file is None and self.val + self.test > MOST_KEPT_BACK:
+            raise ValueError(
+                f"val is {self.val:g} and test {self.test:g}; their sum must be at most {MOST_KEPT_BACK:g}, "
+                "so that some text remains to train on"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import read_json, write_json
-from charlm.config import ModelConfig, TrainingConfig, refuse_not_plain_training
+from charlm.config import ModelConfig, TrainingConfig, refuse_not_plain
 from charlm.errors import CheckpointError, ResourceError
 from charlm.training.schedule import Schedule
 
@@ -221,7 +221,7 @@ def choose(
         return Choice(model=model.completed(), training=training, plan=plan, why="as asked for")
     assert budget.steps is not None or (budget.seconds and budget.gflops)
     if model.plain:
-        refuse_not_plain_training(training)
+        refuse_not_plain(training)
     model, training = _choose_prior(model, training, budget.seconds, n_train)
     size = given or _choose_size(budget, n_train, SIZES_WITH_PRIOR if model.prior else SIZES)
     wanted = model.block_size or size.block_size
