@@ -231,7 +231,6 @@ def test_any_bytes_are_compressed_and_come_back(snapshot: Snapshot, data: bytes)
         {"units": "bytes"},  # which have no characters
         {"units": "graphemes", "clusters": ["e\u0301"]},
         {"clusters": ["e\u0301"]},
-        {"clusters": 7},
         {"more": 1},
         {"ends": 1},
     ],
@@ -239,7 +238,7 @@ def test_any_bytes_are_compressed_and_come_back(snapshot: Snapshot, data: bytes)
 def test_units_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
     good = {"chars": "ab", "bytes": [], "counts": [1, 2]}
     assert Vocabulary.from_json(good).units == "chars"
-    with pytest.raises(ValueError, match="graphemes" if "clusters" in change else "vocabulary"):
+    with pytest.raises(ValueError, match="graphemes" if change.get("units") == "graphemes" else "vocabulary"):
         Vocabulary.from_json({**good, **change})
 
 

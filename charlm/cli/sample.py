@@ -179,7 +179,7 @@ def _as_the_run_reads(
     prompt: str | None, file: str | None, run: "TrainedRun", map_lookalikes: bool
 ) -> tuple[str | None, dict[str, int]]:
     """The prompt, changed as the run's text was, and the characters the model lacks, each with its number."""
-    from charlm.data.normalize import find_lookalikes, normalize, replace_lookalikes
+    from charlm.data.normalize import find_lookalikes, normalize
 
     prompt = prompt if file is None else _from_file(file, run.text_config)
     if prompt is None:
@@ -192,7 +192,8 @@ def _as_the_run_reads(
     pairs = ", ".join(f"{_named(char)} as {_named(instead)}" for char, instead in found.items())
     if map_lookalikes and found:
         say(f"reading {pairs}")
-        prompt = replace_lookalikes(prompt, found)
+        for char, instead in found.items():
+            prompt = prompt.replace(char, instead)
     lacking = vocabulary.unknown_chars(prompt)
     if lacking:
         hint = f"; --map-lookalikes would read {pairs}" if found and not map_lookalikes else ""

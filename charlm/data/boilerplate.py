@@ -9,14 +9,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from charlm.config import TextConfig
+from charlm.data.corpus import Corpus
 from charlm.data.holdout import split_blocks
 from charlm.data.stream import Block
-
-if TYPE_CHECKING:
-    from charlm.data.corpus import Corpus
 
 HEADER, LICENCE = 1 << 15, 1 << 16
 """Characters that a header and a licence have at most; they are about 1,000 (older ones 12,000) and 19,000."""
@@ -24,8 +21,7 @@ MARGIN = 2000
 """Characters of the longest marker, which may run over three lines, and of the line before it."""
 FOLLOWS = 400
 """Characters after a licence's last line from which they are another text, not the rest of the licence."""
-_KEYWORDS = ("utenberg", "UTENBERG", "mall print", "MALL PRINT", "newsletter")
-_KEYWORD_BYTES = tuple(word.encode() for word in _KEYWORDS)
+_KEYWORDS = (b"utenberg", b"UTENBERG", b"mall print", b"MALL PRINT", b"newsletter")
 _EDGE = 16  # longer than each keyword
 _GAP = r"(?:[ \t\xa0]{1,4}|[ \t]?(?:\r\n|\r|\n)[ \t]{0,8})"  # a marker may break between any two words
 _NAME = rf"proje[ck]?t{_GAP}gutenberg"
@@ -71,10 +67,7 @@ class _Finder:
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
-        self.text, self.end = (
-            "",
-            0,
-        )  # the end of the text read, as far as it is kept, and the position after it
+        self.text, self.end = "", 0  # the end of the text read that is kept, and the position after it
         self._searched = 0  # the position up to which markers were searched for
         self._header: int | None = None  # where what may be a header begins
         self._licence: _Licence | None = None
@@ -86,7 +79,7 @@ class _Finder:
         self.end += len(text)
         start = self.end - len(self.text)
         stop = self.end if last else max(self._searched, self.end - MARGIN)
-        at = self._searched if _has_keyword(self.text) else stop
+        at = self._searched if _has_keyword(self.text.encode()) else stop
         while at < stop:
             match = _MARKERS.search(self.text, at - start)
             if match is None or match.start() + start >= stop:
@@ -187,11 +180,8 @@ class Boilerplate:
         """Pass the blocks of a file on, and count; blocks without a keyword cost hardly anything."""
         finder, edge = _Finder(), b""
         for block in blocks:
-            if (
-                _has_keyword(block.utf8)
-                or _has_keyword(edge + block.utf8[:_EDGE])
-                or _has_keyword(finder.text)
-            ):
+            across = finder.text.encode() + b" " + edge + block.utf8[:_EDGE]
+            if _has_keyword(block.utf8) or _has_keyword(across):
                 finder.read(block.text)
                 finder.forget(finder.end - MARGIN)
             elif block.utf8:
@@ -228,7 +218,7 @@ def strip_boilerplate(blocks: Iterable[Block], found: Boilerplate) -> Iterator[B
     found.add(finder.spans)
 
 
-def boilerplate_note(found: Sequence[Boilerplate], corpus: "Corpus", config: TextConfig) -> str | None:
+def boilerplate_note(found: Sequence[Boilerplate], corpus: Corpus, config: TextConfig) -> str | None:
     """A sentence on how much boilerplate there is, and in which part; None if there is nothing to say.
 
     `found`: in the text, and in a held-out text of its own if there is one.
@@ -250,7 +240,7 @@ def boilerplate_note(found: Sequence[Boilerplate], corpus: "Corpus", config: Tex
     )
 
 
-def _held_out_share(found: Sequence[Boilerplate], corpus: "Corpus", config: TextConfig) -> float | None:
+def _held_out_share(found: Sequence[Boilerplate], corpus: Corpus, config: TextConfig) -> float | None:
     """The share of boilerplate in the held-out text; None where it is not known which characters those are."""
     if not corpus.held_out_chars or corpus.inherited_split is not None or config.split == "documents":
         return None
@@ -267,8 +257,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.1f} %"
 
 
-def _has_keyword(text: "str | bytes") -> bool:
+def _has_keyword(utf8: bytes) -> bool:
     """Whether a marker may be in it."""
-    if isinstance(text, str):
-        return any(word in text for word in _KEYWORDS)
-    return any(word in text for word in _KEYWORD_BYTES)
+    return any(word in utf8 for word in _KEYWORDS)

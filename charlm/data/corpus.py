@@ -1,6 +1,5 @@
 """A corpus: ids of the training, held-out and test parts, memory-mapped; and the training batches drawn from it."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from charlm.data import corpus_cache as cache
 from charlm.data.holdout import PARTS, InheritedSplit
 from charlm.data.tokenizer import END, Ids, Vocabulary
 from charlm.rng import mix, permute
+from charlm.strict_json import from_json
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,6 @@ class Corpus:
         return "" if self.test is None else self.vocabulary.decode(self.test, END)
 
 
-def key_of(settings: str) -> str:
-    """The key of a corpus, from all that its ids depend on."""
-    return hashlib.sha256(settings.encode()).hexdigest()[:32]
-
-
 def reopen(key: str, *, whole: bool = False) -> Corpus | None:
     """A corpus from the cache; None if it is missing or damaged. With `whole` every id is checked."""
     found = cache.read(key, PARTS, whole=whole)
@@ -81,7 +76,7 @@ def corpus_of_parts(key: str, facts: dict[str, Any], train: Ids, held_out: Ids, 
         test_chars=int(facts["test_chars"]),
         ends=(train_ends, held_out_ends, test_ends),
         left_out_chars=int(facts["left_out_chars"]),
-        inherited_split=InheritedSplit.from_json(facts["inherited_split"])
+        inherited_split=from_json(InheritedSplit, facts["inherited_split"])
         if "inherited_split" in facts
         else None,
     )

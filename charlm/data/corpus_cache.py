@@ -36,11 +36,11 @@ _STALE_SECONDS = 86400
 
 @dataclass(frozen=True)
 class Part:
-    """Ids to write: how many, their type, and the pieces they come in."""
+    """Ids to write: how many, their type, and the pieces they come in, made anew each time."""
 
     n: int
     dtype: "np.dtype[Any]"
-    pieces: Iterable[Ids]
+    pieces: Callable[[], Iterable[Ids]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> None
                 header = {"descr": part.dtype.str, "fortran_order": False, "shape": (part.n,)}
                 np.lib.format.write_array_header_1_0(file, header)
                 crc = written = 0
-                for piece in part.pieces:
+                for piece in part.pieces():
                     file.write(piece.data)
                     crc, written = zlib.crc32(piece.data, crc), written + len(piece)
             assert written == part.n, "the counts say how long a part is"
@@ -194,10 +194,7 @@ def _count(value: Any) -> int:
 def _is_whole(part: Ids, facts: dict[str, Any], name: str, every: bool) -> bool:
     if every or part.nbytes <= CHECKED_WHOLE:
         step = CHECKED_WHOLE // part.itemsize
-        crc = 0
-        for start in range(0, len(part), step):
-            crc = zlib.crc32(np.ascontiguousarray(part[start : start + step]).data, crc)
-        return bool(crc == facts[f"{name}_crc"])
+        return bool(_crc(part, range(0, len(part), step), step) == facts[f"{name}_crc"])
     return bool(_sampled(part) == facts[f"{name}_samples"])
 
 
@@ -209,9 +206,15 @@ def _seal(facts: Mapping[str, Any]) -> str:
 
 def _sampled(part: Ids) -> int:
     """A checksum of samples spread evenly, the first and the last ids among them."""
+    starts = np.linspace(0, max(0, len(part) - _SAMPLE), _SAMPLES).astype(int).tolist()
+    return _crc(part, starts, _SAMPLE)
+
+
+def _crc(part: Ids, starts: Iterable[int], n: int) -> int:
+    """The CRC-32 of n ids from each of the starts on."""
     crc = 0
-    for start in np.linspace(0, max(0, len(part) - _SAMPLE), _SAMPLES).astype(int).tolist():
-        crc = zlib.crc32(np.ascontiguousarray(part[start : start + _SAMPLE]).data, crc)
+    for start in starts:
+        crc = zlib.crc32(np.ascontiguousarray(part[start : start + n]).data, crc)
     return crc
 
 

@@ -48,7 +48,22 @@ class Published:
         return f"{parts}, the last {100 * self.test:.0f} % to test on" if self.test else parts
 
 
-_UNFETCHED = "not downloaded by us; address and hash as published"
+def _of_mahoney(name: str, sha1: str, source: str) -> Published:
+    """A text of Matt Mahoney's compression benchmarks: 100 MB, with the customary split of 90, 5 and 5 million."""
+    return Published(
+        name=name,
+        url=f"https://mattmahoney.net/dc/{name}.zip",
+        member=name,
+        size=100_000_000,
+        most=40_000_000,
+        algorithm="sha1",
+        digest=sha1,
+        source=source,
+        val=0.05,
+        test=0.05,
+        checked="not downloaded by us; address and hash as published",
+    )
+
 
 TEXTS = {
     text.name: text
@@ -65,31 +80,13 @@ TEXTS = {
             test=0.0,
             checked="size and hash checked by us on a copy; address not tested",
         ),
-        Published(
-            name="text8",
-            url="https://mattmahoney.net/dc/text8.zip",
-            member="text8",
-            size=100_000_000,
-            most=40_000_000,
-            algorithm="sha1",
-            digest="0dc3edebc970dcc96137e7deda4d9995af9d93de",
-            source="dmlc/gluon-nlp, corpora/large_text_compression_benchmark.py",
-            val=0.05,
-            test=0.05,
-            checked=_UNFETCHED,
+        _of_mahoney(
+            "text8",
+            "0dc3edebc970dcc96137e7deda4d9995af9d93de",
+            "dmlc/gluon-nlp, corpora/large_text_compression_benchmark.py",
         ),
-        Published(
-            name="enwik8",
-            url="https://mattmahoney.net/dc/enwik8.zip",
-            member="enwik8",
-            size=100_000_000,
-            most=40_000_000,
-            algorithm="sha1",
-            digest="57b8363b814821dc9d47aa4d41f58733519076b2",
-            source="http://mattmahoney.net/dc/textdata.html",
-            val=0.05,
-            test=0.05,
-            checked=_UNFETCHED,
+        _of_mahoney(
+            "enwik8", "57b8363b814821dc9d47aa4d41f58733519076b2", "http://mattmahoney.net/dc/textdata.html"
         ),
     )
 }
@@ -101,14 +98,6 @@ def customary(path: str, size: int) -> Published | None:
 
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+\S|www\.\w+\.\w")
-_FETCHED_BY = {
-    "s3": "aws s3 cp {0} .",
-    "gs": "gcloud storage cp {0} .",
-    "hf": "the command hf download",
-    "git": "git clone {0}",
-    "ssh": "scp",
-    "sftp": "sftp",
-}
 
 
 def address_advice(name: str) -> str | None:
@@ -122,14 +111,13 @@ def address_advice(name: str) -> str | None:
     for text in TEXTS.values():
         if name == text.url or text.name in name.lower():
             return (
-                f"{shown} is an address (URL), but charlm reads only local files; to download it: charlm "
-                f"data get {text.name}"
+                f"{shown} is an address (URL), but charlm reads only local files; to download it: charlm data get "
+                f"{text.name}"
             )
-    by = _FETCHED_BY.get(scheme, "curl -L -O {0}").format(shlex.quote(shown))
+    by = f", for example by curl -L -O {shlex.quote(shown)}," if scheme in ("http", "https", "ftp") else ""
     return (
-        f"{shown} is an address (URL), but charlm reads only local files. Download it, for example by {by}, "
-        "and name "
-        "the file; charlm data list shows the texts that charlm fetches by itself"
+        f"{shown} is an address (URL), but charlm reads only local files. Download it{by} and name the file; charlm "
+        "data list shows the texts that charlm fetches by itself"
     )
 
 
@@ -248,18 +236,11 @@ def _member(text: Published, archive: IO[bytes]) -> Iterator[bytes]:
 
 
 def _not_downloaded(text: Published, why: str) -> TextError:
-    proxy = _proxy(text)
-    through = f" through the proxy {proxy}, which an environment variable sets" if proxy else ""
-    return TextError(f"{text.name} could not be downloaded from {one_line(text.url)}{through}: {why}")
-
-
-def _proxy(text: Published) -> str | None:
-    """The proxy that the environment names for the address, without name and password."""
+    """The error to raise, naming the address and the proxy that the environment names for it, without its password."""
     from urllib.parse import urlsplit
     from urllib.request import getproxies, proxy_bypass
 
     parts = urlsplit(text.url)
-    proxy = getproxies().get(parts.scheme)
-    if not proxy or proxy_bypass(parts.netloc):
-        return None
-    return one_line(proxy.rpartition("@")[2])
+    proxy = "" if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme, "").rpartition("@")[2]
+    through = f" through the proxy {one_line(proxy)}, which an environment variable sets" if proxy else ""
+    return TextError(f"{text.name} could not be downloaded from {one_line(text.url)}{through}: {why}")

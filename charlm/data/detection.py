@@ -7,6 +7,7 @@ capitals where capitals stand? The user sees how a line reads in the likeliest t
 import codecs
 import re
 import unicodedata
+from collections import Counter
 from functools import cache
 
 from charlm.errors import UsageError
@@ -97,10 +98,10 @@ _EAST_ASIAN = {
     "Traditional": ("big5", 0xA4, 0xC6),
     "Korean": ("euc_kr", 0xB0, 0xFE),
 }
+_TELLING_ASCII = "@`{}|~^\\\x7f" + bytes({*range(32)} - set(b"\t\n\r\f")).decode()
+"""What other encodings make of letters, and text hardly has."""
 _EAST_ASIAN_SCRIPTS = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL"}
-_SIGNS = "„“”‘’«»–—…€£°©·"
-_RARE_SIGNS = "‚‹›•§®™№¿¡\u00a0´，。、；：？！「」『』（）《》"
-_ONE_LETTER_WORDS = "àéíóúaæåøöавикусоя"
+_SIGNS = "„“”‘’«»–—…€£°©·‚‹›•§®™№¿¡\u00a0´，。、；：？！「」『』（）《》"
 
 
 def compression_of(data: bytes) -> str | None:
@@ -190,13 +191,12 @@ def utf16_without_mark(data: bytes) -> str | None:
 def guesses(data: bytes, at: int) -> list[tuple[str, str]]:
     """The likeliest encodings of `data`, which is not UTF-8 at the offset `at`, the best first, each with a line read in it."""
     sample = lines_around(data, at)
-    n_high = sum(byte > 0x7F for byte in sample) or 1  # of few, the common encodings are the likeliest
     scores: dict[str, tuple[float, str]] = {}
     for place, encoding in enumerate((*_WIDE, *_CANDIDATES)):
         text = _decoded(data[: 2 * SAMPLE] if encoding in _WIDE else sample, encoding)
         if text is None or text in scores:
             continue
-        score = _plausibility(text, encoding) - 0.0005 * place * (1 + 3 / n_high)
+        score = _plausibility(text) - 0.0005 * place  # the common encodings win ties
         if score >= LEAST_SCORE and _decoded(data, encoding) is not None:
             scores[text] = score, encoding
     ranked = sorted(scores, key=lambda text: scores[text], reverse=True)
@@ -235,31 +235,20 @@ def _line(text: str, at: int) -> str:
     return line[begin : begin + WIDTH]
 
 
-def _plausibility(text: str, encoding: str) -> float:
+def _plausibility(text: str) -> float:
     """From about -1 to 1: are these letters of one language, in words, with capitals where they may stand?"""
     text = text[:SAMPLE]
-    if any(
-        char > "\x7f" and char != "\x85" and unicodedata.category(char) in ("Cc", "Cn", "Co")
-        for char in set(text)
-    ):
+    high = {char for char in text if char > "\x7f" and char != "\x85"}
+    if any(unicodedata.category(char) in ("Cc", "Cn", "Co") for char in high):
         return -1.0
-    telling = [
-        char
-        for char in text
-        if char > "\x7f" or char in "@`{}|~^\\\x7f" or (char < " " and char not in "\t\n\r\f")
-    ]
+    telling = [char for char in text if char > "\x7f" or char in _TELLING_ASCII]
     if not telling:
         return 0.0
-    scripts = {_script(char) for char in telling}
-    languages = [language for language in (*_LATIN, *_SCRIPTS) if language in _LATIN or language in scripts]
-    languages += _EAST_ASIAN if scripts & _EAST_ASIAN_SCRIPTS else ()
-    languages = [language for language in languages if language != "Vietnamese" or encoding == "cp1258"]
-    best = max(sum(_value(char, language) for char in telling) for language in languages)
-    foreign = sum(char > "\x7f" and _script(char) not in ("", "LATIN") for char in text)
-    latin = sum(char.isascii() and char.isalpha() for char in text)
-    odd = 0.25 if 0 < foreign * 4 < latin else 0.0  # single letters of another script in a Latin text
+    counts = Counter(telling)
+    languages = (*_LATIN, *_SCRIPTS, *_EAST_ASIAN)
+    best = max(sum(_value(char, language) * n for char, n in counts.items()) for language in languages)
     chars = f"\n{text}\n"
-    return (best - sum(map(_oddness, chars, chars[1:], chars[2:]))) / len(telling) - odd
+    return (best - sum(map(_oddness, chars, chars[1:], chars[2:]))) / len(telling)
 
 
 @cache
@@ -268,8 +257,8 @@ def _value(char: str, language: str) -> float:
     script = _script(char)
     if language in _EAST_ASIAN and (script or char not in _SIGNS):
         return _east_asian_value(char, script, language)
-    if char in _SIGNS or char in _RARE_SIGNS:
-        return 0.8 if char in _SIGNS else 0.5
+    if char in _SIGNS:
+        return 0.8
     if language in _LATIN and script in ("LATIN", "COMBINING"):
         return 1.0 if char in _LATIN[language] or char.lower() in _LATIN[language] else -0.3
     if script == language:
@@ -314,5 +303,4 @@ def _oddness(a: str, b: str, c: str) -> float:
         return 0.0
     if not two:
         return 1.0 if one and three and b not in "’·\u00ad" else 0.0
-    is_lone = not one and not three and two not in _EAST_ASIAN_SCRIPTS
-    return 0.4 if is_lone and b.lower() not in _ONE_LETTER_WORDS else 0.0
+    return 0.4 if not one and not three and two not in _EAST_ASIAN_SCRIPTS else 0.0

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -130,13 +129,9 @@ class InheritedSplit:
     begins: bool  # the text begins with the earlier one
     found: int  # symbols left out of training elsewhere, since the earlier run held them out
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "InheritedSplit":
-        """Rebuild from its fields as JSON. Raises ValueError, KeyError or TypeError."""
-        spans: Spans = {
-            name: [(int(a), int(b)) for a, b in data["spans"][name]] for name in (*PARTS, LEFT_OUT)
-        }
-        return cls(spans, bool(data["begins"]), int(data["found"]))
+    def __post_init__(self) -> None:
+        if set(self.spans) != {*PARTS, LEFT_OUT}:
+            raise ValueError(f"a division needs the parts {', '.join((*PARTS, LEFT_OUT))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,9 +156,8 @@ class EarlierText:
 
     def passages(self) -> Passages:
         """The passages of its held-out and test parts."""
-        pieces = [piece for ids in self.kept_back or () for piece in spread_pieces(ids, MOST_SEARCHED)]
-        hashes = [hashes_of(code_points(self.vocabulary.decode(piece))) for piece in pieces]
-        return Passages(np.concatenate(hashes or [np.empty(0, np.uint64)]))
+        pieces = (piece for ids in self.kept_back or () for piece in spread_pieces(ids, MOST_SEARCHED))
+        return Passages(hashes_of(code_points(self.vocabulary.decode(piece))) for piece in pieces)
 
 
 class BeginsWith:
@@ -217,7 +211,7 @@ def _places(passages: Passages, blocks: Iterable[Points], start: int) -> Iterato
         inside = np.flatnonzero(codes != END_POINT)
         held, places = np.concatenate((held, codes[inside])), np.concatenate((places, inside + start))
         start += len(codes)
-        found, _ = passages.find(held)
+        found, _ = passages.find(hashes_of(held))
         cuts = np.flatnonzero(np.diff(found) > PASSAGE) + 1
         for run in np.split(found, cuts) if len(found) else ():
             yield int(places[run[0]]), int(places[run[-1] + PASSAGE - 1]) + 1

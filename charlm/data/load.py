@@ -65,31 +65,30 @@ def load(
     notes_on_names = grouped(files.notes)  # never remembered: they are about files left out too
     files.notes.clear()
 
-    def loaded(corpus: Corpus, notes: Sequence[str]) -> Loaded:
-        return Loaded(corpus=corpus, notes=(*notes_on_names, *notes), sources=sources, label=label)
-
     if fingerprints is not None and not verify and scan is None:
         remembered = fingerprints.recall()
         corpus = reopen(remembered[0]) if remembered else None
         if remembered and corpus:
-            return loaded(corpus, remembered[1])
+            notes = (*notes_on_names, *remembered[1])
+            return Loaded(corpus=corpus, notes=notes, sources=sources, label=label)
     builder = CorpusBuilder(config, label, watch, earlier, scan.sample.add if scan else None)
-    main = files.blocks(paths) if paths else split_documents(normalize_blocks(_manual(), config), config)
+    manual = [] if paths else [Block.of(read_manual())]
+    main = files.blocks(paths) if paths else split_documents(normalize_blocks(manual, config), config)
     val = files.blocks(val_paths, INHERITED) if val_paths else None
     corpus = builder.build(main, val, verify=verify)
     if scan is not None:
         scan.counts, scan.marks = builder.counts, builder.marks
-    notes = [*grouped(files.notes), *(builder.marks.warnings() if builder.marks and paths else [])]
+    found = [*grouped(files.notes), *(builder.marks.warnings() if builder.marks and paths else [])]
     boilerplate = boilerplate_note(files.boilerplate, corpus, config)
     if boilerplate and config.strip is None and scan is not None:
         scan.boilerplate = boilerplate  # which `charlm inspect` lists among its warnings
     elif boilerplate:
-        notes.append(boilerplate if config.strip else f"{boilerplate} --strip gutenberg leaves them out.")
+        found.append(boilerplate if config.strip else f"{boilerplate} --strip gutenberg leaves them out.")
     if fingerprints is not None and corpus.uncached is None and not (scan and scan.partial):
-        fingerprints.remember(corpus.key, notes)
+        fingerprints.remember(corpus.key, found)
     if corpus.uncached is not None:
-        notes.append(f"The cache cannot be written ({corpus.uncached}); the text is held in memory.")
-    return loaded(corpus, notes)
+        found.append(f"The cache cannot be written ({corpus.uncached}); the text is held in memory.")
+    return Loaded(corpus=corpus, notes=(*notes_on_names, *found), sources=sources, label=label)
 
 
 def run_name(names: Sequence[str]) -> str:
@@ -97,10 +96,6 @@ def run_name(names: Sequence[str]) -> str:
     if not names:
         return MANUAL
     return "stdin" if names[0] == "-" else Path(names[0]).absolute().name.split(".")[0]
-
-
-def _manual() -> Iterator[Block]:
-    yield Block.of(read_manual())
 
 
 class _Files:
@@ -124,10 +119,9 @@ class _Files:
         self.notes += notes
         if self._scan is not None:
             paths = self._scan.plan(paths, self._config)
-        if STDIN in paths or self._total is None or (self._scan is not None and self._scan.partial):
-            self._total = None
-        else:
-            self._total += sum(os.stat(path).st_size for path in paths)
+        if self._total is not None:
+            is_known = STDIN not in paths and not (self._scan and self._scan.partial)
+            self._total = self._total + sum(os.stat(path).st_size for path in paths) if is_known else None
         return paths
 
     def blocks(self, paths: Sequence[str], inherited: Sequence[str] = ()) -> Iterator[Block]:
@@ -149,36 +143,24 @@ class _Files:
                     any_text = any_text or bool(block.utf8)
                     yield block
             except TextError as error:
-                raise self._with_advice(error, path, paths) from None
-            self._note(path, reader)
+                if len(paths) < 2 or path == STDIN:
+                    raise
+                apart, named = "\n" if "\n" in str(error) else " ", shlex.quote(Path(path).name)
+                raise TextError(f"{error}{apart}To leave it out, add --exclude {named}.") from None
+            self.notes += [(path, note) for note in reader.notes]
+            if self._scan is not None:
+                self._scan.record_fields += reader.record_fields or []
+                self._scan.files.append(
+                    FileRead(
+                        name=path,
+                        codec=reader.decoder.codec,
+                        marked=reader.decoder.has_mark,
+                        compression=reader.stream.compression,
+                    )
+                )
         self.notes += [(name, NEWLINE_ADDED) for name in joiner.unended]
         if not any_text:
             raise no_text(paths)
-
-    def _note(self, path: str, reader: FileReader) -> None:
-        """Keep the notes on a file that was read, for a scan also how it was."""
-        self.notes += [(path, note) for note in reader.notes]
-        if self._scan is None:
-            if reader.records_note:
-                self.notes.append((path, reader.records_note))
-            return
-        decoder = reader.decoder
-        self._scan.record_fields += reader.record_fields or []
-        self._scan.files.append(
-            FileRead(
-                name=path,
-                codec=decoder.codec,
-                marked=decoder.has_mark,
-                compression=reader.stream.compression,
-            )
-        )
-
-    def _with_advice(self, error: TextError, path: str, paths: Sequence[str]) -> TextError:
-        """The error, with how to leave that file out if there are others."""
-        if len(paths) < 2 or path == STDIN:
-            return error
-        apart = "\n" if "\n" in str(error) else " "
-        return TextError(f"{error}{apart}To leave it out, add --exclude {shlex.quote(Path(path).name)}.")
 
     def _count(self, n_bytes: int) -> None:
         self._read += n_bytes

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import pairwise
 
@@ -126,8 +126,3 @@ def find_lookalikes(text: str, vocabulary: Vocabulary) -> dict[str, str]:
         if instead is not None:
             found[char] = instead
     return found
-
-
-def replace_lookalikes(text: str, found: Mapping[str, str]) -> str:
-    """The text with the look-alikes that `find_lookalikes` found."""
-    return text.translate(str.maketrans(dict[str, str | int | None](found)))

@@ -1,6 +1,6 @@
 """Passages that two texts share: how much of the held-out text leaks from the training text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,23 +22,26 @@ Hashes = NDArray[np.uint64]
 class Passages:
     """A set of passages to find in texts."""
 
-    def __init__(self, wanted: Hashes) -> None:
+    def __init__(self, wanted: Iterable[Hashes]) -> None:
         """`wanted`: the hashes of the passages, in any order."""
-        self.there = np.unique(wanted)
+        self.there = np.unique(np.concatenate([np.empty(0, np.uint64), *wanted]))
         # A table of flags rules out most passages before the search, which is slow.
         self._maybe = np.zeros(1 << FILTER_BITS, dtype=bool)
         self._maybe[_short(self.there)] = True
 
-    def find(self, symbols: Symbols) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Where in a text one of them begins, (N,) ascending, and the place of each in `there`, (N,)."""
-        if not len(self.there):
-            return np.empty(0, np.intp), np.empty(0, np.intp)
-        found = hashes_of(symbols)
-        starts = np.flatnonzero(self._maybe[_short(found)])
-        found = found[starts]
-        at = np.searchsorted(self.there, found).clip(max=len(self.there) - 1)
-        same = self.there[at] == found
+    def find(self, hashes: Hashes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Which of the hashes are those of a passage, (N,) ascending, and the place of each in `there`, (N,)."""
+        starts = np.flatnonzero(self._maybe[_short(hashes)])
+        at = np.searchsorted(self.there, hashes[starts])
+        same = self.there[at.clip(max=len(self.there) - 1)] == hashes[starts]
         return starts[same], at[same]
+
+    def seen(self, texts: Iterable[Hashes]) -> NDArray[np.bool_]:
+        """Whether each of `there` occurs in one of the texts: (N,)."""
+        seen = np.zeros(len(self.there), dtype=bool)
+        for hashes in texts:
+            seen[self.find(hashes)[1]] = True
+        return seen
 
 
 def hashes_of(symbols: Symbols, of: int = PASSAGE) -> Hashes:
@@ -111,19 +114,12 @@ def overlap_of_samples(train: Ids, text: Ids) -> Overlap:
     is an anchor: the same passages are sampled on both sides (Manber 1994, USENIX Winter). Of either
     side evenly spread pieces are read, so what is found is a lower bound where those are not all.
     """
-    wanted = np.concatenate([np.empty(0, np.uint64), *map(sampled_hashes, spread_pieces(text, MOST_WANTED))])
-    there = np.unique(wanted)
-    seen = np.zeros(len(there), dtype=bool)
-    read = 0
-    for piece in spread_pieces(train, MOST_READ):
-        read += min(PIECE, len(piece))
-        found_here = sampled_hashes(piece)
-        if not len(there) or not len(found_here):
-            continue
-        at = np.searchsorted(there, found_here).clip(max=len(there) - 1)
-        seen[at[there[at] == found_here]] = True
-    found = int(seen[np.searchsorted(there, wanted)].sum())
-    return Overlap(found, len(wanted), min(1.0, read / max(1, len(train))), sampled=True)
+    wanted = [sampled_hashes(piece) for piece in spread_pieces(text, MOST_WANTED)]
+    passages, pieces = Passages(wanted), list(spread_pieces(train, MOST_READ))
+    seen = passages.seen(map(sampled_hashes, pieces))
+    found = sum(int(seen[np.searchsorted(passages.there, hashes)].sum()) for hashes in wanted)
+    read = sum(min(PIECE, len(piece)) for piece in pieces) / max(1, len(train))
+    return Overlap(found, sum(map(len, wanted)), min(1.0, read), sampled=True)
 
 
 def spread_pieces(ids: Ids, most: int) -> Iterator[Ids]:
@@ -153,10 +149,8 @@ def overlap_of_all(train: Ids, text: Ids) -> Overlap:
     wanted = hashes_of(text)
     if not len(wanted) or len(train) < PASSAGE:
         return Overlap(0, len(text))
-    passages = Passages(wanted)
-    seen = np.zeros(len(passages.there), dtype=bool)
-    for start in range(0, len(train) - PASSAGE + 1, AT_ONCE):
-        seen[passages.find(train[start : start + AT_ONCE + PASSAGE - 1])[1]] = True
+    passages, places = Passages([wanted]), range(0, len(train) - PASSAGE + 1, AT_ONCE)
+    seen = passages.seen(hashes_of(train[start : start + AT_ONCE + PASSAGE - 1]) for start in places)
     starts = np.flatnonzero(seen[np.searchsorted(passages.there, wanted)])
     edges = np.zeros(len(text) + 1, dtype=np.int64)
     np.add.at(edges, starts, 1)

@@ -8,8 +8,9 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import closing
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from time import time
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from charlm.config import TextConfig
 from charlm.data import corpus_cache as cache
-from charlm.data.corpus import Corpus, corpus_of_parts, key_of, reopen
+from charlm.data.corpus import Corpus, corpus_of_parts, reopen
 from charlm.data.documents import EndMarker, split_documents
 from charlm.data.encode import Counts, Encoder, Spool, TextCounter
 from charlm.data.holdout import LEFT_OUT, PARTS, BeginsWith, DocumentSplit, EarlierText, Split, inherit_split
@@ -81,15 +82,19 @@ class CorpusBuilder:
         too short to learn from, ResourceError if the disk is full.
         """
         folder = _temporary_folder()
-        spool = Spool(folder)
-        try:
-            with _full_disk_explained(folder):
+        with closing(Spool(folder)) as spool:
+            try:
                 sha256 = self._read(blocks, spool, main=True)
                 val_sha256 = None if val_blocks is None else self._read(val_blocks, spool, main=False)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+                    raise
+                raise ResourceError(
+                    f"no room for the text in {one_line(str(folder))} ({error.strerror}); free some space there, or "
+                    "set CHARLM_CACHE to a folder that has it"
+                ) from None
             key = self._key(sha256, val_sha256)
             return reopen(key, whole=verify) or self._encode(key, sha256, spool)
-        finally:
-            spool.close()
 
     def _read(self, blocks: Iterable[Block], spool: Spool, *, main: bool) -> str:
         """The first pass, over the `main` text or the held-out text of its own; the text's SHA-256."""
@@ -123,7 +128,7 @@ class CorpusBuilder:
             settings.append(self._begins.earlier.digest)
         if config.units != "chars":
             settings.append(f"units {config.units}")
-        return key_of(json.dumps(settings))
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
     def _encode(self, key: str, sha256: str, spool: Spool) -> Corpus:
         """The second pass: encode the parts and store them."""
@@ -153,11 +158,16 @@ class CorpusBuilder:
         if inherited is not None:
             facts["inherited_split"] = asdict(inherited)
         encoder = Encoder(vocabulary, self._counter.counts())
-        parts, done = {}, 0
-        for name in PARTS:
-            pieces = _EncodedPart(encoder, spool, split, name, done, self._watch)
-            parts[name] = cache.Part(encoder.length(counts[name]), encoder.dtype, pieces)
-            done += int(counts[name].sum())
+
+        def encoded(name: str) -> Iterator[Ids]:
+            done = sum(int(counts[before].sum()) for before in PARTS[: PARTS.index(name)])
+            for codes in split.codes(spool, name):
+                yield encoder.encode(codes)
+                done += len(codes)
+                self._watch("encoding", done, spool.chars)
+
+        lengths = {name: encoder.length(counts[name]) for name in PARTS}
+        parts = {name: cache.Part(lengths[name], encoder.dtype, partial(encoded, name)) for name in PARTS}
         return _store(key, facts, parts)
 
     def _vocabulary(self, train_counts: Counts) -> Vocabulary:
@@ -211,27 +221,8 @@ def _store(key: str, facts: dict[str, object], parts: dict[str, cache.Part]) -> 
             f"the cache in {one_line(str(cache.cache_folder()))} cannot be written ({why}), and the text is too long "
             "to be held in memory; free some space there, or set CHARLM_CACHE to another folder"
         )
-    held = [np.concatenate([np.empty(0, part.dtype), *part.pieces]) for part in parts.values()]
+    held = [np.concatenate([np.empty(0, part.dtype), *part.pieces()]) for part in parts.values()]
     return replace(corpus_of_parts(key, facts, *held), uncached=why)
-
-
-@dataclass(frozen=True)
-class _EncodedPart:
-    """The ids of a part, encoded anew whenever they are asked for."""
-
-    encoder: Encoder
-    spool: Spool
-    split: Split | DocumentSplit
-    name: str
-    done: int  # symbols of the parts before
-    watch: Watch
-
-    def __iter__(self) -> Iterator[Ids]:
-        done = self.done
-        for codes in self.split.codes(self.spool, self.name):
-            yield self.encoder.encode(codes)
-            done += len(codes)
-            self.watch("encoding", done, self.spool.chars)
 
 
 def _temporary_folder() -> Path:
@@ -242,18 +233,3 @@ def _temporary_folder() -> Path:
         return Path(tempfile.gettempdir())
     cache.remove_stale(time())
     return cache.corpora()
-
-
-@contextmanager
-def _full_disk_explained(folder: Path) -> Iterator[None]:
-    """Turn the error of a full disk into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-            raise
-        raise ResourceError(
-            f"no room for the text in {one_line(str(folder))} ({error.strerror}); free some space there, or "
-            "set "
-            "CHARLM_CACHE to a folder that has it"
-        ) from None

@@ -56,35 +56,25 @@ def read_texts(
         check_codec(encoding)
     inherited = [name for name, given in (("encoding", encoding), ("field", field)) if given is None]
     config = replace(config, encoding=encoding or config.encoding, field=field or config.field)
-    has_folders = any(os.path.isdir(name) for name in names)
-    include, exclude = (config.include, config.exclude) if has_folders else (None, None)
-    paths, notes = find_files(names, include, exclude, config.encoding)
-    if include:
-        notes.append(
-            (names[0], f"only files that match {' or '.join(include)} are read, as in the run's text")
-        )
-    if exclude:
-        notes.append(
-            (names[0], f"files that match {' or '.join(exclude)} are left out, as in the run's text")
-        )
-    files = []
+    filters = (config.include, config.exclude) if any(map(os.path.isdir, names)) else (None, None)
+    paths, notes = find_files(names, *filters, config.encoding)
+    for patterns, what in zip(
+        filters, ("only files that match {} are read", "files that match {} are left out"), strict=True
+    ):
+        if patterns:
+            notes.append((names[0], f"{what.format(' or '.join(patterns))}, as in the run's text"))
+    texts = []
     for path in paths:
-        reader, found = FileReader(path, config, inherited=inherited), Boilerplate()
+        reader = FileReader(path, config, inherited=inherited)
         try:
-            text = marked_text(reader.blocks(boilerplate=found))
+            text = marked_text(reader.blocks())
         except MemoryError:
             raise too_large(label_of(path)) from None
-        if text:
-            files.append((path, text))
+        texts += [(path, text)] if text else []
         notes += [(path, note) for note in reader.notes]
-        if config.strip is not None and found.chars:
-            left_out = f"Project Gutenberg's header and licence left out ({found.chars:,} characters)"
-            notes.append((path, f"{left_out}, as in the run's text"))
-        if reader.records_note:
-            notes.append((path, reader.records_note))
-    if not files:
+    if not texts:
         raise no_text(paths)
-    return Texts(files=tuple(files), notes=tuple(grouped(notes)))
+    return Texts(files=tuple(texts), notes=tuple(grouped(notes)))
 
 
 def no_text(paths: Sequence[str]) -> TextError:
@@ -96,8 +86,8 @@ def no_text(paths: Sequence[str]) -> TextError:
 class FileReader:
     """Reads one file by the settings of a text.
 
-    Complete once it is read: `notes` for the user; `record_fields`, the fields of a file of records that is read
-    as it stands (None for other files); and in `stream` and `decoder` how it was compressed and encoded.
+    Complete once it is read: `notes`; `record_fields`, the fields of a file of records that is read as plain text
+    (None for other files); and in `stream` and `decoder` how it was compressed and encoded.
     """
 
     def __init__(
@@ -118,6 +108,7 @@ class FileReader:
         self._inherits_field = "field" in inherited
         self.stream = ByteStream(path, self._label, watch=watch, excerpt=excerpt)
         self.decoder = TextDecoder(self._label, config.encoding, inherited="encoding" in inherited)
+        self._excerpt = excerpt
         self.record_fields: list[str] | None = None
         self._notes: list[str] = []
 
@@ -127,41 +118,35 @@ class FileReader:
         packed = [f"decompressed from {self.stream.compression}"] if self.stream.compression else []
         return [*packed, *self.decoder.notes, *self._notes]
 
-    @property
-    def records_note(self) -> str:
-        """What to say about records that are read as they stand, names and quotes included; else empty."""
-        if self.record_fields is None:
-            return ""
-        table = is_table_file(self._path)
-        what = "a table" if table else "JSON"
-        said = f"{what}, read as plain text, including ids, {'delimiters' if table else 'braces'} and quotes"
-        fields = list_fields(self.record_fields)
-        return f"{said}; to read one field only, add --field: {fields}" if self.record_fields else said
-
     def blocks(
         self, joiner: FileJoiner | None = None, boilerplate: Boilerplate | None = None
     ) -> Iterator[Block]:
         """Yield the text. Raises TextError if it cannot be read by these settings.
 
-        `joiner` keeps its first line apart from the file before; `boilerplate` counts Project Gutenberg's.
+        `joiner` keeps its first line apart from the file before; `boilerplate` counts Project Gutenberg's, of which
+        a note says otherwise how much was left out.
         """
-        boilerplate = boilerplate or Boilerplate()
+        found = boilerplate or Boilerplate()
         blocks = self._field(self._decoded())
         config = self._config  # without a field, where the file has none
         if config.strip is not None:
-            blocks = strip_boilerplate(blocks, boilerplate)
+            blocks = strip_boilerplate(blocks, found)
         blocks = normalize_blocks(blocks, config)
         if joiner is not None and config.documents == "none":  # else the end of a document keeps files apart
             blocks = joiner.join(blocks, self._path)
         blocks = split_documents(blocks, config)
-        search = config.strip is None and config.field is None
-        yield from boilerplate.count_in(blocks) if search else blocks
+        counts = boilerplate is not None and config.strip is None and config.field is None
+        yield from found.count_in(blocks) if counts else blocks
+        if boilerplate is None and found.chars:
+            left_out = f"Project Gutenberg's header and licence left out ({found.chars:,} characters)"
+            self._notes.append(f"{left_out}, as in the run's text")
 
     def _decoded(self) -> Iterator[Block]:
         pieces = self.stream.pieces()
         first = next(pieces, b"")  # only then is it known whether offsets in the pieces are those in the file
         path = self._path if self.stream.is_plain else None
-        return self.decoder.blocks(chain([first], pieces), path)
+        blocks = self.decoder.blocks(chain([first], pieces), path)
+        return self._excerpt.beginning(blocks) if self._excerpt else blocks
 
     def _field(self, blocks: Iterator[Block]) -> Iterable[Block]:
         """The text of the field of every record, or all text of a file without a field to read."""
@@ -172,6 +157,11 @@ class FileReader:
         begin, field = first.text[:BEGINNING], self._config.field
         if field is None:
             self.record_fields = field_names(self._path, begin)
+            if self.record_fields is not None and self._excerpt is None:  # an inspection says it itself
+                what, signs = ("a table", "delimiters") if is_table_file(self._path) else ("JSON", "braces")
+                said = f"{what}, read as plain text, including ids, {signs} and quotes"
+                advice = "; to read one field only, add --field: " + list_fields(self.record_fields)
+                self._notes.append(said + advice * bool(self.record_fields))
             return blocks
         found = format_of(self._path, begin, field)
         if self._inherits_field:

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
+from charlm.data.sources import suffix_of
 from charlm.data.stream import PIECE, Block
 from charlm.data.tokenizer import first_surrogate
 from charlm.errors import TextError
@@ -27,7 +27,6 @@ SHOWN = 20
 """Names of fields that a message lists, and lines of a table row that are compared."""
 _QUOTED_TABLES, _PLAIN_TABLES = (".csv",), (".tsv", ".tab")
 _JSON_FILES = (".jsonl", ".ndjson", ".json")
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".lzma")
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _SEPARATOR = re.compile(r'"?sep=([^"\s\w]|\t)"?\s*', re.IGNORECASE)
@@ -62,12 +61,12 @@ _JSON = Format()
 
 def is_table_file(path: str) -> bool:
     """Whether the suffix of a file is that of a table."""
-    return _suffix_of(path) in (*_QUOTED_TABLES, *_PLAIN_TABLES)
+    return suffix_of(path) in (*_QUOTED_TABLES, *_PLAIN_TABLES)
 
 
 def is_record_file(path: str) -> bool:
     """Whether the suffix of a file is that of a table or of JSON."""
-    return is_table_file(path) or _suffix_of(path) in _JSON_FILES
+    return is_table_file(path) or suffix_of(path) in _JSON_FILES
 
 
 def format_of(path: str, begin: str, field: str = "") -> Format | None:
@@ -76,7 +75,7 @@ def format_of(path: str, begin: str, field: str = "") -> Format | None:
     The delimiter of a table is the one that `sep=` names in its first line, or that gives a header with
     `field`, or else the one that gives the most columns.
     """
-    suffix, lines = _suffix_of(path), _first_lines(begin)
+    suffix, lines = suffix_of(path), _first_lines(begin)
     if suffix in _PLAIN_TABLES:
         return Format("\t")
     if suffix in _QUOTED_TABLES:
@@ -108,29 +107,20 @@ def list_fields(names: Iterable[str]) -> str:
     return ", ".join(map(one_line, every[:SHOWN])) + more or "none"
 
 
-def _suffix_of(path: str) -> str:
-    suffixes = [suffix.lower() for suffix in PurePath(path).suffixes]
-    return next((suffix for suffix in reversed(suffixes) if suffix not in _COMPRESSED), "")
-
-
 def _first_lines(text: str) -> list[str]:
     """The first lines of a text, without blank ones."""
-    lines = (match.group() for match in islice(_LINE.finditer(text), FIRST_LINES))
-    return [line for line in lines if line.strip()]
+    return [line for match in islice(_LINE.finditer(text), FIRST_LINES) if (line := match.group()).strip()]
 
 
 def _table_format(lines: list[str], field: str) -> Format:
     first = lines[0] if lines else "sep=,"
-    separator = _SEPARATOR.fullmatch(first)
-    if separator:
+    if separator := _SEPARATOR.fullmatch(first):
         return Format(separator.group(1), quoted=True)
-
-    def columns(form: Format) -> tuple[bool, int]:
-        header = form.header(lines)
-        return field in header, len(header)
-
     spaced = {each: 0 < first.count(each) == first.count(f"{each} ") for each in _DELIMITERS}
-    return max((Format(each, quoted=True, spaced=spaced[each]) for each in _DELIMITERS), key=columns)
+    headers = {
+        form: form.header(lines) for form in (Format(each, True, spaced[each]) for each in _DELIMITERS)
+    }
+    return max(headers, key=lambda form: (field in headers[form], len(headers[form])))
 
 
 def _json_fields(begin: str) -> list[str] | None:
@@ -175,23 +165,24 @@ class RecordReader:
 
         Raises TextError, naming the place, for what is no record and for a record without the field.
         """
-        is_table = bool(self._form.delimiter)
-        texts = self._cells(self._split(blocks)) if is_table else self._json_texts(blocks)
+        texts = self._cells(self._lines(blocks)) if self._form.delimiter else self._json_texts(blocks)
         held: list[str] = []
         size = 0
-        for text in texts:
-            at = first_surrogate(text)
-            if at is not None:
-                raise self._wrong(f"has half a character in {one_line(self._field)} (U+{ord(text[at]):04X})")
-            held.append(text + "\n")
-            size += len(text) + 1
-            if size >= PIECE:
-                yield _joined(held, apart)
+        for text in chain(texts, [None]):
+            if text is not None:
+                at = first_surrogate(text)
+                if at is not None:
+                    raise self._wrong(
+                        f"has half a character in {one_line(self._field)} (U+{ord(text[at]):04X})"
+                    )
+                held.append(text + "\n")
+                size += len(text) + 1
+            if held and (text is None or size >= PIECE):
+                ends = np.cumsum([len(text) for text in held], dtype=np.int64) if apart else None
+                yield Block.of("".join(held), ends)
                 held, size = [], 0
-        if held:
-            yield _joined(held, apart)
 
-    def _split(self, blocks: Iterable[Block]) -> Iterator[str]:
+    def _lines(self, blocks: Iterable[Block]) -> Iterator[str]:
         r"""Lines with their ends: \n, \r\n or \r."""
         file = io.TextIOWrapper(io.BufferedReader(_BlockFile(blocks)), "utf-8", newline="")
         while line := file.readline(LONGEST_LINE + 1):
@@ -254,11 +245,11 @@ class RecordReader:
         else:
             what = f"has no field {name}" + ("" if others else ", and no other that is text")
         what += f"; available fields: {list_fields(others)}" if others else ""
-        if any(isinstance(value, dict | list) for value in record.values()):
-            raise self._wrong(
-                f"{what}; --field cannot reach nested fields; extract the text first, for example with jq"
-            )
-        raise self._wrong(f"{what}; remove such records, or give each of them a text")
+        nested = any(isinstance(value, dict | list) for value in record.values())
+        advice = "--field cannot reach nested fields; extract the text first, for example with jq"
+        raise self._wrong(
+            f"{what}; {advice if nested else 'remove such records, or give each of them a text'}"
+        )
 
     def _cells(self, lines: Iterator[str]) -> Iterator[str]:
         """The field's column of a table."""
@@ -284,13 +275,9 @@ class RecordReader:
                     "them, name that column in the header too",
                     row=True,
                 )
-            in_quotes += not form.quoted and bool(_QUOTED.fullmatch(row[column]))
-            if (
-                form.quoted
-                and not suspicious
-                and len(self._widths) > 1
-                and {*self._widths} == {len(header) - 1} != {0}
-            ):
+            if not form.quoted:
+                in_quotes += bool(_QUOTED.fullmatch(row[column]))
+            elif not suspicious and len(self._widths) > 1 and {*self._widths} == {len(header) - 1} != {0}:
                 suspicious = f"row {self._row}, line {self._row_begin}"
             yield row[column]
             row = self._next_row(rows)
@@ -317,30 +304,28 @@ class RecordReader:
 
     def _next_row(self, rows: Iterator[list[str]]) -> list[str] | None:
         """The next row that has cells; None at the end. Raises TextError if its quotes are not balanced."""
+        row: list[str] | None = []
         try:
-            while True:
+            while row == []:
                 self._row, self._row_begin, self._widths = self._row + 1, self._line + 1, []
                 row = next(rows, None)
-                if row != []:
-                    return row
         except csv.Error as error:
-            raise self._wrong(self._about_quotes(str(error)), row=True) from None
-
-    def _about_quotes(self, error: str) -> str:
-        """What the csv module says, in words that tell what to look for and what to do."""
-        upto = f", up to line {self._line}" if self._line > self._row_begin else ""
-        if "unexpected end" in error:
-            what = f"opens a quote that is never closed{upto}"
-        elif "field limit" in error:
-            what = f"has a cell of more than {LONGEST_CELL:,} characters; a quote is probably never closed"
-        elif "expected after" in error:
-            what = f"has unbalanced quotes: text follows a closing quote{upto}"
-        else:
-            what = f"cannot be read as a table: {error}"
-        return (
-            f'{what}. Within a quoted cell, write each " twice (""). If its quotes are plain characters, give it '
-            "as tab-separated text in a file named .tsv, which has no quoting"
-        )
+            upto = f", up to line {self._line}" if self._line > self._row_begin else ""
+            known = {
+                "unexpected end": f"opens a quote that is never closed{upto}",
+                "field limit": f"has a cell of more than {LONGEST_CELL:,} characters; a quote is probably never closed",
+                "expected after": f"has unbalanced quotes: text follows a closing quote{upto}",
+            }
+            what = next(
+                (known[words] for words in known if words in str(error)),
+                f"cannot be read as a table: {error}",
+            )
+            raise self._wrong(
+                f'{what}. Within a quoted cell, write each " twice (""). If its quotes are plain characters, give it '
+                "as tab-separated text in a file named .tsv, which has no quoting",
+                row=True,
+            ) from None
+        return row
 
     def _column(self, header: list[str]) -> tuple[int, bool]:
         """The index of the field's column, and whether the first row is a header."""
@@ -380,8 +365,3 @@ class _BlockFile(io.RawIOBase):
         n = min(len(buffer), len(self._rest))
         buffer[:n], self._rest = self._rest[:n], self._rest[n:]
         return n
-
-
-def _joined(texts: list[str], apart: bool) -> Block:
-    ends = np.cumsum([len(text) for text in texts], dtype=np.int64) if apart else None
-    return Block.of("".join(texts), ends)

@@ -29,7 +29,7 @@ SNIFFED = 1 << 13
 """Bytes that decide whether a file found in a folder is text."""
 _WILD = re.compile(r"[*?[]")
 _DIGITS = re.compile(r"\d+")
-_PACKED = (".gz", ".bz2", ".xz", ".zst")
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".lzma")
 
 
 def manual_name() -> str:
@@ -112,6 +112,12 @@ def describe(
     return " and ".join(parts + ["standard input"] * (STDIN in paths))
 
 
+def suffix_of(path: str) -> str:
+    """The suffix of a file's name in lower case, before that of a compression; empty if it has none."""
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    return next((suffix for suffix in reversed(suffixes) if suffix not in _COMPRESSED), "")
+
+
 def natural_key(name: str) -> str:
     """A sort key that orders runs of digits as numbers, where digits stand."""
     return _DIGITS.sub(_number_key, name)
@@ -139,7 +145,7 @@ class _Search:
         self._used: set[str] = set()  # patterns that matched something
         self._binary: list[str] = []  # files left out because they are not text
         self._runs: dict[str, bool] = {}  # for each folder met, whether it is a run of charlm
-        if include and not any(map(_is_searched, names)):
+        if include and not any(os.path.isdir(name) or _is_pattern(name) for name in names):
             raise UsageError(
                 f"{_options('include', include)} applies only to folders, but you named none; leave it out"
             )
@@ -226,11 +232,13 @@ class _Search:
     def _below(self, top: str) -> list[str]:
         """The text files below a folder, in order."""
         found = self._texts([path for path, matched in self._walk(top) if self._is_wanted(path, matched)])
-        suffixes = Counter(map(_suffix_of, found)).most_common()
+        suffixes = Counter(map(suffix_of, found)).most_common()
         if len(suffixes) > 1:
-            listed = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes[:SHOWN_SUFFIXES])
-            others = sum(count for _, count in suffixes[SHOWN_SUFFIXES:])
-            listed += f" and {others:,} others" if others else ""
+            kinds = [
+                f"{n:,} {one_line(suffix) or 'without a suffix'}" for suffix, n in suffixes[:SHOWN_SUFFIXES]
+            ]
+            others = sum(n for _, n in suffixes[SHOWN_SUFFIXES:])
+            listed = ", ".join(kinds) + (f" and {others:,} others" if others else "")
             self.notes.append(
                 (top, f"reading several kinds of files ({listed}); choose with --include and --exclude")
             )
@@ -279,15 +287,11 @@ class _Search:
 
     def _texts(self, paths: list[str]) -> list[str]:
         """Those that may be text by their first bytes; a note names the others."""
-        found = []
-        for path in paths:
-            what = _binary_kind(path, self._encoding)
-            if what is None:
-                found.append(path)
-            else:
-                self._binary.append(path)
-                self.notes.append((path, f"{what}, not text; left out"))
-        return found
+        kinds = {path: _binary_kind(path, self._encoding) for path in paths}
+        binary = {path: kind for path, kind in kinds.items() if kind is not None}
+        self._binary += binary
+        self.notes += [(path, f"{kind}, not text; left out") for path, kind in binary.items()]
+        return [path for path in paths if path not in binary]
 
     def _matching(self, pattern: str) -> list[str]:
         """The text files that a glob pattern matches, and those below the folders that it matches."""
@@ -369,29 +373,12 @@ def _with_slashes(path: str) -> str:
 
 
 def _is_pattern(name: str) -> bool:
-    return bool(_WILD.search(name)) and not os.path.lexists(name)
-
-
-def _is_searched(name: str) -> bool:
-    """Whether a name is a folder or a pattern, so that files are searched for."""
-    try:
-        return os.path.isdir(name) or _is_pattern(name)
-    except ValueError:  # a NUL in a name
-        return False
+    return bool(_WILD.search(name)) and "\0" not in name and not os.path.lexists(name)
 
 
 def _options(option: str, patterns: Sequence[str]) -> str:
     """Patterns as they were given: `--include *.txt --include *.md`."""
     return " ".join(f"--{option} {one_line(pattern)}" for pattern in patterns)
-
-
-def _suffix_of(path: str) -> str:
-    """The suffix of a file, with that of its compression: `.txt`, `.txt.gz`."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    return (
-        one_line("".join(suffixes[-1 - (suffixes[-1] in _PACKED) :] if suffixes else ""))
-        or "without a suffix"
-    )
 
 
 def _parts_match(parts: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -67,61 +67,43 @@ class Block:
 
 
 class Excerpt:
-    """What is read of one file, or of standard input: all of it, spans of bytes, or its beginning."""
+    """What is read of one file: all of it, or the lines within spans of bytes; and no more text than a budget."""
 
     def __init__(self, spans: Sequence[Span] | None, budget: int, encoding: str | None = None) -> None:
-        """`budget`: bytes that are read of a file that has to be read from its beginning."""
-        self._spans, self.budget, self._encoding = spans, budget, encoding
+        """`budget`: the most bytes of text, as UTF-8, to read of a file that has to be read from its beginning."""
+        self.spans, self.budget, self._encoding = spans, budget, encoding
         self.cut = False  # the budget ended before the text
-
-    @property
-    def whole(self) -> bool:
-        """Whether the bytes are those of the file, from the first to the last."""
-        return self._spans is None
+        self._is_entered = False  # the spans are read
 
     def of_file(self, file: BinaryIO) -> Iterator[bytes]:
         """The lines that lie whole within the spans; of a file that has to be read from its beginning, all bytes."""
         first = file.read(PIECE)
-        if self._spans is None or compression_of(first) or not self._has_lines(first):
+        codec = codecs.lookup(self._encoding or byte_order_mark(first)[1]).name
+        has_lines = b"\n" in first and "\n".encode(codec) == b"\n"  # then a line can be found from anywhere
+        if self.spans is None or compression_of(first) or not has_lines:
             yield first
             yield from iter(lambda: file.read(PIECE), b"")
             return
-        size = file.seek(0, os.SEEK_END)
-        for start, end in self._spans:
+        size, self._is_entered = file.seek(0, os.SEEK_END), True
+        for start, end in self.spans:
             file.seek(start)
             data = b"".join(iter(lambda end=end: file.read(end - file.tell()), b""))  # type: ignore[misc]
             data = data[data.find(b"\n") + 1 if start else 0 :]
             yield data if end == size else data[: data.rfind(b"\n") + 1]
 
-    def beginning(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """As many of these (decompressed) bytes as the budget allows, up to the end of a line or of a character."""
-        codec = ""
-        for piece in pieces:
-            codec = codec or self._codec(piece)
-            if len(piece) > self.budget:
-                yield _complete(piece[: self.budget // 4 * 4], codec)
+    def beginning(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """As much of the text as the budget allows, up to the end of a line if there is one."""
+        for block in blocks:
+            if self._is_entered:
+                yield block
+                continue
+            if len(block.utf8) > self.budget:
+                text = block.utf8[: self.budget].decode("utf-8", "ignore")
+                yield Block.of(text[: text.rfind("\n") + 1 or None])
                 self.budget, self.cut = 0, True
                 return
-            self.budget -= len(piece)
-            yield piece
-
-    def _codec(self, first: bytes) -> str:
-        return codecs.lookup(self._encoding or byte_order_mark(first)[1]).name
-
-    def _has_lines(self, first: bytes) -> bool:
-        """Whether a byte of a line feed always ends a line."""
-        return b"\n" in first and "\n".encode(self._codec(first)) == b"\n"
-
-
-def _complete(data: bytes, codec: str) -> bytes:
-    """Bytes less the line, or at least the character, that is cut at their end."""
-    end = data.rfind(b"\n") + 1
-    if end and "\n".encode(codec) == b"\n":
-        return data[:end]
-    decoder = codecs.getincrementaldecoder(codec)("ignore")
-    decoder.decode(data)
-    pending = decoder.getstate()[0]
-    return data[: len(data) - len(pending)]
+            self.budget -= len(block.utf8)
+            yield block
 
 
 class ByteStream:
@@ -154,8 +136,8 @@ class ByteStream:
         if self.compression is not None:
             pieces = decompress(self.compression, pieces, self._label, self.size)
         elif self._path != STDIN:
-            self.is_plain = self._excerpt is None or self._excerpt.whole
-        return self._excerpt.beginning(pieces) if self._excerpt else pieces
+            self.is_plain = self._excerpt is None or self._excerpt.spans is None
+        return pieces
 
     def raw_pieces(self) -> Iterator[bytes]:
         """Yield the bytes as they are stored. Raises TextError for what is missing, unreadable or changing."""
@@ -282,7 +264,11 @@ def decompress(kind: str, pieces: Iterable[bytes], label: str, size: int | None 
                     stream = start()
                 out = stream.decompress(rest, PIECE)
                 produced, rest = produced + len(out), b""
-                _refuse_bomb(produced, size or taken, label)
+                if produced > max(EXPANDS_SAFELY, MOST_EXPANSION * (size or taken)):
+                    raise TextError(
+                        f"{label} expands to more than {MOST_EXPANSION} times its {size or taken:,} bytes, which "
+                        "ordinary text never does. If you trust it, decompress it yourself and give the result."
+                    )
                 if out:
                     yield out
                 if stream.eof:
@@ -295,14 +281,6 @@ def decompress(kind: str, pieces: Iterable[bytes], label: str, size: int | None 
         ) from cause
     if stream is not None:
         raise TextError(f"{label} is cut short: its {kind} data ends too early. Get the whole file again.")
-
-
-def _refuse_bomb(produced: int, compressed: int, label: str) -> None:
-    if produced > EXPANDS_SAFELY and produced > MOST_EXPANSION * compressed:
-        raise TextError(
-            f"{label} expands to more than {MOST_EXPANSION} times its {compressed:,} bytes, which ordinary text "
-            "never does. If you trust it, decompress it yourself and give the result."
-        )
 
 
 class _Decompressor(Protocol):

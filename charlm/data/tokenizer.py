@@ -22,6 +22,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm import strict_json
+
 Ids = NDArray[np.integer[Any]]
 Points = NDArray[np.unsignedinteger[Any]]  # code points
 
@@ -234,31 +236,36 @@ class Vocabulary:
 
     def to_json(self) -> str:
         """As text; `from_json` gives the same vocabulary again."""
-        data: dict[str, Any] = {"chars": self.chars, "counts": list(self.counts)}
-        data |= {"bytes": list(self.trained_bytes)}
+        data: dict[str, Any] = {"chars": self.chars, "counts": self.counts, "bytes": list(self.trained_bytes)}
         data |= {"ends": True} if self.has_end else {}
         data |= {"units": self.units} if self.units != "chars" else {}
-        data |= {"ids": list(self.ids)} if self.ids else {}
+        data |= {"ids": self.ids} if self.ids else {}
         return json.dumps(data)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Rebuild from parsed `to_json`. Raises ValueError if it is not a vocabulary."""
-        data = {"ends": False, "units": "chars", "ids": [], "clusters": [], **data}
-        if data["units"] == "graphemes" or data.pop("clusters") != []:
+        if data.get("units") == "graphemes":
             raise ValueError("its units are graphemes, which charlm no longer has; train with --units chars")
-        if set(data) != {"chars", "bytes", "counts", "ends", "units", "ids"}:
-            raise ValueError("a vocabulary must have chars, bytes and counts")
-        chars, units, has_end = data["chars"], data["units"], data["ends"]
-        if not isinstance(chars, str) or first_surrogate(chars) is not None or not isinstance(units, str):
-            raise ValueError("a vocabulary's chars must be text without lone surrogates, its units a word")
-        if not isinstance(has_end, bool):
-            raise ValueError("a vocabulary's ends must be true or false")
-        for name, high in (("bytes", 255), ("counts", 2**63 - 1), ("ids", 2**31 - 1)):
-            values = data[name]
-            if not isinstance(values, list) or not all(type(v) is int and 0 <= v <= high for v in values):
-                raise ValueError(f"a vocabulary's {name} must be a list of whole numbers up to {high:,}")
-        return cls(chars, bytes(data["bytes"]), tuple(data["counts"]), has_end, units, tuple(data["ids"]))
+        try:
+            s = strict_json.from_json(_Stored, data)
+            if first_surrogate(s.chars) is not None:
+                raise ValueError("its chars have a lone surrogate")
+            return cls(s.chars, bytes(s.bytes), s.counts, s.ends, s.units, s.ids)
+        except ValueError as error:
+            raise ValueError(f"it is not a vocabulary: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A vocabulary as JSON."""
+
+    chars: str
+    counts: tuple[int, ...]
+    bytes: tuple[int, ...]
+    ends: bool = False
+    units: str = "chars"
+    ids: tuple[int, ...] = ()
 
 
 class Decoder:

@@ -18,6 +18,7 @@ from charlm.inference.context import ContextRule
 from charlm.inference.predictor import predictor_of
 from charlm.model.transformer import grow_vocabulary
 from charlm.settings import settings_of
+from charlm.strict_json import from_json
 from charlm.terminal import one_line
 from charlm.training.held_out import ParentText
 from charlm.training.planner import (
@@ -182,7 +183,7 @@ def _spans(facts: CorpusFacts, text: TextConfig) -> Spans | None:
         return None
     if facts.inherited_split is None:
         return Split.of(facts.chars, facts.chars, text).spans
-    spans = InheritedSplit.from_json(facts.inherited_split).spans
+    spans = from_json(InheritedSplit, facts.inherited_split).spans
     return {name: [(a, b) for a, b in spans[name] if b <= facts.chars] for name in spans}
 
 

@@ -14,6 +14,7 @@ from charlm.data.holdout import EarlierText, InheritedSplit
 from charlm.data.load import load
 from charlm.data.tokenizer import Vocabulary
 from charlm.errors import CharlmError, CheckpointError, UsageError
+from charlm.strict_json import from_json
 from charlm.terminal import first_of, one_line
 
 HINT = "if you moved the text, give its path with --text PATH"
@@ -138,7 +139,7 @@ def earlier_of(facts: CorpusFacts) -> EarlierText | None:
             looked=e.looked,
             inherited_split=None
             if facts.inherited_split is None
-            else InheritedSplit.from_json(facts.inherited_split),
+            else from_json(InheritedSplit, facts.inherited_split),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"run.json is damaged: {one_line(repr(error))}") from None
