@@ -1,172 +1,182 @@
-"""What a user probably meant: names that other tools use, in a table, before letters are compared."""
+"""What a user probably meant: names that other tools use, in tables, before letters are compared."""
 
 import re
 from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 
-# Values: options of charlm without their dashes, the best first, separated by `|`. `a + b` offers both, and
-# after the name may stand a value. The first that the command has is suggested. What begins with `=` is a
-# sentence, for what charlm does in another way. A key `COMMAND NAME` holds for one command only.
 _FILES = "=name files without an option, as in: charlm train FILE"
 _NO_GPU = "device cuda|=only training uses a GPU; every other command computes on the CPU"
 _STDOUT = "out|per-char|=results go to standard output; write them to a file with > FILE"
-_TIME_OR_STEPS = "steps + time"
-_CHARACTERS = "=charlm needs no tokenizer: its symbols are characters, or bytes with --units bytes"
-_ONE_MACHINE = "=charlm trains on one device"
-_NO_LOGGER = "=charlm writes all metrics to metrics.jsonl in the run's folder, and plots them in report.html"
-_DETAILS = "=there is no verbose mode: charlm reports everything on standard error"
-_PROMPT_FILE = "prompt-file"
+_RESUME = "=to resume a run: charlm resume RUN"
 
-OPTIONS: dict[str, str] = {
-    # nanoGPT, minGPT
-    "max-iters": "steps", "iters": "steps", "iterations": "steps", "num-iters": "steps", "n-iters": "steps", "num-iterations": "steps", "lr-decay-iters": "steps", "warmup-iters": "schedule", "decay-lr": "schedule",
-    "warmup-steps": "schedule", "warmup": "schedule", "num-warmup-steps": "schedule", "warmup-ratio": "schedule", "lr-scheduler": "schedule", "lr-scheduler-type": "schedule", "lr-decay": "schedule", "lr-schedule": "schedule",
-    "scheduler": "schedule", "min-lr": "schedule", "learning-rate-decay": "schedule", "lr": "learning-rate", "alpha": "learning-rate", "rate": "learning-rate", "base-lr": "learning-rate",
-    "max-lr": "learning-rate", "learningrate": "learning-rate", "step-size": "learning-rate", "init-from": "from|run", "out-dir": "checkpoints", "compile-model": "compile on",
-    "torch-compile": "compile on", "no-compile": "compile off", "eval-interval": "eval-every", "log-interval": "eval-every", "eval-iters": "eval-chars", "eval-only": "=to evaluate a run: charlm eval --run RUN",
-    "always-save-checkpoint": "save-every", "gradient-accumulation-steps": "grad-accum", "accumulation": "grad-accum", "clip": "grad-clip", "ngrams": "ngram-embeddings", "portable": "plain", "counts": "prior", "muon-rate": "muon-lr", "counts-order": "prior-order", "accumulate-grad-batches": "grad-accum", "accumulation-steps": "grad-accum", "micro-batch-size": "batch-size",
-    "max-grad-norm": "grad-clip", "gradient-clip": "grad-clip", "clip-grad": "grad-clip", "gradient-clip-val": "grad-clip",
-    "clip-norm": "grad-clip", "clip-grad-norm": "grad-clip", "grad-norm": "grad-clip", "beta1": "optimizer", "beta2": "optimizer", "optim": "optimizer", "optimiser": "optimizer", "opt": "optimizer", "dtype": "precision", "bias": "=the model has no biases",
-    "wandb": _NO_LOGGER, "wandb-log": _NO_LOGGER, "wandb-project": _NO_LOGGER, "wandb-run-name": "run", "tensorboard": _NO_LOGGER,
-    "report-to": _NO_LOGGER, "logging-dir": _NO_LOGGER, "log-dir": _NO_LOGGER, "log-file": _NO_LOGGER, "tb": _NO_LOGGER, "backend": _ONE_MACHINE, "world-size": _ONE_MACHINE, "nproc-per-node": _ONE_MACHINE, "gpus": _ONE_MACHINE,
-    "local-rank": _ONE_MACHINE, "num-gpus": _ONE_MACHINE, "devices": "device", "accelerator": "device", "ddp": _ONE_MACHINE,
-    # Hugging Face: Trainer, generate, PEFT
-    "epochs": _TIME_OR_STEPS, "epoch": _TIME_OR_STEPS, "num-epochs": _TIME_OR_STEPS, "n-epochs": _TIME_OR_STEPS, "num-train-epochs": _TIME_OR_STEPS, "max-epochs": _TIME_OR_STEPS, "train-epochs": _TIME_OR_STEPS,
-    "per-device-train-batch-size": "batch-size", "per-device-eval-batch-size": "eval-chars", "train-batch-size": "batch-size", "output-dir": "checkpoints", "max-steps": "steps", "num-steps": "steps", "n-steps": "steps", "train-steps": "steps",
-    "num-train-steps": "steps", "num-training-steps": "steps", "total-steps": "steps", "batches": "steps", "fp16": "precision bf16", "half": "precision bf16", "bf16": "precision bf16", "bfloat16": "precision bf16",
-    "amp": "precision bf16", "mixed-precision": "precision bf16", "float16": "precision bf16", "fp32": "precision fp32", "float32": "precision fp32", "tf32": "precision", "wd": "weight-decay", "l2": "weight-decay", "decay": "weight-decay",
-    "evaluation-strategy": "eval-every", "eval-strategy": "eval-every", "eval-steps": "eval-every", "eval-freq": "eval-every", "eval-frequency": "eval-every", "val-every": "eval-every", "val-interval": "eval-every", "logging-steps": "eval-every",
-    "val-check-interval": "eval-every", "save-steps": "save-every", "save-interval": "save-every", "save-strategy": "save-every", "checkpoint-every": "save-every", "save-freq": "save-every", "checkpoint-interval": "save-every",
-    "save-total-limit": "save-every", "overwrite-output-dir": "run", "resume-from-checkpoint": "=to resume a run: charlm resume RUN",
-    "resume-from": "=to resume a run: charlm resume RUN", "resume": "=to resume a run: charlm resume RUN; charlm train --run RUN --resume-if-exists starts it if it does not exist",
-    "continue": "resume-if-exists|=to resume a run: charlm resume RUN", "restore": "=to resume a run: charlm resume RUN",
-    "ckpt-path": "checkpoint", "ckpt": "checkpoint", "checkpoint-path": "checkpoint", "load": "checkpoint|from", "load-from": "from|run",
-    "early-stopping": "patience", "early-stop": "patience", "early-stopping-patience": "patience", "no-early-stopping": "patience 0",
-    "model-name-or-path": "from|run", "model-name": "from|run", "pretrained": "from|run", "pretrained-model": "from|run", "base-model": "from|run", "init": "from|run", "finetune": "from|=to fine-tune a run: charlm train FILE --from RUN",
-    "fine-tune": "from|=to fine-tune a run: charlm train FILE --from RUN", "finetune-from": "from", "start-from": "from|run", "max-seq-length": "block-size", "max-seq-len": "block-size", "seq-len": "block-size", "seq-length": "block-size",
-    "sequence-length": "block-size", "max-length": "length|block-size", "n-positions": "block-size", "n-ctx": "block-size", "max-position-embeddings": "block-size", "hidden-size": "n-embd", "num-hidden-layers": "n-layer",
-    "num-attention-heads": "n-head", "num-key-value-heads": "n-kv-head", "hidden-dropout-prob": "dropout", "attn-dropout": "dropout",
-    "dataloader-num-workers": "threads", "num-workers": "threads", "workers": "threads", "jobs": "threads", "num-threads": "threads", "n-threads": "threads", "cpus": "threads", "nproc": "threads", "cores": "threads", "do-sample": "temperature",
-    "no-cuda": "device cpu", "use-cpu": "device cpu", "use-gpu": _NO_GPU, "dataset-name": _FILES, "tokenizer": _CHARACTERS,
-    "tokenizer-name": _CHARACTERS, "token": _CHARACTERS, "tokens": "length|units", "vocab-size": "min-count", "vocab": "min-count",
-    "gradient-checkpointing": "grad-accum", "greedy": "temperature 0", "num-beams": "temperature 0", "typical-p": "min-p", "repetition-penalty": "=charlm has no penalty for repeats; try --min-p or a higher --temperature",
-    "repeat-penalty": "=charlm has no penalty for repeats; try --min-p or a higher --temperature", "max-new-tokens": "length", "num-return-sequences": "samples", "random-seed": "seed", "manual-seed": "seed", "rng-seed": "seed",
-    # char-rnn, torch-rnn
-    "rnn-size": "n-embd", "num-layers": "n-layer", "layers": "n-layer", "n-layers": "n-layer", "layer": "n-layer", "depth": "n-layer",
-    "nlayers": "n-layer", "num-blocks": "n-layer", "blocks": "n-layer", "primetext": "prompt", "start-text": "prompt", "start": "prompt",
-    "prime-text": "prompt", "seed-text": "prompt", "prefix": "prompt", "begin": "prompt", "beginning": "prompt", "text": f"prompt|{_FILES}",
-    "input-txt": _FILES, "input-h5": _FILES, "input-json": "field", "model-type": "model|mixer", "rnn": "mixer recurrent", "lstm": "mixer recurrent",
-    "gru": "mixer recurrent", "arch": "mixer", "architecture": "mixer", "attention": "mixer attention", "cell": "mixer",
-    "val-frac": "val", "val-split": "val", "validation-split": "val", "val-size": "val", "val-ratio": "val", "valid": "val", "validation": "val",
-    "train-frac": "val", "train-split": "val", "train-ratio": "val", "test-split": "test", "test-frac": "test", "test-size": "test",
-    "holdout": "val", "held-out": "val", "val-data": "val-file", "validation-file": "val-file", "valid-file": "val-file", "val-text": "val-file",
-    "checkpoint-name": "run", "print-every": "eval-every", "gpuid": _NO_GPU, "gpu-id": _NO_GPU, "opencl": _NO_GPU, "wordlevel": "units", "level": "units",
-    # litgpt, lit-llama, llama.cpp
-    "train.max-steps": "steps", "train.max-tokens": "steps", "train.epochs": _TIME_OR_STEPS, "train.micro-batch-size": "batch-size",
-    "train.global-batch-size": "batch-size", "train.save-interval": "save-every", "train.max-seq-length": "block-size", "eval.interval": "eval-every",
-    "n-predict": "length", "predict": "length", "num-predict": "length", "max-tokens": "length", "new-tokens": "length", "num-tokens": "length",
-    "ctx-size": "block-size", "context-size": "block-size", "context-length": "block-size", "context": "block-size|stride", "ctx": "block-size|stride",
-    "context-window": "block-size", "temp": "temperature", "tau": "temperature", "reverse-prompt": "stop", "stop-sequence": "stop",
-    "stop-token": "stop", "eos": "one-document|stop", "n-gpu-layers": _NO_GPU, "ngl": _NO_GPU, "checkpoint-dir": "checkpoints|checkpoint",
-    "checkpoints-dir": "checkpoints", "ckpt-dir": "checkpoints", "save-dir": "checkpoints", "model-dir": "checkpoints", "runs-dir": "checkpoints", "root": "checkpoints",
-    # common words
-    "heads": "n-head", "num-heads": "n-head", "n-heads": "n-head", "nhead": "n-head", "head": "n-head", "nheads": "n-head", "kv-heads": "n-kv-head",
-    "n-kv-heads": "n-kv-head", "hidden": "n-embd", "hidden-dim": "n-embd", "dim": "n-embd", "d-model": "n-embd", "width": "n-embd",
-    "embd": "n-embd", "embed": "n-embd", "emb": "n-embd", "embedding": "n-embd", "embedding-dim": "n-embd", "embed-dim": "n-embd", "n-embed": "n-embd",
-    "emb-dim": "n-embd", "embedding-size": "n-embd", "model-dim": "n-embd", "units-size": "n-embd", "batch": "batch-size", "bs": "batch-size",
-    "batchsize": "batch-size", "blocksize": "block-size", "block": "block-size", "drop": "dropout", "dropout-rate": "dropout", "dropout-prob": "dropout",
-    "pos": "position", "positional": "position", "positions": "position", "pos-emb": "position", "pos-encoding": "position", "position-embedding": "position",
-    "positional-encoding": "position", "rope": "position rotary", "rotary": "position rotary", "alibi": "position alibi", "order": "prior-order", "ngram": "prior-order|ngram-embeddings", "ngram-order": "prior-order", "n-gram": "prior-order|ngram-embeddings",
-    "num-samples": "samples", "n-samples": "samples", "nsamples": "samples", "count": "samples", "num": "samples", "number": "samples", "how-many": "samples",
-    "chars": "length", "characters": "length", "len": "length", "num-chars": "length", "n-chars": "length", "size": "length|n-embd", "topk": "top-k", "topp": "top-p",
-    "minp": "min-p", "nucleus": "top-p", "k": "top-k", "p": "prompt|top-p", "gpu": _NO_GPU, "cuda": _NO_GPU, "cpu": "device cpu|=this command computes on the CPU",
-    "mps": "device mps", "quiet": f"quiet|{_DETAILS}", "silent": "quiet|=redirect messages with 2> FILE", "verbose": _DETAILS, "debug": "=set CHARLM_DEBUG=1 to see where an error comes from", "log-level": _DETAILS, "progress": _DETAILS,
-    "no-progress": "quiet|=redirect messages with 2> FILE", "output": _STDOUT, "out": _STDOUT, "output-file": _STDOUT, "outfile": _STDOUT,
-    "save": _STDOUT, "save-to": _STDOUT, "dest": f"to|{_STDOUT}", "train output": "run + checkpoints", "train out": "run + checkpoints",
-    "train output-file": "run + checkpoints", "train save": "run + checkpoints", "train save-to": "run + checkpoints", "data output": "to", "data out": "to",
-    "data output-dir": "to", "data dir": "to", "input": _FILES, "file": _FILES, "files": _FILES, "data": _FILES, "dataset": _FILES, "corpus": _FILES, "path": _FILES,
-    "input-file": _FILES, "train-file": _FILES, "data-path": _FILES, "data-dir": _FILES, "text-file": _FILES, "data-file": _FILES, "training-file": _FILES,
-    "train-data": _FILES, "train-path": _FILES, "folder": _FILES, "dir": _FILES, "directory": _FILES, "stdin": "=to read standard input, give - as the file",
-    "sample input": "prompt", "sample file": _PROMPT_FILE, "sample input-file": _PROMPT_FILE, "sample text-file": _PROMPT_FILE, "sample path": _PROMPT_FILE,
-    "sample dataset": "run", "sample data": "run", "sample corpus": "run", "sample files": _PROMPT_FILE, "compare file": f"on|{_FILES}",
-    "name": "run", "run-name": "run", "experiment": "run", "experiment-name": "run", "exp": "run", "exp-name": "run", "project": "run", "tag": "run", "run-id": "run",
-    "weights": "from|checkpoint|run", "sample model": "run", "eval model": "run", "compress model": "run", "decompress model": "run", "info model": "run", "resume model": "run", "model-path": "from|run", "model-file": "from|run", "which": "checkpoint", "step": "steps|checkpoint",
-    "best": "checkpoint best", "latest": "checkpoint latest", "last": "checkpoint latest", "duration": "time", "minutes": "time", "seconds": "time",
-    "hours": "time", "max-time": "time", "timeout": "time", "time-limit": "time", "budget": "time", "for": "time", "overwrite": "force|run", "yes": "force", "clean": "clear", "delete": "clear|remove", "rm": "clear|remove", "remove": "clear",
-    "filter": "include", "pattern": "include", "glob": "include", "ext": "include", "extension": "include", "ignore": "exclude", "skip": "exclude",
-    "column": "field", "col": "field", "key": "field", "text-field": "field", "text-column": "field", "text-key": "field", "json-key": "field",
-    "charset": "encoding", "codec": "encoding", "lower": "lowercase", "lower-case": "lowercase", "uncased": "lowercase", "nfc": "normalize nfc",
-    "normalise": "normalize", "unicode": "normalize", "doc": "documents", "docs": "documents", "lines": "documents line", "line": "documents line",
-    "delimiter": "separator", "sep": "separator", "per-line": "documents line", "bytes": "units bytes", "byte-level": "units bytes", "graphemes": "units",
-    "words": "units", "word-level": "units", "surprisal": "per-char", "per-token": "per-char", "per-character": "per-char", "per-word": "per-char", "bits": "per-char",
-    "heldout": "part held-out", "split-name": "part", "adaptive": "online", "dynamic": "online", "baseline": "vary model=ngram,transformer",
-    "vs": "on", "dry": "dry-run", "plan": "dry-run", "no-act": "dry-run", "simulate": "dry-run", "cfg": "config", "conf": "config", "config-file": "config", "settings": "config",
-    "format": "json", "as-json": "json", "output-format": "json", "jsonl": "json", "color": "=charlm uses colour only on terminals; NO_COLOR=1 turns it off",
-    "no-color": "=charlm uses colour only on terminals; NO_COLOR=1 turns it off", "colour": "=charlm uses colour only on terminals; NO_COLOR=1 turns it off", "no-colour": "no-color|=charlm uses colour only on terminals; NO_COLOR=1 turns it off",
-    "help-all": "help", "usage": "help", "?": "help", "man": "help", "examples": "help", "ver": "version", "license": "=charlm is under the MIT licence",
-    # single letters
-    "n": "samples", "b": "batch-size", "t": "temperature|time", "l": "length|n-layer", "m": "run", "r": "run", "s": "seed", "o": _STDOUT, "q": "quiet",
-    "e": _TIME_OR_STEPS, "d": "device", "c": "config|checkpoint", "f": f"prompt-file|force|{_FILES}", "i": f"prompt|{_FILES}", "v": "version", "j": "json|threads", "y": "yes|force",
-}  # fmt: skip
 
-COMMANDS: dict[str, str] = {
-    "generate": "sample", "gen": "sample", "complete": "sample", "write": "sample", "infer": "sample",
-    "inference": "sample", "predict": "sample", "chat": "sample", "prompt": "sample", "speak": "sample", "decode-text": "sample", "samples": "sample",
-    "evaluate": "eval", "evaluation": "eval", "test": "eval", "score": "eval", "perplexity": "eval", "ppl": "eval", "loss": "eval", "validate": "eval",
-    "measure": "eval", "bits": "eval", "surprisal": "eval --per-char FILE", "surprise": "eval --per-char FILE",
-    "finetune": "train FILE --from RUN", "fine-tune": "train FILE --from RUN", "adapt": "train FILE --from RUN", "transfer": "train FILE --from RUN",
-    "continue": "resume", "restart": "resume", "extend": "resume", "go-on": "resume", "fit": "train", "learn": "train", "pretrain": "train",
-    "start": "train", "init": "train", "new": "train", "create": "train", "build": "train", "make": "train", "run": "train", "count": "train FILE --model ngram",
-    "plan": "train --dry-run", "dry-run": "train --dry-run", "list": "runs", "ls": "runs", "models": "runs", "checkpoints": "runs", "ps": "runs", "history": "runs",
-    "delete": "runs --remove RUN", "rm": "runs --remove RUN", "remove": "runs --remove RUN", "del": "runs --remove RUN", "show": "info", "describe": "info", "status": "info",
-    "details": "info", "view": "info", "cat": "info", "report": "info", "version": "--version", "ver": "--version",
-    "encode": "compress", "zip": "compress", "pack": "compress", "decode": "decompress", "unzip": "decompress", "unpack": "decompress", "uncompress": "decompress", "expand": "decompress",
-    "stats": "inspect", "statistics": "inspect", "analyze": "inspect", "analyse": "inspect", "analysis": "inspect", "look": "inspect", "profile": "inspect", "explore": "inspect",
-    "preview": "inspect", "summary": "inspect", "summarize": "inspect", "download": "data get NAME", "fetch": "data get NAME", "get": "data get NAME", "datasets": "data list", "dataset": "data list", "texts": "data list",
-    "diff": "compare", "ablate": "compare", "ablation": "compare", "sweep": "compare", "bench": "compare", "benchmark": "compare", "vs": "compare", "grid": "compare", "tune": "compare",
-    "check": "doctor", "verify": "doctor", "diagnose": "doctor", "fsck": "doctor", "health": "doctor", "clean": "cache --clear", "clear": "cache --clear", "prune": "cache --clear",
-    "topics": "explain", "docs": "explain", "man": "explain", "tutorial": "explain", "teach": "explain", "prepare": "inspect", "preprocess": "inspect", "tokenize": "inspect", "tokenizer": "inspect",
-}  # fmt: skip
+def _pairs(table: str) -> list[tuple[str, str]]:
+    """Each name with its meaning, from lines `meaning <- names`."""
+    lines = [line.split(" <- ") for line in table.strip().splitlines()]
+    return [(name, meaning) for meaning, names in lines for name in names.split()]
 
-VALUES: dict[str, dict[str, str]] = {
-    "device": {"gpu": "cuda", "nvidia": "cuda", "cuda:0": "cuda", "0": "cuda", "metal": "mps", "apple": "mps", "none": "cpu", "host": "cpu"},
-    "precision": {
-        "float16": "bf16", "fp16": "bf16", "half": "bf16", "16": "bf16", "16-mixed": "bf16", "mixed": "bf16", "amp": "bf16",
-        "bfloat16": "bf16", "bfp16": "bf16", "bf16-mixed": "bf16", "bf16-true": "bf16", "16-true": "bf16", "torch.bfloat16": "bf16",
-        "float32": "fp32", "float": "fp32", "32": "fp32", "single": "fp32", "full": "fp32", "32-true": "fp32", "f32": "fp32", "tf32": "fp32",
-        "float64": "fp32", "fp64": "fp32", "double": "fp32", "64": "fp32",
-    },
-    "mixer": {
-        "transformer": "attention", "gpt": "attention", "self-attention": "attention", "selfattention": "attention", "mha": "attention", "attn": "attention",
-        "multi-head-attention": "attention", "causal-attention": "attention", "softmax": "attention", "rnn": "recurrent", "lstm": "recurrent", "gru": "recurrent", "recurrence": "recurrent",
-        "mamba": "recurrent", "ssm": "recurrent", "conv": "convolution", "cnn": "convolution", "conv1d": "convolution", "convolutional": "convolution",
-        "simple": "simple-attention", "parameter-free": "simple-attention",
-    },
-    "model": {
-        "n-gram": "ngram", "ngrams": "ngram", "n-grams": "ngram", "kneser-ney": "ngram", "markov": "ngram", "counts": "ngram", "gpt": "transformer",
-        "attention": "transformer", "decoder": "transformer",
-    },
-    "position": {
-        "rope": "rotary", "roformer": "rotary", "rotational": "rotary", "absolute": "learned", "abs": "learned", "embedding": "learned", "trainable": "learned", "gpt2": "learned",
-        "sine": "sinusoidal", "sin": "sinusoidal", "sincos": "sinusoidal", "fixed": "sinusoidal", "fourier": "sinusoidal", "nope": "none", "no": "none", "off": "none",
-        "t5": "relative", "shaw": "relative", "rel": "relative", "bias": "alibi", "linear": "alibi",
-    },
-    "optimizer": {"adam": "adamw", "adam-w": "adamw", "sgd": "adamw", "rmsprop": "adamw", "lion": "muon", "adamw_torch": "adamw"},
-    "units": {
-        "char": "chars", "character": "chars", "characters": "chars", "codepoint": "chars", "codepoints": "chars", "code-points": "chars", "unicode": "chars", "letters": "chars",
-        "byte": "bytes", "utf8": "bytes", "utf-8": "bytes", "grapheme": "", "graphemes": "", "cluster": "", "clusters": "",
-        "words": "", "word": "", "tokens": "", "token": "", "bpe": "", "subword": "", "subwords": "", "sentencepiece": "", "wordpiece": "",
-    },
-    "documents": {
-        "lines": "line", "newline": "line", "record": "line", "records": "line", "row": "line", "rows": "line", "files": "file", "paragraph": "blank-line", "paragraphs": "blank-line",
-        "blank": "blank-line", "blanklines": "blank-line", "blank-lines": "blank-line", "empty-line": "blank-line", "sep": "separator", "no": "none", "off": "none",
-    },
-    "split": {"end": "tail", "last": "tail", "sequential": "tail", "random": "blocks", "shuffle": "blocks", "block": "blocks", "document": "documents", "docs": "documents", "hash": "documents"},
-    "normalize": {"nfd": "nfc", "nfkd": "nfkc", "yes": "nfc", "true": "nfc"},
-    "newlines": {"unix": "lf", "\\n": "lf", "n": "lf", "crlf": "keep", "none": "keep", "linux": "lf"},
-    "compile": {"true": "on", "yes": "on", "1": "on", "false": "off", "no": "off", "0": "off", "none": "off"},
-}  # fmt: skip
 
+# Options of charlm without dashes, the best first, separated by `|`: the first that the command has is suggested.
+# `a + b` suggests both; a value may follow an option; `=` begins a sentence, for what charlm does in another way.
+# A name `COMMAND:NAME` holds for one command only.
+OPTIONS = dict(
+    _pairs(f"""
+steps <- max-iters iters iterations num-iters max-steps num-steps train-steps num-train-steps total-steps
+steps + time <- epochs epoch num-epochs max-epochs num-train-epochs
+time <- duration minutes seconds hours max-time timeout time-limit budget
+schedule <- warmup warmup-iters warmup-steps warmup-ratio lr-decay lr-decay-iters lr-scheduler-type min-lr
+learning-rate <- lr alpha base-lr max-lr step-size
+batch-size <- batch bs per-device-train-batch-size train-batch-size micro-batch-size
+grad-accum <- gradient-accumulation-steps accumulate-grad-batches accumulation-steps
+grad-clip <- max-grad-norm clip-grad-norm gradient-clip-val clip clip-norm
+weight-decay <- wd l2
+optimizer <- optim opt beta1 beta2
+eval-every <- eval-interval eval-steps eval-freq val-interval log-interval logging-steps print-every
+save-every <- save-steps save-interval save-freq checkpoint-every checkpoint-interval
+patience <- early-stopping early-stop early-stopping-patience
+seed <- random-seed manual-seed
+precision <- dtype
+precision bf16 <- fp16 half bf16 bfloat16 amp mixed-precision
+precision fp32 <- fp32 float32
+compile on <- torch-compile
+threads <- num-workers workers jobs cpus cores
+device cpu|=this command computes on the CPU <- cpu no-cuda use-cpu
+device mps <- mps
+{_NO_GPU} <- gpu cuda use-gpu gpuid gpu-id n-gpu-layers
+=charlm trains on one device <- gpus num-gpus ddp world-size nproc-per-node local-rank
+=charlm writes all metrics to metrics.jsonl in the run's folder, and plots them in report.html <- wandb wandb-log tensorboard
+=to evaluate a run: charlm eval --run RUN <- eval-only
+from|run <- init-from model-name model-name-or-path pretrained base-model load-from model-path weights
+from|=to fine-tune a run: charlm train FILE --from RUN <- finetune fine-tune
+{_RESUME} <- resume-from resume-from-checkpoint
+{_RESUME}; charlm train --run RUN --resume-if-exists starts it if it does not exist <- resume continue
+dry-run <- dry plan simulate
+config <- cfg config-file settings
+n-layer <- layers num-layers num-hidden-layers depth blocks
+n-head <- heads num-attention-heads
+n-kv-head <- num-key-value-heads
+n-embd <- hidden hidden-size hidden-dim rnn-size d-model dim width embed-dim embedding-dim
+block-size <- max-seq-length seq-len seq-length sequence-length n-ctx ctx-size context-length context-size context-window
+block-size|stride <- context ctx
+dropout <- drop hidden-dropout-prob
+mixer <- arch architecture
+mixer recurrent <- rnn lstm gru
+position <- pos pos-encoding positional-encoding
+position rotary <- rope rotary
+prior-order|ngram-embeddings <- ngram n-gram
+{_FILES} <- input file files data dataset corpus path dir input-file text-file train-file data-path data-dir
+=to read standard input, give - as the file <- stdin
+val <- val-split val-frac val-size validation-split valid validation holdout held-out
+val-file <- val-data validation-file
+test <- test-split test-size
+units <- words word-level
+units bytes <- bytes byte-level
+min-count <- vocab vocab-size
+=charlm needs no tokenizer: its symbols are characters, or bytes with --units bytes <- tokenizer
+field <- column key text-field text-column
+encoding <- charset
+lowercase <- lower
+documents line <- lines line
+separator <- sep delimiter
+include <- filter pattern glob
+exclude <- ignore skip
+length <- max-new-tokens max-tokens n-predict num-tokens chars characters
+length|block-size <- max-length
+samples <- num-samples num-return-sequences count number
+temperature <- temp
+temperature 0 <- greedy
+temperature|time <- t
+top-k <- k
+top-p <- nucleus
+prompt|top-p <- p
+=charlm has no penalty for repeats; try --min-p or a higher --temperature <- repetition-penalty repeat-penalty
+prompt <- primetext start start-text prefix
+prompt|{_FILES} <- text
+stop <- stop-sequence stop-token
+one-document|stop <- eos
+per-char <- surprisal per-token per-character
+run <- model name run-name experiment project
+checkpoints <- out-dir output-dir save-dir model-dir ckpt-dir checkpoint-dir
+checkpoint <- ckpt ckpt-path
+{_STDOUT} <- output out output-file save save-to o
+force|run <- overwrite
+force <- yes
+clear|remove <- delete rm
+clear <- clean remove
+json <- format as-json output-format
+=there is no verbose mode: charlm reports everything on standard error <- verbose log-level progress
+quiet|=redirect messages with 2> FILE <- silent no-progress
+=set CHARLM_DEBUG=1 to see where an error comes from <- debug
+=charlm uses colour only on terminals; NO_COLOR=1 turns it off <- color colour no-colour
+help <- help-all usage
+prompt-file <- sample:file sample:files sample:input-file sample:text-file sample:path
+prompt <- sample:input
+run + checkpoints <- train:output train:out train:output-file train:save
+to <- data:output data:out data:output-dir data:dir
+on|{_FILES} <- compare:file
+""")
+)
+
+COMMANDS = dict(
+    _pairs("""
+train <- fit learn pretrain start init new create build run
+train FILE --from RUN <- finetune fine-tune adapt
+train --dry-run <- plan dry-run
+inspect <- stats statistics analyze analyse profile explore preview summary prepare tokenize
+resume <- continue restart extend
+sample <- generate gen complete write infer inference predict chat prompt
+eval <- evaluate evaluation test score perplexity ppl loss validate
+eval --per-char FILE <- surprisal
+compress <- encode zip pack
+decompress <- decode unzip unpack uncompress
+runs <- list ls models checkpoints history
+runs --remove RUN <- delete rm remove del
+info <- show describe status details view cat report
+compare <- diff ablate ablation sweep bench benchmark
+cache --clear <- clean clear prune
+data get NAME <- download fetch get
+data list <- datasets dataset texts
+explain <- topics docs man tutorial
+doctor <- check verify diagnose health
+--version <- version
+""")
+)
+
+VALUES = {
+    (meaning.split()[0], name): meaning.partition(" ")[2]
+    for name, meaning in _pairs("""
+device cuda <- gpu nvidia cuda:0 0
+device mps <- metal apple
+device cpu <- none host
+precision bf16 <- float16 fp16 half 16 16-mixed mixed amp bfloat16 bf16-mixed
+precision fp32 <- float32 float 32 single full tf32 float64 fp64 double 64
+mixer attention <- transformer gpt self-attention mha attn multi-head-attention softmax
+mixer recurrent <- rnn lstm gru mamba ssm
+mixer convolution <- conv cnn conv1d
+mixer simple-attention <- simple parameter-free
+model ngram <- n-gram ngrams kneser-ney markov counts
+model transformer <- gpt attention decoder
+position rotary <- rope roformer
+position learned <- absolute abs embedding gpt2
+position sinusoidal <- sine sin fixed fourier
+position relative <- t5 shaw rel
+position none <- nope no off
+optimizer adamw <- adam adam-w sgd rmsprop
+units chars <- char character characters unicode letters
+units bytes <- byte utf8 utf-8
+units <- grapheme graphemes words word tokens token bpe subword sentencepiece wordpiece
+documents line <- lines newline records rows
+documents file <- files
+documents blank-line <- paragraph paragraphs
+split tail <- end last sequential
+split blocks <- random shuffle block
+split documents <- document docs hash
+newlines lf <- unix linux
+newlines keep <- crlf none
+compile on <- true yes 1
+compile off <- false no 0 none
+""")
+}
 NO_WORDS = "charlm has no words, tokens or graphemes; its units are chars or bytes"
 """For values of `--units` that mean neither."""
 
@@ -185,7 +195,7 @@ def option_meant(name: str, available: Collection[str], command: str = "") -> st
     if wanted in available:
         return f"--{wanted}"
     positive = wanted.removeprefix("no-")
-    meant = OPTIONS.get(f"{command} {wanted}") or OPTIONS.get(wanted) or OPTIONS.get(positive, "")
+    meant = OPTIONS.get(f"{command}:{wanted}") or OPTIONS.get(wanted) or OPTIONS.get(positive, "")
     for one in meant.split("|") if meant else []:
         if one.startswith("="):
             return one
@@ -236,11 +246,11 @@ def value_meant(setting: str, value: object, allowed: Sequence[str]) -> str:
     """The end of a sentence that refuses words, with those that were meant; empty where they are not known."""
     meant = []
     for word in str(value).split(","):
-        wanted, known = word.strip().lower(), VALUES.get(setting, {})
-        found = known.get(wanted, known.get(wanted.replace("_", "-")))
+        wanted = word.strip().lower().replace("_", "-")
+        found = VALUES.get((setting, wanted))
         if found == "":
             return f"; {NO_WORDS}"
-        close = get_close_matches(wanted.replace("_", "-"), allowed, 1, 0.7)
+        close = get_close_matches(wanted, allowed, 1, 0.7)
         if found is None and not close:
             return ""
         meant.append(close[0] if found is None else found)

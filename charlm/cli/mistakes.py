@@ -2,7 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +50,6 @@ def no_command(name: str, ctx: Any) -> UsageError:
     meant = command_meant(name, commands)
     if meant is None:
         return UsageError(f"there is no command {shown}; there are {', '.join(commands)}")
-    named, *rest = meant.split()
-    options = {o.lstrip("-") for p in commands[named].params for o in p.opts} if named in commands else set()
-    if any(word.startswith("--") and word[2:] not in options for word in rest):
-        meant = named
     return UsageError(f"there is no command {shown}; did you mean charlm {meant}?")
 
 
@@ -92,22 +90,14 @@ def _meant(ctx: Any, name: str) -> str:
         return _belongs(f"--{plain(name)}", elsewhere)
     if found is not None and found.startswith("="):
         takes_files = any("FILE" in str(p.metavar) or p.name == "corpus" for p in ctx.command.params)
-        return found[1:].replace(
-            "charlm train FILE", f"charlm {command} FILE" if takes_files else "charlm train FILE"
-        )
+        return found[1:].replace("charlm train FILE", f"charlm {command if takes_files else 'train'} FILE")
+    found = found or option_like(name, here)
     if found is not None:
         return f"did you mean {found}?"
-    near = option_like(name, here)
-    if near is not None:
-        return f"did you mean {near}?"
-    other = option_meant(name, everywhere)
-    if other is not None:
-        return other[1:] if other.startswith("=") else _belongs(other, elsewhere)
-    far = option_like(name, everywhere, 0.8)
-    if far is not None:
-        return _belongs(far, elsewhere)
-    less = option_like(name, here, 0.6)
-    return f"did you mean {less}?" if less else f"see {ctx.command_path} --help"
+    other = option_meant(name, everywhere) or option_like(name, everywhere, 0.8)
+    if other is None:
+        return f"see {ctx.command_path} --help"
+    return other[1:] if other.startswith("=") else _belongs(other, elsewhere)
 
 
 def _belongs(option: str, commands: dict[str, set[str]]) -> str:
@@ -263,22 +253,10 @@ def _check_text(name: str) -> None:
     shown, wanted = one_line(name), Path(name)
     if name.lower() in TEXTS:
         raise TextError(f"{shown} does not exist here; to download it: charlm data get {name.lower()}")
-    near = _near(wanted.name, _listed(wanted.parent))
-    if near is not None:
-        raise TextError(f"{shown} does not exist; did you mean {one_line(str(wanted.parent / near))}?")
-
-
-def _listed(folder: Path) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except OSError:
-        return []
-
-
-def _near(name: str, others: Sequence[str]) -> str | None:
-    """The name with the same stem, or with nearly the same letters."""
-    from difflib import get_close_matches
-
-    same = [other for other in others if other.split(".")[0].lower() == name.split(".")[0].lower()]
-    close = same or get_close_matches(name, others, 1, 0.75)
-    return close[0] if close else None
+    with suppress(OSError):
+        others = sorted(other for other in os.listdir(wanted.parent) if not other.startswith("."))
+        stem = wanted.name.split(".")[0].lower()
+        same = [other for other in others if other.split(".")[0].lower() == stem]
+        near = same or get_close_matches(wanted.name, others, 1, 0.75)
+        if near:
+            raise TextError(f"{shown} does not exist; did you mean {one_line(str(wanted.parent / near[0]))}?")

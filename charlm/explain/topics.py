@@ -146,7 +146,7 @@ def explain(topic: str) -> Explanation:
 
 def _find(topic: str) -> Topic:
     if topic not in TOPICS:
-        aliases = (VALUES[name].get(topic.lower()) for name in ("position", "mixer", "optimizer"))
+        aliases = (VALUES.get((name, topic.lower())) for name in ("position", "mixer", "optimizer"))
         close = [name for name in aliases if name in TOPICS] or get_close_matches(topic.lower(), TOPICS, 1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UsageError(
