@@ -120,9 +120,7 @@ class Plan:
     schedule: Schedule
     eval_every: int  # steps
     eval_chars: int  # held-out symbols in each evaluation, approximately
-    decisions: tuple[
-        dict[str, Any], ...
-    ] = ()  # each with its reasons and the outcome; the last one is in force
+    decisions: tuple[dict[str, Any], ...] = ()  # each with its reasons and outcome; the last is in force
 
     @property
     def total_steps(self) -> int:
@@ -149,12 +147,12 @@ class Plan:
 
     def record(self, **facts: Any) -> "Plan":
         """The same plan with a decision appended: its facts, and the plan as the outcome."""
-        outcome = {
+        facts |= {
             "schedule": str(self.schedule),
             "eval_every": self.eval_every,
             "eval_chars": self.eval_chars,
         }
-        return replace(self, decisions=(*self.decisions, {**facts, **outcome}))
+        return replace(self, decisions=(*self.decisions, facts))
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; `from_json` rebuilds the same plan."""
@@ -164,10 +162,8 @@ class Plan:
     def from_json(cls, data: dict[str, Any]) -> "Plan":
         """Rebuild from `to_json`: the last decision is in force. Raises ValueError."""
         decisions = data.get("decisions")
-        if not isinstance(decisions, list) or not decisions:
-            raise ValueError("decisions must be a list that is not empty")
-        if not all(isinstance(decision, dict) for decision in decisions):
-            raise ValueError("each decision must be an object")
+        if not isinstance(decisions, list) or not all(isinstance(each, dict) for each in decisions or [None]):
+            raise ValueError("decisions must be a list of objects, at least one")
         last = decisions[-1]
         every, chars = last.get("eval_every"), last.get("eval_chars")
         if not all(type(value) is int and value > 0 for value in (every, chars)):
@@ -242,7 +238,14 @@ def choose(
         training = replace(training, ngram_embedding_accumulator=accumulator)
     rate = training.learning_rate or size.learning_rate
     training = _fill_training(replace(training, batch_size=batch, learning_rate=rate), budget, size, steps)
-    why = _explain(budget, n_train, size)
+    means = (
+        f"{budget.seconds:g} s at {budget.gflops:.0f} GFLOP/s"
+        if budget.steps is None
+        else f"{budget.steps} steps"
+    )
+    why = f"for {means}"
+    if size.weights * 1.5 > MAX_WEIGHTS_PER_CHAR * n_train:
+        why += f", small because the training text has only {n_train:,} symbols"
     if block < wanted:
         why += f"; block_size is reduced from {wanted} to {block}, because the text is short"
     return Choice(model=model, training=training, plan=plan, why=why)
@@ -318,32 +321,24 @@ def _choose_dropout(model: ModelConfig, epochs: float) -> ModelConfig:
 
 def _fill_model(model: ModelConfig, size: Size, n_train: int) -> ModelConfig:
     """Complete the given shape from a row of the table."""
-    n_layer = model.n_layer or max(size.n_layer, len(model.mixers))
-    n_embd, n_head = model.n_embd, model.n_head
     ngrams = model.ngram_embeddings or (1 if model.plain else NGRAM_EMBEDDINGS)
     model = replace(model, ngram_embeddings=ngrams).completed()
-    if not model.attends:
-        return _fill_rows(replace(model, n_layer=n_layer, n_embd=n_embd or size.n_embd), n_train)
-    groups = model.n_kv_head or 1
-    if n_embd is None and n_head is None:
-        n_head = ceil(size.n_head / groups) * groups
-    if n_embd is None:
-        assert n_head
-        n_embd = ceil(size.n_embd / (2 * n_head)) * 2 * n_head
-    if n_head is None:
-        as_in_table = n_embd == size.n_embd and groups == 1
-        multiple = 2 if model.position == "rotary" else 1
-        n_head = size.n_head if as_in_table else _choose_heads(n_embd, groups, multiple)
-    return _fill_rows(replace(model, n_layer=n_layer, n_embd=n_embd, n_head=n_head), n_train)
-
-
-def _fill_rows(model: ModelConfig, n_train: int) -> ModelConfig:
-    """As many n-gram embeddings as the text can fill and NGRAM_EMBEDDING_WEIGHTS allows; a power of two."""
-    assert model.ngram_embeddings and model.n_embd
-    if model.ngram_embeddings == 1 or model.ngram_embedding_rows is not None:
-        return model
-    most = NGRAM_EMBEDDING_WEIGHTS // ((model.ngram_embeddings - 1) * model.n_embd)
-    return replace(model, ngram_embedding_rows=1 << max(0, min(most, 2 * n_train).bit_length() - 1))
+    n_embd, n_head, rows = model.n_embd, model.n_head, model.ngram_embedding_rows
+    if model.attends:
+        groups = model.n_kv_head or 1
+        if n_embd is None:
+            n_head = n_head or ceil(size.n_head / groups) * groups
+            n_embd = ceil(size.n_embd / (2 * n_head)) * 2 * n_head
+        elif n_head is None:
+            as_in_table = n_embd == size.n_embd and groups == 1
+            multiple = 2 if model.position == "rotary" else 1
+            n_head = size.n_head if as_in_table else _choose_heads(n_embd, groups, multiple)
+    n_embd = n_embd or size.n_embd
+    if ngrams > 1 and rows is None:  # a power of two, for as many n-grams as the text can fill
+        most = min(NGRAM_EMBEDDING_WEIGHTS // ((ngrams - 1) * n_embd), 2 * n_train)
+        rows = 1 << max(0, most.bit_length() - 1)
+    n_layer = model.n_layer or max(size.n_layer, len(model.mixers))
+    return replace(model, n_layer=n_layer, n_embd=n_embd, n_head=n_head, ngram_embedding_rows=rows)
 
 
 def _choose_heads(n_embd: int, groups: int, multiple: int) -> int:
@@ -367,17 +362,6 @@ def _fill_training(training: TrainingConfig, budget: Budget, size: Size, steps: 
     optimizer = training.optimizer or "muon"
     training = replace(training, optimizer=optimizer, precision=precision, compile=compiled)
     return training if optimizer == "adamw" else replace(training, muon_lr=training.muon_lr or MUON_LR)
-
-
-def _explain(budget: Budget, n_train: int, size: Size) -> str:
-    limited = size.weights * 1.5 > MAX_WEIGHTS_PER_CHAR * n_train
-    means = (
-        f"{budget.steps} steps"
-        if budget.steps is not None
-        else f"{budget.seconds:g} s at {budget.gflops:.0f} GFLOP/s"
-    )
-    reason = f", small because the training text has only {n_train:,} symbols" if limited else ""
-    return f"for {means}{reason}"
 
 
 def write_plan(run: RunFolder, plan: Plan) -> None:
