@@ -165,10 +165,10 @@ def test_the_same_advice_comes_from_a_file_and_for_vary(charlm: Charlm) -> None:
 
 def test_what_is_no_file_and_no_run_is_told_where_it_belongs(trained: Charlm) -> None:
     for words, code, said in (
-        (["sample", "To be"], 2, "charlm sample --prompt 'To be'"),
+        (["sample", "To be"], 4, "charlm sample --prompt 'To be'"),
         (["sample", "To", "be"], 2, "charlm sample --prompt 'To be'"),
-        (["sample", "ducks.txt"], 2, "--prompt-file ducks.txt"),
-        (["sample", "poem"], 2, "did you mean the run poems?"),
+        (["sample", "ducks.txt"], 4, "--prompt-file ducks.txt"),
+        (["sample", "poem"], 4, "did you mean the run poems?"),
         (["eval", "poems"], 2, "charlm eval --run poems"),
         (["compress", "poems", "-o", "x"], 2, "--run poems"),
         (["train", "poems"], 2, "--from poems"),

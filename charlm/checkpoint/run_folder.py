@@ -15,7 +15,7 @@ from charlm.checkpoint.safe_io import MANIFEST, RUN_FILES, make_manifest, read_f
 from charlm.config import TextConfig
 from charlm.errors import CheckpointError, ResourceError, UsageError
 from charlm.suggestions import name_meant
-from charlm.terminal import one_line
+from charlm.terminal import command_line, one_line
 
 STEP_NAME = re.compile(r"step-(\d{8,12})")
 KEEP_LAST = 2
@@ -110,13 +110,13 @@ class RunFolder:
         try:
             files.make_folder(run.path)
         except OSError as error:
-            raise ResourceError(f"{one_line(str(run.path))} cannot be made: {error.strerror}") from None
+            raise ResourceError(f"{one_line(str(run.path))} cannot be created: {error.strerror}") from None
         try:
             run.lock()
         except CheckpointError:  # another process is starting a run of that name
             if shared_name:
                 raise
-            raise _taken(name) from None
+            raise _taken(run) from None
         check_free(root, name)
         return run
 
@@ -255,20 +255,38 @@ def check_free(root: Path, name: str) -> None:
     except OSError as error:
         raise ResourceError(f"{one_line(str(run.path))} cannot be used: {error.strerror}") from None
     if taken:
-        raise _taken(name)
+        raise _taken(run)
+
+
+def run_command(command: str, run: RunFolder, *words: str) -> str:
+    """`charlm COMMAND` on a run, with further words."""
+    name = run.path.name
+    named = [name]
+    if name.startswith("-"):
+        named = [f"--run={name}"]
+    elif command in ("sample", "eval", "train"):
+        named = ["--run", name]
+    return command_line(["charlm", command, *named, *folder_words(run), *words])
+
+
+def folder_words(run: RunFolder) -> list[str]:
+    """The option that finds a run, where its folder is not the default one."""
+    usual = Path(os.path.expanduser(os.environ.get("CHARLM_CHECKPOINTS") or "checkpoints"))
+    return [] if run.path.parent == usual else ["--checkpoints", str(run.path.parent)]
 
 
 def no_checkpoint(run: RunFolder) -> CheckpointError:
     """The error for a run that was stopped before its first save."""
     return CheckpointError(
-        f"the run {run.name} has no checkpoint yet; start it again with `charlm train --run {run.name}`"
+        f"the run {run.name} has no checkpoint yet; start it again with "
+        f"`{one_line(run_command('train', run))}`"
     )
 
 
-def _taken(name: str) -> UsageError:
+def _taken(run: RunFolder) -> UsageError:
     return UsageError(
-        f"a run or comparison named {name} exists already; resume it with `charlm resume {name}`, or choose "
-        "another name with --run"
+        f"a run or comparison named {run.name} exists already; resume it with "
+        f"`{one_line(run_command('resume', run))}`, or choose another name with --run"
     )
 
 

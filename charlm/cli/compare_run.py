@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.run_folder import RunFolder, run_command
 from charlm.cli.compare_display import show
 from charlm.cli.console import MESSAGES, Bar, count, foreign, load_run, print_json, say, table, warn, working
 from charlm.cli.follow import warn_of
@@ -26,7 +26,7 @@ from charlm.experiments.pairwise import Passage, SideBySide, side_by_side
 from charlm.experiments.runner import Began, Scored, Scoring, compare, plan_of, unintended
 from charlm.experiments.variants import Variant
 from charlm.inference.context import ContextRule
-from charlm.reporting.commands import run_command, text_words
+from charlm.reporting.commands import text_words
 from charlm.reporting.log import MetricsLog
 from charlm.reporting.progress import Progress
 from charlm.reporting.run_page import write_report

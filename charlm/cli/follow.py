@@ -8,11 +8,11 @@ from typing import Any
 import typer
 from tqdm import tqdm
 
-from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.run_folder import RunFolder, run_command
 from charlm.cli.console import print_json, say, table, warn, warn_of_slow_parts
 from charlm.job import TrainingJob
 from charlm.native.compiler import has_failures
-from charlm.reporting.commands import run_command, text_words
+from charlm.reporting.commands import text_words
 from charlm.reporting.log import row_of
 from charlm.reporting.progress import Progress, show_evaluation
 from charlm.reporting.run_page import NAME as REPORT

@@ -213,7 +213,7 @@ def check_files(command: str, names: Iterable[str], root: Path, time: str | None
 
     A file always wins over a run of the same name. `time` is what `--time` was given.
     """
-    from charlm.checkpoint.run_folder import has_run  # here: not needed for help
+    from charlm.checkpoint.run_folder import RunFolder, folder_words, has_run  # here: not needed for help
     from charlm.data.datasets import address_advice
 
     for name in names:
@@ -226,8 +226,9 @@ def check_files(command: str, names: Iterable[str], root: Path, time: str | None
             continue
         shown = one_line(name)
         if has_run(root, name):
+            run = one_line(command_line([name, *folder_words(RunFolder(root / name))]))
             raise UsageError(
-                f"there is no file {shown}, but there is a run of that name; {RUN_INSTEAD[command].format(quoted(name))}"
+                f"there is no file {shown}, but there is a run of that name; {RUN_INSTEAD[command].format(run)}"
             )
         if command in ("train", "inspect", "compare"):
             _check_number(shown, time)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from charlm.checkpoint.run_folder import run_command
 from charlm.cli.console import MESSAGES, say, warn
 from charlm.cli.options import (
     MOST_STEPS,
@@ -19,6 +20,7 @@ from charlm.cli.options import (
     threads_option,
 )
 from charlm.errors import UsageError
+from charlm.terminal import one_line
 from charlm.training.request import budget_seconds, moved_text
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def command(
     else:
         raise UsageError(
             f"the run {folder.name} is finished, after {training.session.state.step} steps; to train it further, set a "
-            f"time: charlm resume {folder.name} --time 2m"
+            f"time: {one_line(run_command('resume', folder, '--time', '2m'))}"
         )
 
 

@@ -13,7 +13,7 @@ from charlm.cli.console import MESSAGES, foreign, load_run, print_json, say, war
 from charlm.cli.mistakes import text_is_prompt
 from charlm.cli.options import ROOT, AsJson, Checkpoints, Run, Threads, Which, one_run, with_settings
 from charlm.config import SamplingConfig, TextConfig
-from charlm.errors import UsageError
+from charlm.errors import CheckpointError, UsageError
 from charlm.terminal import one_line, unescaped
 from charlm.training.request import build, note_files
 
@@ -129,7 +129,7 @@ def command(
 
 
 def _run(argument: str | None, option: str | None, root: Path) -> str | None:
-    """The run named by the argument or by `--run`; UsageError for an argument that is meant as a prompt."""
+    """The run named by the argument or by `--run`; CheckpointError for an argument that is meant as a prompt."""
     if argument is not None:
         from charlm.checkpoint.run_folder import has_run, list_runs  # here: not needed for help
         from charlm.suggestions import name_meant
@@ -137,7 +137,7 @@ def _run(argument: str | None, option: str | None, root: Path) -> str | None:
         if not has_run(root, argument):
             meant = name_meant(argument, [run.path.name for run in list_runs(root)])
             or_run = f"; or did you mean the run {one_line(meant)}?" if meant else ""
-            raise UsageError(text_is_prompt(argument) + or_run)
+            raise CheckpointError(text_is_prompt(argument) + or_run)
     return one_run(argument, option)
 
 

@@ -246,6 +246,12 @@ def _warnings(
     if figure.chars < FEWEST_HELD_OUT:
         chars = f"{figure.chars} character{'s are' if figure.chars != 1 else ' is'}"
         found.append(f"{chars} too few for a reliable score")
+    if 2 * figure.unknown_chars > figure.chars:
+        share = 100 * figure.unknown_chars / figure.chars
+        found.append(
+            f"{share:.0f} % of the characters are not in the model's vocabulary, so the score says little about the "
+            "text; is it in another language, or in another encoding (--encoding)?"
+        )
     assert np.isfinite(figure.nats).all()
     return tuple(found)
 

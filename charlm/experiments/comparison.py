@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from charlm.checkpoint.run_folder import CorpusFacts, RunFolder, folders_with, holds
+from charlm.checkpoint.run_folder import CorpusFacts, RunFolder, folders_with, holds, run_command
 from charlm.checkpoint.safe_io import read_json, write_json
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
@@ -265,9 +265,10 @@ def check_session(
 def _refuse(run: RunFolder, comparison: Comparison, task: Task, found: list[str]) -> None:
     if found:
         values = ", ".join(f"{name} {written(value)}" for name, value in task.variant.values.items())
+        again = run_command("resume", RunFolder(run.path.parent))
         raise CheckpointError(
             f"the run {run.name} of the comparison {comparison.name} does not belong there ({one_line(values)}, seed "
-            f"{task.seed}): {one_line(found[0])}; move it away, and charlm resume {comparison.name} trains that run"
+            f"{task.seed}): {one_line(found[0])}; move it away, then train that run again: {one_line(again)}"
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from charlm import files
-from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.run_folder import RunFolder, run_command
 from charlm.checkpoint.safe_io import (
     NGRAM_FILE,
     dump_tensors,
@@ -26,6 +26,7 @@ from charlm.errors import CheckpointError
 from charlm.evaluation.score import per_char
 from charlm.experiments.curves import BEYOND, Curve, by_symbols_before, by_symbols_seen
 from charlm.inference.predictor import predictor_of
+from charlm.terminal import one_line
 from charlm.training.session import Session
 from charlm.training.signals import Stop
 
@@ -66,7 +67,8 @@ class AlteredError(CheckpointError):
     """A valid result that belongs to another run, other weights, or was edited."""
 
     def __init__(self, run: RunFolder, why: str) -> None:
-        super().__init__(f"{NAME} of {run.name} {why}; remove it, and charlm resume scores the run again")
+        again = one_line(run_command("resume", RunFolder(run.path.parent)))
+        super().__init__(f"{NAME} of {run.name} {why}; remove it, then score the run again: {again}")
 
 
 def is_there(run: RunFolder, of: str | None = None) -> bool:

@@ -3,10 +3,9 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from charlm.checkpoint.run_folder import RunFacts, RunFolder
+from charlm.checkpoint.run_folder import RunFacts, RunFolder, folder_words
 from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
 from charlm.data.corpus import Corpus
 from charlm.settings import Setting, settings_of
@@ -66,7 +65,7 @@ def repeat_command(
         )
     if parent is not None:
         words += ["--from", parent.run, "--checkpoint", str(parent.step)]
-    words += _folder_words(run)
+    words += folder_words(run)
     paths = [_relative(path) for path in facts.corpus.sources]
     return train_command(paths, words, (model, training, text), INHERITED if parent is not None else ())
 
@@ -82,28 +81,11 @@ def why_not_repeatable(finished: object, returns: int, plan: Plan) -> str | None
     return None
 
 
-def run_command(command: str, run: RunFolder, *words: str) -> str:
-    """`charlm COMMAND` on a run, with further words."""
-    name = run.path.name
-    named = [name]
-    if name.startswith("-"):
-        named = [f"--run={name}"]
-    elif command in ("sample", "eval"):
-        named = ["--run", name]
-    return command_line(["charlm", command, *named, *_folder_words(run), *words])
-
-
 def text_words(sources: Sequence[str], corpus: Corpus) -> list[str]:
     """The option that names the text of a run, where it is neither in the cache nor where it was read."""
     if corpus.uncached is None or all(source != "-" and os.path.exists(source) for source in sources):
         return []
     return ["--text", "FILE"]
-
-
-def _folder_words(run: RunFolder) -> list[str]:
-    """The option that finds a run, where its folder is not the default one."""
-    usual = Path(os.path.expanduser(os.environ.get("CHARLM_CHECKPOINTS") or "checkpoints"))
-    return [] if run.path.parent == usual else ["--checkpoints", str(run.path.parent)]
 
 
 def _relative(path: str) -> str:

@@ -446,16 +446,16 @@ def choose_plan(
         choice = choice.record(means, threads)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    busy = f"; on {threads} of {most} threads, since the machine is busy" if threads < most else ""
+    busy = f"; on {threads} of {most} threads, because the machine is busy" if threads < most else ""
     return choice, f"{describe_model(choice, corpus.vocabulary)}, chosen {choice.why}{busy}"
 
 
 def begun_run(root: Path, name: str) -> "RunFolder | None":
     """The run of that name, if it has a checkpoint to resume. Raises UsageError for a comparison."""
-    from charlm.checkpoint.run_folder import RunFolder, check_name
+    from charlm.checkpoint.run_folder import RunFolder, check_name, run_command
 
     check_name(name)
     run = RunFolder(root / name)
     if (run.path / "comparison.json").exists():
-        raise UsageError(f"{run.name} is a comparison; charlm resume {run.name} resumes it")
+        raise UsageError(f"{run.name} is a comparison; to resume it: {one_line(run_command('resume', run))}")
     return run if (run.path / "run.json").is_file() and run.steps() else None

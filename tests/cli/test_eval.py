@@ -259,6 +259,10 @@ def test_encoding_says_how_a_file_is_read(models: Models) -> None:
     assert total(named) == total(of_utf8) and named["bytes"] == of_utf8["bytes"]
     misread = figures(models, "counts", "unseen.txt", "--encoding", "cp1252")
     assert misread["chars"] == len(UNSEEN.encode()) and misread["unknown_chars"] > 0
+    assert not any("--encoding" in warning for warning in misread["warnings"])  # most of it is still known
+    Path("plain.txt").write_text("plain words " * 40)
+    warnings = figures(models, "counts", "plain.txt", "--encoding", "utf-16")["warnings"]
+    assert any("vocabulary" in warning and "--encoding" in warning for warning in warnings)
     refused(models("counts", "eval", "unseen.txt", "--encoding", "klingon"), 2, "--encoding", "klingon")
     refused(models("counts", "eval", "western.txt", "--encoding", "utf-8"), 3, "western.txt")
 

@@ -243,7 +243,7 @@ def test_the_run_is_an_argument_an_option_or_the_newest(models: Models, charlm: 
     there = {"CHARLM_CHECKPOINTS": str(root)}
     assert sample(**there).out == usual
     refused(sample("counts", "--run", "plain", **there), 2, "counts", "plain")
-    refused(sample("To be", **there), 2, "To be", "--prompt")  # a prompt, not a run
+    refused(sample("To be", **there), 4, "To be", "--prompt")  # a prompt, not a run
 
 
 def test_quiet_leaves_only_the_text_and_what_matters(models: Models) -> None:

@@ -115,6 +115,10 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(charlm: Charlm, changes:
 
 def test_a_finished_run_is_refused_until_it_is_told_for_how_long(copied: Charlm) -> None:
     assert_gives_code_and_names(copied("resume", "ducks"), 2, "ducks", "12", "--time")
+    Path("checkpoints").rename("elsewhere")
+    by_path = copied("resume", "elsewhere/ducks")
+    assert_gives_code_and_names(by_path, 2, "charlm resume ducks --checkpoints elsewhere --time 2m")
+    Path("elsewhere").rename("checkpoints")
     more = copied("resume", "ducks", "--steps", "3", "--json")
     assert more.code == 0, more.err
     assert (more.of("begun")[0]["step"], more.of("begun")[0]["total_steps"]) == (12, 15)
