@@ -286,7 +286,7 @@ LINKED = (
         (lambda: (shutil.rmtree(ONE), os.mkfifo(ONE)), "cannot be read"),
         (lambda: altered(PLAN, lambda d: d["decisions"].append(d["decisions"][0])), "was changed"),
         (lambda: altered(RECORD, lambda d: d["budget"].update(steps=9)), "steps 4, not 9"),
-        (lambda: altered(RECORD, lambda d: d["corpus"].update(sha256="0" * 64)), "another text"),
+        (lambda: altered(RECORD, lambda d: d["corpus"].update(sha256="0" * 64)), "text"),
         (lambda: altered(RECORD, lambda d: d["text"].update(val=0.2)), "other settings"),
         (lambda: altered(RECORD, lambda d: d["variants"][0]["training"].update(grad_clip=0.5)), "grad_clip"),
     ],
