@@ -4,6 +4,7 @@ import io
 import os
 import pty
 import select
+import signal
 import sys
 import termios
 from collections.abc import Callable, Mapping
@@ -53,6 +54,8 @@ class Command:
     before: Callable[[], object] = lambda: None
     closed: frozenset[int] = frozenset()
     encoding: str = "utf-8"
+    seconds: int = 300
+    """After so many it is ended by SIGALRM, whatever it waits for."""
 
     def begin(self, out: int, err: int) -> int:
         """Start it with these descriptors; its process id."""
@@ -109,6 +112,7 @@ class Command:
             os.close(descriptor)
         sys.stdin, sys.stdout, sys.stderr = (self._stream(number) for number in range(3))  # type: ignore[assignment]
         sys.argv = ["charlm", *self.args]
+        signal.alarm(self.seconds)
         self.before()
         return main(perf_counter())
 

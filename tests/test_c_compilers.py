@@ -46,7 +46,7 @@ def test_processors_that_know_half_precision_compile_all(put: Callable[..., None
     put(cc=f'exec {REAL} "$@" -mavx512fp16')
     probe = tmp_path / "probe.c"
     probe.write_text("#include <float.h>\nint method = FLT_EVAL_METHOD;\n")
-    found = subprocess.run([*compilers(), "-E", str(probe)], capture_output=True, text=True)
+    found = subprocess.run([*compilers(), "-E", str(probe)], capture_output=True, text=True, timeout=300)
     if found.returncode:
         pytest.skip("this compiler knows no AVX512-FP16")
     for source in (DECODER, NGRAM_ROWS):

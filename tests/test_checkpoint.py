@@ -132,15 +132,6 @@ def test_pointers_stay_inside(run: RunFolder, pointer: str) -> None:
         read_snapshot(run, "latest")
 
 
-def test_loading_unpickles_nothing(run: RunFolder) -> None:
-    import sys
-
-    seen = []
-    sys.addaudithook(lambda event, args: seen.append(args) if event == "pickle.find_class" else None)
-    read_snapshot(run, "latest", training=True)
-    assert not seen
-
-
 def test_a_reader_whose_folder_is_pruned_follows_the_pointer_again(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,19 +138,6 @@ def test_twelve_variants_each_look_their_own_and_the_same_everywhere() -> None:
         assert set(name.split()) == set(looks[swatch].split())
 
 
-def test_a_colour_is_the_variants_even_where_others_are_missing() -> None:
-    alone = labels(charts(page_of(chart(falling(["rotary"])), names=NAMES))[0])
-    assert alone["rotary"][1] == labels(charts(render(full()))[0])["rotary"][1]
-
-
-def test_seeds_are_drawn_faintly_behind_the_mean_and_only_the_mean_is_named() -> None:
-    seeds = [Line(name="a", points=[(1, 3.0), (2, y)], faint=True) for y in (2.2, 2.4)]
-    svg = charts(page_of(chart([Line(name="a", points=[(1, 3.0), (2, 2.3)]), *seeds])))[0]
-    assert ["faint" in path.attrib["class"] for path in lines(svg)] == [True, True, False]
-    (label,) = labels(svg).values()
-    assert label[0].text == "a 2.30"
-
-
 @given(st.lists(st.tuples(st.text(max_size=30), st.floats(0, 8)), min_size=1, max_size=20))
 def test_labels_neither_overlap_nor_leave_the_chart(ends: list[tuple[str, float]]) -> None:
     drawn = [Line(name=f"{i}{name}", points=[(1, 5.0), (2, y)]) for i, (name, y) in enumerate(ends)]
@@ -164,11 +151,6 @@ def test_labels_neither_overlap_nor_leave_the_chart(ends: list[tuple[str, float]
     assert all(float(text.attrib["x"]) + 10.0 * len(text.text or "") < width for text in texts)
 
 
-def test_a_long_name_keeps_both_its_ends() -> None:
-    names = ["n_layer=4 n_embd=128", "n_layer=4 n_embd=256"]
-    assert all(len(labels(svg)) == 2 for svg in charts(page_of(chart(falling(names)))))
-
-
 def test_doublings_are_equally_far_apart_and_all_named() -> None:
     svg = charts(page_of(chart([Line(name="a", points=[(2**i, 2.5) for i in range(9)])], log_x=True)))[0]
     named = bottom_labels(svg)
@@ -178,66 +160,11 @@ def test_doublings_are_equally_far_apart_and_all_named() -> None:
     assert numbers(lines(svg)[0])[0] == pytest.approx(named["1"])
 
 
-def test_what_is_no_doubling_is_named_in_round_figures_and_crowds_thin_out() -> None:
-    def named(xs: list[float]) -> list[str]:
-        return list(bottom_labels(charts(page_of(chart(rising(xs), log_x=True)))[0]))
-
-    def rising(xs: list[float]) -> list[Line]:
-        return [Line(name="a", points=[(x, 2.5) for x in xs])]
-
-    assert named([1, 3, 30, 100]) == ["1", "2", "5", "10", "20", "50", "100"]
-    assert named([1, 3, 1e8]) == ["1", "1,000", "1,000,000"]
-    assert named([2.0**i for i in range(17)]) == ["1", "8", "64", "512", "4,096", "32,768"]
-    assert named([6.25, 9]) == ["6.25", "9"]
-
-
-def test_a_mark_stands_at_its_place() -> None:
-    drawn = replace(
-        chart(falling(["a"]), log_x=True), marks=[(8, "block"), (64, "out"), (-1, "no"), (nan, "no")]
-    )
-    svg = charts(page_of(drawn))[0]
-    (mark,) = [path for path in svg.iter("path") if path.attrib["class"] == "mark"]
-    assert numbers(mark)[0] == pytest.approx(bottom_labels(svg)["8"])
-    texts = {text.text for text in svg.iter("text")}
-    assert "block" in texts and not texts & {"out", "no"}
-
-
-def test_the_first_evaluations_do_not_flatten_the_ends() -> None:
-    drawn = [
-        Line(name=name, points=[(6, 3.8), (12, 2.9), (18, 2.6), (24, 2.5), (30, 2.4 + i / 100)])
-        for i, name in enumerate(NAMES)
-    ]
-    page = page_of(chart(drawn))
-    heights = [numbers(path)[-1] for path in lines(charts(page)[0])]
-    assert max(heights) - min(heights) > 40  # of 320, for 0.05 bits
-    assert "off scale: values up to 3.80" in page
-
-
-@given(st.lists(st.lists(st.floats(0, 8), min_size=1, max_size=6), min_size=1, max_size=6))
-def test_every_end_lies_within_the_plot(runs: list[list[float]]) -> None:
-    drawn = [Line(name=f"{i}", points=list(enumerate(ys))) for i, ys in enumerate(runs)]
-    svg = charts(render(replace(EMPTY, charts=[chart(drawn)])))[0]
-    box = next(svg.iter("rect")).attrib
-    top, height = float(box["y"]), float(box["height"])
-    for path in lines(svg):
-        place = re.findall(r"[\d.]+ (-?[\d.]+)(?:h0)?$", path.attrib["d"])[0]
-        assert top <= float(place) <= top + height
-
-
 def test_what_is_no_number_is_counted_not_drawn() -> None:
     points = [(1, nan), (2, inf), (3, 2.0), (4, 1e300), (inf, 2.0)]
     page = page_of(chart([Line(name="a", points=points), Line(name="b", points=[(0, 2.0)])], log_x=True))
     assert "not drawn: a 4, b 1" in page and set(labels(charts(page)[0])) == {"a"}
     assert "no figures yet" in page_of(chart([Line(name="a", points=[(1, nan)])]))
-
-
-def test_a_single_point_is_a_dot_and_an_empty_line_is_not_there() -> None:
-    for log_x in (False, True):
-        drawn = [Line(name="a", points=[(7, 3.0)], faint=faint) for faint in (True, False)]
-        svg = charts(page_of(chart([*drawn, Line(name="b", points=[])], log_x=log_x)))[0]
-        assert set(labels(svg)) == {"a"} and not lines(svg)
-        dots = [path for path in svg.iter("path") if "dots" in path.attrib["class"]]
-        assert dots and all("h0" in path.attrib["d"] for path in dots)
 
 
 @settings(deadline=None)

@@ -99,14 +99,6 @@ def test_too_little_is_one_clear_sentence(text: str, said: str) -> None:
         prepare(text, TextConfig())
 
 
-def test_a_file_of_its_own_to_hold_out(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("abc" * 40)
-    (tmp_path / "b.txt").write_text("cab" * 10)
-    loaded = load([str(tmp_path / "a.txt")], TextConfig(val_file=str(tmp_path / "b.txt")))
-    assert loaded.corpus.training_text() == "abc" * 40
-    assert loaded.corpus.held_out_text() == "cab" * 10
-
-
 def test_the_manual_is_there_and_always_the_same() -> None:
     loaded = load([], TextConfig())
     assert loaded.corpus.chars > 300_000
@@ -131,11 +123,6 @@ def test_three_parts_are_the_text(text: str, val: float, test: float) -> None:
     own = prepare(text, TextConfig(test=test, val_file="v", min_count=1), "held")
     assert (own.training_text() + own.test_text(), own.held_out_text()) == (text, "held")
     assert own.test_chars == len(text) - int(len(text) * (1 - test))
-
-
-def test_too_little_left_to_train_on_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"val is 0.8 and test 0.2; their sum must be at most 0.95"):
-        TextConfig(val=0.8, test=0.2)
 
 
 def test_the_customary_split_is_exact() -> None:

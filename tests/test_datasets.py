@@ -261,15 +261,6 @@ def test_another_archive_is_refused(server: Server, tmp_path: Path, body: bytes)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_of_that_name_is_never_replaced(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text("mine")
-    with pytest.raises(TextError, match="move it away"):
-        fetch(text_at(server, "good"), tmp_path)
-    assert (tmp_path / "text.txt").read_text() == "mine" and not server.asked
-    with pytest.raises(ResourceError, match="cannot be written"):
-        fetch(text_at(server, "good"), tmp_path / "text.txt" / "below")
-
-
 def test_the_command_fetches_and_reports(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,12 +273,6 @@ def test_the_command_fetches_and_reports(
     for words in (["get"], ["get", "nothing"], ["put"], ["list", "text8"]):
         monkeypatch.setattr(sys, "argv", ["charlm", "data", *words])
         assert main(0.0) == 2
-
-
-def test_every_text_names_who_published_its_hash() -> None:
-    for text in TEXTS.values():
-        assert len(text.digest) == 2 * hashlib.new(text.algorithm).digest_size
-        assert text.url.startswith("https://") and text.source and text.checked
 
 
 def test_one_module_can_open_a_connection() -> None:

@@ -1,10 +1,8 @@
 """Documents: found wherever blocks are cut, never read across, in scores, counts and samples alike."""
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from charlm.cli.main import run as main
 from charlm.config import ModelConfig, SamplingConfig, TextConfig
 from charlm.data.documents import EndMarker, split_documents
 from charlm.data.load import load
@@ -21,7 +18,6 @@ from charlm.data.stream import Block
 from charlm.data.tokenizer import END, Vocabulary, without_ends
 from charlm.errors import TextError
 from charlm.evaluation.score import score_text
-from charlm.inference.context import ContextRule
 from charlm.inference.generate import Ended, Piece, generate
 from charlm.inference.predictor import NgramPredictor, TransformerPredictor
 from charlm.model.transformer import LanguageModel, initialise
@@ -310,33 +306,3 @@ def test_samples_go_on_with_the_next_document_as_if_nothing_preceded() -> None:
         for n in (1, 4)
     ]
     assert "".join(alone[0]) == "".join(alone[1]) and "|" in "".join(alone[0])
-
-
-def test_a_run_on_lines(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("t.txt").write_text("".join(f"{name} is here.\n" for name in ["anna", "otto", "eve", "bob"] * 60))
-
-    def charlm(words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["charlm", *words.split()])
-        code = main(perf_counter())
-        return code, *capsys.readouterr()
-
-    shape = "--n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --batch-size 8 --learning-rate 0.02"
-    code, _, said = charlm(f"train t.txt --steps 60 --documents line --prior {shape} --run lines")
-    assert code == 0 and "in 240 documents" in said
-    code, out, _ = charlm("sample -n 3 --one-document --json --temperature 0.5")
-    rows = [json.loads(line) for line in out.splitlines()]
-    assert code == 0 and {row["finish_reason"] for row in rows} == {"document"}
-    assert all(row["text"].count("\n") == 1 and row["text"].endswith("\n") for row in rows)
-    code, out, err = charlm("eval --online")
-    assert code == 2 and "documents apart" in err and not out
-    code, out, _ = charlm("eval --json")
-    held_out = json.loads(out)
-    assert code == 0 and held_out["document_ends"] == 24
-    Path("u.txt").write_text("anna is here.\nbob is here.\n")
-    code, out, _ = charlm("eval u.txt --json")
-    assert json.loads(out)["document_ends"] == 2 and json.loads(out)["bits_per_char"] < 1.5
-    assert ContextRule.of(16).block_size == held_out["block_size"]
-    assert charlm("resume --steps 2")[0] == 0
-    assert charlm(f"train t.txt --steps 2 --documents file {shape}")[0] == 3

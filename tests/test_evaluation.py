@@ -1,6 +1,5 @@
 """Evaluation: every character once, baselines by their formulas, passages found wherever they are."""
 
-import json
 from math import log, log2
 from pathlib import Path
 
@@ -91,18 +90,6 @@ def test_the_standard_error_is_right() -> None:
     estimates = [Estimate(rng.normal(20, 5, 40), np.full(40, 10), 1.0) for _ in range(400)]
     said = np.mean([e.standard_error for e in estimates])
     assert np.std([e.nats_per_char for e in estimates]) == pytest.approx(said, rel=0.1)
-
-
-def test_the_interval_covers() -> None:
-    rng = np.random.default_rng(2)
-    hits = 0
-    for _ in range(60):
-        values = rng.normal(2, 1, (40, 1)).repeat(1000, axis=1).ravel()  # each block alike within
-        low, high = confidence_interval(values) or (0, 0)
-        hits += low <= 2 <= high
-    assert hits >= 50
-    assert confidence_interval(np.ones(19_999)) is None
-    assert confidence_interval(np.ones(20_000)) == (1, 1)
 
 
 def correlated(trials: int, blocks: int, coefficient: float, skewed: bool) -> np.ndarray:  # type: ignore[type-arg]
@@ -200,41 +187,6 @@ def test_passages_across_the_pieces_in_which_training_is_read(monkeypatch: pytes
     monkeypatch.setattr("charlm.data.overlap.AT_ONCE", 7)
     train = np.random.default_rng(4).integers(0, 60, 300)
     assert overlap(train, train[50:150]).share == 1
-
-
-def test_an_evaluation_says_everything(tmp_path: Path, corpus: Corpus) -> None:
-    run, session = toy_run(tmp_path, corpus, 12)
-    list(Trainer(session, run).run(Never()))
-    text = corpus.held_out_text()
-    rule = ContextRule.of(16)
-    latest = evaluate(read_snapshot(run, "latest"), "latest", [("held-out part", text)], rule, corpus)
-    data = json.loads(json.dumps(latest.to_json()))
-    assert set(data) == {
-        "schema", "kind", "online", "figures", "checkpoint", "selected_on_this_text", "block_size", "stride", "prior_order", "state_carried",
-        "chars", "bytes", "document_ends", "unknown_chars",
-        "nats_per_char", "bits_per_char", "bits_per_byte", "unit", "units", "bits_per_unit", "perplexity", "ci95_bits_per_char", "baselines", "files", "warnings",
-    }  # fmt: skip
-    assert data["schema"] == 1
-    assert data["chars"] == len(text)
-    assert not data["selected_on_this_text"]
-    assert data["ci95_bits_per_char"] is None, "too few blocks"
-    assert data["baselines"]["xz"]["adaptive"] is True
-    counts = data["baselines"]["kneser-ney"]
-    assert counts["bits_per_char"] < data["bits_per_char"] and not counts["adaptive"]
-    assert f"n-grams with {counts['order']} characters of context predict better" in data["warnings"][0]
-    best = evaluate(read_snapshot(run, "best"), "best", [("held-out part", text)], rule, corpus)
-    assert best.selected_on_this_text
-    assert any("chosen by its score on this text" in warning for warning in best.warnings)
-    other = evaluate(read_snapshot(run, "best"), "best", [("x", "little geese " * 30)], rule, corpus)
-    assert not other.selected_on_this_text
-    seen = evaluate(
-        read_snapshot(run, "latest"), "latest", [("x", corpus.training_text()[:400])], rule, corpus
-    )
-    assert any("100 % of this text also occurs in the training part" in warning for warning in seen.warnings)
-    gone = evaluate(read_snapshot(run, "latest"), "latest", [("x", "ducks")], rule, None)
-    assert gone.to_json()["baselines"]["xz"] is None
-    assert any("no kneser-ney baseline: the training text" in warning for warning in gone.warnings)
-    assert any("no xz baseline: the training text" in warning for warning in gone.warnings)
 
 
 def test_counts_saved_in_the_run_stand_in_where_its_text_is_gone(tmp_path: Path, corpus: Corpus) -> None:

@@ -253,26 +253,6 @@ def test_an_early_end_is_judged_by_the_weights_that_will_be_used(tmp_path: Path,
     assert session.state.finished == "early" and last.step == session.state.early_stopping.best_step
 
 
-SHAPE = {
-    "n_layer": 2,
-    "n_embd": 32,
-    "mixer": "recurrent",
-    "position": "alibi",
-    "ngram_embeddings": 2,
-    "prior": True,
-}
-
-
-@pytest.mark.parametrize("name", SHAPE)
-def test_what_would_change_the_shape_is_refused_by_name(tmp_path: Path, corpus: Corpus, name: str) -> None:
-    origin = Parent.load(trained(tmp_path, corpus), None)
-    more = {"n_head": None} if name == "mixer" else {}
-    with pytest.raises(UsageError, match=rf"^{name} is .* in old"):
-        inherit_model(origin, ModelConfig(**{name: SHAPE[name], **more}), {name})
-    same = getattr(origin.snapshot.model_config, name)
-    assert inherit_model(origin, ModelConfig(**{name: same}), {name}).n_layer == 1
-
-
 @pytest.mark.parametrize(("kind", "can_act"), [("plain", True), ("learned", False)])
 def test_another_block_is_taken_where_no_weight_depends_on_it(
     tmp_path: Path, corpus: Corpus, kind: str, can_act: bool
@@ -291,14 +271,6 @@ def test_counts_alone_have_nothing_to_go_on_from(tmp_path: Path, corpus: Corpus)
     run, session = counted(tmp_path, corpus)
     list(Trainer(session, run).run(Never()))
     with pytest.raises(UsageError, match=r"counts is an n-gram model"):
-        Parent.load(run, None)
-
-
-def test_a_damaged_run_is_refused_in_a_sentence(tmp_path: Path, corpus: Corpus) -> None:
-    run = trained(tmp_path, corpus)
-    weights = run.folder(12) / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="damaged"):
         Parent.load(run, None)
 
 

@@ -50,7 +50,9 @@ def test_bash_completes(charlm, tmp_path: Path, typed: list[str], words: list[st
     (tmp_path / "c.bash").write_text(charlm("completion", "bash").out)
     given = " ".join(f"'{word}'" for word in typed)
     script = f"source c.bash; COMP_WORDS=({given}); COMP_CWORD={len(typed) - 1}; _charlm; printf '%s\\n' \"${{COMPREPLY[@]}}\""
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300
+    )
     assert set(words) <= set(done.stdout.split()) and (words or not done.stdout.strip())
 
 
@@ -62,7 +64,7 @@ def test_each_shell_gets_every_command_and_its_syntax_is_right(charlm, tmp_path:
     assert "n-layer" in made.out and "sinusoidal" in made.out
     if shutil.which(shell):
         (tmp_path / "made").write_text(made.out)
-        subprocess.run([shell, "-n", "made"], cwd=tmp_path, check=True)
+        subprocess.run([shell, "-n", "made"], cwd=tmp_path, check=True, timeout=300)
 
 
 def test_a_shell_there_is_not_is_refused(charlm) -> None:  # type: ignore[no-untyped-def]

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from math import log
 from pathlib import Path
 
 import numpy as np
@@ -92,37 +91,6 @@ def test_a_file_of_a_few_characters_has_no_ratio_that_means_anything(charlm: Run
     assert "too few for a reliable score" in charlm("compare", "ducks", "other", "--on", "few.txt").out
 
 
-def test_the_last_step_can_be_the_best_by_the_same_windows(charlm: Run) -> None:
-    words = (
-        "--steps",
-        "40",
-        "--eval-every",
-        "15",
-        "--eval-chars",
-        "120",
-        "--no-prior",
-        "--learning-rate",
-        "0.01",
-    )
-    trained = charlm("train", "ducks.txt", "--run", "ducks", *words, *FAST)
-    assert trained.code == 0, trained.err
-    *_, before, last = evaluations("ducks")
-    assert last["final"] and last["chars"] > before["chars"]  # type: ignore[operator]
-    assert last["compared_nats_per_char"] < before["nats_per_char"]  # type: ignore[operator]
-    assert last["is_best"] is True
-    found = json.loads(charlm("eval", "--checkpoint", "best", "--json").out)
-    assert found["checkpoint"] == {"which": "best", "step": 40}
-    assert json.loads(charlm("info", "--json").out)["best_step"] == 40
-
-
-@pytest.mark.parametrize("words", [("--steps", "2", *FAST), ("--model", "ngram")])
-def test_short_runs_and_counts_alone_have_a_best(charlm: Run, words: tuple[str, ...]) -> None:
-    charlm("train", "ducks.txt", "--run", "ducks", *words)
-    found = charlm("eval", "--checkpoint", "best", "--json")
-    assert found.code == 0, found.err
-    assert json.loads(found.out)["checkpoint"]["step"] == evaluations("ducks")[-1]["step"]
-
-
 def test_a_last_step_that_is_worse_on_the_same_windows_is_not_the_best(
     tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,23 +156,6 @@ def test_each_evaluation_is_compared_with_the_baseline_on_its_own_windows(
     assert events[-1].difference_error == pytest.approx(paired.standard_error, rel=1e-3)
     nats = -NgramPredictor(model.prior, corpus.vocabulary).score(ids)
     assert whole.sums.sum() == pytest.approx(nats.sum()), "each symbol, by all of its context"
-
-
-def test_the_baseline_and_the_difference_are_shown_wherever_the_figure_is(charlm: Run) -> None:
-    words = ("--prior", "--steps", "12", "--eval-every", "5", "--eval-chars", "150")
-    trained = charlm("train", "ducks.txt", "--run", "ducks", *words, *FAST)
-    assert trained.code == 0, trained.err
-    for event in evaluations("ducks"):
-        bits = float(event["baseline_nats_per_char"]) / log(2)  # type: ignore[arg-type]
-        change = float(event["difference"]) / log(2)  # type: ignore[arg-type]
-        assert f"baseline {bits:.3f}, difference {change:+.3f} ±" in trained.err
-        assert f"<td>{bits:.4f}</td><td>{change:+.4f} ±" in Path("checkpoints/ducks/report.html").read_text()
-    assert f"{bits:.4f} bits/char on the same text; difference {change:+.4f} ±" in trained.out
-    assert json.loads(charlm("info", "--json").out)["difference_from_baseline"] == pytest.approx(
-        change * log(2)
-    )
-    for shown in (trained.out, Path("checkpoints/ducks/report.html").read_text()):
-        assert "own fold of the text (one of 10), so it can lie above held-out" in " ".join(shown.split())
 
 
 def test_windows_of_counts_are_pieces_of_their_score(tmp_path: Path, corpus: Corpus) -> None:

@@ -155,7 +155,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     def begin_and_wait(bar: reading.Bar, what: str, of: int | None) -> None:
         begin(bar, what, of)
         began = bar._spoken
-        while bar._spoken == began and bar._drawing.is_alive():
+        ends = time.monotonic() + 300
+        while bar._spoken == began and bar._drawing.is_alive() and time.monotonic() < ends:
             time.sleep(0.001)
 
     monkeypatch.setattr(reading.Bar, "_begin", begin_and_wait)
@@ -201,6 +202,7 @@ def test_far_fewer_steps_than_were_planned_are_said(corpus) -> None:  # type: ig
     assert not nearly.fell_short
 
 
+@pytest.mark.slow
 def test_under_load_the_summary_says_what_was_planned(
     charlm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

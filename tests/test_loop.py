@@ -84,29 +84,6 @@ def test_a_run_killed_between_saves_goes_on_from_the_last_and_ends_the_same(
     assert_same(whole, session)
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path: Path, corpus: Corpus) -> None:
-    run, session = toy_run(tmp_path, corpus, 6, save_every=0.0)
-    list(Trainer(session, run).run(Never()))
-    weights = run.folder(6) / "model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-3] ^= 1
-    weights.write_bytes(data)
-    said: list[str] = []
-    run.unlock()
-    session = resume_run(RunFolder(run.path), said.append)
-    assert session.state.step == 5
-    assert "step 6" in said[0] and "its hash differs" in said[0]
-
-
-def test_the_same_command_gives_the_same_weights(tmp_path: Path, corpus: Corpus) -> None:
-    sessions = []
-    for name in ("one", "two"):
-        run, session = toy_run(tmp_path, corpus, 10, name, dropout=0.2)
-        list(Trainer(session, run).run(Never()))
-        sessions.append(session)
-    assert_same(*sessions)
-
-
 def test_accumulation_changes_nothing_but_the_last_bits(tmp_path: Path, corpus: Corpus) -> None:
     losses = []
     for n in (1, 4):

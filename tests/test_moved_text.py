@@ -36,25 +36,6 @@ def figure(charlm: Charlm, *words: str) -> float:
     return float(json.loads(done(charlm("eval", "--json", *words)).out)["bits_per_char"])
 
 
-@pytest.mark.parametrize(
-    "command", [["eval"], ["resume", "ducks", "--steps", "2"], ["compare", "ducks", "twin"]]
-)
-def test_a_moved_text_is_asked_for_by_name_found_and_kept(
-    charlm: Charlm, cache: Path, command: list[str]
-) -> None:
-    done(charlm("train", "ducks.txt", *TOY))
-    if "twin" in command:
-        done(charlm("train", "ducks.txt", *TOY, "--run", "twin"))
-    shutil.rmtree(cache)
-    Path("elsewhere").mkdir()
-    Path("ducks.txt").rename("elsewhere/poem.txt")
-    gone = charlm(*command)
-    assert gone.code == 4 and "ducks.txt does not exist" in gone.err and "--text PATH" in gone.err
-    found = done(charlm(*command, "--text", "elsewhere/poem.txt"))
-    assert "need not give --text again" in found.err
-    done(charlm(*command))
-
-
 def test_another_text_is_refused_with_both_hashes(charlm: Charlm, cache: Path) -> None:
     for run in ("ducks", "twin"):
         done(charlm("train", "ducks.txt", *TOY, "--run", run))

@@ -24,6 +24,7 @@ COMMANDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="what it imitates others with")
 @pytest.mark.parametrize("platform", ["win32", "darwin"])
 def test_every_command_works_without_what_the_platform_lacks(tmp_path: Path, platform: str) -> None:
@@ -31,7 +32,7 @@ def test_every_command_works_without_what_the_platform_lacks(tmp_path: Path, pla
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.platforms", platform, *COMMANDS],
-        cwd=tmp_path, env=environment, capture_output=True, text=True,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "again.txt").read_text() == TEXT

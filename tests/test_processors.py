@@ -154,8 +154,10 @@ COMPUTING = {
 }
 
 
-@pytest.mark.parametrize("name", COMPUTING)
-@pytest.mark.parametrize("asked", ["option", "environment"])
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [*((name, "option") for name in COMPUTING), ("train", "environment"), ("eval", "environment")],
+)
 def test_every_command_that_computes_uses_the_threads_asked_for(
     charlm: Charlm, monkeypatch: pytest.MonkeyPatch, name: str, asked: str
 ) -> None:

@@ -156,6 +156,7 @@ def test_importing_it_loads_nothing_heavy() -> None:
         text=True,
         check=True,
         env={**os.environ, "PYTHONPATH": str(Path(sources.__file__).parents[2])},
+        timeout=300,
     )
     assert not {"numpy", "torch"} & set(run.stdout.split())
 

@@ -169,7 +169,7 @@ def attempt(place: Place, number: int) -> None:
     place.restore()
 
 
-FEW, MANY, THOROUGH = 40, 400, 3_000
+FEW, MANY, THOROUGH = 15, 425, 3_000
 
 
 def test_a_few_mutations_of_every_kind_of_file(place: Place) -> None:
@@ -247,8 +247,8 @@ def test_a_resumed_log_keeps_its_damaged_lines_for_the_report(place: Place) -> N
 
 @pytest.mark.parametrize(
     "name",
-    ["é" * 128, "🦆" * 100, "a" * 256, "x" * 5000, ".", "..", "a/b", "/", "../toy", "toy/", "\x1b[2J", "\udcff", "con", "-x"],
-)  # fmt: skip
+    ["é" * 128, "x" * 5000, "..", "/", "../toy", "\x1b[2J", "\udcff", "-x"],
+)
 def test_names_that_no_run_has(place: Place, name: str) -> None:
     for words in (
         "sample --length 1 --run",

@@ -25,15 +25,15 @@ ODD = [
 def read_by_bash(command: str) -> list[str]:
     """The words, after `charlm`, that bash makes of a command."""
     script = "charlm() { printf '%s\\0' \"$@\"; }\n" + command
-    done = subprocess.run(["bash", "-c", os.fsencode(script)], capture_output=True, check=True)
+    done = subprocess.run(["bash", "-c", os.fsencode(script)], capture_output=True, check=True, timeout=300)
     return os.fsdecode(done.stdout).split("\0")[:-1]
 
 
 def test_any_word_is_typed_so_that_a_shell_reads_it_and_a_terminal_shows_it() -> None:
-    for word in ODD:
-        typed = shell_word(word)
-        assert visible(typed) == typed and "\n" not in typed and "\t" not in typed
-        assert read_by_bash(f"charlm {typed}") == [word]
+    typed = [shell_word(word) for word in ODD]
+    for word in typed:
+        assert visible(word) == word and "\n" not in word and "\t" not in word
+    assert read_by_bash(f"charlm {' '.join(typed)}") == ODD
 
 
 def weights(charlm: Charlm, *run: str) -> str:
@@ -46,7 +46,7 @@ def again_of(shown: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("name", [ODD[0], ODD[3], ODD[5], ODD[11], ODD[13], ODD[14]])
+@pytest.mark.parametrize("name", [ODD[0], ODD[3], ODD[5], ODD[13]])
 def test_a_run_on_a_text_of_any_name_is_repeated_by_the_command_shown(charlm: Charlm, name: str) -> None:
     Path(name).write_text(TEXT)
     made = charlm("train", "--steps", "2", "--run", "first", *TOY, "--", name)

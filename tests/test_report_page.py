@@ -140,21 +140,6 @@ def test_an_empty_page_has_no_empty_chart_or_heading() -> None:
     assert "<svg" not in page and "<h2" not in page
 
 
-def test_a_single_point_is_a_dot() -> None:
-    page = render(replace(EMPTY, train=[(7, 3.0)], evaluations=[evaluation(7, 3.0)], rates=[(7, 0.0)]))
-    check(page)
-    assert all("h0" in path for kind in ("dots", "held dots") for path in curves(page, kind))
-    assert len(curves(page, "dots")) == 1 and len(curves(page, "raw dots")) == 1
-
-
-@pytest.mark.parametrize("bits", [0.0, 2.0, 6.0, 40.0])
-def test_every_baseline_is_named_wherever_it_lies(bits: float) -> None:
-    names = [f"measure {i} of a long name" for i in range(30)]
-    page = render(replace(FULL, baselines=[(name, bits) for name in names]))
-    check(page)
-    assert all(name in page for name in names)
-
-
 @given(st.lists(st.tuples(st.text(max_size=30), st.floats(0, 8)), max_size=30))
 def test_baseline_labels_neither_overlap_nor_leave_the_chart(
     baselines: list[tuple[str, float]],
@@ -167,22 +152,6 @@ def test_baseline_labels_neither_overlap_nor_leave_the_chart(
     assert all(0 < place < height for place in places)
     for label in labels:
         assert float(label.attrib["x"]) + 10.0 * len(label.text or "") < width
-
-
-def test_the_first_steps_do_not_flatten_the_rest() -> None:
-    points = [(step, 6.0 if step < 30 else 2.5 - step / 10000) for step in range(1, 1001)]
-    page = render(replace(FULL, train=points, evaluations=[]))
-    line = next(p for p in charts(page)[0].iter("path") if p.attrib["class"] == "")
-    heights = numbers(line)[-200::2][:50] + numbers(line)[-1:]
-    assert max(heights) - min(heights) > 20
-    assert "off scale: uniform 6.02, unigram 4.78" in page and "xz 2.52</text>" in page
-
-
-def test_steps_that_fall_back_begin_a_new_line_in_the_order_given() -> None:
-    steps = [1, 2, 3, 4, 2, 3, 4, 5]
-    page = render(replace(FULL, train=[(step, 2.0) for step in steps]))
-    (line,) = curves(page, "raw")
-    assert [part.count("L") for part in line.split("M")[1:]] == [3, 3]
 
 
 def test_losses_that_are_no_numbers_are_counted_not_drawn() -> None:

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.training.events import Event
 from charlm.training.trainer import Trainer
+from tests.cli.kept import TOY
 from tests.conftest import TEXT, After, Result
 
 Charlm = Callable[..., Result]
-SHAPE = ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4"]
-TRAIN = ["train", "ducks.txt", *SHAPE, "--no-prior", "--eval-every", "4"]
+TRAIN = ["train", "ducks.txt", *TOY, "--no-prior", "--eval-every", "4"]
 JOB = [*TRAIN, "--steps", "12", "--run", "job", "--resume-if-exists"]
 
 
@@ -40,32 +39,6 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 def weights(charlm: Charlm, name: str) -> str:
     return str(json.loads(charlm("info", name, "--json").out)["weights_sha256"])
-
-
-def test_the_same_command_begins_resumes_and_succeeds(
-    charlm: Charlm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stop_after(monkeypatch, 5)
-    assert charlm(*JOB).code == 143
-    again = charlm(*JOB)
-    assert again.code == 0 and "from step 5 to 12" in again.err
-    third = charlm(*JOB)
-    assert third.code == 0 and "is finished" in third.err and not third.out
-    assert charlm(*TRAIN, "--steps", "12", "--run", "at-once").code == 0
-    assert weights(charlm, "job") == weights(charlm, "at-once")
-    assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["at-once", "job"]
-
-
-def test_a_missing_report_is_made(charlm: Charlm) -> None:
-    assert charlm(*JOB).code == 0
-    Path("checkpoints/job/report.html").unlink()
-    result = charlm(*JOB)
-    assert result.code == 0 and Path("checkpoints/job/report.html").exists()
-
-
-def test_counts_alone_are_begun_and_then_finished(charlm: Charlm) -> None:
-    job = ["train", "ducks.txt", "--model", "ngram", "--run", "job", "--resume-if-exists"]
-    assert [charlm(*job).code for _ in range(2)] == [0, 0]
 
 
 def test_what_was_killed_before_its_first_save_begins_again(charlm: Charlm) -> None:
@@ -118,7 +91,7 @@ def test_a_setting_that_is_left_out_is_named_and_a_default_is_none(
     assert charlm(*JOB, "--dropout", "0.1").code == 0
     result = charlm(*JOB)
     assert result.code == 2 and "dropout was 0.1 and is now not given" in result.err
-    assert charlm(*JOB, "--dropout", "0.1", "--seed", "1", "--threads", "1").code == 0
+    assert charlm(*JOB, "--dropout", "0.1", "--seed", "1").code == 0
     monkeypatch.setenv("CHARLM_DROPOUT", "0.1")
     assert charlm(*JOB).code == 0
 
@@ -150,7 +123,7 @@ def test_it_needs_a_name_and_a_run(charlm: Charlm) -> None:
     assert result.code == 2 and "--run" in result.err
     result = charlm(*TRAIN, "--steps", "2", "--resume-if-exists", "--run", "../x")
     assert result.code == 2
-    words = ["compare", "ducks.txt", *SHAPE, "--no-prior", "--steps", "1", "--vary", "position=none,rotary"]
+    words = ["compare", "ducks.txt", *TOY, "--no-prior", "--steps", "1", "--vary", "position=none,rotary"]
     assert charlm(*words, "--run", "both").code == 0
     result = charlm(*TRAIN, "--steps", "2", "--resume-if-exists", "--run", "both")
     assert result.code == 2 and "comparison" in result.err
@@ -199,36 +172,6 @@ def test_a_dry_run_changes_nothing(charlm: Charlm, monkeypatch: pytest.MonkeyPat
     assert RunFolder(Path("checkpoints/job")).steps()[-1] == 5
 
 
-def test_without_the_option_a_name_that_is_taken_stays_refused(charlm: Charlm) -> None:
-    assert charlm(*JOB).code == 0
-    result = charlm(*JOB[:-1])
-    assert result.code == 2 and "exists already" in result.err
-
-
-def test_train_prints_its_events_as_lines(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = charlm(*TRAIN, "--steps", "12", "--json")
-    assert result.code == 0
-    found = rows(result)
-    kinds = [row["type"] for row in found]
-    assert kinds[0] == "begun" and kinds[-1] == "result" and kinds[-2] == "finished"
-    assert kinds.count("stepped") == 12 and kinds.count("evaluated") == 3 and "saved" in kinds
-    assert [row["step"] for row in found if row["type"] == "stepped"] == list(range(1, 13))
-    assert set(kinds) <= {"begun", "result", *(snake(kind.__name__) for kind in Event.__args__)}
-    first, last = found[0], found[-1]
-    assert (first["schema"], first["run"], first["total_steps"]) == (1, "ducks", 12)
-    assert first["model"]["n_embd"] == 16 and first["corpus"]["label"] == "ducks.txt"
-    assert (last["run"], last["step"], last["reason"], last["exit_code"]) == ("ducks", 12, "done", 0)
-    assert last["bits_per_char"] > 0 and Path(last["report"]).exists()
-    assert "held-out" in result.err and "step 12" in result.err
-    more = rows(charlm("resume", "ducks", "--steps", "2", "--json"))
-    assert [row["step"] for row in more if row["type"] == "stepped"] == [13, 14]
-    assert more[0]["step"] == 12 and more[-1]["type"] == "result" and more[-1]["step"] == 14
-
-
-def snake(name: str) -> str:
-    return "".join("_" * (i > 0) + c.lower() if c.isupper() else c for i, c in enumerate(name))
-
-
 def test_every_end_has_a_result(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_after(monkeypatch, 5)
     stopped = charlm(*JOB, "--json")
@@ -243,11 +186,6 @@ def test_every_end_has_a_result(charlm: Charlm, monkeypatch: pytest.MonkeyPatch)
     assert [counts[0]["type"], counts[-1]["type"]] == ["begun", "result"]
     assert "counted" in [row["type"] for row in counts]
     assert rows(charlm("resume", "counts", "--json"))[-1]["type"] == "result"
-
-
-def test_a_dry_run_as_json_is_the_plan(charlm: Charlm) -> None:
-    (plan,) = rows(charlm(*TRAIN, "--steps", "12", "--json", "--dry-run"))
-    assert plan["type"] == "plan" and plan["model"]["n_layer"] == 1 and plan["training"]["batch_size"] == 4
 
 
 def test_numbers_that_json_lacks_are_null(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:

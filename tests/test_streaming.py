@@ -26,7 +26,7 @@ from charlm.data.load import load
 from charlm.data.prepare import prepare
 from charlm.data.stream import Block
 from charlm.data.tokenizer import Vocabulary, code_points
-from charlm.errors import CharlmError, ResourceError, TextError
+from charlm.errors import ResourceError, TextError
 from tests.reading import read as read_all
 from tests.reading import write
 
@@ -241,27 +241,6 @@ def test_a_part_that_cannot_be_written_leaves_nothing(
     made = prepare("abc" * 50, TextConfig())
     assert made.uncached == "No space left on device" and made.training_text() == ("abc" * 50)[:135]
     assert not list((tmp_path / "c" / "corpora").iterdir())
-
-
-def test_the_cache_lists_and_clears(
-    capsys: pytest.CaptureFixture[str], monkeypatch: Any, tmp_path: Path
-) -> None:
-    from charlm.cli.cache import command
-
-    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "c"))
-    write("one.txt", "one " * 40)
-    write("two.txt", "two " * 40)
-    kept = load(["one.txt"], TextConfig()).corpus.key
-    gone = load(["two.txt"], TextConfig()).corpus.key
-    command([], False, False)
-    assert {"one.txt", "two.txt", gone[:12]} <= set(capsys.readouterr().out.split())
-    command([gone[:20]], True, False)
-    assert [entry.key for entry in cache.entries()] == [kept]
-    with pytest.raises(CharlmError, match="no key"):
-        command([gone], True, False)
-    command([], True, False)
-    assert not cache.entries() and not list((tmp_path / "c").glob("*"))
-    assert load(["one.txt"], TextConfig()).corpus.key == kept
 
 
 @given(st.lists(st.sampled_from("\0aé字🦆"), min_size=1))

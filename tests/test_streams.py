@@ -1,6 +1,5 @@
 """What goes to which stream: results on pipes carry no escapes, files go where they are sent, terminals stay clean."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +14,6 @@ from tests.conftest import TEXT
 
 SHAPE = {"n-layer": 1, "n-embd": 16, "n-head": 2, "block-size": 16, "batch-size": 4, "threads": 1, "steps": 3}
 TOY = [f"--{name}={value}" for name, value in SHAPE.items()]
-FORCED = {
-    "FORCE_COLOR": "1",
-    "TTY_COMPATIBLE": "1",
-    "CLICOLOR_FORCE": "1",
-    "TTY_INTERACTIVE": "1",
-    "PY_COLORS": "1",
-}
 
 
 @pytest.fixture(scope="module")
@@ -42,36 +34,6 @@ def run(
             os.dup2(os.open(stdin, os.O_RDONLY), 0)
 
     return Command(args, folder, environment or {}, before=before).run()
-
-
-COMMANDS = [
-    ["--help"], ["train", "--help"], ["runs"], ["info"], ["eval"], ["cache"], ["data", "list"], ["doctor"],
-    ["sample", "--length", "20"], ["inspect", "ducks.txt"], ["explain"], ["train", "ducks.txt", "--dry-run"], ["nonsense"],
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("args", COMMANDS, ids=" ".join)
-def test_no_variable_puts_escapes_into_a_pipe(folder: Path, args: list[str]) -> None:
-    done = run(folder, *args, environment=FORCED)
-    assert b"\x1b" not in done.out and "\x1b" not in done.err
-
-
-@pytest.mark.parametrize(
-    ("environment", "escapes"),
-    [
-        ({}, True),
-        ({"NO_COLOR": ""}, True),
-        ({"NO_COLOR": "0"}, False),
-        ({"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
-    ],
-    ids=str,
-)
-def test_no_color_is_obeyed_on_a_terminal_unless_it_is_empty(
-    folder: Path, environment: dict[str, str], escapes: bool
-) -> None:
-    """As https://no-color.org says: present and not empty, whatever its value."""
-    done = Command(("runs",), folder, {"TERM": "xterm", **environment}).run_on_terminal()
-    assert (b"\x1b" in done.out) == escapes
 
 
 @pytest.mark.parametrize("stdout", ["-", "/dev/stdout", "/dev/fd/1"])
@@ -137,20 +99,6 @@ def test_an_open_descriptor_is_written_to_and_a_tilde_is_the_home_folder(folder:
     os.close(opened)
     done = run(folder, "compress", "ducks.txt", "-o", "~/home.clm", environment={"HOME": str(folder)})
     assert (done.code, (folder / "home.clm").read_bytes()) == (0, wanted), done.err
-
-
-def test_what_is_no_text_goes_to_a_terminal_only_by_force(folder: Path) -> None:
-    done = Command(("compress", "ducks.txt", "-o", "-"), folder).run_on_terminal()
-    assert (done.code, done.out) == (2, b"") and "is a terminal" in done.err
-    assert Command(("compress", "ducks.txt", "-o", "-", "--force"), folder).run_on_terminal().code == 0
-
-
-def test_bits_on_standard_output_are_json_lines_alone(folder: Path) -> None:
-    done = run(folder, "eval", "-", "--per-char", "-", stdin=folder / "ducks.txt")
-    assert done.code == 0, done.err
-    rows = [json.loads(line) for line in done.out.splitlines()]
-    assert "".join(row["char"] for row in rows) == TEXT
-    assert "bits per character" in done.err
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly(folder: Path) -> None:

@@ -180,5 +180,7 @@ def test_colour_only_where_it_is_wanted(
 
 def test_importing_it_needs_the_standard_library_only() -> None:
     code = "import sys, charlm.terminal; print(*{m.split('.')[0] for m in sys.modules})"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
     assert not {"torch", "numpy", "rich", "typer", "tqdm"} & set(found.stdout.split())

@@ -1,11 +1,9 @@
 """Characters or bytes as units: the same text, the same sums, whichever a model is trained on."""
 
 import json
-import sys
 from collections.abc import Callable
 from math import log
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,6 @@ from hypothesis import strategies as st
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot
-from charlm.cli.main import run as main
 from charlm.compression.codec import compressing, decompressing
 from charlm.config import SamplingConfig, TextConfig
 from charlm.data import corpus_cache as cache
@@ -240,52 +237,3 @@ def test_units_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
     assert Vocabulary.from_json(good).units == "chars"
     with pytest.raises(ValueError, match="graphemes" if change.get("units") == "graphemes" else "vocabulary"):
         Vocabulary.from_json({**good, **change})
-
-
-def test_as_a_user_has_it(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    units = "bytes"
-    Path("t.txt").write_bytes(TEXT.encode())
-    Path("u.txt").write_bytes(f"née {KSHA} Ж".encode())
-
-    def charlm(*words: str, code: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["charlm", *words])
-        assert main(perf_counter()) == code
-        out, err = capsys.readouterr()
-        return out if "--json" in words else " ".join(out.split()), " ".join(err.split())
-
-    shape = ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4"]
-    _, said = charlm("train", "t.txt", "--units", units, "--dry-run", *shape)
-    ids = sum(
-        len(part)
-        for part in vars(prepare(TEXT, TextConfig(units=units))).values()
-        if isinstance(part, np.ndarray)
-    )
-    assert f"{len(TEXT):,} characters as {ids:,} bytes" in said
-    assert f"blocks of 16 {units}" in said
-    out, _ = charlm("train", "t.txt", "--units", units, "--steps", "3", *shape)
-    assert f"{units} read" in out and f"--units {units}" in charlm("info")[0]
-    cache.remove_rest()  # so that the text is read again
-    found = json.loads(charlm("eval", "u.txt", "--json", "--per-char", "bits.jsonl")[0])
-    assert (found["chars"], found["unit"]) == (10, "byte")
-    assert found["units"] == (len(f"née {KSHA} Ж".encode()))
-    assert found["unknown_chars"] == 1
-    bits = [json.loads(line)["bits"] for line in Path("bits.jsonl").read_text().splitlines()]
-    assert sum(bits) == pytest.approx(found["bits_per_char"] * 10, abs=1e-4)
-    assert sum(bits) == pytest.approx(found["bits_per_unit"] * found["units"], abs=1e-4)
-    assert not any("no kneser-ney" in said for said in found["warnings"])
-    out, _ = charlm("eval")
-    assert f"{units} of context" in out
-    assert f"{units} before each" in out
-    assert json.loads(charlm("info", "--json")[0])["text_settings"]["units"] == units
-    assert f"read in {units}" in charlm("info")[0]
-    row = json.loads(charlm("sample", "--prompt", f"née {KSHA}\u2019", "--length", "9", "--json")[0])
-    assert row["prompt"].startswith("née") and len(row["text"]) == 9
-    Path("t.txt").write_bytes((TEXT[:-40] + "zz" * 20).encode())
-    cache.remove_rest()
-    assert "has changed since training" in charlm("eval", code=4)[1]
-    said = charlm("train", "t.txt", "--units", units, "--min-count", "2", "--dry-run", code=2)[1]
-    assert "min_count is 2" in said and "units bytes" in said
-    said = charlm("sample", "--prompt", "x", "--map-lookalikes", code=2)[1]
-    assert "--map-lookalikes" in said and "bytes" in said

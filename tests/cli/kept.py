@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +60,18 @@ def bring(charlm: Charlm, factory: pytest.TempPathFactory, name: str, *commands:
     shutil.copytree(_MADE[name], ".", dirs_exist_ok=True, symlinks=True)
 
 
+def within(seconds: int = 300) -> dict[str, Any]:
+    """What ends a process by SIGALRM after so many seconds, whatever it waits for: for `Popen` and its kind."""
+    return {} if os.name == "nt" else {"preexec_fn": partial(signal.alarm, seconds)}
+
+
 def process(
     *words: str, env: dict[str, str] | None = None, python: tuple[str, ...] = (), **streams: Any
 ) -> subprocess.Popen[bytes]:
     """The command in a process of its own, where its streams, signals or imports are what is tested."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
     command = [sys.executable, *python, "-m", "charlm", *words]
-    return subprocess.Popen(command, env={**os.environ, **(env or {})}, **streams)
+    return subprocess.Popen(command, env={**os.environ, **(env or {})}, **within(), **streams)
 
 
 def data(result: Any, code: int = 0) -> Any:

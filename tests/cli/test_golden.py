@@ -121,6 +121,7 @@ def measure(folder: Path) -> dict[str, dict[str, Any]]:
         cwd=folder,
         env=env,
         capture_output=True,
+        timeout=600,
     )
     assert child.returncode == 0, child.stderr
     found = {}

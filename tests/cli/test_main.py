@@ -90,9 +90,7 @@ def test_the_version(charlm: Charlm) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("--version",),
         ("--help",),
-        ("train", "--help"),
         ("compare", "--help-all"),
         ("trian",),
         ("runs", "--jsn"),
@@ -189,8 +187,10 @@ def test_quiet_leaves_only_results(charlm: Charlm, tmp_path_factory: pytest.Temp
 
 
 def test_no_colours_where_no_terminal_is(charlm: Charlm) -> None:
-    for words in (("trian",), ("--help",), ("explain", "rotary"), ("explain",)):
-        result = charlm(*words, env={"FORCE_COLOR": "1"})
+    forced = dict.fromkeys(("FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE", "TTY_INTERACTIVE"), "1")
+    plain = "--help,train --help,runs,cache,doctor,explain,explain rotary,data list,trian,eval"
+    for words in plain.split(","):
+        result = charlm(*words.split(), env=dict(forced))
         assert ESCAPE not in result.out + result.err
 
 
@@ -199,7 +199,8 @@ def test_no_colours_where_no_terminal_is(charlm: Charlm) -> None:
     ("words", "env", "coloured"),
     [
         (("trian",), {}, True),
-        (("trian",), {"NO_COLOR": "1"}, False),
+        (("trian",), {"NO_COLOR": ""}, True),
+        (("trian",), {"NO_COLOR": "0", "FORCE_COLOR": "1"}, False),
         (("--no-color", "trian"), {}, False),
         (("runs", "--jsn", "--no-color"), {}, False),
     ],
@@ -241,7 +242,7 @@ def test_a_reader_that_leaves_ends_it_quietly(words: tuple[str, ...]) -> None:
 )
 def test_a_stream_that_is_closed_is_done_without(closed: int, words: tuple[str, ...], code: int) -> None:
     shell = f'exec "{sys.executable}" -m charlm {" ".join(words)} {closed}>&-'
-    done = subprocess.run(["/bin/sh", "-c", shell], capture_output=True)
+    done = subprocess.run(["/bin/sh", "-c", shell], capture_output=True, timeout=300)
     assert done.returncode == code and b"Traceback" not in done.stdout + done.stderr
 
 

@@ -48,7 +48,9 @@ class Soak:
         (folder / "ducks.txt").write_text(TEXT)
         seconds = THOROUGH_SECONDS if thorough else SECONDS
         with open(folder / "out", "wb") as out, open(folder / "err", "wb") as err:
-            command = Command(TRAIN, folder, {"CHARLM_CACHE": str(folder / "cache")})
+            command = Command(
+                TRAIN, folder, {"CHARLM_CACHE": str(folder / "cache")}, seconds=4 * seconds + 300
+            )
             child = command.begin(out.fileno(), err.fileno())
         return cls(folder, seconds, child, start(lambda: _watch(child, folder, seconds)))
 
@@ -75,7 +77,9 @@ class Soak:
 
 def _watch(child: int, folder: Path, seconds: int) -> int:
     run = folder / "checkpoints" / "soak"
+    ends = time.monotonic() + 300
     while not list(run.glob("step-*")):
+        assert time.monotonic() < ends, (folder / "err").read_text()
         time.sleep(0.05)
     found, begun = [], time.monotonic()
     while (passed := time.monotonic() - begun) < seconds or (

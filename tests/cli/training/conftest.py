@@ -159,6 +159,7 @@ class Charlm:
                 env=self.environment(env) | {"PYTHONPATH": str(ROOT)},
                 stdin=file,
                 capture_output=True,
+                timeout=300,
             )
         out, err = (
             stream.replace(b"\r\n", b"\n").decode("utf-8", "replace") for stream in (done.stdout, done.stderr)
