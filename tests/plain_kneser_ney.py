@@ -54,11 +54,7 @@ def by_paper(counts: list[int]) -> list[float]:
     if n1 == 0:
         return found
     y = n1 / (n1 + 2 * n2)
-    formulas = [
-        lambda: 1 - 2 * y * n2 / n1,
-        lambda: 2 - 3 * y * n3 / n2,
-        lambda: 3 - 4 * y * n4 / n3,
-    ]
+    formulas = [lambda: 1 - 2 * y * n2 / n1, lambda: 2 - 3 * y * n3 / n2, lambda: 3 - 4 * y * n4 / n3]
     for i, (formula, n) in enumerate(zip(formulas, (n1, n2, n3), strict=True), 1):
         if n and formula() > 0:
             found[i] = formula()

@@ -195,8 +195,7 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "page",
-    [page if page == "README.md" else pytest.param(page, marks=pytest.mark.slow) for page in PAGES],
+    "page", [page if page == "README.md" else pytest.param(page, marks=pytest.mark.slow) for page in PAGES]
 )
 def test_what_a_page_says_to_type_works(
     page: str, folder: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

@@ -140,8 +140,7 @@ def test_the_right_encoding_of_a_short_text_is_shown(encoding: str, text: str) -
 
 
 @pytest.mark.parametrize(
-    ("language", "encoding"),
-    [("tr", "cp1254"), ("ru", "iso8859_5"), ("th", "tis_620"), ("fr", "cp850")],
+    ("language", "encoding"), [("tr", "cp1254"), ("ru", "iso8859_5"), ("th", "tis_620"), ("fr", "cp850")]
 )
 def test_each_guess_is_shown_with_a_line_and_the_option_to_type(
     charlm: Callable[..., Result], language: str, encoding: str

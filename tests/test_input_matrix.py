@@ -138,10 +138,7 @@ def _bound(bound: bool) -> AbstractContextManager[None]:
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_it_is_taken_or_refused_in_words(
-    name: str,
-    elsewhere: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    name: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     case = INPUTS[name]
     if case.posix and os.name == "nt":

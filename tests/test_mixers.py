@@ -66,12 +66,7 @@ def test_the_matrix_has_every_mixer_and_refuses_what_cannot_act() -> None:
             assert (
                 not config.locality
                 and not config.n_kv_head
-                and config.position
-                in (
-                    "none",
-                    "learned",
-                    "sinusoidal",
-                )
+                and config.position in ("none", "learned", "sinusoidal")
             )
 
 

@@ -298,16 +298,14 @@ def test_a_named_encoding_is_strict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "encoding", "offset"),
-    [(b"ab+2AA-", "utf-7", 2), (rb"x\ud800", "unicode_escape", 1)],
+    ("data", "encoding", "offset"), [(b"ab+2AA-", "utf-7", 2), (rb"x\ud800", "unicode_escape", 1)]
 )
 def test_lone_surrogates_are_refused(data: bytes, encoding: str, offset: int) -> None:
     refused(data, "surrogate U+D800", f"character offset {offset},", encoding=encoding)
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["uft-8", "rot13", "base64", "hex", "zlib", "undefined", "", "a\0b", "\ud800", "x" * 999],
+    "name", ["uft-8", "rot13", "base64", "hex", "zlib", "undefined", "", "a\0b", "\ud800", "x" * 999]
 )
 def test_what_is_no_text_encoding_is_a_usage_error(name: str) -> None:
     refused(b"text", "is not a text encoding", encoding=name, kind=UsageError)

@@ -245,10 +245,7 @@ def test_a_resumed_log_keeps_its_damaged_lines_for_the_report(place: Place) -> N
 # --- names ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["é" * 128, "x" * 5000, "..", "/", "../toy", "\x1b[2J", "\udcff", "-x"],
-)
+@pytest.mark.parametrize("name", ["é" * 128, "x" * 5000, "..", "/", "../toy", "\x1b[2J", "\udcff", "-x"])
 def test_names_that_no_run_has(place: Place, name: str) -> None:
     for words in (
         "sample --length 1 --run",

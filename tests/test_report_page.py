@@ -141,9 +141,7 @@ def test_an_empty_page_has_no_empty_chart_or_heading() -> None:
 
 
 @given(st.lists(st.tuples(st.text(max_size=30), st.floats(0, 8)), max_size=30))
-def test_baseline_labels_neither_overlap_nor_leave_the_chart(
-    baselines: list[tuple[str, float]],
-) -> None:
+def test_baseline_labels_neither_overlap_nor_leave_the_chart(baselines: list[tuple[str, float]]) -> None:
     chart = charts(render(replace(FULL, baselines=[("xz", 2.5), *baselines])))[0]
     width, height = (float(x) for x in chart.attrib["viewBox"].split()[2:])
     labels = [t for t in chart.iter("text") if "class" not in t.attrib and "dy" in t.attrib]

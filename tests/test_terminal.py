@@ -54,16 +54,14 @@ def test_every_control_character_is_covered_by_the_list() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
-    [("\x1b[2J", r"\x1b[2J"), ("a\u202eb", r"a\u202eb"), ("\U000e0041", r"\U000e0041")],
+    ("text", "shown"), [("\x1b[2J", r"\x1b[2J"), ("a\u202eb", r"a\u202eb"), ("\U000e0041", r"\U000e0041")]
 )
 def test_escapes_look_like_python(text: str, shown: str) -> None:
     assert visible(text) == shown
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["👩\u200d👩\u200d👧", "❤\ufe0f", "می\u200cخواهم", "a\u00a0b", "\u3000詩", "é", "שלום"],
+    "text", ["👩\u200d👩\u200d👧", "❤\ufe0f", "می\u200cخواهم", "a\u00a0b", "\u3000詩", "é", "שלום"]
 )
 def test_what_scripts_and_emoji_need_stays(text: str) -> None:
     assert visible(text) == text
@@ -116,9 +114,7 @@ class Screen(io.TextIOWrapper):
         return True
 
 
-def test_a_console_keeps_its_encoding_and_shows_what_it_lacks(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_console_keeps_its_encoding_and_shows_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", Screen(raw, encoding="cp1252"))
     plain_streams()

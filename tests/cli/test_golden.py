@@ -153,9 +153,5 @@ def test_the_weights_are_those_of_the_record(found: dict[str, dict[str, Any]], n
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
         runs = measure(Path(place))
-    record = {
-        "environments": [environment()],
-        "processors": [processor()],
-        "runs": runs,
-    }
+    record = {"environments": [environment()], "processors": [processor()], "runs": runs}
     RECORD.write_text(json.dumps(record, indent=1) + "\n")

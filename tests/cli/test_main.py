@@ -87,15 +87,7 @@ def test_the_version(charlm: Charlm) -> None:
         assert result.code == 0 and re.fullmatch(r"charlm \d+\.\d+\S*\n", result.out)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("--help",),
-        ("compare", "--help-all"),
-        ("trian",),
-        ("runs", "--jsn"),
-    ],
-)
+@pytest.mark.parametrize("words", [("--help",), ("compare", "--help-all"), ("trian",), ("runs", "--jsn")])
 def test_help_version_and_mistakes_wait_for_no_heavy_library(words: tuple[str, ...]) -> None:
     done = process(*words, python=("-X", "importtime"))
     _, err = done.communicate()
