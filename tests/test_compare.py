@@ -256,18 +256,6 @@ def test_a_damaged_score_is_made_again(tmp_path: Path, corpus: Corpus, file: str
     assert verdict(folder, comparison).rows[0].bits == before
 
 
-def test_what_does_not_fit_into_memory_has_a_row_that_says_so(
-    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(self: Trainer, stop: object) -> object:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-
-    folder, comparison, loaded = make(tmp_path, corpus)
-    monkeypatch.setattr(Trainer, "run", fails)
-    list(compare(folder, comparison, loaded, Never(), pytest.fail))
-    assert {row.problem for row in verdict(folder, comparison).rows} == {"it does not fit into memory"}
-
-
 def test_a_run_whose_checkpoints_are_all_damaged_is_begun_again(tmp_path: Path, corpus: Corpus) -> None:
     folder, comparison, loaded = make(tmp_path, corpus)
     list(compare(folder, comparison, loaded, Never(), pytest.fail))
@@ -300,12 +288,6 @@ def test_what_the_plan_changes_besides_is_said(tmp_path: Path, corpus: Corpus) -
     assert unintended(comparison, choices) == [
         "n_embd: 66, 70; set --n-embd to give all variants the same value"
     ]
-
-
-def test_names_of_folders_stay_apart_when_they_are_cut() -> None:
-    axes = {"mixer": [",".join(["attention", "convolution"] * 5)], "learning_rate": [0.001, 0.002, 0.003]}
-    found, _ = variants(axes, ModelConfig(), TrainingConfig())
-    assert len({v.folder for v in found}) == 3 and all(len(v.folder) < 80 for v in found)
 
 
 def test_a_run_without_its_first_save_or_its_score_is_made_up(tmp_path: Path, corpus: Corpus) -> None:

@@ -1,11 +1,8 @@
 """Compression: exact both ways, as small as the model's score says, and refused by name where it cannot be."""
 
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -15,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.checkpoint.snapshot import Snapshot
-from charlm.cli.main import run as main
 from charlm.compression.codec import Compressed, compressing, decompressing, file_to_ids, ids_to_file
 from charlm.compression.coder import HIGHEST_TOTAL, Decoder, Encoder, bounds
 from charlm.compression.container import FRAME, Environment, ModelHashes, pack, streams_for, unpack
@@ -23,7 +19,8 @@ from charlm.config import TextConfig
 from charlm.data.prepare import prepare
 from charlm.errors import CharlmError, CheckpointError, TextError
 from charlm.inference.predictor import TransformerPredictor
-from tests.conftest import TEXT, toy_run
+from tests.cli.kept import TOY
+from tests.conftest import TEXT, Result, toy_run
 
 
 def carried_through(work) -> Any:  # type: ignore[no-untyped-def]
@@ -301,36 +298,13 @@ def test_there_are_no_more_threads_within_than_without(snapshot: Snapshot) -> No
     assert before == ([each["num_threads"] for each in threadpool_info()], torch.get_num_threads())
 
 
-@pytest.fixture
-def charlm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    monkeypatch.chdir(tmp_path)
-    Path("ducks.txt").write_text(TEXT)
-
-    def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["charlm", *args])
-        capsys.readouterr()
-        code = main(perf_counter())
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out, captured.err
-
-    return call
-
-
-def test_a_file_that_stands_in_the_training_text_is_said_to(
-    charlm: Callable[..., tuple[int, str, str]], tmp_path: Path
-) -> None:
-    Path("t.txt").write_text(TEXT)
+def test_a_file_that_stands_in_the_training_text_is_said_to(charlm: Callable[..., Result]) -> None:
     Path("new.txt").write_text("nothing of this kind was ever seen before by that model\n" * 3)
-    shape = "--n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --batch-size 4 --steps 1 --no-prior"
-    assert charlm("train", "t.txt", "--run", "seen", *shape.split())[0] == 0
-    for name, said in (("t.txt", True), ("new.txt", False)):
-        code, out, err = charlm("compress", name, "-o", "o.clm", "--force", "--json", "--run", "seen")
-        assert code == 0 and ("also occurs in the training part" in err) == said
-        assert bool(json.loads(out)["warnings"]) == said
-    Path("t.txt").unlink()
+    assert charlm("train", "ducks.txt", "--run", "seen", *TOY, "--steps", "1", "--no-prior").code == 0
+    packed = ("compress", "new.txt", "-o", "o.clm", "--force", "--run", "seen")
+    assert "also occurs in the training part" not in charlm(*packed).err
+    assert "also occurs in the training part" in charlm("compress", "ducks.txt", *packed[2:]).err
+    Path("ducks.txt").unlink()
     charlm("cache", "--clear")
-    code, _, err = charlm("compress", "new.txt", "-o", "o.clm", "--force", "--run", "seen")
-    assert code == 0 and "cannot tell whether it contains this file" in err
+    without = charlm(*packed)
+    assert without.code == 0 and "cannot tell whether it contains this file" in without.err

@@ -19,7 +19,7 @@ from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.errors import CheckpointError, ResourceError
 from charlm.evaluation.score import score_text
-from charlm.inference.predictor import NgramPredictor, TransformerPredictor, predictor_of
+from charlm.inference.predictor import NgramPredictor, predictor_of
 from charlm.ngram.build import fit
 from charlm.training.events import Counted, Evaluated, Finished, Saved
 from charlm.training.launch import resume_run, start_run
@@ -27,7 +27,7 @@ from charlm.training.planner import Budget, choose
 from charlm.training.session import NgramSession
 from charlm.training.trainer import Trainer
 from tests.cli.kept import TOY
-from tests.conftest import After, Never, Result, repeat_words, toy_run
+from tests.conftest import After, Never, Result, repeat_words
 
 
 def counted(
@@ -60,16 +60,6 @@ def test_what_is_saved_scores_as_the_counts_do(tmp_path: Path, corpus: Corpus, o
     evaluated = next(event for event in events if isinstance(event, Evaluated))
     assert evaluated.nats_per_char == pytest.approx(expected.mean(), rel=1e-12)
     assert evaluated.chars == len(text)
-
-
-def test_the_predictor_of_a_checkpoint_is_of_its_kind(tmp_path: Path, corpus: Corpus) -> None:
-    run, session = counted(tmp_path, corpus)
-    list(Trainer(session, run).run(Never()))
-    assert isinstance(predictor_of(read_snapshot(run, "latest")), NgramPredictor)
-    run, other = toy_run(tmp_path, corpus, 2)
-    list(Trainer(other, run).run(Never()))
-    found = predictor_of(read_snapshot(run, "latest"))
-    assert isinstance(found, TransformerPredictor) and found.kind == "transformer"
 
 
 def test_a_stop_is_obeyed_and_gone_on_from(tmp_path: Path, corpus: Corpus) -> None:

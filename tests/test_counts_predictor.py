@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from charlm.config import SamplingConfig
 from charlm.data.tokenizer import Vocabulary
-from charlm.evaluation.score import score_slice, score_text, spread
+from charlm.evaluation.score import score_slice, spread
 from charlm.inference.context import ContextRule
-from charlm.inference.generate import sample_text
 from charlm.inference.predictor import NgramPredictor, Predictor
 from charlm.ngram.build import build
 
@@ -52,11 +50,3 @@ def test_every_character_is_predicted_from_as_many_before_it_as_the_order_says(r
     estimate = score_slice(model, ids, part)
     assert estimate is not None
     assert -estimate.sums.sum() == pytest.approx(model.score(ids).sum())
-
-
-def test_it_is_evaluated_and_sampled_like_any_other() -> None:
-    model = predictor()
-    assert score_text(model, "x", "the cat sat").bits.mean() < 2
-    assert score_text(model, "x", "Ж").nats[0] > 10
-    written = sample_text(model, "the", SamplingConfig(temperature=0), 12)
-    assert "sat" in written or "cat" in written

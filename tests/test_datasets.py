@@ -25,6 +25,7 @@ from charlm.cli.main import run as main
 from charlm.data import datasets
 from charlm.data.datasets import TEXTS, Published, fetch
 from charlm.errors import ResourceError, TextError
+from tests.cli.kept import TOY
 from tests.conftest import TEXT
 
 BODY = b"All the world's a stage, " * 4000
@@ -277,14 +278,7 @@ def test_the_command_fetches_and_reports(
 
 def test_one_module_can_open_a_connection() -> None:
     net = {
-        "socket",
-        "urllib.request",
-        "http.client",
-        "http",
-        "ssl",
-        "ftplib",
-        "smtplib",
-        "asyncio",
+        *("socket", "urllib.request", "http.client", "http", "ssl", "ftplib", "smtplib", "asyncio"),
         "requests",
     }
     for path in PACKAGE.rglob("*.py"):
@@ -313,23 +307,9 @@ def test_no_other_command_connects(
     for name in ("connect", "connect_ex", "sendto"):
         monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    shape = [
-        "--n-layer",
-        "1",
-        "--n-embd",
-        "16",
-        "--n-head",
-        "2",
-        "--block-size",
-        "8",
-        "--batch-size",
-        "2",
-        "--ngram-embeddings",
-        "1",
-    ]
     for words in (
         ["data", "list"],
-        ["train", "t.txt", "--steps", "3", *shape],
+        ["train", "t.txt", "--steps", "3", *TOY],
         ["eval"],
         ["sample", "--length", "5"],
         ["info"],
@@ -348,23 +328,9 @@ def test_a_published_text_is_divided_as_is_customary(
     data = (TEXT * 3)[:4000].encode("ascii")
     monkeypatch.setitem(datasets.TEXTS, "text8", replace(TEXTS["text8"], size=len(data)))
     Path("text8.txt").write_bytes(data)
-    shape = [
-        "--n-layer",
-        "1",
-        "--n-embd",
-        "16",
-        "--n-head",
-        "2",
-        "--block-size",
-        "8",
-        "--batch-size",
-        "2",
-        "--ngram-embeddings",
-        "1",
-    ]
     for words, said in (
         (
-            ["train", "text8.txt", "--steps", "3", *shape],
+            ["train", "text8.txt", "--steps", "3", *TOY],
             "3,600 to train on, 200 held out, 200 in the test set",
         ),
         (["eval", "--part", "test"], "test part of text8.txt"),

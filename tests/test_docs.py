@@ -209,21 +209,6 @@ def test_what_a_page_says_to_type_works(
         example.evaluate()
 
 
-@pytest.mark.parametrize(
-    ("command", "short"),
-    [
-        ("charlm train a.txt --time 8h --seed 3", "charlm train a.txt --seed 3 --steps 2"),
-        ("charlm train a.txt", "charlm train a.txt --steps 2"),
-        ("charlm train a.txt > b", "charlm train a.txt --steps 2 > b"),
-        ("charlm train a.txt --model ngram", "charlm train a.txt --model ngram"),
-        ("charlm resume", "charlm resume --steps 2"),
-        ("charlm eval a.txt", "charlm eval a.txt"),
-    ],
-)
-def test_a_training_of_a_page_is_shortened(command: str, short: str) -> None:
-    assert shlex.join(shortened(command.split())) == shlex.join(short.split())
-
-
 def test_a_command_that_fails_fails_its_page(folder: Path) -> None:
     page = folder / "page.md"
     page.write_text("# A page\n\n```console\n$ charlm train corpus.txt --no-such-option\n```\n", "utf-8")

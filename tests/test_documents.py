@@ -112,16 +112,6 @@ def test_where_documents_end_is_part_of_a_corpus(elsewhere: Path) -> None:
     assert records.vocabulary.decode(records.train, "|") == "a\nb\n|c\n|"
 
 
-def test_a_separator_needs_its_setting_and_the_other_way_round() -> None:
-    for settings_ in (
-        {"documents": "separator"},
-        {"separator": "x"},
-        {"documents": "separator", "separator": ""},
-    ):
-        with pytest.raises(ValueError, match="separator"):
-            TextConfig(**settings_)
-
-
 VOCABULARY = Vocabulary("abc", b"", (4, 3, 2, 2), True)
 E = VOCABULARY.end
 

@@ -1,12 +1,10 @@
 """Explanations: one text, in the class it is about, and examples that show what it says."""
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 
-from charlm.cli import main as cli_main
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.experiments.variants import parse_axis, variants
 from charlm.explain.topics import PLAIN, TOPICS, explain
@@ -14,23 +12,9 @@ from charlm.model.mixers import MIXERS
 from charlm.model.positions import POSITIONS
 from charlm.settings import settings_of
 from charlm.training.planner import Budget, choose
-from tests.conftest import TEXT
+from tests.conftest import TEXT, Result
 
-ROOT = Path(__file__).parent.parent
 VARIED = [topic for topic, found in TOPICS.items() if found.vary]
-
-
-@pytest.fixture
-def charlm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Runs `charlm ARGS...`: exit code, standard output, standard error."""
-
-    def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["charlm", *args])
-        capsys.readouterr()
-        code = cli_main.run(perf_counter())
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def columns(topic: str) -> list[list[float]]:
@@ -58,14 +42,14 @@ def test_what_compares_topics_can_be_compared() -> None:
             choose(Budget(steps=100), 50_000, variant.model, variant.training)
 
 
-def test_what_cannot_be_compared_says_what_to_try(charlm, elsewhere: Path) -> None:  # type: ignore[no-untyped-def]
+def test_what_cannot_be_compared_says_what_to_try(charlm: Callable[..., Result]) -> None:
     for topic in set(TOPICS) - set(VARIED):
         assert explain(topic).command is None and explain(topic).instead
-    (elsewhere / "corpus.txt").write_text(TEXT)
+    Path("corpus.txt").write_text(TEXT)
     said = explain("causal").instead
-    code, _, err = charlm(*said.partition(" is refused")[0].split()[1:])
-    assert code == 2 and "causal" in err and "cannot be trained" in err
-    assert "--per-char" in charlm("eval", "--help")[1]
+    result = charlm(*said.partition(" is refused")[0].split()[1:])
+    assert result.code == 2 and "causal" in result.err and "cannot be trained" in result.err
+    assert "--per-char" in charlm("eval", "--help").out
 
 
 def test_the_examples_of_prediction_show_what_they_say() -> None:

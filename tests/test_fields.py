@@ -16,7 +16,7 @@ from charlm.data import records as fields
 from charlm.data.load import load
 from charlm.data.records import BEGINNING, Format, RecordReader, format_of
 from charlm.data.stream import Block
-from charlm.errors import TextError, UsageError
+from charlm.errors import TextError
 from tests.reading import write
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -89,16 +89,6 @@ def test_a_folder_of_packed_lines_is_one_text(monkeypatch: pytest.MonkeyPatch) -
     corpus = load(["d"], TextConfig(field="text", include="*.jsonl.gz")).corpus
     wanted = "".join(f"{name}{i}\n" for name in "ab" for i in range(50))
     assert corpus.training_text() + corpus.held_out_text() == wanted
-
-
-def test_include_acts_on_folders_only_and_says_when_nothing_matches() -> None:
-    write("d/a.txt", "text " * 30)
-    write("d/b.md", "mark " * 30)
-    assert load(["d"], TextConfig(include="*.txt")).corpus.chars == 150
-    with pytest.raises(TextError, match=r"no file that matches --include \*.py"):
-        load(["d"], TextConfig(include="*.py"))
-    with pytest.raises(UsageError, match="applies only to folders"):
-        load(["d/a.txt"], TextConfig(include="*.txt"))
 
 
 ROWS = "".join(f"{i},line {i}\n" for i in range(3, 40))

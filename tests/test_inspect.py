@@ -1,17 +1,14 @@
 """`charlm inspect` from within: its sample of a long text, and the characters of any text."""
 
 import json
-import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.cli.main import run as main
 from charlm.data import corpus_cache as cache
 from charlm.data.encode import TextCounter, codes_of
 from charlm.data.stream import Block
@@ -23,50 +20,42 @@ from charlm.inspection.characters import (
     list_characters,
     normal_forms,
 )
+from tests.conftest import Result
 
-Call = Callable[..., tuple[int, str, str]]
+Charlm = Callable[..., Result]
 
 
-@pytest.fixture
-def charlm(elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Runs a command; the machine is taken to be of one speed."""
+@pytest.fixture(autouse=True)
+def _one_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("charlm.training.device.measure_threads", lambda device, **_: (1, 100.0))
     monkeypatch.setattr("charlm.training.device.pick_precision", lambda device, timed: "fp32")
 
-    def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["charlm", *args])
-        capsys.readouterr()
-        code = main(perf_counter())
-        return code, *capsys.readouterr()
 
-    return call
-
-
-def test_of_a_long_text_a_sample_is_read_and_said(charlm: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_long_text_a_sample_is_read_and_said(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("charlm.data.text_scan.READ_WHOLE", 10_000)
     monkeypatch.setattr("charlm.data.text_scan.PIECE_BYTES", 1_000)
     text = "".join(f"{i} ducks and {i % 7} geese on the pond\n" for i in range(6_000))
     Path("t.txt").write_text(text)
     before = {entry.key for entry in cache.entries()}
-    code, out, _ = charlm("inspect", "t.txt")
-    assert code == 0 and f"of {len(text):,} bytes, in pieces spread evenly" in out
-    found = json.loads(charlm("inspect", "t.txt", "--json")[1])
+    shown = charlm("inspect", "t.txt")
+    assert shown.code == 0 and f"of {len(text):,} bytes, in pieces spread evenly" in shown.out
+    found = json.loads(charlm("inspect", "t.txt", "--json").out)
     assert found["text"]["bytes_read"] <= 64_000 and found["text"]["of_bytes"] == len(text)
     assert found["text"]["read"] == "in pieces spread evenly"
     assert found["repeats"]["repeated"]["word"] == "at least"
     assert {entry.key for entry in cache.entries()} == before  # nobody asks for a sample again
-    assert f"{len(text):,} characters" in charlm("train", "t.txt", "--dry-run")[2]
+    assert f"{len(text):,} characters" in charlm("train", "t.txt", "--dry-run").err
 
 
-def test_without_a_name_it_is_the_manual(charlm: Call) -> None:
+def test_without_a_name_it_is_the_manual(charlm: Charlm) -> None:
     pytest.importorskip("pydoc_data.topics")
-    code, out, _ = charlm("inspect", "--val", "0.02")
-    assert code == 0 and "the manual of Python" in out
+    shown = charlm("inspect", "--val", "0.02")
+    assert shown.code == 0 and "the manual of Python" in shown.out
 
 
-def test_a_table_is_said_to_be_one(charlm: Call) -> None:
+def test_a_table_is_said_to_be_one(charlm: Charlm) -> None:
     Path("t.csv").write_text("id,body\n" + "".join(f"{i},the duck {i} is here\n" for i in range(300)))
-    found = json.loads(charlm("inspect", "t.csv", "--json")[1])
+    found = json.loads(charlm("inspect", "t.csv", "--json").out)
     (warning,) = [warning for warning in found["warnings"] if warning["code"] == "records"]
     assert "id" in warning["text"] and "body" in warning["text"]
 

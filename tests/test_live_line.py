@@ -87,14 +87,7 @@ def test_training_on_a_terminal_of_any_width(tmp_path: Path, width: int) -> None
     """The live line is one line with the time left; no message is cut within a word."""
     (tmp_path / "ducks.txt").write_text(TEXT)
     words = (
-        "train",
-        "ducks.txt",
-        "--steps",
-        "120",
-        "--eval-every",
-        "50",
-        "--threads",
-        "1",
+        *("train", "ducks.txt", "--steps", "120", "--eval-every", "50", "--threads", "1"),
         *TOY,
         "--no-prior",
     )

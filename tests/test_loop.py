@@ -4,7 +4,6 @@ import shutil
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -215,18 +214,6 @@ def test_only_a_failed_last_save_is_an_error(
     FullDisk(monkeypatch)
     with pytest.raises(ResourceError, match="could not be written"):
         list(Trainer(session, run).run(Never()))
-
-
-def test_memorising_ends_a_run_and_keeps_its_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    letters = np.random.default_rng(0).integers(97, 123, 900)  # by chance, so there is only learning by heart
-    corpus = prepare(bytes(letters.tolist()).decode(), TextConfig(val=0.3))
-    run, session = toy_run(tmp_path, corpus, 3000, eval_every=20, learning_rate=2e-2, patience=3)
-    events = list(Trainer(session, run).run(Never()))
-    last = events[-1]
-    assert isinstance(last, Finished) and last.reason == "early"
-    assert last.step < 3000
-    assert run.pointed("best") == last.best_step is not None
-    assert read_snapshot(run, "best").step == last.best_step
 
 
 def test_an_extension_goes_on_from_the_end(tmp_path: Path, corpus: Corpus) -> None:

@@ -109,39 +109,6 @@ def test_the_plan_gives_as_many_vectors_as_a_text_can_fill() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"plain": True, "ngram_embeddings": 3}, "ngram_embeddings is 3, which --plain does not allow"),
-        (
-            {"ngram_embeddings": 1, "ngram_embedding_rows": 64},
-            "ngram_embedding_rows is 64, which has no effect with ngram_embeddings 1",
-        ),
-        ({"ngram_embedding_rows": 100}, "ngram_embedding_rows is 100; it must be a power of two"),
-        (
-            {"ngram_embeddings": 1, "ngram_embedding_dropout": 0.1},
-            "ngram_embedding_dropout is 0.1, which has no effect with ngram_embeddings 1",
-        ),
-        (
-            {"plain": True, "ngram_embedding_dropout": 0.1},
-            "ngram_embedding_dropout is 0.1, which --plain does not allow",
-        ),
-        (
-            {"plain": True, "ngram_embedding_rows": 64},
-            "ngram_embedding_rows is 64, which --plain does not allow",
-        ),
-    ],
-)
-def test_what_cannot_act_is_refused_by_name(settings: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        ModelConfig(**settings)  # type: ignore[arg-type]
-
-
-def test_muon_rate_needs_muon() -> None:
-    with pytest.raises(ValueError, match=r"muon_lr is 0\.1, which has no effect with optimizer adamw"):
-        TrainingConfig(optimizer="adamw", muon_lr=0.1)
-
-
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_a_run_with_ngrams_resumes_exactly(tmp_path: Path, corpus: Corpus, dropout: float) -> None:
     stopped_and_resumed(

@@ -38,18 +38,8 @@ TEXTS = st.one_of(
 )
 MARKS = "\u0301\u0323\u0344\u0f71\u0f73\uff9e\u3099\u0345\u05b0"
 TOY = [
-    "--n-layer",
-    "1",
-    "--n-embd",
-    "16",
-    "--n-head",
-    "2",
-    "--block-size",
-    "16",
-    "--batch-size",
-    "4",
-    "--steps",
-    "2",
+    *("--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size"),
+    *("4", "--steps", "2"),
 ]
 CHARS = "".join(LOOKALIKES) + ELLIPSIS + ".aé"
 

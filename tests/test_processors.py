@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from charlm import threads as processors
-from charlm.compression.container import unpack
 from charlm.threads import cgroup_cpus, threads
 from charlm.training import session as prior_rows
 from tests.conftest import Result
@@ -78,10 +77,6 @@ def test_the_limits_of_cgroups(tmp_path: Path, mine: str, limits: dict[str, str]
     assert cgroup_cpus(fake(tmp_path, mine, limits)) == cpus
 
 
-def test_without_cgroups_there_is_no_limit(tmp_path: Path) -> None:
-    assert cgroup_cpus(tmp_path) is None
-
-
 def unset(monkeypatch: pytest.MonkeyPatch, machine: int = 8) -> None:
     """A machine of eight CPUs without a word in the environment."""
     for name in (*processors.THREAD_VARIABLES, "PYTHON_CPU_COUNT", "CHARLM_THREADS"):
@@ -139,11 +134,7 @@ COMPUTING = {
         "compare",
         "ducks.txt",
         *SHAPE,
-        "--steps",
-        "1",
-        "--no-prior",
-        "--vary",
-        "position=none,rotary",
+        *("--steps", "1", "--no-prior", "--vary", "position=none,rotary"),
     ],
     "compare two": ["compare", "ducks", "ducks-2"],
     "compress": ["compress", "ducks.txt", "-o", "new.clm"],
@@ -178,23 +169,6 @@ def test_every_command_that_computes_uses_the_threads_asked_for(
     assert torch.get_num_threads() == 2 == threads()
     if name == "doctor":
         assert json.loads(result.out)["threads"] == 2
-
-
-def test_a_compressed_file_is_decompressed_with_the_threads_it_names(
-    charlm: Charlm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert charlm(*TRAIN).code == 0
-    for n in (None, 2):
-        option = [] if n is None else ["--threads", str(n)]
-        assert charlm("compress", "ducks.txt", "-o", "c.clm", "--force", *option).code == 0
-        assert unpack(Path("c.clm").read_bytes(), "c.clm")[0].environment.threads == (n or 1)
-        assert charlm("decompress", "c.clm", "-o", "c.txt", "--force", *option).code == 0
-        assert Path("c.txt").read_bytes() == Path("ducks.txt").read_bytes()
-    refused = charlm("decompress", "c.clm", "-o", "c.txt", "--force", "--threads", "3")
-    assert refused.code == 2 and "with 2" in refused.err
-    monkeypatch.setenv("CHARLM_THREADS", "3")
-    done = charlm("decompress", "c.clm", "-o", "c.txt", "--force")
-    assert done.code == 0 and "CHARLM_THREADS" in done.err
 
 
 def test_where_threads_have_no_effect_the_option_is_refused_and_the_variable_noted(
@@ -233,12 +207,3 @@ def test_with_one_thread_the_counts_are_looked_up_in_it(
     for n, expected in ((1, []), (2, [1])):
         assert charlm(*TRAIN[:-1], "--prior", "--run", f"with-{n}", "--threads", str(n)).code == 0
         assert made == expected
-
-
-@pytest.mark.parametrize("value", ["0", "-1", "two", "2000", "1.5"])
-def test_a_number_of_threads_that_cannot_be(
-    charlm: Charlm, monkeypatch: pytest.MonkeyPatch, value: str
-) -> None:
-    for words in (["eval"], ["doctor"], ["sample"]):
-        result = charlm(*words, "--threads", value)
-        assert result.code == 2 and "threads" in result.err

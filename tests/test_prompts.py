@@ -1,7 +1,5 @@
 """What `charlm sample` starts from: escapes, characters the model lacks, the newline of a file, the seed."""
 
-import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,47 +44,10 @@ def test_what_a_terminal_is_shown_can_be_typed_back(text: str) -> None:
     assert unescaped(one_line(text, 10**6)) == text
 
 
-def rows(result: Result) -> list[dict[str, object]]:
-    assert result.code == 0, result.err
-    return [json.loads(line) for line in result.out.splitlines()]
-
-
-def test_escapes_mean_the_same_in_prompt_stop_and_separator(charlm: Charlm) -> None:
-    Path("t.txt").write_text("one\ttwo\nthree\tfour\n" * 60)
-    assert charlm("train", "t.txt", *TRAIN).code == 0
-    prompts = [
-        rows(charlm("sample", "--json", "--length", "1", "--prompt", p))[0]["prompt"]
-        for p in (r"o\tn", r"o\\tn")
-    ]
-    assert prompts == ["o\tn", r"o\tn"]
-    for stop, lacks in ((r"\t", "\t"), (r"\n", "\n"), (r"\x6f", "o")):
-        row = rows(charlm("sample", "--json", "--length", "3000", "--temperature", "1", "--stop", stop))[0]
-        assert row["finish_reason"] == "stop" and lacks not in str(row["text"])
-    Path("prompt.txt").write_text(r"a\tb")
-    literal = charlm("sample", "--json", "--length", "1", "--prompt-file", "prompt.txt")
-    assert rows(literal)[0]["prompt"] == r"a\tb"
-
-
 def test_of_many_lacking_characters_the_first_are_named(charlm: Charlm) -> None:
     assert charlm("train", "ducks.txt", *TRAIN).code == 0
     result = charlm("sample", "--length", "3", "--prompt", "".join(map(chr, range(0x400, 0x450))))
     assert "80 characters of the prompt" in result.err and "and 70 more" in result.err
-
-
-def test_the_seed_is_random_unless_told_and_said(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert charlm("train", "ducks.txt", *TRAIN).code == 0
-    sample = ("sample", "--length", "60", "--temperature", "1")
-    first, second = charlm(*sample), charlm(*sample)
-    assert first.out != second.out
-    seed = re.search(r"--seed (\d+)", first.err)
-    assert seed is not None
-    again = charlm(*sample, "--seed", seed[1])
-    assert again.out == first.out and "--seed" not in again.err
-    row = rows(charlm(*sample, "--json"))[0]
-    assert rows(charlm(*sample, "--json", "--seed", str(row["seed"])))[0]["text"] == row["text"]
-    monkeypatch.setenv("CHARLM_SEED", seed[1])
-    assert charlm(*sample).out == first.out
-    assert rows(charlm(*sample, "--json"))[0]["seed"] == int(seed[1])
 
 
 def test_training_with_one_seed_shows_the_same_previews(charlm: Charlm) -> None:

@@ -10,18 +10,15 @@ import io
 import lzma
 import os
 import random
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
-from charlm.data import sources
 from charlm.data.decoding import TextDecoder
 from charlm.data.load import load
 from charlm.errors import ResourceError, TextError, UsageError
@@ -146,19 +143,6 @@ def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     closed.close()
     with pytest.raises(TextError, match=r"Standard input cannot be read: .*closed"):
         read(["-"], stdin=closed)
-
-
-def test_importing_it_loads_nothing_heavy() -> None:
-    code = "import sys, charlm.data.sources; print(*sys.modules)"
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(sources.__file__).parents[2])},
-        timeout=300,
-    )
-    assert not {"numpy", "torch"} & set(run.stdout.split())
 
 
 @given(SURROGATELESS)

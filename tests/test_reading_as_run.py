@@ -217,15 +217,8 @@ def test_compressing_says_what_it_keeps_that_the_run_does_not_read(charlm: Run) 
     Path("a.txt").write_bytes(text.encode("cp1252"))
     Path("mark.txt").write_bytes(text.encode("utf-16"))
     words = (
-        "--encoding",
-        "cp1252",
-        "--lowercase",
-        "--newlines",
-        "lf",
-        "--documents",
-        "line",
-        "--model",
-        "ngram",
+        *("--encoding", "cp1252", "--lowercase", "--newlines", "lf", "--documents", "line"),
+        *("--model", "ngram"),
     )
     assert charlm("train", "a.txt", *words).code == 0
     for file, codec in (("a.txt", "cp1252"), ("mark.txt", "utf-16-le")):

@@ -70,13 +70,7 @@ def test_folders_patterns_and_options_with_odd_values_are_repeated(charlm: Charl
     Path("my texts/c.dat").write_text("no")
     Path("held out's.txt").write_text(TEXT[:400])
     odd = [
-        "--include",
-        "*.txt",
-        "--documents",
-        "separator",
-        "--separator",
-        "-\n",
-        "--val-file",
+        *("--include", "*.txt", "--documents", "separator", "--separator", "-\n", "--val-file"),
         "held out's.txt",
     ]
     assert charlm("train", "my texts", *odd, "--steps", "2", "--run", "first", *TOY).code == 0

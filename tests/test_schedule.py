@@ -61,18 +61,8 @@ def test_a_schedule_survives_being_written_down(n: int, at: int, more: int) -> N
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "0:0",
-        "1:0,2:1",
-        "0:0,5:2",
-        "0:0,5:1,5:0",
-        "0:0,9:nan",
-        "0:0,9:1/",
-        "0:0,9:1/0:1,9:0",
-        "5:1,9:0",
-        "0:0,x:1",
-        "0:1,4",
-        "5",
+        *("", "0:0", "1:0,2:1", "0:0,5:2", "0:0,5:1,5:0", "0:0,9:nan", "0:0,9:1/"),
+        *("0:0,9:1/0:1,9:0", "5:1,9:0", "0:0,x:1", "0:1,4", "5"),
     ],
 )
 def test_what_is_no_schedule_is_refused(text: str) -> None:

@@ -204,12 +204,6 @@ def test_describe() -> None:
     assert describe(["poems", "lost"]) == "poems, lost"
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=())), max_size=3))
-def test_describe_never_raises(names: list[str]) -> None:
-    shown = describe(["/nowhere/" + name for name in names])
-    assert visible(shown) == shown and "\n" not in shown
-
-
 def test_lines_of_files_stay_apart_and_numbers_sort_as_numbers(
     trained_on: Callable[..., tuple[str, str]],
 ) -> None:
@@ -303,19 +297,6 @@ def test_what_is_no_text_is_left_out_and_named(trained_on: Callable[..., tuple[s
     assert "3 .txt, 1 .md" in said and "--exclude" in said
 
 
-def test_text_with_odd_characters_is_text() -> None:
-    for i, data in enumerate(
-        (
-            "a\0b".encode("utf-16"),
-            b"tabs\tand\ffeeds \x1b[1mbold\x1b[0m b\bb\n",
-            ("a text with one NUL in it " * 20 + "\0").encode(),
-            "Grüße".encode() * 10,
-        )
-    ):
-        write(f"d/{i}", data)
-    assert len(found("d")) == 4
-
-
 def test_what_is_named_is_refused_with_what_leaves_it_out(charlm: Callable[..., Result]) -> None:
     poems()
     write("poems/cover.png", PNG)
@@ -361,18 +342,6 @@ def test_patterns_mean_the_same_however_folder_and_pattern_are_written(
     for folder in ("f", "./f", "f/", f"{here}/f", "f/**"):
         paths, _ = find_files([folder], **given)  # type: ignore[arg-type]
         assert sorted(Path(path).name[0] for path in paths) == sorted(kept), folder
-
-
-def test_patterns_come_from_the_environment_and_a_file_too(
-    trained_on: Callable[..., tuple[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    poems((1, 2))
-    for name in ("a.md", "b.rst"):
-        write(f"poems/{name}", name[0] * 5)
-    write("c.toml", 'include = ["*.md", "*.rst"]\nexclude = "b.*"\n')
-    assert trained_on("poems", "--config", "c.toml")[0] == "aaaaa"
-    monkeypatch.setenv("CHARLM_EXCLUDE", "*.txt *.md")
-    assert trained_on("poems")[0] == "bbbbb"
 
 
 @pytest.mark.parametrize(

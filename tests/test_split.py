@@ -127,12 +127,3 @@ def test_nothing_held_out_is_trained_on(kind: str) -> None:
     again = prepare(text, config)
     assert again.key == corpus.key and np.array_equal(again.train, corpus.train)
     assert corpus.chars == len(text)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"split": "documents"}, {"split": "blocks", "val_file": "x"}, {"split": "blocks", "val": 0.0}],
-)
-def test_a_split_that_cannot_act_is_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="split is"):
-        TextConfig(**settings)  # type: ignore[arg-type]

@@ -66,16 +66,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = hostile_text(surrogates=False)
     (folder / "evil.txt").write_bytes(text.encode())
     args = (
-        "train",
-        "evil.txt",
-        "--steps",
-        "1",
+        *("train", "evil.txt", "--steps", "1"),
         *TOY,
-        "--ngram-embeddings",
-        "1",
-        "--no-prior",
-        "--threads",
-        "1",
+        *("--ngram-embeddings", "1", "--no-prior", "--threads", "1"),
     )
     done = Command(
         (*args, "--min-count", "1", "--encoding", "utf-8", "--run", "evil"), folder, ENVIRONMENT
@@ -190,13 +183,7 @@ def test_previews_errors_and_names_are_filtered_too(folder: Path) -> None:
         "--steps",
         "2",
         *TOY,
-        "--ngram-embeddings",
-        "1",
-        "--no-prior",
-        "--threads",
-        "1",
-        "--eval-every",
-        "1",
+        *("--ngram-embeddings", "1", "--no-prior", "--threads", "1", "--eval-every", "1"),
     )
     done = Command(
         (*args, "--encoding", "utf-8", "--run", "named"), folder, {**ENVIRONMENT, "NO_COLOR": "1"}

@@ -162,11 +162,7 @@ def test_a_combination_that_cannot_be_is_left_out_and_said(charlm: Charlm) -> No
     """A convolution has no positions."""
     Path("ducks.txt").write_text(TEXT)
     words = (
-        "compare",
-        "ducks.txt",
-        "--vary",
-        "mixer=attention,convolution",
-        "--vary",
+        *("compare", "ducks.txt", "--vary", "mixer=attention,convolution", "--vary"),
         "position=none,rotary",
     )
     result = charlm(*words, "--steps", "2", "--json", *TOY[:4], *TOY[6:])

@@ -182,25 +182,6 @@ def test_a_topic_has_a_text_a_source_an_example_and_its_place_in_the_code(charlm
     assert all(" ".join(" ".join(row).split()) in cells for row in example["rows"])
 
 
-def test_the_examples_show_what_they_say(charlm: Charlm) -> None:
-    def columns(topic: str) -> list[list[float]]:
-        table = data(charlm("explain", topic, "--json"))["example"]["rows"]
-        return [[float(cell) for cell in column] for column in list(zip(*table, strict=True))[1:]]
-
-    weights = columns("causal")
-    assert all(weights[s][t] == 0 for s in range(4) for t in range(s)), "nothing after a position is read"
-    assert all(
-        sum(column[t] for column in columns("attention")) == pytest.approx(1, abs=0.03) for t in range(5)
-    )
-    assert columns("relative") == [[0, 1, 15, 16, 17, 17, 21, 26, 31, 31]]
-    nearest = columns("alibi")[-1]
-    assert nearest == sorted(nearest, reverse=True)
-    by_distance: dict[str, set[str]] = {}
-    for *_, distance, product in data(charlm("explain", "rotary", "--json"))["example"]["rows"]:
-        by_distance.setdefault(distance, set()).add(product)
-    assert len(by_distance) == 3 and all(len(products) == 1 for products in by_distance.values())
-
-
 @pytest.mark.parametrize(
     ("given", "meant"), [("rotry", "rotary"), ("Causal", "causal"), ("rope", "rotary"), ("\x1b[2J", "causal")]
 )

@@ -30,20 +30,8 @@ TEXT = "".join(
     f"{i} little ducks went swimming one day, {'over the hills' * (i % 3)} and far away.\n" for i in range(60)
 )
 SMALL = [
-    "--n-layer",
-    "2",
-    "--n-head",
-    "2",
-    "--n-embd",
-    "32",
-    "--block-size",
-    "32",
-    "--batch-size",
-    "8",
-    "--dropout",
-    "0.1",
-    "--seed",
-    "7",
+    *("--n-layer", "2", "--n-head", "2", "--n-embd", "32", "--block-size", "32", "--batch-size"),
+    *("8", "--dropout", "0.1", "--seed", "7"),
 ]
 EXACT = ["--steps", "12", "--threads", "1", "--precision", "fp32", "--device", "cpu", "--compile", "off"]
 COMMANDS = {
@@ -51,13 +39,7 @@ COMMANDS = {
     "prior": ["train", "ducks.txt", "--run", "prior", "--prior", "--ngram-embeddings", "3", *SMALL, *EXACT],
     "ngram": ["train", "ducks.txt", "--run", "ngram", "--model", "ngram", "--prior-order", "3"],
     "documents": [
-        "train",
-        "ducks.txt",
-        "--run",
-        "documents",
-        "--documents",
-        "line",
-        "--prior",
+        *("train", "ducks.txt", "--run", "documents", "--documents", "line", "--prior"),
         *SMALL,
         *EXACT,
     ],

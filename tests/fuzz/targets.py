@@ -44,14 +44,7 @@ from charlm.training.state import read_state
 
 ENCODINGS = (
     None,
-    "utf-8",
-    "utf-16",
-    "utf-7",
-    "cp1252",
-    "shift_jis",
-    "unicode_escape",
-    "idna",
-    "punycode",
+    *("utf-8", "utf-16", "utf-7", "cp1252", "shift_jis", "unicode_escape", "idna", "punycode"),
     "hex",
 )
 

@@ -16,17 +16,8 @@ from tests.forks import start
 SECONDS, THOROUGH_SECONDS = 120, 1800
 TRAIN = ("train", "ducks.txt", "--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16")
 TRAIN += (
-    "--batch-size",
-    "4",
-    "--threads",
-    "1",
-    "--patience",
-    "0",
-    "--ngram-embeddings",
-    "1",
-    "--no-prior",
-    "--run",
-    "soak",
+    *("--batch-size", "4", "--threads", "1", "--patience", "0", "--ngram-embeddings", "1"),
+    *("--no-prior", "--run", "soak"),
 )
 TRAIN += ("--save-every", "2", "--steps", "10000000", "--eval-every", "5000")
 TRAIN += ("--compile", "off")  # as so many steps would have it: a compiler at work is no leak

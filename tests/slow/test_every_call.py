@@ -24,15 +24,8 @@ pytestmark = pytest.mark.slow
 SHAPE = ("--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4")
 TOY = (
     *SHAPE,
-    "--threads",
-    "1",
-    "--ngram-embeddings",
-    "1",
-    "--no-prior",
-    "--compile",
-    "off",
-    "--save-every",
-    "0",
+    *("--threads", "1", "--ngram-embeddings", "1", "--no-prior", "--compile", "off"),
+    *("--save-every", "0"),
 )
 COMMANDS = {
     "a transformer": ("train", "ducks.txt", *TOY, "--steps", "1", "--documents", "line"),

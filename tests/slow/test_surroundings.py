@@ -43,10 +43,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_there_are_at_least_forty() -> None:
-    assert len(COMBINATIONS) >= 40
-
-
 @pytest.mark.parametrize(("console", "place"), COMBINATIONS, ids=str)
 def test_training_and_sampling_end_with_a_code_that_fits(folder: Path, console: str, place: str) -> None:
     encoding, environment = CONSOLES[console]

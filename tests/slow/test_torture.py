@@ -26,16 +26,8 @@ KILLS, THOROUGH_KILLS = 40, 500
 SHAPE = ("--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4")
 TOY = (
     *SHAPE,
-    "--threads",
-    "1",
-    "--dropout",
-    "0.1",
-    "--patience",
-    "0",
-    "--eval-every",
-    "10",
-    "--ngram-embeddings",
-    "1",
+    *("--threads", "1", "--dropout", "0.1", "--patience", "0", "--eval-every", "10"),
+    *("--ngram-embeddings", "1"),
 )
 TRAIN = ("train", "ducks.txt", *TOY, "--no-prior", "--save-every", "0", "--steps", "30")
 KINDS = {
@@ -173,13 +165,7 @@ def test_killed_with_a_time_to_keep_the_plan_survives_and_the_run_ends(folder: P
         "train",
         "ducks.txt",
         *TOY,
-        "--no-prior",
-        "--save-every",
-        "0.05",
-        "--time",
-        "5s",
-        "--run",
-        "by-time",
+        *("--no-prior", "--save-every", "0.05", "--time", "5s", "--run", "by-time"),
     )
     command, decisions = Command(train, folder), []
     for _ in range(5):
