@@ -88,6 +88,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile no C, which takes longer than what most tests do with it; modules whose tests need it replace this."""
+    monkeypatch.setattr("charlm.native.compiler.compilers", lambda *_: [])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_ignored_signals() -> None:
     """Handle signals as if started from a terminal: what `nohup` or a script's `&` ignores stays ignored in children."""

@@ -22,6 +22,11 @@ NO_COMPILER = pytest.mark.skipif(REAL is None, reason="no C compiler here")
 FAILS = "echo 'In file included from x' >&2; echo \"$0: error: no luck\" >&2; exit 1"
 
 
+@pytest.fixture(autouse=True)
+def no_compiler() -> None:
+    """Here there is one."""
+
+
 @pytest.fixture
 def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Make shell scripts the only compilers there are, by name; what was compiled before is forgotten."""

@@ -19,6 +19,11 @@ from tests.conftest import Never, toy_run
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def no_compiler() -> None:
+    """Here there is one."""
+
+
 def trained(root: Path, corpus: Corpus, **training: object) -> tuple[list[object], dict[str, torch.Tensor]]:
     run, session = toy_run(
         root, corpus, 4, model={"ngram_embeddings": 2, "ngram_embedding_rows": 64}, **training

@@ -2,6 +2,7 @@
 
 from ctypes import CDLL
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,11 @@ from tests.conftest import After, Never, needed, toy_choice, toy_run
 from tests.matrix import every_model, name_of
 
 V = 5
+
+
+@pytest.fixture(autouse=True)
+def no_compiler() -> None:
+    """Here there is one."""
 
 
 def beside_counts(corpus: Corpus, steps: int = 6, **model: object) -> TransformerSession:
@@ -98,6 +104,7 @@ def test_the_steps_of_a_text_multiply_to_its_score(corpus: Corpus, shape: dict[s
     np.testing.assert_allclose(found, predictor.score(ids), rtol=0, atol=1e-5)
 
 
+@cache
 def library_of_rows() -> CDLL:
     """What a compiler made of the rows."""
     return needed(compiled.compile_ngram_rows())

@@ -46,6 +46,11 @@ WIDER = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def no_compiler() -> None:
+    """Here there is one."""
+
+
 def single(config: ModelConfig) -> LanguageModel:
     """A random model in fp32."""
     model = LanguageModel(config, VOCABULARY.n_symbols)
