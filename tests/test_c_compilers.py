@@ -83,7 +83,7 @@ def test_a_compiler_that_cannot_be_started_is_passed_over_and_named(
     if "gcc" in names:
         assert len(re.findall("compiled by gcc", shown.out)) == 2, shown.out
     else:
-        assert len(re.findall("not compiled, .*Exec format error", shown.out)) == 2, shown.out
+        assert len(re.findall("not compiled; .*Exec format error", shown.out)) == 2, shown.out
 
 
 @NO_COMPILER

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from charlm.checkpoint import safe_io
-from charlm.checkpoint.run_folder import RunFolder, check_name, find_run, free_name, list_runs
+from charlm.checkpoint.run_folder import RunFolder, check_name, free_name
 from charlm.checkpoint.safe_io import dump_tensors, load_tensors
 from charlm.checkpoint.snapshot import read_snapshot
 from charlm.data.corpus import Corpus
@@ -168,20 +168,6 @@ def test_free_names_are_free(tmp_path: Path) -> None:
     assert free_name(tmp_path, "my poems!") == "my-poems-2"
     assert free_name(tmp_path, "\x1b") == "run"
     check_name(free_name(tmp_path, "日本語"))
-
-
-def test_runs_are_found_newest_first_and_named_in_errors(run: RunFolder, corpus: Corpus) -> None:
-    root = run.path.parent
-    second, session = toy_run(root, corpus, 2, "second")
-    list(Trainer(session, second).run(Never()))
-    assert [r.name for r in list_runs(root)] == ["second", "toy"]
-    assert find_run(root, None).name == "second"
-    with pytest.raises(CheckpointError, match=r"second, toy"):
-        find_run(root, "third")
-    with pytest.raises(CheckpointError, match="charlm train"):
-        find_run(root / "nowhere", None)
-    with pytest.raises(UsageError, match="latest, best"):
-        read_snapshot(run, "13")
 
 
 def test_an_overview_says_what_is_wrong_instead_of_failing(run: RunFolder) -> None:

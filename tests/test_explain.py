@@ -47,7 +47,7 @@ def test_what_cannot_be_compared_says_what_to_try(charlm: Callable[..., Result])
         assert explain(topic).command is None and explain(topic).instead
     Path("corpus.txt").write_text(TEXT)
     said = explain("causal").instead
-    result = charlm(*said.partition(" is refused")[0].split()[1:])
+    result = charlm(*said.partition(" gives an error")[0].split()[1:])
     assert result.code == 2 and "causal" in result.err and "cannot be trained" in result.err
     assert "--per-char" in charlm("eval", "--help").out
 

@@ -139,17 +139,6 @@ def test_what_was_forgotten_is_what_both_models_say_of_the_same_windows(
     assert kept["run"] == "old" and kept["forgotten"] == last.forgotten and kept["step"] == 12
 
 
-def test_what_it_comes_from_is_written_down(tmp_path: Path, corpus: Corpus) -> None:
-    run = trained(tmp_path, corpus)
-    folder, session = gone_on(run, NEW)
-    list(Trainer(session, folder).run(Never()))
-    origin = read_snapshot(folder, "latest").run.parent
-    assert origin is not None
-    weights = hashlib.sha256((run.folder(12) / "model.safetensors").read_bytes()).hexdigest()
-    assert (origin.run, origin.step, origin.weights_sha256) == ("old", 12, weights)
-    assert origin.corpus.sha256 == corpus.sha256
-
-
 @pytest.mark.parametrize("kind", ["plain", "ngram_embeddings", "counts"])
 def test_cut_off_and_resumed_it_ends_as_one_that_never_was(tmp_path: Path, corpus: Corpus, kind: str) -> None:
     run = trained(tmp_path, corpus, kind)

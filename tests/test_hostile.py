@@ -250,12 +250,6 @@ def outcome(hostile: Hostile) -> str:
         return repr(error)[:300]
 
 
-def test_more_than_thirty_are_made_by_hand() -> None:
-    from tests.test_checkpoint import HOSTILE
-
-    assert len(BY_HAND) > 40 and len(BY_HAND) + len(HOSTILE) >= 60
-
-
 def test_the_runs_they_are_made_of_are_whole(used: Hostile, used_alone: Hostile) -> None:
     assert used.use() == "read" == used_alone.use()
     assert set(safe_io.CHECKPOINT_FILES) | set(safe_io.RUN_FILES) <= set(VOUCHED)

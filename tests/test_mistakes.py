@@ -193,30 +193,6 @@ def test_what_is_no_file_and_no_run_is_told_where_it_belongs(trained: Charlm) ->
     assert trained("eval", "poems").code == 0
 
 
-def test_a_run_is_an_argument_or_an_option_alike(trained: Charlm) -> None:
-    for command, *rest in (
-        ["info"],
-        ["doctor"],
-        ["sample", "--length", "9", "--seed", "1"],
-        ["resume", "--steps", "1"],
-    ):
-        by_argument, by_option = trained(command, "poems", *rest), trained(command, "--run", "poems", *rest)
-        assert by_argument.code == by_option.code == 0, command
-        if command != "resume":
-            assert by_argument.out == by_option.out
-        assert trained(command, "poems", "--run", "poems", *rest).code == 0
-        refused = trained(command, "poems", "--run", "others", *rest)
-        assert refused.code == 2 and "others" in refused.err
-
-
-def test_top_k_above_the_vocabulary_is_lowered_and_said(trained: Charlm) -> None:
-    for k in ("500", str(10**12)):
-        result = trained("sample", "--top-k", k, "--length", "20", "--seed", "1")
-        assert result.code == 0 and re.search(rf"note: --top-k {k} is lowered to \d+", result.err)
-        assert result.out == trained("sample", "--length", "20", "--seed", "1").out
-    assert "lowered" not in trained("sample", "--top-k", "5", "--length", "20").err
-
-
 @pytest.mark.parametrize(
     "address", ["https://example.org/a?b=*", "s3://bucket/a", "www.example.org/a", "FILE:///tmp/x"]
 )

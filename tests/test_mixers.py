@@ -290,46 +290,6 @@ def test_no_mixer_asks_which_position_it_is_given_and_none_copies_attention() ->
     assert softmaxes == ["attend_plain"]
 
 
-REFUSED = {
-    "n_head is 2, which has no effect with mixer recurrent": {"mixer": "recurrent", "n_head": 2},
-    "n_kv_head is 1, which has no effect with mixer simple-attention": {
-        "mixer": "simple-attention",
-        "n_kv_head": 1,
-    },
-    "locality is True, which has no effect with mixer convolution": {
-        "mixer": "convolution",
-        "locality": True,
-    },
-    "window is 4, which has no effect with mixer recurrent": {"mixer": "recurrent", "window": 4},
-    "position is rotary, which has no effect with mixer recurrent": {
-        "mixer": "recurrent",
-        "position": "rotary",
-    },
-    "position is alibi, which has no effect with mixer convolution": {
-        "mixer": "convolution",
-        "position": "alibi",
-    },
-    "n_kv_head is 2 and n_head 3": {"n_kv_head": 2, "n_head": 3},
-    "window is 9 and block_size 8": {"window": 9, "block_size": 8},
-    "mixer names 2 layers, and n_layer is 1": {"mixer": "attention,recurrent", "n_layer": 1},
-    "mixer is 'attention,lstm'; allowed": {"mixer": "attention,lstm"},
-    "mixer is ''; allowed": {"mixer": ""},
-    "position is 'spiral'; allowed": {"position": "spiral"},
-    "n_embd is 9 and n_head 3; n_embd / n_head must be an even": {"n_embd": 9, "n_head": 3},
-    "n_embd is 10 and n_head 3; n_embd / n_head must be a whole": {
-        "n_embd": 10,
-        "n_head": 3,
-        "position": "alibi",
-    },
-}
-
-
-@pytest.mark.parametrize("said", REFUSED)
-def test_a_mixer_or_position_that_cannot_act_is_refused_by_name(said: str) -> None:
-    with pytest.raises(ValueError, match="^" + said.replace("(", "\\(")):
-        ModelConfig(**REFUSED[said])  # type: ignore[arg-type]
-
-
 def test_a_checkpoint_from_before_there_was_a_choice_of_mixer_is_read() -> None:
     """A field added later defaults to the old behaviour."""
     old = ModelConfig.from_json({"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.0})

@@ -36,27 +36,6 @@ def figure(charlm: Charlm, *words: str) -> float:
     return float(json.loads(done(charlm("eval", "--json", *words)).out)["bits_per_char"])
 
 
-def test_another_text_is_refused_with_both_hashes(charlm: Charlm, cache: Path) -> None:
-    for run in ("ducks", "twin"):
-        done(charlm("train", "ducks.txt", *TOY, "--run", run))
-    was = json.loads(Path("checkpoints/ducks/run.json").read_text())["corpus"]["sha256"]
-    Path("other.txt").write_text(TEXT.replace("ducks", "geese"))
-    for words in (
-        ["eval"],
-        ["eval", "ducks.txt"],
-        ["resume", "ducks", "--steps", "2"],
-        ["compare", "ducks", "twin"],
-    ):
-        refused = charlm(*words, "--text", "other.txt")  # although the right one is in the cache
-        assert refused.code == 4 and "--text other.txt is not the text of the run" in refused.err
-        assert was in refused.err and refused.err.count("SHA-256 is ") == 1
-    assert charlm("eval", "--text", "nowhere.txt").code == 3
-    shutil.rmtree(cache)
-    Path("other.txt").rename("ducks.txt")
-    changed = charlm("eval")
-    assert changed.code == 4 and was in changed.err and "--text PATH" in changed.err
-
-
 def test_standard_input_can_be_named_as_a_file_later(
     charlm: Charlm, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -190,7 +190,7 @@ def test_resume_keeps_its_threads_and_says_where_they_are_too_many(
     torch.set_num_threads(1)
     resumed = charlm("resume", "--steps", "1")
     assert resumed.code == 0 and torch.get_num_threads() == 3
-    assert "began with 3 threads" in resumed.err and "--threads 1" in resumed.err
+    assert "started with 3 threads" in resumed.err and "--threads 1" in resumed.err
 
 
 def test_with_one_thread_the_counts_are_looked_up_in_it(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from charlm.checkpoint.run_folder import RunFolder
 from tests.cli.kept import TOY
 from tests.conftest import Result
 
@@ -47,22 +46,6 @@ def test_on_a_terminal_it_is_asked(charlm: Charlm, answer: Callable[[str], None]
         assert there() == ["a"]
     answer("y\n")
     assert charlm("runs", "--remove", "a").code == 0 and there() == []
-
-
-def test_a_comparison_is_removed_whole_or_not_at_all(charlm: Charlm) -> None:
-    words = ["compare", "ducks.txt", *TOY, "--no-prior", "--steps", "1", "--vary", "position=none,rotary"]
-    assert charlm(*words, "--run", "both").code == 0
-    (first, *_) = sorted(path.parent.name for path in Path("checkpoints/both").glob("*/run.json"))
-    result = charlm("runs", "--checkpoints", "checkpoints/both", "--remove", first, "--yes")
-    assert result.code == 2 and "whole" in result.err
-    other = RunFolder(Path("checkpoints/both", first))
-    other.lock()
-    try:
-        assert charlm("runs", "--remove", "both", "--yes").code == 4
-    finally:
-        other.unlock()
-    result = charlm("runs", "--remove", "both", "--yes")
-    assert result.code == 0 and "comparison of 2 runs" in result.err and there() == []
 
 
 def cached(charlm: Charlm) -> int:

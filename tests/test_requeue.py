@@ -118,17 +118,6 @@ def test_a_run_that_no_request_is_kept_of_is_compared_with_what_was_chosen(charl
     assert result.code == 2 and "n_embd was 16 and is now 32" in result.err
 
 
-def test_it_needs_a_name_and_a_run(charlm: Charlm) -> None:
-    result = charlm(*TRAIN, "--steps", "2", "--resume-if-exists")
-    assert result.code == 2 and "--run" in result.err
-    result = charlm(*TRAIN, "--steps", "2", "--resume-if-exists", "--run", "../x")
-    assert result.code == 2
-    words = ["compare", "ducks.txt", *TOY, "--no-prior", "--steps", "1", "--vary", "position=none,rotary"]
-    assert charlm(*words, "--run", "both").code == 0
-    result = charlm(*TRAIN, "--steps", "2", "--resume-if-exists", "--run", "both")
-    assert result.code == 2 and "comparison" in result.err
-
-
 @pytest.mark.parametrize("begun", [True, False])
 def test_the_second_of_two_at_once_is_refused(charlm: Charlm, begun: bool) -> None:
     if begun:

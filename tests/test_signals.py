@@ -68,6 +68,7 @@ SHAPE = {
     "batch-size": 4,
     "threads": 1,
     "patience": 0,
+    "compile": "off",  # which so many steps would repay
 }
 TOY = [f"--{name}={value}" for name, value in SHAPE.items()]
 LONG = ["train", "ducks.txt", "--steps", "1000000", *TOY]

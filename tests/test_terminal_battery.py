@@ -149,30 +149,6 @@ def test_joined_emoji_and_scripts_stay_whole_on_the_screen(folder: Path) -> None
     assert screen.display[0].startswith("👩")
 
 
-def test_a_pipe_gets_the_bytes_as_they_are(folder: Path) -> None:
-    text = hostile_text(surrogates=False)
-    done = Command(SAMPLE, folder, ENVIRONMENT, before=lambda: told(text)).run()
-    assert done.code == 0 and done.out == (text + "\n").encode()
-    lone = Command(SAMPLE, folder, ENVIRONMENT, before=lambda: told("a\ud800b")).run()
-    assert lone.out == b"a\\ud800b\n", "what no encoding has is spelled out"
-
-
-def test_raw_gives_a_terminal_the_characters_as_they_are(folder: Path) -> None:
-    text = "\x1b[31mred\x1b[0m\x07\n"
-    done = Command((*SAMPLE, "--raw"), folder, ENVIRONMENT, before=lambda: told(text)).run_on_terminal()
-    assert done.code == 0 and done.out.replace(b"\r\n", b"\n") == (text + "\n").encode()
-    done = Command((*SAMPLE, "--raw", "--json"), folder, ENVIRONMENT).run()
-    assert done.code == 2 and "--raw" in done.err
-
-
-def test_json_on_a_terminal_is_escaped_and_says_the_same(folder: Path) -> None:
-    text = hostile_text(surrogates=True)
-    done = Command((*SAMPLE, "--json"), folder, ENVIRONMENT, before=lambda: told(text)).run_on_terminal()
-    assert_only_ours(done)
-    found = json.loads(done.out.decode().replace("\r\n", ""))["text"]
-    assert found.encode("utf-16", "surrogatepass") == text.encode("utf-16", "surrogatepass")
-
-
 def test_previews_errors_and_names_are_filtered_too(folder: Path) -> None:
     """All that training shows on a terminal, its text and its name being hostile."""
     name = "a\x1b[31m\u202eb.txt"

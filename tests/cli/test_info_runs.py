@@ -178,7 +178,19 @@ def test_a_comparison_is_removed_whole_or_not_at_all(three: Charlm) -> None:
 @NEEDS_POSIX
 def test_an_open_run_stays_and_so_do_all_that_were_named(three: Charlm) -> None:
     """One that another process trains, alone or in a comparison, is neither removed nor trained twice."""
-    trained = process("train", "ducks.txt", "--run", "open", "--steps", "100000", "--eval-every", "20", *TOY)
+    trained = process(
+        "train",
+        "ducks.txt",
+        "--run",
+        "open",
+        "--steps",
+        "100000",
+        "--eval-every",
+        "20",
+        "--compile",
+        "off",
+        *TOY,
+    )
     try:
         assert trained.stderr is not None
         assert any(b"step " in line for line in trained.stderr)

@@ -34,6 +34,9 @@ def test_a_model_that_reads_ahead_cannot_be_trained(charlm: Charlm) -> None:
     [
         (["--mixer=recurrent", "--n-head=2"], ["n_head", "recurrent"]),
         (["--mixer=recurrent", "--position=rotary"], ["position", "rotary"]),
+        (["--mixer=recurrent", "--window=4"], ["window", "recurrent"]),
+        (["--mixer=convolution", "--locality"], ["locality", "convolution"]),
+        (["--mixer=attention,recurrent", "--n-layer=1"], ["mixer", "n_layer"]),
         (["--model=ngram,transformer"], ["ngram,transformer"]),
         (["--model=ngram", "--no-prior"], ["prior"]),
         *(
