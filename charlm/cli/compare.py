@@ -114,13 +114,6 @@ def _refuse_what_needs_vary(ctx: typer.Context, settings: dict[str, Any]) -> Non
             raise UsageError(f"--{name.replace('_', '-')} has no effect without --vary")
 
 
-def _budget(time: str | None, steps: int | None) -> tuple[float | None, int | None]:
-    """Seconds or steps of each run."""
-    if time is not None and steps is not None:
-        raise UsageError("give either --time or --steps, not both")
-    return (budget_seconds(time or DEFAULT_TIME), None) if steps is None else (None, steps)
-
-
 def _axes(ctx: typer.Context, vary: list[str]) -> dict[str, list[Any]]:
     """The values of each setting varied; UsageError for one that is varied twice, or given as well."""
     from charlm.experiments.variants import parse_axis
@@ -200,13 +193,16 @@ def _prepare(
     """A new comparison: its folder, what it is, and its text. `given`: the time and the steps."""
     from charlm.experiments.variants import variants
 
-    budget = _budget(*given)
+    time, steps = given
+    if time is not None and steps is not None:
+        raise UsageError("give either --time or --steps, not both")
+    seconds = budget_seconds(time or DEFAULT_TIME) if steps is None else None
     check_file_settings(names, settings)
     model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
     text = build(TextConfig, settings)
     if model.is_ngram:
         refuse_for_ngram(*given, training)
-    if training.schedule is not None and budget[0] is not None:
+    if training.schedule is not None and seconds is not None:
         raise UsageError(
             "--schedule names steps, so it needs --steps N; a run with a time budget may end at any step"
         )
@@ -222,5 +218,5 @@ def _prepare(
     if not loaded.corpus.held_out_chars:
         raise UsageError("there is no held-out text to compare on; give --val or --val-file")
     report_text(loaded, MESSAGES)
-    means = Budget(seconds=budget[0], steps=budget[1])
-    return *prepare(root, run, loaded, text, found, training, seeds, means), loaded
+    budget = Budget(seconds=seconds, steps=steps)
+    return *prepare(root, run, loaded, text, found, training, seeds, budget), loaded

@@ -1,7 +1,7 @@
 """What a comparison found: as a table and sentences, as JSON, and as a page."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from math import log
 from statistics import fmean
 from typing import Any
@@ -19,7 +19,6 @@ from charlm.experiments.comparison import Comparison, Task
 from charlm.experiments.curves import Curve
 from charlm.experiments.results import MOST_CHARS
 from charlm.experiments.statistics import SCHEMA, Row, Verdict, verdict
-from charlm.reporting.charts import Order
 from charlm.reporting.comparison_page import Chart, ComparisonPage, Line, render
 from charlm.reporting.log import read_log
 from charlm.terminal import command_line, one_line
@@ -27,30 +26,6 @@ from charlm.training.device import describe_machine
 
 GRID = 12  # points of a mean over seeds
 Points = list[tuple[float, float]]
-Cells = tuple[str, ...]
-
-
-def page_of(
-    folder: RunFolder,
-    comparison: Comparison,
-    found: Verdict,
-    header: Cells,
-    cells: Sequence[Cells],
-    orders: Sequence[Order] = (),
-) -> ComparisonPage:
-    """All that the page shows; `orders`: bits of n-gram models by their context."""
-    rows = [row for row in found.rows if row.results]
-    return ComparisonPage(
-        title=comparison.name,
-        facts=_facts(comparison, found),
-        header=header,
-        rows=cells,
-        says=found.says,
-        charts=[
-            replace(chart, orders=orders) for chart in (*_loss_charts(folder, rows), *_context_charts(rows))
-        ],
-        names=[row.variant.label for row in rows],
-    )
 
 
 def _facts(comparison: Comparison, found: Verdict) -> list[tuple[str, str]]:
@@ -73,31 +48,23 @@ def _loss_charts(folder: RunFolder, rows: Sequence[Row]) -> list[Chart]:
         "marks its "
         "closing evaluation, on more held-out text. The table scores all runs on the same text."
     )
-    by_time: list[Line] = []
-    by_chars: list[Line] = []
-    for row in rows:
-        logs = [_loss_curves(folder, task) for task, _ in row.results]
-        by_time += _lines(
-            row.variant.label, [found.by_time for found in logs], [found.closing_time for found in logs]
-        )
-        by_chars += _lines(
-            row.variant.label, [found.by_chars for found in logs], [found.closing_chars for found in logs]
-        )
+    logs = [(row, [_evaluations(folder, task) for task, _ in row.results]) for row in rows]
+
+    def chart(title: str, x_title: str, axis: int) -> Chart:
+        lines = [
+            line
+            for row, runs in logs
+            for line in _lines(
+                row.variant.label,
+                [[(point[axis], point[2]) for point in points] for points, _ in runs],
+                [[(point[axis], point[2]) for point in closing] for _, closing in runs],
+            )
+        ]
+        return Chart(title=title, x_title=x_title, log_x=False, lines=lines, note=note)
+
     return [
-        Chart(
-            title="Held-out loss against time",
-            x_title="seconds of training",
-            log_x=False,
-            lines=by_time,
-            note=note,
-        ),
-        Chart(
-            title="Held-out loss against text read",
-            x_title="characters read",
-            log_x=False,
-            lines=by_chars,
-            note=note,
-        ),
+        chart("Held-out loss against time", "seconds of training", 0),
+        chart("Held-out loss against text read", "characters read", 1),
     ]
 
 
@@ -132,18 +99,14 @@ def _context_charts(rows: Sequence[Row]) -> list[Chart]:
     ]
 
 
-@dataclass
-class _Curves:
-    """The held-out bits of a run's evaluations, against seconds and against characters read."""
-
-    by_time: Points
-    by_chars: Points
-    closing_time: Points  # of the closing evaluation, which is of more text
-    closing_chars: Points
+Evaluations = list[tuple[float, float, float]]
+"""Seconds and characters read before each evaluation, and its held-out bits per character."""
 
 
-def _loss_curves(folder: RunFolder, task: Task) -> _Curves:
-    found = _Curves([], [], [], [])
+def _evaluations(folder: RunFolder, task: Task) -> tuple[Evaluations, Evaluations]:
+    """A run's evaluations on the same windows, and its closing evaluation, on more of the text."""
+    points: Evaluations = []
+    closing: Evaluations = []
     seconds, chars = 0.0, 0.0
     run = task.run_name
     for event in read_log(folder.path / run, damaged=lambda said: warn(f"run {run}: {said}")):
@@ -151,14 +114,13 @@ def _loss_curves(folder: RunFolder, task: Task) -> _Curves:
         if kind in ("Stepped", "Counted") and {"seconds", "chars"} <= set(numbers):
             seconds, chars = seconds + numbers["seconds"], float(numbers["chars"])
         elif kind == "Evaluated" and "nats_per_char" in numbers:
-            if event.get("final") is True:
-                found.closing_time.append((seconds, numbers["nats_per_char"] / log(2)))
-                found.closing_chars.append((chars, numbers["nats_per_char"] / log(2)))
-            same = "nats_per_char" if event.get("final") is not True else "compared_nats_per_char"
+            final = event.get("final") is True
+            if final:
+                closing.append((seconds, chars, numbers["nats_per_char"] / log(2)))
+            same = "compared_nats_per_char" if final else "nats_per_char"
             if same in numbers:
-                found.by_time.append((seconds, numbers[same] / log(2)))
-                found.by_chars.append((chars, numbers[same] / log(2)))
-    return found
+                points.append((seconds, chars, numbers[same] / log(2)))
+    return points, closing
 
 
 def _lines(name: str, several: Sequence[Points], apart: Sequence[Points]) -> list[Line]:
@@ -207,17 +169,38 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
     Raises CheckpointError for damaged results.
     """
     found = verdict(folder, comparison, corpus)
-    orders = _by_order(comparison, corpus, found.chars) if corpus is not None else []
-    baselines = _baselines(corpus, found.chars) if corpus is not None else {}
+    word = WORDS[comparison.text.units]
+    baselines: dict[str, Baseline] = {}
+    orders: list[Baseline] = []
+    if corpus is not None and found.chars:
+        baselines, orders = _baselines(comparison, corpus)
     if orders:
         baselines[KNESER_NEY] = orders[-1]
-        found = replace(found, says=(*found.says, *_beaten(found, orders[-1], WORDS[comparison.text.units])))
+        found = replace(found, says=(*found.says, *_beaten(found, orders[-1], word)))
+    named = comparison.axes[0] if len(comparison.axes) == 1 else "variant"
+    header = (named, "bits/char", "95 %", "difference", "95 %", "weights", "chars/s", "reach")
+    cells = [_row(row) for row in found.rows]
     if as_json:
         print_json(_data(comparison, found, baselines, orders))
     else:
-        _print(comparison, found, baselines)
+        table(cells, header=header, numbers=range(1, 8))
+        beside = [f"{name} {each.bits_per_char:.4f}{_said(each, word)}" for name, each in baselines.items()]
+        print(f"\nbaselines: {', '.join(beside)}" if baselines else "")
+        for sentence in found.says:
+            print(one_line(sentence, 2000))
+    rows = [row for row in found.rows if row.results]
     lines = [(baseline.order, baseline.bits_per_char) for baseline in orders if baseline.order]
-    page = page_of(folder, comparison, found, header(comparison), cells(found), lines)
+    page = ComparisonPage(
+        title=comparison.name,
+        facts=_facts(comparison, found),
+        header=header,
+        rows=cells,
+        says=found.says,
+        charts=[
+            replace(chart, orders=lines) for chart in (*_loss_charts(folder, rows), *_context_charts(rows))
+        ],
+        names=[row.variant.label for row in rows],
+    )
     try:
         files.replace(folder.path / NAME, render(page).encode())
         say(f"page: {one_line(str(folder.path / NAME))}")
@@ -248,28 +231,6 @@ def _data(
     }
 
 
-def _print(comparison: Comparison, found: Verdict, baselines: dict[str, Baseline]) -> None:
-    table(cells(found), header=header(comparison), numbers=range(1, 8))
-    beside = ", ".join(
-        f"{name} {baseline.bits_per_char:.4f}{_said(baseline, WORDS[comparison.text.units])}"
-        for name, baseline in baselines.items()
-    )
-    print(f"\nbaselines: {beside}" if baselines else "")
-    for sentence in found.says:
-        print(one_line(sentence, 2000))
-
-
-def header(comparison: Comparison) -> tuple[str, ...]:
-    """The titles of the table's columns."""
-    named = comparison.axes[0] if len(comparison.axes) == 1 else "variant"
-    return named, "bits/char", "95 %", "difference", "95 %", "weights", "chars/s", "reach"
-
-
-def cells(found: Verdict) -> list[tuple[str, ...]]:
-    """The table's rows, the best first."""
-    return [_row(row) for row in found.rows]
-
-
 def _row(row: Row) -> tuple[str, ...]:
     label = row.variant.label
     if row.bits is None:
@@ -289,24 +250,13 @@ def _row(row: Row) -> tuple[str, ...]:
     )
 
 
-def _baselines(corpus: Corpus, chars: int) -> dict[str, Baseline]:
-    """Baselines on the text that was scored; xz only where it is quick."""
-    if not chars:  # which are those of MOST_CHARS
-        return {}
-    quick = corpus.train_chars <= MOST_FOR_XZ
-    baselines = measure_baselines(
-        corpus.vocabulary, corpus.training_text if quick else None, corpus.held_out_text()[:MOST_CHARS]
-    )
-    return {name: baseline for name, baseline in baselines.items() if isinstance(baseline, Baseline)}
-
-
-def _by_order(comparison: Comparison, corpus: Corpus, chars: int) -> list[Baseline]:
-    """Kneser-Ney of orders 1, 2, ... on that text, up to the order that predicts it best."""
-    if not chars:
-        return []
+def _baselines(comparison: Comparison, corpus: Corpus) -> tuple[dict[str, Baseline], list[Baseline]]:
+    """Baselines on the text that was scored, and Kneser-Ney of orders 1, 2, ... up to the best; xz only where it is quick."""
+    text, quick = corpus.held_out_text()[:MOST_CHARS], corpus.train_chars <= MOST_FOR_XZ
+    found = measure_baselines(corpus.vocabulary, corpus.training_text if quick else None, text)
     memory = comparison.variants[0].training.prior_memory << 20
-    text = corpus.held_out_text()[:MOST_CHARS]
-    return kneser_ney_by_order(corpus.vocabulary, corpus.train, text, memory=memory, most=MOST_COUNTED)
+    orders = kneser_ney_by_order(corpus.vocabulary, corpus.train, text, memory=memory, most=MOST_COUNTED)
+    return {name: each for name, each in found.items() if isinstance(each, Baseline)}, orders
 
 
 def _beaten(found: Verdict, ngram: Baseline, word: str) -> list[str]:

@@ -19,10 +19,10 @@ from charlm.data.tokenizer import without_ends
 from charlm.errors import CharlmError, TextError, UsageError
 from charlm.evaluation.baselines import Baseline
 from charlm.evaluation.bootstrap import too_few
-from charlm.evaluation.report import Evaluation, evaluate
+from charlm.evaluation.report import evaluate
 from charlm.experiments import comparison as on_disk
 from charlm.experiments.comparison import MOST_RUNS, Comparison
-from charlm.experiments.pairwise import Passage, SideBySide, side_by_side
+from charlm.experiments.pairwise import SideBySide, side_by_side
 from charlm.experiments.runner import Began, Scored, Scoring, compare, plan_of, unintended
 from charlm.experiments.variants import Variant
 from charlm.inference.context import ContextRule
@@ -150,48 +150,38 @@ class _Shown:
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[Event], None]] = []
-        self._bar: Progress | None = None
-        self._scoring: Bar | None = None
+        self._line: Progress | Bar | None = None
         self._run: Began | None = None
 
     def __call__(self, event: Began | Event | Scoring | Scored) -> None:
         if isinstance(event, Began):
-            self._begin(event)
+            task, session = event.task, event.session
+            say(f"run {event.number} of {event.of}: {task.variant.label}, seed {task.seed}")
+            plan, units = session.plan, session.corpus.vocabulary.units
+            bar = Progress(plan.total_steps, session.state.step, session.chars_per_step, units=units)
+            self._run, self._line = event, bar
+            self._listeners = [bar, MetricsLog(event.run.path, session.state.step), warn_of]
         elif isinstance(event, Scoring):
             self.close()
-            self._scoring = Bar()
-            self._scoring("scoring", 0, None)
+            self._line = Bar()
+            self._line("scoring", 0, None)
             self._report()
         elif isinstance(event, Scored):
             self.close()
-            result = event.result
+            task, result = event.task, event.result
             if result.problem is not None:
-                warn(f"{event.task.variant.label}, seed {event.task.seed}: {result.problem}")
+                warn(f"{task.variant.label}, seed {task.seed}: {result.problem}")
             else:
-                say(
-                    f"  {result.nats_per_char / log(2):.4f} bits/char on {result.chars:,} held-out characters"
-                )
+                bits = result.nats_per_char / log(2)
+                say(f"  {bits:.4f} bits/char on {result.chars:,} held-out characters")
         else:
             for listener in self._listeners:
                 listener(event)
 
     def close(self) -> None:
         """Take the live line away, whatever happened."""
-        for line in (self._bar, self._scoring):
-            if line is not None:
-                line.close()
-
-    def _begin(self, event: Began) -> None:
-        session, task = event.session, event.task
-        say(f"run {event.number} of {event.of}: {task.variant.label}, seed {task.seed}")
-        self._run = event
-        self._bar = Progress(
-            session.plan.total_steps,
-            session.state.step,
-            session.chars_per_step,
-            units=session.corpus.vocabulary.units,
-        )
-        self._listeners = [self._bar, MetricsLog(event.run.path, session.state.step), warn_of]
+        if self._line is not None:
+            self._line.close()
 
     def _report(self) -> None:
         """The run's own page, as any run has it, but for the baselines that take time."""
@@ -279,20 +269,17 @@ def _read_differently(names: tuple[str, str], configs: Sequence[TextConfig], on:
 
 
 def _show(found: SideBySide) -> None:
-    rows = [_line(name, e) for name, e in zip(found.names, found.evaluations, strict=True)]
+    rows = []
+    for name, evaluation in zip(found.names, found.evaluations, strict=True):
+        figure, interval = evaluation.figure, evaluation.interval_bits
+        around = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else too_few(figure.chars)[2:]
+        rows.append((name, f"{figure.bits_per_char:.4f}", around, evaluation.context))
     for name, baseline in found.evaluations[0].baselines.items():
         if isinstance(baseline, Baseline):
-            rows.append(
-                (
-                    name,
-                    f"{baseline.bits_per_char:.4f}",
-                    "",
-                    "adapts to this text" if baseline.adaptive else "",
-                )
-            )
+            adaptive = "adapts to this text" * baseline.adaptive
+            rows.append((name, f"{baseline.bits_per_char:.4f}", "", adaptive))
     table(rows, header=("run", "bits/char", "95 %", "context"), numbers=(1,))
-    print()
-    print(_difference(found))
+    print(f"\n{_difference(found)}")
     for name, other, passages in zip(found.names, reversed(found.names), found.better, strict=True):
         print(
             f"\nwhere {name} is better than {other}, in bits:"
@@ -300,16 +287,10 @@ def _show(found: SideBySide) -> None:
             else f"\n{name} is not better on any passage"
         )
         for passage in passages:
-            print(_passage(passage))
-    for text in dict.fromkeys(w for e in found.evaluations for w in e.warnings):
-        warn(text)
-
-
-def _line(name: str, evaluation: Evaluation) -> tuple[str, ...]:
-    interval = evaluation.interval_bits
-    around = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
-    around = around or too_few(evaluation.figure.chars)[2:]
-    return name, f"{evaluation.figure.bits_per_char:.4f}", around, evaluation.context
+            bits, text = passage.bits, foreign(passage.text.replace("\n", "⏎"))
+            print(f"  {bits[0]:6.1f} and {bits[1]:6.1f}  at {count(passage.offset):>9}  {text}")
+    for warning in dict.fromkeys(w for e in found.evaluations for w in e.warnings):
+        warn(warning)
 
 
 def _difference(found: SideBySide) -> str:
@@ -327,8 +308,3 @@ def _difference(found: SideBySide) -> str:
         else "within the noise from the choice of text"
     )
     return f"{better} is better than {worse} by {gap:.4f} bits/char {chars} ({about})"
-
-
-def _passage(passage: Passage) -> str:
-    shown = foreign(passage.text.replace("\n", "⏎"))
-    return f"  {passage.bits[0]:6.1f} and {passage.bits[1]:6.1f}  at {count(passage.offset):>9}  {shown}"
