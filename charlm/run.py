@@ -31,11 +31,10 @@ from charlm.inference.generate import Piece, default_prompt, generate
 from charlm.inference.predictor import Predictor, TransformerPredictor, predictor_of
 from charlm.native.compiler import start_compiling as begin_compiling
 from charlm.settings import settings_of
-from charlm.suggestions import setting_meant
 from charlm.terminal import one_line
 from charlm.threads import threads_restored
 from charlm.training.describe import text_name
-from charlm.training.request import Messages, report_moved
+from charlm.training.request import Messages, build, refuse_unknown, report_moved
 from charlm.training.run_corpus import Moved, corpus_of
 from charlm.training.state import overview
 
@@ -164,22 +163,11 @@ class Run:
 
     def _generate(self, prompt: str | None, length: int, n: int, settings: dict[str, Any]) -> Iterator[Piece]:
         stop, one_document = settings.pop("stop", ()), bool(settings.pop("one_document", False))
-        known = [setting.name for setting in settings_of(SamplingConfig)]
-        for name in settings:
-            if name not in known:
-                meant = setting_meant(name, known)
-                raise UsageError(
-                    f"{one_line(repr(name))} is an unknown setting"
-                    + (f"; did you mean {meant}?" if meant else "")
-                )
+        refuse_unknown(settings, [setting.name for setting in settings_of(SamplingConfig)])
         for name, value in {"length": length, "n": n}.items():
             if type(value) is not int or value < 1:
                 raise UsageError(f"{name} is {value!r}; it must be a whole number, at least 1")
-        try:
-            config = SamplingConfig(**settings)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        predictor = self.predictor
+        config, predictor = build(SamplingConfig, settings), self.predictor
         if config.top_k is not None:
             config = replace(config, top_k=min(config.top_k, self.tokenizer.n_symbols))
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
@@ -222,10 +210,7 @@ class Run:
 
     def _read_prompt(self, prompt: str) -> str:
         """A prompt changed as the run's text was. Raises UsageError for half of a surrogate pair."""
-        try:
-            prompt.encode()
-        except UnicodeEncodeError:
-            raise UsageError("the prompt is not valid text: it contains half of a surrogate pair") from None
+        _check_valid("the prompt", prompt)
         return normalize(prompt, self.text_config)
 
     def evaluate(
@@ -262,10 +247,7 @@ class Run:
 
         The text is scored as it stands. Raises UsageError where it is not valid text.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UsageError("the text is not valid text: it contains half of a surrogate pair") from None
+        _check_valid("the text", text)
         if not text:
             return np.empty(0)
         from charlm.evaluation.score import score_text  # here: not needed to sample
@@ -356,6 +338,13 @@ def text_of_run(
         return None
     report_moved(corpus.uncached, moved, messages)
     return corpus
+
+
+def _check_valid(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{what} is not valid text: it contains half of a surrogate pair") from None
 
 
 def _symbols(vocabulary: Vocabulary) -> list[str]:

@@ -35,7 +35,11 @@ def test_a_run_ends_when_it_was_promised(speed: float, drift: float, budget: flo
             deadline.shown_seconds = 0.1
             now += deadline.evaluation_seconds
             plan = deadline.next_plan(plan, step, HELD_OUT)
-    now += deadline.closing_windows(3000) * deadline.window_seconds + 0.1 + deadline.reserve
+    now += (
+        deadline.closing_symbols(HELD_OUT) / HELD_OUT.symbols_per_window * deadline.window_seconds
+        + 0.1
+        + deadline.reserve
+    )
     assert abs(now - budget) <= max(0.05 * budget, 3)
     assert plan.decisions[-1]["schedule"].endswith(f"{step}:0")
 

@@ -91,11 +91,13 @@ class Deadline:
         scoring = min(FINAL_EVALUATION_SHARE * self.budget, windows * self.window_seconds)
         return SAFETY * (scoring + self.listener_seconds + self.save_seconds) + self.reserve
 
-    def closing_windows(self, windows: int) -> int:
-        """How many of the windows the final evaluation has time for."""
-        if self.window_seconds == 0:
-            return windows
-        return max(1, min(windows, int(FINAL_EVALUATION_SHARE * self.budget / self.window_seconds)))
+    def closing_symbols(self, whole: Slice) -> int:
+        """How many symbols of the held-out text the final evaluation has time for."""
+        windows = whole.of_windows
+        if self.window_seconds > 0:
+            most = int(FINAL_EVALUATION_SHARE * self.budget / self.window_seconds)
+            windows = max(1, min(windows, most))
+        return windows * whole.symbols_per_window
 
     def steps_left(self, eval_every: int, windows: int) -> int:
         """How many steps fit, with an evaluation every `eval_every`; at least one."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from charlm.checkpoint.run_folder import CorpusFacts, DivisionFacts, ParentFacts, RunFolder
@@ -12,7 +12,6 @@ from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.holdout import EarlierText, InheritedSplit, Spans, Split
 from charlm.data.overlap import MOST_COMPARED, overlap_of_all, overlap_of_samples
-from charlm.data.tokenizer import Ids
 from charlm.errors import CheckpointError, UsageError
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import predictor_of
@@ -139,26 +138,18 @@ class Parent:
     def division_facts(self) -> DivisionFacts:
         """What the division of the new text depends on, as run.json records it."""
         earlier = self.earlier()
-        return DivisionFacts(
-            vocabulary=json.loads(self.snapshot.vocabulary.to_json()),
-            key=earlier.key,
-            sha256=earlier.sha256,
-            chars=earlier.chars,
-            spans=earlier.spans,
-            looked=earlier.looked,
-        )
+        shared = {name: getattr(earlier, name) for name in ("key", "sha256", "chars", "spans", "looked")}
+        return DivisionFacts(vocabulary=json.loads(self.snapshot.vocabulary.to_json()), **shared)
 
 
 def _overlap(old: Corpus, new: Corpus) -> float:
     """The share of a new training part that occurs in an old one, document ends aside."""
-    parts = [_without_ends(corpus) for corpus in (old, new)]
+    parts = [
+        text.train if text.vocabulary.end is None else text.train[text.train != text.vocabulary.end]
+        for text in (old, new)
+    ]
     long = max(map(len, parts)) > MOST_COMPARED // 8  # sampling is precise enough for a share
     return (overlap_of_samples if long else overlap_of_all)(*parts).share
-
-
-def _without_ends(corpus: Corpus) -> Ids:
-    end = corpus.vocabulary.end
-    return corpus.train if end is None else corpus.train[corpus.train != end]
 
 
 def main_chars(corpus: Corpus, text: TextConfig) -> int:
@@ -170,11 +161,6 @@ def main_chars(corpus: Corpus, text: TextConfig) -> int:
         start, end = inherited.spans["held_out"][-1]
         return corpus.chars - (end - start)
     return corpus.chars - corpus.held_out_chars
-
-
-def division_of(corpus: Corpus) -> dict[str, Any] | None:
-    """The division of a text for run.json, where the parent's division holds in it."""
-    return None if corpus.inherited_split is None else asdict(corpus.inherited_split)
 
 
 def _spans(facts: CorpusFacts, text: TextConfig) -> Spans | None:

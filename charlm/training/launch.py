@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from charlm.terminal import one_line
 from charlm.threads import available, use_threads
 from charlm.training.deadline import Deadline
 from charlm.training.device import measure_gflops
-from charlm.training.finetune import Parent, division_of, load_parent_weights, main_chars, reload_parent_text
+from charlm.training.finetune import Parent, load_parent_weights, main_chars, reload_parent_text
 from charlm.training.planner import EXTENDED, Budget, Choice, Size, first_guess, read_plan, write_plan
 from charlm.training.run_corpus import corpus_of, counted_parent
 from charlm.training.session import NgramSession, Session, TransformerSession
@@ -63,7 +63,7 @@ def start_run(
             chars=main_chars(corpus, text),
             train_chars=corpus.train_chars,
             held_out_chars=corpus.held_out_chars,
-            inherited_split=division_of(corpus),
+            inherited_split=None if corpus.inherited_split is None else asdict(corpus.inherited_split),
             earlier=None if parent is None else parent.division_facts(),
         ),
         text=replace(text, val_file=val_file),
@@ -120,22 +120,14 @@ def resume_run(
         if plan.extended_at is not None and plan.extended_at >= snapshot.step:
             session.begin_extension()  # it was cut off before its first checkpoint
     run.point_to_best(session.state.early_stopping.best_step)
-    for what, before, now in _changes(session):
-        warn(
-            f"this run was trained with {what} {before}, but resumes with {now}: results will not be "
-            "bit-identical"
-        )
+    before = {"torch": snapshot.run.versions.get("torch"), "threads": session.state.threads}
+    for what, now in {"torch": str(torch.__version__), "threads": torch.get_num_threads()}.items():
+        if before[what] != now:
+            warn(
+                f"this run was trained with {what} {one_line(str(before[what]))}, but resumes with {now}: results will "
+                "not be bit-identical"
+            )
     return session
-
-
-def _changes(session: Session) -> list[tuple[str, object, object]]:
-    """What differs from when the run began and can change the last bits of its weights."""
-    before = session.run.versions
-    pairs: list[tuple[str, object, object]] = [
-        ("torch", before.get("torch"), str(torch.__version__)),
-        ("threads", session.state.threads, torch.get_num_threads()),
-    ]
-    return [(what, one_line(str(old)), new) for what, old, new in pairs if old != new]
 
 
 def extend_by_steps(session: TransformerSession, run: RunFolder, steps: int) -> None:

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,10 +51,6 @@ _log = logging.getLogger("charlm")
 _log.addHandler(logging.NullHandler())
 
 
-def _unwatched(what: str, unit: str = "B") -> AbstractContextManager[Watch]:
-    return nullcontext(lambda what, done, of: None)
-
-
 @dataclass(frozen=True)
 class Messages:
     """Where work reports what it does. By default to the logger `charlm`, which prints nothing until it is set up.
@@ -65,7 +61,9 @@ class Messages:
 
     say: Callable[[str], None] = _log.info
     warn: Callable[[str], None] = _log.warning
-    progress: Callable[[str, str], AbstractContextManager[Watch]] = _unwatched
+    progress: Callable[[str, str], AbstractContextManager[Watch]] = lambda what, unit: nullcontext(
+        lambda what, done, of: None
+    )
 
 
 def parse_time(text: str) -> float:
@@ -89,10 +87,21 @@ def budget_seconds(text: str) -> float:
     return budget
 
 
+def refuse_unknown(
+    names: Iterable[str], known: Collection[str], meanable: Collection[str] | None = None
+) -> None:
+    """Raise UsageError for a setting that is not known, with the one of `meanable` (default: known) it resembles."""
+    for name in names:
+        if name not in known:
+            meant = setting_meant(name, meanable or known)
+            hint = f"; did you mean {meant}?" if meant else ""
+            raise UsageError(f"{one_line(repr(name))} is an unknown setting{hint}")
+
+
 def build(config: type[S], settings: Mapping[str, Any]) -> S:
     """A configuration from settings by name. Raises UsageError for a value that is not allowed."""
     try:
-        return config(**{setting.name: settings[setting.name] for setting in settings_of(config)})
+        return config(**{s.name: settings[s.name] for s in settings_of(config) if s.name in settings})
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -118,13 +127,7 @@ class TrainRequest:
     @classmethod
     def of(cls, settings: Mapping[str, Any], **others: Any) -> "TrainRequest":
         """A request with these settings and the defaults of the others. Raises UsageError for an unknown one."""
-        for name in settings:
-            if name not in SETTINGS:
-                meant = setting_meant(name, [*SETTINGS, *cls.__dataclass_fields__])
-                raise UsageError(
-                    f"{one_line(repr(name))} is an unknown setting"
-                    + (f"; did you mean {meant}?" if meant else "")
-                )
+        refuse_unknown(settings, SETTINGS, [*SETTINGS, *cls.__dataclass_fields__])
         values = {name: setting.default for name, setting in SETTINGS.items()} | dict(settings)
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return cls(settings=values | lists, given=frozenset(settings), **others)

@@ -20,7 +20,7 @@ from charlm.data.corpus import Corpus, Windows
 from charlm.data.tokenizer import Ids
 from charlm.errors import CheckpointError
 from charlm.inference.context import ContextRule
-from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
+from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor, predictor_of
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.native import compiler as native
 from charlm.native.compiler import Compilation
@@ -31,7 +31,7 @@ from charlm.rng import mix, uniform
 from charlm.strict_json import to_json
 from charlm.threads import threads
 from charlm.training.device import pick_device
-from charlm.training.events import Counted
+from charlm.training.events import Counted, Remembered
 from charlm.training.guards import Divergence
 from charlm.training.held_out import HeldOut, ParentText
 from charlm.training.optimizer import LearningRates, Optimizer
@@ -120,6 +120,19 @@ class Session:
     def is_finite(self) -> bool:
         """Are all weights finite?"""
         return True
+
+    def score_parent_text(self, best_of: RunFolder | None = None) -> Iterator[Remembered]:
+        """Score the parent's held-out text, if there is one, with the weights or with the best checkpoint of a run."""
+        if self.parent_text is None:
+            return
+        step, predictor = self.state.step, self.predictor
+        if best_of is not None:
+            best = read_snapshot(best_of, "best")
+            step, predictor = best.step, predictor_of(best, device=self.device)
+        with self.predicting():
+            event, self.state.parent_loss = self.parent_text.score(step, predictor, self.state.parent_loss)
+        self.parent_text = replace(self.parent_text, parent=None)  # which may be large
+        yield event
 
     def snapshot(self) -> Snapshot:
         """The session as a checkpoint."""
@@ -278,13 +291,6 @@ class TransformerSession(Session):
         state.skipped = before.skipped
         state.divergence.recent, state.divergence.nonfinite_in_row = [], 0
         return state.step
-
-    def best_predictor(self, run: RunFolder) -> tuple[int, TransformerPredictor]:
-        """The run's best checkpoint, ready to predict, and its step. Raises CheckpointError."""
-        best = read_snapshot(run, "best")
-        predictor = TransformerPredictor.of(best)
-        predictor.model.to(self.device)
-        return best.step, predictor
 
     def begin_extension(self) -> None:
         """Reopen a finished run."""

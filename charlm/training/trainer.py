@@ -107,7 +107,7 @@ class Trainer:
         if session.counted is not None:
             yield session.counted
         elif not self.run_folder.steps():
-            yield from self._evaluate_parent()
+            yield from session.score_parent_text()
             yield from self._save()
         if deadline is not None and session.state.parent_loss is not None:
             deadline.reserve += PARENT_SAFETY * session.state.parent_loss.seconds + PARENT_RESERVE
@@ -248,27 +248,6 @@ class Trainer:
         if self.deadline is not None:
             self.deadline.add_evaluation(scores.windows, seconds, perf_counter() - started)
 
-    def _final_windows(self) -> Slice:
-        if self.deadline is None:
-            return self.held_out.windows(FINAL_SYMBOLS)
-        whole = self.held_out.windows()
-        return self.held_out.windows(
-            self.deadline.closing_windows(whole.of_windows) * whole.symbols_per_window
-        )
-
-    def _evaluate_parent(self, *, final: bool = False) -> Iterator[Event]:
-        """Score the held-out text of the run that this one was fine-tuned from, with the weights that will be used."""
-        session, state, text = self.session, self.session.state, self.session.parent_text
-        if text is None:
-            return
-        step, predictor = self.step, session.predictor
-        if final and self._stopped_early:
-            step, predictor = self.transformer.best_predictor(self.run_folder)
-        with session.predicting():
-            event, state.parent_loss = text.score(step, predictor, state.parent_loss)
-        session.parent_text = replace(text, parent=None)  # which may be large
-        yield event
-
     # --- saving and finishing -----------------------------------------------------------------
 
     def _save(self, *, best: bool = False) -> Iterator[Event]:
@@ -295,18 +274,22 @@ class Trainer:
         """The final evaluation, the last checkpoint and the last event."""
         state = self.session.state
         if not self._stopped_early and not stop.is_set():
-            yield from self._evaluate(stop, self._final_windows(), final=True)
+            part = self.held_out.windows(FINAL_SYMBOLS)
+            if self.deadline is not None:
+                part = self.held_out.windows(self.deadline.closing_symbols(self.held_out.windows()))
+            yield from self._evaluate(stop, part, final=True)
             state = self.session.state
         if not self.session.is_finite():
             raise DivergedError(
                 f"the weights after step {self.step} are not finite; the last checkpoint of {self.run_folder.name} is "
                 "intact: try a lower --learning-rate"
             )
-        stopped = (stop.reason or "done") if stop.is_set() else "done"
-        reason = "early" if self._stopped_early else stopped
-        state.finished = "early" if reason == "early" else "done" if reason == "done" else None
-        if state.finished:  # a run that was stopped is not: it can be resumed
-            yield from self._evaluate_parent(final=True)
+        # A run that was stopped is not finished: it can be resumed.
+        state.finished = "early" if self._stopped_early else None if stop.is_set() else "done"
+        reason = state.finished or stop.reason or "done"
+        if state.finished:
+            best_of = self.run_folder if self._stopped_early else None
+            yield from self.session.score_parent_text(best_of)
         best = state.early_stopping.best_step
         yield from self._save(best=best == self.step)
         if self._save_failed:
