@@ -7,6 +7,7 @@ from typing import Annotated, Self, TypeVar
 from charlm.settings import Choice, Choices, Mark, Range, Settings, settings_of
 
 S = TypeVar("S", bound=Settings)
+BASIC, PLANNED = Mark.BASIC, Mark.PLANNED
 
 ATTENTION = ("attention", "simple-attention")
 """The mixers that have scores: what acts on scores needs one of them."""
@@ -68,19 +69,11 @@ class ModelConfig(Settings):
         "Kind of model: a transformer, or a Kneser-Ney n-gram model alone, as a baseline.",
         Choice((TRANSFORMER, NGRAM)),
     ] = TRANSFORMER
-    n_layer: Annotated[int | None, "Number of blocks.", Range(1, 128), Mark.BASIC, Mark.PLANNED] = None
-    n_head: Annotated[int | None, "Attention heads per block.", Range(1, 128), Mark.BASIC, Mark.PLANNED] = (
-        None
-    )
-    n_embd: Annotated[
-        int | None, "Width: size of the embeddings.", Range(2, 8192), Mark.BASIC, Mark.PLANNED
-    ] = None
-    block_size: Annotated[
-        int | None, "Context length (characters).", Range(1, 65536), Mark.BASIC, Mark.PLANNED
-    ] = None
-    dropout: Annotated[float | None, "Dropout on the output of each block.", Range(0, 0.9), Mark.PLANNED] = (
-        None
-    )
+    n_layer: Annotated[int | None, "Number of blocks.", Range(1, 128), BASIC, PLANNED] = None
+    n_head: Annotated[int | None, "Attention heads per block.", Range(1, 128), BASIC, PLANNED] = None
+    n_embd: Annotated[int | None, "Width: size of the embeddings.", Range(2, 8192), BASIC, PLANNED] = None
+    block_size: Annotated[int | None, "Context length (characters).", Range(1, 65536), BASIC, PLANNED] = None
+    dropout: Annotated[float | None, "Dropout on the output of each block.", Range(0, 0.9), PLANNED] = None
     mixer: Annotated[
         str,
         "Layer that mixes positions; several names, joined by commas, alternate over the layers.",
@@ -105,30 +98,30 @@ class ModelConfig(Settings):
         int | None,
         "Learn an embedding for each n-gram up to this length; 1 turns them off.",
         Range(1, 8),
-        Mark.PLANNED,
+        PLANNED,
     ] = None
     ngram_embedding_rows: Annotated[
         int | None,
         "Hash-table rows for the n-grams of each length; a power of two.",
         Range(1, 2**24),
-        Mark.PLANNED,
+        PLANNED,
     ] = None
     ngram_embedding_dropout: Annotated[
         float | None, "Dropout on n-gram embeddings in training.", Range(0, 0.9)
     ] = None
-    plain: Annotated[bool, "Plain decoder: no n-gram prior, no n-gram embeddings.", Mark.BASIC] = False
+    plain: Annotated[bool, "Plain decoder: no n-gram prior, no n-gram embeddings.", BASIC] = False
     prior: Annotated[
         bool | None,
         "Start from a Kneser-Ney n-gram prior and learn what it does not predict. Default: on, but off for short texts and with --plain.",
     ] = None
     prior_order: Annotated[
-        int | None, "Characters of context that the n-gram model uses.", Range(0, 63), Mark.PLANNED
+        int | None, "Characters of context that the n-gram model uses.", Range(0, 63), PLANNED
     ] = None
     prior_dropout: Annotated[
         float | None,
         "Share of training windows that are predicted without the prior.",
         Range(0, 0.9),
-        Mark.PLANNED,
+        PLANNED,
     ] = None
     causal: Annotated[bool, "Let each position see only itself and earlier ones."] = True
 
@@ -263,23 +256,21 @@ CONVOLUTION_WINDOW = 8
 class TrainingConfig(Settings):
     """How the model is trained. None means that the plan chooses."""
 
-    batch_size: Annotated[
-        int | None, "Windows of text in one step.", Range(1, 65536), Mark.BASIC, Mark.PLANNED
-    ] = None
+    batch_size: Annotated[int | None, "Windows of text in one step.", Range(1, 65536), BASIC, PLANNED] = None
     grad_accum: Annotated[
         int,
         "Gradient-accumulation steps: split each batch into this many parts, to save memory.",
         Range(1, 1024),
     ] = 1
     learning_rate: Annotated[
-        float | None, "Peak learning rate of AdamW.", Range(1e-8, 10), Mark.BASIC, Mark.PLANNED
+        float | None, "Peak learning rate of AdamW.", Range(1e-8, 10), BASIC, PLANNED
     ] = None
     optimizer: Annotated[
         str | None,
         "muon: Muon for the blocks' matrices, AdamW for the rest. adamw: AdamW for all. Default: muon.",
         Choice(("muon", "adamw")),
     ] = None
-    muon_lr: Annotated[float | None, "Peak learning rate of Muon.", Range(1e-8, 10), Mark.PLANNED] = None
+    muon_lr: Annotated[float | None, "Peak learning rate of Muon.", Range(1e-8, 10), PLANNED] = None
     ngram_embedding_lr: Annotated[float, "Peak learning rate of the n-gram embeddings.", Range(1e-8, 10)] = (
         0.05
     )
@@ -294,12 +285,10 @@ class TrainingConfig(Settings):
         str | None,
         "Learning-rate schedule as points STEP:FACTOR,..., linearly interpolated. Default: planned.",
     ] = None
-    seed: Annotated[
-        int, "Random seed: initialisation, data order, dropout.", Range(0, 2**63 - 1), Mark.BASIC
-    ] = 1
-    eval_every: Annotated[int | None, "Steps between evaluations.", Range(1, 10**9), Mark.PLANNED] = None
+    seed: Annotated[int, "Random seed: initialisation, data order, dropout.", Range(0, 2**63 - 1), BASIC] = 1
+    eval_every: Annotated[int | None, "Steps between evaluations.", Range(1, 10**9), PLANNED] = None
     eval_chars: Annotated[
-        int | None, "Held-out symbols (see --units) scored in each evaluation.", Range(1, 10**9), Mark.PLANNED
+        int | None, "Held-out symbols (see --units) scored in each evaluation.", Range(1, 10**9), PLANNED
     ] = None
     patience: Annotated[
         int, "Stop after this many evaluations without improvement; 0: never.", Range(0, 10**6)
@@ -362,7 +351,7 @@ FEWEST_HELD_OUT = 200
 class TextConfig(Settings):
     """What is read and how it is divided."""
 
-    val: Annotated[float, "Held-out share of the text, at its end.", Range(0, 0.9), Mark.BASIC] = VAL
+    val: Annotated[float, "Held-out share of the text, at its end.", Range(0, 0.9), BASIC] = VAL
     test: Annotated[
         float, "Share of the text kept as a test set, read only by `charlm eval --part test`.", Range(0, 0.5)
     ] = 0.0
@@ -377,7 +366,7 @@ class TextConfig(Settings):
         str,
         "How to split into documents; context never crosses a boundary, and the end is predicted.",
         Choice(("none", "file", "line", "blank-line", "separator")),
-        Mark.BASIC,
+        BASIC,
     ] = "none"
     separator: Annotated[
         str | None, "Text that separates documents; \\n, \\t, \\\\, \\xHH and \\uHHHH are escapes."

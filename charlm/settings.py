@@ -24,9 +24,7 @@ class Range:
         return isinstance(value, int | float) and self.low <= value <= self.high  # false for nan
 
     def __str__(self) -> str:
-        if self.high > LARGE:
-            return f"at least {self.low:g}"
-        return f"{self.low:g} to {self.high:g}"
+        return f"at least {self.low:g}" if self.high > LARGE else f"{self.low:g} to {self.high:g}"
 
 
 @dataclass(frozen=True)
@@ -42,17 +40,11 @@ class Choice:
         return ", ".join(self.words)
 
 
-@dataclass(frozen=True)
-class Choices:
+class Choices(Choice):
     """Some of these words, joined by commas."""
-
-    words: tuple[str, ...]
 
     def __contains__(self, value: object) -> bool:
         return isinstance(value, str) and all(word in self.words for word in value.split(","))
-
-    def __str__(self) -> str:
-        return ", ".join(self.words)
 
 
 class Mark(Enum):
@@ -71,7 +63,7 @@ class Setting:
     optional: bool  # None is allowed, and means that the plan chooses (or that it is off)
     default: Any
     help: str
-    limit: Range | Choice | Choices | None
+    limit: Range | Choice | None
     repeated: bool = False  # several values of that type, each given by an option of its own
     marks: frozenset[Mark] = frozenset()
 
@@ -98,9 +90,9 @@ class Setting:
 
     def _meant(self, value: Any) -> str:
         """The end of that sentence: the word that was meant, or the share where percent were given."""
-        if isinstance(self.limit, Choice) and "," in str(value):
-            return ""
-        if isinstance(self.limit, Choice | Choices):
+        if isinstance(self.limit, Choice):
+            if "," in str(value) and not isinstance(self.limit, Choices):
+                return ""
             return value_meant(self.name, value, self.limit.words)
         assert self.limit is not None
         percent = self.type is float and self.limit.high <= 1 < value <= 100 and value / 100 in self.limit
