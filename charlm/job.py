@@ -23,8 +23,7 @@ from charlm.evaluation.baselines import (
 )
 from charlm.evaluation.bootstrap import too_few
 from charlm.inference.generate import default_prompt, sample_text
-from charlm.reporting.log import MetricsLog
-from charlm.reporting.progress import SampleLog
+from charlm.reporting.log import MetricsLog, SampleLog
 from charlm.reporting.run_page import NAME as REPORT
 from charlm.reporting.run_page import report_seconds, write_report
 from charlm.reporting.run_summary import Row, repeat_row, summary_rows

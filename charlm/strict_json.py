@@ -87,9 +87,15 @@ def read_as(kind: type[T], value: Any, name: str) -> T:
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:
-    origin, args = get_origin(kind), get_args(kind)
+    if kind in (str, bool) and type(value) is kind:
+        return value
+    if kind is int and type(value) is int and 0 <= value < 2**63:
+        return value
+    if kind is float and type(value) in (int, float) and abs(value) < MAX_NUMBER:
+        return float(value)
     if kind is Any:
         return value
+    origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):  # Literal[...] | None is the former
         return None if value is None else _convert(next(a for a in args if a is not NoneType), value, path)
     if origin is Literal and value in args:
@@ -102,12 +108,6 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
             return origin(parts)
         if len(parts) == len(args):
             return tuple(parts)
-    if kind in (str, bool) and type(value) is kind:
-        return value
-    if kind is int and type(value) is int and 0 <= value < 2**63:
-        return value
-    if kind is float and type(value) in (int, float) and abs(value) < MAX_NUMBER:
-        return float(value)
     if is_dataclass(kind) and isinstance(value, dict):
         return _convert_fields(kind, value, path)
     expected = {int: "a whole number from 0 to 2^63", float: "a number", str: "a text", bool: "true or false"}
@@ -119,23 +119,20 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
 def _convert_fields(kind: Any, value: dict[str, Any], path: str) -> Any:
     if issubclass(kind, Settings):
         return kind.from_json(value)
-    types = _types_of(kind)
-    unknown = sorted(value.keys() - types.keys())
-    missing = sorted(
-        f.name
-        for f in fields(kind)
-        if f.name not in value and f.default is MISSING and f.default_factory is MISSING
-    )
-    for problem, names in {"unknown": unknown, "missing": missing}.items():
+    types, required = _fields_of(kind)
+    for problem, names in (("unknown", value.keys() - types.keys()), ("missing", required - value.keys())):
         if names:
-            raise ValueError(f"{problem} fields in {path.lstrip('.') or 'it'}: {', '.join(map(repr, names))}")
+            named = ", ".join(map(repr, sorted(names)))
+            raise ValueError(f"{problem} fields in {path.lstrip('.') or 'it'}: {named}")
     return kind(**{name: _convert(types[name], part, f"{path}.{name}") for name, part in value.items()})
 
 
 @cache
-def _types_of(kind: Any) -> dict[str, Any]:
+def _fields_of(kind: Any) -> tuple[dict[str, Any], set[str]]:
+    """The types of a dataclass's fields, and the names of those without a default."""
     hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    required = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    return {field.name: hints[field.name] for field in fields(kind)}, required
 
 
 def _is_too_deep(value: Any) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.run_folder import CorpusFacts, RunFolder
 from charlm.checkpoint.snapshot import read_snapshot
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
@@ -19,8 +19,7 @@ from charlm.errors import CheckpointError, DivergedError, UsageError
 from charlm.evaluation.bootstrap import BLOCK, FEWEST_BLOCKS, confidence_interval, standard_error
 from charlm.experiments import comparison as on_disk
 from charlm.experiments.comparison import Comparison
-from charlm.experiments.curves import by_symbols_before, by_symbols_seen
-from charlm.experiments.results import read_nats, read_result
+from charlm.experiments.results import by_symbols_before, by_symbols_seen, read_nats, read_result
 from charlm.experiments.runner import Began, Scored, Scoring, compare, plan_of, unintended
 from charlm.experiments.statistics import verdict
 from charlm.experiments.variants import Variant, parse_axis, variants, written
@@ -51,12 +50,8 @@ def make(
         budget=Budget(steps=steps),
         threads=1,
         text=TextConfig(),
-        label="a toy",
-        sources=("a toy",),
-        corpus_key=corpus.key,
-        corpus_sha256=corpus.sha256,
+        corpus=CorpusFacts(label="a toy", sources=("a toy",), key=corpus.key, sha256=corpus.sha256),
         command="charlm compare",
-        created=on_disk.now(),
     )
     on_disk.write(folder, comparison)
     return folder, comparison, loaded
@@ -349,13 +344,12 @@ def verdict_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Corpus, 
         position, seed = run.path.name.removeprefix("position-").split(".seed-")
         return order.index(position), int(seed) - 1
 
-    monkeypatch.setattr(module, "is_there", lambda run, of: True)
     monkeypatch.setattr(module, "read_nats", lambda run, result: nats[place(run)])
     monkeypatch.setattr(
         module,
-        "read_result",
-        lambda run: Result(
-            chars=nats.shape[2], nats_per_char=float(nats[place(run)].mean()), seconds=1.0, before=[], seen=[]
+        "find_result",
+        lambda run, of: Result(
+            chars=nats.shape[2], nats_per_char=float(nats[place(run)].mean()), seconds=1.0
         ),
     )
     return verdict(folder, comparison)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.reporting.charts import LABEL_GAP
 from charlm.reporting.comparison_page import Chart, ComparisonPage, Line, render
+from charlm.reporting.pages import LABEL_GAP
 from tests.test_report_page import HOSTILE, charts, check, numbers
 
 Points = Sequence[tuple[float, float]]

@@ -6,8 +6,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.reporting.charts import LABEL_GAP, LEFT, TOP, Frame, order_lines, outside, widened
 from charlm.reporting.comparison_page import Chart, ComparisonPage, Line, render
+from charlm.reporting.pages import LABEL_GAP, LEFT, TOP, Frame, order_lines, outside, widened
 
 FALLING = [(1, 3.5), (2, 2.9), (3, 2.5), (4, 2.3), (5, 2.21), (6, 2.2)]
 ORDERS = st.lists(st.floats(0.1, 8), max_size=12).map(lambda bits: list(enumerate(bits, 1)))

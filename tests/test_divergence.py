@@ -12,7 +12,7 @@ from charlm.checkpoint.snapshot import read_snapshot
 from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
-from charlm.reporting.log import MetricsLog, read_log
+from charlm.reporting.log import METRICS, MetricsLog, read_log
 from charlm.training import trainer as step
 from charlm.training.events import Event, Finished, Saved, Skipped, Stepped, WentBack
 from charlm.training.trainer import Trainer, batch_loss
@@ -95,12 +95,12 @@ def test_all_of_it_is_in_the_log_and_nothing_of_it_is_saved(
             assert session.is_finite() and not session.state.divergence.suspected
             saved = read_snapshot(run, str(event.step), training=True)  # which refuses what is not finite
             assert all(bool(torch.isfinite(t).all()) for t in saved.optimizer.values())
-    kinds = [(line["event"], line["step"]) for line in read_log(run.path)]
-    assert [step for kind, step in kinds if kind == "Skipped"] == [3, 7, 8, 9]
-    (back,) = [line for line in read_log(run.path) if line["event"] == "WentBack"]
-    assert back["step"] == 9 and back["to_step"] <= 6 and back["rate_factor"] == 0.5
-    assert "not finite" in back["reason"]
-    assert kinds[-1][0] == "Finished"
+    events = read_log(run.path / METRICS)
+    assert [event.step for event in events if isinstance(event, Skipped)] == [3, 7, 8, 9]
+    (back,) = [event for event in events if isinstance(event, WentBack)]
+    assert back.step == 9 and back.to_step <= 6 and back.rate_factor == 0.5
+    assert "not finite" in back.reason
+    assert isinstance(events[-1], Finished)
 
 
 def test_what_never_gets_better_ends_with_code_5_and_leaves_the_last_good_save(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
-from math import inf, nan
+from math import inf, log, nan
 from typing import Any
 from xml.etree import ElementTree
 
@@ -13,12 +13,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.reporting.charts import LABEL_GAP
-from charlm.reporting.run_page import Evaluation, Page, render
+from charlm.reporting.pages import LABEL_GAP
+from charlm.reporting.run_page import Page, render
+from charlm.training.events import Evaluated
 
 
-def evaluation(step: int, bits: float, error: float | None = None, **more: Any) -> Evaluation:
-    return Evaluation(step=step, bits=bits, error=error, **{"compared_bits": bits, **more})
+def evaluation(
+    step: int, bits: float, error: float | None = None, compared: float | None = None, **more: Any
+) -> Evaluated:
+    """An evaluation of so many bits per character; `more` in nats."""
+    known = {"chars": 10_000, "of_chars": 10_000, "blocks": 9, "whole": True, "is_best": False, "rises": 0}
+    none = dict.fromkeys(("baseline_nats_per_char", "difference", "difference_error"))
+    return Evaluated(
+        step=step,
+        nats_per_char=bits * log(2),
+        standard_error=None if error is None else error * log(2),
+        compared_nats_per_char=(bits if compared is None else compared) * log(2),
+        **{**known, **none, "final": False, "seconds": 1.0, **more},
+    )
 
 
 VOID = {"meta", "br", "hr"}
@@ -195,10 +207,10 @@ def test_no_numbers_break_it(
             step,
             bits,
             error,
-            baseline_bits=base,
+            baseline_nats_per_char=base,
             difference=bits - base,
             difference_error=error,
-            closing=closing,
+            final=closing,
         )
         for step, bits, error, base, closing in evaluated
     ]
@@ -208,7 +220,7 @@ def test_no_numbers_break_it(
 
 
 def test_the_closing_evaluation_is_a_mark_of_its_own_and_its_figure_is_not_joined() -> None:
-    apart = evaluation(1000, 2.9, 0.01, closing=True, compared_bits=2.41, baseline_bits=2.5)
+    apart = evaluation(1000, 2.9, 0.01, 2.41, final=True, baseline_nats_per_char=2.5 * log(2))
     page = render(replace(FULL, evaluations=[*FULL.evaluations[:-1], apart], baselines=[]))
     check(page)
     joined, _bars = curves(page, "held")
@@ -219,7 +231,8 @@ def test_the_closing_evaluation_is_a_mark_of_its_own_and_its_figure_is_not_joine
 
 
 def test_each_evaluation_stands_beside_the_baseline_on_its_windows() -> None:
-    row = evaluation(5, 2.0, 0.25, baseline_bits=2.125, difference=-0.125, difference_error=None, chars=150)
+    beside = {"baseline_nats_per_char": 2.125 * log(2), "difference": -0.125 * log(2)}
+    row = evaluation(5, 2.0, 0.25, **beside, chars=150)
     page = render(replace(EMPTY, evaluations=[row]))
     cells = re.findall(r"<td>([^<]*)</td>", page)
     assert cells == ["5", "2.0000 ± 0.2500", "2.1250", "-0.1250 ± ?", "150 (too few for a reliable score)"]

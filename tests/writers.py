@@ -22,6 +22,7 @@ from charlm.experiments import results as result
 from charlm.inspection.health import machine
 from charlm.reporting import log
 from charlm.reporting import run_page as report
+from charlm.training.events import Skipped
 from charlm.training.launch import resume_run, start_run
 from charlm.training.planner import Budget, choose, read_plan, write_plan
 from charlm.training.session import NgramSession, TransformerSession
@@ -185,20 +186,20 @@ def reporting(root: Path, run: Run) -> Case:
 
 def logging(root: Path, run: Run) -> Case:
     """The log is cut back to a step and goes on: whole lines of before, or those that were kept."""
-    shutil.copy(run.path / log.NAME, root)
-    lines = log.read_log(root)
-    kept = [line for line in lines if line["step"] <= 2]
+    path = root / log.METRICS
+    shutil.copy(run.path / log.METRICS, root)
+    rows, more = log.read_log(path), Skipped(step=3)
+    kept = [row for row in rows if row.step <= 2]
 
     def act() -> None:
-        log.cut_log(root, log.NAME, 2)
-        files.append(root / log.NAME, b'{"step": 3, "event": "Again"}\n')
+        log.MetricsLog(root, 2)(more)
 
     def check() -> str:
         files.remove_temporaries(root)
-        found = log.read_log(root)
+        found = log.read_log(path)
         assert found[: len(kept)] == kept
-        assert found[len(kept) :] in (lines[len(kept) :], [], [{"step": 3, "event": "Again"}])
-        return "old" if found == lines else "new"
+        assert found[len(kept) :] in (rows[len(kept) :], [], [more])
+        return "old" if found == rows else "new"
 
     return Case(act, check)
 
@@ -291,7 +292,7 @@ def resulting(root: Path, run: Run) -> Case:
     shutil.copytree(saved, root / saved.name)  # whose weights the result is bound to
 
     def act() -> None:
-        result.score(folder, snapshot, "latest", whole, whole.corpus, Never())
+        result.score(folder, snapshot, "latest", whole, Never(), "toy")
 
     act()
     expected = result.read_nats(folder, result.read_result(folder))
@@ -301,7 +302,7 @@ def resulting(root: Path, run: Run) -> Case:
     def check() -> str:
         files.remove_temporaries(root)
         assert not [p for p in root.iterdir() if p.name.startswith(".tmp")]
-        there = result.is_there(folder)
+        there = result.find_result(folder, "toy") is not None
         if there:
             assert np.array_equal(result.read_nats(folder, result.read_result(folder)), expected)
             (root / result.NAME).unlink()

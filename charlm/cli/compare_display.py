@@ -16,13 +16,14 @@ from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import WORDS
 from charlm.evaluation.baselines import KNESER_NEY, Baseline, kneser_ney_by_order, measure_baselines
 from charlm.experiments.comparison import Comparison, Task
-from charlm.experiments.curves import Curve
-from charlm.experiments.results import MOST_CHARS
+from charlm.experiments.results import MOST_CHARS, Curve
 from charlm.experiments.statistics import SCHEMA, Row, Verdict, verdict
 from charlm.reporting.comparison_page import Chart, ComparisonPage, Line, render
-from charlm.reporting.log import read_log
+from charlm.reporting.log import METRICS, read_log
+from charlm.reporting.pages import Order
 from charlm.terminal import command_line, one_line
 from charlm.training.device import describe_machine
+from charlm.training.events import Counted, Evaluated, Stepped
 
 GRID = 12  # points of a mean over seeds
 Points = list[tuple[float, float]]
@@ -32,7 +33,7 @@ def _facts(comparison: Comparison, found: Verdict) -> list[tuple[str, str]]:
     n, budget, units = len(comparison.seeds), comparison.budget, comparison.text.units
     each = f"{budget.seconds:g} s of training" if budget.seconds else f"{budget.steps} steps"
     return [
-        ("text", f"{comparison.label}, SHA-256 {comparison.corpus_sha256[:16]}"),
+        ("text", f"{comparison.corpus.label}, SHA-256 {comparison.corpus.sha256[:16]}"),
         ("scored", f"{found.chars:,} held-out characters, each once, for every run"),
         *([("symbols", f"{units}, the unit of context and text read")] * (units != "chars")),
         ("budget", f"{each} for each of {len(comparison.variants)} variants, {n} seed{'s' * (n > 1)}"),
@@ -109,17 +110,13 @@ def _evaluations(folder: RunFolder, task: Task) -> tuple[Evaluations, Evaluation
     closing: Evaluations = []
     seconds, chars = 0.0, 0.0
     run = task.run_name
-    for event in read_log(folder.path / run, damaged=lambda said: warn(f"run {run}: {said}")):
-        kind, numbers = event.get("event"), {k: v for k, v in event.items() if isinstance(v, int | float)}
-        if kind in ("Stepped", "Counted") and {"seconds", "chars"} <= set(numbers):
-            seconds, chars = seconds + numbers["seconds"], float(numbers["chars"])
-        elif kind == "Evaluated" and "nats_per_char" in numbers:
-            final = event.get("final") is True
-            if final:
-                closing.append((seconds, chars, numbers["nats_per_char"] / log(2)))
-            same = "compared_nats_per_char" if final else "nats_per_char"
-            if same in numbers:
-                points.append((seconds, chars, numbers[same] / log(2)))
+    for event in read_log(folder.path / run / METRICS, lambda said: warn(f"run {run}: {said}")):
+        if isinstance(event, Stepped | Counted):
+            seconds, chars = seconds + event.seconds, float(event.chars)
+        elif isinstance(event, Evaluated):
+            points.append((seconds, chars, event.compared_nats_per_char / log(2)))
+            if event.final:
+                closing.append((seconds, chars, event.nats_per_char / log(2)))
     return points, closing
 
 
@@ -168,7 +165,7 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
 
     Raises CheckpointError for damaged results.
     """
-    found = verdict(folder, comparison, corpus)
+    found = verdict(folder, comparison)
     word = WORDS[comparison.text.units]
     baselines: dict[str, Baseline] = {}
     orders: list[Baseline] = []
@@ -218,7 +215,7 @@ def _data(
         "schema": SCHEMA,
         "kind": "comparison",
         "comparison": comparison.name,
-        "text_sha256": comparison.corpus_sha256,
+        "text_sha256": comparison.corpus.sha256,
         "chars": found.chars,
         "units": comparison.text.units,
         "seconds": comparison.budget.seconds,

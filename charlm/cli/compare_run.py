@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from charlm.checkpoint.run_folder import RunFolder, run_command
+from charlm.checkpoint.run_folder import CorpusFacts, RunFolder, run_command
 from charlm.cli.compare_display import show
 from charlm.cli.console import MESSAGES, Bar, count, foreign, load_run, print_json, say, table, warn, working
 from charlm.cli.follow import warn_of
@@ -64,6 +64,10 @@ def prepare(
     device = pick_device(training.device)
     threads, means = measure_budget(device, training, budget.steps, budget.seconds)
     budget = replace(means, seconds=budget.seconds, compiler=False)  # compiling would take some runs' time
+    if len(variants) * seeds > MOST_RUNS:
+        raise UsageError(
+            f"this comparison would have {len(variants) * seeds:,} runs; the limit is {MOST_RUNS:,}"
+        )
     default = f"{run_name(loaded.sources)}-{'-'.join(variants[0].values)}"
     comparison = Comparison(
         name=name or default,
@@ -72,17 +76,14 @@ def prepare(
         budget=budget,
         threads=threads,
         text=replace(text, val_file=text.val_file and str(Path(text.val_file).absolute())),
-        label=loaded.label,
-        sources=loaded.sources,
-        corpus_key=loaded.corpus.key,
-        corpus_sha256=loaded.corpus.sha256,
+        corpus=CorpusFacts(
+            label=loaded.label,
+            sources=loaded.sources,
+            key=loaded.corpus.key,
+            sha256=loaded.corpus.sha256,
+        ),
         command=command_line(["charlm", *sys.argv[1:]]),
-        created=on_disk.now(),
     )
-    if len(comparison.tasks()) > MOST_RUNS:
-        raise UsageError(
-            f"this comparison would have {len(comparison.tasks()):,} runs; the limit is {MOST_RUNS:,}"
-        )
     choices = [plan_of(comparison, task, len(loaded.corpus.train)) for task in comparison.tasks()]
     for reason in unintended(comparison, choices):
         warn(f"the plan gives the variants different values of {reason}")
@@ -106,7 +107,7 @@ def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded,
     say(f"comparison {folder.name}, in {one_line(str(folder.path))}: {_long(comparison)}")
     shown = _Shown()
     reason = None
-    again = run_command("resume", folder, *text_words(comparison.sources, loaded.corpus))
+    again = run_command("resume", folder, *text_words(comparison.corpus.sources, loaded.corpus))
     try:
         with StopSignals(_announce) as stop:
             for event in compare(folder, comparison, loaded, stop, warn):

@@ -49,7 +49,7 @@ def command(
     with working("verifying", " checkpoints") as watch:
         found = doctor.examine(find_run(root, run), watch)
     if as_json:
-        print_json(doctor.plain(found))
+        print_json({"schema": 1, "healthy": found.healthy, **asdict(found)})
     else:
         _show_run(found)
     if not found.healthy:

@@ -1,5 +1,6 @@
 """`charlm explain`: the ideas in the code, each with a computation."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,8 +32,11 @@ def command(
 
     if topic is not None:
         use_threads(threads)
-        show = _print_json if as_json else _print
-        show(explain(topic))
+        found = explain(topic)
+        if as_json:
+            print_json({"schema": SCHEMA, **asdict(found)})
+        else:
+            _print(found)
     elif as_json:
         for name in TOPICS:
             print_json({"schema": SCHEMA, "topic": name, "text": first_line(name)})
@@ -48,7 +52,9 @@ def _print(found: "Explanation") -> None:
     numbers = [i for i, column in enumerate(columns) if all(_is_number(cell) for cell in column if cell)]
     table(example.rows, header=example.header, numbers=numbers)
     print()
-    table([("code", found.place), ("compare", found.command) if found.command else ("try", found.instead)])
+    table(
+        [("code", found.place), ("compare", found.command) if found.command else ("try", found.instead or "")]
+    )
 
 
 def _is_number(cell: str) -> bool:
@@ -57,18 +63,3 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _print_json(found: "Explanation") -> None:
-    example = found.example
-    print_json(
-        {
-            "schema": SCHEMA,
-            "topic": found.topic,
-            "text": found.text,
-            "example": {"says": example.says, "header": example.header, "rows": example.rows},
-            "place": found.place,
-            "command": found.command,
-            "instead": found.instead or None,
-        }
-    )

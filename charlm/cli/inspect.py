@@ -71,6 +71,7 @@ def command(
     from charlm.data import corpus_cache as cache  # here and below: numpy and torch are slow to import
     from charlm.data.text_scan import TextScan
     from charlm.inspection.facts import examine
+    from charlm.inspection.warnings import with_warnings
 
     scan = TextScan()
     loaded = load_text(names, config, MESSAGES, scan=scan)
@@ -84,7 +85,7 @@ def command(
                 say(what)
                 bar(what, 0, None)
 
-            facts = examine(loaded, scan, choice, config, watch)
+            facts = with_warnings(examine(loaded, scan, choice, watch), loaded, scan, config)
         if as_json:
             from dataclasses import asdict
 

@@ -1,9 +1,9 @@
-"""The result of a run of a comparison: its loss on every character, stored beside the run."""
+"""The result of a run of a comparison: its loss on every character, and by context, stored beside the run."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, get_type_hints
+from math import log
 
 import numpy as np
 import torch
@@ -21,14 +21,26 @@ from charlm.checkpoint.safe_io import (
     write_json,
 )
 from charlm.checkpoint.snapshot import Snapshot
-from charlm.data.corpus import Corpus
+from charlm.data.tokenizer import Ids
 from charlm.errors import CheckpointError
-from charlm.evaluation.score import per_char
-from charlm.experiments.curves import BEYOND, Curve, by_symbols_before, by_symbols_seen
-from charlm.inference.predictor import predictor_of
+from charlm.evaluation.bootstrap import standard_error
+from charlm.evaluation.score import per_char, spread
+from charlm.inference.context import ContextRule
+from charlm.inference.predictor import Predictor, predictor_of
+from charlm.strict_json import read_as, to_json
 from charlm.terminal import one_line
 from charlm.training.session import Session
 from charlm.training.signals import Stop
+
+BEYOND = 4  # blocks that are read in one go: so far past what it was trained on
+ROWS = 300  # stretches of text that are read so
+CHARS = 1_500  # characters predicted from 1, 2, 4, ... of those before them
+
+FEWEST_CHARS = 30
+"""A point of fewer is left out: it would be chance."""
+
+Curve = list[tuple[float, float, float | None]]
+"""Points: a number of symbols, the bits per symbol, and their standard error; None where that is unknown."""
 
 NAME, NATS = "result.json", "nats.safetensors"
 MOST_CHARS = 200_000
@@ -54,8 +66,14 @@ class Result:
     weights_sha256: str = ""  # of the checkpoint that was scored, and of its n-gram table
     ngram_sha256: str = ""
     nats_sha256: str = ""  # of the file that has the score of each character
-    before: Curve  # bits by how many characters stand before
-    seen: Curve  # bits by how many of them may be seen
+    before: Curve = field(default_factory=list)  # bits by how many characters stand before
+    seen: Curve = field(default_factory=list)  # bits by how many of them may be seen
+
+    def __post_init__(self) -> None:
+        if self.problem is None and not 0 < self.chars <= MOST_CHARS:
+            raise ValueError(f"it is of {self.chars} characters")
+        if not 0 < (self.reach or 1) <= FARTHEST:
+            raise ValueError("no model reaches so far")
 
     @property
     def chars_per_second(self) -> float:
@@ -71,14 +89,14 @@ class AlteredError(CheckpointError):
         super().__init__(f"{NAME} of {run.name} {why}; remove it, then score the run again: {again}")
 
 
-def is_there(run: RunFolder, of: str | None = None) -> bool:
-    """Whether the run has a valid result; CheckpointError where it belongs to another run or other weights.
+def find_result(run: RunFolder, of: str) -> Result | None:
+    """The result of a run; None without a whole one. AlteredError where it is of another run or other weights.
 
     `of` is the fingerprint of what was to be trained.
     """
     try:
         result = read_result(run)
-        if of is not None and result.of != of:
+        if result.of != of:
             raise AlteredError(run, "belongs to another run or other settings")
         if result.problem is None:
             if (result.weights_sha256, result.ngram_sha256) != _hashes(run, result.step):
@@ -87,31 +105,28 @@ def is_there(run: RunFolder, of: str | None = None) -> bool:
     except AlteredError:
         raise
     except CheckpointError:
-        return False
-    return True
+        return None
+    return result
 
 
 def _hashes(run: RunFolder, step: int) -> tuple[str, str]:
     """SHA-256 of a checkpoint's weights and of its n-gram table, from its manifest."""
     manifest = read_manifest(run.folder(step))
     entries = {**manifest["files"], **manifest["run_files"]}
-    return tuple(str(entries.get(name, {}).get("sha256", "")) for name in ("model.safetensors", NGRAM_FILE))  # type: ignore[return-value]
+    weights, counts = (
+        str(entries.get(name, {}).get("sha256", "")) for name in ("model.safetensors", NGRAM_FILE)
+    )
+    return weights, counts
 
 
-def failed(run: RunFolder, problem: str, of: str = "") -> Result:
-    """The result of a run that has no figure."""
-    result = Result(problem=problem, of=of, before=[], seen=[])
-    _write(run, result)
+def keep(run: RunFolder, result: Result) -> Result:
+    """Write a result with a hash of all its values, to detect edits. Raises OSError."""
+    write_json(run.path / NAME, {**to_json(result), "sha256": _seal(result)})
     return result
 
 
-def _write(run: RunFolder, result: Result) -> None:
-    write_json(run.path / NAME, {**asdict(result), "sha256": _seal(asdict(result))})
-
-
-def _seal(values: dict[str, Any]) -> str:
-    """A hash of all values, to detect edits."""
-    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+def _seal(result: Result) -> str:
+    return sha256(json.dumps(to_json(result), sort_keys=True).encode()).hexdigest()
 
 
 def score(
@@ -119,15 +134,14 @@ def score(
     snapshot: Snapshot,
     which: str,
     session: Session,
-    corpus: Corpus,
     stop: Stop,
-    of: str = "",
+    of: str,
 ) -> Result | None:
     """Score a trained model on the held-out text and keep it; None if stopped. Raises OSError.
 
     `of` is the fingerprint of what was to be trained.
     """
-    predictor = predictor_of(snapshot, device=session.device)
+    predictor, corpus = predictor_of(snapshot, device=session.device), session.corpus
     text = corpus.held_out_text()[:MOST_CHARS]
     ids = corpus.vocabulary.encode(text)
     rows = [predictor.score(ids[:1])]
@@ -159,29 +173,17 @@ def score(
         seen=_scaled(by_symbols_seen(predictor, ids, block_size), scale),
     )
     files.replace(run.path / NATS, scores)
-    _write(run, result)
-    return result
+    return keep(run, result)
 
 
 def read_result(run: RunFolder) -> Result:
-    """What `score` kept; CheckpointError where it is damaged, or was changed since."""
-    try:
-        data = read_json(run.path / NAME)
-        if "sha256" not in data:
-            raise ValueError("an earlier version wrote it without recording the weights")
-        sealed = data.pop("sha256")
-        whole = _seal(data) == sealed
-        before, seen = (_curve(data.pop(name)) for name in ("before", "seen"))
-        result = Result(before=before, seen=seen, **_checked(data))
-        if result.problem is None and not 0 < result.chars <= MOST_CHARS:
-            raise ValueError(f"it is of {result.chars} characters")
-        if not 0 < (result.reach or 1) <= FARTHEST:
-            raise ValueError("no model reaches so far")
-        if not whole:
-            raise AlteredError(run, "was changed after it was written")
-        return result
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{NAME} of {run.name} is damaged: {error}") from None
+    """What `keep` wrote; CheckpointError where it is damaged, AlteredError where it was changed since."""
+    data = read_json(run.path / NAME)
+    seal = data.pop("sha256", None)
+    result = read_as(Result, data, f"{NAME} of {run.name}")
+    if seal != _seal(result):
+        raise AlteredError(run, "was changed after it was written")
+    return result
 
 
 def read_nats(run: RunFolder, result: Result) -> NDArray[np.float64]:
@@ -199,16 +201,46 @@ def _scaled(curve: Curve, scale: float) -> Curve:
     return [(x, bits * scale, None if error is None else error * scale) for x, bits, error in curve]
 
 
-def _curve(points: Any) -> Curve:
-    """As `score` kept it; results of older versions have no errors."""
-    read = [(*point, None) if len(point) == 2 else point for point in points]
-    return [(float(x), float(y), None if error is None else float(error)) for x, y, error in read]
+def by_symbols_before(predictor: Predictor, ids: Ids, longest: int) -> Curve:
+    """Bits of a symbol by how many stand before it, up to `longest`, all read in one go.
+
+    Each point is the mean over the symbols with x/2 to x others before them. The n-gram prior sees no further back.
+    """
+    rule = ContextRule(longest, longest, prior_bound=True)
+    windows = spread(rule, len(ids), ROWS * longest, len(ids)).windows
+    rows = [row for row in predictor.score_windows(ids, windows, rule) if len(row) == longest]
+    if not rows:
+        return []
+    bits = -np.stack(rows) / log(2)  # (rows, longest): column p has p + 1 symbols before it
+    powers = _powers(longest)
+    bounds = [
+        (low, high)
+        for low, high in zip([0, *powers], powers, strict=False)
+        if len(rows) * (high - low) >= FEWEST_CHARS
+    ]
+    return [_point(high, bits[:, low:high].mean(axis=1)) for low, high in bounds]
 
 
-def _checked(data: dict[str, Any]) -> dict[str, Any]:
-    """The values of a Result but its curves; TypeError for one of another type than its field's."""
-    types = get_type_hints(Result)
-    for name, value in data.items():
-        if not isinstance(value, types[name]) or isinstance(value, bool):
-            raise TypeError(f"{name} is {value!r}")
-    return data
+def by_symbols_seen(predictor: Predictor, ids: Ids, block_size: int) -> Curve:
+    """Bits of the same symbols, each predicted from the last 1, 2, 4, ... up to a block before it."""
+    chosen = (
+        np.unique(np.linspace(block_size, len(ids) - 1, CHARS).astype(int)) if len(ids) > block_size else ()
+    )
+    curve: Curve = []
+    for seen in _powers(block_size) if len(chosen) >= FEWEST_CHARS else ():
+        # Its window k reads ids[k : k + seen] and scores the one after; the prior sees no more.
+        rule = ContextRule(seen, 1, prior_bound=True)
+        windows = [int(t) - seen for t in chosen]
+        scores = [row[-1] for row in predictor.score_windows(ids, windows, rule)]
+        curve.append(_point(seen, -np.array(scores) / log(2)))
+    return curve
+
+
+def _point(x: int, bits: NDArray[np.float64]) -> tuple[float, float, float | None]:
+    """A point from values in the order of the text, (N,)."""
+    return float(x), float(bits.mean()), standard_error(bits)
+
+
+def _powers(most: int) -> list[int]:
+    """1, 2, 4, ... and `most`."""
+    return [*(1 << i for i in range(most.bit_length()) if 1 << i < most), most]

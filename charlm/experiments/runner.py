@@ -6,18 +6,16 @@ from time import perf_counter
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.snapshot import Snapshot, read_snapshot
-from charlm.data.corpus import Corpus
+from charlm.checkpoint.snapshot import read_snapshot
 from charlm.data.load import Loaded
 from charlm.errors import CheckpointError, DivergedError, ResourceError, UsageError, is_out_of_memory
-from charlm.experiments.comparison import Comparison, Task, check_run, check_session, refuse_links
-from charlm.experiments.results import Result, failed, is_there, score
+from charlm.experiments.comparison import Comparison, Task, check_run, refuse_links
+from charlm.experiments.results import Result, find_result, keep, score
 from charlm.settings import settings_of
 from charlm.training.deadline import Deadline
 from charlm.training.events import Event
 from charlm.training.launch import resume_run, start_run
 from charlm.training.planner import Choice, choose
-from charlm.training.run_corpus import corpus_of
 from charlm.training.session import Session
 from charlm.training.signals import Stop
 from charlm.training.trainer import Trainer
@@ -95,14 +93,14 @@ def compare(
     runs = [RunFolder(folder.path / task.run_name) for task in tasks]
     refuse_links(folder.path, "the comparison")
     for task, run in zip(tasks, runs, strict=True):
-        check_run(run, comparison, task, loaded.corpus)
+        check_run(run, comparison, task)
     for number, (task, run) in enumerate(zip(tasks, runs, strict=True), 1):
         of = comparison.fingerprint(task)
-        if is_there(run, of):
+        if find_result(run, of) is not None:
             continue
         if stop.is_set():
             return
-        check_run(run, comparison, task, loaded.corpus)  # again: the runs before it took their time
+        check_run(run, comparison, task)  # again: the runs before it took their time
         session, deadline = _session(run, comparison, task, loaded, warn)
         yield Began(task=task, number=number, of=len(tasks), run=run, session=session)
         try:
@@ -113,15 +111,15 @@ def compare(
             yield Scoring(task=task)
             refuse_links(run.path, f"the run {run.name} of {comparison.name}")
             which = "best" if session.state.finished == "early" else "latest"
-            result = score(run, read_snapshot(run, which), which, session, loaded.corpus, stop, of)
+            result = score(run, read_snapshot(run, which), which, session, stop, of)
         except DivergedError as error:
-            result = failed(run, str(error), of)
+            result = keep(run, Result(problem=str(error), of=of))
         except OSError as error:
             raise ResourceError(f"the result of {run.name} cannot be written: {error.strerror}") from None
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            result = failed(run, "it does not fit into memory", of)
+            result = keep(run, Result(problem="it does not fit into memory", of=of))
         finally:
             run.unlock()
         if result is None:
@@ -132,41 +130,22 @@ def compare(
 def _session(
     run: RunFolder, comparison: Comparison, task: Task, loaded: Loaded, warn: Callable[[str], None]
 ) -> tuple[Session, Deadline | None]:
-    """The run to resume, or a new one."""
-    timed = comparison.budget.seconds is not None
-    session = _left(run, loaded, warn)
-    choice = plan_of(comparison, task, len(loaded.corpus.train))
-    if session is not None:
+    """The session of an interrupted run to resume, or of a new one."""
+    seconds = comparison.budget.seconds
+    if (run.path / "run.json").is_file() and run.steps():
         try:
-            check_session(session, run, comparison, task, choice)
-        except CheckpointError:
-            run.unlock()
-            raise
-    if session is not None and not (timed and len(session.plan.decisions) == 1):
-        return session, None  # its speed was measured: it finishes its plan
+            session = resume_run(run, warn, find_corpus=lambda snapshot: loaded.corpus)
+            if seconds is None or len(session.plan.decisions) > 1:
+                return session, None  # its speed was measured: it finishes its plan
+        except CheckpointError as error:
+            warn(f"{run.name} starts again from step 0: {error}")
     run.unlock()
     files.remove_tree(run.path)
     files.make_folder(run.path)
     run.lock()
     started = perf_counter()  # counting the text is part of a run's time
+    choice = plan_of(comparison, task, len(loaded.corpus.train))
     session = start_run(run, loaded, comparison.text, choice, comparison.command)
-    if comparison.budget.seconds is None:
+    if seconds is None:
         return session, None
-    at = started + comparison.budget.seconds
-    return session, Deadline(budget=comparison.budget.seconds, at=at, reserve=AFTERWARDS)
-
-
-def _left(run: RunFolder, loaded: Loaded, warn: Callable[[str], None]) -> Session | None:
-    """An interrupted run to resume; None without a usable checkpoint."""
-    if not (run.path / "run.json").is_file() or not run.steps():
-        return None
-    try:
-        return resume_run(run, warn, find_corpus=lambda snapshot: _text_of(snapshot, loaded.corpus))
-    except CheckpointError as error:
-        warn(f"{run.name} starts again from step 0: {error}")
-        return None
-
-
-def _text_of(snapshot: Snapshot, corpus: Corpus) -> Corpus:
-    """The comparison's text, which is in memory already, where the run is of that; CheckpointError where it is not."""
-    return corpus if snapshot.run.corpus.key == corpus.key else corpus_of(snapshot)
+    return session, Deadline(budget=seconds, at=started + seconds, reserve=AFTERWARDS)

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.config import FEWEST_HELD_OUT
-from charlm.data.corpus import Corpus
 from charlm.errors import CheckpointError
 from charlm.evaluation.bootstrap import BLOCK, FEWEST_BLOCKS, FEWEST_SEEDS, confidence_interval
 from charlm.experiments.comparison import Comparison, Task, check_run, refuse_links
-from charlm.experiments.results import Result, is_there, read_nats, read_result
+from charlm.experiments.results import Result, find_result, read_nats
 from charlm.experiments.variants import Variant
 
 SCHEMA = 1
@@ -76,22 +75,19 @@ class Verdict:
     chars: int  # scored, for each run
 
 
-def verdict(folder: RunFolder, comparison: Comparison, corpus: Corpus | None = None) -> Verdict:
-    """Compare the finished runs; `corpus` is their text, if available.
-
-    Raises CheckpointError for results and runs that do not belong in their folders.
-    """
+def verdict(folder: RunFolder, comparison: Comparison) -> Verdict:
+    """Compare the finished runs. Raises CheckpointError for results and runs that do not belong in their folders."""
     refuse_links(folder.path, "the comparison")
     whole: list[tuple[Variant, Results]] = []
     lacking: list[Row] = []
     for variant in comparison.variants:
         tasks = [Task(variant, seed) for seed in comparison.seeds]
         for task in tasks:
-            check_run(_run(folder, task), comparison, task, corpus)
+            check_run(_run(folder, task), comparison, task)
         there = [
-            (task, read_result(run))
+            (task, result)
             for task in tasks
-            if is_there(run := _run(folder, task), comparison.fingerprint(task))
+            if (result := find_result(_run(folder, task), comparison.fingerprint(task))) is not None
         ]
         problems = [result.problem for _, result in there if result.problem is not None]
         if len(there) == len(tasks) and not problems:

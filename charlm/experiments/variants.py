@@ -58,6 +58,15 @@ class Variant:
         cut = f"{whole[:LONGEST_NAME]}-{sha256(whole.encode()).hexdigest()[:8]}"
         return whole if len(whole) <= LONGEST_NAME else cut
 
+    def check(self) -> None:
+        """Raise ValueError where `--vary` cannot give such values, or the configurations have others."""
+        for name, value in self.values.items():
+            if name not in VARIED:
+                raise ValueError(f"{name!r} cannot be varied")
+            VARIED[name].check(value)
+            if getattr(self.model if name in MODEL else self.training, name) != value:
+                raise ValueError(f"a variant with {name} {value!r} has another {name}")
+
 
 def written(value: Any) -> str:
     """A value as it is given to `--vary`, but for mixers, which are joined by commas elsewhere."""
@@ -108,15 +117,6 @@ def _value(setting: Setting, word: str) -> Any:
     if isinstance(setting.limit, Choice):
         return word
     return None if word == NOT_SET and setting.optional else setting.type(word)
-
-
-def is_variant(variant: Variant) -> bool:
-    """Whether `--vary` could have produced its values, and its configurations have them."""
-    for name, value in variant.values.items():
-        VARIED[name].check(value)
-        if getattr(variant.model if name in MODEL else variant.training, name) != value:
-            return False
-    return True
 
 
 def _variant(values: dict[str, Any], model: ModelConfig, training: TrainingConfig) -> Variant:

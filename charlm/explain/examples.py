@@ -1,7 +1,9 @@
-"""The computations that `charlm explain` shows: one function per topic, each a table of real numbers."""
+"""The computations that `charlm explain` shows: one function per topic, each a table of real numbers.
+
+The docstring of a function is shown above its table.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import exp, log2, sqrt
 from typing import cast
 
@@ -31,17 +33,12 @@ PERMUTATION = (2, 0, 1, 5, 3, 4)
 """Not a reversal, which keeps every distance, so that ALiBi would not notice it."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """A sentence that says what is computed, and the numbers."""
-
-    says: str
-    header: Row
-    rows: tuple[Row, ...]
+Table = tuple[Row, tuple[Row, ...]]
+"""The names of the columns, and the rows."""
 
 
-def perplexity() -> Example:
-    """The bits of each character of a word, predicted by how often each letter occurs in it."""
+def perplexity() -> Table:
+    """'abracadabra', each letter predicted by its frequency: as hard as 4 equally likely letters."""
     text = "abracadabra"
     rows: list[Row] = []
     for letter in sorted(set(text)):
@@ -50,34 +47,32 @@ def perplexity() -> Example:
     mean = sum(-log2(text.count(c) / len(text)) for c in text) / len(text)
     rows.append(("mean", str(len(text)), "", f"{mean:.2f}"))
     rows.append(("perplexity", "", "", f"{2**mean:.2f}"))
-    says = "'abracadabra', each letter predicted by its frequency: as hard as 4 equally likely letters."
-    return Example(says, ("letter", "times", "p", "bits"), tuple(rows))
+    return ("letter", "times", "p", "bits"), tuple(rows)
 
 
-def softmax() -> Example:
-    """Three logits at several temperatures."""
+def softmax() -> Table:
+    """The probabilities of three characters with logits 2, 1 and 0:"""
     logits = np.array([[2.0, 1.0, 0.0]])
     rows: list[Row] = []
     for temperature in (0.0, 0.5, 1.0, 2.0):
         weights = sampling_weights(logits, SamplingConfig(temperature=temperature))
         rows.append((f"{temperature:g}", *(f"{p:.3f}" for p in (weights / weights.sum())[0])))
-    says = "The probabilities of three characters with logits 2, 1 and 0:"
-    return Example(says, ("temperature", "a", "b", "c"), tuple(rows))
+    return ("temperature", "a", "b", "c"), tuple(rows)
 
 
-def embedding() -> Example:
-    """Rows of a table, and the logits that the same table gives for one output of the last layer."""
+def embedding() -> Table:
+    """Width 4, random rows; the logits after a last layer of h = (1, 0, -1, 0):"""
     table, h = _random(3, 4), torch.tensor([1.0, 0, -1, 0], dtype=torch.float64)
     header = ("character", *(f"E {i}" for i in range(4)), "logit E h")
     rows = tuple(
         (char, *(f"{value:.2f}" for value in row), f"{row @ h:.2f}")
         for char, row in zip("abc", table, strict=True)
     )
-    return Example("Width 4, random rows; the logits after a last layer of h = (1, 0, -1, 0):", header, rows)
+    return header, rows
 
 
-def ngram_embeddings() -> Example:
-    """The rows of the hashed table that are read at each character of a text."""
+def ngram_embeddings() -> Table:
+    """Hash-table rows for 'the them', 1,024 per length: 'th' and 'the' use the same rows both times."""
     text = "the them"
     vocabulary = Vocabulary.build(text, 1)
     config = ModelConfig(n_embd=2, ngram_embeddings=3, ngram_embedding_rows=1024)
@@ -88,12 +83,11 @@ def ngram_embeddings() -> Example:
         (repr(text[t]), *("none" if row == layer.nothing else str(row) for row in at))
         for t, at in enumerate(index)
     )
-    says = "Hash-table rows for 'the them', 1,024 per length: 'th' and 'the' use the same rows both times."
-    return Example(says, ("character", "pair's row", "triple's row"), rows)
+    return ("character", "pair's row", "triple's row"), rows
 
 
-def kneser_ney() -> Example:
-    """One prediction by orders 0, 1 and 2, of characters seen after the context and elsewhere."""
+def kneser_ney() -> Table:
+    """After 'pi' in a text of Peter Piper, with 0, 1 and 2 characters of context:"""
     text = "peter piper picked a peck of pickled peppers; " * 2 + "the peck peter piper picked"
     vocabulary = Vocabulary.build(text, 1)
     ids = vocabulary.encode(text)
@@ -103,32 +97,21 @@ def kneser_ney() -> Example:
     rows = tuple(
         (str(order), *(f"{p:.3f}" for p in model.rows(context, up_to=order)[0, shown])) for order in range(3)
     )
-    says = "After 'pi' in a text of Peter Piper, with 0, 1 and 2 characters of context:"
-    return Example(says, ("order", "p(c)", "p(p)", "p(e)", "p(space)"), rows)
+    return ("order", "p(c)", "p(p)", "p(e)", "p(space)"), rows
 
 
-def muon() -> Example:
-    """Muon: an optimizer whose step is equally large in every direction of a matrix.
-
-    W -= rate * O(M), where M is the momentum, an average of recent gradients of the matrix W,
-    and O (M) = U V' for M = U S V', its singular value decomposition: all singular values
-    become about 1. A gradient is dominated by a few directions; rare but useful ones get as
-    much of the step. U V' is approximated by five Newton-Schulz iterations, x = a x + (b x x' +
-    c (x x')^2) x, which need matrix products only. It trains the matrices of the blocks; gains,
-    embeddings and the head use AdamW. Jordan et al. 2024, kellerjordan.github.io/posts/muon; at
-    scale: Liu et al. 2025, arXiv 2502.16982.
-    """
+def muon() -> Table:
+    """The singular values of a random gradient with one strong direction, and of the step:"""
     gradient = _random(4, 4) @ torch.diag(torch.tensor([10.0, 1, 0.5, 0.1], dtype=torch.float64))
     rows = tuple(
         (name, *(f"{value:.2f}" for value in torch.linalg.svdvals(matrix).tolist()))
         for name, matrix in (("gradient", gradient), ("Muon's step", orthogonalize(gradient[None])[0]))
     )
-    says = "The singular values of a random gradient with one strong direction, and of the step:"
-    return Example(says, ("matrix", "s 1", "s 2", "s 3", "s 4"), rows)
+    return ("matrix", "s 1", "s 2", "s 3", "s 4"), rows
 
 
-def sequence() -> Example:
-    """One recurrent layer on the first 2, 4 and 6 of the same vectors."""
+def sequence() -> Table:
+    """One layer, the same weights, on the first 2, 4 and 6 of the same vectors (one channel of y):"""
     layer, x = nn.GRU(3, 3, batch_first=True).double(), _random(1, 6, 3)
     for weight in layer.parameters():
         nn.init.constant_(weight, 0.3)
@@ -137,18 +120,16 @@ def sequence() -> Example:
         for n in (2, 4, 6):
             output = layer(x[:, :n])[0][0, :, 0].tolist()
             rows.append((str(n), *(f"{y:.3f}" for y in output), *[""] * (6 - n)))
-    says = "One layer, the same weights, on the first 2, 4 and 6 of the same vectors (one channel of y):"
-    return Example(says, ("length", *(f"t = {t}" for t in range(6))), tuple(rows))
+    return ("length", *(f"t = {t}" for t in range(6))), tuple(rows)
 
 
-def causal() -> Example:
-    """The weights of four positions with equal scores."""
-    says = "Equal scores, masked, after softmax: later positions get no weight."
-    return _table(says, _mask_weights(Causal(), 4), "t", "reads")
+def causal() -> Table:
+    """Equal scores, masked, after softmax: later positions get no weight."""
+    return _table(_mask_weights(Causal(), 4), "t", "reads")
 
 
-def autoregressive() -> Example:
-    """An untrained model scores a word, at once and character by character."""
+def autoregressive() -> Table:
+    """An untrained model's probability of 'to be', in steps and in one pass:"""
     text = "to be"
     vocabulary = Vocabulary.build("to be or not to be", 1)
     config = ModelConfig(n_layer=1, n_head=1, n_embd=8, block_size=4)
@@ -162,24 +143,22 @@ def autoregressive() -> Example:
         state, logp = predictor.step(state, last)
         rows.append((repr(text[:t]), repr(text[t]), f"{exp(logp[0, id_]):.4f}", f"{exp(at_once[t]):.4f}"))
     rows.append(("", "product", *(f"{np.prod([float(row[i]) for row in rows]):.2e}" for i in (2, 3))))
-    says = "An untrained model's probability of 'to be', in steps and in one pass:"
-    return Example(says, ("before", "character", "one by one", "at once"), tuple(rows))
+    return ("before", "character", "one by one", "at once"), tuple(rows)
 
 
-def recurrent() -> Example:
-    """How long a number stays in the state, for several values of the gate."""
+def recurrent() -> Table:
+    """Remainder of h_0 = 1 after t steps of zero input, with a constant gate z:"""
     gru = nn.GRU(1, 3, batch_first=True)
     for weight in gru.parameters():
         nn.init.zeros_(weight)
     with torch.no_grad():
         gru.get_parameter("bias_hh_l0")[3:6] = torch.tensor([0.5, 0.9, 0.99]).logit()  # the gate z
         left, _ = gru(torch.zeros(1, 9, 1), torch.ones(1, 1, 3))
-    says = "Remainder of h_0 = 1 after t steps of zero input, with a constant gate z:"
-    return _table(says, left[0].T, "z", "t =", names=("0.5", "0.9", "0.99"), first=1)
+    return _table(left[0].T, "z", "t =", names=("0.5", "0.9", "0.99"), first=1)
 
 
-def convolution() -> Example:
-    """The response to a single 1 among zeros."""
+def convolution() -> Table:
+    """A 1 at position 1, window 3, two channels: it acts on 1, 2 and 3."""
     layer = Convolution(ModelConfig(n_embd=2, window=3))
     x = torch.zeros(1, 6, 2)
     x[0, 1] = 1
@@ -187,18 +166,18 @@ def convolution() -> Example:
         layer.taps.copy_(torch.tensor([[0.25, 0.5, 1.0], [-1.0, 0.0, 1.0]]))
         nn.init.eye_(layer.out.weight)
         y = layer(x, PositionInfo(x.new_zeros(()), lambda q: q))[0]
-    return _table("A 1 at position 1, window 3, two channels: it acts on 1, 2 and 3.", y, "t", "channel")
+    return _table(y, "t", "channel")
 
 
-def simple_attention() -> Example:
-    """Four vectors, two of them equal."""
+def simple_attention() -> Table:
+    """Four vectors, unmasked; 0 and 2 are equal and get equal weights:"""
     x = torch.tensor([[1.0, 1, 0], [0, 1, 1], [1.0, 1, 0], [-1, 0, 1]])
     weights = torch.softmax(x @ x.T / sqrt(3), dim=-1)
-    return _table("Four vectors, unmasked; 0 and 2 are equal and get equal weights:", weights, "t", "reads")
+    return _table(weights, "t", "reads")
 
 
-def equivariance() -> Example:
-    """Models with random weights, with and without mask and positions, on permuted inputs."""
+def equivariance() -> Table:
+    """The largest |f(P x) - P f(x)| of a model with random weights, six positions permuted:"""
     kinds = [("none", "none"), ("causal", "none")]
     kinds += [("none", position) for position in POSITIONS if position != "none"]
     n = len(PERMUTATION)
@@ -215,27 +194,26 @@ def equivariance() -> Example:
             straight, permuted = (model(x[None])[0] for x in (ids, ids[order]))  # (T, V) each
         difference = float((permuted - straight[order]).abs().max())
         rows.append((mask, position, f"{difference:.0e}" if difference < 1e-6 else f"{difference:.3f}"))
-    says = "The largest |f(P x) - P f(x)| of a model with random weights, six positions permuted:"
-    return Example(says, ("mask", "positions", "difference"), tuple(rows))
+    return ("mask", "positions", "difference"), tuple(rows)
 
 
-def attention() -> Example:
-    """The weights of one head, with random query and key maps."""
+def attention() -> Table:
+    """Attention weights of an untrained causal head over five positions:"""
     x, maps = _random(5, 4), _random(2, 4, 4)
     q, k = (F.rms_norm(x @ to, (4,), eps=NORM_EPS) for to in maps)
     scores = q @ k.T / sqrt(4)
     weights = torch.softmax(scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf), dim=-1)
-    return _table("Attention weights of an untrained causal head over five positions:", weights, "t", "reads")
+    return _table(weights, "t", "reads")
 
 
-def window() -> Example:
-    """A window of two, through two causal layers."""
+def window() -> Table:
+    """Influence of each position through two layers of window 2:"""
     one = _mask_weights(all_of(Causal(), Window(2)), 5)
-    return _table("Influence of each position through two layers of window 2:", one @ one, "t", "of")
+    return _table(one @ one, "t", "of")
 
 
-def locality() -> Example:
-    """The weights of one head of two, before training and after it grew steeper."""
+def locality() -> Table:
+    """Attention weights of the last of six positions, for equal scores, before and after a head steepens:"""
     prior = Locality(ModelConfig(n_embd=4, n_head=2))
     nn.init.zeros_(prior.bias_scale)
     pos = torch.arange(6)
@@ -243,72 +221,66 @@ def locality() -> Example:
         before = torch.softmax(prior.bias(pos, pos)[0, -1], dim=-1)
         prior.bias_scale.add_(2)
         after = torch.softmax(prior.bias(pos, pos)[0, -1], dim=-1)
-    says = (
-        "Attention weights of the last of six positions, for equal scores, before and after a head steepens:"
-    )
-    return _table(says, torch.stack((before, after)), "a", "reads", names=("0", "2"))
+    return _table(torch.stack((before, after)), "a", "reads", names=("0", "2"))
 
 
-def documents() -> Example:
-    """Two documents in one window."""
+def documents() -> Table:
+    """Positions 0, 1 are one document, 2 to 4 another; equal scores:"""
     weights = _mask_weights(all_of(Causal(), Documents()), 5, torch.tensor([[0, 0, 1, 1, 1]]))[0, 0]
-    return _table("Positions 0, 1 are one document, 2 to 4 another; equal scores:", weights, "t", "reads")
+    return _table(weights, "t", "reads")
 
 
-def learned() -> Example:
-    """The same character at three positions."""
+def learned() -> Table:
+    """The same character, all ones, at three positions (untrained table):"""
     layer = Learned(ModelConfig(n_embd=6, block_size=3))
     with torch.no_grad():
         layer.table.weight.copy_(0.1 * _random(3, 6))
         rows = layer.embed(torch.ones(1, 3, 6), torch.arange(3))[0]
-    return _table("The same character, all ones, at three positions (untrained table):", rows, "t", "x")
+    return _table(rows, "t", "x")
 
 
-def sinusoidal() -> Example:
-    """The formula, for five positions."""
+def sinusoidal() -> Table:
+    """PE of five positions, width 6: the first pair turns fastest."""
     rows = Sinusoidal(ModelConfig(n_embd=6)).encoding(torch.arange(5))
-    return _table("PE of five positions, width 6: the first pair turns fastest.", rows, "t", "value")
+    return _table(rows, "t", "value")
 
 
-def relative() -> Example:
-    """Which distances share a bucket."""
+def relative() -> Table:
+    """Short distances have a bucket each; long ones share:"""
     distances = torch.tensor([0, 1, 15, 16, 19, 20, 31, 64, 127, 1000])
     buckets = Relative(ModelConfig(n_embd=2, n_head=1)).bucket(distances)
     rows = tuple((str(d), str(b)) for d, b in zip(distances.tolist(), buckets.tolist(), strict=True))
-    return Example("Short distances have a bucket each; long ones share:", ("distance", "bucket"), rows)
+    return ("distance", "bucket"), rows
 
 
-def rotary() -> Example:
-    """The product of one query and one key at several positions."""
+def rotary() -> Table:
+    """One query and one key at different positions: equal distance, equal product."""
     q, k = _random(2, 1, 1, 1, 8)
     layer = Rotary(ModelConfig(n_embd=8, n_head=1))
     rotated = [layer.rotation(torch.arange(20), q)(x.expand(1, 1, 20, 8))[0, 0] for x in (q, k)]
     products = rotated[0] @ rotated[1].T
     pairs = ((5, 5), (5, 3), (15, 13), (5, 0), (19, 14))
     rows = tuple((str(i), str(j), str(i - j), f"{products[i, j]:.4f}") for i, j in pairs)
-    says = "One query and one key at different positions: equal distance, equal product."
-    return Example(says, ("query at", "key at", "distance", "product"), rows)
+    return ("query at", "key at", "distance", "product"), rows
 
 
-def alibi() -> Example:
-    """The weights of four heads at the last of six positions."""
+def alibi() -> Table:
+    """Attention weights of the last of six positions, for equal scores, in each of four heads:"""
     pos = torch.arange(6)
     bias = Alibi(ModelConfig(n_embd=8, n_head=4)).bias(pos, pos, torch.zeros(()))
     weights = torch.softmax(bias[:, -1], dim=-1)
-    says = "Attention weights of the last of six positions, for equal scores, in each of four heads:"
-    return _table(says, weights, "head", "reads", names=[str(h) for h in range(1, 5)])
+    return _table(weights, "head", "reads", names=[str(h) for h in range(1, 5)])
 
 
-def no_position() -> Example:
-    """What a causal layer without positions still knows: how many characters came before."""
+def no_position() -> Table:
+    """Equal weights over a value that is 1 at the first character only: each position differs."""
     first = (torch.arange(6) == 0).double()  # 1 for the first character of the text, 0 for the others
     weights = _mask_weights(Causal(), 6).double()
-    says = "Equal weights over a value that is 1 at the first character only: each position differs."
-    return _table(says, (weights @ first)[None], "", "t =", names=("average",))
+    return _table((weights @ first)[None], "", "t =", names=("average",))
 
 
-def block() -> Example:
-    """The size of what each half of an untrained and of a random block adds, at three positions."""
+def block() -> Table:
+    """The norms of the input vectors, and of the updates from both halves:"""
     model = LanguageModel(ModelConfig(n_layer=1, n_embd=8, n_head=2, block_size=3), 1).double()
     initialise(model, torch.Generator().manual_seed(3))
     layer, x = cast("Block", model.blocks[0]), _random(1, 3, 8)
@@ -324,13 +296,11 @@ def block() -> Example:
         sizes = [part[0].norm(dim=-1) for part in (x, mixed, transformed)]
         rows += [(name, str(t), *(f"{size[t]:.2f}" for size in sizes)) for t in range(3)]
     header = ("block", "t", "input", "mixer adds", "SwiGLU adds")
-    return Example(
-        "The norms of the input vectors, and of the updates from both halves:", header, tuple(rows)
-    )
+    return header, tuple(rows)
 
 
-def ngram_prior() -> Example:
-    """What the model makes of the n-gram model's probabilities of three characters."""
+def ngram_prior() -> Table:
+    """The prior gives 0.70, 0.20 and 0.10 to three characters; the model's probabilities:"""
     prior = NgramPrior(1, 3).double()
     log_prior = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
     rows: list[Row] = []
@@ -344,8 +314,7 @@ def ngram_prior() -> Example:
             prior.gate.fill_(gate)
             mixed = prior(torch.tensor([logits]), torch.ones(1, 1).double(), log_prior).softmax(dim=-1)[0]
         rows.append((name, *(f"{p:.2f}" for p in mixed.tolist())))
-    says = "The prior gives 0.70, 0.20 and 0.10 to three characters; the model's probabilities:"
-    return Example(says, ("transformer", "a", "b", "c"), tuple(rows))
+    return ("transformer", "a", "b", "c"), tuple(rows)
 
 
 def _random(*shape: int) -> Tensor:
@@ -359,13 +328,9 @@ def _mask_weights(mask: Mask, n: int, docs: Tensor | None = None) -> Tensor:
     return torch.softmax(as_bias(mask(pos, pos, docs, docs), torch.zeros(())), dim=-1)
 
 
-def _table(
-    says: str, numbers: Tensor, row: str, column: str, names: Sequence[str] = (), first: int = 0
-) -> Example:
-    """A matrix (R, C) as an example; columns are numbered from `first`, rows too unless they have `names`."""
+def _table(numbers: Tensor, row: str, column: str, names: Sequence[str] = (), first: int = 0) -> Table:
+    """A matrix (R, C) as a table; columns are numbered from `first`, rows too unless they have `names`."""
     header = (row, *(f"{column} {first + i}" for i in range(numbers.shape[1])))
     names = names or [str(i) for i in range(numbers.shape[0])]
     pairs = zip(names, numbers.tolist(), strict=True)
-    return Example(
-        says, header, tuple((name, *(f"{value:.2f}" for value in values)) for name, values in pairs)
-    )
+    return header, tuple((name, *(f"{value:.2f}" for value in values)) for name, values in pairs)

@@ -11,7 +11,7 @@ import charlm
 from charlm.errors import UsageError
 from charlm.evaluation.score import Score
 from charlm.explain import examples
-from charlm.explain.examples import Example
+from charlm.explain.examples import Row, Table
 from charlm.inference.predictor import TransformerPredictor
 from charlm.inference.sampling import sampling_weights
 from charlm.model.attention import Attention, Mixer, SimpleAttention
@@ -39,6 +39,16 @@ class Equivariance:
     """
 
 
+MUON = """Muon: an optimizer whose step is equally large in every direction of a matrix.
+
+W -= rate * O(M), where M is the momentum, an average of recent gradients of the matrix W,
+and O (M) = U V' for M = U S V', its singular value decomposition: all singular values
+become about 1. A gradient is dominated by a few directions; rare but useful ones get as
+much of the step. U V' is approximated by five Newton-Schulz iterations, x = a x + (b x x' +
+c (x x')^2) x, which need matrix products only. It trains the matrices of the blocks; gains,
+embeddings and the head use AdamW. Jordan et al. 2024, kellerjordan.github.io/posts/muon; at
+scale: Liu et al. 2025, arXiv 2502.16982.
+"""
 PLAIN = "--plain "
 """The n-gram prior and embeddings predict most of what architectures differ in, so they hide the difference."""
 
@@ -48,11 +58,20 @@ class Topic:
     """What a topic is about, its computation, and what shows its effect: a comparison, or something to try."""
 
     subject: Any  # the class or function whose docstring is the text
-    example: Callable[[], Example]
+    example: Callable[[], Table]
     vary: str | None = None  # of `charlm compare --vary`
     instead: str = ""  # what to try where there is nothing to vary
     text: str = ""  # in place of the subject's docstring
-    plain: bool = False  # compare without n-gram prior and embeddings
+    plain: bool = True  # compare without n-gram prior and embeddings
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sentence that says what is computed, and the numbers."""
+
+    says: str
+    header: Row
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
@@ -64,7 +83,7 @@ class Explanation:
     example: Example
     place: str
     command: str | None
-    instead: str
+    instead: str | None
 
 
 TOPICS = {
@@ -74,13 +93,8 @@ TOPICS = {
     "softmax": Topic(
         sampling_weights, examples.softmax, instead="charlm sample --temperature 0.5; the same with 1.5"
     ),
-    "embedding": Topic(LanguageModel.embed, examples.embedding, "n_embd=32,128"),
-    "sequence": Topic(
-        Mixer,
-        examples.sequence,
-        "mixer=attention,simple-attention,convolution,recurrent",
-        plain=True,
-    ),
+    "embedding": Topic(LanguageModel.embed, examples.embedding, "n_embd=32,128", plain=False),
+    "sequence": Topic(Mixer, examples.sequence, "mixer=attention,simple-attention,convolution,recurrent"),
     "causal": Topic(
         Causal,
         examples.causal,
@@ -91,41 +105,33 @@ TOPICS = {
         examples.autoregressive,
         instead="charlm eval --per-char FILE gives each factor in bits; charlm sample draws from them",
     ),
-    "recurrent": Topic(Recurrent, examples.recurrent, "mixer=attention,recurrent", plain=True),
+    "recurrent": Topic(Recurrent, examples.recurrent, "mixer=attention,recurrent"),
     "convolution": Topic(
-        Convolution,
-        examples.convolution,
-        "mixer=attention,convolution,attention+convolution",
-        plain=True,
+        Convolution, examples.convolution, "mixer=attention,convolution,attention+convolution"
     ),
-    "simple-attention": Topic(
-        SimpleAttention, examples.simple_attention, "mixer=attention,simple-attention", plain=True
-    ),
-    "equivariance": Topic(Equivariance, examples.equivariance, "position=none,rotary", plain=True),
-    "attention": Topic(Attention, examples.attention, "mixer=simple-attention,attention", plain=True),
-    "window": Topic(Window, examples.window, "window=auto,16", plain=True),
-    "locality": Topic(Locality, examples.locality, "locality=off,on", plain=True),
+    "simple-attention": Topic(SimpleAttention, examples.simple_attention, "mixer=attention,simple-attention"),
+    "equivariance": Topic(Equivariance, examples.equivariance, "position=none,rotary"),
+    "attention": Topic(Attention, examples.attention, "mixer=simple-attention,attention"),
+    "window": Topic(Window, examples.window, "window=auto,16"),
+    "locality": Topic(Locality, examples.locality, "locality=off,on"),
     "documents": Topic(
         Documents,
         examples.documents,
         instead="charlm train corpus.txt --documents line; eval gives the bits of their ends too",
     ),
-    "learned": Topic(Learned, examples.learned, "position=none,learned", plain=True),
-    "sinusoidal": Topic(Sinusoidal, examples.sinusoidal, "position=learned,sinusoidal", plain=True),
-    "relative": Topic(Relative, examples.relative, "position=none,relative", plain=True),
-    "rotary": Topic(Rotary, examples.rotary, "position=none,rotary", plain=True),
-    "alibi": Topic(Alibi, examples.alibi, "position=none,alibi", plain=True),
-    "none": Topic(
-        NoPosition,
-        examples.no_position,
-        "position=none,learned,sinusoidal,relative,rotary,alibi",
-        plain=True,
+    "learned": Topic(Learned, examples.learned, "position=none,learned"),
+    "sinusoidal": Topic(Sinusoidal, examples.sinusoidal, "position=learned,sinusoidal"),
+    "relative": Topic(Relative, examples.relative, "position=none,relative"),
+    "rotary": Topic(Rotary, examples.rotary, "position=none,rotary"),
+    "alibi": Topic(Alibi, examples.alibi, "position=none,alibi"),
+    "none": Topic(NoPosition, examples.no_position, "position=none,learned,sinusoidal,relative,rotary,alibi"),
+    "block": Topic(Block, examples.block, "n_layer=1,4"),
+    "kneser-ney": Topic(KneserNey, examples.kneser_ney, "model=ngram,transformer", plain=False),
+    "ngram-prior": Topic(NgramPrior, examples.ngram_prior, "prior=on,off", plain=False),
+    "ngram-embeddings": Topic(
+        NgramEmbeddings, examples.ngram_embeddings, "ngram_embeddings=1,2,4", plain=False
     ),
-    "block": Topic(Block, examples.block, "n_layer=1,4", plain=True),
-    "kneser-ney": Topic(KneserNey, examples.kneser_ney, "model=ngram,transformer"),
-    "ngram-prior": Topic(NgramPrior, examples.ngram_prior, "prior=on,off"),
-    "ngram-embeddings": Topic(NgramEmbeddings, examples.ngram_embeddings, "ngram_embeddings=1,2,4"),
-    "muon": Topic(orthogonalize, examples.muon, "optimizer=muon,adamw", text=examples.muon.__doc__ or ""),
+    "muon": Topic(orthogonalize, examples.muon, "optimizer=muon,adamw", text=MUON, plain=False),
 }
 """In the order in which they build on one another."""
 
@@ -141,7 +147,9 @@ def explain(topic: str) -> Explanation:
     command = None
     if found.vary is not None:
         command = f"charlm compare corpus.txt {PLAIN * found.plain}--vary {found.vary}"
-    return Explanation(topic, _text(found), found.example(), _place(found), command, found.instead)
+    says = " ".join((inspect.getdoc(found.example) or "").split())
+    example = Example(says, *found.example())
+    return Explanation(topic, _text(found), example, _place(found), command, found.instead or None)
 
 
 def _find(topic: str) -> Topic:

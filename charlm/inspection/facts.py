@@ -1,12 +1,12 @@
 """What `charlm inspect` finds in a text: one tree of facts, whose fields are the keys of its JSON."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
-from charlm.config import FEWEST_HELD_OUT, TextConfig, TrainingConfig
+from charlm.config import FEWEST_HELD_OUT, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.data.overlap import PASSAGE, Overlap, overlap
@@ -31,7 +31,6 @@ from charlm.inspection.entropy import (
     repeated_share,
     sampled_repeated_share,
 )
-from charlm.inspection.warnings import Source, TextWarning, find_warnings
 from charlm.terminal import percent
 from charlm.training.planner import Choice
 
@@ -113,6 +112,16 @@ class SplitFacts:
     in_training_too: Share
 
 
+@dataclass(frozen=True)
+class TextWarning:
+    """A problem, and the option of `charlm train` that solves it or what else helps."""
+
+    code: str  # stable, for JSON
+    text: str
+    option: str | None = None
+    remedy: str = ""  # what the option does, or what else helps
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """All that was found. Repeats, entropies and words are those of a sample: the whole text if it is short."""
@@ -142,10 +151,9 @@ def examine(
     loaded: Loaded,
     scan: TextScan,
     choice: Choice,
-    config: TextConfig,
     watch: Callable[[str], None] = lambda what: None,
 ) -> Facts:
-    """Examine a text that was loaded with a scan; `watch` is told what is being measured.
+    """Examine a text that was loaded with a scan, without warnings; `watch` is told what is being measured.
 
     Time and memory are bounded whatever its length: the sample has at most two million characters.
     """
@@ -160,7 +168,7 @@ def examine(
     leak = Share.of(overlap(corpus.train, corpus.held_out), scan)
     watch("measuring entropies, xz and the n-gram baseline")
     decision = choice.plan.decisions[-1]
-    facts = Facts(
+    return Facts(
         text=_text_facts(loaded, scan, sampled, sum(c.count for c in found)),
         files=tuple(scan.files),
         newlines={name.lower(): n for name, n in marks.line_ends.items()},
@@ -194,7 +202,6 @@ def examine(
         },
         ngram=_baseline(corpus),
     )
-    return replace(facts, warnings=tuple(find_warnings(facts, Source(vocabulary, scan, sampled, config))))
 
 
 def _text_facts(loaded: Loaded, scan: TextScan, sampled: str, chars: int) -> TextFacts:

@@ -4,7 +4,6 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -116,24 +115,19 @@ def examine(
         except CharlmError as error:
             if not any(of_step.values()):  # whole, and yet no checkpoint
                 wrong.append(f"the checkpoint of step {step} cannot be used: {error}")
-    wrong += _beside(run, newest)
-    blocked = newest is None or any(said.startswith(BLOCKING) for said in wrong)
+    beside, resumable = _beside(run, newest)
     return Examination(
         run=run.name,
         files=tuple(found),
-        problems=tuple(wrong),
+        problems=(*wrong, *beside),
         usable=tuple(usable),
-        resumes_from=None if blocked or not usable else usable[-1],
+        resumes_from=usable[-1] if usable and resumable else None,
     )
 
 
-BLOCKING = ("its plan: ", "its text: ")
-"""How problems begin that prevent resuming from any checkpoint."""
-
-
-def _beside(run: RunFolder, newest: Snapshot | None) -> list[str]:
-    """Problems with the plan, the pointers and the text."""
-    wrong = []
+def _beside(run: RunFolder, newest: Snapshot | None) -> tuple[list[str], bool]:
+    """Problems with the plan, the pointers and the text; and whether these allow resuming."""
+    wrong, resumable = [], True
     if not run.steps():
         wrong.append("it has no checkpoint yet")
     for pointer in ("latest", "best"):
@@ -142,21 +136,21 @@ def _beside(run: RunFolder, newest: Snapshot | None) -> list[str]:
                 wrong.append(f"{pointer} points to a missing checkpoint")
         except CharlmError as error:
             wrong.append(str(error))
-    try:
-        read_plan(run)
-    except CharlmError as error:
-        wrong.append(BLOCKING[0] + str(error))
+    needed: dict[str, Callable[[], object]] = {"plan": lambda: read_plan(run)}
     if newest is not None:
+        needed["text"] = lambda: corpus_of(newest)
+    for what, read in needed.items():
         try:
-            corpus_of(newest)
+            read()
         except CharlmError as error:
-            wrong.append(BLOCKING[1] + str(error))
+            wrong.append(f"its {what}: {error}")
+            resumable = False
     left = sum(1 for _ in run.path.glob(files.TEMPORARY + "*"))
     if left:
         wrong.append(
             f"{left} unfinished, from a crash or from active training; the next start removes leftovers"
         )
-    return wrong
+    return wrong, resumable
 
 
 def _place(what: str, folder: Path) -> Place:
@@ -179,16 +173,3 @@ def _place(what: str, folder: Path) -> Place:
         except OSError as error:
             problem = problem or error.strerror or str(error)
     return Place(what=what, path=one_line(str(there)), free_bytes=free, problem=problem)
-
-
-def plain(found: Examination) -> dict[str, Any]:
-    """An examination as JSON."""
-    return {
-        "schema": 1,
-        "run": found.run,
-        "healthy": found.healthy,
-        "resumes_from": found.resumes_from,
-        "usable": list(found.usable),
-        "problems": list(found.problems),
-        "files": [vars(file) for file in found.files],
-    }

@@ -3,21 +3,20 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil
-from typing import TYPE_CHECKING
 
 from charlm.config import FEWEST_HELD_OUT, TextConfig
+from charlm.data.load import Loaded
 from charlm.data.overlap import PASSAGE
 from charlm.data.records import is_table_file, list_fields
 from charlm.data.text_scan import TextMarks, TextScan
-from charlm.data.tokenizer import END, MIN_COUNT_FROM, Vocabulary
+from charlm.data.tokenizer import END, MIN_COUNT_FROM, Vocabulary, text_of
 from charlm.inspection.characters import SPACES, Character, is_invisible, misread
+from charlm.inspection.facts import Facts, TextWarning
 from charlm.terminal import command_line
 from charlm.training.planner import PRIOR_MIN_CHARS
-
-if TYPE_CHECKING:
-    from charlm.inspection.facts import Facts
 
 LEAST_REPEATED, LEAST_LEAK, LEAST_INNER_SPACES = 0.05, 0.01, 0.005
 RARE, LEAST_RARE, RARE_SHARE = 5, 20, 0.1
@@ -26,16 +25,6 @@ SPARED = 3
 """Other characters that may be spelled in bytes to get rid of invisible ones."""
 SHOWN = 3
 INNER_SPACES = re.compile(r"(?<=\S)[ \t\u00a0\u2007\u2009\u202f]{2,}(?=\S)")
-
-
-@dataclass(frozen=True)
-class TextWarning:
-    """A problem, and the option of `charlm train` that solves it or what else helps."""
-
-    code: str  # stable, for JSON
-    text: str
-    option: str | None = None
-    remedy: str = ""  # what the option does, or what else helps
 
 
 @dataclass(frozen=True)
@@ -53,16 +42,23 @@ class Source:
         assert self.scan.marks is not None
         return self.scan.marks
 
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How often each character of the vocabulary occurs."""
+        kept = self.vocabulary
+        return {char: kept.counts[kept.id_of_point[ord(char)]] for char in kept.chars}
+
 
 Found = Iterator[TextWarning]
 
 
-def find_warnings(facts: "Facts", source: Source) -> list[TextWarning]:
-    """All problems, the most costly first."""
-    return [warning for check in _CHECKS for warning in check(facts, source)]
+def with_warnings(facts: Facts, loaded: Loaded, scan: TextScan, config: TextConfig) -> Facts:
+    """The facts with all problems, the most costly first."""
+    source = Source(loaded.corpus.vocabulary, scan, text_of(scan.sample.codes()), config)
+    return replace(facts, warnings=tuple(warning for check in _CHECKS for warning in check(facts, source)))
 
 
-def _length(facts: "Facts", source: Source) -> Found:
+def _length(facts: Facts, source: Source) -> Found:
     split, config = facts.split, source.config
     if source.marks.only_space or source.marks.one_character:
         what = "only white space" if source.marks.only_space else "one character repeated"
@@ -80,12 +76,12 @@ def _length(facts: "Facts", source: Source) -> Found:
         yield TextWarning("few-held-out", text, option, "holds out enough" if option else "give more text")
 
 
-def _boilerplate(facts: "Facts", source: Source) -> Found:
+def _boilerplate(facts: Facts, source: Source) -> Found:
     if source.scan.boilerplate:
         yield TextWarning("boilerplate", source.scan.boilerplate, "--strip gutenberg", "leaves them out")
 
 
-def _misread(facts: "Facts", source: Source) -> Found:
+def _misread(facts: Facts, source: Source) -> Found:
     found = misread(source.sampled)
     if found:
         count, codec = found
@@ -99,7 +95,7 @@ def _misread(facts: "Facts", source: Source) -> Found:
         yield TextWarning("lost", text, "--encoding NAME", "decodes the original, if you have it")
 
 
-def _records(facts: "Facts", source: Source) -> Found:
+def _records(facts: Facts, source: Source) -> Found:
     if source.config.field is not None:
         return
     lines = source.sampled.split("\n")[:SHOWN]
@@ -119,7 +115,7 @@ def _records(facts: "Facts", source: Source) -> Found:
             yield TextWarning("records", text, f"--field {command_line([longest])}", "reads that field only")
 
 
-def _split(facts: "Facts", source: Source) -> Found:
+def _split(facts: Facts, source: Source) -> Found:
     leak, config = facts.split.in_training_too, source.config
     if leak.share < LEAST_LEAK:
         return
@@ -140,7 +136,7 @@ def _split(facts: "Facts", source: Source) -> Found:
         )
 
 
-def _repeats(facts: "Facts", source: Source) -> Found:
+def _repeats(facts: Facts, source: Source) -> Found:
     repeated = facts.repeats.repeated
     if repeated.share >= LEAST_REPEATED:
         text = f"{repeated} of the text repeats earlier text, in passages of {PASSAGE} characters or more."
@@ -149,13 +145,13 @@ def _repeats(facts: "Facts", source: Source) -> Found:
         )
 
 
-def _newlines(facts: "Facts", source: Source) -> Found:
+def _newlines(facts: Facts, source: Source) -> Found:
     if source.marks.returns:
         met = " and ".join(f"{name} ({n:,})" for name, n in source.marks.line_ends.items() if n)
         yield TextWarning("newlines", f"Lines end in {met}.", "--newlines lf", "makes all of them LF")
 
 
-def _normal_forms(facts: "Facts", source: Source) -> Found:
+def _normal_forms(facts: Facts, source: Source) -> Found:
     forms, code = facts.normal_forms, "normal-forms"
     if forms.decomposed:
         text = f"Accents encoded as separate characters after their letter: {forms.decomposed:,}"
@@ -173,13 +169,12 @@ def _normal_forms(facts: "Facts", source: Source) -> Found:
         yield TextWarning("compatibility", text, "--normalize nfkc", "makes them plain")
 
 
-def _invisible(facts: "Facts", source: Source) -> Found:
-    kept = source.vocabulary
-    found = [c for c in facts.characters if c.char in kept.chars and is_invisible(c.char)]
+def _invisible(facts: Facts, source: Source) -> Found:
+    counts = source.counts
+    found = [c for c in facts.characters if c.char in counts and is_invisible(c.char)]
     if not found:
         return
     text = f"Invisible characters, each of which becomes a symbol of the model: {_most_frequent(found)}."
-    counts = {char: kept.counts[kept.id_of_point[ord(char)]] for char in kept.chars}
     needed = max(counts[c.char] for c in found) + 1
     others = sum(1 for n in counts.values() if n < needed) - len(found)
     if others <= SPARED:
@@ -189,7 +184,7 @@ def _invisible(facts: "Facts", source: Source) -> Found:
         yield TextWarning("unseen", text, None, "remove them from the text, unless they are meant")
 
 
-def _spaces(facts: "Facts", source: Source) -> Found:
+def _spaces(facts: Facts, source: Source) -> Found:
     odd = [c for c in facts.characters if c.char in SPACES and c.char != " "]
     if odd and any(c.char == " " for c in facts.characters):
         text = f"Several kinds of spaces: {_most_frequent(odd)} in addition to the usual one."
@@ -201,7 +196,7 @@ def _spaces(facts: "Facts", source: Source) -> Found:
         yield TextWarning("space-runs", text, "--collapse-spaces", "removes them, indentation too")
 
 
-def _lookalikes(facts: "Facts", source: Source) -> Found:
+def _lookalikes(facts: Facts, source: Source) -> Found:
     found = facts.lookalikes
     if found.words:
         text = f"Words with look-alike letters of another script: {found.words:,} ({', '.join(found.examples[:SHOWN])})"
@@ -214,17 +209,11 @@ def _lookalikes(facts: "Facts", source: Source) -> Found:
         yield TextWarning("quotes", text, "charlm sample --map-lookalikes", "replaces them in prompts")
 
 
-def _rare(facts: "Facts", source: Source) -> Found:
-    chars = source.vocabulary.chars
-    rare = sum(
-        1 for char in chars if source.vocabulary.counts[source.vocabulary.id_of_point[ord(char)]] < RARE
-    )
-    long = facts.split.train_chars > MIN_COUNT_FROM
-    if long and rare >= LEAST_RARE and rare >= RARE_SHARE * len(chars):
-        text = (
-            f"Of {len(chars):,} distinct characters, {rare:,} occur fewer than {RARE} times: too few to "
-            "learn them."
-        )
+def _rare(facts: Facts, source: Source) -> Found:
+    chars = len(source.counts)
+    rare = sum(n < RARE for n in source.counts.values())
+    if facts.split.train_chars > MIN_COUNT_FROM and rare >= max(LEAST_RARE, RARE_SHARE * chars):
+        text = f"Of {chars:,} distinct characters, {rare:,} occur fewer than {RARE} times: too few to learn them."
         yield TextWarning("rare", text, f"--min-count {RARE}", "encodes them as bytes")
 
 
@@ -244,7 +233,7 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-_CHECKS: tuple[Callable[["Facts", Source], Found], ...] = (
+_CHECKS: tuple[Callable[[Facts, Source], Found], ...] = (
     _length,
     _boilerplate,
     _misread,

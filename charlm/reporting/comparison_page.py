@@ -4,17 +4,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import ceil, floor, isnan, log2, log10, nan
+from math import ceil, floor, log2
 
 from markupsafe import Markup
 
-from charlm.reporting.charts import (
+from charlm.reporting.pages import (
     BOUND,
     CHAR_WIDTH,
     LABEL_GAP,
     TOP,
     WIDTH,
-    Axes,
     Frame,
     Order,
     Point,
@@ -25,14 +24,15 @@ from charlm.reporting.charts import (
     diamonds,
     drawing,
     error_bars,
+    harmless,
     order_lines,
     outside,
     path,
+    render_page,
     spread,
     ticks,
     widened,
 )
-from charlm.reporting.pages import harmless, render_page
 from charlm.terminal import one_line
 
 Classes = Mapping[str, str]
@@ -92,72 +92,68 @@ def render(page: ComparisonPage) -> str:
 
 def _figure(number: str, chart: Chart, classes: Classes) -> tuple[str, list[str], Markup]:
     """Title, caption and drawing of a chart."""
-    every = [_placed(chart, line) for line in chart.lines]
+    placed = [_placed(chart, line) for line in chart.lines]
     # the strong ones last: they lie on top, and where there is a mean it is what is named
-    lines = sorted((line for line in every if line.points), key=lambda line: not line.faint)
-    drawn = Markup(_drawing(number, chart, lines, classes) if lines else "")
-    return chart.title, _caption(chart, lines), drawn
-
-
-def _caption(chart: Chart, lines: list[Line]) -> list[str]:
-    """The note, and what the drawing cannot show."""
+    lines = sorted((line for line in placed if line.points), key=lambda line: not line.faint)
+    drawn = _drawing(number, chart, lines, classes) if lines else Markup()
     lost = Counter[str]()
-    for line in chart.lines:
-        lost[line.name] += len(line.points) - len(_drawable(chart, line))
+    for line, kept in zip(chart.lines, placed, strict=True):
+        lost[line.name] += len(line.points) - len(kept.points)
     missing = ", ".join(f"{name} {number:,}" for name, number in lost.items() if number)
-    highest = max((y for line in lines for _, y in line.points), default=0.0)
-    y = _y_range(chart, lines) if lines else (0.0, 0.0)
-    entries = [
-        chart.note,
-        f"off scale: values up to {highest:.2f}" if lines and highest > y[1] else "",
-        *(outside(y, chart.orders) if lines else ()),
-        f"not finite or beyond an axis, so not drawn: {missing}" if missing else "",
-        "" if lines else "no figures yet",
-    ]
+    return chart.title, _caption(chart, lines, missing), drawn
+
+
+def _caption(chart: Chart, lines: list[Line], missing: str) -> list[str]:
+    """The note, and what the drawing cannot show."""
+    entries = [chart.note]
+    if lines:
+        highest, y = max(y for line in lines for _, y in line.points), _y_range(chart, lines)
+        entries += [
+            f"off scale: values up to {highest:.2f}" if highest > y[1] else "",
+            *outside(y, chart.orders),
+        ]
+    entries.append(f"not finite or beyond an axis, so not drawn: {missing}" if missing else "")
+    entries.append("" if lines else "no figures yet")
     return [entry for entry in entries if entry]
-
-
-def _drawable(chart: Chart, line: Line) -> list[Point]:
-    placed = [(_along(chart, x), y) for x, y in line.points if abs(y) < BOUND]
-    return [(x, y) for x, y in placed if not isnan(x)]
 
 
 def _placed(chart: Chart, line: Line) -> Line:
     """The line with x where it lies along the axis, without what cannot be drawn."""
     errors = [*line.errors, *[None] * (len(line.points) - len(line.errors))]
-    pairs = zip(line.points, errors, strict=True)
-    kept = [error for point, error in pairs if _drawable(chart, replace(line, points=[point]))]
-    apart = _drawable(chart, replace(line, points=line.apart))
-    return replace(line, points=_drawable(chart, line), errors=kept, apart=apart)
+    pairs = [(_place(chart, point), error) for point, error in zip(line.points, errors, strict=True)]
+    kept = [(point, error) for point, error in pairs if point is not None]
+    apart = [place for point in line.apart if (place := _place(chart, point)) is not None]
+    return replace(
+        line, points=[point for point, _ in kept], errors=[error for _, error in kept], apart=apart
+    )
 
 
-def _along(chart: Chart, x: float) -> float:
-    """Where `x` lies along its axis, in doublings on a logarithmic one; NaN if nowhere."""
-    if not abs(x) < FARTHEST or (chart.log_x and x < 1 / FARTHEST):
-        return nan
-    return log2(x) if chart.log_x else x
+def _place(chart: Chart, point: Point) -> Point | None:
+    """A point with x along its axis, in doublings on a logarithmic one; None where it cannot be drawn."""
+    x, y = point
+    if not abs(x) < FARTHEST or not abs(y) < BOUND or (chart.log_x and x < 1 / FARTHEST):
+        return None
+    return (log2(x) if chart.log_x else x), y
 
 
-def _drawing(number: str, chart: Chart, lines: list[Line], classes: Classes) -> str:
+def _drawing(number: str, chart: Chart, lines: list[Line], classes: Classes) -> Markup:
     last = {line.name: line.points[-1] for line in lines}
     ends = sorted(last.items(), key=lambda end: -end[1][1])
     room = CHAR_WIDTH * max(len(_label(name, end)) for name, end in ends)
     height = max(HEIGHT, LABEL_GAP * len(ends))
     frame = Frame(_x_range(chart, lines), _y_range(chart, lines), WIDTH - 14 - SWATCH - room, height)
-    axes = Axes(
-        x_title=harmless(chart.x_title),
-        y_title="bits per character",
-        x_ticks=_x_ticks(chart, frame, lines),
-        y_ticks=ticks(frame.y, 6),
-    )
     said = ", ".join(f"{name} ends at {y:.3f}" for name, (_, y) in reversed(ends))
     title = harmless(f"{chart.title}: bits per character against {chart.x_title}; {said}")
     plot = clipped(frame, number, _curves(frame, lines, classes))
+    over = order_lines(frame, chart.orders) + _marks(chart, frame) + _labels(frame, ends, classes)
     return drawing(
         frame,
-        axes,
         title,
-        plot + order_lines(frame, chart.orders) + _marks(chart, frame) + _labels(frame, ends, classes),
+        plot + over,
+        x_title=harmless(chart.x_title),
+        y_title="bits per character",
+        x_ticks=_x_ticks(chart, frame),
+        y_ticks=ticks(frame.y, 6),
     )
 
 
@@ -194,9 +190,10 @@ def _label(name: str, end: Point) -> str:
 
 def _marks(chart: Chart, frame: Frame) -> str:
     """Vertical lines where they fall within the plot, each label a line below the last."""
-    marks = [(_along(chart, x), text) for x, text in chart.marks]
+    placed = [(_place(chart, (x, 0.0)), text) for x, text in chart.marks]
+    marks = [(at[0], text) for at, text in placed if at is not None and frame.x[0] <= at[0] <= frame.x[1]]
     parts = []
-    for i, (x, text) in enumerate(mark for mark in marks if frame.x[0] <= mark[0] <= frame.x[1]):
+    for i, (x, text) in enumerate(marks):
         at, label = frame.across(x), one_line(text, LONGEST_NAME)
         left = at + 8 + CHAR_WIDTH * len(label) > frame.right
         where = f'x="{at - 8 if left else at + 8:.1f}" y="{TOP + 14 + LABEL_GAP * i:.1f}"'
@@ -238,30 +235,21 @@ def _x_range(chart: Chart, lines: list[Line]) -> Range:
     return (low, high) if high - low > 1e-6 * max(abs(high), 1.0) else (low - 0.5, low + 0.5)
 
 
-def _x_ticks(chart: Chart, frame: Frame, lines: list[Line]) -> list[Tick]:
-    """As many round values as their labels leave room for."""
+def _x_ticks(chart: Chart, frame: Frame) -> list[Tick]:
+    """As many round values as their labels leave room for; powers of two on a logarithmic axis."""
+    low, high = frame.x
     if chart.log_x:
-        doublings = all(x == floor(x) for line in lines for x, _ in line.points)
-        apart = range(1, 41) if doublings else (1, *range(3, 41, 3))  # a whole number of decades
-        some = [_log_ticks(frame.x, every, doublings=doublings) for every in apart]
-        some.append([(x, f"{2**x:.3g}") for x in frame.x])  # no round value lies between
+        powers = [
+            (float(i), f"{2.0**i:,.0f}" if i >= 0 else f"{2.0**i:g}")
+            for i in range(ceil(low), floor(high) + 1)
+        ]
+        some = [[tick for tick in powers if tick[0] % every == 0] for every in range(1, 41)]
+        some.append([(x, f"{2**x:.3g}") for x in frame.x])  # no power of two lies between
     else:
         some = [ticks(frame.x, most) for most in (5, 4, 3, 2, 1)]
-    return next((found for found in some if found and _fit(frame, found)), [])
 
+    def fit(found: list[Tick]) -> bool:
+        room = CHAR_WIDTH * (max(len(label) for _, label in found) + 1)
+        return all(frame.across(b) - frame.across(a) > room for (a, _), (b, _) in pairwise(found))
 
-def _log_ticks(span: Range, every: int, *, doublings: bool) -> list[Tick]:
-    """Each `every`-th power of two, or of 1, 2, 5, 10, 20 and so on, as its exponent of two."""
-    if doublings:
-        values = [2.0**i for i in range(ceil(span[0]), floor(span[1]) + 1) if i % every == 0]
-    else:
-        decades = range(floor(span[0] * log10(2)), ceil(span[1] * log10(2)) + 1)
-        places = (i for i in range(3 * decades[0], 3 * decades[-1] + 1) if i % every == 0)
-        values = [(1, 2, 5)[i % 3] * 10.0 ** (i // 3) for i in places]
-    within = [value for value in values if span[0] <= log2(value) <= span[1]]
-    return [(log2(value), f"{value:,.0f}" if value >= 1 else f"{value:g}") for value in within]
-
-
-def _fit(frame: Frame, found: list[Tick]) -> bool:
-    room = CHAR_WIDTH * (max(len(label) for _, label in found) + 1)
-    return all(frame.across(b) - frame.across(a) > room for (a, _), (b, _) in pairwise(found))
+    return next((found for found in some if found and fit(found)), [])

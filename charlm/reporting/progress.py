@@ -1,20 +1,17 @@
 """The live line and the previews of a training run, on a terminal or in plain lines."""
 
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from math import log
-from pathlib import Path
+from textwrap import indent
 from time import monotonic, time
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.std import Bar  # type: ignore[attr-defined]
 
-from charlm import files
 from charlm.config import FEWEST_HELD_OUT
 from charlm.evaluation.bootstrap import plus_minus
-from charlm.reporting.log import cut_log
 from charlm.terminal import bars_disabled, colour, fit, is_quiet, visible
 from charlm.training.events import Evaluated, Event, Finished, Planned, Stepped
 
@@ -82,48 +79,30 @@ def laid_out(
 ) -> str:
     """The line in at most `width - 1` cells, since some terminals wrap a line that fills the last one.
 
-    The pieces lose the last first, then all but the last their units; then go the bar, the time passed, and
-    the numbers. The share and the time left stay.
+    What does not fit goes in this order: all pieces but the first two, the bar, the time passed, the unit of the
+    numbers, the other pieces, the numbers. The share and the time left stay.
     """
     room = max(1, width - 1)
     percent = "" if share is None else f"{100 * share:3.0f}%"
-    for shown, bar, times in _arrangements(numbers, pieces, elapsed, left, drawn=share is not None):
-        ends = [" ".join(filter(None, (what, percent))), ", ".join(filter(None, shown)), times]
-        text = " ".join(filter(None, ends))
-        cells = room - len(text) - 3  # the two borders and a space
-        if bar and cells >= LEAST_CELLS and share is not None:
-            drawn = _bar(share, min(cells, MOST_CELLS), ascii_only)
-            return " ".join(filter(None, (ends[0], f"|{drawn}|", *ends[1:])))
-        if not bar and len(text) <= room:
-            return text
-    return (left or percent or what)[:room]
+    times, short = (f"[{elapsed}]",) * 2 if left is None else (f"[{elapsed}<{left}]", f"{left} left")
 
+    def joined(*parts: str) -> str:
+        return " ".join(filter(None, parts))
 
-def _arrangements(
-    numbers: str, pieces: Sequence[str], elapsed: str, left: str | None, *, drawn: bool
-) -> Iterator[tuple[list[str], bool, str]]:
-    """What may be shown beside the share, the best first: figures, whether a bar, and the times."""
-    times = f"[{elapsed}]" if left is None else f"[{elapsed}<{left}]"
-    fewest = min(2, len(pieces))
-    kept = [list(pieces[:n]) for n in range(len(pieces), fewest - 1, -1)]
-    without = [piece.partition(" bits")[0] for piece in pieces[:fewest]]
-    kept += [[*without[:-1], *pieces[fewest - 1 : fewest]], without]
-    for some in kept:
-        yield [numbers, *some], drawn, times
-    short = f"[{elapsed}]" if left is None else f"{left} left"
-    bare = numbers.split(" ")[0]
-    for some in (*kept[-2:], without[:1], []):
-        yield [numbers, *some], False, times
-        yield [bare, *some], False, times
-        yield [bare, *some], False, short
-    yield [], False, short
-
-
-def _bar(share: float, cells: int, ascii_only: bool) -> str:
-    if ascii_only:
-        return ("#" * int(share * cells)).ljust(cells)
-    eighths = int(share * cells * 8)
-    return ("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()).ljust(cells)
+    head, kept = joined(what, percent), min(2, len(pieces))
+    for n in range(len(pieces), kept - 1, -1) if share is not None else ():
+        tail = joined(", ".join(filter(None, (numbers, *pieces[:n]))), times)
+        cells = room - len(joined(head, tail)) - 3  # the two borders and a space
+        if share is not None and cells >= LEAST_CELLS:
+            bar = Bar(share, min(cells, MOST_CELLS), Bar.ASCII if ascii_only else Bar.UTF)
+            return joined(head, f"|{bar}|", tail)
+    for n in range(kept, -1, -1):
+        for number, when in ((numbers, times), (numbers, short), (numbers.split(" ")[0], short)):
+            text = joined(head, ", ".join(filter(None, (number, *pieces[:n]))), when)
+            if len(text) <= room:
+                return text
+    text = joined(head, short)
+    return text if len(text) <= room else (left or percent or what)[:room]
 
 
 SMOOTHING = 0.97
@@ -200,27 +179,6 @@ def _smoothed(before: float | None, now: float) -> float:
     return now if before is None else SMOOTHING * before + (1 - SMOOTHING) * now
 
 
-NAME = "samples.jsonl"
-
-
-class SampleLog:
-    """Writes a sample at each evaluation to `samples.jsonl`, for the report; `text` is the newest."""
-
-    def __init__(self, run: Path, first_step: int, write: Callable[[], str]) -> None:
-        cut_log(run, NAME, first_step)
-        self._path = run / NAME
-        self._write = write
-        self.text = ""
-
-    def __call__(self, event: Event) -> None:
-        """At an evaluation, sample. On a full disk the report lacks this sample."""
-        if isinstance(event, Evaluated):
-            self.text = self._write()
-            with suppress(OSError):
-                row = json.dumps({"step": event.step, "text": self.text})
-                files.append(self._path, row.encode() + b"\n")
-
-
 def show_evaluation(event: Evaluated, sample: str) -> None:
     """Show the figure of an evaluation and a sample on standard error."""
     if is_quiet():
@@ -232,13 +190,7 @@ def show_evaluation(event: Evaluated, sample: str) -> None:
     few = ": too few for a reliable score" * (event.chars < FEWEST_HELD_OUT)
     title = f"step {event.step}: {figure}; {event.chars:,} of {event.of_chars:,} characters{few}"
     with tqdm.external_write_mode(file=sys.stderr):
-        shown = _indented(visible(sample, dim=colour(sys.stderr)))
-        print(_bold(fit(title, sys.stderr)), shown, "", sep="\n", file=sys.stderr, flush=True)
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.strip("\n").splitlines())
-
-
-def _bold(text: str) -> str:
-    return f"\x1b[1m{text}\x1b[0m" if colour(sys.stderr) else text
+        shown = indent(visible(sample, dim=colour(sys.stderr)).strip("\n"), "  ", lambda line: True)
+        head = fit(title, sys.stderr)
+        head = f"\x1b[1m{head}\x1b[0m" if colour(sys.stderr) else head
+        print(head, shown, "", sep="\n", file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 import typer
 
-from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.run_folder import CorpusFacts, RunFolder
 from charlm.checkpoint.safe_io import MANIFEST, dump_tensors, find_problems, load_tensors
 from charlm.cli.config_file import read_config
 from charlm.compression.container import unpack
@@ -37,7 +37,7 @@ from charlm.experiments import results as result
 from charlm.experiments.variants import Variant
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.reporting import log
-from charlm.strict_json import parse_json
+from charlm.strict_json import parse_json, to_json
 from charlm.terminal import one_line, visible
 from charlm.training.planner import Budget, Plan
 from charlm.training.state import read_state
@@ -204,9 +204,9 @@ def cached(data: bytes) -> None:
 def records(data: bytes) -> None:
     """What lies beside a run: its log, a comparison, a result, the vocabulary."""
     run = RunFolder(_folder())
-    for name in (log.NAME, comparison.NAME, result.NAME):
+    for name in (log.METRICS, comparison.NAME, result.NAME):
         (run.path / name).write_bytes(data)
-    assert all(isinstance(line.get("step", 0), int) for line in log.read_log(run.path))
+    assert all(isinstance(row.step, int) for row in log.read_log(run.path / log.METRICS))
     for read in (comparison.read, result.read_result):
         with suppress(CheckpointError):
             read(run)  # type: ignore[operator]
@@ -260,7 +260,7 @@ def seeds(name: str) -> list[bytes]:
         "records": [
             b'{"step": 1, "event": "Saved"}\n{"step": 2',
             json.dumps({"chars": "ab", "bytes": [7], "counts": [1, 2, 3]}).encode(),
-            json.dumps(asdict(result.Result(chars=3, before=[(1, 2.0)], seen=[]))).encode(),
+            json.dumps(asdict(result.Result(chars=3, before=[(1, 2.0, None)]))).encode(),
             json.dumps(_comparison()).encode(),
         ],
         "terminal": [b"\x1b[31mred", "a\u202eb".encode("utf-32-le")],
@@ -280,7 +280,7 @@ def _comparison() -> dict[str, object]:
     model, training = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16), TrainingConfig()
     made = comparison.Comparison(
         name="x", variants=(Variant({"dropout": 0.5}, replace(model, dropout=0.5), training),), seeds=(1,),
-        budget=Budget(steps=3), threads=1, text=TextConfig(), label="x", sources=("x",), corpus_key="a" * 32,
-        corpus_sha256="b", command="charlm compare", created="now",
+        budget=Budget(steps=3), threads=1, text=TextConfig(), command="charlm compare",
+        corpus=CorpusFacts(label="x", sources=("x",), key="a" * 32, sha256="b"),
     )  # fmt: skip
-    return made.to_json()
+    return to_json(made)  # type: ignore[no-any-return]
