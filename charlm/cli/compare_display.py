@@ -20,7 +20,6 @@ from charlm.experiments.results import MOST_CHARS, Curve
 from charlm.experiments.statistics import SCHEMA, Row, Verdict, verdict
 from charlm.reporting.comparison_page import Chart, ComparisonPage, Line, render
 from charlm.reporting.log import METRICS, read_log
-from charlm.reporting.pages import Order
 from charlm.terminal import command_line, one_line
 from charlm.training.device import describe_machine
 from charlm.training.events import Counted, Evaluated, Stepped
