@@ -203,24 +203,23 @@ def reopen(
     with messages.progress("reading", " symbols"):
         session = resume_run(folder, messages.warn, threads, lambda snapshot: corpus_of(snapshot, moved))
     report_moved(session.corpus.uncached, moved, messages)
-    if time is not None or steps is not None:
-        if not isinstance(session, TransformerSession):
-            option = "--time" if time is not None else "--steps"
-            raise UsageError(
-                f"{option} has no effect on {folder.name}: an n-gram model needs no further training"
-            )
-        if steps is not None:
-            extend_by_steps(session, folder, steps)
-            return TrainingJob(folder, session, None, messages)
+    deadline: Deadline | None = None
+    if time is None and steps is None:
+        begun = session.state.step == 0 and session.state.finished is None
+        # Before the first step nothing depends on the first guess yet.
+        deadline = _pace(session, first_time if begun else None, started)
+    elif not isinstance(session, TransformerSession):
+        option = "--time" if time is not None else "--steps"
+        raise UsageError(
+            f"{option} has no effect on {folder.name}: an n-gram model needs no further training"
+        )
+    elif steps is not None:
+        extend_by_steps(session, folder, steps)
+    else:
         assert time is not None
         afterwards = report_seconds(session.corpus, time, session.plan.total_steps)
-        return TrainingJob(
-            folder, session, extend_by_seconds(session, folder, time, started, afterwards), messages
-        )
-    begun = (
-        session.state.step == 0 and session.state.finished is None
-    )  # no step depends on the first guess yet
-    return TrainingJob(folder, session, _pace(session, first_time if begun else None, started), messages)
+        deadline = extend_by_seconds(session, folder, time, started, afterwards)
+    return TrainingJob(folder, session, deadline, messages)
 
 
 def _pace(session: Session, budget: float | None, started: float) -> Deadline | None:

@@ -1,6 +1,5 @@
 """Sentences about a text, a model and a fine-tuning, shown before training starts."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ if TYPE_CHECKING:  # NumPy and torch are slow to import
     from charlm.data.tokenizer import Ids, Vocabulary
     from charlm.training.finetune import Parent
     from charlm.training.planner import Choice
+    from charlm.training.request import Messages
 
 MIN_LEAK_SHARE = 0.01
 
@@ -119,37 +119,39 @@ def leak_warning(
     )
 
 
-def describe_origin(origin: "Parent", corpus: "Corpus") -> Iterator[tuple[bool, str]]:
-    """How fine-tuning extends the vocabulary, what stays held out, what the prior counts: (is a warning, sentence)."""
+def report_origin(origin: "Parent", corpus: "Corpus", messages: "Messages") -> None:
+    """Report how fine-tuning extends the vocabulary, what stays held out, and what the prior counts."""
     old, new, name = origin.snapshot.vocabulary, corpus.vocabulary, one_line(origin.name)
     added = new.differences(old)
-    yield (
-        False,
+    messages.say(
         f"vocabulary: the {old.n_symbols:,} symbols of {name}, plus {new.n_symbols - old.n_symbols:,} new"
-        + (f": {first_of(added)}" if added else ""),
+        + (f": {first_of(added)}" if added else "")
     )
     if origin.corpus is None:
-        yield (
-            True,
+        messages.warn(
             f"{origin.gone.replace('--text', '--from-text')}; without that text, charlm cannot measure "
-            "forgetting or check whether its "
-            "held-out part occurs in the new text",
+            "forgetting or check whether its held-out part occurs in the new text"
         )
     inherited = corpus.inherited_split
     if inherited is not None and inherited.begins:
-        yield False, f"the text begins with that of {name}: its held-out part stays held out"
+        messages.say(f"the text begins with that of {name}: its held-out part stays held out")
     if inherited is not None and inherited.found:
-        yield False, f"{_held_out_found(origin, inherited.found)} are left out of training"
+        messages.say(f"{_held_out_found(origin, inherited.found)} are left out of training")
     if origin.corpus is not None:
-        found = leak_warning(corpus, origin.corpus.train, f"the training part of {name}", splittable=False)
-        if found:
-            yield True, found
+        leak = leak_warning(corpus, origin.corpus.train, f"the training part of {name}", splittable=False)
+        if leak:
+            messages.warn(leak)
     if origin.snapshot.model_config.prior:
-        alone = "" if origin.counted else f" alone, {_why_alone(origin)}"
-        texts = "this text"
         if origin.counted:
-            texts += f" and {one_line(origin.snapshot.run.corpus.label)}"
-        yield False, f"the n-gram prior is built from {texts}{alone}"
+            texts = f"this text and {one_line(origin.snapshot.run.corpus.label)}"
+        elif origin.corpus is None:
+            texts = "this text alone, because the old text is missing"
+        else:
+            texts = (
+                "this text alone, because much of it also occurs in the old text; n-grams from both would be "
+                "overconfident"
+            )
+        messages.say(f"the n-gram prior is built from {texts}")
 
 
 def _held_out_found(origin: "Parent", found: int) -> str:
@@ -164,9 +166,3 @@ def _held_out_found(origin: "Parent", found: int) -> str:
     least = "at least " if any(len(part) > MOST_SEARCHED for part in kept_back) else ""
     share = min(100.0, 100 * found / of)
     return f"{least}{found:,} characters of the text{ends} {share:.0f} % of what {one_line(origin.name)} held out,"
-
-
-def _why_alone(origin: "Parent") -> str:
-    if origin.corpus is None:
-        return "because the old text is missing"
-    return "because much of it also occurs in the old text; n-grams from both would be overconfident"

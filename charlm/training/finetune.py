@@ -13,6 +13,7 @@ from charlm.data.corpus import Corpus
 from charlm.data.holdout import EarlierText, InheritedSplit, Spans, Split
 from charlm.data.overlap import MOST_COMPARED, overlap_of_all, overlap_of_samples
 from charlm.errors import CheckpointError, UsageError
+from charlm.evaluation.score import spread
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import predictor_of
 from charlm.model.transformer import grow_vocabulary
@@ -276,7 +277,9 @@ def _parent_text(session: TransformerSession, corpus: Corpus) -> ParentText:
     assert parent is not None and config.block_size
     rule = ContextRule.of_model(replace(config, block_size=min(config.block_size, parent.block_size)))
     symbols = _symbols_to_score(session.plan, Size.of(config, session.training_config))
-    return ParentText.of(parent.run, corpus, session.corpus.vocabulary, rule, symbols)
+    ids = corpus.vocabulary.ids_in(session.corpus.vocabulary, corpus.held_out)
+    part = spread(rule, len(ids), symbols, corpus.held_out_chars)
+    return ParentText(parent.run, ids, corpus.held_out_chars, part, rule)
 
 
 def _symbols_to_score(plan: Plan, size: Size) -> int:

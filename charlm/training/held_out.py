@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 
 from charlm.data.corpus import Corpus
-from charlm.data.tokenizer import Ids, Vocabulary
+from charlm.data.tokenizer import Ids
 from charlm.evaluation.score import Estimate, Slice, score_slice, spread
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor, Predictor
@@ -103,15 +103,6 @@ class ParentText:
     part: Slice
     rule: ContextRule
     parent: Predictor | None = None  # what that run predicts with, before the first step
-
-    @classmethod
-    def of(
-        cls, run: str, corpus: Corpus, vocabulary: Vocabulary, rule: ContextRule, symbols: int
-    ) -> "ParentText":
-        """The held-out part of `corpus`, of which about so many symbols are scored."""
-        ids = corpus.vocabulary.ids_in(vocabulary, corpus.held_out)
-        part = spread(rule, len(ids), symbols, corpus.held_out_chars)
-        return cls(run, ids, corpus.held_out_chars, part, rule)
 
     def score(
         self, step: int, predictor: Predictor, first: ParentLoss | None

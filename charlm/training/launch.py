@@ -132,7 +132,7 @@ def resume_run(
 
 def extend_by_steps(session: TransformerSession, run: RunFolder, steps: int) -> None:
     """Add steps to a run, with their own warmup and cooldown, and write the plan. Raises ResourceError."""
-    _extend(session, run, steps, decided=EXTENDED, steps_more=steps)
+    _extend(session, run, steps, steps_more=steps)
 
 
 def extend_by_seconds(
@@ -146,13 +146,13 @@ def extend_by_seconds(
     gflops = round(measure_gflops(session.device), 1)
     budget = Budget(seconds=max(1.0, round(deadline.left, 2)), gflops=gflops)
     guess = first_guess(budget, Size.of(session.model_config, session.training_config))
-    _extend(session, run, guess, decided=EXTENDED, budget_seconds=seconds, gflops=gflops)
+    _extend(session, run, guess, budget_seconds=seconds, gflops=gflops)
     return deadline
 
 
 def _extend(session: TransformerSession, run: RunFolder, steps: int, **facts: object) -> None:
     step = session.state.step
     schedule = session.plan.schedule.extended(step, step + steps)
-    session.plan = replace(session.plan, schedule=schedule).record(at_step=step, **facts)
+    session.plan = replace(session.plan, schedule=schedule).record(at_step=step, decided=EXTENDED, **facts)
     session.begin_extension()
     write_plan(run, session.plan)

@@ -16,13 +16,7 @@ from charlm.errors import UsageError
 from charlm.settings import Settings, settings_of
 from charlm.suggestions import setting_meant, time_meant
 from charlm.terminal import one_line
-from charlm.training.describe import (
-    describe_model,
-    describe_origin,
-    describe_text,
-    leak_warning,
-    text_name,
-)
+from charlm.training.describe import describe_model, describe_text, leak_warning, report_origin, text_name
 
 if TYPE_CHECKING:  # NumPy and torch are slow to import
     from charlm.checkpoint.run_folder import RunFolder
@@ -195,8 +189,7 @@ def prepare(request: TrainRequest, messages: Messages) -> Prepared:
     report_text(loaded, messages, splittable=origin is None)
     if origin is not None:
         origin = origin.with_counting(loaded.corpus)
-        for is_warning, sentence in describe_origin(origin, loaded.corpus):
-            (messages.warn if is_warning else messages.say)(sentence)
+        report_origin(origin, loaded.corpus, messages)
     choice, sentence = choose_plan(
         loaded, model, training, budget, request.steps, request.started, messages, origin
     )
