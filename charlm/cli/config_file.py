@@ -1,12 +1,10 @@
 """`--config FILE.toml`: options from a file, below the command line and the environment."""
 
-import codecs
-import errno
 import os
 import re
-import select
 import stat
 import tomllib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from typing import Any
 
 import typer
@@ -18,11 +16,8 @@ from charlm.terminal import one_line
 
 COMMAND_LINE_ONLY = ("config", "help", "corpus", "dry_run")
 MOST_BYTES = 1 << 15
-"""More is no file of settings: a device or a pipe may have no end."""
+"""A longer file is not one of settings: a device or a pipe may have no end."""
 LONGEST_NAME = 100
-PATIENCE = 10.0
-MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-"""Byte-order marks: Windows Notepad writes the first, `>` in Windows PowerShell the second."""
 
 
 def read_config(ctx: typer.Context, path: str | None) -> str | None:
@@ -61,14 +56,21 @@ def read_config(ctx: typer.Context, path: str | None) -> str | None:
 
 def _read(path: str) -> str:
     """The text of the file, in UTF-8 or with a byte-order mark in UTF-16."""
+    name = os.path.expanduser(path)
     try:
-        data = _contents(os.path.expanduser(path))
+        if stat.S_ISFIFO(os.stat(name).st_mode) and not name.startswith("/dev/"):  # which `<(command)` is
+            raise UsageError(f"--config {one_line(path)} is a named pipe; name a regular file")
+        with open(name, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"--config {one_line(path)} cannot be read: {reason}") from None
-    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
+    if len(data) > MOST_BYTES:
+        raise UsageError(
+            f"--config {one_line(path)} has more than {MOST_BYTES:,} bytes; name a file of settings, in TOML"
+        )
     try:
-        text = data.decode(encoding)
+        text = data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:  # as in UTF-16 without a mark
@@ -76,32 +78,6 @@ def _read(path: str) -> str:
             f"--config {one_line(path)} is neither UTF-8 nor UTF-16 with a byte-order mark; save it as UTF-8"
         )
     return text
-
-
-def _contents(path: str) -> bytes:
-    """The bytes of a file or a pipe; UsageError for more than a file of settings has.
-
-    OSError where nobody writes into a named pipe: opening it would wait without end.
-    """
-    data = b""
-    named_pipe = stat.S_ISFIFO(os.stat(path).st_mode)
-    with open(path, "rb", buffering=0, opener=_without_waiting if named_pipe else None) as file:
-        while len(data) <= MOST_BYTES:
-            if named_pipe and not select.select([file], [], [], PATIENCE)[0]:
-                raise TimeoutError(errno.ETIMEDOUT, f"the pipe sent no data within {PATIENCE:g} seconds")
-            piece = file.read(MOST_BYTES + 1 - len(data))
-            if not piece:
-                break
-            data += piece
-    if len(data) > MOST_BYTES:
-        raise UsageError(
-            f"--config {one_line(path)} has more than {MOST_BYTES:,} bytes; name a file of settings, in TOML"
-        )
-    return data
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _line(text: str, key: str) -> int:
@@ -132,17 +108,16 @@ def _shown(value: Any) -> str:
 
 def _wrong(param: Any, value: Any) -> str | None:
     """What the option takes, where that is not a value of this type."""
-    if not param.multiple:
-        return _wrong_one(param.type.name, value)
-    parts = value if isinstance(value, list) else [value]
-    return None if all(isinstance(part, str) for part in parts) else "a quoted string, or a list of strings"
-
-
-def _wrong_one(kind: str, value: Any) -> str | None:
+    if param.multiple:
+        parts = value if isinstance(value, list) else [value]
+        return (
+            None if all(isinstance(part, str) for part in parts) else "a text in quotes, or a list of texts"
+        )
+    kind = param.type.name
     if kind == "boolean":
         return None if isinstance(value, bool) else "true or false"
     if kind.startswith("int"):
         return None if type(value) is int else "a whole number, without quotes, point or exponent"
     if kind.startswith("float"):
         return None if type(value) in (int, float) else "a number, without quotes"
-    return None if type(value) in (str, int, float) else "a quoted string"
+    return None if type(value) in (str, int, float) else "a text in quotes"
