@@ -8,7 +8,7 @@ import typer
 from charlm.cli.console import count, print_json, say, table
 from charlm.cli.options import AsJson
 from charlm.errors import UsageError
-from charlm.suggestions import command_meant, name_meant
+from charlm.suggestions import name_meant
 from charlm.terminal import command_line, one_line
 
 EXAMPLES = """Examples:
@@ -39,7 +39,9 @@ def command(
         _list(as_json)
         return
     if what != "get":
-        raise UsageError(f"there is no data {one_line(what)}; {_data_meant(what, name)}")
+        text = what.lower() if what.lower() in TEXTS else None
+        hint = f"did you mean charlm data get {text}?" if text else "use data list or data get NAME"
+        raise UsageError(f"there is no data {one_line(what)}; {hint}")
     if name is None:
         raise UsageError(
             f"data get needs a name: {', '.join(TEXTS)}. For example: charlm data get {next(iter(TEXTS))}"
@@ -47,17 +49,6 @@ def command(
     if name not in TEXTS:
         raise UsageError(_no_text(name))
     _get(name, Path(to or "data"), as_json)
-
-
-def _data_meant(what: str, name: str | None) -> str:
-    from charlm.data.datasets import TEXTS
-
-    if what.lower() in TEXTS:
-        return f"did you mean charlm data get {what.lower()}?"
-    meant = command_meant(what, ("list", "get")) or ""
-    if "data get" in meant or meant == "get":
-        return f"did you mean charlm data get {one_line(name or 'NAME')}?"
-    return "did you mean charlm data list?" if meant in ("list", "runs") else "use data list or data get NAME"
 
 
 def _no_text(name: str) -> str:

@@ -19,6 +19,7 @@ from charlm.settings import Mark, Setting, Settings, settings_of
 from charlm.suggestions import setting_meant
 from charlm.terminal import be_quiet, colour, no_colours, one_line
 
+PREFIX = "CHARLM_"
 MOST_STEPS = 10**12
 NO_LIMIT = f"  [1<=x<={MOST_STEPS}]"
 """What the library says of that limit, which only keeps out nonsense."""
@@ -97,22 +98,26 @@ PATHS = {"val_file"}
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-def _everywhere() -> list[Any]:
+def _flag(names: str, help_text: str, act: Callable[[Any], Any], *, eager: bool = False) -> TyperOption:
+    """A switch that acts on the command's context as soon as it is read."""
+    return TyperOption(
+        param_decls=names.split(),
+        is_flag=True,
+        is_eager=eager,
+        expose_value=False,
+        callback=lambda ctx, param, wanted: act(ctx) if wanted else None,
+        help=help_text,
+    )
+
+
+def _everywhere() -> list[TyperOption]:
     """The options that stand before the name of a command or after it."""
     return [
-        TyperOption(
-            param_decls=["-q", "--quiet"],
-            is_flag=True,
-            expose_value=False,
-            callback=lambda ctx, param, value: be_quiet(True) if value else None,
-            help="Print only results, warnings and errors.",
-        ),
-        TyperOption(
-            param_decls=["--no-color"],
-            is_flag=True,
-            expose_value=False,
-            callback=lambda ctx, param, value: no_colours() if value else None,
-            help="Print without colours; the environment variable NO_COLOR has the same effect.",
+        _flag("-q --quiet", "Print only results, warnings and errors.", lambda ctx: be_quiet(True)),
+        _flag(
+            "--no-color",
+            "Print without colours; the environment variable NO_COLOR has the same effect.",
+            lambda ctx: no_colours(),
         ),
     ]
 
@@ -121,22 +126,10 @@ ALL_OPTIONS = "charlm.all_options"
 """Where a command's context keeps that its help is to show every option."""
 
 
-def _show_all(ctx: Any, param: Any, wanted: bool) -> None:
-    if wanted:
-        ctx.meta[ALL_OPTIONS] = True
-        typer.echo(ctx.get_help())
-        raise typer.Exit
-
-
-def _help_all() -> TyperOption:
-    return TyperOption(
-        param_decls=["--help-all"],
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_show_all,
-        help="Show the help with every option.",
-    )
+def _show_all(ctx: Any) -> None:
+    ctx.meta[ALL_OPTIONS] = True
+    typer.echo(ctx.get_help())
+    raise typer.Exit
 
 
 class Command(TyperCommand):
@@ -150,7 +143,7 @@ class Command(TyperCommand):
         self.params += _everywhere()
         self._basic: frozenset[str] | None = getattr(self.callback, "basic", None)
         if self._basic is not None:
-            self.params.append(_help_all())
+            self.params.append(_flag("--help-all", "Show the help with every option.", _show_all, eager=True))
 
     def get_help(self, ctx: Any) -> str:
         """The help page, coloured where that is shown."""
@@ -283,11 +276,6 @@ def one_run(argument: str | None, option: str | None) -> str | None:
     return argument if option is None else option
 
 
-def environment_name(name: str) -> str:
-    """The environment variable of a setting."""
-    return "CHARLM_" + name.upper()
-
-
 def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
     limits = f" [{setting.limit}]" if setting.limit is not None else ""
     default = setting.default if not isinstance(setting.default, bool) else None
@@ -299,7 +287,7 @@ def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
         setting.default,
         setting.option + switch,
         help=setting.help + limits,
-        envvar=environment_name(setting.name),
+        envvar=PREFIX + setting.name.upper(),
         show_envvar=False,
         show_default=setting.default is True,
         rich_help_panel=panel,
@@ -312,7 +300,6 @@ def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
     )
 
 
-PREFIX = "CHARLM_"
 NO_OPTION = ("CHARLM_CACHE", "CHARLM_DEBUG")
 """The variables that belong to no option."""
 CONFIG_FILE = "charlm.config_file"
