@@ -215,6 +215,9 @@ def append(path: Path, data: bytes) -> None:
 
 def open_regular(path: str | Path, flags: int) -> int:
     """An `opener` for `open`: OSError for a link, a pipe or a device, without waiting for a writer."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
         flags |= getattr(os, name, 0)
     descriptor = os.open(path, flags, 0o666)
@@ -229,7 +232,7 @@ def read_regular(path: Path, most: int) -> bytes:
     with open(path, "rb", opener=open_regular) as file:
         size = os.fstat(file.fileno()).st_size  # read() takes as much memory as it is asked for
         if size > most:
-            raise OSError(errno.EFBIG, f"more than {most:,} bytes")
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes; expected at most {most:,}")
         return file.read(size)
 
 

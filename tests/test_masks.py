@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from charlm.config import ModelConfig
-from charlm.model.masks import Causal, Documents, Locality, Window, alibi_slopes, all_of, as_bias, mask_for
+from charlm.model.masks import (
+    Causal,
+    Documents,
+    Locality,
+    Window,
+    alibi_slopes,
+    allowed_by,
+    as_bias,
+    masks_of,
+)
 from tests.matrix import random_model
 
 PLACES = torch.arange(7)
@@ -17,7 +26,7 @@ DOCS = torch.tensor([[0, 0, 0, 1, 1, 1, 2], [5, 5, 5, 5, 5, 5, 5]])
 def test_masks_are_joined_by_and(causal: bool, window: int | None, documents: bool) -> None:
     config = ModelConfig(n_embd=8, n_head=2, causal=causal, window=window)
     docs = DOCS if documents else None
-    mask = mask_for(config, documents=documents)(PLACES, PLACES, docs, docs)
+    mask = allowed_by(masks_of(config, documents=documents), PLACES, PLACES, docs)
     mask = mask.expand(2, 1, 7, 7)[:, 0]
     for b in range(2):
         for q in range(7):
@@ -32,15 +41,15 @@ def test_masks_are_joined_by_and(causal: bool, window: int | None, documents: bo
 
 def test_a_mask_says_the_same_of_later_queries_alone() -> None:
     """As sampling asks it: the queries are the last places only."""
-    mask = all_of(Causal(), Window(3))
-    whole = mask(PLACES, PLACES, None, None)
-    assert torch.equal(mask(PLACES[4:], PLACES, None, None), whole[4:])
-    docs = Documents()(PLACES, PLACES, DOCS, DOCS)
+    masks = [Causal(), Window(3)]
+    whole = allowed_by(masks, PLACES, PLACES)
+    assert torch.equal(allowed_by(masks, PLACES[4:], PLACES), whole[4:])
+    docs = Documents()(PLACES, PLACES, DOCS)
     assert docs.shape == (2, 1, 7, 7)
 
 
 def test_what_a_mask_forbids_has_no_weight() -> None:
-    bias = as_bias(Causal()(PLACES, PLACES, None, None), torch.zeros((), dtype=torch.float64))
+    bias = as_bias(Causal()(PLACES, PLACES, None), torch.zeros((), dtype=torch.float64))
     weights = torch.softmax(torch.randn(7, 7, dtype=torch.float64) * 100 + bias, dim=-1)
     assert (weights.triu(1) == 0).all()
     torch.testing.assert_close(weights.sum(-1), torch.ones(7, dtype=torch.float64))

@@ -206,7 +206,7 @@ def test_simple_attention_mixer_is_the_formula_by_hand_and_has_no_parameters() -
             total = sum(np.exp(w) for w in weights)
             expected[0, t, head] = sum(np.exp(w) / total * x[0, s, head] for s, w in enumerate(weights))
     places = torch.arange(3)
-    bias = masks.as_bias(masks.Causal()(places, places, None, None), x)
+    bias = masks.as_bias(masks.Causal()(places, places, None), x)
     torch.testing.assert_close(mixer(x, PositionInfo(bias, lambda q: q)), expected, rtol=0, atol=1e-12)
 
 

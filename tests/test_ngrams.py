@@ -8,7 +8,7 @@ import torch
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.inference.predictor import TransformerPredictor
-from charlm.model.ngram_embeddings import NgramEmbeddings
+from charlm.model.ngram_layers import NgramEmbeddings
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.training.optimizer import LearningRates, Optimizer
 from charlm.training.planner import NGRAM_EMBEDDING_WEIGHTS, Budget, choose

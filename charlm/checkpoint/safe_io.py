@@ -3,15 +3,15 @@
 import hashlib
 import json
 import os
-import stat
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charlm import files
 from charlm.errors import CheckpointError
-from charlm.strict_json import MAX_BYTES, dump_json, parse_json
+from charlm.strict_json import MAX_BYTES, dump_json, parse_json, read_as, to_json
 from charlm.terminal import one_line
 
 if TYPE_CHECKING:
@@ -29,19 +29,34 @@ NGRAM_FILE = "ngram.safetensors"
 """The n-gram model of a run that has one; the manifest lists it then."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """The size and the hash of a file."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, data: bytes) -> "FileEntry":
+        """The entry of a file with these contents."""
+        return cls(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The files of a checkpoint, and those that it shares with the run's other checkpoints."""
+
+    format: int = FORMAT
+    files: dict[str, FileEntry]
+    run_files: dict[str, FileEntry]
+
+
 def read_file(path: Path, limit: int) -> bytes:
     """Read a regular file. Raises CheckpointError for links, pipes, devices and more than `limit` bytes."""
-    shown = one_line(str(path))
     try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise CheckpointError(f"{shown} is not a regular file")
-        with open(path, "rb", opener=files.open_regular) as file:  # should it have become a link since
-            size = os.fstat(file.fileno()).st_size
-            if size > limit:
-                raise CheckpointError(f"{shown} has {size} bytes; expected at most {limit}")
-            return file.read(size)
+        return files.read_regular(path, limit)
     except OSError as error:
-        raise CheckpointError(f"{shown} cannot be read: {error.strerror}") from None
+        raise CheckpointError(f"{one_line(str(path))} cannot be read: {error.strerror}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -105,36 +120,27 @@ def _check_header(data: bytes, expected: Mapping[str, "Tensor"], name: str) -> N
 
 def make_manifest(checkpoint: Mapping[str, bytes], run: Mapping[str, bytes]) -> bytes:
     """The manifest of a checkpoint's files and of the files it shares with the run's other checkpoints."""
-    sections = {
-        section: {
-            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for name, data in contents.items()
-        }
-        for section, contents in {"files": checkpoint, "run_files": run}.items()
-    }
-    return dump_json({"format": FORMAT, **sections})
+    sections = [
+        {name: FileEntry.of(data) for name, data in contents.items()} for contents in (checkpoint, run)
+    ]
+    return dump_json(to_json(Manifest(files=sections[0], run_files=sections[1])))
 
 
-def read_manifest(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """A checkpoint's manifest: its sections `files` and `run_files`, with size and sha256 of each file.
-
-    Raises CheckpointError where it is damaged, lacks a file, or has another format.
-    """
-    manifest = parse_json(read_file(folder / MANIFEST, MAX_MANIFEST), MANIFEST)
-    if manifest.get("format") != FORMAT:
+def read_manifest(folder: Path) -> Manifest:
+    """A checkpoint's manifest. Raises CheckpointError where it is damaged, lacks a file, or has another format."""
+    values = parse_json(read_file(folder / MANIFEST, MAX_MANIFEST), MANIFEST)
+    if values.get("format") != FORMAT:
         raise CheckpointError(
-            f"{MANIFEST} has format {manifest.get('format')!r}; this version of charlm reads format {FORMAT}"
+            f"{MANIFEST} has format {values.get('format')!r}; this version of charlm reads format {FORMAT}"
         )
-    for section, needed in {"files": CHECKPOINT_FILES, "run_files": RUN_FILES}.items():
-        entries = manifest.get(section)
-        optional = {NGRAM_FILE} if section == "run_files" else set[str]()
-        if not isinstance(entries, dict) or entries.keys() - optional != set(needed):
-            raise CheckpointError(f"{MANIFEST} is damaged: {section} must list {', '.join(needed)}")
-        for name, entry in entries.items():
-            size = entry.get("size") if isinstance(entry, dict) else None
-            if type(size) is not int or size < 0:
-                raise CheckpointError(f"{MANIFEST} is damaged: {name} has no size")
-    return {section: manifest[section] for section in ("files", "run_files")}
+    manifest = read_as(Manifest, values, MANIFEST)
+    for names, needed in (
+        (manifest.files, CHECKPOINT_FILES),
+        (manifest.run_files.keys() - {NGRAM_FILE}, RUN_FILES),
+    ):
+        if set(names) != set(needed):
+            raise CheckpointError(f"{MANIFEST} is damaged: it must list {', '.join(needed)}")
+    return manifest
 
 
 def read_verified(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
@@ -147,7 +153,7 @@ def read_verified(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
         manifest = read_manifest(folder)
         return {
             name: _read_entry(folder, manifest, name)
-            for name in (*names, *manifest["run_files"].keys() & {NGRAM_FILE})
+            for name in (*names, *manifest.run_files.keys() & {NGRAM_FILE})
         }
     except CheckpointError:
         if not os.path.isdir(folder):
@@ -162,7 +168,7 @@ def find_problems(folder: Path) -> dict[str, str | None]:
     except CheckpointError as error:
         return {MANIFEST: str(error)}
     problems: dict[str, str | None] = {MANIFEST: None}
-    for name in (*manifest["files"], *manifest["run_files"]):
+    for name in (*manifest.files, *manifest.run_files):
         try:
             _read_entry(folder, manifest, name)
             problems[name] = None
@@ -171,11 +177,11 @@ def find_problems(folder: Path) -> dict[str, str | None]:
     return problems
 
 
-def _read_entry(folder: Path, manifest: dict[str, dict[str, dict[str, Any]]], name: str) -> bytes:
-    of_run = name in manifest["run_files"]
-    entry = manifest["run_files" if of_run else "files"][name]
+def _read_entry(folder: Path, manifest: Manifest, name: str) -> bytes:
+    of_run = name in manifest.run_files
+    entry = (manifest.run_files if of_run else manifest.files)[name]
     path = (folder.parent if of_run else folder) / name
-    data = read_file(path, entry["size"])
-    if len(data) != entry["size"] or hashlib.sha256(data).hexdigest() != entry.get("sha256"):
+    data = read_file(path, entry.size)
+    if FileEntry.of(data) != entry:
         raise CheckpointError(f"{one_line(str(path))} is damaged: its hash differs from the manifest's")
     return data

@@ -42,9 +42,9 @@ def command(
     except FileNotFoundError:
         raise CheckpointError(f"the checkpoint of step {step} of {folder.name} is missing") from None
     manifest = read_manifest(folder.folder(step))
-    row["weights_sha256"] = manifest["files"]["model.safetensors"]["sha256"]
-    row["ngram_bytes"] = manifest["run_files"].get(NGRAM_FILE, {}).get("size")
-    row["ngram_sha256"] = manifest["run_files"].get(NGRAM_FILE, {}).get("sha256")
+    row["weights_sha256"] = manifest.files["model.safetensors"].sha256
+    ngram = manifest.run_files.get(NGRAM_FILE)
+    row["ngram_bytes"], row["ngram_sha256"] = (ngram.size, ngram.sha256) if ngram else (None, None)
     row["checkpoints"] = folder.steps()
     row["repeat_command"], why = _repeat(folder, row)
     if as_json:

@@ -112,11 +112,8 @@ def find_result(run: RunFolder, of: str) -> Result | None:
 def _hashes(run: RunFolder, step: int) -> tuple[str, str]:
     """SHA-256 of a checkpoint's weights and of its n-gram table, from its manifest."""
     manifest = read_manifest(run.folder(step))
-    entries = {**manifest["files"], **manifest["run_files"]}
-    weights, counts = (
-        str(entries.get(name, {}).get("sha256", "")) for name in ("model.safetensors", NGRAM_FILE)
-    )
-    return weights, counts
+    ngram = manifest.run_files.get(NGRAM_FILE)
+    return manifest.files["model.safetensors"].sha256, ngram.sha256 if ngram else ""
 
 
 def keep(run: RunFolder, result: Result) -> Result:

@@ -19,10 +19,9 @@ from charlm.inference.predictor import TransformerPredictor
 from charlm.inference.sampling import sampling_weights
 from charlm.model.attention import PositionInfo
 from charlm.model.layers import NORM_EPS
-from charlm.model.masks import Causal, Documents, Locality, Mask, Window, all_of, as_bias
+from charlm.model.masks import Causal, Documents, Locality, Mask, Window, allowed_by, as_bias
 from charlm.model.mixers import Convolution
-from charlm.model.ngram_embeddings import NgramEmbeddings
-from charlm.model.ngram_prior import NgramPrior
+from charlm.model.ngram_layers import NgramEmbeddings, NgramPrior
 from charlm.model.positions import POSITIONS, Alibi, Learned, Relative, Rotary, Sinusoidal
 from charlm.model.transformer import Block, LanguageModel, initialise
 from charlm.ngram.build import build
@@ -125,7 +124,7 @@ def sequence() -> Table:
 
 def causal() -> Table:
     """Equal scores, masked, after softmax: later positions get no weight."""
-    return _table(_mask_weights(Causal(), 4), "t", "reads")
+    return _table(_mask_weights([Causal()], 4), "t", "reads")
 
 
 def autoregressive() -> Table:
@@ -208,7 +207,7 @@ def attention() -> Table:
 
 def window() -> Table:
     """Influence of each position through two layers of window 2:"""
-    one = _mask_weights(all_of(Causal(), Window(2)), 5)
+    one = _mask_weights([Causal(), Window(2)], 5)
     return _table(one @ one, "t", "of")
 
 
@@ -226,7 +225,7 @@ def locality() -> Table:
 
 def documents() -> Table:
     """Positions 0, 1 are one document, 2 to 4 another; equal scores:"""
-    weights = _mask_weights(all_of(Causal(), Documents()), 5, torch.tensor([[0, 0, 1, 1, 1]]))[0, 0]
+    weights = _mask_weights([Causal(), Documents()], 5, torch.tensor([[0, 0, 1, 1, 1]]))[0, 0]
     return _table(weights, "t", "reads")
 
 
@@ -284,7 +283,7 @@ def block() -> Table:
     model = LanguageModel(ModelConfig(n_layer=1, n_embd=8, n_head=2, block_size=3), 1).double()
     initialise(model, torch.Generator().manual_seed(3))
     layer, x = cast("Block", model.blocks[0]), _random(1, 3, 8)
-    mask = as_bias(Causal()(torch.arange(3), torch.arange(3), None, None), x)
+    mask = as_bias(Causal()(torch.arange(3), torch.arange(3), None), x)
     rows: list[Row] = []
     for name in ("untrained", "random"):
         if name == "random":
@@ -322,10 +321,10 @@ def _random(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
 
-def _mask_weights(mask: Mask, n: int, docs: Tensor | None = None) -> Tensor:
+def _mask_weights(masks: Sequence[Mask], n: int, docs: Tensor | None = None) -> Tensor:
     """The softmax of equal scores among `n` positions: (n, n)."""
     pos = torch.arange(n)
-    return torch.softmax(as_bias(mask(pos, pos, docs, docs), torch.zeros(())), dim=-1)
+    return torch.softmax(as_bias(allowed_by(masks, pos, pos, docs), torch.zeros(())), dim=-1)
 
 
 def _table(numbers: Tensor, row: str, column: str, names: Sequence[str] = (), first: int = 0) -> Table:

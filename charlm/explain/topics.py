@@ -17,8 +17,7 @@ from charlm.inference.sampling import sampling_weights
 from charlm.model.attention import Attention, Mixer, SimpleAttention
 from charlm.model.masks import Causal, Documents, Locality, Window
 from charlm.model.mixers import Convolution, Recurrent
-from charlm.model.ngram_embeddings import NgramEmbeddings
-from charlm.model.ngram_prior import NgramPrior
+from charlm.model.ngram_layers import NgramEmbeddings, NgramPrior
 from charlm.model.positions import Alibi, Learned, NoPosition, Relative, Rotary, Sinusoidal
 from charlm.model.transformer import Block, LanguageModel
 from charlm.ngram.kneser_ney import KneserNey

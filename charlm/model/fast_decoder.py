@@ -19,7 +19,7 @@ from torch import Tensor
 
 from charlm.model.attention import Attention
 from charlm.model.layers import NORM_EPS
-from charlm.model.ngram_embeddings import MULTIPLIERS
+from charlm.model.ngram_layers import MULTIPLIERS
 from charlm.model.positions import Rotary
 from charlm.model.transformer import Block, LanguageModel
 from charlm.native.decoder import CDecoder, CModel, Floats

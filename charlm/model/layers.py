@@ -1,4 +1,4 @@
-"""Layers that several parts of the model share: RMSNorm and fused linear maps. Shapes: C width."""
+"""The layers beside attention: RMSNorm, fused linear maps, SwiGLU. Shapes: B batch, T positions, C width."""
 
 from collections.abc import Sequence
 
@@ -32,6 +32,21 @@ class FusedLinear(nn.Linear):
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """The output of each map, (..., size), from x (..., C)."""
         return self(x).split(self.sizes, dim=-1)  # type: ignore[no-any-return]
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer: W3 (silu(W1 x) * W2 x). Shazeer 2020, arXiv 2002.05202."""
+
+    def __init__(self, n_embd: int) -> None:
+        super().__init__()
+        hidden = -(-8 * n_embd // 3 // 16) * 16
+        self.gate_up = FusedLinear(n_embd, (hidden, hidden))
+        self.down = nn.Linear(hidden, n_embd, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map each position separately: (B, T, C) to (B, T, C)."""
+        gate, up = self.gate_up.split(x)  # (B, T, hidden) each
+        return self.down(F.silu(gate) * up)  # type: ignore[no-any-return]
 
 
 def row_parts(model: nn.Module, name: str) -> tuple[int, ...]:

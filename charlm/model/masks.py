@@ -3,6 +3,8 @@
 Shapes: B batch, H heads, T query positions, S key positions.
 """
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import Protocol
 
 import torch
@@ -14,8 +16,8 @@ from charlm.config import ModelConfig
 class Mask(Protocol):
     """A rule for which keys a query may read; rules are combined with `and`."""
 
-    def __call__(self, q_pos: Tensor, k_pos: Tensor, q_doc: Tensor | None, k_doc: Tensor | None) -> Tensor:
-        """True, (T, S) or (B, 1, T, S), where it may: positions (T,), (S,) and documents (B, T), (B, S)."""
+    def __call__(self, q_pos: Tensor, k_pos: Tensor, docs: Tensor | None) -> Tensor:
+        """True, (T, S) or (B, 1, T, S), where it may: positions (T,), (S,) and documents (B, S)."""
 
 
 class Causal:
@@ -28,7 +30,7 @@ class Causal:
     layers read backwards by construction. Vaswani et al. 2017, arXiv 1706.03762, section 3.2.3.
     """
 
-    def __call__(self, q_pos: Tensor, k_pos: Tensor, q_doc: Tensor | None, k_doc: Tensor | None) -> Tensor:
+    def __call__(self, q_pos: Tensor, k_pos: Tensor, docs: Tensor | None) -> Tensor:
         """True (T, S) where the key does not come after the query."""
         return k_pos[None, :] <= q_pos[:, None]
 
@@ -45,7 +47,7 @@ class Window:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, q_pos: Tensor, k_pos: Tensor, q_doc: Tensor | None, k_doc: Tensor | None) -> Tensor:
+    def __call__(self, q_pos: Tensor, k_pos: Tensor, docs: Tensor | None) -> Tensor:
         """True (T, S) where key and query are fewer than `size` apart."""
         return (q_pos[:, None] - k_pos[None, :]).abs() < self.size
 
@@ -59,10 +61,10 @@ class Documents:
     document's edges. Zhao et al. 2024, arXiv 2402.13991.
     """
 
-    def __call__(self, q_pos: Tensor, k_pos: Tensor, q_doc: Tensor | None, k_doc: Tensor | None) -> Tensor:
+    def __call__(self, q_pos: Tensor, k_pos: Tensor, docs: Tensor | None) -> Tensor:
         """True (B, 1, T, S) where query and key belong to the same document."""
-        assert q_doc is not None and k_doc is not None
-        return (q_doc[:, :, None] == k_doc[:, None, :])[:, None]
+        assert docs is not None
+        return (docs[:, q_pos, None] == docs[:, None, k_pos])[:, None]
 
 
 def documents_of(ids: Tensor, end: int | None) -> Tensor | None:
@@ -108,26 +110,20 @@ def alibi_slopes(n_head: int) -> Tensor:
     return torch.cat((slopes(power), slopes(2 * power)[::2][: n_head - power]))
 
 
-def all_of(*masks: Mask) -> Mask:
-    """The mask that allows what every one of `masks` allows."""
-
-    def combined(q_pos: Tensor, k_pos: Tensor, q_doc: Tensor | None, k_doc: Tensor | None) -> Tensor:
-        allowed = torch.ones((1, 1), dtype=torch.bool)
-        for mask in masks:
-            allowed = allowed & mask(q_pos, k_pos, q_doc, k_doc)
-        return allowed
-
-    return combined
-
-
-def mask_for(config: ModelConfig, *, documents: bool) -> Mask:
-    """The mask that a configuration asks for."""
+def masks_of(config: ModelConfig, *, documents: bool) -> list[Mask]:
+    """The masks that a configuration asks for."""
     masks: list[Mask] = [Causal()] if config.causal else []
     masks += [Window(config.window)] if config.window is not None else []
-    masks += [Documents()] if documents else []
-    return all_of(*masks)
+    return [*masks, Documents()] if documents else masks
 
 
-def as_bias(mask: Tensor, like: Tensor) -> Tensor:
-    """The mask as a bias on scores: 0 where True, minus infinity elsewhere, with dtype and device of `like`."""
-    return torch.zeros(mask.shape).masked_fill(~mask, -torch.inf).to(like)
+def allowed_by(masks: Sequence[Mask], q_pos: Tensor, k_pos: Tensor, docs: Tensor | None = None) -> Tensor:
+    """True where every mask allows it: (T, S) or (B, 1, T, S), with ones where there is no mask to tell."""
+    return reduce(
+        torch.logical_and, (mask(q_pos, k_pos, docs) for mask in masks), torch.ones((1, 1), dtype=torch.bool)
+    )
+
+
+def as_bias(allowed: Tensor, like: Tensor) -> Tensor:
+    """A bias on scores: 0 where a key may be read, minus infinity elsewhere, with dtype and device of `like`."""
+    return torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf).to(like)

@@ -16,31 +16,15 @@ from torch import Tensor, nn
 from charlm.config import ModelConfig
 from charlm.model.attention import Mixer, PositionInfo
 from charlm.model.kv_cache import ModelCache
-from charlm.model.layers import FusedLinear, RMSNorm
-from charlm.model.masks import Locality, as_bias, mask_for
+from charlm.model.layers import RMSNorm, SwiGLU
+from charlm.model.masks import Locality, allowed_by, as_bias, masks_of
 from charlm.model.mixers import MIXERS
-from charlm.model.ngram_embeddings import NgramEmbeddings
-from charlm.model.ngram_prior import NgramPrior
+from charlm.model.ngram_layers import NgramEmbeddings, NgramPrior
 from charlm.model.positions import POSITIONS
 
 FIRST_LOGIT = 0.5
 """The logit that the untrained model gives to repeating the last character. The head is tied to the embedding, so
 it would be sqrt(C) or more without this limit, and the first loss would not be ln V."""
-
-
-class SwiGLU(nn.Module):
-    """Gated feed-forward layer: W3 (silu(W1 x) * W2 x). Shazeer 2020, arXiv 2002.05202."""
-
-    def __init__(self, n_embd: int) -> None:
-        super().__init__()
-        hidden = -(-8 * n_embd // 3 // 16) * 16
-        self.gate_up = FusedLinear(n_embd, (hidden, hidden))
-        self.down = nn.Linear(hidden, n_embd, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map each position separately: (B, T, C) to (B, T, C)."""
-        gate, up = self.gate_up.split(x)  # (B, T, hidden) each
-        return self.down(F.silu(gate) * up)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -149,8 +133,8 @@ class LanguageModel(nn.Module):
         if not self.config.attends:
             return PositionInfo(x.new_zeros(()), self.position.rotation(q_pos, x), docs)
         k_pos = torch.arange(int(q_pos[-1]) + 1)
-        mask = mask_for(self.config, documents=docs is not None)
-        bias = as_bias(mask(q_pos, k_pos, docs, docs), x) + self.position.bias(q_pos, k_pos, x)
+        allowed = allowed_by(masks_of(self.config, documents=docs is not None), q_pos, k_pos, docs)
+        bias = as_bias(allowed, x) + self.position.bias(q_pos, k_pos, x)
         if self.locality is not None:
             bias = bias + self.locality.bias(q_pos, k_pos)
         return PositionInfo(bias, self.position.rotation(q_pos, x), docs)

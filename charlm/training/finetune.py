@@ -76,7 +76,7 @@ class Parent:
                 "charlm train OLD NEW --model ngram"
             )
         manifest = read_manifest(run.folder(snapshot.step))
-        weights = str(manifest["files"]["model.safetensors"].get("sha256"))
+        weights = manifest.files["model.safetensors"].sha256
         try:
             corpus, gone = corpus_of(snapshot, moved), ""
         except CheckpointError as error:

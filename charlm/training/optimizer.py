@@ -13,7 +13,7 @@ from torch.optim.adamw import adamw
 
 from charlm.checkpoint.snapshot import TABLE, initial_optimizer_state
 from charlm.model.layers import is_matrix, row_parts
-from charlm.model.ngram_embeddings import NgramEmbeddings
+from charlm.model.ngram_layers import NgramEmbeddings
 from charlm.model.transformer import LanguageModel
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
