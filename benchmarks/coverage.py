@@ -21,11 +21,10 @@ from benchmarks.machine import line
 from charlm.config import TextConfig, TrainingConfig
 from charlm.data.prepare import prepare
 from charlm.data.sources import manual_name, read_manual
-from charlm.evaluation.baselines import count_training_part
 from charlm.evaluation.bootstrap import BLOCK, Numbers, confidence_interval, long_run_variance, t_quantile
 from charlm.evaluation.score import score_text
 from charlm.inference.predictor import NgramPredictor
-from charlm.ngram.build import build
+from charlm.ngram.build import build, fit
 
 Interval = tuple[float, float]
 Method = Callable[[Numbers], Interval]
@@ -152,7 +151,7 @@ def scored(text: str) -> tuple[Numbers, Numbers]:
     pieces = [text[i : i + BLOCK] for i in range(0, len(text) - BLOCK + 1, BLOCK)]
     corpus = prepare("".join(pieces[5::10]), TextConfig(val=0))
     memory, vocabulary = TrainingConfig().prior_memory << 20, corpus.vocabulary
-    whole = count_training_part(vocabulary, corpus.train, memory=memory, most=None).model
+    whole = fit(corpus.train, vocabulary.n_symbols, memory=memory, end=vocabulary.end).model
     half = build(corpus.train, vocabulary.n_symbols, max(1, whole.order // 2), memory=memory, most=None).model
     found = []
     for model in (whole, half):

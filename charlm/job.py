@@ -18,11 +18,11 @@ from charlm.evaluation.baselines import (
     CHOSEN,
     KNESER_NEY,
     NgramBaseline,
-    baseline_of_ids,
-    count_training_part,
+    ngram_baseline,
 )
 from charlm.evaluation.bootstrap import too_few
 from charlm.inference.generate import default_prompt, sample_text
+from charlm.ngram.build import fit
 from charlm.reporting.log import MetricsLog, SampleLog
 from charlm.reporting.run_page import NAME as REPORT
 from charlm.reporting.run_page import report_seconds, write_report
@@ -101,9 +101,14 @@ class TrainingJob:
             if built is None:
                 symbols, source = int(seconds * SYMBOLS_PER_SECOND), CHOSEN
                 memory = session.training_config.prior_memory << 20
-                built = count_training_part(corpus.vocabulary, corpus.train, memory=memory, most=symbols)
+                vocabulary = corpus.vocabulary
+                built = fit(
+                    corpus.train, vocabulary.n_symbols, memory=memory, most=symbols, end=vocabulary.end
+                )
             started = perf_counter()
-            baseline = baseline_of_ids(built, corpus.vocabulary, corpus.held_out, corpus.held_out_chars)
+            baseline = ngram_baseline(
+                built.model, corpus.vocabulary, corpus.held_out, corpus.held_out_chars, limits=built.limits
+            )
             seconds = perf_counter() - started
         order = several(baseline.order or 0, corpus.vocabulary.word)
         self.messages.say(

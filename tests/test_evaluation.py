@@ -17,21 +17,17 @@ from charlm.data.tokenizer import Vocabulary
 from charlm.evaluation import baselines
 from charlm.evaluation.baselines import (
     Baseline,
-    baseline_of_ids,
-    count_training_part,
     measure_baselines,
     ngram_baseline,
     symbol_baselines,
-    uniform_bits,
-    unigram_bits,
-    xz_bits,
+    xz_size,
 )
 from charlm.evaluation.bootstrap import confidence_interval
 from charlm.evaluation.report import evaluate
 from charlm.evaluation.score import Estimate, Score, score_slice, score_text, spread
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor, TransformerPredictor
-from charlm.ngram.build import build
+from charlm.ngram.build import build, fit
 from charlm.training.trainer import Trainer
 from tests.conftest import Never, toy_run
 from tests.test_model import make
@@ -135,12 +131,13 @@ def test_the_error_of_one_block_is_unknown_and_that_of_correlated_ones_is_larger
 
 def test_baselines_are_their_formulas() -> None:
     vocabulary = Vocabulary.build("aab")
-    counts = np.bincount(vocabulary.encode("abba"), minlength=vocabulary.n_ids)
-    assert uniform_bits(vocabulary, counts) == pytest.approx(4)
-    assert unigram_bits(vocabulary, counts) == pytest.approx(-2 * (log2(3 / 6) + log2(2 / 6)))
+    found = symbol_baselines(vocabulary, vocabulary.encode("abba"), 4)
+    assert found["uniform"].bits_per_char == pytest.approx(1)
+    assert found["unigram"].bits_per_char == pytest.approx(-(log2(3 / 6) + log2(2 / 6)) / 2)
     text = "".join(chr(97 + i * i % 26) for i in range(3000))
-    assert xz_bits(text, text) < 0.3, "it has seen it"
-    assert xz_bits("", text) > xz_bits(text, text)
+    seen = measure_baselines(vocabulary, lambda: text, text)["xz"]
+    assert isinstance(seen, Baseline) and seen.bits_per_char < 0.3, "it has seen it"
+    assert 8 * xz_size(text.encode()) / len(text) > seen.bits_per_char
 
 
 @pytest.mark.parametrize("documents", ["none", "line"])
@@ -149,14 +146,14 @@ def test_counts_of_ids_in_pieces_say_what_counts_of_the_text_say(
 ) -> None:
     corpus = prepare("the cat sat on the mat\nwith a hat\n" * 60 + "é", TextConfig(documents=documents))
     vocabulary, ids, text = corpus.vocabulary, corpus.held_out, corpus.held_out_text()
-    built = count_training_part(vocabulary, corpus.train, memory=1 << 28, most=None)
+    model = fit(corpus.train, vocabulary.n_symbols, memory=1 << 28, end=vocabulary.end).model
     expected = (
-        ngram_baseline(built.model, vocabulary, text),
+        score_text(NgramPredictor(model, vocabulary), "", text).bits.mean(),
         measure_baselines(vocabulary, None, text)["unigram"],
     )
-    monkeypatch.setattr(baselines, "IDS_AT_ONCE", 7)
-    found = baseline_of_ids(built, vocabulary, ids, corpus.held_out_chars)
-    assert found.bits_per_char == pytest.approx(expected[0].bits_per_char, rel=1e-12)
+    monkeypatch.setattr(baselines, "POSITIONS_AT_ONCE", 7)
+    found = ngram_baseline(model, vocabulary, ids, corpus.held_out_chars)
+    assert found.bits_per_char == pytest.approx(expected[0], rel=1e-12)
     simple = symbol_baselines(vocabulary, ids, corpus.held_out_chars)["unigram"]
     assert isinstance(expected[1], Baseline)
     assert simple.bits_per_char == pytest.approx(expected[1].bits_per_char, rel=1e-12)

@@ -1,32 +1,27 @@
 """Baselines: what simple models and compressors achieve on the same text."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from math import log, log2
 
 import numpy as np
-from numpy.typing import NDArray
 
 from charlm.config import FEWEST_HELD_OUT
 from charlm.data.tokenizer import Ids, Vocabulary, without_ends
-from charlm.evaluation.score import score_text
 from charlm.inference.predictor import NgramPredictor
-from charlm.ngram.build import Built, fit, lower_orders
-from charlm.ngram.kneser_ney import KneserNey
+from charlm.ngram.build import fit, lower_orders
+from charlm.ngram.kneser_ney import POSITIONS_AT_ONCE, KneserNey
 
 KNESER_NEY = "kneser-ney"
 CHOSEN = "chosen on the end of the training part"
 """The source of a Kneser-Ney baseline whose order was chosen."""
 
-IDS_AT_ONCE = 1 << 20
 LAST_BYTES = 32 << 20
 """A compressor reads at most so much of the training part, from its end."""
 PPMD_ORDER, PPMD_MEMORY = 6, 256 << 20
 XZ_DICTIONARY_LEAST = 1 << 16
-
-Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -62,14 +57,20 @@ def measure_baselines(
 
 
 def symbol_baselines(vocabulary: Vocabulary, ids: Ids, chars: int) -> dict[str, Baseline]:
-    """Uniform and unigram, for a text of `chars` characters given as ids (N,)."""
-    counts = np.zeros(vocabulary.n_ids, np.int64)
-    for start in range(0, len(ids), IDS_AT_ONCE):
-        counts += np.bincount(ids[start : start + IDS_AT_ONCE], minlength=len(counts))
-    return {
-        "uniform": Baseline(uniform_bits(vocabulary, counts) / chars, adaptive=False),
-        "unigram": Baseline(unigram_bits(vocabulary, counts) / chars, adaptive=False),
-    }
+    """Uniform and unigram, for a text of `chars` characters given as ids (N,).
+
+    uniform: every symbol of the training part is equally likely; others cost 8 bits per byte more. unigram: symbol
+    frequencies of the training part, by add-one smoothing; bytes that it lacks are together one more symbol of count 1.
+    """
+    counts, n_symbols = np.zeros(vocabulary.n_ids, np.int64), vocabulary.n_symbols
+    for start in range(0, len(ids), POSITIONS_AT_ONCE):
+        counts += np.bincount(ids[start : start + POSITIONS_AT_ONCE], minlength=len(counts))
+    uniform = counts.sum() * log2(n_symbols) + counts[n_symbols:].sum() * log2(256)
+    seen = np.full(vocabulary.n_ids, 1 / max(1, vocabulary.n_ids - n_symbols))
+    seen[:n_symbols] = np.array(vocabulary.counts) + 1
+    unigram = (counts * -np.log2(seen / seen.sum())).sum()
+    bits = {"uniform": float(uniform), "unigram": float(unigram)}
+    return {name: Baseline(total / chars, adaptive=False) for name, total in bits.items()}
 
 
 def compressor_baselines(training_text: Callable[[], str] | None, plain: str) -> dict[str, Baseline | str]:
@@ -81,31 +82,12 @@ def compressor_baselines(training_text: Callable[[], str] | None, plain: str) ->
         found["xz"] = f"it needs at least {FEWEST_HELD_OUT} characters to measure, got {len(plain):,}"
     else:
         if find_spec("pyppmd") is not None:
-            found["ppmd"] = Baseline(ppmd_bits(training_text(), plain), adaptive=True)
+            found["ppmd"] = Baseline(_bits_added(_ppmd_size, training_text(), plain), adaptive=True)
         try:
-            found["xz"] = Baseline(xz_bits(training_text(), plain), adaptive=True)
+            found["xz"] = Baseline(_bits_added(xz_size, training_text(), plain), adaptive=True)
         except ImportError:
             found["xz"] = "this Python was built without lzma"
     return found
-
-
-def uniform_bits(vocabulary: Vocabulary, counts: Counts) -> float:
-    """Total bits if every symbol of the training part is equally likely; others cost 8 bits per byte more.
-
-    `counts` (n_ids,): how often each id occurs in the text.
-    """
-    return float(counts.sum() * log2(vocabulary.n_symbols) + counts[vocabulary.n_symbols :].sum() * log2(256))
-
-
-def unigram_bits(vocabulary: Vocabulary, counts: Counts) -> float:
-    """Total bits with symbol frequencies of the training part, by add-one smoothing.
-
-    Bytes that it lacks are together one more symbol of count one. `counts` as in `uniform_bits`.
-    """
-    known, lacking = vocabulary.n_symbols, vocabulary.n_ids - vocabulary.n_symbols
-    seen = np.full(vocabulary.n_ids, 1 / max(1, lacking))
-    seen[:known] = np.array(vocabulary.counts) + 1
-    return float((counts * -np.log2(seen / seen.sum())).sum())
 
 
 def kneser_ney(
@@ -115,8 +97,9 @@ def kneser_ney(
 
     `memory` in bytes; `most`: count only so many symbols.
     """
-    built = count_training_part(vocabulary, train, memory=memory, most=most)
-    return replace(ngram_baseline(built.model, vocabulary, text), limits=built.limits, source=CHOSEN)
+    built = fit(train, vocabulary.n_symbols, memory=memory, most=most, end=vocabulary.end)
+    ids, chars = vocabulary.encode(text), len(without_ends(text))
+    return ngram_baseline(built.model, vocabulary, ids, chars, limits=built.limits, source=CHOSEN)
 
 
 def kneser_ney_by_order(
@@ -128,44 +111,31 @@ def kneser_ney_by_order(
     lower = lower_orders(
         train, vocabulary.n_symbols, chosen.order, memory=memory, most=most, end=vocabulary.end
     )
-    return [*reversed([ngram_baseline(model, vocabulary, text) for model in lower]), chosen]
+    ids, chars = vocabulary.encode(text), len(without_ends(text))
+    return [*reversed([ngram_baseline(model, vocabulary, ids, chars) for model in lower]), chosen]
 
 
-def ngram_baseline(model: KneserNey, vocabulary: Vocabulary, text: str, source: str = "") -> Baseline:
-    """The figure of an n-gram model on a text."""
-    bits = score_text(NgramPredictor(model, vocabulary), "", text).bits
-    return Baseline(float(bits.mean()), adaptive=False, order=model.order, source=source)
+def ngram_baseline(
+    model: KneserNey, vocabulary: Vocabulary, ids: Ids, chars: int, *, limits: str = "", source: str = ""
+) -> Baseline:
+    """The figure of an n-gram model on a text of `chars` characters given as ids (N,), in constant memory."""
+    predictor, nats = NgramPredictor(model, vocabulary), 0.0
+    for start in range(0, len(ids), POSITIONS_AT_ONCE):
+        before = min(start, model.order)
+        nats -= float(predictor.score(ids[start - before : start + POSITIONS_AT_ONCE])[before:].sum())
+    return Baseline(nats / log(2) / chars, adaptive=False, order=model.order, limits=limits, source=source)
 
 
-def baseline_of_ids(built: Built, vocabulary: Vocabulary, ids: Ids, chars: int) -> Baseline:
-    """The same for a text of `chars` characters given as ids, in constant memory."""
-    predictor, nats = NgramPredictor(built.model, vocabulary), 0.0
-    for start in range(0, len(ids), IDS_AT_ONCE):
-        before = min(start, built.model.order)
-        nats -= float(predictor.score(ids[start - before : start + IDS_AT_ONCE])[before:].sum())
-    return Baseline(nats / log(2) / chars, adaptive=False, order=built.model.order, limits=built.limits)
-
-
-def count_training_part(vocabulary: Vocabulary, train: Ids, *, memory: int, most: int | None) -> Built:
-    """Build the n-gram model of the Kneser-Ney baseline."""
-    return fit(train, vocabulary.n_symbols, memory=memory, most=most, end=vocabulary.end)
-
-
-def ppmd_bits(training_text: str, text: str) -> float:
-    """Bits per character that the text adds to the training part (its last 32 MB) under PPMd (variant H)."""
+def _bits_added(size: Callable[[bytes], int], training_text: str, text: str) -> float:
+    """Bits per character by which the text adds to the size of the training part (its last 32 MB)."""
     before, more = training_text.encode()[-LAST_BYTES:], text.encode()
-    return (_ppmd_size(before + more) - _ppmd_size(before)) * 8 / len(text)
+    return (size(before + more) - size(before)) * 8 / len(text)
 
 
 def _ppmd_size(data: bytes) -> int:
+    """The size of the data under PPMd (variant H)."""
     encoder = import_module("pyppmd").Ppmd7Encoder(PPMD_ORDER, PPMD_MEMORY)
     return len(encoder.encode(data)) + len(encoder.flush())
-
-
-def xz_bits(training_text: str, text: str) -> float:
-    """Bits per character that the text adds to the training part (its last 32 MB) under xz."""
-    before, more = training_text.encode()[-LAST_BYTES:], text.encode()
-    return (xz_size(before + more) - xz_size(before)) * 8 / len(text)
 
 
 def xz_size(data: bytes) -> int:

@@ -12,7 +12,7 @@ from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import FEWEST_HELD_OUT, TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.overlap import about_overlap, overlap
-from charlm.data.tokenizer import WORDS
+from charlm.data.tokenizer import WORDS, without_ends
 from charlm.evaluation.adaptive import MODEL, NGRAM
 from charlm.evaluation.baselines import (
     KNESER_NEY,
@@ -166,7 +166,8 @@ def _kneser_ney(snapshot: Snapshot, corpus: Corpus | None, text: str) -> Baselin
     saved = snapshot.kneser_ney()
     if saved is None:
         return "the training text is missing, and the run has no n-gram model of it"
-    return ngram_baseline(saved, snapshot.vocabulary, text, SAVED)
+    ids, chars = snapshot.vocabulary.encode(text), len(without_ends(text))
+    return ngram_baseline(saved, snapshot.vocabulary, ids, chars, source=SAVED)
 
 
 def _changed(snapshot: Snapshot) -> tuple[str, ...]:

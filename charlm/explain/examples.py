@@ -274,7 +274,7 @@ def alibi() -> Table:
 def no_position() -> Table:
     """Equal weights over a value that is 1 at the first character only: each position differs."""
     first = (torch.arange(6) == 0).double()  # 1 for the first character of the text, 0 for the others
-    weights = _mask_weights(Causal(), 6).double()
+    weights = _mask_weights([Causal()], 6).double()
     return _table((weights @ first)[None], "", "t =", names=("average",))
 
 

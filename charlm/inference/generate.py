@@ -23,9 +23,9 @@ from charlm.rng import uniform
 
 Ids = NDArray[np.int64]
 NOISE_AT_ONCE = 256
-IDS_AT_ONCE = 64
+MOST_WAITING = 64
 SECONDS_BETWEEN = 0.04
-"""Text is passed on once IDS_AT_ONCE ids are waiting or SECONDS_BETWEEN have passed, whichever is sooner."""
+"""Text is passed on once MOST_WAITING ids are waiting or SECONDS_BETWEEN have passed, whichever is sooner."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def generate(
         if not left:
             return
         waiting, due = [], perf_counter() + SECONDS_BETWEEN
-        enough = min(IDS_AT_ONCE, max(left))
+        enough = min(MOST_WAITING, max(left))
 
 
 def draw(
