@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.data.tokenizer import END_POINT, Ids, Vocabulary, code_points, without_ends
-from charlm.evaluation.bootstrap import standard_error
+from charlm.evaluation.bootstrap import Numbers, standard_error
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import Predictor
 
-Numbers = NDArray[np.float64]
 OnProgress = Callable[[str, int, int | None], None]
 """Called with what is being done, how much of it is done, and out of how much (None: unknown)."""
 
@@ -170,7 +169,7 @@ class Slice:
     """The windows of a text to score, and how many symbols a character has."""
 
     windows: tuple[int, ...]
-    of_windows: int
+    n_windows: int
     symbols_per_window: int
     symbols_per_char: float
     in_order: bool = False  # each window continues the one before
@@ -178,7 +177,7 @@ class Slice:
     @property
     def whole(self) -> bool:
         """Whether every symbol of the text is scored."""
-        return len(self.windows) == self.of_windows
+        return len(self.windows) == self.n_windows
 
 
 def spread(rule: ContextRule, n: int, symbols: int, chars: int) -> Slice:
@@ -197,7 +196,7 @@ def spread(rule: ContextRule, n: int, symbols: int, chars: int) -> Slice:
 class Estimate:
     """The loss of a text estimated from a slice: the sum and the number of scores in each block (window)."""
 
-    sums: NDArray[np.float64]
+    sums: Numbers
     symbols: NDArray[np.int64]
     symbols_per_char: float
 
@@ -222,7 +221,7 @@ class Estimate:
         """The paired difference from another estimate on the same blocks."""
         return replace(self, sums=self.sums - other.sums)
 
-    def of_windows(self, scored: Sequence[int], wanted: Sequence[int]) -> "Estimate":
+    def subset(self, scored: Sequence[int], wanted: Sequence[int]) -> "Estimate":
         """The estimate from a subset of the scored windows."""
         kept = np.isin(scored, wanted)
         return replace(self, sums=self.sums[kept], symbols=self.symbols[kept])

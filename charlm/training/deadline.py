@@ -113,7 +113,7 @@ class Deadline:
         # A forward pass takes a third of a step; where the state is carried, windows are read one by one.
         at_once = 1 if held_out.in_order else windows.batch_size
         self.window_seconds = self.step_seconds / 3 / at_once
-        end = step + self.steps_left(plan.eval_every, held_out.of_windows)
+        end = step + self.steps_left(plan.eval_every, held_out.n_windows)
         steps = end - self.first_step
         interval = evaluation_interval(steps, self.budget, windows.per_epoch / windows.batch_size)
         every = config.eval_every or interval
@@ -129,7 +129,7 @@ class Deadline:
     def next_plan(self, plan: Plan, step: int, held_out: Slice) -> Plan:
         """Move the end to what fits at the present speed; the same plan if it hardly moves."""
         self.measure()
-        end = step + self.steps_left(plan.eval_every, held_out.of_windows)
+        end = step + self.steps_left(plan.eval_every, held_out.n_windows)
         if abs(end - plan.total_steps) <= MIN_CHANGE * (plan.total_steps - step):
             return plan
         plan = replace(plan, schedule=plan.schedule.retimed(step, end))

@@ -65,7 +65,7 @@ class HeldOut:
         found = score_slice(self.predictor, self.corpus.held_out, both, stopped, self.rule)
         if found is None:
             return None
-        own, compared = (found.of_windows(windows, each.windows) for each in (part, common))
+        own, compared = (found.subset(windows, each.windows) for each in (part, common))
         return Scores(own, compared, len(windows))
 
     def loss(self, step: int, part: Slice, score: Estimate, stopped: Callable[[], bool]) -> HeldOutLoss:
