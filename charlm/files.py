@@ -24,11 +24,19 @@ WAITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds between tries to rename, on
 ASIDE = TEMPORARY + "aside-"
 
 
+@contextmanager
+def writing(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
+    """A new file to write piece by piece; the disk has it when the block ends, if it is `synced`."""
+    with open(path, "wb") as file:
+        yield file
+        if synced:
+            sync_file(file)
+
+
 def write_synced(path: Path, data: bytes) -> None:
     """Write a new file and wait until the disk has it. Raises OSError."""
-    with open(path, "wb") as file:
+    with writing(path) as file:
         file.write(data)
-        sync_file(file)
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -64,7 +72,9 @@ def building(folder: Path, *, may_stay: Callable[[], bool] = lambda: False) -> I
     held = None
     try:
         temporary.mkdir()
-        held = _held_folder(temporary)
+        if fcntl is not None:  # elsewhere a folder cannot be opened
+            held = os.open(temporary, os.O_RDONLY)
+            _hold(held)
         yield temporary
         sync_folder(temporary)
         if _put_in_place(temporary, folder, may_stay):
@@ -77,15 +87,6 @@ def building(folder: Path, *, may_stay: Callable[[], bool] = lambda: False) -> I
             os.close(held)
     remove_tree(temporary)  # where another folder stayed
     remove_tree(_aside(folder))
-
-
-@contextmanager
-def writing(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
-    """A new file to write piece by piece; the disk has it when the block ends, if it is `synced`."""
-    with open(path, "wb") as file:
-        yield file
-        if synced:
-            sync_file(file)
 
 
 def scratch(folder: Path, *, in_memory: int) -> IO[bytes]:
@@ -162,41 +163,26 @@ def _hold(descriptor: int) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _held_folder(folder: Path) -> int | None:
-    """The same for a folder: the descriptor to close in the end, where a folder can be opened."""
-    if fcntl is None:
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    _hold(descriptor)
-    return descriptor
-
-
 def _put_in_place(temporary: Path, folder: Path, may_stay: Callable[[], bool]) -> bool:
     """Rename to a name that may be taken; what stood there is moved aside, and back if that fails.
 
     False where what stands there may stay.
     """
+    aside = _aside(folder)
     if folder.exists():
         if may_stay():
             return False
-        remove_tree(_aside(folder))  # of an attempt that was refused; it would be in the way
-        _move(os.rename, folder, _aside(folder))
+        remove_tree(aside)  # of an attempt that was refused; it would be in the way
+        _move(os.rename, folder, aside)
     try:
         _move(os.rename, temporary, folder)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and may_stay():  # another process was faster
-            return False
-        _put_back(folder)
-        raise
-    except BaseException:
-        _put_back(folder)
+    except BaseException as error:
+        if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST) and may_stay():
+            return False  # another process was faster
+        if aside.exists():
+            os.rename(aside, folder)
         raise
     return True
-
-
-def _put_back(folder: Path) -> None:
-    if _aside(folder).exists():
-        os.rename(_aside(folder), folder)
 
 
 def _aside(folder: Path) -> Path:
@@ -252,7 +238,7 @@ def remove_tree(folder: Path) -> None:
     if not os.path.lexists(folder):
         return
     if folder.is_symlink() or not folder.is_dir():  # opening a pipe would wait for its writer
-        remove_file(folder)
+        folder.unlink(missing_ok=True)
         return
     if not folder.name.startswith(TEMPORARY):
         try:
@@ -272,17 +258,8 @@ def remove_temporaries(folder: Path) -> None:
         if not place.exists():
             os.rename(aside, place)
     for path in folder.glob(TEMPORARY + "*"):
-        if is_live(path):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def remove_file(path: Path) -> None:
-    """Remove a file that may not be there."""
-    path.unlink(missing_ok=True)
+        if not is_live(path):
+            remove_tree(path)
 
 
 def free_space(folder: Path) -> int:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read_newest
 from charlm.config import SamplingConfig
@@ -131,7 +130,7 @@ class TrainingJob:
             self.deadline.reserve += min(self.baseline.seconds, BASELINE_CLOSING_SHARE * self.deadline.budget)
         # The report of another step. Should this be killed, `charlm resume` makes that of the last one.
         with suppress(OSError):
-            files.remove_file(self.folder.path / REPORT)
+            (self.folder.path / REPORT).unlink(missing_ok=True)
         log_event = MetricsLog(self.folder.path, first_step)
         self.samples = SampleLog(self.folder.path, first_step, self._sample)
         try:

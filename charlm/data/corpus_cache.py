@@ -179,7 +179,7 @@ def remove_stale(now: float) -> None:
         for path in cache_folder().glob(f"{folder}{files.TEMPORARY}*"):
             try:
                 if now - path.lstat().st_mtime > _STALE_SECONDS and not files.is_live(path):
-                    files.remove_tree(path) if path.is_dir() else files.remove_file(path)
+                    files.remove_tree(path)
             except OSError:
                 continue
 

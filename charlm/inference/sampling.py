@@ -73,7 +73,7 @@ class StopFilter:
 
     def __init__(self, stops: Sequence[str]) -> None:
         assert all(stops), "an empty stop text would match everywhere"
-        self._stops = [_Match(stop) for stop in stops]
+        self._stops = stops
         self._held = ""
         self.found = False
 
@@ -81,16 +81,15 @@ class StopFilter:
         """Take more text, and return what is certain now; nothing after a stop text was found."""
         if self.found:
             return ""
-        if not self._stops:
-            return text
-        for i, char in enumerate(text):
-            completed = [len(stop.text) for stop in self._stops if stop.feed(char)]
-            if completed:
-                text = self._held + text[: i + 1]
-                self._held, self.found = "", True
-                return text[: len(text) - max(completed)]
-        text = self._held + text
-        certain = len(text) - max(stop.matched for stop in self._stops)
+        text, self._held = self._held + text, ""
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.found = True
+            return text[: min(found)[1]]
+        starts = (
+            n for stop in self._stops for n in range(min(len(stop), len(text) + 1)) if text.endswith(stop[:n])
+        )
+        certain = len(text) - max(starts, default=0)
         self._held = text[certain:]
         return text[:certain]
 
@@ -98,24 +97,3 @@ class StopFilter:
         """The text ends: return what was held back."""
         held, self._held = self._held, ""
         return held
-
-
-class _Match:
-    """How much of one stop text the last characters match, by the algorithm of Knuth, Morris and Pratt."""
-
-    def __init__(self, text: str) -> None:
-        self.text, self.matched = text, 0
-        self._fallback = [0]  # for each prefix: its longest proper suffix that is a prefix too
-        for char in text[1:]:
-            self._fallback.append(self._after(self._fallback[-1], char))
-
-    def feed(self, char: str) -> bool:
-        """Take a character, and return whether the text now ends with the whole stop text."""
-        self.matched = self._after(self.matched, char)
-        return self.matched == len(self.text)
-
-    def _after(self, matched: int, char: str) -> int:
-        """How many characters match after `char`, if `matched` did before it."""
-        while matched and self.text[matched] != char:
-            matched = self._fallback[matched - 1]
-        return matched + (self.text[matched] == char)

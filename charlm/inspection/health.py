@@ -169,7 +169,7 @@ def _place(what: str, folder: Path) -> Place:
         problem = error.strerror or str(error)
     finally:
         try:
-            files.remove_file(probe)
+            probe.unlink(missing_ok=True)
         except OSError as error:
             problem = problem or error.strerror or str(error)
     return Place(what=what, path=one_line(str(there)), free_bytes=free, problem=problem)

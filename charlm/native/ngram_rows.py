@@ -65,17 +65,13 @@ class NgramKernel:
             self.n_symbols,
             -1 if end is None else end,
         )
-        self._at = ctypes.addressof(self._table)
-        self._fill, self._advance, self._fill_advanced = (
-            library.ngram_rows,
-            library.advance,
-            library.ngram_rows_advanced,
+        self.at = ctypes.addressof(self._table)
+        self._fill, self.advance, self.fill_advanced = (
+            getattr(library, name) for name in ("ngram_rows", "advance", "ngram_rows_advanced")
         )
-        self._fill.argtypes = [Pointer, Pointer, Pointer, Size, Pointer, Pointer]
-        self._advance.argtypes = [Pointer, Pointer, Pointer, Pointer, Size]
-        self._fill_advanced.argtypes = [Pointer, Pointer, Pointer, Size, Pointer, Pointer]
-        for function in (self._fill, self._advance, self._fill_advanced):
-            function.restype = None
+        self._fill.argtypes = self.fill_advanced.argtypes = [Pointer] * 3 + [Size] + [Pointer] * 2
+        self.advance.argtypes = [Pointer] * 4 + [Size]
+        self._fill.restype = self.advance.restype = self.fill_advanced.restype = None
 
     def fill(
         self,
@@ -84,23 +80,15 @@ class NgramKernel:
         out: NDArray[np.float32],
     ) -> None:
         """Write the rows of contexts (B,), each without its fold (B,) if given, into out (B, V)."""
+        assert (
+            out.flags.c_contiguous
+            and out.dtype == np.float32
+            and (folds is None or len(folds) == len(contexts))
+        )
         contexts = np.ascontiguousarray(contexts, dtype=np.uint64)
-        room = self.room()
-        assert out.flags.c_contiguous and out.dtype == np.float32
-        address = None
-        if folds is not None:
-            assert len(folds) == len(contexts)
-            folds = np.ascontiguousarray(folds, dtype=np.int64)
-            address = folds.ctypes.data
-        self._fill(self._at, contexts.ctypes.data, address, len(contexts), room.ctypes.data, out.ctypes.data)
-
-    def advance_at(self, contexts: int, places: int, ids: int, n: int) -> None:
-        """Advance n contexts by an id each, and where each level has them; the first three are addresses."""
-        self._advance(self._at, contexts, places, ids, n)
-
-    def fill_advanced_at(self, contexts: int, places: int, n: int, room: int, out: int) -> None:
-        """Write the rows of n contexts that were advanced; all but n are addresses."""
-        self._fill_advanced(self._at, contexts, places, n, room, out)
+        folds = None if folds is None else np.ascontiguousarray(folds, dtype=np.int64)
+        room, address = self.room(), None if folds is None else folds.ctypes.data
+        self._fill(self.at, contexts.ctypes.data, address, len(contexts), room.ctypes.data, out.ctypes.data)
 
     def room(self) -> NDArray[np.float64]:
         """A buffer for one call of `fill`."""
@@ -138,14 +126,14 @@ class Cursor:
         self._contexts, self._ids = contexts.copy(), np.empty(len(contexts), np.int64)
         self._places = np.full((kernel.n_levels, len(contexts)), UNKNOWN, np.int64)
         self._room, self._out = kernel.room(), np.empty((len(contexts), kernel.n_symbols), np.float32)
-        both = (self._contexts.ctypes.data, self._places.ctypes.data)
+        both = (kernel.at, self._contexts.ctypes.data, self._places.ctypes.data)
         self._to_advance = (*both, self._ids.ctypes.data, self._B)
         self._to_fill = (*both, self._B, self._room.ctypes.data, self._out.ctypes.data)
 
     def read(self, ids: NDArray[np.int64]) -> None:
         """Advance by an id (B,) of each text."""
         self._ids[:] = ids
-        self._kernel.advance_at(*self._to_advance)
+        self._kernel.advance(*self._to_advance)
 
     def jump(self, contexts: NDArray[np.uint64]) -> None:
         """Continue from other contexts (B,)."""
@@ -154,5 +142,5 @@ class Cursor:
 
     def log_next(self) -> NDArray[np.float32]:
         """Log-probabilities (B, V) of the next symbol; the next call overwrites them."""
-        self._kernel.fill_advanced_at(*self._to_fill)
+        self._kernel.fill_advanced(*self._to_fill)
         return np.log(self._out, out=self._out)

@@ -3,8 +3,6 @@
 Shapes: N positions, V symbols, E entries of a context.
 """
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
 from charlm.data.tokenizer import Ids
@@ -13,62 +11,47 @@ from charlm.ngram.kneser_ney import KneserNey
 from charlm.ngram.table import Floats, Index, Level
 
 
-class _Context:
-    """The counts of the symbols that followed one context."""
+class _Order:
+    """One order: the counts after contexts that were looked up are in dicts and are updated there, others in the level."""
 
-    def __init__(self, counts: dict[int, int], discounts: Floats) -> None:
-        self.counts = counts
-        self._discounts = discounts
-        self._shares: tuple[Index, Floats, float] | None = None
+    def __init__(self, level: Level) -> None:
+        self._level = level
+        self._counts: dict[int, dict[int, int]] = {}  # by context, then by symbol
+        self._shares: dict[
+            int, tuple[Index, Floats, float]
+        ] = {}  # symbols, what each adds, weight of the order below
 
-    def add(self, symbol: int) -> bool:
-        """Count one more; returns whether that symbol never followed before."""
-        before = self.counts.get(symbol, 0)
-        self.counts[symbol] = before + 1
-        self._shares = None
-        return before == 0
+    def add(self, key: int, symbol: int) -> bool:
+        """Count a symbol after a context; returns whether it was new there."""
+        counts = self._after(key)
+        counts[symbol] = counts.get(symbol, 0) + 1
+        self._shares.pop(key, None)
+        return counts[symbol] == 1
 
-    def over(self, below: Floats) -> Floats:
-        """The row (V,) of this context, from that of the order below."""
-        if self._shares is None:
-            n = len(self.counts)
-            counts = np.fromiter(self.counts.values(), np.int64, n)
-            taken, total = self._discounts[np.minimum(counts, 3)], counts.sum()
-            symbols = np.fromiter(self.counts, np.int64, n)
-            self._shares = symbols, (counts - taken) / total, float(taken.sum() / total)
-        symbols, added, back = self._shares
+    def over(self, key: int, below: Floats) -> Floats | None:
+        """The row (V,) of a context, from that of the order below; None if nothing ever followed the context."""
+        counts = self._after(key)
+        if not counts:
+            return None
+        if key not in self._shares:
+            n = len(counts)
+            values = np.fromiter(counts.values(), np.int64, n)
+            taken, total = self._level.discounts[np.minimum(values, 3)], values.sum()
+            symbols = np.fromiter(counts, np.int64, n)
+            self._shares[key] = symbols, (values - taken) / total, float(taken.sum() / total)
+        symbols, added, back = self._shares[key]
         row: Floats = below * back
         row[symbols] += added
         return row
 
-
-@dataclass
-class _Order:
-    """One order: contexts that were looked up live in a dict and are updated there, all others in the level."""
-
-    level: Level
-    cached: dict[int, _Context | None] = field(default_factory=dict)  # None: never seen
-
-    def find(self, key: int) -> _Context | None:
-        """The context of that key; None if nothing ever followed it."""
-        if key not in self.cached:
-            contexts, found = self.level.contexts, None
-            at = int(contexts.searchsorted(np.uint64(key)))
-            if at < len(contexts) and contexts[at] == key:
-                entries = slice(*self.level.starts[at : at + 2].tolist())
-                symbols, counts = self.level.symbols[entries], self.level.counts[entries]
-                found = _Context(
-                    dict(zip(symbols.tolist(), counts.tolist(), strict=True)), self.level.discounts
-                )
-            self.cached[key] = found
-        return self.cached[key]
-
-    def add(self, key: int, symbol: int) -> bool:
-        """Count a symbol after a context; returns whether it was new there."""
-        context = self.find(key)
-        if context is None:
-            context = self.cached[key] = _Context({}, self.level.discounts)
-        return context.add(symbol)
+    def _after(self, key: int) -> dict[int, int]:
+        if key not in self._counts:
+            level = self._level
+            at = int(level.find(np.array([key], np.uint64))[0])
+            entries = slice(*level.starts[at : at + 2].tolist()) if at >= 0 else slice(0)
+            counts = zip(level.symbols[entries].tolist(), level.counts[entries].tolist(), strict=True)
+            self._counts[key] = dict(counts)
+        return self._counts[key]
 
 
 class OnlineKneserNey:
@@ -108,10 +91,10 @@ class OnlineKneserNey:
         for order, mask, known in zip(self._orders, self._masks, made, strict=True):
             short = key & mask
             if short not in known:
-                context = order.find(short)
-                if context is None:
+                longer = order.over(short, row)
+                if longer is None:
                     break  # then no longer context was seen either
-                known[short] = context.over(row)
+                known[short] = longer
             row = known[short]
         return row
 
