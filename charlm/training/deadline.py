@@ -93,7 +93,7 @@ class Deadline:
 
     def closing_symbols(self, whole: Slice) -> int:
         """How many symbols of the held-out text the final evaluation has time for."""
-        windows = whole.of_windows
+        windows = whole.n_windows
         if self.window_seconds > 0:
             most = int(FINAL_EVALUATION_SHARE * self.budget / self.window_seconds)
             windows = max(1, min(windows, most))
