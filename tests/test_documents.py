@@ -275,7 +275,7 @@ def test_samples_stop_where_a_document_ends() -> None:
     assert len({event.chars for event in ended}) > 2
     first = generate(Endings([0, 0, 0, 1.0]), "", SamplingConfig(seed=1), length=5, one_document=True)
     assert list(first) == [Ended(0, "document", 0)]
-    with pytest.raises(ValueError, match="knows no document ends"):
+    with pytest.raises(ValueError, match="one_document has no effect"):
         next(generate(Mock([0.25] * 4), "", SamplingConfig(seed=1), length=5, one_document=True))
 
 

@@ -178,10 +178,10 @@ def test_every_end_has_a_result(charlm: Charlm, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_numbers_that_json_lacks_are_null(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:
-    from charlm.training import trainer as loop
+    from charlm.training import events
 
-    plain = loop.Stepped
-    monkeypatch.setattr(loop, "Stepped", lambda **values: plain(**{**values, "grad_norm": float("inf")}))
+    plain = events.Stepped
+    monkeypatch.setattr(events, "Stepped", lambda **values: plain(**{**values, "grad_norm": float("inf")}))
     for line in charlm(*TRAIN, "--steps", "2", "--json").out.splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(name))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config import TextConfig
@@ -59,6 +59,7 @@ def parts_of(corpus: Corpus) -> list[str]:
     return [corpus.vocabulary.decode(part, END) for part in ids if part is not None]
 
 
+@settings(max_examples=40)
 @given(
     st.text(alphabet="ab\né🦆", min_size=30, max_size=200),
     st.sampled_from([0.1, 0.3]),

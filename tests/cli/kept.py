@@ -1,5 +1,6 @@
 """What many tests of the command begin with: texts, the smallest model, and runs that are made once."""
 
+import builtins
 import json
 import os
 import shutil
@@ -72,6 +73,11 @@ def process(
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
     command = [sys.executable, *python, "-m", "charlm", *words]
     return subprocess.Popen(command, env={**os.environ, **(env or {})}, **within(), **streams)
+
+
+def keys(**names: str) -> dict[str, type]:
+    """Keys with the types of their values: `keys(str="run path", int="step")`."""
+    return {name: getattr(builtins, kind) for kind, words in names.items() for name in words.split()}
 
 
 def data(result: Any, code: int = 0) -> Any:

@@ -8,21 +8,15 @@ from typing import Any
 
 import pytest
 
-from tests.cli.kept import refused
+from tests.cli.kept import keys, refused
 from tests.cli.models import SCORED, TEXT, UNSEEN, Charlm, Models
 
-KEYS = {
-    "schema": int,
-    "run": str,
-    "checkpoint": dict,
-    "bytes": int,
-    "chars": int,
-    "compressed_bytes": int,
-    "bits_per_char": float,
-    "streams": int,
-    "seconds": float,
-    "chars_per_second": float,
-}
+KEYS = keys(
+    int="schema bytes chars compressed_bytes streams",
+    str="run",
+    dict="checkpoint",
+    float="bits_per_char seconds chars_per_second",
+)
 MIXED = "The fox went 漢 far.\r\nOne day ø\x00\x1b[0m ".encode() + b"\xff\xfe\xe2\x82" + UNSEEN[:200].encode()
 BYTES = {
     "empty": b"",

@@ -9,37 +9,17 @@ from typing import Any
 
 import pytest
 
-from tests.cli.kept import refused
+from tests.cli.kept import keys, refused
 from tests.cli.models import ALIKE, SCORED, TEXT, UNSEEN, Charlm, Models, prose
 
-KEYS = {
-    "run": str,
-    "schema": int,
-    "kind": str,
-    "online": bool,
-    "figures": list,
-    "checkpoint": dict,
-    "selected_on_this_text": bool,
-    "block_size": int,
-    "stride": int,
-    "prior_order": (int, type(None)),
-    "state_carried": bool,
-    "chars": int,
-    "bytes": int,
-    "document_ends": int,
-    "unknown_chars": int,
-    "nats_per_char": float,
-    "bits_per_char": float,
-    "bits_per_byte": float,
-    "unit": str,
-    "units": int,
-    "bits_per_unit": float,
-    "perplexity": float,
-    "ci95_bits_per_char": (list, type(None)),
-    "baselines": dict,
-    "files": list,
-    "warnings": list,
-}
+KEYS = keys(
+    str="run kind unit",
+    int="schema block_size stride chars bytes document_ends unknown_chars units",
+    bool="online selected_on_this_text state_carried",
+    list="figures files warnings",
+    dict="checkpoint baselines",
+    float="nats_per_char bits_per_char bits_per_byte bits_per_unit perplexity",
+) | {"prior_order": (int, type(None)), "ci95_bits_per_char": (list, type(None))}
 BASELINES = {"uniform", "unigram", "xz", "kneser-ney"}
 WITH_PRIOR = ("prior", "lines", "bytes", "recurrent")
 

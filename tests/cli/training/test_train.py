@@ -9,80 +9,40 @@ from typing import Any
 
 import pytest
 
+from tests.cli.kept import keys
 from tests.cli.training.conftest import TEXT, Charlm, Result, tiny
 
 Trained = tuple[Charlm, Result]
 
-CORPUS = {
-    "label": str,
-    "sources": list,
-    "key": str,
-    "sha256": str,
-    "chars": int,
-    "train_chars": int,
-    "held_out_chars": int,
-}
-BEGUN = {
-    "schema": int,
-    "run": str,
-    "path": str,
-    "step": int,
-    "total_steps": int,
-    "corpus": dict,
-    "model": dict,
-    "training": dict,
-    "counts_bits_per_char": float,
-}
-STEPPED = {
-    "step": int,
-    "loss": float,
-    "learning_rate": float,
-    "grad_norm": float,
-    "chars": int,
-    "seconds": float,
-}
-EVALUATED = {
-    "step": int,
-    "nats_per_char": float,
-    "standard_error": float,
-    "baseline_nats_per_char": float,
-    "difference": float,
-    "difference_error": float,
-    "chars": int,
-    "of_chars": int,
-    "blocks": int,
-    "is_best": bool,
-    "final": bool,
-    "seconds": float,
-}
-RESULT = {
-    "schema": int,
-    "reason": str,
-    "exit_code": int,
-    "run": str,
-    "path": str,
-    "text": str,
-    "created": str,
-    "step": int,
-    "nats_per_char": float,
-    "bits_per_char": float,
-    "standard_error": float,
-    "evaluated_chars": int,
-    "baseline_nats_per_char": float,
-    "difference_from_baseline": float,
-    "difference_error": float,
-    "best_step": int,
-    "seconds": float,
-    "finished": str,
-    "state": str,
-    "corpus": dict,
-    "versions": dict,
-    "command": str,
-    "text_settings": dict,
-    "model": dict,
-    "training": dict,
-    "report": str,
-}
+CORPUS = keys(
+    str="label key sha256",
+    list="sources",
+    int="chars train_chars held_out_chars",
+)
+BEGUN = keys(
+    int="schema step total_steps",
+    str="run path",
+    dict="corpus model training",
+    float="counts_bits_per_char",
+)
+STEPPED = keys(
+    int="step chars",
+    float="loss learning_rate grad_norm seconds",
+)
+EVALUATED = keys(
+    int="step chars of_chars blocks",
+    float=("nats_per_char standard_error baseline_nats_per_char difference difference_error seconds"),
+    bool="is_best final",
+)
+RESULT = keys(
+    int="schema exit_code step evaluated_chars best_step",
+    str="reason run path text created finished state command report",
+    float=(
+        "nats_per_char bits_per_char standard_error baseline_nats_per_char"
+        " difference_from_baseline difference_error seconds"
+    ),
+    dict="corpus versions text_settings model training",
+)
 
 
 def assert_schema(row: dict[str, Any], schema: dict[str, type]) -> None:
