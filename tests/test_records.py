@@ -290,7 +290,7 @@ def test_a_folder_of_another_user_is_skipped_and_said(place: Place) -> None:
         assert done.code == 0 and "other" not in done.err, (words, done.err)
     for words in NEWEST:
         done = place.charlm(words, bound_by_permissions)
-        assert done.code == 0 and "cannot be read: other (Permission denied)" in done.err, (words, done.err)
+        assert done.code == 0 and "unreadable: other (Permission denied)" in done.err, (words, done.err)
     done = place.charlm("cache", bound_by_permissions)
     assert done.code == 0 and "abc" in done.err and "Permission denied" in done.err
     for words, code in (
