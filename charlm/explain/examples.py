@@ -4,7 +4,7 @@ The docstring of a function is shown above its table.
 """
 
 from collections.abc import Sequence
-from math import exp, log2, sqrt
+from math import exp, log2, prod, sqrt
 from typing import cast
 
 import numpy as np
@@ -27,26 +27,25 @@ from charlm.model.transformer import Block, LanguageModel, initialise
 from charlm.ngram.build import build
 from charlm.training.optimizer import orthogonalize
 
-Row = tuple[str, ...]
 PERMUTATION = (2, 0, 1, 5, 3, 4)
 """Not a reversal, which keeps every distance, so that ALiBi would not notice it."""
 
-
-Table = tuple[Row, tuple[Row, ...]]
+Row = tuple[str | int | float, ...]
+Table = tuple[tuple[str, ...], list[Row]]
 """The names of the columns, and the rows."""
 
 
 def perplexity() -> Table:
     """'abracadabra', each letter predicted by its frequency: as hard as 4 equally likely letters."""
     text = "abracadabra"
-    rows: list[Row] = []
-    for letter in sorted(set(text)):
-        p = text.count(letter) / len(text)
-        rows.append((letter, str(text.count(letter)), f"{p:.3f}", f"{-log2(p):.2f}"))
-    mean = sum(-log2(text.count(c) / len(text)) for c in text) / len(text)
-    rows.append(("mean", str(len(text)), "", f"{mean:.2f}"))
-    rows.append(("perplexity", "", "", f"{2**mean:.2f}"))
-    return ("letter", "times", "p", "bits"), tuple(rows)
+    p = {letter: text.count(letter) / len(text) for letter in sorted(set(text))}
+    rows: list[Row] = [(letter, text.count(letter), p[letter], -log2(p[letter])) for letter in p]
+    mean = sum(-log2(p[letter]) for letter in text) / len(text)
+    return ("letter", "times", "p", "bits"), [
+        *rows,
+        ("mean", len(text), "", mean),
+        ("perplexity", "", "", 2**mean),
+    ]
 
 
 def softmax() -> Table:
@@ -55,19 +54,15 @@ def softmax() -> Table:
     rows: list[Row] = []
     for temperature in (0.0, 0.5, 1.0, 2.0):
         weights = sampling_weights(logits, SamplingConfig(temperature=temperature))
-        rows.append((f"{temperature:g}", *(f"{p:.3f}" for p in (weights / weights.sum())[0])))
-    return ("temperature", "a", "b", "c"), tuple(rows)
+        rows.append((f"{temperature:g}", *(weights / weights.sum())[0].tolist()))
+    return ("temperature", "a", "b", "c"), rows
 
 
 def embedding() -> Table:
     """Width 4, random rows; the logits after a last layer of h = (1, 0, -1, 0):"""
     table, h = _random(3, 4), torch.tensor([1.0, 0, -1, 0], dtype=torch.float64)
     header = ("character", *(f"E {i}" for i in range(4)), "logit E h")
-    rows = tuple(
-        (char, *(f"{value:.2f}" for value in row), f"{row @ h:.2f}")
-        for char, row in zip("abc", table, strict=True)
-    )
-    return header, rows
+    return header, [(char, *row.tolist(), float(row @ h)) for char, row in zip("abc", table, strict=True)]
 
 
 def ngram_embeddings() -> Table:
@@ -78,10 +73,10 @@ def ngram_embeddings() -> Table:
     layer = NgramEmbeddings(config, vocabulary.n_symbols)
     ids = torch.from_numpy(vocabulary.encode(text).astype(np.int64))[None]
     index = layer.index(ids, torch.full((1, 2), -1))[0].tolist()
-    rows = tuple(
-        (repr(text[t]), *("none" if row == layer.nothing else str(row) for row in at))
-        for t, at in enumerate(index)
-    )
+    rows: list[Row] = [
+        (repr(char), *("none" if row == layer.nothing else row for row in at))
+        for char, at in zip(text, index, strict=True)
+    ]
     return ("character", "pair's row", "triple's row"), rows
 
 
@@ -93,20 +88,15 @@ def kneser_ney() -> Table:
     model = build(ids, vocabulary.n_symbols, 2, memory=1 << 20).model
     context = model.contexts(vocabulary.encode("pi")[None])[:, -1]
     shown = vocabulary.encode("cpe ")
-    rows = tuple(
-        (str(order), *(f"{p:.3f}" for p in model.rows(context, up_to=order)[0, shown])) for order in range(3)
-    )
+    rows: list[Row] = [(n, *model.rows(context, up_to=n)[0, shown].tolist()) for n in range(3)]
     return ("order", "p(c)", "p(p)", "p(e)", "p(space)"), rows
 
 
 def muon() -> Table:
     """The singular values of a random gradient with one strong direction, and of the step:"""
     gradient = _random(4, 4) @ torch.diag(torch.tensor([10.0, 1, 0.5, 0.1], dtype=torch.float64))
-    rows = tuple(
-        (name, *(f"{value:.2f}" for value in torch.linalg.svdvals(matrix).tolist()))
-        for name, matrix in (("gradient", gradient), ("Muon's step", orthogonalize(gradient[None])[0]))
-    )
-    return ("matrix", "s 1", "s 2", "s 3", "s 4"), rows
+    values = torch.linalg.svdvals(torch.stack((gradient, orthogonalize(gradient[None])[0])))
+    return _table(values, "matrix", "s", names=("gradient", "Muon's step"), first=1)
 
 
 def sequence() -> Table:
@@ -118,8 +108,8 @@ def sequence() -> Table:
     with torch.no_grad():
         for n in (2, 4, 6):
             output = layer(x[:, :n])[0][0, :, 0].tolist()
-            rows.append((str(n), *(f"{y:.3f}" for y in output), *[""] * (6 - n)))
-    return ("length", *(f"t = {t}" for t in range(6))), tuple(rows)
+            rows.append((n, *output, *[""] * (6 - n)))
+    return ("length", *(f"t = {t}" for t in range(6))), rows
 
 
 def causal() -> Table:
@@ -140,9 +130,9 @@ def autoregressive() -> Table:
     for t, id_ in enumerate(ids):
         last = torch.from_numpy(ids[None, max(0, t - 1) : t].astype(np.int64))
         state, logp = predictor.step(state, last)
-        rows.append((repr(text[:t]), repr(text[t]), f"{exp(logp[0, id_]):.4f}", f"{exp(at_once[t]):.4f}"))
-    rows.append(("", "product", *(f"{np.prod([float(row[i]) for row in rows]):.2e}" for i in (2, 3))))
-    return ("before", "character", "one by one", "at once"), tuple(rows)
+        rows.append((repr(text[:t]), repr(text[t]), exp(logp[0, id_]), exp(at_once[t])))
+    rows.append(("", "product", *(f"{prod(float(row[i]) for row in rows):.2e}" for i in (2, 3))))
+    return ("before", "character", "one by one", "at once"), rows
 
 
 def recurrent() -> Table:
@@ -193,7 +183,7 @@ def equivariance() -> Table:
             straight, permuted = (model(x[None])[0] for x in (ids, ids[order]))  # (T, V) each
         difference = float((permuted - straight[order]).abs().max())
         rows.append((mask, position, f"{difference:.0e}" if difference < 1e-6 else f"{difference:.3f}"))
-    return ("mask", "positions", "difference"), tuple(rows)
+    return ("mask", "positions", "difference"), rows
 
 
 def attention() -> Table:
@@ -248,8 +238,7 @@ def relative() -> Table:
     """Short distances have a bucket each; long ones share:"""
     distances = torch.tensor([0, 1, 15, 16, 19, 20, 31, 64, 127, 1000])
     buckets = Relative(ModelConfig(n_embd=2, n_head=1)).bucket(distances)
-    rows = tuple((str(d), str(b)) for d, b in zip(distances.tolist(), buckets.tolist(), strict=True))
-    return ("distance", "bucket"), rows
+    return ("distance", "bucket"), list(zip(distances.tolist(), buckets.tolist(), strict=True))
 
 
 def rotary() -> Table:
@@ -259,8 +248,9 @@ def rotary() -> Table:
     rotated = [layer.rotation(torch.arange(20), q)(x.expand(1, 1, 20, 8))[0, 0] for x in (q, k)]
     products = rotated[0] @ rotated[1].T
     pairs = ((5, 5), (5, 3), (15, 13), (5, 0), (19, 14))
-    rows = tuple((str(i), str(j), str(i - j), f"{products[i, j]:.4f}") for i, j in pairs)
-    return ("query at", "key at", "distance", "product"), rows
+    return ("query at", "key at", "distance", "product"), [
+        (i, j, i - j, float(products[i, j])) for i, j in pairs
+    ]
 
 
 def alibi() -> Table:
@@ -293,9 +283,8 @@ def block() -> Table:
             mixed = layer.mixer(layer.mixer_norm(x), PositionInfo(mask, lambda q: q))
             transformed = layer.mlp(layer.mlp_norm(x + mixed))
         sizes = [part[0].norm(dim=-1) for part in (x, mixed, transformed)]
-        rows += [(name, str(t), *(f"{size[t]:.2f}" for size in sizes)) for t in range(3)]
-    header = ("block", "t", "input", "mixer adds", "SwiGLU adds")
-    return header, tuple(rows)
+        rows += [(name, t, *(float(size[t]) for size in sizes)) for t in range(3)]
+    return ("block", "t", "input", "mixer adds", "SwiGLU adds"), rows
 
 
 def ngram_prior() -> Table:
@@ -312,8 +301,8 @@ def ngram_prior() -> Table:
         with torch.no_grad():
             prior.gate.fill_(gate)
             mixed = prior(torch.tensor([logits]), torch.ones(1, 1).double(), log_prior).softmax(dim=-1)[0]
-        rows.append((name, *(f"{p:.2f}" for p in mixed.tolist())))
-    return ("transformer", "a", "b", "c"), tuple(rows)
+        rows.append((name, *mixed.tolist()))
+    return ("transformer", "a", "b", "c"), rows
 
 
 def _random(*shape: int) -> Tensor:
@@ -330,6 +319,5 @@ def _mask_weights(masks: Sequence[Mask], n: int, docs: Tensor | None = None) -> 
 def _table(numbers: Tensor, row: str, column: str, names: Sequence[str] = (), first: int = 0) -> Table:
     """A matrix (R, C) as a table; columns are numbered from `first`, rows too unless they have `names`."""
     header = (row, *(f"{column} {first + i}" for i in range(numbers.shape[1])))
-    names = names or [str(i) for i in range(numbers.shape[0])]
-    pairs = zip(names, numbers.tolist(), strict=True)
-    return header, tuple((name, *(f"{value:.2f}" for value in values)) for name, values in pairs)
+    pairs = zip(names or range(numbers.shape[0]), numbers.tolist(), strict=True)
+    return header, [(name, *values) for name, values in pairs]

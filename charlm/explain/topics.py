@@ -11,7 +11,7 @@ import charlm
 from charlm.errors import UsageError
 from charlm.evaluation.score import Score
 from charlm.explain import examples
-from charlm.explain.examples import Row, Table
+from charlm.explain.examples import Table
 from charlm.inference.predictor import TransformerPredictor
 from charlm.inference.sampling import sampling_weights
 from charlm.model.attention import Attention, Mixer, SimpleAttention
@@ -62,6 +62,7 @@ class Topic:
     instead: str = ""  # what to try where there is nothing to vary
     text: str = ""  # in place of the subject's docstring
     plain: bool = True  # compare without n-gram prior and embeddings
+    digits: int = 2  # of the example's numbers
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Example:
     """A sentence that says what is computed, and the numbers."""
 
     says: str
-    header: Row
-    rows: tuple[Row, ...]
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,18 @@ class Explanation:
 
 TOPICS = {
     "perplexity": Topic(
-        Score, examples.perplexity, instead="charlm eval: bits per character, and perplexity"
+        Score, examples.perplexity, instead="charlm eval: bits per character, and perplexity", digits=3
     ),
     "softmax": Topic(
-        sampling_weights, examples.softmax, instead="charlm sample --temperature 0.5; the same with 1.5"
+        sampling_weights,
+        examples.softmax,
+        instead="charlm sample --temperature 0.5; the same with 1.5",
+        digits=3,
     ),
     "embedding": Topic(LanguageModel.embed, examples.embedding, "n_embd=32,128", plain=False),
-    "sequence": Topic(Mixer, examples.sequence, "mixer=attention,simple-attention,convolution,recurrent"),
+    "sequence": Topic(
+        Mixer, examples.sequence, "mixer=attention,simple-attention,convolution,recurrent", digits=3
+    ),
     "causal": Topic(
         Causal,
         examples.causal,
@@ -103,6 +109,7 @@ TOPICS = {
         TransformerPredictor,
         examples.autoregressive,
         instead="charlm eval --per-char FILE gives each factor in bits; charlm sample draws from them",
+        digits=4,
     ),
     "recurrent": Topic(Recurrent, examples.recurrent, "mixer=attention,recurrent"),
     "convolution": Topic(
@@ -121,11 +128,11 @@ TOPICS = {
     "learned": Topic(Learned, examples.learned, "position=none,learned"),
     "sinusoidal": Topic(Sinusoidal, examples.sinusoidal, "position=learned,sinusoidal"),
     "relative": Topic(Relative, examples.relative, "position=none,relative"),
-    "rotary": Topic(Rotary, examples.rotary, "position=none,rotary"),
+    "rotary": Topic(Rotary, examples.rotary, "position=none,rotary", digits=4),
     "alibi": Topic(Alibi, examples.alibi, "position=none,alibi"),
     "none": Topic(NoPosition, examples.no_position, "position=none,learned,sinusoidal,relative,rotary,alibi"),
     "block": Topic(Block, examples.block, "n_layer=1,4"),
-    "kneser-ney": Topic(KneserNey, examples.kneser_ney, "model=ngram,transformer", plain=False),
+    "kneser-ney": Topic(KneserNey, examples.kneser_ney, "model=ngram,transformer", plain=False, digits=3),
     "ngram-prior": Topic(NgramPrior, examples.ngram_prior, "prior=on,off", plain=False),
     "ngram-embeddings": Topic(
         NgramEmbeddings, examples.ngram_embeddings, "ngram_embeddings=1,2,4", plain=False
@@ -147,7 +154,9 @@ def explain(topic: str) -> Explanation:
     if found.vary is not None:
         command = f"charlm compare corpus.txt {PLAIN * found.plain}--vary {found.vary}"
     says = " ".join((inspect.getdoc(found.example) or "").split())
-    example = Example(says, *found.example())
+    header, rows = found.example()
+    cells = [[f"{v:.{found.digits}f}" if isinstance(v, float) else str(v) for v in row] for row in rows]
+    example = Example(says, header, tuple(map(tuple, cells)))
     return Explanation(topic, _text(found), example, _place(found), command, found.instead or None)
 
 
