@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder, run_command
 from charlm.checkpoint.safe_io import (
-    NGRAM_FILE,
+    MANIFEST,
+    MAX_MANIFEST,
     dump_tensors,
     load_tensors,
     read_file,
     read_json,
-    read_manifest,
     write_json,
 )
 from charlm.checkpoint.snapshot import Snapshot
@@ -63,8 +63,7 @@ class Result:
     seconds: float = 0.0  # of training
     reach: int | None = None  # characters that can act on a prediction; None: without limit
     of: str = ""  # the fingerprint of what was to be trained
-    weights_sha256: str = ""  # of the checkpoint that was scored, and of its n-gram table
-    ngram_sha256: str = ""
+    manifest_sha256: str = ""  # of the checkpoint that was scored
     nats_sha256: str = ""  # of the file that has the score of each character
     before: Curve = field(default_factory=list)  # bits by how many characters stand before
     seen: Curve = field(default_factory=list)  # bits by how many of them may be seen
@@ -99,7 +98,7 @@ def find_result(run: RunFolder, of: str) -> Result | None:
         if result.of != of:
             raise AlteredError(run, "belongs to another run or other settings")
         if result.problem is None:
-            if (result.weights_sha256, result.ngram_sha256) != _hashes(run, result.step):
+            if result.manifest_sha256 != _manifest_hash(run, result.step):
                 raise AlteredError(run, f"does not belong to the weights of step {result.step}")
             read_nats(run, result)
     except AlteredError:
@@ -109,11 +108,9 @@ def find_result(run: RunFolder, of: str) -> Result | None:
     return result
 
 
-def _hashes(run: RunFolder, step: int) -> tuple[str, str]:
-    """SHA-256 of a checkpoint's weights and of its n-gram table, from its manifest."""
-    manifest = read_manifest(run.folder(step))
-    ngram = manifest.run_files.get(NGRAM_FILE)
-    return manifest.files["model.safetensors"].sha256, ngram.sha256 if ngram else ""
+def _manifest_hash(run: RunFolder, step: int) -> str:
+    """A hash of a checkpoint's manifest, which has those of all its files."""
+    return sha256(read_file(run.folder(step) / MANIFEST, MAX_MANIFEST)).hexdigest()
 
 
 def keep(run: RunFolder, result: Result) -> Result:
@@ -152,11 +149,9 @@ def score(
     longest = block_size * (1 if model.position == "learned" else BEYOND)
     scale = len(ids) / len(nats)  # from a symbol to a character
     scores = dump_tensors({"nats": torch.from_numpy(nats)})
-    weights, ngram = _hashes(run, snapshot.step)
     result = Result(
         of=of,
-        weights_sha256=weights,
-        ngram_sha256=ngram,
+        manifest_sha256=_manifest_hash(run, snapshot.step),
         nats_sha256=sha256(scores).hexdigest(),
         which=which,
         step=snapshot.step,
