@@ -49,7 +49,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What comparison.json records: everything that its runs depend on. Raises ValueError for what cannot be."""
+    """What comparison.json records: everything that its runs depend on. Raises ValueError if invalid."""
 
     format: Literal[1] = 1
     name: str  # of its folder
@@ -132,7 +132,7 @@ def comparisons(root: Path) -> Iterator[RunFolder]:
 
 
 def refuse_links(folder: Path, what: str) -> None:
-    """CheckpointError where a folder that is there, or anything in it, is a symbolic link, or it is no folder."""
+    """Raise CheckpointError if the path exists and is no folder, or it or anything in it is a symbolic link."""
     place = one_line(str(folder))
     try:
         if folder.is_symlink():
@@ -148,7 +148,7 @@ def refuse_links(folder: Path, what: str) -> None:
 
 
 def check_run(run: RunFolder, comparison: Comparison, task: Task) -> None:
-    """CheckpointError where another run than the task's lies in its folder; what cannot be read is no run."""
+    """Raise CheckpointError if the folder of a task holds another run; an unreadable run is none."""
     refuse_links(run.path, f"the run {run.name} of {comparison.name}")
     try:
         facts = read_as(RunFacts, read_json(run.path / "run.json"), "run.json")
@@ -158,13 +158,13 @@ def check_run(run: RunFolder, comparison: Comparison, task: Task) -> None:
     if found is not None:
         again = run_command("resume", RunFolder(run.path.parent))
         raise CheckpointError(
-            f"the run {run.name} of the comparison {comparison.name} does not belong there: {one_line(found)}; move it "
-            f"away, then train that run again: {one_line(again)}"
+            f"the run {run.name} of the comparison {comparison.name} does not belong there: {one_line(found)}; "
+            f"move it away, then train that run again: {one_line(again)}"
         )
 
 
 def _differences(run: RunFolder, corpus: CorpusFacts, comparison: Comparison, task: Task) -> Iterator[str]:
-    """How a run differs from the task in its text, settings and plan; whoever needs a damaged file says so."""
+    """How a run differs from the task in its text, settings and plan. Damaged files are skipped."""
     if (corpus.key, corpus.sha256) != (comparison.corpus.key, comparison.corpus.sha256):
         yield f"it was trained on another text, or on a different split of it ({corpus.label})"
     with suppress(CheckpointError):

@@ -89,7 +89,7 @@ class AlteredError(CheckpointError):
 
 
 def find_result(run: RunFolder, of: str) -> Result | None:
-    """The result of a run; None without a whole one. AlteredError where it is of another run or other weights.
+    """The result of a run, None if missing or damaged. AlteredError if it is of another run or other weights.
 
     `of` is the fingerprint of what was to be trained.
     """
@@ -196,7 +196,8 @@ def _scaled(curve: Curve, scale: float) -> Curve:
 def by_symbols_before(predictor: Predictor, ids: Ids, longest: int) -> Curve:
     """Bits of a symbol by how many stand before it, up to `longest`, all read in one go.
 
-    Each point is the mean over the symbols with x/2 to x others before them. The n-gram prior sees no further back.
+    Each point is the mean over the symbols with x/2 to x others before them. The n-gram prior sees no further
+    back.
     """
     rule = ContextRule(longest, longest, prior_bound=True)
     windows = spread(rule, len(ids), ROWS * longest, len(ids)).windows

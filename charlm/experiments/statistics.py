@@ -1,4 +1,4 @@
-"""The findings of a comparison: a row for each variant, the best first, and which differences exceed noise."""
+"""The findings of a comparison: a row per variant, the best first, and which differences exceed noise."""
 
 from dataclasses import dataclass, replace
 from math import log
@@ -76,7 +76,7 @@ class Verdict:
 
 
 def verdict(folder: RunFolder, comparison: Comparison) -> Verdict:
-    """Compare the finished runs. Raises CheckpointError for results and runs that do not belong in their folders."""
+    """Compare the finished runs. Raises CheckpointError for runs and results in folders of others."""
     refuse_links(folder.path, "the comparison")
     whole: list[tuple[Variant, Results]] = []
     lacking: list[Row] = []

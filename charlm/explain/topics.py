@@ -49,12 +49,12 @@ embeddings and the head use AdamW. Jordan et al. 2024, kellerjordan.github.io/po
 scale: Liu et al. 2025, arXiv 2502.16982.
 """
 PLAIN = "--plain "
-"""The n-gram prior and embeddings predict most of what architectures differ in, so they hide the difference."""
+"""The n-gram prior and embeddings predict most of what architectures differ in, and hide the difference."""
 
 
 @dataclass(frozen=True)
 class Topic:
-    """What a topic is about, its computation, and what shows its effect: a comparison, or something to try."""
+    """What a topic is about, its example, and what shows its effect: a comparison, or something to try."""
 
     subject: Any  # the class or function whose docstring is the text
     example: Callable[[], Table]
@@ -148,7 +148,7 @@ def first_line(topic: str) -> str:
 
 
 def explain(topic: str) -> Explanation:
-    """A topic's text, its example computed now, and what to do next. Raises UsageError if there is no such topic."""
+    """A topic's text, its example, computed now, and what to try. Raises UsageError for an unknown topic."""
     found = _find(topic)
     command = None
     if found.vary is not None:

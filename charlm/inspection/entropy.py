@@ -1,4 +1,4 @@
-"""Statistics of a text by its own counts: conditional entropies, the longest repeat, the share that is repeated."""
+"""Statistics of a text by its own counts: conditional entropies, the longest repeat, the repeated share."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,10 +26,10 @@ class Entropy:
 
 
 def entropies(codes: Points, most_order: int = MOST_ORDER) -> list[Entropy]:
-    """Conditional empirical entropies H = -1/N sum log2 c(context, character) / c(context), of each order from 0.
+    """Conditional empirical entropies H = -1/N sum log2 c(context, character) / c(context), by order from 0.
 
-    Contexts end at END_POINT. This is no estimate for other text: a context that occurs once looks certain, so
-    high orders on short texts are far too low.
+    Contexts end at END_POINT. This is no estimate for other text: a context that occurs once looks certain,
+    so high orders on short texts are far too low.
     """
     different, symbols = np.unique(codes, return_inverse=True)
     inside = codes != END_POINT

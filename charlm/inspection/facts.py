@@ -124,7 +124,7 @@ class TextWarning:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """All that was found. Repeats, entropies and words are those of a sample: the whole text if it is short."""
+    """All that was found. Repeats, entropies and words are those of a sample, or of a short text as a whole."""
 
     schema: int = SCHEMA
     text: TextFacts

@@ -20,7 +20,7 @@ from charlm.training.planner import PRIOR_MIN_CHARS
 
 LEAST_REPEATED, LEAST_LEAK, LEAST_INNER_SPACES = 0.05, 0.01, 0.005
 RARE, LEAST_RARE, RARE_SHARE = 5, 20, 0.1
-"""Characters that occur less often than RARE are reported if they are so many, and such a share of all kept."""
+"""Characters that occur fewer than RARE times are reported from that number and share of all on."""
 SPARED = 3
 """Other characters that may be spelled in bytes to get rid of invisible ones."""
 SHOWN = 3
@@ -213,7 +213,8 @@ def _rare(facts: Facts, source: Source) -> Found:
     chars = len(source.counts)
     rare = sum(n < RARE for n in source.counts.values())
     if facts.split.train_chars > MIN_COUNT_FROM and rare >= max(LEAST_RARE, RARE_SHARE * chars):
-        text = f"Of {chars:,} distinct characters, {rare:,} occur fewer than {RARE} times: too few to learn them."
+        few = f"{rare:,} occur fewer than {RARE} times: too few to learn them."
+        text = f"Of {chars:,} distinct characters, {few}"
         yield TextWarning("rare", text, f"--min-count {RARE}", "encodes them as bytes")
 
 

@@ -69,7 +69,7 @@ def row_of(event: Event) -> dict[str, Any]:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Cut a log back to where `step` was saved, or else to the lines of steps up to it; damaged lines stay."""
+    """Cut a log back to where `step` was saved, else to the lines of steps up to it; damaged lines stay."""
     lines = _lines(path)
     found = [_parse(line) for line in lines]
     saves = [i for i, row in enumerate(found) if isinstance(row, Saved) and row.step == step]

@@ -22,7 +22,7 @@ BOUND = 1e9  # a loss past it is a run that blew up, and no axis could hold it
 
 
 def render_page(template: str, **values: Any) -> str:
-    """Fill in a template. Text is escaped, and its invisible characters are spelled out; Markup stays as it is."""
+    """Fill in a template. Text is escaped and its invisible characters spelled out; Markup stays as it is."""
     return _environment().get_template(template).render(**values)
 
 
@@ -125,7 +125,7 @@ def diamonds(frame: Frame, points: Sequence[Point], kind: str) -> str:
 
 
 def error_bars(frame: Frame, points: Sequence[Point], errors: Sequence[float | None]) -> str:
-    """Return the path data of bars of one standard error to either side; unknown and endless errors have none."""
+    """Return the path data of bars of one standard error to either side of each point with a known error."""
     return "".join(
         f"M{frame.across(x) - 3:.1f} {frame.down(end):.1f}h6m-3 0V{frame.down(y):.1f}"
         for (x, y), error in zip(points, errors, strict=True)

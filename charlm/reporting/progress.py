@@ -40,7 +40,7 @@ class LiveLine(tqdm):  # type: ignore[type-arg]
         )
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Draw it, but not before its delay is over, which tqdm forgets where something is written meanwhile."""
+        """Draw the line, but not before its delay is over, which tqdm forgets after `external_write_mode`."""
         now = time()
         if msg is not None or not self.delay or now >= self.start_t + self.delay:
             self.last_print_t = now
@@ -79,8 +79,8 @@ def laid_out(
 ) -> str:
     """The line in at most `width - 1` cells, since some terminals wrap a line that fills the last one.
 
-    What does not fit goes in this order: all pieces but the first two, the bar, the time passed, the unit of the
-    numbers, the other pieces, the numbers. The share and the time left stay.
+    What does not fit is left out in this order: all pieces but the first two, the bar, the time passed, the
+    unit of the numbers, the other pieces, the numbers. The share and the time left stay.
     """
     room = max(1, width - 1)
     percent = "" if share is None else f"{100 * share:3.0f}%"

@@ -1,4 +1,4 @@
-"""The facts of a run as rows of a table: shown at the end of a training, in `charlm info` and in the report."""
+"""The facts of a run as rows of a table, for the end of training, `charlm info` and the report."""
 
 from collections.abc import Mapping
 from math import log
