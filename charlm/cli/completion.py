@@ -2,9 +2,8 @@
 
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -26,8 +25,7 @@ class Shell(StrEnum):
     fish = "fish"
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """An option as a shell completes it."""
 
     names: tuple[str, ...]  # as they are typed: -n, --samples
@@ -38,6 +36,43 @@ class Option:
 
 Commands = dict[str, tuple[str, list[Option]]]
 """Of each command a line of help, and its options."""
+SHELLS = " ".join(Shell)
+BASH = """# Completion of charlm in bash.
+_charlm() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command="" words="" i
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        [[ ${COMP_WORDS[i]} == -* ]] || { command=${COMP_WORDS[i]}; break; }
+    done
+    case "$command $prev" in
+VALUES
+    esac
+    if [[ -z $words ]]; then
+        case "$command" in
+WORDS
+        esac
+    fi
+    COMPREPLY=($(compgen -W "$words" -- "$cur"))
+}
+complete -o default -F _charlm charlm
+"""
+ZSH = """#compdef charlm
+_charlm() {
+    local -a commands=(
+COMMANDS
+    )
+    if (( CURRENT == 2 )); then
+        _describe command commands
+        return
+    fi
+    local command=$words[2]
+    shift words
+    (( CURRENT-- ))
+    case $command in
+WORDS
+    esac
+}
+_charlm "$@"
+"""
 
 
 def command(
@@ -72,72 +107,33 @@ def _line(text: str | None) -> str:
 
 def bash(commands: Commands) -> str:
     """A completion file for bash."""
-    names = " ".join(commands)
-    lines = [
-        "# Completion of charlm in bash.",
-        "_charlm() {",
-        '    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command="" words="" i',
-        "    for ((i = 1; i < COMP_CWORD; i++)); do",
-        "        [[ ${COMP_WORDS[i]} == -* ]] || { command=${COMP_WORDS[i]}; break; }",
-        "    done",
-        '    case "$command $prev" in',
-    ]
+    values, words = [], [f'            "") words="{" ".join(commands)} --help --version" ;;']
     for command, (_, options) in commands.items():
         for option in options:
             if option.values:
                 patterns = "|".join(f'"{command} {name}"' for name in option.names)
-                lines.append(f'        {patterns}) words="{" ".join(option.values)}" ;;')
-    lines += ["    esac", "    if [[ -z $words ]]; then", '        case "$command" in']
-    lines.append(f'            "") words="{names} --help --version" ;;')
-    for command, (_, options) in commands.items():
+                values.append(f'        {patterns}) words="{" ".join(option.values)}" ;;')
         typed = " ".join(name for option in options for name in option.names)
-        if command == "completion":
-            typed += " " + " ".join(shell.value for shell in Shell)
-        lines.append(
+        typed += f" {SHELLS}" * (command == "completion")
+        words.append(
             f'            {command}) [[ $cur == -* || $command == completion ]] && words="{typed}" ;;'
         )
-    lines += [
-        "        esac",
-        "    fi",
-        '    COMPREPLY=($(compgen -W "$words" -- "$cur"))',
-        "}",
-        "complete -o default -F _charlm charlm",
-        "",
-    ]
-    return "\n".join(lines)
+    return BASH.replace("VALUES", "\n".join(values)).replace("WORDS\n", "\n".join(words) + "\n")
 
 
 def zsh(commands: Commands) -> str:
     """A completion file for zsh."""
-    lines = ["#compdef charlm", "_charlm() {", "    local -a commands=("]
-    lines += [f"        '{command}:{text}'" for command, (text, _) in commands.items()]
-    lines += [
-        "    )",
-        "    if (( CURRENT == 2 )); then",
-        "        _describe command commands",
-        "        return",
-        "    fi",
-        "    local command=$words[2]",
-        "    shift words",
-        "    (( CURRENT-- ))",
-        "    case $command in",
-    ]
-    for command, (_, options) in commands.items():
+    described, words = [], []
+    for command, (text, options) in commands.items():
+        described.append(f"        '{command}:{text}'")
         specs = []
         for option in options:
             value = f":value:({' '.join(option.values)})" if option.values else ":value:_files"
-            specs += [
-                shlex.quote(f"{name}[{option.help}]{value if option.takes_value else ''}")
-                for name in option.names
-            ]
-        rest = (
-            f"'*:shell:({' '.join(s.value for s in Shell)})'"
-            if command == "completion"
-            else "'*:file:_files'"
-        )
-        lines.append(f"        {command}) _arguments {' '.join([*specs, rest])} ;;")
-    lines += ["    esac", "}", '_charlm "$@"', ""]
-    return "\n".join(lines)
+            said = f"[{option.help}]{value * option.takes_value}"
+            specs += [shlex.quote(name + said) for name in option.names]
+        specs.append(f"'*:shell:({SHELLS})'" if command == "completion" else "'*:file:_files'")
+        words.append(f"        {command}) _arguments {' '.join(specs)} ;;")
+    return ZSH.replace("COMMANDS", "\n".join(described)).replace("WORDS", "\n".join(words))
 
 
 def fish(commands: Commands) -> str:
@@ -147,14 +143,13 @@ def fish(commands: Commands) -> str:
         lines.append(f"complete -c charlm -n __fish_use_subcommand -f -a {command} -d '{text}'")
         chosen = f"complete -c charlm -n '__fish_seen_subcommand_from {command}'"
         if command == "completion":
-            lines.append(f"{chosen} -f -a '{' '.join(shell.value for shell in Shell)}'")
-        for option in options:
+            lines.append(f"{chosen} -f -a '{SHELLS}'")
+        for names, said, values, takes_value in options:
             typed = " ".join(
-                f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names
+                f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in names
             )
-            value = " -r" * option.takes_value
-            value += f" -f -a '{' '.join(option.values)}'" if option.values else ""
-            lines.append(f"{chosen} {typed}{value} -d '{option.help}'")
+            value = " -r" * takes_value + (f" -f -a '{' '.join(values)}'" if values else "")
+            lines.append(f"{chosen} {typed}{value} -d '{said}'")
     return "\n".join([*lines, ""])
 
 
