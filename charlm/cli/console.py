@@ -49,35 +49,27 @@ class Output:
         """
         self._named = f"{option} {one_line(name)}"
         self.is_stdout = name in STDOUT
-        self._path: Path | None = None if self.is_stdout else Path(os.path.expanduser(name))
-        self._special = False
-        terminal = self.is_stdout and sys.stdout.isatty()
+        self._path = None if self.is_stdout else Path(os.path.expanduser(name))
+        self._special = False  # a device or a pipe, or what a shell has opened: written as it is
         if self._path is not None:
-            terminal = self._check(self._path, inputs, overwrite)
-        if terminal and binary and not overwrite:
+            self._check(self._path, inputs, overwrite)
+        elif binary and not overwrite and sys.stdout.isatty():
             raise UsageError(
-                f"{self._named} is a terminal, but the output is binary; redirect it, name a file, or give "
-                "--force"
+                f"{self._named} is a terminal, but this output is binary; redirect it, name a file, or give --force"
             )
 
-    def _check(self, path: Path, inputs: Sequence[str], overwrite: bool) -> bool:
-        """Look at what stands there; whether it is a terminal."""
+    def _check(self, path: Path, inputs: Sequence[str], overwrite: bool) -> None:
         try:
             mode = os.stat(path).st_mode
         except (OSError, ValueError):
             self._check_new(os.path.realpath(path))
-            return False
-        if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
-            self._special = True
-            return stat.S_ISCHR(mode) and _is_terminal(path)
-        if not stat.S_ISREG(mode):
+            return
+        self._special = not stat.S_ISREG(mode) or DESCRIPTOR.fullmatch(str(path)) is not None
+        if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)):
             raise UsageError(f"{self._named} is not a regular file; name a regular file or a new one")
         self.refuse_inputs(inputs)
-        if DESCRIPTOR.fullmatch(str(path)):
-            self._special = True
-        elif not overwrite:
+        if not self._special and not overwrite:
             raise UsageError(f"{self._named} exists already; give another name, or --force to overwrite it")
-        return False
 
     def refuse_inputs(self, inputs: Sequence[str]) -> None:
         """UsageError where it is one of the files that are read, or in a folder that is."""
@@ -128,14 +120,6 @@ def _is_same(name: str, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(0) if name == "-" else os.stat(name), os.stat(path))
     except (OSError, ValueError):
-        return False
-
-
-def _is_terminal(path: Path) -> bool:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.isatty()
-    except OSError:
         return False
 
 
