@@ -6,8 +6,9 @@ This is the only module that opens a connection, and only when `fetch` is called
 import hashlib
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -133,46 +134,38 @@ def fetch(text: Published, folder: Path, watch: Watch = lambda what, done, of: N
     target = folder / text.file_name
     try:
         if target.exists():
-            if not target.is_file() or not _is_published(text, target):
-                raise TextError(
-                    f"{one_line(str(target))} exists but differs from the published {text.name}; move it "
-                    "away, or give --to"
-                )
-            return target
+            if target.is_file():
+                with open(target, "rb") as there:
+                    if _is_published(text, iter(partial(there.read, PIECE), b"")):
+                        return target
+            raise TextError(
+                f"{one_line(str(target))} exists and is not the published {text.name}; move it away, or give --to"
+            )
         files.make_folder(folder)
-        with files.replacing(target) as file:
-            received = _received(text, watch)
-            if text.member is None:
-                _copy_checked(text, received, file)
-            else:
-                with files.scratch(folder, in_memory=PIECE) as archive:
-                    for piece in received:
-                        archive.write(piece)
-                    _copy_checked(text, _member(text, archive), file)
+        with files.replacing(target) as file, files.scratch(folder, in_memory=PIECE) as archive:
+            pieces = _received(text, watch)
+            if text.member is not None:
+                archive.writelines(pieces)
+                pieces = _member(text, archive)
+            if not _is_published(text, pieces, file.write):
+                raise _not_downloaded(text, f"its size or {text.algorithm} is not the published one")
     except OSError as error:
         raise ResourceError(f"{one_line(str(target))} cannot be written: {error.strerror or error}") from None
     return target
 
 
-def _is_published(text: Published, path: Path) -> bool:
-    digest = hashlib.new(text.algorithm, usedforsecurity=False)
-    with open(path, "rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-    return path.stat().st_size == text.size and digest.hexdigest() == text.digest
-
-
-def _copy_checked(text: Published, pieces: Iterator[bytes], file: IO[bytes]) -> None:
-    """Write the text, at most one piece more than its size; TextError unless it is the published one."""
+def _is_published(
+    text: Published, pieces: Iterable[bytes], write: Callable[[bytes], object] = lambda piece: None
+) -> bool:
+    """Whether the pieces, which are passed to `write`, are the text; at most one more than its size is read."""
     digest, size = hashlib.new(text.algorithm, usedforsecurity=False), 0
     for piece in pieces:
-        file.write(piece)
+        write(piece)
         digest.update(piece)
         size += len(piece)
         if size > text.size:
             break
-    if size != text.size or digest.hexdigest() != text.digest:
-        raise _not_downloaded(text, f"its size or {text.algorithm} is not the published one")
+    return size == text.size and digest.hexdigest() == text.digest
 
 
 def _received(text: Published, watch: Watch) -> Iterator[bytes]:
@@ -229,8 +222,7 @@ def _member(text: Published, archive: IO[bytes]) -> Iterator[bytes]:
         if len(found) != 1 or found[0].file_size != text.size:
             raise ValueError(f"no single member {text.member} of {text.size:,} bytes")
         with opened.open(found[0]) as file:
-            while piece := file.read(PIECE):
-                yield piece
+            yield from iter(partial(file.read, PIECE), b"")
     except Exception as error:  # noqa: BLE001  whatever zipfile and its decompressors raise for a damaged archive
         raise _not_downloaded(text, f"it is not a whole zip archive ({one_line(str(error))})") from None
 

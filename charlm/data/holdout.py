@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from charlm.config import TextConfig
-from charlm.data.encode import AT_ONCE, Spool
+from charlm.data.encode import Spool
 from charlm.data.overlap import PASSAGE, Passages, hashes_of, spread_pieces
 from charlm.data.stream import Block
 from charlm.data.tokenizer import END_POINT, Ids, Points, Vocabulary, code_points
@@ -88,10 +88,6 @@ class DocumentSplit:
 
     def add(self, codes: Points) -> None:
         """Draw the documents of the next code points, with END_POINT where documents end."""
-        for start in range(0, len(codes), AT_ONCE):
-            self._add(codes[start : start + AT_ONCE])
-
-    def _add(self, codes: Points) -> None:
         ends = np.flatnonzero(codes == END_POINT)
         starts = np.concatenate(([0], ends + 1))
         lengths = np.diff(starts, append=len(codes))

@@ -76,13 +76,11 @@ def _rows_of_marks(form: str) -> re.Pattern[str]:
     return re.compile(f"[{re.escape(''.join(marks))}]{{{LONG_ROW},}}")
 
 
-def normalize_blocks(blocks: Iterable[Block], config: TextConfig) -> Iterable[Block]:
+def normalize_blocks(blocks: Iterable[Block], config: TextConfig) -> Iterator[Block]:
     """Apply the settings to the blocks of a file; the joined text is the same as if normalized at once."""
-    changes = (config.normalize, config.newlines == "lf", config.lowercase, config.collapse_spaces)
-    return _normalized_blocks(blocks, config) if any(changes) else blocks
-
-
-def _normalized_blocks(blocks: Iterable[Block], config: TextConfig) -> Iterator[Block]:
+    if not any((config.normalize, config.newlines == "lf", config.lowercase, config.collapse_spaces)):
+        yield from blocks
+        return
     held = ""
     for block in blocks:
         if block.ends is not None and len(block.ends):  # of records: each is normalized by itself

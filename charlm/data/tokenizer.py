@@ -130,7 +130,9 @@ class Vocabulary:
         lengths = np.ones(len(ids), dtype=np.int64)
         lengths[spelled] = utf8_lengths(points[spelled])
         out = np.repeat(ids, lengths)
-        out[out < 0] = self.id_of_byte[np.frombuffer(utf8_of(points[spelled]), np.uint8)]
+        out[out < 0] = self.id_of_byte[
+            np.frombuffer(text_of(points[spelled]).encode("utf-8", "surrogatepass"), np.uint8)
+        ]
         return out
 
     def ids_per_char(self, text: str) -> NDArray[np.int64]:
@@ -303,11 +305,6 @@ def code_points(text: str) -> NDArray[np.uint32]:
 def text_of(points: NDArray[np.integer[Any]]) -> str:
     """The text of code points (n,), END included."""
     return points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
-
-
-def utf8_of(points: Points) -> bytes:
-    """The UTF-8 of code points (n,)."""
-    return text_of(points).encode("utf-8", "surrogatepass")
 
 
 def utf8_lengths(points: Ids) -> NDArray[np.int64]:
