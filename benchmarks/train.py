@@ -37,7 +37,10 @@ def trainer(size: Size, *, plain: bool = False, precision: str = "fp32") -> Trai
     """One whose text is noise: the speed of a step hardly depends on it."""
     ids = np.random.default_rng(0).integers(0, SYMBOLS, 1_000_000).astype(np.uint8)
     chars = "".join(map(chr, range(48, 48 + SYMBOLS)))
-    corpus = Corpus("noise", "", Vocabulary(chars, b"", (1,) * SYMBOLS), ids, ids[:0], len(ids), 0)
+    corpus = Corpus(
+        key="noise", sha256="", vocabulary=Vocabulary(chars, b"", (1,) * SYMBOLS),
+        train=ids, held_out=ids[:0], test=ids[:0], train_chars=len(ids), held_out_chars=0,
+    )  # fmt: skip
     model = ModelConfig(
         n_layer=size.n_layer,
         n_head=size.n_head,

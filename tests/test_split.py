@@ -98,7 +98,6 @@ def test_documents_are_drawn_alike_wherever_blocks_are_cut(
     whole = prepare(text, config)
     sizes = [part.count(END) / 2001 for part in parts_of(whole)]
     assert np.allclose(sizes, [0.8, 0.1, 0.1], atol=0.03)
-    monkeypatch.setattr(split, "AT_ONCE", 7)
     monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "another"))
     pieces = [text[i : i + 11] for i in range(0, len(text), 11)]
     again = CorpusBuilder(config).build(

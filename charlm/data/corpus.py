@@ -1,6 +1,7 @@
 """A corpus: ids of the training, held-out and test parts, memory-mapped; and the training batches drawn from it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,29 @@ from charlm.rng import mix, permute
 from charlm.strict_json import from_json
 
 
-@dataclass(frozen=True)
-class Corpus:
+@dataclass(frozen=True, kw_only=True)
+class TextFacts:
+    """What the cache knows of a text, besides its ids and their vocabulary."""
+
+    sha256: str  # of the text as UTF-8
+    train_chars: int
+    held_out_chars: int
+    test_chars: int = 0
+    left_out_chars: int = 0  # in gaps between the parts
+    ends: tuple[int, int, int] = (0, 0, 0)  # ends of documents in each part, which are no characters
+    inherited_split: InheritedSplit | None = None  # fine-tuning: split so that what was held out stays so
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus(TextFacts):
     """The ids of each part, (n,), in the narrowest integer type; a character may be several ids."""
 
     key: str  # of the text and how it is split: its name in the cache
-    sha256: str  # of the text as UTF-8
     vocabulary: Vocabulary
     train: Ids
     held_out: Ids
-    train_chars: int
-    held_out_chars: int
-    test: Ids | None = None  # for a single evaluation at the end: no choice may depend on it
-    test_chars: int = 0
-    ends: tuple[int, int, int] = (0, 0, 0)  # ends of documents in each part, which are no characters
-    left_out_chars: int = 0  # in gaps between the parts
+    test: Ids  # for a single evaluation at the end: no choice may depend on it
     uncached: str | None = None  # why it could not be cached
-    inherited_split: InheritedSplit | None = None  # fine-tuning: split so that what was held out stays so
 
     @property
     def chars(self) -> int:
@@ -46,40 +53,24 @@ class Corpus:
 
     def test_text(self) -> str:
         """The test part as text, with END after each document; empty if there is none."""
-        return "" if self.test is None else self.vocabulary.decode(self.test, END)
+        return self.vocabulary.decode(self.test, END)
 
 
 def reopen(key: str, *, whole: bool = False) -> Corpus | None:
     """A corpus from the cache; None if it is missing or damaged. With `whole` every id is checked."""
-    found = cache.read(key, PARTS, whole=whole)
-    if found is None:
-        return None
-    facts, parts = found
+    found = cache.read(key, whole=whole)
     try:
-        return corpus_of_parts(key, facts, *parts)
+        return corpus_of_parts(key, *found) if found else None
     except cache.DAMAGE:
         return None
 
 
-def corpus_of_parts(key: str, facts: dict[str, Any], train: Ids, held_out: Ids, test: Ids) -> Corpus:
+def corpus_of_parts(key: str, facts: Mapping[str, Any], parts: Mapping[str, Ids]) -> Corpus:
     """A corpus from the facts that its cache holds, and the ids of its parts."""
-    train_ends, held_out_ends, test_ends = map(int, facts.get("ends", (0, 0, 0)))
-    return Corpus(
-        key=key,
-        sha256=facts["sha256"],
-        vocabulary=Vocabulary.from_json(facts["vocabulary"]),
-        train=train,
-        held_out=held_out,
-        train_chars=int(facts["train_chars"]),
-        held_out_chars=int(facts["held_out_chars"]),
-        test=test,
-        test_chars=int(facts["test_chars"]),
-        ends=(train_ends, held_out_ends, test_ends),
-        left_out_chars=int(facts["left_out_chars"]),
-        inherited_split=from_json(InheritedSplit, facts["inherited_split"])
-        if "inherited_split" in facts
-        else None,
-    )
+    known = from_json(TextFacts, {f.name: facts[f.name] for f in fields(TextFacts) if f.name in facts})
+    vocabulary = Vocabulary.from_json(facts["vocabulary"])
+    train, held_out, test = (parts[name] for name in PARTS)
+    return Corpus(key=key, vocabulary=vocabulary, train=train, held_out=held_out, test=test, **vars(known))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 
 from charlm import files
 from charlm.config import TextConfig
+from charlm.data.holdout import PARTS
 from charlm.data.stream import STDIN
 from charlm.data.tokenizer import Ids
 from charlm.terminal import one_line
@@ -78,9 +79,9 @@ def store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> None
     needed = sum(part.n * part.dtype.itemsize for part in parts.values())
     if files.free_space(corpora()) < needed:
         raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed")
-    if folder.exists() and read(key, parts) is None:
+    if folder.exists() and read(key) is None:
         files.remove_tree(folder)  # damaged
-    with files.building(folder, may_stay=lambda: read(key, parts) is not None) as temporary:
+    with files.building(folder, may_stay=lambda: read(key) is not None) as temporary:
         checks: dict[str, Any] = {"boot": boot}
         for name, part in parts.items():
             path = temporary / f"{name}.npy"
@@ -109,7 +110,7 @@ def unwritable() -> str | None:
     return None
 
 
-def read(key: str, names: Iterable[str], *, whole: bool = False) -> tuple[dict[str, Any], list[Ids]] | None:
+def read(key: str, *, whole: bool = False) -> tuple[dict[str, Any], dict[str, Ids]] | None:
     """Facts and ids (memory-mapped) of a corpus; None if it is missing or damaged.
 
     With `whole` every id is checked, however many there are.
@@ -121,7 +122,7 @@ def read(key: str, names: Iterable[str], *, whole: bool = False) -> tuple[dict[s
         facts = json.loads(files.read_regular(folder / FACTS, MOST_FACTS))
         if facts["facts_sha256"] != _seal(facts):
             return None
-        parts = {name: _map(folder / f"{name}.npy") for name in names if f"{name}_crc" in facts}
+        parts = {name: _map(folder / f"{name}.npy") for name in PARTS}
         rebooted = facts["boot"] != files.boot()
         if facts["format"] != FORMAT or not all(
             _is_whole(part, facts, name, whole or rebooted) for name, part in parts.items()
@@ -130,7 +131,7 @@ def read(key: str, names: Iterable[str], *, whole: bool = False) -> tuple[dict[s
     except DAMAGE:
         return None
     _note_use(folder, facts, rebooted)
-    return facts, list(parts.values())
+    return facts, parts
 
 
 def entries(skipped: Callable[[str], None] = lambda why: None) -> list[Entry]:

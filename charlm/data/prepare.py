@@ -9,7 +9,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import time
@@ -18,7 +18,7 @@ import numpy as np
 
 from charlm.config import TextConfig
 from charlm.data import corpus_cache as cache
-from charlm.data.corpus import Corpus, corpus_of_parts, reopen
+from charlm.data.corpus import Corpus, TextFacts, corpus_of_parts, reopen
 from charlm.data.documents import EndMarker, split_documents
 from charlm.data.encode import Counts, Encoder, Spool, TextCounter
 from charlm.data.holdout import LEFT_OUT, PARTS, BeginsWith, DocumentSplit, EarlierText, Split, inherit_split
@@ -28,6 +28,7 @@ from charlm.data.text_scan import TextMarks
 from charlm.data.tokenizer import END_POINT, Ids, Points, Vocabulary
 from charlm.errors import ResourceError, TextError
 from charlm.files import make_folder
+from charlm.strict_json import to_json
 from charlm.terminal import one_line
 
 Watch = Callable[[str, int, int | None], None]  # what is being done, how much of it is done, of how much
@@ -146,17 +147,14 @@ class CorpusBuilder:
         chars = {name: int(part.sum()) - ends[name] for name, part in counts.items()}
         self._check(chars, ends["train"])
         vocabulary = self._vocabulary(counts["train"])
-        facts = {
-            "format": cache.FORMAT,
-            "label": self._label,
-            "sha256": sha256,
-            "vocabulary": json.loads(vocabulary.to_json()),
+        known = TextFacts(
+            sha256=sha256,
+            ends=(ends["train"], ends["held_out"], ends["test"]),
+            inherited_split=inherited,
             **{f"{name}_chars": n for name, n in chars.items()},
-        }
-        if vocabulary.has_end:
-            facts["ends"] = [ends[name] for name in PARTS]
-        if inherited is not None:
-            facts["inherited_split"] = asdict(inherited)
+        )
+        own = {"format": cache.FORMAT, "label": self._label, "vocabulary": json.loads(vocabulary.to_json())}
+        facts = {**to_json(known), **own}
         encoder = Encoder(vocabulary, self._counter.counts())
 
         def encoded(name: str) -> Iterator[Ids]:
@@ -221,8 +219,8 @@ def _store(key: str, facts: dict[str, object], parts: dict[str, cache.Part]) -> 
             f"the cache in {one_line(str(cache.cache_folder()))} cannot be written ({why}), and the text is too long "
             "to be held in memory; free some space there, or set CHARLM_CACHE to another folder"
         )
-    held = [np.concatenate([np.empty(0, part.dtype), *part.pieces()]) for part in parts.values()]
-    return replace(corpus_of_parts(key, facts, *held), uncached=why)
+    held = {name: np.concatenate([np.empty(0, part.dtype), *part.pieces()]) for name, part in parts.items()}
+    return replace(corpus_of_parts(key, facts, held), uncached=why)
 
 
 def _temporary_folder() -> Path:

@@ -49,7 +49,7 @@ def _symbols_read(corpus: "Corpus") -> str:
     """The number of ids, where the units are not characters."""
     if corpus.vocabulary.units == "chars":
         return ""
-    ids = sum(len(part) for part in (corpus.train, corpus.held_out, corpus.test) if part is not None)
+    ids = sum(len(part) for part in (corpus.train, corpus.held_out, corpus.test))
     kept = ", excluding left-out text" if corpus.left_out_chars else ""
     return f" as {ids - sum(corpus.ends):,} bytes{kept}"
 
@@ -160,7 +160,7 @@ def _held_out_found(origin: "Parent", found: int) -> str:
 
     old = origin.corpus
     assert old is not None, "what was found was looked for"
-    kept_back = (old.held_out, *([] if old.test is None else [old.test]))
+    kept_back = (old.held_out, old.test)
     of = max(1, old.held_out_chars + old.test_chars + sum(old.ends[1:]))
     ends = ", ends of documents counted," if sum(old.ends) else ","
     least = "at least " if any(len(part) > MOST_SEARCHED for part in kept_back) else ""

@@ -93,9 +93,7 @@ class Parent:
     def earlier(self) -> EarlierText:
         """What the division and the vocabulary of the new text depend on."""
         facts, corpus = self.snapshot.run.corpus, self.corpus
-        held_out = None
-        if corpus is not None:
-            held_out = (corpus.held_out, *([] if corpus.test is None else [corpus.test]))
+        held_out = None if corpus is None else (corpus.held_out, corpus.test)
         return EarlierText(
             vocabulary=self.snapshot.vocabulary,
             key=facts.key,
