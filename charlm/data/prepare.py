@@ -115,7 +115,7 @@ class CorpusBuilder:
                     self._observe(codes)
         if main:
             self._n, self.counts = spool.chars, self._counter.counts()
-            self.marks = TextMarks.from_counts(self.counts, self._counter.crlf) if spool.chars else None
+            self.marks = TextMarks(self.counts, self._counter.crlf) if spool.chars else None
         return digest.hexdigest()
 
     def _key(self, sha256: str, val_sha256: str | None) -> str:

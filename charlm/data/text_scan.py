@@ -9,7 +9,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Self
 
 import numpy as np
 
@@ -25,36 +24,17 @@ SAMPLE_PIECE, MOST_SAMPLE_PIECES = 1 << 15, 64
 """A sample is the whole text up to so many pieces of so many characters, else pieces spread evenly."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class TextMarks:
     """How often characters occur that deserve a warning, and what the text consists of."""
 
-    crlf: int  # pairs of return and line feed
-    returns: int
-    feeds: int
-    nul: int
-    replaced: int  # replacement characters (U+FFFD)
-    only_space: bool
-    one_character: bool  # repeated
-
-    @classmethod
-    def from_counts(cls, counts: Counts, crlf: int) -> Self:
+    def __init__(self, counts: Counts, crlf: int) -> None:
         """From how often each code point occurs, (n,), and pairs of return and line feed."""
-        found = {int(point): int(counts[point]) for point in np.flatnonzero(counts) if point != END_POINT}
-        return cls(
-            crlf=crlf,
-            returns=found.get(ord("\r"), 0),
-            feeds=found.get(ord("\n"), 0),
-            nul=found.get(0, 0),
-            replaced=found.get(0xFFFD, 0),
-            only_space=all(chr(point).isspace() for point in found),
-            one_character=len(found) == 1 and sum(found.values()) > 1,
-        )
-
-    @property
-    def line_ends(self) -> dict[str, int]:
-        """How many lines end in LF, CRLF and CR."""
-        return {"LF": self.feeds - self.crlf, "CRLF": self.crlf, "CR": self.returns - self.crlf}
+        found = {chr(point): int(counts[point]) for point in np.flatnonzero(counts) if point != END_POINT}
+        self.returns, feeds = found.get("\r", 0), found.get("\n", 0)
+        self.line_ends = {"LF": feeds - crlf, "CRLF": crlf, "CR": self.returns - crlf}
+        self.nul, self.replaced = found.get("\0", 0), found.get("\ufffd", 0)
+        self.only_space = all(map(str.isspace, found))
+        self.one_character = len(found) == 1 and sum(found.values()) > 1
 
     def warnings(self) -> list[str]:
         """A sentence for each thing that a user should know before training."""
