@@ -27,8 +27,9 @@ from charlm.data.normalize import normalize
 from charlm.data.tokenizer import Vocabulary, without_ends
 from charlm.errors import CheckpointError, TextError, UsageError
 from charlm.inference.context import ContextRule
-from charlm.inference.generate import Piece, default_prompt, generate
+from charlm.inference.generate import Ended, Piece, default_prompt, generate
 from charlm.inference.predictor import Predictor, TransformerPredictor, predictor_of
+from charlm.native.compiler import Compilation
 from charlm.native.compiler import start_compiling as begin_compiling
 from charlm.settings import settings_of
 from charlm.terminal import one_line
@@ -94,6 +95,8 @@ class Run:
         if checkpoint is None and self.snapshot.finished == "early":
             self.which = "best"
             self.snapshot = read_snapshot(folder, self.which)
+        self.compiling: Compilation | None = None
+        """Of the model's C code, where it was begun before the run was loaded."""
 
     @property
     def name(self) -> str:
@@ -118,7 +121,7 @@ class Run:
     @cached_property
     def predictor(self) -> Predictor:
         """What predicts: the contract of `charlm.inference.predictor`."""
-        compiling = begin_compiling()
+        compiling = self.compiling or begin_compiling()
         return predictor_of(self.snapshot, compiling.library() if compiling else None)
 
     @property
@@ -167,29 +170,14 @@ class Run:
         for name, value in {"length": length, "n": n}.items():
             if type(value) is not int or value < 1:
                 raise UsageError(f"{name} is {value!r}; it must be a whole number, at least 1")
-        config, predictor = build(SamplingConfig, settings), self.predictor
-        if config.top_k is not None:
-            config = replace(config, top_k=min(config.top_k, self.tokenizer.n_symbols))
+        config = build(SamplingConfig, settings)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         if "" in stops:
             raise UsageError("stop is empty; give the text to stop before")
-        if one_document and self.tokenizer.end is None:
-            raise UsageError(
-                "one_document has no effect on this model, which was trained without documents; leave it out"
-            )
-        given = default_prompt(predictor) if prompt is None else self._read_prompt(prompt)
+        given = None if prompt is None else self._read_prompt(prompt)
+        events = self.generate(given, config, length=length, n=n, stops=stops, one_document=one_document)
 
         def pieces() -> Iterator[Piece]:
-            events = generate(
-                predictor,
-                given,
-                config,
-                n=n,
-                length=length,
-                stops=stops,
-                one_document=one_document,
-                between=separator_of(self.text_config),
-            )
             while True:
                 with self._fastest():
                     event = next(events, None)
@@ -199,6 +187,37 @@ class Run:
                     yield event
 
         return pieces()
+
+    def generate(
+        self,
+        prompt: str | None,
+        config: SamplingConfig,
+        *,
+        length: int,
+        n: int = 1,
+        stops: Sequence[str] = (),
+        one_document: bool = False,
+    ) -> Iterator[Piece | Ended]:
+        """Continue a prompt, which is read as it stands, and yield the text of all samples in pieces.
+
+        A `top_k` above the number of symbols is lowered to it. Raises UsageError, at the call.
+        """
+        if one_document and self.tokenizer.end is None:
+            raise UsageError(
+                "one_document has no effect on this model, which was trained without --documents; leave it out"
+            )
+        if config.top_k is not None:
+            config = replace(config, top_k=min(config.top_k, self.tokenizer.n_symbols))
+        return generate(
+            self.predictor,
+            default_prompt(self.predictor) if prompt is None else prompt,
+            config,
+            n=n,
+            length=length,
+            stops=stops,
+            one_document=one_document,
+            between=separator_of(self.text_config),
+        )
 
     @contextmanager
     def _fastest(self) -> Iterator[None]:

@@ -20,8 +20,6 @@ from charlm.training.request import build, note_files
 if TYPE_CHECKING:
     from charlm.data.tokenizer import Vocabulary
     from charlm.inference.generate import Ended
-    from charlm.inference.predictor import Predictor
-    from charlm.native.compiler import Compilation
     from charlm.run import Run as TrainedRun
 
 LARGEST_PROMPT = 1 << 24
@@ -111,16 +109,16 @@ def command(
     use_threads(threads)
     model = load_run(checkpoints, run, checkpoint)
     given, lacking = _as_the_run_reads(given, prompt_file, model, map_lookalikes)
-    predictor, config = _ready(model, compiling, config, stops, one_document, alone=threads is None)
-    from charlm.data.documents import separator_of
-    from charlm.inference.generate import Piece, default_prompt, generate
+    model.compiling = compiling
+    if config.seed is None and config.temperature > 0:
+        config = config.seeded()
+        say(f"seed {config.seed}; to repeat this sample: --seed {config.seed}")
+    _prepare(model, config, stops, alone=threads is None)
+    from charlm.inference.generate import Piece, default_prompt
 
-    start = default_prompt(predictor) if given is None else given
+    start = default_prompt(model.predictor) if given is None else given
+    events = model.generate(start, config, length=length, n=n, stops=stops, one_document=one_document)
     show = _Json(start, lacking, config.seed) if as_json else _Stream(given or "", n, raw)
-    between = separator_of(model.text_config)
-    events = generate(
-        predictor, start, config, n=n, length=length, stops=stops, one_document=one_document, between=between
-    )
     for event in events:
         if isinstance(event, Piece):
             show.piece(event.sample, event.text)
@@ -221,33 +219,16 @@ def _named(text: str) -> str:
     return f"{one_line(text)} (U+{ord(text):04X})" if len(text) == 1 else one_line(text)
 
 
-def _ready(
-    run: "TrainedRun",
-    compiling: "Compilation | None",
-    config: SamplingConfig,
-    stops: list[str],
-    one_document: bool,
-    *,
-    alone: bool,
-) -> "tuple[Predictor, SamplingConfig]":
-    """The predictor, with one of torch's threads where that is faster and it may compute `alone`; seed and top_k set.
+def _prepare(run: "TrainedRun", config: SamplingConfig, stops: list[str], *, alone: bool) -> None:
+    """Use one of torch's threads where that is faster and it may compute `alone`; warn of what has no effect.
 
-    Warns of what slows it, and of stop texts that it cannot write, or only in bytes. Raises UsageError.
+    That is a top_k above the number of symbols, and stop texts that the model cannot write, or only in bytes.
     """
     import torch
 
-    from charlm.inference.predictor import predictor_of
-
-    if one_document and run.tokenizer.end is None:
-        raise UsageError(
-            "--one-document has no effect: this model was trained without documents; train one with --documents"
-        )
-    if config.seed is None and config.temperature > 0:
-        config = config.seeded()
-        say(f"seed {config.seed}; to repeat this sample: --seed {config.seed}")
-    predictor = predictor_of(run.snapshot, compiling.library() if compiling else None)
+    single = run.predictor.single_threaded
     warn_of_slow_parts()
-    if alone and predictor.single_threaded:
+    if alone and single:
         torch.set_num_threads(1)
     vocabulary = run.tokenizer
     trained = set(vocabulary.trained_bytes)
@@ -259,11 +240,10 @@ def _ready(
             warn(f"--stop {one_line(stop)} cannot occur: the model cannot write {shown}")
         elif lacking:
             warn(f"--stop {one_line(stop)} will be rare: the model can write {shown} only as UTF-8 bytes")
-    symbols = vocabulary.n_symbols
-    if config.top_k is not None and config.top_k > symbols:
-        warn(f"--top-k {config.top_k} is lowered to {symbols}, the number of symbols of this model")
-        config = replace(config, top_k=symbols)
-    return predictor, config
+    if config.top_k is not None and config.top_k > vocabulary.n_symbols:
+        warn(
+            f"--top-k {config.top_k} is lowered to {vocabulary.n_symbols}, the number of symbols of this model"
+        )
 
 
 class _Stream:
