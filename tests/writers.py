@@ -254,7 +254,7 @@ def counting_alone(root: Path) -> Case:
     choice = replace(choice, plan=choice.plan.record(decided="size", at_step=0))
     loaded = load(sources, TextConfig())
     shutil.rmtree(root / "files")  # so that nothing but the run is written
-    expected = NgramSession.of_text(loaded.corpus, choice.model, choice.training, choice.plan, {}).ngram
+    expected = NgramSession(loaded.corpus, choice.model, choice.training, choice.plan, {}).ngram
 
     def act() -> None:
         if list(root.glob("toy/step-*")):

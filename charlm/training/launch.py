@@ -73,7 +73,7 @@ def start_run(
     )
     session: Session
     if choice.model.is_ngram:
-        session = NgramSession.of_text(corpus, choice.model, choice.training, choice.plan, facts)
+        session = NgramSession(corpus, choice.model, choice.training, choice.plan, facts)
     else:
         counted = parent.counted_corpus if parent is not None else None
         also = [] if counted is None else [counted.train]
@@ -113,8 +113,8 @@ def resume_run(
     if snapshot.model_config.is_ngram:
         session = NgramSession.resumed(snapshot, corpus, plan)
     else:
-        also = [text.train for text in counted_parent(snapshot.run)]
-        session = TransformerSession.resumed(snapshot, corpus, plan, also)
+        also = counted_parent(snapshot.run)
+        session = TransformerSession.resumed(snapshot, corpus, plan, [] if also is None else [also.train])
         if session.state.parent_loss is not None:
             reload_parent_text(session, warn)
         if plan.extended_at is not None and plan.extended_at >= snapshot.step:

@@ -145,12 +145,12 @@ def earlier_of(facts: CorpusFacts) -> EarlierText | None:
         raise CheckpointError(f"run.json is damaged: {one_line(repr(error))}") from None
 
 
-def counted_parent(run: RunFacts) -> list[Corpus]:
+def counted_parent(run: RunFacts) -> Corpus | None:
     """The parent's text, where the run's n-gram prior counts it too. Raises CheckpointError."""
     if run.parent is None or not run.parent.counted:
-        return []
+        return None
     try:
-        return [parent_corpus(run.parent)]
+        return parent_corpus(run.parent)
     except CheckpointError as error:
         raise CheckpointError(
             f"the n-gram prior of this run also counts the text of {one_line(run.parent.run)}: {error}"

@@ -310,31 +310,26 @@ class NgramSession(Session):
         training: TrainingConfig,
         plan: Plan,
         run: RunFacts,
-        ngram: KneserNey,
+        ngram: KneserNey | None = None,
     ) -> None:
-        super().__init__(corpus, replace(model, prior=True, prior_order=ngram.order), training, plan, run)
-        self.predictor, self.ngram = NgramPredictor(ngram, corpus.vocabulary), ngram.to_bytes()
+        """Without `ngram` the training part is counted; an order that is not given is the one that predicts its end best."""
+        super().__init__(corpus, model, training, plan, run)
         self.state.step = plan.total_steps
-
-    @classmethod
-    def of_text(
-        cls, corpus: Corpus, model: ModelConfig, training: TrainingConfig, plan: Plan, run: RunFacts
-    ) -> "NgramSession":
-        """Count the training part. If the order is not given, the one that predicts its end best is chosen."""
         started, vocabulary = perf_counter(), corpus.vocabulary
-        built = fit(
-            corpus.train,
-            vocabulary.n_symbols,
-            model.prior_order,
-            memory=training.prior_memory << 20,
-            most=training.prior_chars,
-            end=vocabulary.end,
-        )
-        session = cls(corpus, model, training, plan, run, built.model)
-        seconds, step, chars = perf_counter() - started, session.state.step, session.chars_per_step
-        session.state.seconds = seconds
-        session.counted = Counted(step=step, chars=chars, seconds=seconds, limits=built.limits)
-        return session
+        if ngram is None:
+            built = fit(
+                corpus.train,
+                vocabulary.n_symbols,
+                model.prior_order,
+                memory=training.prior_memory << 20,
+                most=training.prior_chars,
+                end=vocabulary.end,
+            )
+            ngram, seconds, chars = built.model, perf_counter() - started, self.chars_per_step
+            self.state.seconds = seconds
+            self.counted = Counted(step=self.state.step, chars=chars, seconds=seconds, limits=built.limits)
+        self.model_config = replace(model, prior=True, prior_order=ngram.order)
+        self.predictor, self.ngram = NgramPredictor(ngram, vocabulary), ngram.to_bytes()
 
     @classmethod
     def resumed(cls, snapshot: Snapshot, corpus: Corpus, plan: Plan) -> "NgramSession":
