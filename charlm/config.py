@@ -30,14 +30,14 @@ MOST_KEPT_BACK = 0.95
 
 def no_effect(config: Settings, name: str, beside: str) -> ValueError:
     """The error for a setting that does nothing in this configuration."""
-    return ValueError(f"{name} is {getattr(config, name)}, which has no effect with {beside}")
+    return ValueError(f"`{name}={getattr(config, name)}` has no effect with {beside}")
 
 
 def refuse_transformer_only(config: Settings) -> None:
     """ValueError for a setting, of a model or of training, that has an effect on a transformer only."""
     for setting in settings_of(type(config)):
         if setting.name not in NGRAM_SETTINGS and getattr(config, setting.name) != setting.default:
-            raise no_effect(config, setting.name, f"model {NGRAM}")
+            raise no_effect(config, setting.name, f"`model={NGRAM}`")
 
 
 def refuse_not_plain(config: Settings) -> None:
@@ -46,7 +46,7 @@ def refuse_not_plain(config: Settings) -> None:
         value = getattr(config, setting.name)
         off = {"ngram_embeddings": (None, 1), "prior": (None, False)}.get(setting.name, (setting.default,))
         if setting.name in NOT_PLAIN and value not in off:
-            raise ValueError(f"{setting.name} is {value}, which --plain does not allow")
+            raise ValueError(f"`{setting.name}={value}` is not allowed with `plain`")
 
 
 def acts(model: str, setting: str) -> bool:
@@ -129,7 +129,7 @@ class ModelConfig(Settings):
         super().__post_init__()
         if self.is_ngram:
             if self.prior is False:
-                raise ValueError(f"prior is False, which contradicts model {NGRAM}")
+                raise ValueError(f"`prior=False` contradicts `model={NGRAM}`")
             refuse_transformer_only(self)
             return
         self._refuse_idle()
@@ -145,36 +145,36 @@ class ModelConfig(Settings):
             needed["position"] = ATTENTION
         for name, mixers in needed.items():
             if getattr(self, name) not in (None, False) and not set(mixers) & set(self.mixers):
-                raise no_effect(self, name, f"mixer {self.mixer}; it needs {' or '.join(mixers)}")
+                raise no_effect(self, name, f"`mixer={self.mixer}`; it needs {' or '.join(mixers)}")
         for name in ("ngram_embedding_rows", "ngram_embedding_dropout"):
             if getattr(self, name) is not None and self.ngram_embeddings == 1:
-                raise no_effect(self, name, "ngram_embeddings 1")
+                raise no_effect(self, name, "`ngram_embeddings=1`")
         for name in ("prior_order", "prior_dropout"):
             if getattr(self, name) is not None and self.prior is False:
-                raise no_effect(self, name, "no prior")
+                raise no_effect(self, name, "`prior=False`")
 
     def _refuse_shape(self) -> None:
         """ValueError for sizes that do not fit one another."""
         heads, width, rows = self.n_head, self.n_embd, self.ngram_embedding_rows
         if rows is not None and rows & (rows - 1):
-            raise ValueError(f"ngram_embedding_rows is {rows}; it must be a power of two")
+            raise ValueError(f"`ngram_embedding_rows` is {rows}; it must be a power of two")
         if heads is not None and width is not None:
             pairs = self.position in (None, "rotary")  # which turn pairs of values
             if width % heads or (pairs and (width // heads) % 2):
                 raise ValueError(
-                    f"n_embd is {width} and n_head {heads}; n_embd / n_head must be "
+                    f"`n_embd` is {width} and `n_head` {heads}; width / heads must be "
                     f"{'an even number' if pairs else 'a whole number'}"
                 )
         if heads is not None and self.n_kv_head is not None and heads % self.n_kv_head:
             raise ValueError(
-                f"n_kv_head is {self.n_kv_head} and n_head {heads}; the query heads must form that many equal groups"
+                f"`n_head` is {heads} and `n_kv_head` {self.n_kv_head}; `n_head` must be a multiple of `n_kv_head`"
             )
         if self.block_size is not None and self.window is not None and self.window > self.block_size:
             raise ValueError(
-                f"window is {self.window} and block_size {self.block_size}; window must not exceed block_size"
+                f"`window` is {self.window} and `block_size` {self.block_size}; `window` must not exceed `block_size`"
             )
         if self.n_layer is not None and len(self.mixers) > self.n_layer:
-            raise ValueError(f"mixer names {len(self.mixers)} layers, and n_layer is {self.n_layer}")
+            raise ValueError(f"`mixer` names {len(self.mixers)} layers, but `n_layer` is {self.n_layer}")
 
     @property
     def mixers(self) -> tuple[str, ...]:
@@ -326,11 +326,11 @@ class TrainingConfig(Settings):
         super().__post_init__()
         if self.batch_size is not None and self.batch_size % self.grad_accum:
             raise ValueError(
-                f"grad_accum is {self.grad_accum} and batch_size {self.batch_size}; "
-                "batch_size must be a multiple of grad_accum"
+                f"`grad_accum` is {self.grad_accum} and `batch_size` {self.batch_size}; `batch_size` must be a "
+                "multiple of `grad_accum`"
             )
         if self.muon_lr is not None and self.optimizer == "adamw":
-            raise no_effect(self, "muon_lr", "optimizer adamw")
+            raise no_effect(self, "muon_lr", "`optimizer=adamw`")
 
     def completed(self) -> Self:
         """The same with all that a run computes by named, as it was before there was a choice."""
@@ -409,29 +409,28 @@ class TextConfig(Settings):
         super().__post_init__()
         self._refuse_split()
         if self.strip is not None and self.field is not None:
-            raise no_effect(self, "strip", "field, because strip works only on whole files")
+            raise no_effect(self, "strip", "`field`: it works only on whole files")
         if self.units == "bytes" and self.min_count is not None:
-            raise no_effect(self, "min_count", "units bytes")
+            raise no_effect(self, "min_count", "`units=bytes`")
 
     def _refuse_split(self) -> None:
         """ValueError for settings that do not divide a text."""
         if self.separator == "" or (self.separator is None) != (self.documents != "separator"):
             raise ValueError(
-                f"separator is {self.separator!r} and documents {self.documents}; give a separator if, "
-                "and only if, documents is separator"
+                f"`separator` is {self.separator!r} and `documents` {self.documents}; a separator goes with "
+                "`documents=separator`, and with nothing else"
             )
         if self.split == "documents" and self.documents == "none":
-            raise no_effect(
-                self, "split", "documents none; set documents to file, line, blank-line or separator"
-            )
+            other = "file, line, blank-line or separator"
+            raise no_effect(self, "split", f"`documents=none`; set `documents` to {other}")
         if self.split != "tail" and (self.val_file is not None or self.val + self.test == 0):
-            what = "val_file" if self.val_file is not None else "val 0"
-            raise no_effect(self, "split", f"{what}; leave one out")
+            what = "val_file" if self.val_file is not None else "val=0"
+            raise no_effect(self, "split", f"`{what}`; leave one out")
         if self.val_file is not None and self.val != VAL:
-            raise no_effect(self, "val", "val_file; leave one out")
+            raise no_effect(self, "val", "`val_file`; leave one out")
         if self.val_file is None and self.val + self.test > MOST_KEPT_BACK:
             raise ValueError(
-                f"val is {self.val:g} and test {self.test:g}; their sum must be at most {MOST_KEPT_BACK:g}, "
+                f"`val` is {self.val:g} and `test` {self.test:g}; their sum must be at most {MOST_KEPT_BACK:g}, "
                 "so that some text remains to train on"
             )
 
@@ -467,7 +466,7 @@ class SamplingConfig(Settings):
         for name in ("top_k", "top_p", "min_p"):
             if self.temperature == 0 and getattr(self, name) is not None:
                 raise ValueError(
-                    f"{name} has no effect at temperature 0, which always takes the likeliest character"
+                    f"`{name}` has no effect at `temperature=0`, which always takes the likeliest character"
                 )
 
     def seeded(self) -> Self:

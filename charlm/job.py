@@ -276,7 +276,7 @@ def _differences(snapshot: Snapshot, asked: Mapping[str, Any]) -> list[str]:
         return "not given" if value is None else one_line(str(value))
 
     return [
-        f"{one_line(name)} was {shown(before.get(name))} and is now {shown(asked.get(name))}"
+        f"`{one_line(name)}` was {shown(before.get(name))} and is now {shown(asked.get(name))}"
         for name in {**before, **asked}
         if name != "threads" and before.get(name) != asked.get(name)
     ]

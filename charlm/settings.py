@@ -78,15 +78,15 @@ class Setting:
             return
         if self.repeated:
             if not isinstance(value, tuple) or not value or not all(type(v) is str and v for v in value):
-                raise ValueError(f"{self.name} is {value!r}; it takes one or more texts")
+                raise ValueError(f"`{self.name}` is {value!r}; it must be one or more strings")
             return
         kinds = (int, float) if self.type is float else (self.type,)
         if not isinstance(value, kinds) or (isinstance(value, bool) and self.type is not bool):
-            raise ValueError(f"{self.name} is {value!r}; it must be of type {self.type.__name__}")
+            raise ValueError(f"`{self.name}` is {value!r}; it must be of type {self.type.__name__}")
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{self.name} is {value}; it must be a finite number")
+            raise ValueError(f"`{self.name}` is {value}; it must be a finite number")
         if self.limit is not None and value not in self.limit:
-            raise ValueError(f"{self.name} is {value!r}; allowed: {self.limit}{self._meant(value)}")
+            raise ValueError(f"`{self.name}` is {value!r}; allowed: {self.limit}{self._meant(value)}")
 
     def _meant(self, value: Any) -> str:
         """The end of that sentence: the word that was meant, or the share where percent were given."""

@@ -280,7 +280,7 @@ def test_a_run_shows_its_report(runs: Path, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         ({"n_layers": 3}, "'n_layers' is an unknown setting; did you mean n_layer?"),
-        ({"n_embd": 0}, "n_embd is 0; allowed"),
+        ({"n_embd": 0}, "`n_embd` is 0; allowed"),
         ({"time": "5 parsecs"}, "is not a time"),
         ({"time": 1}, "give at least 5 s"),
         ({"steps": 0}, "steps is 0"),
@@ -288,7 +288,7 @@ def test_a_run_shows_its_report(runs: Path, tmp_path: Path) -> None:
         ({"steps": 3, "texts": ["x"]}, "not both"),
         ({"steps": 3, "checkpoint": "best"}, "no effect without --from"),
         ({"steps": 3, "run": "../x"}, "cannot be named"),
-        ({"model": "ngram", "steps": 3}, "no effect with model ngram"),
+        ({"model": "ngram", "steps": 3}, "no effect with `model=ngram`"),
     ],
 )
 def test_what_is_wrong_is_refused_at_the_call(
@@ -306,7 +306,7 @@ def test_a_sample_of_unknown_or_impossible_settings_is_refused(runs: Path) -> No
     run = charlm.load("ducks")
     for settings, said in (
         ({"temprature": 1.0}, "did you mean temperature?"),
-        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"temperature": -1.0}, "`temperature` is -1.0"),
         ({"length": 0}, "length is 0"),
         ({"one_document": True}, "one_document has no effect"),
         ({"stop": ""}, "stop is empty"),

@@ -192,7 +192,7 @@ def test_commands_name_it_measure_it_and_leave_it_out_on_request(charlm: Callabl
     [
         (["ducks.txt", "book.txt", "--strip", "gutenberg", "--dry-run"], 0, "in 1 of 2 files"),
         (["ducks.txt", "--strip", "gutenberg", "--dry-run"], 0, "found no header or licence"),
-        (["ducks.txt", "--strip", "gutenberg", "--field", "x"], 2, "strip is gutenberg, which has no effect"),
+        (["ducks.txt", "--strip", "gutenberg", "--field", "x"], 2, "--strip gutenberg has no effect"),
         (["--strip", "gutenberg"], 2, "--strip "),
         (["ducks.txt", "--val-file", "book.txt", "--dry-run"], 0, "of the held-out part"),
         (["book.txt", "--split", "blocks", "--dry-run"], 0, "of the held-out part"),

@@ -102,11 +102,11 @@ def test_what_is_varied_is_read(text: str, name: str, values: list[object]) -> N
         ("position=none,none", "at least two different values"),
         ("position=", "at least two"),
         ("position", "at least two"),
-        ("position=none,spiral", "position is 'spiral'; allowed: none"),
-        ("window=4,many", "'many' is not a value of window"),
-        ("window=4,0", "window is 0; allowed"),
-        ("locality=yes,no", "locality is 'yes'; allowed: on, off"),
-        ("dropout=nan,0.1", "dropout is nan"),
+        ("position=none,spiral", "`position` is 'spiral'; allowed: none"),
+        ("window=4,many", "'many' is not a value of `window`"),
+        ("window=4,0", "`window` is 0; allowed"),
+        ("locality=yes,no", "`locality` is 'yes'; allowed: on, off"),
+        ("dropout=nan,0.1", "`dropout` is nan"),
     ],
 )
 def test_what_cannot_be_varied_is_refused_by_name(text: str, said: str) -> None:
@@ -122,8 +122,8 @@ def test_every_combination_that_can_act_and_a_sentence_for_the_others() -> None:
         "mixer attention, window 4",
         "mixer recurrent, window auto",
     ]
-    assert len(refused) == 1 and "window is 4, which has no effect with mixer recurrent" in refused[0]
-    with pytest.raises(UsageError, match="position is alibi, which has no effect with mixer recurrent"):
+    assert len(refused) == 1 and "`window=4` has no effect with `mixer=recurrent`" in refused[0]
+    with pytest.raises(UsageError, match="`position=alibi` has no effect with `mixer=recurrent`"):
         variants({"position": ["none", "alibi"]}, ModelConfig(mixer="recurrent"), TrainingConfig())
     assert len({v.folder for v in found}) == 3
 

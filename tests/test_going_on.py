@@ -252,7 +252,7 @@ def test_another_block_is_taken_where_no_weight_depends_on_it(
     if can_act:
         assert choose_finetuning(origin, new, Budget(steps=5), model, TrainingConfig()).model.block_size == 8
     else:
-        with pytest.raises(UsageError, match="block_size is 8, and 16 in old"):
+        with pytest.raises(UsageError, match="`block_size=8` differs from 16 in old"):
             choose_finetuning(origin, new, Budget(steps=5), model, TrainingConfig())
 
 

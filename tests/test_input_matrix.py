@@ -120,7 +120,7 @@ INPUTS: dict[str, Input] = {
     "documents that never end": Input(
         TEXT.encode(), "no document ends", 3, ("text", "--documents", "separator", "--separator", "Ж")
     ),
-    "all of it held out": Input(TEXT.encode(), "val is 1.0; allowed", 2, ("text", "--val", "1")),
+    "all of it held out": Input(TEXT.encode(), "--val is 1.0; allowed", 2, ("text", "--val", "1")),
     "a held-out text that is missing": Input(
         TEXT.encode(), "lost.txt", 3, ("text", "--val-file", "lost.txt")
     ),

@@ -332,7 +332,7 @@ def test_the_plan_takes_counts_where_there_is_text_enough_and_leaves_n_grams_out
 
 
 def test_how_much_is_counted_cannot_act_without_counts() -> None:
-    with pytest.raises(ValueError, match="prior_chars is 9, which has no effect with no prior"):
+    with pytest.raises(ValueError, match="`prior_chars=9` has no effect without a prior"):
         choose(Budget(steps=10), 10**6, ModelConfig(prior=False), TrainingConfig(prior_chars=9))
 
 

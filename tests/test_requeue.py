@@ -71,13 +71,13 @@ def test_other_settings_are_refused_by_name(charlm: Charlm) -> None:
     assert charlm(*JOB).code == 0
     before = weights(charlm, "job")
     for change, named in (
-        (["--steps", "13"], "steps was 12 and is now 13"),
-        (["--time", "30s"], "time was not given and is now 30"),
-        (["--seed", "7"], "seed was not given and is now 7"),
-        (["--n-embd", "32"], "n_embd was 16 and is now 32"),
-        (["--lowercase"], "lowercase was not given and is now True"),
-        (["--val", "0.2"], "val was not given and is now 0.2"),
-        (["--from", "job"], "from was not given and is now job"),
+        (["--steps", "13"], "--steps was 12 and is now 13"),
+        (["--time", "30s"], "--time was not given and is now 30"),
+        (["--seed", "7"], "--seed was not given and is now 7"),
+        (["--n-embd", "32"], "--n-embd was 16 and is now 32"),
+        (["--lowercase"], "--lowercase was not given and is now True"),
+        (["--val", "0.2"], "--val was not given and is now 0.2"),
+        (["--from", "job"], "--from was not given and is now job"),
     ):
         job = JOB if change[0] != "--time" else [word for word in JOB if word not in ("--steps", "12")]
         result = charlm(*job, *change)
@@ -90,7 +90,7 @@ def test_a_setting_that_is_left_out_is_named_and_a_default_is_none(
 ) -> None:
     assert charlm(*JOB, "--dropout", "0.1").code == 0
     result = charlm(*JOB)
-    assert result.code == 2 and "dropout was 0.1 and is now not given" in result.err
+    assert result.code == 2 and "--dropout was 0.1 and is now not given" in result.err
     assert charlm(*JOB, "--dropout", "0.1", "--seed", "1").code == 0
     monkeypatch.setenv("CHARLM_DROPOUT", "0.1")
     assert charlm(*JOB).code == 0
@@ -115,7 +115,7 @@ def test_a_run_that_no_request_is_kept_of_is_compared_with_what_was_chosen(charl
     assert json.loads(Path("checkpoints/job/run.json").read_text()).get("asked") is None
     assert charlm(*JOB).code == 0
     result = charlm(*JOB, "--n-embd", "32")
-    assert result.code == 2 and "n_embd was 16 and is now 32" in result.err
+    assert result.code == 2 and "--n-embd was 16 and is now 32" in result.err
 
 
 @pytest.mark.parametrize("begun", [True, False])

@@ -7,7 +7,7 @@ import typer
 
 from charlm.cli.console import MESSAGES, warn
 from charlm.cli.mistakes import check_files, quoted
-from charlm.cli.options import MOST_STEPS, ROOT, AsJson, Checkpoints, MovedText, with_settings
+from charlm.cli.options import MOST_STEPS, ROOT, AsJson, Checkpoints, MovedText, as_options, with_settings
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.terminal import one_line
@@ -208,7 +208,7 @@ def _prepare(
         )
     found, refused = variants(axes, model, training)
     for reason in refused:
-        warn(f"skipped: {reason}")
+        warn(f"skipped: {as_options(reason)}")
 
     from charlm.cli.compare_run import prepare
     from charlm.training.planner import Budget

@@ -306,26 +306,34 @@ CONFIG_FILE = "charlm.config_file"
 """Where a command's context keeps the name of its `--config` file and the line of each setting."""
 
 
+def as_options(message: str) -> str:
+    """The settings that a message names as they are typed: `n_layer` is --n-layer, `prior=False` is --no-prior."""
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found[1].replace("_", "-"), found[2]
+        if value == "False":
+            return f"--no-{name}"
+        return f"--{name}" if value in (None, "True") else f"--{name} {value}"
+
+    return re.sub(r"`([a-z]\w*)(?:=([^`]*))?`", option, message)
+
+
 def with_sources(message: str, ctx: Any) -> str:
     """The message, and for each option in it that was not typed where its value was set."""
+    message = as_options(message)
     found = [] if ctx is None else [_source(param, ctx) for param in _mentioned(message, ctx)]
     return "; ".join([message.rstrip("."), *found]) if found else message
 
 
 def _mentioned(message: str, ctx: Any) -> list[Any]:
-    """The options in a message whose values were not typed: by option, or by name and value."""
-    found = []
-    for param in ctx.command.params:
-        source = ctx.get_parameter_source(param.name)
-        if source is None or source.name not in ("ENVIRONMENT", "DEFAULT_MAP"):
-            continue
-        value = ctx.params.get(param.name)
-        values = "|".join(re.escape(form(value)) for form in (str, repr))
-        if re.search(
-            rf"(?<![\w-])({re.escape(param.opts[0])}(?![\w-])|{param.name} (is )?({values}))", message
-        ):
-            found.append(param)
-    return found
+    """The options in a message whose values were not typed."""
+    words = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", message))
+    return [
+        param
+        for param in ctx.command.params
+        if words & {*param.opts[:1], *param.secondary_opts}
+        and getattr(ctx.get_parameter_source(param.name), "name", "") in ("ENVIRONMENT", "DEFAULT_MAP")
+    ]
 
 
 def _source(param: Any, ctx: Any) -> str:

@@ -96,11 +96,7 @@ def _parse(setting: Setting, word: str, text: str) -> Any:
         value = _value(setting, word)
         setting.check(value)
     except ValueError as error:
-        reason = (
-            str(error)
-            if str(error).startswith(setting.name)
-            else f"{word!r} is not a value of {setting.name}"
-        )
+        reason = str(error) if str(error).startswith("`") else f"{word!r} is not a value of `{setting.name}`"
         raise UsageError(f"--vary {text!r}: {reason}") from None
     return value
 
@@ -110,7 +106,7 @@ def _value(setting: Setting, word: str) -> Any:
         return None
     if setting.type is bool:
         if word not in WORDS:
-            raise ValueError(f"{setting.name} is {word!r}; allowed: on, off")
+            raise ValueError(f"`{setting.name}` is {word!r}; allowed: on, off")
         return WORDS[word]
     if isinstance(setting.limit, Choices):
         return word.replace("+", ",")

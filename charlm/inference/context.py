@@ -29,12 +29,12 @@ class ContextRule:
         if carried:
             if stride is not None:
                 raise ValueError(
-                    f"stride is {stride}, which has no effect: this model carries its state from symbol to symbol, "
-                    "and sees all of them"
+                    f"`stride={stride}` has no effect: this model carries its state from symbol to symbol, and sees "
+                    "all of them"
                 )
             return cls(block_size, block_size, carried=True)
         if stride is not None and not 1 <= stride <= block_size:
-            raise ValueError(f"stride is {stride}; allowed: 1 to {block_size}, the model's block size")
+            raise ValueError(f"`stride` is {stride}; allowed: 1 to {block_size}, the model's block size")
         return cls(block_size, stride or max(1, block_size // 2))
 
     @classmethod
@@ -49,8 +49,8 @@ class ContextRule:
             assert config.prior_order is not None
             if stride is not None:
                 raise ValueError(
-                    f"stride is {stride}, which has no effect: the n-gram model sees {config.prior_order} symbols "
-                    "before each, whatever the stride"
+                    f"`stride={stride}` has no effect: the n-gram model sees {config.prior_order} symbols before each, "
+                    "whatever the stride"
                 )
             return cls.of_order(config.prior_order)
         assert config.block_size

@@ -178,10 +178,9 @@ def inherit_model(parent: Parent, wanted: ModelConfig, given: set[str]) -> Model
     for setting in settings_of(ModelConfig):
         name, was, value = setting.name, getattr(before, setting.name), getattr(wanted, setting.name)
         if name in given and name not in CHANGEABLE and value != was:
-            option = f"--no-{setting.option[2:]}" if value is False else setting.option
             raise UsageError(
-                f"{name} is {value}, but {was} in {parent.name}: fine-tuning cannot change the model's shape; leave "
-                f"{option} out, or train a new run"
+                f"`{name}={value}` differs from {was} in {parent.name}: fine-tuning cannot change the model's shape; "
+                "leave it out, or train a new run"
             )
     changed: dict[str, Any] = {
         name: getattr(wanted, name) if name in given else None for name in CHANGEABLE if name != "block_size"
@@ -234,8 +233,8 @@ def choose_finetuning(
     ]
     if shapes[0] != shapes[1]:
         raise UsageError(
-            f"block_size is {block}, and {was} in {parent.name}, whose {choice.model.position} positions have weights: "
-            f"it cannot change; leave --block-size out, and give at least {2 * (was or 0) + 1} characters to train on"
+            f"`block_size={block}` differs from {was} in {parent.name}, whose {choice.model.position} positions have "
+            f"weights, so it cannot change; leave it out, and give at least {2 * (was or 0) + 1} characters to train on"
         )
     return replace(choice, why=f"as in {one_line(parent.name)}, {choice.why}")
 

@@ -209,12 +209,12 @@ def choose(
     assert n_train >= 2
     if not model.causal:
         raise ValueError(
-            "causal is False; such a model sees the character it should predict, so it cannot be trained"
+            "`causal=False` lets the model see the character that it should predict, so it cannot be trained"
         )
     if model.is_ngram:
         training = limit_prior_chars(training, budget.seconds, n_train)
         plan = Plan(schedule=Schedule.parse("0:1,1:1"), eval_every=1, eval_chars=EVAL_CHARS)
-        return Choice(model=model.completed(), training=training, plan=plan, why="as asked for")
+        return Choice(model=model.completed(), training=training, plan=plan, why="as requested")
     assert budget.steps is not None or (budget.seconds and budget.gflops)
     if model.plain:
         refuse_not_plain(training)
@@ -230,7 +230,9 @@ def choose(
     model = replace(_fill_model(_choose_dropout(model, epochs), size, n_train), block_size=block)
     schedule = Schedule.parse(training.schedule) if training.schedule else Schedule.warmup_cooldown(steps)
     if training.schedule and budget.steps not in (None, schedule.end):
-        raise ValueError(f"schedule ends at step {schedule.end}, but steps is {budget.steps}; leave one out")
+        raise ValueError(
+            f"`schedule` ends at step {schedule.end}, but `steps` is {budget.steps}; leave one out"
+        )
     every = training.eval_every or evaluation_interval(steps, steps / 10, n_train / (batch * block))
     plan = Plan(schedule=schedule, eval_every=every, eval_chars=training.eval_chars or EVAL_CHARS)
     if training.ngram_embedding_accumulator is None and not model.plain:
@@ -247,7 +249,7 @@ def choose(
     if size.weights * 1.5 > MAX_WEIGHTS_PER_CHAR * n_train:
         why += f", small because the training text has only {n_train:,} symbols"
     if block < wanted:
-        why += f"; block_size is reduced from {wanted} to {block}, because the text is short"
+        why += f"; the block size is reduced from {wanted} to {block}, because the text is short"
     return Choice(model=model, training=training, plan=plan, why=why)
 
 
@@ -283,7 +285,7 @@ def _choose_prior(
     wanted = model.prior if model.prior is not None else given or n_train >= PRIOR_MIN_CHARS
     if model.plain or not wanted:
         if training.prior_chars is not None:
-            raise ValueError(f"prior_chars is {training.prior_chars}, which has no effect with no prior")
+            raise ValueError(f"`prior_chars={training.prior_chars}` has no effect without a prior")
         return replace(model, prior=False), training
     order = model.prior_order
     if order is None:
@@ -348,8 +350,8 @@ def _choose_heads(n_embd: int, groups: int, multiple: int) -> int:
     if not fitting:
         number = "an even number" if multiple > 1 else "a whole number"
         raise ValueError(
-            f"n_embd is {n_embd}; each head needs {number} of values"
-            + (f", and n_kv_head requires a multiple of {groups} heads" if groups > 1 else "")
+            f"`n_embd` is {n_embd}; each head needs {number} of values"
+            + (f", and `n_kv_head` requires a multiple of {groups} heads" if groups > 1 else "")
         )
     return fitting[-1]
 

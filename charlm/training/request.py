@@ -259,7 +259,7 @@ def refuse_for_ngram(time: str | None, steps: int | None, training: TrainingConf
     """UsageError for a budget or a setting that has no effect on an n-gram model."""
     for name, value in {"time": time, "steps": steps}.items():
         if value is not None:
-            raise UsageError(f"{name} is {value}, which has no effect with model ngram")
+            raise UsageError(f"`{name}={value}` has no effect with `model=ngram`")
     try:
         refuse_transformer_only(training)
     except ValueError as error:
@@ -284,16 +284,15 @@ def _inherit_text_settings(origin: "Parent", settings: dict[str, Any], given: se
     held_out, before = settings["val"] + settings["test"], was.val + was.test
     if was.split == "documents" and held_out < before:
         raise UsageError(
-            f"val and test are {held_out:g} together, but {before:g} in {origin.name}: training would "
-            "include documents "
-            "that were held out; leave both options out, or hold out more"
+            f"`val` and `test` are {held_out:g} together, but {before:g} in {origin.name}: training would include "
+            "documents that were held out; leave both out, or hold out more"
         )
 
 
 def _contradiction(origin: "Parent", option: str, name: str, value: Any, before: Any) -> UsageError:
     return UsageError(
-        f"{name} is {value}, but {before} in {origin.name}; fine-tuning must read and split the text as that run did: "
-        f"leave {option} out, or train a new run"
+        f"`{name}` is {value}, but {before} in {origin.name}; fine-tuning must read and split the text as that run "
+        f"did: leave {option} out, or train a new run"
     )
 
 

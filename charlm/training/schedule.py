@@ -40,12 +40,12 @@ class Schedule:
     def parse(cls, text: str) -> "Schedule":
         """Parse what `str` writes. Raises ValueError."""
         if text.count(":") > MAX_POINTS:
-            raise ValueError(f"schedule has more than {MAX_POINTS:,} points")
+            raise ValueError(f"`schedule` has more than {MAX_POINTS:,} points")
         try:
             pieces = [[point.split(":") for point in piece.split(",")] for piece in text.split("/")]
             return cls(tuple(tuple((int(step), float(factor)) for step, factor in piece) for piece in pieces))
         except ValueError as error:
-            raise ValueError(f"schedule is {text[:80]!r}: {error}") from None
+            raise ValueError(f"`schedule` is {text[:80]!r}: {error}") from None
 
     @classmethod
     def warmup_cooldown(cls, steps: int) -> "Schedule":

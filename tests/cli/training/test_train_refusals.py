@@ -48,7 +48,7 @@ def test_a_model_that_reads_ahead_cannot_be_trained(charlm: Charlm) -> None:
             ["ngram_embedding_rows", "ngram_embeddings 1"],
         ),
         *(
-            (["--no-prior", f"--{name}={BESIDE_PLAIN[name]}"], [f"{name} is", "prior"])
+            (["--no-prior", f"--{name}={BESIDE_PLAIN[name]}"], [f"--{name}", "prior"])
             for name in ("prior-order", "prior-dropout", "prior-chars")
         ),
         (["--optimizer=adamw", "--muon-lr=0.1"], ["muon_lr", "adamw"]),
