@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from math import inf, isinf
 from statistics import median
 from time import perf_counter
 
@@ -17,6 +18,7 @@ FIRST_PLAN_SECONDS = 4.0
 FIRST_PLAN_STEPS = 8
 LATEST_PLAN_SHARE = 0.25  # of the budget left: then the first plan is due whatever was timed
 WARMUP_STEPS = 3  # not timed: memory is allocated and kernels are chosen
+FINAL_SYMBOLS = 200_000  # scored in the final evaluation of a run without a time budget
 FINAL_EVALUATION_SHARE = 0.05  # of the budget, at most
 EVALUATION_SHARE = 0.04  # of the budget, for all earlier evaluations
 MIN_EVAL_CHARS = 2_000
@@ -26,10 +28,10 @@ MIN_CHANGE = 0.01  # of the steps left: smaller changes of the end are not worth
 
 @dataclass
 class Deadline:
-    """A stopwatch with a deadline. All times in seconds of `clock`."""
+    """A stopwatch with a deadline, by default without: then no time is a reason to plan. In seconds of `clock`."""
 
-    budget: float
-    at: float
+    budget: float = inf
+    at: float = inf
     reserve: float = 0.5  # needed after training: the report, leaving Python
     first_step: int = 0  # of this session
     clock: Callable[[], float] = perf_counter
@@ -43,7 +45,7 @@ class Deadline:
     @property
     def has_eval_windows(self) -> bool:
         """Are the windows of the evaluations chosen? An extended run keeps those it had."""
-        return self.step_seconds > 0 or self.first_step > 0
+        return self.step_seconds > 0 or self.first_step > 0 or isinf(self.budget)
 
     @property
     def left(self) -> float:
@@ -52,7 +54,8 @@ class Deadline:
 
     def add_step(self, seconds: float) -> None:
         """Take in the time of a step."""
-        self._steps.append(seconds)
+        if not isinf(self.budget):
+            self._steps.append(seconds)
 
     def add_evaluation(self, windows: int, scoring: float, whole: float) -> None:
         """Take in the time of an evaluation: of scoring so many windows, and of all, listeners included."""
@@ -61,7 +64,7 @@ class Deadline:
 
     def first_plan_due(self, steps_left: int) -> bool:
         """Are enough steps timed to decide the schedule for the first time?"""
-        if self.step_seconds > 0:
+        if self.step_seconds > 0 or isinf(self.budget):
             return False
         timed = self._steps[WARMUP_STEPS:]
         enough = sum(timed) >= min(FIRST_PLAN_SECONDS, FIRST_PLAN_SHARE * self.budget)
@@ -93,6 +96,8 @@ class Deadline:
 
     def closing_symbols(self, whole: Slice) -> int:
         """How many symbols of the held-out text the final evaluation has time for."""
+        if isinf(self.budget):
+            return FINAL_SYMBOLS
         windows = whole.n_windows
         if self.window_seconds > 0:
             most = int(FINAL_EVALUATION_SHARE * self.budget / self.window_seconds)

@@ -29,8 +29,6 @@ from charlm.training.planner import Plan, write_plan
 from charlm.training.session import Session, TransformerSession
 from charlm.training.signals import Stop
 
-FINAL_SYMBOLS = 200_000
-"""Held-out symbols scored at the end of a run without a time budget."""
 PARENT_SAFETY, PARENT_RESERVE = 1.2, 0.7
 """Time kept for scoring the parent's text again at the end: the first score's seconds times SAFETY, plus RESERVE."""
 
@@ -79,7 +77,7 @@ class Trainer:
         baseline: KneserNey | None = None,
     ) -> None:
         """`deadline`: for a run with a time budget. `baseline`: n-grams to compare with; default: the prior."""
-        self.session, self.run_folder, self.deadline = session, run, deadline
+        self.session, self.run_folder, self.deadline = session, run, deadline or Deadline()
         self.held_out = session.held_out(baseline)
         self._saved_at = perf_counter()
         self._save_failed = False
@@ -109,15 +107,14 @@ class Trainer:
         elif not self.run_folder.steps():
             yield from session.score_parent_text()
             yield from self._save()
-        if deadline is not None and session.state.parent_loss is not None:
+        if session.state.parent_loss is not None:
             deadline.reserve += PARENT_SAFETY * session.state.parent_loss.seconds + PARENT_RESERVE
         if session.training_config.compile == "on" and not stop.is_set():
             yield self._compile()
         while self.step < session.plan.total_steps and not stop.is_set() and not self._stopped_early:
             started = perf_counter()
             yield from self._guarded_step()
-            if deadline is not None:  # listeners included
-                deadline.add_step(perf_counter() - started)
+            deadline.add_step(perf_counter() - started)  # listeners included
             yield from self._after_step(stop)
         yield from self._finish(stop)
 
@@ -164,17 +161,16 @@ class Trainer:
     def _after_step(self, stop: Stop) -> Iterator[Event]:
         """What is due between steps: a new plan, an evaluation, a checkpoint."""
         session, deadline, plan = self.session, self.deadline, self.session.plan
-        if deadline is not None and deadline.first_plan_due(plan.total_steps - self.step):
+        if deadline.first_plan_due(plan.total_steps - self.step):
             windows, held_out = self.transformer.windows, self.held_out.windows()
             yield self._replan(
                 deadline.first_plan(plan, self.step, windows, held_out, session.training_config)
             )
         # The first plan chooses the windows that all evaluations have in common.
-        ready = deadline is None or deadline.has_eval_windows
         due = self.step % session.plan.eval_every == 0 and self.step < session.plan.total_steps
-        if due and ready and not stop.is_set():
+        if due and deadline.has_eval_windows and not stop.is_set():
             yield from self._evaluate_and_save(stop)
-            if deadline is not None and deadline.step_seconds > 0:
+            if deadline.step_seconds > 0:
                 plan = deadline.next_plan(session.plan, self.step, self.held_out.windows())
                 if plan != session.plan:
                     yield self._replan(plan)
@@ -245,8 +241,7 @@ class Trainer:
             final=final,
             seconds=seconds,
         )
-        if self.deadline is not None:
-            self.deadline.add_evaluation(scores.windows, seconds, perf_counter() - started)
+        self.deadline.add_evaluation(scores.windows, seconds, perf_counter() - started)
 
     # --- saving and finishing -----------------------------------------------------------------
 
@@ -266,17 +261,14 @@ class Trainer:
             return
         self._save_failed = False
         seconds = perf_counter() - started
-        if self.deadline is not None:
-            self.deadline.save_seconds = seconds
+        self.deadline.save_seconds = seconds
         yield events.Saved(step=self.step, path=str(path), seconds=seconds)
 
     def _finish(self, stop: Stop) -> Iterator[Event]:
         """The final evaluation, the last checkpoint and the last event."""
         state = self.session.state
         if not self._stopped_early and not stop.is_set():
-            part = self.held_out.windows(FINAL_SYMBOLS)
-            if self.deadline is not None:
-                part = self.held_out.windows(self.deadline.closing_symbols(self.held_out.windows()))
+            part = self.held_out.windows(self.deadline.closing_symbols(self.held_out.windows()))
             yield from self._evaluate(stop, part, final=True)
             state = self.session.state
         if not self.session.is_finite():
