@@ -92,27 +92,23 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
 
 def _parse(setting: Setting, word: str, text: str) -> Any:
     """One value; UsageError if the setting cannot take it."""
+    of_words = isinstance(setting.limit, Choice | Choices)
+    reason = f"{word!r} is not a value of `{setting.name}`"
     try:
-        value = _value(setting, word)
+        if word == NOT_SET and setting.optional and not of_words:
+            return None
+        if setting.type is bool and word not in WORDS:
+            raise ValueError(f"`{setting.name}` is {word!r}; allowed: on, off")
+        value = (
+            WORDS[word]
+            if setting.type is bool
+            else setting.type(word.replace("+", ",") if of_words else word)
+        )
         setting.check(value)
     except ValueError as error:
-        reason = str(error) if str(error).startswith("`") else f"{word!r} is not a value of `{setting.name}`"
+        reason = str(error) if str(error).startswith("`") else reason
         raise UsageError(f"--vary {text!r}: {reason}") from None
     return value
-
-
-def _value(setting: Setting, word: str) -> Any:
-    if word == NOT_SET and setting.optional and setting.type is bool:
-        return None
-    if setting.type is bool:
-        if word not in WORDS:
-            raise ValueError(f"`{setting.name}` is {word!r}; allowed: on, off")
-        return WORDS[word]
-    if isinstance(setting.limit, Choices):
-        return word.replace("+", ",")
-    if isinstance(setting.limit, Choice):
-        return word
-    return None if word == NOT_SET and setting.optional else setting.type(word)
 
 
 def _variant(values: dict[str, Any], model: ModelConfig, training: TrainingConfig) -> Variant:
