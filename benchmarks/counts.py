@@ -97,7 +97,7 @@ def main() -> None:
             whole.model.nbytes / 1e6,
             folds.model.nbytes / 1e6,
             len(whole.model.to_bytes()) / 1e6,
-            *(seconds * 1e3 for seconds in batch_seconds(TrainingPrior(folds, corpus.train))),
+            *(seconds * 1e3 for seconds in batch_seconds(TrainingPrior(folds.model, corpus.train))),
             step_seconds(predictor, corpus) * 1e6,
         )
         shown = (f"{figure:11.{4 if i == 2 else 1}f}" for i, figure in enumerate(figures))

@@ -22,7 +22,6 @@ from charlm.errors import CheckpointError, UsageError
 from charlm.evaluation.score import score_slice
 from charlm.inference.predictor import TransformerPredictor
 from charlm.ngram.build import FOLDS, build
-from charlm.ngram.prior import TrainingPrior
 from charlm.training.events import Event, Remembered
 from charlm.training.finetune import Parent, choose_finetuning, inherit_model, inherit_training
 from charlm.training.launch import resume_run, start_run
@@ -180,12 +179,11 @@ def test_without_the_old_text_it_goes_on_and_there_is_no_figure(tmp_path: Path, 
     assert "gone" in Parent.load(run, None).gone or Parent.load(run, None).gone
     assert not last_remembered(list(Trainer(session, folder).run(Never()))) and session.parent_text is None
     assert session.run.parent is not None and not session.run.parent.counted
-    prior = TrainingPrior.of(
-        session.corpus.train, session.corpus.vocabulary.n_symbols, 2, memory=1 << 28, most=None
-    )
-    contexts = prior.model.start(1)
+    corpus = session.corpus
+    model = build(corpus.train, corpus.vocabulary.n_symbols, 2, memory=1 << 28, n_folds=FOLDS).model
+    contexts = model.start(1)
     assert session.kneser_ney is not None
-    np.testing.assert_array_equal(session.kneser_ney.rows(contexts), prior.model.rows(contexts))
+    np.testing.assert_array_equal(session.kneser_ney.rows(contexts), model.rows(contexts))
 
 
 def test_both_texts_are_counted_and_only_the_new_one_in_folds() -> None:

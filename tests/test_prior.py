@@ -245,11 +245,11 @@ def test_single_characters_are_read_as_many_are(corpus: Corpus, in_c: bool, n: i
 
 def test_a_position_never_sees_the_counts_of_its_own_fold() -> None:
     text = np.random.default_rng(1).integers(0, V, 600).astype(np.uint8)
-    prior = TrainingPrior.of(text, V, 2, memory=1 << 28, most=None)
+    prior = TrainingPrior(build(text, V, 2, memory=1 << 28, n_folds=FOLDS).model, text)
     first, last = fold_edges(len(text), FOLDS)[3:5].tolist()
     changed = text.copy()
     changed[first : last - 2] = (text[first : last - 2] + 1) % V  # but for what the next fold looks back at
-    other = TrainingPrior.of(changed, V, 2, memory=1 << 28, most=None)
+    other = TrainingPrior(build(changed, V, 2, memory=1 << 28, n_folds=FOLDS).model, changed)
     for mine, theirs in zip(prior.model.levels, other.model.levels, strict=True):
         object.__setattr__(theirs, "discounts", mine.discounts)  # those are of the whole text
     dense = [

@@ -127,6 +127,7 @@ def evaluate(
     joined = "".join(text for _, text in texts)
     held_out = corpus is not None and joined == corpus.held_out_text()
     selected = held_out and _is_best(snapshot, which)
+    assert np.isfinite(figure.nats).all()
     interval = confidence_interval(figure.nats)
     on_progress("measuring compressors", 0, None)
     baselines = measure_baselines(
@@ -135,7 +136,6 @@ def evaluate(
     on_progress("counting n-grams of the training text", 0, None)
     baselines[KNESER_NEY] = _kneser_ney(snapshot, corpus, joined)
     on_progress("comparing with the training text", 0, None)
-    missing = [f"no {name} baseline: {why}" for name, why in baselines.items() if isinstance(why, str)]
     return Evaluation(
         figure=figure,
         kind=predictor.kind,
@@ -152,7 +152,7 @@ def evaluate(
             *_changed(snapshot),
             *_beaten(figure, baselines[KNESER_NEY], snapshot),
             *_warnings(figure, predictor, corpus, texts, selected),
-            *missing,
+            *(f"no {name} baseline: {why}" for name, why in baselines.items() if isinstance(why, str)),
         ),
         ngram=Score([score_text(alone, name, text) for name, text in texts]) if alone else None,
     )
@@ -170,53 +170,42 @@ def _kneser_ney(snapshot: Snapshot, corpus: Corpus | None, text: str) -> Baselin
     return ngram_baseline(saved, snapshot.vocabulary, ids, chars, source=SAVED)
 
 
-def _changed(snapshot: Snapshot) -> tuple[str, ...]:
+def _changed(snapshot: Snapshot) -> Iterator[str]:
     """A warning if the text was changed before it was scored."""
-    text = snapshot.run.text.to_json()
-    names = ("strip", "normalize", "newlines", "lowercase", "collapse_spaces")
+    text, names = snapshot.run.text, ("strip", "normalize", "newlines", "lowercase", "collapse_spaces")
     asked = [
-        s.option
-        for s in settings_of(TextConfig)
-        if s.name in names and text.get(s.name, s.default) != s.default
+        s.option for s in settings_of(TextConfig) if s.name in names and getattr(text, s.name) != s.default
     ]
-    if not asked:
-        return ()
-    return (
-        f"the text was changed before scoring ({', '.join(asked)}), so its bits are not comparable with those of the "
-        "original text",
-    )
+    if asked:
+        yield (
+            f"the text was changed before scoring ({', '.join(asked)}), so its bits are not comparable with those of "
+            "the original text"
+        )
 
 
-def _beaten(figure: Score, baseline: Baseline | str, snapshot: Snapshot) -> tuple[str, ...]:
+def _beaten(figure: Score, baseline: Baseline | str, snapshot: Snapshot) -> Iterator[str]:
     """Warnings if the model does not beat Kneser-Ney, and if that baseline is limited."""
     if isinstance(baseline, str) or figure.chars < FEWEST_HELD_OUT:
-        return ()
+        return
     model, word = snapshot.model_config, snapshot.vocabulary.word
-    found = [f"{KNESER_NEY}: {baseline.limits}"] if baseline.limits else []
+    if baseline.limits:
+        yield f"{KNESER_NEY}: {baseline.limits}"
     if baseline.source == SAVED:
-        found.append(f"{KNESER_NEY}: the n-gram model of {baseline.order} {word}s is {SAVED}")
-    lost = figure.bits_per_char - baseline.bits_per_char
-    better = (
+        yield f"{KNESER_NEY}: the n-gram model of {baseline.order} {word}s is {SAVED}"
+    if figure.bits_per_char - baseline.bits_per_char < (SAME if model.is_ngram else 0):
+        return
+    if not model.is_ngram:
+        remedy = f"train longer, or {'on more text like this' if model.prior else 'with --prior'}"
+    elif baseline.order != model.prior_order:
+        remedy = f"train with --prior-order {baseline.order}"
+    elif snapshot.training_config.prior_chars is not None:
+        remedy = "train without --prior-chars"
+    else:
+        remedy = "train again, because another version of charlm created this run"
+    yield (
         f"{KNESER_NEY} n-grams with {baseline.order} {word}s of context predict better, at "
-        f"{baseline.bits_per_char:.4f} bits per character"
+        f"{baseline.bits_per_char:.4f} bits per character: {remedy}"
     )
-    if model.is_ngram:
-        if lost > SAME:
-            found.append(f"{better}: {_how_to_match(snapshot, baseline)}")
-    elif lost >= 0:
-        found.append(
-            f"{better}: train longer, or {'on more text like this' if model.prior else 'with --prior'}"
-        )
-    return tuple(found)
-
-
-def _how_to_match(snapshot: Snapshot, baseline: Baseline) -> str:
-    """How an n-gram run becomes as good as this n-gram baseline."""
-    if baseline.order != snapshot.model_config.prior_order:
-        return f"train with --prior-order {baseline.order}"
-    if snapshot.training_config.prior_chars is not None:
-        return "train without --prior-chars"
-    return "train again, because another version of charlm created this run"
 
 
 def _is_best(snapshot: Snapshot, which: str) -> bool:
@@ -232,29 +221,24 @@ def _warnings(
     corpus: Corpus | None,
     texts: Sequence[tuple[str, str]],
     selected: bool,
-) -> tuple[str, ...]:
-    found = []
+) -> Iterator[str]:
+    """Warnings about what the figure says little about."""
     if selected:
-        found.append(
-            "this checkpoint was chosen by its score on this text; expect a slightly worse score on other "
-            "text"
-        )
+        yield "this checkpoint was chosen by its score on this text; expect a slightly worse score on other text"
     if corpus is not None:
         parts = [overlap(corpus.train, predictor.vocabulary.encode(text)) for _, text in texts]
         seen = about_overlap(parts, predictor.vocabulary.word)
         if seen is not None:
-            found.append(f"{seen}; so this says little about generalisation")
+            yield f"{seen}; so this says little about generalisation"
     if figure.chars < FEWEST_HELD_OUT:
         chars = f"{figure.chars} character{'s are' if figure.chars != 1 else ' is'}"
-        found.append(f"{chars} too few for a reliable score")
+        yield f"{chars} too few for a reliable score"
     if 2 * figure.unknown_chars > figure.chars:
         share = 100 * figure.unknown_chars / figure.chars
-        found.append(
+        yield (
             f"{share:.0f} % of the characters are not in the model's vocabulary, so the score says little about the "
             "text; is it in another language, or in another encoding (--encoding)?"
         )
-    assert np.isfinite(figure.nats).all()
-    return tuple(found)
 
 
 def _score_json(kind: str, online: bool, figure: Score) -> dict[str, Any]:

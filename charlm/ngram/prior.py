@@ -3,15 +3,14 @@
 Shapes: B windows, T positions, V symbols.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charlm.data.tokenizer import Ids
-from charlm.ngram.build import FOLDS, Built, build, fold_of
-from charlm.ngram.grams import Keys, Packing
+from charlm.ngram.build import FOLDS, fold_of
+from charlm.ngram.grams import Keys
 from charlm.ngram.kneser_ney import LEAST, KneserNey
 from charlm.ngram.table import Index
 
@@ -26,36 +25,8 @@ class TrainingPrior:
     beside it would trust it far too much. So every training position gets the prior of the other folds.
     """
 
-    built: Built
+    model: KneserNey  # of the whole text, with FOLDS
     train: Ids
-
-    @classmethod
-    def of(
-        cls,
-        train: Ids,
-        n_symbols: int,
-        order: int,
-        *,
-        memory: int,
-        most: int | None,
-        end: int | None = None,
-        beside: Sequence[Ids] = (),
-    ) -> "TrainingPrior":
-        """Count n-grams with `order` symbols of context, or as many as fit a key, in at most `memory` bytes.
-
-        `most`: count only so many symbols, evenly spread. `end`: the symbol that ends a document. `beside`: further
-        texts to count, which are in no fold.
-        """
-        order = min(order, Packing(n_symbols).highest_order)
-        built = build(
-            train, n_symbols, order, memory=memory, most=most, n_folds=FOLDS, end=end, beside=beside
-        )
-        return cls(built, train)
-
-    @property
-    def model(self) -> KneserNey:
-        """The n-gram model of the whole text."""
-        return self.built.model
 
     def log_rows(self, starts: Index, T: int) -> LogRows:
         """Log-probabilities (B, T, V) of the symbol after each of the T positions from each of `starts` (B,)."""

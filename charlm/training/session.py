@@ -24,7 +24,8 @@ from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPre
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.native import compiler as native
 from charlm.native.compiler import Compilation
-from charlm.ngram.build import Built, fit, spread_chars
+from charlm.ngram.build import FOLDS, Built, build, fit, spread_chars
+from charlm.ngram.grams import Packing
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.ngram.prior import LogRows, TrainingPrior
 from charlm.rng import mix, uniform
@@ -176,16 +177,21 @@ class TransformerSession(Session):
         if model.prior:
             assert model.prior_order is not None
             compiling = native.compile_ngram_rows()  # meanwhile the text is counted
-            self.prior = TrainingPrior.of(
+            n_symbols, end = corpus.vocabulary.n_symbols, corpus.vocabulary.end
+            self.built = build(
                 corpus.train,
-                corpus.vocabulary.n_symbols,
-                model.prior_order,
+                n_symbols,
+                min(model.prior_order, Packing(n_symbols).highest_order),
                 memory=training.prior_memory << 20,
                 most=training.prior_chars,
-                end=corpus.vocabulary.end,
+                n_folds=FOLDS,
+                end=end,
                 beside=also_counted,
             )
-            self.built, self.ngram = self.prior.built, self.prior.model.to_bytes()
+            self.prior, self.ngram = (
+                TrainingPrior(self.built.model, corpus.train),
+                self.built.model.to_bytes(),
+            )
             self.prior_rows = PriorRows(self.prior, self.windows, model.prior_dropout or 0.0, compiling)
         accumulator = training.ngram_embedding_accumulator or 0.0
         self.optimizer = Optimizer(
