@@ -19,9 +19,9 @@ from charlm.config import SamplingConfig
 from charlm.data.tokenizer import Decoder
 from charlm.inference.predictor import Predictor
 from charlm.inference.sampling import StopFilter, choose
+from charlm.inference.text_state import IdRows
 from charlm.rng import uniform
 
-Ids = NDArray[np.int64]
 NOISE_AT_ONCE = 256
 MOST_WAITING = 64
 SECONDS_BETWEEN = 0.04
@@ -75,7 +75,7 @@ def generate(
     prompt_ids = np.concatenate((start, vocabulary.encode(prompt))).astype(np.int64)
     end = vocabulary.end if one_document else None
     samples = [_Sample(i, Decoder(vocabulary, between), stops, length, end) for i in range(n)]
-    waiting: list[Ids] = []
+    waiting: list[IdRows] = []
     enough, due = 1, 0.0  # the first character is shown at once
     for ids in draw(predictor, prompt_ids, config, n, one_document=one_document):
         waiting.append(ids)
@@ -92,8 +92,8 @@ def generate(
 
 
 def draw(
-    predictor: Predictor, prompt: Ids, config: SamplingConfig, n: int, *, one_document: bool = False
-) -> Iterator[Ids]:
+    predictor: Predictor, prompt: IdRows, config: SamplingConfig, n: int, *, one_document: bool = False
+) -> Iterator[IdRows]:
     """Draw n endless continuations of a prompt (T,), and yield the next id of each, (n,), again and again.
 
     The seed is random unless `config` has one. With `one_document`, a sample yields
@@ -118,7 +118,7 @@ def draw(
 class _Group:
     """Samples whose documents began together, so that one batch steps through all of them."""
 
-    def __init__(self, predictor: Predictor, prompt: Ids, samples: Ids) -> None:
+    def __init__(self, predictor: Predictor, prompt: IdRows, samples: IdRows) -> None:
         self.samples = samples  # (G,): numbers of the samples that are still in this document
         self._predictor, n = predictor, len(samples)
         self._rows = np.arange(n)  # (G,): their rows in the batch
@@ -126,20 +126,20 @@ class _Group:
         self._state, logp = predictor.step(predictor.start(n), torch.from_numpy(prompt).expand(n, -1))
         self._logits = logp.cpu().numpy()
 
-    def choose(self, noise: NDArray[np.float64], config: SamplingConfig) -> Ids:
+    def choose(self, noise: NDArray[np.float64], config: SamplingConfig) -> IdRows:
         """The next id of each sample, (G,). Bytes that training never saw are scored, but never written."""
         n_symbols = self._predictor.vocabulary.n_symbols
         logits = self._logits if len(self._rows) == len(self._last) else self._logits[self._rows]
         return choose(logits[:, :n_symbols], noise, config)
 
-    def remove_ended(self, ids: Ids, end: int) -> Ids:
+    def remove_ended(self, ids: IdRows, end: int) -> IdRows:
         """Remove the samples whose document has ended, and return their numbers."""
         stays = ids[self.samples] != end
-        ended: Ids = self.samples[~stays]
+        ended: IdRows = self.samples[~stays]
         self.samples, self._rows = self.samples[stays], self._rows[stays]
         return ended
 
-    def read(self, ids: Ids) -> None:
+    def read(self, ids: IdRows) -> None:
         """Read the chosen id of each sample, (G,)."""
         self._last[self._rows] = ids
         self._state, self._logits = self._predictor.next_logits(self._state, self._last)

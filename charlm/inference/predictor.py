@@ -216,7 +216,6 @@ class TransformerPredictor(Predictor):
         decoder = make_decoder(self._decoder_weights, batch_size, self._library)
         return TextState(self.rule, batch_size, None, decoder, self.prior)
 
-    @torch.inference_mode()
     def step(self, state: TextState, ids: Tensor) -> tuple[TextState, Tensor]:
         """Read ids (B, T), T >= 0. Returns the new state and log-probabilities (B, V) of the next id.
 
@@ -227,33 +226,29 @@ class TransformerPredictor(Predictor):
             first = torch.from_numpy(self.first()).to(self.precision)
             return state, first.expand(B, -1)
         assert T > 0, "the log-probabilities after the last id were returned by the last step"
-        if state.decoder is not None:
-            logits = torch.from_numpy(self._decode(state, ids.numpy()))
-            return state, log_softmax_with_escape(self.vocabulary, logits)
-        if state.append(ids.numpy()) == 0 or state.cache is None:
-            state.cache = self.model.new_cache(B)
-        rows = state.log_prior()
-        log_prior = None if rows is None else torch.from_numpy(rows).to(self._device)  # (B, T, symbols)
-        unread = torch.from_numpy(state.unread.copy()).to(self._device)
-        hidden = self.model.hidden(unread, state.cache, log_prior=log_prior)[:, -1]  # (B, C)
-        return state, self._log_probs(hidden, None if log_prior is None else log_prior[:, -1])
+        return state, log_softmax_with_escape(self.vocabulary, self._read(state, ids.numpy()))
 
     def next_logits(self, state: TextState, ids: IdRows) -> tuple[TextState, Floats]:
         """Read one id (B,) of each text. Returns the new state and logits (B, symbols), valid until the next call."""
-        if state.decoder is None:
-            return super().next_logits(state, ids)
-        return state, self._decode(state, ids[:, None])
+        return state, self._read(state, ids[:, None]).cpu().numpy()
 
-    def _decode(self, state: TextState, ids: IdRows) -> Floats:
-        """Logits (B, symbols) after ids (B, T), by the fast decoder."""
-        assert state.decoder is not None and self._decoder_weights is not None
-        in_cache, log_prior = state.append(ids), state.log_prior()
-        added = None if log_prior is None else self._decoder_weights.embed_prior(log_prior)
+    @torch.inference_mode()
+    def _read(self, state: TextState, ids: IdRows) -> Tensor:
+        """Read ids (B, T), and return logits (B, symbols)."""
+        in_cache, rows = state.append(ids), state.log_prior()
+        if state.decoder is None:
+            if in_cache == 0 or state.cache is None:
+                state.cache = self.model.new_cache(len(ids))
+            log_prior = None if rows is None else torch.from_numpy(rows).to(self._device)  # (B, T, symbols)
+            unread = torch.from_numpy(state.unread.copy()).to(self._device)
+            hidden = self.model.hidden(unread, state.cache, log_prior=log_prior)[:, -1]  # (B, C)
+            return self.model.logits(hidden, None if log_prior is None else log_prior[:, -1])
+        assert self._decoder_weights is not None
+        added = None if rows is None else self._decoder_weights.embed_prior(rows)
         logits = state.decoder.next_logits(state.in_view, in_cache, added)
-        if log_prior is None:
-            return logits
-        gate = 1 + logits[:, -1:]  # (B, 1); the decoder's last column is w h of NgramPrior
-        return log_prior[:, -1].astype(logits.dtype, copy=False) * gate + logits[:, :-1]
+        if rows is not None:  # the decoder's last column is w h of NgramPrior
+            logits = rows[:, -1].astype(logits.dtype, copy=False) * (1 + logits[:, -1:]) + logits[:, :-1]
+        return torch.from_numpy(logits)
 
     def _log_prior(self, ids: Ids, starts: Sequence[int], T: int, *, bound: bool = False) -> Tensor | None:
         """The prior's log-probabilities (B, T, symbols) after each of T ids from each of `starts`; None without one.

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.config import SamplingConfig
-
-Floats = NDArray[np.float64]
+from charlm.ngram.table import Floats
 
 
 def sampling_weights(logp: Floats, config: SamplingConfig) -> Floats:
