@@ -96,28 +96,6 @@ def test_counts_of_another_order_than_the_configuration_says_are_refused(
         resume_run(run, pytest.fail)
 
 
-def test_it_is_complete_and_can_be_repeated(charlm: Callable[..., Result]) -> None:
-    charlm("train", "ducks.txt", "--model", "ngram")
-    again = repeat_words(charlm)
-    assert charlm(*again).code == 0
-    infos = [json.loads(charlm("info", name, "--json").out) for name in ("ducks", "ducks-2")]
-    assert infos[0]["ngram_sha256"] == infos[1]["ngram_sha256"]
-    resumed = charlm("resume", "ducks")
-    assert resumed.code == 0 and "ducks is complete" in resumed.err
-    for more in (("--time", "10s"), ("--steps", "5")):
-        refused = charlm("resume", "ducks", *more)
-        assert refused.code == 2 and more[0] in refused.err
-
-
-def test_less_text_is_counted_where_that_is_asked_for(charlm: Callable[..., Result]) -> None:
-    made = charlm("train", "ducks.txt", "--model", "ngram", "--prior-chars", "640", "--prior-order", "2")
-    assert "counts 640 of" in made.err
-    assert re.search(r"characters counted +640", made.out)
-    figures = json.loads(charlm("eval", "--json").out)
-    assert figures["block_size"] == 2
-    assert any("train with --prior-order 4" in warning for warning in figures["warnings"])
-
-
 def test_random_text_gets_no_context_and_no_counts_are_worse_than_the_unigram(
     charlm: Callable[..., Result],
 ) -> None:

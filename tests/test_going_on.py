@@ -172,20 +172,6 @@ def test_it_is_resumed_though_the_old_run_is_gone_but_not_without_a_text_that_it
         resume_run(RunFolder(folder.path), pytest.fail)
 
 
-def test_without_the_old_text_it_goes_on_and_there_is_no_figure(tmp_path: Path, corpus: Corpus) -> None:
-    run = trained(tmp_path, corpus, "counts")
-    shutil.rmtree(cache_folder() / "corpora" / corpus.key)
-    folder, session = gone_on(run, NEW)
-    assert "gone" in Parent.load(run, None).gone or Parent.load(run, None).gone
-    assert not last_remembered(list(Trainer(session, folder).run(Never()))) and session.parent_text is None
-    assert session.run.parent is not None and not session.run.parent.counted
-    corpus = session.corpus
-    model = build(corpus.train, corpus.vocabulary.n_symbols, 2, memory=1 << 28, n_folds=FOLDS).model
-    contexts = model.start(1)
-    assert session.kneser_ney is not None
-    np.testing.assert_array_equal(session.kneser_ney.rows(contexts), model.rows(contexts))
-
-
 def test_both_texts_are_counted_and_only_the_new_one_in_folds() -> None:
     random = np.random.default_rng(1)
     new, old = (random.integers(0, 5, n).astype(np.uint8) for n in (400, 700))

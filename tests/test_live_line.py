@@ -142,7 +142,7 @@ def test_messages_break_between_words_and_never_within_a_command(monkeypatch: py
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work is shown as if each moment were long: what begins waits until its line is there."""
     monkeypatch.setattr(reading, "PLAIN_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(reading, "EVERY_SECONDS", 0.001)
+    monkeypatch.setattr(reading, "EVERY_SECONDS", 0.01)
     begin = reading.Bar._begin
 
     def begin_and_wait(bar: reading.Bar, what: str, of: int | None) -> None:

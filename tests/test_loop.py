@@ -10,10 +10,9 @@ import torch
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read_snapshot
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
-from charlm.data.prepare import prepare
-from charlm.errors import CheckpointError, DivergedError, ResourceError
+from charlm.errors import DivergedError, ResourceError
 from charlm.evaluation.score import score_slice
 from charlm.inference.predictor import TransformerPredictor
 from charlm.strict_json import to_json
@@ -22,7 +21,7 @@ from charlm.training.events import Evaluated, Event, Finished, Saved, SaveFailed
 from charlm.training.launch import extend_by_steps, resume_run
 from charlm.training.session import TransformerSession
 from charlm.training.trainer import Trainer, batch_loss
-from tests.conftest import TEXT, After, Never, toy_run
+from tests.conftest import After, Never, toy_run
 
 
 def everything(session: TransformerSession) -> dict[str, torch.Tensor]:
@@ -89,19 +88,6 @@ def test_accumulation_changes_nothing_but_the_last_bits(tmp_path: Path, corpus: 
         run, session = toy_run(tmp_path, corpus, 10, f"parts-{n}", grad_accum=n)
         losses.append([e.loss for e in Trainer(session, run).run(Never()) if isinstance(e, Stepped)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-def test_it_learns_and_says_so(tmp_path: Path, corpus: Corpus) -> None:
-    run, session = toy_run(tmp_path, corpus, 60, eval_every=20)
-    events = list(Trainer(session, run).run(Never()))
-    losses = [e.loss for e in events if isinstance(e, Stepped)]
-    assert sum(losses[-5:]) / 5 < losses[0] - 0.8
-    figures = [e for e in events if isinstance(e, Evaluated)]
-    assert [e.step for e in figures] == [20, 40, 60]
-    assert figures[-1].final and figures[-1].nats_per_char < figures[0].nats_per_char
-    assert figures[-1].chars == figures[-1].of_chars
-    assert isinstance(events[-1], Finished) and events[-1].reason == "done"
-    assert run.pointed("latest") == 60
 
 
 def test_the_final_figure_is_the_predictors_score(tmp_path: Path, corpus: Corpus) -> None:
@@ -269,31 +255,6 @@ def test_a_best_that_could_not_be_saved_is_not_the_best(
     assert session.state.early_stopping.best_step == run.pointed("best") == 12, (
         "the last step is compared too"
     )
-
-
-def test_nothing_held_out_trains_without_evaluating(tmp_path: Path) -> None:
-    corpus = prepare(TEXT, TextConfig(val=0.0))
-    run, session = toy_run(tmp_path, corpus, 8)
-    assert not any(isinstance(e, Evaluated) for e in Trainer(session, run).run(Never()))
-
-
-def test_another_text_under_the_same_run_is_refused(
-    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, session = toy_run(tmp_path, corpus, 3)
-    list(Trainer(session, run).run(Never()))
-    other = prepare(TEXT.replace("ducks", "geëse"), TextConfig())
-    monkeypatch.setattr("charlm.training.run_corpus.reopen", lambda key: other)
-    with pytest.raises(CheckpointError, match=r"vocabulary.*ë"):
-        resumed(run)
-
-
-def test_a_second_trainer_is_kept_out(tmp_path: Path, corpus: Corpus) -> None:
-    run, _ = toy_run(tmp_path, corpus, 3)
-    with pytest.raises(CheckpointError, match="another process"):
-        RunFolder(run.path).lock()
-    run.unlock()
-    RunFolder(run.path).lock()
 
 
 def test_configurations_come_back(tmp_path: Path, corpus: Corpus) -> None:

@@ -24,29 +24,6 @@ def recomputed(model: LanguageModel, ids: torch.Tensor, rule: ContextRule, t: in
     return torch.log_softmax(model(ids[None, rule.start(t) : t])[0, -1], dim=-1)
 
 
-@pytest.mark.parametrize("block_size", [1, 2, 7, 8])
-def test_the_cache_gives_what_recomputation_gives(block_size: int) -> None:
-    p = predictor(block_size)
-    ids = torch.randint(
-        VOCABULARY.n_symbols, (3 * block_size + 2,), generator=torch.Generator().manual_seed(4)
-    )
-    state = p.start(1)
-    for t in range(1, len(ids)):
-        state, logp = p.step(state, ids[None, t - 1 : t])
-        expected = recomputed(p.model, ids, p.rule, t) + np.log1p(-ESCAPE)
-        torch.testing.assert_close(logp[0, : VOCABULARY.n_symbols], expected, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("cut", [0, 1, 5, 9, 20, 29])
-def test_reading_in_pieces_is_reading_at_once(cut: int) -> None:
-    p = predictor()
-    ids = torch.randint(VOCABULARY.n_symbols, (2, 30), generator=torch.Generator().manual_seed(4))
-    _, at_once = p.step(p.start(2), ids)
-    state, _ = p.step(p.start(2), ids[:, :cut])
-    _, in_pieces = p.step(state, ids[:, cut:])
-    torch.testing.assert_close(at_once, in_pieces, rtol=0, atol=1e-10)
-
-
 def test_greedy_text_through_the_cache_is_greedy_text_by_recomputation() -> None:
     p = predictor()
     text = sample_text(p, "the ", SamplingConfig(temperature=0), 3 * p.rule.block_size)

@@ -1,7 +1,6 @@
 """Counts as where a model begins: what it says at first, what training sees, and that nothing of it is lost."""
 
 from ctypes import CDLL
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor, TransformerPredictor
-from charlm.model.transformer import LanguageModel, initialise
+from charlm.model.transformer import LanguageModel
 from charlm.native import compiler as compiled
 from charlm.native.ngram_rows import Cursor
 from charlm.ngram.build import FOLDS, build, fold_edges
@@ -351,13 +350,3 @@ def test_counting_keeps_to_a_tenth_of_the_time_by_a_fixed_rule() -> None:
 
     assert chars(1_000_000) is None
     assert chars(10_000_000) == chars(100_000_000) == 1_200_000
-
-
-def test_an_old_checkpoint_has_no_counts() -> None:
-    shape = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=4, dropout=0.0)
-    old = {name: value for name, value in shape.to_json().items() if not name.startswith("counts")}
-    read_again = ModelConfig.from_json(old).completed()
-    assert read_again.prior is False and read_again.complete
-    model = LanguageModel(replace(read_again), V)
-    initialise(model, torch.Generator().manual_seed(1))
-    assert model.prior is None and float(model.norm.weight.detach()[0]) > 0

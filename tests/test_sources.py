@@ -191,19 +191,6 @@ def test_a_folder_that_cannot_be_listed_is_said_and_an_excluded_one_is_not_even_
     assert find_files(["p"], exclude=["closed"]) == (["p/a"], [])
 
 
-def test_describe() -> None:
-    for size, said in {0: "0 B", 999: "999 B", 1000: "1.0 kB", 240_400: "240 kB", 999_700: "1.0 MB"}.items():
-        assert describe([write("corpus.txt", bytes(size))]) == f"corpus.txt ({said})"
-    for name in "abc":
-        write(f"poems/{name}", b"x" * 500)
-    folder = os.path.join("poems", "")
-    assert describe(["poems"]) == describe([folder]) == f"3 files in {folder} (1.5 kB)"
-    assert describe(["poems/[ab]"]) == "2 files matching poems/[ab] (1.0 kB)"
-    assert describe(["poems/a", "poems/b"]) == "2 files (1.0 kB)"
-    assert describe(["poems", "-"]) == "3 files (1.5 kB) and standard input"
-    assert describe(["poems", "lost"]) == "poems, lost"
-
-
 def test_lines_of_files_stay_apart_and_numbers_sort_as_numbers(
     trained_on: Callable[..., tuple[str, str]],
 ) -> None:
@@ -234,15 +221,6 @@ def test_a_newline_is_added_only_between_files_and_of_the_kind_that_the_lines_be
     with open("b") as stream:
         monkeypatch.setattr("sys.stdin", stream)
         assert learned(["d/d", "-"]) == "three\nthree"
-
-
-def test_documents_are_kept_apart_by_their_ends_and_records_end_already() -> None:
-    poems((1, 2))
-    apart = load(["poems"], TextConfig(val=0.0, documents="file")).corpus
-    assert sum(apart.ends) == 2 and apart.chars == 2 * len("Poem number 1 starts, word1")
-    for i in (1, 2):
-        write(f"j/{i}.jsonl", json.dumps({"text": f"record {i}"}))
-    assert learned(["j"], field="text") == "record 1\nrecord 2\n"
 
 
 def test_where_a_file_is_wrong_is_counted_without_the_added_newline() -> None:
