@@ -6,6 +6,7 @@ GPUs (CUDA, Apple's MPS) are handled here and nowhere else. They are untested, s
 import ctypes
 import os
 import platform
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -204,17 +205,12 @@ def compile_blocks(model: "LanguageModel", trial_loss: Callable[[], Tensor]) -> 
 
 def describe_machine(n_threads: int) -> str:
     """Processor, system, threads and versions in one line, to go with a measured speed."""
-    name = next(
-        (line.split(":")[1].strip() for line in _cpuinfo() if "model name" in line), platform.machine()
-    )
-    used = f"{n_threads} thread{'s' * (n_threads > 1)}"
-    return (
-        f"{name}, {platform.system()}, {used}, torch {torch.__version__}, Python {platform.python_version()}"
-    )
-
-
-def _cpuinfo() -> list[str]:
     try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
+        cpuinfo = Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux
-        return []
+        cpuinfo = ""
+    found = re.search(r"model name\s*: *(.*)", cpuinfo)
+    return (
+        f"{found[1].strip() if found else platform.machine()}, {platform.system()}, {n_threads} "
+        f"thread{'s' * (n_threads > 1)}, torch {torch.__version__}, Python {platform.python_version()}"
+    )

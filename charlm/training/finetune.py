@@ -1,7 +1,8 @@
 """Fine-tuning: a new run that starts from the weights of another, its parent."""
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.holdout import EarlierText, InheritedSplit, Spans, Split
 from charlm.data.overlap import MOST_COMPARED, overlap_of_all, overlap_of_samples
+from charlm.data.records import is_record_file
+from charlm.data.sources import find_files
 from charlm.errors import CheckpointError, UsageError
 from charlm.evaluation.score import spread
 from charlm.inference.context import ContextRule
@@ -31,6 +34,7 @@ from charlm.training.planner import (
     choose,
     limit_prior_chars,
 )
+from charlm.training.request import Messages
 from charlm.training.run_corpus import Moved, corpus_of, parent_corpus
 from charlm.training.session import TransformerSession
 
@@ -38,6 +42,9 @@ MAX_COUNTED_OVERLAP = 0.05
 """If more of the new training text occurs in the parent's, the prior does not count the parent's text.
 
 Otherwise the prior would know by heart what the model learns from."""
+OWN_SETTINGS = ("val_file", "include", "exclude", "field", "encoding", "min_count")
+"""Settings of a text that fine-tuning does not inherit: they belong to the files, or to what is new in them."""
+SPLIT_SETTINGS = ("val", "test", "split")
 CHANGEABLE = ("dropout", "ngram_embedding_dropout", "prior_dropout", "block_size")
 """Model settings that may differ from the parent's: no weight depends on them, except learned positions on block_size."""
 LEARNING_RATE_SHARE = 0.5
@@ -170,6 +177,59 @@ def _spans(facts: CorpusFacts, text: TextConfig) -> Spans | None:
         return Split.of(facts.chars, facts.chars, text).spans
     spans = from_json(InheritedSplit, facts.inherited_split).spans
     return {name: [(a, b) for a, b in spans[name] if b <= facts.chars] for name in spans}
+
+
+def inherit_text(parent: Parent, settings: dict[str, Any], given: set[str]) -> None:
+    """Read and split the new text as the old one. UsageError for a given setting that contradicts that."""
+    was = parent.text
+    for setting in settings_of(TextConfig):
+        name, before, value = setting.name, getattr(was, setting.name), settings[setting.name]
+        if name in OWN_SETTINGS or (name in SPLIT_SETTINGS and name in given):
+            continue
+        if name not in given:
+            own = name in SPLIT_SETTINGS and settings["val_file"] is not None
+            settings[name] = value if own else before
+        elif value != before and not (name in ("documents", "separator") and was.documents == "none"):
+            raise _contradiction(parent, setting.option, name, value, before)
+    if "documents" in (settings["split"], was.split) and settings["split"] != was.split:
+        option = "--split" if "split" in given else "--val-file"
+        raise _contradiction(parent, option, "split", settings["split"], was.split)
+    held_out, before = settings["val"] + settings["test"], was.val + was.test
+    if was.split == "documents" and held_out < before:
+        raise UsageError(
+            f"`val` and `test` are {held_out:g} together, but {before:g} in {parent.name}: training would include "
+            "documents that were held out; leave both out, or hold out more"
+        )
+
+
+def _contradiction(parent: Parent, option: str, name: str, value: Any, before: Any) -> UsageError:
+    return UsageError(
+        f"`{name}` is {value}, but {before} in {parent.name}; fine-tuning must read and split the text as that run "
+        f"did: leave {option} out, or train a new run"
+    )
+
+
+def inherit_file_choice(
+    parent: Parent, paths: Sequence[str], settings: dict[str, Any], given: set[str], messages: Messages
+) -> None:
+    """Choose files and fields as the old run did, where the new files are of the same kind."""
+    was, name = parent.text, one_line(parent.name)
+    folders = any(map(os.path.isdir, paths))
+    for setting, effect in (("include", "reading only"), ("exclude", "leaving out")):
+        patterns = getattr(was, setting)
+        if patterns and setting not in given and folders:
+            settings[setting] = patterns
+            messages.say(
+                f"{effect} files that match {one_line(' or '.join(patterns))}, as {name} did; --{setting} chooses others"
+            )
+    if was.field is None or "field" in given or not paths:
+        return
+    found, _ = find_files(paths)
+    if any(map(is_record_file, found)):
+        settings["field"] = was.field
+        messages.say(
+            f"reading the field {one_line(was.field)} of each record, as {name} did; --field chooses another"
+        )
 
 
 def inherit_model(parent: Parent, wanted: ModelConfig, given: set[str]) -> ModelConfig:

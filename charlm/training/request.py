@@ -37,10 +37,6 @@ CONFIGS: tuple[type[Settings], ...] = (ModelConfig, TrainingConfig, TextConfig)
 SETTINGS = {setting.name: setting for config in CONFIGS for setting in settings_of(config)}
 FILE_SETTINGS = ("encoding", "field", "include", "exclude", "strip")
 """They act on files, and on nothing else."""
-OWN_SETTINGS = ("val_file", "include", "exclude", "field", "encoding", "min_count")
-"""Settings of a text that fine-tuning does not inherit: they belong to the files, or to what is new in them."""
-SPLIT_SETTINGS = ("val", "test", "split")
-
 _log = logging.getLogger("charlm")
 _log.addHandler(logging.NullHandler())
 
@@ -223,14 +219,15 @@ def configure(
     settings, given = dict(request.settings), set(request.given)
     check_file_settings(request.paths, settings)
     if origin is not None:
-        _inherit_text_settings(origin, settings, given)
-        _inherit_file_settings(origin, request.paths, settings, given, messages)
+        from charlm.training import finetune  # here: torch is slow to import
+
+        finetune.inherit_text(origin, settings, given)
+        finetune.inherit_file_choice(origin, request.paths, settings, given, messages)
     use_customary_split(request.paths, settings, messages)
     model, training = build(ModelConfig, settings), build(TrainingConfig, settings)
     if origin is not None:
-        from charlm.training.finetune import inherit_model, inherit_training
-
-        model, training = inherit_model(origin, model, given), inherit_training(origin, training, given)
+        model = finetune.inherit_model(origin, model, given)
+        training = finetune.inherit_training(origin, training, given)
     return model, training, build(TextConfig, settings)
 
 
@@ -264,62 +261,6 @@ def refuse_for_ngram(time: str | None, steps: int | None, training: TrainingConf
         refuse_transformer_only(training)
     except ValueError as error:
         raise UsageError(str(error)) from None
-
-
-def _inherit_text_settings(origin: "Parent", settings: dict[str, Any], given: set[str]) -> None:
-    """Read and split the new text as the old one. UsageError for a given setting that contradicts that."""
-    was = origin.text
-    for setting in settings_of(TextConfig):
-        name, before, value = setting.name, getattr(was, setting.name), settings[setting.name]
-        if name in OWN_SETTINGS or (name in SPLIT_SETTINGS and name in given):
-            continue
-        if name not in given:
-            own = name in SPLIT_SETTINGS and settings["val_file"] is not None
-            settings[name] = value if own else before
-        elif value != before and not (name in ("documents", "separator") and was.documents == "none"):
-            raise _contradiction(origin, setting.option, name, value, before)
-    if "documents" in (settings["split"], was.split) and settings["split"] != was.split:
-        option = "--split" if "split" in given else "--val-file"
-        raise _contradiction(origin, option, "split", settings["split"], was.split)
-    held_out, before = settings["val"] + settings["test"], was.val + was.test
-    if was.split == "documents" and held_out < before:
-        raise UsageError(
-            f"`val` and `test` are {held_out:g} together, but {before:g} in {origin.name}: training would include "
-            "documents that were held out; leave both out, or hold out more"
-        )
-
-
-def _contradiction(origin: "Parent", option: str, name: str, value: Any, before: Any) -> UsageError:
-    return UsageError(
-        f"`{name}` is {value}, but {before} in {origin.name}; fine-tuning must read and split the text as that run "
-        f"did: leave {option} out, or train a new run"
-    )
-
-
-def _inherit_file_settings(
-    origin: "Parent", paths: Sequence[str], settings: dict[str, Any], given: set[str], messages: Messages
-) -> None:
-    """Choose files and fields as the old run did, where the new files are of the same kind."""
-    from charlm.data.records import is_record_file  # here: NumPy is slow to import
-    from charlm.data.sources import find_files
-
-    was, name = origin.text, one_line(origin.name)
-    folders = any(map(os.path.isdir, paths))
-    for setting, effect in (("include", "reading only"), ("exclude", "leaving out")):
-        patterns = getattr(was, setting)
-        if patterns and setting not in given and folders:
-            settings[setting] = patterns
-            messages.say(
-                f"{effect} files that match {one_line(' or '.join(patterns))}, as {name} did; --{setting} chooses others"
-            )
-    if was.field is None or "field" in given or not paths:
-        return
-    found, _ = find_files(paths)
-    if any(map(is_record_file, found)):
-        settings["field"] = was.field
-        messages.say(
-            f"reading the field {one_line(was.field)} of each record, as {name} did; --field chooses another"
-        )
 
 
 def moved_text(paths: Sequence[str] | None, val_file: str | None = None) -> "Moved | None":
