@@ -32,11 +32,11 @@ from charlm.terminal import one_line
 from charlm.training.session import Session
 from charlm.training.signals import Stop
 
-BEYOND = 4  # blocks that are read in one go: so far past what it was trained on
-ROWS = 300  # stretches of text that are read so
-CHARS = 1_500  # characters predicted from 1, 2, 4, ... of those before them
+CURVE_BLOCKS = 4  # blocks that are read in one go: so far past what it was trained on
+CURVE_ROWS = 300  # stretches of text that are read so
+CURVE_CHARS = 1_500  # characters predicted from 1, 2, 4, ... of those before them
 
-FEWEST_CHARS = 30
+CURVE_FEWEST = 30
 """A point of fewer is left out: it would be chance."""
 
 Curve = list[tuple[float, float, float | None]]
@@ -62,7 +62,7 @@ class Result:
     chars_read: int = 0  # in training
     seconds: float = 0.0  # of training
     reach: int | None = None  # characters that can act on a prediction; None: without limit
-    of: str = ""  # the fingerprint of what was to be trained
+    fingerprint: str = ""  # of the settings, budget and text that were to be trained
     manifest_sha256: str = ""  # of the checkpoint that was scored
     nats_sha256: str = ""  # of the file that has the score of each character
     before: Curve = field(default_factory=list)  # bits by how many characters stand before
@@ -88,14 +88,11 @@ class AlteredError(CheckpointError):
         super().__init__(f"{NAME} of {run.name} {why}; remove it, then score the run again: {again}")
 
 
-def find_result(run: RunFolder, of: str) -> Result | None:
-    """The result of a run, None if missing or damaged. AlteredError if it is of another run or other weights.
-
-    `of` is the fingerprint of what was to be trained.
-    """
+def find_result(run: RunFolder, fingerprint: str) -> Result | None:
+    """The result of a run, None if missing or damaged. AlteredError if it is of another run or other weights."""
     try:
         result = read_result(run)
-        if result.of != of:
+        if result.fingerprint != fingerprint:
             raise AlteredError(run, "belongs to another run or other settings")
         if result.problem is None:
             if result.manifest_sha256 != _manifest_hash(run, result.step):
@@ -129,12 +126,9 @@ def score(
     which: str,
     session: Session,
     stop: Stop,
-    of: str,
+    fingerprint: str,
 ) -> Result | None:
-    """Score a trained model on the held-out text and keep it; None if stopped. Raises OSError.
-
-    `of` is the fingerprint of what was to be trained.
-    """
+    """Score a trained model on the held-out text and keep it; None if stopped. Raises OSError."""
     predictor, corpus = predictor_of(snapshot, device=session.device), session.corpus
     text = corpus.held_out_text()[:MOST_CHARS]
     ids = corpus.vocabulary.encode(text)
@@ -146,11 +140,11 @@ def score(
     nats = per_char(corpus.vocabulary, text, -np.concatenate(rows))
     model = snapshot.model_config
     block_size = predictor.rule.block_size
-    longest = block_size * (1 if model.position == "learned" else BEYOND)
+    longest = block_size * (1 if model.position == "learned" else CURVE_BLOCKS)
     scale = len(ids) / len(nats)  # from a symbol to a character
     scores = dump_tensors({"nats": torch.from_numpy(nats)})
     result = Result(
-        of=of,
+        fingerprint=fingerprint,
         manifest_sha256=_manifest_hash(run, snapshot.step),
         nats_sha256=sha256(scores).hexdigest(),
         which=which,
@@ -200,27 +194,26 @@ def by_symbols_before(predictor: Predictor, ids: Ids, longest: int) -> Curve:
     back.
     """
     rule = ContextRule(longest, longest, prior_bound=True)
-    windows = spread(rule, len(ids), ROWS * longest, len(ids)).windows
+    windows = spread(rule, len(ids), CURVE_ROWS * longest, len(ids)).windows
     rows = [row for row in predictor.score_windows(ids, windows, rule) if len(row) == longest]
     if not rows:
         return []
     bits = -np.stack(rows) / log(2)  # (rows, longest): column p has p + 1 symbols before it
     powers = _powers(longest)
-    bounds = [
-        (low, high)
+    return [
+        _point(high, bits[:, low:high].mean(axis=1))
         for low, high in zip([0, *powers], powers, strict=False)
-        if len(rows) * (high - low) >= FEWEST_CHARS
+        if len(rows) * (high - low) >= CURVE_FEWEST
     ]
-    return [_point(high, bits[:, low:high].mean(axis=1)) for low, high in bounds]
 
 
 def by_symbols_seen(predictor: Predictor, ids: Ids, block_size: int) -> Curve:
     """Bits of the same symbols, each predicted from the last 1, 2, 4, ... up to a block before it."""
-    chosen = (
-        np.unique(np.linspace(block_size, len(ids) - 1, CHARS).astype(int)) if len(ids) > block_size else ()
-    )
+    if len(ids) - block_size < CURVE_FEWEST:
+        return []
+    chosen = np.unique(np.linspace(block_size, len(ids) - 1, CURVE_CHARS).astype(int))
     curve: Curve = []
-    for seen in _powers(block_size) if len(chosen) >= FEWEST_CHARS else ():
+    for seen in _powers(block_size):
         # Its window k reads ids[k : k + seen] and scores the one after; the prior sees no more.
         rule = ContextRule(seen, 1, prior_bound=True)
         windows = [int(t) - seen for t in chosen]

@@ -95,8 +95,8 @@ def compare(
     for task, run in zip(tasks, runs, strict=True):
         check_run(run, comparison, task)
     for number, (task, run) in enumerate(zip(tasks, runs, strict=True), 1):
-        of = comparison.fingerprint(task)
-        if find_result(run, of) is not None:
+        fingerprint = comparison.fingerprint(task)
+        if find_result(run, fingerprint) is not None:
             continue
         if stop.is_set():
             return
@@ -111,15 +111,15 @@ def compare(
             yield Scoring(task=task)
             refuse_links(run.path, f"the run {run.name} of {comparison.name}")
             which = "best" if session.state.finished == "early" else "latest"
-            result = score(run, read_snapshot(run, which), which, session, stop, of)
+            result = score(run, read_snapshot(run, which), which, session, stop, fingerprint)
         except DivergedError as error:
-            result = keep(run, Result(problem=str(error), of=of))
+            result = keep(run, Result(problem=str(error), fingerprint=fingerprint))
         except OSError as error:
             raise ResourceError(f"the result of {run.name} cannot be written: {error.strerror}") from None
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            result = keep(run, Result(problem="it does not fit into memory", of=of))
+            result = keep(run, Result(problem="it does not fit into memory", fingerprint=fingerprint))
         finally:
             run.unlock()
         if result is None:
