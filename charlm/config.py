@@ -145,7 +145,7 @@ class ModelConfig(Settings):
             needed["position"] = ATTENTION
         for name, mixers in needed.items():
             if getattr(self, name) not in (None, False) and not set(mixers) & set(self.mixers):
-                raise no_effect(self, name, f"`mixer={self.mixer}`; it needs {' or '.join(mixers)}")
+                raise no_effect(self, name, f"`mixer={self.mixer}`; use {' or '.join(mixers)}")
         for name in ("ngram_embedding_rows", "ngram_embedding_dropout"):
             if getattr(self, name) is not None and self.ngram_embeddings == 1:
                 raise no_effect(self, name, "`ngram_embeddings=1`")
@@ -415,10 +415,11 @@ class TextConfig(Settings):
 
     def _refuse_split(self) -> None:
         """ValueError for settings that do not divide a text."""
-        if self.separator == "" or (self.separator is None) != (self.documents != "separator"):
-            raise ValueError(
-                f"`separator` is {self.separator!r} and `documents` {self.documents}; a separator goes with "
-                "`documents=separator`, and with nothing else"
+        if self.documents == "separator" and not self.separator:
+            raise ValueError("`documents=separator` needs a `separator` that is not empty")
+        if self.documents != "separator" and self.separator is not None:
+            raise no_effect(
+                self, "separator", f"`documents={self.documents}`; it needs `documents=separator`"
             )
         if self.split == "documents" and self.documents == "none":
             other = "file, line, blank-line or separator"

@@ -92,7 +92,7 @@ def prepare(
     )
     if set(variants[0].values) & HIDDEN_BY_PRIOR and any(choice.model.prior for choice in choices):
         say(
-            "the n-gram prior is on in these runs, and hides most of the difference that such a choice makes; "
+            "these runs use the n-gram prior, which hides most of the effect of such a choice; "
             "--plain compares plain decoders"
         )
     folder = RunFolder.create(root, name) if name else RunFolder.create_like(root, default)

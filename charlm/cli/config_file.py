@@ -45,7 +45,7 @@ def read_config(ctx: typer.Context, path: str | None) -> str | None:
             raise UsageError(f"{where}{one_line(key)} is set twice, also in line {lines[name]}; keep one")
         wrong = _wrong(params[name], value)
         if wrong is not None:
-            raise UsageError(f"{where}{name} is {_shown(value)}; it takes {wrong}")
+            raise UsageError(f"{where}{name} is {_shown(value)}; it must be {wrong}")
         repeated = params[name].multiple and isinstance(value, str)
         settings[name], lines[name] = [value] if repeated else value, line
     # A parameter may have another name than its option: `from` is no name in Python.

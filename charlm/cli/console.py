@@ -109,7 +109,9 @@ class Output:
         except BrokenPipeError:
             if self.is_stdout:
                 raise
-            raise ResourceError(f"{self._named} cannot be written: its reader has closed it") from None
+            raise ResourceError(
+                f"{self._named} cannot be written: the program that reads it has closed it"
+            ) from None
         except OSError as error:
             raise ResourceError(f"{self._named} cannot be written: {error.strerror or error}") from None
         say(f"written: {one_line(str(self._path))}")

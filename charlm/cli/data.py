@@ -41,7 +41,7 @@ def command(
     if what != "get":
         text = what.lower() if what.lower() in TEXTS else None
         hint = f"did you mean charlm data get {text}?" if text else "use data list or data get NAME"
-        raise UsageError(f"there is no data {one_line(what)}; {hint}")
+        raise UsageError(f"there is no command data {one_line(what)}; {hint}")
     if name is None:
         raise UsageError(
             f"data get needs a name: {', '.join(TEXTS)}. For example: charlm data get {next(iter(TEXTS))}"

@@ -116,7 +116,7 @@ def _show(facts: "Facts", text: str, model: str, unit: str) -> None:
         limits = f" ({facts.ngram['limits']})" if facts.ngram["limits"] else ""
         figure = f"{facts.ngram['bits_per_char']:.3f} bits/char"
         _paragraph(
-            f"Baseline on the held-out part: {figure} by n-grams of {order}{limits}"
+            f"Baseline on the held-out part: {figure} from n-grams with {order} of context{limits}"
             f"{_few(facts.split.held_out_chars)}."
         )
     print()

@@ -49,7 +49,7 @@ def no_command(name: str, ctx: Any) -> UsageError:
         return UsageError(f"there is no command {shown}; to train on that text: charlm train {quoted(name)}")
     meant = command_meant(name, commands)
     if meant is None:
-        return UsageError(f"there is no command {shown}; there are {', '.join(commands)}")
+        return UsageError(f"there is no command {shown}; available commands: {', '.join(commands)}")
     return UsageError(f"there is no command {shown}; did you mean charlm {meant}?")
 
 
@@ -165,7 +165,7 @@ def _bad_value(ctx: Any, error: Any) -> str:
             return _no_option(ctx, short + value)
     meant = number_meant(value, whole=whole)
     hint = f"; did you mean {meant}?" if meant is not None else ""
-    return f"{_name(param)} is {one_line(value)!r}; it takes a {'whole ' * whole}number{hint}"
+    return f"{_name(param)} is {one_line(value)!r}; it must be a {'whole ' * whole}number{hint}"
 
 
 def _outside(message: str) -> str | None:

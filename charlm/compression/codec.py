@@ -317,6 +317,6 @@ def _check_same(header: Header, snapshot: Snapshot, predictor: Predictor, label:
             f"{name} {one_line(there)} (here {one_line(here)})" for name, (there, here) in other.items()
         )
         raise CheckpointError(
-            f"{label} was compressed with {named}. It can only be decompressed with the same, since anything else may "
+            f"{label} was compressed with {named}. It can only be decompressed with the same, because anything else may "
             "round differently."
         )

@@ -168,7 +168,7 @@ class FileReader:
             if found is None:
                 self._config = replace(self._config, field=None)
                 self._notes.append(
-                    f"read as plain text, since it has no records with a field {one_line(field)}"
+                    f"read as plain text, because it has no records with a field {one_line(field)}"
                 )
                 return blocks
             self._notes.append(f"read only in its field {one_line(field)}, like the run's text")

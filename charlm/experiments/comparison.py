@@ -65,7 +65,7 @@ class Comparison:
     def __post_init__(self) -> None:
         runs, folders = len(self.variants) * len(self.seeds), {variant.folder for variant in self.variants}
         if not 0 < runs <= MOST_RUNS or len(folders) * len(set(self.seeds)) < runs:
-            raise ValueError("its runs are too many, or none, or some twice")
+            raise ValueError(f"it must have 1 to {MOST_RUNS} runs, none twice")
         for variant in self.variants:
             variant.check()
             if list(variant.values) != list(self.axes):
@@ -73,7 +73,7 @@ class Comparison:
         budget = self.budget
         amounts = (budget.seconds, budget.gflops) if budget.steps is None else (budget.steps,)
         if not all(amount is not None and 0 < amount < 1e9 for amount in (*amounts, self.threads)):
-            raise ValueError("its budget and its threads are numbers above 0")
+            raise ValueError("its budget and its threads must be above 0")
         TrainingConfig(precision=budget.precision)
         if not KEY.fullmatch(self.corpus.key):
             raise ValueError("the key of its text is malformed")

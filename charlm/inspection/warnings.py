@@ -66,11 +66,11 @@ def _length(facts: Facts, source: Source) -> Found:
     if split.train_chars < PRIOR_MIN_CHARS:
         text = (
             f"Only {split.train_chars:,} characters to train on; below {PRIOR_MIN_CHARS:,} charlm "
-            "computes no n-gram baseline."
+            "trains without an n-gram prior."
         )
         yield TextWarning("short", text, None, "give more text")
     if config.val_file is None and config.val and split.held_out_chars < FEWEST_HELD_OUT:
-        text = f"Too few held-out characters for a reliable figure: {split.held_out_chars:,}."
+        text = f"Too few held-out characters for a reliable score: {split.held_out_chars:,}."
         share = ceil(100 * (FEWEST_HELD_OUT + 1) / max(1, facts.text.chars)) / 100
         option = f"--val {share:g}" if share <= 0.5 else None
         yield TextWarning("few-held-out", text, option, "holds out enough" if option else "give more text")
