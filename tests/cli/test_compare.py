@@ -407,7 +407,7 @@ def test_two_runs_on_another_text(pair: Charlm) -> None:
         ("ducks.txt --vary position=none,rotary --val 0", 2, ("--val",)),
         ("ducks.txt --vary position=none,rotary --run ../x --steps 2", 2, ("../x",)),
         ("ducks.txt --vary position=none,rotary --no-causal --steps 2", 2, ()),
-        ("ducks.txt --vary n_embd=16,15 --n-head 2 --steps 2", 2, ("n_embd", "15", "n_head")),
+        ("ducks.txt --vary n_embd=16,15 --n-head 2 --steps 2", 2, ("--n-embd is 15", "--n-head 2")),
         ("ducks.txt --vary window=4,99 --block-size 8 --steps 2", 2, ("window", "99", "8")),
         ("ducks.txt --vary dropout=0.1,0.2 --seeds 0", 2, ("--seeds", "0", "1 to 1000")),
         ("ducks.txt --vary position=none,rotary --mixer recurrent", 2, ("recurrent",)),
