@@ -67,7 +67,7 @@ def command(
     ]
     if rows:
         table(rows, header=("key", "text", "characters", "size", "last used"), numbers=(2, 3))
-    say(f"{len(chosen)} text{'s' * (len(chosen) != 1)}, {sum(e.bytes for e in chosen) / 1e6:,.1f} MB")
+    say(f"{several(len(chosen), 'text')}, {sum(e.bytes for e in chosen) / 1e6:,.1f} MB")
 
 
 def _clear(cache: Any, chosen: list[Any], *, everything: bool) -> None:
@@ -79,4 +79,4 @@ def _clear(cache: Any, chosen: list[Any], *, everything: bool) -> None:
     except OSError as error:
         raise ResourceError(f"the cache cannot be cleared: {error}") from None
     freed = sum(entry.bytes for entry in chosen)
-    say(f"removed {len(chosen)} text{'s' * (len(chosen) != 1)}, {freed / 1e6:,.1f} MB")
+    say(f"removed {several(len(chosen), 'text')}, {freed / 1e6:,.1f} MB")

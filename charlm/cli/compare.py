@@ -7,7 +7,16 @@ import typer
 
 from charlm.cli.console import MESSAGES, warn
 from charlm.cli.mistakes import check_files, quoted
-from charlm.cli.options import MOST_STEPS, ROOT, AsJson, Checkpoints, MovedText, as_options, with_settings
+from charlm.cli.options import (
+    MOST_STEPS,
+    ROOT,
+    AsJson,
+    Checkpoints,
+    MovedText,
+    as_options,
+    source_of,
+    with_settings,
+)
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.terminal import one_line
@@ -109,8 +118,7 @@ def _refuse_what_needs_vary(ctx: typer.Context, settings: dict[str, Any]) -> Non
     """UsageError for an option that only acts where something is trained."""
     kept = ("encoding", "field", "threads")
     for name in ("time", "steps", "seeds", "run", *(s for s in settings if s not in kept)):
-        source = ctx.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if source_of(ctx, name) == "COMMANDLINE":
             raise UsageError(f"--{name.replace('_', '-')} has no effect without --vary")
 
 
@@ -122,8 +130,7 @@ def _axes(ctx: typer.Context, vary: list[str]) -> dict[str, list[Any]]:
     if len(axes) < len(vary):
         raise UsageError("--vary names the same setting twice; list all its values in one --vary")
     for name in axes:
-        source = ctx.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if source_of(ctx, name) == "COMMANDLINE":
             raise UsageError(f"--{name.replace('_', '-')} has no effect, because --vary sets {name}")
     return axes
 

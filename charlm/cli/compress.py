@@ -10,7 +10,7 @@ import typer
 
 from charlm.cli.console import Output, count, finish, load_run, print_json, table, warn
 from charlm.cli.mistakes import check_files
-from charlm.cli.options import ROOT, AsJson, Checkpoints, Which, threads_option
+from charlm.cli.options import ROOT, AsJson, Checkpoints, Which, source_of, threads_option
 from charlm.cli.options import Run as RunOption
 from charlm.config import TextConfig
 from charlm.errors import CheckpointError, UsageError
@@ -133,8 +133,7 @@ def _threads_of_file(ctx: typer.Context, asked: int | None, of_file: int) -> int
             f"{asked}, but the file was compressed with {of_file}: another number of threads rounds "
             "differently"
         )
-        source = ctx.get_parameter_source("threads")
-        if source is not None and source.name == "COMMANDLINE":
+        if source_of(ctx, "threads") == "COMMANDLINE":
             raise UsageError(f"--threads is {said}; leave it out")
         warn(f"CHARLM_THREADS is {said}, so charlm decompresses with {of_file}")
     return min(of_file, 1024) or None

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from charlm.cli.console import count, print_json, say, table
+from charlm.cli.console import count, print_json, say, table, working
 from charlm.cli.options import AsJson
 from charlm.errors import UsageError
 from charlm.suggestions import name_meant
@@ -84,15 +84,12 @@ def _list(as_json: bool) -> None:
 
 
 def _get(name: str, folder: Path, as_json: bool) -> None:
-    from charlm.cli.console import Bar
     from charlm.data.datasets import TEXTS, fetch
 
-    text, bar = TEXTS[name], Bar()
+    text = TEXTS[name]
     say(f"fetching {text.url}")
-    try:
+    with working("", "B") as bar:
         path = fetch(text, folder, bar)
-    finally:
-        bar.close()
     if as_json:
         print_json({"schema": 1, "path": str(path), **vars(text)})
         return

@@ -267,6 +267,12 @@ def with_settings(
     return decorate
 
 
+def source_of(ctx: Any, name: str) -> str:
+    """Where the value of an option comes from: COMMANDLINE, ENVIRONMENT, DEFAULT_MAP (the file) or DEFAULT."""
+    source = ctx.get_parameter_source(name)
+    return "DEFAULT" if source is None else str(source.name)
+
+
 def one_run(argument: str | None, option: str | None) -> str | None:
     """The run that was named as an argument or by `--run`; UsageError where both name different ones."""
     if argument is not None and option is not None and argument != option:
@@ -332,13 +338,13 @@ def _mentioned(message: str, ctx: Any) -> list[Any]:
         param
         for param in ctx.command.params
         if words & {*param.opts[:1], *param.secondary_opts}
-        and getattr(ctx.get_parameter_source(param.name), "name", "") in ("ENVIRONMENT", "DEFAULT_MAP")
+        and source_of(ctx, param.name) in ("ENVIRONMENT", "DEFAULT_MAP")
     ]
 
 
 def _source(param: Any, ctx: Any) -> str:
     option = param.opts[0]
-    if ctx.get_parameter_source(param.name).name == "ENVIRONMENT":
+    if source_of(ctx, param.name) == "ENVIRONMENT":
         return f"{option} was set by the variable {param.envvar}"
     path, lines = ctx.meta[CONFIG_FILE]
     return f"{option} was set in {one_line(path)}, line {lines[param.name]}"

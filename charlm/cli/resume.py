@@ -17,6 +17,7 @@ from charlm.cli.options import (
     RunName,
     RunOption,
     one_run,
+    source_of,
     threads_option,
 )
 from charlm.errors import UsageError
@@ -90,15 +91,15 @@ def command(
 def say_where_it_stands(training: "TrainingJob") -> None:
     """From which step to which a run goes, or what a finished one lacks."""
     name, state = training.folder.name, training.session.state
-    if training.is_ngram and state.finished is not None:
-        say(f"{name} is complete: an n-gram model needs no further training")
-        if not training.complete:
-            say("only its report is missing")
-    elif state.finished is None:
+    if state.finished is None:
         if not training.is_ngram:
             say(f"{name}: training from step {state.step} to {training.session.plan.total_steps}")
-    elif not training.complete:
-        say(f"{name} is finished, after {state.step} steps; only its report is missing")
+        return
+    missing = "" if training.complete else "; only its report is missing"
+    if training.is_ngram:
+        say(f"{name} is complete: an n-gram model needs no further training{missing}")
+    elif missing:
+        say(f"{name} is finished, after {state.step} steps{missing}")
 
 
 def _comparison(
@@ -119,10 +120,10 @@ def _comparison(
     for option, value in {"--time": time, "--steps": steps}.items():
         if value is not None:
             raise UsageError(f"{option} has no effect on a comparison: all its runs have the same budget")
-    source = ctx.get_parameter_source("threads")
-    if source is not None and source.name != "DEFAULT":
+    source = source_of(ctx, "threads")
+    if source != "DEFAULT":
         effect = "has no effect on a comparison: all its runs use the first run's number of threads"
-        if source.name == "COMMANDLINE":
+        if source == "COMMANDLINE":
             raise UsageError(f"--threads {effect}")
         warn(f"CHARLM_THREADS {effect}")
     from charlm.cli.compare_run import follow_comparison

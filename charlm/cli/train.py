@@ -16,6 +16,7 @@ from charlm.cli.options import (
     From,
     VerifyCache,
     Which,
+    source_of,
     with_settings,
 )
 from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
@@ -119,7 +120,7 @@ def command(
     request = TrainRequest(
         paths=tuple(names),
         settings=settings,
-        given=frozenset(name for name in settings if ctx.get_parameter_source(name).name != "DEFAULT"),  # type: ignore[union-attr]
+        given=frozenset(name for name in settings if source_of(ctx, name) != "DEFAULT"),
         time=time,
         steps=steps,
         run=run,
@@ -152,7 +153,7 @@ def _budget_by_precedence(
     if time is None or steps is None:
         return time, steps
     order = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP")
-    by_time, by_steps = (order.index(ctx.get_parameter_source(name).name) for name in ("time", "steps"))  # type: ignore[union-attr]
+    by_time, by_steps = (order.index(source_of(ctx, name)) for name in ("time", "steps"))
     if by_time == by_steps:
         raise UsageError("give either --time or --steps, not both")
     return (time, None) if by_time < by_steps else (None, steps)
