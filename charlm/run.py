@@ -204,7 +204,7 @@ class Run:
         """
         if one_document and self.tokenizer.end is None:
             raise UsageError(
-                "one_document has no effect on this model, which was trained without --documents; leave it out"
+                "`one_document` has no effect on this model, which was trained without `documents`; leave it out"
             )
         if config.top_k is not None:
             config = replace(config, top_k=min(config.top_k, self.tokenizer.n_symbols))

@@ -308,7 +308,7 @@ def test_a_sample_of_unknown_or_impossible_settings_is_refused(runs: Path) -> No
         ({"temprature": 1.0}, "did you mean temperature?"),
         ({"temperature": -1.0}, "`temperature` is -1.0"),
         ({"length": 0}, "length is 0"),
-        ({"one_document": True}, "one_document has no effect"),
+        ({"one_document": True}, "`one_document` has no effect"),
         ({"stop": ""}, "stop is empty"),
     ):
         with pytest.raises(charlm.UsageError, match=said.replace("?", r"\?")):
