@@ -111,7 +111,7 @@ def _stream(terminal: dict[str, Any]) -> str:
 
 def _show_run(found: "Examination") -> None:
     rows = [("run", found.run)]
-    for step in sorted({file.step for file in found.files if file.step is not None}):
+    for step in sorted({file.step for file in found.files}):
         of_step = [file for file in found.files if file.step == step]
         damaged = [f"{file.name}: {file.problem}" for file in of_step if file.problem]
         whole = f"{len(of_step)} files, all intact"

@@ -54,7 +54,7 @@ class Machine:
 class CheckedFile:
     """A file of a run; `problem` says what is wrong with it."""
 
-    step: int | None  # of the checkpoint that vouches for it; None: the run's own
+    step: int  # of the checkpoint whose manifest lists it
     name: str
     problem: str | None
 
