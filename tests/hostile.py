@@ -7,7 +7,6 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import process_time
 from typing import Any
 
 import torch
@@ -117,7 +116,7 @@ class Hostile:
         return "read"
 
     def attempt(self, number: int) -> dict[str, Any]:
-        """Mutation `number`: what was done, what came of it, and the seconds of computing it took."""
+        """Mutation `number`: what was done, and what came of it."""
         rng = random.Random(number)
         name = FILES[number % len(FILES)]
         behind = (number // len(FILES)) % 7 < 5 and name in VOUCHED  # which are seven tenths: half of all
@@ -126,14 +125,12 @@ class Hostile:
         try:
             if behind:
                 self.vouch_again()
-            started = process_time()
             outcome = self.use(further=behind or name in ("plan.json", "latest", safe_io.MANIFEST))
-            seconds = process_time() - started
         finally:
             self.restore()
         return {
             "number": number, "file": name, "kind": kind, "behind": behind, "changed": changed,
-            "outcome": outcome, "seconds": seconds,
+            "outcome": outcome,
         }  # fmt: skip
 
     def _mutate(self, name: str, rng: random.Random) -> str:
