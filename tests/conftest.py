@@ -5,7 +5,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +21,7 @@ from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.data.prepare import prepare
-from charlm.native.compiler import Compilation
+from charlm.native.compiler import Compilation, compile_ngram_rows
 from charlm.training.launch import start_run
 from charlm.training.planner import Budget, choose
 from charlm.training.session import TransformerSession
@@ -89,9 +89,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(autouse=True)
-def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Compile no C, which takes longer than what most tests do with it; modules whose tests need it replace this."""
     monkeypatch.setattr("charlm.native.compiler.compilers", lambda *_: [])
+    compile_ngram_rows.cache_clear()  # else what one test found, or did not find, would be the next one's
+    yield
+    compile_ngram_rows.cache_clear()
 
 
 @pytest.fixture(scope="session", autouse=True)
