@@ -75,7 +75,16 @@ class Page:
 def render(page: Page) -> str:
     """Return the page as HTML that loads nothing and runs nothing. Raises nothing."""
     held_out = [event for event in page.evaluations if _is_drawable(event)]
-    return render_page("run.html", page=page, evaluations=_table(held_out), **_figures(page, held_out))
+    every = ceil(len(held_out) / MOST_ROWS) or 1
+    return render_page(
+        "run.html",
+        page=page,
+        evaluations=[*held_out[:-1][::every], *held_out[-1:]],
+        few=FEWEST_HELD_OUT,
+        ln2=log(2),
+        plus_minus=plus_minus,
+        **_figures(page, held_out),
+    )
 
 
 def _is_drawable(event: Evaluated) -> bool:
@@ -83,21 +92,6 @@ def _is_drawable(event: Evaluated) -> bool:
     loss = (event.nats_per_char, event.compared_nats_per_char, event.standard_error)
     figures = (*loss, event.baseline_nats_per_char, event.difference, event.difference_error)
     return all(figure is None or abs(figure) < BOUND for figure in figures)
-
-
-def _table(held_out: Sequence[Evaluated]) -> list[tuple[str, ...]]:
-    """A row for each evaluation, beside the baseline on the same windows."""
-    rows: list[tuple[str, ...]] = []
-    every = ceil(len(held_out) / MOST_ROWS) or 1
-    for e in [*held_out[:-1][::every], *held_out[-1:]]:
-        compared = ("", "")
-        if e.baseline_nats_per_char is not None and e.difference is not None:
-            change = plus_minus(e.difference, e.difference_error, sign="+")
-            compared = (f"{e.baseline_nats_per_char / log(2):.4f}", change)
-        few = " (too few for a reliable score)" * (e.chars < FEWEST_HELD_OUT)
-        step = f"{e.step:,}{' (closing)' * e.final}"
-        rows.append((step, plus_minus(e.nats_per_char, e.standard_error), *compared, f"{e.chars:,}{few}"))
-    return rows
 
 
 def _figures(page: Page, held_out: list[Evaluated]) -> dict[str, Any]:
