@@ -121,12 +121,7 @@ def _seal(result: Result) -> str:
 
 
 def score(
-    run: RunFolder,
-    snapshot: Snapshot,
-    which: str,
-    session: Session,
-    stop: Stop,
-    fingerprint: str,
+    run: RunFolder, snapshot: Snapshot, which: str, session: Session, stop: Stop, fingerprint: str
 ) -> Result | None:
     """Score a trained model on the held-out text and keep it; None if stopped. Raises OSError."""
     predictor, corpus = predictor_of(snapshot, device=session.device), session.corpus

@@ -148,10 +148,7 @@ class Facts:
 
 
 def examine(
-    loaded: Loaded,
-    scan: TextScan,
-    choice: Choice,
-    watch: Callable[[str], None] = lambda what: None,
+    loaded: Loaded, scan: TextScan, choice: Choice, watch: Callable[[str], None] = lambda what: None
 ) -> Facts:
     """Examine a text that was loaded with a scan, without warnings; `watch` is told what is being measured.
 

@@ -8,31 +8,8 @@ from math import ceil, floor, log2
 
 from markupsafe import Markup
 
-from charlm.reporting.pages import (
-    BOUND,
-    CHAR_WIDTH,
-    LABEL_GAP,
-    TOP,
-    WIDTH,
-    Frame,
-    Order,
-    Point,
-    Range,
-    Tick,
-    clipped,
-    curve,
-    diamonds,
-    drawing,
-    error_bars,
-    harmless,
-    order_lines,
-    outside,
-    path,
-    render_page,
-    spread,
-    ticks,
-    widened,
-)
+from charlm.reporting import pages
+from charlm.reporting.pages import BOUND, CHAR_WIDTH, LABEL_GAP, TOP, WIDTH, Frame, Order, Point, Range, Tick
 from charlm.terminal import one_line
 
 Classes = Mapping[str, str]
@@ -87,7 +64,7 @@ def render(page: ComparisonPage) -> str:
     names = dict.fromkeys([*page.names, *lines])
     classes = {name: f"c{i % COLOURS}{' dash' * (i // COLOURS % 2)}" for i, name in enumerate(names)}
     figures = [_figure(f"{i}", chart, classes) for i, chart in enumerate(page.charts)]
-    return render_page("comparison.html", page=page, classes=classes, figures=figures)
+    return pages.render_page("comparison.html", page=page, classes=classes, figures=figures)
 
 
 def _figure(number: str, chart: Chart, classes: Classes) -> tuple[str, list[str], Markup]:
@@ -110,7 +87,7 @@ def _caption(chart: Chart, lines: list[Line], missing: str) -> list[str]:
         highest, y = max(y for line in lines for _, y in line.points), _y_range(chart, lines)
         entries += [
             f"off scale: values up to {highest:.2f}" if highest > y[1] else "",
-            *outside(y, chart.orders),
+            *pages.outside(y, chart.orders),
         ]
     entries.append(f"not finite or beyond an axis, so not drawn: {missing}" if missing else "")
     entries.append("" if lines else "no figures yet")
@@ -143,17 +120,17 @@ def _drawing(number: str, chart: Chart, lines: list[Line], classes: Classes) -> 
     height = max(HEIGHT, LABEL_GAP * len(ends))
     frame = Frame(_x_range(chart, lines), _y_range(chart, lines), WIDTH - 14 - SWATCH - room, height)
     said = ", ".join(f"{name} ends at {y:.3f}" for name, (_, y) in reversed(ends))
-    title = harmless(f"{chart.title}: bits per character against {chart.x_title}; {said}")
-    plot = clipped(frame, number, _curves(frame, lines, classes))
-    over = order_lines(frame, chart.orders) + _marks(chart, frame) + _labels(frame, ends, classes)
-    return drawing(
+    title = pages.harmless(f"{chart.title}: bits per character against {chart.x_title}; {said}")
+    plot = pages.clipped(frame, number, _curves(frame, lines, classes))
+    over = pages.order_lines(frame, chart.orders) + _marks(chart, frame) + _labels(frame, ends, classes)
+    return pages.drawing(
         frame,
         title,
         plot + over,
-        x_title=harmless(chart.x_title),
+        x_title=pages.harmless(chart.x_title),
         y_title="bits per character",
         x_ticks=_x_ticks(chart, frame),
-        y_ticks=ticks(frame.y, 6),
+        y_ticks=pages.ticks(frame.y, 6),
     )
 
 
@@ -161,26 +138,26 @@ def _curves(frame: Frame, lines: list[Line], classes: Classes) -> str:
     parts = []
     for line in lines:
         kind = f"line {classes[line.name]}"
-        parts.append(curve(frame, line.points, f"{kind} faint" if line.faint else kind))
+        parts.append(pages.curve(frame, line.points, f"{kind} faint" if line.faint else kind))
         if not line.faint:
-            dots = "".join(path(frame, [point]) for point in line.points)
+            dots = "".join(pages.path(frame, [point]) for point in line.points)
             parts.append(f'<path class="{kind} dots" d="{dots}"/>')
-            bars = error_bars(frame, line.points, line.errors)
+            bars = pages.error_bars(frame, line.points, line.errors)
             parts.append(f'<path class="{kind} bars" d="{bars}"/>' * any(line.errors))
-            parts.append(diamonds(frame, line.apart, f"{kind} apart"))
+            parts.append(pages.diamonds(frame, line.apart, f"{kind} apart"))
     return "".join(parts)
 
 
 def _labels(frame: Frame, ends: list[tuple[str, Point]], classes: Classes) -> str:
     heights = [frame.down(y) for _, (_, y) in ends]
     parts = []
-    for (name, end), y, place in zip(ends, heights, spread(heights, frame), strict=True):
+    for (name, end), y, place in zip(ends, heights, pages.spread(heights, frame), strict=True):
         right, kind = frame.right, classes[name]
         on = f'<path class="lead on {kind}" d="M{frame.across(end[0]):.1f} {y:.1f}H{right:.1f}"/>'
         lead = f'<path class="lead {kind}" d="M{right + 2:.1f} {y:.1f}L{right + 16:.1f} {place:.1f}"/>'
         swatch = f'<path class="line {kind}" d="M{right + 16:.1f} {place:.1f}h22"/>'
         where = f'x="{right + SWATCH:.1f}" y="{place:.1f}" dy=".35em"'
-        parts.append(f"<g>{on}{lead}{swatch}<text {where}>{harmless(_label(name, end))}</text></g>\n")
+        parts.append(f"<g>{on}{lead}{swatch}<text {where}>{pages.harmless(_label(name, end))}</text></g>\n")
     return "".join(parts)
 
 
@@ -198,7 +175,7 @@ def _marks(chart: Chart, frame: Frame) -> str:
         left = at + 8 + CHAR_WIDTH * len(label) > frame.right
         where = f'x="{at - 8 if left else at + 8:.1f}" y="{TOP + 14 + LABEL_GAP * i:.1f}"'
         parts.append(f'<path class="mark" d="M{at:.1f} {TOP}v{frame.height}"/>')
-        parts.append(f'<text class="halo{" end" * left}" {where}>{harmless(label)}</text>\n')
+        parts.append(f'<text class="halo{" end" * left}" {where}>{pages.harmless(label)}</text>\n')
     return "".join(parts)
 
 
@@ -223,7 +200,7 @@ def _y_range(chart: Chart, lines: list[Line]) -> Range:
     high = max(end, low + 0.05, min(wanted, values[ceil(0.9 * most)]))
     margin = 0.05 * (high - low)
     # no room below zero: there are no such bits
-    return widened((low - min(margin, abs(low)), high + margin), chart.orders)
+    return pages.widened((low - min(margin, abs(low)), high + margin), chart.orders)
 
 
 def _x_range(chart: Chart, lines: list[Line]) -> Range:
@@ -246,7 +223,7 @@ def _x_ticks(chart: Chart, frame: Frame) -> list[Tick]:
         some = [[tick for tick in powers if tick[0] % every == 0] for every in range(1, 41)]
         some.append([(x, f"{2**x:.3g}") for x in frame.x])  # no power of two lies between
     else:
-        some = [ticks(frame.x, most) for most in (5, 4, 3, 2, 1)]
+        some = [pages.ticks(frame.x, most) for most in (5, 4, 3, 2, 1)]
 
     def fit(found: list[Tick]) -> bool:
         room = CHAR_WIDTH * (max(len(label) for _, label in found) + 1)

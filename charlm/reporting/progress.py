@@ -113,13 +113,7 @@ PLAIN_EVERY_SECONDS = 10.0
 class Progress:
     """A bar on a terminal; elsewhere a plain line every ten seconds. Standard error both times."""
 
-    def __init__(
-        self,
-        total_steps: int,
-        first_step: int,
-        chars_per_step: int,
-        units: str = "chars",
-    ) -> None:
+    def __init__(self, total_steps: int, first_step: int, chars_per_step: int, units: str = "chars") -> None:
         """`units`: what a symbol is, of which each step reads `chars_per_step`, and whose loss is shown."""
         self._bar = LiveLine(total_steps, first_step, unit="steps", mininterval=EVERY_SECONDS)
         self._bar.pieces = self._pieces

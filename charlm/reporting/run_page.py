@@ -23,27 +23,9 @@ from charlm.evaluation.baselines import (
 )
 from charlm.evaluation.bootstrap import plus_minus, too_few
 from charlm.ngram.build import FOLDS
+from charlm.reporting import pages
 from charlm.reporting.log import METRICS, SAMPLES, Sample, read_log
-from charlm.reporting.pages import (
-    BOUND,
-    CHAR_WIDTH,
-    LABEL_GAP,
-    LEFT,
-    WIDTH,
-    Frame,
-    Point,
-    Range,
-    clipped,
-    curve,
-    diamonds,
-    drawing,
-    error_bars,
-    harmless,
-    path,
-    render_page,
-    spread,
-    ticks,
-)
+from charlm.reporting.pages import BOUND, CHAR_WIDTH, LABEL_GAP, LEFT, WIDTH, Frame, Point, Range
 from charlm.terminal import one_line, visible
 from charlm.training.events import Evaluated, Stepped
 from charlm.training.session import Session
@@ -76,7 +58,7 @@ def render(page: Page) -> str:
     """Return the page as HTML that loads nothing and runs nothing. Raises nothing."""
     held_out = [event for event in page.evaluations if _is_drawable(event)]
     every = ceil(len(held_out) / MOST_ROWS) or 1
-    return render_page(
+    return pages.render_page(
         "run.html",
         page=page,
         evaluations=[*held_out[:-1][::every], *held_out[-1:]],
@@ -113,7 +95,7 @@ def _figures(page: Page, held_out: list[Evaluated]) -> dict[str, Any]:
         highest = max(rate for _, rate in rates)
         frame = Frame(x, (0.0, highest * 1.05 if highest > 1e-99 else 1.0), right, RATE_HEIGHT)
         some = rates[:: ceil(len(rates) / MOST_POINTS)]  # means would round a schedule's corners
-        inner = clipped(frame, "rate", curve(frame, [*some, rates[-1]]))
+        inner = pages.clipped(frame, "rate", pages.curve(frame, [*some, rates[-1]]))
         rate = _drawing(frame, "learning rate", 3, "Learning rate against steps", inner)
     legend = {
         "train": drawn,
@@ -132,26 +114,26 @@ def _loss_chart(
 ) -> Markup:
     means: list[Point] = [(e.step, e.compared_nats_per_char / log(2)) for e in held_out]
     marks: list[Point] = [(e.step, e.nats_per_char / log(2)) for e in held_out if e.final]
-    bars = error_bars(
+    bars = pages.error_bars(
         frame,
         [(e.step, e.nats_per_char / log(2)) for e in held_out],
         [(e.standard_error or 0.0) / log(2) for e in held_out],
     )
-    dots = "".join(path(frame, [point]) for point in means)
+    dots = "".join(pages.path(frame, [point]) for point in means)
     smooth = _smoothed(train)
     beside = [(e.step, bits, e.final) for e in held_out for bits in _baseline_bits(e)]
     curves = (
-        f"{curve(frame, train, 'raw')}{curve(frame, smooth)}"
-        f"{curve(frame, [(x, y) for x, y, closing in beside if not closing], 'base')}"
-        f"{curve(frame, means, 'held')}"
+        f"{pages.curve(frame, train, 'raw')}{pages.curve(frame, smooth)}"
+        f"{pages.curve(frame, [(x, y) for x, y, closing in beside if not closing], 'base')}"
+        f"{pages.curve(frame, means, 'held')}"
         f'<path class="held" d="{bars}"/><path class="held dots" d="{dots}"/>'
-        f"{diamonds(frame, [(x, y) for x, y, closing in beside if closing], 'base closing')}"
-        f"{diamonds(frame, marks, 'held closing')}"
+        f"{pages.diamonds(frame, [(x, y) for x, y, closing in beside if closing], 'base closing')}"
+        f"{pages.diamonds(frame, marks, 'held closing')}"
     )
     ends = [("training", smooth), ("held-out", marks or means)]
     said = "".join(f", {name} ends at {points[-1][1]:.3f}" for name, points in ends if points)
     title = f"Loss in bits per character against steps{said}"
-    inner = clipped(frame, "loss", curves) + _reference_lines(frame, baselines)
+    inner = pages.clipped(frame, "loss", curves) + _reference_lines(frame, baselines)
     return _drawing(frame, "bits per character", 6, title, inner)
 
 
@@ -162,18 +144,20 @@ def _baseline_bits(event: Evaluated) -> list[float]:
 
 
 def _drawing(frame: Frame, y_title: str, most: int, title: str, inner: str) -> Markup:
-    x_ticks, y_ticks = ticks(frame.x, 5, whole=True), ticks(frame.y, most)
-    return drawing(frame, title, inner, x_title="steps", y_title=y_title, x_ticks=x_ticks, y_ticks=y_ticks)
+    x_ticks, y_ticks = pages.ticks(frame.x, 5, whole=True), pages.ticks(frame.y, most)
+    return pages.drawing(
+        frame, title, inner, x_title="steps", y_title=y_title, x_ticks=x_ticks, y_ticks=y_ticks
+    )
 
 
 def _reference_lines(frame: Frame, baselines: list[BaselineRow]) -> str:
     heights = [frame.down(bits) for _, bits in baselines]
     parts = []
-    for row, y, place in zip(baselines, heights, spread(heights, frame), strict=True):
+    for row, y, place in zip(baselines, heights, pages.spread(heights, frame), strict=True):
         parts.append(f'<path class="baseline" d="M{LEFT} {y:.1f}H{frame.right:.1f}"/>')
         parts.append(f'<path class="lead" d="M{frame.right:.1f} {y:.1f}l8 {place - y:.1f}"/>')
         where = f'x="{frame.right + 12:.1f}" y="{place:.1f}" dy=".35em"'
-        parts.append(f"<text {where}>{harmless(_label(*row))}</text>\n")
+        parts.append(f"<text {where}>{pages.harmless(_label(*row))}</text>\n")
     return "".join(parts)
 
 
