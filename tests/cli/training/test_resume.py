@@ -298,7 +298,7 @@ def test_the_same_command_begins_goes_on_and_succeeds(charlm: Charlm, trained: T
     [
         (["--seed=2"], ["seed", "2"]),
         (["--steps=13"], ["steps", "12", "13"]),
-        (["--n-embd=32"], ["n_embd", "16", "32"]),
+        (["--n-embd=32"], ["--n-embd", "16", "32"]),
         (["--lowercase"], ["lowercase"]),
     ],
     ids=lambda value: value[0],
