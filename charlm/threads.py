@@ -59,12 +59,12 @@ def available() -> int:
     return max(1, min(limits().values()))
 
 
-def limits(root: Path | None = None) -> dict[str, int]:
+def limits() -> dict[str, int]:
     """The CPUs that each thing allows this process: the machine, its affinity, its cgroups, PYTHON_CPU_COUNT."""
     found = {"machine": os.cpu_count() or 1}
     if hasattr(os, "sched_getaffinity"):
         found["affinity"] = len(os.sched_getaffinity(0))
-    quota = cgroup_cpus(root or ROOT)
+    quota = cgroup_cpus(ROOT)
     if quota is not None:
         found["cgroup"] = quota
     asked = os.environ.get("PYTHON_CPU_COUNT", "")

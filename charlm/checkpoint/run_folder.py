@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from charlm import files
-from charlm.checkpoint.safe_io import MANIFEST, RUN_FILES, make_manifest, read_file
+from charlm.checkpoint.safe_io import MANIFEST, RUN_FILES, make_manifest, read_file, reading
 from charlm.config import TextConfig
 from charlm.errors import CheckpointError, ResourceError, UsageError
 from charlm.suggestions import name_meant
@@ -182,20 +182,20 @@ class RunFolder:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, ascending. Raises CheckpointError."""
-        with self._reading():
+        with reading(f"the run {self.name}"):
             names = [STEP_NAME.fullmatch(path.name) for path in self.path.iterdir() if path.is_dir()]
         return sorted(int(match[1]) for match in names if match)
 
     def pointed(self, pointer: str) -> int | None:
         """The step that `latest` or `best` points to, None if it is missing. Raises CheckpointError."""
         path = self.path / pointer
-        with self._reading():
+        with reading(f"the run {self.name}"):
             if not path.exists():
                 return None
         match = STEP_NAME.fullmatch(read_file(path, 64).decode("ascii", "replace").strip())
         if match is None:
             raise CheckpointError(f"{one_line(str(path))} is damaged: it names no checkpoint of this run")
-        with self._reading():
+        with reading(f"the run {self.name}"):
             return int(match[1]) if self.folder(int(match[1])).is_dir() else None
 
     def resolve(self, which: str) -> int:
@@ -214,14 +214,6 @@ class RunFolder:
                 f"steps {', '.join(map(str, steps))}"
             )
         return int(which)
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Turn OSError into CheckpointError."""
-        try:
-            yield
-        except OSError as error:
-            raise CheckpointError(f"the run {self.name} cannot be read: {error.strerror}") from None
 
     def _prune(self) -> None:
         steps = self.steps()
@@ -317,12 +309,11 @@ def folders_with(root: Path, name: str, skipped: Callable[[str], None] = lambda 
 
     Raises CheckpointError where `root` itself cannot be read.
     """
-    try:
-        children = sorted(root.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise CheckpointError(f"{one_line(str(root))} cannot be read: {error.strerror}") from None
+    with reading(str(root)):
+        try:
+            children = sorted(root.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
     found, unreadable = [], []
     for path in children:
         try:
@@ -340,15 +331,10 @@ def folders_with(root: Path, name: str, skipped: Callable[[str], None] = lambda 
 
 def holds(root: Path, name: str, file: str) -> bool:
     """Does `root` have a folder `name` that contains `file`? Raises CheckpointError where it cannot be read."""
-    try:
+    with suppress(UnicodeEncodeError), reading(f"{name} in {root}"):
         plain = Path(name).name == name and name != ".." and len(os.fsencode(name)) <= MAX_ENTRY
         return plain and (root / name / file).is_file()
-    except UnicodeEncodeError:
-        return False
-    except OSError as error:
-        raise CheckpointError(
-            f"{one_line(name)} in {one_line(str(root))} cannot be read: {error.strerror}"
-        ) from None
+    return False
 
 
 def find_run(root: Path, name: str | None, skipped: Callable[[str], None] = lambda why: None) -> RunFolder:

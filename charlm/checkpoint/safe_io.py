@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,12 +52,19 @@ class Manifest:
     run_files: dict[str, FileEntry]
 
 
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn an OSError on reading `what` into a CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{one_line(what)} cannot be read: {error.strerror}") from None
+
+
 def read_file(path: Path, limit: int) -> bytes:
     """Read a regular file. Raises CheckpointError for links, pipes, devices and more than `limit` bytes."""
-    try:
+    with reading(str(path)):
         return files.read_regular(path, limit)
-    except OSError as error:
-        raise CheckpointError(f"{one_line(str(path))} cannot be read: {error.strerror}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
