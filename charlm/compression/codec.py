@@ -73,19 +73,18 @@ def file_to_ids(data: bytes, vocabulary: Vocabulary, usual: str | None = None) -
     if encoding:
         text = data.decode(encoding)
         return EncodedFile(vocabulary.encode(text), len(text), None, encoding)
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        text = data.decode(errors="surrogateescape")
-        pieces = [
-            vocabulary.id_of_byte[list(piece.encode(errors="surrogateescape"))]
-            if _NOT_UTF8.match(piece)
-            else vocabulary.encode(piece)
-            for piece in _NOT_UTF8.split(text)
-            if piece
-        ]
-        return EncodedFile(np.concatenate(pieces), len(text), error.start)
-    return EncodedFile(vocabulary.encode(text), len(text), None)
+    text = data.decode(errors="surrogateescape")
+    invalid = _NOT_UTF8.search(text)
+    if invalid is None:
+        return EncodedFile(vocabulary.encode(text), len(text), None)
+    pieces = [
+        vocabulary.id_of_byte[list(piece.encode(errors="surrogateescape"))]
+        if _NOT_UTF8.match(piece)
+        else vocabulary.encode(piece)
+        for piece in _NOT_UTF8.split(text)
+        if piece
+    ]
+    return EncodedFile(np.concatenate(pieces), len(text), len(text[: invalid.start()].encode()))
 
 
 def ids_to_file(ids: Ids, vocabulary: Vocabulary, encoding: str = "") -> bytes:
@@ -118,7 +117,7 @@ def exactly_threads(threads: int) -> Iterator[None]:
         yield
 
 
-def environment(precision: torch.dtype, threads: int = THREADS) -> Environment:
+def environment(precision: torch.dtype, threads: int) -> Environment:
     """The environment here, for a model of that precision and this many threads."""
     config = np.show_config(mode="dicts")
     assert isinstance(config, dict)

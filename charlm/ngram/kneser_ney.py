@@ -215,16 +215,15 @@ class KneserNey:
         """Log-probabilities (..., V) in float32 for contexts, and folds to leave out, of any shape; in C if possible."""
         flat, of_flat = contexts.reshape(-1), None if folds is None else folds.reshape(-1)
         out = np.empty((len(flat), self.n_symbols), dtype=np.float32)
-        (self if self.kernel is None else self.kernel).fill(flat, of_flat, out)
+        if self.kernel is not None:
+            self.kernel.fill(flat, of_flat, out)
+        else:
+            n = max(1, NUMBERS_AT_ONCE // self.n_symbols)
+            for i in range(0, len(flat), n):
+                out[i : i + n] = self.rows(flat[i : i + n], None if of_flat is None else of_flat[i : i + n])
+            np.maximum(out, LEAST, out=out)
         np.log(out, out=out)
         return out.reshape(*contexts.shape, -1)
-
-    def fill(self, contexts: Keys, folds: Index | None, out: NDArray[np.float32]) -> None:
-        """Write the rows of contexts (N,), each without its fold (N,) if given, into out (N, V), at least LEAST."""
-        n = max(1, NUMBERS_AT_ONCE // self.n_symbols)
-        for i in range(0, len(contexts), n):
-            out[i : i + n] = self.rows(contexts[i : i + n], None if folds is None else folds[i : i + n])
-        np.maximum(out, LEAST, out=out)
 
     def probabilities(self, ids: Ids) -> Floats:
         """The probability of each symbol of a text given the ones before it: (N,); 0 outside the vocabulary."""
