@@ -13,24 +13,9 @@ from charlm.data.overlap import PASSAGE, Overlap, overlap
 from charlm.data.text_scan import FileRead, TextScan
 from charlm.data.tokenizer import END, text_of, without_ends
 from charlm.evaluation.baselines import kneser_ney, xz_size
-from charlm.inspection.characters import (
-    Character,
-    LookAlikes,
-    NormalForms,
-    compatible,
-    find_lookalikes,
-    is_invisible,
-    list_characters,
-    normal_forms,
-    scripts,
-)
-from charlm.inspection.entropy import (
-    Entropy,
-    entropies,
-    longest_repeat,
-    repeated_share,
-    sampled_repeated_share,
-)
+from charlm.inspection import characters, entropy
+from charlm.inspection.characters import Character, LookAlikes, NormalForms
+from charlm.inspection.entropy import Entropy
 from charlm.terminal import percent
 from charlm.training.planner import Choice
 
@@ -158,9 +143,11 @@ def examine(
     assert marks is not None
     codes = scan.sample.codes()
     sampled = text_of(codes)
-    found = list_characters(scan.counts)
+    found = characters.list_characters(scan.counts)
     watch("measuring repeats")
-    repeated = repeated_share(codes) if scan.sample.whole else sampled_repeated_share(corpus.train)
+    repeated = (
+        entropy.repeated_share(codes) if scan.sample.whole else entropy.sampled_repeated_share(corpus.train)
+    )
     repeats = Repeats(longest=_longest(codes, sampled, scan), repeated=Share.of(repeated, scan))
     leak = Share.of(overlap(corpus.train, corpus.held_out), scan)
     watch("measuring entropies, xz and the n-gram baseline")
@@ -169,15 +156,15 @@ def examine(
         text=_text_facts(loaded, scan, sampled, sum(c.count for c in found)),
         files=tuple(scan.files),
         newlines={name.lower(): n for name, n in marks.line_ends.items()},
-        normal_forms=normal_forms(found, sampled),
+        normal_forms=characters.normal_forms(found, sampled),
         characters=tuple(found),
-        scripts=scripts(found),
-        unseen=tuple(c.code_point for c in found if is_invisible(c.char)),
-        compatible=tuple(c.code_point for c in compatible(found)),
-        lookalikes=find_lookalikes(found, sampled),
+        scripts=characters.scripts(found),
+        unseen=tuple(c.code_point for c in found if characters.is_invisible(c.char)),
+        compatible=tuple(c.code_point for c in characters.compatible(found)),
+        lookalikes=characters.find_lookalikes(found, sampled),
         sampled_chars=len(without_ends(sampled)),
         repeats=repeats,
-        entropy=EntropyFacts(orders=tuple(entropies(codes))),
+        entropy=EntropyFacts(orders=tuple(entropy.entropies(codes))),
         xz_bits_per_char=_xz_bits(without_ends(sampled)),
         split=SplitFacts(
             train_chars=corpus.train_chars,
@@ -220,7 +207,7 @@ def _text_facts(loaded: Loaded, scan: TextScan, sampled: str, chars: int) -> Tex
 
 
 def _longest(codes: "np.ndarray[Any, Any]", sampled: str, scan: TextScan) -> LongestRepeat | None:
-    found = longest_repeat(codes)
+    found = entropy.longest_repeat(codes)
     if found is None:
         return None
     lines = None
