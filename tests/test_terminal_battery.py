@@ -49,14 +49,15 @@ def hostile_text(*, surrogates: bool) -> str:
 
 def told(text: str) -> None:
     """In the child: whatever the model, it says this."""
-    from charlm.inference import generate
+    from charlm import run
+    from charlm.inference.generate import Ended, Piece
 
     def say(*_: object, **__: object):  # type: ignore[no-untyped-def]
         for at in range(0, len(text), 7):
-            yield generate.Piece(sample=0, text=text[at : at + 7])
-        yield generate.Ended(sample=0, reason="length", chars=len(text))
+            yield Piece(sample=0, text=text[at : at + 7])
+        yield Ended(sample=0, reason="length", chars=len(text))
 
-    generate.generate = say  # type: ignore[assignment]
+    run.generate = say  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")
