@@ -169,7 +169,7 @@ def _begun(training: TrainingJob) -> dict[str, Any]:
         "corpus": to_json(session.run.corpus),
         "model": session.model_config.to_json(),
         "training": session.training_config.to_json(),
-        "counts_bits_per_char": baseline.baseline.bits_per_char if baseline else None,
+        "ngram_bits_per_char": baseline.baseline.bits_per_char if baseline else None,
     }
 
 

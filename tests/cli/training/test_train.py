@@ -23,7 +23,7 @@ BEGUN = keys(
     int="schema step total_steps",
     str="run path",
     dict="corpus model training",
-    float="counts_bits_per_char",
+    float="ngram_bits_per_char",
 )
 STEPPED = keys(
     int="step chars",
