@@ -1,7 +1,6 @@
 """Counts alone as a model: made, saved, and used like any other; what contradicts them is refused by name."""
 
 import json
-import re
 import string
 from collections.abc import Callable
 from dataclasses import replace
@@ -123,8 +122,7 @@ REFUSED = [
 def test_what_acts_on_a_transformer_only_is_refused_by_name(charlm: Callable[..., Result]) -> None:
     for option in REFUSED:
         result = charlm("train", "ducks.txt", "--model", "ngram", *option.split())
-        name = option.split()[0].removeprefix("--").removeprefix("no-").replace("-", "_")
-        assert result.code == 2 and re.search(rf"\b{name} is", result.err) and "model ngram" in result.err
+        assert result.code == 2 and option.split()[0] in result.err and "--model ngram" in result.err
 
 
 def test_it_is_compared_with_a_transformer_of_any_shape(charlm: Callable[..., Result]) -> None:

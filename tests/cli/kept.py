@@ -26,7 +26,7 @@ COMMANDS = (
     *("runs", "info", "compare", "cache", "data", "explain", "doctor"),
 )
 Charlm = Callable[..., Any]
-_MADE: dict[str, Path] = {}
+_MADE: dict[tuple[tuple[str, ...], ...], Path] = {}
 
 
 def prose(lines: int = 300, seed: int = 1) -> str:
@@ -42,13 +42,13 @@ def prose(lines: int = 300, seed: int = 1) -> str:
     return "".join(made)
 
 
-def bring(charlm: Charlm, factory: pytest.TempPathFactory, name: str, *commands: tuple[str, ...]) -> None:
+def bring(charlm: Charlm, factory: pytest.TempPathFactory, *commands: tuple[str, ...]) -> None:
     """Copy here what these commands make, beside `ducks.txt`; they are run once in this process.
 
     Runs are made where they stay, since a run remembers the path of its text.
     """
-    if name not in _MADE:
-        folder, here = factory.mktemp(name), Path.cwd()
+    if commands not in _MADE:
+        folder, here = factory.mktemp("made"), Path.cwd()
         os.chdir(folder)
         try:
             Path("ducks.txt").write_text(TEXT)
@@ -57,8 +57,8 @@ def bring(charlm: Charlm, factory: pytest.TempPathFactory, name: str, *commands:
                 assert result.code == 0, result.err
         finally:
             os.chdir(here)
-        _MADE[name] = folder
-    shutil.copytree(_MADE[name], ".", dirs_exist_ok=True, symlinks=True)
+        _MADE[commands] = folder
+    shutil.copytree(_MADE[commands], ".", dirs_exist_ok=True, symlinks=True)
 
 
 def within(seconds: int = 300) -> dict[str, Any]:

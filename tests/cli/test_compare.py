@@ -33,7 +33,7 @@ TWO_KEYS = {
 @pytest.fixture
 def compared(charlm: Charlm, tmp_path_factory: pytest.TempPathFactory) -> Charlm:
     """The command, beside the comparison `both` of two variants with two seeds."""
-    bring(charlm, tmp_path_factory, "compared", (*VARIED, "--seeds", "2", "--run", "both"))
+    bring(charlm, tmp_path_factory, (*VARIED, "--seeds", "2", "--run", "both"))
     return charlm
 
 
@@ -45,7 +45,6 @@ def pair(charlm: Charlm, tmp_path_factory: pytest.TempPathFactory) -> Charlm:
     bring(
         charlm,
         tmp_path_factory,
-        "pair",
         ("train", "ducks.txt", "--run", "short", "--steps", "3", *TOY),
         ("train", "ducks.txt", "--run", "long", "--steps", "60", *TOY),
         ("train", geese, "--run", "geese", "--steps", "2", *TOY),
@@ -188,7 +187,7 @@ def test_a_comparison_that_was_cut_off_ends_as_if_it_had_not_been(
 ) -> None:
     """Stopped while its second run trains; the first one is kept."""
     words = ("compare", "ducks.txt", "--vary", "position=none,rotary", "--steps", "60", *TOY)
-    bring(compared, tmp_path_factory, "whole", (*words, "--run", "whole"))
+    bring(compared, tmp_path_factory, (*words, "--run", "whole"))
     whole = data(compared("compare", "whole", "--json"))
     started = process(*words, "--run", "cut")
     assert started.stderr is not None
@@ -223,7 +222,6 @@ def three(charlm: Charlm, tmp_path_factory: pytest.TempPathFactory) -> Charlm:
     bring(
         charlm,
         tmp_path_factory,
-        "three",
         ("compare", "ducks.txt", *more, "--steps", "4", "--run", "both"),
         ("compare", geese, *more, "--steps", "4", "--run", "other"),
         ("compare", "ducks.txt", *more, "--steps", "5", "--run", "longer"),

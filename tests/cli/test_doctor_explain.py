@@ -24,7 +24,7 @@ TOPICS = (
 def saved(charlm: Charlm, tmp_path_factory: pytest.TempPathFactory) -> Charlm:
     """The command, beside the run `toy` with checkpoints of the steps 3 and 6."""
     often = ("--steps", "6", "--save-every", "0", "--eval-every", "3")
-    bring(charlm, tmp_path_factory, "saved", ("train", "ducks.txt", "--run", "toy", *often, *TOY))
+    bring(charlm, tmp_path_factory, ("train", "ducks.txt", "--run", "toy", *often, *TOY))
     return charlm
 
 

@@ -29,7 +29,6 @@ def three(charlm: Charlm, tmp_path_factory: pytest.TempPathFactory) -> Charlm:
     bring(
         charlm,
         tmp_path_factory,
-        "three",
         (*TRAIN, "--run", "a"),
         (*TRAIN, "--run", "b", "--seed", "2", "--dropout", "0.1", "--position", "alibi"),
         ("train", "ducks.txt", "--run", "c", "--model", "ngram", "--threads", "1"),

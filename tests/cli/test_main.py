@@ -169,7 +169,7 @@ def test_what_was_set_by_a_variable_is_said_to_be(charlm: Charlm) -> None:
 
 
 def test_quiet_leaves_only_results(charlm: Charlm, tmp_path_factory: pytest.TempPathFactory) -> None:
-    bring(charlm, tmp_path_factory, "one", ("train", "ducks.txt", "--steps", "4", *TOY))
+    bring(charlm, tmp_path_factory, ("train", "ducks.txt", "--steps", "4", *TOY))
     for words in (("info",), ("runs",), ("doctor", "ducks"), ("explain", "rotary"), ("data", "list")):
         loud = charlm(*words)
         for quiet in (("-q", *words), ("--quiet", *words), (*words, "-q"), (words[0], "--quiet", *words[1:])):
