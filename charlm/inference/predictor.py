@@ -226,29 +226,35 @@ class TransformerPredictor(Predictor):
             first = torch.from_numpy(self.first()).to(self.precision)
             return state, first.expand(B, -1)
         assert T > 0, "the log-probabilities after the last id were returned by the last step"
-        return state, log_softmax_with_escape(self.vocabulary, self._read(state, ids.numpy()))
+        return state, log_softmax_with_escape(
+            self.vocabulary, torch.from_numpy(self._read(state, ids.numpy()))
+        )
 
     def next_logits(self, state: TextState, ids: IdRows) -> tuple[TextState, Floats]:
         """Read one id (B,) of each text. Returns the new state and logits (B, symbols), valid until the next call."""
-        return state, self._read(state, ids[:, None]).cpu().numpy()
+        return state, self._read(state, ids[:, None])
 
-    @torch.inference_mode()
-    def _read(self, state: TextState, ids: IdRows) -> Tensor:
+    def _read(self, state: TextState, ids: IdRows) -> Floats:
         """Read ids (B, T), and return logits (B, symbols)."""
         in_cache, rows = state.append(ids), state.log_prior()
         if state.decoder is None:
-            if in_cache == 0 or state.cache is None:
-                state.cache = self.model.new_cache(len(ids))
-            log_prior = None if rows is None else torch.from_numpy(rows).to(self._device)  # (B, T, symbols)
-            unread = torch.from_numpy(state.unread.copy()).to(self._device)
-            hidden = self.model.hidden(unread, state.cache, log_prior=log_prior)[:, -1]  # (B, C)
-            return self.model.logits(hidden, None if log_prior is None else log_prior[:, -1])
+            with torch.inference_mode():
+                if in_cache == 0 or state.cache is None:
+                    state.cache = self.model.new_cache(len(ids))
+                log_prior = (
+                    None if rows is None else torch.from_numpy(rows).to(self._device)
+                )  # (B, T, symbols)
+                unread = torch.from_numpy(state.unread.copy()).to(self._device)
+                hidden = self.model.hidden(unread, state.cache, log_prior=log_prior)[:, -1]  # (B, C)
+                return (
+                    self.model.logits(hidden, None if log_prior is None else log_prior[:, -1]).cpu().numpy()
+                )
         assert self._decoder_weights is not None
         added = None if rows is None else self._decoder_weights.embed_prior(rows)
         logits = state.decoder.next_logits(state.in_view, in_cache, added)
         if rows is not None:  # the decoder's last column is w h of NgramPrior
             logits = rows[:, -1].astype(logits.dtype, copy=False) * (1 + logits[:, -1:]) + logits[:, :-1]
-        return torch.from_numpy(logits)
+        return logits
 
     def _log_prior(self, ids: Ids, starts: Sequence[int], T: int, *, bound: bool = False) -> Tensor | None:
         """The prior's log-probabilities (B, T, symbols) after each of T ids from each of `starts`; None without one.

@@ -99,15 +99,19 @@ class DecoderWeights:
         """For each length the rows (B, T) of the n-grams that end from position `at` on, as `NgramEmbeddings.index`."""
         if self.ngrams is None:
             return
-        reach, rows = len(self.ngrams.orders), self.ngrams.rows
-        read = np.pad(ids, ((0, 0), (reach, 0)), constant_values=-1)[:, at:]  # (B, reach + T)
+        reach, rows, shown = (
+            len(self.ngrams.orders),
+            self.ngrams.rows,
+            ids[:, max(0, at - len(self.ngrams.orders)) :],
+        )
+        read = np.full((len(ids), reach + ids.shape[1] - at), -1)  # (B, reach + T)
+        read[:, read.shape[1] - shown.shape[1] :] = shown
         known = (read >= 0) & (read < self.ngrams.n_symbols)
         key, whole = read[:, reach:], known[:, reach:]
         for i in range(reach):
             part = slice(reach - i - 1, -i - 1)
-            with np.errstate(over="ignore"):
-                key = key * MULTIPLIERS[0] + read[:, part] + 1
-                row = ((key * MULTIPLIERS[1]) >> 40) & (rows - 1)
+            key = key * MULTIPLIERS[0] + read[:, part] + 1
+            row = ((key * MULTIPLIERS[1]) >> 40) & (rows - 1)
             whole = whole & known[:, part]
             yield np.where(whole, row + i * rows, self.ngrams.nothing)
 
@@ -236,8 +240,10 @@ def make_decoder(weights: DecoderWeights, batch_size: int, library: CDLL | None)
 
 def _normalise(x: Floats) -> Floats:
     """RMSNorm of vectors (..., C) without its gain, which is folded into what follows."""
-    mean = np.einsum("...c,...c->...", x, x)[..., None] / x.dtype.type(x.shape[-1])
-    normalised: Floats = x / np.sqrt(mean + x.dtype.type(NORM_EPS))
+    root = np.einsum("...c,...c->...", x, x)[..., None]
+    root /= x.shape[-1]
+    root += NORM_EPS
+    normalised: Floats = x / np.sqrt(root, out=root)
     return normalised
 
 
