@@ -56,7 +56,8 @@ def batch_seconds(prior: TrainingPrior) -> tuple[float, float]:
             started = perf_counter()
             found.append(prior.log_rows(windows.starts(step), T))
             times.append(perf_counter() - started)
-        assert np.array_equal(*(rows.view(np.uint32) for rows in found))
+        first, second = (rows.view(np.uint32) for rows in found)
+        assert np.array_equal(first, second)
     return median(seconds[0]), median(seconds[1])
 
 

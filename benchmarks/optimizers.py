@@ -9,12 +9,13 @@ they are and does all of one shape together. The last column is what importing t
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from time import perf_counter
 
 import torch
 
-from benchmarks.train import trainer
+from benchmarks.train import untrained
 from charlm.training.device import describe_machine, keep_memory
 from charlm.training.planner import SIZES
 
@@ -38,7 +39,7 @@ def main() -> None:
     importing = timed(lambda: torch.optim.Muon([weight]))
     print(f"{'layers x width':16}{'ours':>9}{'torch':>9}{'AdamW':>9}   milliseconds an update")
     for size in SIZES[: options.rows]:
-        optimizer = trainer(size).session.optimizer
+        optimizer = untrained(size).optimizer
         matrices = [optimizer.weights[name] for name in optimizer.muon_names]
         for matrix in matrices:
             matrix.grad = torch.randn_like(matrix)
@@ -46,7 +47,7 @@ def main() -> None:
         with torch.no_grad():
             rounds = [
                 (
-                    timed(lambda optimizer=optimizer: optimizer._update_muon(1e-4, good)),
+                    timed(partial(optimizer._update_muon, 1e-4, good)),
                     timed(muon.step),
                     timed(adamw.step),
                 )

@@ -43,7 +43,8 @@ class PlainBlock(nn.Module):
         q, k, v = (part.view(B, T, self.n_head, -1).transpose(1, 2) for part in (q, k, v))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.proj(y.transpose(1, 2).reshape(B, T, C))
-        return x + self.down(F.gelu(self.up(self.ln_2(x))))
+        hidden: Tensor = self.down(F.gelu(self.up(self.ln_2(x))))
+        return x + hidden
 
 
 class PlainGPT(nn.Module):
@@ -93,7 +94,7 @@ class PlainTrainer:
         windows = self.ids[starts[:, None] + torch.arange(T + 1)].long()
         loss = F.cross_entropy(self.run(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.step_number += 1

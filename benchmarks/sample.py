@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.machine import line
 from benchmarks.plain_gpt import PlainTrainer, Shape
-from benchmarks.train import trainer
+from benchmarks.train import untrained
 from charlm.checkpoint.run_folder import find_run
 from charlm.checkpoint.snapshot import TABLE, read_snapshot
 from charlm.config import SamplingConfig
@@ -67,7 +67,7 @@ def bound(predictor: TransformerPredictor) -> float:
         np.copyto(target, source)
         times.append(perf_counter() - started)
     bandwidth = 2 * COPIED / min(times)
-    return bandwidth / sum(w.numel() * w.element_size() for w in weights.values())
+    return bandwidth / float(sum(w.numel() * w.element_size() for w in weights.values()))
 
 
 def beside(names: tuple[str, str], library: CDLL | None) -> None:
@@ -117,8 +117,8 @@ def main() -> None:
             read_snapshot(find_run(Path("checkpoints"), options.run), "latest"), library
         )
     else:
-        untrained = trainer(SIZES[2]).session.predictor
-        predictor = TransformerPredictor(untrained.model.eval(), untrained.vocabulary, library)
+        session = untrained(SIZES[2])
+        predictor = TransformerPredictor(session.model.eval(), session.corpus.vocabulary, library)
     without = TransformerPredictor(predictor.model, predictor.vocabulary)
     config = predictor.model.config
     assert config.n_layer and config.n_embd and config.block_size

@@ -64,32 +64,23 @@ def step_seconds(keys: list[str], counts: bool) -> list[list[float]]:
     """Of the corpora in the cache: seconds of every step of the same small model on each, taken in turns."""
     import torch
 
+    from benchmarks.train import our_step, session_of
     from charlm.config import ModelConfig, TrainingConfig
     from charlm.data.corpus import reopen
-    from charlm.training.events import Stepped
     from charlm.training.planner import Budget, choose
-    from charlm.training.session import TransformerSession
-    from charlm.training.trainer import Trainer
 
     torch.set_num_threads(1)
     model = ModelConfig(
         n_layer=2, n_head=2, n_embd=64, block_size=64, dropout=0.0, ngram_embeddings=1, prior=counts
     )
     training = TrainingConfig(batch_size=16, learning_rate=1e-4, device="cpu")
-    trainers = []
+    sessions = []
     for key in keys:
         corpus = reopen(key)
         assert corpus is not None, "it was just put there"
         choice = choose(Budget(steps=10**6), len(corpus.train), model, training)
-        session = TransformerSession(corpus, choice.model, choice.training, choice.plan, {})
-        trainers.append(Trainer(session, None))  # type: ignore[arg-type]
-    times = [
-        [
-            sum(event.seconds for event in trainer._train_step() if isinstance(event, Stepped))
-            for trainer in trainers
-        ]
-        for _ in range(FIRST + ROUNDS)
-    ]
+        sessions.append(session_of(corpus, choice))
+    times = [[our_step(session) for session in sessions] for _ in range(FIRST + ROUNDS)]
     return times[FIRST:]
 
 

@@ -14,27 +14,28 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from statistics import median
+from time import perf_counter
 
 import numpy as np
 import torch
 
 from benchmarks.plain_gpt import PlainTrainer, Shape
-from charlm.config import ModelConfig, TrainingConfig
+from charlm.checkpoint.run_folder import CorpusFacts, RunFacts
+from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import Vocabulary
 from charlm.training.device import describe_machine, keep_memory, measure_gflops
-from charlm.training.events import Stepped
-from charlm.training.planner import SIZES, Budget, Size, choose
+from charlm.training.planner import SIZES, Budget, Choice, Size, choose
 from charlm.training.session import TransformerSession
-from charlm.training.trainer import Trainer
+from charlm.training.trainer import compile_model, train_step
 
 SYMBOLS = 65
 
 
-def trainer(size: Size, *, plain: bool = False, precision: str = "fp32") -> Trainer:
-    """One whose text is noise: the speed of a step hardly depends on it."""
+def untrained(size: Size, *, plain: bool = False, precision: str = "fp32") -> TransformerSession:
+    """A model before its first step. Its text is noise: the speed of a step hardly depends on it."""
     ids = np.random.default_rng(0).integers(0, SYMBOLS, 1_000_000).astype(np.uint8)
     chars = "".join(map(chr, range(48, 48 + SYMBOLS)))
     corpus = Corpus(
@@ -54,7 +55,14 @@ def trainer(size: Size, *, plain: bool = False, precision: str = "fp32") -> Trai
         batch_size=size.batch_size, learning_rate=1e-4, device="cpu", precision=precision, compile="off"
     )
     choice = choose(Budget(steps=10**6), len(ids), model, config)
-    return Trainer(TransformerSession(corpus, choice.model, choice.training, replace(choice.plan), {}), None)  # type: ignore[arg-type]
+    return session_of(corpus, choice)
+
+
+def session_of(corpus: Corpus, choice: Choice) -> TransformerSession:
+    """One that belongs to no run."""
+    facts = CorpusFacts(label="", sources=(), key=corpus.key, sha256=corpus.sha256)
+    run = RunFacts(name="", command="", created="", corpus=facts, text=TextConfig())
+    return TransformerSession(corpus, choice.model, choice.training, choice.plan, run)
 
 
 def plain_trainer(size: Size, *, compiled: bool) -> PlainTrainer:
@@ -64,9 +72,12 @@ def plain_trainer(size: Size, *, compiled: bool) -> PlainTrainer:
     return PlainTrainer(ids, SYMBOLS, shape, 10**6, compiled=compiled)
 
 
-def our_step(training: Trainer) -> Callable[[], float]:
-    """What makes one step and returns its seconds."""
-    return lambda: next(event.seconds for event in training._train_step() if isinstance(event, Stepped))
+def our_step(session: TransformerSession) -> float:
+    """The seconds of one step."""
+    started = perf_counter()
+    train_step(session, session.learning_rates())
+    session.state.step += 1
+    return perf_counter() - started
 
 
 def in_turns(steps: list[Callable[[], float]], rounds: int, product: Callable[[], float]) -> list[float]:
@@ -101,11 +112,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         for size in SIZES[options.first :][: options.rows]:
-            training = trainer(size, plain=options.plain, precision=options.precision)
+            session = untrained(size, plain=options.plain, precision=options.precision)
             if options.compiled:
-                assert Trainer(training.session, training.run_folder)._compile().failure is None
+                failure = compile_model(session)
+                assert failure is None, failure
             plain = plain_trainer(size, compiled=options.compiled)
-            steps = [our_step(training), plain.step]
+            steps: list[Callable[[], float]] = [partial(our_step, session), plain.step]
             ours, theirs, product = in_turns(
                 steps, options.rounds, lambda: measure_gflops(torch.device("cpu"), kind)
             )

@@ -16,15 +16,13 @@ import numpy as np
 import torch
 
 from benchmarks.machine import line
+from benchmarks.train import our_step, session_of
 from charlm.config import ModelConfig, SamplingConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
 from charlm.inference.generate import draw
 from charlm.inference.predictor import TransformerPredictor
-from charlm.training.events import Stepped
 from charlm.training.planner import Budget, choose
-from charlm.training.session import TransformerSession
-from charlm.training.trainer import Trainer
 
 CHARS, STEPS, WARM, SCORED, SAMPLED = 1_000_000, 60, 10, 20_000, 300
 FIRST = 0x4E00  # Chinese characters, as many as are wanted
@@ -45,11 +43,8 @@ def measured(corpus: Corpus, counts: bool) -> tuple[float, float, float]:
     choice = choose(
         Budget(steps=10**4), len(corpus.train), shape, TrainingConfig(batch_size=16, device="cpu")
     )
-    session = TransformerSession(corpus, choice.model, choice.training, choice.plan, {})
-    trainer = Trainer(session, None)  # type: ignore[arg-type]
-    times: list[float] = []
-    while len(times) < STEPS:
-        times += [event.seconds for event in trainer._train_step() if isinstance(event, Stepped)]
+    session = session_of(corpus, choice)
+    times = [our_step(session) for _ in range(STEPS)]
     predictor = TransformerPredictor(session.model.eval(), corpus.vocabulary, prior=session.kneser_ney)
     started = perf_counter()
     predictor.score(corpus.held_out[:SCORED])

@@ -66,6 +66,19 @@ def batch_loss(
     return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), ids[:, 1:].flatten())
 
 
+def compile_model(session: TransformerSession) -> str | None:
+    """Compile the model's blocks by a trial pass from which nothing is learned; the reason where that fails."""
+    config, model = session.training_config, session.model
+    assert config.batch_size
+    ids = torch.zeros(config.batch_size // config.grad_accum, model.block_size + 1, dtype=torch.long)
+
+    def trial_loss() -> Tensor:
+        with precision_context(session.device, config.precision):
+            return batch_loss(model, ids.to(session.device), end=session.corpus.vocabulary.end)
+
+    return compile_blocks(model, trial_loss)
+
+
 class Trainer:
     """Trains a session to the end of its plan. It alone writes checkpoints, and it prints nothing."""
 
@@ -185,16 +198,8 @@ class Trainer:
         return events.Planned(step=self.step, total_steps=plan.total_steps, decision=plan.decisions[-1])
 
     def _compile(self) -> events.Compiled:
-        session, started = self.transformer, perf_counter()
-        config, model = session.training_config, session.model
-        assert config.batch_size
-        ids = torch.zeros(config.batch_size // config.grad_accum, model.block_size + 1, dtype=torch.long)
-
-        def trial_loss() -> Tensor:
-            with precision_context(session.device, config.precision):
-                return batch_loss(model, ids.to(session.device), end=session.corpus.vocabulary.end)
-
-        failure = compile_blocks(model, trial_loss)
+        started = perf_counter()
+        failure = compile_model(self.transformer)
         return events.Compiled(step=self.step, seconds=perf_counter() - started, failure=failure)
 
     # --- evaluating ---------------------------------------------------------------------------
