@@ -224,11 +224,12 @@ def test_an_extension_killed_before_its_first_save_goes_on(tmp_path: Path, corpu
     assert resumed(run).state.step == 17
 
 
+@pytest.mark.parametrize("number", [1, 3], ids=["the first", "the final one"])
 def test_a_held_out_loss_that_is_not_finite_goes_back(
-    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     run, session = toy_run(tmp_path, corpus, 12)
-    broken = iter([True])
+    broken = iter([False] * (number - 1) + [True])
 
     def score(*args: object, **kwargs: object) -> object:
         estimate = score_slice(*args, **kwargs)  # type: ignore[arg-type]
@@ -239,8 +240,41 @@ def test_a_held_out_loss_that_is_not_finite_goes_back(
     monkeypatch.setattr("charlm.training.held_out.score_slice", score)
     events = list(Trainer(session, run).run(Never()))
     (back,) = [e for e in events if isinstance(e, WentBack)]
-    assert "held-out" in back.reason and back.to_step == 0
-    assert isinstance(events[-1], Finished) and events[-1].reason == "done"
+    assert "held-out" in back.reason and back.to_step == (0 if number == 1 else 10)
+    assert isinstance(events[-1], Finished) and (events[-1].reason, events[-1].step) == ("done", 12)
+    assert [e.step for e in events if isinstance(e, Evaluated)][-1] == 12
+
+
+@pytest.mark.parametrize("cut", [5, 10])
+def test_an_evaluation_that_a_stop_prevents_is_made_after_resuming(
+    tmp_path: Path, corpus: Corpus, cut: int
+) -> None:
+    def figures(events: list[Event]) -> list[tuple[int, float]]:
+        return [(e.step, e.nats_per_char) for e in events if isinstance(e, Evaluated)]
+
+    run, whole = toy_run(tmp_path, corpus, 12, "whole")
+    expected = figures(list(Trainer(whole, run).run(Never())))
+    assert [step for step, _ in expected] == [5, 10, 12]
+    run, part = toy_run(tmp_path, corpus, 12, "part")
+    trainer = Trainer(part, run)
+    seen = figures(list(trainer.run(After(lambda: trainer.step, cut))))
+    again = resumed(run)
+    assert seen + figures(list(Trainer(again, run).run(Never()))) == expected
+    assert_same(whole, again)
+
+
+def test_a_run_killed_after_its_early_stop_was_saved_trains_no_further(
+    tmp_path: Path, corpus: Corpus
+) -> None:
+    run, session = toy_run(tmp_path, corpus, 12, eval_every=5, patience=1, save_every=0.0)
+    for event in Trainer(session, run).run(Never()):
+        if isinstance(event, Evaluated):
+            session.state.early_stopping.rises = 1
+        if isinstance(event, Saved) and event.step == 5 and session.state.early_stopping.rises:
+            break
+    events = list(Trainer(resumed(run), run).run(Never()))
+    assert not [e for e in events if isinstance(e, Stepped)]
+    assert isinstance(events[-1], Finished) and (events[-1].reason, events[-1].step) == ("early", 5)
 
 
 def test_a_best_that_could_not_be_saved_is_not_the_best(

@@ -42,6 +42,14 @@ def test_moving_the_end_keeps_the_past_and_never_rises_after_the_level(
         assert factors[peak:] == pytest.approx(sorted(factors[peak:], reverse=True), abs=2e-6)
 
 
+def test_a_run_that_went_back_before_the_last_piece_continues_from_the_factor_there() -> None:
+    schedule = Schedule.parse("0:0,40:1,300:1,600:0/450:0.5,620:0")
+    moved = schedule.retimed(400, 700)
+    assert [moved.factor(s) for s in range(400)] == [schedule.factor(s) for s in range(400)]
+    assert moved.factor(400) == pytest.approx(schedule.factor(400), abs=0.01)
+    assert schedule.retimed(200, 700) == Schedule.warmup_cooldown(600).retimed(200, 700)
+
+
 @given(st.integers(2, 5000), steps)
 def test_an_extension_has_its_own_warmup_and_cooldown(n: int, more: int) -> None:
     longer = Schedule.warmup_cooldown(n).extended(n, n + more)

@@ -209,8 +209,9 @@ class Vocabulary:
         added = [symbol for symbol in symbols if symbol not in old]
         ids = old | {symbol: self.n_symbols + i for i, symbol in enumerate(added)}
         counts = {symbol: other.counts[new[symbol]] if symbol in new else 0 for symbol in ids}
-        if not replace_counts or not all(counts.values()):  # no symbol may have a count of 0
-            counts |= {symbol: counts[symbol] + self.counts[i] for symbol, i in old.items()}
+        for symbol, i in old.items():
+            if not replace_counts or not counts[symbol]:  # no symbol may have a count of 0
+                counts[symbol] += self.counts[i]
         order = tuple(ids[symbol] for symbol in symbols)
         return Vocabulary(
             chars,

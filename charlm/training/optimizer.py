@@ -127,10 +127,10 @@ class Optimizer:
         n-gram. A large initial accumulator damps rare rows and hardly changes frequent ones, as smoothing does.
         """
         C = ngrams.table.shape[1]
-        index = torch.cat([flat for flat, _ in ngrams.pending])  # (M, O)
-        gradients = torch.cat(
-            [summed.grad.view(-1, C) for _, summed in ngrams.pending if summed.grad is not None]
-        )
+        read = [
+            (index, summed.grad.view(-1, C)) for index, summed in ngrams.pending if summed.grad is not None
+        ]
+        index, gradients = (torch.cat(tensors) for tensors in zip(*read, strict=True))  # (M, O), (M, C)
         ngrams.pending.clear()
         rows, row_of = torch.unique(index, return_inverse=True)  # (U,), (M, O)
         total = torch.zeros(len(rows), C, device=rows.device)  # each row's gradient
@@ -139,7 +139,10 @@ class Optimizer:
         total.nan_to_num_(0.0, 0.0, 0.0)
         total[rows == ngrams.nothing] = 0
         accumulator = self.state[f"row_square.{TABLE}"]
-        accumulated = accumulator[rows] + finite * total.square().mean(dim=1)
+        squares = total.square().mean(
+            dim=1
+        )  # which may be infinite where a gradient is not: times 0, not a number
+        accumulated = accumulator[rows] + squares.where(finite > 0, 0.0)
         accumulator[rows] = accumulated
         scale = (accumulated + self.ngram_embedding_accumulator).sqrt() + ROW_EPSILON
         ngrams.table[rows] -= rate * finite * total / scale[:, None]

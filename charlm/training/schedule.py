@@ -64,13 +64,12 @@ class Schedule:
 
     def factor(self, step: int) -> float:
         """The factor for a step (counted from 0), at its middle."""
-        piece = [piece for piece in self.pieces if piece[0][0] <= step][-1]
-        steps, factors = zip(*piece, strict=True)
+        steps, factors = zip(*self._pieces_to(step)[-1], strict=True)
         return float(np.interp(step + 0.5, steps, factors))
 
     def is_cooling(self, step: int) -> bool:
         """Has the cooldown begun before `step`?"""
-        return step > max((at for at, factor in self.pieces[-1] if factor == 1), default=-1)
+        return step > max((at for at, factor in self._pieces_to(step)[-1] if factor == 1), default=-1)
 
     def extended(self, step: int, end: int) -> "Schedule":
         """Unchanged up to `step`; from there a new warmup, constant phase and cooldown until `end`."""
@@ -83,18 +82,22 @@ class Schedule:
         """
         assert step < end
         if not self.is_cooling(step):
-            last = self.pieces[-1]
+            *earlier, last = self._pieces_to(step)
             warmup = last[: [factor for _, factor in last].index(1) + 1]
             top = warmup[-1][0]  # the step at which the factor reaches 1
             cooldown = _cooldown_start(top, end)
             if max(step, top) < cooldown < end:
-                return Schedule((*self.pieces[:-1], (*warmup, (cooldown, 1.0), (end, 0.0))))
+                return Schedule((*earlier, (*warmup, (cooldown, 1.0), (end, 0.0))))
         return self._with_piece(((step, self._factor_before(step)), (end, 0.0)))
 
     def _factor_before(self, step: int) -> float:
-        """The last piece's factor where `step` begins, rounded as `str` writes it."""
-        steps, factors = zip(*self.pieces[-1], strict=True)
+        """The factor where `step` begins, rounded as `str` writes it."""
+        steps, factors = zip(*self._pieces_to(step)[-1], strict=True)
         return round(float(np.interp(step, steps, factors)), DIGITS)
+
+    def _pieces_to(self, step: int) -> list[Points]:
+        """The pieces that have begun at `step`, which may lie before the last one: a run that diverges goes back."""
+        return [piece for piece in self.pieces if piece[0][0] <= step]
 
     def _with_piece(self, piece: Points) -> "Schedule":
         """`piece` after those that begin before it; a piece that begins at the same step or later is dropped."""

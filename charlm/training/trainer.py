@@ -94,7 +94,12 @@ class Trainer:
         self.held_out = session.held_out(baseline)
         self._saved_at = perf_counter()
         self._save_failed = False
-        self._stopped_early = False
+
+    @property
+    def _stopped_early(self) -> bool:
+        """Has the held-out loss risen as often as `patience` allows?"""
+        patience = self.session.training_config.patience
+        return bool(patience) and self.session.state.early_stopping.rises >= patience
 
     @property
     def step(self) -> int:
@@ -124,7 +129,13 @@ class Trainer:
             deadline.reserve += PARENT_SAFETY * session.state.parent_loss.seconds + PARENT_RESERVE
         if session.training_config.compile == "on" and not stop.is_set():
             yield self._compile()
-        while self.step < session.plan.total_steps and not stop.is_set() and not self._stopped_early:
+        yield from self._evaluate_if_due(stop)  # for the run may have been stopped before it did
+        while not stop.is_set() and not self._stopped_early:
+            if self.step >= session.plan.total_steps:
+                windows = self.held_out.windows(deadline.closing_symbols(self.held_out.windows()))
+                yield from self._evaluate(stop, windows, final=True)
+                if self.step >= session.plan.total_steps:
+                    break
             started = perf_counter()
             yield from self._guarded_step()
             deadline.add_step(perf_counter() - started)  # listeners included
@@ -179,14 +190,7 @@ class Trainer:
             yield self._replan(
                 deadline.first_plan(plan, self.step, windows, held_out, session.training_config)
             )
-        # The first plan chooses the windows that all evaluations have in common.
-        due = self.step % session.plan.eval_every == 0 and self.step < session.plan.total_steps
-        if due and deadline.has_eval_windows and not stop.is_set():
-            yield from self._evaluate_and_save(stop)
-            if deadline.step_seconds > 0:
-                plan = deadline.next_plan(session.plan, self.step, self.held_out.windows())
-                if plan != session.plan:
-                    yield self._replan(plan)
+        yield from self._evaluate_if_due(stop)
         overdue = perf_counter() - self._saved_at >= session.training_config.save_every
         if overdue and not session.state.divergence.suspected:
             yield from self._save()
@@ -204,6 +208,20 @@ class Trainer:
 
     # --- evaluating ---------------------------------------------------------------------------
 
+    def _evaluate_if_due(self, stop: Stop) -> Iterator[Event]:
+        """Evaluate every `eval_every` steps, but for the last one, and then plan the rest by what is known now."""
+        session, deadline, last = self.session, self.deadline, self.session.state.last_evaluation
+        due = 0 < self.step < session.plan.total_steps and self.step % session.plan.eval_every == 0
+        done = last is not None and last.step == self.step
+        # The first plan chooses the windows that all evaluations have in common.
+        if not due or done or not deadline.has_eval_windows or stop.is_set():
+            return
+        yield from self._evaluate_and_save(stop)
+        if deadline.step_seconds > 0:
+            plan = deadline.next_plan(session.plan, self.step, self.held_out.windows())
+            if plan != session.plan:
+                yield self._replan(plan)
+
     def _evaluate_and_save(self, stop: Stop) -> Iterator[Event]:
         """Evaluate on held-out text, save the best checkpoint, and stop a run that overfits."""
         before = replace(self.session.state.early_stopping)
@@ -213,8 +231,6 @@ class Trainer:
             yield from self._save(best=True)
             if self._save_failed:
                 state.early_stopping = before  # a checkpoint that is not on the disk cannot be the best
-        patience = self.session.training_config.patience
-        self._stopped_early = bool(patience) and state.early_stopping.rises >= patience
 
     def _evaluate(self, stop: Stop, part: Slice, *, final: bool = False) -> Iterator[Event]:
         """Score the windows of `part` and report it; where the loss is not finite, roll back.
@@ -270,12 +286,8 @@ class Trainer:
         yield events.Saved(step=self.step, path=str(path), seconds=seconds)
 
     def _finish(self, stop: Stop) -> Iterator[Event]:
-        """The final evaluation, the last checkpoint and the last event."""
+        """The last checkpoint and the last event."""
         state = self.session.state
-        if not self._stopped_early and not stop.is_set():
-            part = self.held_out.windows(self.deadline.closing_symbols(self.held_out.windows()))
-            yield from self._evaluate(stop, part, final=True)
-            state = self.session.state
         if not self.session.is_finite():
             raise DivergedError(
                 f"the weights after step {self.step} are not finite; the last checkpoint of {self.run_folder.name} is "
