@@ -109,7 +109,7 @@ class TrainingJob:
                 built.model, corpus.vocabulary, corpus.held_out, corpus.held_out_chars, limits=built.limits
             )
             seconds = perf_counter() - started
-        order = several(baseline.order or 0, corpus.vocabulary.word)
+        order = several(baseline.order or 0, corpus.vocabulary.unit_noun)
         self.messages.say(
             f"baseline: {baseline.bits_per_char:.3f} bits/char on all held-out text, from n-grams with "
             f"{order} of context, {source} "

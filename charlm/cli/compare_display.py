@@ -13,7 +13,7 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.console import print_json, say, table, warn
 from charlm.config import FEWEST_HELD_OUT
 from charlm.data.corpus import Corpus
-from charlm.data.tokenizer import WORDS
+from charlm.data.tokenizer import UNIT_NOUNS
 from charlm.evaluation.baselines import KNESER_NEY, Baseline, kneser_ney_by_order, measure_baselines
 from charlm.experiments.comparison import Comparison, Task
 from charlm.experiments.results import MOST_CHARS, Curve
@@ -165,7 +165,7 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
     Raises CheckpointError for damaged results.
     """
     found = verdict(folder, comparison)
-    word = WORDS[comparison.text.units]
+    word = UNIT_NOUNS[comparison.text.units]
     baselines: dict[str, Baseline] = {}
     orders: list[Baseline] = []
     if corpus is not None and found.chars:

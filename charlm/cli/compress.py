@@ -185,7 +185,7 @@ def _in_training_too(ids: "Ids", snapshot: "Snapshot") -> str | None:
     except CheckpointError as error:
         warn(f"{error}; without that text, charlm cannot tell whether it contains this file")
         return None
-    return about_overlap([overlap(corpus.train, ids)], snapshot.vocabulary.word)
+    return about_overlap([overlap(corpus.train, ids)], snapshot.vocabulary.unit_noun)
 
 
 def _output(file: str, out: str, force: bool, as_json: bool) -> Output:

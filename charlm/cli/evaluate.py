@@ -188,7 +188,7 @@ def _per_char(evaluation: "Evaluation") -> Iterator[bytes]:
 
 
 def _show(name: str, evaluation: "Evaluation") -> None:
-    from charlm.data.tokenizer import WORDS
+    from charlm.data.tokenizer import UNIT_NOUNS
     from charlm.evaluation.bootstrap import too_few
 
     figure = evaluation.figure
@@ -216,7 +216,7 @@ def _show(name: str, evaluation: "Evaluation") -> None:
     ]
     table([("run", f"{name}, {evaluation.which}, step {evaluation.step}"), *rows])
     print()
-    word = WORDS[evaluation.units]
+    word = UNIT_NOUNS[evaluation.units]
     lines = [("this model", f"{figure.bits_per_char:.4f}", few[2:])]
     if evaluation.ngram is not None:
         lines.append((OF_KIND["ngram"], f"{evaluation.ngram.bits_per_char:.4f}", "the n-gram prior alone"))

@@ -91,7 +91,7 @@ def command(
 
             print_json(asdict(facts))
         else:
-            _show(facts, describe_text(loaded.corpus), model, loaded.corpus.vocabulary.word)
+            _show(facts, describe_text(loaded.corpus), model, loaded.corpus.vocabulary.unit_noun)
     finally:
         if scan.partial:
             with suppress(OSError):

@@ -44,7 +44,7 @@ class Corpus(TextFacts):
         return self.train_chars + self.held_out_chars + self.test_chars + self.left_out_chars
 
     def training_text(self, last: int | None = None) -> str:
-        """The training part as text, or that of its `last` ids."""
+        """The training part as text, or that of its `last` ids, without the ends of documents."""
         return self.vocabulary.decode(self.train[-last:] if last else self.train)
 
     def held_out_text(self) -> str:

@@ -5,10 +5,11 @@ The ids, in order:
 1. the characters kept, by code point; none where the units are bytes;
 2. the bytes that spell all other characters of the training part, in UTF-8;
 3. the end of a document, where documents are kept apart;
-4. the remaining bytes, so that any text can be encoded.
+4. the untrained bytes: all others, so that any text can be encoded.
 
-The model has a row (an embedding, a logit) for each id of 1 to 3, its symbols. The bytes of 4 share one small
-fixed probability. A vocabulary extended for fine-tuning keeps its ids: new symbols follow in the same order.
+The model has a row (an embedding, a logit) for each id of 1 to 3, its symbols. The untrained bytes
+share one small fixed probability. A vocabulary extended for fine-tuning keeps its ids: new symbols follow in
+the same order.
 """
 
 import codecs
@@ -27,8 +28,8 @@ from charlm import strict_json
 Ids = NDArray[np.integer[Any]]
 Points = NDArray[np.unsignedinteger[Any]]  # code points
 
-WORDS = {"chars": "character", "bytes": "byte"}
-"""What an id stands for, by the name of the units."""
+UNIT_NOUNS = {"chars": "character", "bytes": "byte"}
+"""What an id stands for, as a noun, by the name of the units."""
 N_POINTS = 0x110000
 MIN_COUNT_FROM = 100_000
 """Characters of training text above which a character must occur twice to be kept, unless told otherwise."""
@@ -54,7 +55,7 @@ class Vocabulary:
             sorted(set(self.trained_bytes))
         ):
             raise ValueError("the characters and bytes of a vocabulary must be in order, each once")
-        if self.units not in WORDS or (self.units == "bytes" and self.chars):
+        if self.units not in UNIT_NOUNS or (self.units == "bytes" and self.chars):
             raise ValueError("a vocabulary's units must be chars, or bytes without characters")
         if len(self.counts) != self.n_symbols or self.n_symbols == 0 or min(self.counts) < 1:
             raise ValueError("a vocabulary must have a count above 0 for each of its symbols")
@@ -80,7 +81,7 @@ class Vocabulary:
         counts[END_POINT : END_POINT + 1] = 0
         if min_count is None:
             min_count = 2 if counts.sum() > MIN_COUNT_FROM else 1
-        spelled = counts < min_count if units != "bytes" else counts >= 0  # of bytes: all
+        spelled = np.ones(len(counts), dtype=bool) if units == "bytes" else counts < min_count
         kept_points = code_points(keep)
         spelled[kept_points[kept_points < len(counts)]] = False
         chars = np.flatnonzero((counts > 0) & ~spelled)
@@ -108,9 +109,9 @@ class Vocabulary:
         return len(self.chars) + 256 + self.has_end
 
     @property
-    def word(self) -> str:
+    def unit_noun(self) -> str:
         """What an id stands for: `character` or `byte`."""
-        return WORDS[self.units]
+        return UNIT_NOUNS[self.units]
 
     @property
     def end(self) -> int | None:
@@ -146,16 +147,19 @@ class Vocabulary:
         pieces = np.array_split(ids, len(ids) // _DECODED_AT_ONCE + 1)
         return "".join([*map(decoder.feed, pieces), decoder.flush()])
 
-    def can_write(self, char: str) -> bool:
-        """Whether training saw the character: it has an id or, where the units are bytes, all its bytes have."""
+    def has_own_id(self, char: str) -> bool:
+        """Whether the character has an id of its own or, where the units are bytes, training saw all its bytes."""
         if self.units == "bytes":
             return set(char.encode()) <= set(self.trained_bytes)
         return bool(self.id_of_point[ord(char)] >= 0)
 
     def unknown_chars(self, text: str) -> dict[str, int]:
-        """Characters of a text that the model cannot write, and how often each occurs, the most frequent first."""
+        """Characters without an id of their own and how often a text has each, the most frequent first.
+
+        Where the units are bytes: characters with a byte that training never saw.
+        """
         counts = Counter(without_ends(text))
-        return {char: n for char, n in counts.most_common() if not self.can_write(char)}
+        return {char: n for char, n in counts.most_common() if not self.has_own_id(char)}
 
     def count_units(self, text: str) -> int:
         """How many characters a text has, or bytes of UTF-8 if those are the units."""
@@ -223,7 +227,7 @@ class Vocabulary:
         )
 
     def ids_in(self, extended: "Vocabulary", ids: Ids) -> Ids:
-        """Translate ids (m,) of this vocabulary to one `extended` from it, where only bytes of group 4 have new ids."""
+        """Translate ids (m,) of this vocabulary to one `extended` from it: only untrained bytes get new ids."""
         if not len(ids) or int(ids.max()) < self.n_symbols:
             return ids
         table = np.arange(self.n_ids)

@@ -12,7 +12,7 @@ from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import FEWEST_HELD_OUT, TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.overlap import about_overlap, overlap
-from charlm.data.tokenizer import WORDS, without_ends
+from charlm.data.tokenizer import UNIT_NOUNS, without_ends
 from charlm.evaluation.adaptive import MODEL, NGRAM
 from charlm.evaluation.baselines import (
     KNESER_NEY,
@@ -94,7 +94,7 @@ class Evaluation:
             "nats_per_char": figure.nats_per_char,
             "bits_per_char": figure.bits_per_char,
             "bits_per_byte": figure.bits_per_byte,
-            "unit": WORDS[self.units],
+            "unit": UNIT_NOUNS[self.units],
             "units": figure.units,
             "bits_per_unit": figure.bits_per_unit,
             "perplexity": figure.perplexity,
@@ -187,7 +187,7 @@ def _beaten(figure: Score, baseline: Baseline | str, snapshot: Snapshot) -> Iter
     """Warnings if the model does not beat Kneser-Ney, and if that baseline is limited."""
     if isinstance(baseline, str) or figure.chars < FEWEST_HELD_OUT:
         return
-    model, word = snapshot.model_config, snapshot.vocabulary.word
+    model, word = snapshot.model_config, snapshot.vocabulary.unit_noun
     if baseline.limits:
         yield f"{KNESER_NEY}: {baseline.limits}"
     if baseline.source == SAVED:
@@ -227,7 +227,7 @@ def _warnings(
         yield "this checkpoint was chosen by its score on this text; expect a slightly worse score on other text"
     if corpus is not None:
         parts = [overlap(corpus.train, predictor.vocabulary.encode(text)) for _, text in texts]
-        seen = about_overlap(parts, predictor.vocabulary.word)
+        seen = about_overlap(parts, predictor.vocabulary.unit_noun)
         if seen is not None:
             yield f"{seen}; so this says little about generalisation"
     if figure.chars < FEWEST_HELD_OUT:

@@ -198,4 +198,4 @@ def sample_text(
 def default_prompt(predictor: Predictor) -> str:
     """The prompt if none is given: the start of a document, or a newline if the model can write one."""
     vocabulary = predictor.vocabulary
-    return "\n" if vocabulary.end is None and vocabulary.can_write("\n") else ""
+    return "\n" if vocabulary.end is None and vocabulary.has_own_id("\n") else ""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from charlm.checkpoint.snapshot import Snapshot, empty_model
-from charlm.data.tokenizer import WORDS, Ids, Vocabulary
+from charlm.data.tokenizer import UNIT_NOUNS, Ids, Vocabulary
 from charlm.inference.context import ContextRule
 from charlm.inference.text_state import IdRows, TextState
 from charlm.model.fast_decoder import DecoderWeights, make_decoder
@@ -100,7 +100,7 @@ class Predictor:
 
     def describe_context(self, rule: ContextRule) -> str:
         """What each symbol is predicted from, in words."""
-        return rule.describe(WORDS[self.vocabulary.units], self.prior.order if self.prior else 0)
+        return rule.describe(UNIT_NOUNS[self.vocabulary.units], self.prior.order if self.prior else 0)
 
 
 class TransformerPredictor(Predictor):
@@ -331,7 +331,7 @@ class NgramPredictor(Predictor):
 
     def describe_context(self, rule: ContextRule) -> str:
         """What each symbol is predicted from, in words."""
-        word, order = WORDS[self.vocabulary.units], self.model.order
+        word, order = UNIT_NOUNS[self.vocabulary.units], self.model.order
         return f"{order or 'no'} {word}{'s' * (order != 1)} before each"
 
     def _log_with_escape(self, p: Scores, ids: Ids) -> Scores:

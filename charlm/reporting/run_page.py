@@ -225,7 +225,9 @@ def write_report(
     too much of the `budget`. `warn` is told of damaged lines in the run's records, as the page is.
     """
     found = _baselines(session.corpus, counts, budget)
-    order = f", {counts.order} {session.corpus.vocabulary.word}s of context" if counts is not None else ""
+    order = (
+        f", {counts.order} {session.corpus.vocabulary.unit_noun}s of context" if counts is not None else ""
+    )
     few = too_few(session.corpus.held_out_chars)
     rows = [
         (

@@ -66,7 +66,7 @@ def describe_model(choice: "Choice", vocabulary: "Vocabulary") -> str:
     """The size of a model, how it differs from the default, and how it is trained."""
     from charlm.ngram.grams import Packing  # here: NumPy is slow to import
 
-    m, t, word = choice.model, choice.training, vocabulary.word
+    m, t, word = choice.model, choice.training, vocabulary.unit_noun
     if m.prior_order is not None:  # fewer symbols fit a key when the vocabulary is large
         m = replace(m, prior_order=min(m.prior_order, Packing(vocabulary.n_symbols).highest_order))
     if m.is_ngram:
@@ -114,7 +114,7 @@ def leak_warning(
         return None
     return (
         f"{found.word}{100 * found.share:.0f} % of the held-out text also occurs in {where}, in passages of at least "
-        f"{PASSAGE} {corpus.vocabulary.word}s, so its score will be too good; hold out another text with "
+        f"{PASSAGE} {corpus.vocabulary.unit_noun}s, so its score will be too good; hold out another text with "
         "--val-file" + (", or whole documents with --split documents" if splittable else "")
     )
 

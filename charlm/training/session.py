@@ -227,7 +227,7 @@ class TransformerSession(Session):
     def learned(self) -> list[tuple[str, str]]:
         """Symbols read and number of weights, as rows of a table."""
         read, weights = self.state.step * self.chars_per_step, sum(p.numel() for p in self.model.parameters())
-        return [(f"{self.corpus.vocabulary.word}s read", f"{read:,}"), ("weights", f"{weights:,}")]
+        return [(f"{self.corpus.vocabulary.unit_noun}s read", f"{read:,}"), ("weights", f"{weights:,}")]
 
     @property
     def chars_per_step(self) -> int:
@@ -358,7 +358,7 @@ class NgramSession(Session):
     def learned(self) -> list[tuple[str, str]]:
         """Symbols counted and size of the model, as rows of a table."""
         assert self.ngram is not None
-        word, order = self.corpus.vocabulary.word, self.model_config.prior_order
+        word, order = self.corpus.vocabulary.unit_noun, self.model_config.prior_order
         return [
             (f"{word}s counted", f"{self.chars_per_step:,}"),
             ("n-grams", f"{order} {word}s of context, {len(self.ngram) / 1e6:.1f} MB"),
