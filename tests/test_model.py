@@ -78,7 +78,7 @@ def test_attention_by_plain_products_is_the_fused_kernels_and_so_are_its_gradien
     found = []
     for up_to in (0, 7):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(attention, "plain_up_to", lambda device, up_to=up_to: up_to)
+            patch.setattr(attention, "max_plain_length", lambda device, up_to=up_to: up_to)
             out = attend(q, k, v, PositionInfo(bias, lambda q: q), None)
         found.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
     for fused, plain in zip(*found, strict=True):
@@ -97,12 +97,12 @@ def test_which_attention_is_used_follows_the_processor(monkeypatch: pytest.Monke
         monkeypatch.setattr(
             torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability
         )
-        attention.plain_up_to.cache_clear()
+        attention.max_plain_length.cache_clear()
         x = torch.zeros(1, 1, block, 2)
         for learned in (False, True):  # a learned bias has no fused derivative
             bias = torch.zeros(block, block, requires_grad=learned)
             attend(x, x, x, PositionInfo(bias, lambda q: q), None)
-    attention.plain_up_to.cache_clear()
+    attention.max_plain_length.cache_clear()
     assert used == ["attend_plain"] * 2 + ["attend_fused", "attend_plain"] * 2
 
 

@@ -116,9 +116,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, info: PositionInfo, cache: KVCache |
     group = q.shape[1] // k.shape[1]
     if group > 1:  # grouped queries: repeat each key and value head
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    fused = k.shape[2] > plain_up_to(q.device.type) and not info.bias.requires_grad
-    found = (attend_fused if fused else attend_plain)(q, k, v, info.bias)  # (B, H, T, D)
-    return found.transpose(1, 2).flatten(2)
+    fused = k.shape[2] > max_plain_length(q.device.type) and not info.bias.requires_grad
+    out = (attend_fused if fused else attend_plain)(q, k, v, info.bias)  # (B, H, T, D)
+    return out.transpose(1, 2).flatten(2)
 
 
 def attend_plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -128,16 +128,17 @@ def attend_plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 
 def attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """The same in one kernel that never stores all scores (FlashAttention: Dao et al. 2022, arXiv 2205.14135)."""
+    """The same by one fused kernel of torch, which never stores all scores."""
     q, k = q.to(v.dtype), k.to(v.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(v.dtype))
 
 
 @cache
-def plain_up_to(device: str) -> int:
+def max_plain_length(device: str) -> int:
     """The longest block for which plain products beat the fused kernel on that device; 0: none.
 
     With AVX-512 the kernel's backward pass (33 GFLOP/s) is slower on short blocks. With AVX2 the kernel is
-    1.3 to 1.5 times as fast as plain products from 64 characters on, and on GPUs it always wins.
+    1.3 to 1.5 times as fast as plain products from 64 characters on. On GPUs it is expected to win always; nobody
+    has measured it.
     """
     return 256 if device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512" else 0

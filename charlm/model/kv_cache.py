@@ -49,7 +49,7 @@ class ModelCache:
 
     layers: list[Any]
     length: int = 0
-    last_ids: Tensor | None = None  # the last N - 1 ids, (B, N - 1), for n-gram embeddings up to length N
+    last_ids: Tensor | None = None  # (B, N - 1), -1 for none: for n-gram embeddings up to length N
 
     def detach(self) -> None:
         """Stop gradients from flowing back through any layer's cache."""

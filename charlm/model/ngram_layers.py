@@ -54,6 +54,11 @@ class NgramEmbeddings(nn.Module):
             found.append(torch.where(whole, row + i * self.rows, self.nothing))
         return torch.stack(found, dim=-1)
 
+    def no_ids(self, batch_size: int) -> Tensor:
+        """What is before the start of a text: (B, N - 1), all -1."""
+        shape = (batch_size, len(self.orders))
+        return torch.full(shape, -1, dtype=torch.int64, device=self.table.device)
+
     def forward(self, ids: Tensor, before: Tensor, docs: Tensor | None = None) -> Tensor:
         """The sum of the vectors of all n-grams that end at each position: (B, T, C)."""
         index = self.index(ids, before, docs)

@@ -22,7 +22,7 @@ from charlm.model.mixers import MIXERS
 from charlm.model.ngram_layers import NgramEmbeddings, NgramPrior
 from charlm.model.positions import POSITIONS
 
-FIRST_LOGIT = 0.5
+INITIAL_SELF_LOGIT = 0.5
 """The logit that the untrained model gives to repeating the last character. The head is tied to the embedding, so
 it would be sqrt(C) or more without this limit, and the first loss would not be ln V."""
 
@@ -55,9 +55,10 @@ class Block(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """A next-character model. By default it computes what Qwen3 computes, with a tied embedding.
+    """A model of the next symbol.
 
-    An id outside the vocabulary (a byte that training never saw) has an embedding of zeros.
+    With the defaults of ModelConfig (no n-gram prior, no n-gram embeddings) it computes what Qwen3 computes, with a
+    tied embedding. An id without a row (an untrained byte) has an embedding of zeros.
     """
 
     def __init__(self, config: ModelConfig, n_symbols: int) -> None:
@@ -99,19 +100,25 @@ class LanguageModel(nn.Module):
         docs: Tensor | None = None,
         log_prior: Tensor | None = None,
     ) -> Tensor:
-        """The normalised output of the last block, (B, T, C), with the arguments of `forward`."""
+        """The normalised output of the last block, (B, T, C), with the arguments of `forward`.
+
+        A `cache` takes in the ids.
+        """
         assert cache is None or (docs is None and self.config.causal), "a cache holds one text, in order"
-        start, T = cache.length if cache else 0, ids.shape[1]
+        start, T = 0 if cache is None else cache.length, ids.shape[1]
         q_pos = torch.arange(start, start + T)
-        x = self.position.embed(self.embed(ids, cache, docs), q_pos)  # (B, T, C)
+        before = None if cache is None else cache.last_ids
+        x = self.position.embed(self.embed(ids, before, docs), q_pos)  # (B, T, C)
         if log_prior is not None:
             assert self.prior is not None, "this model has no n-gram prior"
             x = x + self.prior.embed(log_prior)
         info = self.position_info(q_pos, docs, x)
         run = self.compiled if self.compiled is not None and self.training else self.run_blocks
         x = run(x, info, cache)
-        if cache:
+        if cache is not None:
             cache.length += T
+            if cache.last_ids is not None:
+                cache.last_ids = torch.cat((cache.last_ids, ids), dim=1)[:, T:]
         return x
 
     def logits(self, hidden: Tensor, log_prior: Tensor | None = None) -> Tensor:
@@ -125,7 +132,7 @@ class LanguageModel(nn.Module):
     def run_blocks(self, x: Tensor, info: PositionInfo, cache: ModelCache | None = None) -> Tensor:
         """All blocks and the final norm: (B, T, C) to (B, T, C)."""
         for layer, block in enumerate(self.blocks):
-            x = block(x, info, cache.layers[layer] if cache else None)
+            x = block(x, info, None if cache is None else cache.layers[layer])
         return self.norm(x)  # type: ignore[no-any-return]
 
     def position_info(self, q_pos: Tensor, docs: Tensor | None, x: Tensor) -> PositionInfo:
@@ -139,7 +146,7 @@ class LanguageModel(nn.Module):
             bias = bias + self.locality.bias(q_pos, k_pos)
         return PositionInfo(bias, self.position.rotation(q_pos, x), docs)
 
-    def embed(self, ids: Tensor, cache: ModelCache | None = None, docs: Tensor | None = None) -> Tensor:
+    def embed(self, ids: Tensor, before: Tensor | None = None, docs: Tensor | None = None) -> Tensor:
         """An embedding: each character has a learned vector, its row of a table.
 
         x_t = E[id_t], with E of V rows and C columns: the same as a one-hot vector times E.
@@ -153,17 +160,16 @@ class LanguageModel(nn.Module):
         x = self.embedding(ids.clamp(max=self.n_symbols - 1)) * known[..., None]  # (B, T, C)
         if self.ngrams is None:
             return x  # type: ignore[no-any-return]
-        no_ids = ids.new_full((ids.shape[0], len(self.ngrams.orders)), -1)  # (B, N - 1) for n-grams up to N
-        before = no_ids if cache is None or cache.last_ids is None else cache.last_ids
-        if cache is not None:
-            cache.last_ids = torch.cat((before, ids), dim=1)[:, ids.shape[1] :]
+        # `before` (B, N - 1): the ids before these, for n-grams up to N; None: the start of a text.
+        before = self.ngrams.no_ids(len(ids)) if before is None else before
         return x + self.ngrams(ids, before, docs)  # type: ignore[no-any-return]
 
     def new_cache(self, batch_size: int) -> ModelCache:
         """An empty cache for `batch_size` texts."""
         like = self.embedding.weight
         mixers = [cast("Mixer", block.mixer) for block in self.blocks]
-        return ModelCache([mixer.new_cache(batch_size, self.block_size, like) for mixer in mixers])
+        layers = [mixer.new_cache(batch_size, self.block_size, like) for mixer in mixers]
+        return ModelCache(layers, last_ids=None if self.ngrams is None else self.ngrams.no_ids(batch_size))
 
 
 def initialise(model: LanguageModel, generator: torch.Generator) -> None:
@@ -182,7 +188,7 @@ def initialise(model: LanguageModel, generator: torch.Generator) -> None:
             nn.init.normal_(weight, std=1 / sqrt(weight.shape[1]), generator=generator)
         else:
             nn.init.ones_(weight)
-    nn.init.constant_(model.norm.weight, FIRST_LOGIT / sqrt(C) if model.prior is None else 0.0)
+    nn.init.constant_(model.norm.weight, INITIAL_SELF_LOGIT / sqrt(C) if model.prior is None else 0.0)
 
 
 def grow_vocabulary(weights: Mapping[str, Tensor], n_symbols: int) -> dict[str, Tensor]:
