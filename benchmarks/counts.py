@@ -19,7 +19,7 @@ import torch
 
 from benchmarks import machine
 from charlm.config import TextConfig
-from charlm.data.corpus import Corpus, Windows
+from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.prepare import prepare
 from charlm.evaluation.score import score_text
 from charlm.inference.predictor import NgramPredictor
@@ -47,14 +47,14 @@ def batch_seconds(prior: TrainingPrior) -> tuple[float, float]:
     library = compiling.library() if compiling else None
     prior.model.use_library(library)
     kernels = (None, prior.model.kernel)
-    windows = Windows(len(prior.train), T, B, 1)
+    sampler = BatchSampler(len(prior.train), T, B, 1)
     seconds: tuple[list[float], list[float]] = ([], [])
     for step in range(BATCHES):
         found = []
         for kernel, times in zip(kernels, seconds, strict=True):
             prior.model.kernel = kernel
             started = perf_counter()
-            found.append(prior.log_rows(windows.starts(step), T))
+            found.append(prior.log_rows(sampler.starts(step), T))
             times.append(perf_counter() - started)
         first, second = (rows.view(np.uint32) for rows in found)
         assert np.array_equal(first, second)

@@ -267,7 +267,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_begun_again(tmp_path: Path, 
 def test_all_variants_of_a_seed_read_the_same_text_in_the_same_order(tmp_path: Path, corpus: Corpus) -> None:
     folder, comparison, loaded = make(tmp_path, corpus, 2)
     starts = {
-        (event.task.seed, event.task.variant.label): event.session.windows.starts(3).tolist()
+        (event.task.seed, event.task.variant.label): event.session.batch_sampler.starts(3).tolist()
         for event in compare(folder, comparison, loaded, Never(), pytest.fail)
         if isinstance(event, Began)
     }

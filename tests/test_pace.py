@@ -3,13 +3,13 @@
 import pytest
 
 from charlm.config import TrainingConfig
-from charlm.data.corpus import Windows
+from charlm.data.corpus import BatchSampler
 from charlm.evaluation.score import Slice
 from charlm.training.deadline import Deadline
 from charlm.training.planner import Plan
 from charlm.training.schedule import Schedule
 
-WINDOWS = Windows(1_000_000, 64, 16, 1)
+SAMPLER = BatchSampler(1_000_000, 64, 16, 1)
 HELD_OUT = Slice(tuple(range(3000)), 3000, 32, 1.0)
 
 
@@ -27,7 +27,7 @@ def test_a_run_ends_when_it_was_promised(speed: float, drift: float, budget: flo
         now, step = now + took, step + 1
         deadline.add_step(took)
         if deadline.first_plan_due(plan.total_steps - step):
-            plan = deadline.first_plan(plan, step, WINDOWS, HELD_OUT, config)
+            plan = deadline.first_plan(plan, step, SAMPLER, HELD_OUT, config)
         if deadline.step_seconds and step % plan.eval_every == 0 and step < plan.total_steps:
             windows = plan.eval_chars / HELD_OUT.symbols_per_window
             deadline.window_seconds = took / 3 / 16
@@ -53,7 +53,7 @@ def test_a_machine_that_is_slow_for_a_while_does_not_begin_the_cooldown() -> Non
         now, step = now + took, step + 1
         deadline.add_step(took)
         if deadline.first_plan_due(plan.total_steps - step):
-            plan = deadline.first_plan(plan, step, WINDOWS, HELD_OUT, TrainingConfig())
+            plan = deadline.first_plan(plan, step, SAMPLER, HELD_OUT, TrainingConfig())
         elif deadline.step_seconds and step % plan.eval_every == 0:
             plan = deadline.next_plan(plan, step, HELD_OUT)
         assert plan.schedule.factor(step) == 1 or step < 50

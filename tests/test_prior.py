@@ -214,7 +214,7 @@ def test_a_run_has_the_same_weights_whenever_the_compiler_is_done(corpus: Corpus
     for batches in (0, 4, 99):
         session = beside_counts(corpus, 8, prior_order=8)
         assert session.prior is not None
-        session.prior_rows = PriorRows(session.prior, session.windows, 0.2, Late(batches))  # type: ignore[arg-type]
+        session.prior_rows = PriorRows(session.prior, session.batch_sampler, 0.2, Late(batches))  # type: ignore[arg-type]
         trainer = Trainer(session, None)  # type: ignore[arg-type]
         for _ in range(8):
             list(trainer._guarded_step())

@@ -33,7 +33,7 @@ def test_moving_the_end_keeps_the_past_and_never_rises_after_the_level(
         if step >= schedule.end:
             break
         before = [schedule.factor(s) for s in range(step)]
-        moved = schedule.retimed(step, step + more)
+        moved = schedule.with_end_moved(step, step + more)
         assert moved.end == step + more
         assert [moved.factor(s) for s in range(step)] == before, "to the bit"
         schedule = moved
@@ -44,15 +44,15 @@ def test_moving_the_end_keeps_the_past_and_never_rises_after_the_level(
 
 def test_a_run_that_went_back_before_the_last_piece_continues_from_the_factor_there() -> None:
     schedule = Schedule.parse("0:0,40:1,300:1,600:0/450:0.5,620:0")
-    moved = schedule.retimed(400, 700)
+    moved = schedule.with_end_moved(400, 700)
     assert [moved.factor(s) for s in range(400)] == [schedule.factor(s) for s in range(400)]
     assert moved.factor(400) == pytest.approx(schedule.factor(400), abs=0.01)
-    assert schedule.retimed(200, 700) == Schedule.warmup_cooldown(600).retimed(200, 700)
+    assert schedule.with_end_moved(200, 700) == Schedule.warmup_cooldown(600).with_end_moved(200, 700)
 
 
 @given(st.integers(2, 5000), steps)
 def test_an_extension_has_its_own_warmup_and_cooldown(n: int, more: int) -> None:
-    longer = Schedule.warmup_cooldown(n).extended(n, n + more)
+    longer = Schedule.warmup_cooldown(n).with_restart(n, n + more)
     assert [longer.factor(s) for s in range(n)] == [Schedule.warmup_cooldown(n).factor(s) for s in range(n)]
     assert longer.end == n + more
     if more >= 100:
@@ -62,7 +62,7 @@ def test_an_extension_has_its_own_warmup_and_cooldown(n: int, more: int) -> None
 
 @given(steps, st.integers(0, 4999), steps)
 def test_a_schedule_survives_being_written_down(n: int, at: int, more: int) -> None:
-    schedule = Schedule.warmup_cooldown(n).retimed(min(at, n - 1), min(at, n - 1) + more)
+    schedule = Schedule.warmup_cooldown(n).with_end_moved(min(at, n - 1), min(at, n - 1) + more)
     assert Schedule.parse(str(schedule)) == schedule
 
 

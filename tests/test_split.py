@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from charlm.config import TextConfig
 from charlm.data import holdout as split
-from charlm.data.corpus import Corpus, Windows
+from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.holdout import LEFT_OUT, PARTS, split_blocks, split_tail
 from charlm.data.prepare import prepare
 from charlm.data.stream import Block
@@ -115,9 +115,9 @@ def test_nothing_held_out_is_trained_on(kind: str) -> None:
     corpus = prepare(text, config)
     kept_back = set(without_ends(corpus.held_out_text() + corpus.test_text())) - {"\n"}
     assert len(kept_back) > 200 and not kept_back & set(corpus.vocabulary.chars)
-    windows = Windows(len(corpus.train), 16, 8, 1)
+    sampler = BatchSampler(len(corpus.train), 16, 8, 1)
     read = "".join(
-        corpus.vocabulary.decode(windows.batch(corpus.train, step).flatten()) for step in range(200)
+        corpus.vocabulary.decode(sampler.batch(corpus.train, step).flatten()) for step in range(200)
     )
     assert not kept_back & set(read)
     model = build(

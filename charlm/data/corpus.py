@@ -74,8 +74,8 @@ def corpus_of_parts(key: str, facts: Mapping[str, Any], parts: Mapping[str, Ids]
 
 
 @dataclass(frozen=True)
-class Windows:
-    """The training windows of a text of `n` ids: `block_size` inputs each, and the id after them.
+class BatchSampler:
+    """The training batches of a text of `n` ids: windows of `block_size` inputs each, and the id after them.
 
     An epoch cuts the text into windows, from an offset drawn for that epoch, and takes each once, in random
     order. The order is a pure function of seed and step.

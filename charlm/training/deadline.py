@@ -9,7 +9,7 @@ from statistics import median
 from time import perf_counter
 
 from charlm.config import TrainingConfig
-from charlm.data.corpus import Windows
+from charlm.data.corpus import BatchSampler
 from charlm.evaluation.score import Slice
 from charlm.training.planner import Plan, evaluation_interval
 
@@ -111,24 +111,25 @@ class Deadline:
         return max(1, int(available / one)) if one > 0 else 1
 
     def first_plan(
-        self, plan: Plan, step: int, windows: Windows, held_out: Slice, config: TrainingConfig
+        self, plan: Plan, step: int, sampler: BatchSampler, held_out: Slice, config: TrainingConfig
     ) -> Plan:
         """Choose the number of steps and the evaluations from the speed of the first steps."""
         self.measure()
         # A forward pass takes a third of a step; where the state is carried, windows are read one by one.
-        at_once = 1 if held_out.in_order else windows.batch_size
+        at_once = 1 if held_out.in_order else sampler.batch_size
         self.window_seconds = self.step_seconds / 3 / at_once
         end = step + self.steps_left(plan.eval_every, held_out.n_windows)
         steps = end - self.first_step
-        interval = evaluation_interval(steps, self.budget, windows.per_epoch / windows.batch_size)
+        interval = evaluation_interval(steps, self.budget, sampler.per_epoch / sampler.batch_size)
         every = config.eval_every or interval
         scored = EVALUATION_SHARE * self.budget * every / steps / self.window_seconds
         chars = config.eval_chars or max(MIN_EVAL_CHARS, round(scored * held_out.symbols_per_window))
         if self.first_step > 0:  # the same windows, so that the best checkpoint so far stays comparable
             chars = plan.eval_chars
         # Where the guess was so low that its cooldown has begun, the rate rises again.
-        schedule = plan.schedule.extended if plan.schedule.is_cooling(step) else plan.schedule.retimed
-        plan = replace(plan, eval_every=every, eval_chars=chars, schedule=schedule(step, end))
+        old = plan.schedule
+        schedule = (old.with_restart if old.is_cooling(step) else old.with_end_moved)(step, end)
+        plan = replace(plan, eval_every=every, eval_chars=chars, schedule=schedule)
         return plan.record(decided="schedule, from the first steps", at_step=step, **self._facts())
 
     def next_plan(self, plan: Plan, step: int, held_out: Slice) -> Plan:
@@ -137,7 +138,7 @@ class Deadline:
         end = step + self.steps_left(plan.eval_every, held_out.n_windows)
         if abs(end - plan.total_steps) <= MIN_CHANGE * (plan.total_steps - step):
             return plan
-        plan = replace(plan, schedule=plan.schedule.retimed(step, end))
+        plan = replace(plan, schedule=plan.schedule.with_end_moved(step, end))
         return plan.record(decided="schedule, from the steps since", at_step=step, **self._facts())
 
     def _facts(self) -> dict[str, float]:

@@ -152,7 +152,7 @@ def extend_by_seconds(
 
 def _extend(session: TransformerSession, run: RunFolder, steps: int, **facts: object) -> None:
     step = session.state.step
-    schedule = session.plan.schedule.extended(step, step + steps)
+    schedule = session.plan.schedule.with_restart(step, step + steps)
     session.plan = replace(session.plan, schedule=schedule).record(at_step=step, decided=EXTENDED, **facts)
     session.begin_extension()
     write_plan(run, session.plan)

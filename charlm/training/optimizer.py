@@ -35,7 +35,9 @@ class Optimizer:
     """Updates the weights of a model, and holds the optimizer's state of each.
 
     With `muon`, the blocks' matrices are trained by Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon)
-    and the rest by AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); with `adamw`, AdamW trains all.
+    and the rest by AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); with `adamw`, AdamW trains both. N-gram
+    embeddings are trained by Adagrad in either case.
+
     Weight decay applies to the blocks' matrices only: not to gains, positions and the embedding, whose rows are
     also those of the output head.
 
@@ -59,13 +61,12 @@ class Optimizer:
         self.ngram_embedding_accumulator = ngram_embedding_accumulator
         self.muon_dtype = torch.bfloat16 if precision == "bf16" else None
         self.ngrams = model.ngrams
-        self.muon_names = [name for name in self.weights if f"momentum.{name}" in self.state]
+        matrices = [name for name, weight in self.weights.items() if is_matrix(name, weight)]
+        others = [name for name in self.weights if name not in matrices]
+        self.muon_names = matrices if kind == "muon" else []
         self.muon_parts = [row_parts(model, name) for name in self.muon_names]
-        adamw_names = [name for name in self.weights if name not in self.muon_names]
-        decayed = [name for name in adamw_names if is_matrix(name, self.weights[name])]
-        undecayed = [name for name in adamw_names if name not in decayed]
-        self.adamw_groups = ((decayed, weight_decay), (undecayed, 0.0))
-        self.updates = torch.zeros((), device=next(iter(self.weights.values())).device)  # made so far
+        self.adamw_groups = (([] if kind == "muon" else matrices, weight_decay), (others, 0.0))
+        self.n_updates = torch.zeros((), device=next(iter(self.weights.values())).device)  # made so far
 
     def update(self, rates: LearningRates, finite: Tensor) -> None:
         """Update the weights, or change nothing where `finite` (a boolean on the device) is False."""
@@ -76,11 +77,11 @@ class Optimizer:
                 self._update_muon(rates.muon, finite.float())
             if self.ngrams is not None:
                 self._update_ngram_embeddings(self.ngrams, rates.ngram_embeddings, finite.float())
-            self.updates += finite
+            self.n_updates += finite
 
-    def restore(self, state: Mapping[str, Tensor], updates: int) -> None:
+    def restore(self, state: Mapping[str, Tensor], n_updates: int) -> None:
         """Restore the state after that many updates."""
-        self.updates.fill_(updates)
+        self.n_updates.fill_(n_updates)
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
 
@@ -94,7 +95,7 @@ class Optimizer:
             [self.state[f"exp_avg.{name}"] for name in names],
             [self.state[f"exp_avg_sq.{name}"] for name in names],
             [],
-            [self.updates.clone() for _ in names],
+            [self.n_updates.clone() for _ in names],
             fused=True,
             found_inf=(~finite).float(),
             amsgrad=False,
@@ -115,10 +116,10 @@ class Optimizer:
             momentum.lerp_(gradient, (1 - MOMENTUM) * finite)
             momenta.append(gradient.lerp(momentum, MOMENTUM))
         directions = orthogonalize_parts(momenta, self.muon_parts, self.muon_dtype)
-        for name, rows, direction in zip(self.muon_names, self.muon_parts, directions, strict=True):
+        for name, part_rows, direction in zip(self.muon_names, self.muon_parts, directions, strict=True):
             weight = self.weights[name]
             weight.mul_(1 - rate * self.weight_decay * finite)
-            weight.sub_(direction * (rate * sqrt(max(1.0, rows[0] / weight.shape[1])) * finite))
+            weight.sub_(direction * (rate * sqrt(max(1.0, part_rows[0] / weight.shape[1])) * finite))
 
     def _update_ngram_embeddings(self, ngrams: NgramEmbeddings, rate: float, finite: Tensor) -> None:
         """Adagrad with one accumulator per row (Duchi et al. 2011), for the rows that the step has read.
@@ -173,8 +174,8 @@ def orthogonalize_parts(
     """
     pieces = [
         piece
-        for update, rows in zip(updates, parts, strict=True)
-        for piece in torch.split(update, list(rows))
+        for update, part_rows in zip(updates, parts, strict=True)
+        for piece in torch.split(update, list(part_rows))
     ]
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, piece in enumerate(pieces):
@@ -184,7 +185,7 @@ def orthogonalize_parts(
         for i, result in zip(members, orthogonalize(torch.stack(flat), dtype), strict=True):
             pieces[i] = result if pieces[i].shape[0] == low else result.mT
     remaining = iter(pieces)
-    return [torch.cat([next(remaining) for _ in rows]) for rows in parts]
+    return [torch.cat([next(remaining) for _ in part_rows]) for part_rows in parts]
 
 
 def _gradient(weight: Tensor) -> Tensor:

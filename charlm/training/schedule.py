@@ -1,4 +1,4 @@
-"""The learning-rate schedule: a pure function of the step, piecewise linear."""
+"""The learning-rate schedule, warmup-stable-decay (trapezoidal): a pure function of the step, piecewise linear."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -71,11 +71,11 @@ class Schedule:
         """Has the cooldown begun before `step`?"""
         return step > max((at for at, factor in self._pieces_to(step)[-1] if factor == 1), default=-1)
 
-    def extended(self, step: int, end: int) -> "Schedule":
+    def with_restart(self, step: int, end: int) -> "Schedule":
         """Unchanged up to `step`; from there a new warmup, constant phase and cooldown until `end`."""
         return self._with_piece(_warmup_cooldown(step, self._factor_before(step), end))
 
-    def retimed(self, step: int, end: int) -> "Schedule":
+    def with_end_moved(self, step: int, end: int) -> "Schedule":
         """Unchanged up to `step`; the cooldown moves so that training ends at `end`.
 
         A cooldown that has begun continues from its present factor: the rate never rises again.

@@ -16,7 +16,7 @@ from torch import Tensor
 from charlm.checkpoint.run_folder import RunFacts, RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read_newest, read_snapshot
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.data.corpus import Corpus, Windows
+from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.tokenizer import Ids
 from charlm.errors import CheckpointError
 from charlm.inference.context import ContextRule
@@ -52,9 +52,13 @@ class PriorRows:
     """
 
     def __init__(
-        self, prior: TrainingPrior, windows: Windows, dropout: float, compiling: Compilation | None = None
+        self,
+        prior: TrainingPrior,
+        sampler: BatchSampler,
+        dropout: float,
+        compiling: Compilation | None = None,
     ) -> None:
-        self.prior, self.windows, self.dropout = prior, windows, dropout
+        self.prior, self.sampler, self.dropout = prior, sampler, dropout
         self._compiling = compiling
         self._thread = ThreadPoolExecutor(1) if threads() > 1 else None
         self._next: tuple[int, Future[LogRows]] | None = None
@@ -69,13 +73,13 @@ class PriorRows:
 
     def compute(self, step: int) -> LogRows:
         """The same, computed now: a pure function of the step. Windows that are dropped out have zeros."""
-        windows = self.windows
+        sampler = self.sampler
         if self._compiling is not None and not self._compiling.waits:
             library, self._compiling = self._compiling.library(), None
             self.prior.model.use_library(library)
-        rows = self.prior.log_rows(windows.starts(step), windows.block_size)
+        rows = self.prior.log_rows(sampler.starts(step), sampler.block_size)
         if self.dropout:
-            draws = uniform(windows.seed, step, np.arange(windows.batch_size), PRIOR_DROPOUT_STREAM)
+            draws = uniform(sampler.seed, step, np.arange(sampler.batch_size), PRIOR_DROPOUT_STREAM)
             rows[draws < self.dropout] = 0
         return rows
 
@@ -168,7 +172,9 @@ class TransformerSession(Session):
         super().__init__(corpus, model, training, plan, run)
         assert model.block_size and training.batch_size and training.optimizer
         self.device = pick_device(training.device)
-        self.windows = Windows(len(corpus.train), model.block_size, training.batch_size, training.seed)
+        self.batch_sampler = BatchSampler(
+            len(corpus.train), model.block_size, training.batch_size, training.seed
+        )
         self.model = LanguageModel(model, corpus.vocabulary.n_symbols)
         initialise(self.model, torch.Generator().manual_seed(training.seed))
         self.model.to(self.device).train()
@@ -192,7 +198,7 @@ class TransformerSession(Session):
                 TrainingPrior(self.built.model, corpus.train),
                 self.built.model.to_bytes(),
             )
-            self.prior_rows = PriorRows(self.prior, self.windows, model.prior_dropout or 0.0, compiling)
+            self.prior_rows = PriorRows(self.prior, self.batch_sampler, model.prior_dropout or 0.0, compiling)
         accumulator = training.ngram_embedding_accumulator or 0.0
         self.optimizer = Optimizer(
             self.model,
@@ -232,7 +238,7 @@ class TransformerSession(Session):
     @property
     def chars_per_step(self) -> int:
         """Symbols in a batch."""
-        return self.windows.batch_size * self.windows.block_size
+        return self.batch_sampler.batch_size * self.batch_sampler.block_size
 
     @contextmanager
     def predicting(self) -> Iterator[None]:
@@ -247,7 +253,7 @@ class TransformerSession(Session):
         """The parts of the next batch: ids (B, T + 1) and prior (B, T, V), each with its dropout seed set."""
         config, parts = self.training_config, self.training_config.grad_accum
         step = self.state.step + self.state.batch_offset
-        ids = torch.from_numpy(self.windows.batch(self.corpus.train, step)).to(self.device).chunk(parts)
+        ids = torch.from_numpy(self.batch_sampler.batch(self.corpus.train, step)).to(self.device).chunk(parts)
         rows: Sequence[Tensor | None] = [None] * parts
         if self.prior_rows is not None:
             rows = torch.from_numpy(self.prior_rows.batch(step)).to(self.device).chunk(parts)

@@ -186,9 +186,9 @@ class Trainer:
         """What is due between steps: a new plan, an evaluation, a checkpoint."""
         session, deadline, plan = self.session, self.deadline, self.session.plan
         if deadline.first_plan_due(plan.total_steps - self.step):
-            windows, held_out = self.transformer.windows, self.held_out.windows()
+            sampler, held_out = self.transformer.batch_sampler, self.held_out.windows()
             yield self._replan(
-                deadline.first_plan(plan, self.step, windows, held_out, session.training_config)
+                deadline.first_plan(plan, self.step, sampler, held_out, session.training_config)
             )
         yield from self._evaluate_if_due(stop)
         overdue = perf_counter() - self._saved_at >= session.training_config.save_every
