@@ -99,6 +99,7 @@ def test_training_on_a_terminal_of_any_width(tmp_path: Path, width: int) -> None
     text = " ".join(" ".join(shown).split())
     assert "characters, " in text and "learning rate" in text
     assert "/120" not in text, "the live line is taken away"
+    assert any(row.startswith("run    ") for row in shown), "the cursor is at the start of its line again"
     commands = [row.strip() for row in shown if row.strip().startswith("charlm ")]
     assert len(commands) >= 2 or width >= 60
 

@@ -39,12 +39,17 @@ class LiveLine(tqdm):  # type: ignore[type-arg]
             **how,
         )
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Draw the line, but not before its delay is over, which tqdm forgets after `external_write_mode`."""
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Draw the line, but not before its delay is over, which tqdm forgets after `external_write_mode`.
+
+        Returns whether it was drawn; only then does tqdm's `close` return to the start of the line.
+        """
         now = time()
-        if msg is not None or not self.delay or now >= self.start_t + self.delay:
-            self.last_print_t = now
-            super().display(msg, pos)
+        if msg is None and self.delay and now < self.start_t + self.delay:
+            return False
+        self.last_print_t = now
+        super().display(msg, pos)
+        return True
 
     def __str__(self) -> str:
         state = self.format_dict
