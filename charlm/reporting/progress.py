@@ -39,7 +39,7 @@ class LiveLine(tqdm):  # type: ignore[type-arg]
             **how,
         )
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # type: ignore[override]
         """Draw the line, but not before its delay is over, which tqdm forgets after `external_write_mode`.
 
         Returns whether it was drawn; only then does tqdm's `close` return to the start of the line.
