@@ -216,7 +216,7 @@ class Run:
             length=length,
             stops=stops,
             one_document=one_document,
-            between=separator_of(self.text_config),
+            document_separator=separator_of(self.text_config),
         )
 
     @contextmanager

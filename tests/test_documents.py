@@ -281,7 +281,7 @@ def test_samples_stop_where_a_document_ends() -> None:
 
 def test_samples_go_on_with_the_next_document_as_if_nothing_preceded() -> None:
     mock = Endings([0.4, 0.2, 0.2, 0.2])
-    events = list(generate(mock, "b", SamplingConfig(seed=1), n=3, length=60, between="|"))
+    events = list(generate(mock, "b", SamplingConfig(seed=1), n=3, length=60, document_separator="|"))
     texts = ["".join(e.text for e in events if isinstance(e, Piece) and e.sample == i) for i in range(3)]
     assert all(len(text) == 60 and "|" in text for text in texts)
     assert mock.read[0].tolist() == [[E, 1]] * 3
@@ -290,7 +290,7 @@ def test_samples_go_on_with_the_next_document_as_if_nothing_preceded() -> None:
     alone = [
         [
             e.text
-            for e in generate(predictor, "b", SamplingConfig(seed=2), n=n, length=80, between="|")
+            for e in generate(predictor, "b", SamplingConfig(seed=2), n=n, length=80, document_separator="|")
             if isinstance(e, Piece) and e.sample == 0
         ]
         for n in (1, 4)

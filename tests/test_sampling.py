@@ -14,7 +14,7 @@ from charlm.data.tokenizer import Decoder, Vocabulary
 from charlm.inference.context import ContextRule
 from charlm.inference.generate import Ended, Piece, _Sample, generate, sample_text
 from charlm.inference.predictor import Predictor
-from charlm.inference.sampling import StopFilter, choose, pick, sampling_weights
+from charlm.inference.sampling import StopFilter, sample_next, sample_weighted, sampling_weights
 
 LOGP = torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64).log()
 
@@ -69,11 +69,11 @@ def test_choices_have_their_probabilities() -> None:
 )
 def test_the_impossible_is_never_picked(p: list[float], u: float) -> None:
     row = np.array([p]) / sum(p)
-    assert row[0, int(pick(row, np.array([u]))[0])] > 0
+    assert row[0, int(sample_weighted(row, np.array([u]))[0])] > 0
 
 
 def test_temperature_nought_takes_the_likeliest() -> None:
-    assert choose(LOGP.numpy(), np.array([0.99]), SamplingConfig(temperature=0)).tolist() == [0]
+    assert sample_next(LOGP.numpy(), np.array([0.99]), SamplingConfig(temperature=0)).tolist() == [0]
 
 
 def test_a_sample_does_not_depend_on_those_beside_it() -> None:

@@ -1,6 +1,6 @@
 """Text generation as an iterator of pieces: many samples side by side, each character as soon as it is certain.
 
-The noise of character t of sample i depends on (seed, i, t) only, so a sample does not depend on what else is sampled
+The noise of symbol t of sample i depends on (seed, i, t) only, so a sample does not depend on what else is sampled
 beside it. If the model knows document ends, the next document of a sample starts with nothing before it.
 
 Shapes: n samples, G samples of a group, T positions.
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from charlm.config import SamplingConfig
 from charlm.data.tokenizer import Decoder
 from charlm.inference.predictor import Predictor
-from charlm.inference.sampling import StopFilter, choose
+from charlm.inference.sampling import StopFilter, sample_next
 from charlm.inference.text_state import IdRows
 from charlm.rng import uniform
 
+SampleNumbers = NDArray[np.int64]  # which of the n samples
 NOISE_AT_ONCE = 256
 MOST_WAITING = 64
 SECONDS_BETWEEN = 0.04
@@ -54,13 +55,14 @@ def generate(
     length: int,
     stops: Sequence[str] = (),
     one_document: bool = False,
-    between: str = "",
+    document_separator: str = "",
 ) -> Iterator[Piece | Ended]:
     """Continue `prompt` in `n` samples of `length` characters each, or up to the first stop text.
 
     The stop text is not part of the sample. If the model knows document ends, the prompt starts a document. With
-    `one_document` a sample stops at the document's end; otherwise `between` separates it from the next one. Raises
-    ValueError for a top_k above the vocabulary size, and for `one_document` if the model knows no document ends.
+    `one_document` a sample stops at the document's end; otherwise `document_separator` stands before the next one. Raises
+    ValueError, at the call, for a top_k above the vocabulary size, and for `one_document` if the model knows no
+    document ends.
     """
     vocabulary = predictor.vocabulary
     if one_document and vocabulary.end is None:
@@ -71,13 +73,18 @@ def generate(
         raise ValueError(
             f"top_k is {config.top_k}; allowed: 1 to {vocabulary.n_symbols}, the symbols of this model"
         )
+    end = vocabulary.end if one_document else None
+    samples = [_Sample(i, Decoder(vocabulary, document_separator), stops, length, end) for i in range(n)]
     start = [] if vocabulary.end is None else [vocabulary.end]
     prompt_ids = np.concatenate((start, vocabulary.encode(prompt))).astype(np.int64)
-    end = vocabulary.end if one_document else None
-    samples = [_Sample(i, Decoder(vocabulary, between), stops, length, end) for i in range(n)]
+    return _pieces(samples, draw(predictor, prompt_ids, config, n, one_document=one_document))
+
+
+def _pieces(samples: list["_Sample"], drawn: Iterator[IdRows]) -> Iterator[Piece | Ended]:
+    """The text of all samples from their next ids, until the last one ends."""
     waiting: list[IdRows] = []
     enough, due = 1, 0.0  # the first character is shown at once
-    for ids in draw(predictor, prompt_ids, config, n, one_document=one_document):
+    for ids in drawn:
         waiting.append(ids)
         if len(waiting) < enough and perf_counter() < due:
             continue
@@ -118,7 +125,7 @@ def draw(
 class _Group:
     """Samples whose documents began together, so that one batch steps through all of them."""
 
-    def __init__(self, predictor: Predictor, prompt: IdRows, samples: IdRows) -> None:
+    def __init__(self, predictor: Predictor, prompt: IdRows, samples: SampleNumbers) -> None:
         self.samples = samples  # (G,): numbers of the samples that are still in this document
         self._predictor, n = predictor, len(samples)
         self._rows = np.arange(n)  # (G,): their rows in the batch
@@ -130,12 +137,12 @@ class _Group:
         """The next id of each sample, (G,). Bytes that training never saw are scored, but never written."""
         n_symbols = self._predictor.vocabulary.n_symbols
         logits = self._logits if len(self._rows) == len(self._last) else self._logits[self._rows]
-        return choose(logits[:, :n_symbols], noise, config)
+        return sample_next(logits[:, :n_symbols], noise, config)
 
-    def remove_ended(self, ids: IdRows, end: int) -> IdRows:
+    def remove_ended(self, ids: IdRows, end: int) -> SampleNumbers:
         """Remove the samples whose document has ended, and return their numbers."""
         stays = ids[self.samples] != end
-        ended: IdRows = self.samples[~stays]
+        ended: SampleNumbers = self.samples[~stays]
         self.samples, self._rows = self.samples[stays], self._rows[stays]
         return ended
 
@@ -182,20 +189,20 @@ class _Sample:
 
 
 def _noise(seed: int, n: int) -> Iterator[NDArray[np.float64]]:
-    """Uniform numbers in [0, 1) of each sample, (n,), for one character after another."""
+    """Uniform numbers in [0, 1) of each sample, (n,), for one symbol after another."""
     for first in count(0, NOISE_AT_ONCE):
         yield from uniform(seed, np.arange(n), np.arange(first, first + NOISE_AT_ONCE)[:, None])
 
 
 def sample_text(
-    predictor: Predictor, prompt: str, config: SamplingConfig, length: int, between: str = ""
+    predictor: Predictor, prompt: str, config: SamplingConfig, length: int, document_separator: str = ""
 ) -> str:
     """One sample as a string."""
-    pieces = generate(predictor, prompt, config, length=length, between=between)
+    pieces = generate(predictor, prompt, config, length=length, document_separator=document_separator)
     return "".join(piece.text for piece in pieces if isinstance(piece, Piece))
 
 
 def default_prompt(predictor: Predictor) -> str:
-    """The prompt if none is given: the start of a document, or a newline if the model can write one."""
+    """The prompt if none is given: the start of a document, or a newline if training saw one."""
     vocabulary = predictor.vocabulary
     return "\n" if vocabulary.end is None and vocabulary.has_own_id("\n") else ""

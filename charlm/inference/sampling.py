@@ -1,4 +1,7 @@
-"""From log-probabilities to the next symbol, and where a text stops. Shapes: B texts side by side, V symbols."""
+"""From scores (log-probabilities or logits) to the next symbol, and where a text stops.
+
+Shapes: B texts side by side, V symbols.
+"""
 
 from collections.abc import Sequence
 
@@ -6,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.config import SamplingConfig
-from charlm.ngram.table import Floats
+from charlm.native.decoder import Floats
 
 
-def sampling_weights(logp: Floats, config: SamplingConfig) -> Floats:
+def sampling_weights(scores: Floats, config: SamplingConfig) -> Floats:
     """Softmax with temperature: scores become probabilities, sharper or flatter ones.
 
     p_i = exp(z_i / T) / sum over j of exp(z_j / T), for logits or log-probabilities z (a
@@ -21,13 +24,13 @@ def sampling_weights(logp: Floats, config: SamplingConfig) -> Floats:
     neural networks: Bridle 1990, Neurocomputing, NATO ASI F68:227.
     """
     if config.temperature == 0:
-        best: Floats = (np.arange(logp.shape[1]) == logp.argmax(axis=-1)[:, None]).astype(np.float64)
+        best: Floats = (np.arange(scores.shape[1]) == scores.argmax(axis=-1)[:, None]).astype(np.float64)
         return best
-    p: Floats = np.subtract(logp, logp.max(axis=-1, keepdims=True), dtype=np.float64)  # (B, V)
+    p: Floats = np.subtract(scores, scores.max(axis=-1, keepdims=True), dtype=np.float64)  # (B, V)
     p /= config.temperature
     np.exp(p, out=p)
     if config.top_k is None and config.top_p is None and config.min_p is None:
-        return p  # not normalised: `pick` divides by the sum
+        return p  # not normalised: `sample_weighted` divides by the sum
     p /= p.sum(axis=-1, keepdims=True)
     order = np.argsort(-p, axis=-1, kind="stable")
     ranked = np.take_along_axis(p, order, axis=-1)
@@ -44,7 +47,7 @@ def sampling_weights(logp: Floats, config: SamplingConfig) -> Floats:
     return kept
 
 
-def pick(weights: Floats, uniform: Floats) -> NDArray[np.int64]:
+def sample_weighted(weights: Floats, uniform: Floats) -> NDArray[np.int64]:
     """Symbols (B,) drawn in proportion to weights (B, V), given uniform numbers in [0, 1), (B,)."""
     cumulative = weights.cumsum(axis=-1)
     total = cumulative[:, -1]
@@ -58,9 +61,9 @@ def pick(weights: Floats, uniform: Floats) -> NDArray[np.int64]:
     return chosen  # type: ignore[no-any-return]
 
 
-def choose(logp: Floats, uniform: Floats, config: SamplingConfig) -> NDArray[np.int64]:
-    """The next symbols (B,), from log-probabilities or logits (B, V) and uniform numbers in [0, 1), (B,)."""
-    return pick(sampling_weights(logp, config), uniform)
+def sample_next(scores: Floats, uniform: Floats, config: SamplingConfig) -> NDArray[np.int64]:
+    """The next symbols (B,), from scores (B, V), log-probabilities or logits, and uniform numbers in [0, 1), (B,)."""
+    return sample_weighted(sampling_weights(scores, config), uniform)
 
 
 class StopFilter:

@@ -10,7 +10,7 @@ import numpy as np
 from charlm.data.tokenizer import Ids
 from charlm.ngram.grams import Grams, Packing, Span, count, join
 from charlm.ngram.kneser_ney import KneserNey
-from charlm.ngram.table import Floats, FoldCounts, Index, Level, levels, levels_with_folds
+from charlm.ngram.table import Floats64, FoldCounts, Index, Level, levels, levels_with_folds
 
 FOLDS = 10
 EQUAL_DISCOUNT = 0.5
@@ -189,7 +189,7 @@ def tail_losses(ids: Ids, n_symbols: int, *, end: int | None = None) -> TailLoss
     return TailLosses(losses, unigram)
 
 
-def _interpolate(below: Floats, seen: Index, added: Floats, back: Floats) -> Floats:
+def _interpolate(below: Floats64, seen: Index, added: Floats64, back: Floats64) -> Floats64:
     """Probabilities (N,) of an order, from those of the order below."""
     found = below.copy()
     found[seen] = added + back * below[seen]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from charlm.data.tokenizer import Ids
 from charlm.native.ngram_rows import LevelArrays, NgramKernel
 from charlm.ngram.grams import Keys, Packing
-from charlm.ngram.table import Floats, FoldCounts, Index, Level, load_levels, save_levels
+from charlm.ngram.table import Floats64, FoldCounts, Index, Level, load_levels, save_levels
 
 DENSE_NUMBERS = 1 << 21
 """How many numbers the precomputed rows of the lowest orders may have."""
@@ -34,10 +34,10 @@ class _Interpolation:
     """What one order does to the rows of the order below: it scales some, and adds to some of their symbols."""
 
     rows: Index  # (M,): the rows whose context it has
-    back: Floats  # (M,): the weight of the order below, between 0 and 1
+    back: Floats64  # (M,): the weight of the order below, between 0 and 1
     row_of_entry: Index  # (E,)
     symbols: Ids  # (E,)
-    added: Floats  # (E,)
+    added: Floats64  # (E,)
 
 
 class KneserNey:
@@ -159,7 +159,7 @@ class KneserNey:
                 self.packing.cut(keys.reshape(-1), (row * T + column + back)[inside], back, self.order)
         return keys
 
-    def rows(self, contexts: Keys, folds: Index | None = None, *, up_to: int | None = None) -> Floats:
+    def rows(self, contexts: Keys, folds: Index | None = None, *, up_to: int | None = None) -> Floats64:
         """Probabilities (N, V) of the next symbol after contexts (N,), each without its fold (N,) if given.
 
         `up_to`: use the orders 0 to this one only. ngram_rows.c does the same operations in the same order.
@@ -181,14 +181,14 @@ class KneserNey:
         for step in reversed(steps):
             step.added[:] *= weight[step.row_of_entry]
             weight[step.rows] *= step.back
-        rows: Floats = self._dense[at]
+        rows: Floats64 = self._dense[at]
         rows *= weight[:, None]
         flat = rows.reshape(-1)
         for step in steps:  # within a step, no place occurs twice
             flat[step.row_of_entry * self.n_symbols + step.symbols] += step.added
         return rows
 
-    def row(self, context: np.uint64) -> Floats:
+    def row(self, context: np.uint64) -> Floats64:
         """The row (V,) of one context: faster than `rows` for one, since there is little to look up."""
         row = self._dense[0]
         for k, level in enumerate(self.levels):
@@ -205,7 +205,7 @@ class KneserNey:
             row[level.symbols[start:end]] += added[start:end]
         return np.array(row)
 
-    def log_next(self, contexts: Keys) -> Floats:
+    def log_next(self, contexts: Keys) -> Floats64:
         """Log-probabilities (B, V) of the next symbol, for contexts (B,) that advance symbol by symbol."""
         if len(contexts) > FEW:
             return np.log(self.rows(contexts))
@@ -225,7 +225,7 @@ class KneserNey:
         np.log(out, out=out)
         return out.reshape(*contexts.shape, -1)
 
-    def probabilities(self, ids: Ids) -> Floats:
+    def probabilities(self, ids: Ids) -> Floats64:
         """The probability of each symbol of a text given the ones before it: (N,); 0 outside the vocabulary."""
         found, packing = np.zeros(len(ids)), self.packing
         for start in range(0, len(ids), POSITIONS_AT_ONCE):
@@ -234,7 +234,7 @@ class KneserNey:
         found[ids >= packing.n_symbols] = 0
         return found
 
-    def probabilities_at(self, ids: Ids, at: Index, most: Index | None = None) -> Floats:
+    def probabilities_at(self, ids: Ids, at: Index, most: Index | None = None) -> Floats64:
         """The same at positions `at` (N,), N > 0, with at most `most` (N,) symbols of context each if given."""
         runs = np.split(at, np.flatnonzero(np.diff(at) != 1) + 1)
         keys = [self.packing.pack(ids, int(run[0]), int(run[-1]) + 1, self.order + 1) for run in runs]
@@ -242,7 +242,7 @@ class KneserNey:
         found[ids[at] >= self.packing.n_symbols] = 0
         return found
 
-    def _of_grams(self, keys: Keys, most: Index | None = None) -> Floats:
+    def _of_grams(self, keys: Keys, most: Index | None = None) -> Floats64:
         """The probability of the last symbol of each gram (N,), given at most `most` (N,) of those before it."""
         order = np.argsort(keys)  # neighbours are found near each other, which is much faster
         keys = keys[order]

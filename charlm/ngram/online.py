@@ -8,7 +8,7 @@ import numpy as np
 from charlm.data.tokenizer import Ids
 from charlm.ngram.grams import Keys
 from charlm.ngram.kneser_ney import KneserNey
-from charlm.ngram.table import Floats, Index, Level
+from charlm.ngram.table import Floats64, Index, Level
 
 
 class _Order:
@@ -18,7 +18,7 @@ class _Order:
         self._level = level
         self._counts: dict[int, dict[int, int]] = {}  # by context, then by symbol
         self._shares: dict[
-            int, tuple[Index, Floats, float]
+            int, tuple[Index, Floats64, float]
         ] = {}  # symbols, what each adds, weight of the order below
 
     def add(self, key: int, symbol: int) -> bool:
@@ -28,7 +28,7 @@ class _Order:
         self._shares.pop(key, None)
         return counts[symbol] == 1
 
-    def over(self, key: int, below: Floats) -> Floats | None:
+    def over(self, key: int, below: Floats64) -> Floats64 | None:
         """The row (V,) of a context, from that of the order below; None if nothing ever followed the context."""
         counts = self._after(key)
         if not counts:
@@ -40,7 +40,7 @@ class _Order:
             symbols = np.fromiter(counts, np.int64, n)
             self._shares[key] = symbols, (values - taken) / total, float(taken.sum() / total)
         symbols, added, back = self._shares[key]
-        row: Floats = below * back
+        row: Floats64 = below * back
         row[symbols] += added
         return row
 
@@ -71,10 +71,10 @@ class OnlineKneserNey:
         """The context of each id of a text (N,)."""
         return np.concatenate((self.model.start(1), self.model.contexts(ids[None, :-1])[0]))
 
-    def rows(self, contexts: Keys) -> Floats:
+    def rows(self, contexts: Keys) -> Floats64:
         """Probabilities (N, V) of the symbol after each context (N,), with the current counts."""
         uniform = np.full(self.model.n_symbols, 1 / self.model.n_symbols)
-        made: list[dict[int, Floats]] = [{} for _ in self._orders]  # rows by context, since many are shared
+        made: list[dict[int, Floats64]] = [{} for _ in self._orders]  # rows by context, since many are shared
         return np.stack([self._row(key, uniform, made) for key in contexts.tolist()])
 
     def learn(self, contexts: Keys, ids: Ids) -> None:
@@ -87,7 +87,7 @@ class OnlineKneserNey:
                 if not self._orders[k].add(key & self._masks[k], symbol):
                     break
 
-    def _row(self, key: int, row: Floats, made: list[dict[int, Floats]]) -> Floats:
+    def _row(self, key: int, row: Floats64, made: list[dict[int, Floats64]]) -> Floats64:
         for order, mask, known in zip(self._orders, self._masks, made, strict=True):
             short = key & mask
             if short not in known:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from charlm.errors import CheckpointError
 from charlm.ngram.grams import Grams, Keys, Packing, join, run_starts
 
-Floats = NDArray[np.float64]
+Floats64 = NDArray[np.float64]
 Index = NDArray[np.int64]
 FoldCounts = NDArray[np.unsignedinteger[Any]]
 """The share of each fold in the counts of a level: (F, E). A fold is a contiguous part of the text."""
@@ -27,7 +27,7 @@ FALLBACK = (0.5, 1.0, 1.5)
 """Discounts for counts of 1, 2, and 3 or more, where a text has too few grams for the formula: half of the count."""
 
 
-def discounts(counts: NDArray[np.integer[Any]]) -> Floats:
+def discounts(counts: NDArray[np.integer[Any]]) -> Floats64:
     """The discounts of counts of 0, 1, 2, and 3 or more: (4,), the first of them 0.
 
     With n_i grams of count i and Y = n_1 / (n_1 + 2 n_2): D_i = i - (i + 1) Y n_(i+1) / n_i, where i = 3 stands for 3 or
@@ -57,7 +57,7 @@ class Level:
     starts: NDArray[np.uint32]  # (X + 1,)
     symbols: NDArray[np.unsignedinteger[Any]]  # (E,), ascending within a context
     counts: NDArray[np.unsignedinteger[Any]]  # (E,)
-    discounts: Floats  # (4,): of a count of 0, 1, 2, and 3 or more
+    discounts: Floats64  # (4,): of a count of 0, 1, 2, and 3 or more
 
     @classmethod
     def of(cls, grams: Grams, packing: Packing) -> "Level":
@@ -92,7 +92,7 @@ class Level:
         keys: Keys = np.repeat(self.contexts << np.uint64(packing.bits), lengths) | self.symbols
         return keys
 
-    def totals(self) -> tuple[Index, Floats]:
+    def totals(self) -> tuple[Index, Floats64]:
         """The sum of each context's counts, and of their discounts: (X,) both."""
         firsts = self.starts[:-1].astype(np.int64)
         if not len(firsts):
@@ -100,7 +100,7 @@ class Level:
         taken = self.discounts[np.minimum(self.counts, 3)]
         return np.add.reduceat(self.counts, firsts, dtype=np.int64), np.add.reduceat(taken, firsts)
 
-    def lookup(self, keys: Keys, packing: Packing, order: int) -> tuple[Index, Floats, Floats]:
+    def lookup(self, keys: Keys, packing: Packing, order: int) -> tuple[Index, Floats64, Floats64]:
         """The probability that this order gives to the last symbol of grams (N,), without lower orders.
 
         Returns which grams (M,) have a context that was seen, their probabilities, and the weight of the order below.
