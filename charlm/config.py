@@ -72,7 +72,13 @@ class ModelConfig(Settings):
     n_layer: Annotated[int | None, "Number of blocks.", Range(1, 128), BASIC, PLANNED] = None
     n_head: Annotated[int | None, "Attention heads per block.", Range(1, 128), BASIC, PLANNED] = None
     n_embd: Annotated[int | None, "Width: size of the embeddings.", Range(2, 8192), BASIC, PLANNED] = None
-    block_size: Annotated[int | None, "Context length (characters).", Range(1, 65536), BASIC, PLANNED] = None
+    block_size: Annotated[
+        int | None,
+        "Context length in symbols: characters, or bytes with --units bytes.",
+        Range(1, 65536),
+        BASIC,
+        PLANNED,
+    ] = None
     dropout: Annotated[float | None, "Dropout on the output of each block.", Range(0, 0.9), PLANNED] = None
     mixer: Annotated[
         str,
@@ -81,16 +87,16 @@ class ModelConfig(Settings):
     ] = "attention"
     position: Annotated[
         str | None,
-        "Position encoding. Default: rotary with attention, else none.",
+        "Position encoding. [default: rotary with attention, else none]",
         Choice(("none", "learned", "sinusoidal", *SCORED)),
     ] = None
     n_kv_head: Annotated[
-        int | None, "Key and value heads, shared by groups of query heads. Default: n_head.", Range(1, 128)
+        int | None, "Key and value heads, shared by groups of query heads. [default: n_head]", Range(1, 128)
     ] = None
     window: Annotated[
         int | None,
-        "Characters that one layer can read, including the current one. Default: all for attention, 8 for "
-        "convolution.",
+        "Symbols (see --units) that one layer can read, including the current one. "
+        "[default: all for attention, 8 for convolution]",
         Range(1, 65536),
     ] = None
     locality: Annotated[bool, "Let each head learn a preference for nearby characters."] = False
@@ -112,10 +118,11 @@ class ModelConfig(Settings):
     plain: Annotated[bool, "Plain decoder: no n-gram prior, no n-gram embeddings.", BASIC] = False
     prior: Annotated[
         bool | None,
-        "Start from a Kneser-Ney n-gram prior and learn what it does not predict. Default: on, but off for short texts and with --plain.",
+        "Start from a Kneser-Ney n-gram prior and learn what it does not predict. [default: on, but "
+        "off for short texts and with --plain]",
     ] = None
     prior_order: Annotated[
-        int | None, "Characters of context that the n-gram model uses.", Range(0, 63), PLANNED
+        int | None, "Symbols (see --units) of context that the n-gram model uses.", Range(0, 63), PLANNED
     ] = None
     prior_dropout: Annotated[
         float | None,
@@ -123,7 +130,11 @@ class ModelConfig(Settings):
         Range(0, 0.9),
         PLANNED,
     ] = None
-    causal: Annotated[bool, "Let each position see only itself and earlier ones."] = True
+    causal: Annotated[
+        bool,
+        "Let each position see only itself and earlier ones. Training needs this: "
+        "--no-causal gives an error.",
+    ] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -162,7 +173,7 @@ class ModelConfig(Settings):
             pairs = self.position in (None, "rotary")  # which turn pairs of values
             if width % heads or (pairs and (width // heads) % 2):
                 raise ValueError(
-                    f"`n_embd` is {width} and `n_head` {heads}; width / heads must be "
+                    f"`n_embd` is {width} and `n_head` {heads}; `n_embd` / `n_head` must be "
                     f"{'an even number' if pairs else 'a whole number'}"
                 )
         if heads is not None and self.n_kv_head is not None and heads % self.n_kv_head:
@@ -267,7 +278,7 @@ class TrainingConfig(Settings):
     ] = None
     optimizer: Annotated[
         str | None,
-        "muon: Muon for the blocks' matrices, AdamW for the rest. adamw: AdamW for all. Default: muon.",
+        "muon: Muon for the blocks' matrices, AdamW for the rest. adamw: AdamW for all. [default: muon]",
         Choice(("muon", "adamw")),
     ] = None
     muon_lr: Annotated[float | None, "Peak learning rate of Muon.", Range(1e-8, 10), PLANNED] = None
@@ -283,7 +294,8 @@ class TrainingConfig(Settings):
     grad_clip: Annotated[float, "Clip the gradient norm at this value.", Range(1e-6, 1e6)] = 1.0
     schedule: Annotated[
         str | None,
-        "Learning-rate schedule as points STEP:FACTOR,..., linearly interpolated. Default: planned.",
+        "Learning-rate schedule as points STEP:FACTOR,..., linearly interpolated; needs --steps. "
+        "[default: planned]",
     ] = None
     seed: Annotated[int, "Random seed: initialisation, data order, dropout.", Range(0, 2**63 - 1), BASIC] = 1
     eval_every: Annotated[int | None, "Steps between evaluations.", Range(1, 10**9), PLANNED] = None
@@ -301,7 +313,7 @@ class TrainingConfig(Settings):
     ] = "auto"
     threads: Annotated[
         int | None,
-        "CPU threads. Default: one per core, within the limits of affinity and cgroups.",
+        "CPU threads. [default: one per core, within the limits of affinity and cgroups]",
         Range(1, 1024),
     ] = None
     precision: Annotated[
@@ -317,8 +329,8 @@ class TrainingConfig(Settings):
     prior_memory: Annotated[int, "Memory limit for counting n-grams, in megabytes.", Range(1, 10**6)] = 512
     prior_chars: Annotated[
         int | None,
-        "Build the n-gram model from this many symbols (see --units), evenly spread. Default: as many as "
-        "time allows.",
+        "Build the n-gram model from this many symbols (see --units), evenly spread. [default: as many "
+        "as time allows]",
         Range(1, 10**12),
     ] = None
 
@@ -351,7 +363,12 @@ FEWEST_HELD_OUT = 200
 class TextConfig(Settings):
     """What is read and how it is divided."""
 
-    val: Annotated[float, "Held-out share of the text, at its end.", Range(0, 0.9), BASIC] = VAL
+    val: Annotated[
+        float,
+        "Share of the text to hold out for evaluation: its end, unless --split says otherwise.",
+        Range(0, 0.9),
+        BASIC,
+    ] = VAL
     test: Annotated[
         float, "Share of the text kept as a test set, read only by `charlm eval --part test`.", Range(0, 0.5)
     ] = 0.0
@@ -359,12 +376,12 @@ class TextConfig(Settings):
     split: Annotated[
         str,
         "How to choose the held-out part. tail: the end of the text. blocks: pieces spread over it. "
-        "documents: whole documents, by hash.",
+        "documents: whole documents, chosen by a hash of their text.",
         Choice(("tail", "blocks", "documents")),
     ] = "tail"
     documents: Annotated[
         str,
-        "How to split into documents; context never crosses a boundary, and the end is predicted.",
+        "How to split into documents: context does not cross them, and the model learns where one ends.",
         Choice(("none", "file", "line", "blank-line", "separator")),
         BASIC,
     ] = "none"
@@ -372,11 +389,13 @@ class TextConfig(Settings):
         str | None, "Text that separates documents; \\n, \\t, \\\\, \\xHH and \\uHHHH are escapes."
     ] = None
     normalize: Annotated[
-        str | None, "Unicode normal form to convert the text to. Default: unchanged.", Choice(("nfc", "nfkc"))
+        str | None,
+        "Unicode normal form to convert the text to. [default: unchanged]",
+        Choice(("nfc", "nfkc")),
     ] = None
     newlines: Annotated[str, "lf: convert all line endings to line feeds.", Choice(("keep", "lf"))] = "keep"
     lowercase: Annotated[bool, "Convert the text to lower case."] = False
-    collapse_spaces: Annotated[bool, "Replace runs of spaces and tabs by one space."] = False
+    collapse_spaces: Annotated[bool, "Replace each run of spaces and tabs with one space."] = False
     include: Annotated[
         tuple[str, ...] | None,
         "In folders, read only files whose name or path matches, such as '*.txt'. Repeatable.",
@@ -394,14 +413,17 @@ class TextConfig(Settings):
         None
     )
     encoding: Annotated[
-        str | None, "Text encoding. Default: UTF-8, or the encoding that the byte-order mark indicates."
+        str | None, "Text encoding. [default: UTF-8, or the encoding that the byte-order mark indicates]"
     ] = None
     units: Annotated[
-        str, "Unit of the tokenizer: characters (code points) or UTF-8 bytes.", Choice(("chars", "bytes"))
+        str,
+        "What one symbol of the model is: a character (code point) or a UTF-8 byte.",
+        Choice(("chars", "bytes")),
     ] = "chars"
     min_count: Annotated[
         int | None,
-        "Encode characters rarer than this as bytes. Default: 2 above 100,000 characters, else 1.",
+        "Encode characters that occur fewer times than this as UTF-8 bytes. [default: 2 if there are more "
+        "than 100,000 characters to train on, else 1]",
         Range(1, 10**9),
     ] = None
 
@@ -409,7 +431,7 @@ class TextConfig(Settings):
         super().__post_init__()
         self._refuse_split()
         if self.strip is not None and self.field is not None:
-            raise no_effect(self, "strip", "`field`: it works only on whole files")
+            raise no_effect(self, "strip", "`field`, because it works only on whole files, not on fields")
         if self.units == "bytes" and self.min_count is not None:
             raise no_effect(self, "min_count", "`units=bytes`")
 

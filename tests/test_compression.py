@@ -305,6 +305,6 @@ def test_a_file_that_stands_in_the_training_text_is_said_to(charlm: Callable[...
     assert "also occurs in the training part" not in charlm(*packed).err
     assert "also occurs in the training part" in charlm("compress", "ducks.txt", *packed[2:]).err
     Path("ducks.txt").unlink()
-    charlm("cache", "--clear")
+    charlm("cache", "--clear", "--yes")
     without = charlm(*packed)
     assert without.code == 0 and "cannot tell whether it contains this file" in without.err

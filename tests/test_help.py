@@ -25,6 +25,19 @@ def test_the_help_of_train_is_short_and_help_all_has_every_setting(charlm, monke
             assert re.search(rf"^  {setting.option}(?![\w-])", whole.out, re.M), setting.name
 
 
+def test_no_summary_of_a_command_is_cut(charlm, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = charlm("--help").out
+    assert "..." not in shown.partition("Commands:")[2] and "CHARLM_N_LAYER" in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS.split())
+def test_ranges_and_defaults_are_written_one_way(charlm, command: str) -> None:  # type: ignore[no-untyped-def]
+    shown = charlm(command, "--help-all" if command in ("train", "compare", "inspect") else "--help").out
+    for other in ("Default:", "<=x", "x>=", "]  [", "<str>", "<int", "env var", "{"):
+        assert other not in shown, other
+
+
 def test_colours_only_on_a_terminal(charlm) -> None:  # type: ignore[no-untyped-def]
     plain = charlm("train", "--help").out
     assert "\x1b" not in plain

@@ -84,8 +84,8 @@ def test_a_comparison_of_standard_input_without_a_cache_goes_on_with_the_text(
     assert charlm("resume", "cp").code == 4
     again = done(charlm("resume", "cp", "--text", "ducks.txt"))
     assert "starts again" not in again.err and result.exists()
-    assert "no baselines" in done(charlm("compare", "cp")).err
-    assert "no baselines" not in done(charlm("compare", "cp", "--text", "ducks.txt")).err
+    assert "cannot show baselines" in done(charlm("compare", "cp")).err
+    assert "cannot show baselines" not in done(charlm("compare", "cp", "--text", "ducks.txt")).err
     refused = charlm("compare", "ducks.txt", "--vary", "position=none,rotary", "--text", "ducks.txt")
     assert refused.code == 2 and "name the text as an argument" in refused.err
 

@@ -20,7 +20,7 @@ COMMANDS = [
     "runs", "info", "doctor", "doctor|ducks", "cache", "explain|rotary", "eval|--per-char=bits.jsonl", "sample|--length=30",
     "resume|ducks|--steps=3", "compress|ducks.txt|-o|d.clm", "decompress|d.clm|-o|again.txt",
     "inspect|*.txt|--time=5s|--threads=1", f"compare|ducks.txt|--vary|position=none,rotary|--steps=3|{TOY}", "compare|ducks-position",
-    "train|ducks.txt|--model=ngram|--run=counts", "train|*.txt|--from=ducks|--steps=2", "cache|--clear",
+    "train|ducks.txt|--model=ngram|--run=counts", "train|*.txt|--from=ducks|--steps=2", "cache|--clear|--yes",
 ]  # fmt: skip
 
 

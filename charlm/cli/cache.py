@@ -19,18 +19,19 @@ EXAMPLES = """Examples:
 
 def command(
     keys: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY]...", help="Key prefixes. [default: all]")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY...", help="Beginnings of the keys of the texts to list or remove. [default: all]"
+        ),
     ] = None,
-    clear: Annotated[
-        bool, typer.Option("--clear", help="Remove the texts, after asking on a terminal.")
-    ] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the texts, after asking.")] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """List the cached texts, or remove them.
 
-    charlm reads a removed text again when it needs it. Text from standard input cannot be read again, so runs on
-    it cannot resume.
+    charlm reads a removed text again when it needs it. Text from standard input cannot be read again:
+    to resume a run on it, give the text as a file with --text.
     """
     from charlm.data import corpus_cache as cache  # here: numpy is slow to import
 
@@ -43,8 +44,9 @@ def command(
         raise UsageError("--yes has no effect without --clear")
     if clear:
         what = f"{several(len(chosen), 'text')}, {sum(entry.bytes for entry in chosen) / 1e6:,.1f} MB"
-        asks = not yes and can_ask()  # without a terminal it is done, since a text can be read again
-        if asks and not confirm(f"remove {what}, from {one_line(str(cache.cache_folder()))}?"):
+        if not yes and not can_ask():
+            raise UsageError(f"--clear would remove {what}; to confirm without a terminal, add --yes")
+        if not yes and not confirm(f"remove {what}, from {one_line(str(cache.cache_folder()))}?"):
             say("nothing was removed")
             return
         _clear(cache, chosen, everything=not keys)

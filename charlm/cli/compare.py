@@ -48,8 +48,25 @@ Vary = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=A,B,...",
-        help="Setting to vary and its values; + combines mixers within one value. Repeatable.",
+        help="Setting to vary, and its values; in a value of mixer, + joins several mixers. "
+        "Repeat --vary to train every combination.",
     ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, max=MOST_STEPS, help="Training steps of each run, instead of a time."),
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=1000,
+        help="Runs per variant, each with another seed: --seed, --seed + 1, and so on. [default: 1]",
+    ),
+]
+Name = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Name of the comparison. [default: from the text's name]")
 ]
 
 
@@ -59,7 +76,7 @@ def command(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILE]... | RUN-A RUN-B",
+            metavar="FILE... | RUN-A RUN-B",
             help="With --vary: a text, as for train. Without: two runs, or one comparison.",
         ),
     ] = None,
@@ -67,18 +84,9 @@ def command(
     time: Annotated[
         str | None, typer.Option(metavar="TIME", help=f"Training time of each run. [default: {DEFAULT_TIME}]")
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, max=MOST_STEPS, help="Training steps of each run, instead of a time.")
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=1000, help="Number of seeds per variant: --seed and the seeds after it. [default: 1]"
-        ),
-    ] = None,
-    run: Annotated[
-        str | None, typer.Option(help="Name of the comparison. [default: from the text's name]")
-    ] = None,
+    steps: Steps = None,
+    seeds: Seeds = None,
+    run: Name = None,
     on: Annotated[str | None, typer.Option(metavar="FILE", help="Compare two runs on this text.")] = None,
     text: MovedText = None,
     as_json: AsJson = False,
@@ -86,9 +94,10 @@ def command(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Train variants under the same budget and compare them; or compare two trained runs.
+    """Compare variants that charlm trains, or two trained runs.
 
-    Every variant gets the same seeds, the same data order, and the same time or steps.
+    With --vary, charlm trains the variants. Every variant gets the same seeds, the same data order, and the
+    same time or steps.
     """
     if not vary:
         _refuse_what_needs_vary(ctx, settings)
@@ -173,7 +182,7 @@ def _without_training(
             except CheckpointError as error:
                 if moved is not None:
                     raise
-                warn(f"{error}; no baselines")
+                warn(f"{error}; without that text, charlm cannot show baselines")
                 corpus = None
             show(folder, comparison, corpus, as_json=as_json)
             return

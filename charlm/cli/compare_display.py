@@ -85,8 +85,8 @@ def _context_charts(rows: Sequence[Row]) -> list[Chart]:
             marks=[(block, "block") for block in blocks],
             note="Loss by the number of characters before the predicted one, all read in one pass, ± 1 standard "
             "error; the n-gram prior sees the same characters. Points with few characters are left out. All variants are "
-            "scored on the same text, so their differences are more certain than the bars. The mark is the block size of "
-            "training: positions to its right are longer than any in training.",
+            "scored on the same text, so their differences are more certain than the bars suggest. The "
+            "mark is the block size in training: no position to its right occurred in training.",
         ),
         Chart(
             title="Loss by context length",
@@ -174,7 +174,7 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
         baselines[KNESER_NEY] = orders[-1]
         found = replace(found, says=(*found.says, *_beaten(found, orders[-1], word)))
     named = comparison.axes[0] if len(comparison.axes) == 1 else "variant"
-    header = (named, "bits/char", "95 %", "difference", "95 %", "weights", "chars/s", "reach")
+    header = (named, "bits/char", "95 %", "difference", "95 %", "weights", "chars/s", "max. context")
     cells = [_row(row) for row in found.rows]
     if as_json:
         print_json(_data(comparison, found, baselines, orders))

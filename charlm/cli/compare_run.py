@@ -134,7 +134,7 @@ def _long(comparison: Comparison) -> str:
     """How much there is to do."""
     n, budget = len(comparison.tasks()), comparison.budget
     if all(variant.model.is_ngram for variant in comparison.variants):
-        return f"{several(n, 'run')} of building n-gram models"
+        return f"{several(n, 'run')} that each build an n-gram model"
     runs = f"{several(n, 'run')} of "
     if budget.seconds is None:
         return f"{runs}{several(budget.steps or 0, 'step')} each"
@@ -283,7 +283,8 @@ def _show(found: SideBySide) -> None:
     print(f"\n{_difference(found)}")
     for name, other, passages in zip(found.names, reversed(found.names), found.better, strict=True):
         print(
-            f"\nwhere {name} is better than {other}, in bits:"
+            f"\nwhere {name} is better than {other} (bits of {found.names[0]}, bits of "
+            f"{found.names[1]}, offset, text):"
             if passages
             else f"\n{name} is not better on any passage"
         )
@@ -303,9 +304,9 @@ def _difference(found: SideBySide) -> str:
         return f"{better} is better than {worse} by {gap:.4f} bits/char {chars}: too few for an interval"
     low, high = sorted(map(abs, found.interval)) if found.interval[0] * found.interval[1] > 0 else (0.0, 0.0)
     about = (
-        f"95 % interval: {low:.4f} to {high:.4f}, for the choice of text only; other seeds would also change "
-        "the result"
+        f"95 % interval: {low:.4f} to {high:.4f}, which reflects the choice of text only; "
+        "other seeds would also change the result"
         if high
-        else "within the noise from the choice of text"
+        else "the 95 % interval contains zero: another text could reverse the order"
     )
     return f"{better} is better than {worse} by {gap:.4f} bits/char {chars} ({about})"

@@ -76,9 +76,12 @@ _charlm "$@"
 
 
 def command(
-    ctx: typer.Context, shell: Annotated[Shell, typer.Argument(help="Shell to generate the script for.")]
+    ctx: typer.Context,
+    shell: Annotated[
+        Shell, typer.Argument(metavar="bash|zsh|fish", help="Shell to generate the script for.")
+    ],
 ) -> None:
-    """Print a shell completion script for charlm's commands, options and values."""
+    """Print a completion script for bash, zsh or fish."""
     group = ctx.find_root().command
     commands = {name: (_line(each.help), list(_options(each))) for name, each in group.commands.items()}  # type: ignore[attr-defined]
     print(WRITERS[shell.value](commands), end="")

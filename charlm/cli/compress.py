@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="File to write; - for standard output.")]
 Threads = Annotated[
     int | None,
-    threads_option("CPU threads; decompression must use the same number. [default: 1]"),
+    threads_option("CPU threads; decompression uses the same number. [default: 1]"),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT; allow writing to a terminal.")]
 
@@ -53,9 +53,10 @@ def compress(
     as_json: AsJson = False,
     checkpoints: Checkpoints = ROOT,
 ) -> None:
-    """Compress a file with a model; better predictions make smaller files.
+    """Compress a file losslessly with a model.
 
-    Decompression needs the same checkpoint, the same software versions and the same kind of machine.
+    The better the model predicts the file, the smaller the result. Decompression needs the same checkpoint,
+    the same software versions and the same kind of machine.
     """
     check_files("compress", [file], checkpoints)
     target = _output(file, out, force, as_json)
@@ -81,7 +82,7 @@ def compress(
         warn(f"{label}{note}")
     seen = _in_training_too(done.ids, model.snapshot)
     if seen is not None:
-        warn(f"{seen}; text that the model has not seen compresses less")
+        warn(f"{seen}; a text that the model has not seen would compress less")
     target.write([done.data])
     warnings = {"warnings": [] if seen is None else [seen]}
     _show(model, done.header, len(done.data), seconds, target, as_json, **warnings)
@@ -97,14 +98,16 @@ def decompress(
     checkpoint: Which = None,
     force: Force = False,
     threads: Annotated[
-        int | None, threads_option("CPU threads; must be the number that the file was compressed with.")
+        int | None,
+        threads_option("CPU threads. [default: the number that compressed the file, the only one allowed]"),
     ] = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = ROOT,
 ) -> None:
-    """Decompress a file: exactly the bytes that were compressed, or an error.
+    """Decompress a file to exactly the original bytes.
 
-    It needs the checkpoint that compressed the file, the same software versions and the same kind of machine.
+    If that is not possible, it gives an error. It needs the checkpoint that compressed the file, the
+    same software versions and the same kind of machine.
     """
     check_files("decompress", [file], checkpoints)
     target = _output(file, out, force, as_json)
@@ -130,8 +133,8 @@ def _threads_of_file(ctx: typer.Context, asked: int | None, of_file: int) -> int
     """The number of threads, which is that of the file; UsageError where another is asked for."""
     if asked is not None and asked != of_file:
         said = (
-            f"{asked}, but the file was compressed with {of_file}: another number of threads rounds "
-            "differently"
+            f"{asked}, but the file was compressed with {of_file}: with another number of threads, "
+            "rounding differs"
         )
         if source_of(ctx, "threads") == "COMMANDLINE":
             raise UsageError(f"--threads is {said}; leave it out")
@@ -167,7 +170,7 @@ def _read_otherwise(path: str, data: bytes, encoding: str, config: TextConfig) -
             for setting in settings_of(type(config))
             if setting.name in CHANGING and getattr(config, setting.name) != setting.default
         )
-        yield f" {kept}: text that {options} changed for the run compresses less"
+        yield f" {kept}: text that {options} would change compresses less"
     if config.documents != "none":
         yield (
             f" {kept}: it is not split into documents as the run's text is, so beginnings of documents "

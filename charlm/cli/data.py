@@ -21,7 +21,7 @@ def command(
     what: Annotated[
         str, typer.Argument(metavar="list|get", help="List the texts, or download one.")
     ] = "list",
-    name: Annotated[str | None, typer.Argument(help="Name of the text to download.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the text to download.")] = None,
     to: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder to download into. [default: data]")
     ] = None,

@@ -2,12 +2,12 @@
 
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charlm.cli.console import print_json, say, table, working
-from charlm.cli.options import ROOT, AsJson, Checkpoints, RunName, RunOption, Threads, one_run
+from charlm.cli.options import ROOT, AsJson, Checkpoints, RunOption, Threads, one_run
 from charlm.errors import CheckpointError, ResourceError
 from charlm.terminal import colour
 
@@ -25,15 +25,17 @@ SAMPLE = "é→日🦆"
 
 
 def command(
-    run: RunName = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="Run to verify. [default: check the machine]")
+    ] = None,
     run_option: RunOption = None,
     threads: Threads = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = ROOT,
 ) -> None:
-    """Check this machine, or verify every file of a run.
+    """Check this machine or, with RUN, every file of a run.
 
-    For a run, show any damage and the step from which it can resume. This command changes nothing.
+    For a run, it shows any damage and the step from which the run can resume. This command changes nothing.
     """
     from charlm.inspection import health as doctor  # here: torch is slow to import
     from charlm.threads import use_threads
@@ -105,7 +107,7 @@ def _terminal() -> dict[str, Any]:
 
 def _stream(terminal: dict[str, Any]) -> str:
     kind = "a terminal" if terminal["is_terminal"] else "not a terminal"
-    shown = "all characters" if terminal["shows_all"] else "escapes replace the characters that it lacks"
+    shown = "all characters" if terminal["shows_all"] else "characters that it cannot show appear as escapes"
     return f"{kind}, {terminal['encoding']}: {shown}"
 
 

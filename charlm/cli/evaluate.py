@@ -25,7 +25,7 @@ EXAMPLES = """Examples:
   charlm eval chapter.txt --run novels      any text
   charlm eval posts.jsonl --field body      a field of its records
   charlm eval --part test                   the test set, for the final score
-  charlm eval --stride 64 --json            as data; stride = block: blocks without overlap
+  charlm eval --stride 64 --json            as JSON; a stride of the block size scores blocks without overlap
   charlm eval --online                      also score adaptively, to compare with xz and ppmd
   charlm eval poem.txt --per-char bits.jsonl  the bits of every character"""
 
@@ -37,6 +37,15 @@ NOT_THERE = {
     "bytes": "with bytes that training never saw",
 }
 
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Symbols scored in each block: fewer give each symbol more context, but take longer. "
+        "[default: half a block]",
+    ),
+]
 Part = Annotated[
     str | None,
     typer.Option(metavar="held-out|test", help="Part of the run's text to score. [default: held-out]"),
@@ -46,21 +55,23 @@ Encoding = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Encoding of the files. [default: UTF-8 where they are valid UTF-8, else the one trained on]",
+        help="Encoding of the files. [default: UTF-8 where they are valid UTF-8, else the "
+        "encoding that the run was trained with]",
     ),
 ]
 Field = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Field of JSON lines, .json, .csv and .tsv to score. [default: the one trained on; other files are read as plain text]",
+        help="Field to score in JSON Lines, .json, .csv and .tsv files. [default: the one the run was "
+        "trained on; other files are read as plain text]",
     ),
 ]
 PerChar = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="Write each character's offset and bits as JSON lines; - writes to standard output.",
+        help="Write each character's offset and bits as JSON Lines; - writes to standard output.",
     ),
 ]
 Learning = Annotated[
@@ -75,18 +86,11 @@ Learning = Annotated[
 def command(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]...", help="Texts to score. [default: the run's held-out part]"),
+        typer.Argument(metavar="FILE...", help="Texts to score. [default: the run's held-out part]"),
     ] = None,
     run: Run = None,
     checkpoint: Which = None,
-    stride: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Symbols (see --units) scored in each block. [default: half a block]",
-        ),
-    ] = None,
+    stride: Stride = None,
     per_char: PerChar = None,
     part: Part = None,
     online: Learning = False,
@@ -228,7 +232,7 @@ def _show(name: str, evaluation: "Evaluation") -> None:
             if baseline.order is not None:
                 said = f"{baseline.order} {word}s of context, {baseline.source}"
             lines.append((title, f"{baseline.bits_per_char:.4f}", said + (few if said else few[2:])))
-    table(lines, header=("baseline", "bits/char", ""), numbers=(1,))
+    table(lines, header=("model or baseline", "bits/char", ""), numbers=(1,))
     if evaluation.online:
         print()
         lines = [

@@ -21,12 +21,14 @@ SCHEMA = 1
 
 def command(
     topic: Annotated[
-        str | None, typer.Argument(metavar="[TOPIC]", help="What to explain. Default: list the topics.")
+        str | None, typer.Argument(metavar="TOPIC", help="What to explain. [default: list the topics]")
     ] = None,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Explain an idea that the model uses: formula, source, a small example, the code, and a comparison."""
+    """Explain an idea that the model uses, with a computed example.
+
+    Each topic has the formula, the source, an example, the place in the code, and a command to try."""
     from charlm.explain.topics import TOPICS, explain, first_line  # here: torch is slow to import
     from charlm.threads import use_threads
 

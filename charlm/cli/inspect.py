@@ -12,7 +12,7 @@ import typer
 
 from charlm.cli.console import MESSAGES, count, print_json, say, table, working
 from charlm.cli.mistakes import check_files
-from charlm.cli.options import ROOT, AsJson, Threads, with_settings
+from charlm.cli.options import ROOT, AsJson, Texts, Threads, with_settings
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.terminal import one_line, percent
 from charlm.training.describe import describe_text, several
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 EXAMPLES = """Examples:
   charlm inspect corpus.txt                   its contents, and problems to fix before training
   charlm inspect novels/ --documents file     read as `charlm train` would read it
-  charlm inspect corpus.txt --newlines lf     check whether an option removes a warning
+  charlm inspect corpus.txt --newlines lf     check whether an option solves a problem
   charlm inspect corpus.txt --json            as data
 Above 1 GB, charlm reads only a sample; the output says so."""
 FREQUENT, RAREST = 8, 12
@@ -44,23 +44,26 @@ PASSAGE_SHOWN, WIDTH, LONGEST = 150, 100, 2000
 
 @with_settings({"Text": TextConfig}, basic=("time", "threads", "as_json"))
 def command(
-    corpus: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Files, folders, globs, or - for standard input. Default: the manual bundled with Python."
-        ),
-    ] = None,
+    corpus: Texts = None,
     time: Annotated[
         str,
-        typer.Option(metavar="TIME", help="Time budget of the training to plan.", envvar="CHARLM_TIME"),
+        typer.Option(
+            metavar="TIME",
+            help="Time budget of the training to plan.",
+            envvar="CHARLM_TIME",
+            show_envvar=False,
+        ),
     ] = DEFAULT_TIME,
     threads: Threads = None,
     as_json: AsJson = False,
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Inspect a text before training: encoding, characters, repeats, entropies and the n-gram baseline, what
-    `charlm train` would choose, and problems, each with the option that solves it."""
+    """Inspect a text before training, and list its problems.
+
+    The output has the encoding, characters, repeats, entropies, the n-gram baseline, what `charlm train`
+    would choose, and the problems, each with an option or advice to solve it.
+    """
     names = corpus or []
     check_files("inspect", names, ROOT, time)
     budget, training = budget_seconds(time), TrainingConfig(threads=threads)
@@ -212,10 +215,9 @@ def _entropies(facts: "Facts") -> None:
     part = "the text" if sampled == facts.text.chars else f"{count(sampled)} characters of the text"
     xz = facts.xz_bits_per_char
     _paragraph(
-        f"Conditional empirical entropy of {part}, from its own n-gram frequencies{_few(sampled)}. A context "
-        "that occurs once looks "
-        "certain; if there are many, the entropy is far too low."
-        + ("" if xz is None else f" xz compresses it to {xz:.3f} bits/char.")
+        f"Conditional empirical entropy of {part}, from its own n-gram frequencies{_few(sampled)}. After a "
+        "context that occurs only once, the next character looks certain; many such contexts make "
+        "the entropy far too low." + ("" if xz is None else f" xz compresses it to {xz:.3f} bits/char.")
     )
 
 

@@ -1,6 +1,7 @@
 """Settings to command-line options, grouped, and where the value of each came from."""
 
 import inspect
+import math
 import os
 import re
 import sys
@@ -15,14 +16,13 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from charlm.cli.console import warn
 from charlm.cli.mistakes import TYPED, no_command
 from charlm.errors import UsageError
-from charlm.settings import Mark, Setting, Settings, settings_of
+from charlm.settings import Choice, Mark, Range, Setting, Settings, settings_of
 from charlm.suggestions import setting_meant
 from charlm.terminal import be_quiet, colour, no_colours, one_line
 
 PREFIX = "CHARLM_"
 MOST_STEPS = 10**12
-NO_LIMIT = f"  [1<=x<={MOST_STEPS}]"
-"""What the library says of that limit, which only keeps out nonsense."""
+"""A limit that only keeps out nonsense."""
 
 
 def threads_option(help_text: str) -> Any:
@@ -36,8 +36,14 @@ Threads = Annotated[
     int | None,
     threads_option("CPU threads. [default: one per core, within the limits of affinity and cgroups]"),
 ]
-Run = Annotated[str | None, typer.Option("--run", help="Run to use. [default: the newest]")]
-RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Run to use. [default: the newest]")]
+Texts = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="FILE...", help="Files, folders, globs, or - (standard input). [default: Python's manual]"
+    ),
+]
+Run = Annotated[str | None, typer.Option("--run", metavar="RUN", help="Run to use. [default: the newest]")]
+RunName = Annotated[str | None, typer.Argument(metavar="RUN", help="Run to use. [default: the newest]")]
 RunOption = Annotated[str | None, typer.Option("--run", metavar="RUN", help="The same as the argument RUN.")]
 Which = Annotated[
     str | None,
@@ -57,7 +63,7 @@ From = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table or text.")]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Remove without asking.")]
-EventsAsJson = Annotated[bool, typer.Option("--json", help="Print events as JSON lines, the result last.")]
+EventsAsJson = Annotated[bool, typer.Option("--json", help="Print events as JSON Lines, the result last.")]
 ROOT = Path("checkpoints")
 Checkpoints = Annotated[
     Path,
@@ -66,6 +72,7 @@ Checkpoints = Annotated[
         envvar="CHARLM_CHECKPOINTS",
         parser=lambda text: Path(os.path.expanduser(text or ROOT)),
         show_default=False,
+        show_envvar=False,
         help="Folder of runs. [default: checkpoints]",
     ),
 ]
@@ -81,7 +88,7 @@ MovedText = Annotated[
 MovedValFile = Annotated[
     str | None,
     typer.Option(
-        "--val-file", metavar="PATH", help="Current path of the run's held-out file, if you moved it."
+        "--val-file", metavar="FILE", help="Current path of the run's held-out file, if you moved it."
     ),
 ]
 VerifyCache = Annotated[
@@ -95,6 +102,7 @@ VerifyCache = Annotated[
 
 PATHS = {"val_file"}
 """Settings that are paths: a ~ in them is the home folder, which no shell expands in a file or a variable."""
+METAVARS = {"val_file": "FILE", "field": "NAME", "encoding": "NAME"}
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -168,6 +176,10 @@ class Command(TyperCommand):
         except UsageError as error:
             raise UsageError(with_sources(str(error), ctx)) from None
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The words of the usage line, a required one without the library's braces."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write each group of options under its own heading."""
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -180,7 +192,7 @@ class Command(TyperCommand):
                 kind = "Arguments" if param.param_type_name == "argument" else "Options"
                 name, said = record
                 name = name.split(" / ")[0] if short else name  # where --no-... needs no word
-                groups.setdefault(panel or kind, []).append((name, said.replace(NO_LIMIT, "")))
+                groups.setdefault(panel or kind, []).append((name, with_one_bracket(said)))
         for heading, records in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
@@ -223,6 +235,18 @@ class Group(TyperGroup):
         return in_colours(super().get_help(ctx)) if colour(sys.stdout) else super().get_help(ctx)
 
     format_epilog = Command.format_epilog
+
+
+def with_one_bracket(text: str) -> str:
+    """A help text with one bracket at its end for its range, its default, and whether it is required."""
+    found = re.fullmatch(r"(.*?)((?:\s+\[[^][]*\])*)", text, re.DOTALL)
+    assert found is not None
+    parts = [part for group in re.findall(r"\[([^][]*)\]", found[2]) for part in group.split("; ")]
+    for part in [part for part in parts if re.search("<=x|x>=", part)]:  # a range, as the library writes it
+        numbers = [int(number) for number in re.findall(r"\d+", part)]
+        parts.remove(part)
+        parts.insert(0, str(Range(numbers[0], numbers[1] if numbers[1:] else math.inf)))
+    return f"{found[1]} [{'; '.join(parts)}]" if parts else text
 
 
 BOLD, CYAN, PLAIN = "\033[1m", "\033[36m", "\033[0m"
@@ -283,21 +307,24 @@ def one_run(argument: str | None, option: str | None) -> str | None:
 
 
 def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
-    limits = f" [{setting.limit}]" if setting.limit is not None else ""
-    default = setting.default if not isinstance(setting.default, bool) else None
-    said = "planned" if Mark.PLANNED in setting.marks else default
-    if said is not None:
-        limits = f"{limits[:-1]}; default: {said}]" if limits else f" [default: {said}]"
+    said = [] if setting.limit is None else [str(setting.limit)]
+    default = f"{setting.default:g}" if isinstance(setting.default, float) else setting.default
+    default = "planned" if Mark.PLANNED in setting.marks else "on" if default is True else default
+    said += [] if default is None or default is False else [f"default: {default}"]
+    # What the default is may stand at the end of the help already.
+    text, bracket, told = setting.help.removesuffix("]").partition(" [default: ")
+    said += [f"default: {told}"] if bracket else []
+    word = "NAME" if isinstance(setting.limit, Choice) else "TEXT"
     switch = f"/--no-{setting.option[2:]}" if setting.type is bool else ""
     option = typer.Option(
         setting.default,
         setting.option + switch,
-        help=setting.help + limits,
+        help=f"{text} [{'; '.join(said)}]" if said else text,
         envvar=PREFIX + setting.name.upper(),
         show_envvar=False,
-        show_default=setting.default is True,
+        show_default=False,
         rich_help_panel=panel,
-        metavar={int: "N", float: "X", str: "TEXT"}.get(setting.type),
+        metavar=METAVARS.get(setting.name, {int: "N", float: "X", str: word}.get(setting.type)),
     )
     kind: Any = list[setting.type] if setting.repeated else setting.type  # type: ignore[name-defined]
     annotation: Any = kind | None if setting.optional else kind

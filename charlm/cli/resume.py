@@ -41,7 +41,9 @@ def command(
     run: RunName = None,
     run_option: RunOption = None,
     time: Annotated[str | None, typer.Option(metavar="TIME", help="Extra time, start-up included.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, max=MOST_STEPS, help="Extra steps.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=MOST_STEPS, help="Extra steps.")
+    ] = None,
     threads: Annotated[
         int | None, threads_option("CPU threads. [default: the number that the run started with]")
     ] = None,
@@ -50,10 +52,10 @@ def command(
     as_json: EventsAsJson = False,
     checkpoints: Checkpoints = ROOT,
 ) -> None:
-    """Resume a run to the end of its plan, or extend it; or resume a comparison.
+    """Finish a run or a comparison, or train a run further.
 
-    It starts from the last intact checkpoint. A finished run needs --time or --steps; if it was killed before
-    its report was written, this command writes the report.
+    Training starts from the last intact checkpoint. To train a finished run further, give --time or --steps.
+    If only its report is missing, this command writes the report.
     """
     name = one_run(run, run_option)
     if time is not None and steps is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = """Examples:
   charlm runs                        the newest first
   charlm runs --json                 as data
-  charlm runs --remove poems poems-2 remove two runs, after asking; --yes does not ask"""
+  charlm runs --remove poems poems-2  remove two runs, after asking; --yes does not ask"""
 
 COMPARISON = "comparison.json"
 """What makes a folder that of a comparison."""
@@ -29,7 +29,7 @@ COMPARISON = "comparison.json"
 
 def command(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Runs and comparisons to remove.")
+        list[str] | None, typer.Argument(metavar="NAME...", help="Runs and comparisons to remove.")
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the named runs and comparisons.")] = False,
     yes: Yes = False,

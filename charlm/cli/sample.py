@@ -11,7 +11,17 @@ import typer
 
 from charlm.cli.console import MESSAGES, foreign, load_run, print_json, say, warn, warn_of_slow_parts
 from charlm.cli.mistakes import text_is_prompt
-from charlm.cli.options import ROOT, AsJson, Checkpoints, Run, Threads, Which, one_run, with_settings
+from charlm.cli.options import (
+    ROOT,
+    AsJson,
+    Checkpoints,
+    RunName,
+    RunOption,
+    Threads,
+    Which,
+    one_run,
+    with_settings,
+)
 from charlm.config import SamplingConfig, TextConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.terminal import one_line, unescaped
@@ -42,7 +52,10 @@ Prompt = Annotated[
 ]
 PromptFile = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Read the prompt from a file (- for standard input), unchanged."),
+    typer.Option(
+        metavar="FILE",
+        help="Read the prompt from a file (- for standard input); backslashes are not escapes.",
+    ),
 ]
 Length = Annotated[int, typer.Option(min=1, metavar="N", help="Number of characters to write.")]
 Samples = Annotated[
@@ -59,20 +72,25 @@ Stops = Annotated[
     ),
 ]
 Raw = Annotated[bool, typer.Option("--raw", help="Print control characters unescaped.")]
-OneDocument = Annotated[bool, typer.Option("--one-document", help="Stop at the end of the document.")]
+OneDocument = Annotated[
+    bool,
+    typer.Option(
+        "--one-document", help="Stop at the end of the document, if the model was trained with --documents."
+    ),
+]
 MapLookalikes = Annotated[
     bool,
-    typer.Option("--map-lookalikes", help="Replace unknown prompt characters with look-alikes."),
+    typer.Option(
+        "--map-lookalikes",
+        help="Replace prompt characters that the model does not know with look-alikes that it knows.",
+    ),
 ]
 
 
 @with_settings({"Choosing": SamplingConfig})
 def command(
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="[RUN]", help="Run to use. [default: the newest] --run does the same."),
-    ] = None,
-    run: Run = None,
+    name: RunName = None,
+    run: RunOption = None,
     checkpoint: Which = None,
     prompt: Prompt = None,
     prompt_file: PromptFile = None,
@@ -91,8 +109,8 @@ def command(
     """Write text with a trained model.
 
     The text streams to standard output. Without --seed the seed is random; charlm prints it on
-    standard error; the same seed gives the same text on the same machine. A model that was trained with --documents starts
-    a document with the prompt.
+    standard error; the same seed gives the same text on the same machine. If the model was trained with
+    --documents, the prompt is the beginning of a document.
     """
     from charlm.native.compiler import start_compiling
     from charlm.threads import use_threads
@@ -168,7 +186,7 @@ def _from_file(name: str, text_config: TextConfig) -> str:
     if source.joined.endswith(("\n", "\r")):
         warn(
             "the prompt ends with a newline, the last character of the file, so the sample starts on a new "
-            "line; to continue the last line, remove that newline (printf writes none) or use --prompt"
+            "line; to continue the last line, remove that newline, or use --prompt"
         )
     return source.joined
 

@@ -14,6 +14,7 @@ from charlm.cli.options import (
     Checkpoints,
     EventsAsJson,
     From,
+    Texts,
     VerifyCache,
     Which,
     source_of,
@@ -59,7 +60,9 @@ Time = Annotated[
 FromText = Annotated[
     list[str] | None,
     typer.Option(
-        "--from-text", metavar="PATH", help="Current path of the text of --from RUN, if you moved it."
+        "--from-text",
+        metavar="PATH",
+        help="Current path of the text that the run of --from was trained on, if you moved it.",
     ),
 ]
 Steps = Annotated[
@@ -78,7 +81,18 @@ ResumeIfExists = Annotated[
     bool,
     typer.Option(
         "--resume-if-exists",
-        help="Resume the run of --run if it exists, and succeed if it is finished; for requeued jobs.",
+        help="If the run named by --run exists, resume it, or do nothing if it is finished; else "
+        "start it. For requeued jobs.",
+    ),
+]
+Config = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        is_eager=True,
+        callback=read_config,
+        help="Read options from a TOML file, as in: n_layer = 4. The command line and environment variables "
+        "override it.",
     ),
 ]
 
@@ -86,10 +100,7 @@ ResumeIfExists = Annotated[
 @with_settings(PANELS, basic=("run", "time", "steps", "origin", "dry_run"))
 def command(
     ctx: typer.Context,
-    corpus: Annotated[
-        list[str] | None,
-        typer.Argument(help="Files, folders, globs, or - (standard input). [default: Python's manual]"),
-    ] = None,
+    corpus: Texts = None,
     run: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the run. [default: from the text's name]")
     ] = None,
@@ -101,18 +112,13 @@ def command(
     resume_if_exists: ResumeIfExists = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan without training.")] = False,
     verify_cache: VerifyCache = False,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", is_eager=True, callback=read_config, help="Read options from a TOML file."
-        ),
-    ] = None,
+    config: Config = None,
     as_json: EventsAsJson = False,
     checkpoints: Checkpoints = ROOT,
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Train a model on a text. charlm picks the model size and hyperparameters for your text, your time
+    """Train a model on a text. charlm plans the model size and hyperparameters for your text, your time
     and your machine, and prints them."""
     time, steps = _budget_by_precedence(ctx, time, steps)
     names = corpus or []

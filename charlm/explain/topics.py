@@ -41,7 +41,7 @@ class Equivariance:
 MUON = """Muon: an optimizer whose step is equally large in every direction of a matrix.
 
 W -= rate * O(M), where M is the momentum, an average of recent gradients of the matrix W,
-and O (M) = U V' for M = U S V', its singular value decomposition: all singular values
+and O(M) = U V' for M = U S V', its singular value decomposition: all singular values
 become about 1. A gradient is dominated by a few directions; rare but useful ones get as
 much of the step. U V' is approximated by five Newton-Schulz iterations, x = a x + (b x x' +
 c (x x')^2) x, which need matrix products only. It trains the matrices of the blocks; gains,

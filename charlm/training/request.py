@@ -235,7 +235,9 @@ def check_file_settings(paths: Sequence[str], settings: Mapping[str, Any]) -> No
     """UsageError for a setting that acts on files, where none is named."""
     for name in FILE_SETTINGS:
         if settings[name] is not None and not paths:
-            raise UsageError(f"--{name} has no effect on the bundled manual; name a file to read")
+            raise UsageError(
+                f"--{name} has no effect on Python's manual, the default text; name a file to read"
+            )
 
 
 def use_customary_split(paths: Sequence[str], settings: dict[str, Any], messages: Messages) -> None:
@@ -309,9 +311,9 @@ def warn_unless_kept(paths: Sequence[str], messages: Messages) -> None:
     if reason is not None:
         messages.warn(
             f"the cache {one_line(str(cache_folder()))} cannot be written ({reason}), so the text from standard input "
-            "cannot be kept: `charlm resume`, and `charlm eval` on its held-out part, will need it as a file, by "
-            "--text FILE. To keep it, set CHARLM_CACHE to a folder that can be written, or save the text and train "
-            "on the file"
+            "cannot be kept: `charlm resume`, and `charlm eval` on its held-out part, will need it as a "
+            "file, given with --text FILE. To keep it, set CHARLM_CACHE to a folder that can be written, or save "
+            "the text and train on the file"
         )
 
 

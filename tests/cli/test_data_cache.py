@@ -212,7 +212,7 @@ def test_the_cache_as_data(cached: Charlm, tmp_path: Path) -> None:
 def test_an_empty_cache(charlm: Charlm, tmp_path: Path) -> None:
     env = {"CHARLM_CACHE": str(tmp_path / "none")}
     assert data(charlm("cache", "--json", env=env))["texts"] == []
-    assert charlm("cache", "--clear", env=env).code == 0
+    assert charlm("cache", "--clear", "--yes", env=env).code == 0
     refused(charlm("cache", "zz", env=env), 2, "zz")
     refused(charlm("cache", "--yes", env=env), 2, "--clear")
 
@@ -227,14 +227,16 @@ def test_a_text_is_removed_by_the_beginning_of_its_key(cached: Charlm) -> None:
     assert [text["label"] for text in one] == ["ducks.txt"]
     refused(cached("cache", begins, "zzzz", "--clear"), 2, "zzzz")
     assert kept(cached) == keys, "all or nothing"
-    assert cached("cache", begins, "--clear").code == 0
+    refused(cached("cache", begins, "--clear"), 2, "1 text", "--yes")
+    assert kept(cached) == keys, "nobody agreed"
+    assert cached("cache", begins, "--clear", "--yes").code == 0
     assert kept(cached) == {"geese.txt": keys["geese.txt"]}
     assert cached("cache", keys["geese.txt"], "--clear", "--yes").code == 0 and kept(cached) == {}
 
 
 def test_all_of_it_is_cleared_and_read_again_when_it_is_needed(cached: Charlm) -> None:
     keys = kept(cached)
-    result = cached("cache", "--clear")
+    result = cached("cache", "--clear", "--yes")
     assert result.code == 0 and "2 texts" in result.err and kept(cached) == {}
     assert not files_below("cache")
     assert cached("resume", "ducks", "--steps", "1").code == 0
@@ -244,7 +246,7 @@ def test_all_of_it_is_cleared_and_read_again_when_it_is_needed(cached: Charlm) -
 def test_a_run_from_standard_input_lives_by_the_cache(cached: Charlm) -> None:
     assert cached("train", "-", "--steps", "1", "--run", "piped", *TOY, stdin=TEXT[:3000]).code == 0
     assert cached("resume", "piped", "--steps", "1").code == 0
-    cached("cache", "--clear")
+    cached("cache", "--clear", "--yes")
     refused(cached("resume", "piped", "--steps", "1"), 4, "--text")
     Path("piped.txt").write_text(TEXT[:3000])
     assert cached("resume", "piped", "--steps", "1", "--text", "piped.txt").code == 0

@@ -177,7 +177,7 @@ def test_what_was_held_out_and_stands_elsewhere_is_left_out_and_found_again(old:
     Path("both.txt").write_bytes((NEW + TEXT + NEW).encode())
     result = tune(old, text="both.txt")
     assert re.search(r"[\d,]+ characters of the text, \d+ % of what ducks held out, are left out", result.err)
-    assert old("cache", "--clear").code == 0
+    assert old("cache", "--clear", "--yes").code == 0
     resumed = old("resume", "new", "--steps", "2", "--json")
     assert resumed.code == 0 and resumed.of("remembered"), resumed.err
 
