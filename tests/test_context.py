@@ -15,8 +15,8 @@ def test_every_character_is_scored_once_from_where_the_rule_says(
 ) -> None:
     rule = ContextRule.of(block, data.draw(st.one_of(st.none(), st.integers(1, block))))
     scored = []
-    for k in range(rule.windows(n)):
-        start, first, end = rule.window(k, n)
+    for k in range(rule.n_chunks(n)):
+        start, first, end = rule.chunk(k, n)
         assert end - start <= block + 1
         for t in range(first, end):
             assert start == rule.start(t) == rule.stride * max(0, ceil((t - block) / rule.stride))
@@ -28,7 +28,7 @@ def test_every_character_is_scored_once_from_where_the_rule_says(
 
 def test_a_stride_of_a_block_gives_blocks_without_overlap() -> None:
     rule = ContextRule.of(8, 8)
-    assert [rule.window(k, 33) for k in range(rule.windows(33))] == [
+    assert [rule.chunk(k, 33) for k in range(rule.n_chunks(33))] == [
         (0, 1, 9),
         (8, 9, 17),
         (16, 17, 25),

@@ -65,9 +65,9 @@ def test_context_does_not_cross_files() -> None:
 def test_spread_windows_are_whole_distinct_and_even(n: int, symbols: int) -> None:
     rule = ContextRule.of(8)
     part = spread(rule, n, symbols, n)
-    assert len(set(part.windows)) == len(part.windows) >= 1
-    assert part.windows[0] == 0 and part.windows[-1] in (0, rule.windows(n) - 1)
-    gaps = np.diff(part.windows)
+    assert len(set(part.chunks)) == len(part.chunks) >= 1
+    assert part.chunks[0] == 0 and part.chunks[-1] in (0, rule.n_chunks(n) - 1)
+    gaps = np.diff(part.chunks)
     assert not len(gaps) or gaps.max() - gaps.min() <= 1
 
 

@@ -101,8 +101,8 @@ def test_before_any_step_it_says_of_the_old_text_what_the_old_run_said(
     assert session.parent_text is not None and session.parent_text.parent is not None
     session.model.eval()
     ids, old = corpus.held_out, session.parent_text.parent
-    windows = range(old.rule.windows(len(ids)))
-    scores = [np.concatenate(list(p.score_windows(ids, windows))) for p in (old, session.predictor)]
+    chunks = range(old.rule.n_chunks(len(ids)))
+    scores = [np.concatenate(list(p.score_chunks(ids, chunks))) for p in (old, session.predictor)]
     np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=1e-5)
     assert (
         session.corpus.held_out == corpus.held_out

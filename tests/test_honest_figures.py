@@ -96,13 +96,13 @@ def test_a_last_step_that_is_worse_on_the_same_windows_is_not_the_best(
 ) -> None:
     """Though its figure, on more text, is lower."""
     run, session = toy_run(tmp_path, corpus, 12)
-    common = spread(session.predictor.rule, len(corpus.held_out), 100, corpus.held_out_chars).windows
+    common = spread(session.predictor.rule, len(corpus.held_out), 100, corpus.held_out_chars).chunks
 
     def score(predictor: Predictor, ids: Ids, part: Slice, *more: object) -> Estimate | None:
         estimate = score_slice(predictor, ids, part, *more)  # type: ignore[arg-type]
-        if estimate is None or len(part.windows) == len(common):
+        if estimate is None or len(part.chunks) == len(common):
             return estimate
-        change = np.where(np.isin(part.windows, common), 1.0, -3.0)  # nats a symbol
+        change = np.where(np.isin(part.chunks, common), 1.0, -3.0)  # nats a symbol
         return replace(estimate, sums=estimate.sums + change * estimate.symbols)
 
     monkeypatch.setattr("charlm.training.held_out.score_slice", score)
@@ -163,8 +163,8 @@ def test_windows_of_counts_are_pieces_of_their_score(tmp_path: Path, corpus: Cor
     assert session.kneser_ney is not None
     predictor, rule = NgramPredictor(session.kneser_ney, corpus.vocabulary), session.predictor.rule
     ids = corpus.vocabulary.encode(TEXT[-700:] + "Ж" + TEXT[:50])
-    windows = [0, 3, 4, 9, rule.windows(len(ids)) - 1]
+    chunks = [0, 3, 4, 9, rule.n_chunks(len(ids)) - 1]
     whole = predictor.score(ids)
-    for k, row in zip(windows, predictor.score_windows(ids, windows, rule), strict=True):
-        _, first, end = rule.window(k, len(ids))
+    for k, row in zip(chunks, predictor.score_chunks(ids, chunks, rule), strict=True):
+        _, first, end = rule.chunk(k, len(ids))
         assert np.allclose(row, whole[first:end])

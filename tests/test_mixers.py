@@ -260,7 +260,7 @@ def test_recurrent_mixer_reaches_without_limit() -> None:
     later = slice(4 * BLOCK, 6 * BLOCK)
     assert (predictor.score(ids)[later] != predictor.score(other)[later]).all(), "the first no longer acts"
     np.testing.assert_array_equal(
-        np.concatenate(list(predictor.score_windows(ids, [2, 7]))),
+        np.concatenate(list(predictor.score_chunks(ids, [2, 7]))),
         predictor.score(ids)[np.r_[2 * BLOCK + 1 : 3 * BLOCK + 1, 7 * BLOCK + 1 : 8 * BLOCK + 1]],
     )
 

@@ -29,14 +29,14 @@ def test_a_run_ends_when_it_was_promised(speed: float, drift: float, budget: flo
         if deadline.first_plan_due(plan.total_steps - step):
             plan = deadline.first_plan(plan, step, SAMPLER, HELD_OUT, config)
         if deadline.step_seconds and step % plan.eval_every == 0 and step < plan.total_steps:
-            windows = plan.eval_chars / HELD_OUT.symbols_per_window
-            deadline.window_seconds = took / 3 / 16
-            deadline.evaluation_seconds = windows * deadline.window_seconds + 0.1
+            n_chunks = plan.eval_chars / HELD_OUT.symbols_per_chunk
+            deadline.chunk_seconds = took / 3 / 16
+            deadline.evaluation_seconds = n_chunks * deadline.chunk_seconds + 0.1
             deadline.shown_seconds = 0.1
             now += deadline.evaluation_seconds
             plan = deadline.next_plan(plan, step, HELD_OUT)
     now += (
-        deadline.closing_symbols(HELD_OUT) / HELD_OUT.symbols_per_window * deadline.window_seconds
+        deadline.closing_symbols(HELD_OUT) / HELD_OUT.symbols_per_chunk * deadline.chunk_seconds
         + 0.1
         + deadline.reserve
     )

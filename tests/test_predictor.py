@@ -8,7 +8,7 @@ from charlm.config import SamplingConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.inference.context import ContextRule
 from charlm.inference.generate import sample_text
-from charlm.inference.predictor import ESCAPE, TransformerPredictor, symbol_frequencies
+from charlm.inference.predictor import ESCAPE, TransformerPredictor, unigram_log_probs
 from charlm.model.transformer import LanguageModel
 from tests.test_model import make
 
@@ -39,7 +39,7 @@ def test_the_score_is_the_product_of_the_conditionals(stride: int | None) -> Non
     rule = ContextRule.of(9, stride)
     ids = VOCABULARY.encode("the mat sat on the cat; Ж then the cat")
     scores = p.score(ids, rule)
-    row = symbol_frequencies(VOCABULARY)
+    row = unigram_log_probs(VOCABULARY)
     for t, id_ in enumerate(ids):
         if t:
             known = recomputed(p.model, torch.from_numpy(ids.astype(np.int64)), rule, t).detach().numpy()

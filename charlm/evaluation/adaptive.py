@@ -19,7 +19,7 @@ from charlm.inference.predictor import (
     Scores,
     TransformerPredictor,
     log_softmax_with_escape,
-    symbol_frequencies,
+    unigram_log_probs,
 )
 from charlm.model.kv_cache import ModelCache
 from charlm.ngram.online import OnlineKneserNey
@@ -65,7 +65,7 @@ class DynamicModel:
 
     def score(self, part: slice) -> dict[str, Scores]:
         """Log-probabilities (N,) of a part of the ids, by MODEL and by NGRAM if there is a prior; parts come in order."""
-        scores, first = {}, symbol_frequencies(self.vocabulary)[self._ids[:1]]
+        scores, first = {}, unigram_log_probs(self.vocabulary)[self._ids[:1]]
         if self.prior is not None and self._contexts is not None:
             rows = torch.from_numpy(np.log(self.prior.rows(self._contexts[part])))
             scores[NGRAM] = self._log_of_ids(rows, part).numpy()

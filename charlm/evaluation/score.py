@@ -1,4 +1,4 @@
-"""Score a text: the nats of every character, each counted once; or an estimate from windows spread over it.
+"""Score a text: the nats of every character, each counted once; or an estimate from chunks spread over it.
 
 Shapes: N symbols or characters of a text.
 """
@@ -126,7 +126,7 @@ def score_text(
         return text_score(vocabulary, name, text, predictor.score(ids, rule))
     pieces = [predictor.score(ids[:1])]
     done = len(pieces[0])
-    for piece in predictor.score_windows(ids, range((rule or predictor.rule).windows(len(ids))), rule):
+    for piece in predictor.score_chunks(ids, range((rule or predictor.rule).n_chunks(len(ids))), rule):
         pieces.append(piece)
         done += len(piece)
         on_progress("scoring", done, len(ids))
@@ -166,35 +166,35 @@ def per_char(vocabulary: Vocabulary, text: str, symbols: Numbers) -> Numbers:
 
 @dataclass(frozen=True)
 class Slice:
-    """The windows of a text to score, and how many symbols a character has."""
+    """The chunks of a text to score, and how many symbols a character has."""
 
-    windows: tuple[int, ...]
-    n_windows: int
-    symbols_per_window: int
+    chunks: tuple[int, ...]
+    n_chunks: int
+    symbols_per_chunk: int
     symbols_per_char: float
-    in_order: bool = False  # each window continues the one before
+    in_order: bool = False  # each chunk continues the one before
 
     @property
     def whole(self) -> bool:
         """Whether every symbol of the text is scored."""
-        return len(self.windows) == self.n_windows
+        return len(self.chunks) == self.n_chunks
 
 
 def spread(rule: ContextRule, n: int, symbols: int, chars: int) -> Slice:
-    """Choose windows that score about `symbols` of the `n` ids of a text with `chars` characters.
+    """Choose chunks that score about `symbols` of the `n` ids of a text with `chars` characters.
 
     They are evenly spread, or the first ones if the state is carried from one to the next.
     """
-    windows_there = max(rule.windows(n), min(n, 1))  # a single symbol, without context, is a window too
-    wanted = min(windows_there, max(1, round(symbols / rule.stride)))
-    last = wanted - 1 if rule.carried else windows_there - 1
-    windows = np.linspace(0, last, wanted if windows_there else 0).round().astype(int)
-    return Slice(tuple(windows.tolist()), windows_there, rule.stride, n / max(1, chars), rule.carried)
+    n_chunks = max(rule.n_chunks(n), min(n, 1))  # a single symbol, without context, is a chunk too
+    wanted = min(n_chunks, max(1, round(symbols / rule.stride)))
+    last = wanted - 1 if rule.carried else n_chunks - 1
+    chunks = np.linspace(0, last, wanted if n_chunks else 0).round().astype(int)
+    return Slice(tuple(chunks.tolist()), n_chunks, rule.stride, n / max(1, chars), rule.carried)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The loss of a text estimated from a slice: the sum and the number of scores in each block (window)."""
+    """The loss of a text estimated from a slice: the sum and the number of scores in each block (chunk)."""
 
     sums: Numbers
     symbols: NDArray[np.int64]
@@ -222,7 +222,7 @@ class Estimate:
         return replace(self, sums=self.sums - other.sums)
 
     def subset(self, scored: Sequence[int], wanted: Sequence[int]) -> "Estimate":
-        """The estimate from a subset of the scored windows."""
+        """The estimate from a subset of the scored chunks."""
         kept = np.isin(scored, wanted)
         return replace(self, sums=self.sums[kept], symbols=self.symbols[kept])
 
@@ -241,16 +241,16 @@ def score_slice(
 ) -> Estimate | None:
     """Score a slice; None if `stopped` returns True on the way. The rule is the predictor's by default.
 
-    The text's first symbol belongs to the first window, so the slice of the whole text gives what `charlm eval` gives.
+    The text's first symbol belongs to the first chunk, so the slice of the whole text gives what `charlm eval` gives.
     """
     sums: list[float] = []
     symbols: list[int] = []
     alone = len(ids) == 1
-    found = [np.empty(0)] * len(part.windows) if alone else predictor.score_windows(ids, part.windows, rule)
-    for window, scores in zip(part.windows, found, strict=True):
+    found = [np.empty(0)] * len(part.chunks) if alone else predictor.score_chunks(ids, part.chunks, rule)
+    for chunk, scores in zip(part.chunks, found, strict=True):
         if stopped():
             return None
-        if window == 0:
+        if chunk == 0:
             scores = np.concatenate((predictor.score(ids[:1]), scores))
         sums.append(-float(scores.sum()))
         symbols.append(len(scores))

@@ -128,7 +128,7 @@ def score(
     text = corpus.held_out_text()[:MOST_CHARS]
     ids = corpus.vocabulary.encode(text)
     rows = [predictor.score(ids[:1])]
-    for row in predictor.score_windows(ids, range(predictor.rule.windows(len(ids)))):
+    for row in predictor.score_chunks(ids, range(predictor.rule.n_chunks(len(ids)))):
         if stop.is_set():
             return None
         rows.append(row)
@@ -188,9 +188,9 @@ def by_symbols_before(predictor: Predictor, ids: Ids, longest: int) -> Curve:
     Each point is the mean over the symbols with x/2 to x others before them. The n-gram prior sees no further
     back.
     """
-    rule = ContextRule(longest, longest, prior_bound=True)
-    windows = spread(rule, len(ids), CURVE_ROWS * longest, len(ids)).windows
-    rows = [row for row in predictor.score_windows(ids, windows, rule) if len(row) == longest]
+    rule = ContextRule(longest, longest, reset_prior_at_start=True)
+    chunks = spread(rule, len(ids), CURVE_ROWS * longest, len(ids)).chunks
+    rows = [row for row in predictor.score_chunks(ids, chunks, rule) if len(row) == longest]
     if not rows:
         return []
     bits = -np.stack(rows) / log(2)  # (rows, longest): column p has p + 1 symbols before it
@@ -209,10 +209,10 @@ def by_symbols_seen(predictor: Predictor, ids: Ids, block_size: int) -> Curve:
     chosen = np.unique(np.linspace(block_size, len(ids) - 1, CURVE_CHARS).astype(int))
     curve: Curve = []
     for seen in _powers(block_size):
-        # Its window k reads ids[k : k + seen] and scores the one after; the prior sees no more.
-        rule = ContextRule(seen, 1, prior_bound=True)
-        windows = [int(t) - seen for t in chosen]
-        scores = [row[-1] for row in predictor.score_windows(ids, windows, rule)]
+        # Its chunk k reads ids[k : k + seen] and scores the one after; the prior sees no more.
+        rule = ContextRule(seen, 1, reset_prior_at_start=True)
+        chunks = [int(t) - seen for t in chosen]
+        scores = [row[-1] for row in predictor.score_chunks(ids, chunks, rule)]
         curve.append(_point(seen, -np.array(scores) / log(2)))
     return curve
 

@@ -1,27 +1,36 @@
 """The context rule: what each prediction may see, in training's held-out loss, sampling and evaluation alike.
 
 With W = block_size and h = stride (W // 2 by default), character t is predicted from text[s(t):t], where
-s(t) = h * max(0, ceil((t - W) / h)): it sees between W - h and W characters. A text is therefore read in windows of W.
-Window k starts at k * h and scores the characters that window k - 1 has not scored.
+s(t) = h * max(0, ceil((t - W) / h)): it sees between W - h and W characters. A text is therefore scored in
+chunks: chunk k reads W characters from k * h on, and scores those that chunk k - 1 has not scored.
 
-The n-gram prior is not bound by the window: it always sees its few characters before t, unless `prior_bound`. A model
-that carries its state (a recurrent net) reads on from the first character instead: s(t) = 0, in windows of W new
-characters each.
+The n-gram prior is not bound by that: it always sees its few characters before t, unless
+`reset_prior_at_start`. A model that carries its state (a recurrent net) reads on from the first character
+instead: s(t) = 0, in chunks of W new characters each.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from charlm.config import ModelConfig
 
 
+class Chunk(NamedTuple):
+    """A part of a text that is read at once, by positions in it: ids[start : end - 1] predict ids[first:end]."""
+
+    start: int
+    first: int
+    end: int
+
+
 @dataclass(frozen=True)
 class ContextRule:
-    """The rule for one block size and stride. A stride of `block_size` means windows without overlap."""
+    """The rule for one block size and stride. A stride of `block_size` means chunks without overlap."""
 
     block_size: int
     stride: int
     carried: bool = False
-    prior_bound: bool = False  # the n-gram prior, too, sees nothing before the start of the window
+    reset_prior_at_start: bool = False  # the n-gram prior, too, sees nothing before the start of the chunk
 
     @classmethod
     def of(cls, block_size: int, stride: int | None = None, *, carried: bool = False) -> "ContextRule":
@@ -60,15 +69,15 @@ class ContextRule:
         """s(t): where the context of character t begins."""
         return 0 if self.carried else self.stride * self._moves(t)
 
-    def windows(self, n: int) -> int:
-        """How many windows score characters 1 to n - 1 (character 0 has no context)."""
+    def n_chunks(self, n: int) -> int:
+        """How many chunks score characters 1 to n - 1 (character 0 has no context)."""
         return 0 if n < 2 else 1 + self._moves(n - 1)
 
-    def window(self, k: int, n: int) -> tuple[int, int, int]:
-        """(start, first, end) of window k of a text of n: it reads from `start`, and scores first .. end - 1."""
+    def chunk(self, k: int, n: int) -> Chunk:
+        """Chunk k of a text of n."""
         start = k * self.stride
         end = min(start + self.block_size + 1, n)
-        return start, 1 if k == 0 else start + self.block_size - self.stride + 1, end
+        return Chunk(start, 1 if k == 0 else start + self.block_size - self.stride + 1, end)
 
     def describe(self, unit: str, prior_order: int = 0) -> str:
         """The context of each symbol in words; a symbol is a `unit`."""

@@ -21,10 +21,10 @@ from charlm.checkpoint.snapshot import Snapshot, empty_model
 from charlm.data.tokenizer import UNIT_NOUNS, Ids, Vocabulary
 from charlm.inference.context import ContextRule
 from charlm.inference.text_state import IdRows, TextState
-from charlm.model.fast_decoder import DecoderWeights, make_decoder
+from charlm.model.fast_decoder import DecoderWeights, NumpyDecoder, make_decoder
 from charlm.model.masks import documents_of
 from charlm.model.transformer import LanguageModel
-from charlm.native.decoder import Floats
+from charlm.native.decoder import CDecoder, Floats
 from charlm.ngram.grams import Keys
 from charlm.ngram.kneser_ney import POSITIONS_AT_ONCE, KneserNey
 from charlm.ngram.prior import log_prior
@@ -46,8 +46,8 @@ def log_softmax_with_escape(vocabulary: Vocabulary, logits: Tensor) -> Tensor:
     return F.pad(known, (0, unseen), value=log(ESCAPE / unseen))
 
 
-def symbol_frequencies(vocabulary: Vocabulary) -> Scores:
-    """Log-probabilities (V,) of a first character without a prior: the frequencies in the training text."""
+def unigram_log_probs(vocabulary: Vocabulary) -> Scores:
+    """Log-probabilities (V,) of a symbol without context: the logarithm of its frequency in the training text."""
     counts = torch.tensor(vocabulary.counts, dtype=torch.float64)
     return log_softmax_with_escape(vocabulary, counts.log()).numpy()
 
@@ -66,17 +66,17 @@ class Predictor:
         """The log-probability, in nats, of each id of a text given the ones before it: (N,)."""
         if not len(ids):
             return np.empty(0)
-        windows = range((rule or self.rule).windows(len(ids)))
-        return np.concatenate([self.first()[ids[:1]], *self.score_windows(ids, windows, rule)])
+        chunks = range((rule or self.rule).n_chunks(len(ids)))
+        return np.concatenate([self.first_log_probs()[ids[:1]], *self.score_chunks(ids, chunks, rule)])
 
-    def first(self) -> Scores:
+    def first_log_probs(self) -> Scores:
         """Log-probabilities (V,) of the first id of a text."""
         raise NotImplementedError
 
-    def score_windows(
-        self, ids: Ids, windows: Sequence[int], rule: ContextRule | None = None
+    def score_chunks(
+        self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
     ) -> Iterator[Scores]:
-        """For each of these windows of the context rule, the log-probabilities of the ids that it scores."""
+        """For each of these chunks of the context rule, the log-probabilities of the ids that it scores."""
         raise NotImplementedError
 
     def start(self, batch_size: int) -> Any:
@@ -91,9 +91,9 @@ class Predictor:
         raise NotImplementedError
 
     def next_logits(self, state: Any, ids: IdRows) -> tuple[Any, Floats]:
-        """Read one id (B,) of each text. Returns the new state and logits (B, symbols), valid until the next call.
+        """Read one id (B,) of each text. Returns the new state and logits (B, symbols).
 
-        Like `step`, but without unseen bytes, and free to skip the normalisation.
+        The logits are valid until the next call with this state. Like `step`, but without unseen bytes, and free to skip the normalisation.
         """
         state, logp = self.step(state, torch.from_numpy(ids[:, None]))
         return state, logp[:, : self.vocabulary.n_symbols].cpu().numpy()
@@ -153,24 +153,27 @@ class TransformerPredictor(Predictor):
         return DecoderWeights.supports(self.model)
 
     @torch.inference_mode()
-    def score_windows(
-        self, ids: Ids, windows: Sequence[int], rule: ContextRule | None = None
+    def score_chunks(
+        self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
     ) -> Iterator[Scores]:
-        """For each of these windows of the context rule, the log-probabilities of the ids that it scores."""
+        """For each of these chunks of the context rule, the log-probabilities of the ids that it scores."""
         rule = rule or self.rule
         assert not rule.carried or self.rule.carried, "this model has no state to carry"
         if rule.carried:
-            yield from self._score_in_order(ids, windows, rule)
+            yield from self._score_in_order(ids, chunks, rule)
             return
         at_once = max(1, min(IDS_AT_ONCE, NUMBERS_AT_ONCE // self.vocabulary.n_ids) // rule.block_size)
-        for i in range(0, len(windows), at_once):
-            yield from self._score_batch(ids, windows[i : i + at_once], rule)
+        for i in range(0, len(chunks), at_once):
+            yield from self._score_batch(ids, chunks[i : i + at_once], rule)
 
-    def _score_in_order(self, ids: Ids, windows: Sequence[int], rule: ContextRule) -> Iterator[Scores]:
-        """Score windows one after another, carrying the state; each document starts from an empty one."""
-        cache, wanted, end_id = self.model.new_cache(1), set(windows), self.vocabulary.end
+    def _score_in_order(self, ids: Ids, chunks: Sequence[int], rule: ContextRule) -> Iterator[Scores]:
+        """Score chunks one after another, carrying the state; each document starts from an empty one.
+
+        Here first = start + 1: a chunk has no context but the state. `a` and `b` bound its part of one document.
+        """
+        cache, wanted, end_id = self.model.new_cache(1), set(chunks), self.vocabulary.end
         for k in range(max(wanted, default=-1) + 1):
-            start, _, end = rule.window(k, len(ids))
+            start, _, end = rule.chunk(k, len(ids))
             text = torch.from_numpy(ids[start:end].astype(np.int64))[None].to(self._device)
             read = text[:, :-1]
             log_prior = self._log_prior(ids, [start], read.shape[1])  # (1, T, symbols)
@@ -184,26 +187,36 @@ class TransformerPredictor(Predictor):
                 logp = self._log_probs(torch.cat(hidden, dim=1), log_prior)  # (1, T, V)
                 yield logp.gather(2, text[:, 1:, None])[0, :, 0].double().cpu().numpy()
 
-    def _score_batch(self, ids: Ids, windows: Sequence[int], rule: ContextRule) -> list[Scores]:
-        """Score independent windows in one forward pass."""
-        bounds = [rule.window(k, len(ids)) for k in windows]
-        longest = max(end - start for start, _, end in bounds)
-        rows = np.zeros(
-            (len(bounds), longest), dtype=np.int64
-        )  # padded; a causal model never reads the padding
-        for row, (start, _, end) in zip(rows, bounds, strict=True):
-            row[: end - start] = ids[start:end]
+    def _score_batch(self, ids: Ids, chunks: Sequence[int], rule: ContextRule) -> list[Scores]:
+        """Score independent chunks in one forward pass.
+
+        The ids of a row by their positions; the output at p predicts the id at p + 1:
+
+            0             .. skip             context only, in all of these chunks
+            skip + 1      .. first - start    context only, in this chunk
+            first - start .. end - start      scored
+            end - start   .. longest          padding, which a causal model never reads
+
+        The head is applied to the outputs from `skip` on.
+        """
+        parts = [rule.chunk(k, len(ids)) for k in chunks]
+        longest = max(part.end - part.start for part in parts)
+        rows = np.zeros((len(parts), longest), dtype=np.int64)
+        for row, part in zip(rows, parts, strict=True):
+            row[: part.end - part.start] = ids[part.start : part.end]
         read = torch.from_numpy(rows).to(self._device)
-        skip = min(first - start for start, first, _ in bounds) - 1  # positions that no window scores
+        skip = min(part.first - part.start for part in parts) - 1
         docs = documents_of(read[:, :-1], self.vocabulary.end)
-        starts = [start for start, *_ in bounds]
-        log_prior = self._log_prior(ids, starts, longest - 1, bound=rule.prior_bound)
+        starts = [part.start for part in parts]
+        log_prior = self._log_prior(
+            ids, starts, longest - 1, reset_context_at_start=rule.reset_prior_at_start
+        )
         hidden = self.model.hidden(read[:, :-1], docs=docs, log_prior=log_prior)[:, skip:]  # (B, T, C)
         logp = self._log_probs(hidden, None if log_prior is None else log_prior[:, skip:])  # (B, T, V)
         chosen = logp.gather(2, read[:, skip + 1 :, None])[..., 0].double().cpu().numpy()
         return [
-            row[first - start - 1 - skip : end - start - 1 - skip]
-            for row, (start, first, end) in zip(chosen, bounds, strict=True)
+            row[part.first - part.start - 1 - skip : part.end - part.start - 1 - skip]
+            for row, part in zip(chosen, parts, strict=True)
         ]
 
     def start(self, batch_size: int) -> TextState:
@@ -223,7 +236,7 @@ class TransformerPredictor(Predictor):
         """
         B, T = ids.shape
         if state.length + T == 0:
-            first = torch.from_numpy(self.first()).to(self.precision)
+            first = torch.from_numpy(self.first_log_probs()).to(self.precision)
             return state, first.expand(B, -1)
         assert T > 0, "the log-probabilities after the last id were returned by the last step"
         return state, log_softmax_with_escape(
@@ -231,49 +244,61 @@ class TransformerPredictor(Predictor):
         )
 
     def next_logits(self, state: TextState, ids: IdRows) -> tuple[TextState, Floats]:
-        """Read one id (B,) of each text. Returns the new state and logits (B, symbols), valid until the next call."""
+        """Read one id (B,) of each text. Returns the new state and logits (B, symbols).
+
+        The logits are valid until the next call with this state.
+        """
         return state, self._read(state, ids[:, None])
 
     def _read(self, state: TextState, ids: IdRows) -> Floats:
         """Read ids (B, T), and return logits (B, symbols)."""
-        in_cache, rows = state.append(ids), state.log_prior()
+        in_cache, log_prior = state.append(ids), state.log_prior()
         if state.decoder is None:
-            with torch.inference_mode():
-                if in_cache == 0 or state.cache is None:
-                    state.cache = self.model.new_cache(len(ids))
-                log_prior = (
-                    None if rows is None else torch.from_numpy(rows).to(self._device)
-                )  # (B, T, symbols)
-                unread = torch.from_numpy(state.unread.copy()).to(self._device)
-                hidden = self.model.hidden(unread, state.cache, log_prior=log_prior)[:, -1]  # (B, C)
-                return (
-                    self.model.logits(hidden, None if log_prior is None else log_prior[:, -1]).cpu().numpy()
-                )
+            return self._read_with_torch(state, in_cache, log_prior)
+        return self._read_with_decoder(state, state.decoder, in_cache, log_prior)
+
+    @torch.inference_mode()
+    def _read_with_torch(self, state: TextState, in_cache: int, log_prior: Floats | None) -> Floats:
+        """Logits (B, symbols) after the unread ids of a state, with the prior (B, T, symbols) after each of them."""
+        unread = torch.from_numpy(state.unread.copy()).to(self._device)
+        if in_cache == 0 or state.cache is None:
+            state.cache = self.model.new_cache(len(unread))
+        prior = None if log_prior is None else torch.from_numpy(log_prior).to(self._device)
+        hidden = self.model.hidden(unread, state.cache, log_prior=prior)[:, -1]  # (B, C)
+        return self.model.logits(hidden, None if prior is None else prior[:, -1]).cpu().numpy()
+
+    def _read_with_decoder(
+        self, state: TextState, decoder: NumpyDecoder | CDecoder, in_cache: int, log_prior: Floats | None
+    ) -> Floats:
+        """The same by the fast decoder, which computes the ids of the window that are not `in_cache`."""
         assert self._decoder_weights is not None
-        added = None if rows is None else self._decoder_weights.embed_prior(rows)
-        logits = state.decoder.next_logits(state.in_view, in_cache, added)
-        if rows is not None:  # the decoder's last column is w h of NgramPrior
-            logits = rows[:, -1].astype(logits.dtype, copy=False) * (1 + logits[:, -1:]) + logits[:, :-1]
+        added = None if log_prior is None else self._decoder_weights.embed_prior(log_prior)
+        logits = decoder.next_logits(state.in_view, in_cache, added)
+        if log_prior is not None:  # the decoder's last column is w h of NgramPrior
+            prior = log_prior[:, -1].astype(logits.dtype, copy=False)
+            logits = prior * (1 + logits[:, -1:]) + logits[:, :-1]
         return logits
 
-    def _log_prior(self, ids: Ids, starts: Sequence[int], T: int, *, bound: bool = False) -> Tensor | None:
+    def _log_prior(
+        self, ids: Ids, starts: Sequence[int], T: int, *, reset_context_at_start: bool = False
+    ) -> Tensor | None:
         """The prior's log-probabilities (B, T, symbols) after each of T ids from each of `starts`; None without one.
 
-        `bound`: without context from before a start.
+        `reset_context_at_start`: without context from before a start.
         """
         if self.prior is None:
             return None
-        rows = log_prior(self.prior, ids, np.array(starts), T, bound=bound)
+        rows = log_prior(self.prior, ids, np.array(starts), T, reset_context_at_start=reset_context_at_start)
         return torch.from_numpy(rows).to(self._device)
 
     def _log_probs(self, hidden: Tensor, log_prior: Tensor | None = None) -> Tensor:
         """Log-probabilities (..., V) from the last layer's output (..., C)."""
         return log_softmax_with_escape(self.vocabulary, self.model.logits(hidden, log_prior))
 
-    def first(self) -> Scores:
+    def first_log_probs(self) -> Scores:
         """Log-probabilities (V,) of the first id: by the prior, or by the frequencies in the training text."""
         if self.prior is None:
-            return symbol_frequencies(self.vocabulary)
+            return unigram_log_probs(self.vocabulary)
         log_prior = torch.from_numpy(self.prior.log_next(self.prior.start(1)))  # (1, symbols)
         return log_softmax_with_escape(self.vocabulary, log_prior)[0].numpy()
 
@@ -299,22 +324,22 @@ class NgramPredictor(Predictor):
         """The log-probability, in nats, of each id of a text given the ones before it: (N,)."""
         return self._log_with_escape(self.model.probabilities(ids), np.asarray(ids))
 
-    def score_windows(
-        self, ids: Ids, windows: Sequence[int], rule: ContextRule | None = None
+    def score_chunks(
+        self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
     ) -> Iterator[Scores]:
-        """For each of these windows of the context rule, the log-probabilities of the ids that it scores."""
+        """For each of these chunks of the context rule, the log-probabilities of the ids that it scores."""
         rule = rule or self.rule
         at_once = max(1, POSITIONS_AT_ONCE // rule.block_size)
-        for i in range(0, len(windows), at_once):
-            bounds = [rule.window(k, len(ids)) for k in windows[i : i + at_once]]
-            at = np.concatenate([np.arange(first, end) for _, first, end in bounds])
+        for i in range(0, len(chunks), at_once):
+            parts = [rule.chunk(k, len(ids)) for k in chunks[i : i + at_once]]
+            at = np.concatenate([np.arange(part.first, part.end) for part in parts])
             most = None
-            if rule.prior_bound:
-                most = np.concatenate([np.arange(first, end) - start for start, first, end in bounds])
+            if rule.reset_prior_at_start:
+                most = np.concatenate([np.arange(part.first, part.end) - part.start for part in parts])
             scores = self._log_with_escape(self.model.probabilities_at(ids, at, most), np.asarray(ids[at]))
-            yield from np.split(scores, np.cumsum([end - first for _, first, end in bounds])[:-1])
+            yield from np.split(scores, np.cumsum([part.end - part.first for part in parts])[:-1])
 
-    def first(self) -> Scores:
+    def first_log_probs(self) -> Scores:
         """Log-probabilities (V,) of the first id of a text."""
         return self.step(self.start(1), torch.empty((1, 0), dtype=torch.int64))[1][0].numpy()
 

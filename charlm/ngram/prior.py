@@ -34,14 +34,16 @@ class TrainingPrior:
         return self.model.log_rows(contexts_at(self.model, self.train, starts, T), folds)
 
 
-def log_prior(model: KneserNey, ids: Ids, starts: Index, T: int, *, bound: bool = False) -> LogRows:
+def log_prior(
+    model: KneserNey, ids: Ids, starts: Index, T: int, *, reset_context_at_start: bool = False
+) -> LogRows:
     """Log-probabilities (B, T, V) of the symbol after each of T symbols from each of `starts` (B,), with all counts.
 
-    `bound`: use no context from before a start, so that the first positions use lower orders.
+    `reset_context_at_start`: use no context from before a start, so that the first positions use lower orders.
     """
     contexts = contexts_at(model, ids, starts, T)
     rows = model.log_rows(contexts)
-    if bound:
+    if reset_context_at_start:
         for t in range(min(T, model.order - 1)):
             few = np.maximum(model.rows(contexts[:, t], up_to=t + 1), LEAST)
             np.log(few, out=rows[:, t], casting="same_kind")

@@ -38,13 +38,13 @@ class Deadline:
     step_seconds: float = 0.0  # expected of each further step
     evaluation_seconds: float = 0.0  # of one evaluation, listeners included
     listener_seconds: float = 0.0  # the listeners' part of that
-    window_seconds: float = 0.0  # of one window in an evaluation
+    chunk_seconds: float = 0.0  # of one chunk in an evaluation
     save_seconds: float = 0.0
     _steps: list[float] = field(default_factory=list)
 
     @property
-    def has_eval_windows(self) -> bool:
-        """Are the windows of the evaluations chosen? An extended run keeps those it had."""
+    def has_eval_chunks(self) -> bool:
+        """Are the chunks of the evaluations chosen? An extended run keeps those it had."""
         return self.step_seconds > 0 or self.first_step > 0 or isinf(self.budget)
 
     @property
@@ -57,9 +57,9 @@ class Deadline:
         if not isinf(self.budget):
             self._steps.append(seconds)
 
-    def add_evaluation(self, windows: int, scoring: float, whole: float) -> None:
-        """Take in the time of an evaluation: of scoring so many windows, and of all, listeners included."""
-        self.window_seconds = scoring / windows
+    def add_evaluation(self, n_chunks: int, scoring: float, whole: float) -> None:
+        """Take in the time of an evaluation: of scoring so many chunks, and of all, listeners included."""
+        self.chunk_seconds = scoring / n_chunks
         self.evaluation_seconds, self.listener_seconds = whole, whole - scoring
 
     def first_plan_due(self, steps_left: int) -> bool:
@@ -89,24 +89,24 @@ class Deadline:
         n = min(len(sums), 1 + bisect_left(sums, self.left))
         self.step_seconds = sums[n - 1] / n
 
-    def closing_seconds(self, windows: int) -> float:
-        """Time needed after the last step: scoring at most so many windows, saving, leaving."""
-        scoring = min(FINAL_EVALUATION_SHARE * self.budget, windows * self.window_seconds)
+    def closing_seconds(self, n_chunks: int) -> float:
+        """Time needed after the last step: scoring at most so many chunks, saving, leaving."""
+        scoring = min(FINAL_EVALUATION_SHARE * self.budget, n_chunks * self.chunk_seconds)
         return SAFETY * (scoring + self.listener_seconds + self.save_seconds) + self.reserve
 
     def closing_symbols(self, whole: Slice) -> int:
         """How many symbols of the held-out text the final evaluation has time for."""
         if isinf(self.budget):
             return FINAL_SYMBOLS
-        windows = whole.n_windows
-        if self.window_seconds > 0:
-            most = int(FINAL_EVALUATION_SHARE * self.budget / self.window_seconds)
-            windows = max(1, min(windows, most))
-        return windows * whole.symbols_per_window
+        n_chunks = whole.n_chunks
+        if self.chunk_seconds > 0:
+            most = int(FINAL_EVALUATION_SHARE * self.budget / self.chunk_seconds)
+            n_chunks = max(1, min(n_chunks, most))
+        return n_chunks * whole.symbols_per_chunk
 
-    def steps_left(self, eval_every: int, windows: int) -> int:
+    def steps_left(self, eval_every: int, n_chunks: int) -> int:
         """How many steps fit, with an evaluation every `eval_every`; at least one."""
-        available = self.left - self.closing_seconds(windows)
+        available = self.left - self.closing_seconds(n_chunks)
         one = self.step_seconds + (self.evaluation_seconds + self.save_seconds) / eval_every
         return max(1, int(available / one)) if one > 0 else 1
 
@@ -115,16 +115,16 @@ class Deadline:
     ) -> Plan:
         """Choose the number of steps and the evaluations from the speed of the first steps."""
         self.measure()
-        # A forward pass takes a third of a step; where the state is carried, windows are read one by one.
+        # A forward pass takes a third of a step; where the state is carried, chunks are read one by one.
         at_once = 1 if held_out.in_order else sampler.batch_size
-        self.window_seconds = self.step_seconds / 3 / at_once
-        end = step + self.steps_left(plan.eval_every, held_out.n_windows)
+        self.chunk_seconds = self.step_seconds / 3 / at_once
+        end = step + self.steps_left(plan.eval_every, held_out.n_chunks)
         steps = end - self.first_step
         interval = evaluation_interval(steps, self.budget, sampler.per_epoch / sampler.batch_size)
         every = config.eval_every or interval
-        scored = EVALUATION_SHARE * self.budget * every / steps / self.window_seconds
-        chars = config.eval_chars or max(MIN_EVAL_CHARS, round(scored * held_out.symbols_per_window))
-        if self.first_step > 0:  # the same windows, so that the best checkpoint so far stays comparable
+        scored = EVALUATION_SHARE * self.budget * every / steps / self.chunk_seconds
+        chars = config.eval_chars or max(MIN_EVAL_CHARS, round(scored * held_out.symbols_per_chunk))
+        if self.first_step > 0:  # the same chunks, so that the best checkpoint so far stays comparable
             chars = plan.eval_chars
         # Where the guess was so low that its cooldown has begun, the rate rises again.
         old = plan.schedule
@@ -135,7 +135,7 @@ class Deadline:
     def next_plan(self, plan: Plan, step: int, held_out: Slice) -> Plan:
         """Move the end to what fits at the present speed; the same plan if it hardly moves."""
         self.measure()
-        end = step + self.steps_left(plan.eval_every, held_out.n_windows)
+        end = step + self.steps_left(plan.eval_every, held_out.n_chunks)
         if abs(end - plan.total_steps) <= MIN_CHANGE * (plan.total_steps - step):
             return plan
         plan = replace(plan, schedule=plan.schedule.with_end_moved(step, end))

@@ -306,7 +306,7 @@ def load_parent_weights(session: TransformerSession, parent: Parent) -> None:
     if parent.corpus is not None:
         text = _parent_text(session, parent.corpus)
         predictor = predictor_of(snapshot, device=session.device)
-        session.parent_text = replace(text, parent=predictor) if text.part.windows else None
+        session.parent_text = replace(text, parent=predictor) if text.part.chunks else None
 
 
 def reload_parent_text(session: TransformerSession, warn: Callable[[str], None]) -> None:
@@ -321,10 +321,10 @@ def reload_parent_text(session: TransformerSession, warn: Callable[[str], None])
     except CheckpointError as error:
         warn(f"{error}; without that text, charlm cannot measure forgetting")
         return
-    if len(loss.before_sums) != len(text.part.windows):
+    if len(loss.before_sums) != len(text.part.chunks):
         raise CheckpointError(
             f"state.json is damaged: before_sums has {len(loss.before_sums)} blocks, and the text has "
-            f"{len(text.part.windows)}"
+            f"{len(text.part.chunks)}"
         )
     session.parent_text = text
 

@@ -19,11 +19,11 @@ from charlm.training.state import ParentLoss
 
 @dataclass(frozen=True)
 class Scores:
-    """A model's scores on the windows of an evaluation, and on those that all evaluations have in common."""
+    """A model's scores on the chunks of an evaluation, and on those that all evaluations have in common."""
 
     own: Estimate
     common: Estimate
-    windows: int  # scored
+    n_chunks: int  # scored
 
     @property
     def is_finite(self) -> bool:
@@ -32,7 +32,7 @@ class Scores:
 
 
 class HeldOut:
-    """Scores a model on windows of the held-out text, and the n-gram baseline on the same windows."""
+    """Scores a model on chunks of the held-out text, and the n-gram baseline on the same chunks."""
 
     def __init__(
         self,
@@ -47,29 +47,29 @@ class HeldOut:
         self.corpus, self.predictor, self.rule = corpus, predictor, rule or predictor.rule
         self.always_whole = always_whole
         self.baseline = None if baseline is None else NgramPredictor(baseline, corpus.vocabulary)
-        self._baseline_scores: dict[tuple[int, ...], Estimate | None] = {}  # by windows
+        self._baseline_scores: dict[tuple[int, ...], Estimate | None] = {}  # by chunks
 
-    def windows(self, symbols: int | None = None) -> Slice:
-        """Windows spread over the held-out text that score about so many symbols, or all."""
+    def choose_chunks(self, symbols: int | None = None) -> Slice:
+        """Chunks spread over the held-out text that score about so many symbols, or all."""
         n = len(self.corpus.held_out)
         if symbols is None or self.always_whole:
             symbols = n + self.rule.stride
         return spread(self.rule, n, symbols, self.corpus.held_out_chars)
 
     def score(self, part: Slice, common: Slice, stopped: Callable[[], bool]) -> Scores | None:
-        """Score the windows of `part` and of `common`; None where there are none, or when stopped."""
-        windows = tuple(sorted({*part.windows, *common.windows}))
-        if not windows:
+        """Score the chunks of `part` and of `common`; None where there are none, or when stopped."""
+        chunks = tuple(sorted({*part.chunks, *common.chunks}))
+        if not chunks:
             return None
-        both = replace(part, windows=windows)
+        both = replace(part, chunks=chunks)
         found = score_slice(self.predictor, self.corpus.held_out, both, stopped, self.rule)
         if found is None:
             return None
-        own, compared = (found.subset(windows, each.windows) for each in (part, common))
-        return Scores(own, compared, len(windows))
+        own, compared = (found.subset(chunks, each.chunks) for each in (part, common))
+        return Scores(own, compared, len(chunks))
 
     def loss(self, step: int, part: Slice, score: Estimate, stopped: Callable[[], bool]) -> HeldOutLoss:
-        """A score on these windows next to the baseline's; without a baseline when stopped."""
+        """A score on these chunks next to the baseline's; without a baseline when stopped."""
         baseline = self._score_baseline(part, stopped)
         difference = None if baseline is None else score.minus(baseline)
         return HeldOutLoss(
@@ -80,22 +80,22 @@ class HeldOut:
             difference=None if difference is None else difference.nats_per_char,
             difference_error=None if difference is None else difference.standard_error,
             chars=score.chars,
-            blocks=len(part.windows),
+            blocks=len(part.chunks),
             whole=part.whole,
         )
 
     def _score_baseline(self, part: Slice, stopped: Callable[[], bool]) -> Estimate | None:
         if self.baseline is None:
             return None
-        if part.windows not in self._baseline_scores:  # the same windows until the final evaluation
+        if part.chunks not in self._baseline_scores:  # the same chunks until the final evaluation
             found = score_slice(self.baseline, self.corpus.held_out, part, stopped, self.rule)
-            self._baseline_scores = {part.windows: found}
-        return self._baseline_scores[part.windows]
+            self._baseline_scores = {part.chunks: found}
+        return self._baseline_scores[part.chunks]
 
 
 @dataclass(frozen=True)
 class ParentText:
-    """The held-out text of the run that was fine-tuned, in the new vocabulary, and the windows scored each time."""
+    """The held-out text of the run that was fine-tuned, in the new vocabulary, and the chunks scored each time."""
 
     run: str
     ids: Ids

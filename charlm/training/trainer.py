@@ -132,8 +132,8 @@ class Trainer:
         yield from self._evaluate_if_due(stop)  # for the run may have been stopped before it did
         while not stop.is_set() and not self._stopped_early:
             if self.step >= session.plan.total_steps:
-                windows = self.held_out.windows(deadline.closing_symbols(self.held_out.windows()))
-                yield from self._evaluate(stop, windows, final=True)
+                chunks = self.held_out.choose_chunks(deadline.closing_symbols(self.held_out.choose_chunks()))
+                yield from self._evaluate(stop, chunks, final=True)
                 if self.step >= session.plan.total_steps:
                     break
             started = perf_counter()
@@ -186,7 +186,7 @@ class Trainer:
         """What is due between steps: a new plan, an evaluation, a checkpoint."""
         session, deadline, plan = self.session, self.deadline, self.session.plan
         if deadline.first_plan_due(plan.total_steps - self.step):
-            sampler, held_out = self.transformer.batch_sampler, self.held_out.windows()
+            sampler, held_out = self.transformer.batch_sampler, self.held_out.choose_chunks()
             yield self._replan(
                 deadline.first_plan(plan, self.step, sampler, held_out, session.training_config)
             )
@@ -213,19 +213,19 @@ class Trainer:
         session, deadline, last = self.session, self.deadline, self.session.state.last_evaluation
         due = 0 < self.step < session.plan.total_steps and self.step % session.plan.eval_every == 0
         done = last is not None and last.step == self.step
-        # The first plan chooses the windows that all evaluations have in common.
-        if not due or done or not deadline.has_eval_windows or stop.is_set():
+        # The first plan chooses the chunks that all evaluations have in common.
+        if not due or done or not deadline.has_eval_chunks or stop.is_set():
             return
         yield from self._evaluate_and_save(stop)
         if deadline.step_seconds > 0:
-            plan = deadline.next_plan(session.plan, self.step, self.held_out.windows())
+            plan = deadline.next_plan(session.plan, self.step, self.held_out.choose_chunks())
             if plan != session.plan:
                 yield self._replan(plan)
 
     def _evaluate_and_save(self, stop: Stop) -> Iterator[Event]:
         """Evaluate on held-out text, save the best checkpoint, and stop a run that overfits."""
         before = replace(self.session.state.early_stopping)
-        yield from self._evaluate(stop, self.held_out.windows(self.session.plan.eval_chars))
+        yield from self._evaluate(stop, self.held_out.choose_chunks(self.session.plan.eval_chars))
         state = self.session.state
         if state.early_stopping.best_step == self.step:
             yield from self._save(best=True)
@@ -233,14 +233,14 @@ class Trainer:
                 state.early_stopping = before  # a checkpoint that is not on the disk cannot be the best
 
     def _evaluate(self, stop: Stop, part: Slice, *, final: bool = False) -> Iterator[Event]:
-        """Score the windows of `part` and report it; where the loss is not finite, roll back.
+        """Score the chunks of `part` and report it; where the loss is not finite, roll back.
 
-        Early stopping compares evaluations on the windows that all have in common; the final one, whose own
+        Early stopping compares evaluations on the chunks that all have in common; the final one, whose own
         differ, scores those too.
         """
         started = perf_counter()
         session, state = self.session, self.session.state
-        common = self.held_out.windows(session.plan.eval_chars) if final else part
+        common = self.held_out.choose_chunks(session.plan.eval_chars) if final else part
         with session.predicting():
             scores = self.held_out.score(part, common, stop.is_set)
         if scores is None:
@@ -262,7 +262,7 @@ class Trainer:
             final=final,
             seconds=seconds,
         )
-        self.deadline.add_evaluation(scores.windows, seconds, perf_counter() - started)
+        self.deadline.add_evaluation(scores.n_chunks, seconds, perf_counter() - started)
 
     # --- saving and finishing -----------------------------------------------------------------
 
