@@ -1,4 +1,4 @@
-"""The topics of `charlm explain`: each is a class or function of the code, explained by its own docstring."""
+"""The topics of `charlm explain`: each is a class or function of the code, explained by its docstring or a text here."""
 
 import inspect
 from collections.abc import Callable
@@ -38,6 +38,34 @@ class Equivariance:
     """
 
 
+SOFTMAX = """Softmax with temperature: scores become probabilities, sharper or flatter ones.
+
+p_i = exp(z_i / T) / sum over j of exp(z_j / T), for logits or log-probabilities z (a
+constant added to all of them changes nothing). T = 1 gives the model's own distribution.
+Below 1 the likely symbols gain: text becomes more predictable, and at 0 only the likeliest
+is left. Above 1 all symbols come closer to equal: text becomes more varied, with more
+errors. Top-k, top-p (Holtzman et al. 2020, arXiv 1904.09751) and min-p (Nguyen et al. 2024,
+arXiv 2407.01082) then remove the unlikely tail. The formula is Boltzmann's; its name in
+neural networks: Bridle 1990, Neurocomputing, NATO ASI F68:227.
+"""
+EMBEDDING = """An embedding: each character has a learned vector, its row of a table.
+
+x_t = E[id_t], with E of V rows and C columns: the same as a one-hot vector times E.
+Characters that are used alike get similar rows. The same table is the output head
+(weight tying): the logit of character v is the product of row v and the last layer's
+output, so a row is learned both from what follows its character and from what it
+follows. Bengio et al. 2003, Journal of Machine Learning Research 3:1137; tied: Press
+and Wolf 2017, arXiv 1608.05859.
+"""
+AUTOREGRESSION = """Autoregression: the probability of a text is a product over its characters.
+
+p(c_1 ... c_n) = p(c_1) p(c_2 | c_1) ... p(c_n | c_1 ... c_(n-1)). So a model of the next
+character is a model of whole texts. It scores a text by these conditionals, and writes one by
+drawing from them, reading each character it drew before it draws the next. What is far back
+falls out of view, by the context rule (charlm/inference/context.py). Shannon 1948, Bell System
+Technical Journal 27:379; with a neural network: Bengio et al. 2003, Journal of Machine Learning
+Research 3:1137.
+"""
 MUON = """Muon: an optimizer whose step is equally large in every direction of a matrix.
 
 W -= rate * O(M), where M is the momentum, an average of recent gradients of the matrix W,
@@ -94,9 +122,10 @@ TOPICS = {
         sampling_weights,
         examples.softmax,
         instead="charlm sample --temperature 0.5; the same with 1.5",
+        text=SOFTMAX,
         digits=3,
     ),
-    "embedding": Topic(LanguageModel.embed, examples.embedding, "n_embd=32,128", plain=False),
+    "embedding": Topic(LanguageModel.embed, examples.embedding, "n_embd=32,128", text=EMBEDDING, plain=False),
     "sequence": Topic(
         Mixer, examples.sequence, "mixer=attention,simple-attention,convolution,recurrent", digits=3
     ),
@@ -109,6 +138,7 @@ TOPICS = {
         TransformerPredictor,
         examples.autoregressive,
         instead="charlm eval --per-char FILE gives each factor in bits; charlm sample draws from them",
+        text=AUTOREGRESSION,
         digits=4,
     ),
     "recurrent": Topic(Recurrent, examples.recurrent, "mixer=attention,recurrent"),

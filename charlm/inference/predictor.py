@@ -104,14 +104,10 @@ class Predictor:
 
 
 class TransformerPredictor(Predictor):
-    """Autoregression: the probability of a text is a product over its characters.
+    """The predictor of a transformer: a forward pass for each chunk of a text, or one step for each symbol.
 
-    p(c_1 ... c_n) = p(c_1) p(c_2 | c_1) ... p(c_n | c_1 ... c_(n-1)). So a model of the next
-    character is a model of whole texts. It scores a text by these conditionals, and writes one by
-    drawing from them, reading each character it drew before it draws the next. What is far back
-    falls out of view, by the context rule (charlm/inference/context.py). Shannon 1948, Bell System
-    Technical Journal 27:379; with a neural network: Bengio et al. 2003, Journal of Machine Learning
-    Research 3:1137.
+    Steps are computed by the fast decoder where it supports the model, and by torch otherwise
+    (`charlm explain autoregressive`).
     """
 
     kind = "transformer"

@@ -13,15 +13,9 @@ from charlm.native.decoder import Floats
 
 
 def sampling_weights(scores: Floats, config: SamplingConfig) -> Floats:
-    """Softmax with temperature: scores become probabilities, sharper or flatter ones.
+    """Weights (B, V) in proportion to which the next symbols are drawn, from scores (B, V); they need not sum to 1.
 
-    p_i = exp(z_i / T) / sum over j of exp(z_j / T), for logits or log-probabilities z (a
-    constant added to all of them changes nothing). T = 1 gives the model's own distribution.
-    Below 1 the likely symbols gain: text becomes more predictable, and at 0 only the likeliest
-    is left. Above 1 all symbols come closer to equal: text becomes more varied, with more
-    errors. Top-k, top-p (Holtzman et al. 2020, arXiv 1904.09751) and min-p (Nguyen et al. 2024,
-    arXiv 2407.01082) then remove the unlikely tail. The formula is Boltzmann's; its name in
-    neural networks: Bridle 1990, Neurocomputing, NATO ASI F68:227.
+    `config` has the temperature, top-k, top-p and min-p (`charlm explain softmax`).
     """
     if config.temperature == 0:
         best: Floats = (np.arange(scores.shape[1]) == scores.argmax(axis=-1)[:, None]).astype(np.float64)

@@ -147,20 +147,15 @@ class LanguageModel(nn.Module):
         return PositionInfo(bias, self.position.rotation(q_pos, x), docs)
 
     def embed(self, ids: Tensor, before: Tensor | None = None, docs: Tensor | None = None) -> Tensor:
-        """An embedding: each character has a learned vector, its row of a table.
+        """The embedding (B, T, C) of `ids` (B, T); of n-grams too, if the model has them (`charlm explain embedding`).
 
-        x_t = E[id_t], with E of V rows and C columns: the same as a one-hot vector times E.
-        Characters that are used alike get similar rows. The same table is the output head
-        (weight tying): the logit of character v is the product of row v and the last layer's
-        output, so a row is learned both from what follows its character and from what it
-        follows. Bengio et al. 2003, Journal of Machine Learning Research 3:1137; tied: Press
-        and Wolf 2017, arXiv 1608.05859.
+        `before` (B, N - 1): the ids before these, for n-grams up to N; None at the start of a text. `docs` (B, T)
+        as in `forward`.
         """
         known = ids < self.n_symbols
         x = self.embedding(ids.clamp(max=self.n_symbols - 1)) * known[..., None]  # (B, T, C)
         if self.ngrams is None:
             return x  # type: ignore[no-any-return]
-        # `before` (B, N - 1): the ids before these, for n-grams up to N; None: the start of a text.
         before = self.ngrams.no_ids(len(ids)) if before is None else before
         return x + self.ngrams(ids, before, docs)  # type: ignore[no-any-return]
 
