@@ -50,7 +50,7 @@ def refused(
     message = str(caught.value)
     assert all(fragment in message for fragment in fragments), message
     sentence, *guesses = message.split("\n")
-    assert sentence.endswith((".", "?")) or guesses
+    assert not sentence.endswith(".") and ". " not in sentence
     assert all(guess.startswith("  --encoding ") for guess in guesses)
 
 

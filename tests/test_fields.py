@@ -155,7 +155,7 @@ def test_each_dialect_gives_its_texts(name: str, data: str | bytes, text: str) -
         ("a.txt", f'id\ttext\n1\t"one" too\n{TABS}', "in a file named .tsv, which has no quoting"),
         ("a.txt", "\r" * 11 + ",", "has no records with a field text"),  # the beginning has blank lines only
         ("a.txt", "Some prose\nof two lines\n", "has no records with a field text: it is not JSON, and its first line names no such column: Some prose"),
-        ("r.tsv", "text\tn\n1\tone\t3\n", "If each row begins with a name, as R writes them"),
+        ("r.tsv", "text\tn\n1\tone\t3\n", "if each row begins with a name, as R writes them"),
         ("a.json", '[{"text": "one"},\n{"text": 2}]', "line 2, has a number in the field text, which must be text"),
         ("a.json", '[{"text": "one"},\n{"text": "two"', "line 2, is not JSON"),
         ("a.json", '[{"text": "one"},\n', "does not end"),

@@ -88,7 +88,7 @@ def test_an_empty_file_among_others_is_noted_once_for_all() -> None:
 def test_nothing_is_refused(data: bytes) -> None:
     with pytest.raises(TextError, match="t is empty: 0 characters"):
         read([write("t", data)])
-    with pytest.raises(TextError, match="Standard input is empty"):
+    with pytest.raises(TextError, match="standard input is empty"):
         piped(data)
     with pytest.raises(TextError, match="2 files are empty: 0 characters"):
         read(["t", write("u", data)])
@@ -137,11 +137,11 @@ def test_a_file_that_changes_while_it_is_read(monkeypatch: pytest.MonkeyPatch, c
 
 def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(TextError, match="Standard input is closed"):
+    with pytest.raises(TextError, match="standard input is closed"):
         read(["-"])
     closed = io.BytesIO()
     closed.close()
-    with pytest.raises(TextError, match=r"Standard input cannot be read: .*closed"):
+    with pytest.raises(TextError, match=r"standard input cannot be read: .*closed"):
         read(["-"], stdin=closed)
 
 
@@ -215,8 +215,8 @@ EPUB = zipped("mimetype").replace(b"mimetype", b"mimetypeapplication/epub+zip", 
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_other_formats_are_named(data: bytes, what: str) -> None:
-    refused(data, f"t is {what}, not text. ")
-    refused(data, f"t is {what}, not text. ", encoding="latin-1")
+    refused(data, f"t is {what}, not text; ")
+    refused(data, f"t is {what}, not text; ", encoding="latin-1")
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_other_formats_are_named(data: bytes, what: str) -> None:
 )
 def test_invalid_utf8_names_place_guess_and_option(text: str, encoding: str, guess: str) -> None:
     data = text.encode(encoding)
-    refused(data, "not valid UTF-8 at byte offset", f"add --encoding {guess}.")
+    refused(data, "not valid UTF-8 at byte offset", f"add --encoding {guess};")
     assert read(["t"], encoding=guess).joined == text
 
 
@@ -275,7 +275,7 @@ def test_nul_characters_can_be_insisted_on() -> None:
 
 def test_a_named_encoding_is_strict() -> None:
     refused(b"ab\x81", "not valid CP1252 at byte offset 2, line 1", encoding="cp1252")
-    refused(FRENCH.encode(), "It is valid UTF-8: leave --encoding out.", encoding="ascii")
+    refused(FRENCH.encode(), "it is valid UTF-8: leave --encoding out", encoding="ascii")
     refused("abc".encode("utf-16"), "leave --encoding out", encoding="UTF8")
     refused(codecs.BOM_UTF16_LE + b"a\0b", "offset 4", "cut short or damaged")
     refused("\ud800".encode("utf-16-le", "surrogatepass"), "offset 0", encoding="utf-16-le")
@@ -296,7 +296,7 @@ def test_what_is_no_text_encoding_is_a_usage_error(name: str) -> None:
 
 
 def test_a_mistyped_encoding_gets_a_suggestion() -> None:
-    refused(b"text", "Did you mean utf-8?", encoding="utf8-8", kind=UsageError)
+    refused(b"text", "did you mean utf-8?", encoding="utf8-8", kind=UsageError)
 
 
 zstd = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
@@ -312,7 +312,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 def test_compressed_text_is_read_and_noted(kind: str) -> None:
     read = piped(COMPRESS[kind](FRENCH.encode()))
     assert read.joined == FRENCH
-    assert read.notes == (f"Standard input: decompressed from {kind}.",)
+    assert read.notes == (f"standard input: decompressed from {kind}.",)
 
 
 @pytest.mark.parametrize("kind", COMPRESS)

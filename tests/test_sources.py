@@ -70,8 +70,8 @@ def trained_on(charlm: Callable[..., Result]) -> Callable[..., tuple[str, str]]:
 def test_names_that_lead_nowhere() -> None:
     Path("hollow/deep").mkdir(parents=True)
     write("hollow/.hidden", "x")
-    missing([], "No text was named", UsageError)
-    missing([""], "A file name is empty")
+    missing([], "no text was named", UsageError)
+    missing([""], "a file name is empty")
     missing(["lost.txt"], "lost.txt does not exist")
     missing(["*.lost"], r"\*.lost matches no file")
     missing(["none/**/*.txt"], "matches no file")
@@ -135,7 +135,7 @@ def test_links_to_folders_are_not_followed_but_noted() -> None:
 @needs_posix
 def test_pipes_devices_and_sockets_are_refused_without_opening() -> None:
     os.mkfifo("p")
-    missing(["p"], "p is a named pipe, not a regular file. Give a file, or - to read a pipe")
+    missing(["p"], "p is a named pipe, not a regular file; give a file, or - to read a pipe")
     missing(["/dev/zero"], "/dev/zero is a device, not a regular file")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("s")
@@ -226,7 +226,7 @@ def test_a_newline_is_added_only_between_files_and_of_the_kind_that_the_lines_be
 def test_where_a_file_is_wrong_is_counted_without_the_added_newline() -> None:
     write("d/a", "one")
     write("d/b", b"x\n" * (5 << 20) + b"y\nz\xff")
-    with pytest.raises(Exception, match=f"(?s)line {(5 << 20) + 2} .*\nTo leave it out, add --exclude b"):
+    with pytest.raises(Exception, match=f"(?s)line {(5 << 20) + 2} .*\nto leave it out, add --exclude b"):
         load(["d"], TextConfig())
 
 

@@ -117,7 +117,7 @@ def address_advice(name: str) -> str | None:
             )
     by = f", for example by curl -L -O {shlex.quote(shown)}," if scheme in ("http", "https", "ftp") else ""
     return (
-        f"{shown} is an address (URL), but charlm reads only local files. Download it{by} and name the file; charlm "
+        f"{shown} is an address (URL), but charlm reads only local files; download it{by} and name the file; charlm "
         "data list shows the texts that charlm fetches by itself"
     )
 

@@ -71,7 +71,7 @@ class TextDecoder:
     def _choose_codec(self, head: bytes) -> bytes:
         """Decide how a text that begins so is decoded. Return the byte-order mark to skip."""
         if found := binary_format(head):
-            raise TextError(f"{self._label} is {found[0]}, not text. {found[1]}")
+            raise TextError(f"{self._label} is {found[0]}, not text; {found[1]}")
         mark, marked = byte_order_mark(head)
         encoding = self._encoding
         if encoding is not None and self._inherited and head:
@@ -100,8 +100,8 @@ class TextDecoder:
             self.notes.append(_mark_dropped(marked))
         elif wide := utf16_without_mark(head):
             raise TextError(
-                f"{self._label} looks like {wide[:6].upper()} without a byte-order mark. Read it with --encoding "
-                f"{wide}, or with --encoding utf-8 if its NUL characters are intended."
+                f"{self._label} looks like {wide[:6].upper()} without a byte-order mark; read it with --encoding "
+                f"{wide}, or with --encoding utf-8 if its NUL characters are intended"
             )
         return mark
 
@@ -135,8 +135,8 @@ class TextDecoder:
             except UnicodeEncodeError as error:  # utf-7 and unicode_escape let surrogates through
                 raise TextError(
                     f"{self._label}, read as {self.codec}, has the lone surrogate U+{ord(text[error.start]):04X} at "
-                    f"character offset {chars + error.start}, which is half a character. Remove it, or try another "
-                    "--encoding."
+                    f"character offset {chars + error.start}, which is half a character; remove it, or try another "
+                    "--encoding"
                 ) from None
             chars += len(text)
             if text:
@@ -165,7 +165,7 @@ class TextDecoder:
         window = f"{data[max(0, start - 8) : start].hex(' ')} [{data[start:end].hex(' ')}] {data[end : end + 8].hex(' ')}"
         return TextError(
             f"{self._label} is not valid {self.codec.upper()} at byte offset {at}, line {self._lines + 1} (in hex: "
-            f"{window.strip()}). {_remedy(data, start, self.codec)}"
+            f"{window.strip()}); {_remedy(data, start, self.codec)}"
         )
 
 
@@ -177,22 +177,22 @@ def _remedy(data: bytes, start: int, codec: str) -> str:
     """What to do about bytes that `codec` cannot decode, the first of them at `start`."""
     mark, marked = byte_order_mark(data)
     if mark and not codec.startswith(marked[:6]):
-        return f"It begins with the byte-order mark of {marked}: leave --encoding out."
+        return f"it begins with the byte-order mark of {marked}: leave --encoding out"
     if codec != "utf-8" and is_valid(data, "utf-8", whole=True):
-        return "It is valid UTF-8: leave --encoding out."
+        return "it is valid UTF-8: leave --encoding out"
     if codec.startswith(("utf-16", "utf-32")):
-        return "It is cut short or damaged: get the whole file again, or try another --encoding."
+        return "it is cut short or damaged: get the whole file again, or try another --encoding"
     sample = lines_around(data, start)
     text = sample.decode("utf-8", "replace")
     if sum(char > "\x7f" for char in text) > 2 * text.count("\ufffd"):
         return (
-            "The text around it is valid UTF-8, so it is damaged there: repair it, or drop such bytes with "
-            "iconv -c -f utf-8 -t utf-8."
+            "the text around it is valid UTF-8, so it is damaged there: repair it, or drop such bytes with "
+            "iconv -c -f utf-8 -t utf-8"
         )
     if found := guesses(data, start):
         best = found[0][0]
         lines = [f"\n  --encoding {encoding:<14}{one_line(line)}" for encoding, line in found]
-        return f"It looks like {best}: to read it that way, add --encoding {best}. A line then reads:{''.join(lines)}"
+        return f"it looks like {best}: to read it that way, add --encoding {best}; a line then reads:{''.join(lines)}"
     if b"\0" in sample:
-        return "It has NUL bytes too, so it is probably not text; give a text file instead."
-    return "If it is text, name its encoding with --encoding; if not, give a text file instead."
+        return "it has NUL bytes too, so it is probably not text; give a text file instead"
+    return "if it is text, name its encoding with --encoding; if not, give a text file instead"

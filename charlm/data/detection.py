@@ -23,9 +23,9 @@ _MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 _HOST_NAMES = ("idna", "punycode")  # codecs of names, not of texts
-_OTHER = "Give a text file instead."
-_SAVE = "Save it as plain text (UTF-8) and give that."
-_UNPACK = "Unpack it and give the files or the folder."
+_OTHER = "give a text file instead"
+_SAVE = "save it as plain text (UTF-8) and give that"
+_UNPACK = "unpack it and give the files or the folder"
 # Each must hold bytes that no text begins with; two letters ("MZ") are not enough.
 _FORMATS = (
     (rb"\x89PNG\r\n\x1a\n", "a PNG image", _OTHER),
@@ -35,7 +35,7 @@ _FORMATS = (
     (rb"\xcf\xfa\xed\xfe|\xca\xfe\xba\xbe", "a program", _OTHER),
     (rb"MZ[^\x00]{0,62}\x00", "a Windows program", _OTHER),
     (rb"SQLite format 3\x00", "an SQLite database", _OTHER),
-    (rb"%PDF-\d\.\d", "a PDF document", "Export its text (pdftotext does, for a PDF) and give that."),
+    (rb"%PDF-\d\.\d", "a PDF document", "export its text (pdftotext does, for a PDF) and give that"),
     (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document", _SAVE),
     (rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|.{257}ustar[\x00 ]", "an archive", _UNPACK),
     (rb"PK\x03\x04.*word/document\.xml", "a Word document (docx)", _SAVE),
@@ -120,8 +120,8 @@ def check_codec(encoding: str) -> None:
 
     names = sorted(name.replace("_", "-") for name in {*aliases, *aliases.values()})
     near = filter(_is_text_codec, difflib.get_close_matches(encoding.lower(), names))
-    hint = f"Did you mean {name}?" if (name := next(near, "")) else "Try utf-8 or cp1252."
-    raise UsageError(f"--encoding {one_line(encoding)} is not a text encoding. {hint}")
+    hint = f"did you mean {name}?" if (name := next(near, "")) else "try utf-8 or cp1252"
+    raise UsageError(f"--encoding {one_line(encoding)} is not a text encoding; {hint}")
 
 
 def _is_text_codec(encoding: str) -> bool:
@@ -151,7 +151,7 @@ def is_valid(sample: bytes, codec: str, *, whole: bool = False) -> bool:
 def binary_format(data: bytes) -> tuple[str, str] | None:
     """The binary format that `data` begins as, and what to do with such a file; None for what may be text."""
     if again := compression_of(data):
-        return f"compressed more than once ({again})", "Decompress it first."
+        return f"compressed more than once ({again})", "decompress it first"
     return next((row[1:] for row in _FORMATS if re.match(row[0], data, re.DOTALL)), None)
 
 

@@ -145,8 +145,8 @@ class _Files:
             except TextError as error:
                 if len(paths) < 2 or path == STDIN:
                     raise
-                apart, named = "\n" if "\n" in str(error) else " ", shlex.quote(Path(path).name)
-                raise TextError(f"{error}{apart}To leave it out, add --exclude {named}.") from None
+                apart, named = "\n" if "\n" in str(error) else "; ", shlex.quote(Path(path).name)
+                raise TextError(f"{error}{apart}to leave it out, add --exclude {named}") from None
             self.notes += [(path, note) for note in reader.notes]
             if self._scan is not None:
                 self._scan.record_fields += reader.record_fields or []

@@ -79,8 +79,8 @@ def read_texts(
 
 def no_text(paths: Sequence[str]) -> TextError:
     """The TextError to raise when none of the files has a character."""
-    named = f"The {len(paths)} files are" if len(paths) > 1 else f"{label_of(paths[0])} is"
-    return TextError(f"{named} empty: 0 characters. Give a text with at least one.")
+    named = f"the {len(paths)} files are" if len(paths) > 1 else f"{label_of(paths[0])} is"
+    return TextError(f"{named} empty: 0 characters; give a text with at least one")
 
 
 class FileReader:

@@ -1,4 +1,4 @@
-"""One field of the records in JSON lines, a JSON array, CSV or TSV, as text: each value followed by a newline."""
+"""One field of the records in JSON Lines, a JSON array, CSV or TSV, as text: each value followed by a newline."""
 
 import csv
 import io
@@ -151,8 +151,8 @@ class RecordReader:
             first = next(iter(_first_lines(begin)), "").strip()[:60]
             raise TextError(
                 f"{label} has no records with a field {one_line(field)}: it is not JSON, and its first line names no "
-                f"such column: {one_line(first)}. To read it as plain text, leave out --field; charlm recognises a "
-                "table by the suffix .csv or .tsv, or by a header with that name."
+                f"such column: {one_line(first)}; to read it as plain text, leave out --field; charlm recognises a "
+                "table by the suffix .csv or .tsv, or by a header with that name"
             )
         self._form = form or _JSON
         self._line = 0  # the line of the current record, or lines of a table so far
@@ -189,7 +189,7 @@ class RecordReader:
             self._line += 1
             if len(line) > LONGEST_LINE:
                 raise self._wrong(
-                    f"is longer than {LONGEST_LINE:,} characters, too long for a record. Divide it, or give its text "
+                    f"is longer than {LONGEST_LINE:,} characters, too long for a record; divide it, or give its text "
                     "as a plain file"
                 )
             yield line
@@ -271,7 +271,7 @@ class RecordReader:
                 if form.quoted:
                     what = f"a cell with {one_line(form.delimiter)} in it must be quoted"
                 raise self._wrong(
-                    f"{cells}, and the header {len(header)}: {what}. If each row begins with a name, as R writes "
+                    f"{cells}, and the header {len(header)}: {what}; if each row begins with a name, as R writes "
                     "them, name that column in the header too",
                     row=True,
                 )
@@ -321,7 +321,7 @@ class RecordReader:
                 f"cannot be read as a table: {error}",
             )
             raise self._wrong(
-                f'{what}. Within a quoted cell, write each " twice (""). If its quotes are plain characters, give it '
+                f'{what}; within a quoted cell, write each " twice (""); if its quotes are plain characters, give it '
                 "as tab-separated text in a file named .tsv, which has no quoting",
                 row=True,
             ) from None
@@ -347,7 +347,7 @@ class RecordReader:
 
     def _wrong(self, what: str, *, row: bool = False) -> TextError:
         where = f"row {self._row}, line {self._row_begin}," if row else f"line {self._line},"
-        return TextError(f"{self._label}, {where} {what}.")
+        return TextError(f"{self._label}, {where} {what}")
 
 
 class _BlockFile(io.RawIOBase):

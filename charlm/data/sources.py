@@ -43,7 +43,7 @@ def read_manual() -> str:
         from pydoc_data.topics import topics  # half a megabyte, loaded only when it is wanted
     except ImportError:
         raise TextError(
-            "This Python comes without its manual (pydoc_data.topics), the default text. Name a file: "
+            "this Python comes without its manual (pydoc_data.topics), the default text; name a file: "
             "charlm train corpus.txt"
         ) from None
     return "\n".join(topics[name] for name in sorted(topics))
@@ -67,7 +67,7 @@ def find_files(
     contains no files.
     """
     if not names:
-        raise UsageError("No text was named. Give a file, a folder, or - for standard input.")
+        raise UsageError("no text was named; give a file, a folder, or - for standard input")
     search = _Search(names, include or (), exclude or (), encoding)
     found: dict[object, str] = {}
     for name in names:
@@ -85,7 +85,7 @@ def grouped(notes: Sequence[Note]) -> list[str]:
     """Notes on files as sentences, one for all files with the same note."""
     files: dict[str, list[str]] = {}
     for name, note in notes:
-        files.setdefault(note, []).append("Standard input" if name == STDIN else name)
+        files.setdefault(note, []).append("standard input" if name == STDIN else name)
     return [
         f"{one_line(names[0])}{f' and {len(names) - 1:,} more' if names[1:] else ''}: {note}."
         for note, names in files.items()
@@ -159,7 +159,7 @@ class _Search:
         if name == STDIN:
             return [STDIN]
         if not name:
-            raise TextError("A file name is empty. Give a file, a folder, or - for standard input.")
+            raise TextError("a file name is empty; give a file, a folder, or - for standard input")
         try:
             if _is_pattern(name):
                 if address := address_advice(name):
@@ -175,7 +175,7 @@ class _Search:
             refused = read_error(one_line(at), error)
             if at != name:  # in a folder
                 exclude = shlex.quote(os.path.basename(at))
-                refused = TextError(f"{refused} To leave it out, add --exclude {exclude}.")
+                refused = TextError(f"{refused}; to leave it out, add --exclude {exclude}")
             raise refused from error
 
     def check(self, paths: Sequence[str]) -> None:
@@ -187,19 +187,19 @@ class _Search:
             if pattern not in self._used:
                 hidden = " (hidden files are left out)" if os.path.basename(pattern).startswith(".") else ""
                 pattern = one_line(pattern)
-                raise TextError(f"{named} contains no file that matches --include {pattern}{hidden}.")
-        advice = "Give a text file, or a folder that contains some."
+                raise TextError(f"{named} contains no file that matches --include {pattern}{hidden}")
+        advice = "give a text file, or a folder that contains some"
         if not paths and self._binary:
             others = len(self._binary) - 1
             which = one_line(self._binary[0]) + (f" and {others:,} more are" if others else " is")
-            raise TextError(f"{named} contains no text: {which} not text. {advice}")
+            raise TextError(f"{named} contains no text: {which} not text; {advice}")
         if not paths and runs:
-            raise TextError(f"{named} contains only charlm runs, which are not training text. {advice}")
+            raise TextError(f"{named} contains only charlm runs, which are not training text; {advice}")
         if not paths and self._exclude:
             excluded = _options("exclude", self._exclude)
-            raise TextError(f"{excluded} leaves nothing to read. Name a file, or exclude less.")
+            raise TextError(f"{excluded} leaves nothing to read; name a file, or exclude less")
         if not paths:
-            raise TextError(f"{named} contains no files (hidden ones are left out). {advice}")
+            raise TextError(f"{named} contains no files (hidden ones are left out); {advice}")
         unused = [pattern for pattern in self._exclude if pattern not in self._used]
         self.notes += [(f"--exclude {pattern}", "matches no file") for pattern in unused]
 
@@ -314,7 +314,7 @@ class _Search:
                     found.append((path, self._matched(path, root)))
         if not found and not below and not any(self._runs.values()):
             raise TextError(
-                f"{one_line(pattern)} matches no file. Check the pattern and the folder you are in."
+                f"{one_line(pattern)} matches no file; check the pattern and the folder you are in"
             )
         wanted = self._texts([path for path, matched in found if self._is_wanted(path, matched)])
         return sorted([*wanted, *below], key=_path_key)

@@ -148,9 +148,7 @@ class ByteStream:
         try:
             special = special_kind(os.stat(self._path))  # before opening, which a named pipe would block
             if special:
-                raise TextError(
-                    f"{label} is {special}, not a regular file. Give a file, or - to read a pipe."
-                )
+                raise TextError(f"{label} is {special}, not a regular file; give a file, or - to read a pipe")
             with open(self._path, "rb", buffering=0) as file:
                 before = os.fstat(file.fileno())
                 self.size = before.st_size
@@ -167,15 +165,15 @@ class ByteStream:
     def _from_stdin(self) -> Iterator[bytes]:
         stream = getattr(sys.stdin, "buffer", None)
         if stream is None:
-            raise TextError("Standard input is closed. Give a file, or connect a pipe.")
+            raise TextError("standard input is closed; give a file, or connect a pipe")
         if _is_device(stream):
-            raise TextError("Standard input is a device, not a text. Give a file, or connect a pipe.")
+            raise TextError("standard input is a device, not a text; give a file, or connect a pipe")
         try:
             while piece := stream.read(PIECE):
                 self._watch(len(piece))
                 yield piece
         except (OSError, ValueError) as error:
-            raise read_error("Standard input", error) from error
+            raise read_error("standard input", error) from error
 
 
 def read_bytes(path: str, label: str, magic: bytes = b"") -> bytes:
@@ -196,7 +194,7 @@ def read_bytes(path: str, label: str, magic: bytes = b"") -> bytes:
 
 def label_of(path: str) -> str:
     """A file's name as shown to the user."""
-    return "Standard input" if path == STDIN else one_line(path)
+    return "standard input" if path == STDIN else one_line(path)
 
 
 def special_kind(status: os.stat_result) -> str | None:
@@ -212,22 +210,22 @@ def read_error(label: str, error: OSError | ValueError) -> TextError:
     if address is not None:
         return TextError(address)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return TextError(f"{label} does not exist. Check its name and the folder you are in.")
+        return TextError(f"{label} does not exist; check its name and the folder you are in")
     if isinstance(error, PermissionError):
-        return TextError(f"{label} cannot be read: permission denied. Change its permissions or give a copy.")
+        return TextError(f"{label} cannot be read: permission denied; change its permissions or give a copy")
     reason = getattr(error, "strerror", None) or error
-    return TextError(f"{label} cannot be read: {reason}. Check the name, or give another file.")
+    return TextError(f"{label} cannot be read: {reason}; check the name, or give another file")
 
 
 def changed(label: str) -> TextError:
     """The TextError to raise when a file changes while it is read."""
-    return TextError(f"{label} changed while it was read. Wait until nothing writes to it, or give a copy.")
+    return TextError(f"{label} changed while it was read; wait until nothing writes to it, or give a copy")
 
 
 def too_large(label: str) -> ResourceError:
     """The ResourceError to raise when a file does not fit into memory."""
     return ResourceError(
-        f"{label} does not fit into memory. Give a smaller file, or use a machine with more memory."
+        f"{label} does not fit into memory; give a smaller file, or use a machine with more memory"
     )
 
 
@@ -250,7 +248,7 @@ def decompress(kind: str, pieces: Iterable[bytes], label: str, size: int | None 
         start, failure = _library(kind)
     except ImportError:
         raise TextError(
-            f"{label} is compressed with {kind}, which this Python was built without. Decompress it first."
+            f"{label} is compressed with {kind}, which this Python was built without; decompress it first"
         ) from None
     stream: _Decompressor | None = None
     try:
@@ -267,7 +265,7 @@ def decompress(kind: str, pieces: Iterable[bytes], label: str, size: int | None 
                 if produced > max(EXPANDS_SAFELY, MOST_EXPANSION * (size or taken)):
                     raise TextError(
                         f"{label} expands to more than {MOST_EXPANSION} times its {size or taken:,} bytes, which "
-                        "ordinary text never does. If you trust it, decompress it yourself and give the result."
+                        "ordinary text never does; if you trust it, decompress it yourself and give the result"
                     )
                 if out:
                     yield out
@@ -277,10 +275,10 @@ def decompress(kind: str, pieces: Iterable[bytes], label: str, size: int | None 
                     break
     except (EOFError, OSError, ValueError, failure) as cause:
         raise TextError(
-            f"{label} is damaged: its {kind} data cannot be decompressed ({cause}). Get the file again."
+            f"{label} is damaged: its {kind} data cannot be decompressed ({cause}); get the file again"
         ) from cause
     if stream is not None:
-        raise TextError(f"{label} is cut short: its {kind} data ends too early. Get the whole file again.")
+        raise TextError(f"{label} is cut short: its {kind} data ends too early; get the whole file again")
 
 
 class _Decompressor(Protocol):

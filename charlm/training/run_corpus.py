@@ -74,8 +74,7 @@ def reload_corpus(facts: CorpusFacts, config: TextConfig, moved: Moved | None = 
     except CharlmError as error:
         if moved is not None:
             raise
-        reason = str(error).rstrip(".")
-        raise CheckpointError(f"the text, {label}, cannot be read again: {reason}; {HINT}") from None
+        raise CheckpointError(f"the text, {label}, cannot be read again: {error}; {HINT}") from None
     if corpus.key != facts.key:
         raise _changed_error(corpus, facts, " ".join(paths), moved is not None)
     return corpus
