@@ -38,10 +38,14 @@ EPILOG = """Examples:
   charlm train corpus.txt           two minutes of training
   charlm sample --prompt "To be"    text from the newest run
   charlm eval held-out.txt          bits per character of a text
-Settings such as --n-layer 4 are also read from variables, as CHARLM_N_LAYER=4, and by charlm train from a
---config FILE, as the line n_layer = 4. The command line counts before variables, and those before the file.
-Exit codes: 0 success, 1 a bug in charlm, 2 usage, 3 text, 4 checkpoint, 5 diverged, 6 disk or memory;
-128 plus the signal's number when stopped by a signal (Ctrl-C 130, SIGTERM 143); training saves first."""
+
+Settings such as --n-layer 4 can also be given as CHARLM_N_LAYER=4, and to
+charlm train as a line n_layer = 4 in a --config FILE. The command line counts
+before variables, and variables before the file.
+
+Exit codes: 0 success, 1 a bug in charlm, 2 usage, 3 text, 4 checkpoint,
+5 diverged, 6 disk or memory; 128 plus the number of a signal that stopped it
+(Ctrl-C 130, SIGTERM 143). Training saves first."""
 
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
