@@ -1,8 +1,4 @@
-"""A child of this process, which has torch already: within limits of its own, and killed without harm.
-
-It computes with one thread. A fork takes no threads along, and where this process has computed with several, OpenMP
-would wait for them for ever.
-"""
+"""A child of this process, which has torch already: within limits of its own, and killed without harm."""
 
 import ctypes
 import json
@@ -13,10 +9,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 if os.name == "nt":
     pytest.skip("forks", allow_module_level=True)
@@ -30,7 +26,7 @@ def forked(task: Callable[[], Any], *, more_memory: int | None = None, seconds: 
     RuntimeError, with the child's traceback, where it raises or dies.
     """
     reader, writer = os.pipe()
-    child = os.fork()
+    child = _fork()
     if child == 0:
         os.close(reader)
         _answer(task, writer, more_memory, seconds)
@@ -45,11 +41,10 @@ def forked(task: Callable[[], Any], *, more_memory: int | None = None, seconds: 
 
 def start(task: Callable[[], int]) -> int:
     """A child that does `task` and exits with the code that it returns; its process id."""
-    child = os.fork()
+    child = _fork()
     if child == 0:
         code = 99
         try:
-            torch.set_num_threads(1)
             code = task()
         except BaseException:  # noqa: BLE001  whatever it is, this process must end here
             traceback.print_exc()
@@ -58,6 +53,19 @@ def start(task: Callable[[], int]) -> int:
             sys.stderr.flush()
             os._exit(code)
     return child
+
+
+def _fork() -> int:
+    """Fork without the threads of OpenMP.
+
+    A fork takes no threads along. Where this one has computed with several, GNU's OpenMP would wait in the child for
+    those that are gone, for ever, as soon as the child computes with several.
+    """
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    for library in {line.split()[-1] for line in lines if "libgomp" in line}:
+        ctypes.CDLL(library).omp_pause_resource_all(2)  # hard: its threads end
+    return os.fork()
 
 
 def bound_by_permissions(bound: bool = True) -> None:
@@ -86,7 +94,6 @@ def permissions_bind() -> Iterator[None]:
 def _answer(task: Callable[[], Any], writer: int, more_memory: int | None, seconds: int) -> None:
     code = 1
     try:
-        torch.set_num_threads(1)
         signal.alarm(seconds)
         if more_memory is not None:
             limit = _in_use() + more_memory

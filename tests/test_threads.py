@@ -82,3 +82,16 @@ def test_threads_that_wait_sleep_unless_told_otherwise(
     with pytest.raises(SystemExit):
         __main__.main()
     assert os.environ["OMP_WAIT_POLICY"] == (given or "PASSIVE")
+
+
+def test_a_forked_child_computes_with_several_threads_where_its_parent_did() -> None:
+    """What many tests rest on: GNU's OpenMP would wait in the child for threads that a fork does not take along."""
+    from tests.forks import forked  # which Windows has not
+
+    def computed(n: int) -> int:
+        torch.set_num_threads(n)
+        values = torch.ones(600, 600)
+        return n + int(0 * ((values @ values).sum() + values.double().cos().sum()))
+
+    assert computed(2) == 2
+    assert [forked(lambda n=n: computed(n), seconds=60) for n in (1, 2, 7)] == [1, 2, 7]  # type: ignore[misc]
