@@ -140,9 +140,8 @@ class Optimizer:
         total.nan_to_num_(0.0, 0.0, 0.0)
         total[rows == ngrams.nothing] = 0
         accumulator = self.state[f"row_square.{TABLE}"]
-        squares = total.square().mean(
-            dim=1
-        )  # which may be infinite where a gradient is not: times 0, not a number
+        # The square of a finite gradient may be infinite, and infinity times 0 is not a number.
+        squares = total.square().mean(dim=1)
         accumulated = accumulator[rows] + squares.where(finite > 0, 0.0)
         accumulator[rows] = accumulated
         scale = (accumulated + self.ngram_embedding_accumulator).sqrt() + ROW_EPSILON
