@@ -23,7 +23,6 @@ from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.prepare import prepare
 from charlm.evaluation.score import score_text
 from charlm.inference.predictor import NgramPredictor
-from charlm.native.compiler import compile_ngram_rows
 from charlm.ngram.build import Built, build
 from charlm.ngram.prior import TrainingPrior
 
@@ -43,9 +42,6 @@ def built(corpus: Corpus, order: int, n_folds: int, repeat: int) -> tuple[Built,
 
 def batch_seconds(prior: TrainingPrior) -> tuple[float, float]:
     """The rows of a training batch, each without its own fold, by NumPy and in C; medians, in turns."""
-    compiling = compile_ngram_rows()
-    library = compiling.library() if compiling else None
-    prior.model.use_library(library)
     kernels = (None, prior.model.kernel)
     sampler = BatchSampler(len(prior.train), T, B, 1)
     seconds: tuple[list[float], list[float]] = ([], [])

@@ -10,13 +10,12 @@ from time import perf_counter
 
 import torch
 
-from charlm.native.compiler import check_kernels
 from charlm.training.device import describe_machine
 
 
 def line() -> str:
-    """The machine, and what is compiled there, for the first line of a table."""
-    return "; ".join([describe_machine(torch.get_num_threads()), *map(str, check_kernels())])
+    """The machine, and which compiled kernels it uses, for the first line of a table."""
+    return describe_machine(torch.get_num_threads())
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ With --beside, only how many times as long a character of RUN takes as one of an
 
 Without a run, a model of the plan's size for 60 seconds on two cores with untrained weights, which
 cost the same. Prints characters per second and the seconds to the first character; the plain
-sampler recomputes a block for each character. "NumPy" is what is reached without a compiler; compiling
-goes on while torch is imported. At the end a long prompt is read. The bound is what one stream could reach if reading
+sampler recomputes a block for each character. "NumPy" is what is reached without the compiled
+kernels. At the end a long prompt is read. The bound is what one stream could reach if reading
 the weights once a character, at the speed of copying memory, were all there is to do.
 """
 
@@ -17,7 +17,6 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command has it
 
 import argparse
-from ctypes import CDLL
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -33,7 +32,6 @@ from charlm.checkpoint.snapshot import TABLE, read_snapshot
 from charlm.config import SamplingConfig
 from charlm.inference.generate import Piece, draw, generate
 from charlm.inference.predictor import TransformerPredictor
-from charlm.native.compiler import start_compiling
 from charlm.training.planner import SIZES
 
 STREAMS = (1, 8, 64, 512)
@@ -70,10 +68,10 @@ def bound(predictor: TransformerPredictor) -> float:
     return bandwidth / float(sum(w.numel() * w.element_size() for w in weights.values()))
 
 
-def beside(names: tuple[str, str], library: CDLL | None) -> None:
+def beside(names: tuple[str, str]) -> None:
     """Microseconds a step, and seconds to score, of two runs in turns: what counts cost, if one has them."""
     both = [
-        TransformerPredictor.of(read_snapshot(find_run(Path("checkpoints"), name), "latest"), library)
+        TransformerPredictor.of(read_snapshot(find_run(Path("checkpoints"), name), "latest"))
         for name in names
     ]
     ids = np.random.default_rng(0).integers(0, both[0].model.n_symbols, SCORED)
@@ -106,20 +104,17 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=4000)
     parser.add_argument("--beside", metavar="RUN", help="another run")
     options = parser.parse_args()
-    started, compiling = perf_counter(), start_compiling()
-    library = compiling.library() if compiling else None
-    compiled_seconds = perf_counter() - started
     if options.beside:
-        beside((options.run, options.beside), library)
+        beside((options.run, options.beside))
         return
     if options.run:
         predictor = TransformerPredictor.of(
-            read_snapshot(find_run(Path("checkpoints"), options.run), "latest"), library
+            read_snapshot(find_run(Path("checkpoints"), options.run), "latest")
         )
     else:
         session = untrained(SIZES[2])
-        predictor = TransformerPredictor(session.model.eval(), session.corpus.vocabulary, library)
-    without = TransformerPredictor(predictor.model, predictor.vocabulary)
+        predictor = TransformerPredictor(session.model.eval(), session.corpus.vocabulary)
+    without = TransformerPredictor(predictor.model, predictor.vocabulary, predictor.prior, native=False)
     config = predictor.model.config
     assert config.n_layer and config.n_embd and config.block_size
     shape = Shape(config.n_layer, max(1, config.n_embd // 32), config.n_embd, config.block_size)
@@ -127,7 +122,6 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(line())
     print(f"{config.n_layer} layers of width {config.n_embd}, block {config.block_size}")
-    print(f"compiling took {compiled_seconds:.2f} s")
     print(f"{'streams':>7} {'chars/s':>9} {'first':>9} {'NumPy':>9} {'plain':>9} {'ratio':>6}")
     measure(predictor, 1, 20)
     measure(without, 1, 20)

@@ -29,8 +29,6 @@ from charlm.errors import CheckpointError, TextError, UsageError
 from charlm.inference.context import ContextRule
 from charlm.inference.generate import Ended, Piece, default_prompt, generate
 from charlm.inference.predictor import Predictor, TransformerPredictor, predictor_of
-from charlm.native.compiler import Compilation
-from charlm.native.compiler import start_compiling as begin_compiling
 from charlm.settings import settings_of
 from charlm.terminal import one_line
 from charlm.threads import threads_restored
@@ -95,8 +93,6 @@ class Run:
         if checkpoint is None and self.snapshot.finished == "early":
             self.which = "best"
             self.snapshot = read_snapshot(folder, self.which)
-        self.compiling: Compilation | None = None
-        """Of the model's C code, where it was begun before the run was loaded."""
 
     @property
     def name(self) -> str:
@@ -121,8 +117,7 @@ class Run:
     @cached_property
     def predictor(self) -> Predictor:
         """What predicts: the contract of `charlm.inference.predictor`."""
-        compiling = self.compiling or begin_compiling()
-        return predictor_of(self.snapshot, compiling.library() if compiling else None)
+        return predictor_of(self.snapshot)
 
     @property
     def model(self) -> torch.nn.Module:

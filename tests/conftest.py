@@ -1,11 +1,10 @@
 """Toys that every test can train in a moment: width 16, one layer, one thread."""
 
-import ctypes
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +20,7 @@ from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.data.prepare import prepare
-from charlm.native.compiler import Compilation, compile_ngram_rows
+from charlm.native.library import library, status, supported_clones
 from charlm.training.launch import start_run
 from charlm.training.planner import Budget, choose
 from charlm.training.session import TransformerSession
@@ -33,15 +32,6 @@ tqdm.monitor_interval = 0  # no thread that could hold a lock while tests/forks.
 TEXT = "".join(
     f"{i} little ducks went swimming one day, {'over the hills' * (i % 3)} and far away.\n" for i in range(60)
 )
-
-
-def needed(compiling: Compilation | None) -> ctypes.CDLL:
-    """What was compiled: only where no compiler is there a test may do without."""
-    if compiling is None:
-        pytest.skip("no C compiler here")
-    library = compiling.library()
-    assert library is not None and not compiling.failures, compiling.failures
-    return library
 
 
 class Never:
@@ -84,17 +74,22 @@ def thorough(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHARLM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    for name in ("CHARLM_CHECKPOINTS", "NO_COLOR"):
+    for name in ("CHARLM_CHECKPOINTS", "CHARLM_NATIVE", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(autouse=True)
-def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Compile no C, which takes longer than what most tests do with it; modules whose tests need it replace this."""
-    monkeypatch.setattr("charlm.native.compiler.compilers", lambda *_: [])
-    compile_ngram_rows.cache_clear()  # else what one test found, or did not find, would be the next one's
-    yield
-    compile_ngram_rows.cache_clear()
+@pytest.fixture
+def kernels() -> None:
+    """The compiled kernels are used: only where charlm was installed without a compiler may a test do without."""
+    if library() is None:
+        pytest.skip(str(status()))
+
+
+@pytest.fixture(params=supported_clones())
+def clone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each instruction set whose kernels this processor can run, in use."""
+    monkeypatch.setenv("CHARLM_NATIVE", request.param)
+    return str(request.param)
 
 
 @pytest.fixture(scope="session", autouse=True)

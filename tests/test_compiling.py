@@ -1,6 +1,5 @@
 """Compiled blocks: the same training, and never a reason for it to fail."""
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import torch
 
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
-from charlm.native import compiler as compiled
 from charlm.training import device
 from charlm.training.events import Compiled, Finished, Stepped
 from charlm.training.planner import Budget, choose
@@ -17,11 +15,6 @@ from charlm.training.trainer import Trainer
 from tests.conftest import Never, toy_run
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def no_compiler() -> None:
-    """Here there is one."""
 
 
 def trained(root: Path, corpus: Corpus, **training: object) -> tuple[list[object], dict[str, torch.Tensor]]:
@@ -81,7 +74,7 @@ def test_it_compiles_by_itself_only_where_that_is_repaid() -> None:
 def test_on_a_mac_without_developer_tools_no_compiler_of_apples_is_run(
     monkeypatch: pytest.MonkeyPatch, installed: bool
 ) -> None:
-    """There /usr/bin/cc exists all the same, and opens a dialog that offers to install them."""
+    """There /usr/bin/c++ exists all the same, and opens a dialog that offers to install them."""
     asked: list[list[str]] = []
 
     def ask(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
@@ -90,31 +83,10 @@ def test_on_a_mac_without_developer_tools_no_compiler_of_apples_is_run(
 
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("subprocess.run", ask)
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name in ("cc", "c++") else None)
-    compiled._has_developer_tools.cache_clear()
-    assert compiled.compilers() == (["/usr/bin/cc"] if installed else [])
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "c++" else None)
+    device._has_developer_tools.cache_clear()
     assert device.has_compiler(torch.device("cpu")) == installed
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "cc" else f"/opt/{name}")
-    assert compiled.compilers()[:1] == ["/usr/bin/cc" if installed else "/opt/gcc"]
+    monkeypatch.setattr("shutil.which", lambda name: f"/opt/{name}")
+    assert device.has_compiler(torch.device("cpu"))
     assert asked == [["/usr/bin/xcode-select", "-p"]]
-    compiled._has_developer_tools.cache_clear()
-
-
-def test_a_library_that_cannot_be_removed_while_it_is_loaded_ends_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As on Windows, where removing it is a PermissionError."""
-    compiling = compiled.start_compiling(compiled.NGRAM_ROWS)
-    if compiling is None:
-        pytest.skip("no compiler here")
-    unlink = os.unlink
-
-    def refusing(path: object, **how: object) -> None:
-        if str(path).endswith("kernels.so"):
-            raise PermissionError(13, "Access is denied", str(path))
-        unlink(path, **how)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "unlink", refusing)
-        assert compiling.library() is not None
-    compiling._folder.cleanup()
+    device._has_developer_tools.cache_clear()

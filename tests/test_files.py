@@ -225,7 +225,6 @@ ALLOWED = {
         "api.py",
         "Path(folder, f'{i:0{width}}.txt').write_bytes(text.encode())",
     ),  # in a temporary folder of its own
-    ("compiler.py", "log.open('wb')"),  # in a temporary folder of its own
     ("main.py", "os.open(os.devnull, os.O_WRONLY)"),
     ("__main__.py", "os.open(os.devnull, os.O_WRONLY)"),
     ("corpus.py", "np.save(buffer, part, allow_pickle=False)"),  # into memory

@@ -91,7 +91,7 @@ def test_training_on_a_terminal_of_any_width(tmp_path: Path, width: int) -> None
         *TOY,
         "--no-prior",
     )
-    command = Command(words, tmp_path, {"PATH": "", "NO_COLOR": "1", "TERM": "xterm"}, before=_every_step)
+    command = Command(words, tmp_path, {"NO_COLOR": "1", "TERM": "xterm"}, before=_every_step)
     screen = Screen(width)
     live = [row for row in screen.run(command) if "/120" in row]
     assert live and all("left" in row or (row.endswith("]") and "<" in row) for row in live), live[-1:]

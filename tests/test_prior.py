@@ -1,7 +1,6 @@
 """Counts as where a model begins: what it says at first, what training sees, and that nothing of it is lost."""
 
-from ctypes import CDLL
-from functools import cache
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from charlm.data.corpus import Corpus
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor, TransformerPredictor
 from charlm.model.transformer import LanguageModel
-from charlm.native import compiler as compiled
 from charlm.native.ngram_rows import Cursor
 from charlm.ngram.build import FOLDS, build, fold_edges
 from charlm.ngram.grams import Packing
@@ -23,17 +21,12 @@ from charlm.ngram.kneser_ney import KneserNey
 from charlm.ngram.prior import TrainingPrior
 from charlm.training.launch import resume_run
 from charlm.training.planner import Budget, choose
-from charlm.training.session import PriorRows, TransformerSession
+from charlm.training.session import TransformerSession
 from charlm.training.trainer import Trainer
-from tests.conftest import After, Never, needed, toy_choice, toy_run
+from tests.conftest import After, Never, toy_choice, toy_run
 from tests.matrix import every_model, name_of
 
 V = 5
-
-
-@pytest.fixture(autouse=True)
-def no_compiler() -> None:
-    """Here there is one."""
 
 
 def beside_counts(corpus: Corpus, steps: int = 6, **model: object) -> TransformerSession:
@@ -103,21 +96,21 @@ def test_the_steps_of_a_text_multiply_to_its_score(corpus: Corpus, shape: dict[s
     np.testing.assert_allclose(found, predictor.score(ids), rtol=0, atol=1e-5)
 
 
-@cache
-def library_of_rows() -> CDLL:
-    """What a compiler made of the rows."""
-    return needed(compiled.compile_ngram_rows())
+def in_numpy(model: KneserNey) -> KneserNey:
+    """The same model, whose rows NumPy computes."""
+    plain = copy(model)
+    plain.kernel = None
+    return plain
 
 
 def cursor_of(model: KneserNey, contexts: np.ndarray) -> Cursor:
-    model.use_library(library_of_rows())
     assert model.kernel is not None
     return Cursor(model.kernel, contexts)
 
 
 @pytest.mark.parametrize("n_folds", [0, 3, 10])
 @pytest.mark.parametrize(("n_symbols", "order"), [(2, 7), (5, 0), (65, 8), (300, 4), (70_000, 2)])
-def test_rows_in_c_are_the_same_to_the_last_bit(n_symbols: int, order: int, n_folds: int) -> None:
+def test_rows_in_c_are_the_same_to_the_last_bit(clone: str, n_symbols: int, order: int, n_folds: int) -> None:
     rng = np.random.default_rng(2)
     ids = rng.zipf(1.3, 3000).clip(max=n_symbols).astype(np.int64) - 1
     ids[1000:1800] = 0  # counts too large for a byte
@@ -135,9 +128,9 @@ def test_rows_in_c_are_the_same_to_the_last_bit(n_symbols: int, order: int, n_fo
             )
         )
         folds = rng.integers(0, n_folds, len(contexts)) if n_folds else None
-        in_numpy = [model.log_rows(contexts, which) for which in (None, folds)]
-        model.use_library(library_of_rows())
-        for expected, which in zip(in_numpy, (None, folds), strict=True):
+        assert model.kernel is not None
+        for which in (None, folds):
+            expected = in_numpy(model).log_rows(contexts, which)
             assert np.array_equal(model.log_rows(contexts, which).view(np.uint32), expected.view(np.uint32))
 
 
@@ -145,14 +138,14 @@ def test_rows_in_c_are_the_same_to_the_last_bit(n_symbols: int, order: int, n_fo
 @pytest.mark.parametrize("end", [None, 4])
 @pytest.mark.parametrize(("n_symbols", "order"), [(5, 0), (5, 3), (65, 8), (255, 7)])
 def test_contexts_moved_on_in_c_are_the_same(
-    n_symbols: int, order: int, end: int | None, most: int | None
+    clone: str, n_symbols: int, order: int, end: int | None, most: int | None
 ) -> None:
     rng = np.random.default_rng(3)
     ids = rng.zipf(1.3, (40, 60)).clip(max=n_symbols + 9).astype(np.int64) - 1  # the last are no symbols
     seen = ids.reshape(-1)[:1600]
     built = build(seen.clip(max=n_symbols - 1), n_symbols, order, memory=1 << 28, end=end, most=most).model
     kept = built.start(40)
-    following = cursor_of(built, kept)
+    following, built = cursor_of(built, kept), in_numpy(built)
     assert np.array_equal(following.log_next(), built.log_rows(kept))
     for t in range(50):
         if t == 30:  # what was read between these is not known
@@ -165,7 +158,7 @@ def test_contexts_moved_on_in_c_are_the_same(
             assert np.array_equal(following.log_next(), built.log_rows(kept))
 
 
-def test_places_follow_from_those_before_without_a_search() -> None:
+def test_places_follow_from_those_before_without_a_search(kernels: None) -> None:
     """Known contexts that go on are found where the entry of the symbol says, on every level."""
     ids = np.random.default_rng(4).zipf(1.2, 5000).clip(max=30).astype(np.int64) - 1
     built = build(ids, 30, 5, memory=1 << 28).model
@@ -177,15 +170,14 @@ def test_places_follow_from_those_before_without_a_search() -> None:
         following.log_next()
 
 
-def test_counts_that_contradict_themselves_are_read_without_harm() -> None:
+def test_counts_that_contradict_themselves_are_read_without_harm(kernels: None) -> None:
     """A context that only the highest order knows: the orders below say that it was never seen."""
     ids = np.random.default_rng(5).integers(0, 4, 300)
     whole = build(ids, 4, 3, memory=1 << 28).model
     below = whole.levels[1].without(np.arange(len(whole.levels[1].contexts)) != 2)
     torn = KneserNey(whole.packing, [whole.levels[0], below, *whole.levels[2:]], dense=False)
     contexts = whole.contexts(ids[None])[0]
-    expected = torn.log_rows(contexts)
-    torn.use_library(library_of_rows())
+    expected = in_numpy(torn).log_rows(contexts)
     assert np.array_equal(torn.log_rows(contexts), expected)
     kept = torn.start(1)
     following = cursor_of(torn, kept)
@@ -194,44 +186,14 @@ def test_counts_that_contradict_themselves_are_read_without_harm() -> None:
         assert np.array_equal(following.log_next()[0], expected[t])
 
 
-class Late:
-    """A compiler that is done when it was asked for the n-th time."""
-
-    def __init__(self, n: int) -> None:
-        self.left = n
-
-    @property
-    def waits(self) -> bool:
-        self.left -= 1
-        return self.left >= 0
-
-    def library(self) -> CDLL:
-        return library_of_rows()
-
-
-def test_a_run_has_the_same_weights_whenever_the_compiler_is_done(corpus: Corpus) -> None:
-    weights = []
-    for batches in (0, 4, 99):
-        session = beside_counts(corpus, 8, prior_order=8)
-        assert session.prior is not None
-        session.prior_rows = PriorRows(session.prior, session.batch_sampler, 0.2, Late(batches))  # type: ignore[arg-type]
-        trainer = Trainer(session, None)  # type: ignore[arg-type]
-        for _ in range(8):
-            list(trainer._guarded_step())
-        assert (session.prior.model.kernel is None) == (batches == 99)
-        weights.append(session.model.state_dict())
-    for other in weights[1:]:
-        for name, weight in weights[0].items():
-            assert torch.equal(weight, other[name]), name
-
-
-@pytest.mark.parametrize("in_c", [False, True])
+@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("n", [1, 6])
-def test_single_characters_are_read_as_many_are(corpus: Corpus, in_c: bool, n: int) -> None:
-    library = needed(compiled.start_compiling()) if in_c else None
+def test_single_characters_are_read_as_many_are(corpus: Corpus, native: bool, n: int) -> None:
     session = beside_counts(corpus)
     predictor = shaken(session)
-    predictor = TransformerPredictor(predictor.model.float(), corpus.vocabulary, library, session.kneser_ney)
+    predictor = TransformerPredictor(
+        predictor.model.float(), corpus.vocabulary, session.kneser_ney, native=native
+    )
     ids = np.stack([corpus.held_out[i : i + 60] for i in range(n)]).astype(np.int64)
     state = predictor.start(n)
     for t in range(60):

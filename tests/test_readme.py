@@ -94,7 +94,7 @@ def test_the_links_lead_somewhere() -> None:
 
 
 def test_ci_runs_the_readmes_test_commands() -> None:
-    commands = ['pip install -c constraints.txt ".[dev]"', "pytest"]
+    commands = ['pip install -c constraints.txt -e ".[dev]"', "pytest"]
     assert "\n".join(f"    {command}" for command in commands) in README
     assert "\n".join(commands) in (ROOT / ".ci" / "run").read_text("utf-8").replace(" -q", "")
 

@@ -54,10 +54,7 @@ class Place:
             signal.alarm(10)
             before()
 
-        place = {
-            "CHARLM_CACHE": str(self.here / "cache"),
-            "PATH": "",
-        }  # no compiler: it takes longer than the rest
+        place = {"CHARLM_CACHE": str(self.here / "cache")}
         return Command(tuple(words.split()), self.here, place, before=limited).run()
 
     def restore(self) -> None:

@@ -1,9 +1,6 @@
 """The NumPy path and the model: the same logits, for every attention model that can be."""
 
-import sys
-from ctypes import CDLL
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +13,7 @@ from charlm.inference.sampling import sampling_weights
 from charlm.inference.text_state import TextState
 from charlm.model.fast_decoder import LONGEST_BLOCK, DecoderWeights, NumpyDecoder
 from charlm.model.transformer import LanguageModel
-from charlm.native.compiler import Compilation, start_compiling
 from charlm.native.decoder import CDecoder
-from tests.conftest import needed
 from tests.matrix import name_of, typical_models
 from tests.test_predictor import VOCABULARY
 
@@ -46,11 +41,6 @@ WIDER = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def no_compiler() -> None:
-    """Here there is one."""
-
-
 def single(config: ModelConfig) -> LanguageModel:
     """A random model in fp32."""
     model = LanguageModel(config, VOCABULARY.n_symbols)
@@ -60,12 +50,6 @@ def single(config: ModelConfig) -> LanguageModel:
         with torch.no_grad():
             model.ngrams.table[model.ngrams.nothing] = 0  # as training leaves it
     return model.eval()
-
-
-@pytest.fixture(scope="module")
-def library() -> CDLL:
-    """The step in C."""
-    return needed(start_compiling())
 
 
 def read(predictor: TransformerPredictor, B: int, first: int = 2, n: int = 12) -> torch.Tensor:
@@ -97,9 +81,9 @@ def test_it_says_what_the_model_says(config: ModelConfig) -> None:
 
 @pytest.mark.parametrize("B", [1, 3, 37])
 @pytest.mark.parametrize("config", WIDER, ids=name_of)
-def test_the_step_in_c_says_what_the_model_says(config: ModelConfig, B: int, library: CDLL) -> None:
+def test_the_step_in_c_says_what_the_model_says(config: ModelConfig, B: int, clone: str) -> None:
     model = single(config)
-    predictor = TransformerPredictor(model, VOCABULARY, library)
+    predictor = TransformerPredictor(model, VOCABULARY)
     assert isinstance(predictor.start(B).decoder, CDecoder)
     fast, slow = (read(p, B, first=70, n=60) for p in (predictor, Plain(model, VOCABULARY)))
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-4)
@@ -107,11 +91,14 @@ def test_the_step_in_c_says_what_the_model_says(config: ModelConfig, B: int, lib
 
 @pytest.mark.parametrize("config", WIDER, ids=name_of)
 def test_a_draw_hardly_ever_falls_between_what_two_ways_of_computing_say(
-    config: ModelConfig, library: CDLL
+    config: ModelConfig, kernels: None
 ) -> None:
     """So the same seed writes the same text elsewhere too, but for one in about so many characters."""
     model = single(config)
-    ways = TransformerPredictor(model, VOCABULARY, library), TransformerPredictor(model, VOCABULARY)
+    ways = (
+        TransformerPredictor(model, VOCABULARY),
+        TransformerPredictor(model, VOCABULARY, native=False),
+    )
     in_c, in_numpy, in_torch = (
         sampling_weights(read(way, 8, n=60).flatten(0, 1).numpy(), SamplingConfig())
         for way in (*ways, Plain(model, VOCABULARY))
@@ -125,17 +112,17 @@ def test_a_draw_hardly_ever_falls_between_what_two_ways_of_computing_say(
     assert len(texts) == 1
 
 
-def test_the_compiled_step_leaves_small_numbers_as_they_are(library: CDLL) -> None:
+def test_the_compiled_step_leaves_small_numbers_as_they_are(kernels: None) -> None:
     assert np.float32(1e-39) * np.float32(0.5) > 0, "as -ffast-math would have it for the whole process"
 
 
-def test_scores_too_high_for_exponentials_are_lowered_first(library: CDLL) -> None:
+def test_scores_too_high_for_exponentials_are_lowered_first(kernels: None) -> None:
     model = single(NGRAMS[0])
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "k_norm" in name:
                 weight.fill_(200.0)
-    predictor = TransformerPredictor(model, VOCABULARY, library)
+    predictor = TransformerPredictor(model, VOCABULARY)
     assert isinstance(predictor.start(1).decoder, NumpyDecoder)
     torch.testing.assert_close(read(predictor, 3), read(Plain(model, VOCABULARY), 3), rtol=0, atol=2e-4)
 
@@ -162,7 +149,7 @@ def test_texts_are_those_of_the_model_itself(settings: dict[str, float]) -> None
 def test_of_a_long_prompt_the_model_reads_what_it_can_see(
     kind: type[TransformerPredictor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predictor, seen = kind(single(NGRAMS[0]), VOCABULARY), []
+    predictor, seen = kind(single(NGRAMS[0]), VOCABULARY, native=False), []
     real, fast = LanguageModel.hidden, NumpyDecoder.next_logits
 
     def hidden(self: LanguageModel, ids: torch.Tensor, cache: object, **more: object) -> torch.Tensor:
@@ -177,14 +164,6 @@ def test_of_a_long_prompt_the_model_reads_what_it_can_see(
     monkeypatch.setattr(NumpyDecoder, "next_logits", stepped)
     next(generate(predictor, "the cat " * 12_500, SamplingConfig(seed=1), n=2, length=1))
     assert len(seen) == 1 and seen[0] <= predictor.rule.block_size
-
-
-def test_without_a_compiler_or_with_one_that_fails_there_is_no_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert start_compiling() is None
-    assert Compilation([sys.executable]).library() is None, "Python compiles no C"
 
 
 def test_it_stands_for_attention_in_blocks_that_are_not_too_long() -> None:

@@ -180,16 +180,6 @@ def can_ask() -> bool:
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
-def warn_of_slow_parts() -> None:
-    """Say once for each part that it runs in NumPy, though a compiler is there."""
-    compiled = sys.modules.get("charlm.native.compiler")
-    for purpose, why in compiled.take_failures() if compiled else ():
-        warn(
-            f"the C code for {purpose} could not be compiled ({one_line(why)}); charlm uses NumPy instead, which is slower. "
-            "charlm doctor shows which parts are compiled"
-        )
-
-
 def foreign(text: str) -> str:
     """Text of a file or a model, made harmless if standard output is a terminal."""
     return visible(text, dim=colour(sys.stdout)) if sys.stdout.isatty() else text

@@ -1,5 +1,6 @@
 """`charlm doctor`: check this machine, or every file of a run."""
 
+import platform
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,10 @@ EXAMPLES = """Examples:
   charlm doctor                check this machine and whether charlm can write
   charlm doctor poems          verify every file of a run
   charlm doctor poems --json   as data
+
+CHARLM_NATIVE=0 switches the compiled kernels off; v4bf16, v4, v3, v2 or
+baseline chooses those of one instruction set.
+
 Exit codes: 4 if a run is damaged, 6 if a folder cannot be written."""
 
 SAMPLE = "é→日🦆"
@@ -58,30 +63,34 @@ def command(
         raise typer.Exit(CheckpointError.exit_code)
 
 
+def software() -> list[tuple[str, str]]:
+    """Versions, and what computes each part that has compiled kernels."""
+    import torch  # here: it is slow to import
+
+    from charlm.native.library import statuses
+
+    python = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
+    kernels = [(part.purpose, str(part)) for part in statuses()]
+    return [("Python", python), ("torch", str(torch.__version__)), *kernels]
+
+
 def _show_machine(found: "Machine", as_json: bool) -> None:
     terminal = _terminal()
     if as_json:
         print_json({"schema": 1, **asdict(found), "terminal": terminal})
     else:
-        rows = [("charlm", found.charlm), ("Python", f"{found.python}, {found.system}")]
-        rows.append(("torch", f"{found.torch}, device {found.device}, threads {found.threads}"))
+        rows = [("charlm", found.charlm), *software()]
+        rows.append(("device", f"{found.device}, threads {found.threads}"))
         allowed = ", ".join(f"{name} {n}" for name, n in found.cpus.items())
         rows.append(("CPUs", f"{min(found.cpus.values())} may be used ({allowed})"))
         rows.append(
             ("bf16", "supported by the processor" if found.bf16 else "not supported; charlm uses fp32")
         )
-        rows += [(f"C for {part.purpose}", _compiled(part)) for part in found.compiled]
         rows += [(place.what, _place(place)) for place in found.places]
         rows.append(("standard output", _stream(terminal)))
         table(rows)
     if any(place.problem for place in found.places):
         raise typer.Exit(ResourceError.exit_code)
-
-
-def _compiled(part: Any) -> str:
-    if part.problem:
-        return f"not compiled; charlm uses NumPy instead, which is slower: {part.problem}"
-    return f"compiled by {part.compiler}"
 
 
 def _place(place: Any) -> str:

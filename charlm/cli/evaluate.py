@@ -110,10 +110,8 @@ def command(
     check_files("eval", files or [], checkpoints)
     _check_options(part, files, encoding=encoding, field=field)
     bits = _output_of_bits(per_char, files or [], as_json)
-    from charlm.native.compiler import compile_ngram_rows
     from charlm.threads import use_threads
 
-    compile_ngram_rows()  # beside the import of torch
     use_threads(threads)
     model = load_run(checkpoints, run, checkpoint)
     if online:

@@ -9,9 +9,8 @@ import typer
 from tqdm import tqdm
 
 from charlm.checkpoint.run_folder import RunFolder, run_command
-from charlm.cli.console import print_json, say, table, warn, warn_of_slow_parts
+from charlm.cli.console import print_json, say, table, warn
 from charlm.job import TrainingJob
-from charlm.native.compiler import has_failures
 from charlm.reporting.commands import text_words
 from charlm.reporting.log import row_of
 from charlm.reporting.progress import Progress, show_evaluation
@@ -106,8 +105,6 @@ class _Display:
         with tqdm.external_write_mode():
             if isinstance(event, Remembered):
                 say(forgetting_sentence(event))
-            if has_failures():
-                warn_of_slow_parts()
         plan = self._training.session.plan
         if isinstance(event, Planned) and plan.fell_short and not self._said_slower:
             self._said_slower = True

@@ -27,10 +27,11 @@ from charlm.cli import (
     sample,
     train,
 )
-from charlm.cli.console import fail, warn_of_slow_parts
+from charlm.cli.console import fail, table
 from charlm.cli.mistakes import usage_message
 from charlm.cli.options import CONTEXT, Command, Group, note_unknown_variables, with_sources
 from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError, is_out_of_memory
+from charlm.native.library import check_variable
 from charlm.terminal import be_quiet, no_colours, one_line, plain_streams
 from charlm.training.signals import EXIT_CODES, Signalled, raising_signals
 
@@ -88,10 +89,16 @@ def make_app(started: float) -> typer.Typer:
             bool,
             typer.Option("--version", "-V", help="Show the version.", is_eager=True, callback=_show_version),
         ] = False,
+        verbose: Annotated[
+            bool, typer.Option("--verbose", help="With --version: also what it computes with.")
+        ] = False,
     ) -> None:
         assert not version, "its callback ends the command"
+        if verbose:
+            raise UsageError("--verbose has no effect without --version")
         ctx.obj = started
         note_unknown_variables(ctx.command)
+        check_variable()
 
     for name, (command, examples) in COMMANDS.items():
         app.command(name, cls=Command, epilog=examples, context_settings=CONTEXT)(_interruptible(command))
@@ -101,25 +108,22 @@ def make_app(started: float) -> typer.Typer:
 def _show_version(wanted: bool) -> None:
     if wanted:
         print(f"charlm {__version__}")
+        if "--verbose" in sys.argv[1:]:
+            table(doctor.software())
         raise typer.Exit
 
 
 def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command, ended by Ctrl-C or a signal with one sentence (while it trains, training handles them).
-
-    What it did more slowly than it could is said at its end, if it was not said before.
-    """
+    """The command, ended by Ctrl-C or a signal with one sentence (while it trains, training handles them)."""
 
     @wraps(command)
     def wrapped(*args: Any, **values: Any) -> Any:
         try:
-            result = command(*args, **values)
+            return command(*args, **values)
         except Signalled as ended:
             raise Interrupted(f"stopped by {ended.name}", EXIT_CODES[ended.name]) from None
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
-        warn_of_slow_parts()
-        return result
 
     return wrapped
 

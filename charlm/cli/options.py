@@ -333,7 +333,7 @@ def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
     )
 
 
-NO_OPTION = ("CHARLM_CACHE", "CHARLM_DEBUG")
+NO_OPTION = ("CHARLM_CACHE", "CHARLM_DEBUG", "CHARLM_NATIVE")
 """The variables that belong to no option."""
 CONFIG_FILE = "charlm.config_file"
 """Where a command's context keeps the name of its `--config` file and the line of each setting."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.console import MESSAGES, foreign, load_run, print_json, say, warn, warn_of_slow_parts
+from charlm.cli.console import MESSAGES, foreign, load_run, print_json, say, warn
 from charlm.cli.mistakes import text_is_prompt
 from charlm.cli.options import (
     ROOT,
@@ -112,7 +112,6 @@ def command(
     standard error; the same seed gives the same text on the same machine. If the model was trained with
     --documents, the prompt is the beginning of a document.
     """
-    from charlm.native.compiler import start_compiling
     from charlm.threads import use_threads
 
     run = _run(name, run, checkpoints)
@@ -123,11 +122,9 @@ def command(
     stops = [unescaped(text) for text in stop or []]
     if "" in stops:
         raise UsageError("--stop is empty; give the text to stop before")
-    compiling = start_compiling()  # beside the import of torch
     use_threads(threads)
     model = load_run(checkpoints, run, checkpoint)
     given, lacking = _as_the_run_reads(given, prompt_file, model, map_lookalikes)
-    model.compiling = compiling
     if config.seed is None and config.temperature > 0:
         config = config.seeded()
         say(f"seed {config.seed}; to repeat this sample: --seed {config.seed}")
@@ -245,7 +242,6 @@ def _prepare(run: "TrainedRun", config: SamplingConfig, stops: list[str], *, alo
     import torch
 
     single = run.predictor.single_threaded
-    warn_of_slow_parts()
     if alone and single:
         torch.set_num_threads(1)
     vocabulary = run.tokenizer

@@ -155,7 +155,7 @@ def compressing(
     The file records how many threads computed, and is decompressed with as many.
     """
     encoded = file_to_ids(data, snapshot.vocabulary, snapshot.run.text.encoding)
-    predictor = predictor_of(snapshot)
+    predictor = predictor_of(snapshot, native=False)
     n_streams = streams_for(encoded.chars)
     with exactly_threads(threads):
         payload = yield from encoding(predictor, encoded.ids, n_streams)
@@ -182,7 +182,7 @@ def decompressing(file: bytes, label: str, snapshot: Snapshot) -> Generator[Prog
     differs from the one that compressed it.
     """
     header, payload = unpack(file, label)
-    predictor = predictor_of(snapshot)
+    predictor = predictor_of(snapshot, native=False)
     with exactly_threads(header.environment.threads):
         _check_same(header, snapshot, predictor, label)
         try:

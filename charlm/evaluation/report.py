@@ -26,7 +26,6 @@ from charlm.evaluation.bootstrap import confidence_interval
 from charlm.evaluation.score import OnProgress, Score, no_progress, score_text
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor, Predictor, predictor_of
-from charlm.native.compiler import compile_ngram_rows
 from charlm.settings import settings_of
 
 SCHEMA = 1
@@ -120,8 +119,6 @@ def evaluate(
     predictor = predictor_of(snapshot)
     alone = None
     if predictor.prior is not None:
-        compiling = compile_ngram_rows()
-        predictor.prior.use_library(compiling.library() if compiling else None)
         alone = NgramPredictor(predictor.prior, predictor.vocabulary)
     figure = Score([score_text(predictor, name, text, rule, on_progress) for name, text in texts])
     joined = "".join(text for _, text in texts)

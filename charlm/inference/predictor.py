@@ -6,7 +6,6 @@ Shapes: B texts side by side, T positions, C width, V ids (bytes that training n
 """
 
 from collections.abc import Iterator, Sequence
-from ctypes import CDLL
 from itertools import pairwise
 from math import log, log1p
 from typing import Any
@@ -116,27 +115,26 @@ class TransformerPredictor(Predictor):
         self,
         model: LanguageModel,
         vocabulary: Vocabulary,
-        library: CDLL | None = None,
         prior: KneserNey | None = None,
+        *,
+        native: bool = True,
     ) -> None:
-        """`library`: the compiled kernels (charlm/native/compiler.py), which read single characters faster."""
+        """`native`: steps may use the compiled kernels. Without, they are the same on any build of charlm."""
         assert model.config.causal, "a model that reads ahead predicts nothing"
         assert (prior is None) == (model.prior is None)
         self.model, self.vocabulary, self.prior = model, vocabulary, prior
         self.rule = ContextRule.of_model(model.config)
-        self._library = library
-        if prior is not None:
-            prior.use_library(library)
+        self._native = native
         self._decoder_weights: DecoderWeights | None = None
         self._decoder_version: list[tuple[int, int]] = []  # of the weights that it was made from
 
     @classmethod
-    def of(cls, snapshot: Snapshot, library: CDLL | None = None) -> "TransformerPredictor":
+    def of(cls, snapshot: Snapshot, *, native: bool = True) -> "TransformerPredictor":
         """The model of a checkpoint. Raises CheckpointError if its n-gram prior is damaged."""
         model = empty_model(snapshot.model_config, snapshot.vocabulary.n_symbols)
         model.load_state_dict(snapshot.weights, assign=True)
         prior = snapshot.kneser_ney() if model.prior is not None else None
-        return cls(model.eval(), snapshot.vocabulary, library, prior)
+        return cls(model.eval(), snapshot.vocabulary, prior, native=native)
 
     @property
     def precision(self) -> torch.dtype:  # type: ignore[override]
@@ -220,10 +218,12 @@ class TransformerPredictor(Predictor):
         version = [(id(weight), weight._version) for weight in self.model.parameters()]
         if DecoderWeights.supports(self.model) and version != self._decoder_version:  # new, or trained since
             self._decoder_weights, self._decoder_version = DecoderWeights(self.model), version
+        cache = decoder = None
         if self._decoder_weights is None:
-            return TextState(self.rule, batch_size, self.model.new_cache(batch_size), None, self.prior)
-        decoder = make_decoder(self._decoder_weights, batch_size, self._library)
-        return TextState(self.rule, batch_size, None, decoder, self.prior)
+            cache = self.model.new_cache(batch_size)
+        else:
+            decoder = make_decoder(self._decoder_weights, batch_size, native=self._native)
+        return TextState(self.rule, batch_size, cache, decoder, self.prior, native=self._native)
 
     def step(self, state: TextState, ids: Tensor) -> tuple[TextState, Tensor]:
         """Read ids (B, T), T >= 0. Returns the new state and log-probabilities (B, V) of the next id.
@@ -362,17 +362,15 @@ class NgramPredictor(Predictor):
         return np.log(p)
 
 
-def predictor_of(
-    snapshot: Snapshot, library: CDLL | None = None, device: torch.device | None = None
-) -> Predictor:
+def predictor_of(snapshot: Snapshot, device: torch.device | None = None, *, native: bool = True) -> Predictor:
     """The predictor of a checkpoint; a transformer goes to `device`, by default the CPU.
 
-    `library`: the compiled kernels. Raises CheckpointError if the n-gram model is damaged.
+    `native`: steps may use the compiled kernels. Raises CheckpointError if the n-gram model is damaged.
     """
     if snapshot.model_config.is_ngram:
         ngram = snapshot.kneser_ney()
         assert ngram is not None, "reading a checkpoint refuses an n-gram run without its n-grams"
         return NgramPredictor(ngram, snapshot.vocabulary)
-    predictor = TransformerPredictor.of(snapshot, library)
+    predictor = TransformerPredictor.of(snapshot, native=native)
     predictor.model.to(device)
     return predictor

@@ -32,7 +32,10 @@ class TextState:
         cache: ModelCache | None,
         decoder: NumpyDecoder | CDecoder | None,
         prior: KneserNey | None = None,
+        *,
+        native: bool = True,
     ) -> None:
+        """`native`: read single characters of the prior by the compiled kernels."""
         self.cache, self.decoder, self.prior = cache, decoder, prior
         self.length = 0  # characters read so far
         self._rule, self._start = rule, 0  # where the window begins
@@ -43,7 +46,7 @@ class TextState:
             (batch_size, self._order + in_view), boundary
         )  # those before the window come first
         self._unread = self._ids[:, :0]
-        kernel = prior.kernel if prior else None
+        kernel = prior.kernel if prior and native else None
         self._cursor = Cursor(kernel, prior.start(batch_size)) if prior and kernel else None
 
     @property

@@ -14,7 +14,7 @@ from charlm.checkpoint.safe_io import find_problems
 from charlm.checkpoint.snapshot import Snapshot, read_snapshot
 from charlm.data.corpus_cache import cache_folder
 from charlm.errors import CharlmError
-from charlm.native import compiler as compiled
+from charlm.native.library import KernelStatus, statuses
 from charlm.terminal import one_line
 from charlm.threads import limits
 from charlm.training.device import has_bf16, pick_device
@@ -46,7 +46,7 @@ class Machine:
     threads: int
     cpus: dict[str, int]  # that each of machine, affinity, cgroup and environment allows
     bf16: bool
-    compiled: tuple[compiled.KernelStatus, ...]
+    kernels: tuple[KernelStatus, ...]
     places: tuple[Place, ...]
 
 
@@ -87,7 +87,7 @@ def machine(checkpoints: Path) -> Machine:
         threads=torch.get_num_threads(),
         cpus=limits(),
         bf16=has_bf16(device),
-        compiled=compiled.check_kernels(),
+        kernels=statuses(),
         places=(_place("checkpoints", checkpoints), _place("cache", cache_folder())),
     )
 

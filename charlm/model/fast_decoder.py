@@ -8,7 +8,6 @@ D head size, C width, F hidden width of the MLP, V symbols, W block size.
 """
 
 from collections.abc import Iterator
-from ctypes import CDLL
 from math import sqrt
 from typing import Any
 
@@ -23,6 +22,7 @@ from charlm.model.ngram_layers import MULTIPLIERS
 from charlm.model.positions import Rotary
 from charlm.model.transformer import Block, LanguageModel
 from charlm.native.decoder import CDecoder, CModel, Floats
+from charlm.native.library import library
 
 LONGEST_BLOCK = 1024
 """The score bias of a block grows with its square."""
@@ -208,9 +208,9 @@ class NumpyDecoder:
         return logits
 
 
-def make_decoder(weights: DecoderWeights, batch_size: int, library: CDLL | None) -> NumpyDecoder | CDecoder:
-    """The C decoder where it was compiled and supports the model (fp32, no score bias), otherwise NumPy's."""
-    if library is None or not hasattr(library, "next_logits") or not weights.for_c:
+def make_decoder(weights: DecoderWeights, batch_size: int, *, native: bool) -> NumpyDecoder | CDecoder:
+    """The C decoder where it is there, wanted, and supports the model (fp32, no score bias), otherwise NumPy's."""
+    if not (native and weights.for_c and library()):
         return NumpyDecoder(weights, batch_size)
     layer, ngrams = weights.layers[0], weights.ngrams
     sizes = {
@@ -233,9 +233,7 @@ def make_decoder(weights: DecoderWeights, batch_size: int, library: CDLL | None)
         "turns": weights.turns,
         "head": weights.head,
     }
-    return CDecoder(
-        library, CModel(sizes, shared, [vars(layer) for layer in weights.layers], NORM_EPS), batch_size
-    )
+    return CDecoder(CModel(sizes, shared, [vars(layer) for layer in weights.layers], NORM_EPS), batch_size)
 
 
 def _normalise(x: Floats) -> Floats:

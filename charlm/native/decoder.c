@@ -4,9 +4,7 @@
    T new positions, R = B T rows, C width, H query heads, K key heads, D head size, W block size, F hidden width of
    the MLP, V symbols. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "kernel.h"
 
 typedef struct {
     const float *qkv, *gains, *out, *gate_up, *down;
@@ -165,7 +163,7 @@ static void attend_and_feed_forward(const Model *m, const Layer *layer, float *x
 /* Logits (B, V) after the last of ids, whose texts are `stride` apart, with T new ids each, from position `at` on.
    `added` (B, T, C), unless null, is added to their embeddings. x is a buffer for (B T, C) numbers, and room one for
    TILE (C + (H + 2 K) D + 3 F + 2 C) + W. */
-void next_logits(const Model *m, const Layer *layers, const int64_t *ids, int64_t stride, int64_t B, int64_t T,
+void EXPORT(next_logits)(const Model *m, const Layer *layers, const int64_t *ids, int64_t stride, int64_t B, int64_t T,
               int64_t at, const float *added, float *x, float *room, float *logits) {
     const int64_t C = m->C, wide = (m->H + 2 * m->K) * m->D;
     float *y = room, *qkv = y + TILE * C, *both = qkv + TILE * wide, *weights = both + TILE * (3 * m->F + 2 * C);

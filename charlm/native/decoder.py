@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.native.library import Pointer, Size, library
 from charlm.threads import threads
 
 Floats = NDArray[np.floating[Any]]
@@ -19,7 +20,6 @@ TILE = 32  # as in decoder.c
 TEXTS_PER_THREAD = 16
 """Fewer texts are not worth a second thread."""
 
-Pointer, Size = ctypes.c_void_p, ctypes.c_int64
 SIZES = ("n_layer", "C", "H", "K", "D", "W", "F", "V", "symbols", "orders", "rows")
 SHARED = ("embedding", "added", "ngrams", "turns", "head")
 OF_LAYER = ("qkv", "gains", "out", "gate_up", "down")
@@ -49,11 +49,11 @@ class CModel(NamedTuple):
 class CDecoder:
     """The keys and values of a batch of texts, divided among threads."""
 
-    def __init__(self, library: ctypes.CDLL, model: CModel, batch_size: int) -> None:
+    def __init__(self, model: CModel, batch_size: int) -> None:
         n_parts = min(threads(), batch_size // TEXTS_PER_THREAD) or 1
         bounds = [batch_size * i // n_parts for i in range(n_parts + 1)]
         self._texts = [slice(start, end) for start, end in pairwise(bounds)]
-        self._parts = [_Part(library, model, part.stop - part.start) for part in self._texts]
+        self._parts = [_Part(model, part.stop - part.start) for part in self._texts]
         self._threads = ThreadPoolExecutor(n_parts) if n_parts > 1 else None
 
     def next_logits(self, ids: NDArray[np.int64], at: int, added: Floats | None = None) -> Floats:
@@ -73,7 +73,7 @@ class CDecoder:
 class _Part:
     """The texts of one thread. It keeps every array that C has a pointer to."""
 
-    def __init__(self, library: ctypes.CDLL, model: CModel, batch_size: int) -> None:
+    def __init__(self, model: CModel, batch_size: int) -> None:
         sizes, shared, layers, eps = self._kept = model
         L, C, H, K, D, W, F, V = (sizes[name] for name in SIZES[:8])
         self._B, self._C = batch_size, C
@@ -90,9 +90,9 @@ class _Part:
         self._room = np.empty(TILE * (3 * C + (H + 2 * K) * D + 3 * F) + W, np.float32)
         self._x = np.empty((batch_size, C), np.float32)
         self._logits = np.empty((batch_size, V), np.float32)
-        self._call = library.next_logits
-        self._call.argtypes = [*[Pointer] * 3, *[Size] * 4, *[Pointer] * 4]
-        self._call.restype = None
+        kernels = library()
+        assert kernels is not None
+        self._call = kernels.function("next_logits", "fast", *[Pointer] * 3, *[Size] * 4, *[Pointer] * 4)
         self._first = (ctypes.addressof(self._model), ctypes.addressof(self._layers))
         self._last = (_pointer(self._room), _pointer(self._logits))
 

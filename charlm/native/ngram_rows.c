@@ -4,8 +4,8 @@
    without flags that reorder or fuse operations. Shapes: B contexts, V symbols, F folds. */
 
 #include <float.h>
-#include <stdint.h>
-#include <string.h>
+
+#include "kernel.h"
 
 /* 16, of compilers for processors that know half precision, differs from 0 in types that are not used here. */
 #if FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16
@@ -216,7 +216,7 @@ static inline int64_t at_most(int64_t most, int64_t n) { return n < most ? n : m
 
 /* Probabilities (B, V) of the next symbol after contexts (B), each without its fold (B) unless folds is null. `room` is a
    buffer for (V + LANES) (levels + 1) numbers. */
-void ngram_rows(const Table *t, const uint64_t *contexts, const int64_t *folds, int64_t B, double *room, float *out) {
+void EXPORT(ngram_rows)(const Table *t, const uint64_t *contexts, const int64_t *folds, int64_t B, double *room, float *out) {
     int64_t at[MOST_LEVELS * AT_ONCE];
     for (int64_t b = 0; b < B; b += AT_ONCE) {
         const int64_t n = at_most(AT_ONCE, B - b);
@@ -228,7 +228,7 @@ void ngram_rows(const Table *t, const uint64_t *contexts, const int64_t *folds, 
 }
 
 /* The same for contexts that `advance` moved on, and their places at(levels, B); the UNKNOWN ones are looked up. */
-void ngram_rows_advanced(const Table *t, const uint64_t *contexts, int64_t *at, int64_t B, double *room, float *out) {
+void EXPORT(ngram_rows_advanced)(const Table *t, const uint64_t *contexts, int64_t *at, int64_t B, double *room, float *out) {
     for (int64_t b = 0; b < B; b += AT_ONCE) {
         const int64_t n = at_most(AT_ONCE, B - b);
         look_up(t, contexts + b, n, at + b, B);
@@ -257,7 +257,7 @@ static int64_t of_entry(const Level *l, const Level *above, int64_t entry, uint6
 /* Advance contexts (B) and their places at(levels, B) by one id of each text (B). An id outside the vocabulary is the
    boundary, digit V, and so is all that precedes the end of a document. Places that do not follow from the old ones
    become UNKNOWN. */
-void advance(const Table *t, uint64_t *contexts, int64_t *at, const int64_t *ids, int64_t B) {
+void EXPORT(advance)(const Table *t, uint64_t *contexts, int64_t *at, const int64_t *ids, int64_t B) {
     const uint64_t mask = mask_of(t, t->n_levels - 1);
     uint64_t nothing = 0;
     int64_t entries[MOST_LEVELS];

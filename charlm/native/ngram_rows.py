@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.native.library import Library, Pointer, Size
+
 MARK_EVERY, LANES, UNKNOWN = 16, 8, -2  # as in ngram_rows.c
 
-Pointer, Size = ctypes.c_void_p, ctypes.c_int64
 ARRAYS = ("contexts", "marks", "starts", "symbols", "counts", "fold_counts", "discounts")
 SIZES = ("n", "entries", "symbol_bytes", "count_bytes", "fold_count_bytes", "dense_start")
 
@@ -46,7 +47,7 @@ class NgramKernel:
 
     def __init__(
         self,
-        library: ctypes.CDLL,
+        library: Library,
         levels: Sequence[LevelArrays],
         dense: NDArray[np.float64],
         *,
@@ -66,12 +67,10 @@ class NgramKernel:
             -1 if end is None else end,
         )
         self.at = ctypes.addressof(self._table)
-        self._fill, self.advance, self.fill_advanced = (
-            getattr(library, name) for name in ("ngram_rows", "advance", "ngram_rows_advanced")
-        )
-        self._fill.argtypes = self.fill_advanced.argtypes = [Pointer] * 3 + [Size] + [Pointer] * 2
-        self.advance.argtypes = [Pointer] * 4 + [Size]
-        self._fill.restype = self.advance.restype = self.fill_advanced.restype = None
+        fill = (*[Pointer] * 3, Size, *[Pointer] * 2)
+        self._fill = library.function("ngram_rows", "exact", *fill)
+        self.fill_advanced = library.function("ngram_rows_advanced", "exact", *fill)
+        self.advance = library.function("advance", "exact", *[Pointer] * 4, Size)
 
     def fill(
         self,

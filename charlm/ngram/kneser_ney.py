@@ -4,13 +4,14 @@ Shapes: N positions, B texts, V symbols, M positions whose context was seen, E e
 """
 
 from collections.abc import Sequence
-from ctypes import CDLL
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charlm.data.tokenizer import Ids
+from charlm.native.library import library
 from charlm.native.ngram_rows import LevelArrays, NgramKernel
 from charlm.ngram.grams import Keys, Packing
 from charlm.ngram.table import Floats64, FoldCounts, Index, Level, load_levels, save_levels
@@ -67,7 +68,6 @@ class KneserNey:
         self.packing = packing
         self.levels = levels
         self.fold_counts = fold_counts
-        self.kernel: NgramKernel | None = None  # the C path, once `use_library` was called
         self._dense = np.full(
             (1, packing.n_symbols), 1 / packing.n_symbols
         )  # precomputed rows: uniform first
@@ -114,10 +114,12 @@ class KneserNey:
         folds = sum(counts.nbytes for counts in self.fold_counts or ())
         return self._dense.nbytes + sum(level.nbytes for level in self.levels) + folds
 
-    def use_library(self, library: CDLL | None) -> None:
-        """Compute float32 rows in C from now on, if the library has that function."""
-        if self.kernel is not None or library is None or not hasattr(library, "ngram_rows"):
-            return
+    @cached_property
+    def kernel(self) -> NgramKernel | None:
+        """What computes float32 rows in C; None where the compiled kernels are not used."""
+        kernels = library()
+        if kernels is None:
+            return None
         arrays = [
             LevelArrays(
                 level.contexts,
@@ -130,7 +132,7 @@ class KneserNey:
             )
             for k, level in enumerate(self.levels)
         ]
-        self.kernel = NgramKernel(library, arrays, self._dense, bits=self.packing.bits, end=self.packing.end)
+        return NgramKernel(kernels, arrays, self._dense, bits=self.packing.bits, end=self.packing.end)
 
     def start(self, batch_size: int) -> Keys:
         """The context before the first symbol: (B,)."""

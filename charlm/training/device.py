@@ -7,10 +7,14 @@ import ctypes
 import os
 import platform
 import re
+import shutil
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -20,7 +24,7 @@ from torch import Tensor
 
 from charlm.config import TrainingConfig
 from charlm.errors import UsageError
-from charlm.native.compiler import compilers
+from charlm.native.library import status
 from charlm.terminal import one_line
 from charlm.threads import threads
 from charlm.training.planner import Budget
@@ -177,8 +181,23 @@ def measure_gflops(device: torch.device, dtype: torch.dtype = torch.float32) -> 
 def has_compiler(device: torch.device) -> bool:
     """Can torch compile for this device: is there a C++ compiler (CPU) or Triton (GPU)?"""
     if device.type == "cpu":
-        return bool(compilers((os.environ.get("CXX", ""), *CPU_COMPILERS)))
+        found = [path for name in (os.environ.get("CXX", ""), *CPU_COMPILERS) if (path := shutil.which(name))]
+        if (
+            sys.platform == "darwin" and not _has_developer_tools()
+        ):  # those of /usr/bin only offer to install them
+            found = [path for path in found if not path.startswith("/usr/bin/")]
+        return bool(found)
     return device.type == "cuda" and bool(torch.utils._triton.has_triton())
+
+
+@cache
+def _has_developer_tools() -> bool:
+    """Whether Apple's developer tools are installed."""
+    try:
+        command, nothing = ["/usr/bin/xcode-select", "-p"], subprocess.DEVNULL
+        return subprocess.run(command, stdout=nothing, stderr=nothing, timeout=20).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def compile_blocks(model: "LanguageModel", trial_loss: Callable[[], Tensor]) -> str | None:
@@ -204,7 +223,7 @@ def compile_blocks(model: "LanguageModel", trial_loss: Callable[[], Tensor]) -> 
 
 
 def describe_machine(n_threads: int) -> str:
-    """Processor, system, threads and versions in one line, to go with a measured speed."""
+    """Processor, system, threads, versions and compiled kernels in one line, to go with a measured speed."""
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux
@@ -212,5 +231,5 @@ def describe_machine(n_threads: int) -> str:
     found = re.search(r"model name\s*: *(.*)", cpuinfo)
     return (
         f"{found[1].strip() if found else platform.machine()}, {platform.system()}, {n_threads} "
-        f"thread{'s' * (n_threads > 1)}, torch {torch.__version__}, Python {platform.python_version()}"
+        f"thread{'s' * (n_threads > 1)}, torch {torch.__version__}, Python {platform.python_version()}, {status()}"
     )

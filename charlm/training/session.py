@@ -22,8 +22,6 @@ from charlm.errors import CheckpointError
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor, predictor_of
 from charlm.model.transformer import LanguageModel, initialise
-from charlm.native import compiler as native
-from charlm.native.compiler import Compilation
 from charlm.ngram.build import FOLDS, Built, build, fit, spread_chars
 from charlm.ngram.grams import Packing
 from charlm.ngram.kneser_ney import KneserNey
@@ -46,20 +44,10 @@ NGRAM_BLOCK = 64
 
 
 class PriorRows:
-    """The n-gram prior at every position of a batch, each without the fold of the text that the position is in.
+    """The n-gram prior at every position of a batch, each without the fold of the text that the position is in."""
 
-    A faster native implementation with the same results is used as soon as it has been compiled.
-    """
-
-    def __init__(
-        self,
-        prior: TrainingPrior,
-        sampler: BatchSampler,
-        dropout: float,
-        compiling: Compilation | None = None,
-    ) -> None:
+    def __init__(self, prior: TrainingPrior, sampler: BatchSampler, dropout: float) -> None:
         self.prior, self.sampler, self.dropout = prior, sampler, dropout
-        self._compiling = compiling
         self._thread = ThreadPoolExecutor(1) if threads() > 1 else None
         self._next: tuple[int, Future[LogRows]] | None = None
 
@@ -74,9 +62,6 @@ class PriorRows:
     def compute(self, step: int) -> LogRows:
         """The same, computed now: a pure function of the step. Windows that are dropped out have zeros."""
         sampler = self.sampler
-        if self._compiling is not None and not self._compiling.waits:
-            library, self._compiling = self._compiling.library(), None
-            self.prior.model.use_library(library)
         rows = self.prior.log_rows(sampler.starts(step), sampler.block_size)
         if self.dropout:
             draws = uniform(sampler.seed, step, np.arange(sampler.batch_size), PRIOR_DROPOUT_STREAM)
@@ -182,7 +167,6 @@ class TransformerSession(Session):
         self.prior_rows: PriorRows | None = None
         if model.prior:
             assert model.prior_order is not None
-            compiling = native.compile_ngram_rows()  # meanwhile the text is counted
             n_symbols, end = corpus.vocabulary.n_symbols, corpus.vocabulary.end
             self.built = build(
                 corpus.train,
@@ -198,7 +182,7 @@ class TransformerSession(Session):
                 TrainingPrior(self.built.model, corpus.train),
                 self.built.model.to_bytes(),
             )
-            self.prior_rows = PriorRows(self.prior, self.batch_sampler, model.prior_dropout or 0.0, compiling)
+            self.prior_rows = PriorRows(self.prior, self.batch_sampler, model.prior_dropout or 0.0)
         accumulator = training.ngram_embedding_accumulator or 0.0
         self.optimizer = Optimizer(
             self.model,

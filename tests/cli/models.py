@@ -27,7 +27,6 @@ KINDS = {
 SCORED = tuple(kind for kind in KINDS if kind != "controls")
 ALIKE = {
     "CHARLM_THREADS": "1",  # the order of a sum depends on the threads: one, whatever the machine has
-    "PATH": "",  # no C compiler is found: compiling for each command takes longer than all that it does
 }
 
 

@@ -37,8 +37,9 @@ def test_the_machine_as_data_and_as_a_table(charlm: Charlm) -> None:
     assert {place["what"] for place in found["places"]} == {"checkpoints", "cache"}
     for place in found["places"]:
         assert place["problem"] is None and place["free_bytes"] > 0 and place["path"]
-    for part in found["compiled"]:  # where there is no compiler, that is said and no error
-        assert set(part) == {"purpose", "compiler", "problem"} and (part["compiler"] or part["problem"])
+    assert {"n-gram rows", "sampling"} <= {part["purpose"] for part in found["kernels"]}
+    for part in found["kernels"]:  # where there is no compiler, that is said and no error
+        assert set(part) == {"purpose", "clone", "instead", "reason"} and (part["clone"] or part["reason"])
     assert set(found["terminal"]) == {"encoding", "is_terminal", "colour", "shows_all"}
     shown = charlm("doctor")
     assert shown.code == 0

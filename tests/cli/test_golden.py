@@ -52,7 +52,7 @@ SAME_KERNELS = {
     "MKL_CBWR": "COMPATIBLE",
     "DNNL_MAX_CPU_ISA": "SSE41",
     "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR",
-    "PATH": "",  # no C compiler
+    "CHARLM_NATIVE": "0",
     "OMP_NUM_THREADS": "1",
 }
 CHILD = "import json, sys\nfrom charlm.__main__ import main\nfor words in json.load(sys.stdin):\n    sys.argv = ['charlm', *words]\n    try:\n        main()\n    except SystemExit as ended:\n        assert not ended.code, words\n"

@@ -85,6 +85,9 @@ def test_the_version(charlm: Charlm) -> None:
     for words in (("--version",), ("-V",)):
         result = charlm(*words)
         assert result.code == 0 and re.fullmatch(r"charlm \d+\.\d+\S*\n", result.out)
+    whole = charlm("--version", "--verbose")
+    assert whole.code == 0 and whole.out.startswith(result.out) and "torch" in whole.out
+    refused(charlm("--verbose", "runs"), 2, "--verbose", "--version")
 
 
 @pytest.mark.parametrize("words", [("--help",), ("compare", "--help-all"), ("trian",), ("runs", "--jsn")])

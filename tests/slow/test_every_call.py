@@ -45,7 +45,6 @@ def anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     monkeypatch.setattr(encode, "IN_MEMORY", 100)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the disk of these tests is imagined
     monkeypatch.setenv("CHARLM_CACHE", str(place / "cache"))
-    monkeypatch.setenv("PATH", "")  # without a compiler, which takes time
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
     def folder() -> Path:

@@ -61,7 +61,7 @@ def test_training_and_sampling_end_with_a_code_that_fits(folder: Path, console: 
             before = lambda: os.chdir(READ_ONLY)  # noqa: E731
             expected = 6 if args[0] == "train" else 0
             args = args if args[0] == "train" else (*args, "--checkpoints", str(folder / "checkpoints"))
-        command = Command(args, folder, {"PATH": "", **environment}, closed=here, encoding=encoding)
+        command = Command(args, folder, environment, closed=here, encoding=encoding)
         if before is not None:
             command.before = before
         done = command.run_on_terminal() if place == "terminal" else command.run()

@@ -1,0 +1,16 @@
+/* Which clones of the kernels this processor can run. Compiled for the oldest one. */
+
+/* The names, best first, that charlm/native/library.py may choose from: bit i of the result is for the i-th of
+   v4bf16, v4, v3, v2, baseline. */
+int supported_clones(void) {
+#if defined(__x86_64__) || defined(_M_X64)
+    __builtin_cpu_init();
+    const int v2 = __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
+    const int v3 = v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    const int v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return (v4 && __builtin_cpu_supports("avx512bf16")) | v4 << 1 | v3 << 2 | v2 << 3;
+#else
+    return 16;
+#endif
+}

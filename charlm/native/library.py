@@ -1,0 +1,154 @@
+"""The compiled kernels: one shared library, built when the package is installed, loaded at its first use.
+
+Each kernel is in it once per instruction set (a "clone"); the best one that the processor has is used. CHARLM_NATIVE=0
+switches the library off, CHARLM_NATIVE=v3 (or another name of CLONES) chooses a clone.
+"""
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from charlm.errors import UsageError
+from charlm.terminal import one_line
+
+CLONES = ("v4bf16", "v4", "v3", "v2", "baseline")
+"""Best first, as in clones.c: x86-64 levels (v4 is AVX-512), v4 with bf16 products; `baseline` elsewhere."""
+VARIABLE = "CHARLM_NATIVE"
+FILE = "charlm_native.so"
+INSTEAD = {"n-gram rows": "NumPy", "sampling": "NumPy"}
+"""For each part of charlm that has kernels, what computes without them."""
+
+Pointer, Size = ctypes.c_void_p, ctypes.c_int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeStatus:
+    """Whether the compiled kernels are used."""
+
+    clone: str | None  # the instruction set in use; None: torch and NumPy compute
+    reason: str | None  # why no clone, or not the best one, is used
+
+    def __str__(self) -> str:
+        if self.clone is None:
+            return f"no compiled kernels ({self.reason})"
+        return f"compiled kernels {self.clone}" + (f" ({self.reason})" if self.reason else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelStatus:
+    """What computes a part of charlm: compiled kernels, or what serves in their place."""
+
+    purpose: str
+    clone: str | None  # None: `instead` computes
+    instead: str
+    reason: str | None
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason else ""
+        return (
+            f"compiled kernels {self.clone}{why}" if self.clone else f"{self.instead}, which is slower{why}"
+        )
+
+
+@dataclass(frozen=True)
+class Library:
+    """The loaded library and the clone in use."""
+
+    handle: ctypes.CDLL
+    clone: str
+
+    def function(self, name: str, kind: str, *argument_types: Any) -> Any:
+        """A function that returns nothing. `kind`: exact, fast, fp32 or bf16, as CMakeLists.txt compiles it."""
+        try:
+            found = getattr(self.handle, f"{name}_{kind}_{self.clone}")
+        except AttributeError:
+            raise UsageError(f"{FILE} is older than charlm's sources; install charlm again") from None
+        found.argtypes, found.restype = argument_types, None
+        return found
+
+
+def library() -> Library | None:
+    """The compiled kernels, or None where torch and NumPy must serve. Raises UsageError for a wrong CHARLM_NATIVE."""
+    return _load(_asked())[0]
+
+
+def status() -> NativeStatus:
+    """What `library` returns, and why. Raises UsageError for a wrong CHARLM_NATIVE."""
+    return _load(_asked())[1]
+
+
+def statuses() -> tuple[KernelStatus, ...]:
+    """What computes each part of charlm. Raises UsageError for a wrong CHARLM_NATIVE."""
+    found = status()
+    return tuple(
+        KernelStatus(purpose=purpose, clone=found.clone, instead=instead, reason=found.reason)
+        for purpose, instead in INSTEAD.items()
+    )
+
+
+def check_variable() -> None:
+    """Raise UsageError for a wrong CHARLM_NATIVE, without loading anything."""
+    _asked()
+
+
+def supported_clones() -> tuple[str, ...]:
+    """The clones in the library that this processor can run, best first."""
+    path = _path()
+    handle = None if path is None else _open(path)
+    return () if not isinstance(handle, ctypes.CDLL) else _supported(handle)
+
+
+def _asked() -> str:
+    asked = os.environ.get(VARIABLE, "")
+    if asked not in ("", "0", "1", *CLONES):
+        raise UsageError(
+            f"{VARIABLE} is {one_line(repr(asked))}; it may be 0 (off), 1 (on), or one of {', '.join(CLONES)}"
+        )
+    return asked
+
+
+@cache
+def _load(asked: str) -> tuple[Library | None, NativeStatus]:
+    if asked == "0":
+        return None, NativeStatus(clone=None, reason=f"switched off by {VARIABLE}=0")
+    path = _path()
+    if path is None:
+        return None, NativeStatus(clone=None, reason="the package was installed without a C compiler")
+    handle = _open(path)
+    if isinstance(handle, str):
+        return None, NativeStatus(clone=None, reason=f"{FILE} could not be loaded: {one_line(handle)}")
+    clones = _supported(handle)
+    if not clones or (asked in CLONES and asked not in clones):
+        missing = (
+            f"this processor cannot run {asked}" if clones else "this processor is older than all of them"
+        )
+        return None, NativeStatus(clone=None, reason=missing)
+    clone = asked if asked in CLONES else clones[0]
+    reason = f"chosen by {VARIABLE}={asked}" if asked in CLONES else None
+    return Library(handle, clone), NativeStatus(clone=clone, reason=reason)
+
+
+def _path() -> Path | None:
+    """Where the library is: beside this file, or, for an editable installation, where the package was installed."""
+    import charlm.native
+
+    found = (Path(folder, FILE) for folder in charlm.native.__path__)
+    return next((path for path in found if path.is_file()), None)
+
+
+@cache
+def _open(path: Path) -> ctypes.CDLL | str:
+    """The library, or why it cannot be loaded."""
+
+    try:
+        return ctypes.CDLL(str(path), mode=os.RTLD_NOW if hasattr(os, "RTLD_NOW") else ctypes.DEFAULT_MODE)
+    except OSError as error:
+        return str(error)
+
+
+def _supported(handle: ctypes.CDLL) -> tuple[str, ...]:
+    bits = handle.supported_clones()
+    return tuple(clone for i, clone in enumerate(CLONES) if bits >> i & 1)
