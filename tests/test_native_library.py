@@ -4,10 +4,13 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from charlm.errors import UsageError
 from charlm.native import library as native
+from charlm.training.device import describe_machine
 from tests.cli.kept import TOY
 from tests.conftest import Result
 
@@ -78,7 +81,7 @@ def test_a_package_without_the_library_computes_without(
     charlm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, anew: None
 ) -> None:
     monkeypatch.setattr("charlm.native.__path__", [])
-    assert "installed without a C compiler" in rows(charlm("doctor").out)["sampling"]
+    assert "installed without a working C compiler" in rows(charlm("doctor").out)["sampling"]
     assert charlm("train", "ducks.txt", "--steps", "2", "--prior", *TOY).code == 0
     assert charlm("sample", "--length", "5").code == 0
 
@@ -92,6 +95,17 @@ def test_a_damaged_library_is_said_and_computed_without(
     assert said.startswith("NumPy, which is slower (charlm_native.so could not be loaded: ")
     assert charlm("train", "ducks.txt", "--steps", "2", "--prior", *TOY).code == 0
     assert charlm("sample", "--length", "5").code == 0
+
+
+def test_a_library_older_than_the_sources_is_said() -> None:
+    with pytest.raises(UsageError, match="install charlm again"):
+        native.Library(handle=SimpleNamespace(), clone="v3").function("new", "fast")  # type: ignore[arg-type]
+
+
+def test_a_measured_speed_names_the_kernels(monkeypatch: pytest.MonkeyPatch, clone: str) -> None:
+    assert f"compiled kernels {clone}" in describe_machine(1)
+    monkeypatch.setenv("CHARLM_NATIVE", "0")
+    assert "no compiled kernels (switched off by CHARLM_NATIVE=0)" in describe_machine(1)
 
 
 def test_scores_are_the_same_with_and_without_the_kernels(

@@ -116,7 +116,7 @@ def _load(asked: str) -> tuple[Library | None, NativeStatus]:
         return None, NativeStatus(clone=None, reason=f"switched off by {VARIABLE}=0")
     path = _path()
     if path is None:
-        return None, NativeStatus(clone=None, reason="the package was installed without a C compiler")
+        return None, NativeStatus(clone=None, reason="the package was installed without a working C compiler")
     handle = _open(path)
     if isinstance(handle, str):
         return None, NativeStatus(clone=None, reason=f"{FILE} could not be loaded: {one_line(handle)}")
