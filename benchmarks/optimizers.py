@@ -2,9 +2,10 @@
 
     python -m benchmarks.optimizers [--rows 6]
 
-Milliseconds of one update of the blocks' matrices, medians, in turns. Torch's Muon takes each weight by
-itself and a fused one (queries, keys and values) as a whole; ours cuts those into the matrices that
-they are and does all of one shape together. The last column is what importing torch's class costs.
+Milliseconds of one update, medians, in turns: of the blocks' matrices by torch's, of the whole model by
+ours, clipping included. Torch's Muon takes each weight by itself and a fused one (queries, keys and values)
+as a whole; ours cuts those into the matrices that they are and does all of one shape together. The last line
+is what importing torch's class costs.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import torch
 
 from benchmarks.train import untrained
 from charlm.training.device import describe_machine, keep_memory
+from charlm.training.optimizer import LearningRates
 from charlm.training.planner import SIZES
 
 
@@ -35,11 +37,11 @@ def main() -> None:
     keep_memory()
     print(describe_machine(torch.get_num_threads()))
     weight = torch.nn.Parameter(torch.zeros(2, 2))
-    good = torch.tensor(1.0)
+    loss, rates = torch.tensor(1.0), LearningRates(adamw=0.0, muon=1e-4, ngram_embeddings=0.0)
     importing = timed(lambda: torch.optim.Muon([weight]))
     print(f"{'layers x width':16}{'ours':>9}{'torch':>9}{'AdamW':>9}   milliseconds an update")
     for size in SIZES[: options.rows]:
-        optimizer = untrained(size).optimizer
+        optimizer = untrained(size, plain=True).optimizer
         matrices = [optimizer.weights[name] for name in optimizer.muon_names]
         for matrix in matrices:
             matrix.grad = torch.randn_like(matrix)
@@ -47,7 +49,7 @@ def main() -> None:
         with torch.no_grad():
             rounds = [
                 (
-                    timed(partial(optimizer._update_muon, 1e-4, good)),
+                    timed(partial(optimizer.update, rates, loss, 1.0)),
                     timed(muon.step),
                     timed(adamw.step),
                 )

@@ -69,7 +69,7 @@ def test_a_step_moves_the_rows_that_were_read_against_their_gradient() -> None:
     ((index, summed),) = made.ngrams.pending
     assert summed.grad is not None
     gradient = summed.grad[0].clone()
-    optimizer.update(LearningRates(0.0, 0.0, 0.05), torch.tensor(True))
+    optimizer.update(LearningRates(0.0, 0.0, 0.05), torch.tensor(0.0))
     read = set(index.flatten().tolist()) - {made.ngrams.nothing}
     moved = set(made.ngrams.table.abs().sum(dim=1).nonzero().flatten().tolist())
     assert moved == read and not made.ngrams.pending
@@ -130,7 +130,7 @@ def test_with_gradient_taken_as_seen_rare_rows_move_less_and_frequent_ones_as_ev
         index = made.ngrams.pending[0][0]
         rare, frequent = int(index[1, 0]), int(index[2, 0])
         square[frequent] = 1.0
-        optimizer.update(LearningRates(0.0, 0.0, 0.05), torch.tensor(True))
+        optimizer.update(LearningRates(0.0, 0.0, 0.05), torch.tensor(0.0))
         moved[prior] = [made.ngrams.table[row].detach().norm() for row in (rare, frequent)]
     assert moved[1e-4][0] < 0.9 * moved[0.0][0]
     assert moved[1e-4][1] == pytest.approx(float(moved[0.0][1]), rel=1e-3)

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charlm.config import ModelConfig
+from charlm.native.ngram_embeddings import sum_ngrams
+from charlm.native.tensors import library_for
 
 MULTIPLIERS = (1_000_003, -7046029254386353131)  # odd; the second is 2^64 / golden ratio as a signed number
 
@@ -61,16 +63,34 @@ class NgramEmbeddings(nn.Module):
 
     def forward(self, ids: Tensor, before: Tensor, docs: Tensor | None = None) -> Tensor:
         """The sum of the vectors of all n-grams that end at each position: (B, T, C)."""
-        index = self.index(ids, before, docs)
+        n_orders, draws = len(self.orders), None
         if self.training and self.dropout:
-            index = index.where(torch.rand(index.shape, device=index.device) >= self.dropout, self.nothing)
-        B, T, n_orders = index.shape
-        flat = index.view(B * T, n_orders)
-        summed = F.embedding_bag(flat, self.table, mode="sum", padding_idx=self.nothing).view(B, T, -1)
+            draws = torch.rand(*ids.shape, n_orders, device=self.table.device)
+        native = library_for([self.table])
+        if native is not None:
+            index, summed = sum_ngrams(
+                native, self.table, ids, before, docs, draws, n_symbols=self.n_symbols, dropout=self.dropout
+            )
+        else:
+            index = self.index(ids, before, docs)
+            if draws is not None:
+                index = index.where(draws >= self.dropout, self.nothing)
+            index = index.view(-1, n_orders)  # (B T, O)
+            summed = F.embedding_bag(index, self.table, mode="sum", padding_idx=self.nothing)
+            summed = summed.view(*ids.shape, -1)
         if self.training and torch.is_grad_enabled():
             summed.requires_grad_()
-            self.pending.append((flat, summed))
+            self.pending.append((index, summed))
         return summed
+
+    def take_pending(self) -> tuple[Tensor, Tensor]:
+        """The rows (M, O) read since the last call, and the gradients (M, C) of their sums."""
+        read = [
+            (index, summed.grad.flatten(0, 1)) for index, summed in self.pending if summed.grad is not None
+        ]
+        self.pending.clear()
+        index, gradients = (torch.cat(tensors) for tensors in zip(*read, strict=True))
+        return index, gradients
 
 
 class NgramPrior(nn.Module):

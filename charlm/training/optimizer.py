@@ -3,24 +3,30 @@
 Axes: N matrices, R rows, C columns; of n-gram embeddings M positions, O n-gram lengths, U different rows read.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import sqrt
+from itertools import accumulate
+from math import inf, isfinite, sqrt
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 from torch.optim.adamw import adamw
 
 from charlm.checkpoint.snapshot import TABLE, initial_optimizer_state
 from charlm.model.layers import is_matrix, row_parts
 from charlm.model.ngram_layers import NgramEmbeddings
 from charlm.model.transformer import LanguageModel
+from charlm.native.optimizer import Moments, MuonPiece, NativeOptimizer, NgramEmbeddingUpdate
+from charlm.native.tensors import library_for
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 BETAS, EPSILON = (0.9, 0.95), 1e-8
 MOMENTUM = 0.95
-ROW_EPSILON = 1e-12
+NORM_EPSILON, ROW_EPSILON = 1e-7, 1e-12
+CLIP_EPSILON = 1e-6  # torch's
 
 
 class LearningRates(NamedTuple):
@@ -67,10 +73,19 @@ class Optimizer:
         self.muon_parts = [row_parts(model, name) for name in self.muon_names]
         self.adamw_groups = (([] if kind == "muon" else matrices, weight_decay), (others, 0.0))
         self.n_updates = torch.zeros((), device=next(iter(self.weights.values())).device)  # made so far
+        self.iterations: list[NewtonSchulz] = []
+        self.native = self._choose_native()
 
-    def update(self, rates: LearningRates, finite: Tensor) -> None:
-        """Update the weights, or change nothing where `finite` (a boolean on the device) is False."""
+    def update(self, rates: LearningRates, loss: Tensor, grad_clip: float = inf) -> Tensor:
+        """Clip the gradients to a norm of `grad_clip` and update the weights. Returns the norm before clipping.
+
+        Nothing changes where `loss` or the norm is not finite, which is decided on the device.
+        """
         with torch.no_grad():
+            if self.native is not None:
+                return self._update_native(self.native, rates, loss, grad_clip)
+            norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), grad_clip)
+            finite = torch.isfinite(loss) & torch.isfinite(norm)
             for names, weight_decay in self.adamw_groups:
                 self._update_adamw(names, weight_decay, rates.adamw, finite)
             if self.muon_names:
@@ -78,12 +93,80 @@ class Optimizer:
             if self.ngrams is not None:
                 self._update_ngram_embeddings(self.ngrams, rates.ngram_embeddings, finite.float())
             self.n_updates += finite
+            return norm
 
     def restore(self, state: Mapping[str, Tensor], n_updates: int) -> None:
         """Restore the state after that many updates."""
         self.n_updates.fill_(n_updates)
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
+
+    def _choose_native(self) -> NativeOptimizer | None:
+        """The compiled update, where it can serve; else torch's functions."""
+        table = [] if self.ngrams is None else [self.ngrams.table]
+        found = library_for([*self.weights.values(), *self.state.values(), *table])
+        if found is None:
+            return None
+        place = {name: i for i, name in enumerate(self.weights)}
+        moments = {
+            place[name]: Moments(self.state[f"exp_avg.{name}"], self.state[f"exp_avg_sq.{name}"], decay)
+            for names, decay in self.adamw_groups
+            for name in names
+        }
+        if self.ngrams is not None:
+            accumulators = self.state[f"row_square.{TABLE}"]
+            self.native_ngrams = NgramEmbeddingUpdate(found, self.ngrams.table, accumulators)
+        return NativeOptimizer(found, list(self.weights.values()), moments, self._stack_pieces(place))
+
+    def _stack_pieces(self, place: Mapping[str, int]) -> list[MuonPiece]:
+        """Stack the matrices that are fused in weights by shape, or by that of the transpose: those of a stack are
+        orthogonalised in one batch.
+        """
+        cuts = [
+            (name, first_row, n_rows, tuple(sorted((n_rows, self.weights[name].shape[1]))))
+            for name, part_rows in zip(self.muon_names, self.muon_parts, strict=True)
+            for first_row, n_rows in zip(accumulate(part_rows, initial=0), part_rows, strict=False)
+        ]
+        counts = Counter(shape for *_, shape in cuts)
+        room = {}
+        for low in sorted({low for low, _ in counts}):
+            stacks = [
+                torch.empty(n, *shape, dtype=self.muon_dtype)
+                for shape, n in counts.items()
+                if shape[0] == low
+            ]
+            iteration = NewtonSchulz(stacks)
+            self.iterations.append(iteration)
+            for x, direction in zip(stacks, iteration.results, strict=True):
+                room[tuple(x.shape[1:])] = zip(x, direction, strict=True)
+        return [
+            MuonPiece(place[name], first_row, n_rows, self.state[f"momentum.{name}"], *next(room[shape]))
+            for name, first_row, n_rows, shape in cuts
+        ]
+
+    def _update_native(
+        self, native: NativeOptimizer, rates: LearningRates, loss: Tensor, grad_clip: float
+    ) -> Tensor:
+        """`update` by the compiled kernels."""
+        norm = native.read_gradients()
+        finite = isfinite(float(loss)) and isfinite(norm)
+        if finite:
+            self.n_updates += 1
+            scale = min(1.0, grad_clip / (norm + CLIP_EPSILON))
+            native.adamw(scale, rates.adamw, BETAS, EPSILON, int(self.n_updates))
+            native.muon_momentum(scale, MOMENTUM, NORM_EPSILON)
+            for iteration in self.iterations:
+                iteration.run()
+            native.muon_apply(rates.muon, self.weight_decay)
+            for weight in self.weights.values():
+                increment_version(weight)  # for who would know whether they have changed
+        if self.ngrams is not None:
+            index, gradients = self.ngrams.take_pending()
+            if finite:
+                initial = self.ngram_embedding_accumulator
+                self.native_ngrams(index, gradients, rates.ngram_embeddings, initial, ROW_EPSILON)
+                increment_version(self.ngrams.table)
+        return torch.tensor(norm)
 
     def _update_adamw(self, names: list[str], weight_decay: float, rate: float, finite: Tensor) -> None:
         if not names:
@@ -127,14 +210,9 @@ class Optimizer:
         The first gradients of a plain Adagrad move a row farthest, so it would memorise what follows a rare
         n-gram. A large initial accumulator damps rare rows and hardly changes frequent ones, as smoothing does.
         """
-        C = ngrams.table.shape[1]
-        read = [
-            (index, summed.grad.view(-1, C)) for index, summed in ngrams.pending if summed.grad is not None
-        ]
-        index, gradients = (torch.cat(tensors) for tensors in zip(*read, strict=True))  # (M, O), (M, C)
-        ngrams.pending.clear()
+        index, gradients = ngrams.take_pending()  # (M, O), (M, C)
         rows, row_of = torch.unique(index, return_inverse=True)  # (U,), (M, O)
-        total = torch.zeros(len(rows), C, device=rows.device)  # each row's gradient
+        total = torch.zeros(len(rows), gradients.shape[1], device=rows.device)  # each row's gradient
         for order in range(index.shape[1]):
             total.index_add_(0, row_of[:, order], gradients)  # (M, C) into (U, C)
         total.nan_to_num_(0.0, 0.0, 0.0)
@@ -148,19 +226,41 @@ class Optimizer:
         ngrams.table[rows] -= rate * finite * total / scale[:, None]
 
 
+class NewtonSchulz:
+    """Newton-Schulz iteration of stacks of matrices (N, R, C) of norm 1, with one R, in buffers of its own."""
+
+    def __init__(self, stacks: Sequence[Tensor]) -> None:
+        self.stacks = stacks
+        self.results = [torch.empty_like(x) for x in stacks]
+        counts, R = [len(x) for x in stacks], stacks[0].shape[1]
+        self.gram, self.polynomial = stacks[0].new_empty(2, sum(counts), R, R)
+        self.grams, self.polynomials = self.gram.split(counts), self.polynomial.split(counts)
+
+    def run(self) -> list[Tensor]:
+        """X = (a I + b X X' + c (X X')^2) X, for each matrix X; overwrites the stacks."""
+        a, b, c = NEWTON_SCHULZ
+        now, then = self.stacks, self.results
+        for _ in range(ITERATIONS):
+            for x, gram in zip(now, self.grams, strict=True):
+                torch.bmm(x, x.mT, out=gram)
+            torch.baddbmm(self.gram, self.gram, self.gram, beta=b, alpha=c, out=self.polynomial)
+            for x, polynomial, y in zip(now, self.polynomials, then, strict=True):
+                torch.baddbmm(x, polynomial, x, beta=a, out=y)
+            now, then = then, now
+        assert now is self.results, "the number of iterations is odd"
+        return self.results
+
+
 def orthogonalize(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """About U V' for each matrix U S V' of (N, R, C): Newton-Schulz iteration brings singular values near 1.
 
     The coefficients are those of Jordan et al. 2024 (Muon); singular values end between 0.7 and 1.2. Computed in
     `dtype` where given: bf16 is precise enough, since the directions need not be exact.
     """
-    a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype or x.dtype)
-    for _ in range(ITERATIONS):
-        gram = x @ x.mT  # (N, R, R)
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + NORM_EPSILON)).to(dtype or x.dtype)
+    (x,) = NewtonSchulz([x]).run()
     return (x.mT if tall else x).to(matrices.dtype)
 
 

@@ -48,8 +48,7 @@ def train_step(session: TransformerSession, rates: LearningRates) -> tuple[float
             )
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
-    norm = torch.nn.utils.clip_grad_norm_(session.model.parameters(), config.grad_clip)
-    session.optimizer.update(rates, torch.isfinite(total) & torch.isfinite(norm))
+    norm = session.optimizer.update(rates, total, config.grad_clip)
     return float(total), float(norm)
 
 

@@ -1,0 +1,23 @@
+"""Torch's tensors as C's arrays. Apart from library.py, which is read without loading torch."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from charlm.native.library import Library, library
+
+
+def library_for(tensors: Iterable[Tensor]) -> Library | None:
+    """The compiled kernels, if they are there and the tensors are contiguous fp32 numbers on the CPU."""
+    plain = all(
+        tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous()
+        for tensor in tensors
+    )
+    return library() if plain else None
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """The pointer to a contiguous tensor; a null pointer for None."""
+    assert tensor is None or tensor.is_contiguous()
+    return None if tensor is None else tensor.data_ptr()
