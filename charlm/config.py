@@ -203,6 +203,13 @@ class ModelConfig(Settings):
         return not self.is_ngram and bool(set(ATTENTION) & set(self.mixers))
 
     @property
+    def has_kernels(self) -> bool:
+        """Can the compiled kernels train its blocks? They know causal attention with rotary positions."""
+        model = self.completed()
+        rotary = model.position == "rotary" and not model.locality
+        return not self.is_ngram and set(self.mixers) == {"attention"} and rotary and self.causal
+
+    @property
     def head_size(self) -> int:
         """Values of one head."""
         assert self.n_embd and self.n_head

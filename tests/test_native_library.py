@@ -10,11 +10,12 @@ import pytest
 
 from charlm.errors import UsageError
 from charlm.native import library as native
+from charlm.native.library import INSTEAD
 from charlm.training.device import describe_machine
 from tests.cli.kept import TOY
 from tests.conftest import Result
 
-PURPOSES = ("n-gram rows", "sampling")
+PURPOSES = tuple(INSTEAD)
 
 
 def rows(shown: str) -> dict[str, str]:
@@ -51,7 +52,7 @@ def test_the_kernels_can_be_switched_off(
     monkeypatch.setenv("CHARLM_NATIVE", "0")
     shown = rows(charlm("doctor").out)
     for purpose in PURPOSES:
-        assert shown[purpose] == "NumPy, which is slower (switched off by CHARLM_NATIVE=0)"
+        assert shown[purpose] == f"{INSTEAD[purpose]}, which is slower (switched off by CHARLM_NATIVE=0)"
     assert native.library() is None
 
 

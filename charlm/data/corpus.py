@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,10 @@ def corpus_of_parts(key: str, facts: Mapping[str, Any], parts: Mapping[str, Ids]
     return Corpus(key=key, vocabulary=vocabulary, train=train, held_out=held_out, test=test, **vars(known))
 
 
+STEPS_AT_ONCE = 64
+"""For so many steps of training the windows are drawn together."""
+
+
 @dataclass(frozen=True)
 class BatchSampler:
     """The training batches of a text of `n` ids: windows of `block_size` inputs each, and the id after them.
@@ -96,7 +101,11 @@ class BatchSampler:
 
     def starts(self, step: int) -> NDArray[np.int64]:
         """Where each window of the batch of `step` (counted from 0) starts: (B,)."""
-        windows = step * self.batch_size + np.arange(self.batch_size)
+        starts: NDArray[np.int64] = _starts(self, step // STEPS_AT_ONCE)[step % STEPS_AT_ONCE]
+        return starts
+
+    def starts_of_windows(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where windows (N,) start, which are counted from 0 over all epochs."""
         epochs, index = windows // self.per_epoch, windows % self.per_epoch
         starts = np.empty_like(index)
         for epoch in np.unique(epochs):
@@ -115,3 +124,11 @@ class BatchSampler:
         starts = self.starts(step)
         windows: NDArray[np.int64] = ids[starts[:, None] + np.arange(self.block_size + 1)].astype(np.int64)
         return windows
+
+
+@lru_cache(maxsize=4)
+def _starts(sampler: BatchSampler, group: int) -> NDArray[np.int64]:
+    """Where the windows (STEPS_AT_ONCE, B) of a group of steps start: one by one they take as long as a small step."""
+    shape = STEPS_AT_ONCE, sampler.batch_size
+    first = group * STEPS_AT_ONCE * sampler.batch_size
+    return sampler.starts_of_windows(first + np.arange(STEPS_AT_ONCE * sampler.batch_size)).reshape(shape)

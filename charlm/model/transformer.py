@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charlm.config import ModelConfig
+from charlm.model import fused
 from charlm.model.attention import Mixer, PositionInfo
 from charlm.model.kv_cache import ModelCache
 from charlm.model.layers import RMSNorm, SwiGLU
@@ -112,9 +113,12 @@ class LanguageModel(nn.Module):
         if log_prior is not None:
             assert self.prior is not None, "this model has no n-gram prior"
             x = x + self.prior.embed(log_prior)
-        info = self.position_info(q_pos, docs, x)
-        run = self.compiled if self.compiled is not None and self.training else self.run_blocks
-        x = run(x, info, cache)
+        compiled = self.compiled if self.training else None
+        kernels = None if compiled or cache is not None else fused.kernels_for(self)
+        if kernels is not None:
+            x = fused.run_blocks(self, kernels, x, docs)
+        else:
+            x = (compiled or self.run_blocks)(x, self.position_info(q_pos, docs, x), cache)
         if cache is not None:
             cache.length += T
             if cache.last_ids is not None:
@@ -128,6 +132,20 @@ class LanguageModel(nn.Module):
             return logits
         assert self.prior is not None, "this model has no n-gram prior"
         return self.prior(logits, hidden, log_prior)  # type: ignore[no-any-return]
+
+    def loss(
+        self, ids: Tensor, targets: Tensor, docs: Tensor | None = None, log_prior: Tensor | None = None
+    ) -> Tensor:
+        """Mean cross-entropy in nats of targets (B, T), with the other arguments of `forward`.
+
+        The softmax is computed in fp32, or in fp64, whatever the precision of the products.
+        """
+        hidden = self.hidden(ids, None, docs, log_prior)
+        kernels = None if self.compiled is not None else fused.kernels_for(self)
+        if kernels is not None:
+            return fused.cross_entropy(self, kernels, hidden, log_prior, targets)
+        logits = self.logits(hidden, log_prior).flatten(0, 1)  # (B T, V)
+        return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), targets.flatten())
 
     def run_blocks(self, x: Tensor, info: PositionInfo, cache: ModelCache | None = None) -> Tensor:
         """All blocks and the final norm: (B, T, C) to (B, T, C)."""

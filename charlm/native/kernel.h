@@ -15,6 +15,8 @@
 /* Rows of a loop are divided among the threads that torch uses: the number set in the calling thread. */
 #define PARALLEL _Pragma("omp parallel for schedule(static)")
 
+enum { PARTS = 16 }; /* Sums over rows are made in so many parts, whatever the threads. */
+
 static inline int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Numbers of activations: `real` is bf16 or fp32, by the compilation. They are read into and computed in fp32. */
@@ -39,9 +41,9 @@ static inline float load(real x) { return x; }
 static inline real store(float x) { return x; }
 #endif
 
-/* exp(x) for x <= 88, to 2e-7 relative; 0 below -87. A NaN gives a NaN. */
+/* exp(x) for x <= 87, to 2e-7 relative; 0 below -87. A NaN gives a NaN. */
 static inline float fast_exp(float x) {
-    const float t = x * 1.44269504f, clamped = t < -126.f ? -126.f : t > 127.f ? 127.f : t;
+    const float t = x * 1.44269504f, clamped = t < -126.f ? -126.f : t;
     const float whole = floorf(clamped + 0.5f), part = clamped - whole;
     const float power = 1 + part * (0.693147181f + part * (0.240226507f + part * (0.0555041087f +
                         part * (0.00961812911f + part * (0.00133335581f + part * 0.000154035304f)))));

@@ -18,7 +18,7 @@ CLONES = ("v4bf16", "v4", "v3", "v2", "baseline")
 """Best first, as in clones.c: x86-64 levels (v4 is AVX-512), v4 with bf16 products; `baseline` elsewhere."""
 VARIABLE = "CHARLM_NATIVE"
 FILE = "charlm_native.so"
-INSTEAD = {"n-gram rows": "NumPy", "sampling": "NumPy"}
+INSTEAD = {"n-gram rows": "NumPy", "sampling": "NumPy", "training": "torch"}
 """For each part of charlm that has kernels, what computes without them."""
 
 Pointer, Size = ctypes.c_void_p, ctypes.c_int64

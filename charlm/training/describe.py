@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from charlm.config import FEWEST_HELD_OUT, ModelConfig
+from charlm.native.library import status
 from charlm.terminal import first_of, one_line
 
 if TYPE_CHECKING:  # NumPy and torch are slow to import
@@ -76,8 +77,14 @@ def describe_model(choice: "Choice", vocabulary: "Vocabulary") -> str:
     return (
         f"{several(m.n_layer or 0, 'layer')} of width {m.n_embd}, {_special(m, word)}{blocks}, batches of "
         f"{t.batch_size}, learning rate {t.learning_rate:g}, dropout {m.dropout:g}, {t.precision}"
-        + (", compiled" if t.compile == "on" else "")
+        + (", compiled" if t.compile == "on" else _slower(m))
     )
+
+
+def _slower(m: ModelConfig) -> str:
+    """Why the training kernels are not used by a model that they know."""
+    found = status()
+    return f", in torch, which is slower: {found.reason}" if m.has_kernels and found.clone is None else ""
 
 
 def _special(m: ModelConfig, word: str) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from charlm.config import TrainingConfig
 from charlm.errors import UsageError
-from charlm.native.library import status
+from charlm.native.library import library, status
 from charlm.terminal import one_line
 from charlm.threads import threads
 from charlm.training.planner import Budget
@@ -120,17 +120,17 @@ def measure_budget(
     With a number of steps nothing is timed: tables decide, so that the result can be repeated.
     """
     precision = None if training.precision == "auto" else training.precision
-    compiler = has_compiler(device)
+    tools = {"compiler": has_compiler(device), "kernels": device.type == "cpu" and library() is not None}
     if steps is not None:
         precision = precision or pick_precision(device, timed=False)
-        return torch.get_num_threads(), Budget(steps=steps, precision=precision, compiler=compiler)
+        return torch.get_num_threads(), Budget(steps=steps, precision=precision, **tools)
     patience = min(MAX_WAIT_SECONDS, MAX_WAIT_SHARE * (seconds or 0.0))
     n_threads, gflops = measure_threads(device, fixed=training.threads is not None, patience=patience)
     precision = precision or pick_precision(device, timed=True)
     if precision == "bf16":
         gflops = measure_gflops(device, torch.bfloat16)
     gflops = round(gflops, 1)
-    return n_threads, Budget(seconds=seconds, gflops=gflops, precision=precision, compiler=compiler)
+    return n_threads, Budget(seconds=seconds, gflops=gflops, precision=precision, **tools)
 
 
 def measure_threads(device: torch.device, *, fixed: bool = False, patience: float = 0.0) -> tuple[int, float]:

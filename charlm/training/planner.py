@@ -111,6 +111,7 @@ class Budget:
     steps: int | None = None
     precision: str = "fp32"  # the fastest on this machine
     compiler: bool = False  # is one available?
+    kernels: bool = False  # are the training kernels available, which make compiling pointless?
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +240,8 @@ def choose(
         accumulator = min(1e6, round(ACCUMULATOR * max(0.0, epochs - 1) ** 2, 3))
         training = replace(training, ngram_embedding_accumulator=accumulator)
     rate = training.learning_rate or size.learning_rate
+    if model.has_kernels and budget.kernels:
+        budget = replace(budget, compiler=False)
     training = _fill_training(replace(training, batch_size=batch, learning_rate=rate), budget, size, steps)
     means = (
         f"{budget.seconds:g} s at {budget.gflops:.0f} GFLOP/s"

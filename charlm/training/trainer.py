@@ -9,7 +9,6 @@ from math import inf, isfinite, nan
 from time import perf_counter
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from charlm.checkpoint.run_folder import RunFolder
@@ -58,11 +57,10 @@ def batch_loss(
     """Cross-entropy in nats per symbol of windows (B, T + 1): each symbol is predicted from those before it.
 
     `log_prior` (B, T, V): the n-gram prior, for a model that has one. `end`: the id that separates documents,
-    across which nothing is read. The softmax is computed in fp32 whatever the precision of the products.
+    across which nothing is read.
     """
-    logits = model(ids[:, :-1], docs=documents_of(ids[:, :-1], end), log_prior=log_prior)  # (B, T, V)
-    logits = logits.flatten(0, 1)  # (B T, V)
-    return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), ids[:, 1:].flatten())
+    read = ids[:, :-1]
+    return model.loss(read, ids[:, 1:], documents_of(read, end), log_prior)
 
 
 def compile_model(session: TransformerSession) -> str | None:
