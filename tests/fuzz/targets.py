@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from unittest import mock
 
+import numpy as np
 import torch
 import typer
 
@@ -35,7 +36,11 @@ from charlm.errors import CheckpointError, TextError, UsageError
 from charlm.experiments import comparison
 from charlm.experiments import results as result
 from charlm.experiments.variants import Variant
-from charlm.ngram.kneser_ney import KneserNey
+from charlm.inference.predictor import TransformerPredictor
+from charlm.model.transformer import LanguageModel
+from charlm.native.ngram_rows import Cursor
+from charlm.ngram.build import build
+from charlm.ngram.kneser_ney import LEAST, KneserNey
 from charlm.reporting import log
 from charlm.strict_json import parse_json, to_json
 from charlm.terminal import one_line, visible
@@ -110,6 +115,43 @@ def header(data: bytes) -> None:
         }
     with suppress(CheckpointError):
         KneserNey.from_bytes(data, 20, "counts")
+
+
+def ngrams(data: bytes) -> None:
+    """A table of counts: whatever it holds, C reads within it, and finds what NumPy finds, to the last bit."""
+    with suppress(CheckpointError):
+        read = KneserNey.from_bytes(data, N_SYMBOLS, "counts", end=1)
+        keys = np.frombuffer(data[: len(data) // 8 * 8][-512:], np.uint64)
+        for model in (read, KneserNey(read.packing, read.levels, dense=False)):
+            ids = np.frombuffer(data[-40:], np.uint8).astype(np.int64) % (N_SYMBOLS + 2)  # two are unknown
+            contexts = np.concatenate((model.contexts(ids[None])[0], keys))
+            expected = np.log(np.maximum(model.rows(contexts).astype(np.float32), LEAST))
+            assert np.array_equal(model.log_rows(contexts), expected)
+            if model.kernel is not None:
+                cursor = Cursor(model.kernel, model.start(1))
+                for t in range(len(ids)):
+                    cursor.read(ids[t : t + 1])
+                    assert np.array_equal(cursor.log_next()[0], expected[t])
+
+
+def weights(data: bytes) -> None:
+    """The weights of a checkpoint: whatever numbers they are, decoding reads and writes within its arrays."""
+    model = LanguageModel(SMALL, ALPHABET.n_symbols)
+    with suppress(CheckpointError):
+        model.load_state_dict(load_tensors(data, model.state_dict(), "weights"))
+        predictor = TransformerPredictor(model.eval(), ALPHABET)
+        ids = torch.tensor(list(data[-30:])).remainder(ALPHABET.n_ids).repeat(3, 1)
+        state = predictor.start(3)
+        for piece in ids.split([ids.shape[1] - 9, *[1] * 9], dim=1):
+            state, found = predictor.step(state, piece)
+            assert found.shape == (3, ALPHABET.n_ids)
+
+
+N_SYMBOLS = 20
+ALPHABET = Vocabulary.build("the cat sat on the mat; " * 3 + "z", 2)  # a byte that is never seen, too
+SMALL = ModelConfig(
+    n_layer=2, n_embd=24, n_head=4, n_kv_head=2, block_size=16, dropout=0.0, ngram_embeddings=2, ngram_embedding_rows=64
+)  # fmt: skip
 
 
 def compressed(data: bytes) -> None:
@@ -226,7 +268,7 @@ def _is_utf32(data: bytes) -> bool:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "text": text, "config": config, "plan": plan, "manifest": manifest, "header": header,
     "compressed": compressed, "terminal": terminal, "fields": fields, "settings": settings, "cached": cached,
-    "records": records,
+    "records": records, "ngrams": ngrams, "weights": weights,
 }  # fmt: skip
 
 
@@ -263,6 +305,8 @@ def seeds(name: str) -> list[bytes]:
             json.dumps(asdict(result.Result(chars=3, before=[(1, 2.0, None)]))).encode(),
             json.dumps(_comparison()).encode(),
         ],
+        "ngrams": [_table(3), _table(1)],
+        "weights": [_weights()],
         "terminal": [b"\x1b[31mred", "a\u202eb".encode("utf-32-le")],
     }
     return known[name]
@@ -273,6 +317,21 @@ def _cached() -> bytes:
     made = prepare("over the hills " * 9, TextConfig())
     folder = text_cache.corpora() / made.key
     return (folder / text_cache.FACTS).read_bytes() + (folder / "train.npy").read_bytes()
+
+
+def _table(order: int) -> bytes:
+    """Counts of a text of documents, some too large for a byte."""
+    ids = np.random.default_rng(order).zipf(1.3, 900).clip(max=N_SYMBOLS).astype(np.int64) - 1
+    ids[300:600] = 3
+    return build(ids, N_SYMBOLS, order, memory=1 << 28, end=1).model.to_bytes()
+
+
+def _weights() -> bytes:
+    """Those of a random model."""
+    model = LanguageModel(SMALL, ALPHABET.n_symbols)
+    for i, parameter in enumerate(model.parameters()):
+        torch.nn.init.normal_(parameter, std=0.4, generator=torch.Generator().manual_seed(i))
+    return dump_tensors(model.state_dict())
 
 
 def _comparison() -> dict[str, object]:
