@@ -1,5 +1,6 @@
 """Toys that every test can train in a moment: width 16, one layer, one thread."""
 
+import os
 import re
 import shlex
 import signal
@@ -20,7 +21,7 @@ from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.data.prepare import prepare
-from charlm.native.library import library, status, supported_clones
+from charlm.native.library import CLONES, VARIABLE, library, status, supported_clones
 from charlm.training.launch import start_run
 from charlm.training.planner import Budget, choose
 from charlm.training.session import TransformerSession
@@ -74,7 +75,7 @@ def thorough(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHARLM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    for name in ("CHARLM_CHECKPOINTS", "CHARLM_NATIVE", "NO_COLOR"):
+    for name in ("CHARLM_CHECKPOINTS", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -85,9 +86,15 @@ def kernels() -> None:
         pytest.skip(str(status()))
 
 
-@pytest.fixture(params=supported_clones())
+def clones() -> list[str]:
+    """The clones to test: the one that CHARLM_NATIVE names, or all that this processor can run."""
+    asked = os.environ.get(VARIABLE)
+    return [clone for clone in supported_clones() if clone == asked or asked not in CLONES]
+
+
+@pytest.fixture(params=clones())
 def clone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each instruction set whose kernels this processor can run, in use."""
+    """Each instruction set whose kernels are tested, in use."""
     monkeypatch.setenv("CHARLM_NATIVE", request.param)
     return str(request.param)
 

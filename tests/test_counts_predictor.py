@@ -10,6 +10,8 @@ from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor, Predictor
 from charlm.ngram.build import build
 
+pytestmark = pytest.mark.native
+
 TEXT = "the cat sat on the mat; the rat sat on the cat; " * 20 + "zé"
 
 

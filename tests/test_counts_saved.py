@@ -14,6 +14,8 @@ from charlm.errors import CheckpointError
 from charlm.ngram.build import build
 from tests.conftest import toy_run
 
+pytestmark = pytest.mark.native
+
 
 def with_counts(root: Path, corpus: Corpus) -> tuple[RunFolder, Snapshot]:
     run, session = toy_run(root, corpus, model={"prior": True, "prior_order": 3})

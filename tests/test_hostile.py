@@ -18,6 +18,8 @@ from charlm.checkpoint.snapshot import read_snapshot
 from tests.forks import forked
 from tests.hostile import FILES, VOUCHED, Hostile, joined, twice
 
+pytestmark = pytest.mark.native
+
 MEMORY = 300 << 20
 STATE, CONFIG, RUN, WORDS = "state.json", "config.json", "run.json", "vocabulary.json"
 MODEL, TRAIN, PLAN = "model.safetensors", "train_state.safetensors", "plan.json"

@@ -15,6 +15,8 @@ from charlm.training.device import describe_machine
 from tests.cli.kept import TOY
 from tests.conftest import Result
 
+pytestmark = pytest.mark.native
+
 PURPOSES = tuple(INSTEAD)
 
 
@@ -25,14 +27,16 @@ def rows(shown: str) -> dict[str, str]:
 
 @pytest.fixture
 def anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is loaded yet."""
+    """Nothing is loaded yet, and nothing chosen."""
+    monkeypatch.delenv("CHARLM_NATIVE", raising=False)
     for cached in (native._load, native._open):
         monkeypatch.setattr(native, cached.__name__, cached.__wrapped__)
 
 
 def test_the_best_clone_is_used_and_every_command_says_which(
-    charlm: Callable[..., Result], kernels: None
+    charlm: Callable[..., Result], kernels: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("CHARLM_NATIVE", raising=False)
     best = native.supported_clones()[0]
     for command in (("doctor",), ("--version", "--verbose")):
         shown = charlm(*command)

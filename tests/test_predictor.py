@@ -12,6 +12,8 @@ from charlm.inference.predictor import ESCAPE, TransformerPredictor, unigram_log
 from charlm.model.transformer import LanguageModel
 from tests.test_model import make
 
+pytestmark = pytest.mark.native
+
 VOCABULARY = Vocabulary.build("the cat sat on the mat; " * 3 + "z", 2)
 
 

@@ -26,6 +26,8 @@ from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, toy_choice, toy_run
 from tests.matrix import every_model, name_of
 
+pytestmark = pytest.mark.native
+
 V = 5
 
 

@@ -16,6 +16,8 @@ from charlm.inference.generate import Ended, Piece, _Sample, generate, sample_te
 from charlm.inference.predictor import Predictor
 from charlm.inference.sampling import StopFilter, sample_next, sample_weighted, sampling_weights
 
+pytestmark = pytest.mark.native
+
 LOGP = torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64).log()
 
 

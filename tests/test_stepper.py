@@ -17,6 +17,8 @@ from charlm.native.decoder import CDecoder
 from tests.matrix import name_of, typical_models
 from tests.test_predictor import VOCABULARY
 
+pytestmark = pytest.mark.native
+
 ATTENTION = [config for config in typical_models() if config.mixer == "attention"]
 NGRAMS = [
     ModelConfig(
