@@ -13,11 +13,15 @@ from torch import Tensor
 from charlm.config import ModelConfig
 from charlm.model import fused
 from charlm.model.transformer import LanguageModel
-from charlm.native.library import VARIABLE, supported_clones
+from charlm.native.library import VARIABLE
+from tests.conftest import clones
 
 V = 37
-CLONES = supported_clones()
-pytestmark = pytest.mark.skipif(not CLONES, reason="the package was installed without a C compiler")
+CLONES = clones()
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(not CLONES, reason="the package was installed without a C compiler"),
+]
 Gradients = dict[str, Tensor]
 
 SHAPES = {
@@ -159,7 +163,7 @@ def test_in_bf16_it_is_no_farther_from_fp32_than_the_modules_are(
 def test_no_output_depends_on_a_later_input(bf16: bool) -> None:
     model = new_model(n_layer=3, block_size=40)
     x = torch.randn(2, 40, 64, requires_grad=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+    with clone(CLONES[0]), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         kernels = fused.kernels_for(model)
         assert kernels is not None
         y = fused.run_blocks(model, kernels, x, None)
@@ -193,6 +197,16 @@ def test_a_weight_that_is_not_a_number_makes_a_loss_that_is_none() -> None:
         model.get_parameter(weight).data.view(-1)[3] = torch.nan
         loss, _ = learn(model, CLONES[0], batch(model, 4))
         assert loss != loss, weight
+
+
+@pytest.mark.parametrize("target", [V, -1, 2**40])
+def test_a_target_outside_the_vocabulary_is_refused(target: int) -> None:
+    model = new_model()
+    ids, targets, *_ = batch(model, 2)
+    targets = targets.clone()
+    targets[1, 3] = target
+    with clone(CLONES[0]), pytest.raises(IndexError):
+        model.loss(ids, targets)
 
 
 def test_scoring_takes_the_kernels_and_says_the_same() -> None:

@@ -8,14 +8,18 @@ import torch
 from charlm.config import ModelConfig
 from charlm.model.ngram_layers import NgramEmbeddings
 from charlm.model.transformer import LanguageModel, initialise
-from charlm.native.library import VARIABLE, supported_clones
+from charlm.native.library import VARIABLE
 from charlm.training.optimizer import LearningRates, Optimizer
+from tests.conftest import clones
 
 RATES = LearningRates(adamw=0.01, muon=0.02, ngram_embeddings=0.05)
-pytestmark = pytest.mark.skipif(not supported_clones(), reason="the package was built without a C compiler")
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(not clones(), reason="the package was built without a C compiler"),
+]
 
 
-@pytest.fixture(params=supported_clones())
+@pytest.fixture(params=clones())
 def clone(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

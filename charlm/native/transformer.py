@@ -149,6 +149,8 @@ class Kernels:
         V = W - (log_prior is not None)
         assert log_prior is None or (log_prior.shape == (N, V) and log_prior.dtype == torch.float32)
         assert targets.shape == (N,) and targets.dtype == torch.int64
+        if N and not 0 <= int(targets.min()) <= int(targets.max()) < V:
+            raise IndexError("a target is not in the vocabulary")  # C would write there
         losses, dscores = scores.new_empty(N, dtype=torch.float32), torch.empty_like(scores)
         room = losses.new_empty((N, V))
         arguments = map(address, (targets, losses, dscores, room))

@@ -37,6 +37,7 @@ from charlm.experiments import comparison
 from charlm.experiments import results as result
 from charlm.experiments.variants import Variant
 from charlm.inference.predictor import TransformerPredictor
+from charlm.model.masks import documents_of
 from charlm.model.transformer import LanguageModel
 from charlm.native.ngram_rows import Cursor
 from charlm.ngram.build import build
@@ -135,7 +136,7 @@ def ngrams(data: bytes) -> None:
 
 
 def weights(data: bytes) -> None:
-    """The weights of a checkpoint: whatever numbers they are, decoding reads and writes within its arrays."""
+    """The weights of a checkpoint: whatever numbers they are, all that is computed of them stays within its arrays."""
     model = LanguageModel(SMALL, ALPHABET.n_symbols)
     with suppress(CheckpointError):
         model.load_state_dict(load_tensors(data, model.state_dict(), "weights"))
@@ -145,6 +146,11 @@ def weights(data: bytes) -> None:
         for piece in ids.split([ids.shape[1] - 9, *[1] * 9], dim=1):
             state, found = predictor.step(state, piece)
             assert found.shape == (3, ALPHABET.n_ids)
+        window = ids[:, -SMALL.block_size - 1 :].clamp(max=ALPHABET.n_symbols - 1)
+        for precision in (torch.float32, torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+                loss = model.train().loss(window[:, :-1], window[:, 1:], documents_of(window[:, :-1], 0))
+            loss.backward()  # type: ignore[no-untyped-call]
 
 
 N_SYMBOLS = 20
