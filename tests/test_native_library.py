@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +44,12 @@ def test_the_best_clone_is_used_and_every_command_says_which(
         shown = charlm(*command)
         assert shown.code == 0
         assert all(rows(shown.out)[purpose] == f"compiled kernels {best}" for purpose in PURPOSES)
+
+
+def test_it_is_found_in_a_process_that_has_not_loaded_torch(kernels: None) -> None:
+    code = "from charlm.native.library import status; print(status().clone)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(native.status().clone)
 
 
 def test_a_clone_can_be_chosen(charlm: Callable[..., Result], clone: str) -> None:

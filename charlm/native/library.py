@@ -142,6 +142,7 @@ def _path() -> Path | None:
 @cache
 def _open(path: Path) -> ctypes.CDLL | str:
     """The library, or why it cannot be loaded."""
+    import torch  # noqa: F401  its OpenMP runtime must be there, for the kernels use it
 
     try:
         return ctypes.CDLL(str(path), mode=os.RTLD_NOW if hasattr(os, "RTLD_NOW") else ctypes.DEFAULT_MODE)
