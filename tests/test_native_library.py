@@ -127,4 +127,5 @@ def test_scores_are_the_same_with_and_without_the_kernels(
     assert charlm("train", "ducks.txt", "--steps", "3", "--prior", *TOY).code == 0
     with_kernels = json.loads(charlm("eval", "--json").out)
     monkeypatch.setenv("CHARLM_NATIVE", "0")
-    assert json.loads(charlm("eval", "--json").out)["bits_per_char"] == with_kernels["bits_per_char"]
+    without = json.loads(charlm("eval", "--json").out)
+    assert without["bits_per_char"] == pytest.approx(with_kernels["bits_per_char"], rel=1e-6)

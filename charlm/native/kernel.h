@@ -43,11 +43,11 @@ static inline real store(float x) { return x; }
 
 /* exp(x) for x <= 87, to 2e-7 relative; 0 below -87. A NaN gives a NaN. */
 static inline float fast_exp(float x) {
-    const float t = x * 1.44269504f, clamped = t < -126.f ? -126.f : t;
-    const float whole = floorf(clamped + 0.5f), part = clamped - whole;
+    const float t = x * 1.44269504f, clamped = t > -126.f ? t : -126.f; /* of a NaN too, which is no integer */
+    const float whole = floorf(clamped + 0.5f), part = t - whole;
     const float power = 1 + part * (0.693147181f + part * (0.240226507f + part * (0.0555041087f +
                         part * (0.00961812911f + part * (0.00133335581f + part * 0.000154035304f)))));
-    const int32_t bits = ((int32_t)whole + 127) << 23;
+    const uint32_t bits = (uint32_t)((int32_t)whole + 127) << 23;
     float scale;
     memcpy(&scale, &bits, sizeof scale);
     return t < -126.f ? 0 : power * scale;
