@@ -1,4 +1,4 @@
-"""The trainer that everyone starts from, to measure ours beside: a plain GPT, fp32, AdamW.
+"""The trainer that everyone starts from, to measure ours beside: a plain GPT, fp32 or bf16 autocast, AdamW.
 
 Learned positions, LayerNorm before each half of a block, fused attention, GELU, tied head, random
 windows. It reads ids and knows nothing of checkpoints, plans or intervals.
@@ -72,9 +72,17 @@ class PlainGPT(nn.Module):
 class PlainTrainer:
     """Steps of AdamW on random windows."""
 
-    def __init__(self, ids: Tensor, n_symbols: int, shape: Shape, steps: int, compiled: bool = False):
+    def __init__(
+        self,
+        ids: Tensor,
+        n_symbols: int,
+        shape: Shape,
+        steps: int,
+        compiled: bool = False,
+        bf16: bool = False,
+    ):
         torch.manual_seed(1337)
-        self.ids, self.shape, self.steps, self.step_number = ids, shape, steps, 0
+        self.ids, self.shape, self.steps, self.step_number, self.bf16 = ids, shape, steps, 0, bf16
         self.model = PlainGPT(shape, n_symbols)
         self.run = torch.compile(self.model) if compiled else self.model
         matrices = [p for p in self.model.parameters() if p.ndim == 2]
@@ -92,7 +100,9 @@ class PlainTrainer:
         T = self.shape.block_size
         starts = torch.randint(len(self.ids) - T - 1, (self.shape.batch_size,))
         windows = self.ids[starts[:, None] + torch.arange(T + 1)].long()
-        loss = F.cross_entropy(self.run(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+            logits = self.run(windows[:, :-1])
+        loss = F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

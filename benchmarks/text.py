@@ -80,7 +80,7 @@ def step_seconds(keys: list[str], counts: bool) -> list[list[float]]:
         assert corpus is not None, "it was just put there"
         choice = choose(Budget(steps=10**6), len(corpus.train), model, training)
         sessions.append(session_of(corpus, choice))
-    times = [[our_step(session) for session in sessions] for _ in range(FIRST + ROUNDS)]
+    times = [[our_step(session, native=True) for session in sessions] for _ in range(FIRST + ROUNDS)]
     return times[FIRST:]
 
 

@@ -44,7 +44,7 @@ def measured(corpus: Corpus, counts: bool) -> tuple[float, float, float]:
         Budget(steps=10**4), len(corpus.train), shape, TrainingConfig(batch_size=16, device="cpu")
     )
     session = session_of(corpus, choice)
-    times = [our_step(session) for _ in range(STEPS)]
+    times = [our_step(session, native=True) for _ in range(STEPS)]
     predictor = TransformerPredictor(session.model.eval(), corpus.vocabulary, prior=session.kneser_ney)
     started = perf_counter()
     predictor.score(corpus.held_out[:SCORED])
