@@ -4,6 +4,7 @@
 modules in attention.py and transformer.py compute the same, and are the reference. Shapes: B texts, T positions, N = B T rows, C width, V symbols.
 """
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from charlm.model.attention import Attention
 from charlm.model.layers import NORM_EPS
-from charlm.model.positions import Rotary
+from charlm.model.positions import Rotary, rotary_turns
 from charlm.native.transformer import AttentionShape, Kernels, kernels
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Pass(NamedTuple):
 def kernels_for(model: "LanguageModel") -> Kernels | None:
     """The kernels that compute this model's blocks in the precision in force, or None: then the modules do."""
     weight = model.embedding.weight
-    if not model.config.has_kernels or weight.device.type != "cpu" or weight.dtype != torch.float32:
+    if not model.has_kernels or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return None
     return kernels(torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32)
 
@@ -92,7 +93,7 @@ def run_blocks(model: "LanguageModel", c: Kernels, x: Tensor, docs: Tensor | Non
     mixer = model.blocks[0].mixer
     assert isinstance(mixer, Attention) and isinstance(model.position, Rotary)
     D = mixer.head_size
-    cosines, sines = (part[:, : D // 2].contiguous() for part in model.position.angles(torch.arange(T), x))
+    cosines, sines = _angles(D, model.position.base, T)
     first = first_keys(B, T, model.config.window, docs)
     shape = AttentionShape(B, T, C // D, mixer.n_kv_head, D, NORM_EPS, cosines, sines, first)
     dropout = (model.config.dropout or 0.0) if model.training else 0.0
@@ -102,6 +103,13 @@ def run_blocks(model: "LanguageModel", c: Kernels, x: Tensor, docs: Tensor | Non
         x.reshape(B * T, C), told, model.norm.weight, *weights
     )
     return y.view(B, T, C)
+
+
+@lru_cache(maxsize=8)
+def _angles(head_size: int, base: float, T: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary positions, (T, D / 2) each: the halves of Rotary.angles are alike."""
+    turn = rotary_turns(head_size, base, torch.arange(T))
+    return turn.cos().float(), turn.sin().float()
 
 
 def first_keys(B: int, T: int, window: int | None, docs: Tensor | None) -> Tensor | None:

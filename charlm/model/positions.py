@@ -151,14 +151,19 @@ class Rotary(Position):
 
         Computed in float64 on the CPU, so that they are exact far into a long block.
         """
-        pair = torch.arange(0, self.head_size, 2, dtype=torch.float64)
-        turn = pos[:, None] * self.base ** (-pair / self.head_size)  # (T, D/2)
+        turn = rotary_turns(self.head_size, self.base, pos)
         turn = torch.cat((turn, turn), dim=-1)  # (T, D)
         return turn.cos().to(like), turn.sin().to(like)
 
     def rotation(self, pos: Tensor, like: Tensor) -> Rotation:
         """The rotation of each position, computed once for all layers."""
         return partial(rotate, angles=self.angles(pos, like))
+
+
+def rotary_turns(head_size: int, base: float, pos: Tensor) -> Tensor:
+    """How far each pair of a head is turned at each of `pos` (T,): (T, D/2), in float64."""
+    pair = torch.arange(0, head_size, 2, dtype=torch.float64)
+    return pos[:, None] * base ** (-pair / head_size)
 
 
 def rotate(x: Tensor, angles: Angles) -> Tensor:

@@ -77,6 +77,7 @@ class LanguageModel(nn.Module):
         self.blocks = nn.ModuleList(Block(config, mixers[i % len(mixers)]) for i in range(config.n_layer))
         self.norm = RMSNorm(config.n_embd)
         self.prior = NgramPrior(config.n_embd, n_symbols) if config.prior else None
+        self.has_kernels = config.has_kernels
         self.compiled: Callable[..., Tensor] | None = None  # torch.compile of `run_blocks`, used in training
 
     def forward(

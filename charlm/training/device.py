@@ -102,6 +102,14 @@ def precision_context(device: torch.device, precision: str) -> AbstractContextMa
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """Seed the random numbers of that device; torch.manual_seed seeds all devices, which takes 0.4 ms."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def keep_memory() -> None:
     """Make the C library keep freed memory: on glibc it saves most page faults of a step; elsewhere no effect."""
     if os.name != "posix":

@@ -76,6 +76,11 @@ class Optimizer:
         self.iterations: list[NewtonSchulz] = []
         self.native = self._choose_native()
 
+    def clear_gradients(self) -> None:
+        """Forget the gradients of the last step."""
+        for weight in self.weights.values():
+            weight.grad = None
+
     def update(self, rates: LearningRates, loss: Tensor, grad_clip: float = inf) -> Tensor:
         """Clip the gradients to a norm of `grad_clip` and update the weights. Returns the norm before clipping.
 

@@ -29,7 +29,7 @@ from charlm.ngram.prior import LogRows, TrainingPrior
 from charlm.rng import mix, uniform
 from charlm.strict_json import to_json
 from charlm.threads import threads
-from charlm.training.device import pick_device
+from charlm.training.device import pick_device, seed_dropout
 from charlm.training.events import Counted, Remembered
 from charlm.training.guards import Divergence
 from charlm.training.held_out import HeldOut, ParentText
@@ -244,7 +244,7 @@ class TransformerSession(Session):
         has_dropout = self.model_config.dropout or self.model_config.ngram_embedding_dropout
         for part, (windows, log_prior) in enumerate(zip(ids, rows, strict=True)):
             if has_dropout:
-                torch.manual_seed(int(mix(config.seed, step, part) >> 1))
+                seed_dropout(int(mix(config.seed, step, part) >> 1), self.device)
             yield windows, log_prior
 
     def learning_rates(self) -> LearningRates:

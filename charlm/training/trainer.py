@@ -38,7 +38,7 @@ def train_step(session: TransformerSession, rates: LearningRates) -> tuple[float
     Where either is not finite no weight changes, which is decided on the device.
     """
     config = session.training_config
-    session.model.zero_grad(set_to_none=True)
+    session.optimizer.clear_gradients()
     total = torch.zeros((), device=session.device)
     for ids, log_prior in session.batches():
         with precision_context(session.device, config.precision):
