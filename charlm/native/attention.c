@@ -68,7 +68,7 @@ static void product(const float *a, int64_t a_row, int64_t a_column, const float
 }
 
 /* One head of all positions in fp32, (T, L) with zeros behind D. */
-static void load_head(const real *from, int64_t stride, int64_t T, int64_t D, float *to) {
+static void load_head(const real *restrict from, int64_t stride, int64_t T, int64_t D, float *restrict to) {
     const int64_t L = whole(D);
     for (int64_t t = 0; t < T; t++, from += stride, to += L) {
         for (int64_t d = 0; d < D; d++) to[d] = load(from[d]);
@@ -77,7 +77,7 @@ static void load_head(const real *from, int64_t stride, int64_t T, int64_t D, fl
 }
 
 /* (L, S) of (T, L): the transpose, with zeros behind T. */
-static void transpose(const float *from, int64_t T, int64_t L, float *to) {
+static void transpose(const float *restrict from, int64_t T, int64_t L, float *restrict to) {
     const int64_t S = whole(T);
     for (int64_t d = 0; d < L; d++)
         for (int64_t t = T; t < S; t++) to[d * S + t] = 0;
@@ -87,18 +87,19 @@ static void transpose(const float *from, int64_t T, int64_t L, float *to) {
 }
 
 /* 1 / sqrt(mean(x^2) + eps) of a head of D. */
-static inline float inverse_norm(const float *x, int64_t D, float eps) {
+static inline __attribute__((always_inline)) float inverse_norm(const float *x, int64_t D, float eps) {
     float squares = 0;
     for (int64_t d = 0; d < D; d++) squares += x[d] * x[d];
     return 1 / sqrtf(squares / D + eps);
 }
 
 /* Normalise and rotate one head of all positions (T, L) in place, times `scale`. */
-static void norm_and_rotate(const Attention *a, const float *gain, float scale, float *x) {
-    const int64_t L = whole(a->D), half = a->D / 2;
+static inline __attribute__((always_inline)) void norm_and_rotate_heads(const Attention *a, int64_t D, const float *restrict gain,
+                                                                      float scale, float *restrict x) {
+    const int64_t L = whole(D), half = D / 2;
     for (int64_t t = 0; t < a->T; t++, x += L) {
-        const float r = inverse_norm(x, a->D, a->eps) * scale;
-        const float *cosine = a->cosines + t * half, *sine = a->sines + t * half;
+        const float r = inverse_norm(x, D, a->eps) * scale;
+        const float *restrict cosine = a->cosines + t * half, *restrict sine = a->sines + t * half;
         for (int64_t d = 0; d < half; d++) {
             const float p = x[d] * r * gain[d], q = x[half + d] * r * gain[half + d];
             x[d] = p * cosine[d] - q * sine[d];
@@ -108,13 +109,14 @@ static void norm_and_rotate(const Attention *a, const float *gain, float scale, 
 }
 
 /* The gradient at `from` (T, stride), one head of qkv, of dx (T, L), that of what norm_and_rotate made of it; and that of
-   the gain (D), which is added to. */
-static void norm_and_rotate_backward(const Attention *a, const float *gain, float scale, const real *from, int64_t stride,
-                                     float *dx, real *to, float *dgain) {
-    const int64_t D = a->D, L = whole(D), half = D / 2;
+   the gain (D), which is added to. dx is overwritten. */
+static inline __attribute__((always_inline)) void norm_and_rotate_heads_backward(
+    const Attention *a, int64_t D, const float *restrict gain, float scale, const real *restrict from, int64_t stride,
+    float *restrict dx, real *restrict to, float *restrict dgain) {
+    const int64_t L = whole(D), half = D / 2;
     float x[L];
     for (int64_t t = 0; t < a->T; t++, dx += L, from += stride, to += stride) {
-        const float *cosine = a->cosines + t * half, *sine = a->sines + t * half;
+        const float *restrict cosine = a->cosines + t * half, *restrict sine = a->sines + t * half;
         for (int64_t d = 0; d < D; d++) x[d] = load(from[d]);
         const float r = inverse_norm(x, D, a->eps);
         float sum = 0;
@@ -131,6 +133,18 @@ static void norm_and_rotate_backward(const Attention *a, const float *gain, floa
         const float back = sum * r * r * r / D;
         for (int64_t d = 0; d < D; d++) to[d] = store(dx[d] * r - x[d] * back);
     }
+}
+
+/* Both, with loops of known length for the usual head size, which are twice as fast. */
+static void norm_and_rotate(const Attention *a, const float *gain, float scale, float *x) {
+    if (a->D == 32) norm_and_rotate_heads(a, 32, gain, scale, x);
+    else norm_and_rotate_heads(a, a->D, gain, scale, x);
+}
+
+static void norm_and_rotate_backward(const Attention *a, const float *gain, float scale, const real *from, int64_t stride,
+                                     float *dx, real *to, float *dgain) {
+    if (a->D == 32) norm_and_rotate_heads_backward(a, 32, gain, scale, from, stride, dx, to, dgain);
+    else norm_and_rotate_heads_backward(a, a->D, gain, scale, from, stride, dx, to, dgain);
 }
 
 /* The keys that the queries from `start` to `end` read: from a whole vector on. */
