@@ -174,10 +174,10 @@ def test_every_clone_sums_the_same_rows_as_torch(
 ) -> None:
     """Also those of ids that the vocabulary does not have, and the same ones are dropped."""
     made, generator = some_ngrams(dropout).train(), torch.Generator().manual_seed(1)
-    ids = torch.randint(-2, 23, (5, n_positions), generator=generator)
-    ids[3], ids[4] = -(2**63), 2**63 - 1
-    before = torch.randint(-1, 21, (5, 3), generator=generator)
-    docs = (torch.rand(5, n_positions, generator=generator) < 0.2).cumsum(dim=1) if documents else None
+    ids = torch.randint(-2, 23, (20, n_positions), generator=generator)
+    ids[18], ids[19] = -(2**63), 2**63 - 1
+    before = torch.randint(-1, 21, (20, 3), generator=generator)
+    docs = (torch.rand(20, n_positions, generator=generator) < 0.2).cumsum(dim=1) if documents else None
     found = {}
     for path in ("0", clone):
         monkeypatch.setenv(VARIABLE, path)
