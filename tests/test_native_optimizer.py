@@ -8,8 +8,9 @@ import torch
 from charlm.config import ModelConfig
 from charlm.model.ngram_layers import NgramEmbeddings
 from charlm.model.transformer import LanguageModel, initialise
-from charlm.native.library import VARIABLE
-from charlm.training.optimizer import LearningRates, Optimizer
+from charlm.native.library import VARIABLE, library
+from charlm.native.optimizer import NativeNewtonSchulz
+from charlm.training.optimizer import ITERATIONS, NEWTON_SCHULZ, LearningRates, Optimizer, orthogonalize
 from tests.conftest import clones
 
 RATES = LearningRates(adamw=0.01, muon=0.02, ngram_embeddings=0.05)
@@ -35,11 +36,16 @@ class Made:
     """A model and its optimizer, on one path."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, path: str, kind: str = "muon", precision: str = "fp32"
-    ):
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        path: str,
+        kind: str = "muon",
+        precision: str = "fp32",
+        n_embd: int = 36,
+    ) -> None:
         monkeypatch.setenv(VARIABLE, path)
         config = ModelConfig(
-            n_layer=2, n_head=3, n_embd=36, block_size=12, ngram_embeddings=3, ngram_embedding_rows=32
+            n_layer=2, n_head=2, n_embd=n_embd, block_size=12, ngram_embeddings=3, ngram_embedding_rows=32
         )
         self.model = LanguageModel(config, 9)
         initialise(self.model, torch.Generator().manual_seed(1))
@@ -77,11 +83,13 @@ def assert_agree(ours: Made, theirs: Made, tolerance: float, directions: float) 
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
+@pytest.mark.parametrize("n_embd", [36, 64])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_clone_updates_as_torch(
-    monkeypatch: pytest.MonkeyPatch, clone: str, kind: str, precision: str
+    monkeypatch: pytest.MonkeyPatch, clone: str, kind: str, precision: str, n_embd: int
 ) -> None:
-    theirs, ours = (Made(monkeypatch, path, kind, precision) for path in ("0", clone))
+    """Of width 64, the matrices suit the compiled products."""
+    theirs, ours = (Made(monkeypatch, path, kind, precision, n_embd) for path in ("0", clone))
     for seed in range(3):
         norms = [made.step(seed, grad_clip=(1.0, 0.1, 1e6)[seed]) for made in (ours, theirs)]
         assert norms[0] == pytest.approx(norms[1], rel=1e-6)
@@ -140,14 +148,15 @@ def test_a_bad_number_in_the_gradient_of_ngrams_counts_as_zero(
     assert_agree(ours, theirs, 1e-6, 1e-4)
 
 
-@pytest.mark.parametrize("kind", ["muon", "adamw"])
+@pytest.mark.parametrize("n_embd", [36, 64])
+@pytest.mark.parametrize(("kind", "precision"), [("muon", "fp32"), ("muon", "bf16"), ("adamw", "fp32")])
 def test_the_number_of_threads_changes_no_bit(
-    monkeypatch: pytest.MonkeyPatch, all_threads: None, clone: str, kind: str
+    monkeypatch: pytest.MonkeyPatch, all_threads: None, clone: str, kind: str, precision: str, n_embd: int
 ) -> None:
     found = []
     for n_threads in (1, 2, 3):
         torch.set_num_threads(n_threads)
-        made = Made(monkeypatch, clone, kind)
+        made = Made(monkeypatch, clone, kind, precision, n_embd)
         norms = [made.step(seed) for seed in range(3)]
         found.append((norms, made.copy()))
     for norms, tensors in found[1:]:
@@ -188,3 +197,25 @@ def test_every_clone_sums_the_same_rows_as_torch(
         found[path] = (index, sums.detach())
     assert torch.equal(found["0"][0], found[clone][0])
     torch.testing.assert_close(found["0"][1], found[clone][1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("n_matrices", "n_rows", "n_columns"), [(1, 32, 32), (5, 40, 32), (3, 176, 64), (2, 256, 96)]
+)
+def test_compiled_newton_schulz_iteration_is_as_near_the_exact_one_as_torch_is(
+    monkeypatch: pytest.MonkeyPatch, clone: str, n_matrices: int, n_rows: int, n_columns: int
+) -> None:
+    monkeypatch.setenv(VARIABLE, clone)
+    found = library()
+    assert found is not None
+    if not NativeNewtonSchulz.fits(found, n_rows, n_columns, torch.bfloat16):
+        pytest.skip("torch iterates here")
+    x = torch.randn(n_matrices, n_rows, n_columns, generator=torch.Generator().manual_seed(0))
+    exact = orthogonalize(x.double())
+    unit = (x / x.norm(dim=(1, 2), keepdim=True)).bfloat16()
+    iteration = NativeNewtonSchulz(found, unit, NEWTON_SCHULZ, ITERATIONS)
+    iteration.run()
+    ours, theirs = (
+        y.double().sub(exact).norm() for y in (iteration.result, orthogonalize(x, torch.bfloat16))
+    )
+    assert ours < 1.1 * theirs < 0.05 * exact.norm()

@@ -69,6 +69,10 @@ class Library:
         found.argtypes, found.restype = argument_types, None
         return found
 
+    def has_amx(self) -> bool:
+        """Whether the processor has units for bf16 products, which torch uses."""
+        return bool(self.handle.has_amx())
+
 
 def library() -> Library | None:
     """The compiled kernels, or None where torch and NumPy must serve. Raises UsageError for a wrong CHARLM_NATIVE."""

@@ -28,7 +28,7 @@ class Moments(NamedTuple):
 
 
 class MuonPiece(NamedTuple):
-    """A matrix (R, C) that is fused in a weight, for Newton-Schulz iteration: (C, R) where C < R."""
+    """A matrix (R, C) that is fused in a weight, for Newton-Schulz iteration of it or of its transpose."""
 
     weight: int  # its place in the list of weights
     first_row: int
@@ -55,7 +55,7 @@ class _AdamW(ctypes.Structure):
 class _Piece(ctypes.Structure):
     _fields_ = [
         *((name, Pointer) for name in ("weight", "momentum", "x", "direction")),
-        *((name, Size) for name in ("tensor", "offset", "R", "C")),
+        *((name, Size) for name in ("tensor", "offset", "R", "C", "transposed")),
         ("shape_rate", Number),
     ]
 
@@ -120,6 +120,36 @@ class NativeOptimizer:
         self._apply(self._pieces, len(self._pieces), rate, weight_decay)
 
 
+class NativeNewtonSchulz:
+    """Newton-Schulz iteration of a stack of matrices (N, R, C) of norm 1, in bf16."""
+
+    ROWS, COLUMNS = 8, 32  # as in newton_schulz.c
+
+    def __init__(
+        self, library: Library, stack: Tensor, coefficients: tuple[float, ...], iterations: int
+    ) -> None:
+        assert self.fits(library, stack.shape[1], stack.shape[2], stack.dtype) and iterations % 2
+        self.stack, self.result = stack, torch.empty_like(stack)
+        self._settings = (*coefficients, iterations)
+        self._call = library.function(
+            "newton_schulz", "bf16", *[Pointer] * 2, *[Size] * 3, *[Number] * 3, Size, Pointer, Size
+        )
+
+    @classmethod
+    def fits(cls, library: Library, n_rows: int, n_columns: int, dtype: torch.dtype | None) -> bool:
+        """Whether this serves, and torch is slower, for matrices (R, C) with R >= C."""
+        shape_fits = n_rows >= n_columns and n_rows % cls.ROWS == 0 and n_columns % cls.COLUMNS == 0
+        return shape_fits and dtype == torch.bfloat16 and library.clone == "v4bf16" and not library.has_amx()
+
+    def run(self) -> None:
+        """Fill `result`; overwrites the stack."""
+        (N, R, C), n_threads = self.stack.shape, torch.get_num_threads()
+        room = torch.empty(n_threads * (R * C + 3 * C * C), dtype=self.stack.dtype)
+        self._call(
+            address(self.stack), address(self.result), N, R, C, *self._settings, address(room), n_threads
+        )
+
+
 class NgramEmbeddingUpdate:
     """Adagrad of the rows of a table (U + 1, C) that a step has read; the last one, of zeros, stays."""
 
@@ -152,7 +182,8 @@ def _chunks(weights: Sequence[Tensor], chosen: Sequence[int] | Mapping[int, Mome
 def _piece(weight: Tensor, piece: MuonPiece) -> _Piece:
     R, C = piece.n_rows, weight.shape[1]
     rows = slice(piece.first_row, piece.first_row + R)
-    assert piece.x.shape == piece.direction.shape == ((C, R) if C < R else (R, C))
+    transposed = piece.x.shape != (R, C)
+    assert piece.x.shape == piece.direction.shape == ((C, R) if transposed else (R, C))
     matrices = (weight[rows], piece.momentum[rows], piece.x, piece.direction)
-    offset = piece.first_row * C
-    return _Piece(*map(address, matrices), piece.weight, offset, R, C, sqrt(max(1.0, R / C)))
+    sizes = (piece.weight, piece.first_row * C, R, C, transposed)
+    return _Piece(*map(address, matrices), *sizes, sqrt(max(1.0, R / C)))

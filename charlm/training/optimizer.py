@@ -18,7 +18,14 @@ from charlm.checkpoint.snapshot import TABLE, initial_optimizer_state
 from charlm.model.layers import is_matrix, row_parts
 from charlm.model.ngram_layers import NgramEmbeddings
 from charlm.model.transformer import LanguageModel
-from charlm.native.optimizer import Moments, MuonPiece, NativeOptimizer, NgramEmbeddingUpdate
+from charlm.native.library import Library
+from charlm.native.optimizer import (
+    Moments,
+    MuonPiece,
+    NativeNewtonSchulz,
+    NativeOptimizer,
+    NgramEmbeddingUpdate,
+)
 from charlm.native.tensors import library_for
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -73,7 +80,7 @@ class Optimizer:
         self.muon_parts = [row_parts(model, name) for name in self.muon_names]
         self.adamw_groups = (([] if kind == "muon" else matrices, weight_decay), (others, 0.0))
         self.n_updates = torch.zeros((), device=next(iter(self.weights.values())).device)  # made so far
-        self.iterations: list[NewtonSchulz] = []
+        self.iterations: list[NewtonSchulz | NativeNewtonSchulz] = []
         self.native = self._choose_native()
 
     def clear_gradients(self) -> None:
@@ -121,32 +128,33 @@ class Optimizer:
         if self.ngrams is not None:
             accumulators = self.state[f"row_square.{TABLE}"]
             self.native_ngrams = NgramEmbeddingUpdate(found, self.ngrams.table, accumulators)
-        return NativeOptimizer(found, list(self.weights.values()), moments, self._stack_pieces(place))
+        return NativeOptimizer(found, list(self.weights.values()), moments, self._stack_pieces(found, place))
 
-    def _stack_pieces(self, place: Mapping[str, int]) -> list[MuonPiece]:
+    def _stack_pieces(self, found: Library, place: Mapping[str, int]) -> list[MuonPiece]:
         """Stack the matrices that are fused in weights by shape, or by that of the transpose: those of a stack are
         orthogonalised in one batch.
         """
         cuts = [
-            (name, first_row, n_rows, tuple(sorted((n_rows, self.weights[name].shape[1]))))
+            (name, first_row, R, self.weights[name].shape[1])
             for name, part_rows in zip(self.muon_names, self.muon_parts, strict=True)
-            for first_row, n_rows in zip(accumulate(part_rows, initial=0), part_rows, strict=False)
+            for first_row, R in zip(accumulate(part_rows, initial=0), part_rows, strict=False)
         ]
-        counts = Counter(shape for *_, shape in cuts)
-        room = {}
-        for low in sorted({low for low, _ in counts}):
-            stacks = [
-                torch.empty(n, *shape, dtype=self.muon_dtype)
-                for shape, n in counts.items()
-                if shape[0] == low
-            ]
-            iteration = NewtonSchulz(stacks)
+        room, dtype = {}, self.muon_dtype
+        shapes = Counter((min(R, C), max(R, C)) for *_, R, C in cuts)
+        for (low, high), n in shapes.items():
+            iteration: NativeNewtonSchulz | NewtonSchulz
+            if NativeNewtonSchulz.fits(found, high, low, dtype):
+                stack = torch.empty(n, high, low, dtype=dtype)
+                iteration = NativeNewtonSchulz(found, stack, NEWTON_SCHULZ, ITERATIONS)
+            else:
+                iteration = NewtonSchulz(torch.empty(n, low, high, dtype=dtype))
             self.iterations.append(iteration)
-            for x, direction in zip(stacks, iteration.results, strict=True):
-                room[tuple(x.shape[1:])] = zip(x, direction, strict=True)
+            room[low, high] = zip(iteration.stack, iteration.result, strict=True)
         return [
-            MuonPiece(place[name], first_row, n_rows, self.state[f"momentum.{name}"], *next(room[shape]))
-            for name, first_row, n_rows, shape in cuts
+            MuonPiece(
+                place[name], first_row, R, self.state[f"momentum.{name}"], *next(room[min(R, C), max(R, C)])
+            )
+            for name, first_row, R, C in cuts
         ]
 
     def _update_native(
@@ -232,28 +240,24 @@ class Optimizer:
 
 
 class NewtonSchulz:
-    """Newton-Schulz iteration of stacks of matrices (N, R, C) of norm 1, with one R, in buffers of its own."""
+    """Newton-Schulz iteration of a stack of matrices (N, R, C) of norm 1, R <= C, in buffers of its own."""
 
-    def __init__(self, stacks: Sequence[Tensor]) -> None:
-        self.stacks = stacks
-        self.results = [torch.empty_like(x) for x in stacks]
-        counts, R = [len(x) for x in stacks], stacks[0].shape[1]
-        self.gram, self.polynomial = stacks[0].new_empty(2, sum(counts), R, R)
-        self.grams, self.polynomials = self.gram.split(counts), self.polynomial.split(counts)
+    def __init__(self, stack: Tensor) -> None:
+        self.stack, self.result = stack, torch.empty_like(stack)
+        N, R, _ = stack.shape
+        self._gram, self._polynomial = stack.new_empty(2, N, R, R)
 
-    def run(self) -> list[Tensor]:
-        """X = (a I + b X X' + c (X X')^2) X, for each matrix X; overwrites the stacks."""
+    def run(self) -> Tensor:
+        """X = (a I + b X X' + c (X X')^2) X, for each matrix X; overwrites the stack."""
         a, b, c = NEWTON_SCHULZ
-        now, then = self.stacks, self.results
+        gram, polynomial, x, y = self._gram, self._polynomial, self.stack, self.result
         for _ in range(ITERATIONS):
-            for x, gram in zip(now, self.grams, strict=True):
-                torch.bmm(x, x.mT, out=gram)
-            torch.baddbmm(self.gram, self.gram, self.gram, beta=b, alpha=c, out=self.polynomial)
-            for x, polynomial, y in zip(now, self.polynomials, then, strict=True):
-                torch.baddbmm(x, polynomial, x, beta=a, out=y)
-            now, then = then, now
-        assert now is self.results, "the number of iterations is odd"
-        return self.results
+            torch.bmm(x, x.mT, out=gram)
+            torch.baddbmm(gram, gram, gram, beta=b, alpha=c, out=polynomial)
+            torch.baddbmm(x, polynomial, x, beta=a, out=y)
+            x, y = y, x
+        assert x is self.result, "the number of iterations is odd"
+        return x
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -265,7 +269,7 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = (x / (x.norm(dim=(1, 2), keepdim=True) + NORM_EPSILON)).to(dtype or x.dtype)
-    (x,) = NewtonSchulz([x]).run()
+    x = NewtonSchulz(x).run()
     return (x.mT if tall else x).to(matrices.dtype)
 
 
