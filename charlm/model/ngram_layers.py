@@ -89,6 +89,8 @@ class NgramEmbeddings(nn.Module):
             (index, summed.grad.flatten(0, 1)) for index, summed in self.pending if summed.grad is not None
         ]
         self.pending.clear()
+        if len(read) == 1:
+            return read[0]  # without a copy
         index, gradients = (torch.cat(tensors) for tensors in zip(*read, strict=True))
         return index, gradients
 

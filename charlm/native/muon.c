@@ -67,18 +67,29 @@ void EXPORT(muon_momentum)(const Piece *pieces, int64_t n, const float *const *g
     }
 }
 
+/* w (n) = keep w - step d. */
+static inline void move(float *restrict w, const real *restrict d, float keep, float step, int64_t n) {
+    for (int64_t j = 0; j < n; j++) w[j] = keep * w[j] - step * load(d[j]);
+}
+
+/* The same of w (R, C) and d (C, R). */
+static void move_transposed(float *w, const real *restrict d, float keep, float step, int64_t R, int64_t C) {
+    real tile[TILE][TILE];
+    for (int64_t r = 0; r < R; r += TILE)
+        for (int64_t c = 0; c < C; c += TILE) {
+            const int64_t rows = lesser(TILE, R - r), columns = lesser(TILE, C - c);
+            for (int64_t j = 0; j < columns; j++)
+                for (int64_t i = 0; i < rows; i++) tile[i][j] = d[(c + j) * R + r + i];
+            for (int64_t i = 0; i < rows; i++) move(w + (r + i) * C + c, tile[i], keep, step, columns);
+        }
+}
+
 /* The weights of n pieces, moved against their directions. */
 void EXPORT(muon_apply)(const Piece *pieces, int64_t n, float rate, float decay) {
     PARALLEL for (int64_t i = 0; i < n; i++) {
         const Piece p = pieces[i];
         const float keep = 1 - rate * decay, step = rate * p.shape_rate;
-        const int64_t down = p.transposed ? 1 : p.C, across = p.transposed ? p.R : 1;
-        for (int64_t r = 0; r < p.R; r += TILE)
-            for (int64_t c = 0; c < p.C; c += TILE)
-                for (int64_t y = r; y < lesser(r + TILE, p.R); y++)
-                    for (int64_t x = c; x < lesser(c + TILE, p.C); x++) {
-                        float *w = p.weight + y * p.C + x;
-                        *w = keep * *w - step * load(p.direction[y * down + x * across]);
-                    }
+        if (p.transposed) move_transposed(p.weight, p.direction, keep, step, p.R, p.C);
+        else move(p.weight, p.direction, keep, step, p.R * p.C);
     }
 }
