@@ -17,8 +17,9 @@ from charlm.model.transformer import LanguageModel
 from charlm.native.ngram_rows import Cursor
 from charlm.ngram.build import FOLDS, build, fold_edges
 from charlm.ngram.grams import Packing
-from charlm.ngram.kneser_ney import KneserNey
+from charlm.ngram.kneser_ney import KneserNey, log_float32
 from charlm.ngram.prior import TrainingPrior
+from charlm.ngram.table import save_levels
 from charlm.training.launch import resume_run
 from charlm.training.planner import Budget, choose
 from charlm.training.session import TransformerSession
@@ -75,7 +76,7 @@ def test_the_logits_are_those_of_the_formula(corpus: Corpus) -> None:
     R, rows = model.prior.read.detach().numpy(), counts.rows(counts.contexts(ids[None])[0])  # (T, V)
     told = torch.from_numpy(E[ids] + np.sqrt(rows) @ R.T)  # what goes into the first layer
     h = model.norm(through_blocks(model, told[None]))[0, -1].detach().numpy()
-    logits = E @ h + (1 + w @ h) * np.log(counts.row(counts.contexts(ids[None])[0, -1]))
+    logits = E @ h + (1 + w @ h) * np.log(rows[-1])
     expected = logits - np.log(np.exp(logits).sum())
     _, logp = predictor.step(predictor.start(1), torch.from_numpy(ids[None].astype(np.int64)))
     np.testing.assert_allclose(logp[0, : len(expected)] - logp[0].logsumexp(0), expected, atol=1e-4)
@@ -105,87 +106,80 @@ def in_numpy(model: KneserNey) -> KneserNey:
     return plain
 
 
-def cursor_of(model: KneserNey, contexts: np.ndarray) -> Cursor:
-    assert model.kernel is not None
-    return Cursor(model.kernel, contexts)
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.tobytes() == b.tobytes() and a.dtype == b.dtype and a.shape == b.shape
 
 
 @pytest.mark.parametrize("n_folds", [0, 3, 10])
+@pytest.mark.parametrize("end", [None, 1])
 @pytest.mark.parametrize(("n_symbols", "order"), [(2, 7), (5, 0), (65, 8), (300, 4), (70_000, 2)])
-def test_rows_in_c_are_the_same_to_the_last_bit(clone: str, n_symbols: int, order: int, n_folds: int) -> None:
+def test_rows_in_c_are_the_same_to_the_last_bit(
+    clone: str, n_symbols: int, order: int, n_folds: int, end: int | None
+) -> None:
     rng = np.random.default_rng(2)
     ids = rng.zipf(1.3, 3000).clip(max=n_symbols).astype(np.int64) - 1
     ids[1000:1800] = 0  # counts too large for a byte
-    built = build(
-        ids, n_symbols, min(order, Packing(n_symbols).highest_order), memory=1 << 28, n_folds=n_folds
-    )
+    unseen = rng.integers(0, n_symbols + 9, 300)  # some are no symbols
+    order = min(order, Packing(n_symbols).highest_order)
+    built = build(ids, n_symbols, order, memory=1 << 28, n_folds=n_folds, end=end).model
+    T = 37 if n_symbols < 1000 else 5
+    starts = np.array([0, 3, 700, 1790, 2999 - T, 2990])  # the last goes beyond the end
+    folds = fold_edges(len(ids), n_folds) if n_folds else None
     for dense in (True, False):
-        model = KneserNey(built.model.packing, built.model.levels, built.model.fold_counts, dense=dense)
-        unseen = rng.integers(0, n_symbols + 1, (40, 9))
-        contexts = np.concatenate(
-            (
-                model.start(1),
-                model.contexts(ids[None])[0, :: 1 + n_symbols // 1000],
-                model.contexts(unseen)[:, -1],
-            )
-        )
-        folds = rng.integers(0, n_folds, len(contexts)) if n_folds else None
+        model = KneserNey(built.packing, built.levels, built.fold_counts, dense=dense)
+        plain = in_numpy(model)
         assert model.kernel is not None
-        for which in (None, folds):
-            expected = in_numpy(model).log_rows(contexts, which)
-            assert np.array_equal(model.log_rows(contexts, which).view(np.uint32), expected.view(np.uint32))
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            for part, before in ((folds, None), (None, None), (None, 0), (folds, 1)):
+                expected = plain.log_rows(ids, starts, T, before=before, folds=part)
+                assert same_bits(model.log_rows(ids, starts, T, before=before, folds=part), expected)
+            expected = plain.log_rows(unseen, starts // 10, T)
+            assert same_bits(model.log_rows(unseen, starts // 10, T), expected)
 
 
+@pytest.mark.parametrize("memory", [1 << 28, 1 << 16])
 @pytest.mark.parametrize("most", [None, 400])
 @pytest.mark.parametrize("end", [None, 4])
 @pytest.mark.parametrize(("n_symbols", "order"), [(5, 0), (5, 3), (65, 8), (255, 7)])
-def test_contexts_moved_on_in_c_are_the_same(
-    clone: str, n_symbols: int, order: int, end: int | None, most: int | None
+def test_texts_read_on_in_c_are_the_same(
+    clone: str, n_symbols: int, order: int, end: int | None, most: int | None, memory: int
 ) -> None:
+    """Also where contexts were dropped to save memory, and where parts were counted, which begin anywhere."""
     rng = np.random.default_rng(3)
     ids = rng.zipf(1.3, (40, 60)).clip(max=n_symbols + 9).astype(np.int64) - 1  # the last are no symbols
-    seen = ids.reshape(-1)[:1600]
-    built = build(seen.clip(max=n_symbols - 1), n_symbols, order, memory=1 << 28, end=end, most=most).model
-    kept = built.start(40)
-    following, built = cursor_of(built, kept), in_numpy(built)
-    assert np.array_equal(following.log_next(), built.log_rows(kept))
-    for t in range(50):
-        if t == 30:  # what was read between these is not known
-            kept = rng.permutation(kept)
-            following.jump(kept)
-        else:
-            kept = built.step(kept, ids[:, t])
-            following.read(ids[:, t])
-        if t % 7 != 5:  # it need not be asked each time
-            assert np.array_equal(following.log_next(), built.log_rows(kept))
+    seen = ids.reshape(-1)[:1600].clip(max=n_symbols - 1)
+    model = build(seen, n_symbols, order, memory=memory, end=end, most=most).model
+    in_c, plain = model.cursor(40), in_numpy(model).cursor(40)
+    assert isinstance(in_c, Cursor) and same_bits(in_c.next(), plain.next())
+    for t in (0, 1, 2, 3, 8, 9, 20):  # a few at a time, and none
+        for cursor in (in_c, plain):
+            cursor.read(ids[:, t : t + t % 4])
+        assert same_bits(in_c.next(), plain.next())
 
 
-def test_places_follow_from_those_before_without_a_search(kernels: None) -> None:
-    """Known contexts that go on are found where the entry of the symbol says, on every level."""
+def test_the_rows_of_a_text_are_those_of_reading_it(kernels: None) -> None:
     ids = np.random.default_rng(4).zipf(1.2, 5000).clip(max=30).astype(np.int64) - 1
-    built = build(ids, 30, 5, memory=1 << 28).model
-    following = cursor_of(built, built.start(1))
-    for t in range(100):
-        following.read(ids[t : t + 1])
-        known = following._places[1:, 0] >= 0
-        assert known[: t + 1].all() or not t
-        following.log_next()
+    model = build(ids[:3000], 30, 5, memory=1 << 28).model
+    cursor, rows = model.cursor(1), model.log_rows(ids, np.array([0]), 400)[0]
+    for t in range(400):
+        cursor.read(ids[None, t : t + 1])
+        assert same_bits(log_float32(cursor.next())[0], rows[t])
 
 
-def test_counts_that_contradict_themselves_are_read_without_harm(kernels: None) -> None:
-    """A context that only the highest order knows: the orders below say that it was never seen."""
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+def test_counts_that_contradict_themselves_are_read_without_harm(kernels: None, level: int) -> None:
+    """Contexts that the orders below say were never seen are dropped; all paths do without them."""
     ids = np.random.default_rng(5).integers(0, 4, 300)
     whole = build(ids, 4, 3, memory=1 << 28).model
-    below = whole.levels[1].without(np.arange(len(whole.levels[1].contexts)) != 2)
-    torn = KneserNey(whole.packing, [whole.levels[0], below, *whole.levels[2:]], dense=False)
-    contexts = whole.contexts(ids[None])[0]
-    expected = in_numpy(torn).log_rows(contexts)
-    assert np.array_equal(torn.log_rows(contexts), expected)
-    kept = torn.start(1)
-    following = cursor_of(torn, kept)
-    for t, id_ in enumerate(ids):
-        following.read(np.array([id_]))
-        assert np.array_equal(following.log_next()[0], expected[t])
+    levels = list(whole.levels)
+    levels[level] = levels[level].without(np.arange(len(levels[level].contexts)) % 5 != 2 * (level > 0))
+    torn = KneserNey(whole.packing, levels, dense=False)
+    again = KneserNey.from_bytes(save_levels(levels), 4, "x")
+    assert torn.to_bytes() == again.to_bytes()
+    expected = in_numpy(torn).log_rows(ids, np.array([0]), 299)
+    assert same_bits(torn.log_rows(ids, np.array([0]), 299), expected)
+    np.testing.assert_allclose(np.exp(expected).sum(axis=2), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("native", [False, True])
@@ -236,10 +230,10 @@ def test_windows_are_left_without_the_prior_as_often_as_asked_and_the_same_each_
     rows = session.prior_rows
     assert rows is not None
     batches = [rows.batch(step) for step in (0, 1, 2, 7, 8, 3)]
-    again = [rows.compute(step) for step in (0, 1, 2, 7, 8, 3)]
+    again = [rows.batch(step) for step in (0, 1, 2, 7, 8, 3)]
     for a, b in zip(batches, again, strict=True):
         np.testing.assert_array_equal(a, b)
-    without = [float((rows.compute(step) == 0).all(axis=(1, 2)).mean()) for step in range(100)]
+    without = [float((rows.batch(step) == 0).all(axis=(1, 2)).mean()) for step in range(100)]
     assert 0.4 < np.mean(without) < 0.6
 
 

@@ -10,7 +10,6 @@ import torch
 
 from charlm import threads as processors
 from charlm.threads import cgroup_cpus, threads
-from charlm.training import session as prior_rows
 from tests.conftest import Result
 
 Charlm = Callable[..., Result]
@@ -191,19 +190,3 @@ def test_resume_keeps_its_threads_and_says_where_they_are_too_many(
     resumed = charlm("resume", "--steps", "1")
     assert resumed.code == 0 and torch.get_num_threads() == 3
     assert "started with 3 threads" in resumed.err and "--threads 1" in resumed.err
-
-
-def test_with_one_thread_the_counts_are_looked_up_in_it(
-    charlm: Charlm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[int] = []
-
-    class Counted(prior_rows.ThreadPoolExecutor):
-        def __init__(self, workers: int) -> None:
-            made.append(workers)
-            super().__init__(workers)
-
-    monkeypatch.setattr(prior_rows, "ThreadPoolExecutor", Counted)
-    for n, expected in ((1, []), (2, [1])):
-        assert charlm(*TRAIN[:-1], "--prior", "--run", f"with-{n}", "--threads", str(n)).code == 0
-        assert made == expected

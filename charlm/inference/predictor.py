@@ -24,9 +24,8 @@ from charlm.model.fast_decoder import DecoderWeights, NumpyDecoder, make_decoder
 from charlm.model.masks import documents_of
 from charlm.model.transformer import LanguageModel
 from charlm.native.decoder import CDecoder, Floats
-from charlm.ngram.grams import Keys
-from charlm.ngram.kneser_ney import POSITIONS_AT_ONCE, KneserNey
-from charlm.ngram.prior import log_prior
+from charlm.native.ngram_rows import Cursor
+from charlm.ngram.kneser_ney import POSITIONS_AT_ONCE, KneserNey, PlainCursor
 
 Scores = NDArray[np.float64]
 ESCAPE = 2.0**-16
@@ -223,7 +222,7 @@ class TransformerPredictor(Predictor):
             cache = self.model.new_cache(batch_size)
         else:
             decoder = make_decoder(self._decoder_weights, batch_size, native=self._native)
-        return TextState(self.rule, batch_size, cache, decoder, self.prior, native=self._native)
+        return TextState(self.rule, batch_size, cache, decoder, self.prior)
 
     def step(self, state: TextState, ids: Tensor) -> tuple[TextState, Tensor]:
         """Read ids (B, T), T >= 0. Returns the new state and log-probabilities (B, V) of the next id.
@@ -284,7 +283,7 @@ class TransformerPredictor(Predictor):
         """
         if self.prior is None:
             return None
-        rows = log_prior(self.prior, ids, np.array(starts), T, reset_context_at_start=reset_context_at_start)
+        rows = self.prior.log_rows(ids, np.array(starts), T, before=0 if reset_context_at_start else None)
         return torch.from_numpy(rows).to(self._device)
 
     def _log_probs(self, hidden: Tensor, log_prior: Tensor | None = None) -> Tensor:
@@ -295,7 +294,7 @@ class TransformerPredictor(Predictor):
         """Log-probabilities (V,) of the first id: by the prior, or by the frequencies in the training text."""
         if self.prior is None:
             return unigram_log_probs(self.vocabulary)
-        log_prior = torch.from_numpy(self.prior.log_next(self.prior.start(1)))  # (1, symbols)
+        log_prior = torch.from_numpy(np.log(self.prior.rows(self.prior.start(1))))  # (1, symbols)
         return log_softmax_with_escape(self.vocabulary, log_prior)[0].numpy()
 
     @property
@@ -339,16 +338,14 @@ class NgramPredictor(Predictor):
         """Log-probabilities (V,) of the first id of a text."""
         return self.step(self.start(1), torch.empty((1, 0), dtype=torch.int64))[1][0].numpy()
 
-    def start(self, batch_size: int) -> Keys:
-        """The n-gram contexts (B,) before the first character."""
-        return self.model.start(batch_size)
+    def start(self, batch_size: int) -> Cursor | PlainCursor:
+        """Where `batch_size` texts stand before the first character."""
+        return self.model.cursor(batch_size)
 
-    def step(self, state: Keys, ids: Tensor) -> tuple[Keys, Tensor]:
-        """Read ids (B, T), T >= 0. Returns the new contexts (B,) and log-probabilities (B, V) of the next id."""
-        for column in ids.numpy().T:
-            state = self.model.step(state, column)
-        logits = torch.from_numpy(self.model.log_next(state))
-        return state, log_softmax_with_escape(self.vocabulary, logits)
+    def step(self, state: Cursor | PlainCursor, ids: Tensor) -> tuple[Cursor | PlainCursor, Tensor]:
+        """Read ids (B, T), T >= 0. Returns the new state and log-probabilities (B, V) of the next id."""
+        state.read(ids.numpy())
+        return state, log_softmax_with_escape(self.vocabulary, torch.from_numpy(np.log(state.next())))
 
     def describe_context(self, rule: ContextRule) -> str:
         """What each symbol is predicted from, in words."""

@@ -12,8 +12,7 @@ from charlm.inference.context import ContextRule
 from charlm.model.fast_decoder import NumpyDecoder
 from charlm.model.kv_cache import ModelCache
 from charlm.native.decoder import CDecoder
-from charlm.native.ngram_rows import Cursor
-from charlm.ngram.kneser_ney import FEW, KneserNey
+from charlm.ngram.kneser_ney import KneserNey, log_float32
 
 IdRows = NDArray[np.int64]
 
@@ -32,10 +31,7 @@ class TextState:
         cache: ModelCache | None,
         decoder: NumpyDecoder | CDecoder | None,
         prior: KneserNey | None = None,
-        *,
-        native: bool = True,
     ) -> None:
-        """`native`: read single characters of the prior by the compiled kernels."""
         self.cache, self.decoder, self.prior = cache, decoder, prior
         self.length = 0  # characters read so far
         self._rule, self._start = rule, 0  # where the window begins
@@ -46,8 +42,7 @@ class TextState:
             (batch_size, self._order + in_view), boundary
         )  # those before the window come first
         self._unread = self._ids[:, :0]
-        kernel = prior.kernel if prior and native else None
-        self._cursor = Cursor(kernel, prior.start(batch_size)) if prior and kernel else None
+        self._cursor = prior.cursor(batch_size) if prior else None
 
     @property
     def in_view(self) -> IdRows:
@@ -78,25 +73,16 @@ class TextState:
             filled = order + self.length - start
             self._ids[:, :filled] = text[:, text.shape[1] - filled :]
             self._unread = self._ids[:, :filled]
-        if self._cursor is not None and T == 1:
-            self._cursor.read(ids[:, 0])
-        elif self._cursor is not None:
-            self._cursor.jump(self._contexts()[:, -1])
+        if self._cursor is not None:
+            self._cursor.read(ids)
         return in_cache
 
     def log_prior(self) -> NDArray[np.floating[Any]] | None:
         """Log-probabilities (B, T, V) of the n-gram prior after each unread id; None without a prior."""
-        if self.prior is None:
+        if self.prior is None or self._cursor is None:
             return None
-        one = self.unread.shape[1] == 1
-        if one and self._cursor is not None:
-            return self._cursor.log_next()[:, None]
-        contexts = self._contexts()
-        if one and len(contexts) <= FEW:
-            return self.prior.log_next(contexts[:, 0])[:, None]
-        return self.prior.log_rows(contexts)
-
-    def _contexts(self) -> NDArray[np.uint64]:
-        """The n-gram contexts (B, T) that end with each unread id."""
-        assert self.prior is not None
-        return self.prior.contexts(self._unread)[:, self._order :]
+        B, T = self.unread.shape
+        if T == 1:
+            return log_float32(self._cursor.next())[:, None]
+        starts = np.arange(B) * (self._order + T) + self._order
+        return self.prior.log_rows(self._unread.reshape(-1), starts, T)

@@ -1,7 +1,13 @@
-/* KneserNey.rows (charlm/ngram/kneser_ney.py): probabilities of the next symbol after each of many contexts.
+/* Interpolated Kneser-Ney (charlm/ngram/kneser_ney.py): the probabilities of the symbol after each position of a text.
+
+       p_k(s | h) = (c(h s) - D(c(h s))) / c(h) + b(h) p_(k-1)(s | h without its first symbol)
+
+   Level k holds, for each context h of k symbols, its entries: the symbols s that followed it, and their counts c(h s).
+   An entry (h, s) is also a context of level k + 1, so a text is followed without any search: from the place of h in
+   level k and the next symbol to the place of h s in level k + 1, on all levels at once.
 
    It does the same operations on the same numbers in the same order as NumPy, so that not a bit differs, and is compiled
-   without flags that reorder or fuse operations. Shapes: B contexts, V symbols, F folds. */
+   without flags that reorder or fuse operations. Shapes: B windows or texts, T positions, V symbols, F folds. */
 
 #include <float.h>
 
@@ -13,10 +19,9 @@
 #endif
 
 typedef struct {
-    const uint64_t *contexts;             /* (n), ascending */
-    const uint64_t *marks;                /* every MARK_EVERY-th of them, few enough to stay in the cache */
-    const uint32_t *starts;               /* (n + 1) */
+    const uint32_t *starts;               /* (n + 1): the entries of context i are starts[i] .. starts[i + 1] - 1 */
     const void *symbols, *counts, *fold_counts; /* of each entry; fold_counts (F, entries), or null */
+    const uint32_t *longer;               /* of each entry: its place in the level above, or NOWHERE; null: its own index */
     const double *discounts;              /* of a count of 0, 1, 2, and of 3 or more */
     int64_t n, entries, symbol_bytes, count_bytes, fold_count_bytes;
     int64_t dense_start; /* where the rows of its contexts begin among the precomputed ones, or -1 */
@@ -25,254 +30,184 @@ typedef struct {
 typedef struct {
     const Level *levels;
     const double *dense; /* precomputed rows: uniform, then those of low orders, of all counts and without each fold */
-    int64_t n_levels, bits, V, end; /* the symbol that ends a document and begins the next, or -1 */
+    int64_t n_levels, V, end; /* the symbol that ends a document and begins the next, or -1 */
 } Table;
 
-enum { MOST_LEVELS = 64, AT_ONCE = 32, AHEAD = 4, MARK_EVERY = 16, LANES = 8, LINE = 64 };
-enum { NOT_THERE = -1, UNKNOWN = -2 };
+enum { MOST_LEVELS = 64, LANES = 16, PIECE = 16, DIGITS = 21 };
+#define NOWHERE UINT32_MAX
+#define INLINE static inline __attribute__((always_inline))
 
-static inline int64_t number(const void *array, int64_t bytes, int64_t i) {
+INLINE int64_t number(const void *array, int64_t bytes, int64_t i) {
     if (bytes == 1) return ((const uint8_t *)array)[i];
     if (bytes == 2) return ((const uint16_t *)array)[i];
-    return ((const uint32_t *)array)[i];
+    if (bytes == 4) return ((const uint32_t *)array)[i];
+    return ((const int64_t *)array)[i];
 }
 
-/* Find B contexts in a level, all at once, since most of the time goes into waiting for memory. */
-static void find(const Level *l, const uint64_t *contexts, int64_t B, int64_t *at) {
-    int64_t low[AT_ONCE] = {0};
-    for (int64_t b = 0; b < B; b++) at[b] = NOT_THERE;
-    if (!l->n) return;
-    for (int64_t n = (l->n + MARK_EVERY - 1) / MARK_EVERY; n > 1; n -= n / 2)
-        for (int64_t b = 0; b < B; b++) low[b] += l->marks[low[b] + n / 2] <= contexts[b] ? n / 2 : 0;
-    for (int64_t b = 0; b < B; b++) {
-        low[b] *= MARK_EVERY;
-        __builtin_prefetch(l->contexts + low[b]);
-        __builtin_prefetch(l->contexts + low[b] + MARK_EVERY - 1);
-    }
-    for (int64_t half = MARK_EVERY / 2; half; half /= 2)
-        for (int64_t b = 0; b < B; b++) {
-            const int64_t next = low[b] + half < l->n ? low[b] + half : low[b];
-            low[b] = l->contexts[next] <= contexts[b] ? next : low[b];
-        }
-    for (int64_t b = 0; b < B; b++)
-        if (l->contexts[low[b]] == contexts[b]) at[b] = low[b];
+/* The place in the level above of context `at` with one more symbol, or -1. */
+static inline int64_t longer(const Level *l, int64_t at, int64_t symbol) {
+    if (at < 0) return -1;
+    int64_t low = l->starts[at];
+    for (int64_t n = l->starts[at + 1] - low; n > 1; n -= n / 2)
+        low += number(l->symbols, l->symbol_bytes, low + n / 2) <= symbol ? n / 2 : 0;
+    if (number(l->symbols, l->symbol_bytes, low) != symbol) return -1;
+    if (!l->longer) return low;
+    return l->longer[low] == NOWHERE ? -1 : (int64_t)l->longer[low];
 }
 
-static inline uint64_t mask_of(const Table *t, int64_t k) { return k ? ~0ULL >> (64 - k * t->bits) : 0; }
-
-/* Find, level by level, those of n contexts whose place at[k * stride + i] is UNKNOWN. If a level lacks the last k
-   symbols of a context, so do all higher levels. */
-static void look_up(const Table *t, const uint64_t *contexts, int64_t n, int64_t *at, int64_t stride) {
-    for (int64_t k = 0; k < t->n_levels; k++) {
-        const Level *l = t->levels + k;
-        int64_t *here = at + k * stride, which[AT_ONCE], places[AT_ONCE], m = 0;
-        uint64_t sought[AT_ONCE];
-        for (int64_t i = 0; i < n; i++) {
-            if (k && here[i - stride] < 0) here[i] = NOT_THERE;
-            if (here[i] != UNKNOWN) continue;
-            sought[m] = contexts[i] & mask_of(t, k);
-            which[m++] = i;
-        }
-        if (m) find(l, sought, m, places);
-        for (int64_t j = 0; j < m; j++) here[which[j]] = places[j];
-        for (int64_t i = 0; i < n; i++)
-            if (here[i] >= 0 && l->dense_start < 0) __builtin_prefetch(l->starts + here[i]);
+/* Read one id: move at[k * stride], the place of the last k symbols in level k or -1, for all k. No context crosses the
+   end of a document, nor an id outside the vocabulary, which is no entry. */
+static void read(const Table *t, int64_t id, int64_t *at, int64_t stride) {
+    for (int64_t k = t->n_levels - 1; k > 0; k--) {
+        const int64_t before = id == t->end && k > 1 ? -1 : at[(k - 1) * stride];
+        at[k * stride] = longer(t->levels + k - 1, before, id);
+        if (at[k * stride] >= 0) __builtin_prefetch(t->levels[k].starts + at[k * stride]);
     }
+}
+
+static void nothing_read(const Table *t, int64_t *at, int64_t stride) {
+    for (int64_t k = 0; k < t->n_levels; k++) at[k * stride] = k || !t->levels->n ? -1 : 0;
+}
+
+/* Where the row of the longest precomputed order is: uniform if there is none. */
+static const double *precomputed(const Table *t, const int64_t *at, int64_t stride, int64_t fold) {
+    int64_t row = 0;
+    for (int64_t k = 0; k < t->n_levels && t->levels[k].dense_start >= 0 && at[k * stride] >= 0; k++)
+        row = t->levels[k].dense_start + (fold + 1) * t->levels[k].n + at[k * stride];
+    return t->dense + row * t->V;
 }
 
 /* What a level does to the row of the one below: multiply it by `back`, and add to n of its symbols. */
 typedef struct {
+    const Level *level;
+    const void *counts, *in_fold;
     double total, back, weight;
     int64_t first, n;
 } Part;
 
-static void take(const Level *l, int64_t total, int64_t ones, int64_t twos, int64_t threes, int64_t n, Part *part) {
-    const double taken = (double)ones * l->discounts[1] + (double)twos * l->discounts[2];
-    part->n = total ? n : 0; /* all occurrences lie in the fold: as if never seen */
-    part->total = (double)total;
-    part->back = total ? (taken + (double)threes * l->discounts[3]) / part->total : 1;
+INLINE int64_t count_of(const Part *part, int64_t bytes, int64_t fold_bytes, int64_t i) {
+    return number(part->counts, bytes, i) - (fold_bytes ? number(part->in_fold, fold_bytes, i) : 0);
 }
 
-/* Put count minus discount of n entries into `more`, with the counts of the fold left out unless it is -1. */
-static void part_of_any(const Level *l, int64_t fold, int64_t n, double *more, Part *part) {
-    int64_t total = 0, of[4] = {0};
-    for (int64_t i = 0; i < n; i++) {
-        int64_t count = number(l->counts, l->count_bytes, part->first + i);
-        if (fold >= 0) count -= number(l->fold_counts, l->fold_count_bytes, fold * l->entries + part->first + i);
-        const int64_t kind = count < 3 ? count : 3;
-        more[i] = (double)count - l->discounts[kind];
+INLINE void sum(Part *part, int64_t bytes, int64_t fold_bytes) {
+    static const uint64_t one_of[4] = {0, 1, 1ULL << DIGITS, 1ULL << 2 * DIGITS};
+    const double *d = part->level->discounts;
+    uint64_t counts_of = 0; /* how many counts of 1, 2, and more: three numbers in one */
+    int64_t total = 0;
+    for (int64_t i = 0; i < part->n; i++) {
+        const int64_t count = count_of(part, bytes, fold_bytes, i);
         total += count;
-        of[kind]++;
+        counts_of += one_of[count < 3 ? count : 3];
     }
-    take(l, total, of[1], of[2], of[3], n, part);
+    const uint64_t mask = one_of[2] - 1;
+    const double ones = (double)(counts_of & mask), twos = (double)(counts_of >> DIGITS & mask);
+    const double threes = (double)(counts_of >> 2 * DIGITS);
+    part->total = (double)total;
+    part->back = total ? (ones * d[1] + twos * d[2] + threes * d[3]) / part->total : 1;
+    if (!total) part->n = 0; /* all occurrences lie in the fold: as if never seen */
 }
 
-/* The same for counts of one byte, as most are, LANES at a time. Entries beyond n count as 0, so adding them changes
-   nothing. */
-static void part_of_bytes(const Level *l, int64_t fold, int64_t n, double *more, Part *part) {
-    static const uint8_t nothing[LANES];
-    const uint8_t *counts = (const uint8_t *)l->counts + part->first;
-    const uint8_t *in_fold = fold < 0 ? nothing : (const uint8_t *)l->fold_counts + fold * l->entries + part->first;
-    const double one = l->discounts[1], two = l->discounts[2], three = l->discounts[3];
-    int32_t total[LANES] = {0}, ones[LANES] = {0}, twos[LANES] = {0}, threes[LANES] = {0};
-    int64_t i = 0;
-    for (; i < n; i += LANES) {
-        int32_t count[LANES];
-        for (int j = 0; j < LANES; j++) count[j] = counts[i + j];
-        const uint8_t *gone = fold < 0 ? nothing : in_fold + i;
-        for (int j = 0; j < LANES; j++) count[j] -= gone[j];
-        for (int j = 0; j < LANES; j++) count[j] = j < n - i ? count[j] : 0;
-        for (int j = 0; j < LANES; j++) {
-            total[j] += count[j];
-            ones[j] += count[j] == 1;
-            twos[j] += count[j] == 2;
-            threes[j] += count[j] > 2;
-        }
-        for (int j = 0; j < LANES; j++) {
-            const double discount = count[j] > 2 ? three : count[j] == 2 ? two : count[j] == 1 ? one : 0;
-            more[i + j] = (double)count[j] - discount;
-        }
+INLINE void add(const Part *part, int64_t bytes, int64_t fold_bytes, int64_t symbol_bytes, double *row) {
+    const Level *l = part->level;
+    for (int64_t i = 0; i < part->n; i++) {
+        const int64_t count = count_of(part, bytes, fold_bytes, i);
+        const double more = (double)count - l->discounts[count < 3 ? count : 3];
+        row[number(l->symbols, symbol_bytes, part->first + i)] += more / part->total * part->weight;
     }
-    int64_t sums[4] = {0};
-    for (int j = 0; j < LANES; j++) sums[0] += total[j], sums[1] += ones[j], sums[2] += twos[j], sums[3] += threes[j];
-    take(l, sums[0], sums[1], sums[2], sums[3], i, part);
 }
 
-static void part_of(const Level *l, int64_t at, int64_t fold, double *more, Part *part) {
-    const int64_t n = l->starts[at + 1] - (part->first = l->starts[at]);
-    const int of_bytes = l->count_bytes == 1 && l->fold_count_bytes <= 1 && part->first + n + LANES <= l->entries;
-    (of_bytes ? part_of_bytes : part_of_any)(l, fold, n, more, part);
-}
-
-static void near(const void *array, int64_t from, int64_t to) {
-    const char *byte = (const char *)array + from;
-    const char *last = (const char *)array + to - 1;
-    for (; byte < last; byte += LINE) __builtin_prefetch(byte);
-    __builtin_prefetch(last);
-}
-
-static inline __attribute__((always_inline)) void scatter(const Level *l, int64_t symbol_bytes, const Part *part, const double *more, double *room) {
-    for (int64_t i = 0; i < part->n; i++) room[number(l->symbols, symbol_bytes, part->first + i)] += more[i];
-}
-
-/* Prefetch what the row of a context is made of. */
-static void fetch(const Table *t, const int64_t *at, int64_t stride, int64_t found, int64_t lowest, int64_t row, int64_t fold) {
-    near(t->dense, row * t->V * 8, (row + 1) * t->V * 8);
-    for (int64_t k = lowest; k < found; k++) {
+/* The row (V) of the context at at[k * stride], without the counts of a fold unless it is -1. */
+static void row_of(const Table *t, const int64_t *at, int64_t stride, int64_t fold, double *row) {
+    Part parts[MOST_LEVELS], *end = parts;
+    for (int64_t k = 0; k < t->n_levels && at[k * stride] >= 0; k++) {
         const Level *l = t->levels + k;
-        const int64_t from = l->starts[at[k * stride]], to = l->starts[at[k * stride] + 1];
-        near(l->symbols, from * l->symbol_bytes, to * l->symbol_bytes);
-        near(l->counts, from * l->count_bytes, to * l->count_bytes);
-        if (fold >= 0) near(l->fold_counts, (fold * l->entries + from) * l->fold_count_bytes, (fold * l->entries + to) * l->fold_count_bytes);
+        if (l->dense_start >= 0) continue;
+        const int64_t first = l->starts[at[k * stride]], bytes = l->count_bytes, fold_bytes = fold < 0 ? 0 : l->fold_count_bytes;
+        end->level = l;
+        end->first = first;
+        end->n = l->starts[at[k * stride] + 1] - first;
+        end->counts = (const char *)l->counts + first * bytes;
+        end->in_fold = fold < 0 ? 0 : (const char *)l->fold_counts + (fold * l->entries + first) * fold_bytes;
+        if (bytes == 1 && fold_bytes == 1) sum(end, 1, 1);
+        else sum(end, bytes, fold_bytes);
+        end++;
     }
-}
-
-/* The row (V) of one context, which stands at at[k * stride] in each of the first `found` levels. */
-static void row_of(const Table *t, const int64_t *at, int64_t stride, int64_t found, int64_t lowest, int64_t row, int64_t fold, double *room, float *out) {
-    const int64_t V = t->V;
-    Part parts[MOST_LEVELS];
     double weight = 1;
-    for (int64_t k = lowest; k < found; k++)
-        part_of(t->levels + k, at[k * stride], fold, room + (k + 1) * (V + LANES), parts + k);
-    for (int64_t k = found - 1; k >= lowest; k--) {
-        parts[k].weight = weight;
-        weight *= parts[k].back;
+    for (Part *part = end; part-- > parts; weight *= part->back) part->weight = weight;
+    const double *base = precomputed(t, at, stride, fold);
+    for (int64_t v = 0; v < t->V; v++) row[v] = base[v] * weight;
+    for (const Part *part = parts; part < end; part++) {
+        const Level *l = part->level;
+        const int64_t bytes = l->count_bytes, fold_bytes = fold < 0 ? 0 : l->fold_count_bytes;
+        if (bytes == 1 && fold_bytes == 1 && l->symbol_bytes == 1) add(part, 1, 1, 1, row);
+        else add(part, bytes, fold_bytes, l->symbol_bytes, row);
     }
-    const double *base = t->dense + row * V;
-    for (int64_t v = 0; v < V; v++) room[v] = base[v] * weight;
-    for (int64_t k = lowest; k < found; k++) {
-        const Level *l = t->levels + k;
-        double *more = room + (k + 1) * (V + LANES);
-        const Part *part = parts + k;
-        for (int64_t i = 0; i < part->n; i++) more[i] = more[i] / part->total * part->weight;
-        if (l->symbol_bytes == 1) scatter(l, 1, part, more, room);
-        else scatter(l, l->symbol_bytes, part, more, room);
-    }
-    for (int64_t v = 0; v < V; v++) out[v] = room[v] > FLT_MIN ? (float)room[v] : FLT_MIN; /* so that its logarithm is finite */
 }
 
-/* The rows (n, V) of contexts whose places are known. */
-static void rows_at(const Table *t, const int64_t *at, int64_t stride, const int64_t *folds, int64_t n, double *room, float *out) {
-    int64_t found[AT_ONCE] = {0}, base[AT_ONCE] = {0}, lowest = 0;
-    for (int64_t k = 0; k < t->n_levels; k++) {
-        const Level *l = t->levels + k;
-        if (l->dense_start >= 0) lowest = k + 1;
+/* A text of n ids, and the windows of it whose rows are wanted. */
+typedef struct {
+    const void *ids;
+    const int64_t *starts; /* (B) */
+    const int64_t *edges;  /* (F + 1): where the folds begin, of which a symbol's own is left out; null: all is counted */
+    int64_t n, id_bytes, B, T, n_folds;
+    int64_t before; /* how many ids before a window are read with it */
+} Text;
+
+static int64_t id_at(const Table *t, const Text *text, int64_t i) {
+    return i < 0 || i >= text->n ? t->V : number(text->ids, text->id_bytes, i);
+}
+
+static int64_t fold_of(const Text *text, int64_t i) {
+    int64_t fold = text->n_folds - 1;
+    while (fold > 0 && text->edges[fold] > i) fold--;
+    return fold;
+}
+
+/* The rows of LANES pieces of windows, side by side, since most of the time goes into waiting for memory. */
+static void rows_of_pieces(const Table *t, const Text *text, int64_t piece, double *row, float *out) {
+    const int64_t per_window = (text->T + PIECE - 1) / PIECE, V = t->V, n = lesser(LANES, text->B * per_window - piece);
+    int64_t at[MOST_LEVELS * LANES], first[LANES], offset[LANES], length[LANES];
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t window = (piece + i) / per_window, t0 = (piece + i) % per_window * PIECE;
+        first[i] = text->starts[window] + t0;
+        offset[i] = window * text->T + t0;
+        length[i] = lesser(PIECE, text->T - t0);
+        const int64_t back = lesser(t->n_levels - 2, t0 + text->before);
+        nothing_read(t, at + i, LANES);
+        for (int64_t j = first[i] - back; j < first[i]; j++) read(t, id_at(t, text, j), at + i, LANES);
+    }
+    for (int64_t j = 0; j < PIECE; j++) {
+        for (int64_t i = 0; i < n; i++)
+            if (j < length[i]) read(t, id_at(t, text, first[i] + j), at + i, LANES);
         for (int64_t i = 0; i < n; i++) {
-            if (at[k * stride + i] < 0) continue;
-            found[i] = k + 1;
-            if (l->dense_start >= 0) base[i] = l->dense_start + (folds ? folds[i] + 1 : 0) * l->n + at[k * stride + i];
+            if (j >= length[i]) continue;
+            row_of(t, at + i, LANES, text->edges ? fold_of(text, first[i] + j + 1) : -1, row);
+            float *to = out + (offset[i] + j) * V;
+            for (int64_t v = 0; v < V; v++) to[v] = row[v] > FLT_MIN ? (float)row[v] : FLT_MIN; /* its logarithm is finite */
         }
     }
-    for (int64_t i = -AHEAD; i < n; i++) {
-        const int64_t next = i + AHEAD;
-        if (next < n) fetch(t, at + next, stride, found[next], lowest, base[next], folds ? folds[next] : -1);
-        if (i < 0) continue;
-        row_of(t, at + i, stride, found[i], lowest, base[i], folds ? folds[i] : -1, room, out);
-        out += t->V;
-    }
 }
 
-static inline int64_t at_most(int64_t most, int64_t n) { return n < most ? n : most; }
-
-/* Probabilities (B, V) of the next symbol after contexts (B), each without its fold (B) unless folds is null. `room` is a
-   buffer for (V + LANES) (levels + 1) numbers. */
-void EXPORT(ngram_rows)(const Table *t, const uint64_t *contexts, const int64_t *folds, int64_t B, double *room, float *out) {
-    int64_t at[MOST_LEVELS * AT_ONCE];
-    for (int64_t b = 0; b < B; b += AT_ONCE) {
-        const int64_t n = at_most(AT_ONCE, B - b);
-        for (int64_t k = 0; k < t->n_levels; k++)
-            for (int64_t i = 0; i < n; i++) at[k * AT_ONCE + i] = UNKNOWN;
-        look_up(t, contexts + b, n, at, AT_ONCE);
-        rows_at(t, at, AT_ONCE, folds ? folds + b : 0, n, room, out + b * t->V);
-    }
+/* Probabilities (B, T, V) of the symbol after each of the T positions of each window. `rows` is a buffer: a row (V) for
+   every LANES pieces. */
+void EXPORT(text_rows)(const Table *t, const Text *text, double *rows, float *out) {
+    const int64_t pieces = text->B * ((text->T + PIECE - 1) / PIECE);
+    PARALLEL
+    for (int64_t i = 0; i < pieces; i += LANES) rows_of_pieces(t, text, i, rows + i / LANES * t->V, out);
 }
 
-/* The same for contexts that `advance` moved on, and their places at(levels, B); the UNKNOWN ones are looked up. */
-void EXPORT(ngram_rows_advanced)(const Table *t, const uint64_t *contexts, int64_t *at, int64_t B, double *room, float *out) {
-    for (int64_t b = 0; b < B; b += AT_ONCE) {
-        const int64_t n = at_most(AT_ONCE, B - b);
-        look_up(t, contexts + b, n, at + b, B);
-        rows_at(t, at + b, B, 0, n, room, out + b * t->V);
-    }
+/* The places at(levels, B) of texts of which nothing was read. */
+void EXPORT(ngram_start)(const Table *t, int64_t *at, int64_t B) {
+    for (int64_t b = 0; b < B; b++) nothing_read(t, at + b, B);
 }
 
-/* The index of a symbol among the entries of the context at `at`, or NOT_THERE. */
-static int64_t entry_of(const Level *l, int64_t at, int64_t symbol) {
-    int64_t low = l->starts[at], end = l->starts[at + 1];
-    for (int64_t n = end - low; n > 1; n -= n / 2)
-        low += number(l->symbols, l->symbol_bytes, low + n / 2) <= symbol ? n / 2 : 0;
-    return number(l->symbols, l->symbol_bytes, low) == symbol ? low : NOT_THERE;
+/* Read ids (B, T) of texts that go on from at(levels, B). */
+void EXPORT(ngram_read)(const Table *t, const int64_t *ids, int64_t *at, int64_t B, int64_t T) {
+    for (int64_t i = 0; i < T; i++)
+        for (int64_t b = 0; b < B; b++) read(t, ids[b * T + i], at + b, B);
 }
 
-/* A context with its next symbol is a context of the level above. Those have the same keys in the same order as this
-   level's entries, except for entries that nothing follows, so the place is the entry's or at most `missing` before. */
-static int64_t of_entry(const Level *l, const Level *above, int64_t entry, uint64_t context) {
-    const int64_t missing = l->entries > above->n ? l->entries - above->n : 0;
-    int64_t low = entry > missing ? entry - missing : 0;
-    const int64_t end = entry < above->n ? entry + 1 : above->n;
-    for (int64_t n = end - low; n > 1; n -= n / 2) low += above->contexts[low + n / 2] <= context ? n / 2 : 0;
-    return low < end && above->contexts[low] == context ? low : UNKNOWN;
-}
-
-/* Advance contexts (B) and their places at(levels, B) by one id of each text (B). An id outside the vocabulary is the
-   boundary, digit V, and so is all that precedes the end of a document. Places that do not follow from the old ones
-   become UNKNOWN. */
-void EXPORT(advance)(const Table *t, uint64_t *contexts, int64_t *at, const int64_t *ids, int64_t B) {
-    const uint64_t mask = mask_of(t, t->n_levels - 1);
-    uint64_t nothing = 0;
-    int64_t entries[MOST_LEVELS];
-    for (int64_t k = 1; k < t->n_levels; k++) nothing = nothing << t->bits | (uint64_t)t->V;
-    for (int64_t b = 0; b < B; b++) {
-        const uint64_t before = ids[b] == t->end ? nothing : contexts[b];
-        contexts[b] = (before << t->bits | (uint64_t)(ids[b] < t->V ? ids[b] : t->V)) & mask;
-        for (int64_t k = 1; k < t->n_levels; k++) {
-            const int64_t last = at[(k - 1) * B + b];
-            entries[k] = last < 0 ? NOT_THERE : entry_of(t->levels + k - 1, last, ids[b]);
-            if (entries[k] >= 0 && entries[k] < t->levels[k].n) __builtin_prefetch(t->levels[k].contexts + entries[k]);
-        }
-        for (int64_t k = 1; k < t->n_levels; k++) {
-            const Level *l = t->levels + k - 1;
-            at[k * B + b] = entries[k] < 0 ? UNKNOWN : of_entry(l, l + 1, entries[k], contexts[b] & mask_of(t, k));
-        }
-    }
+/* Probabilities (B, V) of the symbol after texts at(levels, B). */
+void EXPORT(ngram_next)(const Table *t, const int64_t *at, int64_t B, double *out) {
+    for (int64_t b = 0; b < B; b++) row_of(t, at + b, B, -1, out + b * t->V);
 }

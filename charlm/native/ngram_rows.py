@@ -1,6 +1,6 @@
 """Rows of n-gram probabilities in C (ngram_rows.c), equal to `KneserNey.rows` to the last bit.
 
-Shapes: B contexts, V symbols, X contexts and E entries of a level, F folds.
+Shapes: B texts or windows, T positions, V symbols, X contexts and E entries of a level, F folds.
 """
 
 import ctypes
@@ -12,93 +12,93 @@ from numpy.typing import NDArray
 
 from charlm.native.library import Library, Pointer, Size
 
-MARK_EVERY, LANES, UNKNOWN = 16, 8, -2  # as in ngram_rows.c
-
-ARRAYS = ("contexts", "marks", "starts", "symbols", "counts", "fold_counts", "discounts")
-SIZES = ("n", "entries", "symbol_bytes", "count_bytes", "fold_count_bytes", "dense_start")
+LANES, PIECE = 16, 16
 
 
 class LevelArrays(NamedTuple):
     """One order of the model, as charlm/ngram/table.py defines it."""
 
-    contexts: NDArray[np.uint64]  # (X,)
     starts: NDArray[np.uint32]  # (X + 1,)
     symbols: NDArray[np.unsignedinteger[Any]]  # (E,)
     counts: NDArray[np.unsignedinteger[Any]]  # (E,)
-    discounts: NDArray[np.float64]  # (4,)
     fold_counts: NDArray[np.unsignedinteger[Any]] | None  # (F, E)
+    longer: NDArray[np.uint32] | None  # (E,): places in the order above, as `Level.longer` gives them
+    discounts: NDArray[np.float64]  # (4,)
     dense_start: int  # where its rows begin among the precomputed ones; -1: it has none
 
 
-class _Level(ctypes.Structure):
-    _fields_ = [*((name, Pointer) for name in ARRAYS), *((name, Size) for name in SIZES)]
+def _structure(name: str, pointers: str, sizes: str) -> type[ctypes.Structure]:
+    fields = [*((field, Pointer) for field in pointers.split()), *((field, Size) for field in sizes.split())]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
-class _Table(ctypes.Structure):
-    _fields_ = [
-        ("levels", Pointer),
-        ("dense", Pointer),
-        *((name, Size) for name in ("n", "bits", "V", "end")),
-    ]
+_Level = _structure(
+    "_Level",
+    "starts symbols counts fold_counts longer discounts",
+    "n entries symbol_bytes count_bytes fold_count_bytes dense_start",
+)
+_Table = _structure("_Table", "levels dense", "n_levels V end")
+
+
+_Text = _structure("_Text", "ids starts edges", "n id_bytes B T n_folds before")
 
 
 class NgramKernel:
     """An n-gram model laid out for C. It keeps every array that C has a pointer to; threads may share it."""
 
     def __init__(
-        self,
-        library: Library,
-        levels: Sequence[LevelArrays],
-        dense: NDArray[np.float64],
-        *,
-        bits: int,
-        end: int | None,
+        self, library: Library, levels: Sequence[LevelArrays], dense: NDArray[np.float64], end: int | None
     ) -> None:
-        """`dense` (R, V) are the precomputed rows, `bits` the width of a digit, `end` the end symbol of documents."""
+        """`dense` (R, V) are the precomputed rows, `end` is the end symbol of documents."""
         self._kept: list[NDArray[Any]] = []
         self._levels = (_Level * len(levels))(*map(self._level, levels))
         self.n_levels, self.n_symbols = len(levels), dense.shape[1]
+        self.n_folds = 0 if levels[0].fold_counts is None else len(levels[0].fold_counts)
         self._table = _Table(
             ctypes.addressof(self._levels),
             self._pointer(dense),
             self.n_levels,
-            bits,
             self.n_symbols,
             -1 if end is None else end,
         )
         self.at = ctypes.addressof(self._table)
-        fill = (*[Pointer] * 3, Size, *[Pointer] * 2)
-        self._fill = library.function("ngram_rows", "exact", *fill)
-        self.fill_advanced = library.function("ngram_rows_advanced", "exact", *fill)
-        self.advance = library.function("advance", "exact", *[Pointer] * 4, Size)
+        self._text_rows = library.function("text_rows", "exact", *[Pointer] * 4)
+        self.start = library.function("ngram_start", "exact", Pointer, Pointer, Size)
+        self.read = library.function("ngram_read", "exact", *[Pointer] * 3, Size, Size)
+        self.next = library.function("ngram_next", "exact", Pointer, Pointer, Size, Pointer)
 
-    def fill(
+    def text_rows(
         self,
-        contexts: NDArray[np.uint64],
-        folds: NDArray[np.int64] | None,
+        ids: NDArray[Any],
+        starts: NDArray[np.int64],
+        before: int,
+        edges: NDArray[np.int64] | None,
         out: NDArray[np.float32],
     ) -> None:
-        """Write the rows of contexts (B,), each without its fold (B,) if given, into out (B, V)."""
-        assert (
-            out.flags.c_contiguous
-            and out.dtype == np.float32
-            and (folds is None or len(folds) == len(contexts))
-        )
-        contexts = np.ascontiguousarray(contexts, dtype=np.uint64)
-        folds = None if folds is None else np.ascontiguousarray(folds, dtype=np.int64)
-        room, address = self.room(), None if folds is None else folds.ctypes.data
-        self._fill(self.at, contexts.ctypes.data, address, len(contexts), room.ctypes.data, out.ctypes.data)
+        """Write the probabilities after each of T positions from each of `starts` (B,) into out (B, T, V).
 
-    def room(self) -> NDArray[np.float64]:
-        """A buffer for one call of `fill`."""
-        return np.empty((self.n_symbols + LANES) * (self.n_levels + 1))
+        `before`: how many ids before a start are read as context; `edges` (F + 1,): the folds, of which a symbol's own
+        is left out.
+        """
+        B, T, V = out.shape
+        assert out.flags.c_contiguous and out.dtype == np.float32 and (len(starts), V) == (B, self.n_symbols)
+        assert edges is None or len(edges) <= self.n_folds + 1  # what else was counted comes after them
+        ids, starts = np.ascontiguousarray(ids), np.ascontiguousarray(starts, dtype=np.int64)
+        edges = None if edges is None else np.ascontiguousarray(edges, dtype=np.int64)
+        addresses = (None if array is None else array.ctypes.data for array in (ids, starts, edges))
+        n_folds = 0 if edges is None else len(edges) - 1
+        text = _Text(*addresses, len(ids), ids.itemsize, B, T, n_folds, before)
+        room = np.empty((-(-B * -(-T // PIECE) // LANES), V))
+        self._text_rows(self.at, ctypes.addressof(text), room.ctypes.data, out.ctypes.data)
 
-    def _level(self, level: LevelArrays) -> _Level:
-        marks, folds = level.contexts[::MARK_EVERY], level.fold_counts
-        arrays = (level.contexts, marks, level.starts, level.symbols, level.counts, folds, level.discounts)
+    def _level(self, level: LevelArrays) -> ctypes.Structure:
+        folds = level.fold_counts
         return _Level(
-            *map(self._pointer, arrays),
-            len(level.contexts),
+            *map(
+                self._pointer,
+                (level.starts, level.symbols, level.counts, folds, level.longer, level.discounts),
+            ),
+            len(level.starts) - 1,
             len(level.counts),
             level.symbols.itemsize,
             level.counts.itemsize,
@@ -114,32 +114,22 @@ class NgramKernel:
 
 
 class Cursor:
-    """Contexts (B,) of texts that are read character by character.
+    """Where B texts stand in each order of a model, as they are read symbol by symbol."""
 
-    A context and its next symbol are an entry of their level. The position of that entry tells where the longer context
-    stands in the level above, so there is hardly ever a search among all contexts.
-    """
-
-    def __init__(self, kernel: NgramKernel, contexts: NDArray[np.uint64]) -> None:
-        self._kernel, self._B = kernel, len(contexts)
-        self._contexts, self._ids = contexts.copy(), np.empty(len(contexts), np.int64)
-        self._places = np.full((kernel.n_levels, len(contexts)), UNKNOWN, np.int64)
-        self._room, self._out = kernel.room(), np.empty((len(contexts), kernel.n_symbols), np.float32)
-        both = (kernel.at, self._contexts.ctypes.data, self._places.ctypes.data)
-        self._to_advance = (*both, self._ids.ctypes.data, self._B)
-        self._to_fill = (*both, self._B, self._room.ctypes.data, self._out.ctypes.data)
+    def __init__(self, kernel: NgramKernel, batch_size: int) -> None:
+        self._kernel, self._B = kernel, batch_size
+        self._places = np.empty((kernel.n_levels, batch_size), np.int64)
+        self._out = np.empty((batch_size, kernel.n_symbols))
+        kernel.start(kernel.at, self._places.ctypes.data, batch_size)
 
     def read(self, ids: NDArray[np.int64]) -> None:
-        """Advance by an id (B,) of each text."""
-        self._ids[:] = ids
-        self._kernel.advance(*self._to_advance)
+        """Read the next ids (B, T)."""
+        B, T = ids.shape
+        assert B == self._B
+        ids = np.ascontiguousarray(ids, dtype=np.int64)
+        self._kernel.read(self._kernel.at, ids.ctypes.data, self._places.ctypes.data, B, T)
 
-    def jump(self, contexts: NDArray[np.uint64]) -> None:
-        """Continue from other contexts (B,)."""
-        self._contexts[:] = contexts
-        self._places[:] = UNKNOWN
-
-    def log_next(self) -> NDArray[np.float32]:
-        """Log-probabilities (B, V) of the next symbol; the next call overwrites them."""
-        self._kernel.fill_advanced(*self._to_fill)
-        return np.log(self._out, out=self._out)
+    def next(self) -> NDArray[np.float64]:
+        """Probabilities (B, V) of the next symbol; the next call overwrites them."""
+        self._kernel.next(self._kernel.at, self._places.ctypes.data, self._B, self._out.ctypes.data)
+        return self._out

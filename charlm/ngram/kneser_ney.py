@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 
 from charlm.data.tokenizer import Ids
 from charlm.native.library import library
-from charlm.native.ngram_rows import LevelArrays, NgramKernel
+from charlm.native.ngram_rows import Cursor, LevelArrays, NgramKernel
 from charlm.ngram.grams import Keys, Packing
-from charlm.ngram.table import Floats64, FoldCounts, Index, Level, load_levels, save_levels
+from charlm.ngram.table import Floats64, FoldCounts, Index, Level, linked, load_levels, save_levels
 
 DENSE_NUMBERS = 1 << 21
 """How many numbers the precomputed rows of the lowest orders may have."""
 NUMBERS_AT_ONCE = 1 << 21
 POSITIONS_AT_ONCE = 1 << 20
-FEW = 7
-"""Up to this many contexts, looking up one after another is faster."""
 DIGITS = 21
 """Bits of a number that counts symbols: three fit a word, and there are fewer symbols than that."""
 ONE_OF = np.array([0, 1, 1 << DIGITS, 1 << 2 * DIGITS])
@@ -66,15 +64,14 @@ class KneserNey:
         `dense`: precompute the rows of low orders, which pays if many rows are asked for.
         """
         self.packing = packing
-        self.levels = levels
-        self.fold_counts = fold_counts
+        self.levels, self.fold_counts, self._longer = linked(levels, fold_counts, packing)
         self._dense = np.full(
             (1, packing.n_symbols), 1 / packing.n_symbols
         )  # precomputed rows: uniform first
         self._dense_starts: list[
             int
         ] = []  # of each low order: all its contexts, then again without each fold
-        for k, level in enumerate(levels):
+        for k, level in enumerate(self.levels):
             rows = (1 + self.n_folds) * len(level.contexts)
             if not dense or (k and (len(self._dense) + rows) * packing.n_symbols > DENSE_NUMBERS):
                 break
@@ -116,23 +113,23 @@ class KneserNey:
 
     @cached_property
     def kernel(self) -> NgramKernel | None:
-        """What computes float32 rows in C; None where the compiled kernels are not used."""
+        """What computes rows in C; None where the compiled kernels are not used."""
         kernels = library()
         if kernels is None:
             return None
         arrays = [
             LevelArrays(
-                level.contexts,
-                level.starts,
-                level.symbols,
-                level.counts,
-                level.discounts,
+                starts=level.starts,
+                symbols=level.symbols,
+                counts=level.counts,
                 fold_counts=self.fold_counts[k] if self.fold_counts else None,
+                longer=self._longer[k],
+                discounts=level.discounts,
                 dense_start=self._dense_starts[k] if k < len(self._dense_starts) else -1,
             )
             for k, level in enumerate(self.levels)
         ]
-        return NgramKernel(kernels, arrays, self._dense, bits=self.packing.bits, end=self.packing.end)
+        return NgramKernel(kernels, arrays, self._dense, self.packing.end)
 
     def start(self, batch_size: int) -> Keys:
         """The context before the first symbol: (B,)."""
@@ -190,42 +187,35 @@ class KneserNey:
             flat[step.row_of_entry * self.n_symbols + step.symbols] += step.added
         return rows
 
-    def row(self, context: np.uint64) -> Floats64:
-        """The row (V,) of one context: faster than `rows` for one, since there is little to look up."""
-        row = self._dense[0]
-        for k, level in enumerate(self.levels):
-            key = context & self.packing.mask(k)
-            at = int(level.contexts.searchsorted(key))
-            if at == len(level.contexts) or level.contexts[at] != key:
-                break  # then no longer context was seen either
-            if k < len(self._dense_starts):
-                row = self._dense[self._dense_starts[k] + at]
-                continue
-            start, end = level.starts[at : at + 2].tolist()
-            added, back = level.ready
-            row = row * back[at]
-            row[level.symbols[start:end]] += added[start:end]
-        return np.array(row)
+    def log_rows(
+        self, ids: Ids, starts: Index, T: int, *, before: int | None = None, folds: Index | None = None
+    ) -> NDArray[np.float32]:
+        """Log-probabilities (B, T, V) of the symbol after each of T positions of a text, from each of `starts` (B,).
 
-    def log_next(self, contexts: Keys) -> Floats64:
-        """Log-probabilities (B, V) of the next symbol, for contexts (B,) that advance symbol by symbol."""
-        if len(contexts) > FEW:
-            return np.log(self.rows(contexts))
-        return np.log(np.stack([self.row(key) for key in contexts]))
-
-    def log_rows(self, contexts: Keys, folds: Index | None = None) -> NDArray[np.float32]:
-        """Log-probabilities (..., V) in float32 for contexts, and folds to leave out, of any shape; in C if possible."""
-        flat, of_flat = contexts.reshape(-1), None if folds is None else folds.reshape(-1)
-        out = np.empty((len(flat), self.n_symbols), dtype=np.float32)
+        `before`: read so many symbols before a start as context, by default `order`; what lies outside the text is none.
+        `folds` (F + 1,): the edges of the folds, of which the one that the predicted symbol lies in is left out.
+        """
+        B, V, before = len(starts), self.n_symbols, self.order if before is None else before
+        out = np.empty((B, T, V), dtype=np.float32)
         if self.kernel is not None:
-            self.kernel.fill(flat, of_flat, out)
-        else:
-            n = max(1, NUMBERS_AT_ONCE // self.n_symbols)
-            for i in range(0, len(flat), n):
-                out[i : i + n] = self.rows(flat[i : i + n], None if of_flat is None else of_flat[i : i + n])
-            np.maximum(out, LEAST, out=out)
-        np.log(out, out=out)
-        return out.reshape(*contexts.shape, -1)
+            self.kernel.text_rows(ids, starts, before, folds, out)
+            return np.log(out, out=out)
+        offsets = np.arange(-self.order, T)
+        at = starts[:, None] + offsets  # (B, order + T)
+        inside = (at >= 0) & (at < len(ids)) & (offsets >= -before)
+        read = np.where(inside, ids[np.clip(at, 0, len(ids) - 1)], V)
+        contexts, fold = self.contexts(read)[:, self.order :].reshape(-1), None
+        if folds is not None:
+            fold = np.searchsorted(folds[1:-1], at[:, self.order :].reshape(-1) + 1, side="right")
+        flat, n = out.reshape(-1, V), max(1, NUMBERS_AT_ONCE // V)
+        for i in range(0, B * T, n):
+            rows = self.rows(contexts[i : i + n], None if fold is None else fold[i : i + n])
+            flat[i : i + n] = log_float32(rows)
+        return out
+
+    def cursor(self, batch_size: int) -> "Cursor | PlainCursor":
+        """Texts (B,) to be read symbol by symbol, of which nothing was read."""
+        return PlainCursor(self, batch_size) if self.kernel is None else Cursor(self.kernel, batch_size)
 
     def probabilities(self, ids: Ids) -> Floats64:
         """The probability of each symbol of a text given the ones before it: (N,); 0 outside the vocabulary."""
@@ -296,3 +286,24 @@ class KneserNey:
         rows = [self.rows(contexts, folds, up_to=k) for folds in (None, *without)]
         self._dense_starts.append(len(self._dense))
         self._dense = np.concatenate((self._dense, *rows))
+
+
+class PlainCursor:
+    """Texts (B,) that are read symbol by symbol, as by `Cursor` (charlm/native/ngram_rows.py) but in NumPy."""
+
+    def __init__(self, model: KneserNey, batch_size: int) -> None:
+        self._model, self._contexts = model, model.start(batch_size)
+
+    def read(self, ids: Ids) -> None:
+        """Read the next ids (B, T)."""
+        for column in ids.T:
+            self._contexts = self._model.step(self._contexts, column)
+
+    def next(self) -> Floats64:
+        """Probabilities (B, V) of the next symbol."""
+        return self._model.rows(self._contexts)
+
+
+def log_float32(rows: Floats64) -> NDArray[np.float32]:
+    """The logarithm of probabilities, in float32; those too small for it count as the smallest."""
+    return np.log(np.maximum(rows.astype(np.float32), LEAST))

@@ -6,7 +6,6 @@ Shapes: X contexts, E entries (a context and a symbol that followed it), F folds
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -118,14 +117,6 @@ class Level:
         added = (counts - self.discounts[np.minimum(counts, 3)]) / totals[at]
         return seen, added, taken[at] / totals[at]
 
-    @cached_property
-    def ready(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What each entry adds to its row (E,), and the weight of the order below (X,); kept, for rows one at a time."""
-        totals, taken = self.totals()
-        added = self.counts - self.discounts[np.minimum(self.counts, 3)]
-        added /= np.repeat(totals, np.diff(self.starts))
-        return added.astype(np.float32), (taken / totals).astype(np.float32)
-
     def without(self, kept: NDArray[np.bool_]) -> "Level":
         """This level with only the contexts (X,) in `kept`, and its own discounts."""
         lengths = np.diff(self.starts)
@@ -178,6 +169,37 @@ def levels_with_folds(
         only = [part.only(in_folds[places] == 1, packing, k) for part, places in zip(parts, at, strict=True)]
         whole, parts = whole.distinct(packing, k), [part.distinct(packing, k) for part in parts]
     return levels[::-1], fold_counts[::-1]
+
+
+Longer = NDArray[np.uint32] | None
+"""Where each entry (E,) of a level, as a context, is in the level above; NOWHERE: nothing follows it. None: at its own index."""
+NOWHERE = 2**32 - 1
+
+
+def linked(
+    levels: Sequence[Level], fold_counts: Sequence[FoldCounts] | None, packing: Packing
+) -> tuple[list[Level], list[FoldCounts] | None, list[Longer]]:
+    """The levels, the counts of their folds, and how each level leads to the one above.
+
+    Contexts that are no entry of the level below are dropped: nothing could lead there. Counts of parts of a text have
+    some, where a part begins.
+    """
+    levels, fold_counts = list(levels), None if fold_counts is None else list(fold_counts)
+    longer: list[Longer] = [None] * len(levels)
+    for k in range(1, len(levels)):
+        keys = levels[k - 1].gram_keys(packing)
+        if np.array_equal(keys, levels[k].contexts):
+            continue
+        at = levels[k].find(keys)
+        kept = np.zeros(len(levels[k].contexts), dtype=bool)
+        kept[at[at >= 0]] = True
+        if not kept.all():
+            if fold_counts is not None:
+                fold_counts[k] = fold_counts[k][:, np.repeat(kept, np.diff(levels[k].starts))]
+            levels[k] = levels[k].without(kept)
+            at = levels[k].find(keys)
+        longer[k - 1] = np.where(at < 0, NOWHERE, at).astype(np.uint32)
+    return levels, fold_counts, longer
 
 
 def save_levels(levels: Sequence[Level]) -> bytes:

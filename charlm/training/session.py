@@ -4,7 +4,6 @@ Axes: B windows, T symbols, V symbols of the model.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
@@ -28,7 +27,6 @@ from charlm.ngram.kneser_ney import KneserNey
 from charlm.ngram.prior import LogRows, TrainingPrior
 from charlm.rng import mix, uniform
 from charlm.strict_json import to_json
-from charlm.threads import threads
 from charlm.training.device import pick_device, seed_dropout
 from charlm.training.events import Counted, Remembered
 from charlm.training.guards import Divergence
@@ -48,19 +46,9 @@ class PriorRows:
 
     def __init__(self, prior: TrainingPrior, sampler: BatchSampler, dropout: float) -> None:
         self.prior, self.sampler, self.dropout = prior, sampler, dropout
-        self._thread = ThreadPoolExecutor(1) if threads() > 1 else None
-        self._next: tuple[int, Future[LogRows]] | None = None
 
     def batch(self, step: int) -> LogRows:
-        """The log-probabilities (B, T, V) for `step`; with a thread to spare, those of the next step are begun."""
-        ready, self._next = self._next, None
-        rows = ready[1].result() if ready is not None and ready[0] == step else self.compute(step)
-        if self._thread is not None:
-            self._next = (step + 1, self._thread.submit(self.compute, step + 1))
-        return rows
-
-    def compute(self, step: int) -> LogRows:
-        """The same, computed now: a pure function of the step. Windows that are dropped out have zeros."""
+        """The log-probabilities (B, T, V): a pure function of the step. Windows that are dropped out have zeros."""
         sampler = self.sampler
         rows = self.prior.log_rows(sampler.starts(step), sampler.block_size)
         if self.dropout:
