@@ -1,22 +1,23 @@
-"""How fast text is sampled: one stream and many, beside a plain sampler and what memory allows.
+"""How fast text is sampled: one stream and many, with counts and without, beside torch and a plain sampler.
 
-    python -m benchmarks.sample [--run RUN] [--length 4000]
-    python -m benchmarks.sample --run RUN --beside PLAIN
+    python -m benchmarks.sample [--run RUN] [--checkpoints DIR] [--length 2000] [--streams 1,8,64] [--threads N]
 
-With --beside, only how many times as long a character of RUN takes as one of another run, and a score.
-
-Without a run, a model of the plan's size for 60 seconds on two cores with untrained weights, which
-cost the same. Prints characters per second and the seconds to the first character; the plain
-sampler recomputes a block for each character. "NumPy" is what is reached without the compiled
-kernels. At the end a long prompt is read. The bound is what one stream could reach if reading
-the weights once a character, at the speed of copying memory, were all there is to do.
+For each number of streams, in characters per second, medians of rounds in which all take turns: the
+run with its n-gram prior ("counts") and without, as the command samples it; the same two by torch
+with a cache, one thread, which is what serves where the fast decoder does not; a plain sampler that
+recomputes a block for each character; and the seconds to the first character. Then the score of a text,
+and a long prompt. Without a run: a model of the plan's size for a minute, untrained, without counts. The
+bound is what one stream could reach if reading the weights once a character, at the speed of copying
+memory, were all there is to do.
 """
 
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command has it
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -24,34 +25,71 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from benchmarks.machine import line
+from benchmarks import machine
 from benchmarks.plain_gpt import PlainTrainer, Shape
 from benchmarks.train import untrained
 from charlm.checkpoint.run_folder import find_run
 from charlm.checkpoint.snapshot import TABLE, read_snapshot
 from charlm.config import SamplingConfig
-from charlm.inference.generate import Piece, draw, generate
+from charlm.inference.generate import Piece, generate
 from charlm.inference.predictor import TransformerPredictor
+from charlm.model.transformer import LanguageModel
+from charlm.threads import use_threads
 from charlm.training.planner import SIZES
 
-STREAMS = (1, 8, 64, 512)
-BESIDE, ROUNDS, SCORED = (1, 16, 64), 7, 40_000
+ROUNDS, SCORED, PROMPT = 3, 40_000, 100_000
 COPIED = 64 << 20
-
-
-PROMPT = 100_000
 
 
 def measure(
     predictor: TransformerPredictor, streams: int, length: int, prompt: str = "0"
 ) -> tuple[float, float]:
     """Characters a second, and seconds to the first one."""
+    threads = torch.get_num_threads()
+    if predictor.single_threaded:
+        torch.set_num_threads(1)
     started, first, chars = perf_counter(), 0.0, 0
     for piece in generate(predictor, prompt, SamplingConfig(seed=1), n=streams, length=length):
         if isinstance(piece, Piece):
             first = first or perf_counter() - started
             chars += len(piece.text)
-    return chars / (perf_counter() - started), first
+    speed = chars / (perf_counter() - started)
+    torch.set_num_threads(threads)
+    return speed, first
+
+
+def without_counts(predictor: TransformerPredictor, *, native: bool = True) -> TransformerPredictor:
+    """The same weights but for those that read the prior."""
+    config = replace(predictor.model.config, prior=False, prior_order=None, prior_dropout=None)
+    model = LanguageModel(config, predictor.model.n_symbols)
+    weights = {n: w for n, w in predictor.model.state_dict().items() if not n.startswith("prior.")}
+    model.load_state_dict(weights)
+    return TransformerPredictor(model.eval(), predictor.vocabulary, native=native)
+
+
+def ways_of(predictor: TransformerPredictor) -> dict[str, TransformerPredictor]:
+    """The predictors to compare, by the names of their columns."""
+    in_torch = TransformerPredictor(predictor.model, predictor.vocabulary, predictor.prior, native=False)
+    ways = {"without": without_counts(predictor), "torch without": without_counts(predictor, native=False)}
+    return ways if predictor.prior is None else {"counts": predictor, **ways, "torch counts": in_torch}
+
+
+def speeds(ways: dict[str, TransformerPredictor], plain: PlainTrainer, streams: int, length: int) -> str:
+    """One row of the table."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    firsts, usual = [], []
+    for predictor in ways.values():
+        measure(predictor, streams, 20)
+    for _ in range(ROUNDS):
+        for name, predictor in ways.items():
+            speed, first = measure(predictor, streams, length)
+            found[name].append(speed)
+            if name == next(iter(ways)):
+                firsts.append(first)
+        usual.append(plain.sample(streams, 25))
+    ratio = median(found["without"]) / median(found["counts"]) if "counts" in found else 1.0
+    columns = "".join(f"{median(values):14,.0f}" for values in found.values())
+    return f"{streams:7}{columns}{median(usual):9,.0f}{ratio:7.2f}x{1000 * median(firsts):9.1f} ms"
 
 
 def bound(predictor: TransformerPredictor) -> float:
@@ -68,74 +106,48 @@ def bound(predictor: TransformerPredictor) -> float:
     return bandwidth / float(sum(w.numel() * w.element_size() for w in weights.values()))
 
 
-def beside(names: tuple[str, str]) -> None:
-    """Microseconds a step, and seconds to score, of two runs in turns: what counts cost, if one has them."""
-    both = [
-        TransformerPredictor.of(read_snapshot(find_run(Path("checkpoints"), name), "latest"))
-        for name in names
-    ]
-    ids = np.random.default_rng(0).integers(0, both[0].model.n_symbols, SCORED)
-    torch.set_num_threads(1)
-    for streams in BESIDE:
-        times: tuple[list[float], list[float]] = ([], [])
-        for _ in range(ROUNDS):
-            for predictor, found in zip(both, times, strict=True):
-                drawn = draw(predictor, np.zeros(1, np.int64), SamplingConfig(seed=1), streams)
-                next(drawn)
-                started, n = perf_counter(), 600 // (1 + streams // 16)
-                for _ in range(n):
-                    next(drawn)
-                found.append((perf_counter() - started) / n * 1e6)
-        first, second = map(median, times)
-        print(f"{streams:3} streams: {first:6.0f} and {second:6.0f} us a character, {first / second:.2f}x")
-    times = ([], [])
+def scoring(ways: dict[str, TransformerPredictor]) -> str:
+    """Characters a second that are scored, of the run and without counts."""
+    first = next(iter(ways.values()))
+    ids = np.random.default_rng(0).integers(0, first.model.n_symbols, SCORED)
+    times: dict[str, list[float]] = {name: [] for name in ways if not name.startswith("torch")}
     for _ in range(ROUNDS):
-        for predictor, found in zip(both, times, strict=True):
+        for name, seconds in times.items():
             started = perf_counter()
-            predictor.score(ids)
-            found.append(perf_counter() - started)
-    first, second = map(median, times)
-    print(f"scored: {len(ids) / first:,.0f} and {len(ids) / second:,.0f} characters/s, {first / second:.2f}x")
+            ways[name].score(ids)
+            seconds.append(perf_counter() - started)
+    return ", ".join(f"{SCORED / median(seconds):,.0f} ({name})" for name, seconds in times.items())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", help="a run in checkpoints/")
-    parser.add_argument("--length", type=int, default=4000)
-    parser.add_argument("--beside", metavar="RUN", help="another run")
+    parser.add_argument("--run", help="a run")
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--length", type=int, default=2000, help="characters of one stream")
+    parser.add_argument("--streams", default="1,8,64")
+    parser.add_argument("--threads", type=int)
     options = parser.parse_args()
-    if options.beside:
-        beside((options.run, options.beside))
-        return
+    use_threads(options.threads)
     if options.run:
-        predictor = TransformerPredictor.of(
-            read_snapshot(find_run(Path("checkpoints"), options.run), "latest")
-        )
+        snapshot = read_snapshot(find_run(options.checkpoints, options.run), "latest")
+        predictor = TransformerPredictor.of(snapshot)
     else:
         session = untrained(SIZES[2])
         predictor = TransformerPredictor(session.model.eval(), session.corpus.vocabulary)
-    without = TransformerPredictor(predictor.model, predictor.vocabulary, predictor.prior, native=False)
     config = predictor.model.config
     assert config.n_layer and config.n_embd and config.block_size
     shape = Shape(config.n_layer, max(1, config.n_embd // 32), config.n_embd, config.block_size)
     plain = PlainTrainer(torch.zeros(1000, dtype=torch.int16), predictor.model.n_symbols, shape, 1)
-    threads = torch.get_num_threads()
-    print(line())
+    print(machine.line())
     print(f"{config.n_layer} layers of width {config.n_embd}, block {config.block_size}")
-    print(f"{'streams':>7} {'chars/s':>9} {'first':>9} {'NumPy':>9} {'plain':>9} {'ratio':>6}")
-    measure(predictor, 1, 20)
-    measure(without, 1, 20)
-    for streams in STREAMS:
-        length = max(64, options.length // max(1, streams // 2))
-        torch.set_num_threads(1)  # as the command has it
-        speed, first = measure(predictor, streams, length)
-        numpy_speed, _ = measure(without, streams, length)
-        torch.set_num_threads(threads)
-        usual = plain.sample(streams, max(10, length // 40))
-        print(
-            f"{streams:7} {speed:9,.0f} {1000 * first:6.1f} ms {numpy_speed:9,.0f} {usual:9,.0f} {speed / usual:5.1f}x",
-            flush=True,
-        )
+    fast = predictor.start(1).decoder is not None
+    print(f"sampled by {f'the fast decoder, {predictor.kernels}' if fast else 'torch with a cache'}")
+    ways = ways_of(predictor)
+    print(f"streams{''.join(f'{name:>14}' for name in ways)}    plain  ratio       first")
+    for streams in map(int, options.streams.split(",")):
+        length = max(3 * config.block_size, options.length // streams)  # the window moves several times
+        print(speeds(ways, plain, streams, length), flush=True)
+    print(f"scored, characters/s: {scoring(ways)}")
     for n in (PROMPT // 10, PROMPT):
         _, first = measure(predictor, 1, 1, "0 1 " * (n // 4))
         print(f"first character after a prompt of {n:,} characters: {1000 * first:.1f} ms")

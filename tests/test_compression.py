@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.compression.codec import Compressed, compressing, decompressing, file_to_ids, ids_to_file
 from charlm.compression.coder import HIGHEST_TOTAL, Decoder, Encoder, bounds
-from charlm.compression.container import FRAME, Environment, ModelHashes, pack, streams_for, unpack
+from charlm.compression.container import FRAME, VERSION, Environment, ModelHashes, pack, streams_for, unpack
 from charlm.config import TextConfig
 from charlm.data.prepare import prepare
 from charlm.errors import CharlmError, CheckpointError, TextError
 from charlm.inference.predictor import TransformerPredictor
+from charlm.native.library import supported_clones
 from tests.cli.kept import TOY
 from tests.conftest import TEXT, Result, toy_run
 
@@ -157,6 +159,23 @@ def test_models_that_are_read_by_torch_compress_too(tmp_path: Path, mixer: str) 
     assert back(done.data, session.snapshot()) == TEXT[:200].encode()
 
 
+def test_the_kernels_that_compressed_a_file_decompress_it_and_no_others(
+    snapshot: Snapshot, kernels: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None at all among them, which is torch's path."""
+    data, ways = TEXT[:400].encode(), ("0", *supported_clones())
+    made = {}
+    for way in ways:
+        monkeypatch.setenv("CHARLM_NATIVE", way)
+        made[way] = there(data, snapshot)
+        assert made[way].header.environment.kernels.split()[0] == ("none" if way == "0" else way)
+        assert back(made[way].data, snapshot) == data
+    for way, other in permutations(ways, 2):
+        monkeypatch.setenv("CHARLM_NATIVE", way)
+        with pytest.raises(CheckpointError, match=r"was compressed with kernels .* \(here"):
+            back(made[other].data, snapshot)
+
+
 def test_a_text_is_divided_by_its_length() -> None:
     assert [streams_for(n) for n in (0, 39_999, 40_000, 10**9)] == [1, 1, 2, 64]
 
@@ -222,7 +241,7 @@ def test_a_header_that_expands_without_end_is_not_read(compressed: Compressed) -
 
     deflate = zlib.compressobj(9, wbits=-15)
     bomb = deflate.compress(b" " * 10_000_000) + deflate.flush()
-    file = FRAME.pack(b"charlm", 1, len(bomb), zlib.crc32(bomb)) + bomb
+    file = FRAME.pack(b"charlm", VERSION, len(bomb), zlib.crc32(bomb)) + bomb
     with pytest.raises(TextError, match="longer than 4096"):
         unpack(file, "a file")
 
@@ -246,7 +265,7 @@ def test_a_changed_file_is_refused_whatever_changes(compressed: Compressed, data
 
 @given(st.binary(max_size=200))
 def test_a_foreign_file_is_refused(data: bytes) -> None:
-    for file in (data, b"charlm" + data, b"charlm\x01" + data):
+    for file in (data, b"charlm" + data, b"charlm" + bytes([VERSION]) + data):
         with pytest.raises(TextError):
             unpack(file, "a file")
 

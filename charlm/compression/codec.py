@@ -117,8 +117,8 @@ def exactly_threads(threads: int) -> Iterator[None]:
         yield
 
 
-def environment(precision: torch.dtype, threads: int) -> Environment:
-    """The environment here, for a model of that precision and this many threads."""
+def environment(predictor: Predictor, threads: int) -> Environment:
+    """The environment here, in which a predictor computes with this many threads."""
     config = np.show_config(mode="dicts")
     assert isinstance(config, dict)
     blas = (each for each in threadpool_info() if each["user_api"] == "blas")
@@ -132,7 +132,8 @@ def environment(precision: torch.dtype, threads: int) -> Environment:
         processor=torch.backends.cpu.get_cpu_capability(),
         numpy_kernels=str((config.get("SIMD Extensions", {}).get("found") or ["baseline"])[-1]),
         products=" ".join(sorted(products)),
-        precision=str(precision).removeprefix("torch."),
+        kernels=predictor.kernels,
+        precision=str(predictor.precision).removeprefix("torch."),
         threads=threads,
     )
 
@@ -155,12 +156,12 @@ def compressing(
     The file records how many threads computed, and is decompressed with as many.
     """
     encoded = file_to_ids(data, snapshot.vocabulary, snapshot.run.text.encoding)
-    predictor = predictor_of(snapshot, native=False)
+    predictor = predictor_of(snapshot)
     n_streams = streams_for(encoded.chars)
     with exactly_threads(threads):
         payload = yield from encoding(predictor, encoded.ids, n_streams)
         header = Header(
-            environment=environment(predictor.precision, threads),
+            environment=environment(predictor, threads),
             model=hashes_of(snapshot),
             step=snapshot.step,
             streams=n_streams,
@@ -182,7 +183,7 @@ def decompressing(file: bytes, label: str, snapshot: Snapshot) -> Generator[Prog
     differs from the one that compressed it.
     """
     header, payload = unpack(file, label)
-    predictor = predictor_of(snapshot, native=False)
+    predictor = predictor_of(snapshot)
     with exactly_threads(header.environment.threads):
         _check_same(header, snapshot, predictor, label)
         try:
@@ -310,7 +311,7 @@ def _check_same(header: Header, snapshot: Snapshot, predictor: Predictor, label:
             f"{label} was compressed with another model, at step {header.step} of its run. Different: {named}. "
             "Name that model with --run and --checkpoint."
         )
-    other = differences(header.environment, environment(predictor.precision, header.environment.threads))
+    other = differences(header.environment, environment(predictor, header.environment.threads))
     if other:
         named = ", ".join(
             f"{name} {one_line(there)} (here {one_line(here)})" for name, (there, here) in other.items()

@@ -15,7 +15,7 @@ from charlm.strict_json import dump_json, from_json, parse_json, to_json
 from charlm.terminal import one_line
 
 MAGIC = b"charlm"
-VERSION = 1
+VERSION = 2
 FRAME = struct.Struct("<6sBHI")
 HEADER_LIMIT = 4096
 MOST_BYTES = 1 << 42
@@ -28,7 +28,7 @@ FEWEST_CHARS = 20_000
 _USUAL = (
     b'{"charlm":"0.1.0","torch":"2.13.0+cpu","numpy":"2.4.6","python":"3.11.","machine":"Linux x86_64",'
     b'"processor":"AVX512","numpy_kernels":"X86_V4","products":"openblas 0.3.31.188.0 Haswell",'
-    b'"precision":"float32","threads":1,"weights":"","ngram":"","reading":"","step":1000,"streams":1,'
+    b'"kernels":"v4bf16 ","precision":"float32","threads":1,"weights":"","ngram":"","reading":"","step":1000,"streams":1,'
     b'"symbols":100000,"chars":100000,"bytes":100000,"sha256":"","payload_bytes":20000,"payload_crc32":'
 )
 
@@ -45,6 +45,7 @@ class Environment:
     processor: str  # the instructions that torch's loops use
     numpy_kernels: str  # those that NumPy's loops use
     products: str  # the library of NumPy's matrix products, and its processor type
+    kernels: str  # the build and clone of charlm's compiled kernels, or "none"
     precision: str
     threads: int
 

@@ -20,10 +20,11 @@ from charlm.checkpoint.snapshot import Snapshot, empty_model
 from charlm.data.tokenizer import UNIT_NOUNS, Ids, Vocabulary
 from charlm.inference.context import ContextRule
 from charlm.inference.text_state import IdRows, TextState
-from charlm.model.fast_decoder import DecoderWeights, NumpyDecoder, make_decoder
+from charlm.model.fast_decoder import arranged, fast_decoder_fits
 from charlm.model.masks import documents_of
 from charlm.model.transformer import LanguageModel
-from charlm.native.decoder import CDecoder, Floats
+from charlm.native.decoder import CDecoder, Floats, ModelArrays
+from charlm.native.library import library
 from charlm.native.ngram_rows import Cursor
 from charlm.ngram.kneser_ney import POSITIONS_AT_ONCE, KneserNey, PlainCursor
 
@@ -59,6 +60,7 @@ class Predictor:
     precision: torch.dtype
     prior: KneserNey | None = None  # the n-gram model that it starts from
     single_threaded: bool = False  # steps are so small that threads would only wait for each other
+    kernels: str = "none"  # the build and clone of the compiled kernels that compute its steps
 
     def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:
         """The log-probability, in nats, of each id of a text given the ones before it: (N,)."""
@@ -104,7 +106,7 @@ class Predictor:
 class TransformerPredictor(Predictor):
     """The predictor of a transformer: a forward pass for each chunk of a text, or one step for each symbol.
 
-    Steps are computed by the fast decoder where it supports the model, and by torch otherwise
+    Steps are computed by the fast decoder where it fits the model, and by torch otherwise
     (`charlm explain autoregressive`).
     """
 
@@ -118,14 +120,14 @@ class TransformerPredictor(Predictor):
         *,
         native: bool = True,
     ) -> None:
-        """`native`: steps may use the compiled kernels. Without, they are the same on any build of charlm."""
+        """`native`: steps may use the compiled kernels; torch computes them otherwise."""
         assert model.config.causal, "a model that reads ahead predicts nothing"
         assert (prior is None) == (model.prior is None)
         self.model, self.vocabulary, self.prior = model, vocabulary, prior
         self.rule = ContextRule.of_model(model.config)
         self._native = native
-        self._decoder_weights: DecoderWeights | None = None
-        self._decoder_version: list[tuple[int, int]] = []  # of the weights that it was made from
+        self._arrays: ModelArrays | None = None  # for the fast decoder
+        self._arranged: list[tuple[int, int]] = []  # the versions of the weights in them
 
     @classmethod
     def of(cls, snapshot: Snapshot, *, native: bool = True) -> "TransformerPredictor":
@@ -142,8 +144,14 @@ class TransformerPredictor(Predictor):
 
     @property
     def single_threaded(self) -> bool:  # type: ignore[override]
-        """Whether the fast decoder supports the model."""
-        return DecoderWeights.supports(self.model)
+        """Whether torch computes the steps, on the CPU; the fast decoder gives each thread enough to do."""
+        return self._device.type == "cpu" and not (self._native and fast_decoder_fits(self.model))
+
+    @property
+    def kernels(self) -> str:  # type: ignore[override]
+        """The build and clone of the compiled kernels that compute its steps."""
+        found = library() if self._native else None
+        return "none" if found is None else found.identity
 
     @torch.inference_mode()
     def score_chunks(
@@ -214,14 +222,15 @@ class TransformerPredictor(Predictor):
 
     def start(self, batch_size: int) -> TextState:
         """The state of `batch_size` texts before their first character."""
-        version = [(id(weight), weight._version) for weight in self.model.parameters()]
-        if DecoderWeights.supports(self.model) and version != self._decoder_version:  # new, or trained since
-            self._decoder_weights, self._decoder_version = DecoderWeights(self.model), version
         cache = decoder = None
-        if self._decoder_weights is None:
+        kernels = library() if self._native and fast_decoder_fits(self.model) else None
+        if kernels is None:
             cache = self.model.new_cache(batch_size)
         else:
-            decoder = make_decoder(self._decoder_weights, batch_size, native=self._native)
+            version = [(id(weight), weight._version) for weight in self.model.parameters()]
+            if self._arrays is None or version != self._arranged:  # new, or trained since
+                self._arrays, self._arranged = arranged(self.model), version
+            decoder = CDecoder(kernels, self._arrays, batch_size)
         return TextState(self.rule, batch_size, cache, decoder, self.prior)
 
     def step(self, state: TextState, ids: Tensor) -> tuple[TextState, Tensor]:
@@ -250,7 +259,7 @@ class TransformerPredictor(Predictor):
         in_cache, log_prior = state.append(ids), state.log_prior()
         if state.decoder is None:
             return self._read_with_torch(state, in_cache, log_prior)
-        return self._read_with_decoder(state, state.decoder, in_cache, log_prior)
+        return state.decoder.next_logits(state.in_view, in_cache, log_prior)
 
     @torch.inference_mode()
     def _read_with_torch(self, state: TextState, in_cache: int, log_prior: Floats | None) -> Floats:
@@ -261,18 +270,6 @@ class TransformerPredictor(Predictor):
         prior = None if log_prior is None else torch.from_numpy(log_prior).to(self._device)
         hidden = self.model.hidden(unread, state.cache, log_prior=prior)[:, -1]  # (B, C)
         return self.model.logits(hidden, None if prior is None else prior[:, -1]).cpu().numpy()
-
-    def _read_with_decoder(
-        self, state: TextState, decoder: NumpyDecoder | CDecoder, in_cache: int, log_prior: Floats | None
-    ) -> Floats:
-        """The same by the fast decoder, which computes the ids of the window that are not `in_cache`."""
-        assert self._decoder_weights is not None
-        added = None if log_prior is None else self._decoder_weights.embed_prior(log_prior)
-        logits = decoder.next_logits(state.in_view, in_cache, added)
-        if log_prior is not None:  # the decoder's last column is w h of NgramPrior
-            prior = log_prior[:, -1].astype(logits.dtype, copy=False)
-            logits = prior * (1 + logits[:, -1:]) + logits[:, :-1]
-        return logits
 
     def _log_prior(
         self, ids: Ids, starts: Sequence[int], T: int, *, reset_context_at_start: bool = False
@@ -359,15 +356,15 @@ class NgramPredictor(Predictor):
         return np.log(p)
 
 
-def predictor_of(snapshot: Snapshot, device: torch.device | None = None, *, native: bool = True) -> Predictor:
+def predictor_of(snapshot: Snapshot, device: torch.device | None = None) -> Predictor:
     """The predictor of a checkpoint; a transformer goes to `device`, by default the CPU.
 
-    `native`: steps may use the compiled kernels. Raises CheckpointError if the n-gram model is damaged.
+    Raises CheckpointError if the n-gram model is damaged.
     """
     if snapshot.model_config.is_ngram:
         ngram = snapshot.kneser_ney()
         assert ngram is not None, "reading a checkpoint refuses an n-gram run without its n-grams"
         return NgramPredictor(ngram, snapshot.vocabulary)
-    predictor = TransformerPredictor.of(snapshot, native=native)
+    predictor = TransformerPredictor.of(snapshot)
     predictor.model.to(device)
     return predictor

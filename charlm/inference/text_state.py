@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.inference.context import ContextRule
-from charlm.model.fast_decoder import NumpyDecoder
 from charlm.model.kv_cache import ModelCache
 from charlm.native.decoder import CDecoder
 from charlm.ngram.kneser_ney import KneserNey, log_float32
@@ -29,7 +28,7 @@ class TextState:
         rule: ContextRule,
         batch_size: int,
         cache: ModelCache | None,
-        decoder: NumpyDecoder | CDecoder | None,
+        decoder: CDecoder | None,
         prior: KneserNey | None = None,
     ) -> None:
         self.cache, self.decoder, self.prior = cache, decoder, prior

@@ -1,112 +1,170 @@
-"""The fast decoder in C (decoder.c): a few more characters of each text per call, on several threads.
+"""The fast decoder in C (decoder.c): a few more characters of each of several texts per call.
 
-Shapes: B texts, S positions so far, T of them new, C width, H query heads, K key heads, D head size, V symbols.
+Shapes: B texts, S positions so far, T of them new, R n-gram rows, L layers, C width, H query heads, K key heads, D head size,
+W positions of the cache, F hidden width of the MLP, V symbols.
 """
 
 import ctypes
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from charlm.native.library import Pointer, Size, library
-from charlm.threads import threads
+from charlm.native.library import Library, Pointer, Size
 
 Floats = NDArray[np.floating[Any]]
-TILE = 32  # as in decoder.c
-TEXTS_PER_THREAD = 16
-"""Fewer texts are not worth a second thread."""
+Floats32 = NDArray[np.float32]
+TILE = 32  # rows that C computes at once
+PANEL = 64  # columns of a panel
 
-SIZES = ("n_layer", "C", "H", "K", "D", "W", "F", "V", "symbols", "orders", "rows")
-SHARED = ("embedding", "added", "ngrams", "turns", "head")
-OF_LAYER = ("qkv", "gains", "out", "gate_up", "down")
+
+@dataclass(frozen=True)
+class LayerArrays:
+    """The matrices of one layer, float32, in `panels`."""
+
+    qkv: Floats32  # of (C, (H + 2 K) D)
+    gains: Floats32  # (H + K, D), in rows as usual
+    out: Floats32  # of (H D, C)
+    gate_up: Floats32  # of (C, 2 F)
+    down: Floats32  # of (F, C)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArrays:
+    """A model laid out for C: float32 arrays, from whose shapes all sizes follow."""
+
+    block_size: int
+    layers: Sequence[LayerArrays]
+    embedding: Floats32  # (V + 1, C); the last row is for ids without one of their own
+    added: Floats32 | None  # (block_size, C): position embeddings
+    ngrams: Floats32 | None  # (orders * rows + 1, C)
+    orders: int  # n-gram lengths above 1
+    turns: Floats32 | None  # (block_size, D): cosine and sine of each pair
+    read: Floats32 | None  # panels of (V, C): the prior's input weights
+    head: Floats32  # panels of (C, V), or with a prior of (C, V + 1): the last column is for its gate
+    eps: float
 
 
 class _Layer(ctypes.Structure):
-    _fields_ = [(name, Pointer) for name in (*OF_LAYER, "keys", "values")]
+    _fields_ = [(name, Pointer) for name in ("qkv", "gains", "out", "gate_up", "down", "keys", "values")]
+
+
+_SIZES = ("n_layer", "C", "H", "K", "D", "W", "F", "V", "outputs", "orders", "rows")
+_SHARED = ("embedding", "added", "ngrams", "turns", "read", "head")
 
 
 class _Model(ctypes.Structure):
     _fields_ = [
-        *((name, Size) for name in SIZES),
-        *((name, Pointer) for name in SHARED),
+        *((name, Size) for name in _SIZES),
+        *((name, Pointer) for name in _SHARED),
         ("eps", ctypes.c_float),
     ]
 
 
-class CModel(NamedTuple):
-    """A model laid out for C (decoder.c): the sizes named in SIZES, and float32 arrays."""
-
-    sizes: Mapping[str, int]
-    shared: Mapping[str, NDArray[Any] | None]  # by the names of SHARED; None where the model lacks one
-    layers: Sequence[Mapping[str, NDArray[Any]]]  # each by the names of OF_LAYER
-    eps: float
-
-
 class CDecoder:
-    """The keys and values of a batch of texts, divided among threads."""
+    """The keys and values of a batch of texts. It keeps every array that C has a pointer to."""
 
-    def __init__(self, model: CModel, batch_size: int) -> None:
-        n_parts = min(threads(), batch_size // TEXTS_PER_THREAD) or 1
-        bounds = [batch_size * i // n_parts for i in range(n_parts + 1)]
-        self._texts = [slice(start, end) for start, end in pairwise(bounds)]
-        self._parts = [_Part(model, part.stop - part.start) for part in self._texts]
-        self._threads = ThreadPoolExecutor(n_parts) if n_parts > 1 else None
-
-    def next_logits(self, ids: NDArray[np.int64], at: int, added: Floats | None = None) -> Floats:
-        """Logits (B, V) after the last of ids (B, S), of which the first `at` are in the cache already.
-
-        `added` (B, T, C) is added to the embeddings of the new ones. The next call overwrites the result.
-        """
-        if self._threads is None:
-            return self._parts[0].next_logits(ids, at, added)
-        futures = [
-            self._threads.submit(part.next_logits, ids[texts], at, None if added is None else added[texts])
-            for part, texts in zip(self._parts, self._texts, strict=True)
-        ]
-        return np.concatenate([future.result() for future in futures])
-
-
-class _Part:
-    """The texts of one thread. It keeps every array that C has a pointer to."""
-
-    def __init__(self, model: CModel, batch_size: int) -> None:
-        sizes, shared, layers, eps = self._kept = model
-        L, C, H, K, D, W, F, V = (sizes[name] for name in SIZES[:8])
-        self._B, self._C = batch_size, C
-        self._keys, self._values = np.empty((2, L, batch_size, K, W, D), np.float32)
+    def __init__(self, library: Library, model: ModelArrays, batch_size: int) -> None:
+        self._arrays, self._B = model, batch_size
+        sizes = self._sizes = _sizes_of(model)
+        H, K, D, W = (sizes[name] for name in "HKDW")
+        self._keys, self._values = np.empty((2, len(model.layers), batch_size, K * W * D), np.float32)
         self._model = _Model(
-            *(sizes[name] for name in SIZES), *(_pointer(shared[name]) for name in SHARED), eps
+            *sizes.values(), *(_pointer(getattr(model, name)) for name in _SHARED), model.eps
         )
-        self._layers = (_Layer * L)(
+        self._layers = (_Layer * len(model.layers))(
             *(
-                _Layer(*(_pointer(layer[name]) for name in OF_LAYER), _pointer(keys), _pointer(values))
-                for layer, keys, values in zip(layers, self._keys, self._values, strict=True)
+                _Layer(*map(_pointer, (*vars(layer).values(), keys, values)))
+                for layer, keys, values in zip(model.layers, self._keys, self._values, strict=True)
             )
         )
-        self._room = np.empty(TILE * (3 * C + (H + 2 * K) * D + 3 * F) + W, np.float32)
-        self._x = np.empty((batch_size, C), np.float32)
-        self._logits = np.empty((batch_size, V), np.float32)
-        kernels = library()
-        assert kernels is not None
-        self._call = kernels.function("next_logits", "fast", *[Pointer] * 3, *[Size] * 4, *[Pointer] * 4)
+        self._tile = TILE * (sizes["C"] + (2 * H + 2 * K) * D + max(3 * sizes["F"], sizes["V"]))
+        self._tile += max(TILE, H) * W
+        self._room = np.empty(0, np.float32)
+        self._out = np.empty((batch_size, sizes["outputs"]), np.float32)
+        self._logits = self._out[:, : sizes["V"]]
+        self._call = library.function(
+            "next_logits", "fast", *[Pointer] * 3, *[Size] * 4, *[Pointer] * 2, *[Size] * 2, Pointer
+        )
         self._first = (ctypes.addressof(self._model), ctypes.addressof(self._layers))
-        self._last = (_pointer(self._room), _pointer(self._logits))
+        self._last = self._out.ctypes.data
 
-    def next_logits(self, ids: NDArray[np.int64], at: int, added: Floats | None) -> Floats:
-        """Logits (B, V); the next call overwrites them."""
-        T = ids.shape[1] - at
-        if len(self._x) < self._B * T:
-            self._x = np.empty((self._B * T, self._C), np.float32)
-        stride = ids.strides[0] // ids.itemsize
-        assert ids.strides[1] == ids.itemsize and ids.dtype == np.int64
-        assert added is None or added.dtype == np.float32
-        arguments = (ids.ctypes.data, stride, self._B, T, at, _pointer(added))
-        self._call(*self._first, *arguments, self._x.ctypes.data, *self._last)
+    def next_logits(self, ids: NDArray[np.int64], at: int, prior: Floats32 | None) -> Floats32:
+        """Logits (B, V) after the last of ids (B, S), of which the first `at` are in the cache already.
+
+        `prior` (B, T, V): the n-gram model's probabilities after each of the new ones. The next call overwrites the
+        result.
+        """
+        T, V = ids.shape[1] - at, self._sizes["V"]
+        assert len(ids) == self._B and 0 <= at < ids.shape[1] <= self._arrays.block_size
+        assert ids.dtype == np.int64 and ids.strides[1] == ids.itemsize and ids.strides[0] >= 0
+        assert (prior is None) == (self._arrays.read is None)
+        assert prior is None or (prior.shape == (self._B, T, V) and prior.dtype == np.float32)
+        parts = -(-self._B // TILE) if T == 1 else self._B
+        threads = min(torch.get_num_threads(), parts)
+        room = self._tile + max(TILE, T) * self._sizes["C"]  # of one thread
+        if len(self._room) < threads * room:
+            self._room = np.empty(threads * room, np.float32)
+        self._call(
+            *self._first,
+            ids.ctypes.data,
+            ids.strides[0] // ids.itemsize,
+            self._B,
+            T,
+            at,
+            _pointer(prior),
+            self._room.ctypes.data,
+            room,
+            threads,
+            self._last,
+        )
         return self._logits
+
+
+def _sizes_of(model: ModelArrays) -> dict[str, int]:
+    """The sizes that C needs, by the names of _SIZES. No array is smaller than they say."""
+    embedding, first = model.embedding, model.layers[0]
+    V, C = embedding.shape[0] - 1, embedding.shape[1]
+    heads, D = first.gains.shape
+    H, F = first.out.shape[1] // D, first.down.shape[1]
+    K = heads - H
+    rows = 0 if model.ngrams is None else (len(model.ngrams) - 1) // model.orders
+    outputs = V if model.read is None else V + 1
+    assert V > 0 and K > 0 and H % K == 0 and (model.orders > 0) == (rows > 0)
+    for layer in model.layers:
+        _check(layer.qkv, *_panels_of(C, (H + 2 * K) * D))
+        _check(layer.gains, H + K, D)
+        _check(layer.out, *_panels_of(H * D, C))
+        _check(layer.gate_up, *_panels_of(C, 2 * F))
+        _check(layer.down, *_panels_of(F, C))
+    _check(embedding, V + 1, C)
+    _check(model.added, model.block_size, C)
+    _check(model.ngrams, model.orders * rows + 1, C)
+    _check(model.turns, model.block_size, D)
+    assert model.turns is None or D % 2 == 0
+    _check(model.read, *_panels_of(V, C))
+    _check(model.head, *_panels_of(C, outputs))
+    W = -(-model.block_size // PANEL) * PANEL
+    values = (len(model.layers), C, H, K, D, W, F, V, outputs, model.orders, rows)
+    return dict(zip(_SIZES, values, strict=True))
+
+
+def panels(matrix: Floats32) -> Floats32:
+    """A matrix (n, m) in panels of 64 columns, the last one filled with zeros: (m / 64, n, 64)."""
+    n, m = matrix.shape
+    filled = np.pad(matrix, ((0, 0), (0, -m % PANEL)))
+    return np.ascontiguousarray(filled.reshape(n, -1, PANEL).swapaxes(0, 1))
+
+
+def _panels_of(n: int, m: int) -> tuple[int, int, int]:
+    return -(-m // PANEL), n, PANEL
+
+
+def _check(array: Floats32 | None, *shape: int) -> None:
+    assert array is None or (array.shape == shape and array.dtype == np.float32)
 
 
 def _pointer(array: NDArray[Any] | None) -> int | None:

@@ -5,9 +5,10 @@ switches the library off, CHARLM_NATIVE=v3 (or another name of CLONES) chooses a
 """
 
 import ctypes
+import hashlib
 import os
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ CLONES = ("v4bf16", "v4", "v3", "v2", "baseline")
 """Best first, as in clones.c: x86-64 levels (v4 is AVX-512), v4 with bf16 products; `baseline` elsewhere."""
 VARIABLE = "CHARLM_NATIVE"
 FILE = "charlm_native.so"
-INSTEAD = {"n-gram rows": "NumPy", "sampling": "NumPy", "training": "torch"}
+INSTEAD = {"n-gram rows": "NumPy", "sampling": "torch", "training": "torch"}
 """For each part of charlm that has kernels, what computes without them."""
 
 Pointer, Size = ctypes.c_void_p, ctypes.c_int64
@@ -59,6 +60,11 @@ class Library:
 
     handle: ctypes.CDLL
     clone: str
+
+    @cached_property
+    def identity(self) -> str:
+        """The clone and 8 digits of the file's SHA-256: what rounds alike has the same."""
+        return f"{self.clone} {hashlib.sha256(Path(self.handle._name).read_bytes()).hexdigest()[:8]}"
 
     def function(self, name: str, kind: str, *argument_types: Any) -> Any:
         """A function that returns nothing. `kind`: exact, fast, fp32 or bf16, as CMakeLists.txt compiles it."""
