@@ -21,11 +21,11 @@ def main() -> None:
         return
     # NumPy's products here are small ones, for which threads of its own would only be in the way.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # torch's threads sleep while they wait for each other. Otherwise they keep a processor busy, and beside
-    # another program steps take ten times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from charlm.cli.main import run  # after the version, which must not wait for it
+        from charlm.threads import wait_briefly  # after the version, which must not wait for it
+
+        wait_briefly()
+        from charlm.cli.main import run
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -13,6 +13,9 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """torch obeys these by itself; where one is set, it is the default, and nothing else is looked at."""
 _in_force: int | None = None
 
+SPINS = 1000
+"""How often a waiting thread of GCC's OpenMP looks again before it sleeps: about 10 microseconds."""
+
 
 def use_threads(asked: int | None) -> int:
     """Compute with so many threads from now on, by default with as many as `default_threads`; how many.
@@ -27,6 +30,17 @@ def use_threads(asked: int | None) -> int:
     if asked is not None:
         _limit_matrix_products(asked)
     return _in_force
+
+
+def wait_briefly() -> None:
+    """Let torch's threads, before torch is imported, wait for each other a moment only, and then sleep.
+
+    Waiting longer keeps a processor busy, and beside another program steps take ten times as long. Sleeping at once
+    doubles the time of a small step. Where OMP_WAIT_POLICY is set, nothing is changed.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from charlm import __main__
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.data.corpus import Corpus
-from charlm.threads import use_threads
+from charlm.threads import SPINS, use_threads
 from charlm.training.events import Stepped
 from charlm.training.launch import resume_run
 from charlm.training.session import TransformerSession
@@ -70,18 +70,22 @@ def test_from_the_first_step_on_they_agree(tmp_path: Path, corpus: Corpus) -> No
     assert losses[1] == pytest.approx(losses[3], rel=AGREE)
 
 
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
 @pytest.mark.parametrize("given", [None, "ACTIVE"])
-def test_threads_that_wait_sleep_unless_told_otherwise(
+def test_threads_that_wait_soon_sleep_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, given: str | None
 ) -> None:
     """Awake, they take the processor from what they wait for, beside any other program."""
-    monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"})
+    monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k not in WAITING})
     monkeypatch.setattr(sys, "argv", ["charlm", "--help"])
     if given:
         os.environ["OMP_WAIT_POLICY"] = given
     with pytest.raises(SystemExit):
         __main__.main()
-    assert os.environ["OMP_WAIT_POLICY"] == (given or "PASSIVE")
+    found = [os.environ.get(name) for name in WAITING]
+    assert found == ([given, None] if given else ["PASSIVE", str(SPINS)])
 
 
 def test_a_forked_child_computes_with_several_threads_where_its_parent_did() -> None:
