@@ -29,6 +29,8 @@ from tests.conftest import TEXT, Never, toy_choice
 
 FILES = (*safe_io.CHECKPOINT_FILES, *safe_io.RUN_FILES, NGRAM_FILE, "plan.json", "latest", safe_io.MANIFEST)
 VOUCHED = (*safe_io.CHECKPOINT_FILES, *safe_io.RUN_FILES, NGRAM_FILE)
+READ = torch.arange(54).reshape(2, 27) % 9
+"""Ids of two texts, more than a block, that are read in pieces."""
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 7, 65536, 2**31, 2**63, -(2**63), 10**30, 0.5, -0.0, 1e-300, 1e308, "", "x", "1",
     "\x1b[2J", "../..", "/etc/passwd", "\ud800", "a" * 5000, [], [[]], [0], [-1], [None], {}, {"a": 1}, [1] * 300,
@@ -102,9 +104,10 @@ class Hostile:
             read_plan(run)
             predictor = predictor_of(snapshot)
             if further:
-                first = torch.zeros((1, 1), dtype=torch.long)
                 if predictor.rule.block_size < 4096:
-                    predictor.step(predictor.start(1), first)
+                    state = predictor.start(2)
+                    for piece in READ.split([4, 1, 1, 1, 20], dim=1):
+                        state, _ = predictor.step(state, piece)
                 session = resume_run(run, lambda _: None)
                 if isinstance(session, TransformerSession):
                     session.learning_rates()

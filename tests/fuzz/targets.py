@@ -15,6 +15,7 @@ from unittest import mock
 import numpy as np
 import torch
 import typer
+from numpy.typing import NDArray
 
 from charlm.checkpoint.run_folder import CorpusFacts, RunFolder
 from charlm.checkpoint.safe_io import MANIFEST, dump_tensors, find_problems, load_tensors
@@ -123,16 +124,28 @@ def ngrams(data: bytes) -> None:
     with suppress(CheckpointError):
         read = KneserNey.from_bytes(data, N_SYMBOLS, "counts", end=1)
         keys = np.frombuffer(data[: len(data) // 8 * 8][-512:], np.uint64)
+        ids = np.frombuffer(data[-40:], np.uint8).astype(np.int64) % (N_SYMBOLS + 2)  # two are unknown
+        contexts = np.concatenate((read.contexts(ids[None])[0], keys))
         for model in (read, KneserNey(read.packing, read.levels, dense=False)):
-            ids = np.frombuffer(data[-40:], np.uint8).astype(np.int64) % (N_SYMBOLS + 2)  # two are unknown
-            contexts = np.concatenate((model.contexts(ids[None])[0], keys))
             expected = np.log(np.maximum(model.rows(contexts).astype(np.float32), LEAST))
             assert np.array_equal(model.log_rows(contexts), expected)
-            if model.kernel is not None:
-                cursor = Cursor(model.kernel, model.start(1))
-                for t in range(len(ids)):
-                    cursor.read(ids[t : t + 1])
-                    assert np.array_equal(cursor.log_next()[0], expected[t])
+            assert np.array_equal(_followed(model, ids), expected[: len(ids)])
+        drawn = np.frombuffer(data, np.uint8)  # contexts that a level has and another has not
+        torn = [level.without(np.resize(drawn, len(level.contexts)) % 8 > 0) for level in read.levels[1:]]
+        model = KneserNey(read.packing, [read.levels[0], *torn], dense=bool(drawn[-1] % 2))
+        model.log_rows(contexts)
+        _followed(model, ids)
+
+
+def _followed(model: KneserNey, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The rows (N, V) after each of ids (N,), read one after another."""
+    if model.kernel is None:
+        return model.log_rows(model.contexts(ids[None])[0])
+    cursor, rows = Cursor(model.kernel, model.start(1)), []
+    for t in range(len(ids)):
+        cursor.read(ids[t : t + 1])
+        rows.append(cursor.log_next()[0].copy())
+    return np.stack(rows)
 
 
 def weights(data: bytes) -> None:
