@@ -12,8 +12,6 @@
 
 #include "kernel.h"
 
-int omp_get_thread_num(void); /* omp.h is not everywhere where OpenMP is */
-
 /* Vectors of LANES numbers, and how many rows of two of them a matrix product keeps in registers. */
 #if defined(__AVX512F__)
 enum { LANES = 16, ROWS = 8 };

@@ -14,6 +14,7 @@
 
 /* Rows of a loop are divided among the threads that torch uses: the number set in the calling thread. */
 #define PARALLEL _Pragma("omp parallel for schedule(static)")
+int omp_get_thread_num(void); /* omp.h is not everywhere where OpenMP is */
 
 enum { PARTS = 16 }; /* Sums over rows are made in so many parts, whatever the threads. */
 

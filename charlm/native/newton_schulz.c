@@ -8,7 +8,6 @@
 #if defined(TYPE_bf16) && defined(__AVX512BF16__)
 
 #include <immintrin.h>
-#include <omp.h>
 
 enum { ROWS = 8, COLUMNS = 32, LANES = 16 }; /* of a tile of a product, held in registers, and of a register */
 

@@ -4,6 +4,7 @@ import codecs
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from copy import copy
 from dataclasses import asdict, replace
 from functools import cache
 from io import BytesIO
@@ -15,7 +16,6 @@ from unittest import mock
 import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
 
 from charlm.checkpoint.run_folder import CorpusFacts, RunFolder
 from charlm.checkpoint.safe_io import MANIFEST, dump_tensors, find_problems, load_tensors
@@ -40,9 +40,8 @@ from charlm.experiments.variants import Variant
 from charlm.inference.predictor import TransformerPredictor
 from charlm.model.masks import documents_of
 from charlm.model.transformer import LanguageModel
-from charlm.native.ngram_rows import Cursor
 from charlm.ngram.build import build
-from charlm.ngram.kneser_ney import LEAST, KneserNey
+from charlm.ngram.kneser_ney import KneserNey
 from charlm.reporting import log
 from charlm.strict_json import parse_json, to_json
 from charlm.terminal import one_line, visible
@@ -123,29 +122,21 @@ def ngrams(data: bytes) -> None:
     """A table of counts: whatever it holds, C reads within it, and finds what NumPy finds, to the last bit."""
     with suppress(CheckpointError):
         read = KneserNey.from_bytes(data, N_SYMBOLS, "counts", end=1)
-        keys = np.frombuffer(data[: len(data) // 8 * 8][-512:], np.uint64)
-        ids = np.frombuffer(data[-40:], np.uint8).astype(np.int64) % (N_SYMBOLS + 2)  # two are unknown
-        contexts = np.concatenate((read.contexts(ids[None])[0], keys))
-        for model in (read, KneserNey(read.packing, read.levels, dense=False)):
-            expected = np.log(np.maximum(model.rows(contexts).astype(np.float32), LEAST))
-            assert np.array_equal(model.log_rows(contexts), expected)
-            assert np.array_equal(_followed(model, ids), expected[: len(ids)])
-        drawn = np.frombuffer(data, np.uint8)  # contexts that a level has and another has not
+        drawn = np.frombuffer(data, np.uint8)  # contexts that one level has and the level below has not
         torn = [level.without(np.resize(drawn, len(level.contexts)) % 8 > 0) for level in read.levels[1:]]
-        model = KneserNey(read.packing, [read.levels[0], *torn], dense=bool(drawn[-1] % 2))
-        model.log_rows(contexts)
-        _followed(model, ids)
-
-
-def _followed(model: KneserNey, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The rows (N, V) after each of ids (N,), read one after another."""
-    if model.kernel is None:
-        return model.log_rows(model.contexts(ids[None])[0])
-    cursor, rows = Cursor(model.kernel, model.start(1)), []
-    for t in range(len(ids)):
-        cursor.read(ids[t : t + 1])
-        rows.append(cursor.log_next()[0].copy())
-    return np.stack(rows)
+        ids = drawn[-40:].astype(np.int64) % (N_SYMBOLS + 2)  # two are unknown
+        for levels in (read.levels, [read.levels[0], *torn]):
+            for dense in (True, False):
+                in_c = KneserNey(read.packing, levels, dense=dense)
+                plain = copy(in_c)
+                plain.kernel = None
+                starts = drawn[:3].astype(np.int64) % 40 - 1
+                assert np.array_equal(in_c.log_rows(ids, starts, 20), plain.log_rows(ids, starts, 20))
+                cursors = in_c.cursor(2), plain.cursor(2)
+                for piece in np.array_split(ids.reshape(2, -1), 4, axis=1):
+                    for cursor in cursors:
+                        cursor.read(piece)
+                    assert np.array_equal(*(cursor.next() for cursor in cursors))
 
 
 def weights(data: bytes) -> None:
