@@ -18,6 +18,8 @@ int omp_get_thread_num(void); /* omp.h is not everywhere where OpenMP is */
 
 enum { PARTS = 16 }; /* Sums over rows are made in so many parts, whatever the threads. */
 
+int omp_get_thread_num(void); /* omp.h is not everywhere where OpenMP is */
+
 static inline int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Numbers of activations: `real` is bf16 or fp32, by the compilation. They are read into and computed in fp32. */
