@@ -218,6 +218,13 @@ def test_scoring_takes_the_kernels_and_says_the_same() -> None:
             torch.testing.assert_close(found, model(ids), rtol=1e-4, atol=1e-4)
 
 
+def test_a_hook_on_a_part_is_called() -> None:
+    model, seen = new_model(), []
+    model.blocks[1].mixer.out.register_forward_hook(lambda *_: seen.append(1))  # type: ignore[union-attr]
+    model(batch(model, 2)[0])
+    assert seen == [1]
+
+
 def test_two_backward_passes_add_up_and_the_loss_can_be_scaled() -> None:
     model = new_model()
     data = batch(model, 2)

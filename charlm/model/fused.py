@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from charlm.model.attention import Attention
 from charlm.model.layers import NORM_EPS
@@ -84,7 +85,13 @@ def kernels_for(model: "LanguageModel") -> Kernels | None:
     weight = model.embedding.weight
     if not model.has_kernels or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return None
+    if any(map(_has_hooks, model.parts)):  # which would not be called
+        return None
     return kernels(torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def run_blocks(model: "LanguageModel", c: Kernels, x: Tensor, docs: Tensor | None) -> Tensor:
@@ -160,6 +167,7 @@ class FusedBlocks(torch.autograd.Function):
         return x_mlp, LayerValues(*mixer, *mlp, kept, kept_mlp), branch
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of x, of the final gain and of each weight."""
         told, (gain, x, r, *saved) = ctx.told, ctx.saved_tensors
@@ -241,6 +249,7 @@ class FusedLoss(torch.autograd.Function):
         return losses.mean()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of the hidden vectors and of the head."""
         hidden, head, dscores = ctx.saved_tensors
