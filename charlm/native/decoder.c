@@ -1,16 +1,17 @@
-/* The fast decoder (charlm/model/fast_decoder.py): a transformer reads a few more characters of each of several texts.
+/* The fast decoder (charlm/model/fast_decoder.py): a transformer reads the next characters of some texts.
 
    For the character at position t, with p the n-gram prior's probabilities of the one after it:
 
        x = E[id] + P[t] + n-gram embeddings + R sqrt(p)
-       in each layer:  q, k, v = W norm(x), with q and k normalised again and rotated;  k and v go into the cache
+       in each layer:  q, k, v = W norm(x), q and k normalised again and rotated;  k and v go into the cache
                        x += W softmax(q k') v
                        x += W (silu(a) b),  a, b = W norm(x)
        logits = E norm(x) + (1 + w norm(x)) log p
 
-   Matrices (n inputs, m outputs) have the gains of norms folded in, and lie in panels of 64 columns, (m / 64, n, 64); those of a
-   and after silu are negated. Shapes: B texts, T new positions, R rows (texts or positions), C width, H query heads, K key
-   heads, D head size, W positions of the cache (a multiple of 64), F hidden width of the MLP, V symbols. */
+   Matrices (n inputs, m outputs) have the gains of norms folded in, and lie in panels of 64 columns,
+   (m / 64, n, 64); those of a and after silu are negated. Shapes: B texts, T new positions, R rows (texts or
+   positions), C width, H query heads, K key heads, D head size, W positions of the cache (a multiple of 64),
+   F hidden width of the MLP, V symbols. */
 
 #include "kernel.h"
 #include "ngram_hash.h"
@@ -22,8 +23,8 @@ typedef struct {
 
 typedef struct {
     int64_t n_layer, C, H, K, D, W, F, V;
-    int64_t outputs, orders, rows; /* columns of the head: V, and one for w; n-gram lengths above 1; rows for each */
-    const float *embedding, *added, *ngrams, *turns, *read, *head; /* all but the first and last may be null */
+    int64_t outputs, orders, rows; /* columns of the head; n-gram lengths above 1; rows of each of them */
+    const float *embedding, *added, *ngrams, *turns, *read, *head; /* all but two may be null */
     float eps;
 } Model;
 
@@ -41,13 +42,16 @@ typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 #define UNROLL _Pragma("GCC unroll 4")
 
 /* `wide` vectors of columns of a product, for four rows. */
-ALWAYS_INLINE void four_rows(const float *x, int64_t xs, const float *a, int64_t as, float *y, int64_t ys, int64_t n, const int wide) {
+ALWAYS_INLINE void four_rows(const float *x, int64_t xs, const float *a, int64_t as, float *y, int64_t ys,
+                             int64_t n, const int wide) {
     Lanes sum[ROWS][WIDE] = {0};
     for (int64_t i = 0; i < n; i++) {
         const Lanes *row = (const Lanes *)(a + i * as);
-        UNROLL for (int r = 0; r < ROWS; r++) UNROLL for (int w = 0; w < wide; w++) sum[r][w] += x[r * xs + i] * row[w];
+        UNROLL for (int r = 0; r < ROWS; r++)
+            UNROLL for (int w = 0; w < wide; w++) sum[r][w] += x[r * xs + i] * row[w];
     }
-    UNROLL for (int r = 0; r < ROWS; r++) UNROLL for (int w = 0; w < wide; w++) ((Lanes *)(y + r * ys))[w] = sum[r][w];
+    UNROLL for (int r = 0; r < ROWS; r++)
+        UNROLL for (int w = 0; w < wide; w++) ((Lanes *)(y + r * ys))[w] = sum[r][w];
 }
 
 /* The same for one row, as four sums that do not wait for each other. */
@@ -56,19 +60,23 @@ ALWAYS_INLINE void one_row(const float *x, const float *a, int64_t as, float *y,
     int64_t i = 0;
     for (; i + 4 <= n; i += 4)
         UNROLL for (int k = 0; k < 4; k++)
-            UNROLL for (int w = 0; w < wide; w++) sum[k][w] += x[i + k] * ((const Lanes *)(a + (i + k) * as))[w];
-    for (; i < n; i++) UNROLL for (int w = 0; w < wide; w++) sum[0][w] += x[i] * ((const Lanes *)(a + i * as))[w];
+            UNROLL for (int w = 0; w < wide; w++)
+                sum[k][w] += x[i + k] * ((const Lanes *)(a + (i + k) * as))[w];
+    for (; i < n; i++)
+        UNROLL for (int w = 0; w < wide; w++) sum[0][w] += x[i] * ((const Lanes *)(a + i * as))[w];
     UNROLL for (int w = 0; w < wide; w++) ((Lanes *)y)[w] = (sum[0][w] + sum[1][w]) + (sum[2][w] + sum[3][w]);
 }
 
-ALWAYS_INLINE void columns(const float *x, int64_t xs, const float *a, int64_t as, float *y, int64_t ys, int64_t R, int64_t n, const int wide) {
+ALWAYS_INLINE void columns(const float *x, int64_t xs, const float *a, int64_t as, float *y, int64_t ys,
+                           int64_t R, int64_t n, const int wide) {
     int64_t r = 0;
     for (; r + ROWS <= R; r += ROWS) four_rows(x + r * xs, xs, a, as, y + r * ys, ys, n, wide);
     for (; r < R; r++) one_row(x + r * xs, a, as, y + r * ys, n, wide);
 }
 
 /* y (R, m) = x (R, n) times a (n, m), of a few columns; the rows of each are xs, as and ys apart. */
-static void product_of_panel(const float *x, int64_t xs, const float *a, int64_t as, float *y, int64_t ys, int64_t R, int64_t n, int64_t m) {
+static void product_of_panel(const float *x, int64_t xs, const float *a, int64_t as, float *y, int64_t ys,
+                             int64_t R, int64_t n, int64_t m) {
     int64_t j = 0;
     for (; j + WIDE * LANES <= m; j += WIDE * LANES) columns(x, xs, a + j, as, y + j, ys, R, n, WIDE);
     for (; j + 2 * LANES <= m; j += 2 * LANES) columns(x, xs, a + j, as, y + j, ys, R, n, 2);
@@ -82,7 +90,8 @@ static void product_of_panel(const float *x, int64_t xs, const float *a, int64_t
 }
 
 /* The same of a matrix in panels. */
-static void product(const float *x, int64_t xs, const float *a, float *y, int64_t ys, int64_t R, int64_t n, int64_t m) {
+static void product(const float *x, int64_t xs, const float *a, float *y, int64_t ys, int64_t R, int64_t n,
+                    int64_t m) {
     for (int64_t j = 0; j < m; j += PANEL)
         product_of_panel(x, xs, a + j * n, PANEL, y + j, ys, R, n, lesser(PANEL, m - j));
 }
@@ -112,7 +121,8 @@ static void embed(const Model *m, const int64_t *id, int64_t before, float *x) {
 }
 
 /* Normalise one head (D), and rotate it for its position; every `step`-th number of y is written. */
-static void norm_and_rotate(const Model *m, float *x, const float *gain, int64_t position, float *y, int64_t step) {
+static void norm_and_rotate(const Model *m, float *x, const float *gain, int64_t position, float *y,
+                            int64_t step) {
     normalise(x, x, 1, m->D, m->eps);
     for (int64_t d = 0; d < m->D; d++) x[d] *= gain[d];
     if (m->turns) {
@@ -139,17 +149,19 @@ static void softmax(float *w, int64_t seen, int64_t end) {
     for (int64_t s = 0; s < end; s++) w[s] *= scale;
 }
 
-/* Attention of n queries (n, D) `apart` from each other over keys (D, W) and values (W, D): the i-th query reads the first
-   seen + i * more of them. */
-static void attend(const Model *m, const float *q, int64_t apart, int64_t n, const float *keys, const float *values,
-                   int64_t seen, int64_t more, float *weights, float *found, int64_t found_apart) {
+/* Attention of n queries (n, D) `apart` from each other over keys (D, W) and values (W, D): the i-th query
+   reads the first seen + i * more of them. */
+static void attend(const Model *m, const float *q, int64_t apart, int64_t n, const float *keys,
+                   const float *values, int64_t seen, int64_t more, float *weights, float *found,
+                   int64_t found_apart) {
     const int64_t last = seen + (n - 1) * more, end = (last + LANES - 1) / LANES * LANES;
     product(q, apart, keys, weights, m->W, n, m->D, end);
     for (int64_t i = 0; i < n; i++) softmax(weights + i * m->W, seen + i * more, end);
     product_of_panel(weights, m->W, values, m->D, found, found_apart, n, last, m->D);
 }
 
-/* Buffers of one thread, for TILE rows each; `hidden` (3 F or V numbers a row), `weights` TILE or H rows of W. */
+/* Buffers of one thread: x for one text or TILE rows, the others for TILE rows; `hidden` has 3 F or V
+   numbers a row, `weights` TILE or H rows of W. */
 typedef struct {
     float *x, *y, *qkv, *found, *hidden, *weights;
 } Room;
@@ -162,9 +174,12 @@ typedef struct {
 static int64_t text_of(Rows rows, int64_t r) { return (rows.first + r) / rows.T; }
 static int64_t position_of(Rows rows, int64_t r) { return rows.at + (rows.first + r) % rows.T; }
 
-/* Queries, keys and values of rows x; queries stay in room->qkv unless only_keys, keys and values go into the cache. */
-static void project(const Model *m, const Layer *layer, const float *x, Room *room, Rows rows, int only_keys) {
-    const int64_t C = m->C, H = m->H, K = m->K, D = m->D, W = m->W, wide = (H + 2 * K) * D, skipped = only_keys ? H * D / PANEL * PANEL : 0;
+/* Queries, keys and values of rows x; queries stay in room->qkv unless only_keys, keys and values go into the
+   cache. */
+static void project(const Model *m, const Layer *layer, const float *x, Room *room, Rows rows,
+                    int only_keys) {
+    const int64_t C = m->C, H = m->H, K = m->K, D = m->D, W = m->W, wide = (H + 2 * K) * D;
+    const int64_t skipped = only_keys ? H * D / PANEL * PANEL : 0; /* columns */
     normalise(x, room->y, rows.R, C, m->eps);
     product(room->y, C, layer->qkv + skipped * C, room->qkv + skipped, wide, rows.R, C, wide - skipped);
     for (int64_t r = 0; r < rows.R; r++) {
@@ -181,16 +196,17 @@ static void project(const Model *m, const Layer *layer, const float *x, Room *ro
     }
 }
 
-/* Add the attention output of rows x, whose queries are in room->qkv. One head of successive positions of a text is
-   computed at once, or, of one position of each text, all query heads that share a key head. */
+/* Add the attention output of rows x, whose queries are in room->qkv. One head of successive positions of a
+   text is computed at once, or, of one position of each text, all query heads that share a key head. */
 static void add_attention(const Model *m, const Layer *layer, float *x, Room *room, Rows rows) {
     const int64_t H = m->H, K = m->K, D = m->D, G = H / K, wide = (H + 2 * K) * D;
     const int one_text = rows.T > 1;
+    const int64_t n = one_text ? rows.R : G, apart = one_text ? wide : D, found_apart = one_text ? H * D : D;
     for (int64_t r = 0; r < rows.R; r += one_text ? rows.R : 1)
         for (int64_t h = 0; h < H; h += one_text ? 1 : G) {
             const int64_t cache = (text_of(rows, r) * K + h / G) * m->W * D, seen = position_of(rows, r) + 1;
-            attend(m, room->qkv + r * wide + h * D, one_text ? wide : D, one_text ? rows.R : G, layer->keys + cache,
-                   layer->values + cache, seen, one_text, room->weights, room->found + (r * H + h) * D, one_text ? H * D : D);
+            attend(m, room->qkv + r * wide + h * D, apart, n, layer->keys + cache, layer->values + cache,
+                   seen, one_text, room->weights, room->found + (r * H + h) * D, found_apart);
         }
     product(room->found, H * D, layer->out, room->y, m->C, rows.R, H * D, m->C);
     add(x, room->y, rows.R * m->C);
@@ -212,7 +228,8 @@ static void add_mlp(const Model *m, const Layer *layer, float *x, Room *room, in
 }
 
 /* The embeddings x of some rows, given the prior's log p (rows, V), unless null. */
-static void embed_rows(const Model *m, const int64_t *ids, int64_t stride, const float *log_p, Room *room, Rows rows, float *x) {
+static void embed_rows(const Model *m, const int64_t *ids, int64_t stride, const float *log_p, Room *room,
+                       Rows rows, float *x) {
     for (int64_t r = 0; r < rows.R; r++)
         embed(m, ids + text_of(rows, r) * stride + position_of(rows, r), position_of(rows, r), x + r * m->C);
     if (!log_p) return;
@@ -221,8 +238,9 @@ static void embed_rows(const Model *m, const int64_t *ids, int64_t stride, const
     add(x, room->y, rows.R * m->C);
 }
 
-/* Logits (R, outputs) of R rows x; with log p (R, V), `apart` from row to row, V of them, and w norm(x) behind. */
-static void predict(const Model *m, const float *x, const float *log_p, int64_t apart, Room *room, int64_t R, float *logits) {
+/* Logits (R, outputs) of R rows x; with log p (R, V), `apart` from row to row, V of them, then w norm(x). */
+static void predict(const Model *m, const float *x, const float *log_p, int64_t apart, Room *room, int64_t R,
+                    float *logits) {
     normalise(x, room->y, R, m->C, m->eps);
     product(room->y, m->C, m->head, logits, m->outputs, R, m->C, m->outputs);
     for (; log_p && R; R--, log_p += apart, logits += m->outputs)
@@ -230,8 +248,8 @@ static void predict(const Model *m, const float *x, const float *log_p, int64_t 
 }
 
 /* Read texts `first` to `first + B - 1`: several by one id, or one by several. */
-static void read_texts(const Model *m, const Layer *layers, const int64_t *ids, int64_t stride, int64_t first, int64_t B,
-                       int64_t T, int64_t at, const float *log_p, Room *room, float *logits) {
+static void read_texts(const Model *m, const Layer *layers, const int64_t *ids, int64_t stride, int64_t first,
+                       int64_t B, int64_t T, int64_t at, const float *log_p, Room *room, float *logits) {
     const int64_t C = m->C, R = B * T;
     float *x = room->x;
     for (int64_t r = 0; r < R; r += TILE) {
@@ -254,14 +272,16 @@ static void read_texts(const Model *m, const Layer *layers, const int64_t *ids, 
         add_attention(m, layers + l, x, room, end);
         add_mlp(m, layers + l, x, room, 1);
     }
-    predict(m, x, log_p ? log_p + (first * T + T - 1) * m->V : 0, T * m->V, room, B, logits + first * m->outputs);
+    const float *log_p_of_last = log_p ? log_p + (first * T + T - 1) * m->V : 0;
+    predict(m, x, log_p_of_last, T * m->V, room, B, logits + first * m->outputs);
 }
 
-/* Logits (B, outputs) after the last of ids, whose texts are `stride` apart, with T new ids each, from position `at` on, and
-   the prior's log p (B, T, V) after each of them, or null. `room` is a buffer of room_size numbers for each of
-   `threads`. A text is computed alike whatever their number. */
-void EXPORT(next_logits)(const Model *m, const Layer *layers, const int64_t *ids, int64_t stride, int64_t B, int64_t T,
-                         int64_t at, const float *log_p, float *room, int64_t room_size, int64_t threads, float *logits) {
+/* Logits (B, outputs) after the last of ids, whose texts are `stride` apart, with T new ids each, from
+   position `at` on, and the prior's log p (B, T, V) after each of them, or null. `room` is a buffer of
+   room_size numbers for each of `threads`. A text is computed alike whatever their number. */
+void EXPORT(next_logits)(const Model *m, const Layer *layers, const int64_t *ids, int64_t stride, int64_t B,
+                         int64_t T, int64_t at, const float *log_p, float *room, int64_t room_size,
+                         int64_t threads, float *logits) {
     const int64_t texts = T > 1 ? 1 : TILE, parts = (B + texts - 1) / texts, wide = (m->H + 2 * m->K) * m->D;
     _Pragma("omp parallel for num_threads(threads) schedule(static)")
     for (int64_t thread = 0; thread < threads; thread++) {
@@ -271,7 +291,9 @@ void EXPORT(next_logits)(const Model *m, const Layer *layers, const int64_t *ids
         own.hidden = own.found + TILE * m->H * m->D;
         own.weights = own.hidden + TILE * (3 * m->F > m->V ? 3 * m->F : m->V);
         own.x = own.weights + (m->H > TILE ? m->H : TILE) * m->W;
-        for (int64_t part = parts * thread / threads; part < parts * (thread + 1) / threads; part++)
-            read_texts(m, layers, ids, stride, part * texts, lesser(texts, B - part * texts), T, at, log_p, &own, logits);
+        for (int64_t i = parts * thread / threads; i < parts * (thread + 1) / threads; i++) {
+            const int64_t first = i * texts;
+            read_texts(m, layers, ids, stride, first, lesser(texts, B - first), T, at, log_p, &own, logits);
+        }
     }
 }

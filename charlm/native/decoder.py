@@ -1,6 +1,6 @@
 """The fast decoder in C (decoder.c): a few more characters of each of several texts per call.
 
-Shapes: B texts, S positions so far, T of them new, R n-gram rows, L layers, C width, H query heads, K key heads, D head size,
+Shapes: B texts, S positions so far, T of them new, C width, H query heads, K key heads, D head size,
 W positions of the cache, F hidden width of the MLP, V symbols.
 """
 
@@ -68,6 +68,7 @@ class CDecoder:
     """The keys and values of a batch of texts. It keeps every array that C has a pointer to."""
 
     def __init__(self, library: Library, model: ModelArrays, batch_size: int) -> None:
+        assert batch_size > 0
         self._arrays, self._B = model, batch_size
         sizes = self._sizes = _sizes_of(model)
         H, K, D, W = (sizes[name] for name in "HKDW")
@@ -95,8 +96,8 @@ class CDecoder:
     def next_logits(self, ids: NDArray[np.int64], at: int, prior: Floats32 | None) -> Floats32:
         """Logits (B, V) after the last of ids (B, S), of which the first `at` are in the cache already.
 
-        `prior` (B, T, V): the n-gram model's probabilities after each of the new ones. The next call overwrites the
-        result.
+        `prior` (B, T, V): the n-gram model's log-probabilities after each of the new ones. The next call
+        overwrites the result.
         """
         T, V = ids.shape[1] - at, self._sizes["V"]
         assert len(ids) == self._B and 0 <= at < ids.shape[1] <= self._arrays.block_size
