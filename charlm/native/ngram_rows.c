@@ -30,7 +30,7 @@ typedef struct {
 typedef struct {
     const Level *levels;
     const double *dense; /* precomputed rows: uniform, then those of low orders, of all counts and without each fold */
-    int64_t n_levels, V, end; /* the symbol that ends a document and begins the next, or -1 */
+    int64_t n_levels, V;
 } Table;
 
 enum { MOST_LEVELS = 64, LANES = 16, PIECE = 16, DIGITS = 21 };
@@ -55,12 +55,11 @@ static inline int64_t longer(const Level *l, int64_t at, int64_t symbol) {
     return l->longer[low] == NOWHERE ? -1 : (int64_t)l->longer[low];
 }
 
-/* Read one id: move at[k * stride], the place of the last k symbols in level k or -1, for all k. No context crosses the
-   end of a document, nor an id outside the vocabulary, which is no entry. */
+/* Read one id: move at[k * stride], the place of the last k symbols in level k or -1, for all k. The end of a document is
+   an entry, but nothing counted follows what it makes longer; an id outside the vocabulary is no entry. */
 static void read(const Table *t, int64_t id, int64_t *at, int64_t stride) {
     for (int64_t k = t->n_levels - 1; k > 0; k--) {
-        const int64_t before = id == t->end && k > 1 ? -1 : at[(k - 1) * stride];
-        at[k * stride] = longer(t->levels + k - 1, before, id);
+        at[k * stride] = longer(t->levels + k - 1, at[(k - 1) * stride], id);
         if (at[k * stride] >= 0) __builtin_prefetch(t->levels[k].starts + at[k * stride]);
     }
 }

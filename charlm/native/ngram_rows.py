@@ -37,7 +37,7 @@ _Level = _structure(
     "starts symbols counts fold_counts longer discounts",
     "n entries symbol_bytes count_bytes fold_count_bytes dense_start",
 )
-_Table = _structure("_Table", "levels dense", "n_levels V end")
+_Table = _structure("_Table", "levels dense", "n_levels V")
 
 
 _Text = _structure("_Text", "ids starts edges", "n id_bytes B T n_folds before")
@@ -46,10 +46,8 @@ _Text = _structure("_Text", "ids starts edges", "n id_bytes B T n_folds before")
 class NgramKernel:
     """An n-gram model laid out for C. It keeps every array that C has a pointer to; threads may share it."""
 
-    def __init__(
-        self, library: Library, levels: Sequence[LevelArrays], dense: NDArray[np.float64], end: int | None
-    ) -> None:
-        """`dense` (R, V) are the precomputed rows, `end` is the end symbol of documents."""
+    def __init__(self, library: Library, levels: Sequence[LevelArrays], dense: NDArray[np.float64]) -> None:
+        """`dense` (R, V) are the precomputed rows."""
         self._kept: list[NDArray[Any]] = []
         self._levels = (_Level * len(levels))(*map(self._level, levels))
         self.n_levels, self.n_symbols = len(levels), dense.shape[1]
@@ -59,7 +57,6 @@ class NgramKernel:
             self._pointer(dense),
             self.n_levels,
             self.n_symbols,
-            -1 if end is None else end,
         )
         self.at = ctypes.addressof(self._table)
         self._text_rows = library.function("text_rows", "exact", *[Pointer] * 4)

@@ -129,7 +129,7 @@ class KneserNey:
             )
             for k, level in enumerate(self.levels)
         ]
-        return NgramKernel(kernels, arrays, self._dense, self.packing.end)
+        return NgramKernel(kernels, arrays, self._dense)
 
     def start(self, batch_size: int) -> Keys:
         """The context before the first symbol: (B,)."""
