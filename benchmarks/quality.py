@@ -1,6 +1,6 @@
 """What whole trainings end at: the counts alone, with them, and without them, by time and by seed.
 
-    python -m benchmarks.quality TEXT [--times 20s,60s] [--seeds 1] [--tune] [--chars N] [-- OPTIONS]
+    python -m benchmarks.quality TEXT [--times 20s,60s] [--seeds 1] [--priors with,without] [--tune] [--chars N] [-- OPTIONS]
 
 Each figure is nats per character over the whole held-out tenth by `charlm eval --json`, once at the
 usual stride of half a block and once at a stride of a whole block (in brackets), of a model that
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("text")
     parser.add_argument("--times", default="20s,60s")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--priors", default="with,without", help="with the n-gram prior, without, or both")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--chars", type=int)
     parser.add_argument("more", nargs="*")
@@ -70,7 +71,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         text = cut(text, folder, options.chars, options.tune)
         for time in options.times.split(","):
-            for name, switch in {"with": [], "without": ["--no-prior"]}.items():
+            for name in options.priors.split(","):
+                switch = {"with": [], "without": ["--no-prior"]}[name]
                 seeds = range(1, options.seeds + 1)
                 found = [ended(text, time, seed, [*switch, *options.more]) for seed in seeds]
                 each = ", ".join(f"{e.nats:.4f} ({e.blocks:.4f})" for e in found)

@@ -23,7 +23,7 @@ enum { LANES = 4, ROWS = 4 };
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
 
 #define HIDDEN -1e30f /* the score of a key that a query may not read */
-enum { QUERIES = 32 }; /* how many queries are handled at once */
+enum { QUERIES = 16 }; /* how many queries are handled at once */
 
 typedef struct {
     int64_t B, T, H, K, D;
