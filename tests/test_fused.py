@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 
 import pytest
 import torch
@@ -140,9 +141,14 @@ def test_any_shape(data: st.DataObject) -> None:
     )
     given_data = batch(model, data.draw(st.integers(1, 3)), documents=data.draw(st.booleans()))
     loss, gradients = learn(model, data.draw(st.sampled_from(CLONES)), given_data)
-    expected, reference = learn(model, "0", given_data)
+    _, reference = learn(model, "0", given_data)
+    exact_data = tuple(
+        each.double() if each is not None and each.is_floating_point() else each for each in given_data
+    )
+    expected, exact = learn(deepcopy(model).double(), "0", exact_data)
     assert loss == pytest.approx(expected, rel=1e-5)
-    assert distance(gradients, reference) < 1e-5
+    # Norms of a few numbers near zero can magnify any rounding, the modules' too.
+    assert distance(gradients, exact) < 1e-5 + 4 * distance(reference, exact)
 
 
 @pytest.mark.parametrize("name", CLONES)
