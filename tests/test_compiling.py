@@ -73,7 +73,9 @@ def test_it_compiles_by_itself_only_where_that_is_repaid() -> None:
 def test_what_the_kernels_compute_is_not_compiled_by_torch_unless_asked() -> None:
     def compiled(mixer: str, wanted: str = "auto") -> str:
         budget = Budget(steps=10**6, compiler=True, kernels=True)
-        return choose(budget, 10**7, ModelConfig(mixer=mixer), TrainingConfig(compile=wanted)).training.compile
+        return choose(
+            budget, 10**7, ModelConfig(mixer=mixer), TrainingConfig(compile=wanted)
+        ).training.compile
 
     assert compiled("attention") == "off"
     assert compiled("attention", wanted="on") == "on"

@@ -153,23 +153,27 @@ static int64_t first_key(const Attention *a, int64_t b, int64_t start, int64_t e
     return first / LANES * LANES;
 }
 
-/* Turn scores (n) of query t, for the keys from `from` on, into exp(score - shift), 0 where it may not read; the sum. With
-   `shift` null it is the highest score, which is returned there. n is whole vectors. */
-static inline float weigh(const Attention *a, int64_t b, int64_t t, int64_t from, int64_t n, float *scores, float *shift, int find) {
+/* Hide from the scores (n) of query t, for the keys from `from` on, those of keys that it may not read. */
+static inline void hide(const Attention *a, int64_t b, int64_t t, int64_t from, int64_t n, float *scores) {
     const int64_t first = a->first ? a->first[b * a->T + t] - from : 0;
     for (int64_t s = 0; s < first; s++) scores[s] = HIDDEN;
     for (int64_t s = t + 1 - from; s < n; s++) scores[s] = HIDDEN;
-    if (find) {
-        float highest[LANES];
-        for (int j = 0; j < LANES; j++) highest[j] = scores[j];
-        for (int64_t s = LANES; s < n; s += LANES)
-            for (int j = 0; j < LANES; j++) highest[j] = scores[s + j] > highest[j] ? scores[s + j] : highest[j];
-        *shift = highest[0];
-        for (int j = 1; j < LANES; j++) *shift = highest[j] > *shift ? highest[j] : *shift;
-    }
-    const float by = *shift;
+}
+
+/* The highest of n scores, n whole vectors. */
+static inline float highest_of(const float *scores, int64_t n) {
+    float highest[LANES];
+    for (int j = 0; j < LANES; j++) highest[j] = scores[j];
+    for (int64_t s = LANES; s < n; s += LANES)
+        for (int j = 0; j < LANES; j++) highest[j] = scores[s + j] > highest[j] ? scores[s + j] : highest[j];
+    for (int j = 1; j < LANES; j++) highest[0] = highest[j] > highest[0] ? highest[j] : highest[0];
+    return highest[0];
+}
+
+/* Turn n scores into exp(score - shift), and return the sum. */
+static inline float exponentials(float *scores, int64_t n, float shift) {
     float sum = 0;
-    for (int64_t s = 0; s < n; s++) sum += scores[s] = fast_exp(scores[s] - by);
+    for (int64_t s = 0; s < n; s++) sum += scores[s] = fast_exp(scores[s] - shift);
     return sum;
 }
 
@@ -181,7 +185,8 @@ static int64_t room_size(const Attention *a) {
 
 void EXPORT(attention_room)(const Attention *a, int64_t *size) { *size = room_size(a); }
 
-/* out (B T, H D) of qkv; sums (B, H, T, 2), the shift and the inverted sum of each row, are kept for the backward pass; `room` is a buffer for each thread. */
+/* out (B T, H D) of qkv; sums (B, H, T, 2), the highest score and the inverted sum of each row, are kept for the backward
+   pass; `room` is a buffer for each thread. */
 void EXPORT(attention)(const Attention *a, const real *qkv, real *out, float *sums, float *room, int64_t threads) {
     const int64_t T = a->T, H = a->H, K = a->K, D = a->D, L = whole(D), S = whole(T), stride = (H + 2 * K) * D;
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -201,8 +206,10 @@ void EXPORT(attention)(const Attention *a, const real *qkv, real *out, float *su
                 const int64_t end = lesser(start + QUERIES, T), from = first_key(a, b, start, end), n = whole(end - from);
                 product(queries + start * L, L, 1, turned + from, S, scores, n, end - start, n, D, 0);
                 for (int64_t t = start; t < end; t++) {
-                    float *kept = sums + ((b * H + h) * T + t) * 2;
-                    kept[1] = 1 / weigh(a, b, t, from, n, scores + (t - start) * n, kept, 1);
+                    float *kept = sums + ((b * H + h) * T + t) * 2, *row = scores + (t - start) * n;
+                    hide(a, b, t, from, n, row);
+                    kept[0] = highest_of(row, n);
+                    kept[1] = 1 / exponentials(row, n, kept[0]);
                 }
                 product(scores, n, 1, values + from * L, L, found, L, end - start, L, end - from, 0);
                 for (int64_t t = start; t < end; t++) {
@@ -249,8 +256,9 @@ void EXPORT(attention_backward)(const Attention *a, const real *qkv, const real 
                 for (int64_t t = start; t < end; t++) {
                     const real *of_out = out + (b * T + t) * H * D + h * D;
                     float *row = weights + (t - start) * n, *drow = dscores + (t - start) * n, sum = 0;
-                    float kept[2] = {sums[((b * H + h) * T + t) * 2], sums[((b * H + h) * T + t) * 2 + 1]};
-                    weigh(a, b, t, from, n, row, kept, 0);
+                    const float *kept = sums + ((b * H + h) * T + t) * 2;
+                    hide(a, b, t, from, n, row);
+                    exponentials(row, n, kept[0]);
                     for (int64_t d = 0; d < D; d++) sum += load(of_out[d]) * dfound[t * L + d];
                     for (int64_t s = 0; s < n; s++) {
                         row[s] *= kept[1];
