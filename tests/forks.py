@@ -19,6 +19,8 @@ if os.name == "nt":
 
 import resource
 
+M_ARENA_MAX = -8
+
 
 def forked(task: Callable[[], Any], *, more_memory: int | None = None, seconds: int = 600) -> Any:
     """What `task` returns (as JSON) in a child that may take so many bytes more than there are in use.
@@ -96,6 +98,9 @@ def _answer(task: Callable[[], Any], writer: int, more_memory: int | None, secon
     try:
         signal.alarm(seconds)
         if more_memory is not None:
+            libc = ctypes.CDLL(None)
+            if hasattr(libc, "mallopt"):  # glibc reserves 64 MB of addresses for each thread's memory
+                libc.mallopt(M_ARENA_MAX, 1)
             limit = _in_use() + more_memory
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         said = json.dumps(task())

@@ -12,6 +12,7 @@ import torch
 from charlm import __main__
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.data.corpus import Corpus
+from charlm.native.library import status
 from charlm.threads import SPINS, use_threads
 from charlm.training.events import Stepped
 from charlm.training.launch import resume_run
@@ -68,6 +69,23 @@ def test_from_the_first_step_on_they_agree(tmp_path: Path, corpus: Corpus) -> No
         events = Trainer(session, run).run(Never())
         losses[n] = [event.loss for event in events if isinstance(event, Stepped)]
     assert losses[1] == pytest.approx(losses[3], rel=AGREE)
+
+
+@pytest.mark.usefixtures("threads", "kernels")
+def test_a_resume_with_other_kernels_says_so(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, session = toy_run(tmp_path, corpus, 6)
+    trainer, clone = Trainer(session, run), status().clone
+    list(trainer.run(After(lambda: trainer.step, 2)))
+    run.unlock()
+    said: list[str] = []
+    resume_run(RunFolder(run.path), said.append)
+    assert not said
+    run.unlock()
+    monkeypatch.setenv("CHARLM_NATIVE", "0")
+    resume_run(RunFolder(run.path), said.append)
+    assert len(said) == 1 and f"with kernels {clone}, but resumes with none" in said[0]
 
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")

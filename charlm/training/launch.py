@@ -16,6 +16,7 @@ from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.errors import ResourceError
+from charlm.native.library import status
 from charlm.terminal import one_line
 from charlm.threads import available, use_threads
 from charlm.training.deadline import Deadline
@@ -120,11 +121,15 @@ def resume_run(
         if plan.extended_at is not None and plan.extended_at >= snapshot.step:
             session.begin_extension()  # it was cut off before its first checkpoint
     run.point_to_best(session.state.early_stopping.best_step)
-    before = {"torch": snapshot.run.versions.get("torch"), "threads": session.state.threads}
-    for what, now in {"torch": str(torch.__version__), "threads": torch.get_num_threads()}.items():
-        if before[what] != now:
+    clone = status().clone or "none"
+    for what, before, now in (
+        ("torch", snapshot.run.versions.get("torch"), str(torch.__version__)),
+        ("threads", session.state.threads, torch.get_num_threads()),
+        ("kernels", session.state.kernels or clone, clone),
+    ):
+        if before != now:
             warn(
-                f"this run was trained with {what} {one_line(str(before[what]))}, but resumes with {now}: results will "
+                f"this run was trained with {what} {one_line(str(before))}, but resumes with {now}: results will "
                 "not be bit-identical"
             )
     return session

@@ -21,6 +21,7 @@ from charlm.errors import CheckpointError
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor, predictor_of
 from charlm.model.transformer import LanguageModel, initialise
+from charlm.native.library import status
 from charlm.ngram.build import FOLDS, Built, build, fit, spread_chars
 from charlm.ngram.grams import Packing
 from charlm.ngram.kneser_ney import KneserNey
@@ -114,7 +115,7 @@ class Session:
 
     def snapshot(self) -> Snapshot:
         """The session as a checkpoint."""
-        self.state.threads = torch.get_num_threads()
+        self.state.threads, self.state.kernels = torch.get_num_threads(), status().clone or "none"
         return Snapshot(
             step=self.state.step,
             model_config=self.model_config,

@@ -42,6 +42,9 @@ class RunState:
     finished: Literal["done", "early"] | None = None
     parent_loss: ParentLoss | None = None
     threads: int = 0  # that computed the last step
+    kernels: str = (
+        ""  # the clone of the compiled kernels that did, or "none"; "" in runs that did not record it
+    )
 
 
 def read_state(data: dict[str, Any]) -> RunState:
