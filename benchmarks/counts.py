@@ -25,8 +25,7 @@ from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.prepare import prepare
 from charlm.evaluation.score import score_text
 from charlm.inference.predictor import NgramPredictor
-from charlm.ngram.build import Built, build
-from charlm.ngram.prior import TrainingPrior
+from charlm.ngram.build import Built, TrainingPrior, build
 
 MEMORY = 4 << 30
 B, T, BATCHES = 8, 128, 100

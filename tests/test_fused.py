@@ -225,10 +225,11 @@ def test_scoring_takes_the_kernels_and_says_the_same() -> None:
 
 
 def test_a_hook_on_a_part_is_called() -> None:
-    model, seen = new_model(), []
-    model.blocks[1].mixer.out.register_forward_hook(lambda *_: seen.append(1))  # type: ignore[union-attr]
-    model(batch(model, 2)[0])
-    assert seen == [1]
+    for part in ("blocks.1.mixer.out", "norm"):
+        model, seen = new_model(), []
+        model.get_submodule(part).register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        model(batch(model, 2)[0])
+        assert seen == [1], part
 
 
 def test_two_backward_passes_add_up_and_the_loss_can_be_scaled() -> None:

@@ -9,7 +9,7 @@ from charlm.config import ModelConfig
 from charlm.model.ngram_layers import NgramEmbeddings
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.native.library import VARIABLE, library
-from charlm.native.optimizer import NativeNewtonSchulz
+from charlm.native.optimizer_kernels import NativeNewtonSchulz
 from charlm.training.optimizer import ITERATIONS, NEWTON_SCHULZ, LearningRates, Optimizer, orthogonalize
 from tests.conftest import clones
 

@@ -15,10 +15,9 @@ from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor, TransformerPredictor
 from charlm.model.transformer import LanguageModel
 from charlm.native.ngram_rows import Cursor
-from charlm.ngram.build import FOLDS, build, fold_edges
+from charlm.ngram.build import FOLDS, TrainingPrior, build, fold_edges
 from charlm.ngram.grams import Packing
 from charlm.ngram.kneser_ney import KneserNey, log_float32
-from charlm.ngram.prior import TrainingPrior
 from charlm.ngram.table import save_levels
 from charlm.training.launch import resume_run
 from charlm.training.planner import Budget, choose

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from charlm.model.attention import Attention
 from charlm.model.layers import NORM_EPS
 from charlm.model.positions import Rotary, rotary_turns
-from charlm.native.transformer import AttentionShape, Kernels, kernels
+from charlm.native.block_kernels import AttentionShape, Kernels, kernels
 
 if TYPE_CHECKING:
     from charlm.model.transformer import Block, LanguageModel

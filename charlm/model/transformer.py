@@ -78,7 +78,7 @@ class LanguageModel(nn.Module):
         self.norm = RMSNorm(config.n_embd)
         self.prior = NgramPrior(config.n_embd, n_symbols) if config.prior else None
         self.has_kernels = config.has_kernels
-        self.parts = tuple(self.blocks.modules())  # on which others may put hooks
+        self.parts = (*self.blocks.modules(), self.norm)  # on which others may put hooks
         self.compiled: Callable[..., Tensor] | None = None  # torch.compile of `run_blocks`, used in training
 
     def forward(

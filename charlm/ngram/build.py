@@ -6,6 +6,7 @@ from itertools import pairwise
 from math import inf
 
 import numpy as np
+from numpy.typing import NDArray
 
 from charlm.data.tokenizer import Ids
 from charlm.ngram.grams import Grams, Packing, Span, count, join
@@ -259,3 +260,19 @@ def _rarity_to_drop(made: Sequence[Level], fold_counts: Sequence[FoldCounts], me
         if size - int(gone.sum()) * context - int(lengths[gone].sum()) * entry <= memory:
             return rare
     return None
+
+
+@dataclass(frozen=True)
+class TrainingPrior:
+    """The n-gram model of a training text, from which any of FOLDS contiguous parts can be left out.
+
+    An n-gram model that has counted the very characters it predicts is far too sure of them, and a transformer trained
+    beside it would trust it far too much. So every training position gets the prior of the other folds.
+    """
+
+    model: KneserNey  # of the whole text, with FOLDS
+    train: Ids
+
+    def log_rows(self, starts: Index, T: int) -> NDArray[np.float32]:
+        """Log-probabilities (B, T, V) of the symbol after each of the T positions from each of `starts` (B,)."""
+        return self.model.log_rows(self.train, starts, T, folds=fold_edges(len(self.train), FOLDS))

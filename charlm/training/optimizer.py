@@ -19,7 +19,7 @@ from charlm.model.layers import is_matrix, row_parts
 from charlm.model.ngram_layers import NgramEmbeddings
 from charlm.model.transformer import LanguageModel
 from charlm.native.library import Library
-from charlm.native.optimizer import (
+from charlm.native.optimizer_kernels import (
     Moments,
     MuonPiece,
     NativeNewtonSchulz,

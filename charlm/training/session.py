@@ -10,6 +10,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from charlm.checkpoint.run_folder import RunFacts, RunFolder
@@ -22,10 +23,9 @@ from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor, predictor_of
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.native.library import status
-from charlm.ngram.build import FOLDS, Built, build, fit, spread_chars
+from charlm.ngram.build import FOLDS, Built, TrainingPrior, build, fit, spread_chars
 from charlm.ngram.grams import Packing
 from charlm.ngram.kneser_ney import KneserNey
-from charlm.ngram.prior import LogRows, TrainingPrior
 from charlm.rng import mix, uniform
 from charlm.strict_json import to_json
 from charlm.training.device import pick_device, seed_dropout
@@ -48,7 +48,7 @@ class PriorRows:
     def __init__(self, prior: TrainingPrior, sampler: BatchSampler, dropout: float) -> None:
         self.prior, self.sampler, self.dropout = prior, sampler, dropout
 
-    def batch(self, step: int) -> LogRows:
+    def batch(self, step: int) -> NDArray[np.float32]:
         """The log-probabilities (B, T, V): a pure function of the step. Windows that are dropped out have zeros."""
         sampler = self.sampler
         rows = self.prior.log_rows(sampler.starts(step), sampler.block_size)
