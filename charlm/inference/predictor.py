@@ -29,6 +29,7 @@ from charlm.native.ngram_rows import Cursor
 from charlm.ngram.kneser_ney import POSITIONS_AT_ONCE, KneserNey, PlainCursor
 
 Scores = NDArray[np.float64]
+Edges = NDArray[np.int64]
 ESCAPE = 2.0**-16
 """The total probability of all bytes that training never saw, in every context."""
 IDS_AT_ONCE = 8192
@@ -76,7 +77,25 @@ class Predictor:
     def score_chunks(
         self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
     ) -> Iterator[Scores]:
-        """For each of these chunks of the context rule, the log-probabilities of the ids that it scores."""
+        """For each of these chunks of the context rule, the log-probabilities (n,) of the ids that it scores."""
+        rule = rule or self.rule
+        for k, logp in zip(chunks, self.distributions(ids, chunks, rule), strict=True):
+            part = rule.chunk(k, len(ids))
+            scored = torch.from_numpy(ids[part.first : part.end].astype(np.int64))[:, None]
+            yield logp.gather(1, scored)[:, 0].double().numpy()
+
+    def distributions(
+        self,
+        ids: Ids,
+        chunks: Sequence[int],
+        rule: ContextRule | None = None,
+        *,
+        folds: Edges | None = None,
+    ) -> Iterator[Tensor]:
+        """For each of these chunks, the log-probabilities (n, V) of every id at each place that it scores.
+
+        `folds` (F + 1,): edges in `ids`; the n-gram model leaves out its counts of the fold that a symbol is in.
+        """
         raise NotImplementedError
 
     def start(self, batch_size: int) -> Any:
@@ -154,30 +173,36 @@ class TransformerPredictor(Predictor):
         return "none" if found is None else found.identity
 
     @torch.inference_mode()
-    def score_chunks(
-        self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
-    ) -> Iterator[Scores]:
-        """For each of these chunks of the context rule, the log-probabilities of the ids that it scores."""
+    def distributions(
+        self,
+        ids: Ids,
+        chunks: Sequence[int],
+        rule: ContextRule | None = None,
+        *,
+        folds: Edges | None = None,
+    ) -> Iterator[Tensor]:
+        """For each of these chunks, the log-probabilities (n, V) of every id at each place that it scores."""
         rule = rule or self.rule
         assert not rule.carried or self.rule.carried, "this model has no state to carry"
         if rule.carried:
-            yield from self._score_in_order(ids, chunks, rule)
+            yield from self._read_in_order(ids, chunks, rule, folds)
             return
         at_once = max(1, min(IDS_AT_ONCE, NUMBERS_AT_ONCE // self.vocabulary.n_ids) // rule.block_size)
         for i in range(0, len(chunks), at_once):
-            yield from self._score_batch(ids, chunks[i : i + at_once], rule)
+            yield from self._read_batch(ids, chunks[i : i + at_once], rule, folds)
 
-    def _score_in_order(self, ids: Ids, chunks: Sequence[int], rule: ContextRule) -> Iterator[Scores]:
-        """Score chunks one after another, carrying the state; each document starts from an empty one.
+    def _read_in_order(
+        self, ids: Ids, chunks: Sequence[int], rule: ContextRule, folds: Edges | None
+    ) -> Iterator[Tensor]:
+        """Read chunks one after another, carrying the state; each document starts from an empty one.
 
         Here first = start + 1: a chunk has no context but the state. `a` and `b` bound its part of one document.
         """
         cache, wanted, end_id = self.model.new_cache(1), set(chunks), self.vocabulary.end
         for k in range(max(wanted, default=-1) + 1):
             start, _, end = rule.chunk(k, len(ids))
-            text = torch.from_numpy(ids[start:end].astype(np.int64))[None].to(self._device)
-            read = text[:, :-1]
-            log_prior = self._log_prior(ids, [start], read.shape[1])  # (1, T, symbols)
+            read = torch.from_numpy(ids[start : end - 1].astype(np.int64))[None].to(self._device)
+            log_prior = self._log_prior(ids, [start], read.shape[1], folds)  # (1, T, symbols)
             begins = [] if end_id is None else (read[0] == end_id).nonzero()[:, 0].tolist()
             hidden = []
             for a, b in pairwise([0, *(at for at in begins if at), read.shape[1]]):  # parts of one document
@@ -185,11 +210,12 @@ class TransformerPredictor(Predictor):
                 part = None if log_prior is None else log_prior[:, a:b]
                 hidden.append(self.model.hidden(read[:, a:b], cache, log_prior=part))
             if k in wanted:
-                logp = self._log_probs(torch.cat(hidden, dim=1), log_prior)  # (1, T, V)
-                yield logp.gather(2, text[:, 1:, None])[0, :, 0].double().cpu().numpy()
+                yield self._log_probs(torch.cat(hidden, dim=1), log_prior)[0].cpu()
 
-    def _score_batch(self, ids: Ids, chunks: Sequence[int], rule: ContextRule) -> list[Scores]:
-        """Score independent chunks in one forward pass.
+    def _read_batch(
+        self, ids: Ids, chunks: Sequence[int], rule: ContextRule, folds: Edges | None
+    ) -> list[Tensor]:
+        """Read independent chunks in one forward pass.
 
         The ids of a row by their positions; the output at p predicts the id at p + 1:
 
@@ -201,23 +227,22 @@ class TransformerPredictor(Predictor):
         The head is applied to the outputs from `skip` on.
         """
         parts = [rule.chunk(k, len(ids)) for k in chunks]
-        longest = max(part.end - part.start for part in parts)
+        longest = max(part.end - part.start for part in parts) - 1
         rows = np.zeros((len(parts), longest), dtype=np.int64)
         for row, part in zip(rows, parts, strict=True):
-            row[: part.end - part.start] = ids[part.start : part.end]
+            row[: part.end - 1 - part.start] = ids[part.start : part.end - 1]
         read = torch.from_numpy(rows).to(self._device)
         skip = min(part.first - part.start for part in parts) - 1
-        docs = documents_of(read[:, :-1], self.vocabulary.end)
+        docs = documents_of(read, self.vocabulary.end)
         starts = [part.start for part in parts]
         log_prior = self._log_prior(
-            ids, starts, longest - 1, reset_context_at_start=rule.reset_prior_at_start
+            ids, starts, longest, folds, reset_context_at_start=rule.reset_prior_at_start
         )
-        hidden = self.model.hidden(read[:, :-1], docs=docs, log_prior=log_prior)[:, skip:]  # (B, T, C)
-        logp = self._log_probs(hidden, None if log_prior is None else log_prior[:, skip:])  # (B, T, V)
-        chosen = logp.gather(2, read[:, skip + 1 :, None])[..., 0].double().cpu().numpy()
+        hidden = self.model.hidden(read, docs=docs, log_prior=log_prior)[:, skip:]  # (B, T, C)
+        logp = self._log_probs(hidden, None if log_prior is None else log_prior[:, skip:]).cpu()  # (B, T, V)
         return [
             row[part.first - part.start - 1 - skip : part.end - part.start - 1 - skip]
-            for row, part in zip(chosen, parts, strict=True)
+            for row, part in zip(logp, parts, strict=True)
         ]
 
     def start(self, batch_size: int) -> TextState:
@@ -272,15 +297,22 @@ class TransformerPredictor(Predictor):
         return self.model.logits(hidden, None if prior is None else prior[:, -1]).cpu().numpy()
 
     def _log_prior(
-        self, ids: Ids, starts: Sequence[int], T: int, *, reset_context_at_start: bool = False
+        self,
+        ids: Ids,
+        starts: Sequence[int],
+        T: int,
+        folds: Edges | None = None,
+        *,
+        reset_context_at_start: bool = False,
     ) -> Tensor | None:
         """The prior's log-probabilities (B, T, symbols) after each of T ids from each of `starts`; None without one.
 
-        `reset_context_at_start`: without context from before a start.
+        `reset_context_at_start`: without context from before a start. `folds`: as in `distributions`.
         """
         if self.prior is None:
             return None
-        rows = self.prior.log_rows(ids, np.array(starts), T, before=0 if reset_context_at_start else None)
+        before = 0 if reset_context_at_start else None
+        rows = self.prior.log_rows(ids, np.array(starts), T, before=before, folds=folds)
         return torch.from_numpy(rows).to(self._device)
 
     def _log_probs(self, hidden: Tensor, log_prior: Tensor | None = None) -> Tensor:
@@ -330,6 +362,22 @@ class NgramPredictor(Predictor):
                 most = np.concatenate([np.arange(part.first, part.end) - part.start for part in parts])
             scores = self._log_with_escape(self.model.probabilities_at(ids, at, most), np.asarray(ids[at]))
             yield from np.split(scores, np.cumsum([part.end - part.first for part in parts])[:-1])
+
+    def distributions(
+        self,
+        ids: Ids,
+        chunks: Sequence[int],
+        rule: ContextRule | None = None,
+        *,
+        folds: Edges | None = None,
+    ) -> Iterator[Tensor]:
+        """For each of these chunks, the log-probabilities (n, V) of every id at each place that it scores."""
+        rule = rule or self.rule
+        for k in chunks:
+            start, first, end = rule.chunk(k, len(ids))
+            before = first - 1 - start if rule.reset_prior_at_start else None
+            rows = self.model.log_rows(ids, np.array([first - 1]), end - first, before=before, folds=folds)
+            yield log_softmax_with_escape(self.vocabulary, torch.from_numpy(rows[0]))
 
     def first_log_probs(self) -> Scores:
         """Log-probabilities (V,) of the first id of a text."""
