@@ -23,7 +23,8 @@ from charlm.ngram.build import (
     spread_chars,
     tail_losses,
 )
-from charlm.ngram.grams import Grams, Packing, count
+from charlm.ngram.grams import Grams, count
+from charlm.ngram.keys import KEY_BITS, Packing
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.ngram.table import discounts, levels, levels_with_folds, save_levels
 from tests.plain_kneser_ney import Plain, by_paper
@@ -35,7 +36,7 @@ TEXTS = st.lists(st.integers(0, SYMBOLS - 1), min_size=1, max_size=60)
 def counted(ids: np.ndarray, order: int, n_symbols: int = SYMBOLS) -> KneserNey:
     packing = Packing(n_symbols)
     order, grams = count(ids, packing, order, [(0, len(ids))])
-    return KneserNey(packing, levels(grams, packing, order))
+    return KneserNey(n_symbols, levels(grams, packing, order))
 
 
 def noise(n: int, n_symbols: int = SYMBOLS, seed: int = 1) -> np.ndarray:
@@ -88,25 +89,42 @@ def test_one_symbol_more_gives_the_context_of_the_whole_text() -> None:
 
 
 @pytest.mark.parametrize("n_symbols", [1, 2, 3, 63, 64, 255, 256, 65535, 70000])
-def test_keys_are_exact_for_any_vocabulary_up_to_the_highest_order(n_symbols: int) -> None:
+@pytest.mark.parametrize("more", [0, 1, 9])
+def test_keys_of_any_vocabulary_and_length_sort_as_their_symbols(n_symbols: int, more: int) -> None:
     packing = Packing(n_symbols)
-    digits = packing.highest_order + 1
+    digits = KEY_BITS // packing.bits + more  # as many as fit a number, or more
+    assert packing.fits(digits) == (more == 0)
     ids = np.random.default_rng(1).integers(max(0, n_symbols - 3), n_symbols, 60)
+    ids[[20, 40]] = 0, n_symbols
     keys = packing.pack(ids, 0, 60, digits)
-    for t in range(60):
-        window = [n_symbols] * max(0, digits - 1 - t) + ids[max(0, t - digits + 1) : t + 1].tolist()
-        assert int(keys[t]) == sum(id_ << (packing.bits * i) for i, id_ in enumerate(reversed(window)))
+    windows = [
+        [n_symbols] * max(0, digits - 1 - t) + ids[max(0, t - digits + 1) : t + 1].tolist() for t in range(60)
+    ]
+    assert np.argsort(keys, kind="stable").tolist() == sorted(range(60), key=windows.__getitem__)
+    contexts, last = packing.parted(keys)
+    assert last.tolist() == [window[-1] for window in windows]
+    np.testing.assert_array_equal(contexts[1:], packing.pack(ids, 0, 59, digits - 1) if digits > 1 else 0)
+    for shorter in {1, digits // 2, digits - 1} - {0, digits}:
+        np.testing.assert_array_equal(packing.last(keys, shorter), packing.pack(ids, 0, 60, shorter))
+    keys.sort()
+    assert packing.inside(keys, digits) == sum(window[0] < n_symbols for window in windows)
     assert len(packing.pack(ids, 7, 7, digits)) == 0
 
 
-def test_vocabularies_of_thousands() -> None:
-    ids = np.random.default_rng(1).zipf(1.3, 3000) % 5000
-    model, plain = counted(ids, 3, 5000), Plain(ids, 5000, 3)
-    rows = model.rows(model.contexts(ids[None, :50])[0])
+@pytest.mark.parametrize("order", [3, 4, 5, 8, 12])  # with 13 bits each, five symbols fit a number
+def test_vocabularies_of_thousands(order: int) -> None:
+    ids = np.concatenate([np.random.default_rng(1).zipf(1.3, 1500) % 5000] * 2)
+    model, plain = counted(ids, order, 5000), Plain(ids, 5000, order)
+    assert model.order == order
+    again = KneserNey.from_bytes(model.to_bytes(), 5000, "x")
+    read = np.concatenate((ids[:40], [4999], ids[70:110]))
+    rows, scored = model.rows(model.contexts(read[None])[0]), model.probabilities(read)
+    np.testing.assert_array_equal(again.rows(again.contexts(read[None])[0]), rows)
     np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=1e-12)
-    for t in (0, 20, 49):
-        expected = [plain.probability(tuple(ids[: t + 1]), symbol) for symbol in range(0, 5000, 97)]
+    for t in (0, 3, 20, 39, 40, 43, 79):
+        expected = [plain.probability(tuple(read[: t + 1]), symbol) for symbol in range(0, 5000, 97)]
         np.testing.assert_allclose(rows[t, ::97], expected, rtol=1e-12)
+        assert scored[t] == pytest.approx(plain.probability(tuple(read[:t]), read[t]), rel=1e-12)
 
 
 @given(st.lists(st.integers(1, 7), max_size=30))
@@ -165,7 +183,7 @@ def test_without_a_fold_is_counted_from_the_others(
         order, parts = count_parts(
             [(ids, part) for part in split_spans([(0, len(ids))], len(ids), n_folds)], packing, order
         )
-        model = KneserNey(packing, *levels_with_folds(parts, packing, order))
+        model = KneserNey(SYMBOLS, *levels_with_folds(parts, packing, order))
     whole = Plain(text, SYMBOLS, order)
     folds = fold_of(np.arange(len(ids)), len(ids), n_folds)
     contexts = np.concatenate((model.start(1), model.contexts(ids[None])[0, :-1]))
@@ -200,7 +218,7 @@ def test_folds_of_parts_of_a_text_and_of_little_memory() -> None:
 def test_nothing_counted_is_uniform() -> None:
     packing = Packing(SYMBOLS)
     order, grams = count(np.empty(0, np.uint8), packing, 3, [])
-    model = KneserNey(packing, levels(grams, packing, order))
+    model = KneserNey(SYMBOLS, levels(grams, packing, order))
     np.testing.assert_allclose(model.rows(model.start(2)), 1 / SYMBOLS)
     assert isinstance(grams, Grams) and model.n_folds == 0
 
@@ -221,17 +239,18 @@ def test_memory_bounds_what_is_kept_and_what_is_left_out_is_said(memory: int, n_
 
 
 def test_rare_contexts_left_out_leave_all_to_the_order_below() -> None:
-    text, packing = noise(3000, 20), Packing(20)
+    text = noise(3000, 20)
     whole = build(text, 20, 3, memory=1 << 30)
     size = sum(level.nbytes for level in whole.model.levels)
     found = build(text, 20, 3, memory=size - 1)
     assert found.rare == 1 and found.model.order == 3 and "seen 1 times or less" in found.limits
     totals = whole.model.levels[3].totals()[0]
-    gone = whole.model.levels[3].contexts[totals <= 1]
-    np.testing.assert_allclose(found.model.rows(gone), whole.model.rows(gone, up_to=2), rtol=1e-12)
-    kept = whole.model.levels[3].contexts[totals > 1]
-    np.testing.assert_allclose(found.model.rows(kept), whole.model.rows(kept), rtol=1e-12)
-    assert packing.highest_order == 11
+    read = text[None, :900]
+    (expected,), (contexts,) = whole.model.contexts(read), found.model.contexts(read)
+    rare = totals[expected[:, 3]] <= 1
+    assert (rare | (expected[:, 3] < 0)).sum() > 9 < (~rare).sum()
+    rows = np.where(rare[:, None], whole.model.rows(expected, up_to=2), whole.model.rows(expected))
+    np.testing.assert_allclose(found.model.rows(contexts), rows, rtol=1e-12)
 
 
 @given(st.integers(0, 5000), st.integers(0, 5000))
@@ -273,9 +292,9 @@ def losses_one_by_one(ids: np.ndarray, n_symbols: int, end: int | None) -> tuple
     """Of each order by a model of its own, and of add-one smoothing."""
     packing, n = Packing(n_symbols, end), len(ids) - len(ids) // 10
     found = []
-    for order in range(packing.highest_order + 1):
+    for order in range(max(8, KEY_BITS // packing.bits - 1) + 1):
         _, grams = count(ids, packing, order, [(0, n)])
-        model = KneserNey(packing, levels(grams, packing, order), dense=False)
+        model = KneserNey(n_symbols, levels(grams, packing, order), dense=False)
         found.append(-float(np.log(model.probabilities(ids)[n:]).mean()))
     seen = np.bincount(ids[:n], minlength=n_symbols) + 1
     return found, -float(np.log(seen[ids[n:]] / seen.sum()).mean())
@@ -307,7 +326,8 @@ def test_the_order_chosen_predicts_the_end_best_of_all_orders_and_the_unigram(na
 def test_random_texts_are_best_without_context_and_by_the_unigram() -> None:
     ids, n_symbols, _ = CHOSEN_ON["random bytes"]
     (level,) = fit(ids, n_symbols, memory=1 << 30).model.levels
-    row = fit(ids, n_symbols, 0, memory=1 << 30).model.rows(np.zeros(1, np.uint64))[0]
+    model = fit(ids, n_symbols, 0, memory=1 << 30).model
+    row = model.rows(model.start(1))[0]
     seen = np.bincount(ids, minlength=n_symbols) + 1
     np.testing.assert_allclose(row, seen / seen.sum(), rtol=1e-12)
     np.testing.assert_array_equal(level.counts, seen)
@@ -374,6 +394,21 @@ def test_a_damaged_file_is_refused(how: str) -> None:
         KneserNey.from_bytes(safetensors.numpy.save(arrays), SYMBOLS, "x")
 
 
+@pytest.mark.parametrize(
+    ("at", "value"), [(0, 2**32 - 1), (3, 0), (-1, 2**31)], ids=["first", "descends", "beyond"]
+)
+def test_contexts_that_are_no_entries_of_the_order_below_are_refused(at: int, value: int) -> None:
+    """Of 70,000 symbols three fit a number: from there on, contexts are entries of the order below."""
+    arrays = safetensors.numpy.load(counted(noise(800, 200), 4, 70_000).to_bytes())
+    assert [arrays[f"{k}.contexts"].itemsize for k in range(5)] == [8, 8, 8, 4, 4]
+    arrays["4.contexts"][at] = value
+    with pytest.raises(CheckpointError, match=r"x is damaged: wrong .*contexts in order 4"):
+        KneserNey.from_bytes(safetensors.numpy.save(arrays), 70_000, "x")
+    arrays["4.contexts"] = np.arange(len(arrays["4.contexts"]), dtype=np.uint64)
+    with pytest.raises(CheckpointError, match="wrong type of the contexts in order 4"):
+        KneserNey.from_bytes(safetensors.numpy.save(arrays), 70_000, "x")
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused(data: bytes) -> None:
     for attempt in (data, counted(noise(80), 1).to_bytes()[: len(data)]):
@@ -403,7 +438,7 @@ def test_a_context_that_stands_twice_is_refused() -> None:
         contexts=np.insert(level.contexts, at, level.contexts[at]),
         starts=np.insert(level.starts, at + 1, level.starts[at] + 1),
     )
-    torn = save_levels([model.levels[0], apart, *model.levels[2:]])
+    torn = save_levels([model.levels[0], apart, *model.levels[2:]], Packing(4))
     KneserNey.from_bytes(model.to_bytes(), 4, "x")
     with pytest.raises(CheckpointError, match="order of the contexts in order 1"):
         KneserNey.from_bytes(torn, 4, "x")

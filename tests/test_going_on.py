@@ -22,6 +22,7 @@ from charlm.errors import CheckpointError, UsageError
 from charlm.evaluation.score import score_slice
 from charlm.inference.predictor import TransformerPredictor
 from charlm.ngram.build import FOLDS, build
+from charlm.ngram.kneser_ney import KneserNey
 from charlm.training.events import Event, Remembered
 from charlm.training.finetune import Parent, choose_finetuning, inherit_model, inherit_training
 from charlm.training.launch import resume_run, start_run
@@ -178,14 +179,17 @@ def test_both_texts_are_counted_and_only_the_new_one_in_folds() -> None:
     both = build(new, 5, 3, memory=1 << 28, n_folds=FOLDS, beside=[old]).model
     joined = build(np.concatenate((new, old)), 5, 3, memory=1 << 28).model
     alone = [build(part, 5, 3, memory=1 << 28).model for part in (new, old)]
-    contexts = joined.contexts(np.concatenate((old, new))[None])[0, 10:]
-    far = np.abs(both.rows(contexts) - joined.rows(contexts)).max()
-    assert far < 0.05 < min(np.abs(m.rows(contexts) - joined.rows(contexts)).max() for m in alone)
+
+    def rows(model: KneserNey, fold: int | None = None) -> np.ndarray:
+        contexts = model.contexts(np.concatenate((old, new))[None])[0, 10:]
+        return model.rows(contexts, None if fold is None else np.full(len(contexts), fold))
+
+    far = np.abs(rows(both) - rows(joined)).max()
+    assert far < 0.05 < min(np.abs(rows(model) - rows(joined)).max() for model in alone)
     # Without a fold of the new text, all of the old one is still there.
     without = np.concatenate((new[:360], old))
     expected = build(without, 5, 3, memory=1 << 28).model
-    found = both.rows(contexts, np.full(len(contexts), 9))
-    assert np.abs(found - expected.rows(contexts)).mean() < 0.02
+    assert np.abs(rows(both, fold=9) - rows(expected)).mean() < 0.02
     assert build(new, 5, 3, memory=1 << 28, n_folds=FOLDS, beside=[old], most=550).symbols in range(500, 551)
 
 

@@ -61,8 +61,22 @@ def test_they_equal_counts_of_all_that_was_read(order: int, n: int) -> None:
 def test_before_anything_is_learned_they_are_the_counts() -> None:
     model = counted(random_ids(3, 500), 5)
     online, text = OnlineKneserNey(model), random_ids(4, 200, V + 2)
-    contexts = online.contexts(text)
-    np.testing.assert_allclose(online.rows(contexts), model.rows(contexts), rtol=0, atol=1e-12)
+    contexts = np.concatenate((model.start(1), model.contexts(text[None, :-1])[0]))
+    np.testing.assert_allclose(online.rows(online.contexts(text)), model.rows(contexts), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_symbols", [V, 70_000])  # of 70,000, three fit a number
+def test_no_context_crosses_the_end_of_a_document(n_symbols: int) -> None:
+    train, read = random_ids(7, 300), random_ids(8, 200)
+    train[-1] = read[0] = end = 2
+    model = build(train, n_symbols, 5, memory=1 << 28, end=end).model
+    whole = build(np.concatenate((train, read[1:])), n_symbols, 5, memory=1 << 28, end=end).model
+    for mine, theirs in zip(whole.levels, model.levels, strict=True):
+        object.__setattr__(mine, "discounts", theirs.discounts)
+    online, probe = OnlineKneserNey(model, end), random_ids(9, 60, V + 1)
+    online.learn(online.contexts(read)[1:], read[1:])
+    rows = KneserNey(n_symbols, whole.levels).rows(whole.contexts(probe[None])[0])
+    np.testing.assert_allclose(online.rows(online.contexts(probe))[1:], rows[:-1], rtol=0, atol=1e-12)
 
 
 def test_rows_sum_to_one_and_the_counts_they_began_from_stay() -> None:

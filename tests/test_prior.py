@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from charlm.checkpoint.run_folder import RunFolder
@@ -16,9 +17,8 @@ from charlm.inference.predictor import NgramPredictor, TransformerPredictor
 from charlm.model.transformer import LanguageModel
 from charlm.native.ngram_rows import Cursor
 from charlm.ngram.build import FOLDS, TrainingPrior, build, fold_edges
-from charlm.ngram.grams import Packing
 from charlm.ngram.kneser_ney import KneserNey, log_float32
-from charlm.ngram.table import save_levels
+from charlm.ngram.table import pruned
 from charlm.training.launch import resume_run
 from charlm.training.planner import Budget, choose
 from charlm.training.session import TransformerSession
@@ -111,7 +111,9 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("n_folds", [0, 3, 10])
 @pytest.mark.parametrize("end", [None, 1])
-@pytest.mark.parametrize(("n_symbols", "order"), [(2, 7), (5, 0), (65, 8), (300, 4), (70_000, 2)])
+@pytest.mark.parametrize(
+    ("n_symbols", "order"), [(2, 7), (5, 0), (65, 8), (300, 4), (300, 8), (70_000, 2), (70_000, 5)]
+)
 def test_rows_in_c_are_the_same_to_the_last_bit(
     clone: str, n_symbols: int, order: int, n_folds: int, end: int | None
 ) -> None:
@@ -119,13 +121,12 @@ def test_rows_in_c_are_the_same_to_the_last_bit(
     ids = rng.zipf(1.3, 3000).clip(max=n_symbols).astype(np.int64) - 1
     ids[1000:1800] = 0  # counts too large for a byte
     unseen = rng.integers(0, n_symbols + 9, 300)  # some are no symbols
-    order = min(order, Packing(n_symbols).highest_order)
     built = build(ids, n_symbols, order, memory=1 << 28, n_folds=n_folds, end=end).model
     T = 37 if n_symbols < 1000 else 5
     starts = np.array([0, 3, 700, 1790, 2999 - T, 2990])  # the last goes beyond the end
     folds = fold_edges(len(ids), n_folds) if n_folds else None
     for dense in (True, False):
-        model = KneserNey(built.packing, built.levels, built.fold_counts, dense=dense)
+        model = KneserNey(n_symbols, built.levels, built.fold_counts, dense=dense)
         plain = in_numpy(model)
         assert model.kernel is not None
         for n_threads in (1, 2):
@@ -171,11 +172,17 @@ def test_counts_that_contradict_themselves_are_read_without_harm(kernels: None, 
     """Contexts that the orders below say were never seen are dropped; all paths do without them."""
     ids = np.random.default_rng(5).integers(0, 4, 300)
     whole = build(ids, 4, 3, memory=1 << 28).model
-    levels = list(whole.levels)
-    levels[level] = levels[level].without(np.arange(len(levels[level].contexts)) % 5 != 2 * (level > 0))
-    torn = KneserNey(whole.packing, levels, dense=False)
-    again = KneserNey.from_bytes(save_levels(levels), 4, "x")
-    assert torn.to_bytes() == again.to_bytes()
+    kept = [np.ones(len(each.contexts), bool) for each in whole.levels]
+    kept[level] = np.arange(len(kept[level])) % 5 != 2 * (level > 0)
+    torn = KneserNey(4, pruned(whole.levels, [], kept)[0], dense=False)
+    file = safetensors.numpy.load(whole.to_bytes())
+    lengths = np.diff(file[f"{level}.starts"])
+    file[f"{level}.contexts"] = file[f"{level}.contexts"][kept[level]]
+    file[f"{level}.starts"] = np.append(0, lengths[kept[level]].cumsum()).astype(np.uint32)
+    for name in (f"{level}.symbols", f"{level}.counts"):
+        file[name] = file[name][np.repeat(kept[level], lengths)]
+    again = KneserNey.from_bytes(safetensors.numpy.save(file), 4, "x")
+    assert torn.to_bytes() == again.to_bytes() != whole.to_bytes()
     expected = in_numpy(torn).log_rows(ids, np.array([0]), 299)
     assert same_bits(torn.log_rows(ids, np.array([0]), 299), expected)
     np.testing.assert_allclose(np.exp(expected).sum(axis=2), 1, rtol=1e-5)
@@ -208,10 +215,7 @@ def test_a_position_never_sees_the_counts_of_its_own_fold() -> None:
     other = TrainingPrior(build(changed, V, 2, memory=1 << 28, n_folds=FOLDS).model, changed)
     for mine, theirs in zip(prior.model.levels, other.model.levels, strict=True):
         object.__setattr__(theirs, "discounts", mine.discounts)  # those are of the whole text
-    dense = [
-        type(p.model)(p.model.packing, p.model.levels, p.model.fold_counts, dense=False)
-        for p in (prior, other)
-    ]
+    dense = [type(p.model)(V, p.model.levels, p.model.fold_counts, dense=False) for p in (prior, other)]
     contexts = dense[0].contexts(np.array([[a, b] for a in range(V) for b in range(V)]))[:, -1]
     fold = np.full(len(contexts), 3)
     np.testing.assert_allclose(*(model.rows(contexts, fold) for model in dense), rtol=0, atol=1e-12)

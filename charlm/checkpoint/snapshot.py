@@ -64,7 +64,7 @@ class Snapshot:
         """The run's n-gram model, None if it has none. Raises CheckpointError where it is damaged."""
         if self.ngram is None:
             return None
-        return KneserNey.from_bytes(self.ngram, self.vocabulary.n_symbols, NGRAM_FILE, self.vocabulary.end)
+        return KneserNey.from_bytes(self.ngram, self.vocabulary.n_symbols, NGRAM_FILE)
 
 
 def empty_model(config: ModelConfig, n_symbols: int) -> LanguageModel:

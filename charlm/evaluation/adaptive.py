@@ -48,7 +48,9 @@ class DynamicModel:
         own = {name: weight.clone() for name, weight in snapshot.weights.items()}
         predictor = TransformerPredictor.of(replace(snapshot, weights=own))
         self.vocabulary, self._model = predictor.vocabulary, predictor.model
-        self.prior = None if predictor.prior is None else OnlineKneserNey(predictor.prior)
+        self.prior = (
+            None if predictor.prior is None else OnlineKneserNey(predictor.prior, self.vocabulary.end)
+        )
         self._rule, self._rate = rule, rate
         self._weights = [weight for weight in self._model.parameters() if weight.requires_grad]
         self._squares = [torch.zeros((), dtype=weight.dtype) for weight in self._weights]

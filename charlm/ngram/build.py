@@ -9,9 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.data.tokenizer import Ids
-from charlm.ngram.grams import Grams, Packing, Span, count, join
+from charlm.ngram.grams import Grams, Span, count, join
+from charlm.ngram.keys import KEY_BITS, Packing
 from charlm.ngram.kneser_ney import KneserNey
-from charlm.ngram.table import Floats64, FoldCounts, Index, Level, levels, levels_with_folds
+from charlm.ngram.table import (
+    EMPTY_CONTEXT,
+    FoldCounts,
+    Index,
+    Level,
+    discounts,
+    level_of,
+    levels,
+    levels_with_folds,
+    pruned,
+)
 
 FOLDS = 10
 EQUAL_DISCOUNT = 0.5
@@ -20,6 +31,8 @@ TAIL_SHARE, TAIL_MOST, BEFORE_MOST = 0.1, 100_000, 4_000_000
 """The order is chosen on the tail of the text, with counts of the text before it; both are bounded."""
 UNIGRAM_MEMORY = 1 << 26
 """Working memory, in bytes, of counting single symbols."""
+LEAST_HIGHEST = 8
+"""Orders up to this one are tried on a tail, and higher ones whose grams fit integers."""
 PARTS = 32
 MOST_RARE = 4
 """To save memory, contexts of the highest order seen up to this often are dropped before the order is lowered."""
@@ -42,9 +55,9 @@ class Built:
         if self.symbols < self.of_symbols:
             limits.append(f"counts {self.symbols:,} of {self.of_symbols:,} symbols, evenly spread")
         if self.model.order < self.wanted_order:
-            fits = self.model.packing.highest_order
-            why = "to fit the memory limit" if self.model.order < fits else "as many as fit a 64-bit key"
-            limits.append(f"{self.model.order} symbols of context instead of {self.wanted_order}, {why}")
+            limits.append(
+                f"{self.model.order} symbols of context instead of {self.wanted_order}, to fit the memory limit"
+            )
         if self.rare:
             limits.append(
                 f"drops contexts of {self.model.order} seen {self.rare} times or less, to fit the memory limit"
@@ -71,7 +84,7 @@ def build(
     `beside`: further texts to count; they are in no fold.
     """
     packing = Packing(n_symbols, end)
-    wanted, order = order, min(order, packing.highest_order)
+    wanted = order
     texts = (ids, *beside)
     of_symbols = sum(map(len, texts))
     most = of_symbols if most is None else min(most, of_symbols)
@@ -88,14 +101,15 @@ def build(
         if rare is not None or order == 0:
             break
         order -= 1
+        while (
+            order > 0 and _size(made[:order], fold_counts[:order]) > memory
+        ):  # those below stay what they are
+            order -= 1
         parts = [part.shortened(packing, order + 1) for part in parts]
     if rare:
-        kept = made[-1].totals()[0] > rare
-        if fold_counts:
-            of_entry = np.repeat(kept, np.diff(made[-1].starts))
-            fold_counts[-1] = fold_counts[-1][:, of_entry]
-        made[-1] = made[-1].without(kept)
-    model = KneserNey(packing, made, fold_counts or None)
+        kept = [np.ones(len(level.contexts), bool) for level in made[:-1]]
+        made, fold_counts = pruned(made, fold_counts, [*kept, made[-1].totals()[0] > rare])
+    model = KneserNey(n_symbols, made, fold_counts)
     counted = sum(b - a for of_text in spans for a, b in of_text)
     return Built(model, wanted, counted, of_symbols, rare or 0)
 
@@ -108,7 +122,7 @@ def lower_orders(
     spans = spread_chars(len(ids), len(ids) if most is None else most)
     order, grams = count(ids, packing, max(0, order - 1), spans, memory)
     while order > 0:
-        yield KneserNey(packing, levels(grams, packing, order), dense=False)
+        yield KneserNey(n_symbols, levels(grams, packing, order), dense=False)
         order -= 1
         grams = grams.shortened(packing, order + 1)
 
@@ -141,7 +155,7 @@ def fit(
 class TailLosses:
     """Mean nats per symbol of the end of a text, predicted from counts of the text before it."""
 
-    by_order: Sequence[float]  # Kneser-Ney with 0, 1, 2, ... symbols of context, as many as fit a key
+    by_order: Sequence[float]  # Kneser-Ney with 0, 1, 2, ... symbols of context
     unigram: float  # add-one smoothing without context
 
     @property
@@ -161,8 +175,8 @@ class TailLosses:
 def tail_losses(ids: Ids, n_symbols: int, *, end: int | None = None) -> TailLosses:
     """The losses of all orders on the end of a text.
 
-    Models of all orders share their lower levels, which count continuations. So each order needs only two levels: one of
-    continuations, and one of occurrences for the model whose highest order it is.
+    Models of all orders share their lower levels, which count continuations. The level of the order that is the highest
+    differs from that only in its counts, which are of occurrences.
     """
     packing = Packing(n_symbols, end)
     tail = min(int(len(ids) * TAIL_SHARE), TAIL_MOST)
@@ -170,31 +184,23 @@ def tail_losses(ids: Ids, n_symbols: int, *, end: int | None = None) -> TailLoss
         return TailLosses([], inf)
     near = ids[max(0, len(ids) - tail - BEFORE_MOST) :]
     before = len(near) - tail
-    order, occurrences = count(near, packing, packing.highest_order, [(0, before)])
-    keys = np.sort(packing.pack(near, before, len(near), order + 1))
-    continuations = occurrences
-    looked_up = []
-    for k in range(order, -1, -1):
-        levels_of_k = [Level.of(grams.within(packing, k), packing) for grams in (occurrences, continuations)]
-        looked_up.append([level.lookup(keys, packing, k) for level in levels_of_k])
-        if k:
-            occurrences = occurrences.shortened(packing, k)
-            continuations = continuations.distinct(packing, k)
+    highest = max(LEAST_HIGHEST, KEY_BITS // packing.bits - 1)  # integers as keys are fast
+    order, grams = count(near, packing, highest, [(0, before)])
+    model = KneserNey(n_symbols, levels(grams, packing, order), dense=False)
+    occurrences = [grams]
+    for k in range(order, 0, -1):
+        occurrences.append(occurrences[-1].shortened(packing, k))
     below, losses = np.full(tail, 1 / n_symbols), []
-    for highest, lower in reversed(looked_up):
-        losses.append(-float(np.log(_interpolate(below, *highest)).mean()))
-        below = _interpolate(below, *lower)
+    for k, (at, entries) in enumerate(model.follow(near[max(0, before - order) :])):
+        level, of_grams = model.levels[k], occurrences[order - k].within(packing, k).counts
+        as_highest = replace(level, counts=of_grams, discounts=discounts(of_grams))
+        at, entries = at[-tail:], entries[-tail:]
+        losses.append(-float(np.log(as_highest.interpolate(below, at, entries)).mean()))
+        below = level.interpolate(below, at, entries)
     counts = np.bincount(near, minlength=n_symbols)[:n_symbols] + 1.0
     counts -= np.bincount(near[before:], minlength=n_symbols)[:n_symbols]
     unigram = -float(np.log(counts[near[before:]] / counts.sum()).mean())
     return TailLosses(losses, unigram)
-
-
-def _interpolate(below: Floats64, seen: Index, added: Floats64, back: Floats64) -> Floats64:
-    """Probabilities (N,) of an order, from those of the order below."""
-    found = below.copy()
-    found[seen] = added + back * below[seen]
-    return found
 
 
 def count_unigram(ids: Ids, packing: Packing, most: int | None) -> Built:
@@ -202,8 +208,9 @@ def count_unigram(ids: Ids, packing: Packing, most: int | None) -> Built:
     spans = spread_chars(len(ids), len(ids) if most is None else most)
     _, grams = count(ids, packing, 0, spans, UNIGRAM_MEMORY)
     once = Grams(np.arange(packing.n_symbols, dtype=np.uint64), np.ones(packing.n_symbols, dtype=np.uint32))
-    level = replace(Level.of(join([grams, once]), packing), discounts=np.array([0, *[EQUAL_DISCOUNT] * 3]))
-    return Built(KneserNey(packing, [level]), 0, sum(b - a for a, b in spans), len(ids), 0)
+    level, _ = level_of(join([grams, once]), EMPTY_CONTEXT, packing)
+    level = replace(level, discounts=np.array([0, *[EQUAL_DISCOUNT] * 3]))
+    return Built(KneserNey(packing.n_symbols, [level]), 0, sum(b - a for a, b in spans), len(ids), 0)
 
 
 def spread_chars(n: int, most: int) -> list[Span]:
@@ -246,9 +253,13 @@ def count_parts(
     return order, found
 
 
+def _size(made: Sequence[Level], fold_counts: Sequence[FoldCounts]) -> int:
+    return sum(level.nbytes for level in made) + sum(counts.nbytes for counts in fold_counts)
+
+
 def _rarity_to_drop(made: Sequence[Level], fold_counts: Sequence[FoldCounts], memory: int) -> int | None:
     """Up to how many occurrences a context of the highest order must be dropped to fit; None: that is not enough."""
-    size = sum(level.nbytes for level in made) + sum(counts.nbytes for counts in fold_counts)
+    size = _size(made, fold_counts)
     if size <= memory:
         return 0
     level, of_folds = made[-1], sum(counts.nbytes for counts in fold_counts[-1:])

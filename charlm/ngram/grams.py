@@ -1,8 +1,8 @@
-"""The n-grams of a text as sorted 64-bit keys, and how often each occurs.
+"""The n-grams of a text as sorted keys, and how often each occurs.
 
-A gram of order k is a symbol with the k symbols before it: k + 1 digits of a fixed number of bits, the symbol itself in
-the lowest. If fewer than k symbols precede it in its document, the boundary digit V (one above the last symbol) fills
-the gap. The end symbol of a document is the first symbol of the next one. All digits fit, so equal keys are equal grams.
+A gram of order k is a symbol with the k symbols before it: a key of k + 1 digits, the symbol itself the last. If fewer
+than k symbols precede it in its document, the boundary digit V (one above the last symbol) fills the gap. The end symbol
+of a document is the first symbol of the next one.
 
 Shapes: N positions, G distinct grams, V symbols.
 """
@@ -14,62 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.data.tokenizer import Ids
+from charlm.ngram.keys import Keys, Packing
 
-Keys = NDArray[np.uint64]
 Span = tuple[int, int]
-KEY_BITS = 64
-BYTES_PER_POSITION = 40
-"""Peak memory of counting a piece of text: keys, their shifted copy, and where they change."""
-BYTES_PER_GRAM = 48
-"""Peak memory of merging two counted pieces, for each gram of both."""
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How symbols are packed into a key: as digits just wide enough for V symbols and the boundary."""
-
-    n_symbols: int
-    end: int | None = None  # the symbol that ends a document and begins the next
-
-    @property
-    def bits(self) -> int:
-        """Width of a digit. The boundary is digit `n_symbols`."""
-        return self.n_symbols.bit_length()
-
-    @property
-    def highest_order(self) -> int:
-        """The largest order whose grams fit a key."""
-        return KEY_BITS // self.bits - 1
-
-    def mask(self, digits: int) -> np.uint64:
-        """A mask of the lowest `digits` digits."""
-        return np.uint64((1 << (self.bits * digits)) - 1)
-
-    def pack(self, symbols: Ids, start: int, stop: int, digits: int) -> Keys:
-        """The key of the `digits` symbols that end at each position start .. stop - 1: (stop - start,).
-
-        An id outside the vocabulary (a byte that training never saw) becomes the boundary.
-        """
-        assert digits >= 1 and digits * self.bits <= KEY_BITS
-        first = start - digits + 1
-        row = np.full(stop - first, self.n_symbols, dtype=np.uint64)
-        np.minimum(symbols[max(0, first) : stop], self.n_symbols, out=row[max(0, -first) :], casting="unsafe")
-        keys, done = row, 1
-        for bit in f"{digits:b}"[1:]:  # double the digits, and add one where the binary digit is 1
-            keys, done = (keys[:-done] << np.uint64(done * self.bits)) | keys[done:], 2 * done
-            if bit == "1":
-                keys, done = (keys[:-1] << np.uint64(self.bits)) | row[done:], done + 1
-        if self.end is not None:
-            ends = np.flatnonzero(row == self.end) - (digits - 1)  # the key in which it is the first digit
-            for back in range(1, digits - 1):
-                at = ends + back
-                self.cut(keys, at[(at >= 0) & (at < len(keys))], back, digits)
-        return keys
-
-    def cut(self, keys: Keys, at: NDArray[np.intp], back: int, digits: int) -> None:
-        """In the keys `at`, replace all digits before the one `back` places from the last by boundaries, in place."""
-        filled = sum(self.n_symbols << (self.bits * i) for i in range(back + 1, digits))
-        keys[at] = (keys[at] & self.mask(back + 1)) | np.uint64(filled)
+KEY_COPIES = 3
+"""So many times keys are in memory at once, when they are packed and sorted, and when pieces are merged."""
+BYTES_PER_POSITION, BYTES_PER_GRAM = 16, 24
+"""Peak memory beside the keys of counting a piece of text, and of merging two pieces (for each gram of both)."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +46,11 @@ class Grams:
         For one digit fewer these are Kneser and Ney's continuation counts. A gram at the start of a document has
         nothing before it, and keeps its occurrences instead.
         """
+        keys = packing.last(self.keys, digits)
         if packing.end is None:
-            return Grams.of(self.keys & packing.mask(digits))
+            return Grams.of(keys)
         inside = len(self.within(packing, digits))
-        begins = Grams(self.keys[inside:] & packing.mask(digits), self.counts[inside:])
-        return join([Grams.of(self.keys[:inside] & packing.mask(digits)), begins])
+        return join([Grams.of(keys[:inside]), Grams(keys[inside:], self.counts[inside:])])
 
     def only(self, alone: NDArray[np.bool_], packing: Packing, digits: int) -> "Grams":
         """`distinct` of the grams selected by `alone` (G,), and of all that start a document."""
@@ -110,12 +61,11 @@ class Grams:
 
     def shortened(self, packing: Packing, digits: int) -> "Grams":
         """The grams of fewer digits, with the sum of the occurrences of the longer ones."""
-        return _joined(self.keys & packing.mask(digits), self.counts)
+        return _joined(packing.last(self.keys, digits), self.counts)
 
     def within(self, packing: Packing, order: int) -> "Grams":
-        """The grams without a boundary. The others have it as their first digit, so they come last."""
-        end = np.uint64(packing.n_symbols << (packing.bits * order))
-        kept = int(np.searchsorted(self.keys, end))
+        """The grams of this order without a boundary."""
+        kept = packing.inside(self.keys, order + 1)
         return Grams(self.keys[:kept], self.counts[:kept])
 
 
@@ -127,16 +77,19 @@ def count(
     Symbols before a span serve as context. `memory` in bytes bounds the working memory: a long text is counted in
     pieces, and the order is reduced if there are too many distinct grams.
     """
-    at_once = max(1 << 14, memory // 4 // BYTES_PER_POSITION)
-    limit = max(1 << 14, memory // BYTES_PER_GRAM)
-    runs: list[Grams] = []
+
+    def room(memory: int, beside: int) -> int:
+        return max(1 << 14, memory // (beside + KEY_COPIES * packing.key_bytes(order + 1)))
+
+    at_once = room(memory // 4, BYTES_PER_POSITION)
+    runs = [Grams.of(packing.pack(ids, 0, 0, order + 1))]
     for start, stop in _pieces(spans, at_once):
         runs.append(Grams.of(packing.pack(ids, start, stop, order + 1)))
         while len(runs) > 1 and len(runs[-2]) < 2 * len(runs[-1]):
             runs[-2:] = [join(runs[-2:])]
-        while sum(map(len, runs)) > limit and order > 0:
+        while sum(map(len, runs)) > room(memory, BYTES_PER_GRAM) and order > 0:
             runs = [join(runs)]
-            if len(runs[0]) > limit // 2:
+            if len(runs[0]) > room(memory, BYTES_PER_GRAM) // 2:
                 order -= 1
                 runs = [runs[0].shortened(packing, order + 1)]
     return order, join(runs)
@@ -144,10 +97,9 @@ def count(
 
 def join(parts: Sequence[Grams]) -> Grams:
     """Merge several sets of grams, adding their counts."""
+    parts = [part for part in parts if len(part)] or parts[:1]
     if len(parts) == 1:
         return parts[0]
-    if not parts:
-        return Grams(np.empty(0, np.uint64), np.empty(0, np.uint32))
     return _joined(np.concatenate([p.keys for p in parts]), np.concatenate([p.counts for p in parts]))
 
 

@@ -1,11 +1,15 @@
 """Interpolated modified Kneser-Ney: the distribution of the next symbol after a context, and scores of texts.
 
+A context is an array (K + 1,): the place of its last k symbols among the contexts of each order k from 0 to the highest,
+K; -1 where these were never seen. To read one more symbol takes the places of order k to those of order k + 1.
+
 Shapes: N positions, B texts, V symbols, M positions whose context was seen, E entries of those contexts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +17,18 @@ from numpy.typing import NDArray
 from charlm.data.tokenizer import Ids
 from charlm.native.library import library
 from charlm.native.ngram_rows import Cursor, LevelArrays, NgramKernel
-from charlm.ngram.grams import Keys, Packing
-from charlm.ngram.table import Floats64, FoldCounts, Index, Level, linked, load_levels, save_levels
+from charlm.ngram.keys import Packing
+from charlm.ngram.table import (
+    MOST_ORDERS,
+    NOWHERE,
+    Floats64,
+    FoldCounts,
+    Index,
+    Level,
+    load_levels,
+    longer,
+    save_levels,
+)
 
 DENSE_NUMBERS = 1 << 21
 """How many numbers the precomputed rows of the lowest orders may have."""
@@ -53,9 +67,9 @@ class KneserNey:
 
     def __init__(
         self,
-        packing: Packing,
+        n_symbols: int,
         levels: Sequence[Level],
-        fold_counts: Sequence[FoldCounts] | None = None,
+        fold_counts: Sequence[FoldCounts] = (),
         *,
         dense: bool = True,
     ) -> None:
@@ -63,42 +77,38 @@ class KneserNey:
 
         `dense`: precompute the rows of low orders, which pays if many rows are asked for.
         """
-        self.packing = packing
-        self.levels, self.fold_counts, self._longer = linked(levels, fold_counts, packing)
-        self._dense = np.full(
-            (1, packing.n_symbols), 1 / packing.n_symbols
-        )  # precomputed rows: uniform first
+        assert len(levels) <= MOST_ORDERS
+        self.n_symbols, self.levels, self.fold_counts = n_symbols, levels, fold_counts
+        self._longer = [longer(level, above) for level, above in pairwise(levels)]
+        self._dense = np.full((1, n_symbols), 1 / n_symbols)  # precomputed rows: uniform first
         self._dense_starts: list[
             int
         ] = []  # of each low order: all its contexts, then again without each fold
-        for k, level in enumerate(self.levels):
+        contexts = self.start(len(levels[0].contexts))
+        for k, level in enumerate(levels):
             rows = (1 + self.n_folds) * len(level.contexts)
-            if not dense or (k and (len(self._dense) + rows) * packing.n_symbols > DENSE_NUMBERS):
+            if not dense or (k and (len(self._dense) + rows) * n_symbols > DENSE_NUMBERS):
                 break
-            self._add_dense(k)
+            if k:  # the contexts of the order below with each of their entries, of which some are contexts
+                lengths = np.diff(levels[k - 1].starts)
+                contexts = self.step(np.repeat(contexts, lengths, axis=0), levels[k - 1].symbols)[
+                    level.contexts
+                ]
+            self._add_dense(contexts, k)
 
     @classmethod
-    def from_bytes(cls, data: bytes, n_symbols: int, name: str, end: int | None = None) -> "KneserNey":
-        """Load a model saved by `to_bytes` in a file of that name; `end` is the end symbol of documents.
-
-        Raises CheckpointError if the file is damaged.
-        """
-        packing = Packing(n_symbols, end)
-        return cls(packing, load_levels(data, packing, name))
+    def from_bytes(cls, data: bytes, n_symbols: int, name: str) -> "KneserNey":
+        """Load a model saved by `to_bytes` in a file of that name. Raises CheckpointError if the file is damaged."""
+        return cls(n_symbols, load_levels(data, Packing(n_symbols), name))
 
     def to_bytes(self) -> bytes:
         """The model as a safetensors file, without the counts of folds."""
-        return save_levels(self.levels)
+        return save_levels(self.levels, Packing(self.n_symbols))
 
     @property
     def order(self) -> int:
         """Symbols of context."""
         return len(self.levels) - 1
-
-    @property
-    def n_symbols(self) -> int:
-        """V."""
-        return self.packing.n_symbols
 
     @property
     def n_folds(self) -> int:
@@ -108,7 +118,7 @@ class KneserNey:
     @property
     def nbytes(self) -> int:
         """Size in memory: counts, counts of folds, precomputed rows."""
-        folds = sum(counts.nbytes for counts in self.fold_counts or ())
+        folds = sum(counts.nbytes for counts in self.fold_counts)
         return self._dense.nbytes + sum(level.nbytes for level in self.levels) + folds
 
     @cached_property
@@ -123,7 +133,7 @@ class KneserNey:
                 symbols=level.symbols,
                 counts=level.counts,
                 fold_counts=self.fold_counts[k] if self.fold_counts else None,
-                longer=self._longer[k],
+                longer=self._longer[k] if k < self.order else None,
                 discounts=level.discounts,
                 dense_start=self._dense_starts[k] if k < len(self._dense_starts) else -1,
             )
@@ -131,43 +141,52 @@ class KneserNey:
         ]
         return NgramKernel(kernels, arrays, self._dense)
 
-    def start(self, batch_size: int) -> Keys:
-        """The context before the first symbol: (B,)."""
-        boundaries = sum(self.n_symbols << (i * self.packing.bits) for i in range(self.order))
-        return np.full(batch_size, boundaries, dtype=np.uint64)
+    def start(self, batch_size: int) -> Index:
+        """The contexts before the first symbol: (B, K + 1)."""
+        contexts = np.full((batch_size, len(self.levels)), -1)
+        contexts[:, 0] = 0 if len(self.levels[0].contexts) else -1
+        return contexts
 
-    def step(self, contexts: Keys, ids: Ids) -> Keys:
-        """The contexts (B,) after one more symbol of each text, ids (B,)."""
-        known = np.minimum(ids, self.n_symbols).astype(np.uint64)
-        if self.packing.end is not None:
-            contexts = np.where(known == self.packing.end, self.start(1), contexts)
-        return ((contexts << np.uint64(self.packing.bits)) | known) & self.packing.mask(self.order)
+    def step(self, contexts: Index, ids: Ids) -> Index:
+        """The contexts (B, K + 1) after one more symbol of each text, ids (B,)."""
+        after = self.start(len(contexts))
+        for k, level in enumerate(self.levels[:-1]):
+            after[:, k + 1] = self._as_contexts(k, level.find(contexts[:, k], ids))
+        return after
 
-    def contexts(self, ids: Ids) -> Keys:
-        """The context after each symbol of whole texts: (B, T) from ids (B, T)."""
-        B, T = ids.shape
-        padded = np.full((B, self.order + T), self.n_symbols, dtype=np.uint64)
-        np.minimum(ids, self.n_symbols, out=padded[:, self.order :], casting="unsafe")
-        keys = np.zeros((B, T), dtype=np.uint64)
-        for i in range(1, self.order + 1):
-            keys = (keys << np.uint64(self.packing.bits)) | padded[:, i : i + T]
-        if self.packing.end is not None:
-            row, column = np.nonzero(ids == self.packing.end)
-            for back in range(self.order - 1):
-                inside = column + back < T
-                self.packing.cut(keys.reshape(-1), (row * T + column + back)[inside], back, self.order)
-        return keys
+    def contexts(self, ids: Ids) -> Index:
+        """The context after each symbol of whole texts: (B, T, K + 1) from ids (B, T)."""
+        ids = np.pad(ids.astype(np.int64), ((0, 0), (0, 1)))
+        return np.stack([at[:, 1:] for at, _ in self.follow(ids)], axis=-1)
 
-    def rows(self, contexts: Keys, folds: Index | None = None, *, up_to: int | None = None) -> Floats64:
-        """Probabilities (N, V) of the next symbol after contexts (N,), each without its fold (N,) if given.
+    def follow(self, ids: Ids) -> Iterator[tuple[Index, Index]]:
+        """Order by order, the place of the context of each id (..., T), and that of its entry there; -1: never seen."""
+        at = np.full(ids.shape, 0 if len(self.levels[0].contexts) else -1)
+        for k, level in enumerate(self.levels):
+            entries = level.find(at, ids)
+            yield at, entries
+            if k < self.order:
+                at = np.full(ids.shape, -1)
+                at[..., 1:] = self._as_contexts(k, entries[..., :-1])
+
+    def _as_contexts(self, k: int, entries: Index) -> Index:
+        """Where entries of order k are among the contexts of order k + 1; -1: nowhere, as if the entry is -1."""
+        places = self._longer[k]
+        if places is None:
+            return entries
+        found = places[entries].astype(np.int64)
+        return np.where((entries < 0) | (found == NOWHERE), -1, found)
+
+    def rows(self, contexts: Index, folds: Index | None = None, *, up_to: int | None = None) -> Floats64:
+        """Probabilities (N, V) of the next symbol after contexts (N, K + 1), each without its fold (N,) if given.
 
         `up_to`: use the orders 0 to this one only. ngram_rows.c does the same operations in the same order.
         """
-        assert folds is None or self.fold_counts is not None
+        assert folds is None or self.fold_counts
         remaining = np.arange(len(contexts))
         at, steps = np.zeros(len(contexts), dtype=np.int64), []  # at: the precomputed row to start from
         for k, level in enumerate(self.levels if up_to is None else self.levels[: up_to + 1]):
-            found = level.find(contexts[remaining] & self.packing.mask(k))
+            found = contexts[remaining, k]
             seen = found >= 0
             remaining, found = remaining[seen], found[seen]
             fold = None if folds is None else folds[remaining]
@@ -204,7 +223,7 @@ class KneserNey:
         at = starts[:, None] + offsets  # (B, order + T)
         inside = (at >= 0) & (at < len(ids)) & (offsets >= -before)
         read = np.where(inside, ids[np.clip(at, 0, len(ids) - 1)], V)
-        contexts, fold = self.contexts(read)[:, self.order :].reshape(-1), None
+        contexts, fold = self.contexts(read)[:, self.order :].reshape(B * T, -1), None
         if folds is not None:
             fold = np.searchsorted(folds[1:-1], at[:, self.order :].reshape(-1) + 1, side="right")
         flat, n = out.reshape(-1, V), max(1, NUMBERS_AT_ONCE // V)
@@ -219,39 +238,35 @@ class KneserNey:
 
     def probabilities(self, ids: Ids) -> Floats64:
         """The probability of each symbol of a text given the ones before it: (N,); 0 outside the vocabulary."""
-        found, packing = np.zeros(len(ids)), self.packing
+        found = np.empty(len(ids))
         for start in range(0, len(ids), POSITIONS_AT_ONCE):
-            stop = min(start + POSITIONS_AT_ONCE, len(ids))
-            found[start:stop] = self._of_grams(packing.pack(ids, start, stop, self.order + 1))
-        found[ids >= packing.n_symbols] = 0
+            first, stop = max(0, start - self.order), start + POSITIONS_AT_ONCE
+            found[start:stop] = self._of_text(ids[first:stop])[start - first :]
         return found
 
     def probabilities_at(self, ids: Ids, at: Index, most: Index | None = None) -> Floats64:
         """The same at positions `at` (N,), N > 0, with at most `most` (N,) symbols of context each if given."""
         runs = np.split(at, np.flatnonzero(np.diff(at) != 1) + 1)
-        keys = [self.packing.pack(ids, int(run[0]), int(run[-1]) + 1, self.order + 1) for run in runs]
-        found = self._of_grams(np.concatenate(keys), most)
-        found[ids[at] >= self.packing.n_symbols] = 0
-        return found
+        parts, wanted = list[Ids](), list[NDArray[np.bool_]]()
+        for run in runs:
+            first, stop = max(0, int(run[0]) - self.order), int(run[-1]) + 1
+            parts += [np.array([self.n_symbols]), ids[first:stop]]  # no symbol: no context reaches across it
+            wanted.append(np.arange(first - 1, stop) >= run[0])
+        text, chosen = np.concatenate(parts), np.concatenate(wanted)
+        limits = None
+        if most is not None:
+            limits = np.zeros(len(text), np.int64)
+            limits[chosen] = most
+        return self._of_text(text, limits)[chosen]
 
-    def _of_grams(self, keys: Keys, most: Index | None = None) -> Floats64:
-        """The probability of the last symbol of each gram (N,), given at most `most` (N,) of those before it."""
-        order = np.argsort(keys)  # neighbours are found near each other, which is much faster
-        keys = keys[order]
-        found = np.full(len(keys), 1 / self.n_symbols)
-        rows = np.arange(len(keys))
-        most = None if most is None else most[order]
-        for k, level in enumerate(self.levels):
-            if most is not None:
-                rows = rows[most[rows] >= k]
-            seen, added, back = level.lookup(keys[rows], self.packing, k)
-            rows = rows[seen]
-            if not len(rows):
-                break
-            found[rows] = added + back * found[rows]
-        out = np.empty_like(found)
-        out[order] = found
-        return out
+    def _of_text(self, ids: Ids, most: Index | None = None) -> Floats64:
+        """The probability of each symbol of a text (N,), given at most `most` (N,) of those before it."""
+        found, seen = np.full(len(ids), 1 / self.n_symbols), np.ones(len(ids), bool)
+        for k, (at, entries) in enumerate(self.follow(ids)):
+            seen &= at >= 0 if most is None else (at >= 0) & (most >= k)
+            found = self.levels[k].interpolate(found, np.where(seen, at, -1), entries)
+        found[ids >= self.n_symbols] = 0
+        return found
 
     def _interpolation(self, k: int, rows: Index, found: Index, fold: Index | None) -> _Interpolation:
         """What order k does to rows whose contexts it has at `found` (M,)."""
@@ -264,7 +279,6 @@ class KneserNey:
         entries = np.arange(ends[-1]) + (firsts - offsets)[segment]
         counts = level.counts[entries].astype(np.int64)
         if fold is not None:
-            assert self.fold_counts is not None
             counts -= self.fold_counts[k][fold[segment], entries]
         capped = np.minimum(counts, 3)
         total = np.add.reduceat(counts, offsets)
@@ -279,9 +293,8 @@ class KneserNey:
         added = (counts - d[capped]) / total[segment]
         return _Interpolation(rows, back, rows[segment], level.symbols[entries], added)
 
-    def _add_dense(self, k: int) -> None:
-        """Precompute the rows of every context of order k: with all counts, then without each fold."""
-        contexts = self.levels[k].contexts
+    def _add_dense(self, contexts: Index, k: int) -> None:
+        """Precompute the rows of every context of order k (X, K + 1): with all counts, then without each fold."""
         without = [np.full(len(contexts), fold) for fold in range(self.n_folds)]
         rows = [self.rows(contexts, folds, up_to=k) for folds in (None, *without)]
         self._dense_starts.append(len(self._dense))

@@ -6,7 +6,6 @@ Shapes: N positions, V symbols, E entries of a context.
 import numpy as np
 
 from charlm.data.tokenizer import Ids
-from charlm.ngram.grams import Keys
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.ngram.table import Floats64, Index, Level
 
@@ -16,42 +15,47 @@ class _Order:
 
     def __init__(self, level: Level) -> None:
         self._level = level
+        self._new: dict[tuple[int, int], int] = {}  # the places of contexts that the level lacks
         self._counts: dict[int, dict[int, int]] = {}  # by context, then by symbol
         self._shares: dict[
             int, tuple[Index, Floats64, float]
         ] = {}  # symbols, what each adds, weight of the order below
 
-    def add(self, key: int, symbol: int) -> bool:
+    def add(self, context: int, symbol: int) -> bool:
         """Count a symbol after a context; returns whether it was new there."""
-        counts = self._after(key)
+        counts = self._after(context)
         counts[symbol] = counts.get(symbol, 0) + 1
-        self._shares.pop(key, None)
+        self._shares.pop(context, None)
         return counts[symbol] == 1
 
-    def over(self, key: int, below: Floats64) -> Floats64 | None:
+    def over(self, context: int, below: Floats64) -> Floats64 | None:
         """The row (V,) of a context, from that of the order below; None if nothing ever followed the context."""
-        counts = self._after(key)
+        counts = self._after(context)
         if not counts:
             return None
-        if key not in self._shares:
+        if context not in self._shares:
             n = len(counts)
             values = np.fromiter(counts.values(), np.int64, n)
             taken, total = self._level.discounts[np.minimum(values, 3)], values.sum()
             symbols = np.fromiter(counts, np.int64, n)
-            self._shares[key] = symbols, (values - taken) / total, float(taken.sum() / total)
-        symbols, added, back = self._shares[key]
+            self._shares[context] = symbols, (values - taken) / total, float(taken.sum() / total)
+        symbols, added, back = self._shares[context]
         row: Floats64 = below * back
         row[symbols] += added
         return row
 
-    def _after(self, key: int) -> dict[int, int]:
-        if key not in self._counts:
+    def place_of(self, context: int, symbol: int) -> int:
+        """The place of a context that the level lacks: that in the order below, and one more symbol."""
+        return self._new.setdefault((context, symbol), len(self._level.contexts) + len(self._new))
+
+    def _after(self, context: int) -> dict[int, int]:
+        if context not in self._counts:
             level = self._level
-            at = int(level.find(np.array([key], np.uint64))[0])
-            entries = slice(*level.starts[at : at + 2].tolist()) if at >= 0 else slice(0)
+            seen = context < len(level.contexts)
+            entries = slice(*level.starts[context : context + 2].tolist()) if seen else slice(0)
             counts = zip(level.symbols[entries].tolist(), level.counts[entries].tolist(), strict=True)
-            self._counts[key] = dict(counts)
-        return self._counts[key]
+            self._counts[context] = dict(counts)
+        return self._counts[context]
 
 
 class OnlineKneserNey:
@@ -62,46 +66,47 @@ class OnlineKneserNey:
     were dropped to save memory count as never seen. `model` is not changed.
     """
 
-    def __init__(self, model: KneserNey) -> None:
-        self.model = model
+    def __init__(self, model: KneserNey, end: int | None = None) -> None:
+        """`end`: the symbol that ends a document; no context crosses it."""
+        self.model, self._end = model, end
         self._orders = [_Order(level) for level in model.levels]
-        self._masks = [int(model.packing.mask(k)) for k in range(len(model.levels))]
 
-    def contexts(self, ids: Ids) -> Keys:
-        """The context of each id of a text (N,)."""
-        return np.concatenate((self.model.start(1), self.model.contexts(ids[None, :-1])[0]))
+    def contexts(self, ids: Ids) -> Index:
+        """The context of each id of a text (N, K + 1); one never seen has a place too, unless it has a boundary."""
+        at = np.concatenate((self.model.start(1), self.model.contexts(ids[None, :-1])[0]))
+        at[:, 0] = 0
+        length = 0  # of the document so far
+        for t, symbol in enumerate(ids[:-1].tolist(), 1):
+            length = 0 if symbol >= self.model.n_symbols else 1 if symbol == self._end else length + 1
+            for k in range(1, min(length, self.model.order) + 1):
+                if at[t, k] < 0:
+                    at[t, k] = self._orders[k].place_of(int(at[t - 1, k - 1]), symbol)
+        return at
 
-    def rows(self, contexts: Keys) -> Floats64:
-        """Probabilities (N, V) of the symbol after each context (N,), with the current counts."""
+    def rows(self, contexts: Index) -> Floats64:
+        """Probabilities (N, V) of the symbol after each context (N, K + 1), with the current counts."""
         uniform = np.full(self.model.n_symbols, 1 / self.model.n_symbols)
         made: list[dict[int, Floats64]] = [{} for _ in self._orders]  # rows by context, since many are shared
-        return np.stack([self._row(key, uniform, made) for key in contexts.tolist()])
+        return np.stack([self._row(places, uniform, made) for places in contexts.tolist()])
 
-    def learn(self, contexts: Keys, ids: Ids) -> None:
-        """Count each id (N,) after its context (N,), in order."""
-        depths = self._depths(contexts)
-        for key, symbol, depth in zip(contexts.tolist(), ids.tolist(), depths.tolist(), strict=True):
+    def learn(self, contexts: Index, ids: Ids) -> None:
+        """Count each id (N,) after its context (N, K + 1), in order."""
+        for places, symbol in zip(contexts.tolist(), ids.tolist(), strict=True):
             if symbol >= self.model.n_symbols:
                 continue
-            for k in range(depth, -1, -1):
-                if not self._orders[k].add(key & self._masks[k], symbol):
+            known = [(order, place) for order, place in zip(self._orders, places, strict=True) if place >= 0]
+            for order, place in reversed(known):
+                if not order.add(place, symbol):
                     break
 
-    def _row(self, key: int, row: Floats64, made: list[dict[int, Floats64]]) -> Floats64:
-        for order, mask, known in zip(self._orders, self._masks, made, strict=True):
-            short = key & mask
-            if short not in known:
-                longer = order.over(short, row)
+    def _row(self, places: list[int], row: Floats64, made: list[dict[int, Floats64]]) -> Floats64:
+        for order, place, known in zip(self._orders, places, made, strict=True):
+            if place < 0:
+                break
+            if place not in known:
+                longer = order.over(place, row)
                 if longer is None:
                     break  # then no longer context was seen either
-                known[short] = longer
-            row = known[short]
+                known[place] = longer
+            row = known[place]
         return row
-
-    def _depths(self, contexts: Keys) -> Index:
-        """How many symbols each context (N,) has before its first boundary."""
-        packing = self.model.packing
-        shifts = np.arange(self.model.order, dtype=np.uint64) * np.uint64(packing.bits)
-        digits = (contexts[:, None] >> shifts) & packing.mask(1)
-        depths: Index = np.logical_and.accumulate(digits != packing.n_symbols, axis=1).sum(axis=1)
-        return depths

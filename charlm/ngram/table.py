@@ -13,13 +13,16 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from charlm.data.tokenizer import Ids
 from charlm.errors import CheckpointError
-from charlm.ngram.grams import Grams, Keys, Packing, join, run_starts
+from charlm.ngram.grams import Grams, join, run_starts
+from charlm.ngram.keys import Keys, Packing
 
 Floats64 = NDArray[np.float64]
 Index = NDArray[np.int64]
 FoldCounts = NDArray[np.unsignedinteger[Any]]
 """The share of each fold in the counts of a level: (F, E). A fold is a contiguous part of the text."""
+Contexts = NDArray[np.unsignedinteger[Any]]
 ARRAYS = ("contexts", "starts", "symbols", "counts", "discounts")
 MOST_ORDERS = 64
 FALLBACK = (0.5, 1.0, 1.5)
@@ -48,48 +51,36 @@ def discounts(counts: NDArray[np.integer[Any]]) -> Floats64:
 class Level:
     """The counts of one order. The entries of context x are starts[x] .. starts[x + 1] - 1.
 
+    A context is an entry of the order below: the symbols of that entry's context, and its own. So no order needs the
+    symbols of its contexts, however many they are.
+
     At the highest order a count is the number of occurrences. Below, it is the number of distinct symbols before the
     gram (Kneser and Ney's continuation count).
     """
 
-    contexts: Keys  # (X,), ascending; the last symbol of a context is in the lowest digit
+    contexts: Contexts  # (X,), ascending: entries of the order below; order 0 has one context at most, 0
     starts: NDArray[np.uint32]  # (X + 1,)
     symbols: NDArray[np.unsignedinteger[Any]]  # (E,), ascending within a context
     counts: NDArray[np.unsignedinteger[Any]]  # (E,)
     discounts: Floats64  # (4,): of a count of 0, 1, 2, and 3 or more
 
-    @classmethod
-    def of(cls, grams: Grams, packing: Packing) -> "Level":
-        """The level of grams without a boundary, with discounts from their counts."""
-        contexts = grams.keys >> np.uint64(packing.bits)
-        starts = run_starts(contexts)
-        symbols = (grams.keys & packing.mask(1)).astype(np.min_scalar_type(packing.n_symbols - 1))
-        return cls(
-            contexts=contexts[starts],
-            starts=np.append(starts, len(contexts)).astype(np.uint32),
-            symbols=symbols,
-            counts=grams.counts.astype(np.min_scalar_type(int(grams.counts.max(initial=1)))),
-            discounts=discounts(grams.counts),
-        )
-
     @property
     def nbytes(self) -> int:
-        """Size in memory, and about the size on disk."""
+        """Size in memory."""
         return sum(part.nbytes for part in (self.contexts, self.starts, self.symbols, self.counts))
 
-    def find(self, keys: Keys) -> Index:
-        """The index of each context (N,) in this level, -1 where it was never seen."""
-        if not len(self.contexts):
-            return np.full(len(keys), -1)
-        at = np.searchsorted(self.contexts, keys)
-        at[at == len(self.contexts)] = 0
-        return np.where(self.contexts[at] == keys, at, -1)
-
-    def gram_keys(self, packing: Packing) -> Keys:
-        """The key of every entry: (E,), ascending."""
-        lengths = np.diff(self.starts)
-        keys: Keys = np.repeat(self.contexts << np.uint64(packing.bits), lengths) | self.symbols
-        return keys
+    def find(self, at: Index, symbols: Ids) -> Index:
+        """The entries of symbols in the contexts `at`, of the same shape; -1: never seen there, as if `at` is -1."""
+        entries, known = np.full(at.shape, -1), at >= 0
+        at, symbols = at[known], symbols[known]
+        low = self.starts[at].astype(np.int64)
+        n = self.starts[at + 1] - low
+        while n.max(initial=0) > 1:
+            half = n // 2
+            low += np.where(self.symbols[low + half] <= symbols, half, 0)
+            n -= half
+        entries[known] = np.where(self.symbols[low] == symbols, low, -1)
+        return entries
 
     def totals(self) -> tuple[Index, Floats64]:
         """The sum of each context's counts, and of their discounts: (X,) both."""
@@ -99,45 +90,89 @@ class Level:
         taken = self.discounts[np.minimum(self.counts, 3)]
         return np.add.reduceat(self.counts, firsts, dtype=np.int64), np.add.reduceat(taken, firsts)
 
-    def lookup(self, keys: Keys, packing: Packing, order: int) -> tuple[Index, Floats64, Floats64]:
-        """The probability that this order gives to the last symbol of grams (N,), without lower orders.
+    def interpolate(self, below: Floats64, at: Index, entries: Index) -> Floats64:
+        """The probabilities (N,) of entries (-1: of none) in contexts `at`, from those of the order below.
 
-        Returns which grams (M,) have a context that was seen, their probabilities, and the weight of the order below.
+        Where `at` is -1, they are those of the order below.
         """
-        at = self.find((keys >> np.uint64(packing.bits)) & packing.mask(order))
-        seen = np.flatnonzero(at >= 0)
-        if not len(seen):
-            return seen, np.empty(0), np.empty(0)
-        at = at[seen]
-        entries, grams = self.gram_keys(packing), keys[seen] & packing.mask(order + 1)
-        entry = np.searchsorted(entries, grams)
-        entry[entry == len(entries)] = 0
-        counts = np.where(entries[entry] == grams, self.counts[entry], 0)
-        totals, taken = self.totals()
-        added = (counts - self.discounts[np.minimum(counts, 3)]) / totals[at]
-        return seen, added, taken[at] / totals[at]
+        found, seen = below.copy(), np.flatnonzero(at >= 0)
+        if len(seen):
+            at, entries = at[seen], entries[seen]
+            counts = np.where(entries >= 0, self.counts[entries], 0)
+            totals, taken = self.totals()
+            added = (counts - self.discounts[np.minimum(counts, 3)]) / totals[at]
+            found[seen] = added + taken[at] / totals[at] * below[seen]
+        return found
 
-    def without(self, kept: NDArray[np.bool_]) -> "Level":
-        """This level with only the contexts (X,) in `kept`, and its own discounts."""
-        lengths = np.diff(self.starts)
-        entries = np.repeat(kept, lengths)
-        return replace(
-            self,
-            contexts=self.contexts[kept],
-            starts=np.concatenate(([0], np.cumsum(lengths[kept]))).astype(np.uint32),
-            symbols=self.symbols[entries],
-            counts=self.counts[entries],
+
+Kept = NDArray[np.bool_]
+EMPTY_CONTEXT: Keys = np.zeros(1, np.uint64)
+"""The keys of no digits, of which there is one."""
+
+
+def level_of(grams: Grams, below: Keys, packing: Packing) -> tuple[Level, Kept]:
+    """The level of grams without a boundary, with discounts from their counts, and which contexts are in `below`.
+
+    `below` are the keys of the entries of the order below. Where a part of a text begins, they lack some.
+    """
+    keys, symbols = packing.parted(grams.keys)
+    starts = run_starts(keys)
+    contexts, kept = _places(keys[starts], below)
+    level = Level(
+        contexts=contexts,
+        starts=np.append(starts, len(keys)).astype(np.uint32),
+        symbols=symbols.astype(np.min_scalar_type(packing.n_symbols - 1)),
+        counts=grams.counts.astype(np.min_scalar_type(int(grams.counts.max(initial=1)))),
+        discounts=discounts(grams.counts),
+    )
+    return level, kept
+
+
+def _places(keys: Keys, among: Keys) -> tuple[NDArray[np.uint32], Kept]:
+    """Where ascending keys are among others, and whether they are there."""
+    if not len(among):
+        return np.zeros(len(keys), np.uint32), np.zeros(len(keys), bool)
+    at = np.searchsorted(among, keys)
+    at[at == len(among)] = 0
+    return at.astype(np.uint32), among[at] == keys
+
+
+def pruned(
+    levels: Sequence[Level], fold_counts: Sequence[FoldCounts], kept: Sequence[Kept]
+) -> tuple[list[Level], list[FoldCounts]]:
+    """The levels with only the contexts (X,) in `kept`, and no longer ones that begin with a dropped one."""
+    levels, fold_counts = list(levels), list(fold_counts)
+    if all(each.all() for each in kept):
+        return levels, fold_counts
+    number = np.zeros(1, np.uint32)  # the new number of each entry of the order below, or NOWHERE
+    for k, level in enumerate(levels):
+        contexts = number[level.contexts]
+        stay = kept[k] & (contexts != NOWHERE)
+        lengths = np.diff(level.starts)
+        entries = np.repeat(stay, lengths)
+        number = np.where(entries, np.cumsum(entries) - 1, NOWHERE).astype(np.uint32)
+        levels[k] = replace(
+            level,
+            contexts=contexts[stay],
+            starts=np.concatenate(([0], np.cumsum(lengths[stay]))).astype(np.uint32),
+            symbols=level.symbols[entries],
+            counts=level.counts[entries],
         )
+        if fold_counts:
+            fold_counts[k] = fold_counts[k][:, entries]
+    return levels, fold_counts
 
 
 def levels(grams: Grams, packing: Packing, order: int) -> list[Level]:
     """The levels of all orders from 0 up, from the grams of the highest order."""
     made = []
     for k in range(order, -1, -1):
-        made.append(Level.of(grams.within(packing, k), packing))
+        inside, below = grams.within(packing, k), EMPTY_CONTEXT
         if k:
             grams = grams.distinct(packing, k)
-    return made[::-1]
+            below = grams.within(packing, k - 1).keys
+        made.append(level_of(inside, below, packing))
+    return pruned([level for level, _ in made[::-1]], [], [kept for _, kept in made[::-1]])[0]
 
 
 def levels_with_folds(
@@ -151,24 +186,27 @@ def levels_with_folds(
     """
     whole = join(parts)
     only, parts = parts, list(parts)
-    levels, fold_counts = [], []
+    made, fold_counts = [], []
     for k in range(order, -1, -1):
-        levels.append(Level.of(whole.within(packing, k), packing))
+        inside, below = whole.within(packing, k), EMPTY_CONTEXT
         most = max((int(part.counts.max(initial=0)) for part in only), default=0)
-        share = np.zeros((len(parts), len(levels[-1].counts)), dtype=np.min_scalar_type(most))
+        share = np.zeros((len(parts), len(inside)), dtype=np.min_scalar_type(most))
         for of_fold, part in zip(share, only, strict=True):
             part = part.within(packing, k)  # what has a boundary is no entry
             of_fold[np.searchsorted(whole.keys, part.keys)] = part.counts
         fold_counts.append(share)
-        if k == 0:
-            break
-        at = [np.searchsorted(whole.keys, part.keys) for part in parts]
-        in_folds = np.zeros(len(whole), dtype=np.int16)
-        for places in at:
-            in_folds[places] += 1
-        only = [part.only(in_folds[places] == 1, packing, k) for part, places in zip(parts, at, strict=True)]
-        whole, parts = whole.distinct(packing, k), [part.distinct(packing, k) for part in parts]
-    return levels[::-1], fold_counts[::-1]
+        if k:
+            at = [np.searchsorted(whole.keys, part.keys) for part in parts]
+            in_folds = np.zeros(len(whole), dtype=np.int16)
+            for places in at:
+                in_folds[places] += 1
+            only = [
+                part.only(in_folds[places] == 1, packing, k) for part, places in zip(parts, at, strict=True)
+            ]
+            whole, parts = whole.distinct(packing, k), [part.distinct(packing, k) for part in parts]
+            below = whole.within(packing, k - 1).keys
+        made.append(level_of(inside, below, packing))
+    return pruned([level for level, _ in made[::-1]], fold_counts[::-1], [kept for _, kept in made[::-1]])
 
 
 Longer = NDArray[np.uint32] | None
@@ -176,39 +214,30 @@ Longer = NDArray[np.uint32] | None
 NOWHERE = 2**32 - 1
 
 
-def linked(
-    levels: Sequence[Level], fold_counts: Sequence[FoldCounts] | None, packing: Packing
-) -> tuple[list[Level], list[FoldCounts] | None, list[Longer]]:
-    """The levels, the counts of their folds, and how each level leads to the one above.
-
-    Contexts that are no entry of the level below are dropped: nothing could lead there. Counts of parts of a text have
-    some, where a part begins.
-    """
-    levels, fold_counts = list(levels), None if fold_counts is None else list(fold_counts)
-    longer: list[Longer] = [None] * len(levels)
-    for k in range(1, len(levels)):
-        keys = levels[k - 1].gram_keys(packing)
-        if np.array_equal(keys, levels[k].contexts):
-            continue
-        at = levels[k].find(keys)
-        kept = np.zeros(len(levels[k].contexts), dtype=bool)
-        kept[at[at >= 0]] = True
-        if not kept.all():
-            if fold_counts is not None:
-                fold_counts[k] = fold_counts[k][:, np.repeat(kept, np.diff(levels[k].starts))]
-            levels[k] = levels[k].without(kept)
-            at = levels[k].find(keys)
-        longer[k - 1] = np.where(at < 0, NOWHERE, at).astype(np.uint32)
-    return levels, fold_counts, longer
+def longer(level: Level, above: Level) -> Longer:
+    """How a level leads to the one above."""
+    if len(above.contexts) == len(level.symbols):
+        return None
+    places = np.full(len(level.symbols), NOWHERE, np.uint32)
+    places[above.contexts] = np.arange(len(above.contexts))
+    return places
 
 
-def save_levels(levels: Sequence[Level]) -> bytes:
-    """The levels as a safetensors file."""
-    arrays = {
-        f"{k}.{name}": np.ascontiguousarray(getattr(level, name))
-        for k, level in enumerate(levels)
-        for name in ARRAYS
-    }
+def gram_keys(contexts: NDArray[np.uint64], level: Level, packing: Packing) -> NDArray[np.uint64]:
+    """The keys of the entries (E,) of a level, from those of its contexts (X,)."""
+    keys: NDArray[np.uint64] = np.repeat(contexts << np.uint64(packing.bits), np.diff(level.starts))
+    return keys | level.symbols
+
+
+def save_levels(levels: Sequence[Level], packing: Packing) -> bytes:
+    """The levels as a safetensors file; contexts are keys where those of the grams fit an integer."""
+    arrays, below = {}, EMPTY_CONTEXT
+    for k, level in enumerate(levels):
+        saved = level
+        if packing.fits(k + 1):
+            saved = replace(level, contexts=below[level.contexts])
+            below = gram_keys(saved.contexts, level, packing)
+        arrays.update({f"{k}.{name}": np.ascontiguousarray(getattr(saved, name)) for name in ARRAYS})
     return safetensors.numpy.save(arrays)
 
 
@@ -220,20 +249,32 @@ def load_levels(data: bytes, packing: Packing, name: str) -> list[Level]:
         raise CheckpointError(f"{name} is damaged: {error}") from None
     orders = len(arrays) // len(ARRAYS)
     names = {f"{k}.{array}" for k in range(min(orders, MOST_ORDERS)) for array in ARRAYS}
-    if set(arrays) != names or not 1 <= orders <= packing.highest_order + 1:
+    if set(arrays) != names or orders < 1:
         raise CheckpointError(f"{name} is damaged: it does not hold the orders from 0 up")
-    made = [Level(**{array: arrays[f"{k}.{array}"] for array in ARRAYS}) for k in range(orders)]
-    for k, level in enumerate(made):
-        problem = _problem(level, packing, k)
+    made, kept = list[Level](), list[Kept]()
+    below = EMPTY_CONTEXT  # the keys of the entries of the order below
+    for k in range(orders):
+        level = Level(**{array: arrays[f"{k}.{array}"] for array in ARRAYS})
+        problem = _problem(level, packing, k, len(made[-1].symbols) if made else 1)
         if problem:
             raise CheckpointError(f"{name} is damaged: wrong {problem} in order {k}")
-    return made
+        kept.append(np.ones(len(level.contexts), bool))
+        if packing.fits(k + 1):
+            keys: NDArray[np.uint64] = level.contexts
+            contexts, kept[k] = _places(keys, below)
+            level, below = replace(level, contexts=contexts), gram_keys(keys, level, packing)
+        made.append(level)
+    return pruned(made, [], kept)[0]
 
 
-def _problem(level: Level, packing: Packing, order: int) -> str | None:
-    """What is wrong with the arrays, if anything; lookups rely on their types, sizes, order and limits."""
+def _problem(level: Level, packing: Packing, order: int, n_below: int) -> str | None:
+    """What is wrong with the arrays, if anything; lookups rely on their types, sizes, order and limits.
+
+    `n_below`: how many entries the order below has.
+    """
+    as_keys = packing.fits(order + 1)
     dtypes = {
-        "contexts": (np.uint64,),
+        "contexts": (np.uint64,) if as_keys else (np.uint32,),
         "starts": (np.uint32,),
         "symbols": (np.min_scalar_type(packing.n_symbols - 1),),
         "counts": (np.uint8, np.uint16, np.uint32),
@@ -250,13 +291,19 @@ def _problem(level: Level, packing: Packing, order: int) -> str | None:
         return "starts"
     if (level.symbols >= packing.n_symbols).any() or (level.counts < 1).any():
         return "symbols or counts"
-    digits = [(level.contexts >> np.uint64(packing.bits * i)) & packing.mask(1) for i in range(order)]
-    if (level.contexts & ~packing.mask(order)).any() or any((d >= packing.n_symbols).any() for d in digits):
+    if as_keys:
+        keys: NDArray[np.uint64] = level.contexts
+        digits = [(keys >> np.uint64(packing.bits * i)) & packing.mask(1) for i in range(order)]
+        wrong = (keys & ~packing.mask(order)).any() or any((d >= packing.n_symbols).any() for d in digits)
+    else:
+        wrong = (level.contexts >= n_below).any()
+    if wrong:
         return "contexts"
     if (level.contexts[1:] <= level.contexts[:-1]).any():
         return "order of the contexts"
-    keys = level.gram_keys(packing)
-    if (keys[1:] <= keys[:-1]).any():
+    ascends = level.symbols[1:] > level.symbols[:-1]
+    ascends[starts[1:-1] - 1] = True
+    if not ascends.all():
         return "order of the entries"
     d = level.discounts
     if len(d) != 4 or d[0] != 0 or not ((d[1:] > 0) & (d[1:] <= (1, 2, 3))).all():

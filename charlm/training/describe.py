@@ -1,6 +1,5 @@
 """Sentences about a text, a model and a fine-tuning, shown before training starts."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from charlm.config import FEWEST_HELD_OUT, ModelConfig
@@ -65,11 +64,7 @@ def _distinct(vocabulary: "Vocabulary") -> str:
 
 def describe_model(choice: "Choice", vocabulary: "Vocabulary") -> str:
     """The size of a model, how it differs from the default, and how it is trained."""
-    from charlm.ngram.grams import Packing  # here: NumPy is slow to import
-
     m, t, word = choice.model, choice.training, vocabulary.unit_noun
-    if m.prior_order is not None:  # fewer symbols fit a key when the vocabulary is large
-        m = replace(m, prior_order=min(m.prior_order, Packing(vocabulary.n_symbols).highest_order))
     if m.is_ngram:
         chosen = f"the order in {word}s that best predicts the end of the training part"
         return f"n-gram model of {'' if m.prior_order is None else several(m.prior_order, word)}{chosen * (m.prior_order is None)}"

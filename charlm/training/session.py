@@ -24,7 +24,6 @@ from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPre
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.native.library import status
 from charlm.ngram.build import FOLDS, Built, TrainingPrior, build, fit, spread_chars
-from charlm.ngram.grams import Packing
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.rng import mix, uniform
 from charlm.strict_json import to_json
@@ -160,7 +159,7 @@ class TransformerSession(Session):
             self.built = build(
                 corpus.train,
                 n_symbols,
-                min(model.prior_order, Packing(n_symbols).highest_order),
+                model.prior_order,
                 memory=training.prior_memory << 20,
                 most=training.prior_chars,
                 n_folds=FOLDS,

@@ -42,6 +42,7 @@ from charlm.model.masks import documents_of
 from charlm.model.transformer import LanguageModel
 from charlm.ngram.build import build
 from charlm.ngram.kneser_ney import KneserNey
+from charlm.ngram.table import pruned
 from charlm.reporting import log
 from charlm.strict_json import parse_json, to_json
 from charlm.terminal import one_line, visible
@@ -121,13 +122,14 @@ def header(data: bytes) -> None:
 def ngrams(data: bytes) -> None:
     """A table of counts: whatever it holds, C reads within it, and finds what NumPy finds, to the last bit."""
     with suppress(CheckpointError):
-        read = KneserNey.from_bytes(data, N_SYMBOLS, "counts", end=1)
+        read = KneserNey.from_bytes(data, N_SYMBOLS, "counts")
         drawn = np.frombuffer(data, np.uint8)  # contexts that one level has and the level below has not
-        torn = [level.without(np.resize(drawn, len(level.contexts)) % 8 > 0) for level in read.levels[1:]]
+        kept = [np.resize(drawn, len(level.contexts)) % 8 > 0 for level in read.levels[1:]]
+        torn, _ = pruned(read.levels, [], [np.ones(len(read.levels[0].contexts), bool), *kept])
         ids = drawn[-40:].astype(np.int64) % (N_SYMBOLS + 2)  # two are unknown
-        for levels in (read.levels, [read.levels[0], *torn]):
+        for levels in (read.levels, torn):
             for dense in (True, False):
-                in_c = KneserNey(read.packing, levels, dense=dense)
+                in_c = KneserNey(N_SYMBOLS, levels, dense=dense)
                 plain = copy(in_c)
                 plain.kernel = None
                 starts = drawn[:3].astype(np.int64) % 40 - 1

@@ -259,14 +259,17 @@ def test_counts_alone_are_a_model(charlm: Charlm) -> None:
     assert alone.code == 2 and "steps" in alone.err and "ngram" in alone.err
 
 
-def test_where_fewer_symbols_fit_a_key_that_is_said(charlm: Charlm) -> None:
-    """Of 600 symbols each takes ten bits: six of them, five of context, fit 64."""
+def test_a_context_may_be_long_in_a_large_vocabulary(charlm: Charlm) -> None:
+    """Of 600 characters each takes ten bits, so the keys of more than six are no numbers."""
     chars = [chr(0x4E00 + i) for i in range(600)]
     Path("many.txt").write_text("".join(chars + Random(1).choices(chars, k=6000)), "utf-8")
     beside = train(charlm, "--prior-order", "8", text="many.txt", steps=1, prior=True)
-    assert "n-gram prior of 5 characters," in beside.err
-    alone = charlm("train", "many.txt", "--model", "ngram", "--prior-order", "8")
-    assert "5 symbols of context instead of 8, as many as fit a 64-bit key" in alone.err
+    assert "n-gram prior of 8 characters," in beside.err
+    alone = charlm("train", "many.txt", "--model", "ngram", "--prior-order", "8", "--run", "alone")
+    assert "n-gram model of 8 characters" in alone.err and "instead" not in alone.err
+    assert charlm("info", "alone", "--json").json["model"]["prior_order"] == 8
+    sampled = [charlm("sample", "--run", "alone", "--length", "50", "--seed", "1") for _ in range(2)]
+    assert sampled[0].code == 0 and sampled[0].out == sampled[1].out
 
 
 @pytest.mark.parametrize("words", [["--device=cpu"], ["--verify-cache"], ["--quiet"]], ids=str)
