@@ -27,12 +27,12 @@ from charlm.ngram.table import (
 FOLDS = 10
 EQUAL_DISCOUNT = 0.5
 """With one discount for all counts, order 0 is add-one smoothing whatever the discount is, up to 1."""
-TAIL_SHARE, TAIL_MOST, BEFORE_MOST = 0.1, 100_000, 4_000_000
+TAIL_SHARE, TAIL_MOST, BEFORE_MOST, BEFORE_MOST_LONG_KEYS = 0.1, 100_000, 4_000_000, 1_000_000
 """The order is chosen on the tail of the text, with counts of the text before it; both are bounded."""
 UNIGRAM_MEMORY = 1 << 26
 """Working memory, in bytes, of counting single symbols."""
 LEAST_HIGHEST = 8
-"""Orders up to this one are tried on a tail, and higher ones whose grams fit integers."""
+"""Orders up to this one are tried on the tail, and higher ones whose keys are numbers."""
 PARTS = 32
 MOST_RARE = 4
 """To save memory, contexts of the highest order seen up to this often are dropped before the order is lowered."""
@@ -182,9 +182,10 @@ def tail_losses(ids: Ids, n_symbols: int, *, end: int | None = None) -> TailLoss
     tail = min(int(len(ids) * TAIL_SHARE), TAIL_MOST)
     if not tail:
         return TailLosses([], inf)
-    near = ids[max(0, len(ids) - tail - BEFORE_MOST) :]
+    highest = max(LEAST_HIGHEST, KEY_BITS // packing.bits - 1)
+    most = BEFORE_MOST if packing.fits(highest + 1) else BEFORE_MOST_LONG_KEYS
+    near = ids[max(0, len(ids) - tail - most) :]
     before = len(near) - tail
-    highest = max(LEAST_HIGHEST, KEY_BITS // packing.bits - 1)  # integers as keys are fast
     order, grams = count(near, packing, highest, [(0, before)])
     model = KneserNey(n_symbols, levels(grams, packing, order), dense=False)
     occurrences = [grams]

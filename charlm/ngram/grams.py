@@ -46,18 +46,17 @@ class Grams:
         For one digit fewer these are Kneser and Ney's continuation counts. A gram at the start of a document has
         nothing before it, and keeps its occurrences instead.
         """
-        keys = packing.last(self.keys, digits)
-        if packing.end is None:
-            return Grams.of(keys)
-        inside = len(self.within(packing, digits))
-        return join([Grams.of(keys[:inside]), Grams(keys[inside:], self.counts[inside:])])
+        return self.counted_by(packing.last(self.keys, digits), self.first_start(packing, digits))
 
-    def only(self, alone: NDArray[np.bool_], packing: Packing, digits: int) -> "Grams":
-        """`distinct` of the grams selected by `alone` (G,), and of all that start a document."""
-        if packing.end is not None:
-            alone = alone.copy()
-            alone[len(self.within(packing, digits)) :] = True
-        return Grams(self.keys[alone], self.counts[alone]).distinct(packing, digits)
+    def counted_by(self, keys: Keys, first_start: int) -> "Grams":
+        """`distinct`, given what each gram ends in (G,), and the first gram at the start of a document; those come last."""
+        if first_start == len(self):
+            return Grams.of(keys)
+        return join([Grams.of(keys[:first_start]), Grams(keys[first_start:], self.counts[first_start:])])
+
+    def first_start(self, packing: Packing, order: int) -> int:
+        """The first of these grams that starts a document, if documents have ends; else their number."""
+        return len(self) if packing.end is None else len(self.within(packing, order))
 
     def shortened(self, packing: Packing, digits: int) -> "Grams":
         """The grams of fewer digits, with the sum of the occurrences of the longer ones."""

@@ -185,28 +185,34 @@ def levels_with_folds(
     text outside the fold.
     """
     whole = join(parts)
-    only, parts = parts, list(parts)
-    made, fold_counts = [], []
+    # From here on, the keys of a part are places in `whole`: numbers, which are compared faster than long keys.
+    parts = [Grams(np.searchsorted(whole.keys, part.keys), part.counts) for part in parts]
+    only, made, fold_counts = parts, [], []
     for k in range(order, -1, -1):
         inside, below = whole.within(packing, k), EMPTY_CONTEXT
         most = max((int(part.counts.max(initial=0)) for part in only), default=0)
         share = np.zeros((len(parts), len(inside)), dtype=np.min_scalar_type(most))
         for of_fold, part in zip(share, only, strict=True):
-            part = part.within(packing, k)  # what has a boundary is no entry
-            of_fold[np.searchsorted(whole.keys, part.keys)] = part.counts
+            n = np.searchsorted(part.keys, len(inside))  # what has a boundary is no entry
+            of_fold[part.keys[:n]] = part.counts[:n]
         fold_counts.append(share)
         if k:
-            at = [np.searchsorted(whole.keys, part.keys) for part in parts]
-            in_folds = np.zeros(len(whole), dtype=np.int16)
-            for places in at:
-                in_folds[places] += 1
-            only = [
-                part.only(in_folds[places] == 1, packing, k) for part, places in zip(parts, at, strict=True)
-            ]
-            whole, parts = whole.distinct(packing, k), [part.distinct(packing, k) for part in parts]
+            first_start = whole.first_start(packing, k)
+            shorter, ends = np.unique(packing.last(whole.keys, k), return_inverse=True)
+            alone = np.bincount(np.concatenate([part.keys for part in parts])) == 1
+            alone[first_start:] = True
+            only = [Grams(part.keys[alone[part.keys]], part.counts[alone[part.keys]]) for part in parts]
+            only = [_distinct(part, ends, first_start) for part in only]
+            parts = [_distinct(part, ends, first_start) for part in parts]
+            whole = Grams(shorter, whole.counted_by(ends, first_start).counts)
             below = whole.within(packing, k - 1).keys
         made.append(level_of(inside, below, packing))
     return pruned([level for level, _ in made[::-1]], fold_counts[::-1], [kept for _, kept in made[::-1]])
+
+
+def _distinct(part: Grams, ends: Index, first_start: int) -> Grams:
+    """`Grams.distinct` of grams whose keys are places among others, given what those end in."""
+    return part.counted_by(ends[part.keys], int(np.searchsorted(part.keys, first_start)))
 
 
 Longer = NDArray[np.uint32] | None
