@@ -144,13 +144,15 @@ def pruned(
     levels, fold_counts = list(levels), list(fold_counts)
     if all(each.all() for each in kept):
         return levels, fold_counts
-    number = np.zeros(1, np.uint32)  # the new number of each entry of the order below, or NOWHERE
+    number = np.zeros(
+        1, np.uint32
+    )  # the new number of each entry of the order below, or NOWHERE, and once more that
     for k, level in enumerate(levels):
         contexts = number[level.contexts]
         stay = kept[k] & (contexts != NOWHERE)
         lengths = np.diff(level.starts)
         entries = np.repeat(stay, lengths)
-        number = np.where(entries, np.cumsum(entries) - 1, NOWHERE).astype(np.uint32)
+        number = np.append(np.where(entries, np.cumsum(entries) - 1, NOWHERE), NOWHERE).astype(np.uint32)
         levels[k] = replace(
             level,
             contexts=contexts[stay],
