@@ -317,7 +317,7 @@ def seeds(name: str) -> list[bytes]:
             json.dumps(asdict(result.Result(chars=3, before=[(1, 2.0, None)]))).encode(),
             json.dumps(_comparison()).encode(),
         ],
-        "ngrams": [_table(3), _table(1)],
+        "ngrams": [_table(3), _table(1), _table(14)],  # of 20 symbols, 12 fit a number
         "weights": [_weights()],
         "terminal": [b"\x1b[31mred", "a\u202eb".encode("utf-32-le")],
     }
