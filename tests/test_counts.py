@@ -26,7 +26,8 @@ from charlm.ngram.build import (
 from charlm.ngram.grams import Grams, count
 from charlm.ngram.keys import KEY_BITS, Packing
 from charlm.ngram.kneser_ney import KneserNey
-from charlm.ngram.table import discounts, levels, levels_with_folds, save_levels
+from charlm.ngram.table import discounts, levels, levels_with_folds
+from charlm.ngram.table_file import save_levels
 from tests.plain_kneser_ney import Plain, by_paper
 
 SYMBOLS = 4

@@ -25,10 +25,9 @@ from charlm.ngram.table import (
     FoldCounts,
     Index,
     Level,
-    load_levels,
     longer,
-    save_levels,
 )
+from charlm.ngram.table_file import load_levels, save_levels
 
 DENSE_NUMBERS = 1 << 21
 """How many numbers the precomputed rows of the lowest orders may have."""

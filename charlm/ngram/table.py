@@ -1,20 +1,16 @@
-"""One order of an n-gram model as arrays: built from grams, looked up, saved and loaded.
+"""One order of an n-gram model as arrays: built from grams and looked up.
 
 Shapes: X contexts, E entries (a context and a symbol that followed it), F folds, N positions.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from charlm.data.tokenizer import Ids
-from charlm.errors import CheckpointError
 from charlm.ngram.grams import Grams, join, run_starts
 from charlm.ngram.keys import Keys, Packing
 
@@ -23,7 +19,6 @@ Index = NDArray[np.int64]
 FoldCounts = NDArray[np.unsignedinteger[Any]]
 """The share of each fold in the counts of a level: (F, E). A fold is a contiguous part of the text."""
 Contexts = NDArray[np.unsignedinteger[Any]]
-ARRAYS = ("contexts", "starts", "symbols", "counts", "discounts")
 MOST_ORDERS = 64
 FALLBACK = (0.5, 1.0, 1.5)
 """Discounts for counts of 1, 2, and 3 or more, where a text has too few grams for the formula: half of the count."""
@@ -117,7 +112,7 @@ def level_of(grams: Grams, below: Keys, packing: Packing) -> tuple[Level, Kept]:
     """
     keys, symbols = packing.parted(grams.keys)
     starts = run_starts(keys)
-    contexts, kept = _places(keys[starts], below)
+    contexts, kept = places(keys[starts], below)
     level = Level(
         contexts=contexts,
         starts=np.append(starts, len(keys)).astype(np.uint32),
@@ -128,7 +123,7 @@ def level_of(grams: Grams, below: Keys, packing: Packing) -> tuple[Level, Kept]:
     return level, kept
 
 
-def _places(keys: Keys, among: Keys) -> tuple[NDArray[np.uint32], Kept]:
+def places(keys: Keys, among: Keys) -> tuple[NDArray[np.uint32], Kept]:
     """Where ascending keys are among others, and whether they are there."""
     if not len(among):
         return np.zeros(len(keys), np.uint32), np.zeros(len(keys), bool)
@@ -146,7 +141,7 @@ def pruned(
         return levels, fold_counts
     number = np.zeros(
         1, np.uint32
-    )  # the new number of each entry of the order below, or NOWHERE, and once more that
+    )  # of each entry of the order below, its new number or NOWHERE; NOWHERE once more
     for k, level in enumerate(levels):
         contexts = number[level.contexts]
         stay = kept[k] & (contexts != NOWHERE)
@@ -226,94 +221,6 @@ def longer(level: Level, above: Level) -> Longer:
     """How a level leads to the one above."""
     if len(above.contexts) == len(level.symbols):
         return None
-    places = np.full(len(level.symbols), NOWHERE, np.uint32)
-    places[above.contexts] = np.arange(len(above.contexts))
-    return places
-
-
-def gram_keys(contexts: NDArray[np.uint64], level: Level, packing: Packing) -> NDArray[np.uint64]:
-    """The keys of the entries (E,) of a level, from those of its contexts (X,)."""
-    keys: NDArray[np.uint64] = np.repeat(contexts << np.uint64(packing.bits), np.diff(level.starts))
-    return keys | level.symbols
-
-
-def save_levels(levels: Sequence[Level], packing: Packing) -> bytes:
-    """The levels as a safetensors file; contexts are keys where those of the grams fit an integer."""
-    arrays, below = {}, EMPTY_CONTEXT
-    for k, level in enumerate(levels):
-        saved = level
-        if packing.fits(k + 1):
-            saved = replace(level, contexts=below[level.contexts])
-            below = gram_keys(saved.contexts, level, packing)
-        arrays.update({f"{k}.{name}": np.ascontiguousarray(getattr(saved, name)) for name in ARRAYS})
-    return safetensors.numpy.save(arrays)
-
-
-def load_levels(data: bytes, packing: Packing, name: str) -> list[Level]:
-    """The levels of a file of that name. Raises CheckpointError if it is damaged or holds anything else."""
-    try:
-        arrays = safetensors.numpy.load(data)
-    except (safetensors.SafetensorError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{name} is damaged: {error}") from None
-    orders = len(arrays) // len(ARRAYS)
-    names = {f"{k}.{array}" for k in range(min(orders, MOST_ORDERS)) for array in ARRAYS}
-    if set(arrays) != names or orders < 1:
-        raise CheckpointError(f"{name} is damaged: it does not hold the orders from 0 up")
-    made, kept = list[Level](), list[Kept]()
-    below = EMPTY_CONTEXT  # the keys of the entries of the order below
-    for k in range(orders):
-        level = Level(**{array: arrays[f"{k}.{array}"] for array in ARRAYS})
-        problem = _problem(level, packing, k, len(made[-1].symbols) if made else 1)
-        if problem:
-            raise CheckpointError(f"{name} is damaged: wrong {problem} in order {k}")
-        kept.append(np.ones(len(level.contexts), bool))
-        if packing.fits(k + 1):
-            keys: NDArray[np.uint64] = level.contexts
-            contexts, kept[k] = _places(keys, below)
-            level, below = replace(level, contexts=contexts), gram_keys(keys, level, packing)
-        made.append(level)
-    return pruned(made, [], kept)[0]
-
-
-def _problem(level: Level, packing: Packing, order: int, n_below: int) -> str | None:
-    """What is wrong with the arrays, if anything; lookups rely on their types, sizes, order and limits.
-
-    `n_below`: how many entries the order below has.
-    """
-    as_keys = packing.fits(order + 1)
-    dtypes = {
-        "contexts": (np.uint64,) if as_keys else (np.uint32,),
-        "starts": (np.uint32,),
-        "symbols": (np.min_scalar_type(packing.n_symbols - 1),),
-        "counts": (np.uint8, np.uint16, np.uint32),
-        "discounts": (np.float64,),
-    }
-    for part, allowed in dtypes.items():
-        array: NDArray[Any] = getattr(level, part)
-        if array.ndim != 1 or array.dtype not in allowed:
-            return f"type of the {part}"
-    n, starts = len(level.contexts), level.starts.astype(np.int64)
-    if len(starts) != n + 1 or len(level.symbols) != starts[-1] or len(level.counts) != starts[-1]:
-        return "sizes"
-    if starts[0] != 0 or (np.diff(starts) < 1).any():
-        return "starts"
-    if (level.symbols >= packing.n_symbols).any() or (level.counts < 1).any():
-        return "symbols or counts"
-    if as_keys:
-        keys: NDArray[np.uint64] = level.contexts
-        digits = [(keys >> np.uint64(packing.bits * i)) & packing.mask(1) for i in range(order)]
-        wrong = (keys & ~packing.mask(order)).any() or any((d >= packing.n_symbols).any() for d in digits)
-    else:
-        wrong = (level.contexts >= n_below).any()
-    if wrong:
-        return "contexts"
-    if (level.contexts[1:] <= level.contexts[:-1]).any():
-        return "order of the contexts"
-    ascends = level.symbols[1:] > level.symbols[:-1]
-    ascends[starts[1:-1] - 1] = True
-    if not ascends.all():
-        return "order of the entries"
-    d = level.discounts
-    if len(d) != 4 or d[0] != 0 or not ((d[1:] > 0) & (d[1:] <= (1, 2, 3))).all():
-        return "discounts"
-    return None
+    found = np.full(len(level.symbols), NOWHERE, np.uint32)
+    found[above.contexts] = np.arange(len(above.contexts))
+    return found
