@@ -18,6 +18,7 @@ from charlm.training.request import moved_text, note_files
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
+    from charlm.evaluation.calibration import Reliability
     from charlm.evaluation.report import Evaluation
 
 EXAMPLES = """Examples:
@@ -189,6 +190,13 @@ def _per_char(evaluation: "Evaluation") -> Iterator[bytes]:
             yield json.dumps(row).encode() + b"\n"
 
 
+def _calibration(found: "Reliability") -> str:
+    return (
+        f"{found.ece:.4f}  (says {100 * found.confidence:.1f} % sure, right in {100 * found.accuracy:.1f} %; "
+        f"by chance about {found.ece_by_chance:.4f})"
+    )
+
+
 def _show(name: str, evaluation: "Evaluation") -> None:
     from charlm.data.tokenizer import UNIT_NOUNS
     from charlm.evaluation.bootstrap import too_few
@@ -205,6 +213,7 @@ def _show(name: str, evaluation: "Evaluation") -> None:
         ("nats per character", f"{figure.nats_per_char:.4f}"),
         ("bits per byte of UTF-8", f"{figure.bits_per_byte:.4f}"),
         ("perplexity per character", f"{figure.perplexity:.3f}"),
+        ("calibration", _calibration(evaluation.calibration)),
         (
             "characters",
             f"{count(figure.chars)}, all scored, {count(figure.unknown_chars)} {NOT_THERE[evaluation.units]}",

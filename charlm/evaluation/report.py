@@ -23,7 +23,8 @@ from charlm.evaluation.baselines import (
     ngram_baseline,
 )
 from charlm.evaluation.bootstrap import confidence_interval
-from charlm.evaluation.score import OnProgress, Score, no_progress, score_text
+from charlm.evaluation.calibration import Reliability
+from charlm.evaluation.score import OnProgress, Score, no_progress, score_text, score_with_calibration
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor, Predictor, predictor_of
 from charlm.settings import settings_of
@@ -64,6 +65,12 @@ class Evaluation:
         return self.figure.nats_per_char
 
     @property
+    def calibration(self) -> Reliability:
+        """Whether the model is as sure of its predictions as it is right: one for each symbol of the texts."""
+        assert self.figure.calibration is not None
+        return self.figure.calibration
+
+    @property
     def figures(self) -> Iterator[tuple[str, bool, Score]]:
         """Each score with its kind, and whether the model learned from the text while it was scored."""
         if self.ngram is not None:
@@ -97,6 +104,7 @@ class Evaluation:
             "units": figure.units,
             "bits_per_unit": figure.bits_per_unit,
             "perplexity": figure.perplexity,
+            "calibration": self.calibration.to_json(),
             "ci95_bits_per_char": list(self.interval_bits) if self.interval_bits else None,
             "baselines": {name: _baseline_json(found) for name, found in self.baselines.items()},
             "files": [
@@ -120,7 +128,7 @@ def evaluate(
     alone = None
     if predictor.prior is not None:
         alone = NgramPredictor(predictor.prior, predictor.vocabulary)
-    figure = Score([score_text(predictor, name, text, rule, on_progress) for name, text in texts])
+    figure = Score([score_with_calibration(predictor, name, text, rule, on_progress) for name, text in texts])
     joined = "".join(text for _, text in texts)
     held_out = corpus is not None and joined == corpus.held_out_text()
     selected = held_out and _is_best(snapshot, which)

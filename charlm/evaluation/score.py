@@ -3,18 +3,20 @@
 Shapes: N symbols or characters of a text.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import exp, log
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from charlm.data.tokenizer import END_POINT, Ids, Vocabulary, code_points, without_ends
 from charlm.evaluation.bootstrap import Numbers, standard_error
+from charlm.evaluation.calibration import Reliability
 from charlm.inference.context import ContextRule
-from charlm.inference.predictor import Predictor
+from charlm.inference.predictor import Predictor, Scores
 
 OnProgress = Callable[[str, int, int | None], None]
 """Called with what is being done, how much of it is done, and out of how much (None: unknown)."""
@@ -34,6 +36,7 @@ class TextScore:
     unknown_chars: int
     ends: int = 0  # ends of documents, which are predicted too
     units: int = 0  # length in units of the vocabulary: characters or bytes
+    calibration: Reliability | None = None  # of the predictions of its symbols, if it was measured
 
     @cached_property
     def bits(self) -> Numbers:
@@ -111,26 +114,70 @@ class Score:
         """Perplexity per character."""
         return exp(self.nats_per_char)
 
+    @property
+    def calibration(self) -> Reliability | None:
+        """The calibration of the predictions of all symbols; None where it was not measured."""
+        found = [text.calibration for text in self.texts if text.calibration is not None]
+        return sum(found, Reliability.empty()) if len(found) == len(self.texts) else None
 
-def score_text(
+
+def score_text(predictor: Predictor, name: str, text: str, rule: ContextRule | None = None) -> TextScore:
+    """Score every character of a text, from an empty context, and every end of a document in it."""
+    ids = predictor.vocabulary.encode(text)
+    return text_score(predictor.vocabulary, name, text, predictor.score(ids, rule))
+
+
+def score_with_calibration(
     predictor: Predictor,
     name: str,
     text: str,
     rule: ContextRule | None = None,
     on_progress: OnProgress = no_progress,
 ) -> TextScore:
-    """Score every character of a text, from an empty context, and every end of a document in it."""
-    vocabulary = predictor.vocabulary
-    ids = vocabulary.encode(text)
-    if on_progress is no_progress:
-        return text_score(vocabulary, name, text, predictor.score(ids, rule))
-    pieces = [predictor.score(ids[:1])]
-    done = len(pieces[0])
-    for piece in predictor.score_chunks(ids, range((rule or predictor.rule).n_chunks(len(ids))), rule):
-        pieces.append(piece)
-        done += len(piece)
+    """The same with the calibration of the predictions, from the same pass over the text."""
+    ids = predictor.vocabulary.encode(text)
+    rule = predictor.in_blocks(rule or predictor.rule)
+    pieces, calibration, done = [np.empty(0)], Reliability.empty(), 0
+    for scores, reliability in _calibrated_chunks(predictor, ids, range(_n_chunks(rule, len(ids))), rule):
+        pieces.append(scores)
+        calibration += reliability
+        done += len(scores)
         on_progress("scoring", done, len(ids))
-    return text_score(vocabulary, name, text, np.concatenate(pieces))
+    score = text_score(predictor.vocabulary, name, text, np.concatenate(pieces))
+    return replace(score, calibration=calibration)
+
+
+def _n_chunks(rule: ContextRule, n: int) -> int:
+    """The chunks of a text of n symbols, of which the first one scores the first symbol too."""
+    return max(rule.n_chunks(n), min(n, 1))
+
+
+def _scored_chunks(
+    predictor: Predictor, ids: Ids, chunks: Sequence[int], rule: ContextRule
+) -> Iterator[Scores]:
+    """For each chunk the log-probabilities (n,) of its ids; the text's first one belongs to the first chunk."""
+    alone = len(ids) == 1
+    found = [np.empty(0)] * len(chunks) if alone else predictor.score_chunks(ids, chunks, rule)
+    for k, scores in zip(chunks, found, strict=True):
+        yield scores if k else np.concatenate((predictor.score(ids[:1]), scores))
+
+
+def _calibrated_chunks(
+    predictor: Predictor, ids: Ids, chunks: Sequence[int], rule: ContextRule
+) -> Iterator[tuple[Scores, Reliability]]:
+    """The same with their calibration."""
+    first = torch.from_numpy(predictor.first_log_probs())[None]  # (1, V)
+    alone = len(ids) == 1
+    found = [(np.empty(0), first[:0])] * len(chunks) if alone else predictor.predictions(ids, chunks, rule)
+    for k, (scores, logp) in zip(chunks, found, strict=True):
+        part = rule.chunk(k, len(ids))
+        targets = torch.from_numpy(ids[part.first : part.end].astype(np.int64))
+        reliability = Reliability.of(logp, targets)
+        if k == 0:
+            begin = torch.from_numpy(ids[:1].astype(np.int64))
+            scores = np.concatenate((first[0, begin].numpy(), scores))
+            reliability += Reliability.of(first, begin)
+        yield scores, reliability
 
 
 def text_score(vocabulary: Vocabulary, name: str, text: str, logp: Numbers) -> TextScore:
@@ -185,7 +232,7 @@ def spread(rule: ContextRule, n: int, symbols: int, chars: int) -> Slice:
 
     They are evenly spread, or the first ones if the state is carried from one to the next.
     """
-    n_chunks = max(rule.n_chunks(n), min(n, 1))  # a single symbol, without context, is a chunk too
+    n_chunks = _n_chunks(rule, n)
     wanted = min(n_chunks, max(1, round(symbols / rule.stride)))
     last = wanted - 1 if rule.carried else n_chunks - 1
     chunks = np.linspace(0, last, wanted if n_chunks else 0).round().astype(int)
@@ -199,6 +246,7 @@ class Estimate:
     sums: Numbers
     symbols: NDArray[np.int64]
     symbols_per_char: float
+    calibration: Reliability | None = None  # of all blocks, if it was measured
 
     @property
     def blocks(self) -> list[float]:
@@ -219,12 +267,12 @@ class Estimate:
 
     def minus(self, other: "Estimate") -> "Estimate":
         """The paired difference from another estimate on the same blocks."""
-        return replace(self, sums=self.sums - other.sums)
+        return replace(self, sums=self.sums - other.sums, calibration=None)
 
     def subset(self, scored: Sequence[int], wanted: Sequence[int]) -> "Estimate":
         """The estimate from a subset of the scored chunks."""
         kept = np.isin(scored, wanted)
-        return replace(self, sums=self.sums[kept], symbols=self.symbols[kept])
+        return replace(self, sums=self.sums[kept], symbols=self.symbols[kept], calibration=None)
 
     @property
     def chars(self) -> int:
@@ -238,20 +286,29 @@ def score_slice(
     part: Slice,
     stopped: Callable[[], bool] = lambda: False,
     rule: ContextRule | None = None,
+    *,
+    calibrated: bool = False,
 ) -> Estimate | None:
     """Score a slice; None if `stopped` returns True on the way. The rule is the predictor's by default.
 
     The text's first symbol belongs to the first chunk, so the slice of the whole text gives what `charlm eval` gives.
+    `calibrated`: measure the calibration too.
     """
+    rule = rule or predictor.rule
     sums: list[float] = []
     symbols: list[int] = []
-    alone = len(ids) == 1
-    found = [np.empty(0)] * len(part.chunks) if alone else predictor.score_chunks(ids, part.chunks, rule)
-    for chunk, scores in zip(part.chunks, found, strict=True):
+    calibration = Reliability.empty()
+    found: Iterator[tuple[Scores, Reliability]]
+    if calibrated:
+        found = _calibrated_chunks(predictor, ids, part.chunks, rule)
+    else:
+        found = ((s, calibration) for s in _scored_chunks(predictor, ids, part.chunks, rule))
+    for scores, reliability in found:
         if stopped():
             return None
-        if chunk == 0:
-            scores = np.concatenate((predictor.score(ids[:1]), scores))
         sums.append(-float(scores.sum()))
         symbols.append(len(scores))
-    return Estimate(np.array(sums), np.array(symbols), part.symbols_per_char)
+        calibration += reliability
+    return Estimate(
+        np.array(sums), np.array(symbols), part.symbols_per_char, calibration if calibrated else None
+    )

@@ -15,6 +15,7 @@ from torch.nn.utils import vector_to_parameters
 
 from charlm.config import ModelConfig, SamplingConfig
 from charlm.data.tokenizer import Vocabulary
+from charlm.evaluation.calibration import Reliability
 from charlm.inference.predictor import TransformerPredictor
 from charlm.inference.sampling import sampling_weights
 from charlm.model.attention import PositionInfo
@@ -45,6 +46,19 @@ def perplexity() -> Table:
         *rows,
         ("mean", len(text), "", mean),
         ("perplexity", "", "", 2**mean),
+    ]
+
+
+def calibration() -> Table:
+    """Ten predictions: three made with 50 % confidence, five with 80 % and two with 90 %."""
+    confidence = np.repeat([0.5, 0.8, 0.9], [3, 5, 2])
+    right = np.array([1, 1, 0, 1, 1, 1, 0, 0, 1, 1])
+    logp = torch.from_numpy(np.log(np.stack((confidence, 1 - confidence - 1e-9), axis=1)))
+    found = Reliability.of(logp, torch.from_numpy(1 - right))
+    rows: list[Row] = [(n, sure, share, n / found.n * abs(share - sure)) for sure, share, n in found.bins]
+    return ("predictions", "confidence", "accuracy", "part of the error"), [
+        *rows,
+        (found.n, found.confidence, found.accuracy, found.ece),
     ]
 
 

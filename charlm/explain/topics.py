@@ -9,6 +9,7 @@ from typing import Any
 
 import charlm
 from charlm.errors import UsageError
+from charlm.evaluation.calibration import Reliability
 from charlm.evaluation.score import Score
 from charlm.explain import examples
 from charlm.explain.examples import Table
@@ -117,6 +118,12 @@ class Explanation:
 TOPICS = {
     "perplexity": Topic(
         Score, examples.perplexity, instead="charlm eval: bits per character, and perplexity", digits=3
+    ),
+    "calibration": Topic(
+        Reliability,
+        examples.calibration,
+        instead="charlm eval: the calibration error; report.html draws the bins",
+        digits=4,
     ),
     "softmax": Topic(
         sampling_weights,

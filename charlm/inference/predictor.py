@@ -33,6 +33,8 @@ Edges = NDArray[np.int64]
 ESCAPE = 2.0**-16
 """The total probability of all bytes that training never saw, in every context."""
 IDS_AT_ONCE = 8192
+NGRAM_BLOCK = 64
+"""Symbols of a chunk of the n-gram model, which needs no context but its own few symbols."""
 NUMBERS_AT_ONCE = 1 << 23
 """Probabilities computed at once; this bounds the memory for vocabularies of tens of thousands of symbols."""
 
@@ -78,11 +80,21 @@ class Predictor:
         self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
     ) -> Iterator[Scores]:
         """For each of these chunks of the context rule, the log-probabilities (n,) of the ids that it scores."""
+        return (scores for scores, _ in self.predictions(ids, chunks, rule))
+
+    def predictions(
+        self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
+    ) -> Iterator[tuple[Scores, Tensor]]:
+        """The same with the distributions (n, V) that the log-probabilities are from."""
         rule = rule or self.rule
         for k, logp in zip(chunks, self.distributions(ids, chunks, rule), strict=True):
             part = rule.chunk(k, len(ids))
             scored = torch.from_numpy(ids[part.first : part.end].astype(np.int64))[:, None]
-            yield logp.gather(1, scored)[:, 0].double().numpy()
+            yield logp.gather(1, scored)[:, 0].double().numpy(), logp
+
+    def in_blocks(self, rule: ContextRule) -> ContextRule:
+        """The rule that reads a whole text fastest, and gives the same predictions as `rule`."""
+        return rule
 
     def distributions(
         self,
@@ -362,6 +374,20 @@ class NgramPredictor(Predictor):
                 most = np.concatenate([np.arange(part.first, part.end) - part.start for part in parts])
             scores = self._log_with_escape(self.model.probabilities_at(ids, at, most), np.asarray(ids[at]))
             yield from np.split(scores, np.cumsum([part.end - part.first for part in parts])[:-1])
+
+    def predictions(
+        self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
+    ) -> Iterator[tuple[Scores, Tensor]]:
+        """The same with the distributions (n, V), which have single precision."""
+        yield from zip(
+            self.score_chunks(ids, chunks, rule), self.distributions(ids, chunks, rule), strict=True
+        )
+
+    def in_blocks(self, rule: ContextRule) -> ContextRule:
+        """The rule that scores NGRAM_BLOCK symbols at a time."""
+        if rule.reset_prior_at_start:
+            return rule
+        return ContextRule(self.rule.block_size + NGRAM_BLOCK - 1, NGRAM_BLOCK)
 
     def distributions(
         self,

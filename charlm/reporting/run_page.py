@@ -1,9 +1,10 @@
 """`report.html`: a run as one self-contained page, made from its log."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from math import ceil, log
+from math import ceil, log, sqrt
 from statistics import fmean
 from typing import Any
 
@@ -22,6 +23,7 @@ from charlm.evaluation.baselines import (
     symbol_baselines,
 )
 from charlm.evaluation.bootstrap import plus_minus, too_few
+from charlm.evaluation.calibration import Reliability
 from charlm.ngram.build import FOLDS
 from charlm.reporting import pages
 from charlm.reporting.log import METRICS, SAMPLES, Sample, read_log
@@ -35,7 +37,8 @@ BaselineRow = tuple[str, float]
 MOST_POINTS = 400
 MOST_ROWS = 100  # of the table of evaluations
 SMOOTHING_PART = 40  # the strong line averages over a fortieth of the run to either side
-LOSS_HEIGHT, RATE_HEIGHT = 320.0, 90.0
+LOSS_HEIGHT, RATE_HEIGHT, RELIABILITY_HEIGHT = 320.0, 90.0, 240.0
+LARGEST_DOT = 12.0  # the radius of the fullest bin's
 LONGEST_NAME = 12
 
 
@@ -65,6 +68,7 @@ def render(page: Page) -> str:
         few=FEWEST_HELD_OUT,
         ln2=log(2),
         plus_minus=plus_minus,
+        **_calibration(held_out),
         **_figures(page, held_out),
     )
 
@@ -107,6 +111,32 @@ def _figures(page: Page, held_out: list[Evaluated]) -> dict[str, Any]:
         "lost": len(page.train) + len(page.evaluations) - len(train) - len(held_out),
     }
     return {"loss": loss, "rate": rate, "legend": legend}
+
+
+def _calibration(held_out: list[Evaluated]) -> dict[str, Any]:
+    """The calibration that was measured last, and its chart; None where a log has none."""
+    found = None
+    for event in held_out:
+        if event.calibration is not None:
+            with suppress(ValueError):
+                found = Reliability.from_json(event.calibration)
+    return {"calibration": found, "reliability": None if found is None else _reliability_chart(found)}
+
+
+def _reliability_chart(found: Reliability) -> Markup:
+    """Accuracy against confidence; the area of a bin's dot is its number of predictions."""
+    frame = Frame((0.0, 1.0), (0.0, 1.0), WIDTH - 14, RELIABILITY_HEIGHT)
+    most = max(n for _, _, n in found.bins)
+    dots = "".join(
+        f'<circle cx="{frame.across(sure):.1f}" cy="{frame.down(right):.1f}" r="{LARGEST_DOT * sqrt(n / most):.1f}"/>'
+        for sure, right, n in found.bins
+    )
+    inner = pages.curve(frame, [(0.0, 0.0), (1.0, 1.0)], "base") + dots
+    title = f"Accuracy against confidence: expected calibration error {found.ece:.4f}"
+    marks = pages.ticks((0.0, 1.0), 5)
+    return pages.drawing(
+        frame, title, inner, x_title="confidence", y_title="accuracy", x_ticks=marks, y_ticks=marks
+    )
 
 
 def _loss_chart(

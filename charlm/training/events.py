@@ -60,6 +60,7 @@ class Evaluated(HeldOutLoss):
     rises: int  # evaluations that were worse than the best by more than chance
     final: bool
     seconds: float
+    calibration: dict[str, Any] | None = None  # of the final evaluation: `Reliability.to_json`
 
 
 @dataclass(frozen=True, kw_only=True)

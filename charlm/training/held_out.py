@@ -9,6 +9,7 @@ import numpy as np
 
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import Ids
+from charlm.evaluation.calibration import Reliability
 from charlm.evaluation.score import Estimate, Slice, score_slice, spread
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor, Predictor
@@ -24,6 +25,7 @@ class Scores:
     own: Estimate
     common: Estimate
     n_chunks: int  # scored
+    calibration: Reliability | None  # on all these chunks
 
     @property
     def is_finite(self) -> bool:
@@ -62,11 +64,11 @@ class HeldOut:
         if not chunks:
             return None
         both = replace(part, chunks=chunks)
-        found = score_slice(self.predictor, self.corpus.held_out, both, stopped, self.rule)
+        found = score_slice(self.predictor, self.corpus.held_out, both, stopped, self.rule, calibrated=True)
         if found is None:
             return None
         own, compared = (found.subset(chunks, each.chunks) for each in (part, common))
-        return Scores(own, compared, len(chunks))
+        return Scores(own, compared, len(chunks), found.calibration)
 
     def loss(self, step: int, part: Slice, score: Estimate, stopped: Callable[[], bool]) -> HeldOutLoss:
         """A score on these chunks next to the baseline's; without a baseline when stopped."""

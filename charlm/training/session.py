@@ -19,7 +19,6 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.tokenizer import Ids
 from charlm.errors import CheckpointError
-from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor, predictor_of
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.native.library import status
@@ -37,8 +36,6 @@ from charlm.training.state import RunState, read_state
 
 PRIOR_DROPOUT_STREAM = 2
 """Separates the random numbers here from those that draw the windows."""
-NGRAM_BLOCK = 64
-"""Symbols per block in which an n-gram model is evaluated, for the standard error and for speed."""
 
 
 class PriorRows:
@@ -344,6 +341,5 @@ class NgramSession(Session):
 
     def held_out(self, baseline: KneserNey | None = None) -> HeldOut:
         """The evaluation on all of the held-out text; n-grams have no n-gram baseline."""
-        # The same predictions as by the model's own rule, NGRAM_BLOCK symbols at a time.
-        rule = ContextRule(self.predictor.rule.block_size + NGRAM_BLOCK - 1, NGRAM_BLOCK)
+        rule = self.predictor.in_blocks(self.predictor.rule)
         return HeldOut(self.corpus, self.predictor, None, rule, always_whole=True)

@@ -258,6 +258,7 @@ class Trainer:
             rises=state.early_stopping.rises,
             final=final,
             seconds=seconds,
+            calibration=scores.calibration.to_json() if final and scores.calibration else None,
         )
         self.deadline.add_evaluation(scores.n_chunks, seconds, perf_counter() - started)
 

@@ -13,7 +13,7 @@ OF_CHECKPOINT = (
 )
 OF_RUN = ("run.json", "vocabulary.json")
 TOPICS = (
-    *("perplexity", "softmax", "embedding"),
+    *("perplexity", "calibration", "softmax", "embedding"),
     *("sequence", "causal", "autoregressive", "recurrent", "convolution", "simple-attention", "equivariance"),
     *("attention", "window", "locality", "documents", "learned", "sinusoidal", "relative", "rotary", "alibi"),
     *("none", "block", "kneser-ney", "ngram-prior", "ngram-embeddings", "muon"),

@@ -17,7 +17,7 @@ KEYS = keys(
     int="schema block_size stride chars bytes document_ends unknown_chars units",
     bool="online selected_on_this_text state_carried",
     list="figures files warnings",
-    dict="checkpoint baselines",
+    dict="checkpoint baselines calibration",
     float="nats_per_char bits_per_char bits_per_byte bits_per_unit perplexity",
 ) | {"prior_order": (int, type(None)), "ci95_bits_per_char": (list, type(None))}
 BASELINES = {"uniform", "unigram", "xz", "kneser-ney"}
@@ -59,6 +59,13 @@ def test_what_is_said_of_the_held_out_part_agrees_with_itself(models: Models, ki
     assert said["state_carried"] is (kind == "recurrent")
     assert (said["prior_order"] is None) == (kind == "plain")
     assert (said["document_ends"] > 0) == (kind == "lines")
+
+    calibration = said["calibration"]
+    assert sum(row["n"] for row in calibration["bins"]) == said["units"] + said["document_ends"]
+    assert (
+        0 <= calibration["ece"] <= 1
+        and abs(calibration["confidence"] - calibration["accuracy"]) <= calibration["ece"] + 1e-12
+    )
 
     bits = said["bits_per_char"]
     assert said["nats_per_char"] == pytest.approx(bits * log(2), rel=1e-12)
