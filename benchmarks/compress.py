@@ -21,7 +21,7 @@ from charlm.checkpoint.run_folder import find_run
 from charlm.checkpoint.snapshot import read_snapshot
 from charlm.compression.codec import Progress, compressing, decompressing
 from charlm.evaluation.score import score_text
-from charlm.inference.predictor import TransformerPredictor
+from charlm.inference.members import predictor_of
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ def main() -> None:
     done, seconds = timed(compressing(data, snapshot))
     original, seconds_back = timed(decompressing(done.data, str(options.file), snapshot))
     assert original == data
-    scored = score_text(TransformerPredictor.of(snapshot), "", text).nats.sum() / log(2) / 8
+    scored = score_text(predictor_of(snapshot), "", text).nats.sum() / log(2) / 8
     allowed = scored * 1.01 + 64
     print(f"{len(text):,} characters, {len(data):,} bytes, {done.header.streams} streams")
     print(f"compress    {len(text) / seconds:10,.0f} characters/s")

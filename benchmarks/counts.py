@@ -25,18 +25,19 @@ from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.prepare import prepare
 from charlm.evaluation.score import score_text
 from charlm.inference.predictor import NgramPredictor
-from charlm.ngram.build import Built, TrainingPrior, build
+from charlm.ngram.build import Built, TrainingPrior, build, fold_edges
+from charlm.ngram.table import Index
 
 MEMORY = 4 << 30
 B, T, BATCHES = 8, 128, 100
 
 
-def built(corpus: Corpus, order: int, n_folds: int, repeat: int) -> tuple[Built, float]:
+def built(corpus: Corpus, order: int, folds: Index | None, repeat: int) -> tuple[Built, float]:
     """The counts, and the least seconds of several times."""
     seconds = []
     for _ in range(repeat):
         started = perf_counter()
-        found = build(corpus.train, corpus.vocabulary.n_symbols, order, memory=MEMORY, n_folds=n_folds)
+        found = build(corpus.train, corpus.vocabulary.n_symbols, order, memory=MEMORY, folds=folds)
         seconds.append(perf_counter() - started)
     return found, min(seconds)
 
@@ -83,8 +84,9 @@ def main() -> None:
     titles = ("order", "MB/s", "folds", "held out", "MB", "with folds", "disk", "batch", "in C", "step")
     print("".join(f"{title:>11}" for title in titles))
     for order in range(low, high + 1):
-        whole, seconds = built(corpus, order, 0, options.repeat)
-        folds, fold_seconds = built(corpus, order, options.folds, options.repeat)
+        whole, seconds = built(corpus, order, None, options.repeat)
+        edges = fold_edges(len(corpus.train), options.folds)
+        folds, fold_seconds = built(corpus, order, edges, options.repeat)
         predictor = NgramPredictor(whole.model, corpus.vocabulary)
         nats = score_text(predictor, "", corpus.held_out_text()).nats.mean()
         figures = (
@@ -94,7 +96,7 @@ def main() -> None:
             whole.model.nbytes / 1e6,
             folds.model.nbytes / 1e6,
             len(whole.model.to_bytes()) / 1e6,
-            *(seconds * 1e3 for seconds in batch_seconds(TrainingPrior(folds.model, corpus.train))),
+            *(seconds * 1e3 for seconds in batch_seconds(TrainingPrior(folds.model, corpus.train, edges))),
             step_seconds(predictor, corpus) * 1e6,
         )
         shown = (f"{figure:11.{4 if i == 2 else 1}f}" for i, figure in enumerate(figures))

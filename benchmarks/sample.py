@@ -32,6 +32,7 @@ from charlm.checkpoint.run_folder import find_run
 from charlm.checkpoint.snapshot import TABLE, read_snapshot
 from charlm.config import SamplingConfig
 from charlm.inference.generate import Piece, generate
+from charlm.inference.members import predictor_of
 from charlm.inference.predictor import TransformerPredictor
 from charlm.model.transformer import LanguageModel
 from charlm.threads import use_threads
@@ -130,7 +131,8 @@ def main() -> None:
     use_threads(options.threads)
     if options.run:
         snapshot = read_snapshot(find_run(options.checkpoints, options.run), "latest")
-        predictor = TransformerPredictor.of(snapshot)
+        predictor = predictor_of(snapshot)
+        assert isinstance(predictor, TransformerPredictor), "of a single transformer"
     else:
         session = untrained(SIZES[2])
         predictor = TransformerPredictor(session.model.eval(), session.corpus.vocabulary)

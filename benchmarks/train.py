@@ -66,7 +66,7 @@ def session_of(corpus: Corpus, choice: Choice) -> TransformerSession:
     """One that belongs to no run."""
     facts = CorpusFacts(label="", sources=(), key=corpus.key, sha256=corpus.sha256)
     run = RunFacts(name="", command="", created="", corpus=facts, text=TextConfig())
-    return TransformerSession(corpus, choice.model, choice.training, choice.plan, run)
+    return TransformerSession(corpus, choice.plan, run)
 
 
 def plain_trainer(size: Size, *, compiled: bool, bf16: bool = False) -> PlainTrainer:

@@ -32,6 +32,7 @@ def train(
     time: str | float | None = None,
     steps: int | None = None,
     run: str | None = None,
+    plan_from: str | os.PathLike[str] | None = None,
     from_run: str | None = None,
     checkpoint: str | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
@@ -51,7 +52,9 @@ def train(
 
     Raises UsageError, TextError, CheckpointError, DivergedError and ResourceError, as the command does.
     """
-    job = _begin("train", paths, settings, texts, time, steps, run, from_run, checkpoint, checkpoints)
+    job = _begin(
+        "train", paths, settings, texts, time, steps, run, plan_from, from_run, checkpoint, checkpoints
+    )
     return _train_to_end(job, progress)
 
 
@@ -61,6 +64,7 @@ def train_events(
     time: str | float | None = None,
     steps: int | None = None,
     run: str | None = None,
+    plan_from: str | os.PathLike[str] | None = None,
     from_run: str | None = None,
     checkpoint: str | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
@@ -73,7 +77,19 @@ def train_events(
     arguments are refused at the call, before the first event.
     """
     return _events(
-        _begin("train_events", paths, settings, texts, time, steps, run, from_run, checkpoint, checkpoints)
+        _begin(
+            "train_events",
+            paths,
+            settings,
+            texts,
+            time,
+            steps,
+            run,
+            plan_from,
+            from_run,
+            checkpoint,
+            checkpoints,
+        )
     )
 
 
@@ -122,6 +138,7 @@ def _begin(
     time: str | float | None,
     steps: int | None,
     run: str | None,
+    plan_from: str | os.PathLike[str] | None,
     from_run: str | None,
     checkpoint: str | None,
     checkpoints: str | os.PathLike[str] | None,
@@ -140,6 +157,7 @@ def _begin(
         "time": time,
         "steps": steps,
         "run": run,
+        "plan_from": plan_from,
         "from_run": from_run,
         "checkpoint": checkpoint,
         **settings,
@@ -153,6 +171,7 @@ def _begin(
         time=_time_text(time),
         steps=steps,
         run=run,
+        plan_from=None if plan_from is None else os.fspath(plan_from),
         root=runs_root(checkpoints),
         from_run=from_run,
         checkpoint=checkpoint,

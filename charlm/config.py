@@ -1,6 +1,7 @@
 """Every setting once: its name, type, default, help and limits, and what cannot be combined (standard library only)."""
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Annotated, Self, TypeVar
 
@@ -15,6 +16,8 @@ SCORED = ("relative", "rotary", "alibi")
 """The positions that act on scores."""
 TRANSFORMER, NGRAM = "transformer", "ngram"
 """The kinds of model."""
+PRIOR, NO_PRIOR = "prior", "no-prior"
+"""The kinds of transformers that a run may train: from the n-gram prior, and without it."""
 NGRAM_SETTINGS = ("model", "prior", "prior_order", "causal", "prior_memory", "prior_chars", "threads")
 """The settings that have an effect on an n-gram model."""
 NOT_PLAIN = (
@@ -47,6 +50,15 @@ def refuse_not_plain(config: Settings) -> None:
         off = {"ngram_embeddings": (None, 1), "prior": (None, False)}.get(setting.name, (setting.default,))
         if setting.name in NOT_PLAIN and value not in off:
             raise ValueError(f"`{setting.name}={value}` is not allowed with `plain`")
+
+
+def settings_given(config: Settings, names: Collection[str] | None = None) -> list[str]:
+    """The names of the settings, by default of all, that are not at their defaults."""
+    return [
+        s.name
+        for s in settings_of(type(config))
+        if (names is None or s.name in names) and getattr(config, s.name) != s.default
+    ]
 
 
 def acts(model: str, setting: str) -> bool:
@@ -266,6 +278,7 @@ class ModelConfig(Settings):
         )
 
 
+MOST_MEMBERS = 8
 CONVOLUTION_WINDOW = 8
 """What a convolution reads back unless told; checkpoints count on it."""
 
@@ -303,6 +316,20 @@ class TrainingConfig(Settings):
         str | None,
         "Learning-rate schedule as points STEP:FACTOR,..., linearly interpolated; needs --steps. "
         "[default: planned]",
+    ] = None
+    members: Annotated[
+        str | None,
+        "Models to train and mix, joined by commas: prior and no-prior (transformers with and without the n-gram "
+        "prior), ngram (the n-gram model itself).",
+        Choices((PRIOR, NO_PRIOR, NGRAM)),
+        PLANNED,
+    ] = None
+    reserved_chars: Annotated[
+        int | None,
+        "Symbols (see --units) at the end of the training text that no model trains on; temperatures and the "
+        "mixture's weights are learned on them.",
+        Range(0, 10**9),
+        PLANNED,
     ] = None
     seed: Annotated[int, "Random seed: initialisation, data order, dropout.", Range(0, 2**63 - 1), BASIC] = 1
     eval_every: Annotated[int | None, "Steps between evaluations.", Range(1, 10**9), PLANNED] = None
@@ -350,6 +377,14 @@ class TrainingConfig(Settings):
             )
         if self.muon_lr is not None and self.optimizer == "adamw":
             raise no_effect(self, "muon_lr", "`optimizer=adamw`")
+        kinds = self.members.split(",") if self.members is not None else []
+        if kinds and (
+            kinds.count(NGRAM) > 1 or len(kinds) == kinds.count(NGRAM) or len(kinds) > MOST_MEMBERS
+        ):
+            raise ValueError(
+                f"`members` is {self.members}; it needs {PRIOR} or {NO_PRIOR}, takes {NGRAM} once, and holds at most "
+                f"{MOST_MEMBERS}; for an n-gram model alone: `model={NGRAM}`"
+            )
 
     def completed(self) -> Self:
         """The same with all that a run computes by named, as it was before there was a choice."""
@@ -359,6 +394,7 @@ class TrainingConfig(Settings):
             ngram_embedding_accumulator=self.ngram_embedding_accumulator or 0.0,
             precision="fp32" if self.precision == "auto" else self.precision,
             compile="off" if self.compile == "auto" else self.compile,
+            reserved_chars=self.reserved_chars or 0,
         )
 
 

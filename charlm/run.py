@@ -28,7 +28,8 @@ from charlm.data.tokenizer import Vocabulary, without_ends
 from charlm.errors import CheckpointError, TextError, UsageError
 from charlm.inference.context import ContextRule
 from charlm.inference.generate import Ended, Piece, default_prompt, generate
-from charlm.inference.predictor import Predictor, TransformerPredictor, predictor_of
+from charlm.inference.members import predictor_of
+from charlm.inference.predictor import Predictor, TransformerPredictor
 from charlm.settings import settings_of
 from charlm.terminal import one_line
 from charlm.threads import threads_restored
@@ -121,11 +122,10 @@ class Run:
 
     @property
     def model(self) -> torch.nn.Module:
-        """The transformer, in evaluation mode: ids (B, T) to logits (B, T, V). UsageError for an n-gram model."""
+        """The transformer, in evaluation mode: ids (B, T) to logits (B, T, V). UsageError for an n-gram model or a mixture."""
         if not isinstance(self.predictor, TransformerPredictor):
-            raise UsageError(
-                f"{self.name} is an n-gram model, which is no torch module; use score, next and sample"
-            )
+            kind = "a mixture of several models" if self.predictor.kind == "mixture" else "an n-gram model"
+            raise UsageError(f"{self.name} is {kind}, which is no torch module; use score, next and sample")
         return self.predictor.model
 
     @property
@@ -325,13 +325,21 @@ def evaluate_run(
             raise TextError(f"this run {missing} name a file to score")
         texts = [(f"{part} part of {text_name(run.snapshot.run)}", text)]
     try:
-        rule = ContextRule.of_model(run.snapshot.model_config, stride)
+        rule = _rule(run, stride)
     except ValueError as error:
         raise UsageError(str(error)) from None
     from charlm.evaluation.report import evaluate  # here: not needed to sample
 
     with messages.progress("scoring", " symbols") as watch:
         return evaluate(run.snapshot, run.which, texts, rule, corpus, watch)
+
+
+def _rule(run: Run, stride: int | None) -> ContextRule:
+    """What each prediction may see. Raises ValueError if `stride` is not allowed."""
+    if run.snapshot.model_config.is_ngram or stride is None:
+        return ContextRule.of_model(run.snapshot.model_config, stride) if stride else run.predictor.rule
+    rule = run.predictor.rule
+    return ContextRule.of(rule.block_size, stride, carried=rule.carried)
 
 
 def text_of_run(

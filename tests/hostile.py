@@ -19,9 +19,10 @@ from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import load
 from charlm.errors import CheckpointError
-from charlm.inference.predictor import predictor_of
+from charlm.inference.members import predictor_of
 from charlm.training.launch import resume_run, start_run
-from charlm.training.planner import Budget, Choice, choose, read_plan
+from charlm.training.plan import read_plan
+from charlm.training.planner import Budget, Choice, choose
 from charlm.training.session import TransformerSession
 from charlm.training.state import overview
 from charlm.training.trainer import Trainer

@@ -23,9 +23,11 @@ from charlm.experiments.results import by_symbols_before, by_symbols_seen, read_
 from charlm.experiments.runner import Began, Scored, Scoring, compare, plan_of, unintended
 from charlm.experiments.statistics import verdict
 from charlm.experiments.variants import Variant, parse_axis, variants, written
-from charlm.inference.predictor import NgramPredictor, TransformerPredictor
+from charlm.inference.members import predictor_of
+from charlm.inference.predictor import NgramPredictor
 from charlm.training.events import Stepped
-from charlm.training.planner import Budget, read_plan
+from charlm.training.plan import read_plan
+from charlm.training.planner import Budget
 from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, toy_run
 from tests.test_predictor import predictor
@@ -307,7 +309,7 @@ def test_each_run_has_the_figure_that_an_evaluation_gives_it(tmp_path: Path, cor
     assert [row.bits for row in found.rows] == sorted(row.bits or 0 for row in found.rows)
     for row in found.rows:
         run = RunFolder(folder.path / row.results[0][0].run_name)
-        scores = TransformerPredictor.of(read_snapshot(run, "latest")).score(corpus.held_out)
+        scores = predictor_of(read_snapshot(run, "latest")).score(corpus.held_out)
         assert row.bits == pytest.approx(-float(scores.mean()) / log(2), abs=1e-9)
         assert row.results[0][1].chars_read == 6 * 4 * 16
     difference = found.rows[1].difference

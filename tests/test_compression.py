@@ -19,7 +19,7 @@ from charlm.compression.container import FRAME, VERSION, Environment, ModelHashe
 from charlm.config import TextConfig
 from charlm.data.prepare import prepare
 from charlm.errors import CharlmError, CheckpointError, TextError
-from charlm.inference.predictor import TransformerPredictor
+from charlm.inference.members import predictor_of
 from charlm.native.library import supported_clones
 from tests.cli.kept import TOY
 from tests.conftest import TEXT, Result, toy_run
@@ -144,7 +144,7 @@ def test_streams_side_by_side_cost_what_the_model_says(
     done = there(text.encode(), snapshot)
     assert done.header.streams == len(text) // 500 > 4
     assert back(done.data, snapshot) == text.encode()
-    predictor, ids = TransformerPredictor.of(snapshot), snapshot.vocabulary.encode(text)
+    predictor, ids = predictor_of(snapshot), snapshot.vocabulary.encode(text)
     parts = np.array_split(ids, done.header.streams)
     bits = -sum(predictor.score(part).sum() for part in parts) / np.log(2)
     assert abs(done.header.payload_bytes - bits / 8) < 2 + 1e-4 * bits / 8

@@ -182,7 +182,9 @@ def test_without_a_fold_is_counted_from_the_others(
         patch.setattr("charlm.ngram.kneser_ney.DENSE_NUMBERS", dense)
         ids, packing = np.array(text), Packing(SYMBOLS)
         order, parts = count_parts(
-            [(ids, part) for part in split_spans([(0, len(ids))], len(ids), n_folds)], packing, order
+            [(ids, part) for part in split_spans([(0, len(ids))], fold_edges(len(ids), n_folds))],
+            packing,
+            order,
         )
         model = KneserNey(SYMBOLS, *levels_with_folds(parts, packing, order))
     whole = Plain(text, SYMBOLS, order)
@@ -204,7 +206,7 @@ def test_folds_of_parts_of_a_text_and_of_little_memory() -> None:
     text, packing = np.random.default_rng(1).integers(0, 30, 200_000), Packing(30)
     spans = [(1000, 90_000), (120_000, 170_000)]
     order, parts = count_parts(
-        [(text, part) for part in split_spans(spans, len(text), 7)], packing, 5, memory=1 << 18
+        [(text, part) for part in split_spans(spans, fold_edges(len(text), 7))], packing, 5, memory=1 << 18
     )
     assert order < 5
     found, shares = levels_with_folds(parts, packing, order)
@@ -228,7 +230,7 @@ def test_nothing_counted_is_uniform() -> None:
 @pytest.mark.parametrize("n_folds", [0, 5])
 def test_memory_bounds_what_is_kept_and_what_is_left_out_is_said(memory: int, n_folds: int) -> None:
     text = noise(30_000, 20)
-    built = build(text, 20, 4, memory=memory, n_folds=n_folds)
+    built = build(text, 20, 4, memory=memory, folds=fold_edges(len(text), n_folds) if n_folds else None)
     kept = sum(level.nbytes for level in built.model.levels)
     kept += sum(share.nbytes for share in built.model.fold_counts or ())
     assert kept <= memory

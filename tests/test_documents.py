@@ -22,7 +22,7 @@ from charlm.evaluation.score import score_text
 from charlm.inference.generate import Ended, Piece, generate
 from charlm.inference.predictor import NgramPredictor, TransformerPredictor
 from charlm.model.transformer import LanguageModel, initialise
-from charlm.ngram.build import build, count_parts, split_spans
+from charlm.ngram.build import build, count_parts, fold_edges, split_spans
 from charlm.ngram.keys import Packing
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.ngram.table import Level, levels_with_folds
@@ -236,7 +236,7 @@ def test_what_a_fold_leaves_out_is_what_it_has(documents: list[list[int]], order
     ids = np.array([symbol for document in documents for symbol in [*document, E]])
     packing = Packing(4, E)
     bounds = np.arange(n_folds + 1) * len(ids) // n_folds
-    folds = [(ids, part) for part in split_spans([(0, len(ids))], len(ids), n_folds)]
+    folds = [(ids, part) for part in split_spans([(0, len(ids))], fold_edges(len(ids), n_folds))]
     whole = KneserNey(4, *levels_with_folds(count_parts(folds, packing, order)[1], packing, order))
     for fold in range(n_folds):
         spans = [(0, int(bounds[fold])), (int(bounds[fold + 1]), len(ids))]

@@ -15,7 +15,8 @@ from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
 from charlm.evaluation.score import score_text
-from charlm.inference.predictor import Predictor, predictor_of
+from charlm.inference.members import predictor_of
+from charlm.inference.predictor import Predictor
 from charlm.training.trainer import Trainer
 from tests.cli.kept import TOY
 from tests.conftest import TEXT, Never, Result, toy_run

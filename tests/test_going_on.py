@@ -20,8 +20,8 @@ from charlm.data.load import Loaded
 from charlm.data.prepare import prepare
 from charlm.errors import CheckpointError, UsageError
 from charlm.evaluation.score import score_slice
-from charlm.inference.predictor import TransformerPredictor
-from charlm.ngram.build import FOLDS, build
+from charlm.inference.members import predictor_of
+from charlm.ngram.build import FOLDS, build, fold_edges
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.training.events import Event, Remembered
 from charlm.training.finetune import Parent, choose_finetuning, inherit_model, inherit_training
@@ -120,9 +120,7 @@ def test_what_was_forgotten_is_what_both_models_say_of_the_same_windows(
     folder, session = gone_on(run, NEW)
     first, last = last_remembered(list(Trainer(session, folder).run(Never())))
     assert hashes(run) == untouched
-    old, new = (
-        TransformerPredictor.of(read_snapshot(RunFolder(path), "latest")) for path in (run.path, folder.path)
-    )
+    old, new = (predictor_of(read_snapshot(RunFolder(path), "latest")) for path in (run.path, folder.path))
     assert session.parent_text is not None
     ids, part, rule = session.parent_text.ids, session.parent_text.part, session.parent_text.rule
     assert session.corpus.vocabulary.decode(ids) == corpus.held_out_text()
@@ -176,7 +174,7 @@ def test_it_is_resumed_though_the_old_run_is_gone_but_not_without_a_text_that_it
 def test_both_texts_are_counted_and_only_the_new_one_in_folds() -> None:
     random = np.random.default_rng(1)
     new, old = (random.integers(0, 5, n).astype(np.uint8) for n in (400, 700))
-    both = build(new, 5, 3, memory=1 << 28, n_folds=FOLDS, beside=[old]).model
+    both = build(new, 5, 3, memory=1 << 28, folds=fold_edges(len(new), FOLDS), beside=[old]).model
     joined = build(np.concatenate((new, old)), 5, 3, memory=1 << 28).model
     alone = [build(part, 5, 3, memory=1 << 28).model for part in (new, old)]
 
@@ -190,7 +188,8 @@ def test_both_texts_are_counted_and_only_the_new_one_in_folds() -> None:
     without = np.concatenate((new[:360], old))
     expected = build(without, 5, 3, memory=1 << 28).model
     assert np.abs(rows(both, fold=9) - rows(expected)).mean() < 0.02
-    assert build(new, 5, 3, memory=1 << 28, n_folds=FOLDS, beside=[old], most=550).symbols in range(500, 551)
+    some = build(new, 5, 3, memory=1 << 28, folds=fold_edges(len(new), FOLDS), beside=[old], most=550)
+    assert some.symbols in range(500, 551)
 
 
 def test_a_text_that_stands_in_the_new_one_is_not_counted_twice(tmp_path: Path) -> None:
@@ -227,7 +226,9 @@ def test_an_early_end_is_judged_by_the_weights_that_will_be_used(tmp_path: Path,
     run = trained(tmp_path, corpus)
     folder, session = gone_on(run, NEW[:400], 200, patience=1, learning_rate=0.1, eval_every=5)
     *_, last = last_remembered(list(Trainer(session, folder).run(Never())))
-    assert session.state.finished == "early" and last.step == session.state.early_stopping.best_step
+    assert session.state.finished == "early" and session.parent_text is not None
+    best = session.state.last_evaluation  # of the weights that were best, which it went back to
+    assert best is not None and last.step == best.step == session.state.step
 
 
 @pytest.mark.parametrize(("kind", "can_act"), [("plain", True), ("learned", False)])

@@ -14,7 +14,8 @@ from charlm.checkpoint.snapshot import read_snapshot
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import Ids
 from charlm.evaluation.score import Estimate, Slice, score_slice, spread
-from charlm.inference.predictor import NgramPredictor, Predictor, predictor_of
+from charlm.inference.members import predictor_of
+from charlm.inference.predictor import NgramPredictor, Predictor
 from charlm.training.events import Evaluated, Finished
 from charlm.training.launch import extend_by_steps, resume_run
 from charlm.training.trainer import Trainer
@@ -98,8 +99,8 @@ def test_a_last_step_that_is_worse_on_the_same_windows_is_not_the_best(
     run, session = toy_run(tmp_path, corpus, 12)
     common = spread(session.predictor.rule, len(corpus.held_out), 100, corpus.held_out_chars).chunks
 
-    def score(predictor: Predictor, ids: Ids, part: Slice, *more: object) -> Estimate | None:
-        estimate = score_slice(predictor, ids, part, *more)  # type: ignore[arg-type]
+    def score(predictor: Predictor, ids: Ids, part: Slice, *more: object, **how: object) -> Estimate | None:
+        estimate = score_slice(predictor, ids, part, *more, **how)  # type: ignore[arg-type]
         if estimate is None or len(part.chunks) == len(common):
             return estimate
         change = np.where(np.isin(part.chunks, common), 1.0, -3.0)  # nats a symbol

@@ -14,7 +14,7 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.errors import DivergedError, ResourceError
 from charlm.evaluation.score import score_slice
-from charlm.inference.predictor import TransformerPredictor
+from charlm.inference.members import predictor_of
 from charlm.strict_json import to_json
 from charlm.training import trainer as step
 from charlm.training.events import Evaluated, Event, Finished, Saved, SaveFailed, Skipped, Stepped, WentBack
@@ -93,7 +93,7 @@ def test_accumulation_changes_nothing_but_the_last_bits(tmp_path: Path, corpus: 
 def test_the_final_figure_is_the_predictors_score(tmp_path: Path, corpus: Corpus) -> None:
     run, session = toy_run(tmp_path, corpus, 10)
     figure = [e for e in Trainer(session, run).run(Never()) if isinstance(e, Evaluated)][-1]
-    scores = TransformerPredictor.of(read_snapshot(run, "latest")).score(corpus.held_out)
+    scores = predictor_of(read_snapshot(run, "latest")).score(corpus.held_out)
     assert figure.nats_per_char == pytest.approx(
         -scores.mean() * len(corpus.held_out) / corpus.held_out_chars, rel=1e-6
     )

@@ -15,6 +15,7 @@ from charlm.checkpoint.snapshot import read_snapshot
 from charlm.config import ATTENTION, SCORED, ModelConfig
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import Vocabulary
+from charlm.inference.members import predictor_of
 from charlm.inference.predictor import TransformerPredictor
 from charlm.model import masks
 from charlm.model.attention import Attention, PositionInfo, SimpleAttention
@@ -158,7 +159,7 @@ def test_exact_resume_and_what_is_saved_is_what_is_read(
     model |= {"locality": True, "n_kv_head": 1} if "attention" in mixer.split(",") else {}
     model |= {"window": 3} if mixer != "recurrent" and position != "default" else {}
     session = stopped_and_resumed(tmp_path, corpus, model, steps=6)
-    saved = TransformerPredictor.of(read_snapshot(RunFolder(tmp_path / "part"), "latest"))
+    saved = predictor_of(read_snapshot(RunFolder(tmp_path / "part"), "latest"))
     ids = corpus.held_out[:50]
     np.testing.assert_array_equal(
         saved.score(ids), TransformerPredictor(session.model.eval(), corpus.vocabulary).score(ids)

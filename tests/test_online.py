@@ -15,7 +15,7 @@ from charlm.evaluation.adaptive import BLOCK, MODEL, NGRAM, DynamicModel, scorin
 from charlm.evaluation.report import evaluate
 from charlm.evaluation.score import Score, score_text
 from charlm.inference.context import ContextRule
-from charlm.inference.predictor import TransformerPredictor
+from charlm.inference.members import predictor_of
 from charlm.ngram.online import OnlineKneserNey
 from tests.test_prior import beside_counts
 
@@ -78,7 +78,7 @@ def test_where_nothing_is_learned_the_figure_is_the_static_one(
     text = corpus.held_out_text()[:200] + "Ж" + corpus.held_out_text()[200:]
     found = learned(of, text, rate=0, frozen=True, stride=stride)
     rule = ContextRule.of_model(of.model_config, stride)
-    static = score_text(TransformerPredictor.of(of), "", text, rule)
+    static = score_text(predictor_of(of), "", text, rule)
     np.testing.assert_allclose(found[MODEL].nats, static.nats, rtol=0, atol=1e-6)
 
 

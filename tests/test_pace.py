@@ -2,15 +2,22 @@
 
 import pytest
 
-from charlm.config import TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import BatchSampler
 from charlm.evaluation.score import Slice
 from charlm.training.deadline import Deadline
-from charlm.training.planner import Plan
+from charlm.training.plan import MemberPlan, Plan
 from charlm.training.schedule import Schedule
 
 SAMPLER = BatchSampler(1_000_000, 64, 16, 1)
 HELD_OUT = Slice(tuple(range(3000)), 3000, 32, 1.0)
+
+
+def planned(steps: int, eval_every: int) -> Plan:
+    """The plan of one transformer."""
+    member = MemberPlan(model=ModelConfig(), training=TrainingConfig(), end=steps)
+    schedule = Schedule.warmup_cooldown(steps)
+    return Plan(schedule=schedule, eval_every=eval_every, eval_chars=1000, members=(member,))
 
 
 @pytest.mark.parametrize("speed", [0.002, 0.05, 0.4])
@@ -20,21 +27,20 @@ def test_a_run_ends_when_it_was_promised(speed: float, drift: float, budget: flo
     """Whatever the first guess, and when the machine changes its speed on the way."""
     now = 3.0
     deadline = Deadline(budget=budget, at=budget, clock=lambda: now)
-    plan = Plan(schedule=Schedule.warmup_cooldown(77), eval_every=8, eval_chars=1000)
-    step, config = 0, TrainingConfig()
+    plan, step = planned(77, eval_every=8), 0
     while step < plan.total_steps:
         took = speed * (drift if now > budget / 2 else 1)
         now, step = now + took, step + 1
         deadline.add_step(took)
         if deadline.first_plan_due(plan.total_steps - step):
-            plan = deadline.first_plan(plan, step, SAMPLER, HELD_OUT, config)
+            plan = deadline.first_plan(plan, 0, step, SAMPLER, HELD_OUT)
         if deadline.step_seconds and step % plan.eval_every == 0 and step < plan.total_steps:
             n_chunks = plan.eval_chars / HELD_OUT.symbols_per_chunk
             deadline.chunk_seconds = took / 3 / 16
             deadline.evaluation_seconds = n_chunks * deadline.chunk_seconds + 0.1
             deadline.shown_seconds = 0.1
             now += deadline.evaluation_seconds
-            plan = deadline.next_plan(plan, step, HELD_OUT)
+            plan = deadline.next_plan(plan, 0, step, HELD_OUT)
     now += (
         deadline.closing_symbols(HELD_OUT) / HELD_OUT.symbols_per_chunk * deadline.chunk_seconds
         + 0.1
@@ -47,13 +53,13 @@ def test_a_run_ends_when_it_was_promised(speed: float, drift: float, budget: flo
 def test_a_machine_that_is_slow_for_a_while_does_not_begin_the_cooldown() -> None:
     now, budget = 0.0, 600.0
     deadline = Deadline(budget=budget, at=budget, clock=lambda: now)
-    plan, step = Plan(schedule=Schedule.warmup_cooldown(2000), eval_every=60, eval_chars=1000), 0
+    plan, step = planned(2000, eval_every=60), 0
     while now < 0.45 * budget:
         took = 0.9 if 0.3 < now / budget < 0.4 else 0.25
         now, step = now + took, step + 1
         deadline.add_step(took)
         if deadline.first_plan_due(plan.total_steps - step):
-            plan = deadline.first_plan(plan, step, SAMPLER, HELD_OUT, TrainingConfig())
+            plan = deadline.first_plan(plan, 0, step, SAMPLER, HELD_OUT)
         elif deadline.step_seconds and step % plan.eval_every == 0:
-            plan = deadline.next_plan(plan, step, HELD_OUT)
+            plan = deadline.next_plan(plan, 0, step, HELD_OUT)
         assert plan.schedule.factor(step) == 1 or step < 50

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.training.planner import SIZES, SIZES_WITH_PRIOR, Budget, Plan, choose
+from charlm.training.plan import Plan
+from charlm.training.planner import SIZES, SIZES_WITH_PRIOR, Budget, choose
 from charlm.training.schedule import Schedule
 
 budgets = st.one_of(

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from numpy.typing import NDArray
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read_snapshot
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.inference.context import ContextRule
+from charlm.inference.members import predictor_of
 from charlm.inference.predictor import NgramPredictor, TransformerPredictor
 from charlm.model.transformer import LanguageModel
 from charlm.native.ngram_rows import Cursor
-from charlm.ngram.build import FOLDS, TrainingPrior, build, fold_edges
+from charlm.ngram.build import FOLDS, TrainingPrior, build, fold_edges, training_folds
 from charlm.ngram.kneser_ney import KneserNey, log_float32
 from charlm.ngram.table import pruned
 from charlm.training.launch import resume_run
@@ -35,7 +37,7 @@ def beside_counts(corpus: Corpus, steps: int = 6, **model: object) -> Transforme
     """A session whose model begins from counts."""
     settings = {"prior": True, "prior_order": 3, **model}
     choice = toy_choice(corpus, steps, model=settings)  # type: ignore[arg-type]
-    return TransformerSession(corpus, choice.model, choice.training, choice.plan, {})
+    return TransformerSession(corpus, choice.plan, {})
 
 
 def shaken(session: TransformerSession) -> TransformerPredictor:
@@ -121,7 +123,8 @@ def test_rows_in_c_are_the_same_to_the_last_bit(
     ids = rng.zipf(1.3, 3000).clip(max=n_symbols).astype(np.int64) - 1
     ids[1000:1800] = 0  # counts too large for a byte
     unseen = rng.integers(0, n_symbols + 9, 300)  # some are no symbols
-    built = build(ids, n_symbols, order, memory=1 << 28, n_folds=n_folds, end=end).model
+    edges = fold_edges(len(ids), n_folds) if n_folds else None
+    built = build(ids, n_symbols, order, memory=1 << 28, folds=edges, end=end).model
     T = 37 if n_symbols < 1000 else 5
     starts = np.array([0, 3, 700, 1790, 2999 - T, 2990])  # the last goes beyond the end
     folds = fold_edges(len(ids), n_folds) if n_folds else None
@@ -206,13 +209,19 @@ def test_single_characters_are_read_as_many_are(corpus: Corpus, native: bool, n:
     torch.testing.assert_close(said.float(), whole.float(), rtol=0, atol=1e-4)
 
 
+def prior_of(text: NDArray[np.uint8]) -> TrainingPrior:
+    """The prior of a text, as training sees it."""
+    folds = training_folds(len(text), 0)
+    return TrainingPrior(build(text, V, 2, memory=1 << 28, folds=folds).model, text, folds)
+
+
 def test_a_position_never_sees_the_counts_of_its_own_fold() -> None:
     text = np.random.default_rng(1).integers(0, V, 600).astype(np.uint8)
-    prior = TrainingPrior(build(text, V, 2, memory=1 << 28, n_folds=FOLDS).model, text)
+    prior = prior_of(text)
     first, last = fold_edges(len(text), FOLDS)[3:5].tolist()
     changed = text.copy()
     changed[first : last - 2] = (text[first : last - 2] + 1) % V  # but for what the next fold looks back at
-    other = TrainingPrior(build(changed, V, 2, memory=1 << 28, n_folds=FOLDS).model, changed)
+    other = prior_of(changed)
     for mine, theirs in zip(prior.model.levels, other.model.levels, strict=True):
         object.__setattr__(theirs, "discounts", mine.discounts)  # those are of the whole text
     dense = [type(p.model)(V, p.model.levels, p.model.fold_counts, dense=False) for p in (prior, other)]
@@ -270,7 +279,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, corpus: Corpus
     assert one.ngram == other.ngram and one.ngram is not None
     for name, weight in one.weights.items():
         assert torch.equal(weight, other.weights[name]), name
-    loaded, ids = TransformerPredictor.of(other), session.corpus.held_out
+    loaded, ids = predictor_of(other), session.corpus.held_out
     in_memory = TransformerPredictor(
         resumed.model.eval(), resumed.corpus.vocabulary, prior=resumed.kneser_ney
     )

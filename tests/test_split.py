@@ -16,7 +16,7 @@ from charlm.data.prepare import prepare
 from charlm.data.stream import Block
 from charlm.data.tokenizer import END, without_ends
 from charlm.errors import TextError
-from charlm.ngram.build import FOLDS, build
+from charlm.ngram.build import FOLDS, build, fold_edges
 from tests.reading import text_with_ends
 
 SHARES = st.sampled_from([0.0, 0.05, 0.1, 0.3, 0.45])
@@ -121,7 +121,12 @@ def test_nothing_held_out_is_trained_on(kind: str) -> None:
     )
     assert not kept_back & set(read)
     model = build(
-        corpus.train, corpus.vocabulary.n_symbols, 2, memory=1 << 26, n_folds=FOLDS, end=corpus.vocabulary.end
+        corpus.train,
+        corpus.vocabulary.n_symbols,
+        2,
+        memory=1 << 26,
+        folds=fold_edges(len(corpus.train), FOLDS),
+        end=corpus.vocabulary.end,
     ).model
     assert sum(int(level.counts.sum()) for level in model.levels[-1:]) <= len(corpus.train)
     again = prepare(text, config)

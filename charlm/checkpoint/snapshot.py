@@ -1,7 +1,7 @@
 """A checkpoint in memory, to files and back."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.errors import CheckpointError
 from charlm.model.layers import is_matrix
+from charlm.model.mixture import Mixture
 from charlm.model.transformer import LanguageModel
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.strict_json import dump_json, parse_json, read_as, to_json
@@ -20,15 +21,33 @@ from charlm.strict_json import dump_json, parse_json, read_as, to_json
 S = TypeVar("S", ModelConfig, TrainingConfig)
 INFERENCE_FILES = ("run.json", "vocabulary.json", "config.json", "model.safetensors", "state.json")
 OPTIMIZER_FILE = "train_state.safetensors"
+EARLIER = "earlier"
+"""Of the transformers that were trained before the last one: their key in config.json, and what their weights' names
+begin with."""
+MOST_EARLIER = 15
 TABLE = "ngrams.table"
 """The n-gram embeddings, which Adagrad trains row by row."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A transformer of a run that is trained to its end."""
+
+    model_config: ModelConfig
+    training_config: TrainingConfig
+    weights: dict[str, Tensor]
+
+
 @dataclass(kw_only=True)
 class Snapshot:
-    """A run at one step: weights, configuration and state; the optimizer's tensors only where they are needed."""
+    """A run at one step: weights, configuration and state; the optimizer's tensors only where they are needed.
+
+    The configurations, `weights` and `optimizer` are those of the transformer that was trained last.
+    """
 
     step: int
+    earlier: tuple[Member, ...] = ()  # the transformers that were trained before it
+    mixture: Mixture | None = None  # of those that are trained to their end
     model_config: ModelConfig
     training_config: TrainingConfig
     vocabulary: Vocabulary
@@ -44,11 +63,31 @@ class Snapshot:
         finished = self.state.get("finished")
         return finished if finished in ("done", "early") else None
 
+    @property
+    def all_weights(self) -> dict[str, Tensor]:
+        """The weights of all transformers, by the names that their file has."""
+        earlier = {
+            f"{EARLIER}.{i}.{name}": weight
+            for i, member in enumerate(self.earlier)
+            for name, weight in member.weights.items()
+        }
+        return {**self.weights, **earlier}
+
+    def single(self) -> "Snapshot":
+        """The run as a single transformer: of several the first, which has the n-gram prior where one has."""
+        if not self.earlier:
+            return replace(self, mixture=None)
+        first = self.earlier[0]
+        return replace(self, earlier=(), mixture=None, **vars(first))
+
     def files(self) -> dict[str, bytes]:
         """The checkpoint's own files, in the order in which they are written."""
-        config = {"model": self.model_config, "training": self.training_config}
+        config: dict[str, Any] = {"model": self.model_config, "training": self.training_config}
+        if self.earlier:
+            earlier = [{"model": m.model_config, "training": m.training_config} for m in self.earlier]
+            config[EARLIER] = earlier
         return {
-            "model.safetensors": dump_tensors(self.weights),
+            "model.safetensors": dump_tensors(self.all_weights),
             OPTIMIZER_FILE: dump_tensors(self.optimizer),
             "config.json": dump_json(to_json(config)),
             "state.json": dump_json(self.state),
@@ -120,12 +159,13 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
     names = (*INFERENCE_FILES, OPTIMIZER_FILE) if training else INFERENCE_FILES
     data = read_verified(run.folder(step), names)
     config = parse_json(data["config.json"], "config.json")
-    model_config = _settings(ModelConfig, config.get("model"))
-    if not model_config.complete or not model_config.causal:
-        raise CheckpointError("config.json is damaged: the model's shape is incomplete, or it is not causal")
-    training_config = _settings(TrainingConfig, config.get("training"))
-    if not model_config.is_ngram and None in (training_config.batch_size, training_config.learning_rate):
-        raise CheckpointError("config.json is damaged: batch_size or learning_rate is missing")
+    model_config, training_config = _configs(config)
+    earlier = config.get(EARLIER, [])
+    if not isinstance(earlier, list) or len(earlier) > MOST_EARLIER:
+        raise CheckpointError(f"config.json is damaged: {EARLIER} must be a list of at most {MOST_EARLIER}")
+    configs = [_configs(each if isinstance(each, dict) else {}) for each in earlier]
+    if any(model.is_ngram for model, _ in configs):
+        raise CheckpointError(f"config.json is damaged: {EARLIER} holds an n-gram model")
     try:
         vocabulary = Vocabulary.from_json(parse_json(data["vocabulary.json"], "vocabulary.json"))
     except ValueError as error:
@@ -136,15 +176,37 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
         raise CheckpointError("state.json is damaged: it belongs to another step")
     if state.get("parent_loss") is not None and facts.parent is None:
         raise CheckpointError("state.json is damaged: it has parent_loss, but run.json names no parent")
-    if model_config.prior and NGRAM_FILE not in data:
+    mixture = _mixture(state, 1 + len(configs))
+    if configs and mixture is None:
+        raise CheckpointError("state.json is damaged: it has no mixture of the run's transformers")
+    priors = [
+        model_config.prior,
+        *(model.prior for model, _ in configs),
+        mixture is not None and mixture.ngram,
+    ]
+    if any(priors) and NGRAM_FILE not in data:
         raise CheckpointError(f"the run has no {NGRAM_FILE}, which its model needs")
     expected = expected_weights(model_config, vocabulary.n_symbols)
+    of_earlier = [expected_weights(model, vocabulary.n_symbols) for model, _ in configs]
+    named = {
+        f"{EARLIER}.{i}.{name}": w for i, weights in enumerate(of_earlier) for name, w in weights.items()
+    }
+    weights = load_tensors(data["model.safetensors"], {**expected, **named}, "model.safetensors")
     snapshot = Snapshot(
         step=step,
         model_config=model_config,
         training_config=training_config,
         vocabulary=vocabulary,
-        weights=load_tensors(data["model.safetensors"], expected, "model.safetensors"),
+        weights={name: weights[name] for name in expected},
+        earlier=tuple(
+            Member(
+                model_config=model,
+                training_config=training,
+                weights={name: weights[f"{EARLIER}.{i}.{name}"] for name in of_earlier[i]},
+            )
+            for i, (model, training) in enumerate(configs)
+        ),
+        mixture=mixture,
         state=state,
         run=facts,
         ngram=data.get(NGRAM_FILE),
@@ -153,6 +215,30 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
         moments = initial_optimizer_state(expected, training_config.optimizer)
         snapshot.optimizer = load_tensors(data[OPTIMIZER_FILE], moments, OPTIMIZER_FILE)
     return snapshot
+
+
+def _configs(config: dict[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
+    """The configurations of a transformer or an n-gram model, complete."""
+    model, training = (
+        _settings(ModelConfig, config.get("model")),
+        _settings(TrainingConfig, config.get("training")),
+    )
+    if not model.complete or not model.causal:
+        raise CheckpointError("config.json is damaged: the model's shape is incomplete, or it is not causal")
+    if not model.is_ngram and None in (training.batch_size, training.learning_rate):
+        raise CheckpointError("config.json is damaged: batch_size or learning_rate is missing")
+    return model, training
+
+
+def _mixture(state: dict[str, Any], most: int) -> Mixture | None:
+    """The mixture that state.json holds, of at most so many transformers."""
+    if state.get("mixture") is None:
+        return None
+    values = state["mixture"] if isinstance(state["mixture"], dict) else {}
+    mixture = read_as(Mixture, values, "state.json")
+    if mixture.n_transformers > most:
+        raise CheckpointError(f"state.json is damaged: its mixture has {mixture.n_transformers} transformers")
+    return mixture
 
 
 def _settings(kind: type[S], values: Any) -> S:

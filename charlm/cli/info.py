@@ -61,7 +61,7 @@ def _repeat(folder: Any, row: dict[str, Any]) -> tuple[str | None, str]:
     """The command that makes the run again; or, where there is none, why."""
     from charlm.config import ModelConfig, TrainingConfig
     from charlm.reporting.commands import repeat_command, why_not_repeatable
-    from charlm.training.planner import read_plan
+    from charlm.training.plan import read_plan
     from charlm.training.state import read_facts
 
     try:

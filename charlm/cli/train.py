@@ -76,7 +76,14 @@ Steps = Annotated[
         show_envvar=False,
     ),
 ]
-
+PlanFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--plan-from",
+        metavar="RUN|FILE",
+        help="Train the sizes, steps and schedule of another run, or of its plan.json: the same on each machine.",
+    ),
+]
 ResumeIfExists = Annotated[
     bool,
     typer.Option(
@@ -106,6 +113,7 @@ def command(
     ] = None,
     time: Time = None,
     steps: Steps = None,
+    plan_from: PlanFrom = None,
     origin: From = None,
     from_text: FromText = None,
     checkpoint: Which = None,
@@ -129,6 +137,7 @@ def command(
         given=frozenset(name for name in settings if source_of(ctx, name) != "DEFAULT"),
         time=time,
         steps=steps,
+        plan_from=plan_from,
         run=run,
         root=checkpoints,
         from_run=origin,

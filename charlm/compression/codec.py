@@ -36,7 +36,8 @@ from charlm.compression.container import (
 from charlm.data.detection import byte_order_mark, is_valid
 from charlm.data.tokenizer import Ids, Vocabulary
 from charlm.errors import CheckpointError, TextError
-from charlm.inference.predictor import Predictor, predictor_of
+from charlm.inference.members import predictor_of
+from charlm.inference.predictor import Predictor
 from charlm.strict_json import dump_json
 from charlm.terminal import one_line
 from charlm.threads import threads_restored

@@ -4,7 +4,6 @@ Shapes: N symbols of a block, P symbols that a window can reach back, V symbols 
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -15,6 +14,7 @@ from charlm.checkpoint.snapshot import Snapshot
 from charlm.data.tokenizer import Ids
 from charlm.evaluation.score import Score, TextScore, text_score
 from charlm.inference.context import ContextRule
+from charlm.inference.members import MixturePredictor, own_rule, predictor_of
 from charlm.inference.predictor import (
     Scores,
     TransformerPredictor,
@@ -36,57 +36,114 @@ BLOCKS_A_REPORT = 8
 
 
 class DynamicModel:
-    """A model that takes a gradient step on each block after it has scored it; its n-gram prior, if any, counts it.
+    """A model that takes a gradient step on each block after it has scored it; its n-gram model, if any, counts it.
 
-    The context rule holds. When a window spans several blocks, the cache keeps what was computed before the last steps,
-    and no gradient flows back into it; the same holds for the prior. Each weight's gradient is divided by its running
-    root mean square, one number per tensor, so that one learning rate serves models of any size. Mikolov et al. 2010,
-    Interspeech 1045; Krause et al. 2018, arXiv 1709.07432.
+    Of a mixture each transformer learns on its own, and the mixture's weights stay. The context rule holds. When a
+    window spans several blocks, the cache keeps what was computed before the last steps, and no gradient flows back
+    into it; the same holds for the prior. Each weight's gradient is divided by its running root mean square, one
+    number per tensor, so that one learning rate serves models of any size. Mikolov et al. 2010, Interspeech 1045;
+    Krause et al. 2018, arXiv 1709.07432.
     """
 
     def __init__(self, snapshot: Snapshot, rule: ContextRule, rate: float = LEARNING_RATE) -> None:
-        own = {name: weight.clone() for name, weight in snapshot.weights.items()}
-        predictor = TransformerPredictor.of(replace(snapshot, weights=own))
-        self.vocabulary, self._model = predictor.vocabulary, predictor.model
+        predictor = predictor_of(snapshot)
+        self._mixture = predictor.mixture if isinstance(predictor, MixturePredictor) else None
+        members = predictor.members if isinstance(predictor, MixturePredictor) else (predictor,)
+        self.vocabulary = predictor.vocabulary
         self.prior = (
-            None if predictor.prior is None else OnlineKneserNey(predictor.prior, self.vocabulary.end)
+            None if predictor.prior is None else (OnlineKneserNey(predictor.prior, self.vocabulary.end))
         )
-        self._rule, self._rate = rule, rate
-        self._weights = [weight for weight in self._model.parameters() if weight.requires_grad]
-        self._squares = [torch.zeros((), dtype=weight.dtype) for weight in self._weights]
-        self._steps = 0
+        self._transformers = [
+            _Learner(member, own_rule(member, rule), rate)
+            for member in members
+            if isinstance(member, TransformerPredictor)
+        ]
+        self._most = max(learner.rule.block_size for learner in self._transformers)
 
     def begin(self, ids: Ids) -> None:
         """Start another text, with an empty context."""
         self._ids, self._part = ids, slice(0, 0)
         self._contexts = None if self.prior is None else self.prior.contexts(ids)
         self._priors: Tensor | None = None  # (1, P, V): the prior of the last ids, each row from its time
-        self._cache: ModelCache | None = None
-        self._start = 0  # of the window that the cache holds
-        self._loss: Tensor | None = None
+        for learner in self._transformers:
+            learner.begin(ids)
 
     def score(self, part: slice) -> dict[str, Scores]:
-        """Log-probabilities (N,) of a part of the ids, by MODEL and by NGRAM if there is a prior; parts come in order."""
-        scores, first = {}, unigram_log_probs(self.vocabulary)[self._ids[:1]]
+        """Log-probabilities (N,) of a part of the ids, by MODEL and by NGRAM if it has n-grams; parts come in order."""
+        scores, first, rows = {}, unigram_log_probs(self.vocabulary), None
         if self.prior is not None and self._contexts is not None:
-            rows = torch.from_numpy(np.log(self.prior.rows(self._contexts[part])))
-            scores[NGRAM] = self._log_of_ids(rows, part).numpy()
-            first, new = scores[NGRAM][:1], rows.to(self._model.embedding.weight.dtype)[None]
-            kept = new[:, :0] if self._priors is None else self._priors[:, -self._rule.block_size :]
+            rows = torch.from_numpy(np.log(self.prior.rows(self._contexts[part])))  # (N, V)
+            scores[NGRAM] = self._log_of_ids(rows, part)
+            first, new = rows[0].numpy(), rows.float()[None]
+            kept = new[:, :0] if self._priors is None else self._priors[:, -self._most :]
             self._priors = torch.cat((kept, new), dim=1)
         self._part = part
-        logp = [torch.from_numpy(first)] if part.start == 0 else []
-        for start, places in groupby(range(max(1, part.start), part.stop), self._rule.start):
-            at = list(places)
-            logp.append(self._score_window(start, slice(at[0], at[-1] + 1)))
-        joined = torch.cat(logp)
-        self._loss = -joined.mean() if joined.requires_grad else None
-        return {**scores, MODEL: joined.detach().double().numpy()}
+        origin = 0 if self._priors is None else part.stop - self._priors.shape[1]
+        found = [learner.score(part, self._priors, origin) for learner in self._transformers]
+        if part.start == 0:
+            begin = torch.from_numpy(first[: self.vocabulary.n_symbols]).float()[None]
+            found = [torch.cat((begin, logits)) for logits in found]
+        logits = found[0]
+        if self._mixture is not None:
+            logps = [torch.log_softmax(each.float(), dim=-1) for each in found]
+            logps += (
+                [torch.log_softmax(rows, dim=-1).float()] if self._mixture.ngram and rows is not None else []
+            )
+            logits = torch.from_numpy(self._mixture.log_probs([logp.numpy() for logp in logps]))
+        return {**scores, MODEL: self._log_of_ids(logits, part)}
 
     def learn(self) -> None:
         """Learn the part that was scored last."""
         if self.prior is not None and self._contexts is not None:
             self.prior.learn(self._contexts[self._part], self._ids[self._part])
+        for learner in self._transformers:
+            learner.learn()
+
+    def _log_of_ids(self, logits: Tensor, part: slice) -> Scores:
+        """Log-probabilities (N,) of a part of the ids, from logits or log-probabilities (N, V)."""
+        ids = torch.from_numpy(self._ids[part].astype(np.int64))[:, None]
+        logp = log_softmax_with_escape(self.vocabulary, logits)
+        found: Scores = logp.gather(1, ids)[:, 0].double().numpy()
+        return found
+
+
+class _Learner:
+    """A transformer that learns each part of a text after it has predicted it."""
+
+    def __init__(self, predictor: TransformerPredictor, rule: ContextRule, rate: float) -> None:
+        self._model, self._temperature = predictor.model, predictor.temperature
+        self._vocabulary, self._rate = predictor.vocabulary, rate
+        own = {name: weight.clone() for name, weight in self._model.state_dict().items()}
+        self._model.load_state_dict(own, assign=True)
+        self.rule = rule
+        self._weights = [weight for weight in self._model.parameters() if weight.requires_grad]
+        self._squares = [torch.zeros((), dtype=weight.dtype) for weight in self._weights]
+        self._steps = 0
+
+    def begin(self, ids: Ids) -> None:
+        """Start another text, with an empty context."""
+        self._ids = ids
+        self._cache: ModelCache | None = None
+        self._start = 0  # of the window that the cache holds
+        self._loss: Tensor | None = None
+
+    def score(self, part: slice, priors: Tensor | None, origin: int) -> Tensor:
+        """Logits (N, V) of a part of the ids but the very first; `priors` (1, P, V) begins with that of id `origin`."""
+        found = []
+        for start, places in groupby(range(max(1, part.start), part.stop), self.rule.start):
+            at = list(places)
+            found.append(self._read_window(start, slice(at[0], at[-1] + 1), priors, origin))
+        if not found:
+            self._loss = None
+            return torch.empty(0, self._model.n_symbols)
+        logits = torch.cat(found)
+        targets = self._tensor(slice(max(1, part.start), part.stop))[:, None]
+        loss = -log_softmax_with_escape(self._vocabulary, logits).gather(1, targets).mean()
+        self._loss = loss if loss.requires_grad else None
+        return logits.detach() / self._temperature
+
+    def learn(self) -> None:
+        """Learn the part that was scored last."""
         if self._loss is None or not self._rate:
             return
         gradients = torch.autograd.grad(self._loss, self._weights, allow_unused=True)
@@ -98,35 +155,30 @@ class DynamicModel:
                     square.lerp_(gradient.square().mean(), 1 - DECAY)
                     weight.sub_(gradient * (self._rate / ((square / correction).sqrt() + EPSILON)))
 
-    def _score_window(self, start: int, part: slice) -> Tensor:
-        """Log-probabilities (N,) of ids in one window, which begins at `start`."""
+    def _read_window(self, start: int, part: slice, priors: Tensor | None, origin: int) -> Tensor:
+        """Logits (N, V) of ids in one window, which begins at `start`."""
         before = part.start - 1
         if self._cache is None or start != self._start:
             self._cache, self._start = self._model.new_cache(1), start
             if start < before:
                 with torch.no_grad():
-                    known = self._prior_of(slice(start + 1, before + 1))
+                    known = self._prior_of(priors, slice(start + 1, before + 1), origin)
                     self._model.hidden(self._tensor(slice(start, before))[None], self._cache, log_prior=known)
-        prior = self._prior_of(part)
+        prior = self._prior_of(priors, part, origin)
         read = self._tensor(slice(before, part.stop - 1))[None]
         hidden = self._model.hidden(read, self._cache, log_prior=prior)
         self._cache.detach()
-        return self._log_of_ids(self._model.logits(hidden, prior)[0], part)
+        return self._model.logits(hidden, prior)[0]
 
-    def _prior_of(self, part: slice) -> Tensor | None:
-        """The kept prior of a part of the ids, (1, N, V), if there is a prior."""
-        if self._priors is None:
+    def _prior_of(self, priors: Tensor | None, part: slice, origin: int) -> Tensor | None:
+        """The prior of a part of the ids, (1, N, V), if the model has one."""
+        if priors is None or self._model.prior is None:
             return None
-        origin = self._part.stop - self._priors.shape[1]
         assert part.start >= origin
-        return self._priors[:, part.start - origin : part.stop - origin]
+        return priors[:, part.start - origin : part.stop - origin].to(self._model.embedding.weight.dtype)
 
     def _tensor(self, part: slice) -> Tensor:
         return torch.from_numpy(self._ids[part].astype(np.int64))
-
-    def _log_of_ids(self, logits: Tensor, part: slice) -> Tensor:
-        """Log-probabilities (N,) of a part of the ids, from logits or log-probabilities (N, V)."""
-        return log_softmax_with_escape(self.vocabulary, logits).gather(1, self._tensor(part)[:, None])[:, 0]
 
 
 def scoring_online(

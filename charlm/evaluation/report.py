@@ -26,7 +26,8 @@ from charlm.evaluation.bootstrap import confidence_interval
 from charlm.evaluation.calibration import Reliability
 from charlm.evaluation.score import OnProgress, Score, no_progress, score_text, score_with_calibration
 from charlm.inference.context import ContextRule
-from charlm.inference.predictor import NgramPredictor, Predictor, predictor_of
+from charlm.inference.members import predictor_of
+from charlm.inference.predictor import NgramPredictor, Predictor
 from charlm.settings import settings_of
 
 SCHEMA = 1
@@ -150,7 +151,7 @@ def evaluate(
         rule=rule,
         context=predictor.describe_context(rule),
         units=snapshot.vocabulary.units,
-        prior_order=snapshot.model_config.prior_order,
+        prior_order=snapshot.model_config.prior_order if predictor.prior is None else predictor.prior.order,
         interval_bits=(interval[0] / log(2), interval[1] / log(2)) if interval else None,
         baselines=baselines,
         warnings=(

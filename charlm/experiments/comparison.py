@@ -26,7 +26,8 @@ from charlm.rng import permute
 from charlm.settings import Settings
 from charlm.strict_json import read_as, to_json
 from charlm.terminal import one_line
-from charlm.training.planner import Budget, read_plan
+from charlm.training.plan import read_plan
+from charlm.training.planner import Budget
 from charlm.training.run_corpus import Moved, reload_corpus
 
 NAME = "comparison.json"

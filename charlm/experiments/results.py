@@ -26,7 +26,8 @@ from charlm.errors import CheckpointError
 from charlm.evaluation.bootstrap import standard_error
 from charlm.evaluation.score import per_char, spread
 from charlm.inference.context import ContextRule
-from charlm.inference.predictor import Predictor, predictor_of
+from charlm.inference.members import predictor_of
+from charlm.inference.predictor import Predictor
 from charlm.strict_json import read_as, to_json
 from charlm.terminal import one_line
 from charlm.training.session import Session

@@ -15,7 +15,7 @@ from charlm.settings import settings_of
 from charlm.training.deadline import Deadline
 from charlm.training.events import Event
 from charlm.training.launch import resume_run, start_run
-from charlm.training.planner import Choice, choose
+from charlm.training.planner import Choice, choose, single_kind
 from charlm.training.session import Session
 from charlm.training.signals import Stop
 from charlm.training.trainer import Trainer
@@ -54,6 +54,8 @@ def plan_of(comparison: Comparison, task: Task, n_train: int) -> Choice:
     variant = task.variant
     try:
         training = replace(variant.training, seed=task.seed)
+        if training.members is None and not variant.model.is_ngram:  # one model is compared with another
+            training = replace(training, members=single_kind(variant.model, n_train))
         choice = choose(comparison.budget, n_train, variant.model, training)
         return choice.record(comparison.budget, comparison.threads)
     except ValueError as error:

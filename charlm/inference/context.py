@@ -73,6 +73,10 @@ class ContextRule:
         """How many chunks score characters 1 to n - 1 (character 0 has no context)."""
         return 0 if n < 2 else 1 + self._moves(n - 1)
 
+    def chunk_of(self, t: int) -> int:
+        """The chunk that scores character t, t > 0."""
+        return self._moves(t)
+
     def chunk(self, k: int, n: int) -> Chunk:
         """Chunk k of a text of n."""
         start = k * self.stride

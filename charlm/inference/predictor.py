@@ -5,7 +5,7 @@ Sampling, evaluation, compression and comparison use a Predictor, whatever kind 
 Shapes: B texts side by side, T positions, C width, V ids (bytes that training never saw included), N ids of a text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import log, log1p
 from typing import Any
@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from charlm.checkpoint.snapshot import Snapshot, empty_model
+from charlm.checkpoint.snapshot import empty_model
+from charlm.config import ModelConfig
 from charlm.data.tokenizer import UNIT_NOUNS, Ids, Vocabulary
 from charlm.inference.context import ContextRule
 from charlm.inference.text_state import IdRows, TextState
@@ -149,24 +150,35 @@ class TransformerPredictor(Predictor):
         vocabulary: Vocabulary,
         prior: KneserNey | None = None,
         *,
+        temperature: float = 1.0,
         native: bool = True,
     ) -> None:
-        """`native`: steps may use the compiled kernels; torch computes them otherwise."""
+        """The logits are divided by `temperature`. `native`: steps may use the compiled kernels, else torch computes them."""
         assert model.config.causal, "a model that reads ahead predicts nothing"
         assert (prior is None) == (model.prior is None)
         self.model, self.vocabulary, self.prior = model, vocabulary, prior
+        self.temperature = temperature
         self.rule = ContextRule.of_model(model.config)
         self._native = native
         self._arrays: ModelArrays | None = None  # for the fast decoder
         self._arranged: list[tuple[int, int]] = []  # the versions of the weights in them
 
     @classmethod
-    def of(cls, snapshot: Snapshot, *, native: bool = True) -> "TransformerPredictor":
-        """The model of a checkpoint. Raises CheckpointError if its n-gram prior is damaged."""
-        model = empty_model(snapshot.model_config, snapshot.vocabulary.n_symbols)
-        model.load_state_dict(snapshot.weights, assign=True)
-        prior = snapshot.kneser_ney() if model.prior is not None else None
-        return cls(model.eval(), snapshot.vocabulary, prior, native=native)
+    def of(
+        cls,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor],
+        vocabulary: Vocabulary,
+        prior: KneserNey | None,
+        *,
+        temperature: float = 1.0,
+        native: bool = True,
+    ) -> "TransformerPredictor":
+        """A model with these weights, which it uses as they are; it takes the prior if its configuration has one."""
+        model = empty_model(config, vocabulary.n_symbols)
+        model.load_state_dict(weights, assign=True)
+        prior = None if model.prior is None else prior
+        return cls(model.eval(), vocabulary, prior, temperature=temperature, native=native)
 
     @property
     def precision(self) -> torch.dtype:  # type: ignore[override]
@@ -295,8 +307,10 @@ class TransformerPredictor(Predictor):
         """Read ids (B, T), and return logits (B, symbols)."""
         in_cache, log_prior = state.append(ids), state.log_prior()
         if state.decoder is None:
-            return self._read_with_torch(state, in_cache, log_prior)
-        return state.decoder.next_logits(state.in_view, in_cache, log_prior)
+            logits = self._read_with_torch(state, in_cache, log_prior)
+        else:
+            logits = state.decoder.next_logits(state.in_view, in_cache, log_prior)
+        return logits if self.temperature == 1 else logits / np.float32(self.temperature)
 
     @torch.inference_mode()
     def _read_with_torch(self, state: TextState, in_cache: int, log_prior: Floats | None) -> Floats:
@@ -329,7 +343,8 @@ class TransformerPredictor(Predictor):
 
     def _log_probs(self, hidden: Tensor, log_prior: Tensor | None = None) -> Tensor:
         """Log-probabilities (..., V) from the last layer's output (..., C)."""
-        return log_softmax_with_escape(self.vocabulary, self.model.logits(hidden, log_prior))
+        logits = self.model.logits(hidden, log_prior) / self.temperature
+        return log_softmax_with_escape(self.vocabulary, logits)
 
     def first_log_probs(self) -> Scores:
         """Log-probabilities (V,) of the first id: by the prior, or by the frequencies in the training text."""
@@ -428,17 +443,3 @@ class NgramPredictor(Predictor):
         p = p * (1 - ESCAPE if self._unseen else 1)
         p[ids >= self.vocabulary.n_symbols] = ESCAPE / max(1, self._unseen)
         return np.log(p)
-
-
-def predictor_of(snapshot: Snapshot, device: torch.device | None = None) -> Predictor:
-    """The predictor of a checkpoint; a transformer goes to `device`, by default the CPU.
-
-    Raises CheckpointError if the n-gram model is damaged.
-    """
-    if snapshot.model_config.is_ngram:
-        ngram = snapshot.kneser_ney()
-        assert ngram is not None, "reading a checkpoint refuses an n-gram run without its n-grams"
-        return NgramPredictor(ngram, snapshot.vocabulary)
-    predictor = TransformerPredictor.of(snapshot)
-    predictor.model.to(device)
-    return predictor

@@ -18,7 +18,7 @@ from charlm.native.library import KernelStatus, statuses
 from charlm.terminal import one_line
 from charlm.threads import limits
 from charlm.training.device import has_bf16, pick_device
-from charlm.training.planner import read_plan
+from charlm.training.plan import read_plan
 from charlm.training.run_corpus import corpus_of
 
 PROBE = b"charlm doctor\n"

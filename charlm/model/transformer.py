@@ -6,6 +6,7 @@ Shapes: B batch, T positions, C width (n_embd), V symbols of the vocabulary, L l
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import sqrt
 from typing import Any, cast
 
@@ -148,6 +149,16 @@ class LanguageModel(nn.Module):
             return fused.cross_entropy(self, kernels, hidden, log_prior, targets)
         logits = self.logits(hidden, log_prior).flatten(0, 1)  # (B T, V)
         return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), targets.flatten())
+
+    def regularise(self, config: ModelConfig) -> None:
+        """Take the rates of dropout of another configuration of the same shape."""
+        self.config = replace(
+            self.config, dropout=config.dropout, ngram_embedding_dropout=config.ngram_embedding_dropout
+        )
+        for block in self.blocks:
+            cast("Block", block).drop.p = config.dropout or 0.0
+        if self.ngrams is not None:
+            self.ngrams.dropout = config.ngram_embedding_dropout or 0.0
 
     def run_blocks(self, x: Tensor, info: PositionInfo, cache: ModelCache | None = None) -> Tensor:
         """All blocks and the final norm: (B, T, C) to (B, T, C)."""

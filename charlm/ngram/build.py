@@ -72,14 +72,14 @@ def build(
     *,
     memory: int,
     most: int | None = None,
-    n_folds: int = 0,
+    folds: Index | None = None,
     end: int | None = None,
     beside: Sequence[Ids] = (),
 ) -> Built:
     """Build a model with `order` symbols of context, in at most `memory` bytes.
 
     `most`: count only so many symbols, as evenly spread contiguous parts of the texts.
-    `n_folds`: how many folds can be left out of a prediction; 0 is faster and smaller.
+    `folds` (F + 1,): the edges of folds that can be left out of a prediction; without them it is faster and smaller.
     `end`: the symbol that ends a document; no context crosses it.
     `beside`: further texts to count; they are in no fold.
     """
@@ -89,9 +89,9 @@ def build(
     of_symbols = sum(map(len, texts))
     most = of_symbols if most is None else min(most, of_symbols)
     spans = [spread_chars(len(text), -(-most * len(text) // max(1, of_symbols))) for text in texts]
-    first = split_spans(spans[0], len(ids), n_folds) if n_folds else [spans[0]]
+    first = [spans[0]] if folds is None else split_spans(spans[0], folds)
     to_count = [*((ids, of_fold) for of_fold in first), *zip(beside, spans[1:], strict=True)]
-    order, parts = count_parts(to_count, packing, order, memory // max(1, n_folds))
+    order, parts = count_parts(to_count, packing, order, memory // len(first))
     while True:
         if len(parts) == 1:
             made, fold_counts = levels(parts[0], packing, order), list[FoldCounts]()
@@ -233,11 +233,11 @@ def fold_of(positions: Index, n: int, n_folds: int) -> Index:
     return np.searchsorted(fold_edges(n, n_folds), positions, side="right") - 1
 
 
-def split_spans(spans: Sequence[Span], n: int, n_folds: int) -> list[list[Span]]:
-    """The parts of spans of a text of n symbols that lie in each fold."""
-    edges = pairwise(fold_edges(n, n_folds).tolist())
+def split_spans(spans: Sequence[Span], folds: Index) -> list[list[Span]]:
+    """The parts of spans that lie in each of the folds with these edges."""
     return [
-        [(max(start, a), min(stop, b)) for a, b in spans if a < stop and b > start] for start, stop in edges
+        [(max(start, a), min(stop, b)) for a, b in spans if a < stop and b > start]
+        for start, stop in pairwise(folds.tolist())
     ]
 
 
@@ -276,15 +276,22 @@ def _rarity_to_drop(made: Sequence[Level], fold_counts: Sequence[FoldCounts], me
 
 @dataclass(frozen=True)
 class TrainingPrior:
-    """The n-gram model of a training text, from which any of FOLDS contiguous parts can be left out.
+    """The n-gram model of a training text, from which any of several contiguous parts can be left out.
 
     An n-gram model that has counted the very characters it predicts is far too sure of them, and a transformer trained
     beside it would trust it far too much. So every training position gets the prior of the other folds.
     """
 
-    model: KneserNey  # of the whole text, with FOLDS
+    model: KneserNey  # of the whole text, with folds
     train: Ids
+    folds: Index  # their edges: FOLDS of what is trained on, and one of what is reserved
 
     def log_rows(self, starts: Index, T: int) -> NDArray[np.float32]:
         """Log-probabilities (B, T, V) of the symbol after each of the T positions from each of `starts` (B,)."""
-        return self.model.log_rows(self.train, starts, T, folds=fold_edges(len(self.train), FOLDS))
+        return self.model.log_rows(self.train, starts, T, folds=self.folds)
+
+
+def training_folds(n: int, reserved: int) -> Index:
+    """The edges of the folds of a training text of n symbols, the last of which are reserved."""
+    edges = fold_edges(n - reserved, FOLDS)
+    return np.append(edges, n) if reserved else edges

@@ -10,7 +10,8 @@ from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
 from charlm.data.corpus import Corpus
 from charlm.settings import Setting, settings_of
 from charlm.terminal import command_line
-from charlm.training.planner import Plan
+from charlm.training.plan import PLAN_FILE, Plan
+from charlm.training.planner import OF_THE_MACHINE
 
 INHERITED = ("val", "test", "split", "ngram_embedding_lr")
 """Settings that a run with `--from` inherits unless they are given."""
@@ -63,6 +64,10 @@ def repeat_command(
         training = replace(
             training, schedule=schedule, eval_every=plan.eval_every, eval_chars=plan.eval_chars
         )
+    if plan.is_staged:
+        words = ["--plan-from", run.path.name if not folder_words(run) else str(run.path / PLAN_FILE)]
+        own = {name: getattr(training, name) for name in OF_THE_MACHINE if name != "threads"}
+        model, training = ModelConfig(), TrainingConfig(**own)
     if parent is not None:
         words += ["--from", parent.run, "--checkpoint", str(parent.step)]
     words += folder_words(run)

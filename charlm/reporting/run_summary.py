@@ -14,7 +14,7 @@ from charlm.strict_json import to_json
 from charlm.terminal import one_line
 from charlm.training.describe import several, text_name
 from charlm.training.events import Finished, Remembered
-from charlm.training.planner import Plan
+from charlm.training.plan import Plan
 from charlm.training.session import Session
 
 Row = tuple[str, str]

@@ -8,10 +8,10 @@ from math import inf, isinf
 from statistics import median
 from time import perf_counter
 
-from charlm.config import TrainingConfig
 from charlm.data.corpus import BatchSampler
 from charlm.evaluation.score import Slice
-from charlm.training.planner import Plan, evaluation_interval
+from charlm.training.plan import Plan
+from charlm.training.planner import evaluation_interval, regularised
 
 FIRST_PLAN_SHARE = 0.05
 FIRST_PLAN_SECONDS = 4.0
@@ -22,6 +22,7 @@ FINAL_SYMBOLS = 200_000  # scored in the final evaluation of a run without a tim
 FINAL_EVALUATION_SHARE = 0.05  # of the budget, at most
 EVALUATION_SHARE = 0.04  # of the budget, for all earlier evaluations
 MIN_EVAL_CHARS = 2_000
+LEAST_SECONDS = 0.5  # that a member has, however late it is
 SAFETY = 1.2
 MIN_CHANGE = 0.01  # of the steps left: smaller changes of the end are not worth a new plan
 
@@ -40,6 +41,7 @@ class Deadline:
     listener_seconds: float = 0.0  # the listeners' part of that
     chunk_seconds: float = 0.0  # of one chunk in an evaluation
     save_seconds: float = 0.0
+    calibrated_symbols: int = 0  # that are scored after the last step, besides the evaluation
     _steps: list[float] = field(default_factory=list)
 
     @property
@@ -51,6 +53,24 @@ class Deadline:
     def left(self) -> float:
         """Seconds until the deadline."""
         return self.at - self.clock()
+
+    def of_member(
+        self, share: float, first_step: int, symbols: int, seconds: float, *, last: bool
+    ) -> "Deadline":
+        """The deadline of a member that begins at `first_step`: a share of the time until training must end.
+
+        Kept for its calibration: `seconds`, and what scoring so many `symbols` takes.
+        """
+        if isinf(self.budget):
+            return self
+        own = replace(self, first_step=first_step, calibrated_symbols=symbols, _steps=[], step_seconds=0.0)
+        if last:
+            own.reserve += seconds
+            own.budget = self.budget if first_step == self.first_step else max(LEAST_SECONDS, self.left)
+            return own
+        own.budget = max(LEAST_SECONDS, share * (self.left - self.reserve))
+        own.at, own.reserve = self.clock() + own.budget, seconds
+        return own
 
     def add_step(self, seconds: float) -> None:
         """Take in the time of a step."""
@@ -89,9 +109,10 @@ class Deadline:
         n = min(len(sums), 1 + bisect_left(sums, self.left))
         self.step_seconds = sums[n - 1] / n
 
-    def closing_seconds(self, n_chunks: int) -> float:
-        """Time needed after the last step: scoring at most so many chunks, saving, leaving."""
+    def closing_seconds(self, n_chunks: int, symbols_per_chunk: int) -> float:
+        """Time needed after the last step: calibration, scoring at most so many chunks, saving, leaving."""
         scoring = min(FINAL_EVALUATION_SHARE * self.budget, n_chunks * self.chunk_seconds)
+        scoring += self.calibrated_symbols / symbols_per_chunk * self.chunk_seconds
         return SAFETY * (scoring + self.listener_seconds + self.save_seconds) + self.reserve
 
     def closing_symbols(self, whole: Slice) -> int:
@@ -104,21 +125,23 @@ class Deadline:
             n_chunks = max(1, min(n_chunks, most))
         return n_chunks * whole.symbols_per_chunk
 
-    def steps_left(self, eval_every: int, n_chunks: int) -> int:
-        """How many steps fit, with an evaluation every `eval_every`; at least one."""
-        available = self.left - self.closing_seconds(n_chunks)
+    def steps_left(self, eval_every: int, closing: Slice) -> int:
+        """How many steps fit, with an evaluation every `eval_every` and the `closing` one; at least one."""
+        available = self.left - self.closing_seconds(len(closing.chunks), closing.symbols_per_chunk)
         one = self.step_seconds + (self.evaluation_seconds + self.save_seconds) / eval_every
         return max(1, int(available / one)) if one > 0 else 1
 
-    def first_plan(
-        self, plan: Plan, step: int, sampler: BatchSampler, held_out: Slice, config: TrainingConfig
-    ) -> Plan:
-        """Choose the number of steps and the evaluations from the speed of the first steps."""
+    def first_plan(self, plan: Plan, number: int, step: int, sampler: BatchSampler, held_out: Slice) -> Plan:
+        """Choose member `number`'s steps, regularisation and evaluations from the speed of its first steps.
+
+        `held_out`: what the evaluation after its last step scores.
+        """
         self.measure()
+        config = plan.members[number].training
         # A forward pass takes a third of a step; where the state is carried, chunks are read one by one.
         at_once = 1 if held_out.in_order else sampler.batch_size
         self.chunk_seconds = self.step_seconds / 3 / at_once
-        end = step + self.steps_left(plan.eval_every, held_out.n_chunks)
+        end = step + self.steps_left(plan.eval_every, held_out)
         steps = end - self.first_step
         interval = evaluation_interval(steps, self.budget, sampler.per_epoch / sampler.batch_size)
         every = config.eval_every or interval
@@ -127,18 +150,20 @@ class Deadline:
         if self.first_step > 0:  # the same chunks, so that the best checkpoint so far stays comparable
             chars = plan.eval_chars
         # Where the guess was so low that its cooldown has begun, the rate rises again.
-        old = plan.schedule
-        schedule = (old.with_restart if old.is_cooling(step) else old.with_end_moved)(step, end)
-        plan = replace(plan, eval_every=every, eval_chars=chars, schedule=schedule)
+        plan = (plan.with_restart if plan.schedule.is_cooling(step) else plan.with_end_moved)(
+            number, step, end
+        )
+        plan = replace(plan, eval_every=every, eval_chars=chars)
+        plan = regularised(plan, number, steps * sampler.batch_size / sampler.per_epoch)
         return plan.record(decided="schedule, from the first steps", at_step=step, **self._facts())
 
-    def next_plan(self, plan: Plan, step: int, held_out: Slice) -> Plan:
-        """Move the end to what fits at the present speed; the same plan if it hardly moves."""
+    def next_plan(self, plan: Plan, number: int, step: int, held_out: Slice) -> Plan:
+        """Move the end of member `number` to what fits at the present speed; the same plan if it hardly moves."""
         self.measure()
-        end = step + self.steps_left(plan.eval_every, held_out.n_chunks)
-        if abs(end - plan.total_steps) <= MIN_CHANGE * (plan.total_steps - step):
+        end, before = step + self.steps_left(plan.eval_every, held_out), plan.members[number].end
+        if abs(end - before) <= MIN_CHANGE * (before - step):
             return plan
-        plan = replace(plan, schedule=plan.schedule.with_end_moved(step, end))
+        plan = plan.with_end_moved(number, step, end)
         return plan.record(decided="schedule, from the steps since", at_step=step, **self._facts())
 
     def _facts(self) -> dict[str, float]:

@@ -64,6 +64,26 @@ class Evaluated(HeldOutLoss):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemberFigure:
+    """A member alone on the reserved text, in nats per symbol, and its share of the mixture's weights."""
+
+    kind: str  # `prior`, `no-prior` or `ngram`
+    nats_per_symbol: float
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """A member is trained, and the temperature, or the mixture of all that are, was fitted on the reserved text."""
+
+    step: int
+    symbols: int
+    temperature: float | None  # of a single member
+    members: tuple[MemberFigure, ...]
+    nats_per_symbol: float  # of the mixture
+
+
+@dataclass(frozen=True, kw_only=True)
 class OldTextLoss:
     """The loss on the held-out text of the run that this one was fine-tuned from, in nats per character."""
 
@@ -143,6 +163,7 @@ Event = (
     Compiled
     | Counted
     | Stepped
+    | Calibrated
     | Evaluated
     | Remembered
     | Planned

@@ -18,21 +18,22 @@ from charlm.data.sources import find_files
 from charlm.errors import CheckpointError, UsageError
 from charlm.evaluation.score import spread
 from charlm.inference.context import ContextRule
-from charlm.inference.predictor import predictor_of
+from charlm.inference.members import predictor_of
 from charlm.model.transformer import grow_vocabulary
 from charlm.settings import settings_of
 from charlm.strict_json import from_json
 from charlm.terminal import one_line
 from charlm.training.held_out import ParentText
+from charlm.training.plan import Plan
 from charlm.training.planner import (
     FIRST_GUESS_EFFICIENCY,
     PRIOR_SHARE,
     Budget,
     Choice,
-    Plan,
     Size,
     choose,
     limit_prior_chars,
+    single_kind,
 )
 from charlm.training.request import Messages
 from charlm.training.run_corpus import Moved, corpus_of, parent_corpus
@@ -77,6 +78,7 @@ class Parent:
         snapshot = read_snapshot(run, which or "latest")
         if which is None and snapshot.finished == "early":
             snapshot = read_snapshot(run, "best")
+        snapshot = snapshot.single()
         if snapshot.model_config.is_ngram:
             raise UsageError(
                 f"{run.name} is an n-gram model, which has no weights to fine-tune; train one on both texts instead: "
@@ -285,6 +287,12 @@ def choose_finetuning(
         training = limit_prior_chars(training, share * budget.seconds, symbols)
         training = replace(training, prior_chars=training.prior_chars or symbols)
     given = Size.of(snapshot.model_config, snapshot.training_config, LEARNING_RATE_SHARE)
+    kind = single_kind(model, len(corpus.train))
+    if training.members not in (None, kind):
+        raise ValueError(
+            f"`members={training.members}` contradicts {parent.name}, of which one transformer is fine-tuned; leave it out"
+        )
+    training = replace(training, members=kind)
     choice = choose(budget, len(corpus.train), model, training, given)
     n, block, was = corpus.vocabulary.n_symbols, choice.model.block_size, snapshot.model_config.block_size
     shapes = [

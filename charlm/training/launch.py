@@ -22,7 +22,8 @@ from charlm.threads import available, use_threads
 from charlm.training.deadline import Deadline
 from charlm.training.device import measure_gflops
 from charlm.training.finetune import Parent, load_parent_weights, main_chars, reload_parent_text
-from charlm.training.planner import EXTENDED, Budget, Choice, Size, first_guess, read_plan, write_plan
+from charlm.training.plan import EXTENDED, read_plan, write_plan
+from charlm.training.planner import Budget, Choice, Size, first_guess
 from charlm.training.run_corpus import corpus_of, counted_parent
 from charlm.training.session import NgramSession, Session, TransformerSession
 
@@ -78,7 +79,7 @@ def start_run(
     else:
         counted = parent.counted_corpus if parent is not None else None
         also = [] if counted is None else [counted.train]
-        session = TransformerSession(corpus, choice.model, choice.training, choice.plan, facts, also)
+        session = TransformerSession(corpus, choice.plan, facts, also)
         if parent is not None:
             load_parent_weights(session, parent)
     try:
@@ -157,7 +158,7 @@ def extend_by_seconds(
 
 def _extend(session: TransformerSession, run: RunFolder, steps: int, **facts: object) -> None:
     step = session.state.step
-    schedule = session.plan.schedule.with_restart(step, step + steps)
-    session.plan = replace(session.plan, schedule=schedule).record(at_step=step, decided=EXTENDED, **facts)
+    plan = session.plan.with_restart(session.number, step, step + steps)
+    session.plan = plan.record(at_step=step, decided=EXTENDED, **facts)
     session.begin_extension()
     write_plan(run, session.plan)

@@ -7,13 +7,20 @@ steps themselves (charlm/training/deadline.py).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from math import ceil, sqrt
-from typing import Any
 
-from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.safe_io import read_json, write_json
-from charlm.config import ModelConfig, TrainingConfig, refuse_not_plain
-from charlm.errors import CheckpointError, ResourceError
+from charlm.config import (
+    NGRAM,
+    NO_PRIOR,
+    PRIOR,
+    ModelConfig,
+    TrainingConfig,
+    refuse_not_plain,
+    settings_given,
+)
+from charlm.strict_json import from_json, to_json
+from charlm.training.plan import REGULARISATION, MemberPlan, Plan
 from charlm.training.schedule import Schedule
 
 
@@ -57,12 +64,11 @@ class Size:
 
 SIZES = (
     Size(tflop=0, n_layer=2, n_embd=64, n_head=2, block_size=64, batch_size=16, learning_rate=6e-3),
-    Size(tflop=1.5, n_layer=3, n_embd=64, n_head=2, block_size=64, batch_size=16, learning_rate=6e-3),
-    Size(tflop=4, n_layer=3, n_embd=64, n_head=2, block_size=64, batch_size=24, learning_rate=6e-3),
-    Size(tflop=20, n_layer=4, n_embd=96, n_head=3, block_size=64, batch_size=24, learning_rate=6e-3),
-    Size(tflop=50, n_layer=4, n_embd=128, n_head=4, block_size=128, batch_size=16, learning_rate=4e-3),
-    Size(tflop=150, n_layer=5, n_embd=160, n_head=5, block_size=128, batch_size=16, learning_rate=3e-3),
-    Size(tflop=400, n_layer=6, n_embd=256, n_head=8, block_size=128, batch_size=32, learning_rate=2e-3),
+    Size(tflop=1.5, n_layer=3, n_embd=64, n_head=2, block_size=128, batch_size=16, learning_rate=6e-3),
+    Size(tflop=25, n_layer=3, n_embd=96, n_head=3, block_size=128, batch_size=16, learning_rate=6e-3),
+    Size(tflop=100, n_layer=4, n_embd=128, n_head=4, block_size=128, batch_size=16, learning_rate=4e-3),
+    Size(tflop=300, n_layer=5, n_embd=160, n_head=5, block_size=128, batch_size=16, learning_rate=3e-3),
+    Size(tflop=800, n_layer=6, n_embd=256, n_head=8, block_size=128, batch_size=32, learning_rate=2e-3),
     Size(tflop=2_000, n_layer=6, n_embd=384, n_head=6, block_size=256, batch_size=48, learning_rate=1.5e-3),
     Size(tflop=50_000, n_layer=12, n_embd=768, n_head=12, block_size=512, batch_size=64, learning_rate=6e-4),
 )
@@ -72,9 +78,17 @@ SIZES_WITH_PRIOR = (
     Size(tflop=15, n_layer=4, n_embd=96, n_head=3, block_size=128, batch_size=8, learning_rate=6e-3),
     Size(tflop=30, n_layer=4, n_embd=128, n_head=4, block_size=256, batch_size=8, learning_rate=4e-3),
     Size(tflop=150, n_layer=5, n_embd=160, n_head=5, block_size=512, batch_size=6, learning_rate=3e-3),
-    *(size for size in SIZES if size.tflop >= 400),
+    *(size for size in SIZES if size.tflop >= 800),
 )
 """With an n-gram prior, which knows the nearby context, longer blocks pay."""
+
+MIXTURE_MIN_TFLOP = 5
+"""From this budget on a run trains two transformers, with and without the prior, and mixes them with the n-gram model."""
+PRIOR_SECONDS, LEAST_PRIOR_SHARE, MOST_PRIOR_SHARE = 8.0, 0.12, 0.35
+"""The time of the one with the prior, which soon knows what it can: seconds, but within these shares of the budget."""
+OF_ONE_MEMBER = ("batch_size", "learning_rate", "optimizer", "muon_lr", "schedule")
+"""Settings of training that only fit a single transformer."""
+RESERVED_MOST_SHARE = 0.5
 
 PRIOR_MIN_CHARS = 5_000
 """Symbols of training text below which the prior is off: ten folds of fewer say too little."""
@@ -83,11 +97,18 @@ PRIOR_DROPOUT, PRIOR_DROPOUT_EPOCHS = 0.1, 0.5  # the dropout, for runs of at le
 PRIOR_SHARE = 0.1  # of the time budget, at most, for counting
 PRIOR_CHARS_PER_SECOND = 0.6e6  # fixed, so that the same plan gives the same n-grams
 
+RESERVED_SHARE, RESERVED_MOST = 0.02, 12_000
+RESERVED_LEAST, RESERVED_LEAST_SHARE = 2_000, 0.05
+"""Symbols at the end of the training text on which no member trains: a share, but of short texts more."""
+RESERVED_MIN_CHARS = 20_000
+"""Symbols of training text below which nothing is reserved: temperatures of fewer would be noise."""
+
 MAX_STEPS = 10**9
 STEP_EFFICIENCY = 0.5  # speed of large models' steps relative to a plain matrix product
 FIRST_GUESS_EFFICIENCY = 0.25  # the same for the first guess, which is for short times and small sizes
 MAX_WEIGHTS_PER_CHAR = 8  # of training text: larger models only memorise
-DROPOUT_BY_EPOCHS = ((12, 0.2, 0.3), (4, 0.1, 0.15))  # (epochs; dropout, ngram_embedding_dropout)
+DROPOUT_BY_EPOCHS = ((20, 0.2, 0.4), (12, 0.15, 0.4), (6, 0.1, 0.3), (3, 0.0, 0.2), (1.5, 0.0, 0.1))
+"""From so many epochs on: dropout, ngram_embedding_dropout."""
 MIN_HEAD = 32
 MUON_LR = 0.01
 NGRAM_EMBEDDINGS = 4
@@ -97,9 +118,6 @@ COMPILE_MIN_GFLOP = {"fp32": 40_000, "bf16": 24_000}  # of all steps: from there
 EVAL_CHARS = 10_000
 EPOCHS_PER_EVALUATION = 10
 MAX_EVALUATIONS = 60
-EXTENDED = "more training"
-FAR_FEWER = 2  # times fewer steps than first planned are worth a warning
-PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,64 +131,10 @@ class Budget:
     compiler: bool = False  # is one available?
     kernels: bool = False  # are the training kernels available, which make compiling pointless?
 
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The schedule in force, how to evaluate, and the record of the decisions that led there."""
-
-    schedule: Schedule
-    eval_every: int  # steps
-    eval_chars: int  # held-out symbols in each evaluation, approximately
-    decisions: tuple[dict[str, Any], ...] = ()  # each with its reasons and outcome; the last is in force
-
-    @property
-    def total_steps(self) -> int:
-        """The step at which training ends."""
-        return self.schedule.end
-
-    @property
-    def extended_at(self) -> int | None:
-        """The step at which the plan was last extended, if it was."""
-        steps = [d.get("at_step") for d in self.decisions if d.get("decided") == EXTENDED]
-        return steps[-1] if steps and isinstance(steps[-1], int) else None
-
-    @property
-    def first_total_steps(self) -> int:
-        """The end that was planned when the run began or was last extended: with a time budget, a guess."""
-        first = max((i for i, d in enumerate(self.decisions) if d.get("decided") == EXTENDED), default=0)
-        return Schedule.parse(str(self.decisions[first].get("schedule"))).end
-
-    @property
-    def fell_short(self) -> bool:
-        """Is the end far earlier than first planned, because the machine is slower than measured?"""
-        begun = self.extended_at or 0
-        return (self.total_steps - begun) * FAR_FEWER < self.first_total_steps - begun
-
-    def record(self, **facts: Any) -> "Plan":
-        """The same plan with a decision appended: its facts, and the plan as the outcome."""
-        facts |= {
-            "schedule": str(self.schedule),
-            "eval_every": self.eval_every,
-            "eval_chars": self.eval_chars,
-        }
-        return replace(self, decisions=(*self.decisions, facts))
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object; `from_json` rebuilds the same plan."""
-        return {"decisions": list(self.decisions)}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Plan":
-        """Rebuild from `to_json`: the last decision is in force. Raises ValueError."""
-        decisions = data.get("decisions")
-        if not isinstance(decisions, list) or not all(isinstance(each, dict) for each in decisions or [None]):
-            raise ValueError("decisions must be a list of objects, at least one")
-        last = decisions[-1]
-        every, chars = last.get("eval_every"), last.get("eval_chars")
-        if not all(type(value) is int and value > 0 for value in (every, chars)):
-            raise ValueError("eval_every and eval_chars must be whole numbers above 0")
-        schedule = Schedule.parse(str(last.get("schedule")))
-        return cls(schedule=schedule, eval_every=every, eval_chars=chars, decisions=tuple(decisions))
+    def part(self, share: float) -> "Budget":
+        """A share of it."""
+        seconds = None if self.seconds is None else self.seconds * share
+        return replace(self, seconds=seconds, steps=self.steps and max(1, round(self.steps * share)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +148,8 @@ class Choice:
 
     def record(self, budget: Budget, threads: int) -> "Choice":
         """The same with everything it depends on recorded in the plan, so that it can be repeated."""
-        plan = self.plan.record(
+        choice = self.with_threads(threads)
+        plan = choice.plan.record(
             decided="size",
             at_step=0,
             seconds=budget.seconds,
@@ -194,9 +159,21 @@ class Choice:
             compile=self.training.compile,
             steps=budget.steps,
         )
-        if self.model.is_ngram:  # the same with any number of threads
-            return replace(self, plan=plan)
-        return replace(self, training=replace(self.training, threads=threads), plan=plan)
+        return replace(choice, plan=plan)
+
+    def with_threads(self, threads: int) -> "Choice":
+        """The same, each member trained by so many threads; an n-gram model is the same with any number."""
+        if self.model.is_ngram:
+            return self
+        members = tuple(
+            replace(member, training=replace(member.training, threads=threads))
+            for member in self.plan.members
+        )
+        return replace(
+            self,
+            training=replace(self.training, threads=threads),
+            plan=replace(self.plan, members=members),
+        )
 
 
 def choose(
@@ -219,7 +196,63 @@ def choose(
     assert budget.steps is not None or (budget.seconds and budget.gflops)
     if model.plain:
         refuse_not_plain(training)
-    model, training = _choose_prior(model, training, budget.seconds, n_train)
+    training = _choose_reserved(training, n_train)
+    kinds, shares = _choose_members(budget, n_train, model, training)
+    training = replace(training, members=",".join(kinds))
+    if {PRIOR, NGRAM} & set(kinds):
+        seconds = None if budget.seconds is None else PRIOR_SHARE * budget.seconds
+        training = limit_prior_chars(training, seconds, n_train)
+    elif training.prior_chars is not None:
+        raise ValueError(f"`prior_chars={training.prior_chars}` has no effect without a prior")
+    parts = [
+        _choose_member(budget.part(share), n_train, _of_kind(model, kind, kinds), training, given)
+        for kind, share in zip(kinds, shares, strict=False)
+    ]
+    if training.schedule:
+        schedule = Schedule.parse(training.schedule)
+        if budget.steps not in (None, schedule.end):
+            raise ValueError(
+                f"`schedule` ends at step {schedule.end}, but `steps` is {budget.steps}; leave one out"
+            )
+    else:
+        schedule = Schedule.warmup_cooldown(parts[0].steps)
+        for part in parts[1:]:
+            schedule = schedule.with_restart(schedule.end, schedule.end + part.steps)
+    ends = accumulate(part.steps for part in parts) if len(parts) > 1 else [schedule.end]
+    members = tuple(
+        MemberPlan(model=part.model, training=part.training, end=end, share=share, left_open=part.left_open)
+        for part, end, share in zip(parts, ends, shares, strict=True)
+    )
+    first = parts[0]
+    every = training.eval_every or evaluation_interval(first.steps, first.steps / 10, first.steps_per_epoch)
+    plan = Plan(
+        schedule=schedule, eval_every=every, eval_chars=training.eval_chars or EVAL_CHARS, members=members
+    )
+    return Choice(model=first.model, training=first.training, plan=plan, why=_why(budget, parts, n_train))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What was chosen for one member."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    steps: int
+    size: Size
+    wanted_block: int
+    steps_per_epoch: float
+    left_open: tuple[str, ...]
+
+
+def _choose_member(
+    budget: Budget, n_train: int, model: ModelConfig, training: TrainingConfig, given: Size | None
+) -> _Part:
+    """Complete the configurations of one member, which has this budget."""
+    left_open = tuple(
+        name for config in (model, training) for name in REGULARISATION if getattr(config, name, 0) is None
+    )
+    model = _choose_prior(model, n_train)
+    n_train -= training.reserved_chars or 0
     size = given or _choose_size(budget, n_train, SIZES_WITH_PRIOR if model.prior else SIZES)
     wanted = model.block_size or size.block_size
     block = min(wanted, max(1, (n_train - 1) // 2))
@@ -228,14 +261,7 @@ def choose(
     size = replace(size, block_size=block, batch_size=batch)
     steps = budget.steps or first_guess(budget, size)
     epochs = steps * batch * block / n_train
-    model = replace(_fill_model(_choose_dropout(model, epochs), size, n_train), block_size=block)
-    schedule = Schedule.parse(training.schedule) if training.schedule else Schedule.warmup_cooldown(steps)
-    if training.schedule and budget.steps not in (None, schedule.end):
-        raise ValueError(
-            f"`schedule` ends at step {schedule.end}, but `steps` is {budget.steps}; leave one out"
-        )
-    every = training.eval_every or evaluation_interval(steps, steps / 10, n_train / (batch * block))
-    plan = Plan(schedule=schedule, eval_every=every, eval_chars=training.eval_chars or EVAL_CHARS)
+    model = replace(_fill_model(choose_dropout(model, epochs), size, n_train), block_size=block)
     if training.ngram_embedding_accumulator is None and not model.plain:
         accumulator = min(1e6, round(ACCUMULATOR * max(0.0, epochs - 1) ** 2, 3))
         training = replace(training, ngram_embedding_accumulator=accumulator)
@@ -243,17 +269,92 @@ def choose(
     if model.has_kernels and budget.kernels:
         budget = replace(budget, compiler=False)
     training = _fill_training(replace(training, batch_size=batch, learning_rate=rate), budget, size, steps)
-    means = (
-        f"{budget.seconds:g} s at {budget.gflops:.0f} GFLOP/s"
-        if budget.steps is None
-        else f"{budget.steps} steps"
+    return _Part(
+        model=model,
+        training=training,
+        steps=steps,
+        size=size,
+        wanted_block=wanted,
+        steps_per_epoch=n_train / (batch * block),
+        left_open=left_open,
     )
-    why = f"for {means}"
-    if size.weights * 1.5 > MAX_WEIGHTS_PER_CHAR * n_train:
+
+
+def _why(budget: Budget, parts: Sequence[_Part], n_train: int) -> str:
+    """What the choice was made for, and what limited it."""
+    why = f"for {budget.steps} steps"
+    if budget.steps is None:
+        why = f"for {budget.seconds:g} s at {budget.gflops:.0f} GFLOP/s"
+    if any(part.size.weights * 1.5 > MAX_WEIGHTS_PER_CHAR * n_train for part in parts):
         why += f", small because the training text has only {n_train:,} symbols"
-    if block < wanted:
-        why += f"; the block size is reduced from {wanted} to {block}, because the text is short"
-    return Choice(model=model, training=training, plan=plan, why=why)
+    for part in parts:
+        if part.size.block_size < part.wanted_block:
+            why += (
+                f"; the block size is reduced from {part.wanted_block} to {part.size.block_size}, because "
+                "the text is short"
+            )
+            break
+    return why
+
+
+def _choose_reserved(training: TrainingConfig, n_train: int) -> TrainingConfig:
+    """Decide how many symbols at the end of the training text no member trains on."""
+    if training.reserved_chars is not None:
+        if training.reserved_chars > RESERVED_MOST_SHARE * n_train:
+            raise ValueError(
+                f"`reserved_chars` is {training.reserved_chars}; allowed: at most half of the {n_train:,} symbols of "
+                "the training text"
+            )
+        return training
+    reserved = 0
+    if n_train >= RESERVED_MIN_CHARS:
+        least = min(RESERVED_LEAST, int(RESERVED_LEAST_SHARE * n_train))
+        reserved = min(RESERVED_MOST, max(least, int(RESERVED_SHARE * n_train)))
+    return replace(training, reserved_chars=reserved)
+
+
+def _choose_members(
+    budget: Budget, n_train: int, model: ModelConfig, training: TrainingConfig
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """The kinds of members, the n-gram model last, and each transformer's share of the budget.
+
+    Several are planned for a time budget only, and only where all about the model is left to the plan.
+    """
+    if training.members is not None:
+        kinds = tuple(sorted(training.members.split(","), key=NGRAM.__eq__))  # the n-gram model last
+        n = len(kinds) - (NGRAM in kinds)
+        for kind in kinds[:n]:
+            _of_kind(model, kind, kinds)
+        if n > 1 and training.schedule:
+            raise ValueError(f"`schedule` is for a single transformer, but `members` is {training.members}")
+        if len(kinds) > 1 and not training.reserved_chars:
+            raise ValueError(
+                f"`members={training.members}` needs text to learn their weights on: a longer text, or reserved_chars"
+            )
+        return kinds, (1 / n,) * n
+    left = not settings_given(model) and not settings_given(training, OF_ONE_MEMBER)
+    tflop = (budget.seconds or 0) * (budget.gflops or 0) / 1e3
+    if left and training.reserved_chars and tflop >= MIXTURE_MIN_TFLOP:
+        assert budget.seconds
+        share = min(MOST_PRIOR_SHARE, max(LEAST_PRIOR_SHARE, PRIOR_SECONDS / budget.seconds))
+        return (PRIOR, NO_PRIOR, NGRAM), (share, 1 - share)
+    return (single_kind(model, n_train),), (1.0,)
+
+
+def single_kind(model: ModelConfig, n_train: int) -> str:
+    """The kind of the transformer of a run that trains a single one."""
+    return PRIOR if _wants_prior(model, n_train) else NO_PRIOR
+
+
+def _of_kind(model: ModelConfig, kind: str, kinds: Sequence[str]) -> ModelConfig:
+    """The settings of a model as one of that kind."""
+    prior = kind == PRIOR
+    if (model.prior is not None and model.prior != prior) or (prior and model.plain):
+        asked = "`plain`" if model.plain else f"`prior={model.prior}`"
+        raise ValueError(f"`members={','.join(kinds)}` contradicts {asked}; leave one out")
+    if prior:
+        return replace(model, prior=True)
+    return replace(model, prior=False, prior_order=None, prior_dropout=None)
 
 
 def first_guess(budget: Budget, size: Size) -> int:
@@ -280,24 +381,28 @@ def limit_prior_chars(training: TrainingConfig, seconds: float | None, n_train: 
     return replace(training, prior_chars=most) if most < n_train else training
 
 
-def _choose_prior(
-    model: ModelConfig, training: TrainingConfig, seconds: float | None, n_train: int
-) -> tuple[ModelConfig, TrainingConfig]:
-    """Decide about the n-gram prior. With it, n-gram embeddings were measured to do harm: they are off."""
-    given = model.prior_order is not None or model.prior_dropout is not None
-    wanted = model.prior if model.prior is not None else given or n_train >= PRIOR_MIN_CHARS
-    if model.plain or not wanted:
-        if training.prior_chars is not None:
-            raise ValueError(f"`prior_chars={training.prior_chars}` has no effect without a prior")
-        return replace(model, prior=False), training
-    order = model.prior_order
-    if order is None:
-        order = next(order for chars, order in PRIOR_ORDERS if n_train >= chars)
-    model = replace(model, prior=True, prior_order=order)
+def _choose_prior(model: ModelConfig, n_train: int) -> ModelConfig:
+    """Choose the n-gram prior's order. With it, n-gram embeddings were measured to do harm: they are off."""
+    if not model.prior:
+        return model
+    model = replace(
+        model, prior_order=ngram_order(n_train) if model.prior_order is None else model.prior_order
+    )
     settings = (model.ngram_embeddings, model.ngram_embedding_rows, model.ngram_embedding_dropout)
-    if all(value is None for value in settings):
-        model = replace(model, ngram_embeddings=1)
-    return model, limit_prior_chars(training, None if seconds is None else PRIOR_SHARE * seconds, n_train)
+    return replace(model, ngram_embeddings=1) if all(value is None for value in settings) else model
+
+
+def ngram_order(n_train: int) -> int:
+    """The order of the n-gram model of a text of so many symbols, unless it is given."""
+    return next(order for chars, order in PRIOR_ORDERS if n_train >= chars)
+
+
+def _wants_prior(model: ModelConfig, n_train: int) -> bool:
+    """Does the model begin from the n-gram prior?"""
+    if model.plain or model.prior is not None:
+        return bool(model.prior) and not model.plain
+    given = model.prior_order is not None or model.prior_dropout is not None
+    return given or n_train >= PRIOR_MIN_CHARS
 
 
 def _choose_size(budget: Budget, n_train: int, sizes: Sequence[Size]) -> Size:
@@ -311,7 +416,43 @@ def _choose_size(budget: Budget, n_train: int, sizes: Sequence[Size]) -> Size:
     return fitting[-1] if fitting else sizes[0]
 
 
-def _choose_dropout(model: ModelConfig, epochs: float) -> ModelConfig:
+OF_THE_MACHINE = ("seed", "patience", "save_every", "device", "threads", "precision", "prior_memory")
+"""Settings of training that may be given beside another run's plan."""
+
+
+def take_plan(plan: Plan, source: str, training: TrainingConfig, budget: Budget, n_train: int) -> Choice:
+    """The members, sizes, steps and schedule of the plan of `source`, for another text or on another machine.
+
+    What was decided on the way is decided at the same steps again. Raises ValueError where it does not fit.
+    """
+    if not plan.members:
+        raise ValueError(
+            f"the plan of {source} names no sizes; an earlier version of charlm, or an n-gram model, wrote it"
+        )
+    own = {name: getattr(training, name) for name in OF_THE_MACHINE}
+    if training.precision == "auto":
+        own["precision"] = budget.precision
+
+    def of_here(member: MemberPlan) -> MemberPlan:
+        block, reserved = member.model.block_size or 0, member.training.reserved_chars or 0
+        if block + reserved >= n_train:
+            raise ValueError(
+                f"the plan of {source} needs more than {block + reserved:,} symbols to train on; this text has {n_train:,}"
+            )
+        return replace(member, training=replace(member.training, **own))
+
+    decisions = []
+    for decision in plan.decisions:
+        members = from_json(tuple[MemberPlan, ...], decision.get("members", []))
+        decisions.append({**decision, "members": [to_json(of_here(member)) for member in members]})
+    decisions[0]["plan_from"] = source
+    plan = replace(plan, members=tuple(map(of_here, plan.members)), decisions=tuple(decisions))
+    first = plan.members[0]
+    return Choice(model=first.model, training=first.training, plan=plan, why=f"as in the plan of {source}")
+
+
+def choose_dropout(model: ModelConfig, epochs: float) -> ModelConfig:
+    """Choose dropout, where it was left open, for so many passes over the text."""
     dropout, ngram_dropout = next(
         (rates for least, *rates in DROPOUT_BY_EPOCHS if epochs >= least), (0.0, 0.0)
     )
@@ -369,17 +510,10 @@ def _fill_training(training: TrainingConfig, budget: Budget, size: Size, steps: 
     return training if optimizer == "adamw" else replace(training, muon_lr=training.muon_lr or MUON_LR)
 
 
-def write_plan(run: RunFolder, plan: Plan) -> None:
-    """Replace the run's plan and wait for the disk. Raises ResourceError."""
-    try:
-        write_json(run.path / PLAN_FILE, plan.to_json())
-    except OSError as error:
-        raise ResourceError(f"the plan of {run.name} cannot be written: {error.strerror}") from None
-
-
-def read_plan(run: RunFolder) -> Plan:
-    """The run's plan. Raises CheckpointError where it is missing or damaged."""
-    try:
-        return Plan.from_json(read_json(run.path / PLAN_FILE))
-    except ValueError as error:
-        raise CheckpointError(f"{PLAN_FILE} of {run.name} is damaged: {error}") from None
+def regularised(plan: Plan, number: int, epochs: float) -> Plan:
+    """Choose the regularisation of a member again, now that its passes over the text are known."""
+    member = plan.members[number]
+    reopened = {name: None for name in member.left_open if getattr(member.model, name) is not None}
+    open_again = ModelConfig(**{**vars(member.model), **reopened})
+    member = replace(member, model=choose_dropout(open_again, epochs))
+    return replace(plan, members=(*plan.members[:number], member, *plan.members[number + 1 :]))

@@ -107,6 +107,7 @@ class TrainRequest:
     steps: int | None = None
     run: str | None = None
     root: Path = Path("checkpoints")
+    plan_from: str | None = None  # a run, or a plan.json
     from_run: str | None = None  # to fine-tune
     checkpoint: str | None = None  # of `from_run`
     from_text: tuple[str, ...] = ()  # where the text of `from_run` is now
@@ -126,7 +127,9 @@ class TrainRequest:
     def asked(self) -> dict[str, Any]:
         """What run.json keeps of the request: every setting that is not its default, the budget, the origin."""
         asked = {name: value for name, value in self.settings.items() if value != SETTINGS[name].default}
-        seconds = None if self.steps is not None else budget_seconds(self.time or DEFAULT_TIME)
+        timed = self.steps is None and self.plan_from is None
+        seconds = budget_seconds(self.time or DEFAULT_TIME) if timed else None
+        asked |= {"plan_from": self.plan_from}
         asked |= {"time": seconds, "steps": self.steps, "from": self.from_run, "checkpoint": self.checkpoint}
         plain: dict[str, Any] = json.loads(json.dumps(asked))
         return {name: value for name, value in plain.items() if value is not None}
@@ -136,6 +139,8 @@ class TrainRequest:
         """The option that gives the budget."""
         if self.settings["model"] == "ngram":
             return []
+        if self.plan_from is not None:
+            return ["--plan-from", self.plan_from]
         return ["--time", self.time or DEFAULT_TIME] if self.steps is None else ["--steps", str(self.steps)]
 
     def budget(self, model: ModelConfig, training: TrainingConfig) -> float | None:
@@ -143,7 +148,9 @@ class TrainRequest:
         if model.is_ngram:
             refuse_for_ngram(self.time, self.steps, training)
             return None
-        if self.steps is not None:
+        if self.plan_from is not None:
+            self._check_plan_from()
+        if self.steps is not None or self.plan_from is not None:
             return None
         budget = budget_seconds(self.time or DEFAULT_TIME)
         if training.schedule is not None:
@@ -151,6 +158,24 @@ class TrainRequest:
                 "--schedule names steps, so it needs --steps N; a run with a time budget may end at any step"
             )
         return budget
+
+    def _check_plan_from(self) -> None:
+        """UsageError for what cannot act beside a plan that is taken from elsewhere."""
+        from charlm.training.planner import OF_THE_MACHINE
+
+        idle = {"time": self.time, "steps": self.steps, "from": self.from_run}
+        for config in (ModelConfig, TrainingConfig):
+            idle |= {
+                setting.name: self.settings[setting.name]
+                for setting in settings_of(config)
+                if setting.name in self.given and setting.name not in OF_THE_MACHINE
+            }
+        for name, value in idle.items():
+            if value is not None:
+                raise UsageError(
+                    f"`{name}={value}` has no effect with --plan-from {one_line(self.plan_from or '')}, which sets "
+                    "sizes and steps; leave one out"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,9 +211,12 @@ def prepare(request: TrainRequest, messages: Messages) -> Prepared:
     if origin is not None:
         origin = origin.with_counting(loaded.corpus)
         report_origin(origin, loaded.corpus, messages)
-    choice, sentence = choose_plan(
-        loaded, model, training, budget, request.steps, request.started, messages, origin
-    )
+    if request.plan_from is not None:
+        choice, sentence = taken_plan(loaded, training, request)
+    else:
+        choice, sentence = choose_plan(
+            loaded, model, training, budget, request.steps, request.started, messages, origin
+        )
     messages.say(f"model: {sentence}")
     return Prepared(request=request, text=text, loaded=loaded, choice=choice, budget=budget, origin=origin)
 
@@ -386,6 +414,33 @@ def choose_plan(
         raise UsageError(str(error)) from None
     busy = f"; on {threads} of {most} threads, because the machine is busy" if threads < most else ""
     return choice, f"{describe_model(choice, corpus.vocabulary)}, chosen {choice.why}{busy}"
+
+
+def taken_plan(loaded: "Loaded", training: TrainingConfig, request: TrainRequest) -> "tuple[Choice, str]":
+    """The plan of another run, or of a file, for this text. Raises UsageError, CheckpointError."""
+    from charlm.checkpoint.run_folder import find_run
+    from charlm.checkpoint.safe_io import read_json  # here and below: torch is slow to import
+    from charlm.threads import use_threads
+    from charlm.training.device import measure_budget, pick_device
+    from charlm.training.plan import PLAN_FILE, Plan
+    from charlm.training.planner import take_plan
+
+    named = request.plan_from or ""
+    path = Path(os.path.expanduser(named))
+    if not path.is_file():
+        path = find_run(request.root, named).path / PLAN_FILE
+    use_threads(training.threads)
+    threads, means = measure_budget(pick_device(training.device), training, 1)
+    try:
+        plan = Plan.from_json(read_json(path))
+    except ValueError as error:
+        raise UsageError(f"{one_line(named)} holds no plan: {one_line(str(error))}") from None
+    try:
+        choice = take_plan(plan, one_line(named), training, means, len(loaded.corpus.train))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    choice = choice.with_threads(threads)
+    return choice, f"{describe_model(choice, loaded.corpus.vocabulary)}, chosen {choice.why}"
 
 
 def begun_run(root: Path, name: str) -> "RunFolder | None":

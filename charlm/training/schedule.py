@@ -71,6 +71,10 @@ class Schedule:
         """Has the cooldown begun before `step`?"""
         return step > max((at for at, factor in self._pieces_to(step)[-1] if factor == 1), default=-1)
 
+    def before(self, step: int) -> "Schedule":
+        """The pieces that begin before `step`."""
+        return Schedule(tuple(piece for piece in self.pieces if piece[0][0] < step))
+
     def with_restart(self, step: int, end: int) -> "Schedule":
         """Unchanged up to `step`; from there a new warmup, constant phase and cooldown until `end`."""
         return self._with_piece(_warmup_cooldown(step, self._factor_before(step), end))

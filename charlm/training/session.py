@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from charlm.checkpoint.run_folder import RunFacts, RunFolder
-from charlm.checkpoint.snapshot import Snapshot, read_newest, read_snapshot
-from charlm.config import ModelConfig, TrainingConfig
+from charlm.checkpoint.snapshot import Member, Snapshot, read_newest, read_snapshot
+from charlm.config import NGRAM, ModelConfig, TrainingConfig
 from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.tokenizer import Ids
 from charlm.errors import CheckpointError
-from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor, predictor_of
+from charlm.inference.members import predictor_of
+from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.native.library import status
-from charlm.ngram.build import FOLDS, Built, TrainingPrior, build, fit, spread_chars
+from charlm.ngram.build import Built, TrainingPrior, build, fit, spread_chars, training_folds
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.rng import mix, uniform
 from charlm.strict_json import to_json
@@ -31,11 +32,12 @@ from charlm.training.events import Counted, Remembered
 from charlm.training.guards import Divergence
 from charlm.training.held_out import HeldOut, ParentText
 from charlm.training.optimizer import LearningRates, Optimizer
-from charlm.training.planner import Plan
+from charlm.training.plan import MemberPlan, Plan
+from charlm.training.planner import ngram_order
 from charlm.training.state import RunState, read_state
 
-PRIOR_DROPOUT_STREAM = 2
-"""Separates the random numbers here from those that draw the windows."""
+PRIOR_DROPOUT_STREAM, MEMBER_STREAM = 2, 3
+"""Separate the random numbers here from those that draw the windows."""
 
 
 class PriorRows:
@@ -71,7 +73,8 @@ class Session:
         self.model_config, self.training_config = model, training
         counts = np.array(corpus.vocabulary.counts, dtype=np.float64)
         share = counts / counts.sum()
-        self.state = RunState(Divergence(unigram_nats=float(-(share * np.log(share)).sum())))
+        self.unigram_nats = float(-(share * np.log(share)).sum())
+        self.state = RunState(Divergence(unigram_nats=self.unigram_nats))
 
     @property
     def chars_per_step(self) -> int:
@@ -96,18 +99,20 @@ class Session:
         """Are all weights finite?"""
         return True
 
-    def score_parent_text(self, best_of: RunFolder | None = None) -> Iterator[Remembered]:
-        """Score the parent's held-out text, if there is one, with the weights or with the best checkpoint of a run."""
+    def score_parent_text(self) -> Iterator[Remembered]:
+        """Score the parent's held-out text, if there is one."""
         if self.parent_text is None:
             return
-        step, predictor = self.state.step, self.predictor
-        if best_of is not None:
-            best = read_snapshot(best_of, "best")
-            step, predictor = best.step, predictor_of(best, device=self.device)
         with self.predicting():
-            event, self.state.parent_loss = self.parent_text.score(step, predictor, self.state.parent_loss)
+            event, self.state.parent_loss = self.parent_text.score(
+                self.state.step, self.pooled(), self.state.parent_loss
+            )
         self.parent_text = replace(self.parent_text, parent=None)  # which may be large
         yield event
+
+    def pooled(self) -> Predictor:
+        """What predicts by all that is calibrated."""
+        return self.predictor
 
     def snapshot(self) -> Snapshot:
         """The session as a checkpoint."""
@@ -125,48 +130,71 @@ class Session:
 
 
 class TransformerSession(Session):
-    """A transformer that is trained; `restore` returns to a checkpoint, bit for bit."""
+    """Transformers that are trained one after another; `restore` returns to a checkpoint, bit for bit."""
 
     predictor: TransformerPredictor
 
     def __init__(
         self,
         corpus: Corpus,
-        model: ModelConfig,
-        training: TrainingConfig,
         plan: Plan,
         run: RunFacts,
         also_counted: Sequence[Ids] = (),
+        number: int = 0,
+        start: int = 0,
     ) -> None:
-        """`also_counted`: texts whose n-grams the prior counts besides those of the training text."""
-        super().__init__(corpus, model, training, plan, run)
-        assert model.block_size and training.batch_size and training.optimizer
-        self.device = pick_device(training.device)
-        self.batch_sampler = BatchSampler(
-            len(corpus.train), model.block_size, training.batch_size, training.seed
-        )
-        self.model = LanguageModel(model, corpus.vocabulary.n_symbols)
-        initialise(self.model, torch.Generator().manual_seed(training.seed))
-        self.model.to(self.device).train()
+        """`also_counted`: texts whose n-grams the prior counts besides those of the training text. `number`: the member, whose training begins at step `start`."""
+        member = plan.member_at(number, start)
+        super().__init__(corpus, member.model, member.training, plan, run)
+        self.device = pick_device(member.training.device)
+        self.number = number
+        self.earlier: tuple[Member, ...] = ()
+        self.reserved = member.training.reserved_chars or 0
+        self.folds = training_folds(len(corpus.train), self.reserved)
         self.prior: TrainingPrior | None = None
+        if self.has_ngrams:
+            self.prior = self._count(also_counted)
+            self.ngram = self.prior.model.to_bytes()
+        self._begin_member(member)
+
+    @property
+    def has_ngrams(self) -> bool:
+        """Does any member use n-grams?"""
+        kinds = (self.training_config.members or "").split(",")
+        return NGRAM in kinds or any(member.model.prior for member in self.plan.members)
+
+    def _count(self, also_counted: Sequence[Ids]) -> TrainingPrior:
+        """Count the n-grams of the training text."""
+        corpus, training = self.corpus, self.training_config
+        orders = [m.model.prior_order for m in self.plan.members if m.model.prior_order is not None]
+        n_symbols = corpus.vocabulary.n_symbols
+        self.built = build(
+            corpus.train,
+            n_symbols,
+            max(orders, default=ngram_order(len(corpus.train))),
+            memory=training.prior_memory << 20,
+            most=training.prior_chars,
+            folds=self.folds,
+            end=corpus.vocabulary.end,
+            beside=also_counted,
+        )
+        return TrainingPrior(self.built.model, corpus.train, self.folds)
+
+    def _begin_member(self, member: MemberPlan) -> None:
+        """A new model, its optimizer and its batches."""
+        model, training, vocabulary = member.model, member.training, self.corpus.vocabulary
+        assert model.block_size and training.batch_size and training.optimizer
+        self.model_config, self.training_config = model, training
+        seed = training.seed if self.number == 0 else int(mix(training.seed, self.number, MEMBER_STREAM) >> 1)
+        self.batch_sampler = BatchSampler(
+            len(self.corpus.train) - self.reserved, model.block_size, training.batch_size, seed
+        )
+        self.model = LanguageModel(model, vocabulary.n_symbols)
+        initialise(self.model, torch.Generator().manual_seed(seed))
+        self.model.to(self.device).train()
         self.prior_rows: PriorRows | None = None
         if model.prior:
-            assert model.prior_order is not None
-            n_symbols, end = corpus.vocabulary.n_symbols, corpus.vocabulary.end
-            self.built = build(
-                corpus.train,
-                n_symbols,
-                model.prior_order,
-                memory=training.prior_memory << 20,
-                most=training.prior_chars,
-                n_folds=FOLDS,
-                end=end,
-                beside=also_counted,
-            )
-            self.prior, self.ngram = (
-                TrainingPrior(self.built.model, corpus.train),
-                self.built.model.to_bytes(),
-            )
+            assert self.prior is not None
             self.prior_rows = PriorRows(self.prior, self.batch_sampler, model.prior_dropout or 0.0)
         accumulator = training.ngram_embedding_accumulator or 0.0
         self.optimizer = Optimizer(
@@ -176,15 +204,84 @@ class TransformerSession(Session):
             ngram_embedding_accumulator=accumulator / self.chars_per_step**2,  # losses are means
             precision=training.precision,
         )
-        self.predictor = TransformerPredictor(self.model, corpus.vocabulary, prior=self.kneser_ney)
+        prior = self.kneser_ney if model.prior else None
+        self.predictor = TransformerPredictor(self.model, vocabulary, prior=prior)
+
+    @property
+    def is_last(self) -> bool:
+        """Is it the last member that is trained?"""
+        return self.number == len(self.plan.members) - 1
+
+    @property
+    def member_end(self) -> int:
+        """The step at which the training of this member ends."""
+        return self.plan.members[self.number].end
+
+    @property
+    def member_step(self) -> int:
+        """Steps that this member has taken."""
+        return self.state.step - self.state.member_start
+
+    @property
+    def chars_read(self) -> int:
+        """Symbols that all members have read."""
+        return self.state.chars_before + self.member_step * self.chars_per_step
+
+    def pooled(self) -> Predictor:
+        """What predicts by all that is calibrated, the member in training included."""
+        if self.state.mixture is None:
+            return self.predictor
+        return predictor_of(self.snapshot(), self.device)
+
+    def return_to_best(self, run: RunFolder) -> None:
+        """Take the weights of the best checkpoint of this member. Raises CheckpointError."""
+        best = self.state.early_stopping.best_step
+        if best is None or best == self.state.step:
+            return
+        snapshot = read_snapshot(run, str(best), training=True)
+        self.model.load_state_dict(snapshot.weights)
+        self.optimizer.restore(snapshot.optimizer, read_state(snapshot.state).updates)
+
+    def next_member(self) -> None:
+        """Keep the trained member, and begin the next one."""
+        assert not self.is_last
+        weights = {name: weight.detach().clone() for name, weight in self.model.state_dict().items()}
+        trained = Member(
+            model_config=self.model_config, training_config=self.training_config, weights=weights
+        )
+        self.earlier = (*self.earlier, trained)
+        self.number += 1
+        self.state.begin_member(self.unigram_nats, self.chars_read)
+        self._begin_member(self.plan.member_at(self.number, self.state.step))
+
+    def follow_plan(self) -> None:
+        """Put the regularisation in force that the plan has for the next step."""
+        member = self.plan.member_at(self.number, self.state.step)
+        if member.model == self.model_config:
+            return
+        self.model_config = member.model
+        self.model.regularise(member.model)
+        if self.prior_rows is not None:
+            self.prior_rows.dropout = member.model.prior_dropout or 0.0
 
     @classmethod
     def resumed(
         cls, snapshot: Snapshot, corpus: Corpus, plan: Plan, also_counted: Sequence[Ids] = ()
     ) -> "TransformerSession":
         """The session of a checkpoint, under the plan in force. Raises CheckpointError."""
-        configs = snapshot.model_config, snapshot.training_config
-        session = cls(corpus, *configs, plan, snapshot.run, also_counted)
+        if not plan.members:  # of a version that trained one transformer
+            end, configs = plan.schedule.end, (snapshot.model_config, snapshot.training_config)
+            plan = replace(plan, members=(MemberPlan(model=configs[0], training=configs[1], end=end),))
+        number = len(snapshot.earlier)
+        if number >= len(plan.members):
+            raise CheckpointError(
+                f"plan.json is damaged: it has {len(plan.members)} members, the run {number + 1}"
+            )
+        start = read_state(snapshot.state).member_start
+        of_plan = plan.member_at(number, start)
+        if not of_plan.is_like(snapshot.model_config, snapshot.training_config):
+            raise CheckpointError("plan.json is damaged: its sizes are not those of the checkpoint")
+        session = cls(corpus, plan, snapshot.run, also_counted, number, start)
         if session.ngram != snapshot.ngram:
             raise CheckpointError(
                 "the n-gram prior of this run differs from the one rebuilt from its text; charlm cannot "
@@ -201,8 +298,12 @@ class TransformerSession(Session):
     @property
     def learned(self) -> list[tuple[str, str]]:
         """Symbols read and number of weights, as rows of a table."""
-        read, weights = self.state.step * self.chars_per_step, sum(p.numel() for p in self.model.parameters())
-        return [(f"{self.corpus.vocabulary.unit_noun}s read", f"{read:,}"), ("weights", f"{weights:,}")]
+        weights = sum(p.numel() for p in self.model.parameters())
+        weights += sum(weight.numel() for member in self.earlier for weight in member.weights.values())
+        return [
+            (f"{self.corpus.vocabulary.unit_noun}s read", f"{self.chars_read:,}"),
+            ("weights", f"{weights:,}"),
+        ]
 
     @property
     def chars_per_step(self) -> int:
@@ -220,8 +321,8 @@ class TransformerSession(Session):
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The parts of the next batch: ids (B, T + 1) and prior (B, T, V), each with its dropout seed set."""
-        config, parts = self.training_config, self.training_config.grad_accum
-        step = self.state.step + self.state.batch_offset
+        parts = self.training_config.grad_accum
+        step = self.member_step + self.state.batch_offset
         ids = torch.from_numpy(self.batch_sampler.batch(self.corpus.train, step)).to(self.device).chunk(parts)
         rows: Sequence[Tensor | None] = [None] * parts
         if self.prior_rows is not None:
@@ -229,7 +330,7 @@ class TransformerSession(Session):
         has_dropout = self.model_config.dropout or self.model_config.ngram_embedding_dropout
         for part, (windows, log_prior) in enumerate(zip(ids, rows, strict=True)):
             if has_dropout:
-                seed_dropout(int(mix(config.seed, step, part) >> 1), self.device)
+                seed_dropout(int(mix(self.batch_sampler.seed, step, part) >> 1), self.device)
             yield windows, log_prior
 
     def learning_rates(self) -> LearningRates:
@@ -240,9 +341,12 @@ class TransformerSession(Session):
         peaks = (config.learning_rate, config.muon_lr or 0.0, config.ngram_embedding_lr)
         return LearningRates(*(peak * factor for peak in peaks))
 
-    def held_out(self, baseline: KneserNey | None = None) -> HeldOut:
-        """The evaluation on held-out text, next to a baseline: by default the model's own prior."""
-        return HeldOut(self.corpus, self.predictor, baseline or self.kneser_ney)
+    def held_out(self, baseline: KneserNey | None = None, predictor: Predictor | None = None) -> HeldOut:
+        """The evaluation on held-out text, next to a baseline: by default the n-gram model of the run.
+
+        `predictor`: by default the member in training alone.
+        """
+        return HeldOut(self.corpus, predictor or self.predictor, baseline or self.kneser_ney)
 
     def is_finite(self) -> bool:
         """Are all weights finite?"""
@@ -250,13 +354,21 @@ class TransformerSession(Session):
 
     def snapshot(self) -> Snapshot:
         """The session as a checkpoint."""
-        weights, optimizer = dict(self.model.state_dict()), self.optimizer.state
-        return replace(super().snapshot(), weights=weights, optimizer=optimizer)
+        return replace(
+            super().snapshot(),
+            weights=dict(self.model.state_dict()),
+            optimizer=self.optimizer.state,
+            earlier=self.earlier,
+            mixture=self.state.mixture,
+        )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Return to a checkpoint. Raises CheckpointError."""
+        """Return to a checkpoint of the member in training. Raises CheckpointError."""
+        assert len(snapshot.earlier) == self.number
         self.model.load_state_dict(snapshot.weights)
+        self.earlier = snapshot.earlier
         self.state = read_state(snapshot.state)
+        self.follow_plan()
         self.optimizer.restore(snapshot.optimizer, self.state.updates)
 
     def roll_back(self, run: RunFolder) -> int:

@@ -6,9 +6,10 @@ from typing import Any, Literal
 from charlm.checkpoint.run_folder import RunFacts, RunFolder
 from charlm.checkpoint.safe_io import read_verified
 from charlm.errors import CharlmError
+from charlm.model.mixture import Mixture
 from charlm.strict_json import parse_json, read_as, to_json
 from charlm.terminal import one_line
-from charlm.training.events import HeldOutLoss, OldTextLoss
+from charlm.training.events import Calibrated, HeldOutLoss, OldTextLoss
 from charlm.training.guards import Divergence, EarlyStopping
 
 STATES = {"done": "finished", "early": "stopped early", None: "unfinished"}
@@ -41,10 +42,22 @@ class RunState:
     last_evaluation: HeldOutLoss | None = None
     finished: Literal["done", "early"] | None = None
     parent_loss: ParentLoss | None = None
+    mixture: Mixture | None = None  # of the transformers that are trained to their end
+    calibrated: Calibrated | None = None  # how it was fitted
+    member_start: int = 0  # the step at which the training of the present member began
+    chars_before: int = 0  # symbols that earlier members have read
     threads: int = 0  # that computed the last step
     kernels: str = (
         ""  # the clone of the compiled kernels that did, or "none"; "" in runs that did not record it
     )
+
+    def begin_member(self, unigram_nats: float, chars_before: int) -> None:
+        """Begin the training of the next member; those before it have read so many symbols."""
+        self.divergence, self.early_stopping = Divergence(unigram_nats=unigram_nats), EarlyStopping()
+        self.updates, self.batch_offset, self.rate_factor = 0, 0, 1.0
+        self.chars_before = chars_before
+        self.member_start = self.step
+        self.last_evaluation = None
 
 
 def read_state(data: dict[str, Any]) -> RunState:

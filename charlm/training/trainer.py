@@ -19,15 +19,19 @@ from charlm.model.transformer import LanguageModel
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.terminal import one_line
 from charlm.training import events
+from charlm.training.calibrate import calibrate
 from charlm.training.deadline import Deadline
 from charlm.training.device import compile_blocks, keep_memory, precision_context
 from charlm.training.events import Event
 from charlm.training.guards import COOLDOWN_GAIN, MAX_ROLLBACKS
 from charlm.training.optimizer import LearningRates
-from charlm.training.planner import Plan, write_plan
+from charlm.training.plan import Plan, write_plan
 from charlm.training.session import Session, TransformerSession
 from charlm.training.signals import Stop
 
+FIT_SECONDS, FIT_MIXTURE_SECONDS = 0.2, 0.8
+"""Time kept for fitting a temperature, or a mixture, besides scoring the reserved text."""
+ENDED_EARLY = "a member ended early"
 PARENT_SAFETY, PARENT_RESERVE = 1.2, 0.7
 """Time kept for scoring the parent's text again at the end: the first score's seconds times SAFETY, plus RESERVE."""
 
@@ -87,16 +91,31 @@ class Trainer:
         baseline: KneserNey | None = None,
     ) -> None:
         """`deadline`: for a run with a time budget. `baseline`: n-grams to compare with; default: the prior."""
-        self.session, self.run_folder, self.deadline = session, run, deadline or Deadline()
+        self.session, self.run_folder = session, run
+        self.whole_deadline = self.deadline = deadline or Deadline()  # of the run, of the member in training
+        self._baseline = baseline
         self.held_out = session.held_out(baseline)
         self._saved_at = perf_counter()
         self._save_failed = False
+        self._closed_early = False
 
     @property
     def _stopped_early(self) -> bool:
         """Has the held-out loss risen as often as `patience` allows?"""
         patience = self.session.training_config.patience
-        return bool(patience) and self.session.state.early_stopping.rises >= patience
+        rises = self.session.state.early_stopping.rises
+        return self._closed_early or (bool(patience) and rises >= patience)
+
+    @property
+    def _is_trained(self) -> bool:
+        """Is the training of the model, or of the present member, at its end?"""
+        session = self.session
+        end = session.member_end if isinstance(session, TransformerSession) else session.plan.total_steps
+        return self.step >= end or self._stopped_early
+
+    @property
+    def _is_last(self) -> bool:
+        return not isinstance(self.session, TransformerSession) or self.session.is_last
 
     @property
     def step(self) -> int:
@@ -124,26 +143,83 @@ class Trainer:
             yield from self._save()
         if session.state.parent_loss is not None:
             deadline.reserve += PARENT_SAFETY * session.state.parent_loss.seconds + PARENT_RESERVE
+        self._set_deadline(deadline.first_step)
         if session.training_config.compile == "on" and not stop.is_set():
             yield self._compile()
         yield from self._evaluate_if_due(stop)  # for the run may have been stopped before it did
-        while not stop.is_set() and not self._stopped_early:
-            if self.step >= session.plan.total_steps:
-                chunks = self.held_out.choose_chunks(deadline.closing_symbols(self.held_out.choose_chunks()))
-                yield from self._evaluate(stop, chunks, final=True)
-                if self.step >= session.plan.total_steps:
+        while not stop.is_set():
+            if self._is_trained:
+                yield from self._close_member(stop)
+                if stop.is_set() or not self._is_trained:  # the run may have gone back
+                    continue
+                if self._is_last:
                     break
+                yield from self._begin_next_member()
             started = perf_counter()
             yield from self._guarded_step()
-            deadline.add_step(perf_counter() - started)  # listeners included
+            self.deadline.add_step(perf_counter() - started)  # listeners included
             yield from self._after_step(stop)
         yield from self._finish(stop)
+
+    # --- members ------------------------------------------------------------------------------
+
+    def _set_deadline(self, first_step: int) -> None:
+        """The deadline of the member that begins now."""
+        if not isinstance(self.session, TransformerSession):
+            return
+        session = self.session
+        n_members = len(session.earlier) + 1
+        symbols = n_members * session.reserved
+        # The mixture predicts with all members, where a member predicts alone.
+        symbols += (n_members - 1) * len(session.corpus.held_out) * session.is_last
+        seconds = (FIT_SECONDS if n_members == 1 else FIT_MIXTURE_SECONDS) * bool(session.reserved)
+        share = session.plan.share_of(session.number)
+        self.deadline = self.whole_deadline.of_member(
+            share, first_step, symbols, seconds, last=session.is_last
+        )
+
+    def _closing_chunks(self) -> Slice:
+        """What the evaluation after the last step of the model, or of the present member, scores."""
+        if not self._is_last:
+            return self.held_out.choose_chunks(self.session.plan.eval_chars)
+        return self.held_out.choose_chunks(self.deadline.closing_symbols(self.held_out.choose_chunks()))
+
+    def _close_member(self, stop: Stop) -> Iterator[Event]:
+        """Calibrate what is trained, and evaluate it: at the end of the run on all that there is time for."""
+        session = self.session
+        if isinstance(session, TransformerSession):
+            if self._stopped_early:
+                session.return_to_best(self.run_folder)
+                self._closed_early = True
+            if not session.is_finite():
+                yield self._roll_back("a weight was not finite")
+                return
+            if session.reserved:
+                yield calibrate(session)
+            self.held_out = session.held_out(self._baseline, session.pooled())
+        yield from self._evaluate(stop, self._closing_chunks(), final=self._is_last)
+
+    def _begin_next_member(self) -> Iterator[Event]:
+        """Begin the training of the next member, which a checkpoint keeps."""
+        session = self.transformer
+        if self._closed_early and session.plan.members[session.number].end != self.step:
+            plan = session.plan.ended(session.number, self.step)
+            yield self._replan(plan.record(decided=ENDED_EARLY, at_step=self.step))
+        self._closed_early = False
+        session.next_member()
+        self.held_out = session.held_out(self._baseline)
+        self._set_deadline(self.step)
+        if session.training_config.compile == "on":
+            yield self._compile()
+        yield from self._save()
 
     # --- one step -----------------------------------------------------------------------------
 
     def _guarded_step(self) -> Iterator[Event]:
         """Take a step and report it; roll back if the loss has diverged."""
         started = perf_counter()
+        if self.step in self.session.plan.decided_at:
+            self.transformer.follow_plan()
         state, rates = self.session.state, self.transformer.learning_rates()
         loss, norm = train_step(self.transformer, rates)
         seconds = perf_counter() - started
@@ -156,7 +232,7 @@ class Trainer:
                 loss=loss,
                 learning_rate=rates.adamw,
                 grad_norm=norm,
-                chars=state.step * self.session.chars_per_step,
+                chars=self.transformer.chars_read,
                 seconds=seconds,
             )
         else:
@@ -181,12 +257,10 @@ class Trainer:
 
     def _after_step(self, stop: Stop) -> Iterator[Event]:
         """What is due between steps: a new plan, an evaluation, a checkpoint."""
-        session, deadline, plan = self.session, self.deadline, self.session.plan
-        if deadline.first_plan_due(plan.total_steps - self.step):
-            sampler, held_out = self.transformer.batch_sampler, self.held_out.choose_chunks()
-            yield self._replan(
-                deadline.first_plan(plan, self.step, sampler, held_out, session.training_config)
-            )
+        session, deadline = self.transformer, self.deadline
+        if deadline.first_plan_due(session.member_end - self.step):
+            sampler, closing = session.batch_sampler, self._closing_chunks()
+            yield self._replan(deadline.first_plan(session.plan, session.number, self.step, sampler, closing))
         yield from self._evaluate_if_due(stop)
         overdue = perf_counter() - self._saved_at >= session.training_config.save_every
         if overdue and not session.state.divergence.suspected:
@@ -208,14 +282,17 @@ class Trainer:
     def _evaluate_if_due(self, stop: Stop) -> Iterator[Event]:
         """Evaluate every `eval_every` steps, but for the last one, and then plan the rest by what is known now."""
         session, deadline, last = self.session, self.deadline, self.session.state.last_evaluation
-        due = 0 < self.step < session.plan.total_steps and self.step % session.plan.eval_every == 0
+        if not isinstance(session, TransformerSession):
+            return
+        due = session.state.member_start < self.step < session.member_end
+        due = due and session.member_step % session.plan.eval_every == 0
         done = last is not None and last.step == self.step
         # The first plan chooses the chunks that all evaluations have in common.
         if not due or done or not deadline.has_eval_chunks or stop.is_set():
             return
         yield from self._evaluate_and_save(stop)
         if deadline.step_seconds > 0:
-            plan = deadline.next_plan(session.plan, self.step, self.held_out.choose_chunks())
+            plan = deadline.next_plan(session.plan, session.number, self.step, self._closing_chunks())
             if plan != session.plan:
                 yield self._replan(plan)
 
@@ -295,8 +372,7 @@ class Trainer:
         state.finished = "early" if self._stopped_early else None if stop.is_set() else "done"
         reason = state.finished or stop.reason or "done"
         if state.finished:
-            best_of = self.run_folder if self._stopped_early else None
-            yield from self.session.score_parent_text(best_of)
+            yield from self.session.score_parent_text()
         best = state.early_stopping.best_step
         yield from self._save(best=best == self.step)
         if self._save_failed:

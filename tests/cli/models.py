@@ -21,6 +21,10 @@ KINDS = {
     "counts": ("--model", "ngram", *SPLIT),
     "lines": ("--documents", "line", *SIZE, *HEADS, *STEPS, *SPLIT),
     "bytes": ("--units", "bytes", *SIZE, *HEADS, *STEPS, *SPLIT),
+    "mixture": (
+        *("--members", "no-prior,prior,ngram", "--reserved-chars", "1000"),
+        *("--n-layer", "1", "--n-embd", "16", "--batch-size", "4", *HEADS, *STEPS, *SPLIT),
+    ),
     "recurrent": ("--mixer", "recurrent", *SIZE, *STEPS, *SPLIT),
     "controls": ("--model", "ngram"),  # of a text full of what a terminal would obey
 }

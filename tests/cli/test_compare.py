@@ -94,7 +94,7 @@ def test_the_best_stands_first_and_differences_are_from_it(compared: Charlm) -> 
 @pytest.mark.slow
 def test_with_three_seeds_and_enough_text_what_is_larger_than_noise_is_said(charlm: Charlm) -> None:
     Path("prose.txt").write_text(prose(900), "utf-8")
-    words = ("compare", "prose.txt", "--val", "0.5", "--seeds", "3", "--steps", "8", "--no-prior", *TOY)
+    words = ("compare", "prose.txt", "--val", "0.5", "--seeds", "3", "--steps", "40", "--no-prior", *TOY)
     found = data(charlm(*words, "--vary", "learning_rate=0.0001,0.02", "--json"))
     first, second = found["rows"]
     assert first["values"] == {"learning_rate": 0.02}

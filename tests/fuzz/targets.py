@@ -46,7 +46,8 @@ from charlm.ngram.table import pruned
 from charlm.reporting import log
 from charlm.strict_json import parse_json, to_json
 from charlm.terminal import one_line, visible
-from charlm.training.planner import Budget, Plan
+from charlm.training.plan import Plan
+from charlm.training.planner import Budget
 from charlm.training.state import read_state
 
 ENCODINGS = (

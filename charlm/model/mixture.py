@@ -1,0 +1,83 @@
+"""A mixture: the distributions of a run's members as one, weighted by how sure each of them is.
+
+Shapes: M members, N places, V symbols, F = 2 M features.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats32 = NDArray[np.float32]
+MOST_MEMBERS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """A logarithmic opinion pool whose weights depend on the context.
+
+    log p(s | x) = sum over members i of a_i(x) log p_i(s | x) - log Z(x), a(x) = b + W f(x). The features f are
+    the entropy (nats) and the highest probability of each member, so the gate listens to whoever is sure with
+    reason. A single member has no features: a = b = 1 / temperature (Guo et al. 2017, arXiv 1706.04599). All of it
+    is fitted on text that no member was trained on, and the fit is convex: it has one solution. Pools: Genest and
+    Zidek 1986, Statistical Science 1:114.
+    """
+
+    n_transformers: int  # members: the first transformers of a run
+    ngram: bool  # and its n-gram model, the last member
+    bias: tuple[float, ...]  # b, (M,)
+    weights: tuple[tuple[float, ...], ...]  # W, (M, F); empty rows for a single member
+
+    def __post_init__(self) -> None:
+        M = self.n_members
+        if not (0 < self.n_transformers <= M <= MOST_MEMBERS and len(self.bias) == len(self.weights) == M):
+            raise ValueError(
+                f"the mixture of {M} members has {len(self.bias)} and {len(self.weights)} weights"
+            )
+        n_features = 2 * M if M > 1 else 0
+        numbers = [*self.bias, *(weight for row in self.weights for weight in row)]
+        if any(len(row) != n_features for row in self.weights) or not all(map(isfinite, numbers)):
+            raise ValueError("the weights of the mixture must be finite, and fit its members")
+        if M == 1 and not 0.05 <= self.bias[0] <= 20:
+            raise ValueError(f"the temperature of the mixture is 1 / {self.bias[0]}; allowed: 0.05 to 20")
+
+    @property
+    def n_members(self) -> int:
+        """M."""
+        return self.n_transformers + self.ngram
+
+    @property
+    def temperature(self) -> float | None:
+        """The temperature of a single member; None where there are several."""
+        return 1 / self.bias[0] if self.n_members == 1 else None
+
+    def shares(self, logps: Sequence[Floats32]) -> Floats32:
+        """a(x) from log-probabilities (N, V) of each member: (N, M)."""
+        bias = np.array(self.bias, np.float32)
+        if self.n_members == 1:
+            return np.broadcast_to(bias, (len(logps[0]), 1))
+        shares: Floats32 = features(logps) @ np.array(self.weights, np.float32).T + bias
+        return shares
+
+    def log_probs(self, logps: Sequence[Floats32]) -> Floats32:
+        """Log-probabilities (N, V) from those of each member."""
+        shares = self.shares(logps)
+        return log_normalised(sum(shares[:, i, None] * logp for i, logp in enumerate(logps)))  # type: ignore[arg-type]
+
+
+def log_normalised(scores: Floats32) -> Floats32:
+    """Scores (N, V) as log-probabilities."""
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    normalised: Floats32 = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return normalised
+
+
+def features(logps: Iterable[Floats32]) -> Floats32:
+    """Entropy and highest probability of each member: (N, F)."""
+    found = []
+    for logp in logps:
+        p = np.exp(logp)
+        found += [-(p * logp).sum(axis=-1), p.max(axis=-1)]
+    return np.stack(found, axis=-1)

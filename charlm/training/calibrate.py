@@ -1,0 +1,145 @@
+"""Calibration: fit temperatures and the mixture's weights on training text that no member was trained on.
+
+Shapes: N places, V symbols, M members, F features.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.config import NGRAM, NO_PRIOR, PRIOR
+from charlm.evaluation.score import spread
+from charlm.inference.members import symbol_log_probs
+from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
+from charlm.model.mixture import Floats32, Mixture, features, log_normalised
+from charlm.training.events import Calibrated, MemberFigure
+from charlm.training.session import TransformerSession
+
+WEIGHT_DECAY = 2.0
+"""Of the mixture's weights, in nats over all places: few symbols should not decide much."""
+ITERATIONS, ENOUGH = 30, 1e-8
+"""Of the fit: it ends where the next step would gain less than so many nats."""
+NUMBERS = 1 << 22
+"""Probabilities of one member that are looked at, at most; this bounds memory and time for large vocabularies."""
+
+
+def calibrate(session: TransformerSession) -> Calibrated:
+    """Fit the mixture of all that is trained so far, and put it into the session's state."""
+    kinds, members = zip(*_members(session), strict=True)
+    logps, targets = reserved_log_probs(session, members)
+    mixture = fit_mixture(logps, targets, ngram=NGRAM in kinds)
+    pooled = mixture.log_probs(logps)
+    shares = mixture.shares(logps).mean(axis=0)
+    figures = tuple(
+        MemberFigure(kind=kind, nats_per_symbol=_nats(logp, targets), weight=float(share / shares.sum()))
+        for kind, logp, share in zip(kinds, logps, shares, strict=True)
+    )
+    session.state.mixture = mixture
+    session.state.calibrated = Calibrated(
+        step=session.state.step,
+        symbols=len(targets),
+        temperature=mixture.temperature,
+        members=figures,
+        nats_per_symbol=_nats(pooled, targets),
+    )
+    return session.state.calibrated
+
+
+def _members(session: TransformerSession) -> list[tuple[str, Predictor]]:
+    """The kind and the predictor of each member that is trained, the n-gram model last."""
+    vocabulary, ngram = session.corpus.vocabulary, session.kneser_ney
+    found: list[tuple[str, Predictor]] = [
+        (
+            PRIOR if member.model_config.prior else NO_PRIOR,
+            TransformerPredictor.of(member.model_config, member.weights, vocabulary, ngram),
+        )
+        for member in session.earlier
+    ]
+    found.append((PRIOR if session.model_config.prior else NO_PRIOR, session.predictor))
+    if NGRAM in (session.training_config.members or "").split(","):
+        assert ngram is not None
+        found.append((NGRAM, NgramPredictor(ngram, vocabulary)))
+    return found
+
+
+def reserved_log_probs(
+    session: TransformerSession, members: Sequence[Predictor]
+) -> tuple[list[Floats32], NDArray[np.int64]]:
+    """Log-probabilities (N, V) of each member on the reserved text, and the symbols there, (N,).
+
+    The n-gram model leaves out what it counted there. A long text is looked at in chunks spread over it.
+    """
+    train, reserved = session.corpus.train, session.reserved
+    rule = max((m.rule for m in members if isinstance(m, TransformerPredictor)), key=lambda r: r.block_size)
+    # What is before the reserved text is context.
+    begin = max(0, len(train) - reserved - rule.block_size)
+    ids, folds = train[begin:], np.maximum(session.folds - begin, 0)
+    inside = [
+        k for k in range(rule.n_chunks(len(ids))) if rule.chunk(k, len(ids)).first >= len(ids) - reserved
+    ]
+    symbols = min(reserved, NUMBERS // session.corpus.vocabulary.n_symbols)
+    some = (
+        spread(rule, len(inside) * rule.stride, symbols, 1).chunks if not rule.carried else range(len(inside))
+    )
+    chunks = [inside[i] for i in some if i < len(inside)]
+    parts = [rule.chunk(k, len(ids)) for k in chunks]
+    targets = np.concatenate([ids[part.first : part.end] for part in parts]).astype(np.int64)
+    with session.predicting():
+        logps = [
+            np.concatenate(list(symbol_log_probs(member, ids, chunks, rule, folds=folds)))
+            for member in members
+        ]
+    return logps, targets
+
+
+def fit_mixture(logps: Sequence[Floats32], targets: NDArray[np.int64], *, ngram: bool) -> Mixture:
+    """The mixture that predicts targets (N,) best, from log-probabilities (N, V) of each member.
+
+    By Newton's method: the loss is convex in the weights, and there are few of them.
+    """
+    M, N = len(logps), len(targets)
+    scores = np.stack(logps, axis=1)  # (N, M, V)
+    of_target = scores[np.arange(N), :, targets]  # (N, M)
+    known = np.ones((N, 1), np.float32)
+    if M > 1:
+        known = np.concatenate((known, features(logps)), axis=1)  # (N, 1 + F)
+    start = np.zeros((M, known.shape[1]))
+    start[:, 0] = 1 / M
+    found = start
+
+    def pooled(weights: NDArray[np.float64]) -> Floats32:
+        shares = known @ weights.T.astype(np.float32)
+        return log_normalised(np.einsum("nm,nmv->nv", shares, scores))
+
+    def loss(logp: Floats32, weights: NDArray[np.float64]) -> float:
+        return _nats(logp, targets) + WEIGHT_DECAY / N * float(np.square(weights - start).sum())
+
+    logp = pooled(found)
+    for _ in range(ITERATIONS):
+        p = np.exp(logp)
+        mean = np.einsum("nv,nmv->nm", p, scores)  # of each member's score, by the mixture
+        spread = np.einsum("nv,nmv,nlv->nml", p, scores, scores, optimize=True)
+        spread -= mean[:, :, None] * mean[:, None]
+        slope = (of_target - mean).T @ known / N - 2 * WEIGHT_DECAY / N * (found - start)  # (M, 1 + F)
+        curve = np.einsum("nml,nk,nj->mklj", spread, known, known, optimize=True) / N
+        curve = curve.reshape(found.size, -1) + 2 * WEIGHT_DECAY / N * np.eye(found.size)
+        step = np.linalg.solve(curve, slope.reshape(-1)).reshape(found.shape)
+        before, share = loss(logp, found), 1.0
+        while loss(logp := pooled(found + share * step), found + share * step) > before and share > 1e-3:
+            share /= 2
+        found = found + share * step
+        if float((slope * step).sum()) < ENOUGH:
+            break
+    rows = tuple(tuple(map(float, row)) for row in found)
+    return Mixture(
+        n_transformers=M - ngram,
+        ngram=ngram,
+        bias=tuple(row[0] for row in rows),
+        weights=tuple(row[1:] for row in rows),
+    )
+
+
+def _nats(logp: Floats32, targets: NDArray[np.int64]) -> float:
+    """Mean nats per symbol of targets (N,) by log-probabilities (N, V)."""
+    return -float(logp[np.arange(len(targets)), targets].mean(dtype=np.float64))

@@ -1,0 +1,90 @@
+"""`charlm train --members` and `--plan-from`: the same members, sizes and steps again, here or elsewhere."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.cli.training.conftest import Charlm
+
+MANY = ("--members", "no-prior,prior,ngram", "--reserved-chars", "300")
+SIZE = ("--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--batch-size", "4")
+
+
+def weights(charlm: Charlm, run: str) -> str:
+    return str(charlm("info", run, "--json").json["weights_sha256"])
+
+
+def test_a_timed_run_of_several_members_is_repeated_by_the_command_that_info_gives(charlm: Charlm) -> None:
+    """Its plan was decided by the clock; the repetition follows it, and looks at no clock."""
+    first = charlm("train", "ducks.txt", "--time", "8s", "--run", "first", *MANY, *SIZE)
+    assert first.code == 0, first.err
+    shown = re.search(r"^reproduce this run:  charlm (.*)$", charlm("info", "first").out, re.M)
+    assert shown and "--plan-from first" in shown[1]
+    again = charlm(*shlex.split(shown[1]), "--run", "again")
+    assert again.code == 0, again.err
+    assert weights(charlm, "again") == weights(charlm, "first")
+    assert charlm("eval", "--run", "again", "--json").json["kind"] == "mixture"
+
+
+def test_a_plan_is_taken_from_a_file_for_another_text(charlm: Charlm) -> None:
+    assert charlm("train", "ducks.txt", "--steps", "6", "--run", "first", *MANY, *SIZE).code == 0
+    Path("plan.json").write_bytes(Path("checkpoints/first/plan.json").read_bytes())
+    Path("more.txt").write_text(Path("ducks.txt").read_text() * 2)
+    made = charlm("train", "more.txt", "--plan-from", "plan.json", "--run", "second", "--seed", "7")
+    assert made.code == 0, made.err
+    plan = json.loads(Path("checkpoints/second/plan.json").read_text())["decisions"][0]
+    assert [member["end"] for member in plan["members"]] == [3, 6]
+    assert {member["training"]["seed"] for member in plan["members"]} == {7}
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--n-layer", "2"), "--n-layer 2"),
+        (("--steps", "9"), "steps"),
+        (("--time", "9s"), "time"),
+        (("--members", "prior"), "members"),
+    ],
+)
+def test_what_the_plan_decides_is_refused_beside_it(
+    charlm: Charlm, words: tuple[str, ...], named: str
+) -> None:
+    Path("plan.json").write_text("{}")
+    refused = charlm("train", "ducks.txt", "--plan-from", "plan.json", *words)
+    assert refused.code == 2 and named in refused.err and "Traceback" not in refused.err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "not json",
+        json.dumps({"decisions": [{"schedule": "0:1,5:0", "eval_every": 1, "eval_chars": 1}]}),
+        json.dumps(
+            {"decisions": [{"schedule": "0:1,5:0", "eval_every": 1, "eval_chars": 1, "members": [{}]}]}
+        ),
+    ],
+)
+def test_a_plan_that_is_none_is_refused_in_one_sentence(charlm: Charlm, content: str) -> None:
+    Path("plan.json").write_text(content)
+    refused = charlm("train", "ducks.txt", "--plan-from", "plan.json")
+    assert refused.code != 0 and "plan" in refused.err and "Traceback" not in refused.err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--members", "ngram"), "--model ngram"),
+        (("--members", "prior,no-prior", "--no-prior"), "contradicts"),
+        (("--members", "prior", "--plain"), "contradicts"),
+        (("--members", "prior,no-prior", "--schedule", "0:1,9:0"), "schedule"),
+        (("--members", "prior,no-prior", "--reserved-chars", "0"), "reserved"),
+        (("--reserved-chars", "4000"), "reserved"),
+    ],
+)
+def test_members_that_cannot_be_are_refused(charlm: Charlm, words: tuple[str, ...], named: str) -> None:
+    refused = charlm("train", "ducks.txt", "--steps", "9", *words)
+    assert refused.code == 2 and named in refused.err and not Path("checkpoints").exists()
