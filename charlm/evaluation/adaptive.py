@@ -47,7 +47,7 @@ class DynamicModel:
 
     def __init__(self, snapshot: Snapshot, rule: ContextRule, rate: float = LEARNING_RATE) -> None:
         predictor = predictor_of(snapshot)
-        self._mixture = predictor.mixture if isinstance(predictor, MixturePredictor) else None
+        self._mixture = predictor if isinstance(predictor, MixturePredictor) else None
         members = predictor.members if isinstance(predictor, MixturePredictor) else (predictor,)
         self.vocabulary = predictor.vocabulary
         self.prior = (
@@ -85,11 +85,8 @@ class DynamicModel:
             found = [torch.cat((begin, logits)) for logits in found]
         logits = found[0]
         if self._mixture is not None:
-            logps = [torch.log_softmax(each.float(), dim=-1) for each in found]
-            logps += (
-                [torch.log_softmax(rows, dim=-1).float()] if self._mixture.ngram and rows is not None else []
-            )
-            logits = torch.from_numpy(self._mixture.log_probs([logp.numpy() for logp in logps]))
+            found += [rows] if self._mixture.mixture.ngram and rows is not None else []
+            logits = torch.from_numpy(self._mixture.pool([each.float().numpy() for each in found]))
         return {**scores, MODEL: self._log_of_ids(logits, part)}
 
     def learn(self) -> None:

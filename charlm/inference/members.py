@@ -4,7 +4,7 @@ Shapes: B texts side by side, N places, V symbols.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,8 +20,19 @@ from charlm.inference.predictor import (
     TransformerPredictor,
     log_softmax_with_escape,
 )
-from charlm.inference.text_state import IdRows
-from charlm.model.mixture import Floats32, Mixture, log_normalised
+from charlm.inference.text_state import IdRows, NgramState, TextState
+from charlm.model.mixture import Mixture
+from charlm.native.decoder import Floats, Floats32
+from charlm.native.library import library
+from charlm.native.mixture_kernel import MixtureKernel
+
+
+@dataclass(frozen=True)
+class MixtureState:
+    """The states of a mixture's members; those that use the n-gram model share its state."""
+
+    ngrams: NgramState | None
+    texts: tuple[TextState, ...]  # of each transformer
 
 
 class MixturePredictor(Predictor):
@@ -29,17 +40,26 @@ class MixturePredictor(Predictor):
 
     kind = "mixture"
 
-    def __init__(self, members: Sequence[Predictor], mixture: Mixture, vocabulary: Vocabulary) -> None:
-        """`members` in the order of the mixture, their temperatures 1."""
-        assert len(members) == mixture.n_members
+    def __init__(
+        self, members: Sequence[Predictor], mixture: Mixture, vocabulary: Vocabulary, *, native: bool = True
+    ) -> None:
+        """`members` in the order of the mixture, their temperatures 1; `native` as of a transformer."""
+        assert len(members) == mixture.n_members > 1
         self.members, self.mixture, self.vocabulary = tuple(members), mixture, vocabulary
+        kernels = library() if native else None
+        weights = (mixture.bias, mixture.weights)
+        self.pool = mixture.log_probs if kernels is None else MixtureKernel(kernels, *weights).log_probs
         transformers = [member for member in members if isinstance(member, TransformerPredictor)]
+        assert len(transformers) == mixture.n_transformers
+        self._transformers = transformers
         self.rule = max((member.rule for member in transformers), key=lambda rule: rule.block_size)
         self.precision = transformers[0].precision
         self.single_threaded = any(member.single_threaded for member in transformers)
         self.kernels = transformers[0].kernels
         priors = [member.model for member in members if isinstance(member, NgramPredictor)]
-        self.prior = next(iter([*priors, *(member.prior for member in transformers if member.prior)]), None)
+        priors += [member.prior for member in transformers if member.prior]
+        self.prior = priors[0] if priors else None
+        assert all(prior is self.prior for prior in priors)
 
     def distributions(
         self,
@@ -51,7 +71,7 @@ class MixturePredictor(Predictor):
     ) -> Iterator[Tensor]:
         """For each of these chunks, the log-probabilities (n, V) of every id at each place that it scores."""
         for logps in self.of_members(ids, chunks, rule, folds=folds):
-            pooled = torch.from_numpy(self.mixture.log_probs(logps))
+            pooled = torch.from_numpy(self.pool(logps))
             yield log_softmax_with_escape(self.vocabulary, pooled)
 
     def of_members(
@@ -73,28 +93,37 @@ class MixturePredictor(Predictor):
 
     def first_log_probs(self) -> Scores:
         """Log-probabilities (V,) of the first id of a text."""
-        logp = self.step(self.start(1), torch.empty((1, 0), dtype=torch.int64))[1]
-        return logp[0].double().numpy()
+        firsts = [member.first_log_probs()[None, : self.vocabulary.n_symbols] for member in self.members]
+        pooled = torch.from_numpy(self.pool(firsts))
+        return log_softmax_with_escape(self.vocabulary, pooled)[0].double().numpy()
 
-    def start(self, batch_size: int) -> list[Any]:
-        """The states of `batch_size` texts before their first character."""
-        return [member.start(batch_size) for member in self.members]
+    def start(self, batch_size: int) -> MixtureState:
+        """The state of `batch_size` texts before their first character."""
+        ngrams = None if self.prior is None else NgramState(self.prior, batch_size)
+        return MixtureState(ngrams, tuple(member.start(batch_size, ngrams) for member in self._transformers))
 
-    def step(self, state: list[Any], ids: Tensor) -> tuple[list[Any], Tensor]:
+    def step(self, state: MixtureState, ids: Tensor) -> tuple[MixtureState, Tensor]:
         """Read ids (B, T), T >= 0. Returns the new state and log-probabilities (B, V) of the next id."""
-        read = [member.step(of_member, ids) for member, of_member in zip(self.members, state, strict=True)]
-        logps = [_of_symbols(self.vocabulary, logp) for _, logp in read]
-        pooled = torch.from_numpy(self.mixture.log_probs(logps))
-        return [new for new, _ in read], log_softmax_with_escape(self.vocabulary, pooled)
+        if ids.shape[1] == 0:
+            assert not state.texts[0].length, "the last step returned the log-probabilities after the last id"
+            return state, torch.from_numpy(self.first_log_probs()).float().expand(len(ids), -1)
+        pooled = torch.from_numpy(self._read(state, ids.numpy()))
+        return state, log_softmax_with_escape(self.vocabulary, pooled)
 
-    def next_logits(self, state: list[Any], ids: IdRows) -> tuple[list[Any], Floats32]:
+    def next_logits(self, state: MixtureState, ids: IdRows) -> tuple[MixtureState, Floats32]:
         """Read one id (B,) of each text. Returns the new state and log-probabilities (B, symbols)."""
-        read = [
-            member.next_logits(of_member, ids) for member, of_member in zip(self.members, state, strict=True)
-        ]
-        return [new for new, _ in read], self.mixture.log_probs(
-            [log_normalised(logits) for _, logits in read]
-        )
+        return state, self._read(state, ids[:, None])
+
+    def _read(self, state: MixtureState, ids: IdRows) -> Floats32:
+        """Read ids (B, T), T > 0, and return log-probabilities (B, symbols)."""
+        logits: list[Floats] = []
+        if state.ngrams is not None:
+            state.ngrams.read(ids)
+        for member, text in zip(self._transformers, state.texts, strict=True):
+            logits.append(member.logits_after(text, ids))
+        if self.mixture.ngram and state.ngrams is not None:
+            logits.append(state.ngrams.log_next())
+        return self.pool(logits)
 
     def describe_context(self, rule: ContextRule) -> str:
         """What each symbol is predicted from, in words."""
@@ -161,4 +190,4 @@ def predictor_of(snapshot: Snapshot, device: torch.device | None = None, *, nati
     if mixture.ngram:
         assert ngram is not None, "reading a checkpoint refuses a mixture without its n-grams"
         members.append(NgramPredictor(ngram, vocabulary))
-    return MixturePredictor(members, mixture, vocabulary)
+    return MixturePredictor(members, mixture, vocabulary, native=native)

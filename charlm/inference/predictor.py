@@ -20,7 +20,7 @@ from charlm.checkpoint.snapshot import empty_model
 from charlm.config import ModelConfig
 from charlm.data.tokenizer import UNIT_NOUNS, Ids, Vocabulary
 from charlm.inference.context import ContextRule
-from charlm.inference.text_state import IdRows, TextState
+from charlm.inference.text_state import IdRows, NgramState, TextState
 from charlm.model.fast_decoder import arranged, fast_decoder_fits
 from charlm.model.masks import documents_of
 from charlm.model.transformer import LanguageModel
@@ -269,8 +269,11 @@ class TransformerPredictor(Predictor):
             for row, part in zip(logp, parts, strict=True)
         ]
 
-    def start(self, batch_size: int) -> TextState:
-        """The state of `batch_size` texts before their first character."""
+    def start(self, batch_size: int, ngrams: NgramState | None = None) -> TextState:
+        """The state of `batch_size` texts before their first character.
+
+        `ngrams`: the state of the prior, if the caller has one for several transformers.
+        """
         cache = decoder = None
         kernels = library() if self._native and fast_decoder_fits(self.model) else None
         if kernels is None:
@@ -280,7 +283,11 @@ class TransformerPredictor(Predictor):
             if self._arrays is None or version != self._arranged:  # new, or trained since
                 self._arrays, self._arranged = arranged(self.model), version
             decoder = CDecoder(kernels, self._arrays, batch_size)
-        return TextState(self.rule, batch_size, cache, decoder, self.prior)
+        if self.prior is None:
+            ngrams = None
+        elif ngrams is None:
+            ngrams = NgramState(self.prior, batch_size)
+        return TextState(self.rule, batch_size, cache, decoder, ngrams)
 
     def step(self, state: TextState, ids: Tensor) -> tuple[TextState, Tensor]:
         """Read ids (B, T), T >= 0. Returns the new state and log-probabilities (B, V) of the next id.
@@ -305,6 +312,12 @@ class TransformerPredictor(Predictor):
 
     def _read(self, state: TextState, ids: IdRows) -> Floats:
         """Read ids (B, T), and return logits (B, symbols)."""
+        if state.prior is not None:
+            state.prior.read(ids)
+        return self.logits_after(state, ids)
+
+    def logits_after(self, state: TextState, ids: IdRows) -> Floats:
+        """Read ids (B, T), T > 0, that the prior has read already. Returns logits (B, symbols), as `next_logits` does."""
         in_cache, log_prior = state.append(ids), state.log_prior()
         if state.decoder is None:
             logits = self._read_with_torch(state, in_cache, log_prior)

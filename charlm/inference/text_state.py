@@ -1,23 +1,41 @@
-"""What a transformer keeps of texts that it reads step by step.
+"""What is kept of texts that are read step by step: by an n-gram model, and by a transformer.
 
 Shapes: B texts, T new ids, V symbols, W block size.
 """
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charlm.inference.context import ContextRule
 from charlm.model.kv_cache import ModelCache
-from charlm.native.decoder import CDecoder
+from charlm.native.decoder import CDecoder, Floats32
 from charlm.ngram.kneser_ney import KneserNey, log_float32
 
 IdRows = NDArray[np.int64]
 
 
+class NgramState:
+    """Where B texts stand in an n-gram model, for every transformer that starts from it and for the model itself."""
+
+    def __init__(self, model: KneserNey, batch_size: int) -> None:
+        self.model = model
+        self._cursor = model.cursor(batch_size)
+        self._log_next: Floats32 | None = None
+
+    def read(self, ids: IdRows) -> None:
+        """Read the next ids (B, T)."""
+        self._cursor.read(ids)
+        self._log_next = None
+
+    def log_next(self) -> Floats32:
+        """Log-probabilities (B, V) of the next symbol, computed once for all who ask."""
+        if self._log_next is None:
+            self._log_next = log_float32(self._cursor.next())
+        return self._log_next
+
+
 class TextState:
-    """The ids in view of B texts, the layers' caches (torch's or the fast decoder's), and the n-gram contexts.
+    """The ids in view of B texts, the layers' caches (torch's or the fast decoder's), and the prior's state.
 
     When the window moves on, the ids that stay in view have to be computed again from position 0. The n-gram prior is not
     bound by the window, so the ids just before it are kept too.
@@ -29,19 +47,18 @@ class TextState:
         batch_size: int,
         cache: ModelCache | None,
         decoder: CDecoder | None,
-        prior: KneserNey | None = None,
+        prior: NgramState | None = None,
     ) -> None:
         self.cache, self.decoder, self.prior = cache, decoder, prior
         self.length = 0  # characters read so far
         self._rule, self._start = rule, 0  # where the window begins
-        self._order = prior.order if prior else 0
+        self._order = prior.model.order if prior else 0
         in_view = 0 if rule.carried else rule.block_size
-        boundary = prior.n_symbols if prior else 0
+        boundary = prior.model.n_symbols if prior else 0
         self._ids = np.full(
             (batch_size, self._order + in_view), boundary
         )  # those before the window come first
         self._unread = self._ids[:, :0]
-        self._cursor = prior.cursor(batch_size) if prior else None
 
     @property
     def in_view(self) -> IdRows:
@@ -72,16 +89,14 @@ class TextState:
             filled = order + self.length - start
             self._ids[:, :filled] = text[:, text.shape[1] - filled :]
             self._unread = self._ids[:, :filled]
-        if self._cursor is not None:
-            self._cursor.read(ids)
         return in_cache
 
-    def log_prior(self) -> NDArray[np.floating[Any]] | None:
-        """Log-probabilities (B, T, V) of the n-gram prior after each unread id; None without a prior."""
-        if self.prior is None or self._cursor is None:
+    def log_prior(self) -> Floats32 | None:
+        """Log-probabilities (B, T, V) of the n-gram prior, which has read all ids, after each unread one; None without it."""
+        if self.prior is None:
             return None
         B, T = self.unread.shape
         if T == 1:
-            return log_float32(self._cursor.next())[:, None]
+            return self.prior.log_next()[:, None]
         starts = np.arange(B) * (self._order + T) + self._order
-        return self.prior.log_rows(self._unread.reshape(-1), starts, T)
+        return self.prior.model.log_rows(self._unread.reshape(-1), starts, T)

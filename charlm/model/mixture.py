@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from math import isfinite
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats32 = NDArray[np.float32]
-MOST_MEMBERS = 16
+from charlm.native.decoder import Floats, Floats32
+from charlm.native.mixture_kernel import MOST_MEMBERS
+
+FLOOR = -1e4
+"""The least logarithm, of a probability over the highest one: weights of any sign must give a distribution."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +63,16 @@ class Mixture:
         shares: Floats32 = features(logps) @ np.array(self.weights, np.float32).T + bias
         return shares
 
-    def log_probs(self, logps: Sequence[Floats32]) -> Floats32:
-        """Log-probabilities (N, V) from those of each member."""
+    def log_probs(self, logits: Sequence[Floats]) -> Floats32:
+        """Log-probabilities (N, V) from the logits or log-probabilities (N, V) of each member, as by mixture.c."""
+        logps = [log_normalised(of_member.astype(np.float32)) for of_member in logits]
         shares = self.shares(logps)
         return log_normalised(sum(shares[:, i, None] * logp for i, logp in enumerate(logps)))  # type: ignore[arg-type]
 
 
 def log_normalised(scores: Floats32) -> Floats32:
     """Scores (N, V) as log-probabilities."""
-    shifted = scores - scores.max(axis=-1, keepdims=True)
+    shifted = np.maximum(scores - scores.max(axis=-1, keepdims=True), np.float32(FLOOR))
     normalised: Floats32 = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return normalised
 

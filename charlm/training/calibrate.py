@@ -12,7 +12,8 @@ from charlm.config import NGRAM, NO_PRIOR, PRIOR
 from charlm.evaluation.score import spread
 from charlm.inference.members import symbol_log_probs
 from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
-from charlm.model.mixture import Floats32, Mixture, features, log_normalised
+from charlm.model.mixture import Mixture, features, log_normalised
+from charlm.native.decoder import Floats32
 from charlm.training.events import Calibrated, MemberFigure
 from charlm.training.session import TransformerSession
 

@@ -1,0 +1,50 @@
+"""A mixture's log-probabilities in C (mixture.c): several distributions pooled as one.
+
+Shapes: M members, N rows, V symbols, F = 2 M features.
+"""
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.native.decoder import Floats, Floats32
+from charlm.native.library import Library, Pointer, Size
+
+MOST_MEMBERS = 16
+
+
+class _Mixture(ctypes.Structure):
+    _fields_ = [("bias", Pointer), ("weights", Pointer), ("M", Size)]
+
+
+class MixtureKernel:
+    """The weights of a mixture laid out for C. Threads may share it."""
+
+    def __init__(self, library: Library, bias: Sequence[float], weights: Sequence[Sequence[float]]) -> None:
+        """`bias` (M,) and `weights` (M, F) of the members' shares."""
+        self._M = M = len(bias)
+        self._kept: tuple[Floats32, Floats32] = np.array(bias, np.float32), np.array(weights, np.float32)
+        assert 1 < M <= MOST_MEMBERS and self._kept[1].shape == (M, 2 * M)
+        self._mixture = _Mixture(*(array.ctypes.data for array in self._kept), M)
+        self._at = ctypes.addressof(self._mixture)
+        self._pool = library.function("mixture", "fast", *[Pointer] * 3, *[Size] * 2, Pointer)
+
+    def log_probs(self, logits: Sequence[Floats]) -> Floats32:
+        """Log-probabilities (N, V) from the logits or log-probabilities (N, V) of each member."""
+        N, V = logits[0].shape
+        assert len(logits) == self._M and all(of_member.shape == (N, V) for of_member in logits) and V > 0
+        rows = [_with_rows(of_member) for of_member in logits]
+        out: NDArray[np.float32] = np.empty((N, V), np.float32)
+        addresses = (Pointer * self._M)(*(array.ctypes.data for array in rows))
+        strides = (Size * self._M)(*(array.strides[0] // array.itemsize for array in rows))
+        self._pool(self._at, addresses, strides, N, V, out.ctypes.data)
+        return out
+
+
+def _with_rows(logits: Floats) -> Floats32:
+    """Logits (N, V) in single precision, each row in one piece."""
+    if logits.dtype == np.float32 and logits.strides[1] == logits.itemsize:
+        return logits
+    return np.ascontiguousarray(logits, np.float32)
