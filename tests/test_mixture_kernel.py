@@ -116,3 +116,13 @@ def test_the_n_gram_model_is_asked_once_a_character(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(cursor, name, counting(getattr(cursor, name)))
     sample_text(mixture_predictor(prior), "the", SamplingConfig(seed=1), 30)
     assert asked.count("next") <= 30 and asked.count("read") <= 30
+
+
+@pytest.mark.parametrize("weight", [1e6, -1e6])
+def test_the_largest_weights_that_a_file_may_have_give_a_distribution(weight: float, clone: str) -> None:
+    mixture = Mixture(n_transformers=2, ngram=False, bias=(weight, 1.0), weights=((weight,) * 4,) * 2)
+    found = kernel_of(mixture).log_probs(random_logits(2, 9, 65))
+    np.testing.assert_allclose(np.exp(found.astype(np.float64)).sum(axis=1), 1, atol=1e-5)
+    for beyond in (weight * 1.1, weight * 1e40, np.nan, np.inf):
+        with pytest.raises(ValueError, match="mixture"):
+            Mixture(n_transformers=2, ngram=False, bias=(beyond, 1.0), weights=((0.0,) * 4,) * 2)

@@ -5,7 +5,6 @@ Shapes: M members, N places, V symbols, F = 2 M features.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import isfinite
 
 import numpy as np
 
@@ -14,6 +13,8 @@ from charlm.native.mixture_kernel import MOST_MEMBERS
 
 FLOOR = -1e4
 """The least logarithm, of a probability over the highest one: weights of any sign must give a distribution."""
+MOST_WEIGHT = 1e6
+"""No fit comes near it, and nothing overflows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,12 @@ class Mixture:
             )
         n_features = 2 * M if M > 1 else 0
         numbers = [*self.bias, *(weight for row in self.weights for weight in row)]
-        if any(len(row) != n_features for row in self.weights) or not all(map(isfinite, numbers)):
-            raise ValueError("the weights of the mixture must be finite, and fit its members")
+        if any(len(row) != n_features for row in self.weights) or not all(
+            abs(number) <= MOST_WEIGHT for number in numbers
+        ):
+            raise ValueError(
+                f"the weights of the mixture must be within {MOST_WEIGHT:.0e}, and fit its members"
+            )
         if M == 1 and not 0.05 <= self.bias[0] <= 20:
             raise ValueError(f"the temperature of the mixture is 1 / {self.bias[0]}; allowed: 0.05 to 20")
 

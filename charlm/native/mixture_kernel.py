@@ -7,7 +7,6 @@ import ctypes
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from charlm.native.decoder import Floats, Floats32
 from charlm.native.library import Library, Pointer, Size
@@ -33,13 +32,15 @@ class MixtureKernel:
 
     def log_probs(self, logits: Sequence[Floats]) -> Floats32:
         """Log-probabilities (N, V) from the logits or log-probabilities (N, V) of each member."""
-        N, V = logits[0].shape
-        assert len(logits) == self._M and all(of_member.shape == (N, V) for of_member in logits) and V > 0
+        shape = logits[0].shape
+        assert len(logits) == self._M and len(shape) == 2 and shape[1] > 0
         rows = [_with_rows(of_member) for of_member in logits]
-        out: NDArray[np.float32] = np.empty((N, V), np.float32)
-        addresses = (Pointer * self._M)(*(array.ctypes.data for array in rows))
-        strides = (Size * self._M)(*(array.strides[0] // array.itemsize for array in rows))
-        self._pool(self._at, addresses, strides, N, V, out.ctypes.data)
+        addresses, strides = (Pointer * self._M)(), (Size * self._M)()
+        for i, array in enumerate(rows):
+            assert array.shape == shape
+            addresses[i], strides[i] = array.ctypes.data, array.strides[0] // array.itemsize
+        out: Floats32 = np.empty(shape, np.float32)
+        self._pool(self._at, addresses, strides, *shape, out.ctypes.data)
         return out
 
 

@@ -191,7 +191,7 @@ static void rows_of_pieces(const Table *t, const Text *text, int64_t piece, doub
    every LANES pieces. */
 void EXPORT(text_rows)(const Table *t, const Text *text, double *rows, float *out) {
     const int64_t pieces = text->B * ((text->T + PIECE - 1) / PIECE);
-    PARALLEL
+    _Pragma("omp parallel for schedule(static) if (pieces > LANES)")
     for (int64_t i = 0; i < pieces; i += LANES) rows_of_pieces(t, text, i, rows + i / LANES * t->V, out);
 }
 
