@@ -41,12 +41,9 @@ class Mixture:
             )
         n_features = 2 * M if M > 1 else 0
         numbers = [*self.bias, *(weight for row in self.weights for weight in row)]
-        if any(len(row) != n_features for row in self.weights) or not all(
-            abs(number) <= MOST_WEIGHT for number in numbers
-        ):
-            raise ValueError(
-                f"the weights of the mixture must be within {MOST_WEIGHT:.0e}, and fit its members"
-            )
+        fitting = all(len(row) == n_features for row in self.weights)
+        if not fitting or not all(abs(number) <= MOST_WEIGHT for number in numbers):
+            raise ValueError(f"the mixture's weights must be at most {MOST_WEIGHT:,.0f}, and fit its members")
         if M == 1 and not 0.05 <= self.bias[0] <= 20:
             raise ValueError(f"the temperature of the mixture is 1 / {self.bias[0]}; allowed: 0.05 to 20")
 
