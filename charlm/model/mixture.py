@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from charlm.native.decoder import Floats, Floats32
-from charlm.native.mixture_kernel import MOST_MEMBERS
+from charlm.native.mixture_kernel import MOST_MEMBERS, Floats, Floats32
 
 FLOOR = -1e4
 """The least logarithm, of a probability over the highest one: weights of any sign must give a distribution."""

@@ -5,12 +5,15 @@ Shapes: M members, N rows, V symbols, F = 2 M features.
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from charlm.native.decoder import Floats, Floats32
-from charlm.native.library import Library, Pointer, Size
+from charlm.native.library import Library, Pointer, Size  # and not torch: lists of runs do not wait for it
 
+Floats = NDArray[np.floating[Any]]
+Floats32 = NDArray[np.float32]
 MOST_MEMBERS = 16
 
 
