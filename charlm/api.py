@@ -34,6 +34,7 @@ def train(
     run: str | None = None,
     plan_from: str | os.PathLike[str] | None = None,
     from_run: str | None = None,
+    teacher: str | None = None,
     checkpoint: str | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
@@ -43,8 +44,8 @@ def train(
 
     `time` ("90s", "10m", or seconds; default "2m") or `steps` is the budget; what is not given is planned.
     `settings` are those of `charlm train`, with underscores: `n_layer=4`, `seed=3`, `val=0.2`. `run` names the
-    run, `from_run` (and its `checkpoint`) fine-tunes another. Runs lie in `checkpoints`, by default in
-    $CHARLM_CHECKPOINTS or `checkpoints/`. `progress`: show a bar, by default in notebooks only.
+    run, `from_run` fine-tunes another, and `teacher` is a run whose probabilities a `plain` one learns; `checkpoint`
+    is one of theirs. Runs lie in `checkpoints`, by default in $CHARLM_CHECKPOINTS or `checkpoints/`. `progress`: show a bar, by default in notebooks only.
 
     Returns the run at its last checkpoint, or at its best one after early stopping. An interrupt (Ctrl-C, or
     "interrupt the kernel") finishes the step, saves the run, and then raises KeyboardInterrupt;
@@ -53,7 +54,18 @@ def train(
     Raises UsageError, TextError, CheckpointError, DivergedError and ResourceError, as the command does.
     """
     job = _begin(
-        "train", paths, settings, texts, time, steps, run, plan_from, from_run, checkpoint, checkpoints
+        "train",
+        paths,
+        settings,
+        texts,
+        time,
+        steps,
+        run,
+        plan_from,
+        from_run,
+        teacher,
+        checkpoint,
+        checkpoints,
     )
     return _train_to_end(job, progress)
 
@@ -66,6 +78,7 @@ def train_events(
     run: str | None = None,
     plan_from: str | os.PathLike[str] | None = None,
     from_run: str | None = None,
+    teacher: str | None = None,
     checkpoint: str | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
     **settings: Any,
@@ -87,6 +100,7 @@ def train_events(
             run,
             plan_from,
             from_run,
+            teacher,
             checkpoint,
             checkpoints,
         )
@@ -140,6 +154,7 @@ def _begin(
     run: str | None,
     plan_from: str | os.PathLike[str] | None,
     from_run: str | None,
+    teacher: str | None,
     checkpoint: str | None,
     checkpoints: str | os.PathLike[str] | None,
 ) -> TrainingJob:
@@ -159,6 +174,7 @@ def _begin(
         "run": run,
         "plan_from": plan_from,
         "from_run": from_run,
+        "teacher": teacher,
         "checkpoint": checkpoint,
         **settings,
     }
@@ -174,6 +190,7 @@ def _begin(
         plan_from=None if plan_from is None else os.fspath(plan_from),
         root=runs_root(checkpoints),
         from_run=from_run,
+        teacher=teacher,
         checkpoint=checkpoint,
         command=f"charlm.{function}({', '.join(words)})",
     )

@@ -331,6 +331,18 @@ class TrainingConfig(Settings):
         Range(0, 10**9),
         PLANNED,
     ] = None
+    teacher_weight: Annotated[
+        float | None,
+        "Share of the loss that compares with the probabilities of --teacher instead of the text.",
+        Range(0, 1),
+        PLANNED,
+    ] = None
+    teacher_chars: Annotated[
+        int | None,
+        "Ask --teacher about this many symbols (see --units) of the training text, evenly spread.",
+        Range(1, 10**12),
+        PLANNED,
+    ] = None
     seed: Annotated[int, "Random seed: initialisation, data order, dropout.", Range(0, 2**63 - 1), BASIC] = 1
     eval_every: Annotated[int | None, "Steps between evaluations.", Range(1, 10**9), PLANNED] = None
     eval_chars: Annotated[

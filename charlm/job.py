@@ -43,6 +43,7 @@ from charlm.training.request import (
 from charlm.training.run_corpus import Moved, corpus_of, earlier_of
 from charlm.training.session import Session, TransformerSession
 from charlm.training.signals import Stop
+from charlm.training.teacher import Teacher
 from charlm.training.trainer import Trainer
 
 PREVIEW_CHARS = 120
@@ -56,9 +57,14 @@ class TrainingJob:
     """A run that can be trained: its folder, session, deadline and n-gram baseline."""
 
     def __init__(
-        self, folder: RunFolder, session: Session, deadline: Deadline | None, messages: Messages
+        self,
+        folder: RunFolder,
+        session: Session,
+        deadline: Deadline | None,
+        messages: Messages,
+        teacher: Teacher | None = None,
     ) -> None:
-        """`deadline`: the deadline of a run that has a time."""
+        """`deadline`: the deadline of a run that has a time. `teacher`: of a run that has one and is to be trained."""
         self.folder, self.session, self.deadline, self.messages = folder, session, deadline, messages
         self.threads = torch.get_num_threads()
         self.last: Finished | None = None
@@ -67,6 +73,11 @@ class TrainingJob:
             best, steps = session.state.early_stopping.best_step, session.plan.total_steps
             self.last = Finished(step=session.state.step, reason=finished, best_step=best, total_steps=steps)
         self.baseline = None if self.complete else self._measure_baseline()
+        if teacher is not None:
+            assert isinstance(session, TransformerSession)
+            what = f"asking {one_line(teacher.name)}"
+            with messages.progress(what, " symbols") as watch:
+                session.learn_from(teacher, lambda done, of: watch(what, done, of))
         self.samples: SampleLog | None = None
 
     @property
@@ -173,6 +184,7 @@ def begin(prepared: Prepared, messages: Messages, *, shared_name: bool = False) 
     Raises UsageError where the name is taken, ResourceError where nothing can be written.
     """
     request, loaded, choice, budget = prepared.request, prepared.loaded, prepared.choice, prepared.budget
+    teacher = prepared.teacher
     if request.run is None:
         folder = RunFolder.create_like(request.root, run_name(list(request.paths)))
     else:
@@ -183,9 +195,16 @@ def begin(prepared: Prepared, messages: Messages, *, shared_name: bool = False) 
         folder = RunFolder.create(request.root, request.run, shared_name=shared_name)
     with messages.progress("counting n-grams", " symbols"):
         session = start_run(
-            folder, loaded, prepared.text, choice, request.command, prepared.origin, request.asked
+            folder,
+            loaded,
+            prepared.text,
+            choice,
+            request.command,
+            prepared.origin,
+            None if teacher is None else teacher.facts(),
+            request.asked,
         )
-    return TrainingJob(folder, session, _pace(session, budget, request.started), messages)
+    return TrainingJob(folder, session, _pace(session, budget, request.started), messages, teacher)
 
 
 def reopen(
@@ -207,6 +226,10 @@ def reopen(
     with messages.progress("reading", " symbols"):
         session = resume_run(folder, messages.warn, threads, lambda snapshot: corpus_of(snapshot, moved))
     report_moved(session.corpus.uncached, moved, messages)
+    teacher, facts = None, session.run.teacher
+    if facts is not None and (session.state.finished is None or time is not None or steps is not None):
+        teacher = Teacher.reload(folder.path.parent, facts)
+        teacher.check_text(session.corpus)
     deadline: Deadline | None = None
     if time is None and steps is None:
         begun = session.state.step == 0 and session.state.finished is None
@@ -223,7 +246,7 @@ def reopen(
         assert time is not None
         afterwards = report_seconds(session.corpus, time, session.plan.total_steps)
         deadline = extend_by_seconds(session, folder, time, started, afterwards)
-    return TrainingJob(folder, session, deadline, messages)
+    return TrainingJob(folder, session, deadline, messages, teacher)
 
 
 def _pace(session: Session, budget: float | None, started: float) -> Deadline | None:

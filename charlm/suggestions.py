@@ -48,6 +48,7 @@ device mps <- mps
 =to evaluate a run: charlm eval --run RUN <- eval-only
 from|run <- init-from model-name model-name-or-path pretrained base-model load-from model-path weights
 from|=to fine-tune a run: charlm train FILE --from RUN <- finetune fine-tune
+teacher <- distill distil distill-from teacher-model
 {_RESUME} <- resume-from resume-from-checkpoint
 {_RESUME}; charlm train --run RUN --resume-if-exists starts it if it does not exist <- resume continue
 dry-run <- dry plan simulate
@@ -121,6 +122,7 @@ COMMANDS = dict(
     _pairs("""
 train <- fit learn pretrain start init new create build run
 train FILE --from RUN <- finetune fine-tune adapt
+train FILE --plain --teacher RUN <- distill distil
 train --dry-run <- plan dry-run
 inspect <- stats statistics analyze analyse profile explore preview summary prepare tokenize
 resume <- continue restart extend

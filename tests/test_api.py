@@ -58,6 +58,7 @@ def test_a_run_is_that_of_the_same_command_and_nothing_is_printed(
     for name, settings, words in (
         ("a", {**SHAPE, "seed": 3}, [*OPTIONS, "--seed", "3"]),
         ("b", {**SHAPE, "prior": False, "dropout": 0.1}, [*OPTIONS, "--no-prior", "--dropout", "0.1"]),
+        ("c", {**SHAPE, "plain": True, "teacher": "a"}, [*OPTIONS, "--plain", "--teacher", "a"]),
     ):
         run = api.train("ducks.txt", steps=8, run=f"api-{name}", **settings)
         assert capsys.readouterr() == ("", "")

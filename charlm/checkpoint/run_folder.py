@@ -74,6 +74,16 @@ class ParentFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherFacts:
+    """The run whose probabilities another learned."""
+
+    run: str
+    step: int
+    weights_sha256: str
+    ngram_sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunFacts:
     """What run.json records when a run begins; nothing in it changes later."""
 
@@ -84,6 +94,7 @@ class RunFacts:
     text: TextConfig
     versions: dict[str, str] = field(default_factory=dict)
     parent: ParentFacts | None = None
+    teacher: TeacherFacts | None = None
     asked: dict[str, Any] | None = None  # the settings that were given
 
 

@@ -143,6 +143,12 @@ def read_snapshot(run: RunFolder, which: str, *, training: bool = False) -> Snap
     raise CheckpointError(f"the checkpoint {which} of {run.name} no longer exists")
 
 
+def read_chosen(run: RunFolder, which: str | None) -> Snapshot:
+    """Read the checkpoint of that name, for inference: by default the latest, or the best after early stopping."""
+    snapshot = read_snapshot(run, which or "latest")
+    return read_snapshot(run, "best") if which is None and snapshot.finished == "early" else snapshot
+
+
 def read_newest(run: RunFolder, warn: Callable[[str], None]) -> Snapshot:
     """Read the newest whole checkpoint, for training; `warn` is called for each damaged one that is skipped."""
     failure = no_checkpoint(run)

@@ -93,14 +93,10 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
         change = plus_minus(row["difference_from_baseline"], row["difference_error"], sign="+")
         baseline = row["baseline_nats_per_char"] / log(2)
         rows.append(("n-gram baseline", f"{baseline:.4f} bits/char on the same text; difference {change}"))
-    if row["from"] is not None:
-        origin = row["from"]
-        rows.append(
-            (
-                "fine-tuned from",
-                f"{origin['run']}, step {count(origin['step'])}, weights {origin['weights_sha256']}",
-            )
-        )
+    for title, other in (("fine-tuned from", row["from"]), ("teacher", row["teacher"])):
+        if other is not None:
+            found = f"{other['run']}, step {count(other['step'])}, weights {other['weights_sha256']}"
+            rows.append((title, found))
     rows += forgetting_rows(row["old_text"])
     parts = (
         f"{count(corpus['train_chars'])} characters to train on, {count(corpus['held_out_chars'])} held out"

@@ -61,6 +61,10 @@ From = Annotated[
         help="Fine-tune: start from the weights of this run.",
     ),
 ]
+Teacher = Annotated[
+    str | None,
+    typer.Option(metavar="RUN", help="Learn the probabilities of this run beside the text; needs --plain."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table or text.")]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Remove without asking.")]
 EventsAsJson = Annotated[bool, typer.Option("--json", help="Print events as JSON Lines, the result last.")]

@@ -14,6 +14,7 @@ from charlm.cli.options import (
     Checkpoints,
     EventsAsJson,
     From,
+    Teacher,
     Texts,
     VerifyCache,
     Which,
@@ -115,6 +116,7 @@ def command(
     steps: Steps = None,
     plan_from: PlanFrom = None,
     origin: From = None,
+    teacher: Teacher = None,
     from_text: FromText = None,
     checkpoint: Which = None,
     resume_if_exists: ResumeIfExists = False,
@@ -141,6 +143,7 @@ def command(
         run=run,
         root=checkpoints,
         from_run=origin,
+        teacher=teacher,
         checkpoint=checkpoint,
         from_text=tuple(from_text or ()),
         verify_cache=verify_cache,
@@ -235,6 +238,7 @@ def _show_plan(prepared: Prepared, as_json: bool) -> None:
     runs = {
         "--run": request.run,
         "--from": request.from_run,
+        "--teacher": request.teacher,
         "--checkpoint": request.checkpoint,
         "--checkpoints": None if request.root == ROOT else str(request.root),
     }

@@ -25,6 +25,7 @@ from charlm.model.mixture import Mixture
 from charlm.native.decoder import Floats, Floats32
 from charlm.native.library import library
 from charlm.native.mixture_kernel import MixtureKernel
+from charlm.ngram.kneser_ney import KneserNey
 
 
 @dataclass(frozen=True)
@@ -162,12 +163,18 @@ def _of_symbols(vocabulary: Vocabulary, logp: Tensor) -> Floats32:
     return torch.log_softmax(known, dim=-1).float().cpu().numpy()
 
 
-def predictor_of(snapshot: Snapshot, device: torch.device | None = None, *, native: bool = True) -> Predictor:
+def predictor_of(
+    snapshot: Snapshot,
+    device: torch.device | None = None,
+    *,
+    native: bool = True,
+    ngram: KneserNey | None = None,
+) -> Predictor:
     """The predictor of a checkpoint; transformers go to `device`, by default the CPU.
 
-    Raises CheckpointError if the n-gram model is damaged.
+    `ngram`: the n-gram model, by default the saved one. Raises CheckpointError if that is damaged.
     """
-    ngram, vocabulary, mixture = snapshot.kneser_ney(), snapshot.vocabulary, snapshot.mixture
+    ngram, vocabulary, mixture = ngram or snapshot.kneser_ney(), snapshot.vocabulary, snapshot.mixture
     if snapshot.model_config.is_ngram:
         assert ngram is not None, "reading a checkpoint refuses an n-gram run without its n-grams"
         return NgramPredictor(ngram, vocabulary)

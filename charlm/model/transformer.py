@@ -139,16 +139,19 @@ class LanguageModel(nn.Module):
     def loss(
         self, ids: Tensor, targets: Tensor, docs: Tensor | None = None, log_prior: Tensor | None = None
     ) -> Tensor:
-        """Mean cross-entropy in nats of targets (B, T), with the other arguments of `forward`.
+        """Mean cross-entropy in nats of targets, with the other arguments of `forward`.
 
+        The targets are ids (B, T), or distributions (B, T, V), for which torch is as fast as the kernels would be.
         The softmax is computed in fp32, or in fp64, whatever the precision of the products.
         """
         hidden = self.hidden(ids, None, docs, log_prior)
-        kernels = None if self.compiled is not None else fused.kernels_for(self)
+        only_torch = self.compiled is not None or targets.is_floating_point()
+        kernels = None if only_torch else fused.kernels_for(self)
         if kernels is not None:
             return fused.cross_entropy(self, kernels, hidden, log_prior, targets)
         logits = self.logits(hidden, log_prior).flatten(0, 1)  # (B T, V)
-        return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), targets.flatten())
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return F.cross_entropy(logits, targets.flatten(0, 1))
 
     def regularise(self, config: ModelConfig) -> None:
         """Take the rates of dropout of another configuration of the same shape."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from charlm.checkpoint.run_folder import CorpusFacts, DivisionFacts, ParentFacts, RunFolder
 from charlm.checkpoint.safe_io import read_manifest
-from charlm.checkpoint.snapshot import Snapshot, expected_weights, read_snapshot
+from charlm.checkpoint.snapshot import Snapshot, expected_weights, read_chosen
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.holdout import EarlierText, InheritedSplit, Spans, Split
@@ -75,10 +75,7 @@ class Parent:
 
         Raises CheckpointError where it is damaged, UsageError for an n-gram model.
         """
-        snapshot = read_snapshot(run, which or "latest")
-        if which is None and snapshot.finished == "early":
-            snapshot = read_snapshot(run, "best")
-        snapshot = snapshot.single()
+        snapshot = read_chosen(run, which).single()
         if snapshot.model_config.is_ngram:
             raise UsageError(
                 f"{run.name} is an n-gram model, which has no weights to fine-tune; train one on both texts instead: "

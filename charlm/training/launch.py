@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 import charlm
-from charlm.checkpoint.run_folder import CorpusFacts, RunFacts, RunFolder
+from charlm.checkpoint.run_folder import CorpusFacts, RunFacts, RunFolder, TeacherFacts
 from charlm.checkpoint.snapshot import Snapshot, read_newest
 from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
-from charlm.errors import ResourceError
+from charlm.errors import CheckpointError, ResourceError
 from charlm.native.library import status
 from charlm.terminal import one_line
 from charlm.threads import available, use_threads
@@ -44,11 +44,12 @@ def start_run(
     choice: Choice,
     command: str,
     parent: Parent | None = None,
+    teacher: TeacherFacts | None = None,
     asked: Mapping[str, Any] | None = None,
 ) -> Session:
     """Write the files of a new run, and return its session at step 0.
 
-    `command` and `asked` (the settings that were given) are recorded; a `parent` is fine-tuned. Raises
+    `command`, `asked` (the settings that were given) and `teacher` are recorded; a `parent` is fine-tuned. Raises
     ResourceError where nothing can be written.
     """
     corpus = loaded.corpus
@@ -71,6 +72,7 @@ def start_run(
         text=replace(text, val_file=val_file),
         versions=versions(),
         parent=None if parent is None else parent.facts(),
+        teacher=teacher,
         asked=None if asked is None else dict(asked),
     )
     session: Session
@@ -121,6 +123,10 @@ def resume_run(
             reload_parent_text(session, warn)
         if plan.extended_at is not None and plan.extended_at >= snapshot.step:
             session.begin_extension()  # it was cut off before its first checkpoint
+    if (session.run.teacher is None) != (session.training_config.teacher_weight is None):
+        raise CheckpointError(
+            "the run is damaged: run.json names a teacher and its settings do not, or only they do"
+        )
     run.point_to_best(session.state.early_stopping.best_step)
     clone = status().clone or "none"
     for what, before, now in (

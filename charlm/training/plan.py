@@ -43,7 +43,7 @@ class MemberPlan:
         return (
             self.is_whole
             and replace(self.model, **same) == model
-            and replace(self.training, threads=training.threads) == training
+            and replace(self.training, threads=training.threads).completed() == training
         )
 
     @property

@@ -111,6 +111,7 @@ DROPOUT_BY_EPOCHS = ((20, 0.2, 0.4), (12, 0.15, 0.4), (6, 0.1, 0.3), (3, 0.0, 0.
 """From so many epochs on: dropout, ngram_embedding_dropout."""
 MIN_HEAD = 32
 MUON_LR = 0.01
+TEACHER_WEIGHT = 0.5
 NGRAM_EMBEDDINGS = 4
 NGRAM_EMBEDDING_WEIGHTS = 10_000_000  # at most, so that a checkpoint stays small
 ACCUMULATOR = 6.0  # times the square of the epochs after the first, in which nothing is memorised
@@ -177,12 +178,19 @@ class Choice:
 
 
 def choose(
-    budget: Budget, n_train: int, model: ModelConfig, training: TrainingConfig, given: Size | None = None
+    budget: Budget,
+    n_train: int,
+    model: ModelConfig,
+    training: TrainingConfig,
+    given: Size | None = None,
+    *,
+    teacher_chars: int | None = None,
 ) -> Choice:
     """Choose what the configurations leave open, for a training text of `n_train` symbols.
 
-    With a `given` size (fine-tuning), the model is complete except for dropout. Raises ValueError for settings
-    that contradict each other.
+    With a `given` size (fine-tuning), the model is complete except for dropout. `teacher_chars`: for a run with a
+    teacher, the most symbols that there is memory and time to ask it about. Raises ValueError for settings that
+    contradict each other.
     """
     assert n_train >= 2
     if not model.causal:
@@ -196,7 +204,7 @@ def choose(
     assert budget.steps is not None or (budget.seconds and budget.gflops)
     if model.plain:
         refuse_not_plain(training)
-    training = _choose_reserved(training, n_train)
+    training = _choose_reserved(_choose_teaching(training, n_train, teacher_chars), n_train)
     kinds, shares = _choose_members(budget, n_train, model, training)
     training = replace(training, members=",".join(kinds))
     if {PRIOR, NGRAM} & set(kinds):
@@ -311,6 +319,19 @@ def _choose_reserved(training: TrainingConfig, n_train: int) -> TrainingConfig:
         least = min(RESERVED_LEAST, int(RESERVED_LEAST_SHARE * n_train))
         reserved = min(RESERVED_MOST, max(least, int(RESERVED_SHARE * n_train)))
     return replace(training, reserved_chars=reserved)
+
+
+def _choose_teaching(training: TrainingConfig, n_train: int, most: int | None) -> TrainingConfig:
+    """Decide what a teacher's word counts, and about how many symbols it is asked: `most`, None without a teacher."""
+    if most is None:
+        for name in settings_given(training, ("teacher_weight", "teacher_chars")):
+            raise ValueError(
+                f"`{name}={getattr(training, name)}` has no effect without a run to learn from, `teacher`"
+            )
+        return training
+    weight = TEACHER_WEIGHT if training.teacher_weight is None else training.teacher_weight
+    chars = min(n_train, most) if training.teacher_chars is None else training.teacher_chars
+    return replace(training, teacher_weight=weight, teacher_chars=chars)
 
 
 def _choose_members(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # NumPy and torch are slow to import
     from charlm.training.finetune import Parent
     from charlm.training.planner import Choice
     from charlm.training.run_corpus import Moved
+    from charlm.training.teacher import Teacher
 
 S = TypeVar("S", bound=Settings)
 Watch = Callable[[str, int, int | None], None]
@@ -109,7 +110,8 @@ class TrainRequest:
     root: Path = Path("checkpoints")
     plan_from: str | None = None  # a run, or a plan.json
     from_run: str | None = None  # to fine-tune
-    checkpoint: str | None = None  # of `from_run`
+    teacher: str | None = None  # a run whose probabilities are learned
+    checkpoint: str | None = None  # of `from_run` or `teacher`
     from_text: tuple[str, ...] = ()  # where the text of `from_run` is now
     verify_cache: bool = False
     command: str = ""
@@ -129,8 +131,8 @@ class TrainRequest:
         asked = {name: value for name, value in self.settings.items() if value != SETTINGS[name].default}
         timed = self.steps is None and self.plan_from is None
         seconds = budget_seconds(self.time or DEFAULT_TIME) if timed else None
-        asked |= {"plan_from": self.plan_from}
-        asked |= {"time": seconds, "steps": self.steps, "from": self.from_run, "checkpoint": self.checkpoint}
+        asked |= {"plan_from": self.plan_from, "time": seconds, "steps": self.steps}
+        asked |= {"from": self.from_run, "teacher": self.teacher, "checkpoint": self.checkpoint}
         plain: dict[str, Any] = json.loads(json.dumps(asked))
         return {name: value for name, value in plain.items() if value is not None}
 
@@ -188,6 +190,7 @@ class Prepared:
     choice: "Choice"
     budget: float | None  # seconds
     origin: "Parent | None"
+    teacher: "Teacher | None"
 
 
 def prepare(request: TrainRequest, messages: Messages) -> Prepared:
@@ -198,8 +201,10 @@ def prepare(request: TrainRequest, messages: Messages) -> Prepared:
     """
     from charlm.checkpoint.run_folder import check_free  # here: torch is imported later, if all goes well
 
-    origin = _origin(request, messages)
+    origin, teacher = _origin(request, messages), _teacher(request)
     model, training, text = configure(request, origin, messages)
+    if teacher is not None and request.plan_from is None and not model.plain:
+        raise UsageError("--teacher trains a plain decoder, so it needs --plain")
     budget = request.budget(model, training)
     if request.run is not None:
         check_free(request.root, request.run)
@@ -211,14 +216,25 @@ def prepare(request: TrainRequest, messages: Messages) -> Prepared:
     if origin is not None:
         origin = origin.with_counting(loaded.corpus)
         report_origin(origin, loaded.corpus, messages)
+    if teacher is not None:
+        teacher.check_text(loaded.corpus)
+        messages.say(f"learning from {one_line(teacher.name)}, step {teacher.snapshot.step}, and the text")
     if request.plan_from is not None:
         choice, sentence = taken_plan(loaded, training, request)
     else:
         choice, sentence = choose_plan(
-            loaded, model, training, budget, request.steps, request.started, messages, origin
+            loaded, model, training, budget, request.steps, request.started, messages, origin, teacher
         )
     messages.say(f"model: {sentence}")
-    return Prepared(request=request, text=text, loaded=loaded, choice=choice, budget=budget, origin=origin)
+    return Prepared(
+        request=request,
+        text=text,
+        loaded=loaded,
+        choice=choice,
+        budget=budget,
+        origin=origin,
+        teacher=teacher,
+    )
 
 
 def _origin(request: TrainRequest, messages: Messages) -> "Parent | None":
@@ -226,8 +242,10 @@ def _origin(request: TrainRequest, messages: Messages) -> "Parent | None":
     if request.from_run is None:
         if request.from_text:
             raise UsageError("--from-text has no effect without --from RUN; leave it out")
-        if request.checkpoint is not None:
-            raise UsageError(f"--checkpoint {one_line(request.checkpoint)} has no effect without --from RUN")
+        if request.checkpoint is not None and request.teacher is None:
+            raise UsageError(
+                f"--checkpoint {one_line(request.checkpoint)} has no effect without --from RUN or --teacher RUN"
+            )
         return None
     from charlm.checkpoint.run_folder import find_run
     from charlm.training.finetune import Parent
@@ -238,6 +256,18 @@ def _origin(request: TrainRequest, messages: Messages) -> "Parent | None":
         f"fine-tuning {one_line(origin.name)}, step {origin.snapshot.step}, trained on {text_name(origin.snapshot.run)}"
     )
     return origin
+
+
+def _teacher(request: TrainRequest) -> "Teacher | None":
+    """The run to learn from, where there is one."""
+    if request.teacher is None:
+        return None
+    if request.from_run is not None:
+        raise UsageError("give either --from RUN or --teacher RUN, not both")
+    from charlm.checkpoint.run_folder import find_run  # here: torch is slow to import
+    from charlm.training.teacher import Teacher
+
+    return Teacher.load(find_run(request.root, request.teacher), request.checkpoint)
 
 
 def configure(
@@ -385,6 +415,7 @@ def choose_plan(
     started: float,
     messages: Messages,
     origin: "Parent | None" = None,
+    teacher: "Teacher | None" = None,
 ) -> "tuple[Choice, str]":
     """Choose model, training and plan for a text, for `budget` seconds since `started` or a number of steps.
 
@@ -405,10 +436,12 @@ def choose_plan(
     if budget is not None:
         means = replace(means, seconds=round(max(1.0, budget - (perf_counter() - started)), 2))
     try:
-        if origin is None:
-            choice = choose(means, len(corpus.train), model, training)
-        else:
+        if origin is not None:
             choice = choose_finetuning(origin, corpus, means, model, training)
+        else:
+            n_symbols = corpus.vocabulary.n_symbols
+            asked = None if teacher is None else teacher.most_chars(means, n_symbols)
+            choice = choose(means, len(corpus.train), model, training, teacher_chars=asked)
         choice = choice.record(means, threads)
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -439,6 +472,13 @@ def taken_plan(loaded: "Loaded", training: TrainingConfig, request: TrainRequest
         choice = take_plan(plan, one_line(named), training, means, len(loaded.corpus.train))
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if (choice.training.teacher_weight is None) != (request.teacher is None):
+        has = (
+            "has no teacher; leave --teacher out"
+            if request.teacher
+            else "has a teacher; name it with --teacher RUN"
+        )
+        raise UsageError(f"the plan of {one_line(named)} {has}")
     choice = choice.with_threads(threads)
     return choice, f"{describe_model(choice, loaded.corpus.vocabulary)}, chosen {choice.why}"
 

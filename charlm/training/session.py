@@ -3,7 +3,7 @@
 Axes: B windows, T symbols, V symbols of the model.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
@@ -35,6 +35,7 @@ from charlm.training.optimizer import LearningRates, Optimizer
 from charlm.training.plan import MemberPlan, Plan
 from charlm.training.planner import ngram_order
 from charlm.training.state import RunState, read_state
+from charlm.training.teacher import SoftTargets, Teacher
 
 PRIOR_DROPOUT_STREAM, MEMBER_STREAM = 2, 3
 """Separate the random numbers here from those that draw the windows."""
@@ -134,6 +135,8 @@ class TransformerSession(Session):
 
     predictor: TransformerPredictor
 
+    soft_targets: SoftTargets | None = None  # of a run that has a teacher
+
     def __init__(
         self,
         corpus: Corpus,
@@ -206,6 +209,10 @@ class TransformerSession(Session):
         )
         prior = self.kneser_ney if model.prior else None
         self.predictor = TransformerPredictor(self.model, vocabulary, prior=prior)
+
+    def learn_from(self, teacher: Teacher, watch: Callable[[int, int], None]) -> None:
+        """Ask the run's teacher about the training text; `watch` is told how far that is."""
+        self.soft_targets = SoftTargets(teacher, self.corpus, self.training_config, watch)
 
     @property
     def is_last(self) -> bool:
@@ -319,19 +326,24 @@ class TransformerSession(Session):
         finally:
             self.model.train()
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The parts of the next batch: ids (B, T + 1) and prior (B, T, V), each with its dropout seed set."""
+    def batches(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+        """The parts of the next batch: ids (B, T + 1), prior (B, T, V), soft targets (B, T, V), its dropout seed set."""
         parts = self.training_config.grad_accum
         step = self.member_step + self.state.batch_offset
-        ids = torch.from_numpy(self.batch_sampler.batch(self.corpus.train, step)).to(self.device).chunk(parts)
+        windows = self.batch_sampler.batch(self.corpus.train, step)
+        ids = torch.from_numpy(windows).to(self.device).chunk(parts)
         rows: Sequence[Tensor | None] = [None] * parts
+        soft: Sequence[Tensor | None] = [None] * parts
         if self.prior_rows is not None:
             rows = torch.from_numpy(self.prior_rows.batch(step)).to(self.device).chunk(parts)
+        if self.soft_targets is not None:
+            targets = self.soft_targets.batch(windows, self.batch_sampler.starts(step))
+            soft = torch.from_numpy(targets).to(self.device).chunk(parts)
         has_dropout = self.model_config.dropout or self.model_config.ngram_embedding_dropout
-        for part, (windows, log_prior) in enumerate(zip(ids, rows, strict=True)):
+        for part, batch in enumerate(zip(ids, rows, soft, strict=True)):
             if has_dropout:
                 seed_dropout(int(mix(self.batch_sampler.seed, step, part) >> 1), self.device)
-            yield windows, log_prior
+            yield batch
 
     def learning_rates(self) -> LearningRates:
         """The learning rates of the next step."""

@@ -106,6 +106,7 @@ def _overview(step: int, facts: RunFacts, state: RunState, config: dict[str, Any
         "model": dict(config["model"]),
         "training": dict(config["training"]),
         "from": parent and {name: getattr(parent, name) for name in ("run", "step", "weights_sha256")},
+        "teacher": to_json(facts.teacher),
         "old_text": state.parent_loss
         and {
             f.name: getattr(state.parent_loss, f.name) for f in fields(ParentLoss) if f.name not in NOT_SHOWN

@@ -44,11 +44,10 @@ def train_step(session: TransformerSession, rates: LearningRates) -> tuple[float
     config = session.training_config
     session.optimizer.clear_gradients()
     total = torch.zeros((), device=session.device)
-    for ids, log_prior in session.batches():
+    end = session.corpus.vocabulary.end
+    for ids, log_prior, soft in session.batches():
         with precision_context(session.device, config.precision):
-            loss = (
-                batch_loss(session.model, ids, log_prior, session.corpus.vocabulary.end) / config.grad_accum
-            )
+            loss = batch_loss(session.model, ids, log_prior, end, soft) / config.grad_accum
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     norm = session.optimizer.update(rates, total, config.grad_clip)
@@ -56,15 +55,19 @@ def train_step(session: TransformerSession, rates: LearningRates) -> tuple[float
 
 
 def batch_loss(
-    model: LanguageModel, ids: Tensor, log_prior: Tensor | None = None, end: int | None = None
+    model: LanguageModel,
+    ids: Tensor,
+    log_prior: Tensor | None = None,
+    end: int | None = None,
+    soft: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy in nats per symbol of windows (B, T + 1): each symbol is predicted from those before it.
 
     `log_prior` (B, T, V): the n-gram prior, for a model that has one. `end`: the id that separates documents,
-    across which nothing is read.
+    across which nothing is read. `soft` (B, T, V): distributions to learn instead of the symbols.
     """
     read = ids[:, :-1]
-    return model.loss(read, ids[:, 1:], documents_of(read, end), log_prior)
+    return model.loss(read, ids[:, 1:] if soft is None else soft, documents_of(read, end), log_prior)
 
 
 def compile_model(session: TransformerSession) -> str | None:

@@ -93,6 +93,7 @@ def test_a_signal_before_the_first_step_leaves_nothing_unfinished(charlm: Charlm
         {"mixer": "recurrent", "n_head": None, "grad_accum": 2},
         {"documents": "line", "optimizer": "adamw", "ngram_embedding_dropout": 0.2},
         {"mixer": "convolution", "n_head": None, "plain": None, "seed": 5},
+        {"plain": True},
     ],
     ids=str,
 )
