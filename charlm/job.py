@@ -21,6 +21,7 @@ from charlm.evaluation.baselines import (
 )
 from charlm.evaluation.bootstrap import too_few
 from charlm.inference.generate import default_prompt, sample_text
+from charlm.inference.predictor import Predictor
 from charlm.ngram.build import fit
 from charlm.reporting.log import MetricsLog, SampleLog
 from charlm.reporting.run_page import NAME as REPORT
@@ -143,7 +144,9 @@ class TrainingJob:
         with suppress(OSError):
             (self.folder.path / REPORT).unlink(missing_ok=True)
         log_event = MetricsLog(self.folder.path, first_step)
-        self.samples = SampleLog(self.folder.path, first_step, self._sample)
+        self.samples = SampleLog(
+            self.folder.path, first_step, lambda: self._sample(trainer.held_out.predictor)
+        )
         try:
             for event in trainer.run(stop):
                 log_event(event)
@@ -171,8 +174,9 @@ class TrainingJob:
             self.messages.warn(f"the report could not be written: {error}")
         return rows
 
-    def _sample(self) -> str:
-        predictor, text = self.session.predictor, self.session.run.text
+    def _sample(self, predictor: Predictor) -> str:
+        """What the predictor that was evaluated writes."""
+        text = self.session.run.text
         with self.session.predicting():
             prompt = default_prompt(predictor)
             return sample_text(predictor, prompt, SamplingConfig(seed=1), PREVIEW_CHARS, separator_of(text))

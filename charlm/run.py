@@ -33,7 +33,7 @@ from charlm.inference.predictor import Predictor, TransformerPredictor
 from charlm.settings import settings_of
 from charlm.terminal import one_line
 from charlm.threads import threads_restored
-from charlm.training.describe import text_name
+from charlm.training.describe import joined, text_name
 from charlm.training.request import Messages, build, refuse_unknown, report_moved
 from charlm.training.run_corpus import Moved, corpus_of
 from charlm.training.state import overview
@@ -122,10 +122,14 @@ class Run:
 
     @property
     def model(self) -> torch.nn.Module:
-        """The transformer, in evaluation mode: ids (B, T) to logits (B, T, V). UsageError for an n-gram model or a mixture."""
+        """The transformer, in evaluation mode: ids (B, T) to logits (B, T, V).
+
+        UsageError for an n-gram model, and for a mixture.
+        """
         if not isinstance(self.predictor, TransformerPredictor):
-            kind = "a mixture of several models" if self.predictor.kind == "mixture" else "an n-gram model"
-            raise UsageError(f"{self.name} is {kind}, which is no torch module; use score, next and sample")
+            mixed = self.predictor.mixed
+            what = f"a mixture of {joined(mixed)}" if mixed else "an n-gram model"
+            raise UsageError(f"{self.name} is {what}, which is no torch module; use score, next and sample")
         return self.predictor.model
 
     @property

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import charlm
+from charlm.errors import UsageError
 from charlm.training.events import Evaluated, Event, Finished, Saved, Stepped
 from tests.conftest import TEXT, Result
 
@@ -44,6 +45,17 @@ def runs(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(trained)
     monkeypatch.setenv("CHARLM_CACHE", str(trained / "cache"))
     return trained
+
+
+def test_of_several_members_the_predictor_is_used_not_one_module(elsewhere: Path) -> None:
+    Path("long.txt").write_text("".join(f"{i} little ducks, {i * i % 97} geese.\n" for i in range(1000)))
+    run = charlm.train("long.txt", steps=2, run="several", members="prior,no-prior,ngram", **SHAPE)
+    with pytest.raises(UsageError, match="a mixture of prior, no-prior and ngram"):
+        _ = run.model
+    assert sum(run.next("little ").values()) == pytest.approx(1)
+    figure = run.evaluate(texts=["nine little ducks"])
+    assert (figure.kind, figure.members) == ("mixture", ("prior", "no-prior", "ngram"))
+    assert run.score("nine little ducks").mean() == pytest.approx(figure.bits_per_char)
 
 
 def weights(charlm: Charlm, name: str) -> str:

@@ -1,5 +1,7 @@
 """What a terminal shows of work that goes on, at any width, and what a pipe gets of it."""
 
+import json
+import math
 import os
 import pty
 import sys
@@ -13,6 +15,7 @@ import pyte
 import pytest
 
 from charlm.cli import console as reading
+from charlm.reporting import progress
 from charlm.reporting.progress import laid_out
 from charlm.terminal import fit
 from tests.cli.kept import TOY
@@ -40,6 +43,50 @@ def test_the_time_left_is_shown_at_every_width_and_what_matters_least_goes_first
     at = {width: line(width, steps) for width in (60, 80, 100, 160)}
     assert "loss 2.132" in at[60] and "held-out 2.141" in at[80] and "|" in at[100]
     assert all(piece in at[160] for piece in PIECES)
+
+
+def test_what_is_done_goes_before_the_time_left() -> None:
+    what = "member 2 of 2, no-prior"
+    shown = {
+        width: laid_out(
+            width=width,
+            what=what,
+            share=0.37,
+            numbers="431/1166 steps",
+            pieces=PIECES,
+            elapsed="0:21",
+            left="1:36",
+        )
+        for width in range(16, 200)
+    }
+    assert all(len(line) < width and "1:36" in line and "37%" in line for width, line in shown.items())
+    assert what in shown[80] and "loss 2.132" in shown[80] and what not in shown[30]
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_members_have_a_line_a_loss_and_a_speed_of_their_own(
+    charlm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, quiet: bool
+) -> None:
+    """They have batches of other sizes; without smoothing the speed is that of the step."""
+    monkeypatch.setattr(progress, "PLAIN_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "SMOOTHING", 0.0)
+    Path("long.txt").write_text("".join(f"{i} little ducks, {i * i % 97} geese.\n" for i in range(1000)))
+    words = ("--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--threads", "1")
+    members = ("--members", "prior,no-prior", "--steps", "6", "--eval-every", "2", "--run", "ducks")
+    result = charlm(*["-q"] * quiet, "train", "long.txt", *words, *members)
+    assert result.code == 0, result.err
+    said = [line for line in result.err.splitlines() if "chars/s" in line]
+    assert bool(said) is not quiet
+    log = [json.loads(line) for line in Path("checkpoints/ducks/metrics.jsonl").read_text().splitlines()]
+    steps, chars = [row for row in log if row["event"] == "Stepped"], 0
+    for row, line in zip(steps, said, strict=False):
+        kind = "prior" if row["member"] == 1 else "no-prior"
+        assert line.startswith(f"step {row['step']}/6: member {row['member']} of 2, {kind}, loss ")
+        speed = f"{(row['chars'] - chars) / row['seconds']:,.0f} chars/s"
+        assert f"loss {row['loss'] / math.log(2):.3f} bits" in line and line.endswith(speed)
+        assert ("held-out" in line) == (row["step"] in (3, 5, 6)), "each begins without a figure"
+        chars = row["chars"]
+    assert len({row["chars"] / row["step"] for row in steps}) > 1, "batches differ"
 
 
 class Screen:

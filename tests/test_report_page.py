@@ -44,7 +44,7 @@ FULL = Page(
     rates=[(step, 1e-3 * min(1.0, step / 100)) for step in range(1, 1001)],
     baselines=[("uniform", 6.02), ("unigram", 4.78), ("xz", 2.52)],
     settings=[("Model", [("n_layer", "4")]), ("Data", [])],
-    samples=[(100, "\n  thou art"), (1000, "To be")],
+    samples=[("after step 100", "\n  thou art"), ("after step 1,000", "To be")],
 )
 BITS = st.floats() | st.floats(0, 8)
 STEPS = st.integers(0, 10**7)
@@ -130,7 +130,7 @@ def test_hostile_text_is_shown_never_obeyed(place: str) -> None:
         "facts": [(HOSTILE, HOSTILE)],
         "baselines": [(HOSTILE, 2.5), (HOSTILE, 9.0)],
         "settings": [(HOSTILE, [(HOSTILE, HOSTILE)])],
-        "samples": [(1, HOSTILE)],
+        "samples": [(HOSTILE, HOSTILE)],
     }
     page = render(replace(FULL, **{place: hostile[place]}))  # type: ignore[arg-type]
     check(page)

@@ -28,6 +28,9 @@ CHECKPOINT_FILES = ("model.safetensors", "train_state.safetensors", "config.json
 RUN_FILES = ("run.json", "vocabulary.json")
 NGRAM_FILE = "ngram.safetensors"
 """The n-gram model of a run that has one; the manifest lists it then."""
+EARLIER = "earlier"
+"""Of the transformers that were trained before the last one: their key in config.json, and what their weights' names
+begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)

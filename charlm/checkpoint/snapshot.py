@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from charlm.checkpoint.run_folder import RunFacts, RunFolder, no_checkpoint
-from charlm.checkpoint.safe_io import NGRAM_FILE, dump_tensors, load_tensors, read_verified
+from charlm.checkpoint.safe_io import EARLIER, NGRAM_FILE, dump_tensors, load_tensors, read_verified
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.errors import CheckpointError
@@ -21,9 +21,6 @@ from charlm.strict_json import dump_json, parse_json, read_as, to_json
 S = TypeVar("S", ModelConfig, TrainingConfig)
 INFERENCE_FILES = ("run.json", "vocabulary.json", "config.json", "model.safetensors", "state.json")
 OPTIMIZER_FILE = "train_state.safetensors"
-EARLIER = "earlier"
-"""Of the transformers that were trained before the last one: their key in config.json, and what their weights' names
-begin with."""
 MOST_EARLIER = 15
 TABLE = "ngrams.table"
 """The n-gram embeddings, which Adagrad trains row by row."""

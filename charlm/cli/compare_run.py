@@ -35,7 +35,7 @@ from charlm.run import text_of_run
 from charlm.settings import settings_of
 from charlm.terminal import command_line, one_line
 from charlm.threads import use_threads
-from charlm.training.describe import describe_model, several, text_name
+from charlm.training.describe import describe_choice, several, text_name
 from charlm.training.device import measure_budget, pick_device, unused_gpu_note
 from charlm.training.events import Event
 from charlm.training.planner import Budget
@@ -88,7 +88,7 @@ def prepare(
     for reason in unintended(comparison, choices):
         warn(f"the plan gives the variants different values of {reason}")
     say(
-        f"plan of the first of {len(variants)} variants: {describe_model(choices[0], loaded.corpus.vocabulary)}, chosen {choices[0].why}"
+        f"plan of the first of {len(variants)} variants: {describe_choice(choices[0], loaded.corpus.vocabulary)}"
     )
     if set(variants[0].values) & HIDDEN_BY_PRIOR and any(choice.model.prior for choice in choices):
         say(
@@ -159,7 +159,7 @@ class _Shown:
             task, session = event.task, event.session
             say(f"run {event.number} of {event.of}: {task.variant.label}, seed {task.seed}")
             plan, units = session.plan, session.corpus.vocabulary.units
-            bar = Progress(plan.total_steps, session.state.step, session.chars_per_step, units=units)
+            bar = Progress(plan, session.state.step, session.chars_read, units=units)
             self._run, self._line = event, bar
             self._listeners = [bar, MetricsLog(event.run.path, session.state.step), warn_of]
         elif isinstance(event, Scoring):

@@ -31,6 +31,7 @@ EXAMPLES = """Examples:
   charlm eval poem.txt --per-char bits.jsonl  the bits of every character"""
 
 OF_KIND = {"model": "this model", "ngram": "its n-gram prior"}
+OF_MIXTURE = {"model": "this mixture", "ngram": "its n-gram model"}
 LEARNS = "adapts to every 64 {word}s after scoring them; compare it only with xz and ppmd"
 
 NOT_THERE = {
@@ -198,8 +199,8 @@ def _calibration(found: "Reliability") -> str:
 
 
 def _show(name: str, evaluation: "Evaluation") -> None:
-    from charlm.data.tokenizer import UNIT_NOUNS
     from charlm.evaluation.bootstrap import too_few
+    from charlm.training.describe import joined
 
     figure = evaluation.figure
     interval = evaluation.interval_bits
@@ -225,12 +226,25 @@ def _show(name: str, evaluation: "Evaluation") -> None:
         ("context", evaluation.context),
         ("text", ", ".join(scored.name for scored in figure.texts)),
     ]
-    table([("run", f"{name}, {evaluation.which}, step {evaluation.step}"), *rows])
+    of_run = [("run", f"{name}, {evaluation.which}, step {evaluation.step}")]
+    of_run += [("model", f"{evaluation.kind} of {joined(evaluation.members)}")] * bool(evaluation.members)
+    table([*of_run, *rows])
     print()
-    word = UNIT_NOUNS[evaluation.units]
-    lines = [("this model", f"{figure.bits_per_char:.4f}", few[2:])]
+    _show_beside_baselines(evaluation)
+    for text in evaluation.warnings:
+        warn(text)
+
+
+def _show_beside_baselines(evaluation: "Evaluation") -> None:
+    from charlm.data.tokenizer import UNIT_NOUNS
+    from charlm.evaluation.bootstrap import too_few
+
+    figure, few, word = evaluation.figure, too_few(evaluation.figure.chars), UNIT_NOUNS[evaluation.units]
+    names = OF_MIXTURE if evaluation.members else OF_KIND
+    lines = [(names["model"], f"{figure.bits_per_char:.4f}", few[2:])]
     if evaluation.ngram is not None:
-        lines.append((OF_KIND["ngram"], f"{evaluation.ngram.bits_per_char:.4f}", "the n-gram prior alone"))
+        said = f"the {names['ngram'].removeprefix('its ')} alone"
+        lines.append((names["ngram"], f"{evaluation.ngram.bits_per_char:.4f}", said))
     for title, baseline in evaluation.baselines.items():
         if isinstance(baseline, str):
             lines.append((title, "-", baseline))
@@ -243,9 +257,7 @@ def _show(name: str, evaluation: "Evaluation") -> None:
     if evaluation.online:
         print()
         lines = [
-            (OF_KIND[kind], f"{learned.bits_per_char:.4f}", LEARNS.format(word=word))
+            (names[kind], f"{learned.bits_per_char:.4f}", LEARNS.format(word=word))
             for kind, learned in evaluation.online.items()
         ]
         table(lines[::-1], header=("online", "bits/char", ""), numbers=(1,))
-    for text in evaluation.warnings:
-        warn(text)

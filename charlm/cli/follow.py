@@ -15,10 +15,12 @@ from charlm.reporting.commands import text_words
 from charlm.reporting.log import row_of
 from charlm.reporting.progress import Progress, show_evaluation
 from charlm.reporting.run_page import NAME as REPORT
-from charlm.reporting.run_summary import forgetting_sentence, planned_at_first
+from charlm.reporting.run_summary import calibration_sentence, forgetting_sentence, planned_at_first
 from charlm.strict_json import to_json
 from charlm.terminal import one_line
+from charlm.training.describe import kinds_of
 from charlm.training.events import (
+    Calibrated,
     Compiled,
     Counted,
     Evaluated,
@@ -72,9 +74,9 @@ def _train(training: TrainingJob, as_json: bool) -> bool:
     """Train and show each event; did a signal end it?"""
     session = training.session
     bar = Progress(
-        session.plan.total_steps,
+        session.plan,
         session.state.step,
-        session.chars_per_step,
+        session.chars_read,
         units=session.corpus.vocabulary.units,
     )
     listeners: list[Callable[[Event], None]] = [bar, _Display(training)]
@@ -99,13 +101,16 @@ class _Display:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
+        session = self._training.session
         if isinstance(event, Evaluated) and self._training.samples is not None:
-            show_evaluation(event, self._training.samples.text)
+            show_evaluation(event, self._training.samples.text, session.plan)
         warn_of(event)
         with tqdm.external_write_mode():
             if isinstance(event, Remembered):
                 say(forgetting_sentence(event))
-        plan = self._training.session.plan
+            elif isinstance(event, Calibrated):
+                say(calibration_sentence(event, session.corpus.vocabulary))
+        plan = session.plan
         if isinstance(event, Planned) and plan.fell_short and not self._said_slower:
             self._said_slower = True
             warn(
@@ -166,6 +171,7 @@ def _begun(training: TrainingJob) -> dict[str, Any]:
         "corpus": to_json(session.run.corpus),
         "model": session.model_config.to_json(),
         "training": session.training_config.to_json(),
+        "members": kinds_of(session.plan),
         "ngram_bits_per_char": baseline.baseline.bits_per_char if baseline else None,
     }
 

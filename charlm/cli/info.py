@@ -77,8 +77,9 @@ def _repeat(folder: Any, row: dict[str, Any]) -> tuple[str | None, str]:
 
 
 def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
+    from charlm.data.tokenizer import UNIT_NOUNS
     from charlm.evaluation.bootstrap import plus_minus, too_few
-    from charlm.reporting.run_summary import forgetting_rows  # here: NumPy is slow to import
+    from charlm.reporting.run_summary import forgetting_rows, member_rows  # here: NumPy is slow to import
 
     corpus, figure = row["corpus"], row["nats_per_char"]
     rows = [
@@ -88,7 +89,8 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if figure is not None:
         few = too_few(row["evaluated_chars"])
-        rows.append(("held-out", f"{plus_minus(figure, row['standard_error'])} bits/char{few}"))
+        of = f", {row['evaluated_model']}" if row["evaluated_model"] else ""
+        rows.append(("held-out", f"{plus_minus(figure, row['standard_error'])} bits/char{few}{of}"))
     if row["difference_from_baseline"] is not None:
         change = plus_minus(row["difference_from_baseline"], row["difference_error"], sign="+")
         baseline = row["baseline_nats_per_char"] / log(2)
@@ -97,6 +99,8 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
         if other is not None:
             found = f"{other['run']}, step {count(other['step'])}, weights {other['weights_sha256']}"
             rows.append((title, found))
+    unit = UNIT_NOUNS.get(row["text_settings"].get("units"), "symbol")
+    rows += member_rows(row["members"], row["calibration"], unit)
     rows += forgetting_rows(row["old_text"])
     parts = (
         f"{count(corpus['train_chars'])} characters to train on, {count(corpus['held_out_chars'])} held out"
@@ -104,10 +108,13 @@ def _rows(row: dict[str, Any]) -> list[tuple[str, str]]:
     units = row["text_settings"].get("units", "chars")
     parts += f", read in {units}" * (units != "chars")
     rows += [("text", f"{row['text']}: {parts}"), ("text's SHA-256", corpus["sha256"])]
-    kind = str(row["model"].get("model"))
-    for title in ("model", "training"):
-        said = [f"{k} {value}" for k, value in row[title].items() if value is not None and acts(kind, k)]
-        rows.append((title, ", ".join(said)))
+    kind, several = str(row["model"].get("model")), len(row["members"]) > 1
+    for member in row["members"]:
+        of = f" of member {member['number']}" * several
+        for title in ("model", "training"):
+            if member[title] is not None:
+                said = [f"{k} {v}" for k, v in member[title].items() if v is not None and acts(kind, k)]
+                rows.append((f"{title}{of}", ", ".join(said)))
     if row["ngram_bytes"] is not None:
         rows.append(
             ("n-gram model", f"{row['ngram_bytes'] / 1e6:.1f} MB on disk and about as much in memory")

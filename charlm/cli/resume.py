@@ -22,6 +22,7 @@ from charlm.cli.options import (
 )
 from charlm.errors import UsageError
 from charlm.terminal import one_line
+from charlm.training.describe import member_in_training
 from charlm.training.request import budget_seconds, moved_text
 
 if TYPE_CHECKING:
@@ -95,7 +96,10 @@ def say_where_it_stands(training: "TrainingJob") -> None:
     name, state = training.folder.name, training.session.state
     if state.finished is None:
         if not training.is_ngram:
-            say(f"{name}: training from step {state.step} to {training.session.plan.total_steps}")
+            plan = training.session.plan
+            member = member_in_training(plan, training.session.number + 1)
+            of = f", {member}" * bool(member)
+            say(f"{name}: training from step {state.step} to {plan.total_steps}{of}")
         return
     missing = "" if training.complete else "; only its report is missing"
     if training.is_ngram:

@@ -1,6 +1,8 @@
 """`charlm train`: from a text to a trained model."""
 
 import sys
+from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,6 +39,7 @@ from charlm.training.request import (
 
 if TYPE_CHECKING:
     from charlm.checkpoint.run_folder import RunFolder
+    from charlm.training.planner import Choice
 
 EXAMPLES = """Examples:
   charlm train corpus.txt                        train for two minutes
@@ -221,19 +224,30 @@ def _show_plan(prepared: Prepared, as_json: bool) -> None:
     from charlm.reporting.commands import option_words, train_command
 
     request, choice = prepared.request, prepared.choice
+    plan, configs = choice.plan, (choice.model, choice.training)
+    members = _planned_members(choice)
     if as_json:
-        configs = {"model": choice.model.to_json(), "training": choice.training.to_json()}
-        print_json({"type": "plan", "schema": 1, **configs, "plan": choice.plan.to_json()})
+        of_first = {"model": choice.model.to_json(), "training": choice.training.to_json()}
+        print_json({"type": "plan", "schema": 1, **of_first, "members": members, "plan": plan.to_json()})
         return
-    rows = [("steps, about", f"{choice.plan.total_steps:,}"), ("schedule", str(choice.plan.schedule))]
+    rows = [("steps, about", f"{plan.total_steps:,}"), ("schedule", str(plan.schedule))]
     rows = [] if choice.model.is_ngram else rows
-    for config in (choice.model, choice.training):
-        for setting in settings_of(type(config)):
-            value = getattr(config, setting.name)
-            if value is not None and acts(choice.model.model, setting.name):
-                option, *words = option_words(setting, value)
-                rows.append((option, command_line(words)))
-    table(rows)
+    if len(plan.members) > 1:
+        table(rows[:1])
+        print()
+        _show_members(members)
+    else:
+        for config in configs:
+            for setting in settings_of(type(config)):
+                value = getattr(config, setting.name)
+                if value is not None and acts(choice.model.model, setting.name):
+                    option, *words = option_words(setting, value)
+                    rows.append((option, command_line(words)))
+        table(rows)
+    if len(plan.members) > 1 or request.plan_from is not None:  # each member has settings of its own
+        configs = build(ModelConfig, request.settings), build(TrainingConfig, request.settings)
+    elif request.from_run is not None:
+        configs = configs[0], replace(configs[1], members=None)  # which follow from the other run
     words = request.budget_words
     runs = {
         "--run": request.run,
@@ -244,4 +258,44 @@ def _show_plan(prepared: Prepared, as_json: bool) -> None:
     }
     for option, name in runs.items():
         words += [] if name is None else [option, name]
-    print(f"\n{train_command(request.paths, words, (choice.model, choice.training, prepared.text))}")
+    print(f"\n{train_command(request.paths, words, (*configs, prepared.text))}")
+
+
+def _planned_members(choice: "Choice") -> list[dict[str, Any]]:
+    """Of each member its kind, its steps, its schedule and its settings; the n-gram model, the last, has none."""
+    from charlm.training.describe import kinds_of
+
+    plan, begin, found = choice.plan, 0, list[dict[str, Any]]()
+    for kind, member in zip_longest(kinds_of(plan), plan.members):
+        row: dict[str, Any] = {"number": len(found) + 1, "kind": kind, "begin": None, "end": None}
+        row |= {"schedule": None, "model": None, "training": None}
+        if member is not None:
+            pieces = zip(str(plan.schedule).split("/"), plan.schedule.pieces, strict=True)
+            own = [written for written, points in pieces if begin <= points[0][0] < member.end]
+            row |= {"begin": begin, "end": member.end, "schedule": "/".join(own)}
+            row |= {"model": member.model.to_json(), "training": member.training.to_json()}
+            begin = member.end
+        found.append(row)
+    return found
+
+
+def _show_members(members: list[dict[str, Any]]) -> None:
+    """A table of the members' steps, schedules and settings, side by side."""
+    from charlm.reporting.commands import option_words
+
+    trained = [member for member in members if member["model"] is not None]
+    header = ("", *(f"member {member['number']}, {member['kind']}" for member in members))
+    rows = [
+        ("steps, about", *(f"{m['begin'] + 1:,} to {m['end']:,}" for m in trained)),
+        ("schedule", *(member["schedule"] for member in trained)),
+    ]
+    for part, config in (("model", ModelConfig), ("training", TrainingConfig)):
+        for setting in settings_of(config):
+            values = [member[part][setting.name] for member in trained]
+            acting = acts(ModelConfig().model, setting.name)
+            if acting and any(value is not None for value in values):
+                words = [[] if value is None else option_words(setting, value) for value in values]
+                shown = [command_line(each[1:] or each) if each else "" for each in words]
+                rows.append((setting.option, *shown))
+    counted = ("its n-grams are counted",) * (len(members) - len(trained))
+    table([(*rows[0], *counted), *((*row, *[""] * len(counted)) for row in rows[1:])], header=header)

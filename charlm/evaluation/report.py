@@ -41,7 +41,8 @@ class Evaluation:
     """A score, how it was measured, and the baselines beside it."""
 
     figure: Score
-    kind: str  # of model: `transformer`, `ngram`
+    kind: str  # of model: `transformer`, `ngram`, `mixture`
+    members: tuple[str, ...]  # the kinds of a mixture's members, else empty
     step: int
     which: str  # latest, best or the step, as it was asked for
     selected_on_this_text: bool
@@ -86,6 +87,7 @@ class Evaluation:
         return {
             "schema": SCHEMA,
             "kind": self.kind,
+            "members": list(self.members),
             "online": False,
             "figures": [_score_json(*each) for each in self.figures],
             "checkpoint": {"which": self.which, "step": self.step},
@@ -145,6 +147,7 @@ def evaluate(
     return Evaluation(
         figure=figure,
         kind=predictor.kind,
+        members=predictor.mixed,
         step=snapshot.step,
         which=which,
         selected_on_this_text=selected,
@@ -156,7 +159,7 @@ def evaluate(
         baselines=baselines,
         warnings=(
             *_changed(snapshot),
-            *_beaten(figure, baselines[KNESER_NEY], snapshot),
+            *_beaten(figure, baselines[KNESER_NEY], snapshot, predictor),
             *_warnings(figure, predictor, corpus, texts, selected),
             *(f"no {name} baseline: {why}" for name, why in baselines.items() if isinstance(why, str)),
         ),
@@ -189,7 +192,9 @@ def _changed(snapshot: Snapshot) -> Iterator[str]:
         )
 
 
-def _beaten(figure: Score, baseline: Baseline | str, snapshot: Snapshot) -> Iterator[str]:
+def _beaten(
+    figure: Score, baseline: Baseline | str, snapshot: Snapshot, predictor: Predictor
+) -> Iterator[str]:
     """Warnings if the model does not beat Kneser-Ney, and if that baseline is limited."""
     if isinstance(baseline, str) or figure.chars < FEWEST_HELD_OUT:
         return
@@ -201,7 +206,7 @@ def _beaten(figure: Score, baseline: Baseline | str, snapshot: Snapshot) -> Iter
     if figure.bits_per_char - baseline.bits_per_char < (SAME if model.is_ngram else 0):
         return
     if not model.is_ngram:
-        remedy = f"train longer, or {'on more text like this' if model.prior else 'with --prior'}"
+        remedy = f"train longer, or {'on more text like this' if predictor.prior else 'with --prior'}"
     elif baseline.order != model.prior_order:
         remedy = f"train with --prior-order {baseline.order}"
     elif snapshot.training_config.prior_chars is not None:

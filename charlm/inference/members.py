@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from charlm.checkpoint.snapshot import Snapshot
+from charlm.config import NGRAM, NO_PRIOR, PRIOR
 from charlm.data.tokenizer import Ids, Vocabulary
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import (
@@ -53,6 +54,10 @@ class MixturePredictor(Predictor):
         transformers = [member for member in members if isinstance(member, TransformerPredictor)]
         assert len(transformers) == mixture.n_transformers
         self._transformers = transformers
+        self.mixed = tuple(
+            NGRAM if isinstance(member, NgramPredictor) else PRIOR if member.prior else NO_PRIOR
+            for member in members
+        )
         self.rule = max((member.rule for member in transformers), key=lambda rule: rule.block_size)
         self.precision = transformers[0].precision
         self.single_threaded = any(member.single_threaded for member in transformers)
@@ -128,8 +133,9 @@ class MixturePredictor(Predictor):
 
     def describe_context(self, rule: ContextRule) -> str:
         """What each symbol is predicted from, in words."""
+        contexts = [member.describe_context(own_rule(member, rule)) for member in self.members]
         return " | ".join(
-            dict.fromkeys(member.describe_context(own_rule(member, rule)) for member in self.members)
+            dict.fromkeys(f"{kind}: {words}" for kind, words in zip(self.mixed, contexts, strict=True))
         )
 
 

@@ -58,11 +58,12 @@ def unigram_log_probs(vocabulary: Vocabulary) -> Scores:
 class Predictor:
     """A trained model of whatever kind, as sampling, evaluation, compression and comparison see it."""
 
-    kind: str  # its name in results: `transformer`, `ngram`
+    kind: str  # its name in results: `transformer`, `ngram`, `mixture`
     vocabulary: Vocabulary
     rule: ContextRule  # what each prediction may see
     precision: torch.dtype
     prior: KneserNey | None = None  # the n-gram model that it starts from
+    mixed: tuple[str, ...] = ()  # the kinds of its members, by `--members`; empty for a single model
     single_threaded: bool = False  # steps are so small that threads would only wait for each other
     kernels: str = "none"  # the build and clone of the compiled kernels that compute its steps
 

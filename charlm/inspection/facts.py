@@ -16,6 +16,7 @@ from charlm.evaluation.baselines import kneser_ney, xz_size
 from charlm.inspection import characters, entropy
 from charlm.inspection.characters import Character, LookAlikes, NormalForms
 from charlm.inspection.entropy import Entropy
+from charlm.strict_json import to_json
 from charlm.terminal import percent
 from charlm.training.planner import Choice
 
@@ -183,6 +184,7 @@ def examine(
             "gflops": decision["gflops"],
             "model": choice.model.to_json(),
             "training": choice.training.to_json(),
+            "members": to_json(choice.plan.members),
         },
         ngram=_baseline(corpus),
     )

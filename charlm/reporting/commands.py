@@ -68,6 +68,8 @@ def repeat_command(
         words = ["--plan-from", run.path.name if not folder_words(run) else str(run.path / PLAN_FILE)]
         own = {name: getattr(training, name) for name in OF_THE_MACHINE if name != "threads"}
         model, training = ModelConfig(), TrainingConfig(**own)
+    if parent is not None:
+        training = replace(training, members=None)  # which follow from the other run
     for option, other in (("--from", parent), ("--teacher", facts.teacher)):
         words += [] if other is None else [option, other.run, "--checkpoint", str(other.step)]
     words += folder_words(run)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from math import log
 from textwrap import indent
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 from tqdm.std import Bar  # type: ignore[attr-defined]
@@ -13,7 +13,11 @@ from tqdm.std import Bar  # type: ignore[attr-defined]
 from charlm.config import FEWEST_HELD_OUT
 from charlm.evaluation.bootstrap import plus_minus
 from charlm.terminal import bars_disabled, colour, fit, is_quiet, visible
+from charlm.training.describe import evaluated_model, member_in_training
 from charlm.training.events import Evaluated, Event, Finished, Planned, Stepped
+
+if TYPE_CHECKING:  # torch is slow to import, and no live line needs it
+    from charlm.training.planner import Plan
 
 LEAST_CELLS, MOST_CELLS = 6, 40
 """Of the bar."""
@@ -85,7 +89,7 @@ def laid_out(
     """The line in at most `width - 1` cells, since some terminals wrap a line that fills the last one.
 
     What does not fit is left out in this order: all pieces but the first two, the bar, the time passed, the
-    unit of the numbers, the other pieces, the numbers. The share and the time left stay.
+    unit of the numbers, the other pieces, the numbers, what is done. The share and the time left stay.
     """
     room = max(1, width - 1)
     percent = "" if share is None else f"{100 * share:3.0f}%"
@@ -106,8 +110,8 @@ def laid_out(
             text = joined(head, ", ".join(filter(None, (number, *pieces[:n]))), when)
             if len(text) <= room:
                 return text
-    text = joined(head, short)
-    return text if len(text) <= room else (left or percent or what)[:room]
+    found = (joined(*parts) for parts in ((head, short), (percent, short), (left or percent or what,)))
+    return next((text for text in found if len(text) <= room), left or percent or what)[:room]
 
 
 SMOOTHING = 0.97
@@ -118,17 +122,18 @@ PLAIN_EVERY_SECONDS = 10.0
 class Progress:
     """A bar on a terminal; elsewhere a plain line every ten seconds. Standard error both times."""
 
-    def __init__(self, total_steps: int, first_step: int, chars_per_step: int, units: str = "chars") -> None:
-        """`units`: what a symbol is, of which each step reads `chars_per_step`, and whose loss is shown."""
-        self._bar = LiveLine(total_steps, first_step, unit="steps", mininterval=EVERY_SECONDS)
+    def __init__(self, plan: "Plan", first_step: int, chars_read: int, units: str = "chars") -> None:
+        """`units`: what a symbol is, of which `chars_read` were read in `first_step` steps, and whose loss is shown."""
+        self._bar = LiveLine(plan.total_steps, first_step, unit="steps", mininterval=EVERY_SECONDS)
         self._bar.pieces = self._pieces
         self._plain = not sys.stderr.isatty() and not is_quiet()
         self._loss: float | None = None
         self._held_out = ""
         self._baseline = ""
         self._units, self._per_unit = units, "" if units == "chars" else f"/{units[:-1]}"
-        self._total = total_steps
-        self._chars_per_step = chars_per_step
+        self._plan, self._member = plan, 0
+        self._step, self._chars = first_step, chars_read
+        self._chars_per_step = 0.0
         self._seconds: float | None = None  # of a step, smoothed; evaluations are not in it
         self._spoken = monotonic()
 
@@ -143,7 +148,7 @@ class Progress:
             if event.baseline_nats_per_char is not None:  # on the same windows
                 self._baseline = f"baseline {event.baseline_nats_per_char / log(2):.3f}"
         elif isinstance(event, Planned):
-            self._total = self._bar.total = event.total_steps
+            self._bar.total = event.total_steps
         elif isinstance(event, Finished):
             self._bar.close()
 
@@ -153,6 +158,14 @@ class Progress:
 
     def _stepped(self, event: Stepped) -> None:
         now = monotonic()
+        if event.member != self._member:
+            if self._member:  # the next one has a loss, a speed and a figure of its own
+                self._loss = self._seconds = None
+                self._held_out = self._baseline = ""
+            self._member, self._bar.what = event.member, member_in_training(self._plan, event.member)
+        if event.step != self._step:
+            self._chars_per_step = (event.chars - self._chars) / (event.step - self._step)
+        self._step, self._chars = event.step, event.chars
         self._loss = _smoothed(self._loss, event.loss)
         self._seconds = _smoothed(self._seconds, event.seconds)
         self._bar.n = event.step - 1
@@ -160,7 +173,8 @@ class Progress:
         if self._plain and now - self._spoken >= PLAIN_EVERY_SECONDS:
             self._spoken = now
             print(
-                f"step {event.step}/{self._total}: {', '.join(filter(None, self._pieces()))}",
+                f"step {event.step}/{self._bar.total}: "
+                + ", ".join(filter(None, (self._bar.what, *self._pieces()))),
                 file=sys.stderr,
                 flush=True,
             )
@@ -178,16 +192,17 @@ def _smoothed(before: float | None, now: float) -> float:
     return now if before is None else SMOOTHING * before + (1 - SMOOTHING) * now
 
 
-def show_evaluation(event: Evaluated, sample: str) -> None:
-    """Show the figure of an evaluation and a sample on standard error."""
+def show_evaluation(event: Evaluated, sample: str, plan: "Plan") -> None:
+    """Show what was evaluated, its figure and a sample on standard error."""
     if is_quiet():
         return
+    of = evaluated_model(plan, event)
     figure = f"{plus_minus(event.nats_per_char, event.standard_error, 3)} bits/char held-out"
     if event.difference is not None and event.baseline_nats_per_char is not None:
         change = plus_minus(event.difference, event.difference_error, 3, "+")
         figure += f", baseline {event.baseline_nats_per_char / log(2):.3f}, difference {change}"
     few = ": too few for a reliable score" * (event.chars < FEWEST_HELD_OUT)
-    title = f"step {event.step}: {figure}; {event.chars:,} of {event.of_chars:,} characters{few}"
+    title = f"step {event.step}{f', {of}' * bool(of)}: {figure}; {event.chars:,} of {event.of_chars:,} characters{few}"
     with tqdm.external_write_mode(file=sys.stderr):
         shown = indent(visible(sample, dim=colour(sys.stderr)).strip("\n"), "  ", lambda line: True)
         head = fit(title, sys.stderr)

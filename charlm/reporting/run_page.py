@@ -1,9 +1,11 @@
 """`report.html`: a run as one self-contained page, made from its log."""
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, pairwise
 from math import ceil, log, sqrt
 from statistics import fmean
 from typing import Any
@@ -12,7 +14,7 @@ from markupsafe import Markup
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.config import FEWEST_HELD_OUT, acts
+from charlm.config import FEWEST_HELD_OUT, ModelConfig, acts
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import without_ends
 from charlm.evaluation.baselines import (
@@ -27,10 +29,13 @@ from charlm.evaluation.calibration import Reliability
 from charlm.ngram.build import FOLDS
 from charlm.reporting import pages
 from charlm.reporting.log import METRICS, SAMPLES, Sample, read_log
-from charlm.reporting.pages import BOUND, CHAR_WIDTH, LABEL_GAP, LEFT, WIDTH, Frame, Point, Range
+from charlm.reporting.pages import BOUND, CHAR_WIDTH, LABEL_GAP, LEFT, TOP, WIDTH, Frame, Point, Range
 from charlm.terminal import one_line, visible
+from charlm.training.describe import evaluated_model
 from charlm.training.events import Evaluated, Stepped
+from charlm.training.planner import Plan
 from charlm.training.session import Session
+from charlm.training.state import member_facts
 
 BaselineRow = tuple[str, float]
 
@@ -53,8 +58,9 @@ class Page:
     rates: Sequence[tuple[int, float]]  # step, learning rate
     baselines: Sequence[BaselineRow]  # name, bits per character
     settings: Sequence[tuple[str, Sequence[tuple[str, str]]]]  # groups of name, value
-    samples: Sequence[tuple[int, str]]  # step, what the model wrote then
+    samples: Sequence[tuple[str, str]]  # when it was written, and by what; the text
     training_note: str = ""  # a sentence under the curves
+    plan: Plan | None = None  # names the members, and says when the training of each ended
 
 
 def render(page: Page) -> str:
@@ -65,6 +71,7 @@ def render(page: Page) -> str:
         "run.html",
         page=page,
         evaluations=[*held_out[:-1][::every], *held_out[-1:]],
+        evaluated=lambda event: "" if page.plan is None else evaluated_model(page.plan, event),
         few=FEWEST_HELD_OUT,
         ln2=log(2),
         plus_minus=plus_minus,
@@ -83,18 +90,20 @@ def _is_drawable(event: Evaluated) -> bool:
 def _figures(page: Page, held_out: list[Evaluated]) -> dict[str, Any]:
     """The charts of loss and learning rate, where there is something to draw, and the legend of the first."""
     train = [point for point in page.train if abs(point[1]) < BOUND]
+    members = _members(page.plan)
     rates = [point for point in page.rates if abs(point[1]) < BOUND]
     baselines = sorted((row for row in page.baselines if abs(row[1]) < BOUND), key=lambda row: -row[1])
     steps = [*(step for step, _ in (*train, *rates)), *(e.step for e in held_out)]
     first, last = min(steps, default=0), max(steps, default=1)
     x = (first if last > first > last / 2 else 0), max(last, 1)
-    drawn = _thinned(train)
-    y = _loss_range(drawn, held_out, [bits for _, bits in baselines])
+    every = ceil(len(train) / MOST_POINTS) or 1
+    drawn = [_thinned(piece, every) for piece in _pieces(train, members)]
+    y = _loss_range(list(chain(*drawn)), held_out, [bits for _, bits in baselines])
     labelled = [row for row in baselines if row[1] <= y[1]][-int(LOSS_HEIGHT / LABEL_GAP) :]
     right = WIDTH - 14 - CHAR_WIDTH * max((len(_label(*row)) for row in labelled), default=3)
     loss = rate = None
     if page.train or page.evaluations or baselines:
-        loss = _loss_chart(Frame(x, y, right, LOSS_HEIGHT), drawn, held_out, labelled)
+        loss = _loss_chart(Frame(x, y, right, LOSS_HEIGHT), drawn, held_out, labelled, members)
     if rates:
         highest = max(rate for _, rate in rates)
         frame = Frame(x, (0.0, highest * 1.05 if highest > 1e-99 else 1.0), right, RATE_HEIGHT)
@@ -102,9 +111,11 @@ def _figures(page: Page, held_out: list[Evaluated]) -> dict[str, Any]:
         inner = pages.clipped(frame, "rate", pages.curve(frame, [*some, rates[-1]]))
         rate = _drawing(frame, "learning rate", 3, "Learning rate against steps", inner)
     legend = {
-        "train": drawn,
-        "joined": held_out,
-        "closing": [e for e in held_out if e.final],
+        "train": train,
+        "members": len(members) > 1,
+        "joined": [e for e in held_out if not e.mixed],
+        "mixed": [e for e in held_out if e.mixed],
+        "closing": [e for e in held_out if e.final and not e.mixed],
         "beside": [e for e in held_out if e.baseline_nats_per_char is not None],
         "within": ", ".join(f"{name} {bits:.2f}" for name, bits in baselines if bits <= y[1]),
         "above": ", ".join(f"{name} {bits:.2f}" for name, bits in baselines if bits > y[1]),
@@ -140,31 +151,58 @@ def _reliability_chart(found: Reliability) -> Markup:
 
 
 def _loss_chart(
-    frame: Frame, train: list[Point], held_out: list[Evaluated], baselines: list[BaselineRow]
+    frame: Frame,
+    train: list[list[Point]],
+    held_out: list[Evaluated],
+    baselines: list[BaselineRow],
+    members: list[tuple[int, str]],
 ) -> Markup:
-    means: list[Point] = [(e.step, e.compared_nats_per_char / log(2)) for e in held_out]
-    marks: list[Point] = [(e.step, e.nats_per_char / log(2)) for e in held_out if e.final]
+    means: list[Point] = [(e.step, e.compared_nats_per_char / log(2)) for e in held_out if not e.mixed]
+    marks: list[Point] = [(e.step, e.nats_per_char / log(2)) for e in held_out if e.final or e.mixed]
     bars = pages.error_bars(
         frame,
         [(e.step, e.nats_per_char / log(2)) for e in held_out],
         [(e.standard_error or 0.0) / log(2) for e in held_out],
     )
     dots = "".join(pages.path(frame, [point]) for point in means)
-    smooth = _smoothed(train)
-    beside = [(e.step, bits, e.final) for e in held_out for bits in _baseline_bits(e)]
+    smooth = [_smoothed(piece) for piece in train]
+    beside = [(e.step, bits, e.final or bool(e.mixed)) for e in held_out for bits in _baseline_bits(e)]
     curves = (
-        f"{pages.curve(frame, train, 'raw')}{pages.curve(frame, smooth)}"
-        f"{pages.curve(frame, [(x, y) for x, y, closing in beside if not closing], 'base')}"
-        f"{pages.curve(frame, means, 'held')}"
-        f'<path class="held" d="{bars}"/><path class="held dots" d="{dots}"/>'
+        _begins(frame, members)
+        + "".join(pages.curve(frame, piece, "raw") for piece in train)
+        + "".join(pages.curve(frame, piece) for piece in smooth)
+        + _joined(frame, [(x, y) for x, y, closing in beside if not closing], members, "base")
+        + _joined(frame, means, members, "held")
+        + f'<path class="held" d="{bars}"/><path class="held dots" d="{dots}"/>'
         f"{pages.diamonds(frame, [(x, y) for x, y, closing in beside if closing], 'base closing')}"
         f"{pages.diamonds(frame, marks, 'held closing')}"
     )
-    ends = [("training", smooth), ("held-out", marks or means)]
+    ends = [("training", list(chain(*smooth))), ("held-out", marks or means)]
     said = "".join(f", {name} ends at {points[-1][1]:.3f}" for name, points in ends if points)
     title = f"Loss in bits per character against steps{said}"
     inner = pages.clipped(frame, "loss", curves) + _reference_lines(frame, baselines)
     return _drawing(frame, "bits per character", 6, title, inner)
+
+
+def _joined(frame: Frame, points: list[Point], members: list[tuple[int, str]], kind: str) -> str:
+    """A curve through the points of each member."""
+    return "".join(pages.curve(frame, piece, kind) for piece in _pieces(points, members))
+
+
+def _begins(frame: Frame, members: list[tuple[int, str]]) -> str:
+    """Of several members: a line where the training of each begins, and its name, or its number, where there is room."""
+    places = [*(max(LEFT, frame.across(begin)) for begin, _ in members), frame.right]
+    parts = []
+    for (left, right), (begin, name) in zip(pairwise(places), members, strict=True):
+        if len(members) == 1 or right - left < CHAR_WIDTH:
+            continue
+        if begin:
+            parts.append(f'<path class="member" d="M{left:.1f} {TOP}v{frame.height}"/>')
+        number = name.split(",")[0].removeprefix("member ")
+        shown = name if CHAR_WIDTH * len(name) < right - left else number
+        where = f'x="{left + 5:.1f}" y="{TOP + frame.height - 8:.1f}"'
+        parts.append(f'<text class="halo" {where}>{pages.harmless(shown)}</text>\n')
+    return "".join(parts)
 
 
 def _baseline_bits(event: Evaluated) -> list[float]:
@@ -196,8 +234,24 @@ def _label(name: str, bits: float) -> str:
     return f"{shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + '…'} {bits:.2f}"
 
 
-def _thinned(points: Sequence[Point]) -> list[Point]:
-    every = ceil(len(points) / MOST_POINTS) or 1
+def _members(plan: Plan | None) -> list[tuple[int, str]]:
+    """The step at which the training of each member began, and its name."""
+    members = plan.members if plan is not None else ()
+    return [
+        (members[i - 1].end if i else 0, f"member {i + 1}, {member.kind}") for i, member in enumerate(members)
+    ] or [(0, "")]
+
+
+def _pieces(points: Sequence[Point], members: Sequence[tuple[int, str]]) -> list[list[Point]]:
+    """The points of each member: the loss jumps where the training of the next one begins."""
+    begins = [begin for begin, _ in members]
+    found: list[list[Point]] = [[] for _ in begins]
+    for x, y in points:
+        found[max(0, bisect_left(begins, x) - 1)].append((x, y))
+    return [piece for piece in found if piece]
+
+
+def _thinned(points: Sequence[Point], every: int) -> list[Point]:
     buckets = [points[i : i + every] for i in range(0, len(points), every)]
     return [(bucket[len(bucket) // 2][0], fmean(y for _, y in bucket)) for bucket in buckets]
 
@@ -272,39 +326,54 @@ def write_report(
         warn(f"run {run.name}: {said}")
     rows += [("damaged records", ", ".join(damaged))] * bool(damaged)
     steps = [event for event in events if isinstance(event, Stepped)]
+    evaluations = [event for event in events if isinstance(event, Evaluated)]
     corpus = session.corpus
-    kind = session.model_config.model
+    models = [*(member.model_config for member in session.earlier), session.model_config]
     bits = len(corpus.train) / corpus.train_chars / log(2)  # from nats a symbol to bits a character
     page = Page(
         title=run.name,
         facts=[*facts, *rows],
         train=[(event.step, event.loss * bits) for event in steps],
         rates=[(event.step, event.learning_rate) for event in steps],
-        evaluations=[event for event in events if isinstance(event, Evaluated)],
-        training_note=f"Training loss is {note}." if (note := training_note(session)) else "",
+        evaluations=evaluations,
+        training_note=f"Training loss is {note}." if (note := training_note(*models)) else "",
         baselines=found,
         settings=[
-            ("model", _words(session.model_config.to_json(), kind)),
-            ("training", _words(session.training_config.to_json(), kind)),
+            *_member_settings(session),
             ("text", _words({name: getattr(session.run.corpus, name) for name in TEXT_FACTS})),
             ("versions", _words(session.run.versions)),
         ],
-        samples=[(sample.step, sample.text) for sample in samples if isinstance(sample, Sample)],
+        samples=_named_samples(session.plan, evaluations, samples),
+        plan=session.plan,
     )
     path = run.path / NAME
     files.replace(path, render(page).encode())
     return [*rows, ("report", one_line(str(path)))]
 
 
-def training_note(session: Session) -> str:
-    """Why the training loss of this model can lie above its held-out loss; empty for an n-gram model."""
-    model = session.model_config
-    if model.is_ngram:
+def _named_samples(
+    plan: Plan, evaluations: Sequence[Evaluated], samples: Sequence[Any]
+) -> list[tuple[str, str]]:
+    """Each sample with its step and what wrote it: what was evaluated then, once or twice at the same step."""
+    found, names = [], dict[int, list[str]]()
+    for event in evaluations:
+        names.setdefault(event.step, []).append(evaluated_model(plan, event))
+    for sample in samples:
+        if isinstance(sample, Sample):
+            of = names.get(sample.step) or [""]
+            found.append((f"after step {sample.step:,}{', by the ' * bool(of[0])}{of[0]}", sample.text))
+            of.pop(0)
+    return found
+
+
+def training_note(*models: ModelConfig) -> str:
+    """Why the training loss of these can lie above their held-out loss; empty for an n-gram model."""
+    if models[0].is_ngram:
         return ""
     reasons = ["before the weights learn from the batch"]
-    if any((model.dropout, model.ngram_embedding_dropout, model.prior_dropout)):
+    if any(m.dropout or m.ngram_embedding_dropout or m.prior_dropout for m in models):
         reasons.append("with dropout")
-    if model.prior:
+    if any(model.prior for model in models):
         reasons.append(
             f"with an n-gram prior that excludes the batch's own fold of the text (one of {FOLDS})"
         )
@@ -330,6 +399,16 @@ def _baselines(corpus: Corpus, counts: Baseline | None, budget: float | None) ->
             text = without_ends(corpus.held_out_text())
             found |= compressor_baselines(partial(corpus.training_text, LAST_BYTES), text)
     return [(name, row.bits_per_char) for name, row in found.items() if isinstance(row, Baseline)]
+
+
+def _member_settings(session: Session) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """The settings of model and training, of each member where there are several."""
+    several = len(session.configs) > 1
+    for member in member_facts(session.configs, session.state):
+        for title in ("model", "training"):
+            of = f" of member {member['number']}, {member['kind']}" * several
+            if member[title] is not None:
+                yield f"{title}{of}", _words(member[title], session.model_config.model)
 
 
 def _words(values: dict[str, Any], kind: str = "") -> list[tuple[str, str]]:

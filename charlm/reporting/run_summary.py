@@ -1,21 +1,23 @@
 """The facts of a run as rows of a table, for the end of training, `charlm info` and the report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import log
 from statistics import fmean
 from typing import Any
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.config import FEWEST_HELD_OUT
+from charlm.data.tokenizer import Vocabulary
 from charlm.evaluation.bootstrap import plus_minus, too_few
 from charlm.reporting.commands import repeat_command, why_not_repeatable
 from charlm.reporting.run_page import training_note
 from charlm.strict_json import to_json
 from charlm.terminal import one_line
-from charlm.training.describe import several, text_name
-from charlm.training.events import Finished, Remembered
+from charlm.training.describe import joined, member_in_training, several, text_name
+from charlm.training.events import Calibrated, Finished, Remembered
 from charlm.training.plan import Plan
 from charlm.training.session import Session
+from charlm.training.state import calibration_facts, evaluated_last, member_facts
 
 Row = tuple[str, str]
 
@@ -29,6 +31,8 @@ def summary_rows(run: RunFolder, session: Session, last: Finished) -> list[Row]:
             "because it was busy"
         )
     rows = [("run", run.name), ("steps", steps), *session.learned, ("text", text_name(session.run))]
+    unit, members = session.corpus.vocabulary.unit_noun, member_facts(session.configs, session.state)
+    rows += member_rows(members, calibration_facts(session.state), unit)
     rows += figure_rows(session) + forgetting_rows(to_json(session.state.parent_loss))
     if last.reason == "early":
         corpus = session.corpus
@@ -57,7 +61,9 @@ def figure_rows(session: Session) -> list[Row]:
     if figure is None:
         return []
     nats, error = figure.nats_per_char, figure.standard_error
-    rows = [("held-out", f"{plus_minus(nats, error)} bits/char ({nats:.4f} nats), step {figure.step}")]
+    model = evaluated_last(member_facts(session.configs, session.state), session.state)
+    of = f", {model}" if model else ""
+    rows = [("held-out", f"{plus_minus(nats, error)} bits/char ({nats:.4f} nats), step {figure.step}{of}")]
     if figure.difference is not None:
         change = plus_minus(figure.difference, figure.difference_error, sign="+")
         baseline = (figure.baseline_nats_per_char or 0.0) / log(2)
@@ -74,8 +80,62 @@ def figure_rows(session: Session) -> list[Row]:
         # from nats a symbol to bits a character
         bits = len(corpus.train) / max(1, corpus.train_chars) / log(2)
         loss = fmean(session.state.divergence.recent) * bits
-        rows.append(("training loss", f"{loss:.4f} bits/char; {training_note(session)}"))
+        member = member_in_training(session.plan, session.number + 1)
+        of = (
+            f"{member}; {training_note(session.model_config)}"
+            if member
+            else training_note(session.model_config)
+        )
+        rows.append(("training loss", f"{loss:.4f} bits/char; {of}"))
     return rows
+
+
+def member_rows(
+    members: Sequence[Mapping[str, Any]], calibration: Mapping[str, Any] | None, unit: str
+) -> list[Row]:
+    """Size, figure and weight of each of several members, and how they were calibrated; `unit`: what a symbol is."""
+    rows = []
+    for member in members:
+        facts = [_size(member["model"])] if member["model"] is not None else []
+        if member["nats_per_symbol"] is not None:
+            alone = f"{_bits(member['nats_per_symbol'], unit)} alone on the reserved text"
+            facts.append(f"{alone}, mean weight {member['weight']:.2f}")
+        elif calibration is not None:
+            facts.append("not calibrated yet")
+        rows.append((f"member {member['number']}, {member['kind']}", "; ".join(facts)))
+    if calibration is None:
+        return rows if len(rows) > 1 else []
+    where = f"{several(calibration['symbols'], unit)} that no model trains on"
+    figure = _bits(calibration["nats_per_symbol"], unit)
+    if calibration["temperature"] is None:
+        return [*rows, ("mixture", f"{figure} on {where}, where its weights were learned")]
+    said = f"{calibration['temperature']:.3f}, learned on {where}: {figure} there"
+    if len(members) == 1 and members[0]["nats_per_symbol"] is not None:
+        return [("temperature", f"{said}, {_bits(members[0]['nats_per_symbol'], unit)} without it")]
+    return [*rows, ("temperature", said)]
+
+
+def _size(model: Mapping[str, Any]) -> str:
+    """The size of a transformer, from its settings."""
+    n_layer, n_embd, block_size = map(model.get, ("n_layer", "n_embd", "block_size"))
+    return f"{n_layer} layer{'s' * (n_layer != 1)} of width {n_embd}, blocks of {block_size}"
+
+
+def _bits(nats: float, unit: str) -> str:
+    """Nats per symbol in bits."""
+    return f"{nats / log(2):.4f} bits/{'char' if unit == 'character' else unit}"
+
+
+def calibration_sentence(event: Calibrated, vocabulary: Vocabulary) -> str:
+    """What a calibration learned, and each member's figure on the text that it was learned on."""
+    unit = vocabulary.unit_noun
+    where = f"learned on {several(event.symbols, unit)} that no model trains on"
+    figure = _bits(event.nats_per_symbol, unit)
+    if event.temperature is not None:
+        alone = _bits(event.members[0].nats_per_symbol, unit)
+        return f"step {event.step}: temperature {event.temperature:.3f}, {where}: {figure} there, {alone} without it"
+    members = [f"{m.kind} {_bits(m.nats_per_symbol, unit)} (weight {m.weight:.2f})" for m in event.members]
+    return f"step {event.step}: mixture {where}: {figure} there; alone {joined(members)}"
 
 
 def forgetting_rows(old_text: Mapping[str, Any] | None) -> list[Row]:

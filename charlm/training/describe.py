@@ -1,8 +1,9 @@
 """Sentences about a text, a model and a fine-tuning, shown before training starts."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from charlm.config import FEWEST_HELD_OUT, ModelConfig
+from charlm.config import FEWEST_HELD_OUT, NGRAM, ModelConfig, TrainingConfig
 from charlm.native.library import status
 from charlm.terminal import first_of, one_line
 
@@ -10,8 +11,9 @@ if TYPE_CHECKING:  # NumPy and torch are slow to import
     from charlm.checkpoint.run_folder import RunFacts
     from charlm.data.corpus import Corpus
     from charlm.data.tokenizer import Ids, Vocabulary
+    from charlm.training.events import Evaluated
     from charlm.training.finetune import Parent
-    from charlm.training.planner import Choice
+    from charlm.training.planner import Choice, Plan
     from charlm.training.request import Messages
 
 MIN_LEAK_SHARE = 0.01
@@ -62,12 +64,66 @@ def _distinct(vocabulary: "Vocabulary") -> str:
     return kept + ("; rarer ones are encoded as bytes" if n_bytes else "")
 
 
+def joined(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def kinds_of(plan: "Plan") -> tuple[str, ...]:
+    """The kinds of the members of a run, the n-gram model last."""
+    trained = tuple(member.kind for member in plan.members)
+    return (*trained, *[NGRAM] * any(NGRAM in (m.training.members or "").split(",") for m in plan.members))
+
+
+def member_in_training(plan: "Plan", member: int) -> str:
+    """`member 2 of 2, no-prior`; empty where a run trains a single transformer."""
+    n = len(plan.members)
+    return f"member {member} of {n}, {plan.members[member - 1].kind}" if 1 < n >= member else ""
+
+
+def evaluated_model(plan: "Plan", event: "Evaluated") -> str:
+    """What was evaluated, the mixture or one member; empty for a run without others."""
+    if event.mixed:
+        return f"mixture of {joined(event.mixed)}"
+    n = len(plan.members)
+    if len(kinds_of(plan)) < 2 or event.member > n:
+        return ""
+    return f"{plan.members[event.member - 1].kind} alone" + f" (member {event.member} of {n})" * (n > 1)
+
+
 def describe_model(choice: "Choice", vocabulary: "Vocabulary") -> str:
-    """The size of a model, how it differs from the default, and how it is trained."""
-    m, t, word = choice.model, choice.training, vocabulary.unit_noun
+    """The size of each member, how it differs from the default, and how it is trained."""
+    word, m = vocabulary.unit_noun, choice.model
     if m.is_ngram:
         chosen = f"the order in {word}s that best predicts the end of the training part"
         return f"n-gram model of {'' if m.prior_order is None else several(m.prior_order, word)}{chosen * (m.prior_order is None)}"
+    kinds = kinds_of(choice.plan)
+    said = [_transformer(member.model, member.training, vocabulary) for member in choice.plan.members]
+    if len(kinds) == 1:
+        return said[0]
+    said += ["the n-gram model itself"] * (NGRAM in kinds)
+    return "mixture of " + joined([f"{kind} ({each})" for kind, each in zip(kinds, said, strict=True)])
+
+
+def describe_choice(choice: "Choice", vocabulary: "Vocabulary", also: str = "") -> str:
+    """What is trained, what it was chosen for, and which text is kept to calibrate on."""
+    said = f"{describe_model(choice, vocabulary)}, chosen {choice.why}{also}"
+    if not choice.training.reserved_chars:
+        return said
+    learned = "temperature and weights are" if len(kinds_of(choice.plan)) > 1 else "the temperature is"
+    reserved = several(choice.training.reserved_chars, vocabulary.unit_noun)
+    return (
+        f"{said}; on {reserved} at the end of the training text, which no model trains on, {learned} learned"
+    )
+
+
+def _transformer(m: ModelConfig, t: TrainingConfig, vocabulary: "Vocabulary") -> str:
+    """The size of a transformer, how it differs from the default, and how it is trained."""
+    from charlm.ngram.grams import Packing  # here: NumPy is slow to import
+
+    word = vocabulary.unit_noun
+    if m.prior_order is not None:  # fewer symbols fit a key when the vocabulary is large
+        m = replace(m, prior_order=min(m.prior_order, Packing(vocabulary.n_symbols).highest_order))
     blocks = f"blocks of {m.block_size}" + ("" if word == "character" else f" {word}s")
     return (
         f"{several(m.n_layer or 0, 'layer')} of width {m.n_embd}, {_special(m, word)}{blocks}, batches of "

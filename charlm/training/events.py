@@ -33,6 +33,7 @@ class Stepped:
     grad_norm: float
     chars: int  # symbols read in the run so far
     seconds: float  # that this step took
+    member: int = 1  # in training: number of the run's transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ class HeldOutLoss:
 class Evaluated(HeldOutLoss):
     """The model was scored on held-out text."""
 
+    member: int = 1  # in training: number of the run's transformer
+    mixed: tuple[str, ...] = ()  # kinds of the members that predicted as one; empty: that one alone did
     compared_nats_per_char: float  # on the same windows in every evaluation, the final one too
     of_chars: int  # in the held-out part
     is_best: bool

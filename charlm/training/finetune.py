@@ -67,6 +67,7 @@ class Parent:
     weights_sha256: str
     corpus: Corpus | None
     gone: str  # why the text is not there; empty if it is
+    members: int = 1  # of the run, of which the first one is fine-tuned
     counted: bool = False  # does the new run's prior count the parent's text too?
 
     @classmethod
@@ -75,7 +76,9 @@ class Parent:
 
         Raises CheckpointError where it is damaged, UsageError for an n-gram model.
         """
-        snapshot = read_chosen(run, which).single()
+        snapshot = read_chosen(run, which)
+        members = 1 + len(snapshot.earlier)
+        snapshot = snapshot.single()
         if snapshot.model_config.is_ngram:
             raise UsageError(
                 f"{run.name} is an n-gram model, which has no weights to fine-tune; train one on both texts instead: "
@@ -89,7 +92,7 @@ class Parent:
             if moved is not None:
                 raise
             corpus, gone = None, str(error)
-        return cls(run.path.name, snapshot, weights, corpus, gone)
+        return cls(run.path.name, snapshot, weights, corpus, gone, members)
 
     @property
     def text(self) -> TextConfig:

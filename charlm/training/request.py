@@ -16,7 +16,14 @@ from charlm.errors import UsageError
 from charlm.settings import Settings, settings_of
 from charlm.suggestions import setting_meant, time_meant
 from charlm.terminal import one_line
-from charlm.training.describe import describe_model, describe_text, leak_warning, report_origin, text_name
+from charlm.training.describe import (
+    describe_choice,
+    describe_model,
+    describe_text,
+    leak_warning,
+    report_origin,
+    text_name,
+)
 
 if TYPE_CHECKING:  # NumPy and torch are slow to import
     from charlm.checkpoint.run_folder import RunFolder
@@ -252,8 +259,10 @@ def _origin(request: TrainRequest, messages: Messages) -> "Parent | None":
 
     found = find_run(request.root, request.from_run)
     origin = Parent.load(found, request.checkpoint, moved_text(request.from_text))
+    first = f"the first of the {origin.members} members of " * (origin.members > 1)
     messages.say(
-        f"fine-tuning {one_line(origin.name)}, step {origin.snapshot.step}, trained on {text_name(origin.snapshot.run)}"
+        f"fine-tuning {first}{one_line(origin.name)}, step {origin.snapshot.step}, trained on "
+        f"{text_name(origin.snapshot.run)}"
     )
     return origin
 
@@ -446,7 +455,7 @@ def choose_plan(
     except ValueError as error:
         raise UsageError(str(error)) from None
     busy = f"; on {threads} of {most} threads, because the machine is busy" if threads < most else ""
-    return choice, f"{describe_model(choice, corpus.vocabulary)}, chosen {choice.why}{busy}"
+    return choice, describe_choice(choice, corpus.vocabulary, busy)
 
 
 def taken_plan(loaded: "Loaded", training: TrainingConfig, request: TrainRequest) -> "tuple[Choice, str]":
@@ -480,7 +489,7 @@ def taken_plan(loaded: "Loaded", training: TrainingConfig, request: TrainRequest
         )
         raise UsageError(f"the plan of {one_line(named)} {has}")
     choice = choice.with_threads(threads)
-    return choice, f"{describe_model(choice, loaded.corpus.vocabulary)}, chosen {choice.why}"
+    return choice, describe_choice(choice, loaded.corpus.vocabulary)
 
 
 def begun_run(root: Path, name: str) -> "RunFolder | None":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,6 +65,8 @@ class Session:
     predictor: Predictor
     ngram: bytes | None = None  # the n-gram model, or the prior of a transformer, as a file
     built: Built | None = None  # the prior of a transformer, with the limits that memory or time set to it
+    number: int = 0  # of the member in training, counted from 0
+    earlier: tuple[Member, ...] = ()  # the members that were trained before it
     counted: Counted | None = None  # reported when an n-gram model has just been counted
     parent_text: ParentText | None = None  # of the run that this one was fine-tuned from
 
@@ -80,6 +83,11 @@ class Session:
     @property
     def chars_per_step(self) -> int:
         """Symbols in a batch, or counted by an n-gram model."""
+        raise NotImplementedError
+
+    @property
+    def chars_read(self) -> int:
+        """Symbols that were read so far, by all members, or counted."""
         raise NotImplementedError
 
     @property
@@ -114,6 +122,13 @@ class Session:
     def pooled(self) -> Predictor:
         """What predicts by all that is calibrated."""
         return self.predictor
+
+    @property
+    def configs(self) -> list[dict[str, Any]]:
+        """`model` and `training` of each member that is trained or in training, as JSON."""
+        every = [(member.model_config, member.training_config) for member in self.earlier]
+        every.append((self.model_config, self.training_config))
+        return [{"model": model.to_json(), "training": training.to_json()} for model, training in every]
 
     def snapshot(self) -> Snapshot:
         """The session as a checkpoint."""
@@ -151,7 +166,6 @@ class TransformerSession(Session):
         super().__init__(corpus, member.model, member.training, plan, run)
         self.device = pick_device(member.training.device)
         self.number = number
-        self.earlier: tuple[Member, ...] = ()
         self.reserved = member.training.reserved_chars or 0
         self.folds = training_folds(len(corpus.train), self.reserved)
         self.prior: TrainingPrior | None = None
@@ -452,6 +466,11 @@ class NgramSession(Session):
         """Symbols counted."""
         n = len(self.corpus.train)
         return sum(end - start for start, end in spread_chars(n, self.training_config.prior_chars or n))
+
+    @property
+    def chars_read(self) -> int:
+        """Symbols counted."""
+        return self.chars_per_step
 
     @property
     def learned(self) -> list[tuple[str, str]]:

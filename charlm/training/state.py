@@ -1,15 +1,18 @@
 """The state of a run besides its weights, as state.json holds it, and the overview of a run that lists show."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from charlm.checkpoint.run_folder import RunFacts, RunFolder
-from charlm.checkpoint.safe_io import read_verified
+from charlm.checkpoint.safe_io import EARLIER, read_verified
+from charlm.config import NGRAM, NO_PRIOR, PRIOR
 from charlm.errors import CharlmError
 from charlm.model.mixture import Mixture
 from charlm.strict_json import parse_json, read_as, to_json
 from charlm.terminal import one_line
-from charlm.training.events import Calibrated, HeldOutLoss, OldTextLoss
+from charlm.training.describe import joined
+from charlm.training.events import Calibrated, HeldOutLoss, MemberFigure, OldTextLoss
 from charlm.training.guards import Divergence, EarlyStopping
 
 STATES = {"done": "finished", "early": "stopped early", None: "unfinished"}
@@ -81,8 +84,56 @@ def overview(run: RunFolder) -> dict[str, Any]:
         return row | {"problem": f"config.json is damaged: {one_line(repr(error))}"}
 
 
+def member_facts(configs: Sequence[Mapping[str, Any]], state: RunState) -> list[dict[str, Any]]:
+    """Kind, settings and figures of each member of a run, the n-gram model last.
+
+    `configs`: `model` and `training` of each transformer. A member that is not calibrated yet has no figures.
+    """
+    figures = () if state.calibrated is None else state.calibrated.members
+    calibrated = 0 if state.mixture is None else state.mixture.n_transformers
+    found: list[dict[str, Any]] = []
+    for i, config in enumerate(configs):
+        model, training = dict(config["model"]), dict(config["training"])
+        kind = NGRAM if model.get("model") == NGRAM else PRIOR if model.get("prior") else NO_PRIOR
+        figure = figures[i] if i < min(calibrated, len(figures)) else None
+        found.append({"number": i + 1, "kind": kind, "model": model, "training": training} | _figures(figure))
+    if state.mixture is not None and state.mixture.ngram:
+        number = len(configs) + 1
+        found.append(
+            {"number": number, "kind": NGRAM, "model": None, "training": None}
+            | _figures(figures[-1] if figures else None)
+        )
+    return found
+
+
+def evaluated_last(members: Sequence[Mapping[str, Any]], state: RunState) -> str | None:
+    """What the last evaluation was of, the mixture or the member in training; None for a run without others."""
+    last, calibrated = state.last_evaluation, state.calibrated
+    if last is None or len(members) < 2:
+        return None
+    if calibrated is not None and len(calibrated.members) > 1 and calibrated.step == last.step:
+        return f"mixture of {joined([member.kind for member in calibrated.members])}"
+    trained = [member["kind"] for member in members if member["model"] is not None]
+    return f"{trained[-1]} alone"
+
+
+def _figures(figure: MemberFigure | None) -> dict[str, float | None]:
+    return {
+        "nats_per_symbol": None if figure is None else figure.nats_per_symbol,
+        "weight": None if figure is None else figure.weight,
+    }
+
+
+def calibration_facts(state: RunState) -> dict[str, Any] | None:
+    """The last calibration: its step, symbols, temperature and figure; None before the first."""
+    if state.calibrated is None:
+        return None
+    return {name: value for name, value in vars(state.calibrated).items() if name != "members"}
+
+
 def _overview(step: int, facts: RunFacts, state: RunState, config: dict[str, Any]) -> dict[str, Any]:
     loss, parent = state.last_evaluation, facts.parent
+    members = member_facts([*config.get(EARLIER, []), config], state)
     corpus = to_json(facts.corpus)
     return {
         "text": facts.corpus.label,
@@ -91,6 +142,7 @@ def _overview(step: int, facts: RunFacts, state: RunState, config: dict[str, Any
         "nats_per_char": loss and loss.nats_per_char,
         "standard_error": loss and loss.standard_error,
         "evaluated_chars": loss and loss.chars,
+        "evaluated_model": evaluated_last(members, state),
         "baseline_nats_per_char": loss and loss.baseline_nats_per_char,
         "difference_from_baseline": loss and loss.difference,
         "difference_error": loss and loss.difference_error,
@@ -105,6 +157,8 @@ def _overview(step: int, facts: RunFacts, state: RunState, config: dict[str, Any
         "text_settings": facts.text.to_json(),
         "model": dict(config["model"]),
         "training": dict(config["training"]),
+        "members": members,
+        "calibration": calibration_facts(state),
         "from": parent and {name: getattr(parent, name) for name in ("run", "step", "weights_sha256")},
         "teacher": to_json(facts.teacher),
         "old_text": state.parent_loss

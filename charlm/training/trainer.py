@@ -237,6 +237,7 @@ class Trainer:
                 grad_norm=norm,
                 chars=self.transformer.chars_read,
                 seconds=seconds,
+                member=self.transformer.number + 1,
             )
         else:
             state.skipped.append(state.step)
@@ -332,6 +333,8 @@ class Trainer:
         state.last_evaluation = self.held_out.loss(self.step, part, scores.own, stop.is_set)
         yield events.Evaluated(
             **vars(state.last_evaluation),
+            member=session.number + 1,
+            mixed=self.held_out.predictor.mixed,
             compared_nats_per_char=scores.common.nats_per_char,
             of_chars=session.corpus.held_out_chars,
             is_best=is_best,

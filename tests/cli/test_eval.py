@@ -19,7 +19,7 @@ KEYS = keys(
     list="figures files warnings",
     dict="checkpoint baselines calibration",
     float="nats_per_char bits_per_char bits_per_byte bits_per_unit perplexity",
-) | {"prior_order": (int, type(None)), "ci95_bits_per_char": (list, type(None))}
+) | {"members": list, "prior_order": (int, type(None)), "ci95_bits_per_char": (list, type(None))}
 BASELINES = {"uniform", "unigram", "xz", "kneser-ney"}
 WITH_PRIOR = ("mixture", "prior", "lines", "bytes", "recurrent")
 

@@ -14,9 +14,15 @@ from tests.cli.kept import TEXT, TOY, Charlm, bring, data, files_below, process,
 
 RUN_KEYS = {
     *("schema", "run", "path", "problem", "text", "created", "step", "nats_per_char", "standard_error"),
-    *("evaluated_chars", "baseline_nats_per_char", "difference_from_baseline", "difference_error"),
+    *(
+        "evaluated_chars",
+        "evaluated_model",
+        "baseline_nats_per_char",
+        "difference_from_baseline",
+        "difference_error",
+    ),
     *("best_step", "seconds", "finished", "returns", "state", "corpus", "versions", "command"),
-    *("text_settings", "model", "training", "from", "teacher", "old_text"),
+    *("text_settings", "model", "training", "members", "calibration", "from", "teacher", "old_text"),
 }
 INFO_KEYS = RUN_KEYS | {"weights_sha256", "ngram_bytes", "ngram_sha256", "checkpoints", "repeat_command"}
 TRAIN = ("train", "ducks.txt", "--steps", "4", *TOY)
