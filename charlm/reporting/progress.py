@@ -17,7 +17,7 @@ from charlm.training.describe import evaluated_model, member_in_training
 from charlm.training.events import Evaluated, Event, Finished, Planned, Stepped
 
 if TYPE_CHECKING:  # torch is slow to import, and no live line needs it
-    from charlm.training.planner import Plan
+    from charlm.training.plan import Plan
 
 LEAST_CELLS, MOST_CELLS = 6, 40
 """Of the bar."""

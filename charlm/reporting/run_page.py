@@ -33,7 +33,7 @@ from charlm.reporting.pages import BOUND, CHAR_WIDTH, LABEL_GAP, LEFT, TOP, WIDT
 from charlm.terminal import one_line, visible
 from charlm.training.describe import evaluated_model
 from charlm.training.events import Evaluated, Stepped
-from charlm.training.planner import Plan
+from charlm.training.plan import Plan
 from charlm.training.session import Session
 from charlm.training.state import member_facts
 

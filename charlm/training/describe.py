@@ -13,7 +13,8 @@ if TYPE_CHECKING:  # NumPy and torch are slow to import
     from charlm.data.tokenizer import Ids, Vocabulary
     from charlm.training.events import Evaluated
     from charlm.training.finetune import Parent
-    from charlm.training.planner import Choice, Plan
+    from charlm.training.plan import Plan
+    from charlm.training.planner import Choice
     from charlm.training.request import Messages
 
 MIN_LEAK_SHARE = 0.01
@@ -119,11 +120,7 @@ def describe_choice(choice: "Choice", vocabulary: "Vocabulary", also: str = "") 
 
 def _transformer(m: ModelConfig, t: TrainingConfig, vocabulary: "Vocabulary") -> str:
     """The size of a transformer, how it differs from the default, and how it is trained."""
-    from charlm.ngram.grams import Packing  # here: NumPy is slow to import
-
     word = vocabulary.unit_noun
-    if m.prior_order is not None:  # fewer symbols fit a key when the vocabulary is large
-        m = replace(m, prior_order=min(m.prior_order, Packing(vocabulary.n_symbols).highest_order))
     blocks = f"blocks of {m.block_size}" + ("" if word == "character" else f" {word}s")
     return (
         f"{several(m.n_layer or 0, 'layer')} of width {m.n_embd}, {_special(m, word)}{blocks}, batches of "
