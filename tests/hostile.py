@@ -109,7 +109,7 @@ class Hostile:
                     state = predictor.start(2)
                     for piece in READ.split([4, 1, 1, 1, 20], dim=1):
                         state, _ = predictor.step(state, piece)
-                session = resume_run(run, lambda _: None)
+                session = resume_run(run, lambda _: None, threads=1)
                 if isinstance(session, TransformerSession):
                     session.learning_rates()
         except CheckpointError as error:
