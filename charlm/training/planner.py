@@ -82,7 +82,7 @@ SIZES_WITH_PRIOR = (
 )
 """With an n-gram prior, which knows the nearby context, longer blocks pay."""
 
-MIXTURE_MIN_TFLOP = 5
+MIXTURE_MIN_TFLOP = 25
 """From this budget on a run trains two transformers, with and without the prior, and mixes them with the n-gram model."""
 PRIOR_SECONDS, LEAST_PRIOR_SHARE, MOST_PRIOR_SHARE = 8.0, 0.12, 0.35
 """The time of the one with the prior, which soon knows what it can: seconds, but within these shares of the budget."""
@@ -97,9 +97,10 @@ PRIOR_DROPOUT, PRIOR_DROPOUT_EPOCHS = 0.1, 0.5  # the dropout, for runs of at le
 PRIOR_SHARE = 0.1  # of the time budget, at most, for counting
 PRIOR_CHARS_PER_SECOND = 0.6e6  # fixed, so that the same plan gives the same n-grams
 
-RESERVED_SHARE, RESERVED_MOST = 0.02, 12_000
+RESERVED_SHARE, RESERVED_MOST, RESERVED_MOST_OF_ONE = 0.02, 12_000, 4_000
 RESERVED_LEAST, RESERVED_LEAST_SHARE = 2_000, 0.05
-"""Symbols at the end of the training text on which no member trains: a share, but of short texts more."""
+"""Symbols at the end of the training text on which no member trains: a share, but of short texts more. The temperature
+of a single transformer needs fewer than a mixture's weights."""
 RESERVED_MIN_CHARS = 20_000
 """Symbols of training text below which nothing is reserved: temperatures of fewer would be noise."""
 
@@ -107,7 +108,7 @@ MAX_STEPS = 10**9
 STEP_EFFICIENCY = 0.5  # speed of large models' steps relative to a plain matrix product
 FIRST_GUESS_EFFICIENCY = 0.25  # the same for the first guess, which is for short times and small sizes
 MAX_WEIGHTS_PER_CHAR = 8  # of training text: larger models only memorise
-DROPOUT_BY_EPOCHS = ((20, 0.2, 0.4), (12, 0.15, 0.4), (6, 0.1, 0.3), (3, 0.0, 0.2), (1.5, 0.0, 0.1))
+DROPOUT_BY_EPOCHS = ((20, 0.2, 0.4), (12, 0.15, 0.3), (8, 0.1, 0.3), (3, 0.0, 0.2), (1.5, 0.0, 0.1))
 """From so many epochs on: dropout, ngram_embedding_dropout."""
 MIN_HEAD = 32
 MUON_LR = 0.01
@@ -204,9 +205,13 @@ def choose(
     assert budget.steps is not None or (budget.seconds and budget.gflops)
     if model.plain:
         refuse_not_plain(training)
+    given_chars = training.reserved_chars
     training = _choose_reserved(_choose_teaching(training, n_train, teacher_chars), n_train)
     kinds, shares = _choose_members(budget, n_train, model, training)
-    training = replace(training, members=",".join(kinds))
+    reserved = training.reserved_chars or 0
+    if len(kinds) == 1 and given_chars is None:
+        reserved = min(reserved, RESERVED_MOST_OF_ONE)
+    training = replace(training, members=",".join(kinds), reserved_chars=reserved)
     if {PRIOR, NGRAM} & set(kinds):
         seconds = None if budget.seconds is None else PRIOR_SHARE * budget.seconds
         training = limit_prior_chars(training, seconds, n_train)
@@ -216,16 +221,7 @@ def choose(
         _choose_member(budget.part(share), n_train, _of_kind(model, kind, kinds), training, given)
         for kind, share in zip(kinds, shares, strict=False)
     ]
-    if training.schedule:
-        schedule = Schedule.parse(training.schedule)
-        if budget.steps not in (None, schedule.end):
-            raise ValueError(
-                f"`schedule` ends at step {schedule.end}, but `steps` is {budget.steps}; leave one out"
-            )
-    else:
-        schedule = Schedule.warmup_cooldown(parts[0].steps)
-        for part in parts[1:]:
-            schedule = schedule.with_restart(schedule.end, schedule.end + part.steps)
+    schedule = _schedule_of(training, parts, budget.steps)
     ends = accumulate(part.steps for part in parts) if len(parts) > 1 else [schedule.end]
     members = tuple(
         MemberPlan(model=part.model, training=part.training, end=end, share=share, left_open=part.left_open)
@@ -250,6 +246,19 @@ class _Part:
     wanted_block: int
     steps_per_epoch: float
     left_open: tuple[str, ...]
+
+
+def _schedule_of(training: TrainingConfig, parts: Sequence[_Part], steps: int | None) -> Schedule:
+    """The schedule that was given for so many steps, or the usual one of each member, one after another."""
+    if training.schedule:
+        given = Schedule.parse(training.schedule)
+        if steps not in (None, given.end):
+            raise ValueError(f"`schedule` ends at step {given.end}, but `steps` is {steps}; leave one out")
+        return given
+    schedule = Schedule.warmup_cooldown(parts[0].steps)
+    for part in parts[1:]:
+        schedule = schedule.with_restart(schedule.end, schedule.end + part.steps)
+    return schedule
 
 
 def _choose_member(

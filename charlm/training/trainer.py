@@ -29,7 +29,7 @@ from charlm.training.plan import Plan, write_plan
 from charlm.training.session import Session, TransformerSession
 from charlm.training.signals import Stop
 
-FIT_SECONDS, FIT_MIXTURE_SECONDS = 0.2, 0.8
+FIT_SECONDS, FIT_MIXTURE_SECONDS = 0.8, 1.2
 """Time kept for fitting a temperature, or a mixture, besides scoring the reserved text."""
 ENDED_EARLY = "a member ended early"
 PARENT_SAFETY, PARENT_RESERVE = 1.2, 0.7
