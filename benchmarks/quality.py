@@ -1,6 +1,6 @@
 """What whole trainings end at: the counts alone, with them, and without them, by time and by seed.
 
-    python -m benchmarks.quality TEXT [--times 20s,60s] [--seeds 1] [--priors with,without] [--tune] [--chars N] [-- OPTIONS]
+    python -m benchmarks.quality [--times 20s,60s] [--seeds 1] [--priors with,without] [--tune] [--chars N] TEXT [-- OPTIONS]
 
 Each figure is nats per character over the whole held-out tenth by `charlm eval --json`, once at the
 usual stride of half a block and once at a stride of a whole block (in brackets), of a model that
