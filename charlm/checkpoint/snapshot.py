@@ -9,7 +9,7 @@ from torch import Tensor
 
 from charlm.checkpoint.run_folder import RunFacts, RunFolder, no_checkpoint
 from charlm.checkpoint.safe_io import EARLIER, NGRAM_FILE, dump_tensors, load_tensors, read_verified
-from charlm.config import ModelConfig, TrainingConfig
+from charlm.config import MOST_MEMBERS, ModelConfig, TrainingConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.errors import CheckpointError
 from charlm.model.layers import is_matrix
@@ -21,7 +21,6 @@ from charlm.strict_json import dump_json, parse_json, read_as, to_json
 S = TypeVar("S", ModelConfig, TrainingConfig)
 INFERENCE_FILES = ("run.json", "vocabulary.json", "config.json", "model.safetensors", "state.json")
 OPTIMIZER_FILE = "train_state.safetensors"
-MOST_EARLIER = 15
 TABLE = "ngrams.table"
 """The n-gram embeddings, which Adagrad trains row by row."""
 
@@ -163,12 +162,7 @@ def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
     data = read_verified(run.folder(step), names)
     config = parse_json(data["config.json"], "config.json")
     model_config, training_config = _configs(config)
-    earlier = config.get(EARLIER, [])
-    if not isinstance(earlier, list) or len(earlier) > MOST_EARLIER:
-        raise CheckpointError(f"config.json is damaged: {EARLIER} must be a list of at most {MOST_EARLIER}")
-    configs = [_configs(each if isinstance(each, dict) else {}) for each in earlier]
-    if any(model.is_ngram for model, _ in configs):
-        raise CheckpointError(f"config.json is damaged: {EARLIER} holds an n-gram model")
+    configs = _earlier_configs(config)
     try:
         vocabulary = Vocabulary.from_json(parse_json(data["vocabulary.json"], "vocabulary.json"))
     except ValueError as error:
@@ -231,6 +225,19 @@ def _configs(config: dict[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
     if not model.is_ngram and None in (training.batch_size, training.learning_rate):
         raise CheckpointError("config.json is damaged: batch_size or learning_rate is missing")
     return model, training
+
+
+def _earlier_configs(config: dict[str, Any]) -> list[tuple[ModelConfig, TrainingConfig]]:
+    """The configurations of the transformers that were trained before the last one."""
+    earlier = config.get(EARLIER, [])
+    if not isinstance(earlier, list) or len(earlier) >= MOST_MEMBERS:
+        raise CheckpointError(
+            f"config.json is damaged: {EARLIER} must be a list of fewer than {MOST_MEMBERS}"
+        )
+    configs = [_configs(each if isinstance(each, dict) else {}) for each in earlier]
+    if any(model.is_ngram for model, _ in configs):
+        raise CheckpointError(f"config.json is damaged: {EARLIER} holds an n-gram model")
+    return configs
 
 
 def _mixture(state: dict[str, Any], most: int) -> Mixture | None:

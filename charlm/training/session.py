@@ -252,7 +252,7 @@ class TransformerSession(Session):
         """What predicts by all that is calibrated, the member in training included."""
         if self.state.mixture is None:
             return self.predictor
-        return predictor_of(self.snapshot(), self.device)
+        return predictor_of(self.snapshot(), self.device, ngram=self.kneser_ney)  # which is not read again
 
     def return_to_best(self, run: RunFolder) -> None:
         """Take the weights of the best checkpoint of this member. Raises CheckpointError."""

@@ -153,7 +153,10 @@ class Trainer:
         while not stop.is_set():
             if self._is_trained:
                 yield from self._close_member(stop)
-                if stop.is_set() or not self._is_trained:  # the run may have gone back
+                if stop.is_set():
+                    continue
+                if not self._is_trained:  # it went back: again the member alone is evaluated
+                    self.held_out = session.held_out(self._baseline)
                     continue
                 if self._is_last:
                     break
@@ -256,6 +259,7 @@ class Trainer:
                 "lower --learning-rate"
             )
         to_step = self.transformer.roll_back(self.run_folder)
+        self._closed_early = False
         factor = self.session.state.rate_factor
         return events.WentBack(step=diverged_at, to_step=to_step, reason=reason, rate_factor=factor)
 
