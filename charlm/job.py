@@ -31,7 +31,13 @@ from charlm.terminal import one_line
 from charlm.training.deadline import Deadline
 from charlm.training.describe import several, text_name
 from charlm.training.events import Event, Finished
-from charlm.training.launch import extend_by_seconds, extend_by_steps, resume_run, start_run
+from charlm.training.launch import (
+    begin_plan_anew,
+    extend_by_seconds,
+    extend_by_steps,
+    resume_run,
+    start_run,
+)
 from charlm.training.request import (
     Messages,
     Prepared,
@@ -236,9 +242,10 @@ def reopen(
         teacher.check_text(session.corpus)
     deadline: Deadline | None = None
     if time is None and steps is None:
-        begun = session.state.step == 0 and session.state.finished is None
-        # Before the first step nothing depends on the first guess yet.
-        deadline = _pace(session, first_time if begun else None, started)
+        if session.state.step == 0 and session.state.finished is None:
+            deadline = _pace(session, first_time, started)
+        if deadline is not None:  # before the first step nothing depends on the first guess yet
+            begin_plan_anew(session, folder)
     elif not isinstance(session, TransformerSession):
         option = "--time" if time is not None else "--steps"
         raise UsageError(

@@ -187,6 +187,11 @@ class RunFolder:
             if step is not None and self.pointed("best") != step and self.folder(step).is_dir():
                 files.replace(self.path / "best", self.folder(step).name.encode() + b"\n")
 
+    def forget_best(self) -> None:
+        """Point to no best checkpoint: the training of the model begins again."""
+        with suppress(OSError):
+            (self.path / "best").unlink(missing_ok=True)
+
     def folder(self, step: int) -> Path:
         """The path of the checkpoint of a step."""
         return self.path / f"step-{step:08d}"

@@ -57,6 +57,7 @@ def plan_of(comparison: Comparison, task: Task, n_train: int) -> Choice:
         if training.members is None and not variant.model.is_ngram:  # one model is compared with another
             training = replace(training, members=single_kind(variant.model, n_train))
         choice = choose(comparison.budget, n_train, variant.model, training)
+        choice = replace(choice, plan=choice.plan.closed())  # what is compared stays the same on the way
         return choice.record(comparison.budget, comparison.threads)
     except ValueError as error:
         raise UsageError(f"{variant.label}: {error}") from None

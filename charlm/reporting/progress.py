@@ -149,6 +149,8 @@ class Progress:
                 self._baseline = f"baseline {event.baseline_nats_per_char / log(2):.3f}"
         elif isinstance(event, Planned):
             self._bar.total = event.total_steps
+            if event.begins_again:
+                self._forget_figures()
         elif isinstance(event, Finished):
             self._bar.close()
 
@@ -156,12 +158,16 @@ class Progress:
         """Take the bar away, whatever happened."""
         self._bar.close()
 
+    def _forget_figures(self) -> None:
+        """The model whose training begins now has a loss, a speed and a figure of its own."""
+        self._loss = self._seconds = None
+        self._held_out = self._baseline = ""
+
     def _stepped(self, event: Stepped) -> None:
         now = monotonic()
         if event.member != self._member:
-            if self._member:  # the next one has a loss, a speed and a figure of its own
-                self._loss = self._seconds = None
-                self._held_out = self._baseline = ""
+            if self._member:
+                self._forget_figures()
             self._member, self._bar.what = event.member, member_in_training(self._plan, event.member)
         if event.step != self._step:
             self._chars_per_step = (event.chars - self._chars) / (event.step - self._step)

@@ -235,11 +235,14 @@ def _label(name: str, bits: float) -> str:
 
 
 def _members(plan: Plan | None) -> list[tuple[int, str]]:
-    """The step at which the training of each member began, and its name."""
-    members = plan.members if plan is not None else ()
-    return [
-        (members[i - 1].end if i else 0, f"member {i + 1}, {member.kind}") for i, member in enumerate(members)
-    ] or [(0, "")]
+    """The step at which the training of each member began, or began again, and its name."""
+    found, begin = list[tuple[int, str]](), 0
+    for i, member in enumerate(() if plan is None else plan.members):
+        again = [step for step in plan.begun_again_at if begin < step < member.end] if plan else []
+        found.append((begin, f"member {i + 1}, {member.kind}"))
+        found += [(step, f"member {i + 1}, begun again") for step in again]
+        begin = member.end
+    return found or [(0, "")]
 
 
 def _pieces(points: Sequence[Point], members: Sequence[tuple[int, str]]) -> list[list[Point]]:

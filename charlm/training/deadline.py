@@ -24,6 +24,8 @@ EVALUATION_SHARE = 0.04  # of the budget, for all earlier evaluations
 MIN_EVAL_CHARS = 2_000
 LEAST_SECONDS = 0.5  # that a member has, however late it is
 SAFETY = 1.2
+SIZE_SHARE = 0.1  # of the budget: then the steps so far show whether the size fits it
+FAR_OFF = 2.0  # times faster or slower than expected
 MIN_CHANGE = 0.01  # of the steps left: smaller changes of the end are not worth a new plan
 
 
@@ -42,12 +44,14 @@ class Deadline:
     chunk_seconds: float = 0.0  # of one chunk in an evaluation
     save_seconds: float = 0.0
     calibrated_symbols: int = 0  # that are scored after the last step, besides the evaluation
+    keeps_chunks: bool = False  # does each evaluation score the chunks that those before this session did?
+    size_judged: bool = False  # are the steps compared with those that its size was chosen for?
     _steps: list[float] = field(default_factory=list)
 
     @property
     def has_eval_chunks(self) -> bool:
-        """Are the chunks of the evaluations chosen? An extended run keeps those it had."""
-        return self.step_seconds > 0 or self.first_step > 0 or isinf(self.budget)
+        """Are the chunks of the evaluations chosen?"""
+        return self.step_seconds > 0 or self.keeps_chunks or isinf(self.budget)
 
     @property
     def left(self) -> float:
@@ -64,12 +68,22 @@ class Deadline:
         if isinf(self.budget):
             return self
         own = replace(self, first_step=first_step, calibrated_symbols=symbols, _steps=[], step_seconds=0.0)
+        own.keeps_chunks = self.keeps_chunks or first_step > self.first_step
         if last:
             own.reserve += seconds
             own.budget = self.budget if first_step == self.first_step else max(LEAST_SECONDS, self.left)
             return own
         own.budget = max(LEAST_SECONDS, share * (self.left - self.reserve))
         own.at, own.reserve = self.clock() + own.budget, seconds
+        return own
+
+    def begun_again(self, first_step: int) -> "Deadline":
+        """The same deadline for a member whose training begins again at `first_step`, with another size."""
+        if isinf(self.budget):
+            return self
+        own = replace(self, first_step=first_step, budget=max(LEAST_SECONDS, self.left), _steps=[])
+        own.step_seconds, own.evaluation_seconds = 0.0, own.listener_seconds
+        own.keeps_chunks, own.size_judged = False, True
         return own
 
     def add_step(self, seconds: float) -> None:
@@ -109,6 +123,15 @@ class Deadline:
         n = min(len(sums), 1 + bisect_left(sums, self.left))
         self.step_seconds = sums[n - 1] / n
 
+    def judge_size(self, expected: float | None) -> float | None:
+        """The seconds of a step, a median, where they are far from what was `expected`; asked once for a member."""
+        timed = self.step_seconds > 0 and len(self._steps) >= FIRST_PLAN_STEPS
+        due = LATEST_PLAN_SHARE <= self.left / self.budget <= 1 - SIZE_SHARE
+        if expected is None or self.size_judged or not timed or not due:
+            return None
+        self.size_judged, now = True, median(self._steps)
+        return None if expected / FAR_OFF < now < expected * FAR_OFF else now
+
     def closing_seconds(self, n_chunks: int, symbols_per_chunk: int) -> float:
         """Time needed after the last step: calibration, scoring at most so many chunks, saving, leaving."""
         scoring = min(FINAL_EVALUATION_SHARE * self.budget, n_chunks * self.chunk_seconds)
@@ -147,7 +170,7 @@ class Deadline:
         every = config.eval_every or interval
         scored = EVALUATION_SHARE * self.budget * every / steps / self.chunk_seconds
         chars = config.eval_chars or max(MIN_EVAL_CHARS, round(scored * held_out.symbols_per_chunk))
-        if self.first_step > 0:  # the same chunks, so that the best checkpoint so far stays comparable
+        if self.keeps_chunks:  # so that the best checkpoint so far stays comparable
             chars = plan.eval_chars
         # Where the guess was so low that its cooldown has begun, the rate rises again.
         plan = (plan.with_restart if plan.schedule.is_cooling(step) else plan.with_end_moved)(

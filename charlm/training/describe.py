@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # NumPy and torch are slow to import
     from charlm.checkpoint.run_folder import RunFacts
     from charlm.data.corpus import Corpus
     from charlm.data.tokenizer import Ids, Vocabulary
-    from charlm.training.events import Evaluated
+    from charlm.training.events import Evaluated, Planned
     from charlm.training.finetune import Parent
     from charlm.training.plan import Plan
     from charlm.training.planner import Choice
@@ -80,6 +80,18 @@ def member_in_training(plan: "Plan", member: int) -> str:
     """`member 2 of 2, no-prior`; empty where a run trains a single transformer."""
     n = len(plan.members)
     return f"member {member} of {n}, {plan.members[member - 1].kind}" if 1 < n >= member else ""
+
+
+def resized(event: "Planned", was: ModelConfig, plan: "Plan", number: int) -> str:
+    """Why the training of a member begins again, and with which size; `was`: the model that is given up."""
+    facts, now = event.decision, plan.members[number]
+    slower = facts["step_seconds"] / facts["expected_step_seconds"]
+    found = f"take {slower:.1f} times as long" if slower > 1 else f"are {1 / slower:.1f} times as fast"
+    sizes = [(m.n_layer or 0) * (m.n_embd or 0) ** 2 for m in (was, now.model)]
+    what = "model" if sizes[0] == sizes[1] else f"{'smaller' if sizes[1] < sizes[0] else 'larger'} model"
+    size = f"{several(now.model.n_layer or 0, 'layer')} x {now.model.n_embd}"
+    size += f", blocks of {now.model.block_size}, batches of {now.training.batch_size}"
+    return f"steps {found} as expected; training begins again with a {what}, {size}"
 
 
 def evaluated_model(plan: "Plan", event: "Evaluated") -> str:

@@ -109,13 +109,22 @@ class Remembered(OldTextLoss):
     seconds: float
 
 
+RESIZED = "size, from the first steps"
+"""The decision by which the training of a member begins again, with another size."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """The rest of the schedule was decided anew, and written down."""
+    """The rest of the run was decided anew, and written down."""
 
     step: int
     total_steps: int
     decision: dict[str, Any]
+
+    @property
+    def begins_again(self) -> bool:
+        """Does the training of the member begin again?"""
+        return self.decision.get("decided") == RESIZED
 
 
 @dataclass(frozen=True, kw_only=True)

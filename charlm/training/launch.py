@@ -142,6 +142,12 @@ def resume_run(
     return session
 
 
+def begin_plan_anew(session: Session, run: RunFolder) -> None:
+    """Forget what was decided on the way by a run that took no step that was saved. Raises ResourceError."""
+    session.plan = session.plan.as_begun()
+    write_plan(run, session.plan)
+
+
 def extend_by_steps(session: TransformerSession, run: RunFolder, steps: int) -> None:
     """Add steps to a run, with their own warmup and cooldown, and write the plan. Raises ResourceError."""
     _extend(session, run, steps, steps_more=steps)
@@ -154,7 +160,10 @@ def extend_by_seconds(
 
     `reserve`: seconds that the caller needs after training. Raises ResourceError.
     """
-    deadline = Deadline(budget=seconds, at=started + seconds, reserve=reserve, first_step=session.state.step)
+    step = session.state.step
+    deadline = Deadline(
+        budget=seconds, at=started + seconds, reserve=reserve, first_step=step, keeps_chunks=step > 0
+    )
     gflops = round(measure_gflops(session.device), 1)
     budget = Budget(seconds=max(1.0, round(deadline.left, 2)), gflops=gflops)
     guess = first_guess(budget, Size.of(session.model_config, session.training_config))

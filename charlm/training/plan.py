@@ -1,6 +1,6 @@
 """The plan of a run: its members, schedule and evaluations, and the record of how they were decided."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -11,6 +11,7 @@ from charlm.checkpoint.safe_io import read_json, write_json
 from charlm.config import NO_PRIOR, PRIOR, ModelConfig, TrainingConfig
 from charlm.errors import CheckpointError, ResourceError
 from charlm.strict_json import from_json, read_as, to_json
+from charlm.training.events import RESIZED
 from charlm.training.schedule import Schedule
 
 EXTENDED = "more training"
@@ -18,6 +19,14 @@ FAR_FEWER = 2  # times fewer steps than first planned are worth a warning
 PLAN_FILE = "plan.json"
 REGULARISATION = ("dropout", "ngram_embedding_dropout", "prior_dropout")
 """Settings of a model that the plan may change on the way."""
+SIZE_SETTINGS = ("n_layer", "n_embd", "block_size", "batch_size")
+"""What a size is chosen by. Where the steps are far faster or slower than expected, the plan may choose another."""
+OPEN_SETTINGS = (
+    *REGULARISATION,
+    *SIZE_SETTINGS,
+    *("n_head", "ngram_embedding_rows", "learning_rate", "ngram_embedding_accumulator"),  # follow from a size
+)
+"""Settings of which the plan remembers whether the user gave them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +37,12 @@ class MemberPlan:
     training: TrainingConfig
     end: int
     share: float = 1.0  # of the time that is left, in proportion to those of the later members
-    left_open: tuple[str, ...] = ()  # the settings of REGULARISATION that the plan may change
+    left_open: tuple[str, ...] = ()  # the settings of OPEN_SETTINGS that were not given
+    step_seconds: float | None = None  # expected of a step when the size was chosen; None: nothing was timed
+
+    def __post_init__(self) -> None:
+        if self.step_seconds is not None and self.step_seconds <= 0:
+            raise ValueError(f"step_seconds is {self.step_seconds:g}; it must be above 0")
 
     @property
     def is_whole(self) -> bool:
@@ -37,13 +51,30 @@ class MemberPlan:
         needed = (training.batch_size, training.learning_rate, training.optimizer)
         return model.complete and model.causal and not model.is_ngram and None not in needed
 
+    @property
+    def is_size_open(self) -> bool:
+        """May the plan choose another size?"""
+        return set(SIZE_SETTINGS) <= set(self.left_open)
+
     def is_like(self, model: ModelConfig, training: TrainingConfig) -> bool:
         """Is it the same but for regularisation and the number of threads?"""
         same = {name: getattr(model, name) for name in REGULARISATION}
         return (
             self.is_whole
             and replace(self.model, **same) == model
-            and replace(self.training, threads=training.threads).completed() == training
+            and replace(self.training, threads=training.threads).completed() == training.completed()
+        )
+
+    def reopened(self, names: Collection[str] = OPEN_SETTINGS) -> tuple[ModelConfig, TrainingConfig]:
+        """Its configurations, those of `names` not chosen that the user had left open."""
+        both = ModelConfig, TrainingConfig
+        open_again = [
+            {name: None for name in names if name in self.left_open and name in config.__dataclass_fields__}
+            for config in both
+        ]
+        model = {name: None for name in open_again[0] if getattr(self.model, name) is not None}
+        return ModelConfig(**{**vars(self.model), **model}), TrainingConfig(
+            **{**vars(self.training), **open_again[1]}
         )
 
     @property
@@ -67,11 +98,28 @@ class Plan:
         """The step at which training ends."""
         return self.schedule.end
 
+    def as_begun(self) -> "Plan":
+        """The plan before the first step, without what was decided on the way."""
+        first, *later = self.decisions
+        return Plan.from_json({"decisions": [first, *(d for d in later if d.get("at_step") == 0)]})
+
+    def closed(self) -> "Plan":
+        """The same plan, which may change nothing but regularisation and the number of steps."""
+        members = [
+            replace(m, left_open=tuple(name for name in m.left_open if name in REGULARISATION))
+            for m in self.members
+        ]
+        return replace(self, members=tuple(members))
+
     @property
     def is_staged(self) -> bool:
         """Does it change settings on the way, which no option can say?"""
-        models = {str([m["model"] for m in d["members"]]) for d in self.decisions if d.get("members")}
-        return len(self.members) > 1 or len(models) > 1
+        configs = {
+            str([(m["model"], m["training"]) for m in d["members"]])
+            for d in self.decisions
+            if d.get("members")
+        }
+        return len(self.members) > 1 or len(configs) > 1
 
     @cached_property
     def decided_at(self) -> frozenset[int]:
@@ -84,18 +132,27 @@ class Plan:
 
     def with_end_moved(self, number: int, step: int, end: int) -> "Plan":
         """Unchanged up to `step`, in the training of member `number`, which now ends at `end`; later ones move along."""
-        later = [member.end - self.members[number].end for member in self.members[number + 1 :]]
-        return self._with_ends(number, step, [end, *(end + steps for steps in later)])
+        return self._with_ends(number, step, self._ends(number, end))
 
     def with_restart(self, number: int, step: int, end: int) -> "Plan":
         """Unchanged up to `step`, in the training of member `number`; then a new warmup, and a cooldown to `end`."""
-        later = [member.end - self.members[number].end for member in self.members[number + 1 :]]
-        return self._with_ends(number, step, [end, *(end + steps for steps in later)], restart=True)
+        return self._with_ends(number, step, self._ends(number, end), restart=True)
+
+    def begun_again(self, number: int, step: int, member: MemberPlan) -> "Plan":
+        """Unchanged up to `step`, in the training of member `number`; there the training of `member` begins in its place."""
+        assert step < member.end
+        ends, own = self._ends(number, member.end), self.schedule.before(self.members[number].end)
+        plan = replace(self, members=(*self.members[:number], member, *self.members[number + 1 :]))
+        return plan._followed_by(own.with_restart(step, member.end, 0.0), number, ends)
 
     def ended(self, number: int, step: int) -> "Plan":
         """The training of member `number`, which is not the last, ends at `step`; later ones move along."""
-        later = [member.end - self.members[number].end for member in self.members[number + 1 :]]
-        return self._followed_by(self.schedule.before(step), number, [step, *(step + n for n in later)])
+        return self._followed_by(self.schedule.before(step), number, self._ends(number, step))
+
+    def _ends(self, number: int, end: int) -> list[int]:
+        """The ends of member `number`, which is `end`, and of those after it, which move along."""
+        was = self.members[number].end
+        return [end + member.end - was for member in self.members[number:]]
 
     def _with_ends(self, number: int, step: int, ends: Sequence[int], *, restart: bool = False) -> "Plan":
         """The plan with new ends of member `number` and those after it."""
@@ -111,6 +168,12 @@ class Plan:
         return replace(self, schedule=schedule, members=(*self.members[:number], *moved))
 
     @property
+    def begun_again_at(self) -> tuple[int, ...]:
+        """The steps at which the training of a member began again with another size."""
+        steps = {d.get("at_step") for d in self.decisions if d.get("decided") == RESIZED}
+        return tuple(sorted(step for step in steps if type(step) is int))
+
+    @property
     def extended_at(self) -> int | None:
         """The step at which the plan was last extended, if it was."""
         steps = [d.get("at_step") for d in self.decisions if d.get("decided") == EXTENDED]
@@ -118,15 +181,21 @@ class Plan:
 
     @property
     def first_total_steps(self) -> int:
-        """The end that was planned when the run began or was last extended: with a time budget, a guess."""
-        first = max((i for i, d in enumerate(self.decisions) if d.get("decided") == EXTENDED), default=0)
-        return Schedule.parse(str(self.decisions[first].get("schedule"))).end
+        """The end that was planned when the run began, its size was chosen again or it was extended: a guess."""
+        return Schedule.parse(str(self._expected_by.get("schedule"))).end
 
     @property
     def fell_short(self) -> bool:
         """Is the end far earlier than first planned, because the machine is slower than measured?"""
-        begun = self.extended_at or 0
+        at_step = self._expected_by.get("at_step", 0)
+        begun = at_step if isinstance(at_step, int) else 0
         return (self.total_steps - begun) * FAR_FEWER < self.first_total_steps - begun
+
+    @property
+    def _expected_by(self) -> dict[str, Any]:
+        """The decision that the end is compared with."""
+        found = [d for d in self.decisions if d.get("decided") in (EXTENDED, RESIZED)]
+        return found[-1] if found else self.decisions[0]
 
     def record(self, **facts: Any) -> "Plan":
         """The same plan with a decision appended: its facts, and the plan as the outcome."""

@@ -20,7 +20,7 @@ from charlm.config import (
     settings_given,
 )
 from charlm.strict_json import from_json, to_json
-from charlm.training.plan import REGULARISATION, MemberPlan, Plan
+from charlm.training.plan import OPEN_SETTINGS, REGULARISATION, SIZE_SETTINGS, MemberPlan, Plan
 from charlm.training.schedule import Schedule
 
 
@@ -266,7 +266,7 @@ def _choose_member(
 ) -> _Part:
     """Complete the configurations of one member, which has this budget."""
     left_open = tuple(
-        name for config in (model, training) for name in REGULARISATION if getattr(config, name, 0) is None
+        name for config in (model, training) for name in OPEN_SETTINGS if getattr(config, name, 0) is None
     )
     model = _choose_prior(model, n_train)
     n_train -= training.reserved_chars or 0
@@ -469,7 +469,7 @@ def take_plan(plan: Plan, source: str, training: TrainingConfig, budget: Budget,
             raise ValueError(
                 f"the plan of {source} needs more than {block + reserved:,} symbols to train on; this text has {n_train:,}"
             )
-        return replace(member, training=replace(member.training, **own))
+        return replace(member, training=replace(member.training, **own), step_seconds=None)
 
     decisions = []
     for decision in plan.decisions:
@@ -543,7 +543,30 @@ def _fill_training(training: TrainingConfig, budget: Budget, size: Size, steps: 
 def regularised(plan: Plan, number: int, epochs: float) -> Plan:
     """Choose the regularisation of a member again, now that its passes over the text are known."""
     member = plan.members[number]
-    reopened = {name: None for name in member.left_open if getattr(member.model, name) is not None}
-    open_again = ModelConfig(**{**vars(member.model), **reopened})
-    member = replace(member, model=choose_dropout(open_again, epochs))
+    model, _ = member.reopened(REGULARISATION)
+    member = replace(member, model=choose_dropout(model, epochs))
     return replace(plan, members=(*plan.members[:number], member, *plan.members[number + 1 :]))
+
+
+def choose_again(
+    plan: Plan, number: int, step: int, seconds_left: float, step_seconds: float, n_train: int
+) -> Plan | None:
+    """Choose the size of member `number` again, whose steps take `step_seconds`, for the seconds that it has left.
+
+    The plan by which its training begins again at `step`, not recorded yet; None where its size stays, as one does
+    that was given.
+    """
+    member = plan.members[number]
+    if not member.is_size_open:
+        return None
+    gflops = Size.of(member.model, member.training).step_gflop / step_seconds / FIRST_GUESS_EFFICIENCY
+    budget = Budget(seconds=seconds_left, gflops=gflops, precision=member.training.precision)
+    part = _choose_member(budget, n_train, *member.reopened(), None)
+
+    def size(model: ModelConfig, training: TrainingConfig) -> list[object]:
+        return [getattr(model, name, getattr(training, name, None)) for name in SIZE_SETTINGS]
+
+    if size(part.model, part.training) == size(member.model, member.training):
+        return None
+    again = replace(member, model=part.model, training=part.training, end=step + part.steps)
+    return plan.begun_again(number, step, replace(again, step_seconds=None))

@@ -75,9 +75,13 @@ class Schedule:
         """The pieces that begin before `step`."""
         return Schedule(tuple(piece for piece in self.pieces if piece[0][0] < step))
 
-    def with_restart(self, step: int, end: int) -> "Schedule":
-        """Unchanged up to `step`; from there a new warmup, constant phase and cooldown until `end`."""
-        return self._with_piece(_warmup_cooldown(step, self._factor_before(step), end))
+    def with_restart(self, step: int, end: int, factor: float | None = None) -> "Schedule":
+        """Unchanged up to `step`; from there a new warmup, constant phase and cooldown until `end`.
+
+        The warmup begins at `factor`, by default where the schedule is at `step`.
+        """
+        begin = self._factor_before(step) if factor is None else factor
+        return self._with_piece(_warmup_cooldown(step, begin, end))
 
     def with_end_moved(self, step: int, end: int) -> "Schedule":
         """Unchanged up to `step`; the cooldown moves so that training ends at `end`.

@@ -275,9 +275,22 @@ class TransformerSession(Session):
         self.state.begin_member(self.unigram_nats, self.chars_read)
         self._begin_member(self.plan.member_at(self.number, self.state.step))
 
-    def follow_plan(self) -> None:
-        """Put the regularisation in force that the plan has for the next step."""
-        member = self.plan.member_at(self.number, self.state.step)
+    @property
+    def begins_again(self) -> bool:
+        """Does the plan have another size from the next step on?"""
+        step = self.state.step
+        if step not in self.plan.decided_at:
+            return False
+        return not self.plan.member_at(self.number, step).is_like(self.model_config, self.training_config)
+
+    def begin_again(self) -> None:
+        """Give the member up, and begin its training again with the size that the plan has from the next step on."""
+        self.state.begin_again(self.unigram_nats, self.chars_read)
+        self._begin_member(self.plan.member_at(self.number, self.state.step))
+
+    def follow_plan(self, step: int) -> None:
+        """Put the regularisation in force that the plan has for a step."""
+        member = self.plan.member_at(self.number, step)
         if member.model == self.model_config:
             return
         self.model_config = member.model
@@ -298,11 +311,11 @@ class TransformerSession(Session):
             raise CheckpointError(
                 f"plan.json is damaged: it has {len(plan.members)} members, the run {number + 1}"
             )
-        start = read_state(snapshot.state).member_start
-        of_plan = plan.member_at(number, start)
-        if not of_plan.is_like(snapshot.model_config, snapshot.training_config):
-            raise CheckpointError("plan.json is damaged: its sizes are not those of the checkpoint")
-        session = cls(corpus, plan, snapshot.run, also_counted, number, start)
+        state = read_state(snapshot.state)
+        for step in (state.member_start, state.last_step):
+            if not plan.member_at(number, step).is_like(snapshot.model_config, snapshot.training_config):
+                raise CheckpointError("plan.json is damaged: its sizes are not those of the checkpoint")
+        session = cls(corpus, plan, snapshot.run, also_counted, number, state.member_start)
         if session.ngram != snapshot.ngram:
             raise CheckpointError(
                 "the n-gram prior of this run differs from the one rebuilt from its text; charlm cannot "
@@ -389,12 +402,15 @@ class TransformerSession(Session):
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Return to a checkpoint of the member in training. Raises CheckpointError."""
+        """Return to a checkpoint of the member in training, which may have had another size. Raises CheckpointError."""
         assert len(snapshot.earlier) == self.number
+        state = read_state(snapshot.state)
+        member = self.plan.member_at(self.number, state.member_start)
+        if not member.is_like(self.model_config, self.training_config):
+            self._begin_member(member)
         self.model.load_state_dict(snapshot.weights)
-        self.earlier = snapshot.earlier
-        self.state = read_state(snapshot.state)
-        self.follow_plan()
+        self.earlier, self.state = snapshot.earlier, state
+        self.follow_plan(state.last_step)
         self.optimizer.restore(snapshot.optimizer, self.state.updates)
 
     def roll_back(self, run: RunFolder) -> int:

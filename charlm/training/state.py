@@ -54,10 +54,23 @@ class RunState:
         ""  # the clone of the compiled kernels that did, or "none"; "" in runs that did not record it
     )
 
+    @property
+    def last_step(self) -> int:
+        """The step that was taken last, counted from 0, or the first one of the member in training."""
+        return max(self.member_start, self.step - 1)
+
     def begin_member(self, unigram_nats: float, chars_before: int) -> None:
         """Begin the training of the next member; those before it have read so many symbols."""
+        self.begin_again(unigram_nats, chars_before)
+        self.batch_offset, self.rate_factor = 0, 1.0
+
+    def begin_again(self, unigram_nats: float, chars_before: int) -> None:
+        """Begin the training of the same member again; all before have read so many symbols.
+
+        Where it has diverged the learning rate stays reduced, and the same text skipped.
+        """
         self.divergence, self.early_stopping = Divergence(unigram_nats=unigram_nats), EarlyStopping()
-        self.updates, self.batch_offset, self.rate_factor = 0, 0, 1.0
+        self.updates = 0
         self.chars_before = chars_before
         self.member_start = self.step
         self.last_evaluation = None

@@ -20,12 +20,13 @@ from charlm.ngram.kneser_ney import KneserNey
 from charlm.terminal import one_line
 from charlm.training import events
 from charlm.training.calibrate import calibrate
-from charlm.training.deadline import Deadline
+from charlm.training.deadline import LEAST_SECONDS, Deadline
 from charlm.training.device import compile_blocks, keep_memory, precision_context
-from charlm.training.events import Event
+from charlm.training.events import RESIZED, Event
 from charlm.training.guards import COOLDOWN_GAIN, MAX_ROLLBACKS
 from charlm.training.optimizer import LearningRates
 from charlm.training.plan import Plan, write_plan
+from charlm.training.planner import choose_again
 from charlm.training.session import Session, TransformerSession
 from charlm.training.signals import Stop
 
@@ -149,21 +150,23 @@ class Trainer:
         self._set_deadline(deadline.first_step)
         if session.training_config.compile == "on" and not stop.is_set():
             yield self._compile()
-        yield from self._evaluate_if_due(stop)  # for the run may have been stopped before it did
+        if not self._begins_again:
+            yield from self._evaluate_if_due(stop)  # for the run may have been stopped before it did
         while not stop.is_set():
+            if self._begins_again:
+                yield from self._begin_again()
             if self._is_trained:
                 yield from self._close_member(stop)
                 if stop.is_set():
                     continue
-                if not self._is_trained:  # it went back: again the member alone is evaluated
-                    self.held_out = session.held_out(self._baseline)
+                if not self._is_trained:  # it went back
                     continue
                 if self._is_last:
                     break
                 yield from self._begin_next_member()
-            started = perf_counter()
+            started = self.deadline.clock()
             yield from self._guarded_step()
-            self.deadline.add_step(perf_counter() - started)  # listeners included
+            self.deadline.add_step(self.deadline.clock() - started)  # listeners included
             yield from self._after_step(stop)
         yield from self._finish(stop)
 
@@ -213,9 +216,24 @@ class Trainer:
             yield self._replan(plan.record(decided=ENDED_EARLY, at_step=self.step))
         self._closed_early = False
         session.next_member()
-        self.held_out = session.held_out(self._baseline)
         self._set_deadline(self.step)
-        if session.training_config.compile == "on":
+        yield from self._keep_beginning()
+
+    @property
+    def _begins_again(self) -> bool:
+        return isinstance(self.session, TransformerSession) and self.session.begins_again
+
+    def _begin_again(self) -> Iterator[Event]:
+        """Begin the training of the member again, with the size that the plan has from here on."""
+        self.transformer.begin_again()
+        self.deadline = self.deadline.begun_again(self.step)
+        self.run_folder.forget_best()  # until a checkpoint of the new model is
+        yield from self._keep_beginning()
+
+    def _keep_beginning(self) -> Iterator[Event]:
+        """Prepare the model whose training begins, which a checkpoint keeps."""
+        self.held_out = self.session.held_out(self._baseline)
+        if self.session.training_config.compile == "on":
             yield self._compile()
         yield from self._save()
 
@@ -225,7 +243,7 @@ class Trainer:
         """Take a step and report it; roll back if the loss has diverged."""
         started = perf_counter()
         if self.step in self.session.plan.decided_at:
-            self.transformer.follow_plan()
+            self.transformer.follow_plan(self.step)
         state, rates = self.session.state, self.transformer.learning_rates()
         loss, norm = train_step(self.transformer, rates)
         seconds = perf_counter() - started
@@ -259,20 +277,44 @@ class Trainer:
                 "lower --learning-rate"
             )
         to_step = self.transformer.roll_back(self.run_folder)
-        self._closed_early = False
+        self.held_out, self._closed_early = self.session.held_out(self._baseline), False
         factor = self.session.state.rate_factor
         return events.WentBack(step=diverged_at, to_step=to_step, reason=reason, rate_factor=factor)
 
     def _after_step(self, stop: Stop) -> Iterator[Event]:
         """What is due between steps: a new plan, an evaluation, a checkpoint."""
-        session, deadline = self.transformer, self.deadline
-        if deadline.first_plan_due(session.member_end - self.step):
-            sampler, closing = session.batch_sampler, self._closing_chunks()
-            yield self._replan(deadline.first_plan(session.plan, session.number, self.step, sampler, closing))
+        session = self.transformer
+        if self.step > self.deadline.first_step:  # else it went back to a checkpoint from before
+            yield from self._plan_rest()
+        if session.begins_again:
+            return
         yield from self._evaluate_if_due(stop)
         overdue = perf_counter() - self._saved_at >= session.training_config.save_every
         if overdue and not session.state.divergence.suspected:
             yield from self._save()
+
+    def _plan_rest(self) -> Iterator[Event]:
+        """Decide the schedule when enough steps are timed, then once whether the size fits the time."""
+        session, deadline, plan, step = self.transformer, self.deadline, self.transformer.plan, self.step
+        if deadline.first_plan_due(session.member_end - step):
+            sampler, closing = session.batch_sampler, self._closing_chunks()
+            yield self._replan(deadline.first_plan(plan, session.number, step, sampler, closing))
+            return
+        member = plan.members[session.number]
+        if not member.is_size_open or deadline.first_step != session.state.member_start:
+            return
+        seconds = deadline.judge_size(member.step_seconds)
+        if seconds is None:
+            return
+        left, n_train = max(LEAST_SECONDS, deadline.left), len(session.corpus.train)
+        resized = choose_again(plan, session.number, step, left, seconds, n_train)
+        if resized is not None:
+            facts = {
+                "seconds_left": left,
+                "step_seconds": seconds,
+                "expected_step_seconds": member.step_seconds,
+            }
+            yield self._replan(resized.record(decided=RESIZED, at_step=step, **facts))
 
     def _replan(self, plan: Plan) -> events.Planned:
         """Put a new plan in force; it is on the disk before any step depends on it."""
@@ -299,7 +341,7 @@ class Trainer:
         if not due or done or not deadline.has_eval_chunks or stop.is_set():
             return
         yield from self._evaluate_and_save(stop)
-        if deadline.step_seconds > 0:
+        if deadline.step_seconds > 0 and self.step > deadline.first_step:
             plan = deadline.next_plan(session.plan, session.number, self.step, self._closing_chunks())
             if plan != session.plan:
                 yield self._replan(plan)
