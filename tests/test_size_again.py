@@ -20,7 +20,7 @@ from charlm.errors import CheckpointError
 from charlm.reporting.log import MetricsLog
 from charlm.reporting.run_page import write_report
 from charlm.training import planner, trainer
-from charlm.training.deadline import Deadline
+from charlm.training.deadline import FIRST_PLAN_STEPS, Deadline
 from charlm.training.describe import resized
 from charlm.training.events import Evaluated, Event, Planned, Saved, Stepped, WentBack
 from charlm.training.launch import extend_by_steps, resume_run, start_run
@@ -168,12 +168,18 @@ def test_a_size_that_fits_or_was_given_stays(
     assert not resizings(session.plan) and session.model_config.n_embd == 16
 
 
-def test_it_is_judged_once(tmp_path: Path, corpus: Corpus, machine: Machine) -> None:
-    """The machine is ten times as slow from the second beginning on."""
-    machine.takes = lambda session: 3.0 if session.state.member_start == 0 else 10.0
-    run, session = begun(tmp_path, corpus, "once")
-    session.plan = replace(session.plan, members=chosen(corpus).plan.members)
-    list(Trainer(session, run, machine.deadline).run(Never()))
+def test_it_is_judged_once(
+    tmp_path: Path, corpus: Corpus, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the steps of the second size are as fast as those of the first were to be."""
+
+    def timed_again(plan: Plan, number: int, *rest: float) -> Plan | None:
+        found = planner.choose_again(plan, number, *rest)  # type: ignore[arg-type]
+        assert found is not None
+        return replace(found, members=(replace(found.members[0], step_seconds=9 * EXPECTED),))
+
+    monkeypatch.setattr(trainer, "choose_again", timed_again)
+    _, session, _ = trained(tmp_path, corpus, machine)
     assert len(resizings(session.plan)) == 1
 
 
@@ -234,7 +240,7 @@ def test_checkpoints_of_the_two_models_are_never_mixed(
     tmp_path: Path, corpus: Corpus, machine: Machine
 ) -> None:
     """A better loss before the new beginning is nothing to return to."""
-    run, session = begun(tmp_path, corpus, "toy", eval_every=4, eval_chars=100, save_every=0.0)
+    run, session = begun(tmp_path, corpus, "toy", eval_every=11, eval_chars=100, save_every=0.0)
     best: set[int | None] = set()
     for event in Trainer(session, run, machine.deadline).run(Never()):
         stepped = isinstance(event, Stepped) and event.step > session.state.member_start > 0
@@ -276,6 +282,8 @@ def test_a_later_member_begins_again_too(tmp_path: Path, machine: Machine) -> No
 
 
 def test_a_finished_run_is_extended(tmp_path: Path, corpus: Corpus, machine: Machine) -> None:
+    """Slow as its further steps may be, what it has learned is not given up."""
+    machine.takes = lambda session: EXPECTED
     run, session, _ = trained(tmp_path, corpus, machine)
     was = session.state.step
     run.unlock()
@@ -284,9 +292,9 @@ def test_a_finished_run_is_extended(tmp_path: Path, corpus: Corpus, machine: Mac
     extend_by_steps(resumed, run, 5)
     machine.now = 0.0
     late = replace(machine.deadline, first_step=was, keeps_chunks=True)
-    machine.takes = lambda session: 50.0
+    machine.takes = lambda session: 3 * EXPECTED
     list(Trainer(resumed, run, late).run(Never()))
-    assert resumed.state.member_start == session.state.member_start and resumed.state.step > was
+    assert resumed.state.member_start == 0 and resumed.state.step > was + FIRST_PLAN_STEPS
 
 
 @pytest.mark.parametrize("damage", ["a size that was never trained", "a speed that cannot be"])

@@ -150,8 +150,7 @@ class Trainer:
         self._set_deadline(deadline.first_step)
         if session.training_config.compile == "on" and not stop.is_set():
             yield self._compile()
-        if not self._begins_again:
-            yield from self._evaluate_if_due(stop)  # for the run may have been stopped before it did
+        yield from self._evaluate_if_due(stop)  # for the run may have been stopped before it did
         while not stop.is_set():
             if self._begins_again:
                 yield from self._begin_again()
