@@ -19,7 +19,7 @@ import torch
 from benchmarks.train import untrained
 from charlm.training.device import describe_machine, keep_memory
 from charlm.training.optimizer import LearningRates
-from charlm.training.planner import SIZES
+from charlm.training.sizes import SIZES
 
 
 def timed(action: Callable[[], object]) -> float:

@@ -38,7 +38,7 @@ from charlm.inference.members import MixturePredictor, predictor_of
 from charlm.inference.predictor import Predictor, TransformerPredictor
 from charlm.model.transformer import LanguageModel
 from charlm.threads import use_threads
-from charlm.training.planner import SIZES
+from charlm.training.sizes import SIZES
 
 ROUNDS, SCORED, PROMPT = 3, 40_000, 100_000
 COPIED = 64 << 20

@@ -67,7 +67,8 @@ def step_seconds(keys: list[str], counts: bool) -> list[list[float]]:
     from benchmarks.train import our_step, session_of
     from charlm.config import ModelConfig, TrainingConfig
     from charlm.data.corpus import reopen
-    from charlm.training.planner import Budget, choose
+    from charlm.training.planner import choose
+    from charlm.training.sizes import Budget
 
     torch.set_num_threads(1)
     model = ModelConfig(

@@ -30,12 +30,15 @@ from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import Vocabulary
 from charlm.native.library import VARIABLE
-from charlm.training.device import keep_memory, measure_gflops, pick_precision
-from charlm.training.planner import SIZES, Budget, Choice, Size, choose
+from charlm.training.device import keep_memory, pick_precision
+from charlm.training.planner import Choice, choose
 from charlm.training.session import TransformerSession
+from charlm.training.sizes import SIZES, Budget, Size
 from charlm.training.trainer import compile_model, train_step
 
 SYMBOLS = 65
+PRODUCT = 768
+"""The side of the matrices whose product is timed."""
 
 
 def untrained(size: Size, *, plain: bool = False, precision: str = "fp32") -> TransformerSession:
@@ -101,7 +104,13 @@ def in_turns(steps: Sequence[Callable[[], float]], rounds: int) -> NDArray[np.fl
 
 def product(kind: torch.dtype) -> float:
     """The seconds of a GFLOP of plain matrix product."""
-    return 1 / measure_gflops(torch.device("cpu"), kind)
+    a = torch.ones(PRODUCT, PRODUCT, dtype=kind)
+    times = []
+    for _ in range(12):
+        started = perf_counter()
+        a @ a
+        times.append(perf_counter() - started)
+    return 1e9 * median(times[2:]) / (2 * PRODUCT**3)
 
 
 def steps_of(size: Size, options: argparse.Namespace) -> list[Callable[[], float]]:
@@ -124,7 +133,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--plain", action="store_true")
-    default = pick_precision(torch.device("cpu"), timed=False)
+    default = pick_precision(torch.device("cpu"))
     parser.add_argument("--precision", choices=("fp32", "bf16"), default=default)
     options = parser.parse_args()
     keep_memory()
@@ -139,7 +148,7 @@ def main() -> None:
             ours, *_, fp32, bf16 = np.median(seconds, axis=0)
             ratios = np.median(seconds[:, 1:4] / seconds[:, :1], axis=0)
             chars = size.block_size * size.batch_size
-            gflop = size.step_gflop + 6 * SYMBOLS * size.n_embd * chars / 1e9
+            gflop = size.gflop + 6 * SYMBOLS * size.n_embd * chars / 1e9
             used = bf16 if options.precision == "bf16" else fp32
             name = f"{size.n_layer} x {size.n_embd}, {size.block_size} x {size.batch_size}"
             print(

@@ -22,7 +22,8 @@ from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
 from charlm.inference.generate import draw
 from charlm.inference.predictor import TransformerPredictor
-from charlm.training.planner import Budget, choose
+from charlm.training.planner import choose
+from charlm.training.sizes import Budget
 
 CHARS, STEPS, WARM, SCORED, SAMPLED = 1_000_000, 60, 10, 20_000, 300
 FIRST = 0x4E00  # Chinese characters, as many as are wanted

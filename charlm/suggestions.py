@@ -284,17 +284,19 @@ def time_meant(text: str) -> str | None:
     clock = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip(), re.ASCII)
     if clock:
         days, hours, minutes, seconds = (int(group or 0) for group in clock.groups())
-        return _written(days * 86400 + hours * 3600 + minutes * 60 + seconds)
+        return written_time(days * 86400 + hours * 3600 + minutes * 60 + seconds)
     unit = {"d": 86400, "h": 3600, "m": 60, "s": 1}
     part = r"(\d+(?:[.,]\d+)?)\s*(d|h|m|s)[a-z]*\.?"
     if not re.fullmatch(rf"(?:{part}[\s,]*(?:and)?\s*)+", text.strip().lower(), re.ASCII):
         return None
     parts = re.findall(part, text.lower(), re.ASCII)
-    return _written(round(sum(float(number.replace(",", ".")) * unit[letter] for number, letter in parts)))
+    return written_time(
+        round(sum(float(number.replace(",", ".")) * unit[letter] for number, letter in parts))
+    )
 
 
-def _written(seconds: int) -> str | None:
-    """Seconds as `--time` takes them."""
+def written_time(seconds: int) -> str | None:
+    """Seconds as `--time` takes them; None for less than one."""
     if seconds == 60:
         return "60s"
     hours, minutes, rest = seconds // 3600, seconds // 60 % 60, seconds % 60

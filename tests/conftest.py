@@ -23,8 +23,9 @@ from charlm.data.load import Loaded
 from charlm.data.prepare import prepare
 from charlm.native.library import CLONES, VARIABLE, library, status, supported_clones
 from charlm.training.launch import start_run
-from charlm.training.planner import Budget, choose
+from charlm.training.planner import choose
 from charlm.training.session import TransformerSession
+from charlm.training.sizes import Budget
 
 settings.register_profile("charlm", deadline=None)  # nothing is asserted about seconds
 settings.load_profile("charlm")

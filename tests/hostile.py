@@ -22,8 +22,9 @@ from charlm.errors import CheckpointError
 from charlm.inference.members import predictor_of
 from charlm.training.launch import resume_run, start_run
 from charlm.training.plan import read_plan
-from charlm.training.planner import Budget, Choice, choose
+from charlm.training.planner import Choice, choose
 from charlm.training.session import TransformerSession
+from charlm.training.sizes import Budget
 from charlm.training.state import overview
 from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, Never, toy_choice

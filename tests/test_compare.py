@@ -27,7 +27,7 @@ from charlm.inference.members import predictor_of
 from charlm.inference.predictor import NgramPredictor
 from charlm.training.events import Stepped
 from charlm.training.plan import read_plan
-from charlm.training.planner import Budget
+from charlm.training.sizes import SIZES, Budget, StepTime
 from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, toy_run
 from tests.test_predictor import predictor
@@ -36,6 +36,9 @@ MODEL = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0, 
 TRAINING = TrainingConfig(
     batch_size=4, learning_rate=1e-2, eval_every=5, eval_chars=100, threads=1, patience=0
 )
+
+
+TIMED = StepTime(kind="no-prior", size=SIZES[0], threads=1, precision="fp32", seconds=0.1)
 
 
 def make(
@@ -143,7 +146,7 @@ def test_all_runs_are_in_the_order_which_is_random_and_always_the_same(
 def test_a_comparison_on_disk_is_the_comparison(tmp_path: Path, corpus: Corpus) -> None:
     folder, comparison, _ = make(tmp_path, corpus, 2, mixer=["attention", "simple-attention"])
     assert on_disk.read(folder) == comparison
-    timed = replace(comparison, budget=Budget(seconds=30.0, gflops=99.5))
+    timed = replace(comparison, budget=Budget(seconds=30.0, timed=(TIMED,)))
     on_disk.write(folder, timed)
     assert on_disk.read(folder) == timed
 
@@ -161,7 +164,7 @@ def test_a_comparison_on_disk_is_the_comparison(tmp_path: Path, corpus: Corpus) 
         lambda d: d["corpus"].update(key="../../etc"),
         lambda d: d.update(budget=3),
         lambda d: d["budget"].update(steps=0),
-        lambda d: d["budget"].update(steps=None, seconds=10**400, gflops=1.0),
+        lambda d: d["budget"].update(steps=None, seconds=10**400),
         lambda d: d.update(threads=0),
         lambda d: d.update(seeds=[1, 1]),
         lambda d: d["variants"].append(d["variants"][0]),
@@ -200,7 +203,7 @@ def test_a_comparison_cut_off_anywhere_ends_as_if_it_had_not_been(
 def test_a_timed_run_that_was_cut_off_goes_on_under_its_plan(tmp_path: Path, corpus: Corpus) -> None:
     """No second warmup, no time added: it makes the steps that its plan had."""
     folder, comparison, loaded = make(tmp_path, corpus)
-    comparison = replace(comparison, budget=Budget(seconds=2.0, gflops=5.0))
+    comparison = replace(comparison, budget=Budget(seconds=2.0, timed=(TIMED,)))
     on_disk.write(folder, comparison)
     run = RunFolder(folder.path / comparison.tasks()[0].run_name)
 
@@ -218,7 +221,7 @@ def test_a_timed_run_cut_off_before_its_speed_was_known_is_begun_again(
     tmp_path: Path, corpus: Corpus
 ) -> None:
     folder, comparison, loaded = make(tmp_path, corpus)
-    comparison = replace(comparison, budget=Budget(seconds=1.0, gflops=5.0))
+    comparison = replace(comparison, budget=Budget(seconds=1.0, timed=(TIMED,)))
     on_disk.write(folder, comparison)
     cut_off(folder, comparison, loaded, 3)
     run = RunFolder(folder.path / comparison.tasks()[0].run_name)

@@ -10,7 +10,8 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.training import device
 from charlm.training.events import Compiled, Finished, Stepped
-from charlm.training.planner import Budget, choose
+from charlm.training.planner import choose
+from charlm.training.sizes import Budget
 from charlm.training.trainer import Trainer
 from tests.conftest import Never, toy_run
 

@@ -23,8 +23,9 @@ from charlm.inference.predictor import NgramPredictor
 from charlm.ngram.build import fit
 from charlm.training.events import Counted, Evaluated, Finished, Saved
 from charlm.training.launch import resume_run, start_run
-from charlm.training.planner import Budget, choose
+from charlm.training.planner import choose
 from charlm.training.session import NgramSession
+from charlm.training.sizes import Budget
 from charlm.training.trainer import Trainer
 from tests.cli.kept import TOY
 from tests.conftest import After, Never, Result, repeat_words

@@ -11,7 +11,8 @@ from charlm.explain.topics import PLAIN, TOPICS, explain
 from charlm.model.mixers import MIXERS
 from charlm.model.positions import POSITIONS
 from charlm.settings import settings_of
-from charlm.training.planner import Budget, choose
+from charlm.training.planner import choose
+from charlm.training.sizes import Budget
 from tests.conftest import TEXT, Result
 
 VARIED = [topic for topic, found in TOPICS.items() if found.vary]

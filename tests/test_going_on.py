@@ -26,9 +26,9 @@ from charlm.ngram.kneser_ney import KneserNey
 from charlm.training.events import Event, Remembered
 from charlm.training.finetune import Parent, choose_finetuning, inherit_model, inherit_training
 from charlm.training.launch import resume_run, start_run
-from charlm.training.planner import Budget
 from charlm.training.run_corpus import corpus_of
 from charlm.training.session import TransformerSession
+from charlm.training.sizes import Budget
 from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, Never, toy_run
 from tests.test_counts_alone import counted

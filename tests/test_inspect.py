@@ -20,6 +20,7 @@ from charlm.inspection.characters import (
     list_characters,
     normal_forms,
 )
+from charlm.training.sizes import Budget
 from tests.conftest import Result
 
 Charlm = Callable[..., Result]
@@ -27,8 +28,11 @@ Charlm = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def _one_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("charlm.training.device.measure_threads", lambda device, **_: (1, 100.0))
-    monkeypatch.setattr("charlm.training.device.pick_precision", lambda device, timed: "fp32")
+    """Steps are not timed, so that the same plan is shown each time."""
+    monkeypatch.setattr(
+        "charlm.training.trial.timed_budget",
+        lambda corpus, training, seconds, choose: (1, Budget(seconds=5.0)),
+    )
 
 
 def test_of_a_long_text_a_sample_is_read_and_said(charlm: Charlm, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,7 +247,7 @@ def test_far_fewer_steps_than_were_planned_are_said(corpus) -> None:  # type: ig
 def test_under_load_the_summary_says_what_was_planned(
     charlm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("charlm.training.planner.first_guess", lambda *args: 10**6)
+    monkeypatch.setattr("charlm.training.sizes.Budget.steps_of", lambda *args: 10**6)
     result = charlm("train", "ducks.txt", "--time", "6s", *TOY)
     assert result.code == 0, result.err
     assert "note: the first plan had 1,000,000 steps" in result.err

@@ -11,7 +11,8 @@ from charlm.inference.predictor import TransformerPredictor
 from charlm.model.ngram_layers import NgramEmbeddings
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.training.optimizer import LearningRates, Optimizer
-from charlm.training.planner import NGRAM_EMBEDDING_WEIGHTS, Budget, choose
+from charlm.training.planner import NGRAM_EMBEDDING_WEIGHTS, choose
+from charlm.training.sizes import Budget
 from tests.test_loop import stopped_and_resumed
 from tests.test_predictor import VOCABULARY
 

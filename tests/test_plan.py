@@ -6,12 +6,21 @@ from hypothesis import strategies as st
 
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.training.plan import Plan
-from charlm.training.planner import SIZES, SIZES_WITH_PRIOR, Budget, choose
+from charlm.training.planner import choose
 from charlm.training.schedule import Schedule
+from charlm.training.sizes import SIZES, Budget, StepTime, choose_size
+
+
+def at_speed(seconds: float, gflops: float) -> Budget:
+    """A time budget on a machine whose steps have that speed."""
+    size = SIZES[2]
+    timed = StepTime(kind="no-prior", size=size, threads=1, precision="fp32", seconds=size.gflop / gflops)
+    return Budget(seconds=seconds, timed=(timed,))
+
 
 budgets = st.one_of(
     st.builds(lambda n: Budget(steps=n), st.integers(1, 10**6)),
-    st.builds(lambda s, g: Budget(seconds=s, gflops=g), st.floats(1, 1e6), st.floats(1, 1e6)),
+    st.builds(lambda s, g: at_speed(s, g), st.floats(1, 1e6), st.floats(1, 1e6)),
 )
 
 
@@ -37,14 +46,13 @@ def test_what_is_set_by_hand_stays(budget: Budget, name: str, value: int) -> Non
 
 
 def test_more_time_never_means_a_smaller_model() -> None:
-    weights = [12 * c.model.n_layer * c.model.n_embd**2 for s in range(5, 10**5, 500) if (c := choose(Budget(seconds=s, gflops=130), 10**8, ModelConfig(), TrainingConfig()))]  # fmt: skip
-    assert weights == sorted(weights)
-    for sizes in (SIZES, SIZES_WITH_PRIOR):
-        assert [size.tflop for size in sizes] == sorted(size.tflop for size in sizes)
+    for kind in ("prior", "no-prior"):
+        sizes = [choose_size(kind, at_speed(s, 50), 10**8).weights for s in range(5, 10**5, 500)]
+        assert sizes == sorted(sizes) and len(set(sizes)) > 3
 
 
 def test_short_texts_get_short_blocks_and_small_models() -> None:
-    choice = choose(Budget(seconds=600, gflops=130), 45, ModelConfig(), TrainingConfig())
+    choice = choose(at_speed(600, 50), 45, ModelConfig(), TrainingConfig())
     assert choice.model.block_size == 22
     assert choice.model.n_embd == SIZES[0].n_embd
     assert choice.model.dropout == 0.2

@@ -22,8 +22,9 @@ from charlm.ngram.build import FOLDS, TrainingPrior, build, fold_edges, training
 from charlm.ngram.kneser_ney import KneserNey, log_float32
 from charlm.ngram.table import pruned
 from charlm.training.launch import resume_run
-from charlm.training.planner import Budget, choose
+from charlm.training.planner import choose
 from charlm.training.session import TransformerSession
+from charlm.training.sizes import Budget
 from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, toy_choice, toy_run
 from tests.matrix import every_model, name_of
@@ -315,7 +316,7 @@ def test_windows_go_without_the_prior_where_the_text_is_read_often_enough() -> N
 
 def test_counting_keeps_to_a_tenth_of_the_time_by_a_fixed_rule() -> None:
     def chars(n_train: int) -> int | None:
-        budget = Budget(seconds=20.0, gflops=100.0)
+        budget = Budget(seconds=20.0)
         return choose(budget, n_train, ModelConfig(), TrainingConfig()).training.prior_chars
 
     assert chars(1_000_000) is None

@@ -11,7 +11,7 @@ import pytest
 from charlm.cli.main import COMMANDS
 from charlm.model.mixers import MIXERS
 from charlm.model.positions import POSITIONS
-from charlm.training.planner import SIZES, SIZES_WITH_PRIOR, Size
+from charlm.training.sizes import SIZES, SIZES_WITH_PRIOR, Size
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -21,13 +21,11 @@ TEN_FILES = re.findall(r"^\d+\. `(charlm/\S+\.py)`", README, re.M)
 
 def size_lines(sizes: Sequence[Size]) -> list[str]:
     """One of the planner's tables as it should stand."""
-    header = "| from TFLOP | layers | width | heads | block | batch | learning rate |"
-    rows = (
-        (s.tflop, s.n_layer, s.n_embd, s.n_head, s.block_size, s.batch_size, s.learning_rate) for s in sizes
-    )
+    header = "| layers | width | heads | block | batch | learning rate |"
+    rows = ((s.n_layer, s.n_embd, s.n_head, s.block_size, s.batch_size, s.learning_rate) for s in sizes)
     return [
         header,
-        "|---" * 7 + "|",
+        "|---" * 6 + "|",
         *("| " + " | ".join(f"{value:g}" for value in row) + " |" for row in rows),
     ]
 

@@ -227,7 +227,7 @@ def _prepare(
         warn(f"skipped: {as_options(reason)}")
 
     from charlm.cli.compare_run import prepare
-    from charlm.training.planner import Budget
+    from charlm.training.sizes import Budget
 
     warn_unless_kept(names, MESSAGES)
     loaded = load_text(names, text, MESSAGES)

@@ -13,6 +13,7 @@ from charlm.cli.compare_display import show
 from charlm.cli.console import MESSAGES, Bar, count, foreign, load_run, print_json, say, table, warn, working
 from charlm.cli.follow import warn_of
 from charlm.config import TextConfig, TrainingConfig
+from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded, run_name
 from charlm.data.reader import read_texts
 from charlm.data.tokenizer import without_ends
@@ -36,12 +37,14 @@ from charlm.settings import settings_of
 from charlm.terminal import command_line, one_line
 from charlm.threads import use_threads
 from charlm.training.describe import describe_choice, several, text_name
-from charlm.training.device import measure_budget, pick_device, unused_gpu_note
+from charlm.training.device import unused_gpu_note
 from charlm.training.events import Event
-from charlm.training.planner import Budget
+from charlm.training.planner import Choice
 from charlm.training.request import note_files
 from charlm.training.run_corpus import Moved
 from charlm.training.signals import EXIT_CODES, StopSignals
+from charlm.training.sizes import Budget
+from charlm.training.trial import timed_budget, untimed_budget
 
 HIDDEN_BY_PRIOR = {"position", "mixer", "window", "locality", "n_kv_head"}
 """Choices of architecture whose effect the prior hides: rotary against none differ by 0.066 bits without it only."""
@@ -58,12 +61,9 @@ def prepare(
     budget: Budget,
 ) -> tuple[RunFolder, Comparison]:
     """A new comparison in a folder of its own; UsageError for what cannot be, before anything is written."""
-    use_threads(training.threads)
+    threads = use_threads(training.threads)
     if (idle := unused_gpu_note(training.device)) is not None:
         say(idle)
-    device = pick_device(training.device)
-    threads, means = measure_budget(device, training, budget.steps, budget.seconds)
-    budget = replace(means, seconds=budget.seconds, compiler=False)  # compiling would take some runs' time
     if len(variants) * seeds > MOST_RUNS:
         raise UsageError(
             f"this comparison would have {len(variants) * seeds:,} runs; the limit is {MOST_RUNS:,}"
@@ -73,7 +73,9 @@ def prepare(
         name=name or default,
         variants=tuple(variants),
         seeds=tuple(range(training.seed, training.seed + seeds)),
-        budget=budget,
+        budget=replace(
+            untimed_budget(training, 1), steps=budget.steps, seconds=budget.seconds, compiler=False
+        ),
         threads=threads,
         text=replace(text, val_file=text.val_file and str(Path(text.val_file).absolute())),
         corpus=CorpusFacts(
@@ -84,6 +86,8 @@ def prepare(
         ),
         command=command_line(["charlm", *sys.argv[1:]]),
     )
+    if budget.seconds is not None:
+        comparison = _timed(comparison, loaded.corpus, training)
     choices = [plan_of(comparison, task, len(loaded.corpus.train)) for task in comparison.tasks()]
     for reason in unintended(comparison, choices):
         warn(f"the plan gives the variants different values of {reason}")
@@ -99,6 +103,22 @@ def prepare(
     comparison = replace(comparison, name=folder.path.name)
     on_disk.write(folder, comparison)
     return folder, comparison
+
+
+def _timed(comparison: Comparison, corpus: Corpus, training: TrainingConfig) -> Comparison:
+    """The same with the steps of its first transformer timed, once for all runs."""
+    task = next((task for task in comparison.tasks() if not task.variant.model.is_ngram), None)
+    if task is None:
+        return comparison
+
+    def choose_for(budget: Budget) -> Choice:
+        return plan_of(replace(comparison, budget=budget), task, len(corpus.train))
+
+    seconds = comparison.budget.seconds
+    assert seconds is not None
+    threads, means = timed_budget(corpus, training, seconds, choose_for)
+    budget = replace(means, compiler=False)  # compiling would take some runs' time
+    return replace(comparison, budget=budget, threads=threads)
 
 
 def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded, *, as_json: bool) -> None:

@@ -32,6 +32,7 @@ from charlm.training.events import (
     Skipped,
     WentBack,
 )
+from charlm.training.plan import read_plan
 from charlm.training.signals import EXIT_CODES, StopSignals
 from charlm.training.state import overview
 
@@ -186,6 +187,11 @@ def print_result(run: RunFolder, reason: str) -> None:
     nats, report = row.get("nats_per_char"), run.path / REPORT
     row["bits_per_char"] = None if nats is None else nats / log(2)
     row["report"] = str(report) if report.exists() else None
+    forecast = read_plan(run).forecast
+    row["forecast"] = None
+    if forecast is not None and nats is not None and row["finished"] == "done":
+        expected = forecast.ratio * nats / log(2)
+        row["forecast"] = {"seconds": forecast.seconds, "bits_per_char": expected}
     _print_row({**row, "schema": SCHEMA})
 
 

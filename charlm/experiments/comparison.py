@@ -27,8 +27,8 @@ from charlm.settings import Settings
 from charlm.strict_json import read_as, to_json
 from charlm.terminal import one_line
 from charlm.training.plan import read_plan
-from charlm.training.planner import Budget
 from charlm.training.run_corpus import Moved, reload_corpus
+from charlm.training.sizes import Budget
 
 NAME = "comparison.json"
 MOST_RUNS = 10_000
@@ -72,7 +72,11 @@ class Comparison:
             if list(variant.values) != list(self.axes):
                 raise ValueError("its variants do not vary the same settings")
         budget = self.budget
-        amounts = (budget.seconds, budget.gflops) if budget.steps is None else (budget.steps,)
+        amounts = (
+            [budget.steps]
+            if budget.steps is not None
+            else [budget.seconds, *(t.seconds for t in budget.timed)]
+        )
         if not all(amount is not None and 0 < amount < 1e9 for amount in (*amounts, self.threads)):
             raise ValueError("its budget and its threads must be above 0")
         TrainingConfig(precision=budget.precision)
@@ -175,7 +179,7 @@ def _differences(run: RunFolder, corpus: CorpusFacts, comparison: Comparison, ta
             yield from _not_as_given(replace(task.variant.training, seed=task.seed), config.get("training"))
     with suppress(CheckpointError):
         plan, budget = read_plan(run), comparison.budget
-        begun = {"seconds": budget.seconds, "steps": budget.steps, "gflops": budget.gflops}
+        begun = {"seconds": budget.seconds, "steps": budget.steps, "timed": to_json(budget.timed)}
         for name, value in {**begun, "threads": comparison.threads}.items():
             if plan.decisions[0].get(name) != value:
                 yield f"its plan began with {name} {plan.decisions[0].get(name)}, not {value}"

@@ -20,7 +20,7 @@ from charlm.strict_json import to_json
 from charlm.terminal import percent
 from charlm.training.planner import Choice
 
-SCHEMA = 3
+SCHEMA = 4
 MOST_TRAINED = 4_000_000
 """Symbols of the training part that the n-gram baseline is fitted on."""
 SCORED_PIECES, SCORED_PIECE = 20, 10_000
@@ -181,7 +181,7 @@ def examine(
         },
         plan={
             "seconds": decision["seconds"],
-            "gflops": decision["gflops"],
+            "timed": decision["timed"],
             "model": choice.model.to_json(),
             "training": choice.training.to_json(),
             "members": to_json(choice.plan.members),

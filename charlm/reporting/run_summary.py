@@ -12,6 +12,7 @@ from charlm.evaluation.bootstrap import plus_minus, too_few
 from charlm.reporting.commands import repeat_command, why_not_repeatable
 from charlm.reporting.run_page import training_note
 from charlm.strict_json import to_json
+from charlm.suggestions import written_time
 from charlm.terminal import one_line
 from charlm.training.describe import joined, member_in_training, several, text_name
 from charlm.training.events import Calibrated, Finished, Remembered
@@ -20,6 +21,8 @@ from charlm.training.session import Session
 from charlm.training.state import calibration_facts, evaluated_last, member_facts
 
 Row = tuple[str, str]
+WORTH_BITS = 0.01
+"""Bits per character below which more time is not worth it."""
 
 
 def summary_rows(run: RunFolder, session: Session, last: Finished) -> list[Row]:
@@ -33,7 +36,9 @@ def summary_rows(run: RunFolder, session: Session, last: Finished) -> list[Row]:
     rows = [("run", run.name), ("steps", steps), *session.learned, ("text", text_name(session.run))]
     unit, members = session.corpus.vocabulary.unit_noun, member_facts(session.configs, session.state)
     rows += member_rows(members, calibration_facts(session.state), unit)
-    rows += figure_rows(session) + forgetting_rows(to_json(session.state.parent_loss))
+    rows += (
+        figure_rows(session) + forecast_rows(session) + forgetting_rows(to_json(session.state.parent_loss))
+    )
     if last.reason == "early":
         corpus = session.corpus
         nats_per_symbol = fmean(session.state.early_stopping.best_blocks)
@@ -88,6 +93,19 @@ def figure_rows(session: Session) -> list[Row]:
         )
         rows.append(("training loss", f"{loss:.4f} bits/char; {of}"))
     return rows
+
+
+def forecast_rows(session: Session) -> list[Row]:
+    """What more time is expected to buy, for a run that had a time budget and used it."""
+    forecast, figure = session.plan.forecast, session.state.last_evaluation
+    if forecast is None or figure is None or session.state.finished != "done":
+        return []
+    lower, time = forecast.bits_lower(figure.nats_per_char / log(2)), written_time(round(forecast.seconds))
+    if lower < WORTH_BITS:
+        return [
+            ("more time", f"not worth it: {time} is expected to end less than {WORTH_BITS} bits/char lower")
+        ]
+    return [("more time", f"{time} is expected to end about {lower:.2f} bits/char lower")]
 
 
 def member_rows(

@@ -1,4 +1,4 @@
-"""The device that training computes on: threads, precision, compilation, and the machine's speed.
+"""The device that training computes on: precision, memory, compilation, and the machine in words.
 
 GPUs (CUDA, Apple's MPS) are handled here and nowhere else. They are untested, so `auto` is the CPU.
 """
@@ -10,41 +10,26 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from charlm.config import TrainingConfig
 from charlm.errors import UsageError
-from charlm.native.library import library, status
+from charlm.native.library import status
 from charlm.terminal import one_line
 from charlm.threads import threads
-from charlm.training.planner import Budget
 
 if TYPE_CHECKING:
     from charlm.model.transformer import LanguageModel
 
-MATMUL_SIZE = 768
-MATMUL_SECONDS = 0.03
-QUIET_ROUNDS, BUSY_ROUNDS = 3, 5
-"""How often the speed is measured on an idle machine, and at least how often on a busy one."""
-PAUSE_SECONDS = 0.1
-QUIET_SHARE = 0.85
-"""On an idle machine, threads get at least this share of their time, and the slowest round of the fastest's speed."""
-MIN_HALVING_GAIN = 1.2
-MAX_WAIT_SHARE, MAX_WAIT_SECONDS = 0.05, 3.0
-"""How long to wait for a busy machine: at most this share of the time budget, and so many seconds."""
 BF16_FEATURES = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16", "sve_bf16")
 """Processor features, by torch's names, that make bf16 products faster than fp32."""
-MIN_BF16_GAIN = 1.3
 CPU_COMPILERS = ("g++", "clang++", "c++", "cl")
 """What TorchInductor looks for on a CPU."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, MAX_KEPT = -1, -3, 1 << 30
@@ -85,14 +70,9 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
-def pick_precision(device: torch.device, *, timed: bool) -> str:
-    """`bf16` or `fp32`: bf16 where the device has it and, with `timed`, where its products are faster."""
-    if not has_bf16(device):
-        return "fp32"
-    if not timed:
-        return "bf16"
-    gains = [measure_gflops(device, torch.bfloat16) / measure_gflops(device) for _ in range(QUIET_ROUNDS)]
-    return "bf16" if median(gains) > MIN_BF16_GAIN else "fp32"
+def pick_precision(device: torch.device) -> str:
+    """`bf16` where the device has it, else `fp32`."""
+    return "bf16" if has_bf16(device) else "fp32"
 
 
 def precision_context(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -118,72 +98,6 @@ def keep_memory() -> None:
     if hasattr(library, "gnu_get_libc_version"):
         for setting in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             library.mallopt(setting, MAX_KEPT)
-
-
-def measure_budget(
-    device: torch.device, training: TrainingConfig, steps: int | None, seconds: float | None = None
-) -> tuple[int, Budget]:
-    """The number of threads to use, and the budget: so many steps, or these seconds at the measured speed.
-
-    With a number of steps nothing is timed: tables decide, so that the result can be repeated.
-    """
-    precision = None if training.precision == "auto" else training.precision
-    tools = {"compiler": has_compiler(device), "kernels": device.type == "cpu" and library() is not None}
-    if steps is not None:
-        precision = precision or pick_precision(device, timed=False)
-        return torch.get_num_threads(), Budget(steps=steps, precision=precision, **tools)
-    patience = min(MAX_WAIT_SECONDS, MAX_WAIT_SHARE * (seconds or 0.0))
-    n_threads, gflops = measure_threads(device, fixed=training.threads is not None, patience=patience)
-    precision = precision or pick_precision(device, timed=True)
-    if precision == "bf16":
-        gflops = measure_gflops(device, torch.bfloat16)
-    gflops = round(gflops, 1)
-    return n_threads, Budget(seconds=seconds, gflops=gflops, precision=precision, **tools)
-
-
-def measure_threads(device: torch.device, *, fixed: bool = False, patience: float = 0.0) -> tuple[int, float]:
-    """Set the faster number of threads, all or half of them; returns it and its GFLOP/s.
-
-    On a busy machine, threads wait for each other in every product, and half of them can be several times faster.
-    `fixed` keeps the number as it is. The result decides a whole run, so a busy machine is measured again for up
-    to `patience` seconds, and medians decide.
-    """
-    most = torch.get_num_threads()
-    numbers = (most,) if fixed or device.type != "cpu" or most == 1 else (most, most // 2)
-    speeds: dict[int, list[float]] = {number: [] for number in numbers}
-    started, quiet = time.perf_counter(), True
-    while True:
-        for number in numbers:
-            torch.set_num_threads(number)
-            before = time.perf_counter(), time.process_time()
-            speeds[number].append(measure_gflops(device))
-            if number == most and device.type == "cpu":
-                took, computed = time.perf_counter() - before[0], time.process_time() - before[1]
-                quiet = quiet and computed > QUIET_SHARE * most * took
-        all_speeds, best = speeds[most], max(numbers, key=lambda number: median(speeds[number]))
-        quiet = quiet and min(all_speeds) > QUIET_SHARE * max(all_speeds) and best == most
-        enough = len(all_speeds) >= (QUIET_ROUNDS if quiet else BUSY_ROUNDS)
-        if enough and (quiet or time.perf_counter() - started >= patience):
-            break
-        if not quiet:
-            time.sleep(min(PAUSE_SECONDS, patience / BUSY_ROUNDS))
-    faster = median(speeds[best]) > MIN_HALVING_GAIN * median(all_speeds)
-    chosen = best if faster else most
-    torch.set_num_threads(chosen)
-    return chosen, median(speeds[chosen])
-
-
-def measure_gflops(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """The speed of a plain matrix product, in 10^9 operations per second."""
-    a = torch.ones(MATMUL_SIZE, MATMUL_SIZE, device=device, dtype=dtype)
-    float((a @ a)[0, 0])
-    times: list[float] = []
-    started = time.perf_counter()
-    while time.perf_counter() - started < MATMUL_SECONDS or len(times) < 3:
-        before = time.perf_counter()
-        float((a @ a)[0, 0])  # reading a number waits for a GPU
-        times.append(time.perf_counter() - before)
-    return 2 * MATMUL_SIZE**3 / median(times) / 1e9
 
 
 def has_compiler(device: torch.device) -> bool:

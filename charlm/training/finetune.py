@@ -21,16 +21,13 @@ from charlm.inference.context import ContextRule
 from charlm.inference.members import predictor_of
 from charlm.model.transformer import grow_vocabulary
 from charlm.settings import settings_of
-from charlm.strict_json import from_json
+from charlm.strict_json import from_json, read_as
 from charlm.terminal import one_line
 from charlm.training.held_out import ParentText
-from charlm.training.plan import Plan
+from charlm.training.plan import PLAN_FILE, Plan
 from charlm.training.planner import (
-    FIRST_GUESS_EFFICIENCY,
     PRIOR_SHARE,
-    Budget,
     Choice,
-    Size,
     choose,
     limit_prior_chars,
     single_kind,
@@ -38,6 +35,7 @@ from charlm.training.planner import (
 from charlm.training.request import Messages
 from charlm.training.run_corpus import Moved, corpus_of, parent_corpus
 from charlm.training.session import TransformerSession
+from charlm.training.sizes import Budget, Size, StepTime
 
 MAX_COUNTED_OVERLAP = 0.05
 """If more of the new training text occurs in the parent's, the prior does not count the parent's text.
@@ -350,9 +348,11 @@ def _parent_text(session: TransformerSession, corpus: Corpus) -> ParentText:
 def _symbols_to_score(plan: Plan, size: Size) -> int:
     """How many symbols of the parent's held-out text there is time for, by the plan's first decision."""
     first = plan.decisions[0] if plan.decisions else {}
-    seconds, gflops = first.get("seconds"), first.get("gflops")
-    if not isinstance(seconds, int | float) or not isinstance(gflops, int | float):
+    seconds = first.get("seconds")
+    if not isinstance(seconds, int | float):
         return MAX_SCORED
+    timed = read_as(tuple[StepTime, ...], first.get("timed", []), PLAN_FILE)
+    step_seconds = Budget(timed=timed).step_seconds(plan.members[0].kind, size)
     # A forward pass is a third of a step, and by the context rule each symbol is read twice.
-    gflop = 2 * size.step_gflop / 3 / (size.batch_size * size.block_size) / FIRST_GUESS_EFFICIENCY
-    return int(min(MAX_SCORED, max(MIN_SCORED, SCORING_SHARE * seconds * gflops / gflop)))
+    symbol_seconds = 2 * step_seconds / 3 / size.chars
+    return int(min(MAX_SCORED, max(MIN_SCORED, SCORING_SHARE * seconds / symbol_seconds)))

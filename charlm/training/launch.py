@@ -17,15 +17,17 @@ from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.errors import CheckpointError, ResourceError
 from charlm.native.library import status
+from charlm.strict_json import to_json
 from charlm.terminal import one_line
 from charlm.threads import available, use_threads
 from charlm.training.deadline import Deadline
-from charlm.training.device import measure_gflops
 from charlm.training.finetune import Parent, load_parent_weights, main_chars, reload_parent_text
 from charlm.training.plan import EXTENDED, read_plan, write_plan
-from charlm.training.planner import Budget, Choice, Size, first_guess
+from charlm.training.planner import Choice
 from charlm.training.run_corpus import corpus_of, counted_parent
 from charlm.training.session import NgramSession, Session, TransformerSession
+from charlm.training.sizes import Budget
+from charlm.training.trial import step_time
 
 
 def versions() -> dict[str, str]:
@@ -160,14 +162,13 @@ def extend_by_seconds(
 
     `reserve`: seconds that the caller needs after training. Raises ResourceError.
     """
-    step = session.state.step
+    step, timed = session.state.step, step_time(session)
     deadline = Deadline(
         budget=seconds, at=started + seconds, reserve=reserve, first_step=step, keeps_chunks=step > 0
     )
-    gflops = round(measure_gflops(session.device), 1)
-    budget = Budget(seconds=max(1.0, round(deadline.left, 2)), gflops=gflops)
-    guess = first_guess(budget, Size.of(session.model_config, session.training_config))
-    _extend(session, run, guess, budget_seconds=seconds, gflops=gflops)
+    budget = Budget(seconds=max(1.0, round(deadline.left, 2)), timed=(timed,))
+    guess = budget.steps_of(timed.kind, timed.size)
+    _extend(session, run, guess, budget_seconds=seconds, timed=to_json(budget.timed))
     return deadline
 
 

@@ -84,6 +84,18 @@ class MemberPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a run of more time is expected to end at."""
+
+    seconds: float
+    ratio: float  # of its loss to that of this run
+
+    def bits_lower(self, bits_per_char: float) -> float:
+        """How much lower it ends than a run which ended at so many bits per character."""
+        return max(0.0, (1 - self.ratio) * bits_per_char)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """The members and the schedule in force, how to evaluate, and the record of the decisions that led there."""
 
@@ -178,6 +190,12 @@ class Plan:
         """The step at which the plan was last extended, if it was."""
         steps = [d.get("at_step") for d in self.decisions if d.get("decided") == EXTENDED]
         return steps[-1] if steps and isinstance(steps[-1], int) else None
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """What a run of more time was expected to end at, where this one has a time budget. Raises CheckpointError."""
+        data = self.decisions[0].get("forecast") if self.decisions else None
+        return None if data is None or self.extended_at is not None else read_as(Forecast, data, PLAN_FILE)
 
     @property
     def first_total_steps(self) -> int:

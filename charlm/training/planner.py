@@ -1,14 +1,15 @@
 """The planner: from a budget and the text's length to a model size, hyperparameters and a schedule.
 
-`choose` is a pure function of its arguments and the tables below. With a number of steps, no measured time enters;
-with a time budget, the measured speed is recorded in the plan, and the schedule is revised from the speed of the
-steps themselves (charlm/training/deadline.py).
+`choose` is a pure function of its arguments, the tables below and those of charlm/training/sizes.py. With a number of
+steps, no measured time enters; with a time budget, steps that were timed (charlm/training/trial.py) are recorded in the
+plan, and the schedule is revised from the speed of the steps themselves (charlm/training/deadline.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import ceil, sqrt
+from statistics import fmean
 
 from charlm.config import (
     NGRAM,
@@ -20,70 +21,22 @@ from charlm.config import (
     settings_given,
 )
 from charlm.strict_json import from_json, to_json
-from charlm.training.plan import OPEN_SETTINGS, REGULARISATION, SIZE_SETTINGS, MemberPlan, Plan
+from charlm.training.plan import OPEN_SETTINGS, REGULARISATION, SIZE_SETTINGS, Forecast, MemberPlan, Plan
 from charlm.training.schedule import Schedule
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """A row of the size table: the best model and batch found for at least `tflop` of computation."""
-
-    tflop: float  # budget times the speed of a plain matrix product, in 10^12 operations
-    n_layer: int
-    n_embd: int
-    n_head: int
-    block_size: int
-    batch_size: int
-    learning_rate: float
-
-    @classmethod
-    def of(cls, model: ModelConfig, training: TrainingConfig, rate_share: float = 1.0) -> "Size":
-        """The size of a planned model, with that share of its learning rate."""
-        assert model.n_layer and model.n_embd and model.block_size and training.batch_size
-        return cls(
-            tflop=0,
-            n_layer=model.n_layer,
-            n_embd=model.n_embd,
-            n_head=model.n_head or 1,
-            block_size=model.block_size,
-            batch_size=training.batch_size,
-            learning_rate=(training.learning_rate or 0.0) * rate_share,
-        )
-
-    @property
-    def weights(self) -> int:
-        """Approximate weights of the blocks: attention 4 C^2, SwiGLU 8 C^2."""
-        return 12 * self.n_layer * self.n_embd**2
-
-    @property
-    def step_gflop(self) -> float:
-        """Operations of a step, forward and backward, in 10^9: 6 per weight and 12 C T per layer, for each symbol."""
-        per_char = 6 * self.weights + 12 * self.n_layer * self.n_embd * self.block_size
-        return per_char * self.block_size * self.batch_size / 1e9
-
-
-SIZES = (
-    Size(tflop=0, n_layer=2, n_embd=64, n_head=2, block_size=64, batch_size=16, learning_rate=6e-3),
-    Size(tflop=1.5, n_layer=3, n_embd=64, n_head=2, block_size=128, batch_size=16, learning_rate=6e-3),
-    Size(tflop=25, n_layer=3, n_embd=96, n_head=3, block_size=128, batch_size=16, learning_rate=6e-3),
-    Size(tflop=100, n_layer=4, n_embd=128, n_head=4, block_size=128, batch_size=16, learning_rate=4e-3),
-    Size(tflop=300, n_layer=5, n_embd=160, n_head=5, block_size=128, batch_size=16, learning_rate=3e-3),
-    Size(tflop=800, n_layer=6, n_embd=256, n_head=8, block_size=128, batch_size=32, learning_rate=2e-3),
-    Size(tflop=2_000, n_layer=6, n_embd=384, n_head=6, block_size=256, batch_size=48, learning_rate=1.5e-3),
-    Size(tflop=50_000, n_layer=12, n_embd=768, n_head=12, block_size=512, batch_size=64, learning_rate=6e-4),
+from charlm.training.sizes import (
+    MAX_WEIGHTS_PER_CHAR,
+    Budget,
+    Size,
+    StepTime,
+    choose_size,
+    expected_loss,
 )
-SIZES_WITH_PRIOR = (
-    Size(tflop=0, n_layer=2, n_embd=64, n_head=2, block_size=128, batch_size=8, learning_rate=6e-3),
-    Size(tflop=5, n_layer=3, n_embd=96, n_head=3, block_size=128, batch_size=8, learning_rate=6e-3),
-    Size(tflop=15, n_layer=4, n_embd=96, n_head=3, block_size=128, batch_size=8, learning_rate=6e-3),
-    Size(tflop=30, n_layer=4, n_embd=128, n_head=4, block_size=256, batch_size=8, learning_rate=4e-3),
-    Size(tflop=150, n_layer=5, n_embd=160, n_head=5, block_size=512, batch_size=6, learning_rate=3e-3),
-    *(size for size in SIZES if size.tflop >= 800),
-)
-"""With an n-gram prior, which knows the nearby context, longer blocks pay."""
 
-MIXTURE_MIN_TFLOP = 25
-"""From this budget on a run trains two transformers, with and without the prior, and mixes them with the n-gram model."""
+MIXTURE_GAIN = 0.036
+"""How much lower a mixture of a transformer with the prior, one without and the n-gram model ends than the mean of the
+two, as a share of what the n-gram model makes of the text; as measured (benchmarks/NOTES.md)."""
+MIXTURE_SECONDS = 4.0
+"""What several members cost besides training: fitting their weights, and predicting with all of them at the end."""
 PRIOR_SECONDS, LEAST_PRIOR_SHARE, MOST_PRIOR_SHARE = 8.0, 0.12, 0.35
 """The time of the one with the prior, which soon knows what it can: seconds, but within these shares of the budget."""
 OF_ONE_MEMBER = ("batch_size", "learning_rate", "optimizer", "muon_lr", "schedule")
@@ -104,10 +57,6 @@ of a single transformer needs fewer than a mixture's weights."""
 RESERVED_MIN_CHARS = 20_000
 """Symbols of training text below which nothing is reserved: temperatures of fewer would be noise."""
 
-MAX_STEPS = 10**9
-STEP_EFFICIENCY = 0.5  # speed of large models' steps relative to a plain matrix product
-FIRST_GUESS_EFFICIENCY = 0.25  # the same for the first guess, which is for short times and small sizes
-MAX_WEIGHTS_PER_CHAR = 8  # of training text: larger models only memorise
 DROPOUT_BY_EPOCHS = ((20, 0.2, 0.4), (12, 0.15, 0.3), (8, 0.1, 0.3), (3, 0.0, 0.2), (1.5, 0.0, 0.1))
 """From so many epochs on: dropout, ngram_embedding_dropout."""
 MIN_HEAD = 32
@@ -120,23 +69,7 @@ COMPILE_MIN_GFLOP = {"fp32": 40_000, "bf16": 24_000}  # of all steps: from there
 EVAL_CHARS = 10_000
 EPOCHS_PER_EVALUATION = 10
 MAX_EVALUATIONS = 60
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What a run may use: seconds at a measured speed, or a number of steps; and what the machine offers."""
-
-    seconds: float | None = None
-    gflops: float | None = None
-    steps: int | None = None
-    precision: str = "fp32"  # the fastest on this machine
-    compiler: bool = False  # is one available?
-    kernels: bool = False  # are the training kernels available, which make compiling pointless?
-
-    def part(self, share: float) -> "Budget":
-        """A share of it."""
-        seconds = None if self.seconds is None else self.seconds * share
-        return replace(self, seconds=seconds, steps=self.steps and max(1, round(self.steps * share)))
+MORE_TIME = 10  # times as long is the run that is forecast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,18 +81,19 @@ class Choice:
     plan: Plan
     why: str
 
-    def record(self, budget: Budget, threads: int) -> "Choice":
+    def record(self, budget: Budget, threads: int, forecast: Forecast | None = None) -> "Choice":
         """The same with everything it depends on recorded in the plan, so that it can be repeated."""
         choice = self.with_threads(threads)
         plan = choice.plan.record(
             decided="size",
             at_step=0,
             seconds=budget.seconds,
-            gflops=budget.gflops,
+            timed=to_json(budget.timed),
             threads=threads,
             precision=self.training.precision,
             compile=self.training.compile,
             steps=budget.steps,
+            forecast=None if forecast is None else to_json(forecast),
         )
         return replace(choice, plan=plan)
 
@@ -202,7 +136,7 @@ def choose(
         training = limit_prior_chars(training, budget.seconds, n_train)
         plan = Plan(schedule=Schedule.parse("0:1,1:1"), eval_every=1, eval_chars=EVAL_CHARS)
         return Choice(model=model.completed(), training=training, plan=plan, why="as requested")
-    assert budget.steps is not None or (budget.seconds and budget.gflops)
+    assert budget.steps is not None or budget.seconds
     if model.plain:
         refuse_not_plain(training)
     given_chars = training.reserved_chars
@@ -224,7 +158,14 @@ def choose(
     schedule = _schedule_of(training, parts, budget.steps)
     ends = accumulate(part.steps for part in parts) if len(parts) > 1 else [schedule.end]
     members = tuple(
-        MemberPlan(model=part.model, training=part.training, end=end, share=share, left_open=part.left_open)
+        MemberPlan(
+            model=part.model,
+            training=part.training,
+            end=end,
+            share=share,
+            left_open=part.left_open,
+            step_seconds=part.step_seconds,
+        )
         for part, end, share in zip(parts, ends, shares, strict=True)
     )
     first = parts[0]
@@ -246,6 +187,7 @@ class _Part:
     wanted_block: int
     steps_per_epoch: float
     left_open: tuple[str, ...]
+    step_seconds: float | None  # expected; None where nothing is timed
 
 
 def _schedule_of(training: TrainingConfig, parts: Sequence[_Part], steps: int | None) -> Schedule:
@@ -270,13 +212,15 @@ def _choose_member(
     )
     model = _choose_prior(model, n_train)
     n_train -= training.reserved_chars or 0
-    size = given or _choose_size(budget, n_train, SIZES_WITH_PRIOR if model.prior else SIZES)
+    kind = PRIOR if model.prior else NO_PRIOR
+    size = given or choose_size(kind, budget, n_train)
     wanted = model.block_size or size.block_size
     block = min(wanted, max(1, (n_train - 1) // 2))
     parts = training.grad_accum
     batch = training.batch_size or ceil(min(size.batch_size, max(1, n_train // block)) / parts) * parts
     size = replace(size, block_size=block, batch_size=batch)
-    steps = budget.steps or first_guess(budget, size)
+    as_given = {name: value for name in ("n_layer", "n_embd") if (value := getattr(model, name))}
+    steps = budget.steps_of(kind, replace(size, **as_given))
     epochs = steps * batch * block / n_train
     model = replace(_fill_model(choose_dropout(model, epochs), size, n_train), block_size=block)
     if training.ngram_embedding_accumulator is None and not model.plain:
@@ -294,6 +238,7 @@ def _choose_member(
         wanted_block=wanted,
         steps_per_epoch=n_train / (batch * block),
         left_open=left_open,
+        step_seconds=round(budget.step_seconds(kind, Size.of(model, training)), 6) if budget.timed else None,
     )
 
 
@@ -301,7 +246,7 @@ def _why(budget: Budget, parts: Sequence[_Part], n_train: int) -> str:
     """What the choice was made for, and what limited it."""
     why = f"for {budget.steps} steps"
     if budget.steps is None:
-        why = f"for {budget.seconds:g} s at {budget.gflops:.0f} GFLOP/s"
+        why = f"for {budget.seconds:g} s"
     if any(part.size.weights * 1.5 > MAX_WEIGHTS_PER_CHAR * n_train for part in parts):
         why += f", small because the training text has only {n_train:,} symbols"
     for part in parts:
@@ -363,12 +308,44 @@ def _choose_members(
             )
         return kinds, (1 / n,) * n
     left = not settings_given(model) and not settings_given(training, OF_ONE_MEMBER)
-    tflop = (budget.seconds or 0) * (budget.gflops or 0) / 1e3
-    if left and training.reserved_chars and tflop >= MIXTURE_MIN_TFLOP:
-        assert budget.seconds
+    if left and training.reserved_chars and budget.seconds:
         share = min(MOST_PRIOR_SHARE, max(LEAST_PRIOR_SHARE, PRIOR_SECONDS / budget.seconds))
-        return (PRIOR, NO_PRIOR, NGRAM), (share, 1 - share)
+        kinds, shares = (PRIOR, NO_PRIOR), (share, 1 - share)
+        rest = replace(budget, seconds=max(1.0, budget.seconds - MIXTURE_SECONDS))
+        each = [_expected_loss(kind, rest.part(s), n_train) for kind, s in zip(kinds, shares, strict=True)]
+        if fmean(each) - MIXTURE_GAIN < _expected_loss(PRIOR, budget, n_train):
+            return (*kinds, NGRAM), shares
     return (single_kind(model, n_train),), (1.0,)
+
+
+def _expected_loss(kind: str, budget: Budget, n_train: int) -> float:
+    """The loss that is expected of the best size of a kind, as a share of the n-grams'."""
+    size = choose_size(kind, budget, n_train)
+    return expected_loss(kind, size, budget.steps_of(kind, size) * size.chars, n_train)
+
+
+def expected_end(choice: Choice, n_train: int) -> float:
+    """The loss that a planned run is expected to end at, as a share of what n-grams make of the text."""
+    losses, begin = [], 0
+    for member in choice.plan.members:
+        size = Size.of(member.model, member.training)
+        chars = (member.end - begin) * size.chars
+        losses.append(
+            expected_loss(member.kind, size, chars, n_train - (member.training.reserved_chars or 0))
+        )
+        begin = member.end
+    mixed = len(losses) > 1 and NGRAM in (choice.training.members or "").split(",")
+    return fmean(losses) - MIXTURE_GAIN if mixed else min(losses)
+
+
+def forecast_of(
+    seconds: float, budget: Budget, choose_for: Callable[[Budget], Choice], n_train: int
+) -> Forecast:
+    """What a run of MORE_TIME times as many seconds is expected to end at, by what `choose_for` plans for it."""
+    assert budget.seconds
+    longer = replace(budget, seconds=budget.seconds + (MORE_TIME - 1) * seconds)
+    now, then = (expected_end(choose_for(means), n_train) for means in (budget, longer))
+    return Forecast(seconds=MORE_TIME * seconds, ratio=round(then / now, 4))
 
 
 def single_kind(model: ModelConfig, n_train: int) -> str:
@@ -385,13 +362,6 @@ def _of_kind(model: ModelConfig, kind: str, kinds: Sequence[str]) -> ModelConfig
     if prior:
         return replace(model, prior=True)
     return replace(model, prior=False, prior_order=None, prior_dropout=None)
-
-
-def first_guess(budget: Budget, size: Size) -> int:
-    """About how many steps fit the time budget, before any step was timed."""
-    assert budget.seconds and budget.gflops
-    guess = budget.seconds * budget.gflops * FIRST_GUESS_EFFICIENCY / size.step_gflop
-    return max(1, min(MAX_STEPS, round(guess)))
 
 
 def evaluation_interval(steps: int, seconds: float, steps_per_epoch: float) -> int:
@@ -433,17 +403,6 @@ def _wants_prior(model: ModelConfig, n_train: int) -> bool:
         return bool(model.prior) and not model.plain
     given = model.prior_order is not None or model.prior_dropout is not None
     return given or n_train >= PRIOR_MIN_CHARS
-
-
-def _choose_size(budget: Budget, n_train: int, sizes: Sequence[Size]) -> Size:
-    def affordable(size: Size) -> bool:
-        if budget.steps is not None:
-            return budget.steps * size.step_gflop >= size.tflop * 1e3 * STEP_EFFICIENCY
-        assert budget.seconds and budget.gflops
-        return budget.seconds * budget.gflops >= size.tflop * 1e3
-
-    fitting = [s for s in sizes if affordable(s) and s.weights <= MAX_WEIGHTS_PER_CHAR * n_train]
-    return fitting[-1] if fitting else sizes[0]
 
 
 OF_THE_MACHINE = ("seed", "patience", "save_every", "device", "threads", "precision", "prior_memory")
@@ -533,7 +492,7 @@ def _choose_heads(n_embd: int, groups: int, multiple: int) -> int:
 def _fill_training(training: TrainingConfig, budget: Budget, size: Size, steps: int) -> TrainingConfig:
     """Choose optimizer, Muon's learning rate, precision and compilation, where they were left open."""
     precision = budget.precision if training.precision == "auto" else training.precision
-    pays = budget.compiler and steps * size.step_gflop >= COMPILE_MIN_GFLOP[precision]
+    pays = budget.compiler and steps * size.gflop >= COMPILE_MIN_GFLOP[precision]
     compiled = ("on" if pays else "off") if training.compile == "auto" else training.compile
     optimizer = training.optimizer or "muon"
     training = replace(training, optimizer=optimizer, precision=precision, compile=compiled)
@@ -559,8 +518,14 @@ def choose_again(
     member = plan.members[number]
     if not member.is_size_open:
         return None
-    gflops = Size.of(member.model, member.training).step_gflop / step_seconds / FIRST_GUESS_EFFICIENCY
-    budget = Budget(seconds=seconds_left, gflops=gflops, precision=member.training.precision)
+    timed = StepTime(
+        kind=member.kind,
+        size=Size.of(member.model, member.training),
+        threads=member.training.threads or 1,
+        precision=member.training.precision,
+        seconds=step_seconds,
+    )
+    budget = Budget(seconds=seconds_left, timed=(timed,), precision=timed.precision)
     part = _choose_member(budget, n_train, *member.reopened(), None)
 
     def size(model: ModelConfig, training: TrainingConfig) -> list[object]:

@@ -431,9 +431,11 @@ def choose_plan(
     Returns the choice and a sentence that describes it. Raises UsageError for settings that do not go together.
     """
     from charlm.threads import use_threads  # here: torch is slow to import
-    from charlm.training.device import measure_budget, pick_device, unused_gpu_note
+    from charlm.training.device import unused_gpu_note
     from charlm.training.finetune import choose_finetuning
-    from charlm.training.planner import Budget, choose
+    from charlm.training.planner import choose, forecast_of
+    from charlm.training.sizes import Budget
+    from charlm.training.trial import timed_budget, untimed_budget
 
     corpus, most = loaded.corpus, use_threads(training.threads)
     if model.is_ngram:
@@ -441,17 +443,25 @@ def choose_plan(
         return choice, describe_model(choice, corpus.vocabulary)
     if (idle_gpu := unused_gpu_note(training.device)) is not None:
         messages.say(idle_gpu)
-    threads, means = measure_budget(pick_device(training.device), training, steps, budget)
-    if budget is not None:
-        means = replace(means, seconds=round(max(1.0, budget - (perf_counter() - started)), 2))
-    try:
+
+    def choose_for(means: Budget) -> "Choice":
         if origin is not None:
-            choice = choose_finetuning(origin, corpus, means, model, training)
+            return choose_finetuning(origin, corpus, means, model, training)
+        asked = None if teacher is None else teacher.most_chars(means, corpus.vocabulary.n_symbols)
+        return choose(means, len(corpus.train), model, training, teacher_chars=asked)
+
+    try:
+        forecast = None
+        if steps is not None:
+            threads, means = most, untimed_budget(training, steps)
         else:
-            n_symbols = corpus.vocabulary.n_symbols
-            asked = None if teacher is None else teacher.most_chars(means, n_symbols)
-            choice = choose(means, len(corpus.train), model, training, teacher_chars=asked)
-        choice = choice.record(means, threads)
+            assert budget is not None
+            left = max(1.0, budget - (perf_counter() - started))
+            threads, means = timed_budget(corpus, training, left, choose_for)
+            left = max(1.0, budget - (perf_counter() - started))
+            means = replace(means, seconds=round(left, 2))
+            forecast = forecast_of(budget, means, choose_for, len(corpus.train))
+        choice = choose_for(means).record(means, threads, forecast)
     except ValueError as error:
         raise UsageError(str(error)) from None
     busy = f"; on {threads} of {most} threads, because the machine is busy" if threads < most else ""
@@ -463,16 +473,15 @@ def taken_plan(loaded: "Loaded", training: TrainingConfig, request: TrainRequest
     from charlm.checkpoint.run_folder import find_run
     from charlm.checkpoint.safe_io import read_json  # here and below: torch is slow to import
     from charlm.threads import use_threads
-    from charlm.training.device import measure_budget, pick_device
     from charlm.training.plan import PLAN_FILE, Plan
     from charlm.training.planner import take_plan
+    from charlm.training.trial import untimed_budget
 
     named = request.plan_from or ""
     path = Path(os.path.expanduser(named))
     if not path.is_file():
         path = find_run(request.root, named).path / PLAN_FILE
-    use_threads(training.threads)
-    threads, means = measure_budget(pick_device(training.device), training, 1)
+    threads, means = use_threads(training.threads), untimed_budget(training, 1)
     try:
         plan = Plan.from_json(read_json(path))
     except ValueError as error:

@@ -22,16 +22,14 @@ from charlm.inference.predictor import Edges, Predictor
 from charlm.ngram.build import build, spread_chars, training_folds
 from charlm.terminal import first_of, one_line
 from charlm.training.device import keep_memory, precision_context
-from charlm.training.planner import Budget, Size
+from charlm.training.sizes import Budget, Size
 
 MOST_NUMBERS = 1 << 28
 """Probabilities that are kept, in float16: half a gigabyte."""
 TIME_SHARE = 0.2
 """Of a time budget, at most, for the teacher's pass over the text."""
-SPEED_SHARE = 0.25
-"""The speed of that pass relative to a plain matrix product."""
-NGRAM_GFLOP = 1e-3
-"""What n-grams and the mixture add for each symbol, in the same measure."""
+NGRAM_GFLOP = 2.5e-4
+"""What n-grams and the mixture add for each symbol, as operations of training steps that take as long."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +107,13 @@ class Teacher:
         most = MOST_NUMBERS // n_symbols
         if budget.seconds is None or self.snapshot.model_config.is_ngram:
             return most
-        assert budget.gflops
         gflop = NGRAM_GFLOP
         members = [(member.model_config, member.training_config) for member in self.snapshot.earlier]
         for configs in (*members, (self.snapshot.model_config, self.snapshot.training_config)):
             size = Size.of(*configs)
             # A forward pass is a third of a step, and by the context rule each symbol is read twice.
-            gflop += 2 * size.step_gflop / 3 / (size.batch_size * size.block_size)
-        return max(1, min(most, int(TIME_SHARE * budget.seconds * budget.gflops * SPEED_SHARE / gflop)))
+            gflop += 2 * size.gflop / 3 / (size.batch_size * size.block_size)
+        return max(1, min(most, int(TIME_SHARE * budget.seconds * budget.gflops / gflop)))
 
     def predictor(self, corpus: Corpus) -> tuple[Predictor, Edges | None]:
         """What predicts the training text, and the edges of the folds that its n-grams can leave out."""

@@ -314,7 +314,8 @@ def test_a_comparison_under_a_time_measures_the_machine_once(charlm: Charlm) -> 
     result = charlm("compare", "ducks.txt", *VARIED[2:4], "--time", "5s", "--threads", "1")
     assert result.code == 0, result.err
     plans = [json.loads(path.read_text()) for path in Path("checkpoints").glob("*/*/plan.json")]
-    assert len({plan["decisions"][0]["gflops"] for plan in plans}) == 1
+    assert len({str(plan["decisions"][0]["timed"]) for plan in plans}) == 1
+    assert plans[0]["decisions"][0]["timed"]
     assert all(plan["decisions"][0]["seconds"] == 5 for plan in plans)
 
 

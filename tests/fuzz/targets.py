@@ -47,7 +47,7 @@ from charlm.reporting import log
 from charlm.strict_json import parse_json, to_json
 from charlm.terminal import one_line, visible
 from charlm.training.plan import Plan
-from charlm.training.planner import Budget
+from charlm.training.sizes import Budget
 from charlm.training.state import read_state
 
 ENCODINGS = (

@@ -1,0 +1,39 @@
+"""The scaling law: the loss that a transformer is expected to end at, by its weights, its block and what it reads.
+
+The constants come from `python -m benchmarks.scaling`.
+"""
+
+from dataclasses import dataclass
+from math import exp
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingLaw:
+    """The expected loss, as a multiple of what Kneser-Ney n-grams make of the same text.
+
+    E + A / weights^a + B / characters^b + C / block^c, as in Hoffmann et al. 2022 (arXiv 2203.15556). Reading a text
+    again teaches less each time: after the first pass, characters count as in Muennighoff et al. 2023 (arXiv
+    2305.16264), U (1 + R (1 - exp(-(passes - 1) / R))), where R falls as the weights grow.
+    """
+
+    E: float
+    A: float
+    a: float
+    B: float
+    b: float
+    C: float
+    c: float
+    R: float  # passes, of a model with as many weights as the text has characters
+    r: float  # R falls with (weights / characters)^r
+
+    def loss(self, *, weights: float, block_size: int, chars: float, n_train: int) -> float:
+        """Of a model of so many weights that reads `chars` characters of a text of `n_train`."""
+        passes = chars / n_train
+        R = self.R * (n_train / weights) ** self.r
+        read = chars if passes <= 1 else n_train * (1 + R * (1 - exp(-(passes - 1) / R)))
+        size, block = float(weights**-self.a), float(block_size**-self.c)
+        return self.E + self.A * size + self.B * float(max(1.0, read) ** -self.b) + self.C * block
+
+
+NO_PRIOR_LAW = ScalingLaw(E=0.6, A=2.0, a=0.3, B=60.0, b=0.4, C=0.5, c=0.5, R=8.0, r=0.3)
+PRIOR_LAW = ScalingLaw(E=0.8, A=0.5, a=0.3, B=4.0, b=0.3, C=0.3, c=0.5, R=4.0, r=0.3)

@@ -1,0 +1,169 @@
+"""Sizes of models, how long their steps take, and the size that is expected to end lowest within a budget."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from charlm.config import PRIOR, ModelConfig, TrainingConfig
+from charlm.training.scaling import NO_PRIOR_LAW, PRIOR_LAW
+
+TYPICAL_GFLOPS = 100.0
+"""The speed of training steps on a few CPU cores, in 10^9 operations per second, where nothing was timed."""
+GROWTH = 0.9
+"""Seconds of a step grow with this power of its operations: larger products are more efficient."""
+UNTIMED_SPEED = 1.15
+"""How much faster than expected a size may be that was not timed; so what looks best is timed before it is chosen."""
+TRAINING_SHARE = 0.8  # of a time budget; the rest goes to start-up, evaluations and saves
+MAX_WEIGHTS_PER_CHAR = 8  # of training text: larger models only memorise
+MAX_STEPS = 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """The size of a model and its batch, and the learning rate that suits it."""
+
+    n_layer: int
+    n_embd: int
+    n_head: int
+    block_size: int
+    batch_size: int
+    learning_rate: float
+
+    @classmethod
+    def of(cls, model: ModelConfig, training: TrainingConfig, rate_share: float = 1.0) -> "Size":
+        """The size of a planned model, with that share of its learning rate."""
+        assert model.n_layer and model.n_embd and model.block_size and training.batch_size
+        return cls(
+            n_layer=model.n_layer,
+            n_embd=model.n_embd,
+            n_head=model.n_head or 1,
+            block_size=model.block_size,
+            batch_size=training.batch_size,
+            learning_rate=(training.learning_rate or 0.0) * rate_share,
+        )
+
+    @property
+    def weights(self) -> int:
+        """Approximate weights of the blocks: attention 4 C^2, SwiGLU 8 C^2."""
+        return 12 * self.n_layer * self.n_embd**2
+
+    @property
+    def chars(self) -> int:
+        """Symbols in a batch."""
+        return self.block_size * self.batch_size
+
+    @property
+    def gflop(self) -> float:
+        """Operations of a step, forward and backward, in 10^9: 6 per weight and 12 C T per layer, for each symbol."""
+        per_char = 6 * self.weights + 12 * self.n_layer * self.n_embd * self.block_size
+        return per_char * self.chars / 1e9
+
+
+SIZES = (
+    Size(n_layer=2, n_embd=64, n_head=2, block_size=64, batch_size=16, learning_rate=6e-3),
+    Size(n_layer=3, n_embd=64, n_head=2, block_size=128, batch_size=16, learning_rate=6e-3),
+    Size(n_layer=3, n_embd=96, n_head=3, block_size=128, batch_size=16, learning_rate=6e-3),
+    Size(n_layer=4, n_embd=128, n_head=4, block_size=128, batch_size=16, learning_rate=4e-3),
+    Size(n_layer=5, n_embd=160, n_head=5, block_size=128, batch_size=16, learning_rate=3e-3),
+    Size(n_layer=6, n_embd=256, n_head=8, block_size=128, batch_size=32, learning_rate=2e-3),
+    Size(n_layer=6, n_embd=384, n_head=6, block_size=256, batch_size=48, learning_rate=1.5e-3),
+    Size(n_layer=12, n_embd=768, n_head=12, block_size=512, batch_size=64, learning_rate=6e-4),
+)
+SIZES_WITH_PRIOR = (
+    Size(n_layer=2, n_embd=64, n_head=2, block_size=128, batch_size=8, learning_rate=6e-3),
+    Size(n_layer=3, n_embd=96, n_head=3, block_size=128, batch_size=8, learning_rate=6e-3),
+    Size(n_layer=4, n_embd=96, n_head=3, block_size=128, batch_size=8, learning_rate=6e-3),
+    Size(n_layer=4, n_embd=128, n_head=4, block_size=256, batch_size=8, learning_rate=4e-3),
+    Size(n_layer=5, n_embd=160, n_head=5, block_size=512, batch_size=6, learning_rate=3e-3),
+    *SIZES[5:],
+)
+"""With an n-gram prior, which knows the nearby context, longer blocks pay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """How long a training step of some size and kind took here."""
+
+    kind: str  # PRIOR or NO_PRIOR
+    size: Size
+    threads: int
+    precision: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a run may use: seconds, and how long steps take; or a number of steps; and what the machine offers."""
+
+    seconds: float | None = None
+    timed: tuple[StepTime, ...] = ()
+    steps: int | None = None
+    precision: str = "fp32"  # the fastest on this machine
+    compiler: bool = False  # is one available?
+    kernels: bool = False  # are the training kernels available, which make compiling pointless?
+
+    def part(self, share: float) -> "Budget":
+        """A share of it."""
+        seconds = None if self.seconds is None else self.seconds * share
+        return replace(self, seconds=seconds, steps=self.steps and max(1, round(self.steps * share)))
+
+    def is_timed(self, kind: str, size: Size) -> bool:
+        """Were steps of that size timed?"""
+        return any(t.kind == kind and t.size.gflop == size.gflop for t in self.timed)
+
+    def step_seconds(self, kind: str, size: Size) -> float:
+        """How long a step takes, or is expected to take by the nearest size that was timed."""
+        of_kind = [t for t in self.timed if t.kind == kind] or self.timed
+        if not of_kind:
+            return size.gflop / TYPICAL_GFLOPS
+        nearest = min(of_kind, key=lambda t: max(t.size.gflop, size.gflop) / min(t.size.gflop, size.gflop))
+        return nearest.seconds * float((size.gflop / nearest.size.gflop) ** GROWTH)
+
+    def steps_of(self, kind: str, size: Size) -> int:
+        """About how many steps fit."""
+        if self.steps is not None:
+            return self.steps
+        assert self.seconds
+        return max(1, min(MAX_STEPS, round(TRAINING_SHARE * self.seconds / self.step_seconds(kind, size))))
+
+    @property
+    def gflops(self) -> float:
+        """The speed of the largest steps that were timed, in 10^9 operations per second."""
+        largest = max(self.timed, key=lambda t: t.size.gflop, default=None)
+        return TYPICAL_GFLOPS if largest is None else largest.size.gflop / largest.seconds
+
+
+def sizes_of(kind: str) -> Sequence[Size]:
+    """The sizes that a model of that kind may get, the smallest first."""
+    return SIZES_WITH_PRIOR if kind == PRIOR else SIZES
+
+
+def expected_loss(kind: str, size: Size, chars: float, n_train: int) -> float:
+    """The loss that a model is expected to end at which reads so many symbols, as a share of the n-grams'."""
+    law = PRIOR_LAW if kind == PRIOR else NO_PRIOR_LAW
+    return law.loss(weights=size.weights, block_size=size.block_size, chars=chars, n_train=n_train)
+
+
+def choose_size(kind: str, budget: Budget, n_train: int) -> Size:
+    """The size that is expected to end lowest within the budget, on a training text of `n_train` symbols.
+
+    For a number of steps, which says nothing of time, it is the largest that would be chosen for as much computation.
+    """
+    sizes = sizes_of(kind)
+    fitting = [size for size in sizes if size.weights <= MAX_WEIGHTS_PER_CHAR * n_train] or sizes[:1]
+
+    def lowest(budget: Budget) -> Size:
+        def expected(size: Size) -> float:
+            faster = 1.0 if budget.is_timed(kind, size) else UNTIMED_SPEED
+            steps = faster * budget.steps_of(kind, size)
+            return expected_loss(kind, size, steps * size.chars, n_train)
+
+        return min(fitting, key=expected)
+
+    if budget.steps is None:
+        return lowest(budget)
+
+    def is_chosen(size: Size) -> bool:
+        seconds = budget.steps_of(kind, size) * Budget().step_seconds(kind, size) / TRAINING_SHARE
+        return lowest(Budget(seconds=seconds)).weights >= size.weights
+
+    return next((size for size in reversed(fitting) if is_chosen(size)), fitting[0])

@@ -1,0 +1,161 @@
+"""Trial steps: how long steps of the sizes take that a run may get, here and as it would train them.
+
+A trial trains on the beginning of the run's own text and is then forgotten. Of what was timed, only the figures in
+`Budget.timed` remain; they are recorded in the plan before they decide anything.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from charlm.checkpoint.run_folder import CorpusFacts, RunFacts
+from charlm.config import TextConfig, TrainingConfig
+from charlm.data.corpus import Corpus
+from charlm.native.library import library
+from charlm.training.device import has_bf16, has_compiler, keep_memory, pick_device, pick_precision
+from charlm.training.plan import Plan
+from charlm.training.planner import Choice
+from charlm.training.session import TransformerSession
+from charlm.training.sizes import Budget, Size, StepTime
+from charlm.training.trainer import train_step
+
+CHARS = 30_000
+"""Of the text, at most, that trials are trained on."""
+ROUNDS = 3
+"""Of trials: the sizes chosen before any step was timed, by the first trials, by the second."""
+FEWEST_STEPS, MOST_STEPS = 2, 8
+"""Timed of each trial, after a first step in which memory is allocated."""
+SHARE, MOST_SECONDS = 0.025, 2.0
+"""Of a time budget, and seconds, after which no other trial begins."""
+MIN_HALVING_GAIN, MIN_BF16_GAIN = 1.2, 1.1
+"""How much faster half the threads, or bf16, must be."""
+
+
+@dataclass
+class _Trial:
+    """A member that takes trial steps, with a number of threads and in a precision."""
+
+    session: TransformerSession
+    threads: int
+    times: list[float] = field(default_factory=list)
+
+    @property
+    def precision(self) -> str:
+        return self.session.training_config.precision
+
+    @property
+    def seconds(self) -> float:
+        """Of a step."""
+        return median(self.times[1:] or self.times)
+
+    def step(self) -> None:
+        """Take a step, and its time."""
+        torch.set_num_threads(self.threads)
+        started = perf_counter()
+        train_step(self.session, self.session.learning_rates())
+        self.times.append(perf_counter() - started)
+        self.session.state.step += 1
+
+    def result(self) -> StepTime:
+        """What was timed."""
+        session = self.session
+        return StepTime(
+            kind=session.plan.members[session.number].kind,
+            size=Size.of(session.model_config, session.training_config),
+            threads=self.threads,
+            precision=self.precision,
+            seconds=round(self.seconds, 6),
+        )
+
+
+def untimed_budget(training: TrainingConfig, steps: int) -> Budget:
+    """The budget of so many steps. Nothing is timed, so that what is planned can be repeated."""
+    device = pick_device(training.device)
+    precision = pick_precision(device) if training.precision == "auto" else training.precision
+    kernels = device.type == "cpu" and library() is not None
+    return Budget(steps=steps, precision=precision, compiler=has_compiler(device), kernels=kernels)
+
+
+def timed_budget(
+    corpus: Corpus, training: TrainingConfig, seconds: float, choose: Callable[[Budget], Choice]
+) -> tuple[int, Budget]:
+    """The number of threads to use, and the budget of so many seconds with the times of trial steps.
+
+    The members that `choose` would train are timed, the last one, which has most of the time, with all threads and
+    with half of them, in fp32 and in bf16 where the processor has it; then those that it would train now.
+    """
+    keep_memory()
+    started, most = perf_counter(), torch.get_num_threads()
+    budget = replace(untimed_budget(training, 1), seconds=seconds, steps=None)
+    on_cpu = pick_device(training.device).type == "cpu"
+    numbers = [most, most // 2] if on_cpu and most > 1 and training.threads is None else [most]
+    precisions = [budget.precision]
+    if training.precision == "auto" and has_bf16(pick_device(training.device)):
+        precisions = ["fp32", "bf16"]
+    until = started + min(MOST_SECONDS, SHARE * seconds)
+    for rounds in range(ROUNDS):
+        plan = choose(budget).plan
+        new = [i for i in reversed(range(len(plan.members))) if not _is_timed(budget, plan, i)]
+        if not new or (rounds and perf_counter() >= until):
+            break
+        for number in new:
+            trials = [
+                _Trial(session, threads)
+                for precision, threads in product(precisions, numbers)
+                for session in [_session(corpus, plan, number, precision)]
+            ]
+            _in_turns(trials, until)
+            best = _best(trials, most)
+            numbers, precisions = [best.threads], [best.precision]
+            budget = replace(budget, precision=best.precision, timed=(*budget.timed, best.result()))
+    torch.set_num_threads(numbers[0])
+    return numbers[0], budget
+
+
+def step_time(session: TransformerSession) -> StepTime:
+    """How long a step of the member in training takes now; its weights do not change."""
+    number, precision = session.number, session.training_config.precision
+    trial = _Trial(_session(session.corpus, session.plan, number, precision), torch.get_num_threads())
+    _in_turns([trial], perf_counter())
+    return trial.result()
+
+
+def _is_timed(budget: Budget, plan: Plan, number: int) -> bool:
+    member = plan.members[number]
+    return budget.is_timed(member.kind, Size.of(member.model, member.training))
+
+
+def _session(corpus: Corpus, plan: Plan, number: int, precision: str) -> TransformerSession:
+    """A session of one member, on the beginning of the text."""
+    member = plan.members[number]
+    training = replace(
+        member.training, precision=precision, reserved_chars=0, prior_chars=None, teacher_weight=None
+    )
+    member = replace(member, training=training)
+    assert member.model.block_size
+    few = corpus.train[: max(CHARS, 2 * member.model.block_size + 2)]
+    facts = CorpusFacts(label="", sources=(), key=corpus.key, sha256=corpus.sha256)
+    run = RunFacts(name="", command="", created="", corpus=facts, text=TextConfig())
+    alone = replace(plan, members=(member,), decisions=())
+    return TransformerSession(replace(corpus, train=few), alone, run)
+
+
+def _in_turns(trials: Sequence[_Trial], until: float) -> None:
+    """Take steps of each in turns, so that a machine that is busy for a moment is so for all."""
+    for steps in range(1 + MOST_STEPS):
+        if steps > FEWEST_STEPS and perf_counter() >= until:
+            return
+        for trial in trials:
+            trial.step()
+
+
+def _best(trials: Sequence[_Trial], most: int) -> _Trial:
+    """The fastest; bf16, and fewer threads than `most`, only where they are clearly faster."""
+    costs = {"fp32": 1.0, "bf16": MIN_BF16_GAIN}
+    fastest = min(trials, key=lambda trial: trial.seconds * costs[trial.precision])
+    of_precision = [trial for trial in trials if trial.precision == fastest.precision]
+    return min(of_precision, key=lambda t: t.seconds * (1.0 if t.threads == most else MIN_HALVING_GAIN))
