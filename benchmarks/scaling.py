@@ -33,7 +33,7 @@ from charlm.training.scaling import ScalingLaw
 from charlm.training.sizes import Size, sizes_of
 
 HELD_OUT = 50_000
-START = (0.6, 2.0, 0.3, 60.0, 0.4, 0.5, 0.5, 8.0, 0.3)
+START = (0.6, 2.0, 0.3, 20.0, 0.4, 0.1, 0.5, 0.5, 8.0, 0.3)
 """Where the fit begins: the constants in their order."""
 ERROR = 0.01
 """What a row may be off by, as a share of the loss: about what another seed changes."""
@@ -60,6 +60,11 @@ class Row:
     def key(self) -> tuple[str, int, str, str, int]:
         """What makes it one row and not another."""
         return self.text, self.chars, self.kind, self.size, self.steps
+
+    @property
+    def part(self) -> str:
+        """The text, and how much of it was trained on."""
+        return f"{self.text}, {self.chars:,}"
 
     @property
     def block_size(self) -> int:
@@ -155,15 +160,13 @@ def fit(options: argparse.Namespace) -> None:
         constants = ", ".join(f"{name}={value:.4g}" for name, value in asdict(law).items())
         print(f"{kind}: ScalingLaw({constants})")
         for text, scale in scales.items():
-            here = [row for row in of_kind if row.text == text]
+            here = [row for row in of_kind if row.part == text]
             errors = [log(row.share / expected(law, row) / scale) for row in here]
             spread = sqrt(fmean(error**2 for error in errors))
-            print(f"  {text:14}{len(here):4} rows, times {scale:.3f}, off by {100 * spread:.1f} %")
+            print(f"  {text:24}{len(here):4} rows, times {scale:.3f}, off by {100 * spread:.1f} %")
             if options.rows:
                 for row, error in zip(here, errors, strict=True):
-                    print(
-                        f"      {row.chars:11,} {row.size:14}{row.steps:7}{row.share:9.4f}{100 * error:+7.1f} %"
-                    )
+                    print(f"      {row.size:14}{row.steps:7}{row.share:9.4f}{100 * error:+7.1f} %")
 
 
 def expected(law: ScalingLaw, row: Row) -> float:
@@ -172,10 +175,10 @@ def expected(law: ScalingLaw, row: Row) -> float:
 
 
 def fitted(rows: list[Row]) -> tuple[ScalingLaw, dict[str, float]]:
-    """The law that fits best, and a factor for each text, since texts differ in more than what n-grams say."""
+    """The law that fits best, and a factor for each text and length, since texts differ in more than what n-grams say."""
     names = [f.name for f in fields(ScalingLaw)]
-    texts = sorted({row.text for row in rows})
-    place = torch.tensor([texts.index(row.text) for row in rows])
+    texts = sorted({row.part for row in rows})
+    place = torch.tensor([texts.index(row.part) for row in rows])
     weights, blocks, read, chars, shares = (
         torch.tensor([getattr(row, name) for row in rows], dtype=torch.float64)
         for name in ("weights", "block_size", "read", "chars", "share")
@@ -184,11 +187,11 @@ def fitted(rows: list[Row]) -> tuple[ScalingLaw, dict[str, float]]:
     scales = torch.zeros(len(texts), dtype=torch.float64, requires_grad=True)
 
     def loss() -> Tensor:
-        E, A, a, B, b, C, c, R, r = logs.exp()
+        E, A, a, B, b, s, C, c, R, r = logs.exp()
         passes = read / chars
         half = R * (chars / weights) ** r
         useful = torch.where(passes <= 1, read, chars * (1 + half * (1 - torch.exp(-(passes - 1) / half))))
-        law = E + A * weights**-a + B * useful**-b + C * blocks**-c
+        law = E + A * weights**-a + B * (weights**s / useful) ** b + C * blocks**-c
         errors = (law.log() + scales[place] - shares.log()) / ERROR
         near = logs - torch.tensor([log(value) for value in START], dtype=torch.float64)
         # Few rows must not push a constant far away that they say little about.

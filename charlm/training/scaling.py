@@ -11,8 +11,8 @@ from math import exp
 class ScalingLaw:
     """The expected loss, as a multiple of what Kneser-Ney n-grams make of the same text.
 
-    E + A / weights^a + B / characters^b + C / block^c, as in Hoffmann et al. 2022 (arXiv 2203.15556). Reading a text
-    again teaches less each time: after the first pass, characters count as in Muennighoff et al. 2023 (arXiv
+    E + A / weights^a + B (weights^s / characters)^b + C / block^c, in the form of Hoffmann et al. 2022 (arXiv
+    2203.15556); with s, since large models begin more slowly. Reading a text again teaches less each time: after the first pass, characters count as in Muennighoff et al. 2023 (arXiv
     2305.16264), U (1 + R (1 - exp(-(passes - 1) / R))), where R falls as the weights grow.
     """
 
@@ -21,6 +21,7 @@ class ScalingLaw:
     a: float
     B: float
     b: float
+    s: float
     C: float
     c: float
     R: float  # passes, of a model with as many weights as the text has characters
@@ -32,8 +33,13 @@ class ScalingLaw:
         R = self.R * (n_train / weights) ** self.r
         read = chars if passes <= 1 else n_train * (1 + R * (1 - exp(-(passes - 1) / R)))
         size, block = float(weights**-self.a), float(block_size**-self.c)
-        return self.E + self.A * size + self.B * float(max(1.0, read) ** -self.b) + self.C * block
+        return (
+            self.E
+            + self.A * size
+            + self.B * float((weights**self.s / max(1.0, read)) ** self.b)
+            + self.C * block
+        )
 
 
-NO_PRIOR_LAW = ScalingLaw(E=0.6, A=2.0, a=0.3, B=60.0, b=0.4, C=0.5, c=0.5, R=8.0, r=0.3)
-PRIOR_LAW = ScalingLaw(E=0.8, A=0.5, a=0.3, B=4.0, b=0.3, C=0.3, c=0.5, R=4.0, r=0.3)
+NO_PRIOR_LAW = ScalingLaw(E=0.4835, A=2.562, a=0.2603, B=4.829, b=0.2284, s=0.1721, C=0.4914, c=0.5225, R=2.437, r=0.04716)
+PRIOR_LAW = ScalingLaw(E=0.8, A=0.5, a=0.3, B=4.0, b=0.3, s=0.1, C=0.3, c=0.5, R=4.0, r=0.3)
