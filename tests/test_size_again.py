@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from math import log
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,15 @@ from charlm.data.prepare import prepare
 from charlm.errors import CheckpointError
 from charlm.reporting.log import MetricsLog
 from charlm.reporting.run_page import write_report
-from charlm.training import planner, trainer
+from charlm.training import sizes, trainer
 from charlm.training.deadline import FIRST_PLAN_STEPS, Deadline
 from charlm.training.describe import resized
 from charlm.training.events import Evaluated, Event, Planned, Saved, Stepped, WentBack
 from charlm.training.launch import extend_by_steps, resume_run, start_run
 from charlm.training.plan import PLAN_FILE, RESIZED, Plan, read_plan, write_plan
-from charlm.training.planner import Budget, Choice, Size, choose
+from charlm.training.planner import Choice, choose
 from charlm.training.session import TransformerSession
+from charlm.training.sizes import Budget, Size, StepTime
 from charlm.training.trainer import Trainer, train_step
 from tests.cli.models import prose
 from tests.conftest import Never, Result, repeat_words
@@ -38,17 +40,25 @@ WIDTHS = (8, 16, 24)
 Charlm = Callable[..., Result]
 
 
-def row(width: int, gflop: float) -> Size:
-    """A row of the size table, for budgets from so many operations on."""
-    size = Size(
-        tflop=0, n_layer=1, n_embd=width, n_head=2, block_size=16, batch_size=4, learning_rate=width / 1000
-    )
-    return replace(size, tflop=gflop / 1e3)
+TABLE = tuple(
+    Size(n_layer=1, n_embd=width, n_head=2, block_size=16, batch_size=4, learning_rate=width / 1000)
+    for width in WIDTHS
+)
+MIDDLE = TABLE[1]
+GFLOPS = MIDDLE.gflop / EXPECTED
+SUITS = {8: 0.3 * SECONDS * GFLOPS, 16: 0.9 * SECONDS * GFLOPS, 24: 2.5 * SECONDS * GFLOPS}
+"""The operations that each width is best for, in 10^9."""
 
 
-OPERATIONS = row(16, 0).step_gflop  # of a step of the middle size
-GFLOPS = OPERATIONS / EXPECTED / planner.FIRST_GUESS_EFFICIENCY
-TABLE = (row(8, 0), row(16, 0.6 * SECONDS * GFLOPS), row(24, 1.5 * SECONDS * GFLOPS))
+def expected_loss(kind: str, size: Size, chars: float, n_train: int) -> float:
+    """By a law of these tests."""
+    return abs(log(chars / size.chars * size.gflop / SUITS[size.n_embd]))
+
+
+def at_speed(gflops: float) -> Budget:
+    """SECONDS on a machine of that speed."""
+    timed = StepTime(kind="no-prior", size=MIDDLE, threads=1, precision="fp32", seconds=MIDDLE.gflop / gflops)
+    return Budget(seconds=SECONDS, timed=(timed,))
 
 
 class Machine:
@@ -70,8 +80,9 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Three times as slow as expected, and the smaller the model the faster."""
     found = Machine(lambda session: 3 * EXPECTED * (session.model_config.n_embd or 0) ** 2 / 16**2)
-    monkeypatch.setattr(planner, "SIZES", TABLE)
-    monkeypatch.setattr(planner, "SIZES_WITH_PRIOR", TABLE)
+    monkeypatch.setattr(sizes, "SIZES", TABLE)
+    monkeypatch.setattr(sizes, "SIZES_WITH_PRIOR", TABLE)
+    monkeypatch.setattr(sizes, "expected_loss", expected_loss)
     monkeypatch.setattr(trainer, "train_step", found.step)
     return found
 
@@ -81,9 +92,7 @@ def chosen(
 ) -> Choice:
     """The choice for a time, each step of which is expected to take EXPECTED."""
     model = model or ModelConfig(ngram_embeddings=1)
-    choice = choose(
-        Budget(seconds=SECONDS, gflops=gflops), len(corpus.train), model, TrainingConfig(**training)
-    )
+    choice = choose(at_speed(gflops), len(corpus.train), model, TrainingConfig(**training))
     members = tuple(replace(member, step_seconds=EXPECTED) for member in choice.plan.members)
     plan = replace(choice.plan, members=members).record(decided="size", at_step=0)
     return replace(choice, plan=plan)
