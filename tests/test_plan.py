@@ -48,7 +48,7 @@ def test_what_is_set_by_hand_stays(budget: Budget, name: str, value: int) -> Non
 def test_more_time_never_means_a_smaller_model() -> None:
     for kind in ("prior", "no-prior"):
         sizes = [choose_size(kind, at_speed(s, 50), 10**8).weights for s in range(5, 10**5, 500)]
-        assert sizes == sorted(sizes) and len(set(sizes)) > 3
+        assert sizes == sorted(sizes) and len(set(sizes)) >= 3
 
 
 def test_short_texts_get_short_blocks_and_small_models() -> None:

@@ -157,17 +157,7 @@ def choose(
     ]
     schedule = _schedule_of(training, parts, budget.steps)
     ends = accumulate(part.steps for part in parts) if len(parts) > 1 else [schedule.end]
-    members = tuple(
-        MemberPlan(
-            model=part.model,
-            training=part.training,
-            end=end,
-            share=share,
-            left_open=part.left_open,
-            step_seconds=part.step_seconds,
-        )
-        for part, end, share in zip(parts, ends, shares, strict=True)
-    )
+    members = tuple(part.planned(end, share) for part, end, share in zip(parts, ends, shares, strict=True))
     first = parts[0]
     every = training.eval_every or evaluation_interval(first.steps, first.steps / 10, first.steps_per_epoch)
     plan = Plan(
@@ -188,6 +178,17 @@ class _Part:
     steps_per_epoch: float
     left_open: tuple[str, ...]
     step_seconds: float | None  # expected; None where nothing is timed
+
+    def planned(self, end: int, share: float) -> MemberPlan:
+        """Its training, to step `end` of the run, with that share of the time."""
+        return MemberPlan(
+            model=self.model,
+            training=self.training,
+            end=end,
+            share=share,
+            left_open=self.left_open,
+            step_seconds=self.step_seconds,
+        )
 
 
 def _schedule_of(training: TrainingConfig, parts: Sequence[_Part], steps: int | None) -> Schedule:
@@ -238,7 +239,7 @@ def _choose_member(
         wanted_block=wanted,
         steps_per_epoch=n_train / (batch * block),
         left_open=left_open,
-        step_seconds=round(budget.step_seconds(kind, Size.of(model, training)), 6) if budget.timed else None,
+        step_seconds=budget.step_seconds(kind, Size.of(model, training)) if budget.timed else None,
     )
 
 

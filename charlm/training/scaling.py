@@ -41,5 +41,7 @@ class ScalingLaw:
         )
 
 
-NO_PRIOR_LAW = ScalingLaw(E=0.4835, A=2.562, a=0.2603, B=4.829, b=0.2284, s=0.1721, C=0.4914, c=0.5225, R=2.437, r=0.04716)
+NO_PRIOR_LAW = ScalingLaw(
+    E=0.4835, A=2.562, a=0.2603, B=4.829, b=0.2284, s=0.1721, C=0.4914, c=0.5225, R=2.437, r=0.04716
+)
 PRIOR_LAW = ScalingLaw(E=0.8, A=0.5, a=0.3, B=4.0, b=0.3, s=0.1, C=0.3, c=0.5, R=4.0, r=0.3)
