@@ -20,7 +20,7 @@ from charlm.data.prepare import prepare
 from charlm.errors import CheckpointError
 from charlm.reporting.log import MetricsLog
 from charlm.reporting.run_page import write_report
-from charlm.training import sizes, trainer
+from charlm.training import planner, sizes, trainer
 from charlm.training.deadline import FIRST_PLAN_STEPS, Deadline
 from charlm.training.describe import resized
 from charlm.training.events import Evaluated, Event, Planned, Saved, Stepped, WentBack
