@@ -183,3 +183,12 @@ def test_more_time_is_expected_to_end_lower_and_the_end_of_a_run_says_how_much(
     assert 0 < result["forecast"]["bits_per_char"] <= result["bits_per_char"]
     shown = charlm("train", "ducks.txt", "--time", "5s", *toy).out
     assert "more time" in shown and "50s is expected to end" in " ".join(shown.split())
+
+
+def test_a_model_whose_steps_take_minutes_is_tried_once(
+    machine: Callable[..., Machine], corpus: Corpus
+) -> None:
+    made = machine({(4, "fp32"): 1e-6, (2, "fp32"): 1e-6})
+    threads, budget, _ = measured(corpus)
+    assert made.steps == 1 and threads == 4
+    assert budget.timed[0].seconds == pytest.approx(budget.timed[0].size.gflop / 1e-6)

@@ -27,10 +27,14 @@ CHARS = 30_000
 """Of the text, at most, that trials are trained on."""
 ROUNDS = 3
 """Of trials: the sizes chosen before any step was timed, by the first trials, by the second."""
+FIRST_SECONDS = 120.0
+"""The budget, at most, for which the first trial's sizes are chosen: those of a day take minutes a step."""
 FEWEST_STEPS, MOST_STEPS = 2, 8
 """Timed of each trial, after a first step in which memory is allocated."""
-SHARE, MOST_SECONDS = 0.025, 2.0
-"""Of a time budget, and seconds, after which no other trial begins."""
+LATE = 3.0
+"""Times as long as was left, after which even a trial that has begun ends: a single step may take minutes."""
+SHARE, MOST_SECONDS, MOST_SHARE = 0.025, 2.0, 0.001
+"""Of a time budget, after which no other trial begins; but after so many seconds, or that share if it is more."""
 MIN_HALVING_GAIN, MIN_BF16_GAIN = 1.2, 1.1
 """How much faster half the threads, or bf16, must be."""
 
@@ -96,13 +100,15 @@ def timed_budget(
     precisions = [budget.precision]
     if training.precision == "auto" and has_bf16(pick_device(training.device)):
         precisions = ["fp32", "bf16"]
-    until = started + min(MOST_SECONDS, SHARE * seconds)
+    until = started + min(SHARE * seconds, max(MOST_SECONDS, MOST_SHARE * seconds))
     for rounds in range(ROUNDS):
-        plan = choose(budget).plan
-        new = [i for i in reversed(range(len(plan.members))) if not _is_timed(budget, plan, i)]
-        if not new or (rounds and perf_counter() >= until):
-            break
-        for number in new:
+        plan = choose(budget if rounds else replace(budget, seconds=min(seconds, FIRST_SECONDS))).plan
+        for number in reversed(range(len(plan.members))):
+            member = plan.members[number]
+            size = Size.of(member.model, member.training)
+            ends = perf_counter() + budget.step_seconds(member.kind, size)
+            if budget.is_timed(member.kind, size) or (rounds and ends >= until):
+                continue
             trials = [
                 _Trial(session, threads)
                 for precision, threads in product(precisions, numbers)
@@ -124,11 +130,6 @@ def step_time(session: TransformerSession) -> StepTime:
     return trial.result()
 
 
-def _is_timed(budget: Budget, plan: Plan, number: int) -> bool:
-    member = plan.members[number]
-    return budget.is_timed(member.kind, Size.of(member.model, member.training))
-
-
 def _session(corpus: Corpus, plan: Plan, number: int, precision: str) -> TransformerSession:
     """A session of one member, on the beginning of the text."""
     member = plan.members[number]
@@ -146,15 +147,19 @@ def _session(corpus: Corpus, plan: Plan, number: int, precision: str) -> Transfo
 
 def _in_turns(trials: Sequence[_Trial], until: float) -> None:
     """Take steps of each in turns, so that a machine that is busy for a moment is so for all."""
+    late = perf_counter() + LATE * max(0.0, until - perf_counter())
     for steps in range(1 + MOST_STEPS):
         if steps > FEWEST_STEPS and perf_counter() >= until:
             return
         for trial in trials:
+            if trials[0].times and perf_counter() >= late:
+                return
             trial.step()
 
 
-def _best(trials: Sequence[_Trial], most: int) -> _Trial:
-    """The fastest; bf16, and fewer threads than `most`, only where they are clearly faster."""
+def _best(tried: Sequence[_Trial], most: int) -> _Trial:
+    """The fastest that took a step; bf16, and fewer threads than `most`, only where they are clearly faster."""
+    trials = [trial for trial in tried if trial.times]
     costs = {"fp32": 1.0, "bf16": MIN_BF16_GAIN}
     fastest = min(trials, key=lambda trial: trial.seconds * costs[trial.precision])
     of_precision = [trial for trial in trials if trial.precision == fastest.precision]
