@@ -12,6 +12,7 @@ ROOT = Path("/")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """torch obeys these by itself; where one is set, it is the default, and nothing else is looked at."""
 _in_force: int | None = None
+_most: int | None = None
 
 SPINS = 1000
 """How often a waiting thread of GCC's OpenMP looks again before it sleeps: about 10 microseconds."""
@@ -24,12 +25,27 @@ def use_threads(asked: int | None) -> int:
     """
     import torch  # here: it is slow to import
 
-    global _in_force
-    _in_force = asked or default_threads()
+    global _in_force, _most
+    _most = default_threads()
+    _in_force = asked or _most
     torch.set_num_threads(_in_force)
     if asked is not None:
         _limit_matrix_products(asked)
     return _in_force
+
+
+def change_threads(number: int) -> None:
+    """Compute with another number of threads, on the way: `most_threads` stays."""
+    import torch
+
+    global _in_force
+    _in_force = number
+    torch.set_num_threads(number)
+
+
+def most_threads() -> int:
+    """As many as the run would use that began last, had nothing been asked for."""
+    return _most or default_threads()
 
 
 def wait_briefly() -> None:

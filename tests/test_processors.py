@@ -189,4 +189,4 @@ def test_resume_keeps_its_threads_and_says_where_they_are_too_many(
     torch.set_num_threads(1)
     resumed = charlm("resume", "--steps", "1")
     assert resumed.code == 0 and torch.get_num_threads() == 3
-    assert "started with 3 threads" in resumed.err and "--threads 1" in resumed.err
+    assert "uses 3 threads" in resumed.err and "--threads 1" in resumed.err

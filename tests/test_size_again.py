@@ -65,15 +65,17 @@ class Machine:
     """A machine whose clock goes on with each step, by what a step of that session takes."""
 
     def __init__(self, takes: Callable[[TransformerSession], float]) -> None:
-        self.now, self.takes = 0.0, takes
+        self.now, self.takes, self.seconds = 0.0, takes, SECONDS
+        self.threads: dict[int, int] = {}  # of each step
 
     def step(self, session: TransformerSession, *rest: object) -> tuple[float, float]:
+        self.threads[session.state.step] = torch.get_num_threads()
         self.now += self.takes(session)
         return train_step(session, *rest)  # type: ignore[arg-type]
 
     @property
     def deadline(self) -> Deadline:
-        return Deadline(budget=SECONDS, at=SECONDS, clock=lambda: self.now)
+        return Deadline(budget=self.seconds, at=self.seconds, clock=lambda: self.now)
 
 
 @pytest.fixture
@@ -88,13 +90,20 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def chosen(
-    corpus: Corpus, model: ModelConfig | None = None, gflops: float = GFLOPS, **training: object
+    corpus: Corpus,
+    model: ModelConfig | None = None,
+    gflops: float = GFLOPS,
+    expected: float | None = EXPECTED,
+    use: int | None = None,
+    **training: object,
 ) -> Choice:
-    """The choice for a time, each step of which is expected to take EXPECTED."""
+    """The choice for a time, each step of which is `expected` to take so long; `use`: so many threads."""
     model = model or ModelConfig(ngram_embeddings=1)
-    choice = choose(at_speed(gflops), len(corpus.train), model, TrainingConfig(**training))
-    members = tuple(replace(member, step_seconds=EXPECTED) for member in choice.plan.members)
-    plan = replace(choice.plan, members=members).record(decided="size", at_step=0)
+    settings = TrainingConfig(**{"eval_chars": 100, **training})  # type: ignore[arg-type]
+    choice = choose(at_speed(gflops), len(corpus.train), model, settings)
+    choice = choice if use is None else choice.with_threads(use)
+    members = tuple(replace(member, step_seconds=expected) for member in choice.plan.members)
+    plan = replace(choice.plan, members=members).record(decided="size", at_step=0, threads=use)
     return replace(choice, plan=plan)
 
 

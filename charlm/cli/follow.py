@@ -18,7 +18,7 @@ from charlm.reporting.run_page import NAME as REPORT
 from charlm.reporting.run_summary import calibration_sentence, forgetting_sentence, planned_at_first
 from charlm.strict_json import to_json
 from charlm.terminal import one_line
-from charlm.training.describe import kinds_of, resized
+from charlm.training.describe import kinds_of, other_threads, resized
 from charlm.training.events import (
     Calibrated,
     Compiled,
@@ -115,6 +115,8 @@ class _Display:
                 say(
                     f"step {event.step}: {resized(event, session.model_config, session.plan, session.number)}"
                 )
+            elif isinstance(event, Planned) and event.changes_threads:
+                say(f"step {event.step}: {other_threads(event)}")
         plan = session.plan
         if isinstance(event, Planned) and plan.fell_short and not self._said_slower:
             self._said_slower = True

@@ -45,9 +45,7 @@ def command(
     steps: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=MOST_STEPS, help="Extra steps.")
     ] = None,
-    threads: Annotated[
-        int | None, threads_option("CPU threads. [default: the number that the run started with]")
-    ] = None,
+    threads: Annotated[int | None, threads_option("CPU threads. [default: as many as the run used]")] = None,
     text: MovedText = None,
     val_file: MovedValFile = None,
     as_json: EventsAsJson = False,

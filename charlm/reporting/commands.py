@@ -10,7 +10,7 @@ from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
 from charlm.data.corpus import Corpus
 from charlm.settings import Setting, settings_of
 from charlm.terminal import command_line
-from charlm.training.plan import PLAN_FILE, Plan
+from charlm.training.plan import PLAN_FILE, THREADS, Plan
 from charlm.training.planner import OF_THE_MACHINE
 
 INHERITED = ("val", "test", "split", "ngram_embedding_lr")
@@ -66,7 +66,7 @@ def repeat_command(
         )
     if plan.is_staged:
         words = ["--plan-from", run.path.name if not folder_words(run) else str(run.path / PLAN_FILE)]
-        own = {name: getattr(training, name) for name in OF_THE_MACHINE if name != "threads"}
+        own = {name: getattr(training, name) for name in OF_THE_MACHINE} | {THREADS: plan.most_threads}
         model, training = ModelConfig(), TrainingConfig(**own)
     if parent is not None:
         training = replace(training, members=None)  # which follow from the other run

@@ -1,7 +1,7 @@
 """A time budget: how fast the run is, and how many steps still fit before the deadline."""
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from math import inf, isinf
@@ -90,6 +90,10 @@ class Deadline:
         """Take in the time of a step."""
         if not isinf(self.budget):
             self._steps.append(seconds)
+
+    def change_speed(self, steps: Sequence[float]) -> None:
+        """Expect further steps to be like these, and forget those before."""
+        self._steps, self.step_seconds = list(steps), median(steps)
 
     def add_evaluation(self, n_chunks: int, scoring: float, whole: float) -> None:
         """Take in the time of an evaluation: of scoring so many chunks, and of all, listeners included."""

@@ -94,6 +94,14 @@ def resized(event: "Planned", was: ModelConfig, plan: "Plan", number: int) -> st
     return f"steps {found} as expected; training begins again with a {what}, {size}"
 
 
+def other_threads(event: "Planned") -> str:
+    """With how many threads a run goes on, and why."""
+    facts = event.decision
+    seconds, before = facts["step_seconds_on_trial"], facts["step_seconds"]
+    number = several(facts["threads"], "thread")
+    return f"from now on with {number} instead of {facts['threads_before']}: steps are {before / seconds:.1f} times as fast"
+
+
 def evaluated_model(plan: "Plan", event: "Evaluated") -> str:
     """What was evaluated, the mixture or one member; empty for a run without others."""
     if event.mixed:

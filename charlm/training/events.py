@@ -111,6 +111,8 @@ class Remembered(OldTextLoss):
 
 RESIZED = "size, from the first steps"
 """The decision by which the training of a member begins again, with another size."""
+ON_TRIAL, TRIED = "threads, on trial", "threads, from the steps"
+"""The decisions to try another number of threads, from `at_step` up to `until_step`, and of which number stays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,12 @@ class Planned:
     def begins_again(self) -> bool:
         """Does the training of the member begin again?"""
         return self.decision.get("decided") == RESIZED
+
+    @property
+    def changes_threads(self) -> bool:
+        """Is another number of threads used for the rest?"""
+        facts = self.decision
+        return facts.get("decided") == TRIED and facts.get("threads") != facts.get("threads_before")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,7 @@ def resume_run(
 ) -> Session:
     """Lock a run and return the session of its newest whole checkpoint, under the plan in force.
 
-    It uses as many threads as before unless told. `warn` is called with what differs from before. Raises
+    It uses as many threads as the plan says, unless told: then so many to the end. `warn` is called with what differs from before. Raises
     CheckpointError where there is no checkpoint, or where the text has changed.
     """
     run.lock()
@@ -111,7 +111,7 @@ def resume_run(
     used = use_threads(threads or threads_before)
     if threads is None and threads_before is not None and available() < used:
         warn(
-            f"this run started with {used} threads, but this process may use {available()} CPUs; --threads "
+            f"this run uses {used} threads, but this process may use {available()} CPUs; --threads "
             f"{available()} would be faster, but the results would not be bit-identical"
         )
     corpus, plan = find_corpus(snapshot), read_plan(run)
@@ -120,7 +120,9 @@ def resume_run(
         session = NgramSession.resumed(snapshot, corpus, plan)
     else:
         also = counted_parent(snapshot.run)
-        session = TransformerSession.resumed(snapshot, corpus, plan, [] if also is None else [also.train])
+        session = TransformerSession.resumed(
+            snapshot, corpus, plan, [] if also is None else [also.train], threads_given=threads is not None
+        )
         if session.state.parent_loss is not None:
             reload_parent_text(session, warn)
         if plan.extended_at is not None and plan.extended_at >= snapshot.step:

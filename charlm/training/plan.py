@@ -11,7 +11,7 @@ from charlm.checkpoint.safe_io import read_json, write_json
 from charlm.config import NO_PRIOR, PRIOR, ModelConfig, TrainingConfig
 from charlm.errors import CheckpointError, ResourceError
 from charlm.strict_json import from_json, read_as, to_json
-from charlm.training.events import RESIZED
+from charlm.training.events import ON_TRIAL, RESIZED, TRIED
 from charlm.training.schedule import Schedule
 
 EXTENDED = "more training"
@@ -26,7 +26,8 @@ OPEN_SETTINGS = (
     *SIZE_SETTINGS,
     *("n_head", "ngram_embedding_rows", "learning_rate", "ngram_embedding_accumulator"),  # follow from a size
 )
-"""Settings of which the plan remembers whether the user gave them."""
+"""Settings of which the plan remembers whether the user gave them, besides the threads."""
+THREADS = "threads"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class MemberPlan:
     training: TrainingConfig
     end: int
     share: float = 1.0  # of the time that is left, in proportion to those of the later members
-    left_open: tuple[str, ...] = ()  # the settings of OPEN_SETTINGS that were not given
+    left_open: tuple[str, ...] = ()  # the settings of OPEN_SETTINGS, and THREADS, that were not given
     step_seconds: float | None = None  # expected of a step when the size was chosen; None: nothing was timed
 
     def __post_init__(self) -> None:
@@ -131,12 +132,20 @@ class Plan:
             for d in self.decisions
             if d.get("members")
         }
-        return len(self.members) > 1 or len(configs) > 1
+        tried = any(d.get("decided") == ON_TRIAL for d in self.decisions)
+        return len(self.members) > 1 or len(configs) > 1 or tried
 
     @cached_property
     def decided_at(self) -> frozenset[int]:
-        """The steps before which something was decided."""
-        return frozenset(d["at_step"] for d in self.decisions if type(d.get("at_step")) is int)
+        """The steps before which something was decided, or a trial ends."""
+        steps = (d.get(name) for d in self.decisions for name in ("at_step", "until_step"))
+        return frozenset(step for step in steps if type(step) is int)
+
+    @property
+    def most_threads(self) -> int | None:
+        """The most threads that any step of it was computed with; None where it does not say."""
+        found = [d.get(THREADS) for d in self.decisions]
+        return max((n for n in found if type(n) is int), default=None)
 
     def share_of(self, number: int) -> float:
         """The share that a member has of the time from its beginning on."""
@@ -156,6 +165,11 @@ class Plan:
         ends, own = self._ends(number, member.end), self.schedule.before(self.members[number].end)
         plan = replace(self, members=(*self.members[:number], member, *self.members[number + 1 :]))
         return plan._followed_by(own.with_restart(step, member.end, 0.0), number, ends)
+
+    def with_threads(self, number: int, threads: int) -> "Plan":
+        """The same from member `number` on trained with so many threads."""
+        changed = (replace(m, training=replace(m.training, threads=threads)) for m in self.members[number:])
+        return replace(self, members=(*self.members[:number], *changed))
 
     def ended(self, number: int, step: int) -> "Plan":
         """The training of member `number`, which is not the last, ends at `step`; later ones move along."""
@@ -234,8 +248,23 @@ class Plan:
             members, at_step = decision.get("members"), decision.get("at_step", 0)
             if members and type(at_step) is int and at_step <= step:
                 found = read_as(tuple[MemberPlan, ...], members, PLAN_FILE)
-                return found[number] if number < len(found) else self.members[number]
+                return self._tried(found[number] if number < len(found) else self.members[number], step)
         return self.members[number]
+
+    def _tried(self, member: MemberPlan, step: int) -> MemberPlan:
+        """The member with the threads of a trial, where one is on at a step."""
+        for decision in reversed(self.decisions):
+            decided, at_step, until = (decision.get(name) for name in ("decided", "at_step", "until_step"))
+            if decided not in (ON_TRIAL, TRIED) or type(at_step) is not int or at_step > step:
+                continue
+            if decided == TRIED or type(until) is not int or until <= step:
+                break
+            threads = read_as(int, decision.get(THREADS), PLAN_FILE)
+            try:
+                return replace(member, training=replace(member.training, threads=threads))
+            except ValueError as error:
+                raise CheckpointError(f"{PLAN_FILE} is damaged: {error}") from None
+        return member
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; `from_json` rebuilds the same plan."""

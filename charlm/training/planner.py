@@ -21,7 +21,15 @@ from charlm.config import (
     settings_given,
 )
 from charlm.strict_json import from_json, to_json
-from charlm.training.plan import OPEN_SETTINGS, REGULARISATION, SIZE_SETTINGS, Forecast, MemberPlan, Plan
+from charlm.training.plan import (
+    OPEN_SETTINGS,
+    REGULARISATION,
+    SIZE_SETTINGS,
+    THREADS,
+    Forecast,
+    MemberPlan,
+    Plan,
+)
 from charlm.training.schedule import Schedule
 from charlm.training.sizes import (
     MAX_WEIGHTS_PER_CHAR,
@@ -208,8 +216,9 @@ def _choose_member(
     budget: Budget, n_train: int, model: ModelConfig, training: TrainingConfig, given: Size | None
 ) -> _Part:
     """Complete the configurations of one member, which has this budget."""
+    names = (*OPEN_SETTINGS, THREADS)
     left_open = tuple(
-        name for config in (model, training) for name in OPEN_SETTINGS if getattr(config, name, 0) is None
+        name for config in (model, training) for name in names if getattr(config, name, 0) is None
     )
     model = _choose_prior(model, n_train)
     n_train -= training.reserved_chars or 0
@@ -413,7 +422,8 @@ OF_THE_MACHINE = ("seed", "patience", "save_every", "device", "threads", "precis
 def take_plan(plan: Plan, source: str, training: TrainingConfig, budget: Budget, n_train: int) -> Choice:
     """The members, sizes, steps and schedule of the plan of `source`, for another text or on another machine.
 
-    What was decided on the way is decided at the same steps again. Raises ValueError where it does not fit.
+    What was decided on the way is decided at the same steps again: so too where all threads were used and where half of
+    them, all being `training.threads`. Raises ValueError where it does not fit.
     """
     if not plan.members:
         raise ValueError(
@@ -422,6 +432,10 @@ def take_plan(plan: Plan, source: str, training: TrainingConfig, budget: Budget,
     own = {name: getattr(training, name) for name in OF_THE_MACHINE}
     if training.precision == "auto":
         own["precision"] = budget.precision
+    here, most = training.threads or 1, plan.most_threads or 1
+
+    def threads_here(threads: int | None) -> int:
+        return max(1, min(here, (threads or most) * here // most))
 
     def of_here(member: MemberPlan) -> MemberPlan:
         block, reserved = member.model.block_size or 0, member.training.reserved_chars or 0
@@ -429,12 +443,18 @@ def take_plan(plan: Plan, source: str, training: TrainingConfig, budget: Budget,
             raise ValueError(
                 f"the plan of {source} needs more than {block + reserved:,} symbols to train on; this text has {n_train:,}"
             )
-        return replace(member, training=replace(member.training, **own), step_seconds=None)
+        changed = own | {THREADS: threads_here(member.training.threads)}
+        left_open = tuple(name for name in member.left_open if name != THREADS)
+        return replace(
+            member, training=replace(member.training, **changed), left_open=left_open, step_seconds=None
+        )
 
     decisions = []
     for decision in plan.decisions:
         members = from_json(tuple[MemberPlan, ...], decision.get("members", []))
-        decisions.append({**decision, "members": [to_json(of_here(member)) for member in members]})
+        threads = decision.get(THREADS)
+        changed = {THREADS: threads_here(threads)} if type(threads) is int else {}
+        decisions.append({**decision, **changed, "members": [to_json(of_here(member)) for member in members]})
     decisions[0]["plan_from"] = source
     plan = replace(plan, members=tuple(map(of_here, plan.members)), decisions=tuple(decisions))
     first = plan.members[0]

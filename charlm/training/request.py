@@ -487,6 +487,7 @@ def taken_plan(loaded: "Loaded", training: TrainingConfig, request: TrainRequest
     except ValueError as error:
         raise UsageError(f"{one_line(named)} holds no plan: {one_line(str(error))}") from None
     try:
+        training = replace(training, threads=threads)
         choice = take_plan(plan, one_line(named), training, means, len(loaded.corpus.train))
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -497,7 +498,6 @@ def taken_plan(loaded: "Loaded", training: TrainingConfig, request: TrainRequest
             else "has a teacher; name it with --teacher RUN"
         )
         raise UsageError(f"the plan of {one_line(named)} {has}")
-    choice = choice.with_threads(threads)
     return choice, describe_choice(choice, loaded.corpus.vocabulary)
 
 

@@ -28,6 +28,7 @@ from charlm.ngram.build import Built, TrainingPrior, build, fit, spread_chars, t
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.rng import mix, uniform
 from charlm.strict_json import to_json
+from charlm.threads import change_threads
 from charlm.training.device import pick_device, seed_dropout
 from charlm.training.events import Counted, Remembered
 from charlm.training.guards import Divergence
@@ -160,8 +161,14 @@ class TransformerSession(Session):
         also_counted: Sequence[Ids] = (),
         number: int = 0,
         start: int = 0,
+        *,
+        threads_given: bool = False,
     ) -> None:
-        """`also_counted`: texts whose n-grams the prior counts besides those of the training text. `number`: the member, whose training begins at step `start`."""
+        """`also_counted`: texts whose n-grams the prior counts besides those of the training text. `number`: the member, whose training begins at step `start`.
+
+        `threads_given`: keep to the threads in force, whatever the plan says.
+        """
+        self.threads_given = threads_given
         member = plan.member_at(number, start)
         super().__init__(corpus, member.model, member.training, plan, run)
         self.device = pick_device(member.training.device)
@@ -202,6 +209,7 @@ class TransformerSession(Session):
         model, training, vocabulary = member.model, member.training, self.corpus.vocabulary
         assert model.block_size and training.batch_size and training.optimizer
         self.model_config, self.training_config = model, training
+        self._use_threads(training.threads)
         seed = training.seed if self.number == 0 else int(mix(training.seed, self.number, MEMBER_STREAM) >> 1)
         self.batch_sampler = BatchSampler(
             len(self.corpus.train) - self.reserved, model.block_size, training.batch_size, seed
@@ -288,9 +296,18 @@ class TransformerSession(Session):
         self.state.begin_again(self.unigram_nats, self.chars_read)
         self._begin_member(self.plan.member_at(self.number, self.state.step))
 
+    def _use_threads(self, threads: int | None) -> None:
+        """Compute with as many threads as the plan says, where it does."""
+        if threads is None:
+            return
+        self.training_config = replace(self.training_config, threads=threads)
+        if not self.threads_given and threads != torch.get_num_threads():
+            change_threads(threads)
+
     def follow_plan(self, step: int) -> None:
-        """Put the regularisation in force that the plan has for a step."""
+        """Put the regularisation and the number of threads in force that the plan has for a step."""
         member = self.plan.member_at(self.number, step)
+        self._use_threads(member.training.threads)
         if member.model == self.model_config:
             return
         self.model_config = member.model
@@ -300,7 +317,13 @@ class TransformerSession(Session):
 
     @classmethod
     def resumed(
-        cls, snapshot: Snapshot, corpus: Corpus, plan: Plan, also_counted: Sequence[Ids] = ()
+        cls,
+        snapshot: Snapshot,
+        corpus: Corpus,
+        plan: Plan,
+        also_counted: Sequence[Ids] = (),
+        *,
+        threads_given: bool = False,
     ) -> "TransformerSession":
         """The session of a checkpoint, under the plan in force. Raises CheckpointError."""
         if not plan.members:  # of a version that trained one transformer
@@ -315,7 +338,9 @@ class TransformerSession(Session):
         for step in (state.member_start, state.last_step):
             if not plan.member_at(number, step).is_like(snapshot.model_config, snapshot.training_config):
                 raise CheckpointError("plan.json is damaged: its sizes are not those of the checkpoint")
-        session = cls(corpus, plan, snapshot.run, also_counted, number, state.member_start)
+        session = cls(
+            corpus, plan, snapshot.run, also_counted, number, state.member_start, threads_given=threads_given
+        )
         if session.ngram != snapshot.ngram:
             raise CheckpointError(
                 "the n-gram prior of this run differs from the one rebuilt from its text; charlm cannot "

@@ -5,7 +5,7 @@ Axes: B windows, T symbols, V symbols of the model.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from math import inf, isfinite, nan
+from math import inf, isfinite, isinf, nan
 from time import perf_counter
 
 import torch
@@ -18,6 +18,7 @@ from charlm.model.masks import documents_of
 from charlm.model.transformer import LanguageModel
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.terminal import one_line
+from charlm.threads import most_threads
 from charlm.training import events
 from charlm.training.calibrate import calibrate
 from charlm.training.deadline import LEAST_SECONDS, Deadline
@@ -25,10 +26,11 @@ from charlm.training.device import compile_blocks, keep_memory, precision_contex
 from charlm.training.events import RESIZED, Event
 from charlm.training.guards import COOLDOWN_GAIN, MAX_ROLLBACKS
 from charlm.training.optimizer import LearningRates
-from charlm.training.plan import Plan, write_plan
+from charlm.training.plan import THREADS, Plan, write_plan
 from charlm.training.planner import choose_again
 from charlm.training.session import Session, TransformerSession
 from charlm.training.signals import Stop
+from charlm.training.thread_trials import ThreadTrials
 
 FIT_SECONDS, FIT_MIXTURE_SECONDS = 0.8, 1.2
 """Time kept for fitting a temperature, or a mixture, besides scoring the reserved text."""
@@ -99,6 +101,7 @@ class Trainer:
         self.whole_deadline = self.deadline = deadline or Deadline()  # of the run, of the member in training
         self._baseline = baseline
         self.held_out = session.held_out(baseline)
+        self._trials = ThreadTrials(most_threads(), self.deadline.budget, self.deadline.clock)
         self._saved_at = perf_counter()
         self._save_failed = False
         self._closed_early = False
@@ -165,8 +168,7 @@ class Trainer:
                 yield from self._begin_next_member()
             started = self.deadline.clock()
             yield from self._guarded_step()
-            self.deadline.add_step(self.deadline.clock() - started)  # listeners included
-            yield from self._after_step(stop)
+            yield from self._after_step(stop, self.deadline.clock() - started)  # listeners included
         yield from self._finish(stop)
 
     # --- members ------------------------------------------------------------------------------
@@ -185,6 +187,7 @@ class Trainer:
         self.deadline = self.whole_deadline.of_member(
             share, first_step, symbols, seconds, last=session.is_last
         )
+        self._trials = ThreadTrials(most_threads(), self.deadline.budget, self.deadline.clock)
 
     def _closing_chunks(self) -> Slice:
         """What the evaluation after the last step of the model, or of the present member, scores."""
@@ -226,6 +229,7 @@ class Trainer:
         """Begin the training of the member again, with the size that the plan has from here on."""
         self.transformer.begin_again()
         self.deadline = self.deadline.begun_again(self.step)
+        self._trials = ThreadTrials(most_threads(), self.deadline.budget, self.deadline.clock)
         self.run_folder.forget_best()  # until a checkpoint of the new model is
         yield from self._keep_beginning()
 
@@ -277,12 +281,16 @@ class Trainer:
             )
         to_step = self.transformer.roll_back(self.run_folder)
         self.held_out, self._closed_early = self.session.held_out(self._baseline), False
+        self._trials.cancel()
         factor = self.session.state.rate_factor
         return events.WentBack(step=diverged_at, to_step=to_step, reason=reason, rate_factor=factor)
 
-    def _after_step(self, stop: Stop) -> Iterator[Event]:
-        """What is due between steps: a new plan, an evaluation, a checkpoint."""
+    def _after_step(self, stop: Stop, seconds: float) -> Iterator[Event]:
+        """What is due after a step, which took so long: a new plan, an evaluation, a checkpoint."""
         session = self.transformer
+        if not self._trials.is_on:
+            self.deadline.add_step(seconds)
+        self._trials.add_step(seconds)
         if self.step > self.deadline.first_step:  # else it went back to a checkpoint from before
             yield from self._plan_rest()
         if session.begins_again:
@@ -293,12 +301,23 @@ class Trainer:
             yield from self._save()
 
     def _plan_rest(self) -> Iterator[Event]:
-        """Decide the schedule when enough steps are timed, then once whether the size fits the time."""
+        """Decide the schedule when enough steps are timed, the threads, and once whether the size fits the time."""
         session, deadline, plan, step = self.transformer, self.deadline, self.transformer.plan, self.step
+        if self._trials.is_on:
+            yield from self._end_trial()
+            return
         if deadline.first_plan_due(session.member_end - step):
             sampler, closing = session.batch_sampler, self._closing_chunks()
             yield self._replan(deadline.first_plan(plan, session.number, step, sampler, closing))
+            yield from self._try_threads(planned=True)
             return
+        yield from self._choose_size_again()
+        if not session.begins_again:
+            yield from self._try_threads(planned=False)
+
+    def _choose_size_again(self) -> Iterator[Event]:
+        """Choose another size where the steps are far faster or slower than expected."""
+        session, deadline, plan, step = self.transformer, self.deadline, self.transformer.plan, self.step
         member = plan.members[session.number]
         if not member.is_size_open or deadline.first_step != session.state.member_start:
             return
@@ -314,6 +333,34 @@ class Trainer:
                 "expected_step_seconds": member.step_seconds,
             }
             yield self._replan(resized.record(decided=RESIZED, at_step=step, **facts))
+
+    def _try_threads(self, *, planned: bool) -> Iterator[Event]:
+        """Try the other number of threads where it is time, and the number was left open."""
+        session, plan = self.transformer, self.session.plan
+        member = plan.members[session.number]
+        left_open = (
+            THREADS in member.left_open and not session.threads_given and not isinf(self.deadline.budget)
+        )
+        # Compiled blocks would be compiled again.
+        threads = member.training.threads if member.training.compile != "on" else None
+        if not left_open or threads is None or session.device.type != "cpu":
+            return
+        if self._trials.is_due(threads, session.member_end - self.step, planned=planned):
+            yield self._replan(self._trials.begin(plan, session.number, self.step))
+
+    def _end_trial(self) -> Iterator[Event]:
+        """Keep the faster number of threads once a trial is over, and plan the rest by the new speed."""
+        session, deadline = self.transformer, self.deadline
+        plan = self._trials.outcome(session.plan, session.number, self.step)
+        if plan is None:
+            return
+        planned = self._replan(plan)
+        yield planned
+        if planned.changes_threads:
+            deadline.change_speed(self._trials.timed)
+            plan = deadline.next_plan(plan, session.number, self.step, self._closing_chunks())
+            if plan != session.plan:
+                yield self._replan(plan)
 
     def _replan(self, plan: Plan) -> events.Planned:
         """Put a new plan in force; it is on the disk before any step depends on it."""
@@ -340,10 +387,11 @@ class Trainer:
         if not due or done or not deadline.has_eval_chunks or stop.is_set():
             return
         yield from self._evaluate_and_save(stop)
-        if deadline.step_seconds > 0 and self.step > deadline.first_step:
+        if deadline.step_seconds > 0 and self.step > deadline.first_step and not self._trials.is_on:
             plan = deadline.next_plan(session.plan, session.number, self.step, self._closing_chunks())
             if plan != session.plan:
                 yield self._replan(plan)
+            yield from self._try_threads(planned=True)
 
     def _evaluate_and_save(self, stop: Stop) -> Iterator[Event]:
         """Evaluate on held-out text, save the best checkpoint, and stop a run that overfits."""
@@ -361,8 +409,8 @@ class Trainer:
         Early stopping compares evaluations on the chunks that all have in common; the final one, whose own
         differ, scores those too.
         """
-        started = perf_counter()
-        session, state = self.session, self.session.state
+        clock = self.deadline.clock
+        started, session, state = clock(), self.session, self.session.state
         common = self.held_out.choose_chunks(session.plan.eval_chars) if final else part
         with session.predicting():
             scores = self.held_out.score(part, common, stop.is_set)
@@ -371,7 +419,7 @@ class Trainer:
         if not scores.is_finite:
             yield self._roll_back("the held-out loss was not finite")
             return
-        seconds = perf_counter() - started
+        seconds = clock() - started
         # At a high learning rate a small rise means nothing; the final evaluation cannot stop anything.
         margin = inf if final else 0.0 if session.plan.schedule.is_cooling(self.step) else COOLDOWN_GAIN
         is_best = state.early_stopping.update(self.step, scores.common.blocks, margin)
@@ -388,14 +436,13 @@ class Trainer:
             seconds=seconds,
             calibration=scores.calibration.to_json() if final and scores.calibration else None,
         )
-        self.deadline.add_evaluation(scores.n_chunks, seconds, perf_counter() - started)
+        self.deadline.add_evaluation(scores.n_chunks, seconds, clock() - started)
 
     # --- saving and finishing -----------------------------------------------------------------
 
     def _save(self, *, best: bool = False) -> Iterator[Event]:
         """Write a checkpoint if all weights are finite. If the disk refuses, report it once and try again later."""
-        started = perf_counter()
-        self._saved_at = started
+        self._saved_at, started = perf_counter(), self.deadline.clock()
         if not self.session.is_finite():
             return
         try:
@@ -407,7 +454,7 @@ class Trainer:
             self._save_failed = True
             return
         self._save_failed = False
-        seconds = perf_counter() - started
+        seconds = self.deadline.clock() - started
         self.deadline.save_seconds = seconds
         yield events.Saved(step=self.step, path=str(path), seconds=seconds)
 

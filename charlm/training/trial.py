@@ -142,7 +142,7 @@ def _session(corpus: Corpus, plan: Plan, number: int, precision: str) -> Transfo
     facts = CorpusFacts(label="", sources=(), key=corpus.key, sha256=corpus.sha256)
     run = RunFacts(name="", command="", created="", corpus=facts, text=TextConfig())
     alone = replace(plan, members=(member,), decisions=())
-    return TransformerSession(replace(corpus, train=few), alone, run)
+    return TransformerSession(replace(corpus, train=few), alone, run, threads_given=True)
 
 
 def _in_turns(trials: Sequence[_Trial], until: float) -> None:
