@@ -75,7 +75,11 @@ class ThreadTrials:
         before = plan.members[number].training.threads
         assert before is not None
         self._trial, self._other = [], self.most if before < self.most else self.most // 2
-        facts = {"threads": self._other, "threads_before": before, "step_seconds": median(self._recent)}
+        facts = {
+            "threads": self._other,
+            "threads_before": before,
+            "step_seconds": round(median(self._recent), 6),
+        }
         return plan.record(decided=ON_TRIAL, at_step=step, until_step=step + STEPS, **facts)
 
     def outcome(self, plan: Plan, number: int, step: int) -> Plan | None:
@@ -96,6 +100,6 @@ class ThreadTrials:
             chosen = self._other
             self._recent.clear()
             self._recent.extend(self.timed)
-        facts = {"threads": chosen, "threads_before": before, "step_seconds": usual}
+        facts = {"threads": chosen, "threads_before": before, "step_seconds": round(usual, 6)}
         plan = plan.with_threads(number, chosen)
-        return plan.record(decided=TRIED, at_step=step, step_seconds_on_trial=found, **facts)
+        return plan.record(decided=TRIED, at_step=step, step_seconds_on_trial=round(found, 6), **facts)

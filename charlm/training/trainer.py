@@ -328,8 +328,8 @@ class Trainer:
         resized = choose_again(plan, session.number, step, left, seconds, n_train)
         if resized is not None:
             facts = {
-                "seconds_left": left,
-                "step_seconds": seconds,
+                "seconds_left": round(left, 3),
+                "step_seconds": round(seconds, 6),
                 "expected_step_seconds": member.step_seconds,
             }
             yield self._replan(resized.record(decided=RESIZED, at_step=step, **facts))
