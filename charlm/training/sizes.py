@@ -8,7 +8,7 @@ from charlm.training.scaling import NO_PRIOR_LAW, PRIOR_LAW
 
 TYPICAL_GFLOPS = 100.0
 """The speed of training steps on a few CPU cores, in 10^9 operations per second, where nothing was timed."""
-GROWTH = 0.9
+GROWTH = 0.8
 """Seconds of a step grow with this power of its operations: larger products are more efficient."""
 UNTIMED_SPEED = 1.15
 """How much faster than expected a size may be that was not timed; so what looks best is timed before it is chosen."""
