@@ -25,8 +25,8 @@ from charlm.training.trainer import train_step
 
 CHARS = 30_000
 """Of the text, at most, that trials are trained on."""
-ROUNDS = 3
-"""Of trials: the sizes chosen before any step was timed, by the first trials, by the second."""
+ROUNDS = 5
+"""Of trials, at most: of the sizes chosen before any step was timed, then of those chosen by what was timed."""
 FIRST_SECONDS = 120.0
 """The budget, at most, for which the first trial's sizes are chosen: those of a day take minutes a step."""
 FEWEST_STEPS, MOST_STEPS = 2, 8
