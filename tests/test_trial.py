@@ -3,13 +3,16 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
+from charlm.strict_json import from_json
 from charlm.training import trial
+from charlm.training.plan import Forecast
 from charlm.training.planner import Choice, choose, expected_end, forecast_of
 from charlm.training.session import TransformerSession
 from charlm.training.sizes import SIZES, Budget, Size, StepTime
@@ -192,3 +195,24 @@ def test_a_model_whose_steps_take_minutes_is_tried_once(
     threads, budget, _ = measured(corpus)
     assert made.steps == 1 and threads == 4
     assert budget.timed[0].seconds == pytest.approx(budget.timed[0].size.gflop / 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("timed", lambda decision: decision["timed"][0].update(seconds=0)),
+        ("timed", lambda decision: decision["timed"][0]["size"].update(n_layer=0)),
+        ("timed", lambda decision: decision["timed"][0]["size"].update(n_embd=10**400)),
+        ("forecast", lambda decision: decision["forecast"].update(seconds=1e300)),
+        ("forecast", lambda decision: decision.update(forecast=3)),
+    ],
+)
+def test_damaged_figures_in_a_plan_are_refused(name: str, damage: Callable[[dict[str, Any]], None]) -> None:
+    size = {"n_layer": 1, "n_embd": 8, "n_head": 1, "block_size": 8, "batch_size": 1, "learning_rate": 0.1}
+    timed = {"kind": "prior", "size": size, "threads": 1, "precision": "fp32", "seconds": 1.0}
+    decision: dict[str, Any] = {"timed": [timed], "forecast": {"seconds": 10.0, "ratio": 0.9}}
+    kinds = {"timed": tuple[StepTime, ...], "forecast": Forecast}
+    from_json(kinds[name], decision[name])
+    damage(decision)
+    with pytest.raises(ValueError):
+        from_json(kinds[name], decision[name])

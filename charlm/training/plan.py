@@ -91,6 +91,10 @@ class Forecast:
     seconds: float
     ratio: float  # of its loss to that of this run
 
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds <= 1e12 or not 0 < self.ratio <= 1e3:
+            raise ValueError("the seconds and the ratio of a forecast must be above 0, and not endless")
+
     def bits_lower(self, bits_per_char: float) -> float:
         """How much lower it ends than a run which ended at so many bits per character."""
         return max(0.0, (1 - self.ratio) * bits_per_char)

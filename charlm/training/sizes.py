@@ -18,6 +18,8 @@ texts such as source code gain more by size than it says."""
 TRAINING_SHARE = 0.8  # of a time budget; the rest goes to start-up, evaluations and saves
 MAX_WEIGHTS_PER_CHAR = 8  # of training text: larger models only memorise
 MAX_STEPS = 10**9
+MOST = 10**9
+"""No number of a size comes near it, and nothing overflows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,11 @@ class Size:
     block_size: int
     batch_size: int
     learning_rate: float
+
+    def __post_init__(self) -> None:
+        numbers = (self.n_layer, self.n_embd, self.n_head, self.block_size, self.batch_size)
+        if not all(0 < number <= MOST for number in numbers) or not 0 <= self.learning_rate <= MOST:
+            raise ValueError(f"the numbers of a size must be above 0, and at most {MOST:,}")
 
     @classmethod
     def of(cls, model: ModelConfig, training: TrainingConfig, rate_share: float = 1.0) -> "Size":
@@ -91,6 +98,10 @@ class StepTime:
     threads: int
     precision: str
     seconds: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threads <= MOST or not 0 < self.seconds <= MOST:
+            raise ValueError(f"the threads and seconds of a step must be above 0, and at most {MOST:,}")
 
 
 @dataclass(frozen=True, kw_only=True)
