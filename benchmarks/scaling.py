@@ -2,14 +2,14 @@
 
     python -m benchmarks.scaling run TEXT... --out rows.jsonl [--kinds no-prior] [--sizes 3x64/128x16,...] [--steps 250,1000]
                                      [--chars 100000,1000000] [--jobs 2]
-    python -m benchmarks.scaling fit rows.jsonl...
+    python -m benchmarks.scaling fit benchmarks/scaling.jsonl
 
 A size is layers x width / block x batch; without --sizes, every row of the plan's table of at most 5 layers.
 
 `run` trains each size on the beginning of each text for each number of steps, one thread each, and appends a line of
 JSON per training: nats per character of a held-out part of 50,000 characters that follows the beginning, with the
 temperature that the run fitted. Rows that are there already are not trained again. Nothing is timed, so other work may
-run beside it. `fit` prints the constants for charlm/training/scaling.py, and how far they are off for each text.
+run beside it. benchmarks/scaling.jsonl holds the rows behind the plan. `fit` prints the constants for charlm/training/scaling.py, and how far they are off for each text.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from pathlib import Path
 from statistics import fmean
 from threading import Lock
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.machine import charlm, line
 from charlm.training.scaling import ScalingLaw
@@ -37,6 +37,8 @@ START = (0.6, 2.0, 0.3, 20.0, 0.4, 0.1, 0.5, 0.5, 8.0, 0.3)
 """Where the fit begins: the constants in their order."""
 ERROR = 0.01
 """What a row may be off by, as a share of the loss: about what another seed changes."""
+ITERATIONS = 200
+Numbers = NDArray[np.float64]
 SIZE = re.compile(r"(\d+)x(\d+)/(\d+)x(\d+)")
 NAMES = ("--n-layer", "--n-embd", "--block-size", "--batch-size", "--learning-rate")
 
@@ -175,42 +177,33 @@ def expected(law: ScalingLaw, row: Row) -> float:
 
 
 def fitted(rows: list[Row]) -> tuple[ScalingLaw, dict[str, float]]:
-    """The law that fits best, and a factor for each text and length, since texts differ in more than what n-grams say."""
+    """The law that fits best, and a factor for each text and length, since texts differ in more than what n-grams say.
+
+    Least squares of logarithms by the method of Levenberg and Marquardt.
+    """
     names = [f.name for f in fields(ScalingLaw)]
     texts = sorted({row.part for row in rows})
-    place = torch.tensor([texts.index(row.part) for row in rows])
-    weights, blocks, read, chars, shares = (
-        torch.tensor([getattr(row, name) for row in rows], dtype=torch.float64)
-        for name in ("weights", "block_size", "read", "chars", "share")
-    )
-    logs = torch.tensor([log(value) for value in START], dtype=torch.float64, requires_grad=True)
-    scales = torch.zeros(len(texts), dtype=torch.float64, requires_grad=True)
+    start = np.log(START)
 
-    def loss() -> Tensor:
-        E, A, a, B, b, s, C, c, R, r = logs.exp()
-        passes = read / chars
-        half = R * (chars / weights) ** r
-        useful = torch.where(passes <= 1, read, chars * (1 + half * (1 - torch.exp(-(passes - 1) / half))))
-        law = E + A * weights**-a + B * (weights**s / useful) ** b + C * blocks**-c
-        errors = (law.log() + scales[place] - shares.log()) / ERROR
-        near = logs - torch.tensor([log(value) for value in START], dtype=torch.float64)
+    def law_of(x: Numbers) -> ScalingLaw:
+        return ScalingLaw(**dict(zip(names, np.exp(x[: len(names)]).tolist(), strict=True)))
+
+    def residuals(x: Numbers) -> Numbers:
+        law, scales = law_of(x), dict(zip(texts, x[len(names) :], strict=True))
+        errors = [(log(expected(law, row) / row.share) + scales[row.part]) / ERROR for row in rows]
         # Few rows must not push a constant far away that they say little about.
-        penalty = 0.1 * (near**2).sum() + ((scales / 0.1) ** 2).sum()
-        return torch.nn.functional.huber_loss(errors, torch.zeros_like(errors), reduction="sum") + penalty
+        near = 0.3 * (x[: len(names)] - start)
+        return np.concatenate((errors, near, x[len(names) :] / 0.1))
 
-    optimizer = torch.optim.LBFGS(
-        [logs, scales], max_iter=2000, line_search_fn="strong_wolfe", tolerance_change=1e-12
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    law = ScalingLaw(**dict(zip(names, logs.detach().exp().tolist(), strict=True)))
-    return law, dict(zip(texts, scales.detach().exp().tolist(), strict=True))
+    x, damping = np.concatenate((start, np.zeros(len(texts)))), 1.0
+    for _ in range(ITERATIONS):
+        now = residuals(x)
+        slopes = np.stack([(residuals(x + step) - now) / 1e-6 for step in 1e-6 * np.eye(len(x))], axis=1)
+        curve = slopes.T @ slopes
+        after = x - np.linalg.solve(curve + damping * np.diag(np.diag(curve)), slopes.T @ now)
+        better = np.square(residuals(after)).sum() < np.square(now).sum()
+        x, damping = (after, damping / 3) if better else (x, damping * 3)
+    return law_of(x), dict(zip(texts, np.exp(x[len(names) :]).tolist(), strict=True))
 
 
 def numbers(text: str) -> list[int]:

@@ -352,7 +352,5 @@ def _symbols_to_score(plan: Plan, size: Size) -> int:
     if not isinstance(seconds, int | float):
         return MAX_SCORED
     timed = read_as(tuple[StepTime, ...], first.get("timed", []), PLAN_FILE)
-    step_seconds = Budget(timed=timed).step_seconds(plan.members[0].kind, size)
-    # A forward pass is a third of a step, and by the context rule each symbol is read twice.
-    symbol_seconds = 2 * step_seconds / 3 / size.chars
+    symbol_seconds = Budget(timed=timed).scoring_seconds(plan.members[0].kind, size)
     return int(min(MAX_SCORED, max(MIN_SCORED, SCORING_SHARE * seconds / symbol_seconds)))

@@ -139,11 +139,9 @@ class Budget:
         assert self.seconds
         return max(1, min(MAX_STEPS, round(TRAINING_SHARE * self.seconds / self.step_seconds(kind, size))))
 
-    @property
-    def gflops(self) -> float:
-        """The speed of the largest steps that were timed, in 10^9 operations per second."""
-        largest = max(self.timed, key=lambda t: t.size.gflop, default=None)
-        return TYPICAL_GFLOPS if largest is None else largest.size.gflop / largest.seconds
+    def scoring_seconds(self, kind: str, size: Size) -> float:
+        """How long scoring a symbol takes: a forward pass is a third of a step, and reads each symbol twice."""
+        return 2 * self.step_seconds(kind, size) / 3 / size.chars
 
 
 def sizes_of(kind: str) -> Sequence[Size]:

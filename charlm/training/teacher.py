@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from charlm.checkpoint.run_folder import RunFolder, TeacherFacts, find_run
 from charlm.checkpoint.safe_io import NGRAM_FILE, read_manifest
 from charlm.checkpoint.snapshot import Snapshot, read_chosen
-from charlm.config import TrainingConfig
+from charlm.config import NO_PRIOR, PRIOR, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.errors import CheckpointError, UsageError
 from charlm.inference.members import own_rule, predictor_of
@@ -28,8 +28,8 @@ MOST_NUMBERS = 1 << 28
 """Probabilities that are kept, in float16: half a gigabyte."""
 TIME_SHARE = 0.2
 """Of a time budget, at most, for the teacher's pass over the text."""
-NGRAM_GFLOP = 2.5e-4
-"""What n-grams and the mixture add for each symbol, as operations of training steps that take as long."""
+NGRAM_SECONDS = 2.5e-6
+"""What n-grams and the mixture add for each symbol."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,11 @@ class Teacher:
         most = MOST_NUMBERS // n_symbols
         if budget.seconds is None or self.snapshot.model_config.is_ngram:
             return most
-        gflop = NGRAM_GFLOP
+        seconds = NGRAM_SECONDS
         members = [(member.model_config, member.training_config) for member in self.snapshot.earlier]
         for configs in (*members, (self.snapshot.model_config, self.snapshot.training_config)):
-            size = Size.of(*configs)
-            # A forward pass is a third of a step, and by the context rule each symbol is read twice.
-            gflop += 2 * size.gflop / 3 / (size.batch_size * size.block_size)
-        return max(1, min(most, int(TIME_SHARE * budget.seconds * budget.gflops / gflop)))
+            seconds += budget.scoring_seconds(PRIOR if configs[0].prior else NO_PRIOR, Size.of(*configs))
+        return max(1, min(most, int(TIME_SHARE * budget.seconds / seconds)))
 
     def predictor(self, corpus: Corpus) -> tuple[Predictor, Edges | None]:
         """What predicts the training text, and the edges of the folds that its n-grams can leave out."""

@@ -109,11 +109,8 @@ def timed_budget(
             ends = perf_counter() + budget.step_seconds(member.kind, size)
             if budget.is_timed(member.kind, size) or (rounds and ends >= until):
                 continue
-            trials = [
-                _Trial(session, threads)
-                for precision, threads in product(precisions, numbers)
-                for session in [_session(corpus, plan, number, precision)]
-            ]
+            sessions = [_session(corpus, plan, number, precision) for precision in precisions]
+            trials = [_Trial(session, threads) for session, threads in product(sessions, numbers)]
             _in_turns(trials, until)
             best = _best(trials, most)
             numbers, precisions = [best.threads], [best.precision]
