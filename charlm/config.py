@@ -331,6 +331,12 @@ class TrainingConfig(Settings):
         Range(0, 10**9),
         PLANNED,
     ] = None
+    recent_chars: Annotated[
+        int | None,
+        "Predict with the n-grams of the last symbols (see --units) of a text too, this many; 0: without.",
+        Range(0, 1 << 16),
+        PLANNED,
+    ] = None
     teacher_weight: Annotated[
         float | None,
         "Share of the loss that compares with the probabilities of --teacher instead of the text.",
@@ -407,6 +413,7 @@ class TrainingConfig(Settings):
             precision="fp32" if self.precision == "auto" else self.precision,
             compile="off" if self.compile == "auto" else self.compile,
             reserved_chars=self.reserved_chars or 0,
+            recent_chars=self.recent_chars or 0,
         )
 
 

@@ -30,6 +30,7 @@ from charlm.inference.context import ContextRule
 from charlm.inference.generate import Ended, Piece, default_prompt, generate
 from charlm.inference.members import predictor_of
 from charlm.inference.predictor import Predictor, TransformerPredictor
+from charlm.inference.recent import RecentPredictor
 from charlm.settings import settings_of
 from charlm.terminal import one_line
 from charlm.threads import threads_restored
@@ -126,11 +127,14 @@ class Run:
 
         UsageError for an n-gram model, and for a mixture.
         """
-        if not isinstance(self.predictor, TransformerPredictor):
-            mixed = self.predictor.mixed
+        predictor = self.predictor
+        if isinstance(predictor, RecentPredictor):
+            predictor = predictor.base
+        if not isinstance(predictor, TransformerPredictor):
+            mixed = predictor.mixed
             what = f"a mixture of {joined(mixed)}" if mixed else "an n-gram model"
             raise UsageError(f"{self.name} is {what}, which is no torch module; use score, next and sample")
-        return self.predictor.model
+        return predictor.model
 
     @property
     def tokenizer(self) -> Vocabulary:

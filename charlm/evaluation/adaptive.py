@@ -21,7 +21,9 @@ from charlm.inference.predictor import (
     log_softmax_with_escape,
     unigram_log_probs,
 )
+from charlm.inference.recent import RecentPredictor
 from charlm.model.kv_cache import ModelCache
+from charlm.model.recent_ngrams import document_starts
 from charlm.ngram.online import OnlineKneserNey
 
 LEARNING_RATE = 3e-4
@@ -47,6 +49,9 @@ class DynamicModel:
 
     def __init__(self, snapshot: Snapshot, rule: ContextRule, rate: float = LEARNING_RATE) -> None:
         predictor = predictor_of(snapshot)
+        self._recent = predictor.recent if isinstance(predictor, RecentPredictor) else None
+        if isinstance(predictor, RecentPredictor):
+            predictor = predictor.base
         self._mixture = predictor if isinstance(predictor, MixturePredictor) else None
         members = predictor.members if isinstance(predictor, MixturePredictor) else (predictor,)
         self.vocabulary = predictor.vocabulary
@@ -87,7 +92,17 @@ class DynamicModel:
         if self._mixture is not None:
             found += [rows] if self._mixture.mixture.ngram and rows is not None else []
             logits = torch.from_numpy(self._mixture.pool([each.float().numpy() for each in found]))
-        return {**scores, MODEL: self._log_of_ids(logits, part)}
+        return {**scores, MODEL: self._log_of_ids(self._corrected(logits, part), part)}
+
+    def _corrected(self, logits: Tensor, part: slice) -> Tensor:
+        """Log-probabilities (N, V) of a part of the ids that recent n-grams correct, where the model has them."""
+        if self._recent is None:
+            return logits
+        ats = np.arange(part.start, part.stop)
+        lows = document_starts(self._ids[: part.stop], ats, self.vocabulary.end)
+        logp = torch.log_softmax(logits.float(), dim=-1).numpy()
+        n_symbols = self.vocabulary.n_symbols
+        return torch.from_numpy(self._recent.log_probs(logp, self._ids[: part.stop], ats, lows, n_symbols))
 
     def learn(self) -> None:
         """Learn the part that was scored last."""

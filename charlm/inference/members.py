@@ -21,6 +21,7 @@ from charlm.inference.predictor import (
     TransformerPredictor,
     log_softmax_with_escape,
 )
+from charlm.inference.recent import RecentPredictor
 from charlm.inference.text_state import IdRows, NgramState, TextState
 from charlm.model.mixture import Mixture
 from charlm.native.decoder import Floats, Floats32
@@ -198,9 +199,11 @@ def predictor_of(
         )
         member.model.to(device)
         members.append(member)
-    if mixture is None or mixture.n_members == 1:
+    if mixture is None:
         return members[0]
     if mixture.ngram:
         assert ngram is not None, "reading a checkpoint refuses a mixture without its n-grams"
         members.append(NgramPredictor(ngram, vocabulary))
-    return MixturePredictor(members, mixture, vocabulary, native=native)
+    alone = mixture.n_members == 1
+    pooled = members[0] if alone else MixturePredictor(members, mixture, vocabulary, native=native)
+    return pooled if mixture.recent is None else RecentPredictor(pooled, mixture.recent, native=native)

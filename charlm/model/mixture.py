@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from charlm.model.recent_ngrams import RecentNgrams
 from charlm.native.mixture_kernel import MOST_MEMBERS, Floats, Floats32
 
 FLOOR = -1e4
@@ -31,6 +32,7 @@ class Mixture:
     ngram: bool  # and its n-gram model, the last member
     bias: tuple[float, ...]  # b, (M,)
     weights: tuple[tuple[float, ...], ...]  # W, (M, F); empty rows for a single member
+    recent: RecentNgrams | None = None  # which corrects what the members predict
 
     def __post_init__(self) -> None:
         M = self.n_members

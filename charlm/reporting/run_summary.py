@@ -123,14 +123,29 @@ def member_rows(
         rows.append((f"member {member['number']}, {member['kind']}", "; ".join(facts)))
     if calibration is None:
         return rows if len(rows) > 1 else []
-    where = f"{several(calibration['symbols'], unit)} that no model trains on"
-    figure = _bits(calibration["nats_per_symbol"], unit)
-    if calibration["temperature"] is None:
-        return [*rows, ("mixture", f"{figure} on {where}, where its weights were learned")]
-    said = f"{calibration['temperature']:.3f}, learned on {where}: {figure} there"
+    learned = Calibrated(**{**calibration, "members": ()})
+    where = f"{several(learned.symbols, unit)} that no model trains on"
+    figure = _bits(learned.nats_pooled, unit)
+    recent = [("recent n-grams", f"{said} on the same text")] if (said := _recent(learned, unit)) else []
+    if learned.temperature is None:
+        return [*rows, ("mixture", f"{figure} on {where}, where its weights were learned"), *recent]
+    said = f"{learned.temperature:.3f}, learned on {where}: {figure} there"
     if len(members) == 1 and members[0]["nats_per_symbol"] is not None:
-        return [("temperature", f"{said}, {_bits(members[0]['nats_per_symbol'], unit)} without it")]
-    return [*rows, ("temperature", said)]
+        without = _bits(members[0]["nats_per_symbol"], unit)
+        return [("temperature", f"{said}, {without} without it"), *recent]
+    return [*rows, ("temperature", said), *recent]
+
+
+def _recent(learned: Calibrated, unit: str) -> str:
+    """What recent n-grams gain, in words; empty without them."""
+    if learned.recent_strength is None or learned.nats_without_recent is None:
+        return ""
+    figures = (
+        f"{_bits(learned.nats_per_symbol, unit)}, {_bits(learned.nats_without_recent, unit)} without them"
+    )
+    return (
+        f"of the last {several(learned.recent_chars, unit)}, strength {learned.recent_strength:g}: {figures},"
+    )
 
 
 def _size(model: Mapping[str, Any]) -> str:
@@ -148,12 +163,13 @@ def calibration_sentence(event: Calibrated, vocabulary: Vocabulary) -> str:
     """What a calibration learned, and each member's figure on the text that it was learned on."""
     unit = vocabulary.unit_noun
     where = f"learned on {several(event.symbols, unit)} that no model trains on"
-    figure = _bits(event.nats_per_symbol, unit)
+    figure, said = _bits(event.nats_pooled, unit), _recent(event, unit)
+    recent = f"; with recent n-grams {said.rstrip(',')}" if said else ""
     if event.temperature is not None:
         alone = _bits(event.members[0].nats_per_symbol, unit)
-        return f"step {event.step}: temperature {event.temperature:.3f}, {where}: {figure} there, {alone} without it"
+        return f"step {event.step}: temperature {event.temperature:.3f}, {where}: {figure} there, {alone} without it{recent}"
     members = [f"{m.kind} {_bits(m.nats_per_symbol, unit)} (weight {m.weight:.2f})" for m in event.members]
-    return f"step {event.step}: mixture {where}: {figure} there; alone {joined(members)}"
+    return f"step {event.step}: mixture {where}: {figure} there; alone {joined(members)}{recent}"
 
 
 def forgetting_rows(old_text: Mapping[str, Any] | None) -> list[Row]:

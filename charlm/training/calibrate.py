@@ -4,6 +4,7 @@ Shapes: N places, V symbols, M members, F features.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,15 @@ from charlm.evaluation.score import spread
 from charlm.inference.members import symbol_log_probs
 from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
 from charlm.model.mixture import Mixture, features, log_normalised
+from charlm.model.recent_ngrams import RecentNgrams, document_starts
 from charlm.native.decoder import Floats32
 from charlm.training.events import Calibrated, MemberFigure
 from charlm.training.session import TransformerSession
 
 WEIGHT_DECAY = 2.0
 """Of the mixture's weights, in nats over all places: few symbols should not decide much."""
+STRENGTHS = (2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 80.0, 160.0)
+"""Of a model against recent n-grams, of which the best is taken."""
 ITERATIONS, ENOUGH = 30, 1e-8
 """Of the fit: it ends where the next step would gain less than so many nats."""
 NUMBERS = 1 << 22
@@ -28,9 +32,11 @@ NUMBERS = 1 << 22
 def calibrate(session: TransformerSession) -> Calibrated:
     """Fit the mixture of all that is trained so far, and put it into the session's state."""
     kinds, members = zip(*_members(session), strict=True)
-    logps, targets = reserved_log_probs(session, members)
+    logps, targets, ats = reserved_log_probs(session, members)
     mixture = fit_mixture(logps, targets, ngram=NGRAM in kinds)
     pooled = mixture.log_probs(logps)
+    mixture, corrected = fit_recent(session, mixture, pooled, targets, ats)
+    recent = mixture.recent
     shares = mixture.shares(logps).mean(axis=0)
     figures = tuple(
         MemberFigure(kind=kind, nats_per_symbol=_nats(logp, targets), weight=float(share / shares.sum()))
@@ -42,7 +48,10 @@ def calibrate(session: TransformerSession) -> Calibrated:
         symbols=len(targets),
         temperature=mixture.temperature,
         members=figures,
-        nats_per_symbol=_nats(pooled, targets),
+        nats_per_symbol=_nats(corrected, targets),
+        recent_chars=0 if recent is None else recent.chars,
+        recent_strength=None if recent is None else recent.strength,
+        nats_without_recent=None if recent is None else _nats(pooled, targets),
     )
     return session.state.calibrated
 
@@ -66,8 +75,8 @@ def _members(session: TransformerSession) -> list[tuple[str, Predictor]]:
 
 def reserved_log_probs(
     session: TransformerSession, members: Sequence[Predictor]
-) -> tuple[list[Floats32], NDArray[np.int64]]:
-    """Log-probabilities (N, V) of each member on the reserved text, and the symbols there, (N,).
+) -> tuple[list[Floats32], NDArray[np.int64], NDArray[np.int64]]:
+    """Log-probabilities (N, V) of each member on the reserved text, the symbols there, (N,), and where those are, (N,).
 
     The n-gram model leaves out what it counted there. A long text is looked at in chunks spread over it.
     """
@@ -85,13 +94,39 @@ def reserved_log_probs(
     )
     chunks = [inside[i] for i in some if i < len(inside)]
     parts = [rule.chunk(k, len(ids)) for k in chunks]
-    targets = np.concatenate([ids[part.first : part.end] for part in parts]).astype(np.int64)
+    places = np.concatenate([np.arange(part.first, part.end) for part in parts])
+    targets = ids[places].astype(np.int64)
     with session.predicting():
         logps = [
             np.concatenate(list(symbol_log_probs(member, ids, chunks, rule, folds=folds)))
             for member in members
         ]
-    return logps, targets
+    return logps, targets, places + begin
+
+
+def fit_recent(
+    session: TransformerSession,
+    mixture: Mixture,
+    logp: Floats32,
+    targets: NDArray[np.int64],
+    ats: NDArray[np.int64],
+) -> tuple[Mixture, Floats32]:
+    """The mixture with the recent n-grams whose strength predicts targets (N,) best, and its log-probabilities (N, V).
+
+    `logp` (N, V): those without recent n-grams, of the symbols at `ats` (N,) of the training text. Where recent n-grams
+    do not help, the mixture stays.
+    """
+    chars, vocabulary = session.training_config.recent_chars or 0, session.corpus.vocabulary
+    begin = max(0, int(ats[0]) - chars)
+    ids, ats = session.corpus.train[begin:], ats - begin
+    lows = document_starts(ids, ats, vocabulary.end)
+    best, least = (mixture, logp), _nats(logp, targets)
+    for strength in STRENGTHS if chars else ():
+        recent = RecentNgrams(chars=chars, strength=strength)
+        corrected = recent.log_probs(logp, ids, ats, lows, vocabulary.n_symbols)
+        if _nats(corrected, targets) < least:
+            best, least = (replace(mixture, recent=recent), corrected), _nats(corrected, targets)
+    return best
 
 
 def fit_mixture(logps: Sequence[Floats32], targets: NDArray[np.int64], *, ngram: bool) -> Mixture:

@@ -131,7 +131,9 @@ def describe_choice(choice: "Choice", vocabulary: "Vocabulary", also: str = "") 
     said = f"{describe_model(choice, vocabulary)}, chosen {choice.why}{also}"
     if not choice.training.reserved_chars:
         return said
-    learned = "temperature and weights are" if len(kinds_of(choice.plan)) > 1 else "the temperature is"
+    words = ["temperature", "weights"] if len(kinds_of(choice.plan)) > 1 else ["the temperature"]
+    words += ["the strength of recent n-grams"] * bool(choice.training.recent_chars)
+    learned = f"{joined(words)} {'are' if len(words) > 1 else 'is'}"
     reserved = several(choice.training.reserved_chars, vocabulary.unit_noun)
     return (
         f"{said}; on {reserved} at the end of the training text, which no model trains on, {learned} learned"

@@ -84,6 +84,14 @@ class Calibrated:
     temperature: float | None  # of a single member
     members: tuple[MemberFigure, ...]
     nats_per_symbol: float  # of the mixture
+    recent_chars: int = 0  # whose n-grams correct the mixture; 0: none
+    recent_strength: float | None = None
+    nats_without_recent: float | None = None  # of the mixture without them; None where there are none
+
+    @property
+    def nats_pooled(self) -> float:
+        """Of the mixture without recent n-grams."""
+        return self.nats_per_symbol if self.nats_without_recent is None else self.nats_without_recent
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,7 @@ RESERVED_SHARE, RESERVED_MOST, RESERVED_MOST_OF_ONE = 0.02, 12_000, 4_000
 RESERVED_LEAST, RESERVED_LEAST_SHARE = 2_000, 0.05
 """Symbols at the end of the training text on which no member trains: a share, but of short texts more. The temperature
 of a single transformer needs fewer than a mixture's weights."""
+RECENT_CHARS = 4_096
 RESERVED_MIN_CHARS = 20_000
 """Symbols of training text below which nothing is reserved: temperatures of fewer would be noise."""
 
@@ -154,6 +155,7 @@ def choose(
     if len(kinds) == 1 and given_chars is None:
         reserved = min(reserved, RESERVED_MOST_OF_ONE)
     training = replace(training, members=",".join(kinds), reserved_chars=reserved)
+    training = _choose_recent(model, training)
     if {PRIOR, NGRAM} & set(kinds):
         seconds = None if budget.seconds is None else PRIOR_SHARE * budget.seconds
         training = limit_prior_chars(training, seconds, n_train)
@@ -283,6 +285,17 @@ def _choose_reserved(training: TrainingConfig, n_train: int) -> TrainingConfig:
         least = min(RESERVED_LEAST, int(RESERVED_LEAST_SHARE * n_train))
         reserved = min(RESERVED_MOST, max(least, int(RESERVED_SHARE * n_train)))
     return replace(training, reserved_chars=reserved)
+
+
+def _choose_recent(model: ModelConfig, training: TrainingConfig) -> TrainingConfig:
+    """Decide how many recent symbols the predictions use the n-grams of; a plain model stays one."""
+    if training.recent_chars and not training.reserved_chars:
+        raise ValueError(
+            f"`recent_chars={training.recent_chars}` needs text to learn its strength on: a longer text, or reserved_chars"
+        )
+    if training.recent_chars is not None:
+        return training
+    return replace(training, recent_chars=RECENT_CHARS if training.reserved_chars and not model.plain else 0)
 
 
 def _choose_teaching(training: TrainingConfig, n_train: int, most: int | None) -> TrainingConfig:

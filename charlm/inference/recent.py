@@ -1,0 +1,106 @@
+"""A predictor that recent n-grams correct (`charlm.model.recent_ngrams`). Shapes as in predictor.py."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from charlm.data.tokenizer import UNIT_NOUNS, Ids
+from charlm.inference.context import ContextRule
+from charlm.inference.predictor import Edges, Predictor, Scores
+from charlm.inference.text_state import IdRows
+from charlm.model.recent_ngrams import RecentNgrams, document_starts
+from charlm.native.decoder import Floats
+
+
+@dataclass
+class RecentState:
+    """The last ids of B texts, beside the model's own state of them."""
+
+    inner: Any
+    ids: IdRows  # (B, room)
+    length: int = 0  # of the texts in `ids`
+
+    def append(self, ids: IdRows, chars: int) -> None:
+        """Read ids (B, T), and keep at least the last `chars`."""
+        T = ids.shape[1]
+        if self.length + T > self.ids.shape[1]:
+            kept = min(self.length, chars)
+            room = np.empty((len(ids), 2 * chars + T), np.int64)
+            room[:, :kept] = self.ids[:, self.length - kept : self.length]
+            self.ids, self.length = room, kept
+        self.ids[:, self.length : self.length + T] = ids
+        self.length += T
+
+
+class RecentPredictor(Predictor):
+    """The distributions of another predictor, corrected by the recent n-grams of the text that is predicted.
+
+    Like the n-gram prior they are not bound by the context rule: they see the last symbols of the document, unless
+    the rule has `reset_prior_at_start`.
+    """
+
+    def __init__(self, base: Predictor, recent: RecentNgrams, *, native: bool = True) -> None:
+        self.base, self.recent, self._native = base, recent, native
+        self.kind, self.vocabulary, self.rule = base.kind, base.vocabulary, base.rule
+        self.precision, self.prior, self.mixed = base.precision, base.prior, base.mixed
+        self.single_threaded, self.kernels = base.single_threaded, base.kernels
+
+    def in_blocks(self, rule: ContextRule) -> ContextRule:
+        """The rule that reads a whole text fastest, and gives the same predictions as `rule`."""
+        return self.base.in_blocks(rule)
+
+    def distributions(
+        self,
+        ids: Ids,
+        chunks: Sequence[int],
+        rule: ContextRule | None = None,
+        *,
+        folds: Edges | None = None,
+    ) -> Iterator[Tensor]:
+        """For each of these chunks, the log-probabilities (n, V) of every id at each place that it scores."""
+        rule = rule or self.rule
+        for k, logp in zip(chunks, self.base.distributions(ids, chunks, rule, folds=folds), strict=True):
+            part = rule.chunk(k, len(ids))
+            begin = part.start if rule.reset_prior_at_start else max(0, part.first - self.recent.chars)
+            read = ids[begin : part.end]
+            ats = np.arange(part.first - begin, part.end - begin)
+            lows = document_starts(read, ats, self.vocabulary.end)
+            yield torch.from_numpy(self._correct(logp.cpu().numpy(), read, ats, lows))
+
+    def first_log_probs(self) -> Scores:
+        """Log-probabilities (V,) of the first id of a text."""
+        return self.base.first_log_probs()
+
+    def start(self, batch_size: int) -> RecentState:
+        """The state of `batch_size` texts before their first character."""
+        return RecentState(self.base.start(batch_size), np.empty((batch_size, 0), np.int64))
+
+    def step(self, state: RecentState, ids: Tensor) -> tuple[RecentState, Tensor]:
+        """Read ids (B, T), T >= 0. Returns the new state and log-probabilities (B, V) of the next id."""
+        state.inner, logp = self.base.step(state.inner, ids)
+        return state, torch.from_numpy(self._after(state, ids.cpu().numpy(), logp.cpu().numpy()))
+
+    def next_logits(self, state: RecentState, ids: IdRows) -> tuple[RecentState, Floats]:
+        """Read one id (B,) of each text. Returns the new state and log-probabilities (B, symbols)."""
+        state.inner, logits = self.base.next_logits(state.inner, ids)
+        logp = torch.log_softmax(torch.from_numpy(logits), dim=-1).numpy()
+        return state, self._after(state, ids[:, None], logp)
+
+    def _after(self, state: RecentState, ids: IdRows, logp: Floats) -> Floats:
+        """Log-probabilities (B, V) after reading ids (B, T) too."""
+        state.append(ids, self.recent.chars)
+        begins = np.arange(len(ids)) * state.ids.shape[1]
+        return self._correct(logp, state.ids, begins + state.length, begins)
+
+    def _correct(self, logp: Floats, ids: Ids, ats: IdRows, lows: IdRows) -> Floats:
+        return self.recent.log_probs(logp, ids, ats, lows, self.vocabulary.n_symbols, native=self._native)
+
+    def describe_context(self, rule: ContextRule) -> str:
+        """What each symbol is predicted from, in words."""
+        noun = UNIT_NOUNS[self.vocabulary.units]
+        recent = f"n-grams of the last {self.recent.chars:,} {noun}s"
+        return f"{self.base.describe_context(rule)}; {recent}"

@@ -1,0 +1,119 @@
+"""Recent n-grams: what followed the last few symbols when they occurred before in the same text, not long ago.
+
+Shapes: N places, V symbols, B texts.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.native.library import library
+from charlm.native.recent_ngrams import Floats32, Integers, add_recent
+
+LENGTHS = (3, 4, 5, 6, 8, 12, 16)
+PLACES = 3
+"""So many of the last places where an n-gram occurred are looked at: what is nearest says most."""
+DISCOUNT = 0.8
+MOST_CHARS, MOST_STRENGTH = 1 << 16, 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecentNgrams:
+    """A cache of the last `chars` symbols, which corrects a distribution by what followed there.
+
+    Names, turns of phrase and identifiers come in bursts, and a model with a block of 128 characters has forgotten
+    them. Let c(x) be how often x followed the last n symbols at the PLACES last places where they occurred, c in all,
+    and k how many different x. From the shortest n to the longest, p_0 being the model's distribution:
+
+        p_n(x) = max(c(x) - D, 0) / (c + S) + (S + D k) / (c + S) p_(n-1)(x)
+
+    The discount D is fixed; S, the strength of the model against the cache, is fitted on text that no model trained on.
+    Nothing is learned from the text that is predicted but its last `chars` symbols, all before the predicted one.
+    Caches: Kuhn and De Mori 1990, IEEE TPAMI 12(6):570. The formula: Teh 2006, A hierarchical Bayesian language model
+    based on Pitman-Yor processes.
+    """
+
+    chars: int
+    strength: float  # S
+
+    def __post_init__(self) -> None:
+        if not 0 < self.chars <= MOST_CHARS or not 0 < self.strength <= MOST_STRENGTH:
+            raise ValueError(
+                f"recent n-grams of {self.chars} symbols with strength {self.strength}; allowed: 1 to {MOST_CHARS:,} "
+                f"symbols, a strength above 0 and at most {MOST_STRENGTH:,.0f}"
+            )
+
+    def log_probs(
+        self,
+        logp: NDArray[np.floating],
+        ids: NDArray[np.integer],
+        ats: Integers,
+        lows: Integers,
+        n_symbols: int,
+        *,
+        native: bool = True,
+    ) -> Floats32:
+        """Log-probabilities (N, V), from those of a model, of the ids at `ats` (N,).
+
+        Each reads no further back than `lows` (N,). Ids from `n_symbols` on, bytes that training never saw, are
+        nothing that follows. `native`: by the compiled kernel where there is one.
+        """
+        found = np.array(logp, np.float32, order="C")  # a copy
+        whole = np.ascontiguousarray(ids, np.int64).reshape(-1)
+        lows = np.maximum(lows, ats - self.chars)
+        kernels = library() if native else None
+        if kernels is not None:
+            add_recent(kernels, found, whole, lows, ats, n_symbols=n_symbols, strength=self.strength)
+            return found
+        for row, low, at in zip(found, lows.tolist(), ats.tolist(), strict=True):
+            self._correct(row, whole[low:at], n_symbols)
+        return found
+
+    def _correct(self, row: Floats32, window: Integers, n_symbols: int) -> None:
+        """Correct log-probabilities (V,) of the symbol after a window, in place."""
+        kept, added = 1.0, dict[int, float]()
+        for follow in _followers(window, n_symbols):
+            counts, total = Counter(follow), len(follow) + self.strength
+            share = (self.strength + DISCOUNT * len(counts)) / total
+            kept *= share
+            added = {x: p * share for x, p in added.items()}
+            for x, count in counts.items():
+                added[x] = added.get(x, 0.0) + (count - DISCOUNT) / total
+        if added:
+            which = np.array(list(added))
+            raised = np.log(kept * np.exp(row[which].astype(np.float64)) + np.array(list(added.values())))
+            row += np.float32(np.log(kept))
+            row[which] = raised
+
+
+def _followers(window: Integers, n_symbols: int) -> list[list[int]]:
+    """What followed the last n symbols of a window, for each of LENGTHS that occurred before; the most recent first."""
+    shortest, n = LENGTHS[0], len(window)
+    found: list[list[int]] = [[] for _ in LENGTHS]
+    if n > shortest:
+        end = window[n - shortest :]
+        like = np.lib.stride_tricks.sliding_window_view(window[:-1], shortest) == end
+        for p in (np.flatnonzero(like.all(axis=1)) + shortest)[::-1].tolist():
+            if window[p] >= n_symbols:
+                continue
+            same = shortest
+            while same < min(LENGTHS[-1], p) and window[p - 1 - same] == window[n - 1 - same]:
+                same += 1
+            for follow, length in zip(found, LENGTHS, strict=True):
+                if length <= same and len(follow) < PLACES:
+                    follow.append(int(window[p]))
+    return [follow for follow in found if follow]
+
+
+def document_starts(ids: NDArray[np.integer], ats: Integers, end: int | None) -> Integers:
+    """Where the document begins that each place `ats` (N,) is in: at the last end symbol before it, or at 0."""
+    if end is None:
+        return np.zeros_like(ats)
+    ends = np.flatnonzero(ids == end)
+    before = np.searchsorted(ends, ats) - 1
+    starts: Integers = (
+        np.where(before >= 0, ends[np.maximum(before, 0)], 0) if len(ends) else np.zeros_like(ats)
+    )
+    return starts
