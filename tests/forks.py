@@ -1,6 +1,7 @@
 """A child of this process, which has torch already: within limits of its own, and killed without harm."""
 
 import ctypes
+import faulthandler
 import json
 import os
 import signal
@@ -96,6 +97,7 @@ def permissions_bind() -> Iterator[None]:
 def _answer(task: Callable[[], Any], writer: int, more_memory: int | None, seconds: int) -> None:
     code = 1
     try:
+        faulthandler.dump_traceback_later(max(1, seconds - 1), file=writer)  # where it hangs, for the error
         signal.alarm(seconds)
         if more_memory is not None:
             libc = ctypes.CDLL(None)
@@ -104,6 +106,7 @@ def _answer(task: Callable[[], Any], writer: int, more_memory: int | None, secon
             limit = _in_use() + more_memory
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         said = json.dumps(task())
+        faulthandler.cancel_dump_traceback_later()
         code = 0
     except BaseException:  # noqa: BLE001  as above
         said = traceback.format_exc()
