@@ -8,7 +8,7 @@ A size is layers x width / block x batch; without --sizes, every row of the plan
 
 `run` trains each size on the beginning of each text for each number of steps, one thread each, and appends a line of
 JSON per training: nats per character of a held-out part of 50,000 characters that follows the beginning, with the
-temperature that the run fitted. Rows that are there already are not trained again. Nothing is timed, so other work may
+temperature that the run fitted, without recent n-grams. Rows that are there already are not trained again. Nothing is timed, so other work may
 run beside it. benchmarks/scaling.jsonl holds the rows behind the plan. `fit` prints the constants for charlm/training/scaling.py, and how far they are off for each text.
 """
 
@@ -102,7 +102,8 @@ def train(text: Path, chars: int, kind: str, size: str, steps: int) -> Row:
         Path(folder, "text.txt").write_text(whole, "utf-8")
         words = [str(word) for pair in zip(NAMES, values, strict=True) for word in pair]
         val = ("--val", str(held_out / len(whole)), "--members", kind, "--threads", "1")
-        charlm("train", "text.txt", "--steps", str(steps), "--run", "r", *val, *words, folder=folder)
+        alone = ("--recent-chars", "0")
+        charlm("train", "text.txt", "--steps", str(steps), "--run", "r", *alone, *val, *words, folder=folder)
         out = charlm("eval", "--run", "r", "--json", "--threads", "1", folder=folder).out
     data = json.loads(out[out.index("{") :])
     return Row(

@@ -210,6 +210,11 @@ class ModelConfig(Settings):
         return self.model == NGRAM
 
     @property
+    def kind(self) -> str:
+        """Its name in `--members`."""
+        return NGRAM if self.is_ngram else PRIOR if self.prior else NO_PRIOR
+
+    @property
     def attends(self) -> bool:
         """Has the model scores, and so heads?"""
         return not self.is_ngram and bool(set(ATTENTION) & set(self.mixers))

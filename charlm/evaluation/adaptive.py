@@ -23,7 +23,6 @@ from charlm.inference.predictor import (
 )
 from charlm.inference.recent import RecentPredictor
 from charlm.model.kv_cache import ModelCache
-from charlm.model.recent_ngrams import document_starts
 from charlm.ngram.online import OnlineKneserNey
 
 LEARNING_RATE = 3e-4
@@ -98,11 +97,9 @@ class DynamicModel:
         """Log-probabilities (N, V) of a part of the ids that recent n-grams correct, where the model has them."""
         if self._recent is None:
             return logits
-        ats = np.arange(part.start, part.stop)
-        lows = document_starts(self._ids[: part.stop], ats, self.vocabulary.end)
+        ats, symbols = np.arange(part.start, part.stop), (self.vocabulary.n_symbols, self.vocabulary.end)
         logp = torch.log_softmax(logits.float(), dim=-1).numpy()
-        n_symbols = self.vocabulary.n_symbols
-        return torch.from_numpy(self._recent.log_probs(logp, self._ids[: part.stop], ats, lows, n_symbols))
+        return torch.from_numpy(self._recent.correct(logp, self._ids, ats, *symbols))
 
     def learn(self) -> None:
         """Learn the part that was scored last."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from charlm.checkpoint.snapshot import Snapshot
-from charlm.config import NGRAM, NO_PRIOR, PRIOR
+from charlm.config import NGRAM
 from charlm.data.tokenizer import Ids, Vocabulary
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import (
@@ -56,7 +56,7 @@ class MixturePredictor(Predictor):
         assert len(transformers) == mixture.n_transformers
         self._transformers = transformers
         self.mixed = tuple(
-            NGRAM if isinstance(member, NgramPredictor) else PRIOR if member.prior else NO_PRIOR
+            member.model.config.kind if isinstance(member, TransformerPredictor) else NGRAM
             for member in members
         )
         self.rule = max((member.rule for member in transformers), key=lambda rule: rule.block_size)

@@ -12,7 +12,7 @@ from charlm.data.tokenizer import UNIT_NOUNS, Ids
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import Edges, Predictor, Scores
 from charlm.inference.text_state import IdRows
-from charlm.model.recent_ngrams import RecentNgrams, document_starts
+from charlm.model.recent_ngrams import RecentNgrams
 from charlm.native.decoder import Floats
 
 
@@ -65,11 +65,12 @@ class RecentPredictor(Predictor):
         rule = rule or self.rule
         for k, logp in zip(chunks, self.base.distributions(ids, chunks, rule, folds=folds), strict=True):
             part = rule.chunk(k, len(ids))
-            begin = part.start if rule.reset_prior_at_start else max(0, part.first - self.recent.chars)
-            read = ids[begin : part.end]
-            ats = np.arange(part.first - begin, part.end - begin)
-            lows = document_starts(read, ats, self.vocabulary.end)
-            yield torch.from_numpy(self._correct(logp.cpu().numpy(), read, ats, lows))
+            begin, ats = part.start if rule.reset_prior_at_start else 0, np.arange(part.first, part.end)
+            symbols = self.vocabulary.n_symbols, self.vocabulary.end
+            corrected = self.recent.correct(
+                logp.cpu().numpy(), ids, ats, *symbols, begin=begin, native=self._native
+            )
+            yield torch.from_numpy(corrected)
 
     def first_log_probs(self) -> Scores:
         """Log-probabilities (V,) of the first id of a text."""
@@ -94,10 +95,8 @@ class RecentPredictor(Predictor):
         """Log-probabilities (B, V) after reading ids (B, T) too."""
         state.append(ids, self.recent.chars)
         begins = np.arange(len(ids)) * state.ids.shape[1]
-        return self._correct(logp, state.ids, begins + state.length, begins)
-
-    def _correct(self, logp: Floats, ids: Ids, ats: IdRows, lows: IdRows) -> Floats:
-        return self.recent.log_probs(logp, ids, ats, lows, self.vocabulary.n_symbols, native=self._native)
+        ats, n_symbols = begins + state.length, self.vocabulary.n_symbols
+        return self.recent.log_probs(logp, state.ids, ats, begins, n_symbols, native=self._native)
 
     def describe_context(self, rule: ContextRule) -> str:
         """What each symbol is predicted from, in words."""

@@ -71,6 +71,27 @@ class RecentNgrams:
             self._correct(row, whole[low:at], n_symbols)
         return found
 
+    def correct(
+        self,
+        logp: NDArray[np.floating],
+        ids: NDArray[np.integer],
+        ats: Integers,
+        n_symbols: int,
+        end: int | None,
+        *,
+        begin: int = 0,
+        native: bool = True,
+    ) -> Floats32:
+        """The same of ids at ascending places of one text, from which nothing before `begin` is read.
+
+        Nor is anything read of another document: `end` separates them.
+        """
+        if not len(ats):
+            return np.array(logp, np.float32)
+        first = max(begin, int(ats[0]) - self.chars)
+        read, ats = ids[first : ats[-1]], ats - first
+        return self.log_probs(logp, read, ats, document_starts(read, ats, end), n_symbols, native=native)
+
     def _correct(self, row: Floats32, window: Integers, n_symbols: int) -> None:
         """Correct log-probabilities (V,) of the symbol after a window, in place."""
         kept, added = 1.0, dict[int, float]()

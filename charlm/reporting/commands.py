@@ -11,7 +11,7 @@ from charlm.data.corpus import Corpus
 from charlm.settings import Setting, settings_of
 from charlm.terminal import command_line
 from charlm.training.plan import PLAN_FILE, THREADS, Plan
-from charlm.training.planner import OF_THE_MACHINE
+from charlm.training.plan_from import OF_THE_MACHINE
 
 INHERITED = ("val", "test", "split", "ngram_embedding_lr")
 """Settings that a run with `--from` inherits unless they are given."""

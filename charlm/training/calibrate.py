@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.config import NGRAM, NO_PRIOR, PRIOR
+from charlm.config import NGRAM
 from charlm.evaluation.score import spread
 from charlm.inference.members import symbol_log_probs
 from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
 from charlm.model.mixture import Mixture, features, log_normalised
-from charlm.model.recent_ngrams import RecentNgrams, document_starts
+from charlm.model.recent_ngrams import RecentNgrams
 from charlm.native.decoder import Floats32
 from charlm.training.events import Calibrated, MemberFigure
 from charlm.training.session import TransformerSession
@@ -61,12 +61,12 @@ def _members(session: TransformerSession) -> list[tuple[str, Predictor]]:
     vocabulary, ngram = session.corpus.vocabulary, session.kneser_ney
     found: list[tuple[str, Predictor]] = [
         (
-            PRIOR if member.model_config.prior else NO_PRIOR,
+            member.model_config.kind,
             TransformerPredictor.of(member.model_config, member.weights, vocabulary, ngram),
         )
         for member in session.earlier
     ]
-    found.append((PRIOR if session.model_config.prior else NO_PRIOR, session.predictor))
+    found.append((session.model_config.kind, session.predictor))
     if NGRAM in (session.training_config.members or "").split(","):
         assert ngram is not None
         found.append((NGRAM, NgramPredictor(ngram, vocabulary)))
@@ -117,13 +117,10 @@ def fit_recent(
     do not help, the mixture stays.
     """
     chars, vocabulary = session.training_config.recent_chars or 0, session.corpus.vocabulary
-    begin = max(0, int(ats[0]) - chars)
-    ids, ats = session.corpus.train[begin:], ats - begin
-    lows = document_starts(ids, ats, vocabulary.end)
     best, least = (mixture, logp), _nats(logp, targets)
     for strength in STRENGTHS if chars else ():
         recent = RecentNgrams(chars=chars, strength=strength)
-        corrected = recent.log_probs(logp, ids, ats, lows, vocabulary.n_symbols)
+        corrected = recent.correct(logp, session.corpus.train, ats, vocabulary.n_symbols, vocabulary.end)
         if _nats(corrected, targets) < least:
             best, least = (replace(mixture, recent=recent), corrected), _nats(corrected, targets)
     return best

@@ -8,7 +8,7 @@ from typing import Any
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import read_json, write_json
-from charlm.config import NO_PRIOR, PRIOR, ModelConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.errors import CheckpointError, ResourceError
 from charlm.strict_json import from_json, read_as, to_json
 from charlm.training.events import ON_TRIAL, RESIZED, TRIED
@@ -81,7 +81,7 @@ class MemberPlan:
     @property
     def kind(self) -> str:
         """Its name in `--members`."""
-        return PRIOR if self.model.prior else NO_PRIOR
+        return self.model.kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from charlm.config import (
     refuse_not_plain,
     settings_given,
 )
-from charlm.strict_json import from_json, to_json
+from charlm.strict_json import to_json
 from charlm.training.plan import (
     OPEN_SETTINGS,
     REGULARISATION,
@@ -224,7 +224,7 @@ def _choose_member(
     )
     model = _choose_prior(model, n_train)
     n_train -= training.reserved_chars or 0
-    kind = PRIOR if model.prior else NO_PRIOR
+    kind = model.kind
     size = given or choose_size(kind, budget, n_train)
     wanted = model.block_size or size.block_size
     block = min(wanted, max(1, (n_train - 1) // 2))
@@ -426,52 +426,6 @@ def _wants_prior(model: ModelConfig, n_train: int) -> bool:
         return bool(model.prior) and not model.plain
     given = model.prior_order is not None or model.prior_dropout is not None
     return given or n_train >= PRIOR_MIN_CHARS
-
-
-OF_THE_MACHINE = ("seed", "patience", "save_every", "device", "threads", "precision", "prior_memory")
-"""Settings of training that may be given beside another run's plan."""
-
-
-def take_plan(plan: Plan, source: str, training: TrainingConfig, budget: Budget, n_train: int) -> Choice:
-    """The members, sizes, steps and schedule of the plan of `source`, for another text or on another machine.
-
-    What was decided on the way is decided at the same steps again: so too where all threads were used and where half of
-    them, all being `training.threads`. Raises ValueError where it does not fit.
-    """
-    if not plan.members:
-        raise ValueError(
-            f"the plan of {source} names no sizes; an earlier version of charlm, or an n-gram model, wrote it"
-        )
-    own = {name: getattr(training, name) for name in OF_THE_MACHINE}
-    if training.precision == "auto":
-        own["precision"] = budget.precision
-    here, most = training.threads or 1, plan.most_threads or 1
-
-    def threads_here(threads: int | None) -> int:
-        return max(1, min(here, (threads or most) * here // most))
-
-    def of_here(member: MemberPlan) -> MemberPlan:
-        block, reserved = member.model.block_size or 0, member.training.reserved_chars or 0
-        if block + reserved >= n_train:
-            raise ValueError(
-                f"the plan of {source} needs more than {block + reserved:,} symbols to train on; this text has {n_train:,}"
-            )
-        changed = own | {THREADS: threads_here(member.training.threads)}
-        left_open = tuple(name for name in member.left_open if name != THREADS)
-        return replace(
-            member, training=replace(member.training, **changed), left_open=left_open, step_seconds=None
-        )
-
-    decisions = []
-    for decision in plan.decisions:
-        members = from_json(tuple[MemberPlan, ...], decision.get("members", []))
-        threads = decision.get(THREADS)
-        changed = {THREADS: threads_here(threads)} if type(threads) is int else {}
-        decisions.append({**decision, **changed, "members": [to_json(of_here(member)) for member in members]})
-    decisions[0]["plan_from"] = source
-    plan = replace(plan, members=tuple(map(of_here, plan.members)), decisions=tuple(decisions))
-    first = plan.members[0]
-    return Choice(model=first.model, training=first.training, plan=plan, why=f"as in the plan of {source}")
 
 
 def choose_dropout(model: ModelConfig, epochs: float) -> ModelConfig:

@@ -170,7 +170,7 @@ class TrainRequest:
 
     def _check_plan_from(self) -> None:
         """UsageError for what cannot act beside a plan that is taken from elsewhere."""
-        from charlm.training.planner import OF_THE_MACHINE
+        from charlm.training.plan_from import OF_THE_MACHINE
 
         idle = {"time": self.time, "steps": self.steps, "from": self.from_run}
         for config in (ModelConfig, TrainingConfig):
@@ -474,7 +474,7 @@ def taken_plan(loaded: "Loaded", training: TrainingConfig, request: TrainRequest
     from charlm.checkpoint.safe_io import read_json  # here and below: torch is slow to import
     from charlm.threads import use_threads
     from charlm.training.plan import PLAN_FILE, Plan
-    from charlm.training.planner import take_plan
+    from charlm.training.plan_from import take_plan
     from charlm.training.trial import untimed_budget
 
     named = request.plan_from or ""

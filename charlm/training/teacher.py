@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from charlm.checkpoint.run_folder import RunFolder, TeacherFacts, find_run
 from charlm.checkpoint.safe_io import NGRAM_FILE, read_manifest
 from charlm.checkpoint.snapshot import Snapshot, read_chosen
-from charlm.config import NO_PRIOR, PRIOR, TrainingConfig
+from charlm.config import TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.errors import CheckpointError, UsageError
 from charlm.inference.members import own_rule, predictor_of
@@ -110,7 +110,7 @@ class Teacher:
         seconds = NGRAM_SECONDS
         members = [(member.model_config, member.training_config) for member in self.snapshot.earlier]
         for configs in (*members, (self.snapshot.model_config, self.snapshot.training_config)):
-            seconds += budget.scoring_seconds(PRIOR if configs[0].prior else NO_PRIOR, Size.of(*configs))
+            seconds += budget.scoring_seconds(configs[0].kind, Size.of(*configs))
         return max(1, min(most, int(TIME_SHARE * budget.seconds / seconds)))
 
     def predictor(self, corpus: Corpus) -> tuple[Predictor, Edges | None]:
