@@ -42,12 +42,24 @@ def corrected(
 
 @pytest.mark.native
 @pytest.mark.parametrize("n_symbols", [V, V - 2])
-def test_the_kernel_computes_what_numpy_does(n_symbols: int) -> None:
-    assert library() is not None
+def test_the_kernel_computes_what_numpy_does(clone: str, n_symbols: int) -> None:
+    assert library() is not None and clone
     ids = bursty(600)
     found, expected = corrected(ids, n_symbols=n_symbols), corrected(ids, native=False, n_symbols=n_symbols)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.abs(expected - distributions(600)).max() > 0.5  # and that is not nothing
+
+
+@pytest.mark.native
+def test_the_kernel_keeps_to_any_window(clone: str) -> None:
+    """Of no, a few and many symbols, at both ends of the text."""
+    assert library() is not None and clone
+    rng, ids = np.random.default_rng(3), bursty(400)
+    ats = rng.integers(0, len(ids) + 1, 200)
+    lows = np.maximum(0, ats - rng.integers(0, 200, 200))
+    recent, logp = RecentNgrams(chars=150, strength=2.0), distributions(200)
+    found = recent.log_probs(logp, ids, ats, lows, V)
+    np.testing.assert_allclose(found, recent.log_probs(logp, ids, ats, lows, V, native=False), atol=1e-6)
 
 
 @pytest.mark.parametrize("native", [True, False])
