@@ -6,7 +6,7 @@ For each number of streams, in characters per second, medians of rounds in which
 run with its n-gram prior ("counts") and without, as the command samples it; the same two by torch
 with a cache, one thread, which is what serves where the fast decoder does not; a plain sampler that
 recomputes a block for each character; and the seconds to the first character. Of a run of several members:
-the mixture, and each member alone. With recent n-grams, first the run with them. Each speed is followed by its ratio to the first. Then the score of a text,
+the mixture, and each member alone. Each speed is followed by its ratio to the first. Then the score of a text,
 and a long prompt. Without a run: a model of the plan's size for a minute, untrained, without counts. The
 bound is what one stream could reach if reading the weights once a character, at the speed of copying
 memory, were all there is to do.
@@ -36,7 +36,7 @@ from charlm.config import SamplingConfig
 from charlm.inference.generate import Piece, generate
 from charlm.inference.members import MixturePredictor, predictor_of
 from charlm.inference.predictor import Predictor, TransformerPredictor
-from charlm.inference.recent import RecentPredictor
+from charlm.inference.recent import without_recent
 from charlm.model.transformer import LanguageModel
 from charlm.threads import use_threads
 from charlm.training.sizes import SIZES
@@ -71,16 +71,12 @@ def without_counts(predictor: TransformerPredictor, *, native: bool = True) -> T
 
 def transformers_of(predictor: Predictor) -> list[TransformerPredictor]:
     """The transformers that predict."""
-    if isinstance(predictor, RecentPredictor):
-        predictor = predictor.base
     members = predictor.members if isinstance(predictor, MixturePredictor) else [predictor]
     return [member for member in members if isinstance(member, TransformerPredictor)]
 
 
 def ways_of(predictor: Predictor) -> dict[str, Predictor]:
     """The predictors to compare, by the names of their columns."""
-    if isinstance(predictor, RecentPredictor):
-        return {"the run": predictor, **ways_of(predictor.base)}
     if isinstance(predictor, MixturePredictor):
         named = {f"{i}: {member_name(member)}": member for i, member in enumerate(predictor.members, 1)}
         return {"mixture": predictor, **named}
@@ -154,7 +150,7 @@ def main() -> None:
     use_threads(options.threads)
     if options.run:
         snapshot = read_snapshot(find_run(options.checkpoints, options.run), "latest")
-        predictor = predictor_of(snapshot)
+        predictor = without_recent(predictor_of(snapshot))  # as samples are drawn
     else:
         session = untrained(SIZES[2])
         predictor = TransformerPredictor(session.model.eval(), session.corpus.vocabulary)

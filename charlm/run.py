@@ -30,7 +30,7 @@ from charlm.inference.context import ContextRule
 from charlm.inference.generate import Ended, Piece, default_prompt, generate
 from charlm.inference.members import predictor_of
 from charlm.inference.predictor import Predictor, TransformerPredictor
-from charlm.inference.recent import RecentPredictor
+from charlm.inference.recent import without_recent
 from charlm.settings import settings_of
 from charlm.terminal import one_line
 from charlm.threads import threads_restored
@@ -127,9 +127,7 @@ class Run:
 
         UsageError for an n-gram model, and for a mixture.
         """
-        predictor = self.predictor
-        if isinstance(predictor, RecentPredictor):
-            predictor = predictor.base
+        predictor = without_recent(self.predictor)
         if not isinstance(predictor, TransformerPredictor):
             mixed = predictor.mixed
             what = f"a mixture of {joined(mixed)}" if mixed else "an n-gram model"

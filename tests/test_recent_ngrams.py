@@ -120,9 +120,8 @@ def test_a_text_is_predicted_alike_at_once_step_by_step_and_in_any_chunks(predic
     np.testing.assert_allclose(found, at_once, atol=1e-4)
     state = predictor.start(1)
     state, _ = predictor.step(state, torch.from_numpy(ids[None, :120].astype(np.int64)))  # a prompt, at once
-    state, logits = predictor.next_logits(state, ids[None, 120].astype(np.int64))
-    logp_after = torch.log_softmax(torch.from_numpy(logits), dim=-1)[0, ids[121]]
-    assert float(logp_after) == pytest.approx(at_once[121], abs=1e-4)
+    state, logp = predictor.step(state, torch.tensor([[int(ids[120])]]))
+    assert float(logp[0, ids[121]]) == pytest.approx(at_once[121], abs=1e-4)
     rule = predictor.rule
     some = list(predictor.score_chunks(ids, [7, 2, 9]))
     parts = [rule.chunk(k, len(ids)) for k in (7, 2, 9)]

@@ -21,7 +21,7 @@ from charlm.inference.predictor import (
     log_softmax_with_escape,
     unigram_log_probs,
 )
-from charlm.inference.recent import RecentPredictor
+from charlm.inference.recent import RecentPredictor, without_recent
 from charlm.model.kv_cache import ModelCache
 from charlm.ngram.online import OnlineKneserNey
 
@@ -49,8 +49,7 @@ class DynamicModel:
     def __init__(self, snapshot: Snapshot, rule: ContextRule, rate: float = LEARNING_RATE) -> None:
         predictor = predictor_of(snapshot)
         self._recent = predictor.recent if isinstance(predictor, RecentPredictor) else None
-        if isinstance(predictor, RecentPredictor):
-            predictor = predictor.base
+        predictor = without_recent(predictor)
         self._mixture = predictor if isinstance(predictor, MixturePredictor) else None
         members = predictor.members if isinstance(predictor, MixturePredictor) else (predictor,)
         self.vocabulary = predictor.vocabulary

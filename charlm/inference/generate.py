@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from charlm.config import SamplingConfig
 from charlm.data.tokenizer import Decoder
 from charlm.inference.predictor import Predictor
+from charlm.inference.recent import without_recent
 from charlm.inference.sampling import StopFilter, sample_next
 from charlm.inference.text_state import IdRows
 from charlm.rng import uniform
@@ -103,9 +104,11 @@ def draw(
 ) -> Iterator[IdRows]:
     """Draw n endless continuations of a prompt (T,), and yield the next id of each, (n,), again and again.
 
+    Recent n-grams are left out: on its own text the model would repeat itself, at low temperatures without end.
     The seed is random unless `config` has one. With `one_document`, a sample yields
     only the end symbol once its document has ended; otherwise its next document begins, in a group of its own.
     """
+    predictor = without_recent(predictor)
     seed, end = config.seeded().seed, predictor.vocabulary.end
     assert seed is not None
     groups = [_Group(predictor, prompt, np.arange(n))]

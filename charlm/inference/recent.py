@@ -13,7 +13,6 @@ from charlm.inference.context import ContextRule
 from charlm.inference.predictor import Edges, Predictor, Scores
 from charlm.inference.text_state import IdRows
 from charlm.model.recent_ngrams import RecentNgrams
-from charlm.native.decoder import Floats
 
 
 @dataclass
@@ -34,6 +33,11 @@ class RecentState:
             self.ids, self.length = room, kept
         self.ids[:, self.length : self.length + T] = ids
         self.length += T
+
+
+def without_recent(predictor: Predictor) -> Predictor:
+    """The predictor without recent n-grams."""
+    return predictor.base if isinstance(predictor, RecentPredictor) else predictor
 
 
 class RecentPredictor(Predictor):
@@ -83,20 +87,13 @@ class RecentPredictor(Predictor):
     def step(self, state: RecentState, ids: Tensor) -> tuple[RecentState, Tensor]:
         """Read ids (B, T), T >= 0. Returns the new state and log-probabilities (B, V) of the next id."""
         state.inner, logp = self.base.step(state.inner, ids)
-        return state, torch.from_numpy(self._after(state, ids.cpu().numpy(), logp.cpu().numpy()))
-
-    def next_logits(self, state: RecentState, ids: IdRows) -> tuple[RecentState, Floats]:
-        """Read one id (B,) of each text. Returns the new state and log-probabilities (B, symbols)."""
-        state.inner, logits = self.base.next_logits(state.inner, ids)
-        logp = torch.log_softmax(torch.from_numpy(logits), dim=-1).numpy()
-        return state, self._after(state, ids[:, None], logp)
-
-    def _after(self, state: RecentState, ids: IdRows, logp: Floats) -> Floats:
-        """Log-probabilities (B, V) after reading ids (B, T) too."""
-        state.append(ids, self.recent.chars)
+        state.append(ids.cpu().numpy(), self.recent.chars)
         begins = np.arange(len(ids)) * state.ids.shape[1]
         ats, n_symbols = begins + state.length, self.vocabulary.n_symbols
-        return self.recent.log_probs(logp, state.ids, ats, begins, n_symbols, native=self._native)
+        corrected = self.recent.log_probs(
+            logp.cpu().numpy(), state.ids, ats, begins, n_symbols, native=self._native
+        )
+        return state, torch.from_numpy(corrected)
 
     def describe_context(self, rule: ContextRule) -> str:
         """What each symbol is predicted from, in words."""
