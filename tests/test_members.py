@@ -17,6 +17,7 @@ from charlm.errors import CheckpointError
 from charlm.inference.context import ContextRule
 from charlm.inference.members import MixturePredictor, predictor_of, symbol_log_probs
 from charlm.inference.predictor import NgramPredictor, TransformerPredictor
+from charlm.inference.recent import without_recent
 from charlm.model.mixture import Mixture, log_normalised
 from charlm.ngram.build import build
 from charlm.training.calibrate import fit_mixture, reserved_log_probs
@@ -185,8 +186,9 @@ def test_calibration_leaves_out_what_the_ngrams_counted_there(tmp_path: Path) ->
     _, session = members_run(tmp_path, corpus, 4)
     assert session.kneser_ney is not None
     member = NgramPredictor(session.kneser_ney, corpus.vocabulary)
-    logps, targets = reserved_log_probs(session, [session.predictor, member])
+    logps, targets, ats = reserved_log_probs(session, [session.predictor, member])
     assert len(targets) > RESERVED - 3 * session.model.block_size
+    assert np.array_equal(corpus.train[ats], targets)
     known = nats(logps[1], targets)
     order = session.kneser_ney.order
     rest = build(corpus.train[:-RESERVED], corpus.vocabulary.n_symbols, order, memory=1 << 28).model
@@ -236,7 +238,7 @@ def test_an_unfinished_run_predicts_by_what_is_calibrated(tmp_path: Path) -> Non
     corpus = text()
     run, session = members_run(tmp_path, corpus, 40)
     cut_off(Trainer(session, run), 22, killed=False)
-    predictor = predictor_of(read_snapshot(run, "latest"))
+    predictor = without_recent(predictor_of(read_snapshot(run, "latest")))
     assert isinstance(predictor, MixturePredictor)
     assert [member.kind for member in predictor.members] == ["transformer", "ngram"]
     run.unlock()

@@ -65,8 +65,8 @@ def test_the_first_lines_name_each_member_and_the_text_that_none_trains_on(sever
     assert line.startswith("model: mixture of prior (1 layer of width 16") and " and ngram (" in line
     assert "), no-prior (1 layer of width 16" in line
     assert (
-        f"on {RESERVED:,} characters at the end of the training text, which no model trains on, temperature and "
-        "weights are learned" in line
+        f"on {RESERVED:,} characters at the end of the training text, which no model trains on, temperature, "
+        "weights and the strength of recent n-grams are learned" in line
     )
 
 
