@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ if os.name == "nt":
 import resource
 
 M_ARENA_MAX = -8
+FORKS, BEGIN_SECONDS = 3, 20
 
 
 def forked(task: Callable[[], Any], *, more_memory: int | None = None, seconds: int = 600) -> Any:
@@ -42,6 +44,12 @@ def forked(task: Callable[[], Any], *, more_memory: int | None = None, seconds: 
     return json.loads(said)
 
 
+def end_after(seconds: int, descriptor: int) -> None:
+    """End this process by SIGALRM after so many seconds, when it writes there where it hangs."""
+    faulthandler.register(signal.SIGALRM, file=descriptor, chain=True)
+    signal.alarm(seconds)
+
+
 def start(task: Callable[[], int]) -> int:
     """A child that does `task` and exits with the code that it returns; its process id."""
     child = _fork()
@@ -59,11 +67,34 @@ def start(task: Callable[[], int]) -> int:
 
 
 def _fork() -> int:
-    """Fork without the threads of OpenMP.
+    """Fork without the threads of OpenMP, and once more where the child cannot begin threads.
 
     A fork takes no threads along. Where this one has computed with several, GNU's OpenMP would wait in the child for
-    those that are gone, for ever, as soon as the child computes with several.
+    those that are gone, for ever, as soon as the child computes with several. And a lock that another thread held at
+    that moment stays locked in the child for ever: about one in some thousand hung before its first line.
     """
+    for _ in range(FORKS):
+        reader, writer = os.pipe()
+        child = _fork_without_openmp()
+        if child == 0:
+            os.close(reader)
+            signal.alarm(BEGIN_SECONDS)
+            thread = Thread(target=int)
+            thread.start()
+            thread.join()
+            signal.alarm(0)
+            os.write(writer, b"begun")
+            os.close(writer)
+            return 0
+        os.close(writer)
+        with open(reader, "rb") as file:
+            if file.read():
+                return child
+        os.waitpid(child, 0)
+    raise RuntimeError(f"{FORKS} children could not begin a thread within {BEGIN_SECONDS} s")
+
+
+def _fork_without_openmp() -> int:
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
     for library in {line.split()[-1] for line in lines if "libgomp" in line}:
@@ -97,8 +128,7 @@ def permissions_bind() -> Iterator[None]:
 def _answer(task: Callable[[], Any], writer: int, more_memory: int | None, seconds: int) -> None:
     code = 1
     try:
-        faulthandler.dump_traceback_later(max(1, seconds - 1), file=writer)  # where it hangs, for the error
-        signal.alarm(seconds)
+        end_after(seconds, writer)
         if more_memory is not None:
             libc = ctypes.CDLL(None)
             if hasattr(libc, "mallopt"):  # glibc reserves 64 MB of addresses for each thread's memory
@@ -106,7 +136,6 @@ def _answer(task: Callable[[], Any], writer: int, more_memory: int | None, secon
             limit = _in_use() + more_memory
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         said = json.dumps(task())
-        faulthandler.cancel_dump_traceback_later()
         code = 0
     except BaseException:  # noqa: BLE001  as above
         said = traceback.format_exc()
