@@ -34,30 +34,32 @@ def distributions(n: int, seed: int = 1) -> NDArray[np.float32]:
 
 
 def corrected(
-    ids: NDArray[np.int64], chars: int = 64, *, native: bool = True, n_symbols: int = V
+    ids: NDArray[np.int64], chars: int = 64, *, native: bool = True, n_symbols: int = V, shortest: int = 3
 ) -> NDArray[np.float32]:
-    ats, recent = np.arange(len(ids)), RecentNgrams(chars=chars, strength=5.0)
+    ats, recent = np.arange(len(ids)), RecentNgrams(chars=chars, strength=5.0, shortest=shortest)
     return recent.log_probs(distributions(len(ids)), ids, ats, np.zeros_like(ats), n_symbols, native=native)
 
 
 @pytest.mark.native
-@pytest.mark.parametrize("n_symbols", [V, V - 2])
-def test_the_kernel_computes_what_numpy_does(clone: str, n_symbols: int) -> None:
+@pytest.mark.parametrize(("n_symbols", "shortest"), [(V, 3), (V - 2, 3), (V, 2), (V, 1)])
+def test_the_kernel_computes_what_numpy_does(clone: str, n_symbols: int, shortest: int) -> None:
     assert library() is not None and clone
     ids = bursty(600)
-    found, expected = corrected(ids, n_symbols=n_symbols), corrected(ids, native=False, n_symbols=n_symbols)
+    found = corrected(ids, 300, n_symbols=n_symbols, shortest=shortest)
+    expected = corrected(ids, 300, native=False, n_symbols=n_symbols, shortest=shortest)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.abs(expected - distributions(600)).max() > 0.5  # and that is not nothing
 
 
 @pytest.mark.native
-def test_the_kernel_keeps_to_any_window(clone: str) -> None:
+@pytest.mark.parametrize("shortest", [1, 2, 3])
+def test_the_kernel_keeps_to_any_window(clone: str, shortest: int) -> None:
     """Of no, a few and many symbols, at both ends of the text."""
     assert library() is not None and clone
     rng, ids = np.random.default_rng(3), bursty(400)
     ats = rng.integers(0, len(ids) + 1, 200)
     lows = np.maximum(0, ats - rng.integers(0, 200, 200))
-    recent, logp = RecentNgrams(chars=150, strength=2.0), distributions(200)
+    recent, logp = RecentNgrams(chars=150, strength=2.0, shortest=shortest), distributions(200)
     found = recent.log_probs(logp, ids, ats, lows, V)
     np.testing.assert_allclose(found, recent.log_probs(logp, ids, ats, lows, V, native=False), atol=1e-6)
 
@@ -78,16 +80,17 @@ def test_the_formula_by_hand(native: bool) -> None:
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_probabilities_sum_to_one_and_see_only_the_window_before(native: bool) -> None:
+@pytest.mark.parametrize("shortest", [1, 3])
+def test_probabilities_sum_to_one_and_see_only_the_window_before(native: bool, shortest: int) -> None:
     ids = bursty(400)
-    found = corrected(ids, native=native)
+    found = corrected(ids, native=native, shortest=shortest)
     np.testing.assert_allclose(np.exp(found.astype(np.float64)).sum(axis=1), 1, atol=1e-5)
     later = ids.copy()
     later[200:] = (later[200:] + 1) % V
-    np.testing.assert_array_equal(corrected(later, native=native)[:201], found[:201])
+    np.testing.assert_array_equal(corrected(later, native=native, shortest=shortest)[:201], found[:201])
     earlier = ids.copy()
     earlier[: 300 - 64] = (earlier[: 300 - 64] + 1) % V
-    np.testing.assert_array_equal(corrected(earlier, native=native)[300:], found[300:])
+    np.testing.assert_array_equal(corrected(earlier, native=native, shortest=shortest)[300:], found[300:])
 
 
 def test_nothing_is_seen_of_another_document() -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from charlm.native.library import library
 from charlm.native.recent_ngrams import Floats32, Integers, add_recent
 
-LENGTHS = (3, 4, 5, 6, 8, 12, 16)
+LENGTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+MOST_SHORTEST = 3
 PLACES = 3
 """So many of the last places where an n-gram occurred are looked at: what is nearest says most."""
 DISCOUNT = 0.8
@@ -25,11 +26,12 @@ class RecentNgrams:
 
     Names, turns of phrase and identifiers come in bursts, and a model with a block of 128 characters has forgotten
     them. Let c(x) be how often x followed the last n symbols at the PLACES last places where they occurred, c in all,
-    and k how many different x. From the shortest n to the longest, p_0 being the model's distribution:
+    and k how many different x. From the shortest n to the longest of LENGTHS, beginning with the model's distribution:
 
         p_n(x) = max(c(x) - D, 0) / (c + S) + (S + D k) / (c + S) p_(n-1)(x)
 
-    The discount D is fixed; S, the strength of the model against the cache, is fitted on text that no model trained on.
+    The discount D is fixed; S, the strength of the model against the cache, and the shortest n are fitted on text that no
+    model trained on.
     Nothing is learned from the text that is predicted but its last `chars` symbols, all before the predicted one.
     Caches: Kuhn and De Mori 1990, IEEE TPAMI 12(6):570. The formula: Teh 2006, A hierarchical Bayesian language model
     based on Pitman-Yor processes.
@@ -37,12 +39,14 @@ class RecentNgrams:
 
     chars: int
     strength: float  # S
+    shortest: int = 3  # n
 
     def __post_init__(self) -> None:
-        if not 0 < self.chars <= MOST_CHARS or not 0 < self.strength <= MOST_STRENGTH:
+        fitting = 0 < self.chars <= MOST_CHARS and 0 < self.strength <= MOST_STRENGTH
+        if not fitting or not 1 <= self.shortest <= MOST_SHORTEST:
             raise ValueError(
-                f"recent n-grams of {self.chars} symbols with strength {self.strength}; allowed: 1 to {MOST_CHARS:,} "
-                f"symbols, a strength above 0 and at most {MOST_STRENGTH:,.0f}"
+                f"recent n-grams from {self.shortest} on of {self.chars} symbols with strength {self.strength}; allowed: "
+                f"from 1 to {MOST_SHORTEST} on, 1 to {MOST_CHARS:,} symbols, a strength above 0 and at most {MOST_STRENGTH:,.0f}"
             )
 
     def log_probs(
@@ -65,7 +69,8 @@ class RecentNgrams:
         lows = np.maximum(lows, ats - self.chars)
         kernels = library() if native else None
         if kernels is not None:
-            add_recent(kernels, found, whole, lows, ats, n_symbols=n_symbols, strength=self.strength)
+            numbers = {"n_symbols": n_symbols, "shortest": self.shortest}
+            add_recent(kernels, found, whole, lows, ats, **numbers, strength=self.strength)
             return found
         for row, low, at in zip(found, lows.tolist(), ats.tolist(), strict=True):
             self._correct(row, whole[low:at], n_symbols)
@@ -95,7 +100,7 @@ class RecentNgrams:
     def _correct(self, row: Floats32, window: Integers, n_symbols: int) -> None:
         """Correct log-probabilities (V,) of the symbol after a window, in place."""
         kept, added = 1.0, dict[int, float]()
-        for follow in _followers(window, n_symbols):
+        for follow in _followers(window, n_symbols, self.shortest):
             counts, total = Counter(follow), len(follow) + self.strength
             share = (self.strength + DISCOUNT * len(counts)) / total
             kept *= share
@@ -109,9 +114,9 @@ class RecentNgrams:
             row[which] = raised
 
 
-def _followers(window: Integers, n_symbols: int) -> list[list[int]]:
+def _followers(window: Integers, n_symbols: int, shortest: int) -> list[list[int]]:
     """What followed the last n symbols of a window, for each of LENGTHS that occurred before; the most recent first."""
-    shortest, n = LENGTHS[0], len(window)
+    n = len(window)
     found: list[list[int]] = [[] for _ in LENGTHS]
     if n > shortest:
         end = window[n - shortest :]
@@ -123,7 +128,7 @@ def _followers(window: Integers, n_symbols: int) -> list[list[int]]:
             while same < min(LENGTHS[-1], p) and window[p - 1 - same] == window[n - 1 - same]:
                 same += 1
             for follow, length in zip(found, LENGTHS, strict=True):
-                if length <= same and len(follow) < PLACES:
+                if shortest <= length <= same and len(follow) < PLACES:
                     follow.append(int(window[p]))
     return [follow for follow in found if follow]
 

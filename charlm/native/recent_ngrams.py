@@ -21,6 +21,7 @@ def add_recent(
     ats: Integers,
     *,
     n_symbols: int,
+    shortest: int,
     strength: float,
 ) -> None:
     """Change log-probabilities (N, V) of the ids at `ats` (N,), whose windows begin at `lows` (N,), in place."""
@@ -32,12 +33,13 @@ def add_recent(
     if not N:
         return
     assert lows.min() >= 0 and ats.max() <= len(ids), "the kernel reads between them"
+    assert 1 <= shortest <= 3
     addresses = [
         array.__array_interface__["data"][0] for array in (*arrays, logp)
     ]  # faster than `ctypes.data`
-    _kernel(library)(*addresses[:3], N, V, n_symbols, strength, addresses[3])
+    _kernel(library)(*addresses[:3], N, V, n_symbols, shortest, strength, addresses[3])
 
 
 @cache  # a step of sampling takes as long as looking it up
 def _kernel(library: Library) -> Any:
-    return library.function("recent_ngrams", "exact", *[Pointer] * 3, *[Size] * 3, c_double, Pointer)
+    return library.function("recent_ngrams", "exact", *[Pointer] * 3, *[Size] * 4, c_double, Pointer)

@@ -14,15 +14,17 @@ from charlm.evaluation.score import spread
 from charlm.inference.members import symbol_log_probs
 from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
 from charlm.model.mixture import Mixture, features, log_normalised
-from charlm.model.recent_ngrams import RecentNgrams
+from charlm.model.recent_ngrams import MOST_SHORTEST, RecentNgrams
 from charlm.native.decoder import Floats32
 from charlm.training.events import Calibrated, MemberFigure
 from charlm.training.session import TransformerSession
 
 WEIGHT_DECAY = 2.0
 """Of the mixture's weights, in nats over all places: few symbols should not decide much."""
-STRENGTHS = (2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 80.0, 160.0)
+STRENGTHS = (1.5, 2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 80.0, 160.0)
 """Of a model against recent n-grams, of which the best is taken."""
+FIRST_STRENGTH = 10.0
+"""With which the shortest length is chosen."""
 ITERATIONS, ENOUGH = 30, 1e-8
 """Of the fit: it ends where the next step would gain less than so many nats."""
 NUMBERS = 1 << 22
@@ -117,13 +119,21 @@ def fit_recent(
     do not help, the mixture stays.
     """
     chars, vocabulary = session.training_config.recent_chars or 0, session.corpus.vocabulary
-    best, least = (mixture, logp), _nats(logp, targets)
-    for strength in STRENGTHS if chars else ():
-        recent = RecentNgrams(chars=chars, strength=strength)
-        corrected = recent.correct(logp, session.corpus.train, ats, vocabulary.n_symbols, vocabulary.end)
-        if _nats(corrected, targets) < least:
-            best, least = (replace(mixture, recent=recent), corrected), _nats(corrected, targets)
-    return best
+    if not chars:
+        return mixture, logp
+
+    def corrected(recent: RecentNgrams) -> Floats32:
+        return recent.correct(logp, session.corpus.train, ats, vocabulary.n_symbols, vocabulary.end)
+
+    def nats(recent: RecentNgrams) -> float:
+        return _nats(corrected(recent), targets)
+
+    start = RecentNgrams(chars=chars, strength=FIRST_STRENGTH)
+    start = min((replace(start, shortest=n) for n in range(1, MOST_SHORTEST + 1)), key=nats)
+    best = min((replace(start, strength=strength) for strength in STRENGTHS), key=nats)
+    if nats(best) >= _nats(logp, targets):
+        return mixture, logp
+    return replace(mixture, recent=best), corrected(best)
 
 
 def fit_mixture(logps: Sequence[Floats32], targets: NDArray[np.int64], *, ngram: bool) -> Mixture:

@@ -35,7 +35,7 @@ class Deadline:
 
     budget: float = inf
     at: float = inf
-    reserve: float = 0.5  # needed after training: the report, leaving Python
+    reserve: float = 0.8  # needed after training: the report, leaving Python
     first_step: int = 0  # of this session
     clock: Callable[[], float] = perf_counter
     step_seconds: float = 0.0  # expected of each further step

@@ -34,6 +34,8 @@ from charlm.training.thread_trials import ThreadTrials
 
 FIT_SECONDS, FIT_MIXTURE_SECONDS = 0.8, 1.2
 """Time kept for fitting a temperature, or a mixture, besides scoring the reserved text."""
+RECENT_SECONDS, FITS = 6e-6, 17
+"""Of looking up the recent n-grams of a symbol, and how often that is done for each one of the reserved text."""
 ENDED_EARLY = "a member ended early"
 PARENT_SAFETY, PARENT_RESERVE = 1.2, 0.7
 """Time kept for scoring the parent's text again at the end: the first score's seconds times SAFETY, plus RESERVE."""
@@ -183,6 +185,10 @@ class Trainer:
         # The mixture predicts with all members, where a member predicts alone.
         symbols += (n_members - 1) * len(session.corpus.held_out) * session.is_last
         seconds = (FIT_SECONDS if n_members == 1 else FIT_MIXTURE_SECONDS) * bool(session.reserved)
+        if session.training_config.recent_chars:
+            closing = self._closing_chunks()
+            looked_up = len(closing.chunks) * closing.symbols_per_chunk + FITS * session.reserved
+            seconds += RECENT_SECONDS * looked_up
         share = session.plan.share_of(session.number)
         self.deadline = self.whole_deadline.of_member(
             share, first_step, symbols, seconds, last=session.is_last
