@@ -71,7 +71,7 @@ def _fork() -> int:
 
     A fork takes no threads along. Where this one has computed with several, GNU's OpenMP would wait in the child for
     those that are gone, for ever, as soon as the child computes with several. And a lock that another thread held at
-    that moment stays locked in the child for ever: about one in some thousand hung before its first line.
+    that moment stays locked in the child. Two of some 15,000 children hung before their first line, perhaps by that.
     """
     for _ in range(FORKS):
         reader, writer = os.pipe()

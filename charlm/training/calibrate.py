@@ -25,6 +25,8 @@ STRENGTHS = (1.5, 2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 80.0, 160.0)
 """Of a model against recent n-grams, of which the best is taken."""
 FIRST_STRENGTH = 10.0
 """With which the shortest length is chosen."""
+FITS = MOST_SHORTEST + len(STRENGTHS) + 1
+"""How often the recent n-grams of each reserved symbol are looked up."""
 ITERATIONS, ENOUGH = 30, 1e-8
 """Of the fit: it ends where the next step would gain less than so many nats."""
 NUMBERS = 1 << 22

@@ -20,7 +20,7 @@ from charlm.ngram.kneser_ney import KneserNey
 from charlm.terminal import one_line
 from charlm.threads import most_threads
 from charlm.training import events
-from charlm.training.calibrate import calibrate
+from charlm.training.calibrate import FITS, calibrate
 from charlm.training.deadline import LEAST_SECONDS, Deadline
 from charlm.training.device import compile_blocks, keep_memory, precision_context
 from charlm.training.events import RESIZED, Event
@@ -34,8 +34,8 @@ from charlm.training.thread_trials import ThreadTrials
 
 FIT_SECONDS, FIT_MIXTURE_SECONDS = 0.8, 1.2
 """Time kept for fitting a temperature, or a mixture, besides scoring the reserved text."""
-RECENT_SECONDS, FITS = 6e-6, 17
-"""Of looking up the recent n-grams of a symbol, and how often that is done for each one of the reserved text."""
+RECENT_SECONDS = 6e-6
+"""Of looking up the recent n-grams of a symbol."""
 ENDED_EARLY = "a member ended early"
 PARENT_SAFETY, PARENT_RESERVE = 1.2, 0.7
 """Time kept for scoring the parent's text again at the end: the first score's seconds times SAFETY, plus RESERVE."""
