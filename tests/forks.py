@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -23,6 +23,7 @@ import resource
 
 M_ARENA_MAX = -8
 FORKS, BEGIN_SECONDS = 3, 20
+FAILED = 99
 
 
 def forked(task: Callable[[], Any], *, more_memory: int | None = None, seconds: int = 600) -> Any:
@@ -54,16 +55,28 @@ def start(task: Callable[[], int]) -> int:
     """A child that does `task` and exits with the code that it returns; its process id."""
     child = _fork()
     if child == 0:
-        code = 99
+        _end_with(task)
+    return child
+
+
+def _end_with(task: Callable[[], int]) -> NoReturn:
+    """Do it and end this process here, whatever goes wrong.
+
+    A child that came back would be a second pytest, which runs the tests still to do and reports them again.
+    """
+    code = FAILED
+    try:
         try:
             code = task()
-        except BaseException:  # noqa: BLE001  whatever it is, this process must end here
+        except BaseException:  # noqa: BLE001  as said above
             traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    return child
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:  # noqa: BLE001
+        code = FAILED
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(code)
 
 
 def _fork() -> int:
@@ -71,20 +84,17 @@ def _fork() -> int:
 
     A fork takes no threads along. Where this one has computed with several, GNU's OpenMP would wait in the child for
     those that are gone, for ever, as soon as the child computes with several. And a lock that another thread held at
-    that moment stays locked in the child. Two of some 15,000 children hung before their first line, perhaps by that.
+    that moment stays locked in the child.
     """
     for _ in range(FORKS):
         reader, writer = os.pipe()
         child = _fork_without_openmp()
         if child == 0:
+            try:
+                _begin(writer)
+            except BaseException:  # noqa: BLE001  the parent forks again
+                os._exit(FAILED)
             os.close(reader)
-            signal.alarm(BEGIN_SECONDS)
-            thread = Thread(target=int)
-            thread.start()
-            thread.join()
-            signal.alarm(0)
-            os.write(writer, b"begun")
-            os.close(writer)
             return 0
         os.close(writer)
         with open(reader, "rb") as file:
@@ -92,6 +102,17 @@ def _fork() -> int:
                 return child
         os.waitpid(child, 0)
     raise RuntimeError(f"{FORKS} children could not begin a thread within {BEGIN_SECONDS} s")
+
+
+def _begin(writer: int) -> None:
+    """In the child: begin and end a thread, and tell the parent so."""
+    signal.alarm(BEGIN_SECONDS)
+    thread = Thread(target=int)
+    thread.start()
+    thread.join()
+    signal.alarm(0)
+    os.write(writer, b"begun")
+    os.close(writer)
 
 
 def _fork_without_openmp() -> int:
@@ -126,7 +147,7 @@ def permissions_bind() -> Iterator[None]:
 
 
 def _answer(task: Callable[[], Any], writer: int, more_memory: int | None, seconds: int) -> None:
-    code = 1
+    code, said = FAILED, ""
     try:
         end_after(seconds, writer)
         if more_memory is not None:
@@ -139,8 +160,10 @@ def _answer(task: Callable[[], Any], writer: int, more_memory: int | None, secon
         code = 0
     except BaseException:  # noqa: BLE001  as above
         said = traceback.format_exc()
-    os.write(writer, said.encode())
-    os._exit(code)
+    try:
+        os.write(writer, said.encode())
+    finally:
+        os._exit(code)
 
 
 def _in_use() -> int:

@@ -171,8 +171,9 @@ def test_killed_with_a_time_to_keep_the_plan_survives_and_the_run_ends(folder: P
     for _ in range(5):
         with open(os.devnull, "wb") as nowhere, open(folder / ".err", "wb") as err:
             child = command.begin(nowhere.fileno(), err.fileno())
-        while os.waitpid(child, os.WNOHANG)[0] == 0 and len(decided(folder, "by-time")) < 2:
+        while not (ended := os.waitpid(child, os.WNOHANG)[0]) and len(decided(folder, "by-time")) < 2:
             time.sleep(0.01)
+        assert not ended, (folder / ".err").read_text()
         time.sleep(rng.uniform(0.2, 1.2))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -191,7 +192,7 @@ LONG = (*TRAIN[:-1], "100000", "--save-every", "0.2")
 def waiting_for(folder: Path, name: str, steps: int, child: int) -> None:
     log = run_of(folder, name).path / "metrics.jsonl"
     while not log.exists() or log.read_bytes().count(b'"Stepped"') < steps:
-        assert os.waitpid(child, os.WNOHANG)[0] == 0, "it ended too early"
+        assert os.waitpid(child, os.WNOHANG)[0] == 0, "it ended too early: " + (folder / "err").read_text()
         time.sleep(0.01)
 
 
