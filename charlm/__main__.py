@@ -1,11 +1,32 @@
-"""Where the command starts: answers `--version` at once, and leaves the rest to the command line."""
+"""Where the command starts and ends: answers `--version` at once, and leaves the rest to the command line."""
 
+import atexit
 import os
 import sys
+from contextlib import suppress
 from time import perf_counter, process_time
+from typing import NoReturn
 
 STARTED = perf_counter() - process_time()
 """About when the process began, on perf_counter's clock: what came before now was computing."""
+
+
+def command() -> NoReturn:
+    """Run the command line and end the process with its code.
+
+    Python is not taken apart, which takes more than a second once torch is imported. What is registered to be done at
+    exit is done.
+    """
+    code = 0
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    atexit._run_exitfuncs()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
 
 
 def main() -> None:
@@ -33,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command()

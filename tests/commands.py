@@ -14,9 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 
-from charlm.checkpoint.snapshot import empty_model
 from charlm.cli.main import run as main
-from charlm.config import ModelConfig
 from tests.forks import end_after, start
 
 
@@ -31,8 +29,6 @@ def _import_once() -> None:
         "training.launch",
     ):
         import_module(f"charlm.{name}")
-    config = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.0).completed()
-    empty_model(config, 5)  # for which torch imports much of itself
 
 
 @dataclass

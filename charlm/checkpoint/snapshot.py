@@ -118,11 +118,13 @@ def initial_optimizer_state(weights: Mapping[str, Tensor], optimizer: str | None
     state = {}
     for name, weight in weights.items():
         if name == TABLE:
-            state[f"row_square.{name}"] = torch.zeros_like(weight[:, 0])
+            state[f"row_square.{name}"] = weight.new_zeros(len(weight))
         elif optimizer == "muon" and is_matrix(name, weight):
-            state[f"momentum.{name}"] = torch.zeros_like(weight)
+            state[f"momentum.{name}"] = weight.new_zeros(weight.shape)
         else:
-            state |= {f"{moment}.{name}": torch.zeros_like(weight) for moment in ("exp_avg", "exp_avg_sq")}
+            state |= {
+                f"{moment}.{name}": weight.new_zeros(weight.shape) for moment in ("exp_avg", "exp_avg_sq")
+            }
     return state
 
 

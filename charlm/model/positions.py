@@ -64,7 +64,9 @@ class Learned(Position):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         assert config.block_size and config.n_embd
-        self.table = nn.Embedding(config.block_size, config.n_embd)  # (W, C)
+        self.table = nn.Embedding.from_pretrained(
+            torch.empty(config.block_size, config.n_embd), freeze=False
+        )  # (W, C)
 
     def embed(self, x: Tensor, pos: Tensor) -> Tensor:
         """The embeddings (B, T, C) plus their positions' vectors. Raises ValueError beyond the table."""

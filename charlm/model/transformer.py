@@ -70,7 +70,7 @@ class LanguageModel(nn.Module):
         self.config = config
         self.block_size = config.block_size
         self.n_symbols = n_symbols
-        self.embedding = nn.Embedding(n_symbols, config.n_embd)
+        self.embedding = nn.Embedding.from_pretrained(torch.empty(n_symbols, config.n_embd), freeze=False)
         self.ngrams = NgramEmbeddings(config, n_symbols) if (config.ngram_embeddings or 1) > 1 else None
         self.position = POSITIONS[config.position](config)
         self.locality = Locality(config) if config.locality else None
