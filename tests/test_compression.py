@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.checkpoint.snapshot import Snapshot
+from charlm.checkpoint.snapshot import Member, Snapshot
 from charlm.compression.codec import Compressed, compressing, decompressing, file_to_ids, ids_to_file
 from charlm.compression.coder import HIGHEST_TOTAL, Decoder, Encoder, bounds
 from charlm.compression.container import FRAME, VERSION, Environment, ModelHashes, pack, streams_for, unpack
@@ -20,6 +20,8 @@ from charlm.config import TextConfig
 from charlm.data.prepare import prepare
 from charlm.errors import CharlmError, CheckpointError, TextError
 from charlm.inference.members import predictor_of
+from charlm.model.mixture import Mixture
+from charlm.model.recent_ngrams import RecentNgrams
 from charlm.native.library import supported_clones
 from tests.cli.kept import TOY
 from tests.conftest import TEXT, Result, toy_run
@@ -208,6 +210,27 @@ def test_other_weights_are_refused_and_the_step_is_named(snapshot: Snapshot, com
     weights = {name: weight + 1e-7 for name, weight in snapshot.weights.items()}
     with pytest.raises(CheckpointError, match=r"weights .*--checkpoint"):
         back(compressed.data, replace(snapshot, weights=weights))
+
+
+def test_of_a_mixture_every_member_and_how_they_are_mixed_must_be_the_same(snapshot: Snapshot) -> None:
+    """Any of them changes the probabilities, and with others the code is read wrongly."""
+    weights = {name: weight / 2 for name, weight in snapshot.weights.items()}
+    configs = {"model_config": snapshot.model_config, "training_config": snapshot.training_config}
+    first = Member(**configs, weights=weights)  # type: ignore[arg-type]
+    recent = RecentNgrams(chars=64, strength=5.0)
+    bias, none = (0.6, 0.5), ((0.0,) * 4,) * 2
+    mixture = Mixture(n_transformers=2, ngram=False, bias=bias, weights=none, recent=recent)
+    mixed = replace(snapshot, earlier=(first,), mixture=mixture)
+    file = there(TEXT[:300].encode(), mixed).data
+    assert back(file, mixed) == TEXT[:300].encode()
+    other = {name: weight + 1e-7 for name, weight in weights.items()}
+    for changed in (
+        replace(mixed, earlier=(replace(first, weights=other),)),
+        replace(mixed, mixture=replace(mixture, bias=(0.6, 0.4))),
+        replace(mixed, mixture=replace(mixture, recent=replace(recent, strength=6.0))),
+    ):
+        with pytest.raises(CheckpointError, match=r"was compressed with another model.*(weights|reading) "):
+            back(file, changed)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from charlm.data.tokenizer import Ids, Vocabulary
 from charlm.errors import CheckpointError, TextError
 from charlm.inference.members import predictor_of
 from charlm.inference.predictor import Predictor
-from charlm.strict_json import dump_json
+from charlm.strict_json import dump_json, to_json
 from charlm.terminal import one_line
 from charlm.threads import threads_restored
 
@@ -283,11 +283,17 @@ class _Streams:
 
 
 def hashes_of(snapshot: Snapshot) -> ModelHashes:
-    """The identity of a checkpoint's model: its weights, its n-gram model, its configuration and vocabulary."""
+    """The identity of a checkpoint's model: its weights, its n-gram model, its configuration and vocabulary.
+
+    Of a mixture, the weights and configurations of all members, and how they are mixed.
+    """
     settings: dict[str, Any] = {"model": snapshot.model_config.to_json()}
+    if snapshot.mixture is not None:
+        earlier = [member.model_config.to_json() for member in snapshot.earlier]
+        settings |= {"earlier": earlier, "mixture": to_json(snapshot.mixture)}
     reading = dump_json(settings) + snapshot.vocabulary.to_json().encode()
     return ModelHashes(
-        weights=hashlib.sha256(dump_tensors(snapshot.weights)).hexdigest(),
+        weights=hashlib.sha256(dump_tensors(snapshot.all_weights)).hexdigest(),
         ngram="" if snapshot.ngram is None else hashlib.sha256(snapshot.ngram).hexdigest(),
         reading=hashlib.sha256(reading).hexdigest()[:8],
     )
