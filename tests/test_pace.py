@@ -50,6 +50,23 @@ def test_a_run_ends_when_it_was_promised(speed: float, drift: float, budget: flo
     assert plan.decisions[-1]["schedule"].endswith(f"{step}:0")
 
 
+def test_after_the_last_step_no_more_is_kept_than_the_evaluation_may_take() -> None:
+    """However long the held-out text is, by all members and recent n-grams together."""
+    now, budget, stride = 0.0, 3600.0, 64
+    whole = Deadline(budget=budget, at=budget, clock=lambda: now)
+    deadline = whole.of_member(0.5, 0, n_members=3, reserved=12_000, seconds=2.0, last=True)
+    deadline.chunk_seconds, deadline.correcting_seconds = 0.03, 6e-6
+    short, long = (Slice(tuple(range(n)), n, stride, 1.0) for n in (100, 100_000))
+    assert deadline.closing_symbols(short) == 100 * stride
+    n_chunks = deadline.closing_symbols(long) // stride
+    one = 3 * 0.03 + stride * 6e-6  # as long as a chunk takes
+    assert 0.045 * budget < n_chunks * one <= 0.05 * budget
+    calibration = 2.0 + 1.2 * 3 * 12_000 / stride * 0.03
+    kept = deadline.closing_seconds(n_chunks, stride) - whole.reserve - calibration
+    assert kept == pytest.approx(1.2 * n_chunks * one)
+    assert deadline.closing_seconds(100_000, stride) < 1.2 * 0.05 * budget + whole.reserve + calibration + 1
+
+
 def test_a_machine_that_is_slow_for_a_while_does_not_begin_the_cooldown() -> None:
     now, budget = 0.0, 600.0
     deadline = Deadline(budget=budget, at=budget, clock=lambda: now)

@@ -44,6 +44,8 @@ class Deadline:
     chunk_seconds: float = 0.0  # of one chunk in an evaluation
     save_seconds: float = 0.0
     calibrated_symbols: int = 0  # that are scored after the last step, besides the evaluation
+    closing_members: int = 1  # whose predictions the evaluation after the last step mixes
+    correcting_seconds: float = 0.0  # of each symbol there, by recent n-grams
     keeps_chunks: bool = False  # does each evaluation score the chunks that those before this session did?
     size_judged: bool = False  # are the steps compared with those that its size was chosen for?
     _steps: list[float] = field(default_factory=list)
@@ -59,15 +61,17 @@ class Deadline:
         return self.at - self.clock()
 
     def of_member(
-        self, share: float, first_step: int, symbols: int, seconds: float, *, last: bool
+        self, share: float, first_step: int, n_members: int, reserved: int, seconds: float, *, last: bool
     ) -> "Deadline":
-        """The deadline of a member that begins at `first_step`: a share of the time until training must end.
+        """The deadline of the member that is trained as number `n_members`, from `first_step` on.
 
-        Kept for its calibration: `seconds`, and what scoring so many `symbols` takes.
+        It has a share of the time until training must end. Kept for calibration after it: `seconds`, and the scoring of
+        so many `reserved` symbols by all members; for the evaluation after the last one, scoring by all members.
         """
         if isinf(self.budget):
             return self
-        own = replace(self, first_step=first_step, calibrated_symbols=symbols, _steps=[], step_seconds=0.0)
+        own = replace(self, first_step=first_step, _steps=[], step_seconds=0.0)
+        own.calibrated_symbols, own.closing_members = n_members * reserved, n_members if last else 1
         own.keeps_chunks = self.keeps_chunks or first_step > self.first_step
         if last:
             own.reserve += seconds
@@ -138,7 +142,8 @@ class Deadline:
 
     def closing_seconds(self, n_chunks: int, symbols_per_chunk: int) -> float:
         """Time needed after the last step: calibration, scoring at most so many chunks, saving, leaving."""
-        scoring = min(FINAL_EVALUATION_SHARE * self.budget, n_chunks * self.chunk_seconds)
+        whole = n_chunks * self._closing_chunk_seconds(symbols_per_chunk)
+        scoring = min(FINAL_EVALUATION_SHARE * self.budget, whole)
         scoring += self.calibrated_symbols / symbols_per_chunk * self.chunk_seconds
         return SAFETY * (scoring + self.listener_seconds + self.save_seconds) + self.reserve
 
@@ -148,9 +153,13 @@ class Deadline:
             return FINAL_SYMBOLS
         n_chunks = whole.n_chunks
         if self.chunk_seconds > 0:
-            most = int(FINAL_EVALUATION_SHARE * self.budget / self.chunk_seconds)
-            n_chunks = max(1, min(n_chunks, most))
+            one = self._closing_chunk_seconds(whole.symbols_per_chunk)
+            n_chunks = max(1, min(n_chunks, int(FINAL_EVALUATION_SHARE * self.budget / one)))
         return n_chunks * whole.symbols_per_chunk
+
+    def _closing_chunk_seconds(self, symbols: int) -> float:
+        """The seconds of one chunk, of so many symbols, in the evaluation after the last step."""
+        return self.closing_members * self.chunk_seconds + self.correcting_seconds * symbols
 
     def steps_left(self, eval_every: int, closing: Slice) -> int:
         """How many steps fit, with an evaluation every `eval_every` and the `closing` one; at least one."""

@@ -181,18 +181,14 @@ class Trainer:
             return
         session = self.session
         n_members = len(session.earlier) + 1
-        symbols = n_members * session.reserved
-        # The mixture predicts with all members, where a member predicts alone.
-        symbols += (n_members - 1) * len(session.corpus.held_out) * session.is_last
+        correcting = RECENT_SECONDS if session.training_config.recent_chars else 0.0
         seconds = (FIT_SECONDS if n_members == 1 else FIT_MIXTURE_SECONDS) * bool(session.reserved)
-        if session.training_config.recent_chars:
-            closing = self._closing_chunks()
-            looked_up = len(closing.chunks) * closing.symbols_per_chunk + FITS * session.reserved
-            seconds += RECENT_SECONDS * looked_up
+        seconds += correcting * FITS * session.reserved
         share = session.plan.share_of(session.number)
         self.deadline = self.whole_deadline.of_member(
-            share, first_step, symbols, seconds, last=session.is_last
+            share, first_step, n_members, session.reserved, seconds, last=session.is_last
         )
+        self.deadline.correcting_seconds = correcting if session.is_last else 0.0
         self._trials = ThreadTrials(most_threads(), self.deadline.budget, self.deadline.clock)
 
     def _closing_chunks(self) -> Slice:
