@@ -280,9 +280,11 @@ class Run:
         text: str | Iterable[str],
         *,
         by: Literal["char", "word", "line"] = "word",
-        words: Literal["unicode", "whitespace"] = "unicode",
-        space: Literal["after", "before", "none"] = "after",
-        context: Literal["document", "line"] = "document",
+        words: Literal["unicode", "whitespace"] | None = None,
+        space: Literal["after", "before", "none"] | None = None,
+        context: Literal["document", "line"] | None = None,
+        groups: Literal["blank-line", "id"] | None = None,
+        best: bool = False,
         stride: int | None = None,
     ) -> "Iterator[Unit]":
         """Yield the characters, words or lines of a text with their surprisal and the entropy before them.
@@ -291,14 +293,13 @@ class Run:
         others. An iterable of strings is one text in pieces, which may be of any length. The text is scored as it
         stands. Raises UsageError, for wrong arguments at the call.
         """
-        from charlm.evaluation.surprisal import Surprisal, Units  # here: not needed to sample
+        from charlm.evaluation.surprisal import Surprisal  # here and below: not needed to sample
+        from charlm.evaluation.surprisal_config import SurprisalConfig
 
-        try:
-            units = Units(by=by, words=words, space=space, context=context)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        scorer = Surprisal(self.predictor, units, self.context_rule(stride))
-        return scorer.of_file("", _valid([text] if isinstance(text, str) else text))
+        given = {"by": by, "words": words, "space": space, "context": context, "groups": groups, "best": best}
+        config = build(SurprisalConfig, given)
+        scorer = Surprisal(self.predictor, config, self.context_rule(stride))
+        return scorer.rows("", _valid([text] if isinstance(text, str) else text))
 
     def context_rule(self, stride: int | None = None) -> ContextRule:
         """What each prediction of a text may see. Raises UsageError if `stride` is not allowed."""

@@ -12,7 +12,6 @@ Shapes: N characters, n symbols, V ids of the vocabulary.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from math import log
 from typing import NamedTuple
@@ -27,35 +26,15 @@ from charlm.data.tokenizer import END, END_POINT, Ids, Vocabulary, code_points, 
 from charlm.errors import TextError
 from charlm.evaluation.bootstrap import Numbers
 from charlm.evaluation.score import per_char
+from charlm.evaluation.surprisal_config import ID, SurprisalConfig
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import Predictor
 from charlm.inference.sliding_window import SlidingWindow
 
-BY = ("char", "word", "line")
-WORDS = ("unicode", "whitespace")
-SPACE = ("after", "before", "none")
-CONTEXT = ("document", "line")
-GROUPS = ("blank-line", "id")
 NUMBERS_AT_ONCE = 1 << 20
 """Log-probabilities that are turned into entropies at once."""
 LONGEST_GROUP = 1 << 24
 """Characters of the candidates that may be sorted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Units:
-    """What the units are, and what each is predicted from."""
-
-    by: str = "word"
-    words: str = "unicode"  # where words end: at Unicode's word boundaries, or at white space
-    space: str = "after"  # which white space counts with a word
-    context: str = "document"  # what stands before in the document, or in the line only
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("by", BY), ("words", WORDS), ("space", SPACE), ("context", CONTEXT)):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"`{name}` is {value!r}; allowed: {', '.join(allowed)}")
 
 
 class Unit(NamedTuple):
@@ -126,16 +105,28 @@ class _Scored(NamedTuple):
 class Surprisal:
     """Scores the units of texts with one model; a text may come in pieces of any size, which change no figure."""
 
-    def __init__(self, predictor: Predictor, units: Units, rule: ContextRule | None = None) -> None:
+    def __init__(
+        self, predictor: Predictor, config: SurprisalConfig, rule: ContextRule | None = None
+    ) -> None:
         """The rule is the predictor's by default."""
-        self._vocabulary, self._units = predictor.vocabulary, units
+        self._vocabulary, self._config = predictor.vocabulary, config
         self._window = SlidingWindow(predictor, rule)
-        self._find = segmenter(units.by, units.words, units.space)
+        self._find = segmenter(config.by, config.words or "unicode", config.space_counted or "after")
+
+    def rows(self, name: str, pieces: Iterable[str]) -> Iterator[Unit]:
+        """Yield the units of a file with END where its documents end, ranked where they are candidates.
+
+        Raises TextError for a line or a group that is too long, and for a candidate without an id.
+        """
+        if not self._config.ranks:
+            return self.of_file(name, pieces)
+        found = candidates(self, name, pieces, with_ids=self._config.groups == ID)
+        return ranked(found, only_best=self._config.best)
 
     def of_file(self, name: str, pieces: Iterable[str]) -> Iterator[Unit]:
-        """Yield the units of a text, with END where its documents end. Raises TextError for a line that is too long."""
+        """Yield the units of a file in the order of the text."""
         place = Place(name)
-        if self._units.context == "document":
+        if not self._config.by_line_alone:
             yield from self._of_text(pieces, place)
             return
         for line in whole_lines(pieces, name):
@@ -166,7 +157,7 @@ class Surprisal:
 
     def _sums(self, held: _Scored, spans: Sequence[Span], place: Place) -> Iterator[Unit]:
         """Yield the units at these adjacent spans: of each the sum over the characters that count."""
-        text, alone = held.text, self._units.by == "word" and self._units.space == "none"
+        text, alone = held.text, self._config.space_counted == "none"
         bounds = np.array([(s.first, s.after) if alone else (s.begin, s.end) for s in spans])
         padded = np.append(held.nats, 0.0)  # so that no bound is past the end
         sums = np.add.reduceat(padded, bounds.ravel())[::2].tolist()
@@ -261,11 +252,11 @@ class _Reading:
         return found, _Symbols(nats[used:], entropies[used:])
 
 
-def candidates(scorer: Surprisal, name: str, pieces: Iterable[str], groups: str) -> Iterator[Unit]:
+def candidates(scorer: Surprisal, name: str, pieces: Iterable[str], *, with_ids: bool) -> Iterator[Unit]:
     """Yield each line of a file, predicted by itself, with the group of candidates that it is in.
 
-    Groups are divided by blank lines, or are the lines that begin with the same id and a tab, which are not scored.
-    Raises TextError for a line without an id.
+    Groups are divided by blank lines, or are the lines that begin with the same id and a tab, which are not scored. A last
+    line without its newline is scored with one, as the others are. Raises TextError for a line without an id.
     """
     place, number, begun = Place(name), 1, False
     for line in map(without_ends, whole_lines(pieces, name)):
@@ -274,7 +265,7 @@ def candidates(scorer: Surprisal, name: str, pieces: Iterable[str], groups: str)
             place.pass_over(line)
             continue
         group, begun = str(number), True
-        if groups == "id":
+        if with_ids:
             group, tab, line = line.partition("\t")
             if not tab:
                 raise TextError(
@@ -282,7 +273,7 @@ def candidates(scorer: Surprisal, name: str, pieces: Iterable[str], groups: str)
                     "or leave --groups out to divide the groups by blank lines"
                 )
             place.pass_over(group + tab)
-        for unit in scorer.of_line(line, place):
+        for unit in scorer.of_line(line.removesuffix("\n") + "\n", place):
             yield unit._replace(group=group)
 
 
