@@ -189,19 +189,24 @@ class Surprisal:
             waiting.append(logp)
             if sum(map(len, waiting)) * self._vocabulary.n_ids < NUMBERS_AT_ONCE:
                 continue
-            entropies.append(entropy_of(waiting))
+            entropies.append(entropy_of(waiting, self._vocabulary.n_symbols))
             found, rest = reading.take(np.concatenate(nats), np.concatenate(entropies), is_all=False)
             nats, entropies, waiting = [rest.nats], [rest.entropies], []
             yield from found
-        entropies.append(entropy_of(waiting))
+        entropies.append(entropy_of(waiting, self._vocabulary.n_symbols))
         yield from reading.take(np.concatenate(nats), np.concatenate(entropies), is_all=True)[0]
 
 
-def entropy_of(logp: Sequence[Tensor]) -> Numbers:
-    """The entropies (n,), in nats, of distributions (n, V) in parts."""
+def entropy_of(logp: Sequence[Tensor], n_symbols: int) -> Numbers:
+    """The entropies (n,), in nats, of distributions (n, V) in parts; ids from `n_symbols` on share one probability."""
     if not logp:
         return np.empty(0)
-    found: Numbers = torch.special.entr(torch.cat([part.double() for part in logp]).exp()).sum(dim=-1).numpy()
+    n_unseen = logp[0].shape[1] - n_symbols
+    one_of_each = torch.cat([part[:, : n_symbols + 1] for part in logp]).double()
+    terms = one_of_each.exp() * one_of_each  # no probability is 0
+    if n_unseen:
+        terms[:, -1] *= n_unseen
+    found: Numbers = -terms.sum(dim=-1).numpy()
     return found
 
 
