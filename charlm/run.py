@@ -293,13 +293,14 @@ class Run:
         others. An iterable of strings is one text in pieces, which may be of any length. The text is scored as it
         stands. Raises UsageError, for wrong arguments at the call.
         """
-        from charlm.evaluation.surprisal import Surprisal  # here and below: not needed to sample
+        from charlm.evaluation.rescoring import surprisal_rows  # here and below: not needed to sample
+        from charlm.evaluation.surprisal import Surprisal
         from charlm.evaluation.surprisal_config import SurprisalConfig
 
         given = {"by": by, "words": words, "space": space, "context": context, "groups": groups, "best": best}
         config = build(SurprisalConfig, given)
         scorer = Surprisal(self.predictor, config, self.context_rule(stride))
-        return scorer.rows("", _valid([text] if isinstance(text, str) else text))
+        return surprisal_rows(scorer, config, "text", _valid([text] if isinstance(text, str) else text))
 
     def context_rule(self, stride: int | None = None) -> ContextRule:
         """What each prediction of a text may see. Raises UsageError if `stride` is not allowed."""

@@ -92,16 +92,17 @@ def command(
     use_threads(threads)
     model = load_run(checkpoints, run, checkpoint)
     output.refuse_inputs([*model.snapshot.run.corpus.sources, *(text or []), *filter(None, [val_file])])
+    from charlm.evaluation.rescoring import surprisal_rows
     from charlm.evaluation.surprisal import Surprisal
 
     scorer = Surprisal(model.predictor, config, model.context_rule(stride))
     if files:
-        rows = _rows_of_files(scorer, files, model, encoding=encoding, field=field)
+        rows = _rows_of_files(scorer, config, files, model, encoding=encoding, field=field)
     else:
         from charlm.run import part_of_run
 
         name, own = part_of_run(model, part or "held-out", moved_text(text, val_file), MESSAGES)
-        rows = scorer.rows(name, [own])
+        rows = surprisal_rows(scorer, config, name, [own])
     shows_rows = output.is_stdout and sys.stdout.isatty()  # which then say how far it is
     with nullcontext() if shows_rows else working("scoring", " characters") as watch:
         rows = _begun(_watched(rows, config, watch), config)
@@ -123,16 +124,17 @@ def _check_colours(config: SurprisalConfig, output: Output) -> None:
 
 
 def _rows_of_files(
-    scorer: "Surprisal", names: list[str], model: "TrainedRun", **reading: str | None
+    scorer: "Surprisal", config: SurprisalConfig, names: list[str], model: "TrainedRun", **reading: str | None
 ) -> Iterator["Unit"]:
     """The rows of files, each read piece by piece as the run's text was; notes on a file follow it."""
     from charlm.data.reader import open_texts
     from charlm.data.sources import grouped
+    from charlm.evaluation.rescoring import surprisal_rows
 
     readers, notes = open_texts(names, model.text_config, **reading)
     note_files(grouped(notes), MESSAGES)
     for reader in readers:
-        yield from scorer.rows(visible(reader.path), reader.pieces())
+        yield from surprisal_rows(scorer, config, visible(reader.path), reader.pieces())
         note_files(grouped([(reader.path, note) for note in reader.notes]), MESSAGES)
 
 

@@ -12,7 +12,6 @@ Shapes: N characters, n symbols, V ids of the vocabulary.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 from math import log
 from typing import NamedTuple
 
@@ -26,15 +25,13 @@ from charlm.data.tokenizer import END, END_POINT, Ids, Vocabulary, code_points, 
 from charlm.errors import TextError
 from charlm.evaluation.bootstrap import Numbers
 from charlm.evaluation.score import per_char
-from charlm.evaluation.surprisal_config import ID, SurprisalConfig
+from charlm.evaluation.surprisal_config import SurprisalConfig
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import Predictor
 from charlm.inference.sliding_window import SlidingWindow
 
 NUMBERS_AT_ONCE = 1 << 20
 """Log-probabilities that are turned into entropies at once."""
-LONGEST_GROUP = 1 << 24
-"""Characters of the candidates that may be sorted."""
 
 
 class Unit(NamedTuple):
@@ -113,18 +110,8 @@ class Surprisal:
         self._window = SlidingWindow(predictor, rule)
         self._find = segmenter(config.by, config.words or "unicode", config.space_counted or "after")
 
-    def rows(self, name: str, pieces: Iterable[str]) -> Iterator[Unit]:
-        """Yield the units of a file with END where its documents end, ranked where they are candidates.
-
-        Raises TextError for a line or a group that is too long, and for a candidate without an id.
-        """
-        if not self._config.ranks:
-            return self.of_file(name, pieces)
-        found = candidates(self, name, pieces, with_ids=self._config.groups == ID)
-        return ranked(found, only_best=self._config.best)
-
     def of_file(self, name: str, pieces: Iterable[str]) -> Iterator[Unit]:
-        """Yield the units of a file in the order of the text."""
+        """Yield the units of a file, with END where its documents end. Raises TextError for a line that is too long."""
         place = Place(name)
         if not self._config.by_line_alone:
             yield from self._of_text(pieces, place)
@@ -255,53 +242,6 @@ class _Reading:
                 found.append(_Scored(part, costs[begin:end], before[begin:end], is_all or not last))
             begin = end
         return found, _Symbols(nats[used:], entropies[used:])
-
-
-def candidates(scorer: Surprisal, name: str, pieces: Iterable[str], *, with_ids: bool) -> Iterator[Unit]:
-    """Yield each line of a file, predicted by itself, with the group of candidates that it is in.
-
-    Groups are divided by blank lines, or are the lines that begin with the same id and a tab, which are not scored. A last
-    line without its newline is scored with one, as the others are. Raises TextError for a line without an id.
-    """
-    place, number, begun = Place(name), 1, False
-    for line in map(without_ends, whole_lines(pieces, name)):
-        if not line.strip():
-            number, begun = number + begun, False
-            place.pass_over(line)
-            continue
-        group, begun = str(number), True
-        if with_ids:
-            group, tab, line = line.partition("\t")
-            if not tab:
-                raise TextError(
-                    f"line {place.line} of {label_of(name)} has no id; each line must be an id, a tab and a candidate, "
-                    "or leave --groups out to divide the groups by blank lines"
-                )
-            place.pass_over(group + tab)
-        for unit in scorer.of_line(line.removesuffix("\n") + "\n", place):
-            yield unit._replace(group=group)
-
-
-def ranked(units: Iterable[Unit], *, only_best: bool) -> Iterator[Unit]:
-    """Yield the candidates of each group with their ranks, the most probable first; ties keep their order.
-
-    Raises TextError for a group that is too long to sort.
-    """
-    for _, group in groupby(units, key=lambda unit: (unit.file, unit.group)):
-        if only_best:
-            yield min(group, key=lambda unit: unit.nats)._replace(rank=1)
-            continue
-        found, chars = list[Unit](), 0
-        for unit in group:
-            found.append(unit)
-            chars += unit.length + 1
-            if chars > LONGEST_GROUP:
-                raise TextError(
-                    f"the candidates from line {found[0].line} of {label_of(unit.file)} on are one group of more than "
-                    f"{LONGEST_GROUP:,} characters; divide it, or keep only the best with --best"
-                )
-        found.sort(key=lambda unit: unit.nats)
-        yield from (unit._replace(rank=rank) for rank, unit in enumerate(found, start=1))
 
 
 def whole_lines(pieces: Iterable[str], name: str) -> Iterator[str]:

@@ -336,7 +336,7 @@ def test_hostile_text_is_shown_and_obeyed_by_nobody(models: Models, by: str) -> 
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e\u2066]", page)
     shown = HOSTILE.replace("\u202e", "\\u202e").replace("\u2066", "\\u2066").replace("\x1b", "\\x1b")
     assert found.text.strip("\n").startswith(shown.replace("\x07", "\\x07"))
-    assert "http" not in page
+    assert not re.search("https?:", page)
     painted = models("counts", "surprisal", name, "--by", by, "--format", "ansi").out
     bare = re.sub(r"\x1b\[[0-9;]*m", "", painted)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e\u2066]", bare)
@@ -411,7 +411,7 @@ def test_words_and_lines_that_never_end_are_cut_or_refused(models: Models) -> No
     for words in ("unicode", "whitespace"):
         units = list(run.surprisal(long, words=words))  # type: ignore[arg-type]
         assert [unit.length for unit in units] == [LONGEST_WORD, 10, 1]
-    with pytest.raises(TextError, match=r"line 1 of .* has more than 1,048,576 characters"):
+    with pytest.raises(TextError, match=r"line 1 of text has more than 1,048,576 characters"):
         list(run.surprisal(("a" * 1000 for _ in range(LONGEST_LINE // 1000 + 2)), by="line", context="line"))
 
 
