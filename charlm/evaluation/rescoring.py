@@ -44,7 +44,7 @@ def _candidates(scorer: Surprisal, name: str, pieces: Iterable[str], *, with_ids
             if not tab:
                 raise TextError(
                     f"line {place.line} of {label_of(name)} has no id; each line must be an id, a tab and a candidate, "
-                    "or leave --groups out to divide the groups by blank lines"
+                    "or use --groups blank-line"
                 )
             place.pass_over(group + tab)
         for unit in scorer.of_line(line.removesuffix("\n") + "\n", place):
