@@ -172,8 +172,7 @@ def _formatted(rows: Iterator["Unit"], config: SurprisalConfig, run: str, output
         return surprisal_colours.ansi(rows, config, scale)
     names = surprisal_table.columns(config, scale)
     if config.format == "jsonl":
-        ascii_only = output.is_stdout and sys.stdout.isatty()
-        return surprisal_table.json_lines(rows, names, scale, ascii_only=ascii_only)
+        return surprisal_table.json_lines(rows, names, scale)
     shown = foreign if output.is_stdout else str
     return surprisal_table.delimited(rows, names, scale, TABLES[config.format], shown)
 

@@ -29,8 +29,8 @@ class Colour(NamedTuple):
 
 COLOURS = (
     Colour(230, "#ffffd7", 16, "#000000"),
-    Colour(193, "#d7ffaf", 16, "#000000"),
-    Colour(115, "#87d7af", 16, "#000000"),
+    Colour(186, "#d7d787", 16, "#000000"),
+    Colour(114, "#87d787", 16, "#000000"),
     Colour(74, "#5fafd7", 16, "#000000"),
     Colour(25, "#005faf", 231, "#ffffff"),
     Colour(18, "#000087", 231, "#ffffff"),

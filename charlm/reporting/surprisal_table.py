@@ -75,8 +75,8 @@ def delimited(
         held.truncate()
 
 
-def json_lines(rows: Iterable["Unit"], names: list[str], scale: Scale, *, ascii_only: bool) -> Iterator[str]:
-    """A JSON object a line; `ascii_only`: all other characters are escaped."""
+def json_lines(rows: Iterable["Unit"], names: list[str], scale: Scale) -> Iterator[str]:
+    """A JSON object a line, in ASCII: neither a terminal nor what splits at U+0085 or U+2028 sees the text itself."""
     for unit in rows:
         found = dict(zip(names, cells(unit, scale, grouped="rank" in names), strict=True))
-        yield json.dumps(found, ensure_ascii=ascii_only, allow_nan=False) + "\n"
+        yield json.dumps(found, allow_nan=False) + "\n"
