@@ -74,10 +74,10 @@ def command(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Write the surprisal of each character, word or line of a text, and the entropy of the prediction before it.
+    """Write the surprisal of each word, character or line.
 
-    The figures are those of charlm eval, unit by unit: they are sums over characters, which are the model's
-    own symbols. Memory does not grow with the text.
+    Beside it stands the entropy of the prediction before it. The figures are those of charlm eval, unit by
+    unit: sums over characters, which are the model's own symbols. Memory does not grow with the text.
     """
     check_files("surprisal", files or [], checkpoints)
     check_part(part, files, encoding=encoding, field=field)
