@@ -4,7 +4,7 @@ Axes: B texts side by side, T symbols, V symbols of the model.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -41,6 +41,7 @@ from charlm.training.state import overview
 
 if TYPE_CHECKING:
     from charlm.evaluation.report import Evaluation
+    from charlm.evaluation.surprisal import Unit
 
 OTHER = "\ufffd"
 """Stands in `Run.next` for all characters that are spelled in several bytes."""
@@ -274,6 +275,45 @@ class Run:
 
         return score_text(self.predictor, "", text).bits
 
+    def surprisal(
+        self,
+        text: str | Iterable[str],
+        *,
+        by: Literal["char", "word", "line"] = "word",
+        words: Literal["unicode", "whitespace"] | None = None,
+        space: Literal["after", "before", "none"] | None = None,
+        context: Literal["document", "line"] | None = None,
+        groups: Literal["blank-line", "id"] | None = None,
+        best: bool = False,
+        stride: int | None = None,
+    ) -> "Iterator[Unit]":
+        """Yield the characters, words or lines of a text with their surprisal and the entropy before them.
+
+        These are the rows of `charlm surprisal`: named tuples with `text`, `bits`, `entropy_bits`, `line`, `offset` and
+        others. An iterable of strings is one text in pieces, which may be of any length. The text is scored as it
+        stands. Raises UsageError, for wrong arguments at the call.
+        """
+        from charlm.evaluation.rescoring import surprisal_rows  # here and below: not needed to sample
+        from charlm.evaluation.surprisal import Surprisal
+        from charlm.evaluation.surprisal_config import SurprisalConfig
+
+        given = {"by": by, "words": words, "space": space, "context": context, "groups": groups, "best": best}
+        config = build(SurprisalConfig, given)
+        scorer = Surprisal(self.predictor, config, self.context_rule(stride))
+        return surprisal_rows(scorer, config, "text", _valid([text] if isinstance(text, str) else text))
+
+    def context_rule(self, stride: int | None = None) -> ContextRule:
+        """What each prediction of a text may see. Raises UsageError if `stride` is not allowed."""
+        rule = self.predictor.rule
+        if stride is None:
+            return rule
+        try:
+            if self.snapshot.model_config.is_ngram:
+                return ContextRule.of_model(self.snapshot.model_config, stride)
+            return ContextRule.of(rule.block_size, stride, carried=rule.carried)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
     def next(self, prompt: str = "") -> dict[str, float]:
         """Probabilities of the next character after a prompt, by character; they sum to one.
 
@@ -321,31 +361,31 @@ def evaluate_run(
     corpus = text_of_run(run.snapshot, messages, needed=texts is None, moved=moved)
     if texts is None:
         assert corpus is not None
-        text = corpus.test_text() if part == "test" else corpus.held_out_text()
-        if not without_ends(text):
-            missing = (
-                "has no test part; train with --test 0.05 to create one, or"
-                if part == "test"
-                else "has no held-out part;"
-            )
-            raise TextError(f"this run {missing} name a file to score")
-        texts = [(f"{part} part of {text_name(run.snapshot.run)}", text)]
-    try:
-        rule = _rule(run, stride)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+        texts = [_part(run, corpus, part)]
+    rule = run.context_rule(stride)
     from charlm.evaluation.report import evaluate  # here: not needed to sample
 
     with messages.progress("scoring", " symbols") as watch:
         return evaluate(run.snapshot, run.which, texts, rule, corpus, watch)
 
 
-def _rule(run: Run, stride: int | None) -> ContextRule:
-    """What each prediction may see. Raises ValueError if `stride` is not allowed."""
-    if run.snapshot.model_config.is_ngram or stride is None:
-        return ContextRule.of_model(run.snapshot.model_config, stride) if stride else run.predictor.rule
-    rule = run.predictor.rule
-    return ContextRule.of(rule.block_size, stride, carried=rule.carried)
+def part_of_run(run: Run, part: str, moved: Moved | None, messages: Messages) -> tuple[str, str]:
+    """The name and the text of a part of the run's own text. Raises CheckpointError where it is gone, TextError."""
+    corpus = text_of_run(run.snapshot, messages, needed=True, moved=moved)
+    assert corpus is not None
+    return _part(run, corpus, part)
+
+
+def _part(run: Run, corpus: Corpus, part: str) -> tuple[str, str]:
+    text = corpus.test_text() if part == "test" else corpus.held_out_text()
+    if not without_ends(text):
+        missing = (
+            "has no test part; train with --test 0.05 to create one, or"
+            if part == "test"
+            else "has no held-out part;"
+        )
+        raise TextError(f"this run {missing} name a file to score")
+    return f"{part} part of {text_name(run.snapshot.run)}", text
 
 
 def text_of_run(
@@ -366,6 +406,13 @@ def text_of_run(
         return None
     report_moved(corpus.uncached, moved, messages)
     return corpus
+
+
+def _valid(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces of a text. Raises UsageError for half of a surrogate pair."""
+    for piece in pieces:
+        _check_valid("the text", piece)
+        yield piece
 
 
 def _check_valid(what: str, text: str) -> None:

@@ -6,7 +6,8 @@ from difflib import get_close_matches
 
 _FILES = "=name files without an option, as in: charlm train FILE"
 _NO_GPU = "device cuda|=only training uses a GPU; every other command computes on the CPU"
-_STDOUT = "out|per-char|=results go to standard output; write them to a file with > FILE"
+_STDOUT = "out|=results go to standard output; write them to a file with > FILE"
+_SURPRISAL = "=for the surprisal of each character: charlm surprisal FILE --by char --format jsonl"
 _RESUME = "=to resume a run: charlm resume RUN"
 
 
@@ -95,7 +96,11 @@ prompt <- primetext start start-text prefix
 prompt|{_FILES} <- text
 stop <- stop-sequence stop-token
 one-document|stop <- eos
-per-char <- surprisal per-token per-character
+{_SURPRISAL} <- per-char per-character surprisal per-token
+by char <- surprisal:per-char surprisal:per-character surprisal:chars
+by word <- surprisal:per-word
+by line <- surprisal:per-line surprisal:lines
+format jsonl <- surprisal:json
 run <- model name run-name experiment project
 checkpoints <- out-dir output-dir save-dir model-dir ckpt-dir checkpoint-dir
 checkpoint <- ckpt ckpt-path
@@ -128,7 +133,7 @@ inspect <- stats statistics analyze analyse profile explore preview summary prep
 resume <- continue restart extend
 sample <- generate gen complete write infer inference predict chat prompt
 eval <- evaluate evaluation test score perplexity ppl loss validate
-eval --per-char FILE <- surprisal
+surprisal <- rescore rescoring surprisals
 compress <- encode zip pack
 decompress <- decode unzip unpack uncompress
 runs <- list ls models checkpoints history
@@ -175,6 +180,25 @@ split blocks <- random shuffle block
 split documents <- document docs hash
 newlines lf <- unix linux
 newlines keep <- crlf none
+by char <- chars character characters letter letters
+by word <- words token tokens
+by line <- lines sentence sentences row
+words whitespace <- space spaces white-space split
+words unicode <- uax29 icu boundaries
+space after <- trailing right
+space before <- leading left
+space none <- no off neither
+context line <- sentence none lines
+context document <- file text documents
+groups blank-line <- blank empty-line paragraph
+groups id <- ids key tab
+base 2 <- bits bit log2
+base e <- nats nat ln
+base 10 <- log10 hartleys dits
+format jsonl <- json ndjson json-lines
+format tsv <- tab table txt
+format ansi <- terminal color colour
+format html <- htm page web
 compile on <- true yes 1
 compile off <- false no 0 none
 """)

@@ -43,12 +43,12 @@ def test_a_run_that_was_never_begun_leaves_its_name_free(charlm: Charlm) -> None
     assert charlm("train", "ducks.txt", "--steps", "3", *TOY, "--run", "ducks").code == 0
 
 
-def test_per_char_replaces_no_device(trained: Charlm) -> None:
+def test_surprisal_replaces_no_device(trained: Charlm) -> None:
     Path("link.jsonl").symlink_to("real.jsonl")
-    assert trained("eval", "--per-char", "link.jsonl").code == 0
+    assert trained("surprisal", "-o", "link.jsonl").code == 0
     assert Path("link.jsonl").is_symlink() and Path("real.jsonl").read_text()
     if Path("/dev/null").is_char_device():
-        assert trained("eval", "--per-char", "/dev/null").code == 0
+        assert trained("surprisal", "-o", "/dev/null").code == 0
         assert Path("/dev/null").is_char_device()
 
 

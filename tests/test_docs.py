@@ -161,6 +161,7 @@ def folder(elsewhere: Path) -> Path:
         "validation.txt": TEXT[:500],
         "chapters.txt": "* * *\n".join([TEXT[:400]] * 10),
         "settings.toml": "n_layer = 1\n",
+        "candidates.txt": "one day\noen day\n\nfar away\nfra away\n",
         "novels/one.txt": TEXT,
         "novels/two.txt": TEXT.replace("ducks", "hens"),
         "latin1.txt": TEXT,
@@ -256,6 +257,11 @@ def documented_keys(section: str) -> set[str]:
 def test_the_keys_of_the_json_are_those_documented(folder: Path) -> None:
     assert output_of(["charlm", "train", "corpus.txt", "--steps", STEPS])[0] == 0
     assert documented_keys("eval --json") == set(charlm_json("eval")[0]) - {"schema", "prior_order"}
+    code, out, err = output_of(
+        ["charlm", "surprisal", "chapter.txt", "--by", "line", "--groups", "blank-line", "--format", "jsonl"]
+    )
+    assert code == 0, err
+    assert documented_keys("surprisal --format jsonl") == set(json.loads(out.splitlines()[0]))
     assert documented_keys("inspect --json") == set(charlm_json("inspect", "corpus.txt")[0]) - {"schema"}
     info = set(charlm_json("info")[0])
     assert documented_keys("runs --json") <= info

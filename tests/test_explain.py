@@ -50,7 +50,7 @@ def test_what_cannot_be_compared_says_what_to_try(charlm: Callable[..., Result])
     said = explain("causal").instead
     result = charlm(*said.partition(" gives an error")[0].split()[1:])
     assert result.code == 2 and "causal" in result.err and "cannot be trained" in result.err
-    assert "--per-char" in charlm("eval", "--help").out
+    assert "--by" in charlm("surprisal", "--help").out
 
 
 def test_the_examples_of_prediction_show_what_they_say() -> None:

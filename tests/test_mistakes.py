@@ -61,7 +61,7 @@ OTHER_NAMES = [
     "sample --top_k:--top-k --num-samples:--samples --max-new-tokens:--length --n-predict:--length -primetext:--prompt",
     "sample -temperature:--temperature --temp:--temperature --model:--run --start:--prompt --output:standard --file:--prompt-file",
     "sample --steps:train --lr:train --learning-rate:train --n-layr:train --gpu:CPU --greedy:--temperature -num_layers:train",
-    "eval --model:--run --input:charlm --surprisal:--per-char --ckpt:--checkpoint --format:--json --context:--stride",
+    "eval --model:--run --input:charlm --surprisal:surprisal --per-char:surprisal --ckpt:--checkpoint --format:--json --context:--stride",
     "compress --output:--out --model:--run --overwrite:--force --prompt:sample",
     "info --jsn:--json --name:--run",
     "resume --max_steps:--steps --epochs:--steps --minutes:--time --lr:train",
@@ -112,8 +112,9 @@ def test_the_table_suggests_only_what_there_is() -> None:
 
 def _kinds() -> list[type]:
     from charlm.config import ModelConfig, TextConfig, TrainingConfig
+    from charlm.evaluation.surprisal_config import SurprisalConfig
 
-    return [ModelConfig, TextConfig, TrainingConfig]
+    return [ModelConfig, TextConfig, TrainingConfig, SurprisalConfig]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def _kinds() -> list[type]:
         ("generate", "sample"), ("evaluate", "eval"), ("test", "eval"), ("score", "eval"), ("finetune", "train FILE --from RUN"),
         ("continue", "resume"), ("list", "runs"), ("ls", "runs"), ("delete", "runs"), ("rm", "runs"), ("show", "info"),
         ("version", "--version"), ("init", "train"), ("new", "train"), ("fit", "train"), ("predict", "sample"),
-        ("perplexity", "eval"), ("surprisal", "eval --per-char FILE"), ("encode", "compress"), ("stats", "inspect"),
+        ("perplexity", "eval"), ("rescore", "surprisal"), ("encode", "compress"), ("stats", "inspect"),
         ("analyze", "inspect"), ("download", "data get NAME"), ("trian", "train"), ("Sample", "sample"), ("ducks.txt", "train ducks.txt"),
     ],
 )  # fmt: skip

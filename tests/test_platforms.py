@@ -17,7 +17,7 @@ from tests.conftest import TEXT, Result
 TOY = "--n-layer=1|--n-embd=16|--n-head=2|--block-size=16|--batch-size=4|--threads=1"
 COMMANDS = [
     f"train|ducks.txt|--steps=12|{TOY}|--save-every=0",  # checkpoints replaced and pruned
-    "runs", "info", "doctor", "doctor|ducks", "cache", "explain|rotary", "eval|--per-char=bits.jsonl", "sample|--length=30",
+    "runs", "info", "doctor", "doctor|ducks", "cache", "explain|rotary", "eval", "surprisal|-o|bits.jsonl|--format=jsonl", "sample|--length=30",
     "resume|ducks|--steps=3", "compress|ducks.txt|-o|d.clm", "decompress|d.clm|-o|again.txt",
     "inspect|*.txt|--time=5s|--threads=1", f"compare|ducks.txt|--vary|position=none,rotary|--steps=3|{TOY}", "compare|ducks-position",
     "train|ducks.txt|--model=ngram|--run=counts", "train|*.txt|--from=ducks|--steps=2", "cache|--clear|--yes",

@@ -109,8 +109,9 @@ def test_every_command_reads_a_text_as_the_run_read_its_own(charlm: Run, name: s
         assert result.code == 0, result.err
 
     wanted = figure(charlm("eval", "plain-new.txt", "--run", "plain", "--json"))
-    assert figure(charlm("eval", new, "--run", "shaped", "--json", "--per-char", "bits")) == wanted
-    read = "".join(json.loads(line)["char"] for line in Path("bits").read_text().splitlines())
+    assert figure(charlm("eval", new, "--run", "shaped", "--json")) == wanted
+    rows = charlm("surprisal", new, "--run", "shaped", "--by", "char", "--format", "jsonl")
+    read = "".join(json.loads(line)["text"] for line in rows.out.splitlines())
     assert read == Path("plain-new.txt").read_bytes().decode()
 
     same = charlm("compare", "shaped", "plain", "--on", new, "--json")

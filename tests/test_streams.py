@@ -57,11 +57,11 @@ def test_a_named_pipe_and_a_device_are_written_to_and_not_replaced(folder: Path)
 
 
 def test_no_output_overwrites_what_a_command_reads_without_naming_it(folder: Path) -> None:
-    """Standard input, and the text of the run, which `eval` reads when no file is named."""
+    """Standard input, and the text of the run, which `surprisal` reads when no file is named."""
     text = folder / "ducks.txt"
     given = run(folder, "compress", "-", "-o", "ducks.txt", "--force", stdin=text)
-    own = run(folder, "eval", "--per-char", "ducks.txt")
-    within = run(folder, "eval", ".", "--per-char", "ducks.txt")
+    own = run(folder, "surprisal", "-o", "ducks.txt")
+    within = run(folder, "surprisal", ".", "-o", "ducks.txt")
     for done in (given, own, within):
         assert (done.code, done.out) == (2, b"") and "ducks.txt" in done.err, done.err
     assert text.read_text() == TEXT
@@ -82,7 +82,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly(folder: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(folder / ".err", "wb") as err:
-        child = Command(("eval", "--per-char", "-"), folder).begin(writer, err.fileno())
+        child = Command(("surprisal", "--by", "char"), folder).begin(writer, err.fileno())
     os.close(writer)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert "error" not in (folder / ".err").read_text()

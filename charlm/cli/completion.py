@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from charlm.config import ModelConfig, SamplingConfig, TextConfig, TrainingConfig
+from charlm.evaluation.surprisal_config import SurprisalConfig
 from charlm.settings import Choice, Choices, settings_of
 
 EXAMPLES = """Examples:
@@ -90,7 +91,7 @@ def command(
 def _options(each: Any) -> Iterator[Option]:
     words = {
         setting.option: setting.limit.words
-        for kind in (ModelConfig, TrainingConfig, TextConfig, SamplingConfig)
+        for kind in (ModelConfig, TrainingConfig, TextConfig, SamplingConfig, SurprisalConfig)
         for setting in settings_of(kind)
         if isinstance(setting.limit, Choice | Choices)
     }

@@ -131,7 +131,7 @@ def _to_stdout(pieces: Iterable[bytes]) -> None:
         raise ResourceError("standard output is closed; connect it, or name a file")
     for piece in pieces:
         stream.write(piece)
-    stream.flush()
+        stream.flush()  # whoever reads need not wait for the next one
 
 
 def say(text: str, command: str = "") -> None:

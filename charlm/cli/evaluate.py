@@ -1,19 +1,28 @@
 """`charlm eval`: bits per character of a text, beside baselines."""
 
-import json
-import sys
-from collections.abc import Iterator
-from contextlib import redirect_stdout
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli.console import MESSAGES, Output, count, finish, load_run, print_json, table, warn
+from charlm.cli.console import MESSAGES, count, finish, load_run, print_json, table, warn
 from charlm.cli.mistakes import check_files
-from charlm.cli.options import ROOT, AsJson, Checkpoints, MovedText, MovedValFile, Run, Threads, Which
+from charlm.cli.options import (
+    ROOT,
+    AsJson,
+    Checkpoints,
+    Encoding,
+    Field,
+    MovedText,
+    MovedValFile,
+    Part,
+    Run,
+    Stride,
+    Threads,
+    Which,
+    check_part,
+)
 from charlm.errors import UsageError
-from charlm.terminal import one_line
 from charlm.training.request import moved_text, note_files
 
 if TYPE_CHECKING:
@@ -27,8 +36,7 @@ EXAMPLES = """Examples:
   charlm eval posts.jsonl --field body      a field of its records
   charlm eval --part test                   the test set, for the final score
   charlm eval --stride 64 --json            as JSON; a stride of the block size scores blocks without overlap
-  charlm eval --online                      also score adaptively, to compare with xz and ppmd
-  charlm eval poem.txt --per-char bits.jsonl  the bits of every character"""
+  charlm eval --online                      also score adaptively, to compare with xz and ppmd"""
 
 OF_KIND = {"model": "this model", "ngram": "its n-gram prior"}
 OF_MIXTURE = {"model": "this mixture", "ngram": "its n-gram model"}
@@ -39,43 +47,6 @@ NOT_THERE = {
     "bytes": "with bytes that training never saw",
 }
 
-Stride = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Symbols scored in each block: fewer give each symbol more context, but take longer. "
-        "[default: half a block]",
-    ),
-]
-Part = Annotated[
-    str | None,
-    typer.Option(metavar="held-out|test", help="Part of the run's text to score. [default: held-out]"),
-]
-
-Encoding = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Encoding of the files. [default: UTF-8 where they are valid UTF-8, else the "
-        "encoding that the run was trained with]",
-    ),
-]
-Field = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Field to score in JSON Lines, .json, .csv and .tsv files. [default: the one the run was "
-        "trained on; other files are read as plain text]",
-    ),
-]
-PerChar = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE",
-        help="Write each character's offset and bits as JSON Lines; - writes to standard output.",
-    ),
-]
 Learning = Annotated[
     bool,
     typer.Option(
@@ -93,7 +64,6 @@ def command(
     run: Run = None,
     checkpoint: Which = None,
     stride: Stride = None,
-    per_char: PerChar = None,
     part: Part = None,
     online: Learning = False,
     encoding: Encoding = None,
@@ -110,16 +80,13 @@ def command(
     files.
     """
     check_files("eval", files or [], checkpoints)
-    _check_options(part, files, encoding=encoding, field=field)
-    bits = _output_of_bits(per_char, files or [], as_json)
+    check_part(part, files, encoding=encoding, field=field)
     from charlm.threads import use_threads
 
     use_threads(threads)
     model = load_run(checkpoints, run, checkpoint)
     if online:
         _check_learns(model.snapshot)
-    if bits is not None:
-        bits.refuse_inputs([*model.snapshot.run.corpus.sources, *(text or []), *filter(None, [val_file])])
     from charlm.data.reader import read_texts
     from charlm.run import evaluate_run
 
@@ -132,10 +99,7 @@ def command(
     evaluation = evaluate_run(model, texts, part or "held-out", stride, moved=moved, messages=MESSAGES)
     if online:
         evaluation = _with_online_figures(evaluation, model.snapshot)
-    if bits is not None:
-        bits.write(_per_char(evaluation))
-    with redirect_stdout(sys.stderr if bits and bits.is_stdout else sys.stdout):
-        print_json({"run": model.name} | evaluation.to_json()) if as_json else _show(model.name, evaluation)
+    print_json({"run": model.name} | evaluation.to_json()) if as_json else _show(model.name, evaluation)
 
 
 def _check_learns(snapshot: "Snapshot") -> None:
@@ -153,42 +117,6 @@ def _with_online_figures(evaluation: "Evaluation", snapshot: "Snapshot") -> "Eva
     texts = [(text.name, text.text) for text in evaluation.figure.texts]
     work = scoring_online(DynamicModel(snapshot, evaluation.rule), texts)
     return replace(evaluation, online=finish(work, "learning as it reads"))
-
-
-def _check_options(part: str | None, files: list[str] | None, **reading: str | None) -> None:
-    """UsageError for an unknown part, one beside files, or an option on how to read files where none is named."""
-    if part is not None and files:
-        raise UsageError(
-            f"--part {one_line(part)} selects a part of the run's own text, but you also named files; leave "
-            "one out"
-        )
-    if part not in (None, "held-out", "test"):
-        raise UsageError(f"--part {one_line(part)} is unknown; allowed: held-out, test")
-    for name, value in reading.items():
-        if value is not None and not files:
-            raise UsageError(f"--{name} {one_line(value)} applies to files, but you named none")
-
-
-def _output_of_bits(per_char: str | None, files: list[str], as_json: bool) -> Output | None:
-    """Where --per-char writes; UsageError where it cannot."""
-    if per_char is None:
-        return None
-    output = Output("--per-char", per_char, inputs=files)
-    if output.is_stdout and as_json:
-        raise UsageError(
-            "--per-char - and --json both write to standard output; name a file, or leave one out"
-        )
-    return output
-
-
-def _per_char(evaluation: "Evaluation") -> Iterator[bytes]:
-    several = len(evaluation.figure.texts) > 1
-    for scored in evaluation.figure.texts:
-        for offset, (char, bits) in enumerate(zip(scored.text, scored.bits.tolist(), strict=True)):
-            row: dict[str, Any] = {"char": char, "offset": offset, "bits": round(bits, 6)}
-            if several:
-                row["file"] = scored.name
-            yield json.dumps(row).encode() + b"\n"
 
 
 def _calibration(found: "Reliability") -> str:

@@ -25,6 +25,7 @@ from charlm.cli import (
     resume,
     runs,
     sample,
+    surprisal,
     train,
 )
 from charlm.cli.console import fail, table
@@ -57,6 +58,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "resume": (resume.command, resume.EXAMPLES),
     "sample": (sample.command, sample.EXAMPLES),
     "eval": (evaluate.command, evaluate.EXAMPLES),
+    "surprisal": (surprisal.command, surprisal.EXAMPLES),
     "compress": (compress.compress, compress.EXAMPLES),
     "decompress": (compress.decompress, compress.DECOMPRESS_EXAMPLES),
     "runs": (runs.command, runs.EXAMPLES),

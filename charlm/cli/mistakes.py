@@ -203,6 +203,7 @@ RUN_INSTEAD = {
     "inspect": "to see it: charlm info {0}",
     "compare": "to compare it with another: charlm compare {0} RUN, without --vary",
     "eval": "to score that run: charlm eval --run {0}",
+    "surprisal": "to score with that run: charlm surprisal FILE --run {0}",
     "compress": "to compress with it: charlm compress FILE -o OUT --run {0}",
     "decompress": "to decompress with it: charlm decompress FILE -o OUT --run {0}",
 }

@@ -95,6 +95,36 @@ MovedValFile = Annotated[
         "--val-file", metavar="FILE", help="Current path of the run's held-out file, if you moved it."
     ),
 ]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Symbols scored in each block: fewer give each symbol more context, but take longer. "
+        "[default: half a block]",
+    ),
+]
+Part = Annotated[
+    str | None,
+    typer.Option(metavar="held-out|test", help="Part of the run's text to score. [default: held-out]"),
+]
+
+Encoding = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Encoding of the files. [default: UTF-8 where they are valid UTF-8, else the "
+        "encoding that the run was trained with]",
+    ),
+]
+Field = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Field to score in JSON Lines, .json, .csv and .tsv files. [default: the one the run was "
+        "trained on; other files are read as plain text]",
+    ),
+]
 VerifyCache = Annotated[
     bool,
     typer.Option(
@@ -308,6 +338,20 @@ def one_run(argument: str | None, option: str | None) -> str | None:
             f"you named two different runs, {one_line(argument)} and --run {one_line(option)}; name only one"
         )
     return argument if option is None else option
+
+
+def check_part(part: str | None, files: Sequence[str] | None, **reading: str | None) -> None:
+    """UsageError for an unknown part, one beside files, or an option on how to read files where none is named."""
+    if part is not None and files:
+        raise UsageError(
+            f"--part {one_line(part)} selects a part of the run's own text, but you also named files; leave "
+            "one out"
+        )
+    if part not in (None, "held-out", "test"):
+        raise UsageError(f"--part {one_line(part)} is unknown; allowed: held-out, test")
+    for name, value in reading.items():
+        if value is not None and not files:
+            raise UsageError(f"--{name} {one_line(value)} applies to files, but you named none")
 
 
 def _parameter(setting: Setting, panel: str) -> inspect.Parameter:

@@ -9,7 +9,7 @@ import numpy as np
 from charlm.config import TextConfig
 from charlm.data.encode import codes_of
 from charlm.data.stream import Block
-from charlm.data.tokenizer import END_POINT, Points
+from charlm.data.tokenizer import END_POINT, Points, text_of
 from charlm.terminal import unescaped
 
 FILE_END = Block(b"", ends=np.zeros(1, dtype=np.int64))
@@ -148,8 +148,13 @@ class EndMarker:
         return self._digest.hexdigest()
 
 
+def marked_pieces(blocks: Iterable[Block]) -> Iterator[str]:
+    """The text of each block, with END where documents end."""
+    marker = EndMarker()
+    for block in blocks:
+        yield text_of(marker.mark(block))
+
+
 def marked_text(blocks: Iterable[Block]) -> str:
     """The text of blocks, with END where documents end."""
-    marker = EndMarker()
-    points = b"".join(marker.mark(block).astype("<u4").tobytes() for block in blocks)
-    return points.decode("utf-32-le", "surrogatepass")
+    return "".join(marked_pieces(blocks))

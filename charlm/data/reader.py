@@ -13,10 +13,10 @@ from charlm.config import TextConfig
 from charlm.data.boilerplate import Boilerplate, strip_boilerplate
 from charlm.data.decoding import TextDecoder
 from charlm.data.detection import check_codec
-from charlm.data.documents import FileJoiner, marked_text, split_documents
+from charlm.data.documents import FileJoiner, marked_pieces, marked_text, split_documents
 from charlm.data.normalize import normalize_blocks
 from charlm.data.records import BEGINNING, RecordReader, field_names, format_of, is_table_file, list_fields
-from charlm.data.sources import find_files, grouped
+from charlm.data.sources import Note, find_files, grouped
 from charlm.data.stream import Block, ByteStream, Excerpt, label_of, too_large
 from charlm.errors import TextError
 from charlm.terminal import one_line
@@ -47,10 +47,35 @@ def read_texts(
 ) -> Texts:
     """Read files, folders, patterns or "-" into memory as a run with these settings reads its own text.
 
+    As `open_texts`; raises ResourceError too, when memory is too small, and TextError for what is empty.
+    """
+    readers, notes = open_texts(names, config, encoding=encoding, field=field)
+    texts = []
+    for reader in readers:
+        try:
+            text = marked_text(reader.blocks())
+        except MemoryError:
+            raise too_large(label_of(reader.path)) from None
+        texts += [(reader.path, text)] if text else []
+        notes += [(reader.path, note) for note in reader.notes]
+    if not texts:
+        raise no_text([reader.path for reader in readers])
+    return Texts(files=tuple(texts), notes=tuple(grouped(notes)))
+
+
+def open_texts(
+    names: Sequence[str],
+    config: TextConfig,
+    *,
+    encoding: str | None = None,
+    field: str | None = None,
+) -> tuple[list["FileReader"], list[Note]]:
+    """The files that `names` stand for, to be read as a run with these settings reads its own text, and notes on them.
+
     An `encoding` or a `field` given here holds for every file. Those of the run hold for the files that they
     fit: valid UTF-8 is read as UTF-8, a file without records as plain text, and a note says so. Raises
-    UsageError for an unknown encoding or no names, ResourceError when memory is too small, TextError for what
-    is missing, unreadable, changing, not text, or empty.
+    UsageError for an unknown encoding or no names, TextError for what is missing. Reading raises TextError for what
+    is unreadable, changing or not text.
     """
     if encoding is not None:
         check_codec(encoding)
@@ -63,18 +88,7 @@ def read_texts(
     ):
         if patterns:
             notes.append((names[0], f"{what.format(' or '.join(patterns))}, as in the run's text"))
-    texts = []
-    for path in paths:
-        reader = FileReader(path, config, inherited=inherited)
-        try:
-            text = marked_text(reader.blocks())
-        except MemoryError:
-            raise too_large(label_of(path)) from None
-        texts += [(path, text)] if text else []
-        notes += [(path, note) for note in reader.notes]
-    if not texts:
-        raise no_text(paths)
-    return Texts(files=tuple(texts), notes=tuple(grouped(notes)))
+    return [FileReader(path, config, inherited=inherited) for path in paths], notes
 
 
 def no_text(paths: Sequence[str]) -> TextError:
@@ -104,7 +118,7 @@ class FileReader:
 
         `label` names the file in errors, `watch` is called with the bytes read, `excerpt` limits them.
         """
-        self._path, self._label, self._config = path, label or label_of(path), config
+        self.path, self._label, self._config = path, label or label_of(path), config
         self._inherits_field = "field" in inherited
         self.stream = ByteStream(path, self._label, watch=watch, excerpt=excerpt)
         self.decoder = TextDecoder(self._label, config.encoding, inherited="encoding" in inherited)
@@ -117,6 +131,10 @@ class FileReader:
         """What the user should know about the file."""
         packed = [f"decompressed from {self.stream.compression}"] if self.stream.compression else []
         return [*packed, *self.decoder.notes, *self._notes]
+
+    def pieces(self) -> Iterator[str]:
+        """Yield the text with END where its documents end. Raises TextError if it cannot be read by these settings."""
+        return marked_pieces(self.blocks())
 
     def blocks(
         self, joiner: FileJoiner | None = None, boilerplate: Boilerplate | None = None
@@ -133,7 +151,7 @@ class FileReader:
             blocks = strip_boilerplate(blocks, found)
         blocks = normalize_blocks(blocks, config)
         if joiner is not None and config.documents == "none":  # else the end of a document keeps files apart
-            blocks = joiner.join(blocks, self._path)
+            blocks = joiner.join(blocks, self.path)
         blocks = split_documents(blocks, config)
         counts = boilerplate is not None and config.strip is None and config.field is None
         yield from found.count_in(blocks) if counts else blocks
@@ -144,7 +162,7 @@ class FileReader:
     def _decoded(self) -> Iterator[Block]:
         pieces = self.stream.pieces()
         first = next(pieces, b"")  # only then is it known whether offsets in the pieces are those in the file
-        path = self._path if self.stream.is_plain else None
+        path = self.path if self.stream.is_plain else None
         blocks = self.decoder.blocks(chain([first], pieces), path)
         return self._excerpt.beginning(blocks) if self._excerpt else blocks
 
@@ -156,14 +174,14 @@ class FileReader:
         blocks = chain([first], blocks)
         begin, field = first.text[:BEGINNING], self._config.field
         if field is None:
-            self.record_fields = field_names(self._path, begin)
+            self.record_fields = field_names(self.path, begin)
             if self.record_fields is not None and self._excerpt is None:  # an inspection says it itself
-                what, signs = ("a table", "delimiters") if is_table_file(self._path) else ("JSON", "braces")
+                what, signs = ("a table", "delimiters") if is_table_file(self.path) else ("JSON", "braces")
                 said = f"{what}, read as plain text, including ids, {signs} and quotes"
                 advice = "; to read one field only, add --field: " + list_fields(self.record_fields)
                 self._notes.append(said + advice * bool(self.record_fields))
             return blocks
-        found = format_of(self._path, begin, field)
+        found = format_of(self.path, begin, field)
         if self._inherits_field:
             if found is None:
                 self._config = replace(self._config, field=None)

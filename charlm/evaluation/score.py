@@ -17,6 +17,7 @@ from charlm.evaluation.bootstrap import Numbers, standard_error
 from charlm.evaluation.calibration import Reliability
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import Predictor, Scores
+from charlm.inference.sliding_window import SlidingWindow
 
 OnProgress = Callable[[str, int, int | None], None]
 """Called with what is being done, how much of it is done, and out of how much (None: unknown)."""
@@ -136,11 +137,11 @@ def score_with_calibration(
 ) -> TextScore:
     """The same with the calibration of the predictions, from the same pass over the text."""
     ids = predictor.vocabulary.encode(text)
-    rule = predictor.in_blocks(rule or predictor.rule)
     pieces, calibration, done = [np.empty(0)], Reliability.empty(), 0
-    for scores, reliability in _calibrated_chunks(predictor, ids, range(_n_chunks(rule, len(ids))), rule):
+    for scores, logp in SlidingWindow(predictor, rule).read([ids]):
+        targets = torch.from_numpy(ids[done : done + len(scores)].astype(np.int64))
         pieces.append(scores)
-        calibration += reliability
+        calibration += Reliability.of(logp, targets)
         done += len(scores)
         on_progress("scoring", done, len(ids))
     score = text_score(predictor.vocabulary, name, text, np.concatenate(pieces))

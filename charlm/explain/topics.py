@@ -144,7 +144,7 @@ TOPICS = {
     "autoregressive": Topic(
         TransformerPredictor,
         examples.autoregressive,
-        instead="charlm eval --per-char FILE gives each factor in bits; charlm sample draws from them",
+        instead="charlm surprisal FILE --by char gives each factor in bits; charlm sample draws from them",
         text=AUTOREGRESSION,
         digits=4,
     ),

@@ -81,7 +81,11 @@ class ContextRule:
         """Chunk k of a text of n."""
         start = k * self.stride
         end = min(start + self.block_size + 1, n)
-        return Chunk(start, 1 if k == 0 else start + self.block_size - self.stride + 1, end)
+        return Chunk(start, self.start_of_scores(k), end)
+
+    def start_of_scores(self, k: int) -> int:
+        """The first character that chunk k scores."""
+        return 1 if k == 0 else k * self.stride + self.block_size - self.stride + 1
 
     def describe(self, unit: str, prior_order: int = 0) -> str:
         """The context of each symbol in words; a symbol is a `unit`."""

@@ -5,6 +5,7 @@ Shapes: B texts side by side, N places, V symbols.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import lcm
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from charlm.config import NGRAM
 from charlm.data.tokenizer import Ids, Vocabulary
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import (
+    Carry,
     Edges,
     NgramPredictor,
     Predictor,
@@ -68,6 +70,14 @@ class MixturePredictor(Predictor):
         self.prior = priors[0] if priors else None
         assert all(prior is self.prior for prior in priors)
 
+    def grid(self, rule: ContextRule) -> int:
+        """A part of a text is read in the same chunks as the whole if it begins at a multiple of this many ids."""
+        return lcm(*(member.grid(own_rule(member, rule)) for member in self.members), rule.stride)
+
+    def lookback(self, rule: ContextRule) -> int:
+        """How many ids before the predicted one can matter, apart from a carried state."""
+        return max(member.lookback(own_rule(member, rule)) for member in self.members)
+
     def distributions(
         self,
         ids: Ids,
@@ -75,9 +85,10 @@ class MixturePredictor(Predictor):
         rule: ContextRule | None = None,
         *,
         folds: Edges | None = None,
+        carry: Carry | None = None,
     ) -> Iterator[Tensor]:
         """For each of these chunks, the log-probabilities (n, V) of every id at each place that it scores."""
-        for logps in self.of_members(ids, chunks, rule, folds=folds):
+        for logps in self.of_members(ids, chunks, rule, folds=folds, carry=carry):
             pooled = torch.from_numpy(self.pool(logps))
             yield log_softmax_with_escape(self.vocabulary, pooled)
 
@@ -88,11 +99,12 @@ class MixturePredictor(Predictor):
         rule: ContextRule | None = None,
         *,
         folds: Edges | None = None,
+        carry: Carry | None = None,
     ) -> Iterator[tuple[Floats32, ...]]:
         """For each of these chunks, the log-probabilities (n, symbols) of each member alone."""
         return zip(
             *(
-                symbol_log_probs(member, ids, chunks, rule or self.rule, folds=folds)
+                symbol_log_probs(member, ids, chunks, rule or self.rule, folds=folds, carry=carry)
                 for member in self.members
             ),
             strict=True,
@@ -141,13 +153,20 @@ class MixturePredictor(Predictor):
 
 
 def symbol_log_probs(
-    member: Predictor, ids: Ids, chunks: Sequence[int], rule: ContextRule, *, folds: Edges | None = None
+    member: Predictor,
+    ids: Ids,
+    chunks: Sequence[int],
+    rule: ContextRule,
+    *,
+    folds: Edges | None = None,
+    carry: Carry | None = None,
 ) -> Iterator[Floats32]:
     """A member's log-probabilities (n, symbols) at the places that each chunk of `rule` scores, by its own rule."""
     own, n = own_rule(member, rule), len(ids)
     parts = [rule.chunk(k, n) for k in chunks]
     needed = [range(own.chunk_of(part.first), own.chunk_of(part.end - 1) + 1) for part in parts]
-    found = member.distributions(ids, [k for of_part in needed for k in of_part], own, folds=folds)
+    every = [k for of_part in needed for k in of_part]
+    found = member.distributions(ids, every, own, folds=folds, carry=carry)
     for part, of_part in zip(parts, needed, strict=True):
         rows = torch.cat([next(found) for _ in of_part])
         first = own.chunk(of_part[0], n).first

@@ -22,6 +22,7 @@ from charlm.data.tokenizer import UNIT_NOUNS, Ids, Vocabulary
 from charlm.inference.context import ContextRule
 from charlm.inference.text_state import IdRows, NgramState, TextState
 from charlm.model.fast_decoder import arranged, fast_decoder_fits
+from charlm.model.kv_cache import ModelCache
 from charlm.model.masks import documents_of
 from charlm.model.transformer import LanguageModel
 from charlm.native.decoder import CDecoder, Floats, ModelArrays
@@ -31,6 +32,8 @@ from charlm.ngram.kneser_ney import POSITIONS_AT_ONCE, KneserNey, PlainCursor
 
 Scores = NDArray[np.float64]
 Edges = NDArray[np.int64]
+Carry = dict["TransformerPredictor", ModelCache]
+"""The states of models that carry one, from a part of a text to the next part of it."""
 ESCAPE = 2.0**-16
 """The total probability of all bytes that training never saw, in every context."""
 IDS_AT_ONCE = 8192
@@ -85,11 +88,16 @@ class Predictor:
         return (scores for scores, _ in self.predictions(ids, chunks, rule))
 
     def predictions(
-        self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
+        self,
+        ids: Ids,
+        chunks: Sequence[int],
+        rule: ContextRule | None = None,
+        *,
+        carry: Carry | None = None,
     ) -> Iterator[tuple[Scores, Tensor]]:
-        """The same with the distributions (n, V) that the log-probabilities are from."""
+        """The same with the distributions (n, V) that the log-probabilities are from. `carry`: as in `distributions`."""
         rule = rule or self.rule
-        for k, logp in zip(chunks, self.distributions(ids, chunks, rule), strict=True):
+        for k, logp in zip(chunks, self.distributions(ids, chunks, rule, carry=carry), strict=True):
             part = rule.chunk(k, len(ids))
             scored = torch.from_numpy(ids[part.first : part.end].astype(np.int64))[:, None]
             yield logp.gather(1, scored)[:, 0].double().numpy(), logp
@@ -98,6 +106,14 @@ class Predictor:
         """The rule that reads a whole text fastest, and gives the same predictions as `rule`."""
         return rule
 
+    def grid(self, rule: ContextRule) -> int:
+        """A part of a text is read in the same chunks as the whole if it begins at a multiple of this many ids."""
+        return rule.stride
+
+    def lookback(self, rule: ContextRule) -> int:
+        """How many ids before the predicted one can matter, apart from a carried state."""
+        return rule.block_size + (self.prior.order if self.prior else 0)
+
     def distributions(
         self,
         ids: Ids,
@@ -105,10 +121,13 @@ class Predictor:
         rule: ContextRule | None = None,
         *,
         folds: Edges | None = None,
+        carry: Carry | None = None,
     ) -> Iterator[Tensor]:
         """For each of these chunks, the log-probabilities (n, V) of every id at each place that it scores.
 
         `folds` (F + 1,): edges in `ids`; the n-gram model leaves out its counts of the fold that a symbol is in.
+        `carry`: the states before the first of consecutive chunks, empty at the beginning of a text, and afterwards
+        those after the last; without it a carried state begins with the first chunk of `ids`.
         """
         raise NotImplementedError
 
@@ -205,26 +224,35 @@ class TransformerPredictor(Predictor):
         rule: ContextRule | None = None,
         *,
         folds: Edges | None = None,
+        carry: Carry | None = None,
     ) -> Iterator[Tensor]:
         """For each of these chunks, the log-probabilities (n, V) of every id at each place that it scores."""
         rule = rule or self.rule
         assert not rule.carried or self.rule.carried, "this model has no state to carry"
         if rule.carried:
-            yield from self._read_in_order(ids, chunks, rule, folds)
+            yield from self._read_in_order(ids, chunks, rule, folds, carry)
             return
         at_once = max(1, min(IDS_AT_ONCE, NUMBERS_AT_ONCE // self.vocabulary.n_ids) // rule.block_size)
         for i in range(0, len(chunks), at_once):
             yield from self._read_batch(ids, chunks[i : i + at_once], rule, folds)
 
     def _read_in_order(
-        self, ids: Ids, chunks: Sequence[int], rule: ContextRule, folds: Edges | None
+        self,
+        ids: Ids,
+        chunks: Sequence[int],
+        rule: ContextRule,
+        folds: Edges | None,
+        carry: Carry | None,
     ) -> Iterator[Tensor]:
         """Read chunks one after another, carrying the state; each document starts from an empty one.
 
         Here first = start + 1: a chunk has no context but the state. `a` and `b` bound its part of one document.
         """
-        cache, wanted, end_id = self.model.new_cache(1), set(chunks), self.vocabulary.end
-        for k in range(max(wanted, default=-1) + 1):
+        carry = {} if carry is None else carry
+        begin = min(chunks, default=0) if self in carry else 0
+        cache, wanted = carry.get(self) or self.model.new_cache(1), set(chunks)
+        end_id = self.vocabulary.end
+        for k in range(begin, max(wanted, default=-1) + 1):
             start, _, end = rule.chunk(k, len(ids))
             read = torch.from_numpy(ids[start : end - 1].astype(np.int64))[None].to(self._device)
             log_prior = self._log_prior(ids, [start], read.shape[1], folds)  # (1, T, symbols)
@@ -234,6 +262,7 @@ class TransformerPredictor(Predictor):
                 cache = self.model.new_cache(1) if a in begins else cache
                 part = None if log_prior is None else log_prior[:, a:b]
                 hidden.append(self.model.hidden(read[:, a:b], cache, log_prior=part))
+            carry[self] = cache
             if k in wanted:
                 yield self._log_probs(torch.cat(hidden, dim=1), log_prior)[0].cpu()
 
@@ -405,7 +434,12 @@ class NgramPredictor(Predictor):
             yield from np.split(scores, np.cumsum([part.end - part.first for part in parts])[:-1])
 
     def predictions(
-        self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
+        self,
+        ids: Ids,
+        chunks: Sequence[int],
+        rule: ContextRule | None = None,
+        *,
+        carry: Carry | None = None,
     ) -> Iterator[tuple[Scores, Tensor]]:
         """The same with the distributions (n, V), which have single precision."""
         yield from zip(
@@ -425,6 +459,7 @@ class NgramPredictor(Predictor):
         rule: ContextRule | None = None,
         *,
         folds: Edges | None = None,
+        carry: Carry | None = None,
     ) -> Iterator[Tensor]:
         """For each of these chunks, the log-probabilities (n, V) of every id at each place that it scores."""
         rule = rule or self.rule

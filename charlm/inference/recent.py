@@ -10,7 +10,7 @@ from torch import Tensor
 
 from charlm.data.tokenizer import UNIT_NOUNS, Ids
 from charlm.inference.context import ContextRule
-from charlm.inference.predictor import Edges, Predictor, Scores
+from charlm.inference.predictor import Carry, Edges, Predictor, Scores
 from charlm.inference.text_state import IdRows
 from charlm.model.recent_ngrams import RecentNgrams
 
@@ -57,6 +57,14 @@ class RecentPredictor(Predictor):
         """The rule that reads a whole text fastest, and gives the same predictions as `rule`."""
         return self.base.in_blocks(rule)
 
+    def grid(self, rule: ContextRule) -> int:
+        """A part of a text is read in the same chunks as the whole if it begins at a multiple of this many ids."""
+        return self.base.grid(rule)
+
+    def lookback(self, rule: ContextRule) -> int:
+        """How many ids before the predicted one can matter, apart from a carried state."""
+        return max(self.base.lookback(rule), self.recent.chars)
+
     def distributions(
         self,
         ids: Ids,
@@ -64,10 +72,12 @@ class RecentPredictor(Predictor):
         rule: ContextRule | None = None,
         *,
         folds: Edges | None = None,
+        carry: Carry | None = None,
     ) -> Iterator[Tensor]:
         """For each of these chunks, the log-probabilities (n, V) of every id at each place that it scores."""
         rule = rule or self.rule
-        for k, logp in zip(chunks, self.base.distributions(ids, chunks, rule, folds=folds), strict=True):
+        found = self.base.distributions(ids, chunks, rule, folds=folds, carry=carry)
+        for k, logp in zip(chunks, found, strict=True):
             part = rule.chunk(k, len(ids))
             begin, ats = part.start if rule.reset_prior_at_start else 0, np.arange(part.first, part.end)
             symbols = self.vocabulary.n_symbols, self.vocabulary.end

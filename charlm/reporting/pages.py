@@ -1,6 +1,6 @@
 """HTML pages from Jinja2 templates, which load and run nothing, and line charts as SVG for them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -24,6 +24,11 @@ BOUND = 1e9  # a loss past it is a run that blew up, and no axis could hold it
 def render_page(template: str, **values: Any) -> str:
     """Fill in a template. Text is escaped and its invisible characters spelled out; Markup stays as it is."""
     return _environment().get_template(template).render(**values)
+
+
+def stream_page(template: str, **values: Any) -> Iterator[str]:
+    """The same in parts, as iterators among the values give what to fill in."""
+    return _environment().get_template(template).generate(**values)
 
 
 def harmless(text: str) -> Markup:

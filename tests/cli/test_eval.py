@@ -38,8 +38,12 @@ def figures(models: Models, kind: str, *words: str, **how: Any) -> dict[str, Any
     return said
 
 
-def per_char(name: str = "bits.jsonl") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(name).read_text("utf-8").splitlines()]
+def per_char(models: Models, kind: str, *words: str) -> list[dict[str, Any]]:
+    """The bits of each character, by `charlm surprisal`."""
+    result = models(kind, "surprisal", *words, "--by", "char", "--format", "jsonl")
+    assert result.code == 0, result.err
+    found: list[dict[str, Any]] = result.lines
+    return found
 
 
 def total(said: dict[str, Any]) -> float:
@@ -50,7 +54,7 @@ def total(said: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize("kind", SCORED)
 def test_what_is_said_of_the_held_out_part_agrees_with_itself(models: Models, kind: str) -> None:
-    said = figures(models, kind, "--per-char", "bits.jsonl")
+    said = figures(models, kind)
     assert said.keys() == KEYS.keys()
     assert all(isinstance(value, KEYS[name]) for name, value in said.items()), said
     assert (said["schema"], said["run"], said["checkpoint"]["which"]) == (1, kind, "latest")
@@ -79,10 +83,8 @@ def test_what_is_said_of_the_held_out_part_agrees_with_itself(models: Models, ki
     assert said["unit"] == ("byte" if kind == "bytes" else "character")
     assert said["units"] == said["bytes" if kind == "bytes" else "chars"]
 
-    rows = per_char()
-    text = "".join(row["char"] for row in rows)
-    assert [row["offset"] for row in rows] == list(range(len(rows)))
-    assert all(row.keys() == {"char", "offset", "bits"} and row["bits"] >= 0 for row in rows)
+    rows = per_char(models, kind)
+    text = "".join(row["text"] for row in rows)
     assert (said["chars"], said["bytes"]) == (len(text), len(text.encode())) and said["unknown_chars"] == 0
     assert sum(row["bits"] for row in rows) == pytest.approx(total(said), abs=1e-6 * len(rows))
     [file] = said["files"]
@@ -104,23 +106,23 @@ def test_what_is_said_of_the_held_out_part_agrees_with_itself(models: Models, ki
         assert bits == pytest.approx(sticks["kneser-ney"]["bits_per_char"], rel=1e-9)
 
     Path("held-out.txt").write_bytes(text.encode())
-    of_file = figures(models, kind, "held-out.txt", "--per-char", "file.jsonl")
+    of_file = figures(models, kind, "held-out.txt")
     assert of_file["files"][0]["file"] == "held-out.txt" and of_file["chars"] == said["chars"]
     # The test part begins amid a line: only in the file does a document end there.
     ends = kind == "lines"
     assert of_file["document_ends"] == said["document_ends"] + ends
-    assert sum(row["bits"] for row in per_char("file.jsonl")[: len(text) - ends]) == pytest.approx(
-        sum(row["bits"] for row in rows[: len(text) - ends]), abs=1e-6 * len(rows)
-    )
+    assert sum(
+        row["bits"] for row in per_char(models, kind, "held-out.txt")[: len(text) - ends]
+    ) == pytest.approx(sum(row["bits"] for row in rows[: len(text) - ends]), abs=1e-6 * len(rows))
 
 
 @pytest.mark.parametrize("kind", ["prior", "plain", "lines", "bytes"])
 def test_every_stride_scores_every_character_once(models: Models, kind: str) -> None:
     seen = {}
     for stride in ("1", "5", "16"):
-        said = figures(models, kind, "unseen.txt", "--stride", stride, "--per-char", f"{stride}.jsonl")
-        rows = per_char(f"{stride}.jsonl")
-        assert "".join(row["char"] for row in rows) == UNSEEN and said["chars"] == len(UNSEEN)
+        said = figures(models, kind, "unseen.txt", "--stride", stride)
+        rows = per_char(models, kind, "unseen.txt", "--stride", stride)
+        assert "".join(row["text"] for row in rows) == UNSEEN and said["chars"] == len(UNSEEN)
         assert sum(row["bits"] for row in rows) == pytest.approx(total(said), abs=1e-6 * len(rows))
         assert said["stride"] == int(stride)
         seen[stride] = total(said)
@@ -150,14 +152,14 @@ def test_a_long_text_has_an_interval_that_contains_its_figure(models: Models, ki
 def test_several_files_are_scored_each_alone(models: Models, kind: str) -> None:
     Path("one.txt").write_bytes(UNSEEN[:700].encode())
     Path("two.txt").write_bytes(UNSEEN[700:].encode())
-    both = figures(models, kind, "one.txt", "two.txt", "--per-char", "bits.jsonl")
+    both = figures(models, kind, "one.txt", "two.txt")
     alone = [figures(models, kind, name) for name in ("one.txt", "two.txt")]
     assert [file["file"] for file in both["files"]] == ["one.txt", "two.txt"]
     for file, said in zip(both["files"], alone, strict=True):
         assert file["chars"] == said["chars"]
         assert file["bits_per_char"] == pytest.approx(said["bits_per_char"], rel=1e-6)
     assert total(both) == pytest.approx(sum(map(total, alone)), rel=1e-6)
-    rows = per_char()
+    rows = per_char(models, kind, "one.txt", "two.txt")
     assert [(row["file"], row["offset"]) for row in rows] == [
         *(("one.txt", i) for i in range(700)),
         *(("two.txt", i) for i in range(len(UNSEEN) - 700)),
@@ -174,11 +176,12 @@ def test_standard_input_is_a_text(models: Models, kind: str) -> None:
 def test_unknown_characters_are_counted_and_scored(models: Models, kind: str) -> None:
     text = "The old 漢 went ø far.\r\n漢\n"
     Path("new.txt").write_bytes(text.encode())
-    said = figures(models, kind, "new.txt", "--per-char", "bits.jsonl")
-    bits = {row["char"]: row["bits"] for row in per_char()}
+    said = figures(models, kind, "new.txt")
+    rows = per_char(models, kind, "new.txt")
+    bits = {row["text"]: row["bits"] for row in rows}
     assert (said["chars"], said["bytes"], said["unknown_chars"]) == (len(text), len(text.encode()), 4)
     assert min(bits["漢"], bits["ø"], bits["\r"]) > max(bits["o"], bits["."]) and bits["漢"] < 200
-    assert sum(row["bits"] for row in per_char()) == pytest.approx(total(said), abs=1e-4)
+    assert sum(row["bits"] for row in rows) == pytest.approx(total(said), abs=1e-4)
     assert any(str(len(text)) in warning for warning in said["warnings"])  # so few characters mean little
 
 
@@ -186,8 +189,8 @@ def test_unknown_characters_are_counted_and_scored(models: Models, kind: str) ->
 def test_one_character_has_a_figure_and_none_has_not(models: Models, kind: str) -> None:
     Path("one.txt").write_bytes(b"T")
     Path("empty.txt").write_bytes(b"")
-    said = figures(models, kind, "one.txt", "--per-char", "bits.jsonl")
-    [row] = per_char()
+    said = figures(models, kind, "one.txt")
+    [row] = per_char(models, kind, "one.txt")
     assert said["chars"] == 1 and row["bits"] == pytest.approx(said["bits_per_char"], abs=1e-6)
     assert said["baselines"]["xz"] is None and any("xz" in warning for warning in said["warnings"])
     refused(models(kind, "eval", "empty.txt"), 3, "empty.txt", "empty")
@@ -200,9 +203,9 @@ def test_one_character_has_a_figure_and_none_has_not(models: Models, kind: str) 
 def test_the_test_part_follows_the_held_out_part(models: Models) -> None:
     parts = []
     for words in ((), ("--part", "held-out"), ("--part", "test")):
-        said = figures(models, "prior", *words, "--per-char", "bits.jsonl")
+        said = figures(models, "prior", *words)
         assert (words[-1] if words else "held-out") in said["files"][0]["file"]
-        parts.append("".join(row["char"] for row in per_char()))
+        parts.append("".join(row["text"] for row in per_char(models, "prior", *words)))
     assert parts[0] == parts[1] and TEXT.endswith(parts[1] + parts[2]) and len(parts[2]) > 2000
     refused(models("controls", "eval", "--part", "test"), 3, "--test")  # a run without one
 
@@ -260,8 +263,8 @@ def test_encoding_says_how_a_file_is_read(models: Models) -> None:
 def test_field_scores_one_field_of_records(models: Models) -> None:
     lines = UNSEEN.splitlines()[:20]
     Path("posts.jsonl").write_text("".join(json.dumps({"id": 7, "body": line}) + "\n" for line in lines))
-    said = figures(models, "counts", "posts.jsonl", "--field", "body", "--per-char", "bits.jsonl")
-    scored = "".join(row["char"] for row in per_char())
+    said = figures(models, "counts", "posts.jsonl", "--field", "body")
+    scored = "".join(row["text"] for row in per_char(models, "counts", "posts.jsonl", "--field", "body"))
     assert scored.split() == " ".join(lines).split() and said["unknown_chars"] == 0
     assert figures(models, "counts", "posts.jsonl")["chars"] > said["chars"]  # as plain text, else
     refused(models("counts", "eval", "posts.jsonl", "--field", "nosuch"), 3, "nosuch")
@@ -313,18 +316,6 @@ def test_the_table_has_the_same_figures(models: Models) -> None:
     assert quiet.out == shown and "using" not in quiet.err
 
 
-def test_bits_of_characters_may_go_to_standard_output(models: Models) -> None:
-    figures(models, "counts", "unseen.txt", "--per-char", "bits.jsonl")
-    shown = models("counts", "eval", "unseen.txt", "--per-char", "-")
-    assert shown.out == Path("bits.jsonl").read_text("utf-8")
-    assert "perplexity" in shown.err  # the table
-    before = Path("unseen.txt").read_bytes()
-    refused(models("counts", "eval", "unseen.txt", "--per-char", "unseen.txt"), 2, "--per-char", "unseen.txt")
-    of_run = str(models.root("counts").parent / "text.txt")
-    refused(models("counts", "eval", "unseen.txt", "--per-char", of_run), 2, "--per-char", "text.txt")
-    assert Path("unseen.txt").read_bytes() == before and Path(of_run).read_bytes() == TEXT.encode()
-
-
 def test_threads_change_no_figure(models: Models) -> None:
     one, two = (figures(models, "plain", "unseen.txt", "--threads", n) for n in ("1", "2"))
     assert one["bits_per_char"] == pytest.approx(two["bits_per_char"], rel=1e-6)
@@ -342,9 +333,6 @@ BAD = [
     (("--encoding", "utf-8"), 2, ("--encoding", "utf-8")),
     (("--field", "body"), 2, ("--field", "body")),
     (("unseen.txt", "--field", "body"), 3, ("unseen.txt", "body")),
-    (("--per-char", "nowhere/bits"), 2, ("--per-char", "nowhere/bits")),
-    (("--per-char", "."), 2, ("--per-char",)),
-    (("--per-char", "-", "--json"), 2, ("--per-char", "--json")),
     (("--threads", "0"), 2, ("--threads", "0", "1 to 1024")),
     (("--threads", "1025"), 2, ("--threads", "1025", "1 to 1024")),
     (("--text", "unseen.txt"), 4, ("--text", "unseen.txt", "SHA-256")),
