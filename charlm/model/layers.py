@@ -2,10 +2,21 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_EPS = 1e-6
+
+
+def embedding(n: int, n_embd: int) -> nn.Embedding:
+    """A table of n vectors (n, C) that is not initialised.
+
+    torch's class draws random numbers, and on the meta device imports its compiler to do so, which takes seconds.
+    """
+    table = torch.empty(n, n_embd)
+    found: nn.Embedding = nn.Embedding.from_pretrained(table, freeze=False)  # type: ignore[no-untyped-call]
+    return found
 
 
 class RMSNorm(nn.RMSNorm):

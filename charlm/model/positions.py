@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from charlm.config import ModelConfig
+from charlm.model.layers import embedding
 from charlm.model.masks import alibi_slopes
 
 Rotation = Callable[[Tensor], Tensor]
@@ -64,9 +65,7 @@ class Learned(Position):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         assert config.block_size and config.n_embd
-        self.table = nn.Embedding.from_pretrained(
-            torch.empty(config.block_size, config.n_embd), freeze=False
-        )  # (W, C)
+        self.table = embedding(config.block_size, config.n_embd)  # (W, C)
 
     def embed(self, x: Tensor, pos: Tensor) -> Tensor:
         """The embeddings (B, T, C) plus their positions' vectors. Raises ValueError beyond the table."""

@@ -18,7 +18,7 @@ from charlm.config import ModelConfig
 from charlm.model import fused
 from charlm.model.attention import Mixer, PositionInfo
 from charlm.model.kv_cache import ModelCache
-from charlm.model.layers import RMSNorm, SwiGLU
+from charlm.model.layers import RMSNorm, SwiGLU, embedding
 from charlm.model.masks import Locality, allowed_by, as_bias, masks_of
 from charlm.model.mixers import MIXERS
 from charlm.model.ngram_layers import NgramEmbeddings, NgramPrior
@@ -70,7 +70,7 @@ class LanguageModel(nn.Module):
         self.config = config
         self.block_size = config.block_size
         self.n_symbols = n_symbols
-        self.embedding = nn.Embedding.from_pretrained(torch.empty(n_symbols, config.n_embd), freeze=False)
+        self.embedding = embedding(n_symbols, config.n_embd)
         self.ngrams = NgramEmbeddings(config, n_symbols) if (config.ngram_embeddings or 1) > 1 else None
         self.position = POSITIONS[config.position](config)
         self.locality = Locality(config) if config.locality else None
