@@ -40,6 +40,7 @@ from charlm.training.run_corpus import Moved, corpus_of
 from charlm.training.state import overview
 
 if TYPE_CHECKING:
+    from charlm.data.verbatim import VerbatimReport
     from charlm.evaluation.report import Evaluation
 
 OTHER = "\ufffd"
@@ -194,6 +195,8 @@ class Run:
         for name, value in {"length": length, "n": n}.items():
             if type(value) is not int or value < 1:
                 raise UsageError(f"{name} is {value!r}; it must be a whole number, at least 1")
+        if regex is not None and not isinstance(regex, str):
+            raise UsageError(f"regex is {regex!r}; it must be a pattern, a string")
         config = build(SamplingConfig, settings)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         if "" in stops:
@@ -294,6 +297,25 @@ class Run:
             if not all(text for _, text in named):
                 raise TextError("one of the texts is empty; leave it out")
         return evaluate_run(self, named, part or "held-out", stride)
+
+    def verbatim(self, texts: Sequence[str]) -> "VerbatimReport":
+        """What of each text stands in the training text word for word, and what of held-out text of that length does.
+
+        Raises UsageError where a text is not valid, and CheckpointError where the training text is gone.
+        """
+        from charlm.data.verbatim import verbatim  # here: not needed to sample
+
+        for text in texts:
+            _check_valid("the text", text)
+        corpus = text_of_run(self.snapshot, Messages(), needed=True)
+        assert corpus is not None, "what is needed and gone is refused"
+        work = verbatim(corpus, texts)
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                report: VerbatimReport = end.value
+                return report
 
     def score(self, text: str) -> NDArray[np.float64]:
         """Bits of each character of a text, given those before it: (characters,). Their mean is the figure of `evaluate`.

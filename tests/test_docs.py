@@ -161,6 +161,7 @@ def folder(elsewhere: Path) -> Path:
         "validation.txt": TEXT[:500],
         "chapters.txt": "* * *\n".join([TEXT[:400]] * 10),
         "settings.toml": "n_layer = 1\n",
+        "openings.txt": "The sea\nOne day\n",
         "novels/one.txt": TEXT,
         "novels/two.txt": TEXT.replace("ducks", "hens"),
         "latin1.txt": TEXT,

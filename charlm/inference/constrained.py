@@ -16,11 +16,12 @@ from charlm.inference.nfa import build_nfa
 from charlm.inference.nfa_matcher import IMPOSSIBLE, Needs, NfaMatcher, State
 from charlm.inference.text_state import IdRows
 from charlm.native.decoder import Floats
-from charlm.terminal import first_of, one_line
+from charlm.terminal import one_line
 
 ENDED = -1
 """Stands in place of an id where a sample has ended."""
 NUMBERS_KEPT = 1 << 23
+MOST_SHOWN = 10
 FIRST_POINT = {2: 0x80, 3: 0x800, 4: 0x10000}
 """The first code point of each length of UTF-8."""
 
@@ -35,8 +36,8 @@ class SymbolMatcher:
         self.chars = NfaMatcher(build_nfa(pattern), points)
         self._by_bytes = np.isin(points, spelled)  # which of the points bytes can spell
         if self.chars.fewest >= IMPOSSIBLE:
-            lacking = self.chars.empty_sets
-            why = f": it lacks {first_of(lacking)}" if lacking else ""
+            lacking = ", ".join(map(one_line, self.chars.empty_sets[:MOST_SHOWN]))
+            why = f": it lacks {lacking}" if lacking else ""
             raise UsageError(
                 f"no text that this model can write matches `regex` {one_line(pattern, 60)}{why}"
             )

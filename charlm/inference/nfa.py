@@ -58,7 +58,7 @@ class CharSet:
     def shown(self) -> str:
         """As messages show it: with its characters instead of their code points."""
         text = re.sub(r"\\U(\w{8})", lambda found: chr(int(found[1], 16)), self.source)
-        return text[1:-1] if len(text) == 3 else text
+        return re.sub(r"\[(\\?.)\]", r"\1", text, flags=re.DOTALL)
 
 
 @dataclass(frozen=True)
