@@ -1,5 +1,6 @@
 """`charlm sample`: text from a trained model, streamed."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,6 @@ from charlm.cli.options import (
     with_settings,
 )
 from charlm.cli.sample_display import Compare, Display, JsonLines, Stream
-from charlm.cli.sample_prompts import Prompt as ReadPrompt
 from charlm.cli.sample_prompts import PromptSource, listed, named, read_prompts
 from charlm.config import SamplingConfig
 from charlm.errors import CheckpointError, UsageError
@@ -29,6 +29,7 @@ from charlm.terminal import one_line, unescaped
 from charlm.training.request import build, moved_text
 
 if TYPE_CHECKING:
+    from charlm.inference.generate import Ended, Piece
     from charlm.run import Run as TrainedRun
     from charlm.training.run_corpus import Moved
 
@@ -149,22 +150,17 @@ def command(
     run = _run(name, run, checkpoints)
     config = build(SamplingConfig, settings)
     source = PromptSource(prompt, prompt_file, prompts, field)
-    typed = source.typed()
-    stops = [unescaped(text) for text in stop or []]
-    _check_options(raw, as_json, stops, verbatim, moved_text(text, val_file))
+    stops, moved = [unescaped(each) for each in stop or []], moved_text(text, val_file)
+    _check_options(raw, as_json, stops, verbatim, moved)
     use_threads(threads)
     model = load_run(checkpoints, run, checkpoint)
-    compare = _comparison(model, moved_text(text, val_file)) if verbatim else None
-    given = read_prompts(source, typed, model, map_lookalikes)
-    if config.seed is None and config.temperature > 0:
-        config = config.seeded()
-        say(f"seed {config.seed}; to repeat this sample: --seed {config.seed}")
+    compare = _comparison(model, moved) if verbatim else None
+    given = read_prompts(source, model, map_lookalikes)
+    drawn = config.seed is None and config.temperature > 0
+    config = config.seeded() if drawn else config
     _prepare(model, config, stops, alone=threads is None)
-    from charlm.inference.generate import Piece, default_prompt, seed_of
-
-    begun = given or [ReadPrompt(default_prompt(model.predictor), {})]
     events = model.generate(
-        [each.text for each in begun],
+        [each.text for each in given],
         config,
         length=length,
         n=n,
@@ -172,18 +168,20 @@ def command(
         one_document=one_document,
         regex=regex,
     )
-    show: Display
-    if as_json:
-        seeds = [None if config.seed is None else seed_of(config.seed, i) for i in range(len(begun))]
-        show = JsonLines(begun, seeds, compare)
-    else:
-        show = Stream([each.text for each in given] or [""], n, raw, compare)
+    if drawn:
+        say(f"seed {config.seed}; to repeat this sample: --seed {config.seed}")
+    _show(events, JsonLines(given, config.seed, compare) if as_json else Stream(given, n, raw, compare))
+
+
+def _show(events: Iterator["Piece | Ended"], display: Display) -> None:
+    from charlm.inference.generate import Piece  # here: torch is slow to import
+
     for event in events:
         if isinstance(event, Piece):
-            show.piece(event)
+            display.piece(event)
         else:
-            show.end(event)
-    show.close()
+            display.end(event)
+    display.close()
 
 
 def _check_options(raw: bool, as_json: bool, stops: list[str], verbatim: bool, moved: "Moved | None") -> None:

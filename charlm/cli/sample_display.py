@@ -35,7 +35,7 @@ class Display(Protocol):
 class Stream:
     """Writes the sample whose turn it is as it comes, and keeps those after it."""
 
-    def __init__(self, prompts: Sequence[str], n: int, raw: bool, compare: Compare | None) -> None:
+    def __init__(self, prompts: Sequence["Prompt"], n: int, raw: bool, compare: Compare | None) -> None:
         self._prompts, self._n, self._raw, self._compare = prompts, n, raw, compare
         self._turn, self._all = 0, len(prompts) * n
         self._texts, self._ended = [""] * self._all, [False] * self._all
@@ -78,7 +78,8 @@ class Stream:
     def _begin(self) -> None:
         if self._all > 1:
             self._put(f"--- {self._name(self._turn)} ---\n")
-        self._put(self._prompts[self._turn // self._n])
+        prompt = self._prompts[self._turn // self._n]
+        self._put(prompt.text if prompt.given else "")
 
     def _put(self, text: str) -> None:
         sys.stdout.write(text if self._raw else foreign(text))
@@ -88,10 +89,8 @@ class Stream:
 class JsonLines:
     """Prints each sample as a JSON object once it is complete, or all of them once they are compared."""
 
-    def __init__(
-        self, prompts: Sequence["Prompt"], seeds: Sequence[int | None], compare: Compare | None
-    ) -> None:
-        self._prompts, self._seeds, self._compare = prompts, seeds, compare
+    def __init__(self, prompts: Sequence["Prompt"], seed: int | None, compare: Compare | None) -> None:
+        self._prompts, self._seed, self._compare = prompts, seed, compare
         self._started = perf_counter()
         self._texts: dict[tuple[int, int], str] = {}
         self._held: list[dict[str, Any]] = []
@@ -103,13 +102,15 @@ class JsonLines:
 
     def end(self, ended: "Ended") -> None:
         """A complete sample."""
+        from charlm.inference.generate import seed_of  # here: torch is slow to import
+
         prompt = self._prompts[ended.prompt]
         row = {
             "prompt": prompt.text,
             "prompt_index": ended.prompt,
             "prompt_unknown": prompt.lacking,
             "text": self._texts.pop((ended.prompt, ended.sample), ""),
-            "seed": self._seeds[ended.prompt],
+            "seed": None if self._seed is None else seed_of(self._seed, ended.prompt),
             "sample": ended.sample,
             "finish_reason": ended.reason,
             "chars_per_second": round(ended.chars / (perf_counter() - self._started), 1),

@@ -43,19 +43,13 @@ class PromptSource:
             raise UsageError(
                 f"--field {one_line(self.field)} applies to --prompts, which is not given; leave it out"
             )
-
-    def typed(self) -> str | None:
-        """The prompt that was typed, its escapes read. Raises UsageError for what is not valid text."""
-        if self.prompt is None:
-            return None
-        prompt = unescaped(self.prompt)
+        prompt = unescaped(self.prompt or "")
         if not prompt.isascii():
-            from charlm.data.tokenizer import first_surrogate
+            from charlm.data.tokenizer import first_surrogate  # here: NumPy is not needed for help
 
             at = first_surrogate(prompt)
             if at is not None:
                 raise UsageError(f"the prompt is not valid text: character {at} is invalid")
-        return prompt
 
 
 @dataclass(frozen=True)
@@ -64,23 +58,23 @@ class Prompt:
 
     text: str
     lacking: dict[str, int]
+    given: bool = True  # else the default, which is not shown
 
 
-def read_prompts(
-    source: PromptSource, typed: str | None, run: "TrainedRun", map_lookalikes: bool
-) -> list[Prompt]:
-    """The prompts, changed as the run's text was; none where none was given."""
+def read_prompts(source: PromptSource, run: "TrainedRun", map_lookalikes: bool) -> list[Prompt]:
+    """The prompts, changed as the run's text was; the default one where none was given."""
     from charlm.data.normalize import normalize
+    from charlm.inference.generate import default_prompt
 
     vocabulary = run.tokenizer
     if source.file is not None:
         texts = [_whole_file(source.file, run.text_config)]
     elif source.prompts is not None:
         texts = _one_a_line(source.prompts, source.field, run.text_config)
-    elif typed is not None:
-        texts = [typed]
+    elif source.prompt is not None:
+        texts = [unescaped(source.prompt)]
     else:
-        return []
+        return [Prompt(default_prompt(run.predictor), {}, given=False)]
     if map_lookalikes and vocabulary.units == "bytes":
         raise UsageError("--map-lookalikes has no effect on this run, whose units are bytes; leave it out")
     texts = _without_unknown([normalize(text, run.text_config) for text in texts], vocabulary, map_lookalikes)

@@ -152,7 +152,7 @@ class _Search:
             for length in lengths:
                 hashes = _hashes(text, length)
                 starts = np.flatnonzero(seen[length][np.searchsorted(wanted[length].there, hashes)])
-                if length == LONG:
+                if length == LONG and len(starts):
                     begins = self._begins[text]
                     self._share[i] = float(begins[covered(starts, LONG, len(text))].sum() / begins.sum())
                 if len(starts):

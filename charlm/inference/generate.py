@@ -178,9 +178,9 @@ def draw(
     With a `constraint`, a sample yields only ENDED once it has ended. `first`: the number of the first prompt.
     """
     predictor = without_recent(predictor)
-    seed, end_of_document = config.seeded().seed, predictor.vocabulary.end
+    seed = config.seeded().seed
     assert seed is not None
-    end = end_of_document if constraint is None else ENDED
+    end = predictor.vocabulary.end if constraint is None else ENDED
     groups = _groups(predictor, prompts, n)
     seeds = [seed_of(seed, first + j) for j in range(len(prompts))]
     for noise in _noise(seeds, n):
@@ -193,8 +193,7 @@ def draw(
         for group in groups:
             group.read(ids[group.samples])
         if not one_document and constraint is None:
-            begin = np.array([[end_of_document]])
-            groups += [_Group(predictor, begin, np.array([i])) for gone in ended for i in gone]
+            groups += [_Group(predictor, np.array([[end]]), np.array([i])) for gone in ended for i in gone]
 
 
 def _groups(predictor: Predictor, prompts: Sequence[IdRows], n: int) -> list["_Group"]:
