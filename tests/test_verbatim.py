@@ -109,3 +109,10 @@ def test_what_is_usual_is_measured_on_held_out_text_of_the_same_length() -> None
     assert usual.share == pytest.approx(np.mean([one.share for one in each]))
     assert report(corpus(train, held_out[:100]), [UNSEEN[:150]]).held_out is None
     assert report(corpus(train, held_out), []).held_out is None
+
+
+def test_a_piece_of_held_out_text_has_no_ends_of_documents() -> None:
+    """Samples have none either, so a passage across one would count for one side only."""
+    documents = f"abcdefghij{END}klmnopqrst{END}"
+    usual = report(corpus(documents, documents), ["x" * 20]).held_out
+    assert usual is not None and (usual.symbols, usual.windows, usual.longest) == (20, 1, 10)
