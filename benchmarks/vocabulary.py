@@ -50,7 +50,7 @@ def measured(corpus: Corpus, counts: bool) -> tuple[float, float, float]:
     started = perf_counter()
     predictor.score(corpus.held_out[:SCORED])
     scored = SCORED / (perf_counter() - started)
-    drawn = draw(predictor, np.zeros(1, np.int64), SamplingConfig(seed=1), 1)
+    drawn = draw(predictor, [np.zeros(1, np.int64)], SamplingConfig(seed=1), 1)
     next(drawn)
     started = perf_counter()
     for _ in range(SAMPLED):

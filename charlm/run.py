@@ -27,7 +27,7 @@ from charlm.data.normalize import normalize
 from charlm.data.tokenizer import Vocabulary, without_ends
 from charlm.errors import CheckpointError, TextError, UsageError
 from charlm.inference.context import ContextRule
-from charlm.inference.generate import Ended, Piece, default_prompt, generate
+from charlm.inference.generate import Ended, Piece, default_prompt, generate_each
 from charlm.inference.members import predictor_of
 from charlm.inference.predictor import Predictor, TransformerPredictor
 from charlm.inference.recent import without_recent
@@ -40,6 +40,7 @@ from charlm.training.run_corpus import Moved, corpus_of
 from charlm.training.state import overview
 
 if TYPE_CHECKING:
+    from charlm.data.verbatim import VerbatimReport
     from charlm.evaluation.report import Evaluation
     from charlm.evaluation.surprisal import Unit
 
@@ -154,30 +155,57 @@ class Run:
         """Write text that continues a prompt, without the prompt; a list of texts where `n` is given.
 
         `length` in characters. `settings`: seed, temperature, top_k, top_p and others of `charlm sample`;
-        `stop`, a text or several to stop before; `one_document=True` stops where the document ends. The same
-        seed gives the same text on the same machine, the text of `charlm sample`. Raises UsageError.
+        `stop`, a text or several to stop before; `one_document=True` stops where the document ends; `regex`, a
+        pattern that each text matches as a whole. The same seed gives the same text on the same machine, the text of
+        `charlm sample`. Raises UsageError.
         """
-        written = [""] * (1 if n is None else n)
-        for piece in self._generate(prompt, length, len(written), settings):
-            written[piece.sample] += piece.text
+        [written] = self._written([prompt], length, 1 if n is None else n, settings)
         return written[0] if n is None else written
+
+    def sample_each(
+        self, prompts: Sequence[str], *, length: int = 500, n: int = 1, **settings: Any
+    ) -> list[list[str]]:
+        """Write `n` texts for each of many prompts, side by side; a list of them for each prompt.
+
+        Prompt number j, from 0, is continued as `sample` continues it with the seed `seed` + j; the settings are those of
+        `sample`. Raises UsageError.
+        """
+        if isinstance(prompts, str):
+            raise UsageError("prompts must be a list of texts; for a single one use sample")
+        return self._written(prompts, length, n, settings)
+
+    def _written(
+        self, prompts: Sequence[str | None], length: int, n: int, settings: dict[str, Any]
+    ) -> list[list[str]]:
+        pieces = self._generate(prompts, length, n, settings)
+        written = [[""] * n for _ in prompts]
+        for piece in pieces:
+            written[piece.prompt][piece.sample] += piece.text
+        return written
 
     def stream(self, prompt: str | None = None, *, length: int = 500, **settings: Any) -> Iterator[str]:
         """Yield the text of `sample` in pieces, as it is written. Raises UsageError, at the call."""
-        return (piece.text for piece in self._generate(prompt, length, 1, settings))
+        return (piece.text for piece in self._generate([prompt], length, 1, settings))
 
-    def _generate(self, prompt: str | None, length: int, n: int, settings: dict[str, Any]) -> Iterator[Piece]:
+    def _generate(
+        self, prompts: Sequence[str | None], length: int, n: int, settings: dict[str, Any]
+    ) -> Iterator[Piece]:
         stop, one_document = settings.pop("stop", ()), bool(settings.pop("one_document", False))
+        regex = settings.pop("regex", None)
         refuse_unknown(settings, [setting.name for setting in settings_of(SamplingConfig)])
         for name, value in {"length": length, "n": n}.items():
             if type(value) is not int or value < 1:
                 raise UsageError(f"{name} is {value!r}; it must be a whole number, at least 1")
+        if regex is not None and not isinstance(regex, str):
+            raise UsageError(f"regex is {regex!r}; it must be a pattern, a string")
         config = build(SamplingConfig, settings)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         if "" in stops:
             raise UsageError("stop is empty; give the text to stop before")
-        given = None if prompt is None else self._read_prompt(prompt)
-        events = self.generate(given, config, length=length, n=n, stops=stops, one_document=one_document)
+        given = [None if prompt is None else self._read_prompt(prompt) for prompt in prompts]
+        events = self.generate(
+            given, config, length=length, n=n, stops=stops, one_document=one_document, regex=regex
+        )
 
         def pieces() -> Iterator[Piece]:
             while True:
@@ -192,33 +220,41 @@ class Run:
 
     def generate(
         self,
-        prompt: str | None,
+        prompts: Sequence[str | None],
         config: SamplingConfig,
         *,
         length: int,
         n: int = 1,
         stops: Sequence[str] = (),
         one_document: bool = False,
+        regex: str | None = None,
     ) -> Iterator[Piece | Ended]:
-        """Continue a prompt, which is read as it stands, and yield the text of all samples in pieces.
+        """Continue prompts, which are read as they stand, and yield the text of all samples in pieces.
 
-        A `top_k` above the number of symbols is lowered to it. Raises UsageError, at the call.
+        None is the default prompt. A `top_k` above the number of symbols is lowered to it. Raises UsageError, at the call.
         """
+        if regex is not None and (stops or one_document):
+            other = "stop" if stops else "one_document"
+            raise UsageError(
+                f"`{other}` has no effect with `regex`, which says where a sample ends; leave one out"
+            )
         if one_document and self.tokenizer.end is None:
             raise UsageError(
                 "`one_document` has no effect on this model, which was trained without `documents`; leave it out"
             )
         if config.top_k is not None:
             config = replace(config, top_k=min(config.top_k, self.tokenizer.n_symbols))
-        return generate(
+        default = default_prompt(self.predictor)
+        return generate_each(
             self.predictor,
-            default_prompt(self.predictor) if prompt is None else prompt,
+            [default if prompt is None else prompt for prompt in prompts],
             config,
             n=n,
             length=length,
             stops=stops,
             one_document=one_document,
             document_separator=separator_of(self.text_config),
+            regex=regex,
         )
 
     @contextmanager
@@ -262,6 +298,25 @@ class Run:
             if not all(text for _, text in named):
                 raise TextError("one of the texts is empty; leave it out")
         return evaluate_run(self, named, part or "held-out", stride)
+
+    def verbatim(self, texts: Sequence[str]) -> "VerbatimReport":
+        """What of each text stands in the training text word for word, and what of held-out text of that length does.
+
+        Raises UsageError where a text is not valid, and CheckpointError where the training text is gone.
+        """
+        from charlm.data.verbatim import verbatim  # here: not needed to sample
+
+        for text in texts:
+            _check_valid("the text", text)
+        corpus = text_of_run(self.snapshot, Messages(), needed=True)
+        assert corpus is not None, "what is needed and gone is refused"
+        work = verbatim(corpus, texts)
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                report: VerbatimReport = end.value
+                return report
 
     def score(self, text: str) -> NDArray[np.float64]:
         """Bits of each character of a text, given those before it: (characters,). Their mean is the figure of `evaluate`.

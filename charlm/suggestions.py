@@ -80,7 +80,10 @@ encoding <- charset
 lowercase <- lower
 documents line <- lines line
 separator <- sep delimiter
-include <- filter pattern glob
+include <- filter glob
+include|regex <- pattern
+regex <- regexp grammar constraint guided-regex
+verbatim <- memorized memorised memorization copied
 exclude <- ignore skip
 length <- max-new-tokens max-tokens n-predict num-tokens chars characters
 length|block-size <- max-length

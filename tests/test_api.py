@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -221,6 +222,29 @@ def test_a_sample_is_that_of_the_command_and_of_its_pieces(name: str, charlm: Ch
 
 
 @pytest.mark.parametrize("name", ["ducks", "ngram", "lines"])
+def test_patterns_many_prompts_and_what_is_copied_are_those_of_the_command(
+    name: str, charlm: Charlm, runs: Path
+) -> None:
+    import charlm as api
+
+    os.chdir(runs)
+    run, prompts, pattern = api.load(name), ["1 li", "2 little", "9 ge", ""], r"[a-z ]+,?"
+    Path("prompts.txt").write_text("".join(f"{prompt}\n" for prompt in prompts))
+    words = ["--length", "40", "--seed", "2", "--temperature", "0.8"]
+    how = {"length": 40, "seed": 2, "temperature": 0.8}
+    shown = charlm("sample", name, *words, "-n", "2", "--prompts", "prompts.txt", "--verbatim", "--json").out
+    rows = sorted(map(json.loads, shown.splitlines()), key=lambda row: (row["prompt_index"], row["sample"]))
+    each = run.sample_each(prompts, n=2, **how)
+    assert [text for of_prompt in each for text in of_prompt] == [row["text"] for row in rows]
+    assert each[2] == run.sample(prompts[2], n=2, **how | {"seed": 4})
+    report = run.verbatim([row["text"] for row in rows])
+    assert [report.to_json(i) for i in range(len(rows))] == [row["verbatim"] for row in rows]
+    text = run.sample("1 li", regex=pattern, **how)
+    assert re.fullmatch(pattern, text) and text == "".join(run.stream("1 li", regex=pattern, **how))
+    assert charlm("sample", name, *words, "--prompt", "1 li", "--regex", pattern).out == f"1 li{text}\n"
+
+
+@pytest.mark.parametrize("name", ["ducks", "ngram", "lines"])
 def test_an_evaluation_is_that_of_the_command(name: str, charlm: Charlm, runs: Path) -> None:
     import charlm as api
 
@@ -323,9 +347,16 @@ def test_a_sample_of_unknown_or_impossible_settings_is_refused(runs: Path) -> No
         ({"length": 0}, "length is 0"),
         ({"one_document": True}, "`one_document` has no effect"),
         ({"stop": ""}, "stop is empty"),
+        ({"regex": "(a"}, "`regex` .a is not a pattern"),
+        ({"regex": "a", "stop": "b"}, "`stop` has no effect with `regex`"),
+        ({"regex": 7}, "regex is 7"),
     ):
         with pytest.raises(charlm.UsageError, match=said.replace("?", r"\?")):
             run.stream("To", **settings)
+    with pytest.raises(charlm.UsageError, match="a list"):
+        run.sample_each("To")
+    with pytest.raises(charlm.UsageError, match="half of a surrogate"):
+        run.verbatim(["\ud800"])
     with pytest.raises(charlm.TextError):
         charlm.train("missing.txt", steps=2)
 

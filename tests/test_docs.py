@@ -162,6 +162,7 @@ def folder(elsewhere: Path) -> Path:
         "chapters.txt": "* * *\n".join([TEXT[:400]] * 10),
         "settings.toml": "n_layer = 1\n",
         "candidates.txt": "one day\noen day\n\nfar away\nfra away\n",
+        "openings.txt": "The sea\nOne day\n",
         "novels/one.txt": TEXT,
         "novels/two.txt": TEXT.replace("ducks", "hens"),
         "latin1.txt": TEXT,

@@ -1,5 +1,6 @@
 """Sampling: known odds give the known choices, stops are found, seeds mean what they say."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -88,6 +89,30 @@ def test_a_sample_does_not_depend_on_those_beside_it() -> None:
 
     assert texts(7)[:3] == texts(3)
     assert len(set(texts(7))) == 7
+
+
+def texts_of(predictor: Mock, regex: str, n: int, **settings: float) -> Counter[str]:
+    config, out = SamplingConfig(**{"temperature": 1.0, "seed": 3, **settings}), [""] * n
+    for piece in generate(predictor, "", config, n=n, length=9, regex=regex):
+        if isinstance(piece, Piece):
+            out[piece.sample] += piece.text
+    return Counter(out)
+
+
+def test_a_pattern_masks_what_cannot_match_and_divides_the_rest_by_its_sum() -> None:
+    """At each step; `cc` is not made rarer because `c` is seldom followed by another."""
+    found = texts_of(Mock([0.5, 0.25, 0.125, 0.125]), "ab|cc|ca", 4000)
+    assert found["ab"] / 4000 == pytest.approx(4 / 5, abs=0.03)
+    assert found["ca"] / 4000 == pytest.approx(1 / 5 * 4 / 5, abs=0.03)
+    assert found["cc"] / 4000 == pytest.approx(1 / 5 * 1 / 5, abs=0.03)
+
+
+def test_where_it_matches_what_the_pattern_cannot_take_ends_it_with_its_probability() -> None:
+    found = texts_of(Mock([0.5, 0.25, 0.125, 0.125]), "a+b?", 4000)
+    for text, odds in {"a": 1 / 4, "ab": 1 / 4, "aa": 1 / 8, "aab": 1 / 8, "aaa": 1 / 16}.items():
+        assert found[text] / 4000 == pytest.approx(odds, abs=0.03)
+    greedy = texts_of(Mock([0.3, 0.25, 0.4, 0.05]), "a*b?", 1, temperature=0)
+    assert greedy == {"": 1}  # the likeliest is c, which it cannot take
 
 
 def stopped(text: str, stops: list[str]) -> str | None:

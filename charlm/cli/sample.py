@@ -1,20 +1,19 @@
 """`charlm sample`: text from a trained model, streamed."""
 
-import os
-import sys
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.console import MESSAGES, foreign, load_run, print_json, say, warn
+from charlm.cli.console import MESSAGES, finish, load_run, say, warn
 from charlm.cli.mistakes import text_is_prompt
 from charlm.cli.options import (
     ROOT,
     AsJson,
     Checkpoints,
+    MovedText,
+    MovedValFile,
     RunName,
     RunOption,
     Threads,
@@ -22,17 +21,17 @@ from charlm.cli.options import (
     one_run,
     with_settings,
 )
-from charlm.config import SamplingConfig, TextConfig
+from charlm.cli.sample_display import Compare, Display, JsonLines, Stream
+from charlm.cli.sample_prompts import PromptSource, listed, named, read_prompts
+from charlm.config import SamplingConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.terminal import one_line, unescaped
-from charlm.training.request import build, note_files
+from charlm.training.request import build, moved_text
 
 if TYPE_CHECKING:
-    from charlm.data.tokenizer import Vocabulary
-    from charlm.inference.generate import Ended
+    from charlm.inference.generate import Ended, Piece
     from charlm.run import Run as TrainedRun
-
-LARGEST_PROMPT = 1 << 24
+    from charlm.training.run_corpus import Moved
 
 EXAMPLES = """Examples:
   charlm sample                                  from the newest run, another text each time
@@ -40,12 +39,12 @@ EXAMPLES = """Examples:
   charlm sample --prompt "ROMEO:\\n" --seed 7     a prompt with a newline; the same text every time
   charlm sample -n 5 --temperature 0.6 --seed 7  five samples, more predictable
   charlm sample -n 9 --one-document              nine whole documents
-  charlm sample --stop "\\n\\n" --json | jq .text  up to the first empty line"""
-
+  charlm sample --stop "\\n\\n" --json | jq .text  up to the first empty line
+  charlm sample --regex "[A-Z][a-z]+( [a-z]+)*\\."  a text that matches a pattern
+  charlm sample --prompts names.txt --json        continue each line of a file
+  charlm sample -n 5 --verbatim                   what of each sample stands in the training text"""
 
 ESCAPES = "\\n, \\t, \\\\, \\xHH and \\uHHHH are escapes."
-MOST_SHOWN = 10
-"""Characters of a prompt that a note names."""
 Prompt = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help=f"Beginning of the text. {ESCAPES} [default: a newline]"),
@@ -55,6 +54,34 @@ PromptFile = Annotated[
     typer.Option(
         metavar="FILE",
         help="Read the prompt from a file (- for standard input); backslashes are not escapes.",
+    ),
+]
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Continue each line of a file (- for standard input), or each record's --field; backslashes are not escapes.",
+    ),
+]
+Field = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Field of --prompts that holds the prompt, in JSON Lines, .json, .csv and .tsv."
+    ),
+]
+Regex = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Write only what matches this pattern, from its first character to its last, in the syntax of Python's re.",
+    ),
+]
+InTraining = Annotated[
+    bool,
+    typer.Option(
+        "--verbatim",
+        help="Show the longest passage of each sample that stands in the training text, and what is usual for "
+        "held-out text.",
     ),
 ]
 Length = Annotated[int, typer.Option(min=1, metavar="N", help="Number of characters to write.")]
@@ -94,12 +121,18 @@ def command(
     checkpoint: Which = None,
     prompt: Prompt = None,
     prompt_file: PromptFile = None,
+    prompts: Prompts = None,
+    field: Field = None,
     length: Length = 500,
     n: Samples = 1,
     stop: Stops = None,
+    regex: Regex = None,
     raw: Raw = False,
     one_document: OneDocument = False,
     map_lookalikes: MapLookalikes = False,
+    verbatim: InTraining = False,
+    text: MovedText = None,
+    val_file: MovedValFile = None,
     threads: Threads = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = ROOT,
@@ -116,29 +149,60 @@ def command(
 
     run = _run(name, run, checkpoints)
     config = build(SamplingConfig, settings)
-    given = _prompt(prompt, prompt_file)
-    if raw and as_json:
-        raise UsageError("--raw has no effect with --json, which always escapes; leave one out")
-    stops = [unescaped(text) for text in stop or []]
-    if "" in stops:
-        raise UsageError("--stop is empty; give the text to stop before")
+    source = PromptSource(prompt, prompt_file, prompts, field)
+    stops, moved = [unescaped(each) for each in stop or []], moved_text(text, val_file)
+    _check_options(raw, as_json, stops, verbatim, moved)
     use_threads(threads)
     model = load_run(checkpoints, run, checkpoint)
-    given, lacking = _as_the_run_reads(given, prompt_file, model, map_lookalikes)
-    if config.seed is None and config.temperature > 0:
-        config = config.seeded()
-        say(f"seed {config.seed}; to repeat this sample: --seed {config.seed}")
+    compare = _comparison(model, moved) if verbatim else None
+    given = read_prompts(source, model, map_lookalikes)
+    drawn = config.seed is None and config.temperature > 0
+    config = config.seeded() if drawn else config
     _prepare(model, config, stops, alone=threads is None)
-    from charlm.inference.generate import Piece, default_prompt
+    events = model.generate(
+        [each.text for each in given],
+        config,
+        length=length,
+        n=n,
+        stops=stops,
+        one_document=one_document,
+        regex=regex,
+    )
+    if drawn:
+        say(f"seed {config.seed}; to repeat this sample: --seed {config.seed}")
+    _show(events, JsonLines(given, config.seed, compare) if as_json else Stream(given, n, raw, compare))
 
-    start = default_prompt(model.predictor) if given is None else given
-    events = model.generate(start, config, length=length, n=n, stops=stops, one_document=one_document)
-    show = _Json(start, lacking, config.seed) if as_json else _Stream(given or "", n, raw)
+
+def _show(events: Iterator["Piece | Ended"], display: Display) -> None:
+    from charlm.inference.generate import Piece  # here: torch is slow to import
+
     for event in events:
         if isinstance(event, Piece):
-            show.piece(event.sample, event.text)
+            display.piece(event)
         else:
-            show.end(event)
+            display.end(event)
+    display.close()
+
+
+def _check_options(raw: bool, as_json: bool, stops: list[str], verbatim: bool, moved: "Moved | None") -> None:
+    """UsageError for options that have no effect together, and an empty stop text."""
+    if raw and as_json:
+        raise UsageError("--raw has no effect with --json, which always escapes; leave one out")
+    if "" in stops:
+        raise UsageError("--stop is empty; give the text to stop before")
+    if moved is not None and not verbatim:
+        option = "--text" if moved.texts else "--val-file"
+        raise UsageError(f"{option} applies to --verbatim, which is not given; leave it out")
+
+
+def _comparison(run: "TrainedRun", moved: "Moved | None") -> Compare:
+    """What compares samples with the text of a run. Raises CheckpointError, before anything is written, if it is gone."""
+    from charlm.data.verbatim import verbatim
+    from charlm.run import text_of_run
+
+    corpus = text_of_run(run.snapshot, MESSAGES, needed=True, moved=moved)
+    assert corpus is not None, "what is needed and gone is refused"
+    return lambda texts: finish(verbatim(corpus, texts), "searching the training text")
 
 
 def _run(argument: str | None, option: str | None, root: Path) -> str | None:
@@ -152,86 +216,6 @@ def _run(argument: str | None, option: str | None, root: Path) -> str | None:
             or_run = f"; or did you mean the run {one_line(meant)}?" if meant else ""
             raise CheckpointError(text_is_prompt(argument) + or_run)
     return one_run(argument, option)
-
-
-def _prompt(prompt: str | None, prompt_file: str | None) -> str | None:
-    if prompt is not None and prompt_file is not None:
-        raise UsageError("give either --prompt or --prompt-file, not both")
-    if prompt is not None:
-        prompt = unescaped(prompt)
-    if prompt is not None and not prompt.isascii():
-        from charlm.data.tokenizer import first_surrogate
-
-        at = first_surrogate(prompt)
-        if at is not None:
-            raise UsageError(f"the prompt is not valid text: character {at} is invalid")
-    return prompt
-
-
-def _from_file(name: str, text_config: TextConfig) -> str:
-    """A prompt from a file, read as the run read its text, as one document."""
-    from charlm.data.reader import read_texts
-
-    size = os.path.getsize(name) if os.path.isfile(name) else 0
-    if size > LARGEST_PROMPT:
-        raise UsageError(
-            f"--prompt-file {one_line(name)} has {size:,} bytes; allowed: {LARGEST_PROMPT:,}. "
-            "The model sees only the last characters of a prompt: give the end of the file"
-        )
-    source = read_texts([name], replace(text_config, documents="none", separator=None, split="tail"))
-    note_files(source.notes, MESSAGES)
-    if source.joined.endswith(("\n", "\r")):
-        warn(
-            "the prompt ends with a newline, the last character of the file, so the sample starts on a new "
-            "line; to continue the last line, remove that newline, or use --prompt"
-        )
-    return source.joined
-
-
-def _as_the_run_reads(
-    prompt: str | None, file: str | None, run: "TrainedRun", map_lookalikes: bool
-) -> tuple[str | None, dict[str, int]]:
-    """The prompt, changed as the run's text was, and the characters the model lacks, each with its number."""
-    from charlm.data.normalize import find_lookalikes, normalize
-
-    prompt = prompt if file is None else _from_file(file, run.text_config)
-    if prompt is None:
-        return None, {}
-    vocabulary = run.tokenizer
-    if map_lookalikes and vocabulary.units == "bytes":
-        raise UsageError("--map-lookalikes has no effect on this run, whose units are bytes; leave it out")
-    prompt = normalize(prompt, run.text_config)
-    found = {} if vocabulary.units == "bytes" else find_lookalikes(prompt, vocabulary)
-    pairs = ", ".join(f"{_named(char)} as {_named(instead)}" for char, instead in found.items())
-    if map_lookalikes and found:
-        say(f"reading {pairs}")
-        for char, instead in found.items():
-            prompt = prompt.replace(char, instead)
-    lacking = vocabulary.unknown_chars(prompt)
-    if lacking:
-        hint = f"; --map-lookalikes would read {pairs}" if found and not map_lookalikes else ""
-        warn(_about_lacking(lacking, vocabulary) + hint)
-    return prompt, lacking
-
-
-def _about_lacking(lacking: dict[str, int], vocabulary: "Vocabulary") -> str:
-    """Which characters of the prompt the model has no symbol for, and how it reads them."""
-    shown = [_named(char) + (f" {n} times" if n > 1 else "") for char, n in lacking.items()]
-    what = f"{len(shown)} characters of the prompt are" if len(shown) > 1 else "1 character of the prompt is"
-    trained = set(vocabulary.trained_bytes)
-    unseen = any(not trained.issuperset(char.encode()) for char in lacking)
-    spelled = f"{what} not in the model's vocabulary, so charlm uses UTF-8 bytes"
-    return f"{spelled}{', some of which never occurred in training' if unseen else ''}: {_listed(shown)}"
-
-
-def _listed(shown: list[str]) -> str:
-    rest = f" and {len(shown) - MOST_SHOWN} more" if len(shown) > MOST_SHOWN else ""
-    return ", ".join(shown[:MOST_SHOWN]) + rest
-
-
-def _named(text: str) -> str:
-    """Characters as shown, with the code point where there is one."""
-    return f"{one_line(text)} (U+{ord(text):04X})" if len(text) == 1 else one_line(text)
 
 
 def _prepare(run: "TrainedRun", config: SamplingConfig, stops: list[str], *, alone: bool) -> None:
@@ -249,7 +233,7 @@ def _prepare(run: "TrainedRun", config: SamplingConfig, stops: list[str], *, alo
     for stop in stops:
         lacking = list(vocabulary.unknown_chars(stop))
         never = [char for char in lacking if not trained.issuperset(char.encode())]
-        shown = _listed([_named(char) for char in never or lacking])
+        shown = listed([named(char) for char in never or lacking])
         if never:
             warn(f"--stop {one_line(stop)} cannot occur: the model cannot write {shown}")
         elif lacking:
@@ -258,64 +242,3 @@ def _prepare(run: "TrainedRun", config: SamplingConfig, stops: list[str], *, alo
         warn(
             f"--top-k {config.top_k} is lowered to {vocabulary.n_symbols}, the number of symbols of this model"
         )
-
-
-class _Stream:
-    """Writes the sample whose turn it is as it comes, and keeps those after it."""
-
-    def __init__(self, prompt: str, n: int, raw: bool) -> None:
-        self._raw, self._prompt, self._n, self._turn = raw, prompt, n, 0
-        self._texts, self._ended = [""] * n, [False] * n
-        self._begin()
-
-    def piece(self, sample: int, text: str) -> None:
-        """More of a sample."""
-        if sample == self._turn:
-            self._put(text)
-        else:
-            self._texts[sample] += text
-
-    def end(self, ended: "Ended") -> None:
-        """The end of a sample: the next ones may be shown as far as they are."""
-        self._ended[ended.sample] = True
-        while self._turn < self._n and self._ended[self._turn]:
-            self._put("\n")
-            self._turn += 1
-            if self._turn < self._n:
-                self._begin()
-                self._put(self._texts[self._turn])
-
-    def _begin(self) -> None:
-        if self._n > 1:
-            self._put(f"--- {self._turn + 1} ---\n")
-        self._put(self._prompt)
-
-    def _put(self, text: str) -> None:
-        sys.stdout.write(text if self._raw else foreign(text))
-        sys.stdout.flush()
-
-
-class _Json:
-    """Prints each sample as a JSON object once it is complete."""
-
-    def __init__(self, prompt: str, lacking: dict[str, int], seed: int | None) -> None:
-        self._prompt, self._lacking, self._seed = prompt, lacking, seed
-        self._started = perf_counter()
-        self._texts: dict[int, str] = {}
-
-    def piece(self, sample: int, text: str) -> None:
-        """More of a sample."""
-        self._texts[sample] = self._texts.get(sample, "") + text
-
-    def end(self, ended: "Ended") -> None:
-        """A complete sample."""
-        row = {
-            "prompt": self._prompt,
-            "prompt_unknown": self._lacking,
-            "text": self._texts.pop(ended.sample, ""),
-            "seed": self._seed,
-            "sample": ended.sample,
-            "finish_reason": ended.reason,
-            "chars_per_second": round(ended.chars / (perf_counter() - self._started), 1),
-        }
-        print_json(row)

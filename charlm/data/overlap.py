@@ -45,15 +45,20 @@ class Passages:
 
 
 def hashes_of(symbols: Symbols, of: int = PASSAGE) -> Hashes:
-    """A hash of each passage of so many: powers of a multiplier times symbols, doubled in length until they are."""
+    """A hash of each passage of so many symbols, rounded up to a power of two."""
+    return next(found for length, found in doubled_hashes(symbols) if length >= of)
+
+
+def doubled_hashes(symbols: Symbols) -> Iterator[tuple[int, Hashes]]:
+    """A hash of each passage of 1, 2, 4, ... symbols: powers of a multiplier times symbols, doubled again and again."""
     found = (symbols.astype(np.uint64) + np.uint64(1)) * MULTIPLIER
     power, length = MULTIPLIER, 1
-    with np.errstate(over="ignore"):
-        while length < of:
+    while True:
+        yield length, found
+        with np.errstate(over="ignore"):
             found = found[:-length] * power + found[length:] if len(found) > length else found[:0]
             found ^= found >> np.uint64(29)
             power, length = power * power, 2 * length
-    return found
 
 
 def _short(found: Hashes) -> Hashes:
@@ -152,7 +157,13 @@ def overlap_of_all(train: Ids, text: Ids) -> Overlap:
     passages, places = Passages([wanted]), range(0, len(train) - PASSAGE + 1, AT_ONCE)
     seen = passages.seen(hashes_of(train[start : start + AT_ONCE + PASSAGE - 1]) for start in places)
     starts = np.flatnonzero(seen[np.searchsorted(passages.there, wanted)])
-    edges = np.zeros(len(text) + 1, dtype=np.int64)
+    return Overlap(int(covered(starts, PASSAGE, len(text)).sum()), len(text))
+
+
+def covered(starts: NDArray[np.intp], length: int, n: int) -> NDArray[np.bool_]:
+    """Which of n symbols are in one of the passages of so many symbols that begin at `starts`: (n,)."""
+    edges = np.zeros(n + 1, dtype=np.int64)
     np.add.at(edges, starts, 1)
-    np.add.at(edges, starts + PASSAGE, -1)
-    return Overlap(int((np.cumsum(edges[:-1]) > 0).sum()), len(text))
+    np.add.at(edges, starts + length, -1)
+    inside: NDArray[np.bool_] = np.cumsum(edges[:-1]) > 0
+    return inside

@@ -1,9 +1,9 @@
 """Text generation as an iterator of pieces: many samples side by side, each character as soon as it is certain.
 
-The noise of symbol t of sample i depends on (seed, i, t) only, so a sample does not depend on what else is sampled
-beside it. If the model knows document ends, the next document of a sample starts with nothing before it.
+The noise of symbol t of sample i of a prompt depends on (its seed, i, t) only, so a sample does not depend on what else
+is sampled beside it. If the model knows document ends, the next document of a sample starts with nothing before it.
 
-Shapes: n samples, G samples of a group, T positions.
+Shapes: P prompts, n samples of each, G samples of a group, T positions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,17 @@ from numpy.typing import NDArray
 
 from charlm.config import SamplingConfig
 from charlm.data.tokenizer import Decoder
+from charlm.inference.constrained import ENDED, Constraint, SymbolMatcher
 from charlm.inference.predictor import Predictor
 from charlm.inference.recent import without_recent
 from charlm.inference.sampling import StopFilter, sample_next
 from charlm.inference.text_state import IdRows
 from charlm.rng import uniform
 
-SampleNumbers = NDArray[np.int64]  # which of the n samples
+SampleNumbers = NDArray[np.int64]  # which of the samples of all prompts
+ROWS_AT_ONCE = 64
+"""Samples of several prompts that are written side by side: more would be no faster, and hold more memory."""
+N_SEEDS = 1 << 63
 NOISE_AT_ONCE = 256
 MOST_WAITING = 64
 SECONDS_BETWEEN = 0.04
@@ -36,6 +40,7 @@ class Piece:
 
     sample: int
     text: str
+    prompt: int = 0  # the number of the prompt that it continues
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,9 @@ class Ended:
     """A sample is complete."""
 
     sample: int
-    reason: str  # "length", "stop" or "document"
+    reason: str  # "length", "stop", "document" or "match"
     chars: int
+    prompt: int = 0
 
 
 def generate(
@@ -57,13 +63,41 @@ def generate(
     stops: Sequence[str] = (),
     one_document: bool = False,
     document_separator: str = "",
+    regex: str | None = None,
 ) -> Iterator[Piece | Ended]:
-    """Continue `prompt` in `n` samples of `length` characters each, or up to the first stop text.
+    """Continue `prompt` in `n` samples: `generate_each` for a single prompt."""
+    return generate_each(
+        predictor,
+        [prompt],
+        config,
+        n=n,
+        length=length,
+        stops=stops,
+        one_document=one_document,
+        document_separator=document_separator,
+        regex=regex,
+    )
+
+
+def generate_each(
+    predictor: Predictor,
+    prompts: Sequence[str],
+    config: SamplingConfig,
+    *,
+    n: int = 1,
+    length: int,
+    stops: Sequence[str] = (),
+    one_document: bool = False,
+    document_separator: str = "",
+    regex: str | None = None,
+) -> Iterator[Piece | Ended]:
+    """Continue each prompt in `n` samples of `length` characters each, or up to the first stop text.
 
     The stop text is not part of the sample. If the model knows document ends, the prompt starts a document. With
-    `one_document` a sample stops at the document's end; otherwise `document_separator` stands before the next one. Raises
-    ValueError, at the call, for a top_k above the vocabulary size, and for `one_document` if the model knows no
-    document ends.
+    `one_document` a sample stops at the document's end; otherwise `document_separator` stands before the next one. With
+    `regex` each sample matches that pattern as a whole and ends where its match does. Prompt number j is continued with
+    the seed of `seed_of`. Raises ValueError, at the call, for a top_k above the vocabulary size, and for `one_document`
+    if the model knows no document ends; UsageError for a pattern that cannot be met.
     """
     vocabulary = predictor.vocabulary
     if one_document and vocabulary.end is None:
@@ -74,11 +108,33 @@ def generate(
         raise ValueError(
             f"top_k is {config.top_k}; allowed: 1 to {vocabulary.n_symbols}, the symbols of this model"
         )
-    end = vocabulary.end if one_document else None
-    samples = [_Sample(i, Decoder(vocabulary, document_separator), stops, length, end) for i in range(n)]
+    assert regex is None or not (stops or one_document), "the pattern alone says where a sample ends"
+    config = config.seeded()
+    matcher = None if regex is None else SymbolMatcher(regex, vocabulary)
+    end = (ENDED, "match") if matcher else (vocabulary.end, "document") if one_document else (None, "")
     start = [] if vocabulary.end is None else [vocabulary.end]
-    prompt_ids = np.concatenate((start, vocabulary.encode(prompt))).astype(np.int64)
-    return _pieces(samples, draw(predictor, prompt_ids, config, n, one_document=one_document))
+    if matcher is not None:
+        matcher.check_length(length)
+
+    def pieces() -> Iterator[Piece | Ended]:
+        at_once = max(1, ROWS_AT_ONCE // n)
+        for first in range(0, len(prompts), at_once):
+            ids = [
+                np.concatenate((start, vocabulary.encode(prompt))).astype(np.int64)
+                for prompt in prompts[first : first + at_once]
+            ]
+            samples = [
+                _Sample(i, Decoder(vocabulary, document_separator), stops, length, *end, prompt=first + j)
+                for j in range(len(ids))
+                for i in range(n)
+            ]
+            constraint = None if matcher is None else Constraint(matcher, len(samples), length)
+            drawn = draw(
+                predictor, ids, config, n, one_document=one_document, constraint=constraint, first=first
+            )
+            yield from _pieces(samples, drawn)
+
+    return pieces()
 
 
 def _pieces(samples: list["_Sample"], drawn: Iterator[IdRows]) -> Iterator[Piece | Ended]:
@@ -99,48 +155,89 @@ def _pieces(samples: list["_Sample"], drawn: Iterator[IdRows]) -> Iterator[Piece
         enough = min(MOST_WAITING, max(left))
 
 
+def seed_of(seed: int, prompt: int) -> int:
+    """The seed that prompt number `prompt` is continued with: by itself, that seed writes the same."""
+    return (seed + prompt) % N_SEEDS
+
+
 def draw(
-    predictor: Predictor, prompt: IdRows, config: SamplingConfig, n: int, *, one_document: bool = False
+    predictor: Predictor,
+    prompts: Sequence[IdRows],
+    config: SamplingConfig,
+    n: int,
+    *,
+    one_document: bool = False,
+    constraint: Constraint | None = None,
+    first: int = 0,
 ) -> Iterator[IdRows]:
-    """Draw n endless continuations of a prompt (T,), and yield the next id of each, (n,), again and again.
+    """Draw n endless continuations of each of P prompts (T,), and yield the next id of each, (P n,), again and again.
 
     Recent n-grams are left out: on its own text the model would repeat itself, at low temperatures without end.
     The seed is random unless `config` has one. With `one_document`, a sample yields
     only the end symbol once its document has ended; otherwise its next document begins, in a group of its own.
+    With a `constraint`, a sample yields only ENDED once it has ended. `first`: the number of the first prompt.
     """
     predictor = without_recent(predictor)
-    seed, end = config.seeded().seed, predictor.vocabulary.end
+    seed = config.seeded().seed
     assert seed is not None
-    groups = [_Group(predictor, prompt, np.arange(n))]
-    for noise in _noise(seed, n):
-        ids = np.full(n, -1 if end is None else end)
+    end = predictor.vocabulary.end if constraint is None else ENDED
+    groups = _groups(predictor, prompts, n)
+    seeds = [seed_of(seed, first + j) for j in range(len(prompts))]
+    for noise in _noise(seeds, n):
+        ids = np.full(len(prompts) * n, ENDED if end is None else end)
         for group in groups:
-            ids[group.samples] = group.choose(noise[group.samples], config)
+            ids[group.samples] = group.choose(noise[group.samples], config, constraint)
         yield ids
         ended = [] if end is None else [group.remove_ended(ids, end) for group in groups]
         groups = [group for group in groups if len(group.samples)]
         for group in groups:
             group.read(ids[group.samples])
-        if not one_document:
-            groups += [_Group(predictor, np.array([end]), np.array([i])) for gone in ended for i in gone]
+        if not one_document and constraint is None:
+            groups += [_Group(predictor, np.array([[end]]), np.array([i])) for gone in ended for i in gone]
+
+
+def _groups(predictor: Predictor, prompts: Sequence[IdRows], n: int) -> list["_Group"]:
+    """A group for all prompts of one length: a batch has one length, and padding would be read."""
+    by_length: dict[int, list[int]] = {}
+    for j, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(j)
+    return [
+        _Group(
+            predictor,
+            np.stack([prompts[j] for j in alike]),
+            np.concatenate([j * n + np.arange(n) for j in alike]),
+        )
+        for alike in by_length.values()
+    ]
 
 
 class _Group:
     """Samples whose documents began together, so that one batch steps through all of them."""
 
-    def __init__(self, predictor: Predictor, prompt: IdRows, samples: SampleNumbers) -> None:
+    def __init__(self, predictor: Predictor, prompts: IdRows, samples: SampleNumbers) -> None:
+        """`prompts` (P, T): each is that of as many samples, one after another."""
         self.samples = samples  # (G,): numbers of the samples that are still in this document
         self._predictor, n = predictor, len(samples)
         self._rows = np.arange(n)  # (G,): their rows in the batch
         self._last = np.zeros(n, dtype=np.int64)  # (n,): what each row reads; an old id where the sample left
-        self._state, logp = predictor.step(predictor.start(n), torch.from_numpy(prompt).expand(n, -1))
+        P, T = prompts.shape
+        rows = (
+            torch.from_numpy(prompts)[:, None].expand(P, n // P, T).reshape(n, T)
+        )  # of one prompt no copies
+        self._state, logp = predictor.step(predictor.start(n), rows)
         self._logits = logp.cpu().numpy()
 
-    def choose(self, noise: NDArray[np.float64], config: SamplingConfig) -> IdRows:
+    def choose(
+        self, noise: NDArray[np.float64], config: SamplingConfig, constraint: Constraint | None
+    ) -> IdRows:
         """The next id of each sample, (G,). Bytes that training never saw are scored, but never written."""
         n_symbols = self._predictor.vocabulary.n_symbols
         logits = self._logits if len(self._rows) == len(self._last) else self._logits[self._rows]
-        return sample_next(logits[:, :n_symbols], noise, config)
+        logits = logits[:, :n_symbols]
+        if constraint is None:
+            return sample_next(logits, noise, config)
+        ids = sample_next(constraint.mask(self.samples, logits), noise, config)
+        return constraint.read(self.samples, ids)
 
     def remove_ended(self, ids: IdRows, end: int) -> SampleNumbers:
         """Remove the samples whose document has ended, and return their numbers."""
@@ -159,11 +256,21 @@ class _Sample:
     """One sample: takes ids, and yields the text that no stop text can take back."""
 
     def __init__(
-        self, number: int, decoder: Decoder, stops: Sequence[str], length: int, end: int | None
+        self,
+        number: int,
+        decoder: Decoder,
+        stops: Sequence[str],
+        length: int,
+        end: int | None,
+        why: str = "document",
+        *,
+        prompt: int = 0,
     ) -> None:
+        """`end`: the id that ends it, for the reason `why`."""
         self.left = length  # characters still to write
         self.reason: str | None = None  # why it ended, once it has
-        self._number, self._decoder, self._end = number, decoder, end
+        self._number, self._prompt, self._decoder = number, prompt, decoder
+        self._end, self._why = end, why
         self._filter = StopFilter(stops)
         self._chars = 0
 
@@ -178,7 +285,7 @@ class _Sample:
         if self.left == 0:  # goes before `ended`: the clock decides whether one call sees both
             self.reason = "length"
         elif ended:
-            self.reason = "document"
+            self.reason = self._why
         text = self._filter.feed(text)
         if self._filter.found:
             self.reason = "stop"
@@ -186,15 +293,16 @@ class _Sample:
             text += self._filter.flush()
         self._chars += len(text)
         if text:
-            yield Piece(self._number, text)
+            yield Piece(self._number, text, self._prompt)
         if self.reason is not None:
-            yield Ended(self._number, self.reason, self._chars)
+            yield Ended(self._number, self.reason, self._chars, self._prompt)
 
 
-def _noise(seed: int, n: int) -> Iterator[NDArray[np.float64]]:
-    """Uniform numbers in [0, 1) of each sample, (n,), for one symbol after another."""
+def _noise(seeds: Sequence[int], n: int) -> Iterator[NDArray[np.float64]]:
+    """Uniform numbers in [0, 1) of each of n samples for each of P seeds, (P n,), for one symbol after another."""
+    of_rows, samples = np.repeat(np.array(seeds), n), np.tile(np.arange(n), len(seeds))
     for first in count(0, NOISE_AT_ONCE):
-        yield from uniform(seed, np.arange(n), np.arange(first, first + NOISE_AT_ONCE)[:, None])
+        yield from uniform(of_rows, samples, np.arange(first, first + NOISE_AT_ONCE)[:, None])
 
 
 def sample_text(

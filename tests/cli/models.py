@@ -20,6 +20,7 @@ KINDS = {
     "plain": ("--plain", *SIZE, *HEADS, *STEPS, *SPLIT),
     "counts": ("--model", "ngram", *SPLIT),
     "lines": ("--documents", "line", *SIZE, *HEADS, *STEPS, *SPLIT),
+    "spelled": ("--model", "ngram", "--min-count", "100000", *SPLIT),  # characters spelled in bytes
     "bytes": ("--units", "bytes", *SIZE, *HEADS, *STEPS, *SPLIT),
     "mixture": (
         *("--members", "no-prior,prior,ngram", "--reserved-chars", "1000"),
@@ -28,7 +29,7 @@ KINDS = {
     "recurrent": ("--mixer", "recurrent", *SIZE, *STEPS, *SPLIT),
     "controls": ("--model", "ngram"),  # of a text full of what a terminal would obey
 }
-SCORED = tuple(kind for kind in KINDS if kind != "controls")
+SCORED = tuple(kind for kind in KINDS if kind not in ("controls", "spelled"))
 ALIKE = {
     "CHARLM_THREADS": "1",  # the order of a sum depends on the threads: one, whatever the machine has
 }

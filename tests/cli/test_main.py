@@ -32,7 +32,7 @@ OPTIONS = {
     "train": f"--time --steps --run --config --dry-run --json --checkpoints --from --from-text --resume-if-exists {MODEL} {TRAINING} {TEXTS}",
     "inspect": f"--time --threads --json {TEXTS}",
     "resume": "--run --time --steps --threads --json --checkpoints --text --val-file",
-    "sample": "--run --prompt --prompt-file --length --seed --samples --temperature --top-k --top-p --min-p --stop --one-document --map-lookalikes --checkpoint --checkpoints --json --threads",
+    "sample": "--run --prompt --prompt-file --prompts --field --regex --verbatim --text --val-file --length --seed --samples --temperature --top-k --top-p --min-p --stop --one-document --map-lookalikes --checkpoint --checkpoints --json --threads",
     "eval": "--run --part --stride --online --checkpoint --checkpoints --json --threads --text --field --encoding",
     "surprisal": "--by --words --space --context --groups --best --base --format --out --run --part --stride --checkpoint --checkpoints --threads --text --val-file --field --encoding",
     "compress": "--out --run --force --checkpoint --checkpoints --json --threads",

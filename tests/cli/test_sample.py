@@ -15,6 +15,7 @@ from tests.cli.models import ALIKE, SCORED, Charlm, Models
 
 KEYS = {
     "prompt": str,
+    "prompt_index": int,
     "prompt_unknown": dict,
     "text": str,
     "seed": int,

@@ -1,0 +1,146 @@
+"""How `charlm sample` shows its samples: as text that streams, as lines of JSON, and what of them is verbatim.
+
+A file of its own because `sample.py` would grow too long.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from charlm.cli.console import count, foreign, print_json, table
+
+if TYPE_CHECKING:
+    from charlm.cli.sample_prompts import Prompt
+    from charlm.data.verbatim import Verbatim, VerbatimReport
+    from charlm.inference.generate import Ended, Piece
+
+Compare = Callable[[Sequence[str]], "VerbatimReport"]
+"""Compares the texts of all samples with the training text."""
+
+
+class Display(Protocol):
+    """Shows samples while they are written."""
+
+    def piece(self, piece: "Piece") -> None:
+        """More of a sample."""
+
+    def end(self, ended: "Ended") -> None:
+        """A complete sample."""
+
+    def close(self) -> None:
+        """All samples are complete."""
+
+
+class Stream:
+    """Writes the sample whose turn it is as it comes, and keeps those after it."""
+
+    def __init__(self, prompts: Sequence["Prompt"], n: int, raw: bool, compare: Compare | None) -> None:
+        self._prompts, self._n, self._raw, self._compare = prompts, n, raw, compare
+        self._turn, self._all = 0, len(prompts) * n
+        self._texts, self._ended = [""] * self._all, [False] * self._all
+        self._begin()
+
+    def piece(self, piece: "Piece") -> None:
+        """More of a sample."""
+        at = piece.prompt * self._n + piece.sample
+        if at == self._turn:
+            self._put(piece.text)
+        if at != self._turn or self._compare is not None:
+            self._texts[at] += piece.text
+
+    def end(self, ended: "Ended") -> None:
+        """The end of a sample: the next ones may be shown as far as they are."""
+        self._ended[ended.prompt * self._n + ended.sample] = True
+        while self._turn < self._all and self._ended[self._turn]:
+            self._put("\n")
+            if self._compare is None:
+                self._texts[self._turn] = ""
+            self._turn += 1
+            if self._turn < self._all:
+                self._begin()
+                self._put(self._texts[self._turn])
+
+    def close(self) -> None:
+        """Show what of the samples stands in the training text, where that was asked for."""
+        if self._compare is not None:
+            report = self._compare(self._texts)
+            self._put("--- verbatim ---\n")
+            show_verbatim(report, [self._name(at) for at in range(self._all)])
+
+    def _name(self, at: int) -> str:
+        """The number of a sample, and of its prompt where there are several."""
+        prompt, sample = divmod(at, self._n)
+        if len(self._prompts) == 1:
+            return str(sample + 1)
+        return f"prompt {prompt + 1}" + (f", sample {sample + 1}" if self._n > 1 else "")
+
+    def _begin(self) -> None:
+        if self._all > 1:
+            self._put(f"--- {self._name(self._turn)} ---\n")
+        prompt = self._prompts[self._turn // self._n]
+        self._put(prompt.text if prompt.given else "")
+
+    def _put(self, text: str) -> None:
+        sys.stdout.write(text if self._raw else foreign(text))
+        sys.stdout.flush()
+
+
+class JsonLines:
+    """Prints each sample as a JSON object once it is complete, or all of them once they are compared."""
+
+    def __init__(self, prompts: Sequence["Prompt"], seed: int | None, compare: Compare | None) -> None:
+        self._prompts, self._seed, self._compare = prompts, seed, compare
+        self._started = perf_counter()
+        self._texts: dict[tuple[int, int], str] = {}
+        self._held: list[dict[str, Any]] = []
+
+    def piece(self, piece: "Piece") -> None:
+        """More of a sample."""
+        key = piece.prompt, piece.sample
+        self._texts[key] = self._texts.get(key, "") + piece.text
+
+    def end(self, ended: "Ended") -> None:
+        """A complete sample."""
+        from charlm.inference.generate import seed_of  # here: torch is slow to import
+
+        prompt = self._prompts[ended.prompt]
+        row = {
+            "prompt": prompt.text,
+            "prompt_index": ended.prompt,
+            "prompt_unknown": prompt.lacking,
+            "text": self._texts.pop((ended.prompt, ended.sample), ""),
+            "seed": None if self._seed is None else seed_of(self._seed, ended.prompt),
+            "sample": ended.sample,
+            "finish_reason": ended.reason,
+            "chars_per_second": round(ended.chars / (perf_counter() - self._started), 1),
+        }
+        if self._compare is None:
+            print_json(row)
+        else:
+            self._held.append(row)
+
+    def close(self) -> None:
+        """Print what waits for its comparison with the training text."""
+        if self._compare is not None:
+            report = self._compare([row["text"] for row in self._held])
+            for i, row in enumerate(self._held):
+                print_json(row | {"verbatim": report.to_json(i)})
+
+
+def show_verbatim(report: "VerbatimReport", names: Sequence[str]) -> None:
+    """A table: of each sample its longest passage in the training text, and what is usual of held-out text."""
+    from charlm.data.verbatim import LONG  # here: NumPy is not needed for help
+
+    rows = [_verbatim_row(name, found) for name, found in zip(names, report.texts, strict=True)]
+    usual = report.held_out
+    if usual is not None:
+        what = f"held-out text: the usual of {usual.windows} pieces of {count(usual.symbols)} symbols"
+        rows.append((what, f"{usual.longest:g}", f"{100 * usual.share:.1f} %", "", ""))
+    share = f"in passages of {LONG} or more"
+    table(rows, header=("sample", "longest", share, "at", "passage"), numbers=(1, 2, 3), longest=100)
+
+
+def _verbatim_row(name: str, found: "Verbatim") -> tuple[str, ...]:
+    at = "" if found.offset is None else count(found.offset)
+    return name, count(found.longest), f"{100 * found.share:.1f} %", at, found.passage
