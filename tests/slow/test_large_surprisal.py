@@ -16,7 +16,7 @@ from tests.forks import forked
 
 pytestmark = pytest.mark.slow
 MEMORY = 160 << 20
-LARGE, THOROUGH = 15_000_000, 100_000_000
+LARGE, THOROUGH = 8_000_000, 100_000_000
 """Characters; Python alone would hold the rows of the smaller one in more than the memory there is."""
 
 
