@@ -51,7 +51,7 @@ def measure(predictor: Predictor, streams: int, length: int, prompt: str = "0") 
     if predictor.single_threaded:
         torch.set_num_threads(1)
     started, first, chars = perf_counter(), 0.0, 0
-    for piece in generate(predictor, prompt, SamplingConfig(seed=1), n=streams, length=length):
+    for piece in generate(predictor, [prompt], SamplingConfig(seed=1), n=streams, length=length):
         if isinstance(piece, Piece):
             first = first or perf_counter() - started
             chars += len(piece.text)

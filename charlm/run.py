@@ -27,7 +27,7 @@ from charlm.data.normalize import normalize
 from charlm.data.tokenizer import Vocabulary, without_ends
 from charlm.errors import CheckpointError, TextError, UsageError
 from charlm.inference.context import ContextRule
-from charlm.inference.generate import Ended, Piece, default_prompt, generate_each
+from charlm.inference.generate import Ended, Piece, default_prompt, generate
 from charlm.inference.members import predictor_of
 from charlm.inference.predictor import Predictor, TransformerPredictor
 from charlm.inference.recent import without_recent
@@ -245,7 +245,7 @@ class Run:
         if config.top_k is not None:
             config = replace(config, top_k=min(config.top_k, self.tokenizer.n_symbols))
         default = default_prompt(self.predictor)
-        return generate_each(
+        return generate(
             self.predictor,
             [default if prompt is None else prompt for prompt in prompts],
             config,

@@ -231,5 +231,5 @@ def test_of_a_long_prompt_the_model_reads_what_it_can_see(
 
     monkeypatch.setattr(LanguageModel, "hidden", hidden)
     monkeypatch.setattr(CDecoder, "next_logits", stepped)
-    next(generate(predictor, "the cat " * 12_500, SamplingConfig(seed=1), n=2, length=1))
+    next(generate(predictor, ["the cat " * 12_500], SamplingConfig(seed=1), n=2, length=1))
     assert len(seen) == 1 and seen[0] <= predictor.rule.block_size

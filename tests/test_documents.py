@@ -286,21 +286,21 @@ class Endings(Mock):
 def test_samples_stop_where_a_document_ends() -> None:
     said = list(
         generate(
-            Endings([0.4, 0.2, 0.2, 0.2]), "a", SamplingConfig(seed=1), n=6, length=60, one_document=True
+            Endings([0.4, 0.2, 0.2, 0.2]), ["a"], SamplingConfig(seed=1), n=6, length=60, one_document=True
         )
     )
     ended = [event for event in said if isinstance(event, Ended)]
     assert {event.reason for event in ended} == {"document"}
     assert len({event.chars for event in ended}) > 2
-    first = generate(Endings([0, 0, 0, 1.0]), "", SamplingConfig(seed=1), length=5, one_document=True)
+    first = generate(Endings([0, 0, 0, 1.0]), [""], SamplingConfig(seed=1), length=5, one_document=True)
     assert list(first) == [Ended(0, "document", 0)]
     with pytest.raises(ValueError, match="one_document has no effect"):
-        next(generate(Mock([0.25] * 4), "", SamplingConfig(seed=1), length=5, one_document=True))
+        next(generate(Mock([0.25] * 4), [""], SamplingConfig(seed=1), length=5, one_document=True))
 
 
 def test_samples_go_on_with_the_next_document_as_if_nothing_preceded() -> None:
     mock = Endings([0.4, 0.2, 0.2, 0.2])
-    events = list(generate(mock, "b", SamplingConfig(seed=1), n=3, length=60, document_separator="|"))
+    events = list(generate(mock, ["b"], SamplingConfig(seed=1), n=3, length=60, document_separator="|"))
     texts = ["".join(e.text for e in events if isinstance(e, Piece) and e.sample == i) for i in range(3)]
     assert all(len(text) == 60 and "|" in text for text in texts)
     assert mock.read[0].tolist() == [[E, 1]] * 3
@@ -309,7 +309,9 @@ def test_samples_go_on_with_the_next_document_as_if_nothing_preceded() -> None:
     alone = [
         [
             e.text
-            for e in generate(predictor, "b", SamplingConfig(seed=2), n=n, length=80, document_separator="|")
+            for e in generate(
+                predictor, ["b"], SamplingConfig(seed=2), n=n, length=80, document_separator="|"
+            )
             if isinstance(e, Piece) and e.sample == 0
         ]
         for n in (1, 4)

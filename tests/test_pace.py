@@ -54,8 +54,8 @@ def test_after_the_last_step_no_more_is_kept_than_the_evaluation_may_take() -> N
     """However long the held-out text is, by all members and recent n-grams together."""
     now, budget, stride = 0.0, 3600.0, 64
     whole = Deadline(budget=budget, at=budget, clock=lambda: now)
-    deadline = whole.of_member(0.5, 0, n_members=3, reserved=12_000, seconds=2.0, last=True)
-    deadline.chunk_seconds, deadline.correcting_seconds = 0.03, 6e-6
+    deadline = whole.of_member(0.5, 0, n_members=3, reserved=12_000, seconds=2.0, correcting=6e-6, last=True)
+    deadline.chunk_seconds = 0.03
     short, long = (Slice(tuple(range(n)), n, stride, 1.0) for n in (100, 100_000))
     assert deadline.closing_symbols(short) == 100 * stride
     n_chunks = deadline.closing_symbols(long) // stride

@@ -82,7 +82,7 @@ def test_temperature_nought_takes_the_likeliest() -> None:
 def test_a_sample_does_not_depend_on_those_beside_it() -> None:
     def texts(n: int) -> list[str]:
         out = [""] * n
-        for piece in generate(Mock([0.4, 0.3, 0.2, 0.1]), "a", SamplingConfig(seed=5), n=n, length=50):
+        for piece in generate(Mock([0.4, 0.3, 0.2, 0.1]), ["a"], SamplingConfig(seed=5), n=n, length=50):
             if isinstance(piece, Piece):
                 out[piece.sample] += piece.text
         return out
@@ -93,7 +93,7 @@ def test_a_sample_does_not_depend_on_those_beside_it() -> None:
 
 def texts_of(predictor: Mock, regex: str, n: int, **settings: float) -> Counter[str]:
     config, out = SamplingConfig(**{"temperature": 1.0, "seed": 3, **settings}), [""] * n
-    for piece in generate(predictor, "", config, n=n, length=9, regex=regex):
+    for piece in generate(predictor, [""], config, n=n, length=9, regex=regex):
         if isinstance(piece, Piece):
             out[piece.sample] += piece.text
     return Counter(out)
@@ -191,14 +191,14 @@ def test_nothing_that_may_begin_a_stop_is_shown() -> None:
 
 def test_ends_say_why() -> None:
     mock = Mock([1 - 1e-9, 1e-9 / 3, 1e-9 / 3, 1e-9 / 3])
-    *pieces, end = generate(mock, "", SamplingConfig(seed=1), length=3)
+    *pieces, end = generate(mock, [""], SamplingConfig(seed=1), length=3)
     assert pieces[0] == Piece(0, "a") and end == Ended(0, "length", 3)
     assert "".join(piece.text for piece in pieces if isinstance(piece, Piece)) == "aaa"
-    assert list(generate(mock, "", SamplingConfig(seed=1), length=9, stops=["aaa"]))[-1] == Ended(
+    assert list(generate(mock, [""], SamplingConfig(seed=1), length=9, stops=["aaa"]))[-1] == Ended(
         0, "stop", 0
     )
 
 
 def test_a_top_k_beyond_the_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match="1 to 4"):
-        next(generate(Mock([0.25] * 4), "", SamplingConfig(top_k=5), length=1))
+        next(generate(Mock([0.25] * 4), [""], SamplingConfig(top_k=5), length=1))

@@ -181,7 +181,7 @@ def test_a_signal_while_the_report_is_written_leaves_a_run_that_resume_completes
     [
         (("charlm.training.session", "fit"), ["train", "ducks.txt", "--model", "ngram"]),
         (("charlm.evaluation.report", "evaluate"), ["eval", "ducks.txt"]),
-        (("charlm.run", "generate_each"), ["sample"]),
+        (("charlm.run", "generate"), ["sample"]),
     ],
     ids=["counting", "eval", "sample"],
 )

@@ -57,7 +57,7 @@ def told(text: str) -> None:
             yield Piece(sample=0, text=text[at : at + 7])
         yield Ended(sample=0, reason="length", chars=len(text))
 
-    run.generate_each = say  # type: ignore[assignment]
+    run.generate = say  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")

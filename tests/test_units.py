@@ -177,7 +177,7 @@ def test_what_is_sampled_is_text_and_stops(units: str) -> None:
     assert text.startswith("ée")
     assert default_prompt(predictor) == "\n"
     for stop in (f" {KSHA}", "\u09b7", "\U0001f469", "ducks née"):
-        events = list(generate(predictor, "1 ducks n", config, n=2, length=300, stops=[stop]))
+        events = list(generate(predictor, ["1 ducks n"], config, n=2, length=300, stops=[stop]))
         pieces = "".join(e.text for e in events if isinstance(e, Piece) and e.sample == 0)
         assert [e.reason for e in events if isinstance(e, Ended)] == ["stop"] * 2
         assert pieces == text[: text.index(stop)]

@@ -27,7 +27,7 @@ from charlm.cli.options import (
     with_settings,
 )
 from charlm.errors import TextError, UsageError
-from charlm.evaluation.surprisal_config import SurprisalConfig
+from charlm.evaluation.surprisal_config import PLURALS, SurprisalConfig
 from charlm.terminal import colour, one_line, visible
 from charlm.training.request import build, moved_text, note_files
 
@@ -43,7 +43,6 @@ EXAMPLES = """Examples:
   charlm surprisal candidates.txt --by line --best            the most probable line of each group
   charlm surprisal chapter.txt --format html -o page.html     the text in colours"""
 
-BY_SAYS = {"char": "characters", "word": "words", "line": "lines"}
 TABLES = {"tsv": "\t", "csv": ","}
 WRITTEN_AT_ONCE = 1 << 12
 """Characters of rows that are written together."""
@@ -157,7 +156,7 @@ def _begun(rows: Iterator["Unit"], config: SurprisalConfig) -> Iterator["Unit"]:
     """The same rows, the first of which is there: what cannot be read is an error before anything is written."""
     first = next(rows, None)
     if first is None:
-        raise TextError(f"there is nothing to score: the text has no {BY_SAYS[config.by]}")
+        raise TextError(f"there is nothing to score: the text has no {PLURALS[config.by]}")
     return chain([first], rows)
 
 

@@ -6,6 +6,8 @@ from typing import Annotated
 from charlm.settings import Choice, Settings
 
 BLANK_LINE, ID = "blank-line", "id"
+PLURALS = {"char": "characters", "word": "words", "line": "lines"}
+"""What messages call the units."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,32 +55,6 @@ class Ended:
 
 def generate(
     predictor: Predictor,
-    prompt: str,
-    config: SamplingConfig,
-    *,
-    n: int = 1,
-    length: int,
-    stops: Sequence[str] = (),
-    one_document: bool = False,
-    document_separator: str = "",
-    regex: str | None = None,
-) -> Iterator[Piece | Ended]:
-    """Continue `prompt` in `n` samples: `generate_each` for a single prompt."""
-    return generate_each(
-        predictor,
-        [prompt],
-        config,
-        n=n,
-        length=length,
-        stops=stops,
-        one_document=one_document,
-        document_separator=document_separator,
-        regex=regex,
-    )
-
-
-def generate_each(
-    predictor: Predictor,
     prompts: Sequence[str],
     config: SamplingConfig,
     *,
@@ -309,7 +283,7 @@ def sample_text(
     predictor: Predictor, prompt: str, config: SamplingConfig, length: int, document_separator: str = ""
 ) -> str:
     """One sample as a string."""
-    pieces = generate(predictor, prompt, config, length=length, document_separator=document_separator)
+    pieces = generate(predictor, [prompt], config, length=length, document_separator=document_separator)
     return "".join(piece.text for piece in pieces if isinstance(piece, Piece))
 
 

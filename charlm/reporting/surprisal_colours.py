@@ -9,7 +9,7 @@ from itertools import pairwise
 from math import log
 from typing import TYPE_CHECKING, NamedTuple
 
-from charlm.evaluation.surprisal_config import SurprisalConfig
+from charlm.evaluation.surprisal_config import PLURALS, SurprisalConfig
 from charlm.reporting import pages
 from charlm.reporting.surprisal_table import Scale
 from charlm.terminal import one_line, visible
@@ -43,7 +43,6 @@ SPACE_SAYS = {
     "before": "the white space before a word counts with it",
     "none": "white space does not count",
 }
-BY_SAYS = {"char": "characters", "word": "words", "line": "lines"}
 
 
 def colour_of(unit: "Unit") -> int:
@@ -63,7 +62,7 @@ def described(config: SurprisalConfig, scale: Scale) -> str:
     """What is coloured, and by what."""
     space = f"; {SPACE_SAYS[config.space_counted]}" if config.space_counted else ""
     context = "each line by itself" if config.by_line_alone else "in the context of the document"
-    return f"{BY_SAYS[config.by]} coloured by {scale.name} per character, {context}{space}"
+    return f"{PLURALS[config.by]} coloured by {scale.name} per character, {context}{space}"
 
 
 def ansi(rows: Iterable["Unit"], config: SurprisalConfig, scale: Scale) -> Iterator[str]:

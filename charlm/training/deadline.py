@@ -61,19 +61,29 @@ class Deadline:
         return self.at - self.clock()
 
     def of_member(
-        self, share: float, first_step: int, n_members: int, reserved: int, seconds: float, *, last: bool
+        self,
+        share: float,
+        first_step: int,
+        n_members: int,
+        reserved: int,
+        seconds: float,
+        *,
+        correcting: float = 0.0,
+        last: bool,
     ) -> "Deadline":
         """The deadline of the member that is trained as number `n_members`, from `first_step` on.
 
         It has a share of the time until training must end. Kept for calibration after it: `seconds`, and the scoring of
-        so many `reserved` symbols by all members; for the evaluation after the last one, scoring by all members.
+        so many `reserved` symbols by all members; for the evaluation after the last one, scoring by all members,
+        and `correcting` seconds for each symbol, by recent n-grams.
         """
         if isinf(self.budget):
             return self
         own = replace(self, first_step=first_step, _steps=[], step_seconds=0.0)
-        own.calibrated_symbols, own.closing_members = n_members * reserved, n_members if last else 1
+        own.calibrated_symbols = n_members * reserved
         own.keeps_chunks = self.keeps_chunks or first_step > self.first_step
         if last:
+            own.closing_members, own.correcting_seconds = n_members, correcting
             own.reserve += seconds
             own.budget = self.budget if first_step == self.first_step else max(LEAST_SECONDS, self.left)
             return own

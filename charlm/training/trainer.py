@@ -186,9 +186,14 @@ class Trainer:
         seconds += correcting * FITS * session.reserved
         share = session.plan.share_of(session.number)
         self.deadline = self.whole_deadline.of_member(
-            share, first_step, n_members, session.reserved, seconds, last=session.is_last
+            share,
+            first_step,
+            n_members,
+            session.reserved,
+            seconds,
+            correcting=correcting,
+            last=session.is_last,
         )
-        self.deadline.correcting_seconds = correcting if session.is_last else 0.0
         self._trials = ThreadTrials(most_threads(), self.deadline.budget, self.deadline.clock)
 
     def _closing_chunks(self) -> Slice:
