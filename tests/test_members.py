@@ -197,6 +197,26 @@ def test_calibration_leaves_out_what_the_ngrams_counted_there(tmp_path: Path) ->
     assert known == pytest.approx(alone, abs=0.02) and known > seen + 0.05
 
 
+@pytest.mark.parametrize("recent_chars", [0, 256])
+@pytest.mark.parametrize("members", [KINDS, "no-prior"])
+def test_predictions_are_flattened_if_the_reserved_text_is_easier_than_the_rest(
+    tmp_path: Path, members: str, recent_chars: int
+) -> None:
+    """Reserved text that stands in the training text word for word says nothing about other text."""
+    whole, shifts = prose(9000), []
+    for reserved in (whole[-1200:-600], whole[-1200 - RESERVED : -1200]):
+        corpus = prepare(whole[:-1200] + reserved + whole[-600:], TextConfig(val=600 / 8400))
+        settings = {"members": members, "recent_chars": recent_chars}
+        run, session = members_run(tmp_path, corpus, 4, f"{len(shifts)}", **settings)
+        events = list(Trainer(session, run).run(Never()))
+        shifts.append(next(event.shift for event in events if isinstance(event, Calibrated)))
+        mixture = session.state.mixture
+        assert mixture is not None and read_snapshot(run, "latest").mixture == mixture
+        if mixture.recent is not None:
+            assert mixture.recent.temperature == shifts[-1]
+    assert 0.85 < shifts[0] < 1.15 and shifts[1] > shifts[0] + 0.05
+
+
 def test_the_mixture_is_what_is_evaluated_saved_and_loaded(tmp_path: Path) -> None:
     corpus = text()
     run, session = members_run(tmp_path, corpus, 60)

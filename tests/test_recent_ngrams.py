@@ -140,3 +140,18 @@ def test_a_rule_that_resets_the_context_resets_the_recent_n_grams(predictor: Rec
     alone = next(iter(predictor.distributions(ids[part.start : part.end], [0], rule)))
     found = next(iter(predictor.distributions(ids, [5], rule)))
     np.testing.assert_allclose(found[-4:].numpy(), alone[-4:].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("n_symbols", [V, V - 2])
+def test_a_temperature_flattens_symbols_and_leaves_the_rest(n_symbols: int) -> None:
+    """The bytes that training never saw keep their small probability."""
+    ids, logp = bursty(300), distributions(300)
+    ats, plain = np.arange(300), RecentNgrams(chars=64, strength=5.0)
+    arguments = (logp, ids, ats, np.zeros_like(ats), n_symbols)
+    before = np.exp(plain.log_probs(*arguments))
+    after = np.exp(replace(plain, temperature=2.0).log_probs(*arguments))
+    np.testing.assert_array_equal(after[:, n_symbols:], before[:, n_symbols:])
+    np.testing.assert_allclose(after.sum(axis=1), before.sum(axis=1), rtol=1e-5)
+    flat = np.sqrt(before[:, :n_symbols])
+    flat *= before[:, :n_symbols].sum(axis=1, keepdims=True) / flat.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(after[:, :n_symbols], flat, rtol=1e-4)

@@ -4,7 +4,7 @@ Shapes: M members, N places, V symbols, F = 2 M features.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,6 +57,13 @@ class Mixture:
     def temperature(self) -> float | None:
         """The temperature of a single member; None where there are several."""
         return 1 / self.bias[0] if self.n_members == 1 else None
+
+    def tempered(self, temperature: float) -> "Mixture":
+        """The mixture with p^(1 / temperature), normalised, in the place of what it predicts, recent n-grams included."""
+        if self.recent is not None:
+            return replace(self, recent=replace(self.recent, temperature=temperature))
+        weights = tuple(tuple(weight / temperature for weight in row) for row in self.weights)
+        return replace(self, bias=tuple(b / temperature for b in self.bias), weights=weights)
 
     def shares(self, logps: Sequence[Floats32]) -> Floats32:
         """a(x) from log-probabilities (N, V) of each member: (N, M)."""

@@ -31,7 +31,7 @@ class RecentNgrams:
         p_n(x) = max(c(x) - D, 0) / (c + S) + (S + D k) / (c + S) p_(n-1)(x)
 
     The discount D is fixed; S, the strength of the model against the cache, and the shortest n are fitted on text that no
-    model trained on.
+    model trained on. At last the distribution is flattened by a temperature, or sharpened.
     Nothing is learned from the text that is predicted but its last `chars` symbols, all before the predicted one.
     Caches: Kuhn and De Mori 1990, IEEE TPAMI 12(6):570. The formula: Teh 2006, A hierarchical Bayesian language model
     based on Pitman-Yor processes.
@@ -40,13 +40,15 @@ class RecentNgrams:
     chars: int
     strength: float  # S
     shortest: int = 3  # n
+    temperature: float = 1.0  # of the corrected distribution
 
     def __post_init__(self) -> None:
         fitting = 0 < self.chars <= MOST_CHARS and 0 < self.strength <= MOST_STRENGTH
-        if not fitting or not 1 <= self.shortest <= MOST_SHORTEST:
+        if not fitting or not 1 <= self.shortest <= MOST_SHORTEST or not 0.05 <= self.temperature <= 20:
             raise ValueError(
-                f"recent n-grams from {self.shortest} on of {self.chars} symbols with strength {self.strength}; allowed: "
-                f"from 1 to {MOST_SHORTEST} on, 1 to {MOST_CHARS:,} symbols, a strength above 0 and at most {MOST_STRENGTH:,.0f}"
+                f"recent n-grams from {self.shortest} on of {self.chars} symbols with strength {self.strength} and "
+                f"temperature {self.temperature}; allowed: from 1 to {MOST_SHORTEST} on, 1 to {MOST_CHARS:,} symbols, a "
+                f"strength above 0 and at most {MOST_STRENGTH:,.0f}, a temperature from 0.05 to 20"
             )
 
     def log_probs(
@@ -71,9 +73,11 @@ class RecentNgrams:
         if kernels is not None:
             numbers = {"n_symbols": n_symbols, "shortest": self.shortest}
             add_recent(kernels, found, whole, lows, ats, **numbers, strength=self.strength)
-            return found
-        for row, low, at in zip(found, lows.tolist(), ats.tolist(), strict=True):
-            self._correct(row, whole[low:at], n_symbols)
+        else:
+            for row, low, at in zip(found, lows.tolist(), ats.tolist(), strict=True):
+                self._correct(row, whole[low:at], n_symbols)
+        if self.temperature != 1:
+            _temper(found[:, :n_symbols], self.temperature)
         return found
 
     def correct(
@@ -131,6 +135,20 @@ def _followers(window: Integers, n_symbols: int, shortest: int) -> list[list[int
                 if shortest <= length <= same and len(follow) < PLACES:
                     follow.append(int(window[p]))
     return [follow for follow in found if follow]
+
+
+def _temper(logp: Floats32, temperature: float) -> None:
+    """Divide log-probabilities (N, symbols) by a temperature, in place; what they sum to stays."""
+    total = _log_sum(logp)
+    logp /= np.float32(temperature)
+    logp += total - _log_sum(logp)
+
+
+def _log_sum(logp: Floats32) -> Floats32:
+    """The logarithm of the sum of probabilities: (N, 1) from (N, symbols)."""
+    highest = logp.max(axis=-1, keepdims=True)
+    summed: Floats32 = highest + np.log(np.exp(logp - highest).sum(axis=-1, keepdims=True))
+    return summed
 
 
 def document_starts(ids: NDArray[np.integer], ats: Integers, end: int | None) -> Integers:

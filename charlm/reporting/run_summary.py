@@ -127,6 +127,7 @@ def member_rows(
     where = f"{several(learned.symbols, unit)} that no model trains on"
     figure = _bits(learned.nats_pooled, unit)
     recent = [("recent n-grams", f"{said} on the same text")] if (said := _recent(learned, unit)) else []
+    recent += [("dataset shift", said)] if (said := _shift(learned)) else []
     if learned.temperature is None:
         return [*rows, ("mixture", f"{figure} on {where}, where its weights were learned"), *recent]
     said = f"{learned.temperature:.3f}, learned on {where}: {figure} there"
@@ -148,6 +149,16 @@ def _recent(learned: Calibrated, unit: str) -> str:
     )
 
 
+def _shift(learned: Calibrated) -> str:
+    """How much the temperature is changed for text further away, in words; empty if it isn't."""
+    if learned.shift == 1:
+        return ""
+    how = "flatter" if learned.shift > 1 else "sharper"
+    return (
+        f"predictions {how} by a temperature of {learned.shift:.3f}, by n-grams on text that is further away"
+    )
+
+
 def _size(model: Mapping[str, Any]) -> str:
     """The size of a transformer, from its settings."""
     n_layer, n_embd, block_size = map(model.get, ("n_layer", "n_embd", "block_size"))
@@ -165,6 +176,7 @@ def calibration_sentence(event: Calibrated, vocabulary: Vocabulary) -> str:
     where = f"learned on {several(event.symbols, unit)} that no model trains on"
     figure, said = _bits(event.nats_pooled, unit), _recent(event, unit)
     recent = f"; with recent n-grams {said.rstrip(',')}" if said else ""
+    recent += f"; {shift}" if (shift := _shift(event)) else ""
     if event.temperature is not None:
         alone = _bits(event.members[0].nats_per_symbol, unit)
         return f"step {event.step}: temperature {event.temperature:.3f}, {where}: {figure} there, {alone} without it{recent}"

@@ -16,6 +16,7 @@ from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPre
 from charlm.model.mixture import Mixture, features, log_normalised
 from charlm.model.recent_ngrams import MOST_SHORTEST, RecentNgrams
 from charlm.native.decoder import Floats32
+from charlm.ngram.build import TrainingPrior, build
 from charlm.training.events import Calibrated, MemberFigure
 from charlm.training.session import TransformerSession
 
@@ -31,26 +32,34 @@ ITERATIONS, ENOUGH = 30, 1e-8
 """Of the fit: it ends where the next step would gain less than so many nats."""
 NUMBERS = 1 << 22
 """Probabilities of one member that are looked at, at most; this bounds memory and time for large vocabularies."""
+SHIFT_PLACES, SHIFT_WINDOW = 12_000, 128
+"""Places of the training text that tell how far the n-gram model is off elsewhere, in windows of so many symbols."""
+SHIFT_ORDER, SHIFT_CHARS, SHIFT_BYTES = 5, 1_000_000, 1 << 28
+"""Of the n-gram model that tells it where the run has none: its order, the symbols it counts, its memory."""
+LEAST_SHIFT, MOST_SHIFT = 0.8, 1.25
 
 
 def calibrate(session: TransformerSession) -> Calibrated:
     """Fit the mixture of all that is trained so far, and put it into the session's state."""
     kinds, members = zip(*_members(session), strict=True)
-    logps, targets, ats = reserved_log_probs(session, members)
+    prior = session.prior or _small_prior(session)
+    ngram = NgramPredictor(prior.model, session.corpus.vocabulary)
+    (*logps, by_ngrams), targets, ats = reserved_log_probs(session, [*members, ngram])
     mixture = fit_mixture(logps, targets, ngram=NGRAM in kinds)
     pooled = mixture.log_probs(logps)
     mixture, corrected = fit_recent(session, mixture, pooled, targets, ats)
-    recent = mixture.recent
+    recent, shift = mixture.recent, dataset_shift(session, prior, by_ngrams, ats, mixture.recent)
     shares = mixture.shares(logps).mean(axis=0)
     figures = tuple(
         MemberFigure(kind=kind, nats_per_symbol=_nats(logp, targets), weight=float(share / shares.sum()))
         for kind, logp, share in zip(kinds, logps, shares, strict=True)
     )
-    session.state.mixture = mixture
+    session.state.mixture = mixture.tempered(shift)
     session.state.calibrated = Calibrated(
         step=session.state.step,
         symbols=len(targets),
         temperature=mixture.temperature,
+        shift=shift,
         members=figures,
         nats_per_symbol=_nats(corrected, targets),
         recent_chars=0 if recent is None else recent.chars,
@@ -106,6 +115,56 @@ def reserved_log_probs(
             for member in members
         ]
     return logps, targets, places + begin
+
+
+def dataset_shift(
+    session: TransformerSession,
+    prior: TrainingPrior,
+    logp: Floats32,
+    ats: NDArray[np.int64],
+    recent: RecentNgrams | None,
+) -> float:
+    """How much higher temperatures must be for text elsewhere than for the reserved text, by the n-gram model.
+
+    The reserved text goes on where the training text ends, so it is more like it than the text that a model is asked about
+    later: the same scene, the same author. How much that matters the n-gram model shows, which can leave out any fold: its
+    best temperature at places all over the training text, each without its fold, over that on the reserved text, from its
+    log-probabilities (N, V) at `ats` (N,) there; both corrected by `recent` n-grams, if the run has them. What is odd
+    about the reserved text changes its own best temperature as it changes the model's, so it cancels out.
+    """
+    train, vocabulary = session.corpus.train, session.corpus.vocabulary
+    V, last = logp.shape[1], len(train) - session.reserved - SHIFT_WINDOW - 1
+    n = min(SHIFT_PLACES, NUMBERS // V) // SHIFT_WINDOW
+    if last < 0 or n == 0:
+        return 1.0
+    starts = np.unique(np.linspace(0, last, n).astype(np.int64))
+    elsewhere = prior.log_rows(starts, SHIFT_WINDOW)  # (n, SHIFT_WINDOW, V)
+    following = starts[:, None] + np.arange(1, SHIFT_WINDOW + 1)
+
+    def sharpness(rows: Sequence[Floats32], places: Sequence[NDArray[np.int64]]) -> float:
+        if recent is not None:
+            pairs = zip(rows, places, strict=True)
+            rows = [recent.correct(part, train, at, V, vocabulary.end) for part, at in pairs]
+        symbols = train[np.concatenate(places)].astype(np.int64)
+        return fit_mixture([np.concatenate(rows)], symbols, ngram=False).bias[0]
+
+    shift = sharpness([logp], [ats]) / sharpness(list(elsewhere), list(following))
+    return min(MOST_SHIFT, max(LEAST_SHIFT, shift))
+
+
+def _small_prior(session: TransformerSession) -> TrainingPrior:
+    """An n-gram model that can leave out folds, for a run that has none."""
+    corpus = session.corpus
+    built = build(
+        corpus.train,
+        corpus.vocabulary.n_symbols,
+        SHIFT_ORDER,
+        memory=SHIFT_BYTES,
+        most=SHIFT_CHARS,
+        folds=session.folds,
+        end=corpus.vocabulary.end,
+    )
+    return TrainingPrior(built.model, corpus.train, session.folds)
 
 
 def fit_recent(

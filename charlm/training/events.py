@@ -82,6 +82,9 @@ class Calibrated:
     step: int
     symbols: int
     temperature: float | None  # of a single member
+    shift: float = (
+        1.0  # a temperature besides, of all predictions, for text further away than the reserved one
+    )
     members: tuple[MemberFigure, ...]
     nats_per_symbol: float  # of the mixture
     recent_chars: int = 0  # whose n-grams correct the mixture; 0: none
