@@ -5,17 +5,16 @@ what `charlm sample --prompt TEXT --seed SEED` writes.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING, ClassVar
 
-from textual.app import App, ComposeResult, SystemCommand
+from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.message import Message
-from textual.screen import Screen
 from textual.widgets import Footer, Label
 
 from charlm.cli.console import count
@@ -213,10 +212,6 @@ class Desk(App[str]):
     def copy_to_clipboard(self, text: str) -> None:
         """Copy text as it is, not as the editor holds it."""
         super().copy_to_clipboard(Editor.restored(text))
-
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """None."""
-        return ()
 
     def _begin(self, start: int, end: int, head: str = "") -> None:
         """Begin a continuation that replaces what stands between two places."""

@@ -10,7 +10,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from charlm.cli.console import foreign, load_run
 from charlm.cli.options import (
@@ -23,7 +25,7 @@ from charlm.cli.options import (
     one_run,
     with_settings,
 )
-from charlm.cli.sample import Prompt, PromptFile, prepare
+from charlm.cli.sample import ESCAPES, prepare
 from charlm.cli.sample_prompts import PromptSource, read_prompts
 from charlm.errors import UsageError
 from charlm.inference.desk_config import DeskConfig
@@ -34,6 +36,13 @@ from charlm.training.signals import Signalled, StopSignals
 if TYPE_CHECKING:
     from charlm.cli.desk import Desk
 
+Prompt = Annotated[
+    str | None, typer.Option(metavar="TEXT", help=f"Beginning of the text. {ESCAPES} [default: empty]")
+]
+Draft = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Go on with the text of a file, read as the run read its text."),
+]
 RESCUED = "charlm-play-{}.txt"
 """Gets the text, in the current folder, if the terminal is closed."""
 EXAMPLES = """Examples:
@@ -49,7 +58,7 @@ def command(
     run: RunOption = None,
     checkpoint: Which = None,
     prompt: Prompt = None,
-    prompt_file: PromptFile = None,
+    prompt_file: Draft = None,
     threads: Threads = None,
     checkpoints: Checkpoints = ROOT,
     *,
@@ -67,7 +76,7 @@ def command(
         DeskConfig, {**settings, "stop": settings["stop"] and tuple(map(unescaped, settings["stop"]))}
     )
     _check_terminal()
-    source = PromptSource(prompt, None if prompt_file is None else prompt_file)
+    source = PromptSource(prompt, prompt_file)
     if prompt_file == "-":
         raise UsageError(
             "--prompt-file - reads standard input, from which charlm play reads the keys; name a file"
