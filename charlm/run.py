@@ -369,13 +369,13 @@ class Run:
         except ValueError as error:
             raise UsageError(str(error)) from None
 
-    def next(self, prompt: str = "") -> dict[str, float]:
+    def next(self, prompt: str = "", *, recent: bool = True) -> dict[str, float]:
         """Probabilities of the next character after a prompt, by character; they sum to one.
 
         Characters that are spelled in several bytes share the key U+FFFD. Where the model tells documents
-        apart, the prompt begins one, and the key "" is its end.
+        apart, the prompt begins one, and the key "" is its end. `recent=False` leaves recent n-grams out, as samples do.
         """
-        vocabulary, predictor = self.tokenizer, self.predictor
+        vocabulary, predictor = self.tokenizer, self.predictor if recent else without_recent(self.predictor)
         first = [] if vocabulary.end is None else [vocabulary.end]
         ids = np.concatenate((first, vocabulary.encode(self._read_prompt(prompt)))).astype(np.int64)
         with self._fastest():

@@ -21,6 +21,7 @@ from charlm.cli.options import (
     one_run,
     with_settings,
 )
+from charlm.cli.sample_columns import Columns, columns_fit
 from charlm.cli.sample_display import Compare, Display, JsonLines, Stream
 from charlm.cli.sample_prompts import PromptSource, listed, named, read_prompts
 from charlm.config import SamplingConfig
@@ -29,6 +30,7 @@ from charlm.terminal import one_line, unescaped
 from charlm.training.request import build, moved_text
 
 if TYPE_CHECKING:
+    from charlm.cli.sample_prompts import Prompt as PromptRead
     from charlm.inference.generate import Ended, Piece
     from charlm.run import Run as TrainedRun
     from charlm.training.run_corpus import Moved
@@ -88,7 +90,13 @@ Length = Annotated[int, typer.Option(min=1, metavar="N", help="Number of charact
 Samples = Annotated[
     int,
     typer.Option(
-        "-n", "--samples", min=1, max=4096, metavar="N", help="Number of samples, generated in parallel."
+        "-n",
+        "--samples",
+        "--n",
+        min=1,
+        max=4096,
+        metavar="N",
+        help="Number of samples, generated in parallel.",
     ),
 ]
 Stops = Annotated[
@@ -158,7 +166,7 @@ def command(
     given = read_prompts(source, model, map_lookalikes)
     drawn = config.seed is None and config.temperature > 0
     config = config.seeded() if drawn else config
-    _prepare(model, config, stops, alone=threads is None)
+    prepare(model, config, stops, alone=threads is None)
     events = model.generate(
         [each.text for each in given],
         config,
@@ -170,17 +178,31 @@ def command(
     )
     if drawn:
         say(f"seed {config.seed}; to repeat this sample: --seed {config.seed}")
-    _show(events, JsonLines(given, config.seed, compare) if as_json else Stream(given, n, raw, compare))
+    if as_json:
+        _show(events, JsonLines(given, config.seed, compare))
+    else:
+        _show(events, _text_display(given, n, raw, compare))
+
+
+def _text_display(prompts: list["PromptRead"], n: int, raw: bool, compare: Compare | None) -> Display:
+    """Columns where they fit, else one sample after another."""
+    if columns_fit(len(prompts) * n) and not raw:
+        return Columns(prompts, n, compare)
+    return Stream(prompts, n, raw, compare)
 
 
 def _show(events: Iterator["Piece | Ended"], display: Display) -> None:
     from charlm.inference.generate import Piece  # here: torch is slow to import
 
-    for event in events:
-        if isinstance(event, Piece):
-            display.piece(event)
-        else:
-            display.end(event)
+    try:
+        for event in events:
+            if isinstance(event, Piece):
+                display.piece(event)
+            else:
+                display.end(event)
+    except KeyboardInterrupt:
+        display.stop()
+        raise
     display.close()
 
 
@@ -218,7 +240,7 @@ def _run(argument: str | None, option: str | None, root: Path) -> str | None:
     return one_run(argument, option)
 
 
-def _prepare(run: "TrainedRun", config: SamplingConfig, stops: list[str], *, alone: bool) -> None:
+def prepare(run: "TrainedRun", config: SamplingConfig, stops: list[str], *, alone: bool) -> None:
     """Use one of torch's threads where that is faster and it may compute `alone`; warn of what has no effect.
 
     That is a top_k above the number of symbols, and stop texts that the model cannot write, or only in bytes.

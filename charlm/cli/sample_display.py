@@ -28,6 +28,9 @@ class Display(Protocol):
     def end(self, ended: "Ended") -> None:
         """A complete sample."""
 
+    def stop(self) -> None:
+        """Nothing more is written: the user or a signal ended it."""
+
     def close(self) -> None:
         """All samples are complete."""
 
@@ -61,19 +64,16 @@ class Stream:
                 self._begin()
                 self._put(self._texts[self._turn])
 
+    def stop(self) -> None:
+        """What was written is shown already."""
+
     def close(self) -> None:
         """Show what of the samples stands in the training text, where that was asked for."""
         if self._compare is not None:
-            report = self._compare(self._texts)
-            self._put("--- verbatim ---\n")
-            show_verbatim(report, [self._name(at) for at in range(self._all)])
+            show_comparison(self._compare, self._texts, [self._name(at) for at in range(self._all)])
 
     def _name(self, at: int) -> str:
-        """The number of a sample, and of its prompt where there are several."""
-        prompt, sample = divmod(at, self._n)
-        if len(self._prompts) == 1:
-            return str(sample + 1)
-        return f"prompt {prompt + 1}" + (f", sample {sample + 1}" if self._n > 1 else "")
+        return sample_name(at, len(self._prompts), self._n)
 
     def _begin(self) -> None:
         if self._all > 1:
@@ -120,12 +120,30 @@ class JsonLines:
         else:
             self._held.append(row)
 
+    def stop(self) -> None:
+        """What is not complete is not printed."""
+
     def close(self) -> None:
         """Print what waits for its comparison with the training text."""
         if self._compare is not None:
             report = self._compare([row["text"] for row in self._held])
             for i, row in enumerate(self._held):
                 print_json(row | {"verbatim": report.to_json(i)})
+
+
+def sample_name(at: int, prompts: int, n: int) -> str:
+    """The number of a sample among `n` of each of the prompts, and of its prompt where there are several."""
+    prompt, sample = divmod(at, n)
+    if prompts == 1:
+        return str(sample + 1)
+    return f"prompt {prompt + 1}" + (f", sample {sample + 1}" if n > 1 else "")
+
+
+def show_comparison(compare: Compare, texts: Sequence[str], names: Sequence[str]) -> None:
+    """Compare the samples of these names with the training text, and show what stands in it."""
+    report = compare(texts)
+    print("--- verbatim ---", flush=True)
+    show_verbatim(report, names)
 
 
 def show_verbatim(report: "VerbatimReport", names: Sequence[str]) -> None:

@@ -30,6 +30,7 @@ TRAINING = (
 )
 OPTIONS = {
     "train": f"--time --steps --run --config --dry-run --json --checkpoints --from --from-text --resume-if-exists {MODEL} {TRAINING} {TEXTS}",
+    "play": "--run --prompt --prompt-file --length --seed --temperature --top-k --top-p --min-p --stop --checkpoint --checkpoints --threads",
     "inspect": f"--time --threads --json {TEXTS}",
     "resume": "--run --time --steps --threads --json --checkpoints --text --val-file",
     "sample": "--run --prompt --prompt-file --prompts --field --regex --verbatim --text --val-file --length --seed --samples --temperature --top-k --top-p --min-p --stop --one-document --map-lookalikes --checkpoint --checkpoints --json --threads",
@@ -96,7 +97,7 @@ def test_help_version_and_mistakes_wait_for_no_heavy_library(words: tuple[str, .
     done = process(*words, python=("-X", "importtime"))
     _, err = done.communicate()
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in err.decode().splitlines()}
-    assert "charlm" in imported and not imported & {"torch", "numpy", "safetensors"}
+    assert "charlm" in imported and not imported & {"torch", "numpy", "safetensors", "textual"}
 
 
 @pytest.mark.parametrize(
