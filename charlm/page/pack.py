@@ -38,7 +38,9 @@ class PackedModel:
 
     data: bytes  # gzipped
     snapshot: Snapshot  # the run with the weights and n-grams that were packed
-    bits_lost: float | None = None  # by pruning, per held-out character; None: nothing pruned, or the text is gone
+    bits_lost: float | None = (
+        None  # by pruning, per held-out character; None: nothing pruned, or the text is gone
+    )
     bits_error: float | None = None  # its standard error
 
     @cached_property
@@ -120,9 +122,7 @@ def _with_parts(
         replace(member, weights=own) for member, own in zip(snapshot.earlier, rounded, strict=False)
     )
     last = rounded[n_earlier] if len(rounded) > n_earlier else snapshot.weights
-    return replace(
-        snapshot, earlier=(*earlier, *snapshot.earlier[len(earlier) :]), weights=last, ngram=ngram
-    )
+    return replace(snapshot, earlier=(*earlier, *snapshot.earlier[len(earlier) :]), weights=last, ngram=ngram)
 
 
 def bits_lost(snapshot: Snapshot, as_packed: Snapshot) -> Estimate | None:

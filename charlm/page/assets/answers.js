@@ -40,14 +40,17 @@ function* textOf(model, ids, traces) {
 }
 
 /**
- * The most likely symbols with their probabilities; what has one name is one.
+ * The most likely ids with their probabilities; those of one name are one.
  * @returns {{text: string, p: number}[]}
  */
 function likeliest(vocabulary, logp, at, n) {
   const found = new Map();
   const known = Math.exp(vocabulary.logKnown);
-  vocabulary.names.forEach((name, v) => found.set(name, (found.get(name) ?? 0) + known * Math.exp(logp[at + v])));
-  if (vocabulary.nUnseen) found.set(OTHER, (found.get(OTHER) ?? 0) + ESCAPE);
+  const unseen = Math.exp(vocabulary.logUnseen);
+  vocabulary.names.forEach((name, id) => {
+    const p = id < vocabulary.nSymbols ? known * Math.exp(logp[at + id]) : unseen;
+    found.set(name, (found.get(name) ?? 0) + p);
+  });
   return [...found]
     .map(([text, p]) => ({ text, p }))
     .sort((a, b) => b.p - a.p)

@@ -15,7 +15,7 @@ class LanguageModel {
     this.ngram = header.ngram === null ? null : new KneserNey(V, header.ngram, arrays);
     this.transformers = header.transformers.map((config, i) => {
       const stored = arrays.get(`${i}.ngrams.table.stored`)?.values ?? null;
-      return new Transformer(config, V, (name, ...shape) => weightOf(arrays, `${i}.${name}`, shape), stored);
+      return new Transformer(config, V, (name, ...shape) => arrayOf(arrays, `${i}.${name}`, shape), stored);
     });
     const { mixture } = header;
     const several = mixture !== null && mixture.bias.length > 1;
@@ -65,15 +65,6 @@ class LanguageModel {
     const order = this.ngram === null ? 0 : this.ngram.order;
     return Math.max(0, Math.min(n, ...starts) - order);
   }
-}
-
-/** The weights of that name; a number in `shape` is checked. */
-function weightOf(arrays, name, shape) {
-  const found = arrays.get(name);
-  if (found === undefined || !shape.every((n, i) => n === null || n === found.shape[i])) {
-    throw new PageError(`The model in this page is damaged: ${name} does not fit. Get the page again.`);
-  }
-  return found.values;
 }
 
 /** One text that the model reads. */

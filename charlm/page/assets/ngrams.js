@@ -15,9 +15,9 @@ class NgramLevel {
    * @param {number[]} discounts of counts of 0, 1, 2, and 3 or more
    */
   constructor(k, arrays, discounts) {
-    const lengths = arrays.get(`ngram.${k}.lengths`).values;
-    this.symbols = arrays.get(`ngram.${k}.symbols`).values;
-    this.counts = arrays.get(`ngram.${k}.counts`).values;
+    const lengths = arrayOf(arrays, `ngram.${k}.lengths`, [null]);
+    this.symbols = arrayOf(arrays, `ngram.${k}.symbols`, [null]);
+    this.counts = arrayOf(arrays, `ngram.${k}.counts`, [null]);
     this.discounts = Float64Array.from(discounts);
     this.starts = new Uint32Array(lengths.length + 1);
     for (let x = 0; x < lengths.length; x++) this.starts[x + 1] = this.starts[x] + lengths[x];

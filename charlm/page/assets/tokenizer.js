@@ -31,7 +31,7 @@ class Vocabulary {
     this.idOfByte.forEach((id, byte) => {
       this.spellings[id] = Uint8Array.of(byte);
     });
-    this.names = this.symbolNames();
+    this.names = this.idNames();
   }
 
   /**
@@ -57,14 +57,13 @@ class Vocabulary {
     return { ids: Int32Array.from(ids), lengths };
   }
 
-  /** What each symbol is called: its character, '' for the end of a document, OTHER for a byte of a longer spelling. */
-  symbolNames() {
-    const names = new Array(this.nSymbols).fill(OTHER);
+  /** What each id is called: its character, '' for the end of a document, OTHER for a byte of a longer spelling. */
+  idNames() {
+    const names = new Array(this.spellings.length).fill(OTHER);
     for (const [char, id] of this.idOfChar) names[id] = char;
     for (let byte = 0; byte < 128; byte++) {
       const char = String.fromCharCode(byte);
-      const id = this.idOfByte[byte];
-      if (id < this.nSymbols && !this.idOfChar.has(char)) names[id] = char;
+      if (!this.idOfChar.has(char)) names[this.idOfByte[byte]] = char;
     }
     if (this.end !== null) names[this.end] = '';
     return names;

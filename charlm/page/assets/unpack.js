@@ -88,6 +88,20 @@ async function unpack(bytes) {
   return { header, arrays };
 }
 
+/**
+ * The numbers of the array of that name.
+ * @param {Map<string, object>} arrays
+ * @param {string} name
+ * @param {(number | null)[]} shape is checked, but for what is null
+ */
+function arrayOf(arrays, name, shape) {
+  const found = arrays.get(name);
+  if (found === undefined || !shape.every((n, i) => n === null || n === found.shape[i])) {
+    throw new PageError(`The model in this page is damaged: ${name} does not fit. Get the page again.`);
+  }
+  return found.values;
+}
+
 /** Numbers from `length` bytes of each plane, the lowest first, from data[at] on. */
 function fromPlanes(data, at, length, dtype) {
   if (dtype === 'u1') return data.slice(at, at + length);
