@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from charlm.checkpoint.snapshot import TABLE, Snapshot
@@ -83,7 +84,7 @@ def pack(
     )
 
 
-def transformers_of(snapshot: Snapshot) -> list[tuple[ModelConfig, Mapping[str, Tensor]]]:
+def transformers_of(snapshot: Snapshot) -> list[tuple[ModelConfig, dict[str, Tensor]]]:
     """The transformers that predict, with their weights, in the order of the mixture."""
     if snapshot.model_config.is_ngram:
         return []
@@ -103,7 +104,7 @@ def weight_arrays(prefix: str, weights: Mapping[str, Tensor]) -> tuple[dict[str,
         array = half_precision(weight.detach().float().cpu().numpy())
         rounded[name] = torch.from_numpy(array.astype(np.float32))
         if name == TABLE:
-            stored = array.any(axis=1)
+            stored: NDArray[np.bool_] = np.abs(array).max(axis=1) > 0
             arrays[f"{prefix}{name}.stored"] = bits_of(stored)
             array = array[stored]
         arrays[prefix + name] = array
