@@ -59,7 +59,7 @@ def pack(
     first. `about`: what the page says of the run, as JSON. Raises UsageError if not even single symbols fit,
     CheckpointError if the checkpoint is damaged.
     """
-    ngram = snapshot.kneser_ney()
+    ngram = snapshot.kneser_ney() if uses_ngram(snapshot) else None
     levels = list(ngram.levels) if ngram is not None else []
     if ngram is not None and ngram_megabytes is not None:
         levels = pruned_to(levels, ngram_megabytes)
@@ -91,6 +91,12 @@ def transformers_of(snapshot: Snapshot) -> list[tuple[ModelConfig, dict[str, Ten
     trained = [(member.model_config, member.weights) for member in snapshot.earlier]
     trained.append((snapshot.model_config, snapshot.weights))
     return trained[: 1 if snapshot.mixture is None else snapshot.mixture.n_transformers]
+
+
+def uses_ngram(snapshot: Snapshot) -> bool:
+    """Whether n-grams have a part in what the run predicts."""
+    mixed = snapshot.mixture is not None and snapshot.mixture.ngram
+    return snapshot.model_config.is_ngram or mixed or any(config.prior for config, _ in transformers_of(snapshot))
 
 
 def weight_arrays(prefix: str, weights: Mapping[str, Tensor]) -> tuple[dict[str, Array], dict[str, Tensor]]:
