@@ -127,7 +127,7 @@ def mixture(n_transformers: int, *, ngram: bool, recent: bool, seed: int = 5) ->
         ngram=ngram,
         bias=tuple(rng.uniform(0.2, 0.6, M).tolist()) if M > 1 else (1 / 1.3,),
         weights=tuple(map(tuple, rng.normal(0, 0.1, (M, 2 * M if M > 1 else 0)).tolist())),
-        recent=RecentNgrams(chars=200, strength=6.0, shortest=2) if recent else None,
+        recent=RecentNgrams(chars=200, strength=6.0, shortest=2, temperature=1.2) if recent else None,
     )
 
 

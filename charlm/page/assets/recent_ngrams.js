@@ -7,22 +7,42 @@ const LONGEST = 16;
 const PLACES = 3;
 const DISCOUNT = 0.8;
 
+/** The logarithm of the sum of the first n probabilities. */
+function logSum(row, n) {
+  let most = -Infinity;
+  for (let v = 0; v < n; v++) if (row[v] > most) most = row[v];
+  let sum = 0;
+  for (let v = 0; v < n; v++) sum += Math.exp(row[v] - most);
+  return most + Math.log(sum);
+}
+
 class RecentNgrams {
-  /** @param {{chars: number, strength: number, shortest: number}} stored the mixture's `recent` */
+  /** @param {{chars: number, strength: number, shortest: number, temperature: number}} stored the mixture's `recent` */
   constructor(stored, nSymbols) {
     this.chars = stored.chars;
     this.strength = stored.strength;
     this.shortest = stored.shortest;
+    this.temperature = stored.temperature;
     this.nSymbols = nSymbols;
   }
 
   /**
-   * Correct the log-probabilities `row` of the symbol at ids[at], in place, by what stands before it.
+   * Correct the log-probabilities `row` of the symbol at ids[at], in place, by what stands before it, and flatten them
+   * by the temperature.
    * @param {Float64Array} row
    * @param {Int32Array} ids
    * @param {number} at
    */
   correct(row, ids, at) {
+    this.addFollowers(row, ids, at);
+    if (this.temperature === 1) return;
+    const total = logSum(row, this.nSymbols); // bytes that training never saw keep theirs
+    for (let v = 0; v < this.nSymbols; v++) row[v] /= this.temperature;
+    const lost = total - logSum(row, this.nSymbols);
+    for (let v = 0; v < this.nSymbols; v++) row[v] += lost;
+  }
+
+  addFollowers(row, ids, at) {
     const added = new Map();
     let kept = 1;
     for (const follow of this.followers(ids, Math.max(0, at - this.chars), at)) {
