@@ -25,6 +25,7 @@ from charlm.cli import (
     resume,
     runs,
     sample,
+    serve,
     surprisal,
     train,
 )
@@ -59,6 +60,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "sample": (sample.command, sample.EXAMPLES),
     "eval": (evaluate.command, evaluate.EXAMPLES),
     "surprisal": (surprisal.command, surprisal.EXAMPLES),
+    "serve": (serve.command, serve.EXAMPLES),
     "compress": (compress.compress, compress.EXAMPLES),
     "decompress": (compress.decompress, compress.DECOMPRESS_EXAMPLES),
     "runs": (runs.command, runs.EXAMPLES),

@@ -22,7 +22,7 @@ TOY = (
     *("--threads", "1", "--device", "cpu"),
 )
 COMMANDS = (
-    *("train", "inspect", "resume", "sample", "eval", "surprisal", "compress", "decompress"),
+    *("train", "inspect", "resume", "sample", "eval", "surprisal", "serve", "compress", "decompress"),
     *("runs", "info", "compare", "cache", "data", "explain", "doctor"),
 )
 Charlm = Callable[..., Any]
