@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
+from socketserver import TCPServer
 from time import sleep
 from typing import Any
 
@@ -344,6 +345,6 @@ def test_a_port_that_is_taken_and_one_of_administrators_are_refused(
     def denied(*args: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(module.TCPServer, "server_bind", denied)
+    monkeypatch.setattr(TCPServer, "server_bind", denied)
     with pytest.raises(UsageError, match="--port 80 is reserved for administrators"):
         PageServer(80, "t" * 43, PAGE, fake, print)
