@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from charlm.config import SamplingConfig
-from charlm.data.tokenizer import Decoder
+from charlm.data.tokenizer import Decoder, Vocabulary
 from charlm.inference.constrained import ENDED, Constraint, SymbolMatcher
 from charlm.inference.predictor import ESCAPE, Predictor
 from charlm.inference.recent import without_recent
@@ -80,14 +80,7 @@ def generate(
     if the model knows no document ends; UsageError for a pattern that cannot be met.
     """
     vocabulary = predictor.vocabulary
-    if one_document and vocabulary.end is None:
-        raise ValueError(
-            "one_document has no effect: this model was trained without documents; train one with --documents"
-        )
-    if config.top_k is not None and config.top_k > vocabulary.n_symbols:
-        raise ValueError(
-            f"top_k is {config.top_k}; allowed: 1 to {vocabulary.n_symbols}, the symbols of this model"
-        )
+    _check_effect(vocabulary, config, one_document=one_document)
     assert regex is None or not (stops or one_document), "the pattern alone says where a sample ends"
     config = config.seeded()
     matcher = None if regex is None else SymbolMatcher(regex, vocabulary)
@@ -122,6 +115,18 @@ def generate(
             yield from _pieces(samples, drawn)
 
     return pieces()
+
+
+def _check_effect(vocabulary: Vocabulary, config: SamplingConfig, *, one_document: bool) -> None:
+    """Raise ValueError for settings that cannot act on a model with this vocabulary."""
+    if one_document and vocabulary.end is None:
+        raise ValueError(
+            "one_document has no effect: this model was trained without documents; train one with --documents"
+        )
+    if config.top_k is not None and config.top_k > vocabulary.n_symbols:
+        raise ValueError(
+            f"top_k is {config.top_k}; allowed: 1 to {vocabulary.n_symbols}, the symbols of this model"
+        )
 
 
 def _pieces(samples: list["_Sample"], drawn: Iterator["Drawn"]) -> Iterator[Piece | Ended]:

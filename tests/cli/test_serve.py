@@ -134,9 +134,9 @@ def test_bits_are_those_of_the_model_at_temperature_one(client: Client, kind: st
         written += piece["text"]
         if OTHER in written:
             break
-    chances = [each["p"] for each in client.answer("next", run="counts", text="The ", n=10_000)["next"]]
+    shares = [each["p"] for each in client.answer("next", run="counts", text="The ", n=10_000)["next"]]
     entropy = client.answer("next", run="counts", text="The ")["entropy"]
-    assert entropy == pytest.approx(-sum(p * log2(p) for p in chances), abs=0.01)
+    assert entropy == pytest.approx(-sum(p * log2(p) for p in shares), abs=0.01)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "lines"])
