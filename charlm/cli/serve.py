@@ -45,7 +45,7 @@ def command(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Serve a page to write and measure with runs, and to look inside them.
+    """Serve a page to write and measure with runs.
 
     The address goes to standard output. It has a token, without which nothing is answered, and it is reached from this
     computer only. Unlike the file of charlm page it computes with the compiled kernels and the whole n-gram prior.
