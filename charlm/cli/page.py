@@ -26,7 +26,7 @@ EXAMPLES = """Examples:
 Out = Annotated[
     str | None,
     typer.Option(
-        "-o", "--output", metavar="FILE", help="File to write; - for standard output. [default: NAME.html]"
+        "-o", "--out", metavar="FILE", help="File to write; - for standard output. [default: NAME.html]"
     ),
 ]
 
@@ -36,7 +36,7 @@ def command(
     name: RunName = None,
     run: RunOption = None,
     checkpoint: Which = None,
-    output: Out = None,
+    out: Out = None,
     threads: Threads = None,
     checkpoints: Checkpoints = ROOT,
     *,
@@ -49,7 +49,7 @@ def command(
     """
     config = build(PageConfig, settings)
     chosen = one_run(name, run)
-    early = None if output is None else Output("-o", output)  # a mistake is told before the work
+    early = None if out is None else Output("-o", out)  # a mistake is told before the work
     from charlm.threads import use_threads
 
     use_threads(threads)

@@ -15,7 +15,7 @@ from charlm.suggestions import written_time
 from charlm.terminal import one_line
 from charlm.training.describe import joined, several
 from charlm.training.events import Evaluated, Stepped
-from charlm.training.state import evaluated_last, member_facts, read_state
+from charlm.training.state import member_facts, read_state
 
 if TYPE_CHECKING:
     from charlm.page.pack import PackedModel
@@ -69,10 +69,9 @@ def _figures(snapshot: Snapshot) -> Iterator[Json]:
     state = read_state(snapshot.state)
     last = state.last_evaluation
     if last is not None:
-        of = evaluated_last(member_facts(_configs(snapshot), state), state)
-        yield _figure(f"Held-out text{of and f', {of}' or ''}", last.nats_per_char / log(2), BITS, HELD_OUT)
-        if last.standard_error is not None:
-            yield _figure("Standard error of it", last.standard_error / log(2), BITS)
+        held_out = _figure("Held-out text", last.nats_per_char / log(2), BITS, HELD_OUT)
+        error = last.standard_error
+        yield held_out | ({} if error is None else {"error": error / log(2)})
         if last.baseline_nats_per_char is not None:
             yield _figure(
                 "N-gram model on the same text", last.baseline_nats_per_char / log(2), BITS, BASELINE

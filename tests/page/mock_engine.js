@@ -5,9 +5,9 @@ const MOCK_LETTERS = ['a', 'b', 'c', 'd', 'e', ' ', '\n', '\u202e', '<'];
 
 class MockEngine {
   /** @param {Object} changes of the info that it opens with */
-  constructor(changes = {}) {
+  constructor(changes = {}, name = 'mock') {
     this.calls = [];
-    this.name = 'mock';
+    this.name = name;
     this.changes = changes;
   }
 
@@ -29,10 +29,8 @@ class MockEngine {
     return this.info;
   }
 
-  async use(name) {
-    this.calls.push(['use', name]);
-    this.name = name;
-    return this.info;
+  forRun(name) {
+    return new MockEngine(this.changes, name);
   }
 
   odds(text) {

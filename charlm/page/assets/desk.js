@@ -32,7 +32,7 @@ class Desk {
     byId('version-before').addEventListener('click', () => this.showVersion(-1));
     byId('version-after').addEventListener('click', () => this.showVersion(1));
     editor.area.addEventListener('keydown', (event) => this.press(event));
-    editor.area.addEventListener('input', () => this.running && this.stop());
+    editor.onType = () => this.running && this.stop();
     editor.onEdit = () => {
       this.choices.close();
       this.update();

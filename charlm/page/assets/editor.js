@@ -25,7 +25,8 @@ class Editor {
     this.units = new Uint32Array(1); // where each character begins in the textarea
     this.blocks = [];
     this.history = new EditHistory();
-    this.onEdit = () => {};
+    this.onType = () => {}; // before a person changes the text
+    this.onEdit = () => {}; // after any change
     this.onCaret = () => {};
     this.onPoint = () => {};
     this.listen();
@@ -49,6 +50,7 @@ class Editor {
       }
     });
     for (const name of ['copy', 'cut']) this.area.addEventListener(name, (event) => this.copy(event));
+    this.area.addEventListener('paste', (event) => this.pasteFrom(event));
     document.addEventListener('selectionchange', () => {
       if (document.activeElement === this.area) this.onCaret(this.caret);
     });
@@ -128,6 +130,7 @@ class Editor {
 
   applyEdits(edits) {
     if (!edits.length) return;
+    this.onType();
     let caret = 0;
     for (const {at, removed, inserted} of edits) {
       this.exchange(at, removed.chars.length, inserted);
@@ -150,7 +153,9 @@ class Editor {
     const least = Math.min(before.length, now.length) - same;
     while (at < least && before[at] === now[at]) at++;
     const chars = now.slice(at, now.length - same), count = before.length - same - at;
-    if (chars.length || count) this.splice(at, count, chars, {caret});
+    if (!chars.length && !count) return;
+    this.onType();
+    this.splice(at, count, chars, {caret});
   }
 
   /** Copy the characters themselves, not their symbols. */
@@ -159,7 +164,18 @@ class Editor {
     if (from === to) return;
     event.clipboardData.setData('text/plain', this.chars.slice(from, to).join(''));
     event.preventDefault();
-    if (event.type === 'cut') this.splice(from, to - from, [], {group: 'cut'});
+    if (event.type !== 'cut') return;
+    this.onType();
+    this.splice(from, to - from, [], {group: 'cut'});
+  }
+
+  /** Paste: browsers take seconds to put long texts into a textarea themselves. */
+  pasteFrom(event) {
+    event.preventDefault();
+    const text = event.clipboardData.getData('text/plain').replace(/\r\n?/g, '\n'), [from, to] = this.selection;
+    if (!text) return;
+    this.onType();
+    this.splice(from, to - from, Array.from(text), {group: 'paste'});
   }
 
   /** Show the text, which changed from character `first` on. */
