@@ -242,7 +242,9 @@ def test_about_shows_the_run_as_text(opened: Opened) -> None:
 
 def test_what_the_engine_refuses_is_said(opened: Opened) -> None:
     page = opened()
-    page.evaluate("void (engine.inside = engine.next = async () => { throw new Error('The model is gone.'); })")
+    page.evaluate(
+        "void (engine.inside = engine.next = async () => { throw new Error('The model is gone.'); })"
+    )
     page.evaluate(
         "void (engine.generate = engine.score = async function* () { throw new Error('The model is gone.'); })"
     )
