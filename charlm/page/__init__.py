@@ -1,1 +1,1 @@
-"""A run as a page to write with, to measure with and to look into."""
+"""A run as one web page that computes by itself: the packed model, and the scripts that read it."""
