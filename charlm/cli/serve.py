@@ -17,8 +17,6 @@ from charlm.training.request import build
 
 if TYPE_CHECKING:
     from charlm.checkpoint.run_folder import RunFolder
-    from charlm.page.server import ServedPage
-    from charlm.run import Run as TrainedRun
 
 EXAMPLES = """Examples:
   charlm serve                      the newest run: open the address that it prints
@@ -53,7 +51,9 @@ def command(
     """
     config = build(ServeConfig, settings)
     folders = _folders(checkpoints, [*(names or []), *([run] if run else [])], every=every)
-    from charlm.page.server import PageServer  # here and below: torch is slow to import
+    from charlm.page.about import about  # here and below: torch is slow to import
+    from charlm.page.html import make_page, remote_engine
+    from charlm.page.server import PageServer, ServedPage
     from charlm.page.service import LoadedOnce, Service
     from charlm.threads import use_threads
 
@@ -62,8 +62,10 @@ def command(
         folder.path.name: LoadedOnce(partial(load_run, folder.path.parent, folder.path.name, checkpoint))
         for folder in folders
     }
-    service = Service(runs, _about, threads)
-    with PageServer(config.port, secrets.token_urlsafe(TOKEN_BYTES), _page(), service, warn) as server:
+    service = Service(runs, about, threads)
+    page = make_page(next(iter(runs)), remote_engine())
+    served = ServedPage(page.html.encode(), f"{page.policy}; frame-ancestors 'none'")
+    with PageServer(config.port, secrets.token_urlsafe(TOKEN_BYTES), served, service, warn) as server:
         next(iter(runs.values())).get()
         print(server.url, flush=True)
         say("open that address in a browser on this computer; Ctrl-C ends the server")
@@ -88,13 +90,3 @@ def _folders(root: Path, names: Sequence[str], *, every: bool) -> "list[RunFolde
                 f"two of the runs are named {one_line(folder.path.name)}; serve them one at a time"
             )
     return list(served.values())
-
-
-def _about(run: "TrainedRun") -> dict[str, Any]:
-    return {"figures": [], "settings": [], "curves": [], "sample": "", "notes": []}
-
-
-def _page() -> "ServedPage":
-    from charlm.page.server import ServedPage
-
-    return ServedPage(b"<!doctype html><title>charlm</title>", "default-src 'none'; connect-src 'self'")

@@ -1,1 +1,1 @@
-"""A page to write with a run, to measure texts and to look inside: in one file, or served on loopback."""
+"""A run as a web page: its scripts, the packed model that they read, and the server that they can ask instead."""

@@ -1,0 +1,212 @@
+"""A run's model as bytes for its page: 16-bit weights, n-gram counts, vocabulary and mixture.
+
+Shapes: R rows of a table, C width.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from math import log
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from charlm.checkpoint.snapshot import TABLE, Snapshot
+from charlm.config import NGRAM, ModelConfig, TextConfig
+from charlm.data.documents import separator_of
+from charlm.data.tokenizer import Vocabulary
+from charlm.errors import CheckpointError
+from charlm.evaluation.score import Estimate, score_slice, spread
+from charlm.inference.members import predictor_of
+from charlm.inference.predictor import Predictor
+from charlm.model.mixture import Mixture
+from charlm.ngram.kneser_ney import KneserNey
+from charlm.ngram.table import Level
+from charlm.page.container import Array, bits_of, half_precision, packed
+from charlm.page.pruning import level_arrays, pruned_to
+from charlm.training.run_corpus import corpus_of
+
+SCORED = 30_000
+"""Held-out symbols on which the cost of pruning is measured."""
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """A model for the page, and what it lost on the way."""
+
+    data: bytes  # gzipped
+    snapshot: Snapshot  # the run with the weights and n-grams that were packed
+    bits_lost: float | None = (
+        None  # by pruning, per held-out character; None: nothing pruned, or the text is gone
+    )
+    bits_error: float | None = None  # its standard error
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """Predicts what the page predicts."""
+        return predictor_of(self.snapshot)
+
+
+def pack(
+    snapshot: Snapshot, *, ngram_megabytes: float | None = None, about: Mapping[str, Any] | None = None
+) -> PackedModel:
+    """Pack the model of a run for its page.
+
+    `ngram_megabytes`: what the n-grams may take of the page; what does not fit is pruned, longest and rarest contexts
+    first. `about`: what the page says of the run, as JSON. Raises UsageError if not even single symbols fit,
+    CheckpointError if the checkpoint is damaged.
+    """
+    ngram = snapshot.kneser_ney()
+    levels = list(ngram.levels) if ngram is not None else []
+    if ngram is not None and ngram_megabytes is not None:
+        levels = pruned_to(levels, ngram_megabytes)
+    kept = transformers_of(snapshot)
+    arrays, rounded = dict[str, Array](), list[dict[str, Tensor]]()
+    for i, (_, weights) in enumerate(kept):
+        own, as_packed = weight_arrays(f"{i}.", weights)
+        arrays |= own
+        rounded.append(as_packed)
+    arrays |= level_arrays(levels)
+    as_packed_snapshot = _with_parts(snapshot, rounded, levels if ngram_megabytes is not None else None)
+    data = packed({**header_of(snapshot, levels), "about": dict(about or {})}, arrays)
+    whole = ngram is None or sum(len(level.symbols) for level in levels) == sum(
+        len(level.symbols) for level in ngram.levels
+    )
+    lost = None if whole else bits_lost(snapshot, as_packed_snapshot)
+    if lost is None:
+        return PackedModel(data, as_packed_snapshot)
+    error = lost.standard_error
+    return PackedModel(
+        data, as_packed_snapshot, lost.nats_per_char / log(2), None if error is None else error / log(2)
+    )
+
+
+def transformers_of(snapshot: Snapshot) -> list[tuple[ModelConfig, Mapping[str, Tensor]]]:
+    """The transformers that predict, with their weights, in the order of the mixture."""
+    if snapshot.model_config.is_ngram:
+        return []
+    trained = [(member.model_config, member.weights) for member in snapshot.earlier]
+    trained.append((snapshot.model_config, snapshot.weights))
+    return trained[: 1 if snapshot.mixture is None else snapshot.mixture.n_transformers]
+
+
+def weight_arrays(prefix: str, weights: Mapping[str, Tensor]) -> tuple[dict[str, Array], dict[str, Tensor]]:
+    """Weights in 16 bits as arrays by name, and the same as tensors.
+
+    Of the table of n-gram embeddings, most of whose rows training never touched, only rows (R, C) other than zero are
+    stored, and one bit for each row: whether it is stored.
+    """
+    arrays, rounded = dict[str, Array](), dict[str, Tensor]()
+    for name, weight in weights.items():
+        array = half_precision(weight.detach().float().cpu().numpy())
+        rounded[name] = torch.from_numpy(array.astype(np.float32))
+        if name == TABLE:
+            stored = array.any(axis=1)
+            arrays[f"{prefix}{name}.stored"] = bits_of(stored)
+            array = array[stored]
+        arrays[prefix + name] = array
+    return arrays, rounded
+
+
+def _with_parts(
+    snapshot: Snapshot, rounded: Sequence[dict[str, Tensor]], levels: Sequence[Level] | None
+) -> Snapshot:
+    """A snapshot with other weights of the transformers that predict, and other n-grams (None: its own)."""
+    ngram = snapshot.ngram
+    if levels is not None and ngram is not None:
+        ngram = KneserNey(snapshot.vocabulary.n_symbols, levels, dense=False).to_bytes()
+    n_earlier = len(snapshot.earlier)
+    earlier = tuple(
+        replace(member, weights=own) for member, own in zip(snapshot.earlier, rounded, strict=False)
+    )
+    last = rounded[n_earlier] if len(rounded) > n_earlier else snapshot.weights
+    return replace(snapshot, earlier=(*earlier, *snapshot.earlier[len(earlier) :]), weights=last, ngram=ngram)
+
+
+def bits_lost(snapshot: Snapshot, as_packed: Snapshot) -> Estimate | None:
+    """What a page's model loses on held-out text against the run's; None if that text is gone or has nothing held out."""
+    try:
+        corpus = corpus_of(snapshot)
+    except CheckpointError:
+        return None
+    text = corpus.held_out_text()
+    ids = snapshot.vocabulary.encode(text)
+    if len(ids) < 2:
+        return None
+    of_page, of_run = predictor_of(as_packed), predictor_of(snapshot)
+    part = spread(of_run.rule, len(ids), SCORED, len(text))
+    found = score_slice(of_page, ids, part, rule=of_run.rule)
+    other = score_slice(of_run, ids, part, rule=of_run.rule)
+    assert found is not None and other is not None, "nothing stops them"
+    return found.minus(other)
+
+
+def header_of(snapshot: Snapshot, levels: Sequence[Level]) -> dict[str, Any]:
+    """What the scripts are told beside the arrays; their names are in camelCase."""
+    kept, mixture, vocabulary = transformers_of(snapshot), snapshot.mixture, snapshot.vocabulary
+    several = mixture is not None and mixture.n_members > 1
+    kind = NGRAM if snapshot.model_config.is_ngram else "mixture" if several else "transformer"
+    return {
+        "name": snapshot.run.name,
+        "kind": kind,
+        "text": _text_settings(snapshot.run.text),
+        "vocabulary": _vocabulary(vocabulary),
+        "transformers": [_model_settings(config) for config, _ in kept],
+        "ngram": {"discounts": [level.discounts.tolist() for level in levels]} if levels else None,
+        "mixture": None if mixture is None else _mixture(mixture),
+    }
+
+
+def _text_settings(config: TextConfig) -> dict[str, Any]:
+    """How a prompt is changed before it is read, and what stands between documents that are written."""
+    return {
+        "newlines": config.newlines,
+        "normalize": config.normalize,
+        "lowercase": config.lowercase,
+        "collapseSpaces": config.collapse_spaces,
+        "separator": separator_of(config),
+    }
+
+
+def _vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
+    return {
+        "chars": vocabulary.chars,
+        "trainedBytes": list(vocabulary.trained_bytes),
+        "counts": vocabulary.counts,
+        "hasEnd": vocabulary.has_end,
+        "units": vocabulary.units,
+        "ids": vocabulary.ids or list(range(vocabulary.n_symbols)),
+    }
+
+
+def _model_settings(config: ModelConfig) -> dict[str, Any]:
+    config = config.completed()
+    return {
+        "kind": config.kind,
+        "nLayer": config.n_layer,
+        "nHead": config.n_head or 1,
+        "nKvHead": config.n_kv_head or config.n_head or 1,
+        "nEmbd": config.n_embd,
+        "blockSize": config.block_size,
+        "mixers": config.mixers,
+        "position": config.position,
+        "window": config.window,
+        "locality": config.locality,
+        "prior": config.prior,
+        "ngramEmbeddings": config.ngram_embeddings,
+        "ngramEmbeddingRows": config.ngram_embedding_rows,
+        "carriesState": config.carries_state,
+    }
+
+
+def _mixture(mixture: Mixture) -> dict[str, Any]:
+    recent = None if mixture.recent is None else asdict(mixture.recent)
+    return {
+        "nTransformers": mixture.n_transformers,
+        "ngram": mixture.ngram,
+        "bias": mixture.bias,
+        "weights": mixture.weights,
+        "recent": recent,
+    }
