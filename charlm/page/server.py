@@ -47,9 +47,7 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-store",
 }
 NO_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
-NO_TOKEN = (
-    "the token is missing or wrong; open the address that charlm serve printed, or reload it from there"
-)
+NO_TOKEN = "the token is missing or wrong; open the address that charlm serve printed"
 BUSY = "charlm serve computes {} requests already; wait until one is done, or stop one"
 Json = dict[str, Any]
 
@@ -219,7 +217,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._check_sender()
             answer()
         except Refused as refused:
-            self._send(refused.status, {"error": refused.sentence}, refused.headers)
+            if self.command == "POST":
+                self._send(refused.status, {"error": refused.sentence}, refused.headers)
+            else:  # a person reads it
+                data = f"{refused.sentence}\n".encode()
+                self._head(refused.status, "text/plain; charset=utf-8", len(data), **refused.headers)
+                self.wfile.write(data)
 
     def _check_sender(self) -> None:
         """Refuse pages of other hosts, and other names for this one, which a name server can invent."""

@@ -31,6 +31,8 @@ class Reply:
     @property
     def error(self) -> str:
         """The one sentence of a refusal."""
+        if self.headers["content-type"].startswith("text/plain"):
+            return self.body.decode().strip()
         assert set(self.json) == {"error"}, self.body
         return str(self.json["error"])
 

@@ -29,11 +29,9 @@ class RemoteEngine {
     return info;
   }
 
-  /** @param {string} run @returns {Promise<object>} the same of another run, which is asked from now on */
-  async use(run) {
-    const info = await this._ask('open', { run });
-    this.run = info.name;
-    return info;
+  /** @param {string} run @returns {RemoteEngine} an engine of another run of the same server */
+  forRun(run) {
+    return new RemoteEngine(this.token, run);
   }
 
   /** @param {string} text @param {{n?: number}} [settings] @returns {Promise<object>} the n most likely characters after a text */
@@ -48,13 +46,13 @@ class RemoteEngine {
 
   /**
    * @param {string} text
-   * @param {object} [settings] as for LocalEngine, and `run`: another run than that of the page
+   * @param {object} [settings] as for LocalEngine
    * @param {AbortSignal} [signal]
    * @returns {AsyncGenerator<object>} pieces {text, bits} that continue a text
    */
-  generate(text, { length, temperature, topP, minP, stop, seed, run } = {}, signal = undefined) {
+  generate(text, { length, temperature, topP, minP, stop, seed } = {}, signal = undefined) {
     const sampling = given({ temperature, top_p: topP, min_p: minP, seed });
-    return this._stream('generate', given({ text, length, stop, sampling, run }), signal);
+    return this._stream('generate', given({ text, length, stop, sampling }), signal);
   }
 
   /** @param {AbortSignal} [signal] @returns {AsyncGenerator<object>} pieces {start, bits, entropy}, a number a character */
@@ -90,21 +88,22 @@ class RemoteEngine {
 
   /** The lines of an answer as they come, up to the one that says that it is complete; none after an abort. */
   async *_stream(operation, body, signal) {
+    let complete = false;
     try {
       const response = await this._send(operation, body, signal);
       for await (const line of linesOf(response.body)) {
         const piece = JSON.parse(line);
         if (piece.error !== undefined) throw new Error(piece.error);
-        if (piece.done) return;
+        complete = piece.done === true; // the stream is read to its end all the same, lest it counts as broken off
         if (signal?.aborted) return;
-        yield piece;
+        if (!complete) yield piece;
       }
     } catch (error) {
       if (signal?.aborted) return;
       if (error instanceof TypeError) throw new Error('charlm serve ended before its answer was complete');
       throw error;
     }
-    throw new Error('charlm serve ended before its answer was complete');
+    if (!complete) throw new Error('charlm serve ended before its answer was complete');
   }
 }
 
