@@ -387,19 +387,13 @@ class Run:
     def by_character(self, logp: torch.Tensor) -> dict[str, float]:
         """Probabilities by character, with the keys of `next`, from log-probabilities (V,) of every id."""
         found: dict[str, float] = {}
-        for symbol, p in zip(self._symbols, logp.double().exp().tolist(), strict=True):
+        for symbol, p in zip(self._names, logp.double().exp().tolist(), strict=True):
             found[symbol] = found.get(symbol, 0.0) + p
         return found
 
     @cached_property
-    def _symbols(self) -> list[str]:
-        """What each id stands for, (V,), as `next` names it."""
-        vocabulary = self.tokenizer
-        found = [spelling.decode("utf-8", "replace") for spelling in vocabulary.spellings]
-        for byte in range(128):
-            if chr(byte) in vocabulary.chars:  # which its byte never spells
-                found[vocabulary.id_of_byte[byte]] = OTHER
-        return found
+    def _names(self) -> list[str]:
+        return _symbols(self.tokenizer)
 
     def __repr__(self) -> str:
         figure = overview(self._folder).get("nats_per_char")
@@ -491,3 +485,12 @@ def _check_valid(what: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise UsageError(f"{what} is not valid text: it contains half of a surrogate pair") from None
+
+
+def _symbols(vocabulary: Vocabulary) -> list[str]:
+    """What each id stands for, (V,), as `Run.next` names it."""
+    found = [spelling.decode("utf-8", "replace") for spelling in vocabulary.spellings]
+    for byte in range(128):
+        if chr(byte) in vocabulary.chars:  # which its byte never spells
+            found[vocabulary.id_of_byte[byte]] = OTHER
+    return found

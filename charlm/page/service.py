@@ -274,7 +274,7 @@ def _described(member: Predictor) -> Json:
     return {
         "kind": config.kind,
         "nLayer": config.n_layer,
-        "nHead": config.n_head,
+        "nHead": config.n_head or 1,
         "nEmbd": config.n_embd,
         "blockSize": config.block_size,
         "mixers": list(config.mixers),

@@ -4,19 +4,17 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from math import log2
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.kept import refused, within
-from tests.cli.models import ALIKE, UNSEEN, Charlm, Models
-from tests.page.http import Client
+from tests.cli.kept import refused
+from tests.cli.models import UNSEEN, Charlm, Models
+from tests.page.http import Client, serving
 
 if os.name == "nt":
     pytest.skip("signals of POSIX", allow_module_level=True)
@@ -30,28 +28,6 @@ Answer = Callable[..., Any]
 @pytest.fixture
 def models(charlm: Charlm, tmp_path_factory: pytest.TempPathFactory) -> Models:
     return Models(charlm, tmp_path_factory)
-
-
-@contextmanager
-def serving(*words: str) -> Iterator[tuple[Client, subprocess.Popen[bytes]]]:
-    """The command in a process of its own, from when it has printed its address on."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "charlm", "serve", *words],
-        env={**os.environ, **ALIKE},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **within(1200),
-    )
-    assert child.stdout is not None and child.stderr is not None
-    try:
-        url = child.stdout.readline().decode()
-        assert url.endswith("\n"), child.stderr.read().decode()
-        yield Client.of(url[:-1]), child
-    finally:
-        with suppress(ProcessLookupError):
-            child.kill()
-        child.communicate()
 
 
 _served: list[Any] = []

@@ -1,12 +1,19 @@
-"""A client of a page server: whole requests, and raw bytes where those are what is tested."""
+"""A page server in a process of its own, and its client: whole requests, and raw bytes where those are what is tested."""
 
 import http.client
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+
+from tests.cli.kept import within
+from tests.cli.models import ALIKE
 
 SECONDS = 120
 """After so many a test gives up; nothing is asserted about it."""
@@ -115,3 +122,25 @@ def status_of(connection: socket.socket) -> int:
     """The status of the answer that comes, 0 where none does."""
     data = b"".join(received(connection))
     return int(data.split(b" ", 2)[1]) if data else 0
+
+
+@contextmanager
+def serving(*words: str) -> Iterator[tuple[Client, subprocess.Popen[bytes]]]:
+    """The command in a process of its own, from when it has printed its address on."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "charlm", "serve", *words],
+        env={**os.environ, **ALIKE},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **within(1200),
+    )
+    assert child.stdout is not None and child.stderr is not None
+    try:
+        url = child.stdout.readline().decode()
+        assert url.endswith("\n"), child.stderr.read().decode()
+        yield Client.of(url[:-1]), child
+    finally:
+        with suppress(ProcessLookupError):
+            child.kill()
+        child.communicate()
