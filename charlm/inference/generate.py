@@ -9,7 +9,7 @@ Shapes: P prompts, n samples of each, G samples of a group, T positions.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from math import log1p
+from math import log, log1p
 from time import perf_counter
 from typing import NamedTuple
 
@@ -245,12 +245,14 @@ class _Group:
 
     def surprisal(self, ids: IdRows) -> NDArray[np.float64]:
         """The surprisal of the chosen ids, (G,), in nats, as the predictor scores them; 0 for ENDED."""
-        logits, vocabulary = self._next_logits().astype(np.float64), self._predictor.vocabulary
-        most = logits.max(axis=-1)
-        total = np.log(np.exp(logits - most[:, None]).sum(axis=-1)) + most
+        vocabulary, nats = self._predictor.vocabulary, np.zeros(len(ids))
         escape = log1p(-ESCAPE) if vocabulary.n_ids > vocabulary.n_symbols else 0.0
-        nats = total - logits[np.arange(len(ids)), np.maximum(ids, 0)] - escape
-        return np.where(ids == ENDED, 0.0, nats)
+        for i, row in enumerate(self._next_logits()):
+            if ids[i] != ENDED:
+                lower = row - row[ids[i]]
+                most = float(lower.max())
+                nats[i] = most + log(np.exp(lower - most).sum()) - escape
+        return nats
 
     def _next_logits(self) -> Floats:
         """Logits (G, symbols) of the next id of each sample."""
