@@ -202,7 +202,7 @@ class Run:
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         if "" in stops:
             raise UsageError("stop is empty; give the text to stop before")
-        given = [None if prompt is None else self._read_prompt(prompt) for prompt in prompts]
+        given = [None if prompt is None else self.read_prompt(prompt) for prompt in prompts]
         events = self.generate(
             given, config, length=length, n=n, stops=stops, one_document=one_document, regex=regex
         )
@@ -228,10 +228,11 @@ class Run:
         stops: Sequence[str] = (),
         one_document: bool = False,
         regex: str | None = None,
+        surprisal: bool = False,
     ) -> Iterator[Piece | Ended]:
         """Continue prompts, which are read as they stand, and yield the text of all samples in pieces.
 
-        None is the default prompt. A `top_k` above the number of symbols is lowered to it. Raises UsageError, at the call.
+        `surprisal`: with that of each character. None is the default prompt. A `top_k` above the number of symbols is lowered to it. Raises UsageError, at the call.
         """
         if regex is not None and (stops or one_document):
             other = "stop" if stops else "one_document"
@@ -255,6 +256,7 @@ class Run:
             one_document=one_document,
             document_separator=separator_of(self.text_config),
             regex=regex,
+            surprisal=surprisal,
         )
 
     @contextmanager
@@ -265,7 +267,7 @@ class Run:
                 torch.set_num_threads(1)
             yield
 
-    def _read_prompt(self, prompt: str) -> str:
+    def read_prompt(self, prompt: str) -> str:
         """A prompt changed as the run's text was. Raises UsageError for half of a surrogate pair."""
         _check_valid("the prompt", prompt)
         return normalize(prompt, self.text_config)
@@ -294,7 +296,7 @@ class Run:
             names = [os.path.expanduser(os.fspath(path)) for path in paths]
             named = list(read_texts(names, self.text_config, encoding=encoding, field=field).files)
         elif texts is not None:
-            named = [(f"text {i}", self._read_prompt(text)) for i, text in enumerate(texts)]
+            named = [(f"text {i}", self.read_prompt(text)) for i, text in enumerate(texts)]
             if not all(text for _, text in named):
                 raise TextError("one of the texts is empty; leave it out")
         return evaluate_run(self, named, part or "held-out", stride)
@@ -377,13 +379,21 @@ class Run:
         """
         vocabulary, predictor = self.tokenizer, self.predictor if recent else without_recent(self.predictor)
         first = [] if vocabulary.end is None else [vocabulary.end]
-        ids = np.concatenate((first, vocabulary.encode(self._read_prompt(prompt)))).astype(np.int64)
+        ids = np.concatenate((first, vocabulary.encode(self.read_prompt(prompt)))).astype(np.int64)
         with self._fastest():
             _, logp = predictor.step(predictor.start(1), torch.from_numpy(ids)[None])  # (1, V)
+        return self.by_character(logp[0])
+
+    def by_character(self, logp: torch.Tensor) -> dict[str, float]:
+        """Probabilities by character, with the keys of `next`, from log-probabilities (V,) of every id."""
         found: dict[str, float] = {}
-        for symbol, p in zip(_symbols(vocabulary), logp[0].double().exp().tolist(), strict=True):
+        for symbol, p in zip(self._names, logp.double().exp().tolist(), strict=True):
             found[symbol] = found.get(symbol, 0.0) + p
         return found
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return _symbols(self.tokenizer)
 
     def __repr__(self) -> str:
         figure = overview(self._folder).get("nats_per_char")

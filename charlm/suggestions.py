@@ -137,6 +137,7 @@ resume <- continue restart extend
 sample <- generate gen complete write infer inference predict chat prompt
 eval <- evaluate evaluation test score perplexity ppl loss validate
 surprisal <- rescore rescoring surprisals
+serve <- web ui webui gui server desk host
 compress <- encode zip pack
 decompress <- decode unzip unpack uncompress
 runs <- list ls models checkpoints history

@@ -12,7 +12,7 @@ from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.settings import settings_of
 
 COMMANDS = (
-    "train inspect resume sample play eval compress decompress runs info compare cache data explain doctor"
+    "train inspect resume sample play eval page serve compress decompress runs info compare cache data explain doctor"
 )
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 
@@ -9,8 +10,10 @@ import pytest
 
 from charlm.cli.main import COMMANDS
 from charlm.cli.main import run as main
+from charlm.page.server import PageServer
 from tests.cli.kept import TOY
 from tests.conftest import TEXT
+from tests.page.http import Client
 
 USED = [
     ["train", "ducks.txt", "--steps", "4", *TOY, "--prior-order", "2", "--compile", "off", "--run", "both"],
@@ -22,6 +25,7 @@ USED = [
     *(["eval", "--run", run] for run in ("plain", "counted", "apart")),
     ["eval", "--run", "both", "--online"],
     ["surprisal", "--run", "both", "--format", "html", "-o", "page.html"],
+    ["serve", "both"],
     ["compress", "short.txt", "-o", "short.clm", "--run", "both"],
     ["decompress", "short.clm", "-o", "again.txt", "--run", "both"],
     ["compare", "ducks.txt", "--model", "ngram", "--vary", "prior_order=1,2", "--run", "orders"],
@@ -54,11 +58,21 @@ def unpickled(request: pytest.FixtureRequest) -> Iterator[list[object]]:
     listening = False
 
 
+def answer_once(server: PageServer) -> None:
+    """Answer one request for a text, and end."""
+    client = Client.of(server.url)
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(client.stream, "generate", text="a", length=9)
+        server.handle_request()
+        assert len(written.result()) == 9
+
+
 def test_nothing_is_unpickled_by_any_command(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, unpickled: list[object]
 ) -> None:
     Path("ducks.txt").write_text(TEXT)
     Path("short.txt").write_text(TEXT[:120])
+    monkeypatch.setattr(PageServer, "serve_forever", answer_once)
     for words in USED:
         monkeypatch.setattr(sys, "argv", ["charlm", *words])
         assert main(perf_counter()) == 0, words

@@ -9,19 +9,22 @@ Shapes: P prompts, n samples of each, G samples of a group, T positions.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from math import log, log1p
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from charlm.config import SamplingConfig
-from charlm.data.tokenizer import Decoder
+from charlm.data.tokenizer import Decoder, Vocabulary
 from charlm.inference.constrained import ENDED, Constraint, SymbolMatcher
-from charlm.inference.predictor import Predictor
+from charlm.inference.predictor import ESCAPE, Predictor
 from charlm.inference.recent import without_recent
 from charlm.inference.sampling import StopFilter, sample_next
 from charlm.inference.text_state import IdRows
+from charlm.native.decoder import Floats
 from charlm.rng import uniform
 
 SampleNumbers = NDArray[np.int64]  # which of the samples of all prompts
@@ -41,6 +44,7 @@ class Piece:
     sample: int
     text: str
     prompt: int = 0  # the number of the prompt that it continues
+    nats: tuple[float, ...] = ()  # the surprisal of each character, where it was asked for
 
 
 @dataclass(frozen=True)
@@ -64,24 +68,19 @@ def generate(
     one_document: bool = False,
     document_separator: str = "",
     regex: str | None = None,
+    surprisal: bool = False,
 ) -> Iterator[Piece | Ended]:
     """Continue each prompt in `n` samples of `length` characters each, or up to the first stop text.
 
     The stop text is not part of the sample. If the model knows document ends, the prompt starts a document. With
     `one_document` a sample stops at the document's end; otherwise `document_separator` stands before the next one. With
     `regex` each sample matches that pattern as a whole and ends where its match does. Prompt number j is continued with
-    the seed of `seed_of`. Raises ValueError, at the call, for a top_k above the vocabulary size, and for `one_document`
+    the seed of `seed_of`. `surprisal`: pieces come with that of each character, under the model at temperature 1 and
+    without a pattern. Raises ValueError, at the call, for a top_k above the vocabulary size, and for `one_document`
     if the model knows no document ends; UsageError for a pattern that cannot be met.
     """
     vocabulary = predictor.vocabulary
-    if one_document and vocabulary.end is None:
-        raise ValueError(
-            "one_document has no effect: this model was trained without documents; train one with --documents"
-        )
-    if config.top_k is not None and config.top_k > vocabulary.n_symbols:
-        raise ValueError(
-            f"top_k is {config.top_k}; allowed: 1 to {vocabulary.n_symbols}, the symbols of this model"
-        )
+    _check_effect(vocabulary, config, one_document=one_document)
     assert regex is None or not (stops or one_document), "the pattern alone says where a sample ends"
     config = config.seeded()
     matcher = None if regex is None else SymbolMatcher(regex, vocabulary)
@@ -104,24 +103,46 @@ def generate(
             ]
             constraint = None if matcher is None else Constraint(matcher, len(samples), length)
             drawn = draw(
-                predictor, ids, config, n, one_document=one_document, constraint=constraint, first=first
+                predictor,
+                ids,
+                config,
+                n,
+                one_document=one_document,
+                constraint=constraint,
+                first=first,
+                surprisal=surprisal,
             )
             yield from _pieces(samples, drawn)
 
     return pieces()
 
 
-def _pieces(samples: list["_Sample"], drawn: Iterator[IdRows]) -> Iterator[Piece | Ended]:
+def _check_effect(vocabulary: Vocabulary, config: SamplingConfig, *, one_document: bool) -> None:
+    """Raise ValueError for settings that cannot act on a model with this vocabulary."""
+    if one_document and vocabulary.end is None:
+        raise ValueError(
+            "one_document has no effect: this model was trained without documents; train one with --documents"
+        )
+    if config.top_k is not None and config.top_k > vocabulary.n_symbols:
+        raise ValueError(
+            f"top_k is {config.top_k}; allowed: 1 to {vocabulary.n_symbols}, the symbols of this model"
+        )
+
+
+def _pieces(samples: list["_Sample"], drawn: Iterator["Drawn"]) -> Iterator[Piece | Ended]:
     """The text of all samples from their next ids, until the last one ends."""
-    waiting: list[IdRows] = []
+    waiting: list[Drawn] = []
     enough, due = 1, 0.0  # the first character is shown at once
-    for ids in drawn:
-        waiting.append(ids)
+    for step in drawn:
+        waiting.append(step)
         if len(waiting) < enough and perf_counter() < due:
             continue
-        for sample, row in zip(samples, np.stack(waiting, axis=1).tolist(), strict=True):
+        rows = np.stack([ids for ids, _ in waiting], axis=1).tolist()
+        nats = [costs for _, costs in waiting if costs is not None]
+        costs_of = np.stack(nats, axis=1).tolist() if nats else [None] * len(samples)
+        for sample, row, costs in zip(samples, rows, costs_of, strict=True):
             if sample.reason is None:
-                yield from sample.write(row)
+                yield from sample.write(row, costs)
         left = [sample.left for sample in samples if sample.reason is None]
         if not left:
             return
@@ -134,6 +155,13 @@ def seed_of(seed: int, prompt: int) -> int:
     return (seed + prompt) % N_SEEDS
 
 
+class Drawn(NamedTuple):
+    """The next id of each of G samples."""
+
+    ids: IdRows  # (G,)
+    nats: NDArray[np.float64] | None = None  # (G,): their surprisal; None where it was not asked for
+
+
 def draw(
     predictor: Predictor,
     prompts: Sequence[IdRows],
@@ -143,7 +171,8 @@ def draw(
     one_document: bool = False,
     constraint: Constraint | None = None,
     first: int = 0,
-) -> Iterator[IdRows]:
+    surprisal: bool = False,
+) -> Iterator[Drawn]:
     """Draw n endless continuations of each of P prompts (T,), and yield the next id of each, (P n,), again and again.
 
     Recent n-grams are left out: on its own text the model would repeat itself, at low temperatures without end.
@@ -159,9 +188,12 @@ def draw(
     seeds = [seed_of(seed, first + j) for j in range(len(prompts))]
     for noise in _noise(seeds, n):
         ids = np.full(len(prompts) * n, ENDED if end is None else end)
+        nats = np.zeros(len(ids)) if surprisal else None
         for group in groups:
             ids[group.samples] = group.choose(noise[group.samples], config, constraint)
-        yield ids
+            if nats is not None:
+                nats[group.samples] = group.surprisal(ids[group.samples])
+        yield Drawn(ids, nats)
         ended = [] if end is None else [group.remove_ended(ids, end) for group in groups]
         groups = [group for group in groups if len(group.samples)]
         for group in groups:
@@ -205,13 +237,27 @@ class _Group:
         self, noise: NDArray[np.float64], config: SamplingConfig, constraint: Constraint | None
     ) -> IdRows:
         """The next id of each sample, (G,). Bytes that training never saw are scored, but never written."""
-        n_symbols = self._predictor.vocabulary.n_symbols
-        logits = self._logits if len(self._rows) == len(self._last) else self._logits[self._rows]
-        logits = logits[:, :n_symbols]
+        logits = self._next_logits()
         if constraint is None:
             return sample_next(logits, noise, config)
         ids = sample_next(constraint.mask(self.samples, logits), noise, config)
         return constraint.read(self.samples, ids)
+
+    def surprisal(self, ids: IdRows) -> NDArray[np.float64]:
+        """The surprisal of the chosen ids, (G,), in nats, as the predictor scores them; 0 for ENDED."""
+        vocabulary, nats = self._predictor.vocabulary, np.zeros(len(ids))
+        escape = log1p(-ESCAPE) if vocabulary.n_ids > vocabulary.n_symbols else 0.0
+        for i, row in enumerate(self._next_logits()):
+            if ids[i] != ENDED:
+                lower = row - row[ids[i]]
+                most = float(lower.max())
+                nats[i] = most + log(np.exp(lower - most).sum()) - escape
+        return nats
+
+    def _next_logits(self) -> Floats:
+        """Logits (G, symbols) of the next id of each sample."""
+        logits = self._logits if len(self._rows) == len(self._last) else self._logits[self._rows]
+        return logits[:, : self._predictor.vocabulary.n_symbols]
 
     def remove_ended(self, ids: IdRows, end: int) -> SampleNumbers:
         """Remove the samples whose document has ended, and return their numbers."""
@@ -247,13 +293,14 @@ class _Sample:
         self._end, self._why = end, why
         self._filter = StopFilter(stops)
         self._chars = 0
+        self._costs = _CharacterCosts(decoder)
 
-    def write(self, ids: list[int]) -> Iterator[Piece | Ended]:
-        """Take more ids; those after the end of the sample are dropped."""
+    def write(self, ids: list[int], nats: Sequence[float] | None = None) -> Iterator[Piece | Ended]:
+        """Take more ids, and their surprisal where that is wanted; those after the end of the sample are dropped."""
         ended = self._end is not None and self._end in ids
         if self._end is not None and ended:
             ids = ids[: ids.index(self._end)]
-        text = self._decoder.feed(ids)
+        text = self._decoder.feed(ids) if nats is None else self._costs.feed(ids, nats)
         text = (text + self._decoder.flush() if ended else text)[: self.left]
         self.left -= len(text)
         if self.left == 0:  # goes before `ended`: the clock decides whether one call sees both
@@ -267,9 +314,34 @@ class _Sample:
             text += self._filter.flush()
         self._chars += len(text)
         if text:
-            yield Piece(self._number, text, self._prompt)
+            yield Piece(self._number, text, self._prompt, () if nats is None else self._costs.take(len(text)))
         if self.reason is not None:
             yield Ended(self._number, self.reason, self._chars, self._prompt)
+
+
+class _CharacterCosts:
+    """Feeds a decoder, and keeps the surprisal of each character until its text is passed on."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._begun = 0.0  # of the symbols of a character that is not complete
+        self._nats: list[float] = []
+
+    def feed(self, ids: Sequence[int], nats: Sequence[float]) -> str:
+        """The text that is complete with these ids, whose surprisal is `nats`."""
+        text = ""
+        for i, cost in zip(ids, nats, strict=False):
+            found, self._begun = self._decoder.feed([i]), self._begun + cost
+            if found:
+                self._nats += [self._begun, *[0.0] * (len(found) - 1)]
+                self._begun = 0.0
+            text += found
+        return text
+
+    def take(self, n: int) -> tuple[float, ...]:
+        """The surprisal of the next n characters that are passed on; 0 for what no symbol stands for."""
+        taken, self._nats = self._nats[:n], self._nats[n:]
+        return (*taken, *[0.0] * (n - len(taken)))
 
 
 def _noise(seeds: Sequence[int], n: int) -> Iterator[NDArray[np.float64]]:

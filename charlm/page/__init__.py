@@ -1,1 +1,1 @@
-"""A run as one web page that computes by itself: the packed model, and the scripts that read it."""
+"""A run as a web page: its scripts, the packed model that they read, and the server that they can ask instead."""

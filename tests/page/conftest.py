@@ -1,4 +1,4 @@
-"""A browser with a page that has the engine of charlm's page and nothing else."""
+"""A browser: with a page that has the engine of charlm's page and nothing else, and with the page around an engine of known odds."""
 
 import base64
 import hashlib
@@ -7,13 +7,19 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from charlm.page.html import Engine, make_page
 from charlm.page.scripts import script, worker_source
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+    from playwright.sync_api import Page as BrowserPage
+
 SYSTEM = "/usr/bin/chromium"
+MOCK = (Path(__file__).parent / "mock_engine.js").read_text("utf-8")
 POLICY = (
     "default-src 'none'; script-src 'sha256-{hash}'; worker-src blob:; base-uri 'none'; form-action 'none'"
 )
@@ -95,3 +101,41 @@ def page(browser: Any, tmp_path: Path) -> Iterator[Page]:
 
 
 OpenPage = Callable[[bytes], dict[str, Any]]
+
+
+@pytest.fixture
+def browser_page(browser: "Browser") -> Iterator["BrowserPage"]:
+    """A page on a desktop, which may not complain, fail, or ask any host for anything."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: wrong.append(request.url) if _leaves(request.url) else None)
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def _leaves(url: str) -> bool:
+    return not url.startswith(("file:", "blob:", "data:"))
+
+
+Opened = Callable[..., "BrowserPage"]
+
+
+@pytest.fixture
+def opened(browser_page: "BrowserPage", tmp_path: Path) -> Opened:
+    """Open a page around an engine of known odds: `opened("new MockEngine({pause: 20})")`."""
+
+    def opened(expression: str = "new MockEngine()", title: str = "mock", **how: Any) -> "BrowserPage":
+        engine = Engine(scripts=MOCK, expression=f"window.engine = {expression}", **how)
+        path = tmp_path / "page.html"
+        path.write_text(make_page(title, engine).html, "utf-8")
+        browser_page.goto(path.as_uri())
+        browser_page.wait_for_selector("#desk:not([hidden])")
+        return browser_page
+
+    return opened

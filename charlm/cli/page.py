@@ -1,0 +1,68 @@
+"""`charlm page`: a run as one HTML file that computes by itself."""
+
+from typing import Annotated, Any
+
+import typer
+
+from charlm.cli.console import Output, load_run, say, working
+from charlm.cli.options import (
+    ROOT,
+    Checkpoints,
+    RunName,
+    RunOption,
+    Threads,
+    Which,
+    one_run,
+    with_settings,
+)
+from charlm.page.page_config import PageConfig
+from charlm.training.request import build
+
+EXAMPLES = """Examples:
+  charlm page                          the newest run as NAME.html
+  charlm page poems -o poems.html      a file to open, to mail, or to put on a web server
+  charlm page poems --ngram-mb 2       a smaller one, with fewer n-grams"""
+
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "-o", "--out", metavar="FILE", help="File to write; - for standard output. [default: NAME.html]"
+    ),
+]
+
+
+@with_settings({"Size": PageConfig})
+def command(
+    name: RunName = None,
+    run: RunOption = None,
+    checkpoint: Which = None,
+    out: Out = None,
+    threads: Threads = None,
+    checkpoints: Checkpoints = ROOT,
+    *,
+    settings: dict[str, Any],
+) -> None:
+    """Make one HTML file of a run, with the model in it, that opens in any browser without a network.
+
+    In it you write with the model, see how surprising a text is, and look inside the model. What is written there stays
+    there. The file holds the weights, the vocabulary and n-grams of the training text: pass it on as you would them.
+    """
+    config = build(PageConfig, settings)
+    chosen = one_run(name, run)
+    early = None if out is None else Output("-o", out)  # a mistake is told before the work
+    from charlm.threads import use_threads
+
+    use_threads(threads)
+    model = load_run(checkpoints, chosen, checkpoint)
+    target = early or Output("-o", f"{model.name}.html")
+    target.refuse_inputs(model.snapshot.run.corpus.sources)
+    from charlm.page.about import about, page_notes
+    from charlm.page.html import local_engine, make_page
+    from charlm.page.pack import pack
+
+    with working("packing"):
+        packed = pack(model.snapshot, ngram_megabytes=config.ngram_mb, about=about(model))
+        notes = page_notes(packed)
+        page = make_page(model.name, local_engine(packed.data, notes)).html.encode()
+    target.write([page])
+    say(f"{len(page) / 1e6:.1f} MB. {' '.join(notes[1:])}".strip())

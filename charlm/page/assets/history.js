@@ -1,0 +1,44 @@
+'use strict';
+// Undo and redo of a text that a program writes into too, which the browser's own undo does not follow.
+
+const JOINED_WITHIN = 1000; // milliseconds between keystrokes that are undone together
+
+class EditHistory {
+  constructor() {
+    this.past = [];
+    this.future = [];
+  }
+
+  /**
+   * Note an edit. Edits of the same group that follow each other are undone together.
+   * @param {{at: number, removed: {chars: string[], origins: number[]}, inserted: {chars: string[], origins: number[]}}} edit
+   * @param {string} group
+   */
+  add(edit, group) {
+    const last = this.past.at(-1), now = performance.now();
+    const joined = last && last.group === group && (group !== 'typing' || now - last.time < JOINED_WITHIN);
+    if (joined) {
+      last.edits.push(edit);
+      last.time = now;
+    } else {
+      this.past.push({group, edits: [edit], time: now});
+    }
+    this.future = [];
+  }
+
+  /** The edits that undo the last group, in their order; none where there is nothing to undo. */
+  undo() {
+    const step = this.past.pop();
+    if (!step) return [];
+    this.future.push(step);
+    return step.edits.map(({at, removed, inserted}) => ({at, removed: inserted, inserted: removed})).reverse();
+  }
+
+  /** The edits that do again what was undone last. */
+  redo() {
+    const step = this.future.pop();
+    if (!step) return [];
+    this.past.push({...step, group: `${step.group} again`});
+    return step.edits;
+  }
+}

@@ -1,0 +1,18 @@
+"""The settings of `charlm page`, apart from what packs the model, so that the help needs no torch."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from charlm.settings import Range, Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageConfig(Settings):
+    """What goes into the page."""
+
+    ngram_mb: Annotated[
+        float | None,
+        "Megabytes that the n-grams may take in the page; the rarest are left out, and the page says what that costs. "
+        "[default: all of them]",
+        Range(0.01, 1000),
+    ] = None
