@@ -128,7 +128,7 @@ def test_a_text_is_compared_with_the_run(opened: Opened) -> None:
     expect(page.locator("#surprise-editor textarea")).to_have_value("from the desk")
     yardstick = page.locator(".yardstick")
     expect(yardstick).to_be_visible()
-    for said in ("held-out", "1.89", "n-gram baseline", "2.20", "all 64 symbols alike", "6.00"):
+    for said in ("held-out", "1.89", "n-gram baseline", "2.20", "All 64 symbols alike", "6.00"):
         assert said in yardstick.inner_text()
 
 
@@ -228,11 +228,12 @@ def test_about_shows_the_run_as_text(opened: Opened) -> None:
     page = opened(notes=("It lost <b>nothing</b>.",))
     view(page, "about")
     assert page.locator("#figures dd").all_inner_texts() == [
-        "1.894 bits per character",
-        "2.200 bits per character",
+        "1.894\nbits per character",
+        "2.200\nbits per character",
         "123,456",
     ]
     assert page.locator("#notes li").all_inner_texts() == ["It lost <b>nothing</b>.", "Weights are 16 bit."]
+    page.locator("#settings-title").click()
     assert page.locator("#settings td").all_inner_texts() == ["2", "<script>alert(1)</script>⇤"]
     assert page.locator("#sample").inner_text() == "A sample.\n<b>not bold</b>"
     expect(page.get_by_role("img")).to_have_attribute(

@@ -248,6 +248,6 @@ function isInSight(rect) {
 
 /** Scroll on until a line can be seen above the toolbar. */
 function bringInSight(rect) {
-  const below = rect.bottom + 96 - innerHeight;
+  const below = rect.bottom + byId('continue').parentElement.offsetHeight + rect.height - innerHeight;
   if (below > 0) scrollBy({top: below, behavior: 'instant'});
 }

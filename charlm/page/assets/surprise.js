@@ -3,7 +3,7 @@
 
 const MOST_SCORED = 200_000; // characters; a longer text is for `charlm surprisal`
 const MEASURED_AT_ONCE = 4000; // characters of a text that is measured as it is written
-const ROWS_SHOWN = 100;
+const ROWS_SHOWN = 20;
 
 class Surprise {
   /** @param {Page} page */
@@ -103,7 +103,7 @@ class Surprise {
 
   showTotals() {
     const {bits, editor, page} = this, total = sum(bits, 0, bits.length), per = total / bits.length;
-    const rows = [['this text', per], ...page.yardstick()], most = Math.max(...rows.map(([, value]) => value));
+    const rows = [['This text', per], ...page.yardstick()], most = Math.max(...rows.map(([, value]) => value));
     byId('surprise-total').replaceChildren(
       make('div', {class: 'number'}, `${per.toFixed(3)} `, make('small', {}, 'bits per character')),
       make('p', {class: 'soft'}, `${count(bits.length)} characters, ${count(Math.round(total))} bits`),
