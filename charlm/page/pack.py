@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from charlm.checkpoint.snapshot import TABLE, Snapshot
@@ -58,7 +59,7 @@ def pack(
     first. `about`: what the page says of the run, as JSON. Raises UsageError if not even single symbols fit,
     CheckpointError if the checkpoint is damaged.
     """
-    ngram = snapshot.kneser_ney()
+    ngram = snapshot.kneser_ney() if uses_ngram(snapshot) else None
     levels = list(ngram.levels) if ngram is not None else []
     if ngram is not None and ngram_megabytes is not None:
         levels = pruned_to(levels, ngram_megabytes)
@@ -83,13 +84,19 @@ def pack(
     )
 
 
-def transformers_of(snapshot: Snapshot) -> list[tuple[ModelConfig, Mapping[str, Tensor]]]:
+def transformers_of(snapshot: Snapshot) -> list[tuple[ModelConfig, dict[str, Tensor]]]:
     """The transformers that predict, with their weights, in the order of the mixture."""
     if snapshot.model_config.is_ngram:
         return []
     trained = [(member.model_config, member.weights) for member in snapshot.earlier]
     trained.append((snapshot.model_config, snapshot.weights))
     return trained[: 1 if snapshot.mixture is None else snapshot.mixture.n_transformers]
+
+
+def uses_ngram(snapshot: Snapshot) -> bool:
+    """Whether n-grams have a part in what the run predicts."""
+    mixed = snapshot.mixture is not None and snapshot.mixture.ngram
+    return snapshot.model_config.is_ngram or mixed or any(config.prior for config, _ in transformers_of(snapshot))
 
 
 def weight_arrays(prefix: str, weights: Mapping[str, Tensor]) -> tuple[dict[str, Array], dict[str, Tensor]]:
@@ -103,7 +110,7 @@ def weight_arrays(prefix: str, weights: Mapping[str, Tensor]) -> tuple[dict[str,
         array = half_precision(weight.detach().float().cpu().numpy())
         rounded[name] = torch.from_numpy(array.astype(np.float32))
         if name == TABLE:
-            stored = array.any(axis=1)
+            stored: NDArray[np.bool_] = np.abs(array).max(axis=1) > 0
             arrays[f"{prefix}{name}.stored"] = bits_of(stored)
             array = array[stored]
         arrays[prefix + name] = array

@@ -35,6 +35,7 @@ function promptIds(model, text) {
 function* textOf(model, ids, traces) {
   const begin = model.firstNeeded(ids.length);
   const text = new Text(model, begin);
+  if (ids.length === 0) text.logp.set(model.first().logp);
   yield* text.readAll(ids.subarray(begin), traces);
   return text;
 }
@@ -80,10 +81,19 @@ function fillRow(row, logp, at, vocabulary) {
   row[V] = vocabulary.logUnseen;
 }
 
-/** What `next` answers: the distribution after a text. */
+/** What `next` answers: the distribution after a text. Where that text continues the last one, it is read on. */
 function* answerNext(model, { text, n }) {
-  const { vocabulary } = model;
-  const read = yield* textOf(model, promptIds(model, text));
+  const { vocabulary, kept } = model;
+  const ids = promptIds(model, text);
+  model.kept = null; // an answer that comes meanwhile must not read on too
+  let read;
+  if (kept !== null && kept.ids.length > 0 && kept.ids.every((id, i) => id === ids[i])) {
+    read = kept.read;
+    yield* read.readAll(ids.subarray(kept.ids.length));
+  } else {
+    read = yield* textOf(model, ids);
+  }
+  model.kept = { ids, read };
   const row = new Float64Array(model.nSymbols + 1);
   fillRow(row, read.logp, 0, vocabulary);
   return { entropy: entropyOf(row, vocabulary.nUnseen), next: likeliest(vocabulary, read.logp, 0, n ?? 10) };

@@ -134,12 +134,10 @@ class Attend {
     const { weights, headSize: D, blockSize } = this;
     const { bias } = this.positions;
     const scale = 1 / Math.sqrt(D);
+    dots(weights, low, last + 1, keys, cache, queries, query, D);
     let most = -Infinity;
     for (let s = low; s <= last; s++) {
-      const key = cache + s * D;
-      let score = 0;
-      for (let i = 0; i < D; i++) score += queries[query + i] * keys[key + i];
-      score *= scale;
+      let score = weights[s] * scale;
       if (bias !== null) score += bias[head * blockSize + last - s];
       weights[s] = score;
       if (score > most) most = score;
@@ -149,13 +147,62 @@ class Attend {
     for (let s = low; s <= last; s++) weights[s] /= sum;
   }
 
+  /** The mean of the values from low to last by their weights: out[to ...]. */
   average(values, cache, low, last, out, to) {
     const { weights, headSize: D } = this;
-    for (let i = 0; i < D; i++) out[to + i] = 0;
-    for (let s = low; s <= last; s++) {
-      const weight = weights[s];
-      const value = cache + s * D;
-      for (let i = 0; i < D; i++) out[to + i] += weight * values[value + i];
+    let i = 0;
+    for (; i + 4 <= D; i += 4) {
+      let a = 0;
+      let b = 0;
+      let c = 0;
+      let d = 0;
+      for (let s = low, at = cache + low * D + i; s <= last; s++, at += D) {
+        const weight = weights[s];
+        a += weight * values[at];
+        b += weight * values[at + 1];
+        c += weight * values[at + 2];
+        d += weight * values[at + 3];
+      }
+      out[to + i] = a;
+      out[to + i + 1] = b;
+      out[to + i + 2] = c;
+      out[to + i + 3] = d;
     }
+    for (; i < D; i++) {
+      let sum = 0;
+      for (let s = low; s <= last; s++) sum += weights[s] * values[cache + s * D + i];
+      out[to + i] = sum;
+    }
+  }
+}
+
+/** Products of the keys from `low` up to `end` with one query: out[low ...], four keys at a time. */
+function dots(out, low, end, keys, cache, queries, query, D) {
+  let s = low;
+  for (; s + 4 <= end; s += 4) {
+    const k0 = cache + s * D;
+    const k1 = k0 + D;
+    const k2 = k1 + D;
+    const k3 = k2 + D;
+    let a = 0;
+    let b = 0;
+    let c = 0;
+    let d = 0;
+    for (let i = 0; i < D; i++) {
+      const q = queries[query + i];
+      a += q * keys[k0 + i];
+      b += q * keys[k1 + i];
+      c += q * keys[k2 + i];
+      d += q * keys[k3 + i];
+    }
+    out[s] = a;
+    out[s + 1] = b;
+    out[s + 2] = c;
+    out[s + 3] = d;
+  }
+  for (; s < end; s++) {
+    let sum = 0;
+    for (let i = 0; i < D; i++) sum += queries[query + i] * keys[cache + s * D + i];
+    out[s] = sum;
   }
 }

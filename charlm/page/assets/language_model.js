@@ -24,6 +24,8 @@ class LanguageModel {
     this.recent = mixture !== null && mixture.recent !== null ? new RecentNgrams(mixture.recent, V) : null;
     /** Is the n-gram model a member, or the model itself? */
     this.ngramPredicts = this.transformers.length === 0 || (several && mixture.ngram);
+    /** The text that `next` has read, {ids, read}; null: none. */
+    this.kept = null;
     this.readsPrior = this.transformers.some((each) => each.prior !== null);
   }
 
@@ -115,13 +117,10 @@ class Text {
     yield;
   }
 
-  /** Read all ids of a text; then `logp` holds what follows, in its first row. */
+  /** Read ids to the last one; then the first row of `logp` is what follows it. Without ids, nothing changes. */
   *readAll(ids, traces = []) {
     const n = ids.length;
-    if (n === 0) {
-      this.logp.set(this.model.first().logp);
-      return;
-    }
+    if (n === 0) return;
     yield* this.read(ids.subarray(0, n - 1), false);
     yield* this.read(ids.subarray(n - 1), true, traces);
   }

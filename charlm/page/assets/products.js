@@ -21,29 +21,50 @@ function multiply(out, x, w, n, R, C) {
   for (; t < n; t++) multiplyOne(out, t * R, x, t * C, w, R, C);
 }
 
+/** For four vectors, two rows at a time (the last one twice where R is odd): 6 numbers read for 8 products. */
 function multiplyFour(out, x, w, t, R, C) {
   const x0 = t * C;
   const x1 = x0 + C;
   const x2 = x1 + C;
   const x3 = x2 + C;
-  for (let r = 0; r < R; r++) {
+  for (let r = 0; r < R; r += 2) {
+    const next = Math.min(r + 1, R - 1);
     const row = r * C;
+    const nextRow = next * C;
     let a = 0;
     let b = 0;
     let c = 0;
     let d = 0;
+    let e = 0;
+    let f = 0;
+    let g = 0;
+    let h = 0;
     for (let i = 0; i < C; i++) {
-      const weight = w[row + i];
-      a += weight * x[x0 + i];
-      b += weight * x[x1 + i];
-      c += weight * x[x2 + i];
-      d += weight * x[x3 + i];
+      const first = w[row + i];
+      const second = w[nextRow + i];
+      const p = x[x0 + i];
+      const q = x[x1 + i];
+      const u = x[x2 + i];
+      const v = x[x3 + i];
+      a += first * p;
+      b += first * q;
+      c += first * u;
+      d += first * v;
+      e += second * p;
+      f += second * q;
+      g += second * u;
+      h += second * v;
     }
     const at = t * R + r;
+    const after = t * R + next;
     out[at] = a;
     out[at + R] = b;
     out[at + 2 * R] = c;
     out[at + 3 * R] = d;
+    out[after] = e;
+    out[after + R] = f;
+    out[after + 2 * R] = g;
+    out[after + 3 * R] = h;
   }
 }
 
