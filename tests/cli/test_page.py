@@ -56,7 +56,9 @@ def test_fewer_n_grams_cost_bits_and_the_page_says_how_many(models: Models) -> N
     small = Path("small.html").read_text("utf-8")
     assert len(small) < len(whole)
     notes = json.loads(re.findall(r'id="page-data">(.*?)</script>', small)[0])["notes"]
-    assert any(re.search(r"Rare n-grams .* costs \+[\d.]+ ± [\d.]+ bits per character", note) for note in notes)
+    assert any(
+        re.search(r"Rare n-grams .* costs \+[\d.]+ ± [\d.]+ bits per character", note) for note in notes
+    )
     assert "Rare n-grams" not in whole
     assert "Rare n-grams" in made.err
 

@@ -32,7 +32,9 @@ def test_every_view_works_with_the_model_of_a_run(browser_page: "Page", tmp_path
     page.locator("#length").fill("40")
     page.locator("#desk-editor textarea").fill("The old ")
     page.keyboard.press("Tab")
-    expect(page.locator("#desk-status")).to_have_text(re.compile("^40 characters, .* bits per character, seed"))
+    expect(page.locator("#desk-status")).to_have_text(
+        re.compile("^40 characters, .* bits per character, seed")
+    )
     assert len(page.locator("#desk-editor textarea").input_value()) >= len("The old ") + 40
     page.locator("#alternatives").click()
     expect(page.get_by_role("option").first).to_be_visible()

@@ -101,6 +101,12 @@ class Surprise {
     if (said) this.say(said);
   }
 
+  /** The figure of the whole text in words. */
+  summary() {
+    const {bits} = this;
+    return `${count(bits.length)} characters, ${(sum(bits, 0, bits.length) / bits.length).toFixed(3)} bits per character`;
+  }
+
   showTotals() {
     const {bits, editor, page} = this, total = sum(bits, 0, bits.length), per = total / bits.length;
     const rows = [['This text', per], ...page.yardstick()], most = Math.max(...rows.map(([, value]) => value));
@@ -111,7 +117,7 @@ class Surprise {
         makeBar(value / most, i ? 'other' : ''), make('span', {}, value.toFixed(2))])));
     show(true, byId('surprise-total'), byId('surprise-units'));
     this.table.fill(editor.chars, bits);
-    this.say(`Measured: ${per.toFixed(3)} bits per character over ${count(bits.length)} characters.`);
+    this.say(`Measured: ${this.summary()}.`);
     this.read(editor.caret, false);
   }
 
@@ -120,7 +126,7 @@ class Surprise {
     const {bits, entropy, editor} = this, line = byId('surprise-at');
     if (bits[at] === undefined) {
       editor.boxAround(null);
-      if (bits.length) line.textContent = '';
+      if (bits.length && bits.length === editor.length) line.textContent = this.summary();
       return;
     }
     editor.boxAround(at);
@@ -134,8 +140,9 @@ class Surprise {
     this.editor.area.focus({preventScroll: true});
     this.editor.caret = at;
     this.read(at, true);
-    const rect = this.editor.rectOf(at);
-    scrollBy({top: rect.top - innerHeight / 3, behavior: 'instant'});
+    const {root} = this.editor;
+    root.scrollTop += this.editor.rectOf(at).top - root.getBoundingClientRect().top - root.clientHeight / 2;
+    root.scrollIntoView({block: 'nearest', behavior: 'instant'});
   }
 
   say(text) {
