@@ -73,7 +73,7 @@ def _figures(snapshot: Snapshot) -> Iterator[Json]:
         error = last.standard_error
         yield held_out | ({} if error is None else {"error": error / log(2)})
         if last.baseline_nats_per_char is not None:
-            yield _figure("Held-out text, n-gram model", last.baseline_nats_per_char / log(2), BITS, BASELINE)
+            yield _figure("N-grams on held-out text", last.baseline_nats_per_char / log(2), BITS, BASELINE)
     n_weights = sum(weight.numel() for weight in snapshot.all_weights.values())
     if n_weights:
         yield _figure("Parameters", n_weights)

@@ -96,7 +96,11 @@ def transformers_of(snapshot: Snapshot) -> list[tuple[ModelConfig, dict[str, Ten
 def uses_ngram(snapshot: Snapshot) -> bool:
     """Whether n-grams have a part in what the run predicts."""
     mixed = snapshot.mixture is not None and snapshot.mixture.ngram
-    return snapshot.model_config.is_ngram or mixed or any(config.prior for config, _ in transformers_of(snapshot))
+    return (
+        snapshot.model_config.is_ngram
+        or mixed
+        or any(config.prior for config, _ in transformers_of(snapshot))
+    )
 
 
 def weight_arrays(prefix: str, weights: Mapping[str, Tensor]) -> tuple[dict[str, Array], dict[str, Tensor]]:

@@ -74,6 +74,21 @@ def test_a_text_is_coloured_by_its_bits(opened: Opened) -> None:
     assert colour == "rgb(0, 0, 135)" and COLOURS[5].background == "#000087"
 
 
+def test_what_stands_before_an_edit_keeps_its_colours(opened: Opened) -> None:
+    page = opened()
+    view(page, "surprise")
+    area = page.locator("#surprise-editor textarea")
+    area.fill("deh")
+    expect(page.locator("#surprise-total")).to_be_visible()
+    page.evaluate("void (engine.score = async function* () {})")
+    area.focus()
+    page.keyboard.press("Control+End")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.type("x")
+    expect(page.locator("#surprise-editor .paint [class^=bits]")).to_have_text(["d", "e"])
+    expect(page.locator("#surprise-total")).to_be_hidden()
+
+
 def test_the_figure_of_a_character_by_caret_and_pointer(opened: Opened) -> None:
     page = opened()
     view(page, "surprise")

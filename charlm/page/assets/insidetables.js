@@ -10,7 +10,7 @@ function changedTable(columns, truth) {
   const cell = (list, text) => {
     const found = list.find((each) => each.text === text);
     const least = Math.min(...list.map(({p}) => p)); // what is not among the likeliest is less likely
-    return make('td', {}, found ? percent(found.p) : `under ${percent(least)}`, makeBar(found ? found.p : 0));
+    return make('td', {}, found ? percent(found.p) : `< ${percent(least).replace('< ', '')}`, makeBar(found ? found.p : 0));
   };
   return make('table', {},
     make('thead', {}, make('tr', {}, make('th', {scope: 'col'}, 'Character'),
