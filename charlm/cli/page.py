@@ -42,10 +42,10 @@ def command(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Make one HTML file of a run, with the model in it, that opens in any browser without a network.
+    """Make a web page of a run that needs no network.
 
-    In it you write with the model, see how surprising a text is, and look inside the model. What is written there stays
-    there. The file holds the weights, the vocabulary and n-grams of the training text: pass it on as you would them.
+    It is one HTML file with the model in it, for any browser. In it you write with the model, see how surprising a text is,
+    and look inside the model. What is written there stays there. The file holds the weights, the vocabulary and n-grams of the training text: pass it on as you would them.
     """
     config = build(PageConfig, settings)
     chosen = one_run(name, run)

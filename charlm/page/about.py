@@ -15,7 +15,7 @@ from charlm.suggestions import written_time
 from charlm.terminal import one_line
 from charlm.training.describe import joined, several
 from charlm.training.events import Evaluated, Stepped
-from charlm.training.state import member_facts, read_state
+from charlm.training.state import read_state
 
 if TYPE_CHECKING:
     from charlm.page.pack import PackedModel
@@ -73,9 +73,7 @@ def _figures(snapshot: Snapshot) -> Iterator[Json]:
         error = last.standard_error
         yield held_out | ({} if error is None else {"error": error / log(2)})
         if last.baseline_nats_per_char is not None:
-            yield _figure(
-                "N-gram model on the same text", last.baseline_nats_per_char / log(2), BITS, BASELINE
-            )
+            yield _figure("N-grams on held-out text", last.baseline_nats_per_char / log(2), BITS, BASELINE)
     n_weights = sum(weight.numel() for weight in snapshot.all_weights.values())
     if n_weights:
         yield _figure("Parameters", n_weights)
@@ -90,20 +88,18 @@ def _figure(label: str, value: float | str, unit: str = "", key: str | None = No
     return {"label": label, "value": value, "unit": unit} | ({"key": key} if key else {})
 
 
-def _configs(snapshot: Snapshot) -> list[Json]:
-    """The settings of each transformer, in the order of training."""
-    models = [*snapshot.earlier, snapshot]
-    return [{"model": m.model_config.to_json(), "training": m.training_config.to_json()} for m in models]
-
-
 def _settings(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
-    members = member_facts(_configs(snapshot), read_state(snapshot.state))
-    for member in members:
-        of = f"member {member['number']}, {member['kind']}: " * (len(members) > 1)
-        for title in ("model", "training"):
-            for name, value in (member[title] or {}).items():
-                if value is not None and acts(snapshot.model_config.model, name):
-                    yield f"{of}{name}", one_line(str(value))
+    """The settings of model and training; where those of several members differ, that of each."""
+    members = [*((m.model_config, m.training_config) for m in snapshot.earlier)]
+    members.append((snapshot.model_config, snapshot.training_config))
+    values = dict[str, list[str]]()
+    for model, training in members:
+        for name, value in {**model.to_json(), **training.to_json()}.items():
+            if value is not None and acts(snapshot.model_config.model, name):
+                values.setdefault(name, []).append(one_line(str(value)))
+    for name, of_members in values.items():
+        same = len(set(of_members)) == 1
+        yield name, of_members[0] if same else ", then ".join(of_members)
     facts = snapshot.run
     yield "text", one_line(PurePath(facts.corpus.label).name)  # a page is passed on; its reader needs no path
     yield "text's SHA-256", facts.corpus.sha256
@@ -118,7 +114,7 @@ def _curves(snapshot: Snapshot, events: Sequence[Any]) -> list[Json]:
     beside = [
         (e.step, e.baseline_nats_per_char / log(2)) for e in evaluated if e.baseline_nats_per_char is not None
     ]
-    curves = [
+    curves: list[Json] = [
         {"name": "held-out", "points": _parted(alone)},
         {"name": "training", "points": _training(snapshot, events)},
         {"name": "n-gram model", "points": _finite(beside)},

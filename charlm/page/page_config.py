@@ -14,5 +14,5 @@ class PageConfig(Settings):
         float | None,
         "Megabytes that the n-grams may take in the page; the rarest are left out, and the page says what that costs. "
         "[default: all of them]",
-        Range(0.01, 1000),
+        Range(0.001, 1000),
     ] = None

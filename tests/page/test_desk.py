@@ -233,6 +233,30 @@ def test_alternatives_by_mouse(opened: Opened) -> None:
     expect(page.locator(AREA)).to_be_focused()
 
 
+def test_what_was_taken_back_can_be_undone_and_taken_back_again(opened: Opened) -> None:
+    page = opened()
+    begin(page)
+    page.keyboard.press("Tab")
+    expect(page.locator(AREA)).to_have_value("Hello abcdeabcde")
+    done(page)
+    page.keyboard.press("Escape")
+    expect(page.locator(AREA)).to_have_value("Hello ")
+    page.keyboard.press("Control+z")
+    expect(page.locator(AREA)).to_have_value("Hello abcdeabcde")
+    page.keyboard.press("Escape")
+    expect(page.locator(AREA)).to_have_value("Hello ")
+
+
+def test_nothing_is_replaced_where_nothing_can_be_written(opened: Opened) -> None:
+    page = opened()
+    begin(page)
+    page.locator("#length").fill("0")
+    page.locator("#alternatives").click()
+    page.get_by_role("option").first.click()
+    expect(page.locator("#length")).to_be_focused()
+    expect(page.locator(AREA)).to_have_value("Hello ")
+
+
 HOSTILE = "<b>x</b>\u202eabc\u2066\u2028\x00\x1b[31m😀\ud7ffé\u200b"
 
 

@@ -74,6 +74,21 @@ def test_a_text_is_coloured_by_its_bits(opened: Opened) -> None:
     assert colour == "rgb(0, 0, 135)" and COLOURS[5].background == "#000087"
 
 
+def test_what_stands_before_an_edit_keeps_its_colours(opened: Opened) -> None:
+    page = opened()
+    view(page, "surprise")
+    area = page.locator("#surprise-editor textarea")
+    area.fill("deh")
+    expect(page.locator("#surprise-total")).to_be_visible()
+    page.evaluate("void (engine.score = async function* () {})")
+    area.focus()
+    page.keyboard.press("Control+End")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.type("x")
+    expect(page.locator("#surprise-editor .paint [class^=bits]")).to_have_text(["d", "e"])
+    expect(page.locator("#surprise-total")).to_be_hidden()
+
+
 def test_the_figure_of_a_character_by_caret_and_pointer(opened: Opened) -> None:
     page = opened()
     view(page, "surprise")
@@ -128,7 +143,7 @@ def test_a_text_is_compared_with_the_run(opened: Opened) -> None:
     expect(page.locator("#surprise-editor textarea")).to_have_value("from the desk")
     yardstick = page.locator(".yardstick")
     expect(yardstick).to_be_visible()
-    for said in ("held-out", "1.89", "n-gram baseline", "2.20", "all 64 symbols alike", "6.00"):
+    for said in ("held-out", "1.89", "n-gram baseline", "2.20", "All 64 symbols alike", "6.00"):
         assert said in yardstick.inner_text()
 
 
@@ -228,11 +243,12 @@ def test_about_shows_the_run_as_text(opened: Opened) -> None:
     page = opened(notes=("It lost <b>nothing</b>.",))
     view(page, "about")
     assert page.locator("#figures dd").all_inner_texts() == [
-        "1.894 bits per character",
-        "2.200 bits per character",
+        "1.894\nbits per character",
+        "2.200\nbits per character",
         "123,456",
     ]
     assert page.locator("#notes li").all_inner_texts() == ["It lost <b>nothing</b>.", "Weights are 16 bit."]
+    page.locator("#settings-title").click()
     assert page.locator("#settings td").all_inner_texts() == ["2", "<script>alert(1)</script>⇤"]
     assert page.locator("#sample").inner_text() == "A sample.\n<b>not bold</b>"
     expect(page.get_by_role("img")).to_have_attribute(

@@ -6,7 +6,7 @@ function showAbout({about}, notesOfPage) {
   const {figures = [], curves = [], settings = [], sample = ''} = about, notes = [...notesOfPage, ...(about.notes ?? [])];
   byId('figures').replaceChildren(...figures.map(({label, value, error, unit}) => make('div', {}, make('dt', {}, label),
     make('dd', {}, figureText(value), error ? make('small', {}, ` ± ${error.toFixed(3)}`) : null,
-      unit ? make('small', {}, ` ${unit}`) : null))));
+      unit ? make('small', {class: 'unit'}, unit) : null))));
   byId('curves').replaceChildren(...(curves.some(({points}) => points.length) ? [makeChart(curves)] : []));
   byId('notes').replaceChildren(...notes.map((note) => make('li', {class: 'isolated'}, visibleText(note))));
   byId('sample').textContent = visibleText(sample);

@@ -60,7 +60,7 @@ class Page {
   yardstick() {
     const known = this.info.about.figures.filter(({key}) => key === 'held-out' || key === 'baseline');
     return [...known.map(({label, value}) => [label, value]),
-      [`all ${count(this.info.nSymbols)} symbols alike`, Math.log2(this.info.nSymbols)]];
+      [`All ${count(this.info.nSymbols)} symbols alike`, Math.log2(this.info.nSymbols)]];
   }
 
   fail(error) {

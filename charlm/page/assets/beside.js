@@ -6,6 +6,7 @@ class Beside {
   constructor(desk) {
     this.desk = desk;
     this.chars = [];
+    this.running = new AbortController();
     byId('beside-use').addEventListener('click', () => desk.use(this.chars));
     byId('beside-run').addEventListener('change', () => this.clear());
   }
@@ -19,8 +20,13 @@ class Beside {
   }
 
   clear() {
+    const {value} = byId('beside-run');
+    this.running.abort();
     this.chars = [];
-    show(false, byId('beside-text'), byId('beside-use'));
+    show(value !== '', byId('beside-pane'));
+    byId('beside-name').textContent = `Continued by ${visibleText(value)}`;
+    byId('beside-text').textContent = '';
+    byId('beside-use').disabled = true;
   }
 
   /** Continue a text under the run that was chosen, if one was. */
@@ -28,16 +34,17 @@ class Beside {
     const run = byId('beside-run').value, pane = byId('beside-text');
     if (!run) return;
     this.clear();
-    show(true, pane);
-    pane.textContent = '';
+    const running = this.running = new AbortController();
+    signal.addEventListener('abort', () => running.abort());
     try {
-      for await (const piece of this.desk.page.engine.forRun(run).generate(text, settings, signal)) {
+      for await (const piece of this.desk.page.engine.forRun(run).generate(text, settings, running.signal)) {
+        if (running.signal.aborted) return;
         this.chars.push(...Array.from(piece.text));
         pane.append(visibleText(piece.text));
       }
     } catch (error) {
-      pane.textContent = error.message;
+      if (!running.signal.aborted) pane.textContent = error.message;
     }
-    show(this.chars.length > 0, byId('beside-use'));
+    if (this.running === running) byId('beside-use').disabled = this.chars.length === 0;
   }
 }

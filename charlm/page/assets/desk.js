@@ -150,7 +150,6 @@ class Desk {
     if (this.running) return this.stop();
     const continuation = this.newest();
     if (!continuation) return this.say('There is nothing to take back.');
-    this.last = this.last.filter((other) => other !== continuation);
     const at = this.remove(continuation);
     if (continuation.replaced.chars.length) {
       const {chars, origins} = continuation.replaced;
@@ -205,6 +204,7 @@ class Desk {
 
   /** Put a character in place of another, and go on from there: what followed it in the same stretch is replaced. */
   choose(at, text) {
+    if (!this.settings.read()) return;
     const {editor} = this, origin = editor.origins[at];
     let end = at;
     while (end < editor.length && editor.origins[end] === origin) end++;
@@ -248,6 +248,6 @@ function isInSight(rect) {
 
 /** Scroll on until a line can be seen above the toolbar. */
 function bringInSight(rect) {
-  const below = rect.bottom + 96 - innerHeight;
+  const below = rect.bottom + byId('continue').parentElement.offsetHeight + rect.height - innerHeight;
   if (below > 0) scrollBy({top: below, behavior: 'instant'});
 }

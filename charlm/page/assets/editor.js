@@ -260,7 +260,8 @@ class Editor {
     show(i !== null && i <= this.length, this.box);
     if (this.box.hidden) return;
     const rect = this.rectOf(i), around = this.root.getBoundingClientRect();
-    Object.assign(this.box.style, {left: `${rect.left - around.left - 2}px`, top: `${rect.top - around.top - 2}px`,
+    Object.assign(this.box.style, {left: `${rect.left - around.left - 2}px`,
+      top: `${rect.top - around.top + this.root.scrollTop - 2}px`,
       width: `${Math.max(rect.width, 6) + 2}px`, height: `${rect.height + 2}px`});
   }
 }

@@ -10,13 +10,14 @@ class EditHistory {
   }
 
   /**
-   * Note an edit. Edits of the same group that follow each other are undone together.
+   * Note an edit. Edits of the same group that follow each other are undone together; those of a group without a number
+   * (`typing`) only if they follow soon.
    * @param {{at: number, removed: {chars: string[], origins: number[]}, inserted: {chars: string[], origins: number[]}}} edit
    * @param {string} group
    */
   add(edit, group) {
     const last = this.past.at(-1), now = performance.now();
-    const joined = last && last.group === group && (group !== 'typing' || now - last.time < JOINED_WITHIN);
+    const joined = last && last.group === group && (group.includes(' ') || now - last.time < JOINED_WITHIN);
     if (joined) {
       last.edits.push(edit);
       last.time = now;

@@ -54,8 +54,10 @@ class Inside {
 
   move(step) {
     const to = this.at + step;
-    if (to < 0 || to > this.editor.length) return;
-    this.editor.caret = to;
+    const {editor} = this;
+    if (to < 0 || to > editor.length) return;
+    editor.caret = to;
+    editor.root.scrollTop += editor.rectOf(to).top - editor.root.getBoundingClientRect().top - editor.root.clientHeight / 2;
     this.look();
   }
 

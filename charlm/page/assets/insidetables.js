@@ -9,7 +9,8 @@ function changedTable(columns, truth) {
   if (truth !== undefined && texts.has(truth) && !rows.includes(truth)) rows.push(truth);
   const cell = (list, text) => {
     const found = list.find((each) => each.text === text);
-    return make('td', {}, found ? percent(found.p) : '–', makeBar(found ? found.p : 0));
+    const least = Math.min(...list.map(({p}) => p)); // what is not among the likeliest is less likely
+    return make('td', {}, found ? percent(found.p) : `< ${percent(least).replace('< ', '')}`, makeBar(found ? found.p : 0));
   };
   return make('table', {},
     make('thead', {}, make('tr', {}, make('th', {scope: 'col'}, 'Character'),

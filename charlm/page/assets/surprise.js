@@ -3,7 +3,7 @@
 
 const MOST_SCORED = 200_000; // characters; a longer text is for `charlm surprisal`
 const MEASURED_AT_ONCE = 4000; // characters of a text that is measured as it is written
-const ROWS_SHOWN = 100;
+const ROWS_SHOWN = 20;
 
 class Surprise {
   /** @param {Page} page */
@@ -17,8 +17,8 @@ class Surprise {
     this.entropy = [];
     this.running = null;
     const soon = delayed(() => this.editor.length <= MEASURED_AT_ONCE && this.measure(), 500);
-    this.editor.onEdit = () => {
-      this.forget();
+    this.editor.onEdit = (first) => {
+      this.forget(first);
       soon();
     };
     this.editor.onCaret = (at) => this.read(at, true);
@@ -46,12 +46,11 @@ class Surprise {
       make('li', {class: 'unit'}, 'bits per character'));
   }
 
-  /** The figures of another text, or under another run, are gone. */
-  forget() {
+  /** The figures from character `first` on are gone: the text or the run is another one. Those before it stay true. */
+  forget(first = 0) {
     this.stop('');
-    this.bits = [];
-    this.entropy = [];
-    this.editor.repaint();
+    this.bits.length = this.entropy.length = Math.min(first, this.bits.length);
+    this.editor.repaint(first);
     show(false, byId('surprise-total'), byId('surprise-units'));
     byId('surprise-at').textContent = '';
     byId('measure').disabled = this.editor.length === 0;
@@ -60,7 +59,7 @@ class Surprise {
   /** Measure the whole text, and colour it as figures come. */
   async measure() {
     const {editor, page} = this;
-    this.forget();
+    this.forget(editor.length);
     if (!editor.length) return;
     if (editor.length > MOST_SCORED) {
       byId('surprise-at').textContent = `The text has ${count(editor.length)} characters; this page measures up to ` +
@@ -69,19 +68,22 @@ class Surprise {
     }
     const running = this.running = new AbortController(), {signal} = running;
     const waiting = setTimeout(() => show(true, byId('measure-cancel'), byId('measure-progress')), 300);
-    let painted = 0;
+    let painted = 0, measured = 0;
     const colour = () => {
       if (signal.aborted) return;
-      editor.repaint(painted, this.bits.length);
-      painted = this.bits.length;
+      editor.repaint(painted, measured);
+      painted = measured;
       byId('measure-progress').value = painted / editor.length;
     };
     const drawing = setInterval(colour, 100);
     try {
       for await (const piece of page.engine.score(editor.text, signal)) {
         if (signal.aborted) break;
-        this.bits.push(...piece.bits);
-        this.entropy.push(...piece.entropy);
+        piece.bits.forEach((bits, i) => {
+          this.bits[piece.start + i] = bits;
+          this.entropy[piece.start + i] = piece.entropy[i];
+        });
+        measured = piece.start + piece.bits.length;
       }
     } catch (error) {
       if (!signal.aborted) byId('surprise-at').textContent = error.message;
@@ -91,7 +93,7 @@ class Surprise {
     if (signal.aborted) return;
     colour();
     this.stop('');
-    if (this.bits.length === editor.length) this.showTotals();
+    if (measured === editor.length) this.showTotals();
   }
 
   stop(said) {
@@ -101,9 +103,15 @@ class Surprise {
     if (said) this.say(said);
   }
 
+  /** The figure of the whole text in words. */
+  summary() {
+    const {bits} = this;
+    return `${count(bits.length)} characters, ${(sum(bits, 0, bits.length) / bits.length).toFixed(3)} bits per character`;
+  }
+
   showTotals() {
     const {bits, editor, page} = this, total = sum(bits, 0, bits.length), per = total / bits.length;
-    const rows = [['this text', per], ...page.yardstick()], most = Math.max(...rows.map(([, value]) => value));
+    const rows = [['This text', per], ...page.yardstick()], most = Math.max(...rows.map(([, value]) => value));
     byId('surprise-total').replaceChildren(
       make('div', {class: 'number'}, `${per.toFixed(3)} `, make('small', {}, 'bits per character')),
       make('p', {class: 'soft'}, `${count(bits.length)} characters, ${count(Math.round(total))} bits`),
@@ -111,7 +119,7 @@ class Surprise {
         makeBar(value / most, i ? 'other' : ''), make('span', {}, value.toFixed(2))])));
     show(true, byId('surprise-total'), byId('surprise-units'));
     this.table.fill(editor.chars, bits);
-    this.say(`Measured: ${per.toFixed(3)} bits per character over ${count(bits.length)} characters.`);
+    this.say(`Measured: ${this.summary()}.`);
     this.read(editor.caret, false);
   }
 
@@ -120,7 +128,7 @@ class Surprise {
     const {bits, entropy, editor} = this, line = byId('surprise-at');
     if (bits[at] === undefined) {
       editor.boxAround(null);
-      if (bits.length) line.textContent = '';
+      if (bits.length && bits.length === editor.length) line.textContent = this.summary();
       return;
     }
     editor.boxAround(at);
@@ -134,8 +142,9 @@ class Surprise {
     this.editor.area.focus({preventScroll: true});
     this.editor.caret = at;
     this.read(at, true);
-    const rect = this.editor.rectOf(at);
-    scrollBy({top: rect.top - innerHeight / 3, behavior: 'instant'});
+    const {root} = this.editor;
+    root.scrollTop += this.editor.rectOf(at).top - root.getBoundingClientRect().top - root.clientHeight / 2;
+    root.scrollIntoView({block: 'nearest', behavior: 'instant'});
   }
 
   say(text) {

@@ -20,9 +20,9 @@ function lineSpans(chars) {
 
 /** The same of words. */
 function wordSpans(chars) {
-  const found = [], segmenter = new Intl.Segmenter('en', {granularity: 'word'});
+  const found = [];
   let begin = 0;
-  for (const {segment} of segmenter.segment(chars.join(''))) {
+  for (const segment of segmentsOf(chars.join(''))) {
     const end = begin + Array.from(segment).length, last = found.at(-1);
     if (/\S/u.test(segment)) found.push({begin, after: end, end});
     else if (last) last.end = end;
@@ -30,4 +30,10 @@ function wordSpans(chars) {
     begin = end;
   }
   return found;
+}
+
+/** A text in words, punctuation and white space; where the browser has no rules for words, at white space only. */
+function segmentsOf(text) {
+  if (!Intl.Segmenter) return text.match(/\s+|\S+/gu) ?? [];
+  return Array.from(new Intl.Segmenter('en', {granularity: 'word'}).segment(text), ({segment}) => segment);
 }

@@ -4,7 +4,7 @@
 const UNIT_COLUMNS = [
   {title: 'Text', value: (row) => row.begin, isText: true},
   {title: 'Bits', value: (row) => row.bits, words: (row) => row.bits.toFixed(2)},
-  {title: 'Bits per character', value: (row) => row.bits / row.length, words: (row) => (row.bits / row.length).toFixed(2)},
+  {title: 'Bits/char', value: (row) => row.bits / row.length, words: (row) => (row.bits / row.length).toFixed(2)},
   {title: 'Characters', value: (row) => row.length, words: (row) => count(row.length)},
 ];
 const LONGEST_SHOWN = 120; // characters of a line
