@@ -149,9 +149,14 @@ def test_an_answer_in_pieces_ends_when_it_is_aborted(page: Page) -> None:
         for await (const piece of engine.score('a'.repeat(1e6), AbortSignal.abort())) found.pieces += 1000;
         for await (const piece of engine.score('a'.repeat(1e6))) break;
         found.after = (await engine.next('The', {n: 2})).next.length;
+        const pause = () => new Promise((resolve) => setTimeout(resolve, 300));
+        await pause(); // what the worker had posted before it was told to stop
+        found.late = 0;
+        engine.worker.addEventListener('message', () => found.late++);
+        await pause();
         return found;
     }""")
-    assert found == {"pieces": 20, "between": 1, "after": 2}
+    assert found == {"pieces": 20, "between": 1, "after": 2, "late": 0}
 
 
 def test_ends_of_documents_are_never_part_of_a_text(page: Page) -> None:
