@@ -106,17 +106,19 @@ def test_weights_that_do_not_fit_are_refused(change: dict[str, Any]) -> None:
         Mixture(**{**good, **change})
 
 
-def mixture_predictor(blocks: tuple[int, int] = (9, 4)) -> MixturePredictor:
+def mixture_predictor(blocks: tuple[int, int] = (9, 4), mixer: str = "attention") -> MixturePredictor:
     """Two transformers of different blocks, one of which begins from the n-grams that are the third member."""
     from charlm.config import ModelConfig
 
     ids = np.random.default_rng(3).integers(0, VOCABULARY.n_symbols, 900).astype(np.uint8)
     ngram = build(ids, VOCABULARY.n_symbols, 3, memory=1 << 28).model
-    shapes = [ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=block, dropout=0.0) for block in blocks]
+    shape = {"n_layer": 1, "n_head": 2 if mixer == "attention" else None, "n_embd": 16, "mixer": mixer}
+    shapes = [ModelConfig(**shape, block_size=block, dropout=0.0) for block in blocks]
     models = [
         random_model(shapes[0].completed(), VOCABULARY.n_symbols),
         random_model(
-            ModelConfig(**{**vars(shapes[1]), "prior": True, "prior_order": 3}), VOCABULARY.n_symbols
+            ModelConfig(**{**vars(shapes[1]), "prior": True, "prior_order": 3}).completed(),
+            VOCABULARY.n_symbols,
         ),
     ]
     transformers = [
@@ -128,8 +130,9 @@ def mixture_predictor(blocks: tuple[int, int] = (9, 4)) -> MixturePredictor:
     return MixturePredictor([*transformers, NgramPredictor(ngram, VOCABULARY)], mixture, VOCABULARY)
 
 
-def test_a_score_is_the_product_of_its_steps_though_blocks_differ() -> None:
-    predictor = mixture_predictor()
+@pytest.mark.parametrize("mixer", ["attention", "recurrent"])  # the second carries its state
+def test_a_score_is_the_product_of_its_steps_though_blocks_differ(mixer: str) -> None:
+    predictor = mixture_predictor(mixer=mixer)
     ids = np.random.default_rng(5).integers(0, VOCABULARY.n_ids, 60).astype(np.int64)
     scored = predictor.score(ids)
     state, logp = predictor.step(predictor.start(1), torch.empty((1, 0), dtype=torch.int64))

@@ -165,10 +165,15 @@ def symbol_log_probs(
     own, n = own_rule(member, rule), len(ids)
     parts = [rule.chunk(k, n) for k in chunks]
     needed = [range(own.chunk_of(part.first), own.chunk_of(part.end - 1) + 1) for part in parts]
-    every = [k for of_part in needed for k in of_part]
-    found = member.distributions(ids, every, own, folds=folds, carry=carry)
+    every = list(dict.fromkeys(k for of_part in needed for k in of_part))  # two parts may share one
+    found = dict[int, Tensor]()
+    unread = zip(every, member.distributions(ids, every, own, folds=folds, carry=carry), strict=True)
     for part, of_part in zip(parts, needed, strict=True):
-        rows = torch.cat([next(found) for _ in of_part])
+        found = {k: rows for k, rows in found.items() if k in of_part}
+        while of_part[-1] not in found:
+            k, rows = next(unread)
+            found[k] = rows
+        rows = torch.cat([found[k] for k in of_part])
         first = own.chunk(of_part[0], n).first
         yield _of_symbols(member.vocabulary, rows[part.first - first : part.end - first])
 
