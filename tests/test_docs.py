@@ -85,7 +85,7 @@ def run(words: list[str], example: Example, needs: bool) -> None:
     words = shortened(words)
     end = next((i for i, word in enumerate(words) if word in SHELL), len(words))
     target = words[end + 1] if words[end : end + 1] == [">"] else None
-    endless = words[1:2] == ["serve"]
+    endless = words[1:2] in (["serve"], ["play"])  # which a person ends
     words = [*words[:end], *(["--help"] if needs or endless else [])]
     code, out, err = output_of(words)
     assert code == 0, f"{example.path}:{example.line}: {shlex.join(words)}: {code}\n{err}"
