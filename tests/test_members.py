@@ -235,15 +235,15 @@ def test_a_dataset_shift_that_cannot_be_told_costs_nothing(
 ) -> None:
     """With a vocabulary that is too large no n-grams are counted for it; in a tiny text there is no place to look at."""
     _, session = members_run(tmp_path, text(), 4, members="no-prior")
+    reserved, session.reserved = session.reserved, len(session.corpus.train) - 100
+    assert not len(shift_starts(session))
+    session.reserved = reserved
     assert len(shift_starts(session))
     monkeypatch.setattr(calibration, "build", None)
     with pytest.raises(TypeError):
         calibrate(session)
     monkeypatch.setattr(calibration, "NUMBERS", 127 * session.corpus.vocabulary.n_symbols)
     assert calibrate(session).shift == 1.0
-    monkeypatch.undo()
-    session.reserved = len(session.corpus.train) - 100
-    assert not len(shift_starts(session))
 
 
 def test_the_mixture_is_what_is_evaluated_saved_and_loaded(tmp_path: Path) -> None:
