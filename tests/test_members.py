@@ -20,7 +20,8 @@ from charlm.inference.predictor import NgramPredictor, TransformerPredictor
 from charlm.inference.recent import without_recent
 from charlm.model.mixture import Mixture, log_normalised
 from charlm.ngram.build import build
-from charlm.training.calibrate import fit_mixture, reserved_log_probs
+from charlm.training import calibrate as calibration
+from charlm.training.calibrate import calibrate, fit_mixture, reserved_log_probs, shift_starts
 from charlm.training.events import Calibrated, Evaluated, Finished, Planned, Saved
 from charlm.training.launch import resume_run
 from charlm.training.session import TransformerSession
@@ -218,6 +219,31 @@ def test_predictions_are_flattened_if_the_reserved_text_is_easier_than_the_rest(
         if mixture.recent is not None:
             assert mixture.recent.temperature == shifts[-1]
     assert 0.85 < shifts[0] < 1.15 and shifts[1] > shifts[0] + 0.05
+
+
+@pytest.mark.parametrize("members", ["prior", "no-prior"])
+def test_calibration_on_random_symbols_ends_well(tmp_path: Path, members: str) -> None:
+    """Nothing predicts them, so the best temperature of n-grams and model is beyond all limits."""
+    symbols = np.random.default_rng(1).integers(97, 123, 6000).astype(np.uint8)
+    corpus = prepare(symbols.tobytes().decode(), TextConfig())
+    run, session = members_run(tmp_path, corpus, 4, members=members, recent_chars=256)
+    assert isinstance(list(Trainer(session, run).run(Never()))[-1], Finished)
+
+
+def test_a_dataset_shift_that_cannot_be_told_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a vocabulary that is too large no n-grams are counted for it; in a tiny text there is no place to look at."""
+    _, session = members_run(tmp_path, text(), 4, members="no-prior")
+    reserved, session.reserved = session.reserved, len(session.corpus.train) - 100
+    assert not len(shift_starts(session))
+    session.reserved = reserved
+    assert len(shift_starts(session))
+    monkeypatch.setattr(calibration, "build", None)
+    with pytest.raises(TypeError):
+        calibrate(session)
+    monkeypatch.setattr(calibration, "NUMBERS", 127 * session.corpus.vocabulary.n_symbols)
+    assert calibrate(session).shift == 1.0
 
 
 def test_the_mixture_is_what_is_evaluated_saved_and_loaded(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from charlm.cli.console import MESSAGES, load_run, say, warn
 from charlm.cli.options import ROOT, Checkpoints, RunOption, Threads, Which, with_settings
 from charlm.errors import UsageError
 from charlm.page.serve_config import ServeConfig
-from charlm.terminal import one_line
+from charlm.terminal import one_line, visible
 from charlm.training.request import build
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def command(
 
     use_threads(threads)
     runs = {
-        folder.path.name: LoadedOnce(partial(load_run, folder.path.parent, folder.path.name, checkpoint))
+        visible(folder.path.name): LoadedOnce(
+            partial(load_run, folder.path.parent, folder.path.name, checkpoint)
+        )
         for folder in folders
     }
     service = Service(runs, about, threads)

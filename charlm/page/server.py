@@ -227,6 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _check_sender(self) -> None:
         """Refuse pages of other hosts, and other names for this one, which a name server can invent."""
         hosts, origins = self.headers.get_all("Host", []), self.headers.get_all("Origin", [])
+        if self.request_version == "HTTP/0.9":  # its answers have no headers, so no policy
+            raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "the request has no HTTP version")
         own = self.server.hosts
         if len(hosts) != 1 or hosts[0].lower() not in own:
             raise Refused(

@@ -131,10 +131,11 @@ class Service:
         return self._operations[operation](body)
 
     def _open(self, body: Json) -> Answer:
-        run = self._run(_parsed(OpenRequest, body).run)
+        name = _parsed(OpenRequest, body).run or next(iter(self._runs))
+        run = self._run(name)
         predictor, vocabulary = without_recent(run.predictor), run.tokenizer
         return {
-            "name": run.name,
+            "name": name,  # as it is asked for: that of a folder need not be text
             "kind": predictor.kind,
             "units": vocabulary.units,
             "blockSize": predictor.rule.block_size,

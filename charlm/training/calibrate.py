@@ -37,18 +37,18 @@ SHIFT_PLACES, SHIFT_WINDOW = 12_000, 128
 SHIFT_ORDER, SHIFT_CHARS, SHIFT_BYTES = 5, 1_000_000, 1 << 28
 """Of the n-gram model that tells it where the run has none: its order, the symbols it counts, its memory."""
 LEAST_SHIFT, MOST_SHIFT = 0.8, 1.25
+LEAST_BIAS, MOST_BIAS = 0.1, 10.0
+"""Of a single member: what knows nothing of the text, as on random symbols, would fit best with none or a negative one."""
 
 
 def calibrate(session: TransformerSession) -> Calibrated:
     """Fit the mixture of all that is trained so far, and put it into the session's state."""
     kinds, members = zip(*_members(session), strict=True)
-    prior = session.prior or _small_prior(session)
-    ngram = NgramPredictor(prior.model, session.corpus.vocabulary)
-    (*logps, by_ngrams), targets, ats = reserved_log_probs(session, [*members, ngram])
+    logps, targets, ats = reserved_log_probs(session, members)
     mixture = fit_mixture(logps, targets, ngram=NGRAM in kinds)
     pooled = mixture.log_probs(logps)
     mixture, corrected = fit_recent(session, mixture, pooled, targets, ats)
-    recent, shift = mixture.recent, dataset_shift(session, prior, by_ngrams, ats, mixture.recent)
+    recent, shift = mixture.recent, dataset_shift(session, ats, mixture.recent)
     shares = mixture.shares(logps).mean(axis=0)
     figures = tuple(
         MemberFigure(kind=kind, nats_per_symbol=_nats(logp, targets), weight=float(share / shares.sum()))
@@ -117,38 +117,40 @@ def reserved_log_probs(
     return logps, targets, places + begin
 
 
-def dataset_shift(
-    session: TransformerSession,
-    prior: TrainingPrior,
-    logp: Floats32,
-    ats: NDArray[np.int64],
-    recent: RecentNgrams | None,
-) -> float:
+def shift_starts(session: TransformerSession) -> NDArray[np.int64]:
+    """Where the windows begin that tell the dataset shift: none in a tiny text, or of a vocabulary that is too large."""
+    last = len(session.corpus.train) - session.reserved - SHIFT_WINDOW - 1
+    n = min(SHIFT_PLACES, NUMBERS // session.corpus.vocabulary.n_symbols) // SHIFT_WINDOW
+    return np.unique(np.linspace(0, last, n if last >= 0 else 0).astype(np.int64))
+
+
+def dataset_shift(session: TransformerSession, ats: NDArray[np.int64], recent: RecentNgrams | None) -> float:
     """How much higher temperatures must be for text elsewhere than for the reserved text, by the n-gram model.
 
     The reserved text goes on where the training text ends, so it is more like it than the text that a model is asked about
     later: the same scene, the same author. How much that matters the n-gram model shows, which can leave out any fold: its
-    best temperature at places all over the training text, each without its fold, over that on the reserved text, from its
-    log-probabilities (N, V) at `ats` (N,) there; both corrected by `recent` n-grams, if the run has them. What is odd
-    about the reserved text changes its own best temperature as it changes the model's, so it cancels out.
+    best temperature at places all over the training text, each without its fold, over that on the reserved text, at its
+    places `ats` (N,); both corrected by `recent` n-grams, if the run has them. What is odd about the reserved text changes
+    its own best temperature as it changes the model's, so it cancels out.
     """
-    train, vocabulary = session.corpus.train, session.corpus.vocabulary
-    V, last = logp.shape[1], len(train) - session.reserved - SHIFT_WINDOW - 1
-    n = min(SHIFT_PLACES, NUMBERS // V) // SHIFT_WINDOW
-    if last < 0 or n == 0:
+    starts = shift_starts(session)
+    if not len(starts):
         return 1.0
-    starts = np.unique(np.linspace(0, last, n).astype(np.int64))
-    elsewhere = prior.log_rows(starts, SHIFT_WINDOW)  # (n, SHIFT_WINDOW, V)
-    following = starts[:, None] + np.arange(1, SHIFT_WINDOW + 1)
+    train, vocabulary = session.corpus.train, session.corpus.vocabulary
+    prior = session.prior or _small_prior(session)
+    elsewhere = starts[:, None] + np.arange(1, SHIFT_WINDOW + 1)
 
-    def sharpness(rows: Sequence[Floats32], places: Sequence[NDArray[np.int64]]) -> float:
+    def sharpness(places: Sequence[NDArray[np.int64]]) -> float:
+        rows = [prior.log_rows(at - 1, 1)[:, 0] for at in places]  # (N, V) each
         if recent is not None:
             pairs = zip(rows, places, strict=True)
-            rows = [recent.correct(part, train, at, V, vocabulary.end) for part, at in pairs]
+            rows = [
+                recent.correct(part, train, at, vocabulary.n_symbols, vocabulary.end) for part, at in pairs
+            ]
         symbols = train[np.concatenate(places)].astype(np.int64)
         return fit_mixture([np.concatenate(rows)], symbols, ngram=False).bias[0]
 
-    shift = sharpness([logp], [ats]) / sharpness(list(elsewhere), list(following))
+    shift = sharpness([ats]) / sharpness(list(elsewhere))
     return min(MOST_SHIFT, max(LEAST_SHIFT, shift))
 
 
@@ -235,6 +237,8 @@ def fit_mixture(logps: Sequence[Floats32], targets: NDArray[np.int64], *, ngram:
         found = found + share * step
         if float((slope * step).sum()) < ENOUGH:
             break
+    if M == 1:
+        found = found.clip(LEAST_BIAS, MOST_BIAS)
     rows = tuple(tuple(map(float, row)) for row in found)
     return Mixture(
         n_transformers=M - ngram,

@@ -20,7 +20,7 @@ from charlm.ngram.kneser_ney import KneserNey
 from charlm.terminal import one_line
 from charlm.threads import most_threads
 from charlm.training import events
-from charlm.training.calibrate import FITS, calibrate
+from charlm.training.calibrate import FITS, SHIFT_PLACES, calibrate, shift_starts
 from charlm.training.deadline import LEAST_SECONDS, Deadline
 from charlm.training.device import compile_blocks, keep_memory, precision_context
 from charlm.training.events import RESIZED, Event
@@ -34,6 +34,8 @@ from charlm.training.thread_trials import ThreadTrials
 
 FIT_SECONDS, FIT_MIXTURE_SECONDS = 0.8, 1.2
 """Time kept for fitting a temperature, or a mixture, besides scoring the reserved text."""
+COUNT_SECONDS = 1.0
+"""Of counting the n-grams that tell the dataset shift, where no member needs them."""
 RECENT_SECONDS = 6e-6
 """Of looking up the recent n-grams of a symbol."""
 ENDED_EARLY = "a member ended early"
@@ -183,7 +185,9 @@ class Trainer:
         n_members = len(session.earlier) + 1
         correcting = RECENT_SECONDS if session.training_config.recent_chars else 0.0
         seconds = (FIT_SECONDS if n_members == 1 else FIT_MIXTURE_SECONDS) * bool(session.reserved)
-        seconds += correcting * FITS * session.reserved
+        seconds += correcting * (FITS * session.reserved + SHIFT_PLACES * bool(session.reserved))
+        if session.reserved and session.prior is None and len(shift_starts(session)):
+            seconds += COUNT_SECONDS
         share = session.plan.share_of(session.number)
         self.deadline = self.whole_deadline.of_member(
             share,

@@ -212,7 +212,10 @@ def every_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("charlm.cli.sample_columns.SECONDS_BETWEEN", 0.0)
 
 
-@pytest.mark.parametrize("seed", range(4))
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=SLOW), pytest.param(3, marks=SLOW)])
 def test_wide_combining_and_control_characters_are_aligned_and_harmless(
     monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -241,7 +244,14 @@ def at_bars(terminal: Terminal, line: str) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "sizes", [((64, 24),), ((200, 24),), ((20, 5), (150, 40)), ((120, 3), (120, 24)), ((70, 10), (66, 8))]
+    "sizes",
+    [
+        ((64, 24),),
+        ((20, 5), (150, 40)),
+        pytest.param(((200, 24),), marks=SLOW),
+        pytest.param(((120, 3), (120, 24)), marks=SLOW),
+        pytest.param(((70, 10), (66, 8)), marks=SLOW),
+    ],
 )
 def test_a_resize_while_it_runs_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, sizes: tuple[tuple[int, int], ...]

@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from charlm.terminal import visible
 from tests.cli.kept import refused
 from tests.cli.models import UNSEEN, Charlm, Models
 from tests.page.http import Client, serving
@@ -277,6 +279,13 @@ def test_what_it_cannot_serve_is_refused(charlm: Charlm, models: Models) -> None
     refused(charlm("serve", "prior", str(copy), *root), 2, "two of the runs are named prior")
 
 
-def test_all_serves_every_run(charlm: Charlm, models: Models) -> None:
-    with serving("--all", "--checkpoints", str(models.root("counts"))) as (client, _):
-        assert [run["name"] for run in client.answer("open")["runs"]] == ["counts"]
+def test_all_serves_every_run_whatever_its_name(models: Models, tmp_path: Path) -> None:
+    """The name of a folder need not be text, but JSON is."""
+    odd = os.fsdecode(b"odd\xff") if sys.platform == "linux" else "odd"
+    for name in ("counts", odd):
+        shutil.copytree(models.root("counts") / "counts", tmp_path / name)
+    with serving("--all", "--checkpoints", str(tmp_path)) as (client, _):
+        names = [run["name"] for run in client.answer("open")["runs"]]
+        assert sorted(names) == ["counts", visible(odd)]
+        for name in names:
+            assert client.answer("open", run=name)["name"] == name

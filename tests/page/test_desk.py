@@ -29,6 +29,14 @@ def done(page: "Page") -> None:
     expect(page.locator("#continue")).to_have_text("Continue")
 
 
+def continue_text(page: "Page") -> None:
+    """A text on the desk, and a continuation of it."""
+    begin(page)
+    page.keyboard.press("Tab")
+    expect(page.locator(AREA)).to_have_value("Hello abcdeabcde")
+    done(page)
+
+
 def written(page: "Page") -> list[str]:
     """What is marked as written by the model."""
     return page.locator("#desk-editor .paint .written").all_text_contents()
@@ -36,10 +44,7 @@ def written(page: "Page") -> list[str]:
 
 def test_tab_continues_and_escape_takes_back(opened: Opened) -> None:
     page = opened()
-    begin(page)
-    page.keyboard.press("Tab")
-    expect(page.locator(AREA)).to_have_value("Hello abcdeabcde")
-    done(page)
+    continue_text(page)
     assert written(page) == ["abcdeabcde"]
     expect(page.locator(AREA)).to_be_focused()
     expect(page.locator("#desk-status")).to_have_text("10 characters, 1.00 bits per character, seed 1")
@@ -68,10 +73,7 @@ def test_the_same_with_the_mouse(opened: Opened) -> None:
 
 def test_another_one_by_key_keeps_what_was_typed_since(opened: Opened) -> None:
     page = opened()
-    begin(page)
-    page.keyboard.press("Tab")
-    expect(page.locator(AREA)).to_have_value("Hello abcdeabcde")
-    done(page)
+    continue_text(page)
     page.keyboard.type("!")
     page.keyboard.press("Control+Enter")
     expect(page.locator(AREA)).to_have_value("Hello edcbaedcba!")
@@ -189,10 +191,7 @@ def test_settings_that_are_off_and_those_that_cannot_act(opened: Opened) -> None
 
 def test_alternatives_by_keyboard(opened: Opened) -> None:
     page = opened()
-    begin(page)
-    page.keyboard.press("Tab")
-    expect(page.locator(AREA)).to_have_value("Hello abcdeabcde")
-    done(page)
+    continue_text(page)
     for _ in range(8):
         page.keyboard.press("ArrowLeft")
     page.keyboard.press("Alt+ArrowDown")
@@ -214,10 +213,7 @@ def test_alternatives_by_keyboard(opened: Opened) -> None:
 
 def test_alternatives_by_mouse(opened: Opened) -> None:
     page = opened()
-    begin(page)
-    page.keyboard.press("Tab")
-    expect(page.locator(AREA)).to_have_value("Hello abcdeabcde")
-    done(page)
+    continue_text(page)
     place = page.locator("#desk-editor .written").bounding_box()
     assert place is not None
     page.mouse.move(place["x"] + 3, place["y"] + place["height"] / 2)
@@ -235,10 +231,7 @@ def test_alternatives_by_mouse(opened: Opened) -> None:
 
 def test_what_was_taken_back_can_be_undone_and_taken_back_again(opened: Opened) -> None:
     page = opened()
-    begin(page)
-    page.keyboard.press("Tab")
-    expect(page.locator(AREA)).to_have_value("Hello abcdeabcde")
-    done(page)
+    continue_text(page)
     page.keyboard.press("Escape")
     expect(page.locator(AREA)).to_have_value("Hello ")
     page.keyboard.press("Control+z")

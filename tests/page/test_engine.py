@@ -17,7 +17,7 @@ CLOSE = 1e-3
 POSITIONS = ("none", "learned", "sinusoidal", "relative", "rotary", "alibi")
 NGRAMS = {"ngram_embeddings": 4, "ngram_embedding_rows": 64}
 PRIOR = {"prior": True}
-WRITTEN = 500
+WRITTEN = 200
 PROMPTS = ("", "T", "The old", SCORED[:200], SCORED)
 
 
@@ -67,6 +67,14 @@ def toys() -> dict[str, Toy]:
 
 
 TOYS = toys()
+PLAIN = {f"attention-{position}" for position in POSITIONS}
+ALIKE = PLAIN | {f"{name}-prior" for name in PLAIN} | {"recurrent-attention", "simple-attention", "block-7"}
+"""They write as one of them does; what differs is in their predictions."""
+
+
+def thinned(slow: set[str]) -> list[Any]:
+    """The toys, some of them slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in TOYS]
 
 
 def written(predictor: Predictor, prompt: str, config: SamplingConfig, separator: str, **how: Any) -> str:
@@ -75,7 +83,7 @@ def written(predictor: Predictor, prompt: str, config: SamplingConfig, separator
     return "".join(piece.text for piece in pieces if isinstance(piece, Piece))
 
 
-@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize("name", thinned(PLAIN))
 def test_the_page_predicts_what_python_predicts(page: Page, name: str) -> None:
     """Of the packed model: each character of a long text, and all that may come after a few prompts."""
     packed = pack(snapshot_of(TOYS[name]))
@@ -98,7 +106,7 @@ def test_the_page_predicts_what_python_predicts(page: Page, name: str) -> None:
         np.testing.assert_allclose(of_page, of_python, atol=CLOSE)
 
 
-@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize("name", thinned(ALIKE - {"attention-rotary-prior"}))
 def test_the_page_writes_what_python_writes(page: Page, name: str) -> None:
     """The likeliest text, and one that is drawn with a seed: the same random numbers choose."""
     packed = pack(snapshot_of(TOYS[name]))

@@ -336,6 +336,12 @@ def test_what_is_no_request_harms_nothing(
     assert not reported
 
 
+def test_an_answer_without_headers_is_refused(client: Client) -> None:
+    connection = client.connect()
+    connection.sendall(f"GET /?token={client.token}\r\nHost: 127.0.0.1:{client.port}\r\n\r\n".encode())
+    assert b"".join(received(connection)) == b"the request has no HTTP version\n"
+
+
 def test_a_port_that_is_taken_and_one_of_administrators_are_refused(
     client: Client, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from charlm.page.pack import pack
 from charlm.page.service import LoadedOnce, Service
 from charlm.run import Run
 from tests.page.conftest import Page
-from tests.page.test_engine import CLOSE, TOYS
+from tests.page.test_engine import ALIKE, CLOSE, TOYS, thinned
 from tests.page.toys import SCORED, snapshot_of
 
 
@@ -24,7 +24,7 @@ class ToyRun(Run):
         self._folder = RunFolder(Path(snapshot.run.name))
 
 
-@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize("name", thinned(ALIKE))
 def test_the_server_answers_what_the_page_answers(page: Page, name: str) -> None:
     packed = pack(snapshot_of(TOYS[name]))
     info = page.open(packed.data)
