@@ -61,7 +61,7 @@ class Editor(TextArea):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "app.continue", "continue"),
         Binding("escape", "app.take_back", "take back"),
-        Binding("ctrl+r,f5", "app.again", "again"),
+        Binding("ctrl+r,f5,ctrl+enter", "app.again", "again"),
         Binding("f2,ctrl+t", "app.settings", "settings"),
         Binding("f3,alt+down,alt+up,ctrl+n", "app.alternatives", "alternatives"),
         Binding("ctrl+s", "app.save", "save"),

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Input, Label, OptionList
+from textual.widgets import Input, Label, OptionList, Static
 from textual.widgets.option_list import Option
 
 from charlm import files
@@ -27,9 +28,12 @@ BETWEEN = "|"
 KEYS = (
     ("Tab", "continue the text at the cursor"),
     ("Esc", "stop the continuation; then take the last one back"),
-    ("Ctrl+R, F5", "take it back and write another one"),
+    (
+        "Ctrl+R, F5",
+        "take it back and write another one (Ctrl+Enter too, if the terminal tells it from Enter)",
+    ),
     ("typing", "keeps the continuation (Ctrl+Z undoes)"),
-    ("F2, Ctrl+T", "settings: temperature, top-p, min-p, length, stop, seed"),
+    ("F2, Ctrl+T", "settings: temperature, top-k, top-p, min-p, seed, length, stop texts"),
     ("F3, Alt+Down, Ctrl+N", "alternatives for the character at the cursor"),
     ("Ctrl+S", "save the text to a file"),
     ("Ctrl+C", "stop the continuation; copy what is selected; else quit"),
@@ -66,9 +70,13 @@ class Help(Window[None]):
     title_text = "Keys (Esc closes)"
 
     def parts(self) -> ComposeResult:
-        """A line for each."""
-        for key, what in KEYS:
-            yield Label(f"{key:<22}{what}", markup=False)
+        """A row for each, wrapped where the window is narrow."""
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column(ratio=1)
+        for row in KEYS:
+            table.add_row(*map(Text, row))
+        yield Static(table)
 
 
 class SettingsWindow(Window[DeskConfig]):

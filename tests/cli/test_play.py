@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from textual.widgets import Input, Label, OptionList
 from charlm import load
 from charlm.cli.desk import Desk
 from charlm.cli.desk_editor import UNSAFE
-from charlm.cli.desk_screens import Alternatives, Quit, Save, SettingsWindow
+from charlm.cli.desk_screens import KEYS, Alternatives, Quit, Save, SettingsWindow
 from charlm.inference.desk_config import DeskConfig
 from tests.cli.kept import refused
 from tests.cli.models import SCORED, Charlm, Models
@@ -99,7 +100,7 @@ def test_again_writes_another_and_the_same_keys_the_same(models: Models, play: A
         seen.append(
             [
                 await keys(desk, pilot, key)
-                for key in ("tab", "ctrl+r", "f5", "tab", "ctrl+r", "escape", "escape")
+                for key in ("tab", "ctrl+r", "f5", "tab", "ctrl+enter", "escape", "escape")
             ]
         )
 
@@ -289,17 +290,20 @@ def test_quitting_asks_what_to_do_with_a_text_that_is_not_saved(play: Any) -> No
     assert play(at_once, redirected=True).return_value == f"{TEXT}a"
 
 
-@pytest.mark.parametrize("key", ["f1", "ctrl+g"])
-def test_the_help_names_every_key(play: Any, key: str) -> None:
+@pytest.mark.parametrize(("key", "columns"), [("f1", 100), ("ctrl+g", 50)])
+def test_the_help_names_every_key_and_is_not_cut_off(play: Any, key: str, columns: int) -> None:
     async def steps(desk: Desk, pilot: Pilot[str]) -> None:
         await pilot.press(key)
-        shown = " ".join(str(label.render()) for label in desk.screen.query(Label))
+        await pilot.pause()
+        shown = unescape(desk.export_screenshot()).replace("\xa0", " ")
         for name in ("Tab", "Esc", "Ctrl+R", "F2", "F3", "Ctrl+S", "Ctrl+C", "Ctrl+Q"):
             assert name in shown
+        for _, what in KEYS:
+            assert not [word for word in what.split() if word not in shown]
         await pilot.press("escape")
         assert len(desk.screen_stack) == 1
 
-    play(steps)
+    play(steps, size=(columns, 40))
 
 
 def test_what_a_terminal_would_obey_is_shown_and_stays_in_the_text(models: Models, play: Any) -> None:

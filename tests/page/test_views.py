@@ -173,7 +173,7 @@ def test_what_the_model_looks_at(opened: Opened) -> None:
     for _ in range(4):
         page.keyboard.press("ArrowRight")
     expect(page.locator("#inside-said")).to_contain_text(
-        "Predicting “e”, character 5 from 4 before it; looks most at “d” 1 back (38 %)"
+        "Predicting “e”, character 5, from the 4 characters before it; looks most at “d” 1 back (38 %)"
     )
     page.get_by_role("radio", name="Mean").focus()
     page.keyboard.press("ArrowRight")
@@ -191,6 +191,19 @@ def test_what_the_model_looks_at(opened: Opened) -> None:
     expect(page.locator("#inside-said")).to_contain_text("character 6")
     page.get_by_role("button", name="Character before").press("Enter")
     expect(page.locator("#inside-said")).to_contain_text("character 5")
+
+
+def test_the_caret_is_in_sight_when_a_text_is_taken_from_the_desk(opened: Opened) -> None:
+    page = opened()
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.locator("#desk-editor textarea").fill("abcde\n" * 60)
+    view(page, "inside")
+    expect(page.locator("#inside-said")).to_contain_text("Predicting what follows from the ")
+    editor, box = (page.locator(f"#inside-editor{part}").bounding_box() for part in ("", " .box"))
+    assert editor and box
+    toolbar = page.locator("#inside .toolbar").bounding_box()
+    assert toolbar and editor["y"] <= box["y"]
+    assert box["y"] + box["height"] <= min(editor["y"] + editor["height"], toolbar["y"])
 
 
 def test_predictions_at_each_stage(opened: Opened) -> None:
@@ -211,6 +224,12 @@ def test_predictions_at_each_stage(opened: Opened) -> None:
         "Whole model",
     ]
     assert page.locator("#changed tbody tr").first.locator("td").all_inner_texts() == ["50 %"] * 3
+    widths = (
+        page.locator("#changed tbody tr")
+        .first.locator(".bar")
+        .evaluate_all("(bars) => bars.map((bar) => Math.round(bar.getBoundingClientRect().width))")
+    )
+    assert len(set(widths)) == 1, "bars of different columns are compared by eye"
 
 
 MIXTURE = """new MockEngine({kind: 'mixture', members: [

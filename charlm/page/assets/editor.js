@@ -255,6 +255,11 @@ class Editor {
     return null;
   }
 
+  /** Scroll within the editor until character i stands in its middle. */
+  bringToMiddle(i) {
+    this.root.scrollTop += this.rectOf(i).top - this.root.getBoundingClientRect().top - this.root.clientHeight / 2;
+  }
+
   /** Draw a box around a character, or around none. */
   boxAround(i) {
     show(i !== null && i <= this.length, this.box);

@@ -49,6 +49,7 @@ class Inside {
 
   take(text) {
     this.editor.setText(text);
+    this.editor.bringToMiddle(this.editor.caret);
     this.look();
   }
 
@@ -57,7 +58,7 @@ class Inside {
     const {editor} = this;
     if (to < 0 || to > editor.length) return;
     editor.caret = to;
-    editor.root.scrollTop += editor.rectOf(to).top - editor.root.getBoundingClientRect().top - editor.root.clientHeight / 2;
+    editor.bringToMiddle(to);
     this.look();
   }
 
@@ -130,12 +131,13 @@ class Inside {
   /** In words: the character, and where the attention goes. */
   saidOf(start) {
     const {editor, at, weights, found} = this;
-    const what = at < editor.length ? `Predicting ${spoken(editor.chars[at])}, character ${count(at + 1)}` : 'Predicting what follows';
-    if (!found.layers.length) return `${what}. An n-gram model has no layers to look into.`;
-    if (!weights.length) return `${what}. Layer ${this.layer + 1} mixes without attention.`;
+    const what = at < editor.length ? `Predicting ${spoken(editor.chars[at])}, character ${count(at + 1)},` : 'Predicting what follows';
+    const seen = at - start, from = `${what} from ${seen === 1 ? 'the character' : `the ${count(seen)} characters`} before it`;
+    if (!found.layers.length) return `${what.replace(/,$/, '')}. An n-gram model has no layers to look into.`;
+    if (!weights.length) return `${from}. Layer ${this.layer + 1} mixes without attention.`;
     const ranked = weights.map((weight, i) => ({weight, i})).sort((a, b) => b.weight - a.weight).slice(0, 3);
     const places = ranked.map(({weight, i}) => `${spoken(editor.chars[start + i])} ${at - start - i} back (${percent(weight)})`);
-    return `${what} from ${count(at - start)} before it; looks most at ${places.join(', ')}.`;
+    return `${from}; looks most at ${places.join(', ')}.`;
   }
 
   lookOf(i) {

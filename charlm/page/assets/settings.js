@@ -36,7 +36,7 @@ class DeskSettings {
     const stop = unescaped(byId('stop').value), seed = byId('seed').value;
     const topP = byId('top-p'), minP = byId('min-p');
     return {
-      length: byId('length').valueAsNumber || 300,
+      length: byId('length').valueAsNumber || Number(byId('length').defaultValue),
       temperature: byId('temperature').valueAsNumber,
       topP: topP.disabled || topP.valueAsNumber === 1 ? null : topP.valueAsNumber,
       minP: minP.disabled || minP.valueAsNumber === 0 ? null : minP.valueAsNumber,

@@ -142,9 +142,8 @@ class Surprise {
     this.editor.area.focus({preventScroll: true});
     this.editor.caret = at;
     this.read(at, true);
-    const {root} = this.editor;
-    root.scrollTop += this.editor.rectOf(at).top - root.getBoundingClientRect().top - root.clientHeight / 2;
-    root.scrollIntoView({block: 'nearest', behavior: 'instant'});
+    this.editor.bringToMiddle(at);
+    this.editor.root.scrollIntoView({block: 'nearest', behavior: 'instant'});
   }
 
   say(text) {
