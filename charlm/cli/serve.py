@@ -14,6 +14,7 @@ from charlm.errors import UsageError
 from charlm.page.serve_config import ServeConfig
 from charlm.terminal import one_line, visible
 from charlm.training.request import build
+from charlm.training.signals import Signalled
 
 if TYPE_CHECKING:
     from charlm.checkpoint.run_folder import RunFolder
@@ -71,7 +72,12 @@ def command(
         next(iter(runs.values())).get()
         print(server.url, flush=True)
         say("open that address in a browser on this computer; Ctrl-C ends the server")
-        server.serve_forever()
+        try:
+            server.serve_forever()
+        except Signalled:
+            raise
+        except KeyboardInterrupt:
+            return  # Ctrl-C is how it ends
 
 
 def _folders(root: Path, names: Sequence[str], *, every: bool) -> "list[RunFolder]":

@@ -239,7 +239,7 @@ def computed(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_at_once_also_while_it_writes(models: Models, number: int, code: int) -> None:
     with serving("--checkpoints", str(models.root("prior"))) as (client, child):
         with client.begin("generate", text="a", length=10**9) as connection:
@@ -247,7 +247,7 @@ def test_a_signal_ends_it_at_once_also_while_it_writes(models: Models, number: i
             child.send_signal(number)
             out, err = child.communicate()
         assert (child.returncode, out) == (code, b"")
-        assert err.count(b"error: ") == 1 and b"Traceback" not in err, err
+        assert err.count(b"error: ") == (number != signal.SIGINT) and b"Traceback" not in err, err
 
 
 def test_its_address_is_all_that_goes_to_standard_output_and_is_new_each_time(models: Models) -> None:
