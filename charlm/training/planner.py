@@ -43,6 +43,9 @@ from charlm.training.sizes import (
 MIXTURE_GAIN = 0.031
 """How much lower a mixture of a transformer with the prior, one without and the n-gram model ends than the mean of the
 two, all with recent n-grams, as a share of what the n-gram model makes of the text; as measured (benchmarks/NOTES.md)."""
+MIXTURE_LEAST_PER_SYMBOL = 500
+"""A text with fewer training symbols for each different one, as Chinese news of two million, says too little of each for a
+transformer without the prior: it soon knows it by heart, and a single one with the prior, trained longer, ends lower."""
 MIXTURE_SECONDS = 4.0
 """What several members cost besides training: fitting their weights, and predicting with all of them at the end."""
 PRIOR_SECONDS, LEAST_PRIOR_SHARE, MOST_PRIOR_SHARE = 8.0, 0.12, 0.35
@@ -128,9 +131,10 @@ def choose(
     training: TrainingConfig,
     given: Size | None = None,
     *,
+    n_symbols: int = 1,
     teacher_chars: int | None = None,
 ) -> Choice:
-    """Choose what the configurations leave open, for a training text of `n_train` symbols.
+    """Choose what the configurations leave open, for a training text of `n_train` symbols, `n_symbols` different ones.
 
     With a `given` size (fine-tuning), the model is complete except for dropout. `teacher_chars`: for a run with a
     teacher, the most symbols that there is memory and time to ask it about. Raises ValueError for settings that
@@ -150,7 +154,7 @@ def choose(
         refuse_not_plain(training)
     given_chars = training.reserved_chars
     training = _choose_reserved(_choose_teaching(training, n_train, teacher_chars), n_train)
-    kinds, shares = _choose_members(budget, n_train, model, training)
+    kinds, shares = _choose_members(budget, n_train, n_symbols, model, training)
     reserved = training.reserved_chars or 0
     if len(kinds) == 1 and given_chars is None:
         reserved = min(reserved, RESERVED_MOST_OF_ONE)
@@ -312,7 +316,7 @@ def _choose_teaching(training: TrainingConfig, n_train: int, most: int | None) -
 
 
 def _choose_members(
-    budget: Budget, n_train: int, model: ModelConfig, training: TrainingConfig
+    budget: Budget, n_train: int, n_symbols: int, model: ModelConfig, training: TrainingConfig
 ) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """The kinds of members, the n-gram model last, and each transformer's share of the budget.
 
@@ -331,6 +335,7 @@ def _choose_members(
             )
         return kinds, (1 / n,) * n
     left = not settings_given(model) and not settings_given(training, OF_ONE_MEMBER)
+    left = left and n_train >= MIXTURE_LEAST_PER_SYMBOL * n_symbols
     if left and training.reserved_chars and budget.seconds:
         share = min(MOST_PRIOR_SHARE, max(LEAST_PRIOR_SHARE, PRIOR_SECONDS / budget.seconds))
         kinds, shares = (PRIOR, NO_PRIOR), (share, 1 - share)

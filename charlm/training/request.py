@@ -447,8 +447,9 @@ def choose_plan(
     def choose_for(means: Budget) -> "Choice":
         if origin is not None:
             return choose_finetuning(origin, corpus, means, model, training)
-        asked = None if teacher is None else teacher.most_chars(means, corpus.vocabulary.n_symbols)
-        return choose(means, len(corpus.train), model, training, teacher_chars=asked)
+        n_symbols = corpus.vocabulary.n_symbols
+        asked = None if teacher is None else teacher.most_chars(means, n_symbols)
+        return choose(means, len(corpus.train), model, training, n_symbols=n_symbols, teacher_chars=asked)
 
     try:
         forecast = None
