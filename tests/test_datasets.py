@@ -293,6 +293,11 @@ def test_one_module_can_open_a_connection() -> None:
                 "socket.socketpair"
             )
             continue
+        if path.name == "server.py":  # which listens on loopback
+            assert "connect(" not in path.read_text("utf-8")
+            named -= {"http", "socket"}
+        if path.name == "desk.py":  # whose window library has its loop
+            named -= {"asyncio"}
         assert path.name == "datasets.py" or not named & net, path
 
 

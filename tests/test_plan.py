@@ -59,7 +59,8 @@ def test_short_texts_get_short_blocks_and_small_models() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_symbols", "members"), [(65, "prior,no-prior,ngram"), (3_000, "prior,no-prior,ngram"), (5_000, "prior")]
+    ("n_symbols", "members"),
+    [(65, "prior,no-prior,ngram"), (3_000, "prior,no-prior,ngram"), (5_000, "prior")],
 )
 def test_a_mixture_needs_a_text_that_has_each_symbol_often(n_symbols: int, members: str) -> None:
     choice = choose(at_speed(600, 50), 1_700_000, ModelConfig(), TrainingConfig(), n_symbols=n_symbols)

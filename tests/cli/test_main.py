@@ -36,6 +36,7 @@ OPTIONS = {
     "sample": "--run --prompt --prompt-file --prompts --field --regex --verbatim --text --val-file --length --seed --samples --temperature --top-k --top-p --min-p --stop --one-document --map-lookalikes --checkpoint --checkpoints --json --threads",
     "eval": "--run --part --stride --online --checkpoint --checkpoints --json --threads --text --field --encoding",
     "surprisal": "--by --words --space --context --groups --best --base --format --out --run --part --stride --checkpoint --checkpoints --threads --text --val-file --field --encoding",
+    "page": "--run --ngram-mb --checkpoint --checkpoints --out --threads",
     "serve": "--port --all --run --checkpoint --checkpoints --threads",
     "compress": "--out --run --force --checkpoint --checkpoints --json --threads",
     "decompress": "--out --force --run --checkpoints --threads",
