@@ -25,10 +25,13 @@ from charlm.inference.predictor import Predictor
 from charlm.model.mixture import Mixture
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.ngram.table import Level
-from charlm.page.container import Array, bits_of, half_precision, packed
-from charlm.page.pruning import level_arrays, pruned_to
+from charlm.page.container import Array, bits_of, compressed_size, half_precision, packed
+from charlm.page.pruning import BASE64, MEGABYTE, level_arrays, pruned_to
 from charlm.training.run_corpus import corpus_of
 
+PAGE_MEGABYTES, LEAST_NGRAM_MEGABYTES = 14.5, 3.0
+"""Unless told otherwise the n-grams get what the weights leave of a page of 15 MB, half of one for the scripts and the run's
+curves, and never less than the second."""
 SCORED = 30_000
 """Held-out symbols on which the cost of pruning is measured."""
 
@@ -55,27 +58,27 @@ def pack(
 ) -> PackedModel:
     """Pack the model of a run for its page.
 
-    `ngram_megabytes`: what the n-grams may take of the page; what does not fit is pruned, longest and rarest contexts
-    first. `about`: what the page says of the run, as JSON. Raises UsageError if not even single symbols fit,
+    `ngram_megabytes`: what the n-grams may take of the page, by default what there is room for in 15 MB; what does not fit is
+    pruned, longest and rarest contexts first. `about`: what the page says of the run, as JSON. Raises UsageError if not even single symbols fit,
     CheckpointError if the checkpoint is damaged.
     """
     ngram = snapshot.kneser_ney() if uses_ngram(snapshot) else None
-    levels = list(ngram.levels) if ngram is not None else []
-    if ngram is not None and ngram_megabytes is not None:
-        levels = pruned_to(levels, ngram_megabytes)
     kept = transformers_of(snapshot)
     arrays, rounded = dict[str, Array](), list[dict[str, Tensor]]()
     for i, (_, weights) in enumerate(kept):
         own, as_packed = weight_arrays(f"{i}.", weights)
         arrays |= own
         rounded.append(as_packed)
+    if ngram_megabytes is None:
+        left = PAGE_MEGABYTES - BASE64 * compressed_size(*arrays.values()) / MEGABYTE
+        ngram_megabytes = max(LEAST_NGRAM_MEGABYTES, left)
+    whole = list(ngram.levels) if ngram is not None else []
+    levels = pruned_to(whole, ngram_megabytes)
+    is_pruned = sum(len(level.symbols) for level in levels) < sum(len(level.symbols) for level in whole)
     arrays |= level_arrays(levels)
-    as_packed_snapshot = _with_parts(snapshot, rounded, levels if ngram_megabytes is not None else None)
+    as_packed_snapshot = _with_parts(snapshot, rounded, levels if is_pruned else None)
     data = packed({**header_of(snapshot, levels), "about": dict(about or {})}, arrays)
-    whole = ngram is None or sum(len(level.symbols) for level in levels) == sum(
-        len(level.symbols) for level in ngram.levels
-    )
-    lost = None if whole else bits_lost(snapshot, as_packed_snapshot)
+    lost = bits_lost(snapshot, as_packed_snapshot) if is_pruned else None
     if lost is None:
         return PackedModel(data, as_packed_snapshot)
     error = lost.standard_error

@@ -13,6 +13,6 @@ class PageConfig(Settings):
     ngram_mb: Annotated[
         float | None,
         "Megabytes that the n-grams may take in the page; the rarest are left out, and the page says what that costs. "
-        "[default: all of them]",
+        "[default: what there is room for in a page of 15 MB, and at least 3]",
         Range(0.001, 1000),
     ] = None

@@ -57,6 +57,18 @@ def test_a_pruned_table_fits_and_the_page_predicts_what_python_does_with_it(page
         assert np.abs(np.array(bits) - surprisal(whole.predictor, SCORED)[0]).max() > 0.1
 
 
+def test_without_a_limit_the_page_keeps_to_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = snapshot_of(TOYS["mixture"])
+    whole = pack(snapshot)
+    full = page_bytes(whole.snapshot.kneser_ney().levels)  # type: ignore[union-attr]
+    weights = 4 / 3 * len(whole.data) - full
+    monkeypatch.setattr("charlm.page.pack.LEAST_NGRAM_MEGABYTES", full / 3 / MEGABYTE)
+    for megabytes, most in (((weights + full / 2) / MEGABYTE, full * 0.6), (0.0, full / 3)):
+        monkeypatch.setattr("charlm.page.pack.PAGE_MEGABYTES", megabytes)
+        left = pack(snapshot).snapshot.kneser_ney()
+        assert left is not None and 0 < page_bytes(left.levels) <= most
+
+
 def test_a_table_that_cannot_fit_is_refused() -> None:
     with pytest.raises(
         UsageError, match=r"take .* megabytes of the page, more than the 1e-06 allowed; allow more"
