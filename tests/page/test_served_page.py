@@ -43,7 +43,12 @@ def opened(page: "Page", client: Client, said: list[str]) -> None:
     """Open the page of a server."""
     own = f"http://127.0.0.1:{client.port}/"
     page.on("request", lambda request: None if request.url.startswith(own) else said.append(request.url))
-    page.on("requestfailed", lambda request: said.append(f"{request.url} failed"))
+
+    def failed(request: "Request") -> None:
+        if request.failure != "net::ERR_ABORTED":  # the page stops what is no longer wanted
+            said.append(f"{request.url} failed: {request.failure}")
+
+    page.on("requestfailed", failed)
     page.goto(f"{own}?token={client.token}")
     page.wait_for_selector("#desk:not([hidden])")
 
