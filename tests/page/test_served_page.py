@@ -12,7 +12,7 @@ from tests.cli.models import Models
 from tests.page.http import Client, serving
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Request
 
 PROMPT = "The little "
 
