@@ -86,7 +86,7 @@ class Columns:
     def close(self) -> None:
         """Show what of the samples stands in the training text, where that was asked for."""
         if self._compare is not None:
-            show_comparison(self._compare, self._texts, [self._name(at) for at in range(self._all)])
+            show_comparison(self._compare, self._texts, len(self._prompts), self._n)
 
     def _name(self, at: int) -> str:
         return sample_name(at, len(self._prompts), self._n)

@@ -70,7 +70,7 @@ class Stream:
     def close(self) -> None:
         """Show what of the samples stands in the training text, where that was asked for."""
         if self._compare is not None:
-            show_comparison(self._compare, self._texts, [self._name(at) for at in range(self._all)])
+            show_comparison(self._compare, self._texts, len(self._prompts), self._n)
 
     def _name(self, at: int) -> str:
         return sample_name(at, len(self._prompts), self._n)
@@ -139,11 +139,11 @@ def sample_name(at: int, prompts: int, n: int) -> str:
     return f"prompt {prompt + 1}" + (f", sample {sample + 1}" if n > 1 else "")
 
 
-def show_comparison(compare: Compare, texts: Sequence[str], names: Sequence[str]) -> None:
-    """Compare the samples of these names with the training text, and show what stands in it."""
+def show_comparison(compare: Compare, texts: Sequence[str], n_prompts: int, n: int) -> None:
+    """Compare `n` samples of each prompt with the training text, and show what stands in it."""
     report = compare(texts)
     print("--- verbatim ---", flush=True)
-    show_verbatim(report, names)
+    show_verbatim(report, [sample_name(at, n_prompts, n) for at in range(len(texts))])
 
 
 def show_verbatim(report: "VerbatimReport", names: Sequence[str]) -> None:

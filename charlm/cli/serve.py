@@ -11,7 +11,7 @@ import typer
 from charlm.cli.console import MESSAGES, load_run, say, warn
 from charlm.cli.options import ROOT, Checkpoints, RunOption, Threads, Which, with_settings
 from charlm.errors import UsageError
-from charlm.page.serve_config import ServeConfig
+from charlm.page.page_config import ServeConfig
 from charlm.terminal import one_line, visible
 from charlm.training.request import build
 from charlm.training.signals import Signalled

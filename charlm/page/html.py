@@ -13,25 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from charlm import __version__
-from charlm.page.scripts import script, worker_source
+from charlm.page.scripts import VIEWS, script, worker_source
 from charlm.reporting.surprisal_colours import COLOURS, EDGES
 from charlm.terminal import one_line
 
-VIEWS = (
-    *("dom", "visible", "history", "editor", "choices", "settings", "beside", "desk"),
-    *(
-        "units",
-        "unittable",
-        "surprise",
-        "insidetables",
-        "inside",
-        "chart",
-        "about",
-        "tabs",
-    ),
-    "app",
-)
-"""The scripts of the page itself, in an order in which each needs only those before it when it is read."""
 DATA_BLOCK = '<script type="application/octet-stream" id="model">{}</script>\n'
 
 

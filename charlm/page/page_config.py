@@ -1,4 +1,4 @@
-"""The settings of `charlm page`, apart from what packs the model, so that the help needs no torch."""
+"""The settings of `charlm page` and `charlm serve`, apart from what computes, so that the help needs no torch."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,4 +15,15 @@ class PageConfig(Settings):
         "Megabytes that the n-grams may take in the page; the rarest are left out, and the page says what that costs. "
         "[default: what there is room for in a page of 15 MB, and at least 3]",
         Range(0.001, 1000),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig(Settings):
+    """Where the page is served."""
+
+    port: Annotated[
+        int | None,
+        "Port on 127.0.0.1, such as one that ssh forwards. [default: any free one]",
+        Range(1, 65535),
     ] = None

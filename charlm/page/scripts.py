@@ -1,4 +1,4 @@
-"""The scripts of the page's engine, in the order in which each needs those before it."""
+"""The scripts of the page, in the order in which each needs those before it."""
 
 from pathlib import Path
 
@@ -8,6 +8,11 @@ WORKER = (
     *("ngrams", "mixture", "recent_ngrams", "sampling", "language_model", "answers", "worker"),
 )
 """What the worker runs."""
+VIEWS = (
+    *("dom", "visible", "history", "editor", "choices", "settings", "beside", "desk"),
+    *("units", "unittable", "surprise", "insidetables", "inside", "chart", "about", "tabs", "app"),
+)
+"""What the page itself runs."""
 
 
 def script(name: str) -> str:
