@@ -121,6 +121,7 @@ class TrainRequest:
     checkpoint: str | None = None  # of `from_run` or `teacher`
     from_text: tuple[str, ...] = ()  # where the text of `from_run` is now
     verify_cache: bool = False
+    report_to: tuple[str, ...] | None = None  # trackers; None: none, or those of the run that is resumed
     command: str = ""
     started: float = field(default_factory=perf_counter)  # when the time began, on perf_counter's clock
 
