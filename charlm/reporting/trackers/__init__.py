@@ -24,7 +24,7 @@ def missing_extra(tracker: str) -> str | None:
         return None
     return (
         f"--report-to {tracker} needs the package {tracker}, which is not installed; install it with: "
-        f"pip install 'charlm-cli[{tracker}]'"
+        f'pip install "charlm-cli[{tracker}]"'
     )
 
 

@@ -33,7 +33,7 @@ class Figures:
         self._symbols_per_char = len(corpus.train) / corpus.train_chars
         self._chars = session.chars_read
         self._skipped = self._returns = 0
-        self._known = self.settings()
+        self._known, self._member, self._planned = self.settings(), 0, False
         self._final: Evaluated | None = None
 
     def settings(self) -> dict[str, Setting]:
@@ -75,7 +75,15 @@ class Figures:
         if isinstance(event, Evaluated) and sample:
             name = "final/sample" if event.final else "sample"
             yield Text(step=event.step, time=time(), name=name, text=sample)
-        if isinstance(event, Stepped | Finished) and (settings := self.settings()) != self._known:
+        yield from self._changed_settings(event)
+
+    def _changed_settings(self, event: Event) -> Iterator[Settings]:
+        """The settings, where another member is trained now, or with another size."""
+        self._planned |= isinstance(event, Planned)
+        other = isinstance(event, Stepped) and (self._planned or event.member != self._member)
+        if isinstance(event, Stepped):
+            self._member, self._planned = event.member, False
+        if (other or isinstance(event, Finished)) and (settings := self.settings()) != self._known:
             self._known = settings
             yield Settings(settings=settings)
 

@@ -65,6 +65,8 @@ class Reporting:
         for tracker in self._trackers:
             with self._messages.progress(f"finishing {tracker.name}", ""):
                 tracker.end(end, hurry=hurry)
+            if tracker.is_on:
+                self._messages.say(f"what {tracker.name} has not taken yet is delivered in the background")
         self._tell()
         self._trackers = []
 

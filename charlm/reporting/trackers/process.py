@@ -7,7 +7,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from queue import Full, Queue
+from queue import SimpleQueue
 from threading import Thread
 from time import monotonic
 from typing import IO
@@ -16,8 +16,8 @@ import charlm
 from charlm.reporting.trackers.messages import Begin, End, Message, to_line
 from charlm.terminal import one_line
 
-MOST_WAITING = 20_000
-"""Messages that may wait for a tracker."""
+MOST_WAITING = 100_000
+"""Messages that may wait for a tracker: some twenty megabytes."""
 PATIENCE = 180.0
 """Seconds without an answer after which a tracker is given up on, while there is training; trackers try again for two minutes."""
 LAST_PATIENCE = 60.0
@@ -25,6 +25,8 @@ LAST_PATIENCE = 60.0
 HURRY_SECONDS = 3.0
 """So long is waited where a signal ended the run."""
 POLL = 0.05
+_left: "list[subprocess.Popen[bytes]]" = []
+"""Processes that deliver what is left, and end by themselves."""
 
 
 class TrackerProcess:
@@ -35,7 +37,7 @@ class TrackerProcess:
         self.where: str | None = None
         self.trouble: str | None = None
         self._failure: str | None = None
-        self._waiting: Queue[Message | None] = Queue(MOST_WAITING)  # None: nothing comes any more
+        self._waiting: SimpleQueue[Message | None] = SimpleQueue()  # None: nothing comes any more
         self._put = self._delivered = 0
         self._moved = monotonic()
         self._ended = False
@@ -66,11 +68,7 @@ class TrackerProcess:
         if self._put == self._delivered:
             self._moved = monotonic()
         self._put += 1
-        try:
-            self._waiting.put_nowait(message)
-        except Full:
-            self._give_up(f"{MOST_WAITING:,} messages wait for it")
-            return
+        self._waiting.put(message)
         self._check(PATIENCE)
 
     def end(self, end: End, *, hurry: bool) -> None:
@@ -83,6 +81,7 @@ class TrackerProcess:
         while self._process is not None and self._process.poll() is None:
             self._threads[1].join(POLL)
             if hurry and monotonic() - began > HURRY_SECONDS:
+                _left.append(self._process)
                 return
             self._check(LAST_PATIENCE)
         self._check(LAST_PATIENCE)
@@ -100,6 +99,8 @@ class TrackerProcess:
             self._give_up(self._failure or f"its process ended with code {process.returncode}")
         elif process.poll() is None and self._put > self._delivered and monotonic() - self._moved > patience:
             self._give_up(f"it has not answered for {patience:g} seconds")
+        elif self._put - self._delivered > MOST_WAITING:
+            self._give_up(f"it is too slow: {MOST_WAITING:,} messages wait for it")
 
     def _give_up(self, reason: str) -> None:
         self.trouble = f"{self.name}: {one_line(reason)}; nothing more is reported to it"
@@ -117,8 +118,7 @@ class TrackerProcess:
                 process.kill()
         with suppress(subprocess.TimeoutExpired):
             process.wait(1.0)
-        with suppress(Full):  # then it is being written, which ends now
-            self._waiting.put_nowait(None)
+        self._waiting.put(None)
         for thread in self._threads:
             thread.join(1.0)
 
