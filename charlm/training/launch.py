@@ -16,7 +16,6 @@ from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.errors import CheckpointError, ResourceError
-from charlm.native.library import status
 from charlm.strict_json import to_json
 from charlm.terminal import one_line
 from charlm.threads import available, use_threads
@@ -25,7 +24,7 @@ from charlm.training.finetune import Parent, load_parent_weights, main_chars, re
 from charlm.training.plan import EXTENDED, read_plan, write_plan
 from charlm.training.planner import Choice
 from charlm.training.run_corpus import corpus_of, counted_parent
-from charlm.training.session import NgramSession, Session, TransformerSession
+from charlm.training.session import NgramSession, Session, TransformerSession, kernels_on
 from charlm.training.sizes import Budget
 from charlm.training.trial import step_time
 
@@ -132,11 +131,11 @@ def resume_run(
             "the run is damaged: run.json names a teacher and its settings do not, or only they do"
         )
     run.point_to_best(session.state.early_stopping.best_step)
-    clone = status().clone or "none"
+    computed_by = kernels_on(session.device)
     for what, before, now in (
         ("torch", snapshot.run.versions.get("torch"), str(torch.__version__)),
         ("threads", session.state.threads, torch.get_num_threads()),
-        ("kernels", session.state.kernels or clone, clone),
+        ("kernels", session.state.kernels or computed_by, computed_by),
     ):
         if before != now:
             warn(

@@ -432,7 +432,7 @@ def choose_plan(
     Returns the choice and a sentence that describes it. Raises UsageError for settings that do not go together.
     """
     from charlm.threads import use_threads  # here: torch is slow to import
-    from charlm.training.device import unused_gpu_note
+    from charlm.training.device import gpu_note
     from charlm.training.finetune import choose_finetuning
     from charlm.training.planner import choose, forecast_of
     from charlm.training.sizes import Budget
@@ -442,8 +442,8 @@ def choose_plan(
     if model.is_ngram:
         choice = choose(Budget(), len(corpus.train), model, training).record(Budget(), 1)
         return choice, describe_model(choice, corpus.vocabulary)
-    if (idle_gpu := unused_gpu_note(training.device)) is not None:
-        messages.say(idle_gpu)
+    if (gpu := gpu_note(training.device)) is not None:
+        messages.say(gpu)
 
     def choose_for(means: Budget) -> "Choice":
         if origin is not None:
