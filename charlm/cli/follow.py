@@ -47,6 +47,9 @@ def follow(training: TrainingJob, *, as_json: bool) -> None:
     the table at the end.
     """
     run, session = training.folder, training.session
+    if not training.ranks.is_first:
+        _follow_first(training)
+        return
     hurry = False
     if training.last is not None:
         warn_of(training.last)
@@ -71,6 +74,18 @@ def follow(training: TrainingJob, *, as_json: bool) -> None:
     next_commands(training, resumable=not session.model_config.is_ngram and not training.in_comparison)
 
 
+def _follow_first(training: TrainingJob) -> None:
+    """Train together with rank 0, which shows it; exits with the code of a signal that any rank was sent."""
+    if training.last is None:
+        with StopSignals(lambda name: None) as stop:
+            for _ in training.events(stop):
+                pass
+    assert training.last is not None
+    reason = training.last.reason
+    if reason in EXIT_CODES:
+        raise typer.Exit(EXIT_CODES[reason])
+
+
 def _train(training: TrainingJob, as_json: bool) -> bool:
     """Train and show each event; did a signal end it?"""
     session = training.session
@@ -91,7 +106,7 @@ def _train(training: TrainingJob, as_json: bool) -> bool:
                     listener(event)
     finally:
         bar.close()
-    return stop.is_set()
+    return stop.is_set() or (training.last is not None and training.last.reason in EXIT_CODES)
 
 
 class _Display:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
+from torch.nn.functional import pad
 from torch.optim.adamw import adamw
 
 from charlm.checkpoint.snapshot import TABLE, initial_optimizer_state
@@ -27,6 +28,7 @@ from charlm.native.optimizer_kernels import (
     NgramEmbeddingUpdate,
 )
 from charlm.native.tensors import library_for
+from charlm.training.distributed import ALONE, Ranks
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
@@ -66,7 +68,11 @@ class Optimizer:
         *,
         ngram_embedding_accumulator: float = 0.0,
         precision: str = "fp32",
+        ranks: Ranks = ALONE,
+        positions: int = 0,
     ) -> None:
+        """`positions`: that one of several ranks reads in a step, at most."""
+        self.ranks, self.positions = ranks, positions
         parameters = dict(model.named_parameters())
         self.state = initial_optimizer_state(parameters, kind)
         self.weights = {name: weight for name, weight in parameters.items() if weight.requires_grad}
@@ -174,12 +180,21 @@ class Optimizer:
             for weight in self.weights.values():
                 increment_version(weight)  # for who would know whether they have changed
         if self.ngrams is not None:
-            index, gradients = self.ngrams.take_pending()
+            index, gradients = self._pending(self.ngrams)
             if finite:
                 initial = self.ngram_embedding_accumulator
                 self.native_ngrams(index, gradients, rates.ngram_embeddings, initial, ROW_EPSILON)
                 increment_version(self.ngrams.table)
         return torch.tensor(norm)
+
+    def _pending(self, ngrams: NgramEmbeddings) -> tuple[Tensor, Tensor]:
+        """The rows (M, O) that all ranks have read, and the gradients (M, C) of their sums."""
+        index, gradients = ngrams.take_pending()
+        if not self.ranks.talks:
+            return index, gradients
+        missing = (0, 0, 0, self.positions - len(index))  # ranks that have a window less than others
+        index, gradients = pad(index, missing, value=ngrams.nothing), pad(gradients, missing)
+        return self.ranks.gather_rows(index), self.ranks.gather_rows(gradients)
 
     def _update_adamw(self, names: list[str], weight_decay: float, rate: float, finite: Tensor) -> None:
         if not names:
@@ -223,7 +238,7 @@ class Optimizer:
         The first gradients of a plain Adagrad move a row farthest, so it would memorise what follows a rare
         n-gram. A large initial accumulator damps rare rows and hardly changes frequent ones, as smoothing does.
         """
-        index, gradients = ngrams.take_pending()  # (M, O), (M, C)
+        index, gradients = self._pending(ngrams)  # (M, O), (M, C)
         rows, row_of = torch.unique(index, return_inverse=True)  # (U,), (M, O)
         total = torch.zeros(len(rows), gradients.shape[1], device=rows.device)  # each row's gradient
         for order in range(index.shape[1]):

@@ -19,7 +19,7 @@ from charlm.checkpoint.snapshot import Member, Snapshot, read_newest, read_snaps
 from charlm.config import NGRAM, ModelConfig, TrainingConfig
 from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.tokenizer import Ids
-from charlm.errors import CheckpointError
+from charlm.errors import CheckpointError, UsageError
 from charlm.inference.members import predictor_of
 from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
 from charlm.model.transformer import LanguageModel, initialise
@@ -30,7 +30,9 @@ from charlm.rng import mix, uniform
 from charlm.strict_json import to_json
 from charlm.threads import change_threads
 from charlm.training.device import pick_device, seed_dropout
+from charlm.training.distributed import ALONE, Ranks, current, shared_snapshot
 from charlm.training.events import Counted, Remembered
+from charlm.training.gradient_buckets import GradientBuckets
 from charlm.training.guards import Divergence
 from charlm.training.held_out import HeldOut, ParentText
 from charlm.training.optimizer import LearningRates, Optimizer
@@ -49,14 +51,17 @@ class PriorRows:
     def __init__(self, prior: TrainingPrior, sampler: BatchSampler, dropout: float) -> None:
         self.prior, self.sampler, self.dropout = prior, sampler, dropout
 
-    def batch(self, step: int) -> NDArray[np.float32]:
-        """The log-probabilities (B, T, V): a pure function of the step. Windows that are dropped out have zeros."""
+    def batch(self, step: int, rows: slice = slice(None)) -> NDArray[np.float32]:
+        """The log-probabilities (B, T, V) of `rows` of the batch: a pure function of the step.
+
+        Windows that are dropped out have zeros.
+        """
         sampler = self.sampler
-        rows = self.prior.log_rows(sampler.starts(step), sampler.block_size)
+        found = self.prior.log_rows(sampler.starts(step)[rows], sampler.block_size)
         if self.dropout:
-            draws = uniform(sampler.seed, step, np.arange(sampler.batch_size), PRIOR_DROPOUT_STREAM)
-            rows[draws < self.dropout] = 0
-        return rows
+            draws = uniform(sampler.seed, step, np.arange(sampler.batch_size)[rows], PRIOR_DROPOUT_STREAM)
+            found[draws < self.dropout] = 0
+        return found
 
 
 class Session:
@@ -70,6 +75,7 @@ class Session:
     earlier: tuple[Member, ...] = ()  # the members that were trained before it
     counted: Counted | None = None  # reported when an n-gram model has just been counted
     parent_text: ParentText | None = None  # of the run that this one was fine-tuned from
+    ranks: Ranks = ALONE
 
     def __init__(
         self, corpus: Corpus, model: ModelConfig, training: TrainingConfig, plan: Plan, run: RunFacts
@@ -134,6 +140,7 @@ class Session:
     def snapshot(self) -> Snapshot:
         """The session as a checkpoint."""
         self.state.threads, self.state.kernels = torch.get_num_threads(), status().clone or "none"
+        self.state.ranks = self.ranks.size
         return Snapshot(
             step=self.state.step,
             model_config=self.model_config,
@@ -152,6 +159,7 @@ class TransformerSession(Session):
     predictor: TransformerPredictor
 
     soft_targets: SoftTargets | None = None  # of a run that has a teacher
+    buckets: GradientBuckets | None  # of several ranks
 
     def __init__(
         self,
@@ -163,12 +171,15 @@ class TransformerSession(Session):
         start: int = 0,
         *,
         threads_given: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         """`also_counted`: texts whose n-grams the prior counts besides those of the training text. `number`: the member, whose training begins at step `start`.
 
-        `threads_given`: keep to the threads in force, whatever the plan says.
+        `threads_given`: keep to the threads in force, whatever the plan says. `ranks`: who trains it, by default all that
+        have met.
         """
         self.threads_given = threads_given
+        self.ranks = ranks or current()
         member = plan.member_at(number, start)
         super().__init__(corpus, member.model, member.training, plan, run)
         self.device = pick_device(member.training.device)
@@ -209,6 +220,7 @@ class TransformerSession(Session):
         model, training, vocabulary = member.model, member.training, self.corpus.vocabulary
         assert model.block_size and training.batch_size and training.optimizer
         self.model_config, self.training_config = model, training
+        self._check_rows(training.batch_size)
         self._use_threads(training.threads)
         seed = training.seed if self.number == 0 else int(mix(training.seed, self.number, MEMBER_STREAM) >> 1)
         self.batch_sampler = BatchSampler(
@@ -228,9 +240,23 @@ class TransformerSession(Session):
             training.weight_decay,
             ngram_embedding_accumulator=accumulator / self.chars_per_step**2,  # losses are means
             precision=training.precision,
+            ranks=self.ranks,
+            positions=-(-training.batch_size // self.ranks.size) * model.block_size,
         )
+        self.buckets = None
+        if self.ranks.talks:
+            self.ranks.spread([*self.model.parameters()])  # the same where processors round differently
+            self.buckets = GradientBuckets(list(self.optimizer.weights.values()), self.ranks)
         prior = self.kneser_ney if model.prior else None
         self.predictor = TransformerPredictor(self.model, vocabulary, prior=prior)
+
+    def _check_rows(self, batch_size: int) -> None:
+        """UsageError where a rank would have nothing to do."""
+        if batch_size < self.ranks.size:
+            raise UsageError(
+                f"a batch of {batch_size} has no window for each of {self.ranks.size} ranks; give --batch-size "
+                f"{self.ranks.size} or more, or fewer ranks"
+            )
 
     def learn_from(self, teacher: Teacher, watch: Callable[[int, int], None]) -> None:
         """Ask the run's teacher about the training text; `watch` is told how far that is."""
@@ -267,7 +293,7 @@ class TransformerSession(Session):
         best = self.state.early_stopping.best_step
         if best is None or best == self.state.step:
             return
-        snapshot = read_snapshot(run, str(best), training=True)
+        snapshot = shared_snapshot(self.ranks, lambda: read_snapshot(run, str(best), training=True))
         self.model.load_state_dict(snapshot.weights)
         self.optimizer.restore(snapshot.optimizer, read_state(snapshot.state).updates)
 
@@ -379,23 +405,33 @@ class TransformerSession(Session):
             self.model.train()
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
-        """The parts of the next batch: ids (B, T + 1), prior (B, T, V), soft targets (B, T, V), its dropout seed set."""
-        parts = self.training_config.grad_accum
-        step = self.member_step + self.state.batch_offset
-        windows = self.batch_sampler.batch(self.corpus.train, step)
-        ids = torch.from_numpy(windows).to(self.device).chunk(parts)
+        """The parts of this rank's rows of the next batch, its dropout seed set.
+
+        Each is ids (B, T + 1), prior (B, T, V) and soft targets (B, T, V).
+        """
+        step, mine = self.member_step + self.state.batch_offset, self.ranks.rows
+        windows = self.batch_sampler.batch(self.corpus.train, step, mine)
+        parts = self.n_parts
+        ids = torch.from_numpy(windows).to(self.device).tensor_split(parts)
         rows: Sequence[Tensor | None] = [None] * parts
         soft: Sequence[Tensor | None] = [None] * parts
         if self.prior_rows is not None:
-            rows = torch.from_numpy(self.prior_rows.batch(step)).to(self.device).chunk(parts)
+            rows = torch.from_numpy(self.prior_rows.batch(step, mine)).to(self.device).tensor_split(parts)
         if self.soft_targets is not None:
-            targets = self.soft_targets.batch(windows, self.batch_sampler.starts(step))
-            soft = torch.from_numpy(targets).to(self.device).chunk(parts)
+            targets = self.soft_targets.batch(windows, self.batch_sampler.starts(step)[mine])
+            soft = torch.from_numpy(targets).to(self.device).tensor_split(parts)
         has_dropout = self.model_config.dropout or self.model_config.ngram_embedding_dropout
         for part, batch in enumerate(zip(ids, rows, soft, strict=True)):
             if has_dropout:
-                seed_dropout(int(mix(self.batch_sampler.seed, step, part) >> 1), self.device)
+                others = [self.ranks.rank] * (self.ranks.rank > 0)  # noise of its own
+                seed_dropout(int(mix(self.batch_sampler.seed, step, part, *others) >> 1), self.device)
             yield batch
+
+    @property
+    def n_parts(self) -> int:
+        """Into how many parts this rank's rows of a batch are split: at least one row each."""
+        least = self.batch_sampler.batch_size // self.ranks.size
+        return min(self.training_config.grad_accum, least)
 
     def learning_rates(self) -> LearningRates:
         """The learning rates of the next step."""
@@ -444,7 +480,7 @@ class TransformerSession(Session):
         The batches between the two steps are skipped from now on. Raises CheckpointError.
         """
         before = self.state
-        self.restore(read_newest(run, lambda _: None))
+        self.restore(shared_snapshot(self.ranks, lambda: read_newest(run, lambda _: None)))
         state = self.state
         state.batch_offset = before.batch_offset + before.step - state.step
         state.rate_factor, state.returns = before.rate_factor / 2, before.returns + 1

@@ -17,12 +17,14 @@ from charlm.evaluation.score import Slice
 from charlm.model.masks import documents_of
 from charlm.model.transformer import LanguageModel
 from charlm.ngram.kneser_ney import KneserNey
+from charlm.strict_json import to_json
 from charlm.terminal import one_line
 from charlm.threads import most_threads
 from charlm.training import events
 from charlm.training.calibrate import FITS, SHIFT_PLACES, calibrate, shift_starts
 from charlm.training.deadline import LEAST_SECONDS, Deadline
 from charlm.training.device import compile_blocks, keep_memory, precision_context
+from charlm.training.distributed import AgreedStop
 from charlm.training.events import RESIZED, Event
 from charlm.training.guards import COOLDOWN_GAIN, MAX_ROLLBACKS
 from charlm.training.optimizer import LearningRates
@@ -30,6 +32,7 @@ from charlm.training.plan import THREADS, Plan, write_plan
 from charlm.training.planner import choose_again
 from charlm.training.session import Session, TransformerSession
 from charlm.training.signals import Stop
+from charlm.training.state import read_state
 from charlm.training.thread_trials import ThreadTrials
 
 FIT_SECONDS, FIT_MIXTURE_SECONDS = 0.8, 1.2
@@ -51,12 +54,16 @@ def train_step(session: TransformerSession, rates: LearningRates) -> tuple[float
     config = session.training_config
     session.optimizer.clear_gradients()
     total = torch.zeros((), device=session.device)
-    end = session.corpus.vocabulary.end
-    for ids, log_prior, soft in session.batches():
+    end, batch_size = session.corpus.vocabulary.end, session.batch_sampler.batch_size
+    for part, (ids, log_prior, soft) in enumerate(session.batches(), 1):
         with precision_context(session.device, config.precision):
-            loss = batch_loss(session.model, ids, log_prior, end, soft) / config.grad_accum
-        loss.backward()  # type: ignore[no-untyped-call]
+            loss = batch_loss(session.model, ids, log_prior, end, soft) / (batch_size / len(ids))
         total += loss.detach()
+        if session.buckets is not None and part == session.n_parts:
+            session.buckets.begin(total)
+        loss.backward()  # type: ignore[no-untyped-call]
+    if session.buckets is not None:
+        total = session.buckets.finish()
     norm = session.optimizer.update(rates, total, config.grad_clip)
     return float(total), float(norm)
 
@@ -106,7 +113,8 @@ class Trainer:
         self._baseline = baseline
         self.held_out = session.held_out(baseline)
         self._trials = ThreadTrials(most_threads(), self.deadline.budget, self.deadline.clock)
-        self._saved_at = perf_counter()
+        self.ranks = session.ranks
+        self._saved_at = self.ranks.clock()
         self._save_failed = False
         self._closed_early = False
 
@@ -145,12 +153,12 @@ class Trainer:
         Raises DivergedError when rolling back did not help, ResourceError when the last checkpoint cannot be
         written.
         """
-        session, deadline = self.session, self.deadline
+        session, deadline, stop = self.session, self.deadline, AgreedStop(self.ranks, stop)
         keep_memory()
         if session.counted is not None:
             yield session.counted
-        elif not self.run_folder.steps():
-            yield from session.score_parent_text()
+        elif not self.ranks.share(self.run_folder.steps):
+            yield from self._score_parent_text()
             yield from self._save()
         if session.state.parent_loss is not None:
             deadline.reserve += PARENT_SAFETY * session.state.parent_loss.seconds + PARENT_RESERVE
@@ -172,6 +180,7 @@ class Trainer:
                 yield from self._begin_next_member()
             started = self.deadline.clock()
             yield from self._guarded_step()
+            stop.agree()
             yield from self._after_step(stop, self.deadline.clock() - started)  # listeners included
         yield from self._finish(stop)
 
@@ -206,7 +215,7 @@ class Trainer:
             return self.held_out.choose_chunks(self.session.plan.eval_chars)
         return self.held_out.choose_chunks(self.deadline.closing_symbols(self.held_out.choose_chunks()))
 
-    def _close_member(self, stop: Stop) -> Iterator[Event]:
+    def _close_member(self, stop: AgreedStop) -> Iterator[Event]:
         """Calibrate what is trained, and evaluate it: at the end of the run on all that there is time for."""
         session = self.session
         if isinstance(session, TransformerSession):
@@ -217,7 +226,7 @@ class Trainer:
                 yield self._roll_back("a weight was not finite")
                 return
             if session.reserved:
-                yield calibrate(session)
+                yield self._calibrate(session)
             self.held_out = session.held_out(self._baseline, session.pooled())
         yield from self._evaluate(stop, self._closing_chunks(), final=self._is_last)
 
@@ -241,7 +250,8 @@ class Trainer:
         self.transformer.begin_again()
         self.deadline = self.deadline.begun_again(self.step)
         self._trials = ThreadTrials(most_threads(), self.deadline.budget, self.deadline.clock)
-        self.run_folder.forget_best()  # until a checkpoint of the new model is
+        if self.ranks.is_first:
+            self.run_folder.forget_best()  # until a checkpoint of the new model is
         yield from self._keep_beginning()
 
     def _keep_beginning(self) -> Iterator[Event]:
@@ -296,7 +306,7 @@ class Trainer:
         factor = self.session.state.rate_factor
         return events.WentBack(step=diverged_at, to_step=to_step, reason=reason, rate_factor=factor)
 
-    def _after_step(self, stop: Stop, seconds: float) -> Iterator[Event]:
+    def _after_step(self, stop: AgreedStop, seconds: float) -> Iterator[Event]:
         """What is due after a step, which took so long: a new plan, an evaluation, a checkpoint."""
         session = self.transformer
         if not self._trials.is_on:
@@ -307,7 +317,7 @@ class Trainer:
         if session.begins_again:
             return
         yield from self._evaluate_if_due(stop)
-        overdue = perf_counter() - self._saved_at >= session.training_config.save_every
+        overdue = self.ranks.clock() - self._saved_at >= session.training_config.save_every
         if overdue and not session.state.divergence.suspected:
             yield from self._save()
 
@@ -352,6 +362,8 @@ class Trainer:
         left_open = (
             THREADS in member.left_open and not session.threads_given and not isinf(self.deadline.budget)
         )
+        if self.ranks.talks:  # of which each has its own share of the processors
+            return
         # Compiled blocks would be compiled again.
         threads = member.training.threads if member.training.compile != "on" else None
         if not left_open or threads is None or session.device.type != "cpu":
@@ -376,7 +388,8 @@ class Trainer:
     def _replan(self, plan: Plan) -> events.Planned:
         """Put a new plan in force; it is on the disk before any step depends on it."""
         self.session.plan = plan
-        write_plan(self.run_folder, plan)
+        if self.ranks.is_first:
+            write_plan(self.run_folder, plan)
         return events.Planned(step=self.step, total_steps=plan.total_steps, decision=plan.decisions[-1])
 
     def _compile(self) -> events.Compiled:
@@ -386,7 +399,7 @@ class Trainer:
 
     # --- evaluating ---------------------------------------------------------------------------
 
-    def _evaluate_if_due(self, stop: Stop) -> Iterator[Event]:
+    def _evaluate_if_due(self, stop: AgreedStop) -> Iterator[Event]:
         """Evaluate every `eval_every` steps, but for the last one, and then plan the rest by what is known now."""
         session, deadline, last = self.session, self.deadline, self.session.state.last_evaluation
         if not isinstance(session, TransformerSession):
@@ -404,7 +417,7 @@ class Trainer:
                 yield self._replan(plan)
             yield from self._try_threads(planned=True)
 
-    def _evaluate_and_save(self, stop: Stop) -> Iterator[Event]:
+    def _evaluate_and_save(self, stop: AgreedStop) -> Iterator[Event]:
         """Evaluate on held-out text, save the best checkpoint, and stop a run that overfits."""
         before = replace(self.session.state.early_stopping)
         yield from self._evaluate(stop, self.held_out.choose_chunks(self.session.plan.eval_chars))
@@ -414,7 +427,7 @@ class Trainer:
             if self._save_failed:
                 state.early_stopping = before  # a checkpoint that is not on the disk cannot be the best
 
-    def _evaluate(self, stop: Stop, part: Slice, *, final: bool = False) -> Iterator[Event]:
+    def _evaluate(self, stop: AgreedStop, part: Slice, *, final: bool = False) -> Iterator[Event]:
         """Score the chunks of `part` and report it; where the loss is not finite, roll back.
 
         Early stopping compares evaluations on the chunks that all have in common; the final one, whose own
@@ -424,7 +437,8 @@ class Trainer:
         started, session, state = clock(), self.session, self.session.state
         common = self.held_out.choose_chunks(session.plan.eval_chars) if final else part
         with session.predicting():
-            scores = self.held_out.score(part, common, stop.is_set)
+            scores = self.held_out.score(part, common, stop, self.ranks)
+        stop.agree()
         if scores is None:
             return
         if not scores.is_finite:
@@ -434,7 +448,8 @@ class Trainer:
         # At a high learning rate a small rise means nothing; the final evaluation cannot stop anything.
         margin = inf if final else 0.0 if session.plan.schedule.is_cooling(self.step) else COOLDOWN_GAIN
         is_best = state.early_stopping.update(self.step, scores.common.blocks, margin)
-        state.last_evaluation = self.held_out.loss(self.step, part, scores.own, stop.is_set)
+        state.last_evaluation = self.held_out.loss(self.step, part, scores.own, stop.own.is_set)
+        stop.agree()
         yield events.Evaluated(
             **vars(state.last_evaluation),
             member=session.number + 1,
@@ -453,21 +468,49 @@ class Trainer:
 
     def _save(self, *, best: bool = False) -> Iterator[Event]:
         """Write a checkpoint if all weights are finite. If the disk refuses, report it once and try again later."""
-        self._saved_at, started = perf_counter(), self.deadline.clock()
+        self._saved_at, started = self.ranks.clock(), self.deadline.clock()
         if not self.session.is_finite():
             return
-        try:
-            snapshot = self.session.snapshot()
-            path = self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)
-        except OSError as error:
+
+        def write() -> dict[str, str]:
+            try:
+                snapshot = self.session.snapshot()
+                path = self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)
+            except OSError as error:
+                return {"failure": error.strerror or str(error)}
+            return {"path": str(path)}
+
+        written = self.ranks.share(write)
+        self.ranks.agree()
+        if "failure" in written:
             if not self._save_failed:
-                yield events.SaveFailed(step=self.step, reason=error.strerror or str(error))
+                yield events.SaveFailed(step=self.step, reason=written["failure"])
             self._save_failed = True
             return
         self._save_failed = False
         seconds = self.deadline.clock() - started
         self.deadline.save_seconds = seconds
-        yield events.Saved(step=self.step, path=str(path), seconds=seconds)
+        yield events.Saved(step=self.step, path=written["path"], seconds=seconds)
+
+    def _calibrate(self, session: TransformerSession) -> events.Calibrated:
+        """Calibrate on rank 0, for all."""
+        if self.ranks.is_first:
+            calibrate(session)
+        self._share_state()
+        assert session.state.calibrated is not None
+        return session.state.calibrated
+
+    def _score_parent_text(self) -> Iterator[Event]:
+        """Score the held-out text of the run that was fine-tuned on rank 0, for all."""
+        if self.ranks.is_first:
+            yield from self.session.score_parent_text()
+        self._share_state()
+
+    def _share_state(self) -> None:
+        """Give all ranks the state of rank 0."""
+        if self.ranks.talks:
+            self.session.state = read_state(self.ranks.share(lambda: to_json(self.session.state)))
+            self.ranks.agree()
 
     def _finish(self, stop: Stop) -> Iterator[Event]:
         """The last checkpoint and the last event."""
@@ -481,11 +524,11 @@ class Trainer:
         state.finished = "early" if self._stopped_early else None if stop.is_set() else "done"
         reason = state.finished or stop.reason or "done"
         if state.finished:
-            yield from self.session.score_parent_text()
+            yield from self._score_parent_text()
         best = state.early_stopping.best_step
         yield from self._save(best=best == self.step)
         if self._save_failed:
-            again = "resume the run" if self.run_folder.steps() else "train again"
+            again = "resume the run" if self.ranks.share(self.run_folder.steps) else "train again"
             raise ResourceError(
                 f"the last checkpoint, of step {self.step}, could not be written to "
                 f"{one_line(str(self.run_folder.path))}; free some space and {again}"

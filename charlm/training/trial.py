@@ -17,6 +17,7 @@ from charlm.config import TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.native.library import library
 from charlm.training.device import has_bf16, has_compiler, keep_memory, pick_device, pick_precision
+from charlm.training.distributed import current
 from charlm.training.plan import Plan
 from charlm.training.planner import Choice
 from charlm.training.session import TransformerSession
@@ -139,7 +140,9 @@ def _session(corpus: Corpus, plan: Plan, number: int, precision: str) -> Transfo
     facts = CorpusFacts(label="", sources=(), key=corpus.key, sha256=corpus.sha256)
     run = RunFacts(name="", command="", created="", corpus=facts, text=TextConfig())
     alone = replace(plan, members=(member,), decisions=())
-    return TransformerSession(replace(corpus, train=few), alone, run, threads_given=True)
+    return TransformerSession(
+        replace(corpus, train=few), alone, run, threads_given=True, ranks=current().apart()
+    )
 
 
 def _in_turns(trials: Sequence[_Trial], until: float) -> None:
