@@ -68,6 +68,7 @@ def follow(training: TrainingJob, *, as_json: bool) -> None:
     else:
         with suppress(OSError):  # whoever read the table may be gone; what is said below still counts
             table(rows)
+    training.ranks.agree()  # the others wait for this one
     if reason in EXIT_CODES:
         say(f"stopped by {reason} after step {training.last.step}; resume with:", _resume_command(training))
         raise typer.Exit(EXIT_CODES[reason])
@@ -81,6 +82,7 @@ def _follow_first(training: TrainingJob) -> None:
             for _ in training.events(stop):
                 pass
     assert training.last is not None
+    training.ranks.agree()  # else whoever watches them would end rank 0 before its report is written
     reason = training.last.reason
     if reason in EXIT_CODES:
         raise typer.Exit(EXIT_CODES[reason])

@@ -10,7 +10,7 @@ import typer
 from charlm.cli.console import MESSAGES
 from charlm.errors import CharlmError, ToldElsewhere, UsageError
 from charlm.place import Place
-from charlm.terminal import be_quiet
+from charlm.terminal import be_quiet, is_quiet
 from charlm.training.launcher import start_ranks
 from charlm.training.request import Messages
 
@@ -50,6 +50,7 @@ def start_as_asked(ranks: int | None, gpus: int | None, settings: dict[str, Any]
         _check_gpus(gpus)
         settings["device"] = "cuda"
     n, place = ranks or gpus or 1, Place.of_environment()
+    be_quiet(is_quiet() or place.rank > 0)
     if place.size > 1 and (ranks or gpus) and n != place.local_size:
         raise UsageError(
             f"--{'ranks' if ranks else 'gpus'} is {n}, but {place.local_size} ranks were started on this machine; leave it out"
@@ -82,8 +83,6 @@ def together(device: str) -> Iterator[tuple["Ranks | None", Messages]]:
     from charlm.training.distributed import meeting
     from charlm.training.launch import versions
 
-    if place.rank:
-        be_quiet(True)
     facts = {**versions(), "compiled kernels": status().clone or "none"}
     try:
         with meeting(place, facts, device) as ranks:

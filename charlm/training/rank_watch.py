@@ -74,7 +74,7 @@ class RankWatch(threading.Thread):
                 self._store.set("gone", str(other))
                 gone = str(other)
             if gone is not None:
-                self._end(f"{self._name(int(gone))} gave no sign of life for {SILENT_SECONDS:g} s")
+                self._end(f"{self._process_of(int(gone))} gave no sign of life for {SILENT_SECONDS:g} s")
                 return
 
     def remember_run(self, name: str) -> None:
@@ -119,12 +119,12 @@ class RankWatch(threading.Thread):
             for rank in range(self._size):
                 sentence = self._sentence(rank) if rank != self._rank else None
                 if sentence is not None:
-                    return f"{self._name(rank)} ended: {sentence}"
+                    return f"{self._process_of(rank)} ended: {sentence}"
             after = self._beats()
         except RuntimeError:
             return "the store of the ranks is gone: the node of rank 0, or torchrun on it, has ended"
         silent = [
-            self._name(rank)
+            self._process_of(rank)
             for rank, (was, now) in enumerate(zip(before, after, strict=True))
             if rank != self._rank and was == now
         ]
@@ -144,7 +144,7 @@ class RankWatch(threading.Thread):
         said = json.loads(self._store.get(f"failed/{rank}"))
         return None if said["told"] else str(said["sentence"])
 
-    def _name(self, rank: int) -> str:
+    def _process_of(self, rank: int) -> str:
         place = self._places[rank]
         return f"rank {rank} of {self._size} ({place['host']}, process {place['process']})"
 
