@@ -70,7 +70,13 @@ class Started:
         prepare: Callable[[int], None],
     ) -> int:
         end_after(SECONDS, 2)
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n, "MASTER_PORT": port}
+        place = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": n,
+            "LOCAL_WORLD_SIZE": n,
+            "MASTER_PORT": port,
+        }
         place["TORCHELASTIC_RESTART_COUNT"] = restarts
         os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
         for number, name in ((1, "out"), (2, "err")):

@@ -55,11 +55,22 @@ def succeeded(results: list[Result]) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        ("--members", "prior,no-prior", "--reserved-chars", "400", "--ngram-embeddings", "3", "--grad-accum", "2"),
+        (
+            "--members",
+            "prior,no-prior",
+            "--reserved-chars",
+            "400",
+            "--ngram-embeddings",
+            "3",
+            "--grad-accum",
+            "2",
+        ),
         ("--plain", "--optimizer", "adamw"),
     ],
 )
-def test_any_number_of_ranks_has_the_same_curve_and_ends_with_the_same_weights(settings: tuple[str, ...]) -> None:
+def test_any_number_of_ranks_has_the_same_curve_and_ends_with_the_same_weights(
+    settings: tuple[str, ...],
+) -> None:
     """Of a batch of 8 three ranks read 3, 3 and 2 rows."""
     for n in (1, 2, 3):
         succeeded(together(n, *TRAIN, "--steps", "20", "--name", f"of-{n}", *settings))
@@ -85,7 +96,9 @@ def test_a_run_goes_on_with_another_number_of_ranks() -> None:
         trainer.train_step = step  # type: ignore[assignment]  # in a fork
 
     succeeded(together(1, *TRAIN, "--steps", "18", "--name", "whole"))
-    assert [r.code for r in together(2, *TRAIN, "--steps", "18", "--name", "cut", prepare=stopped_at_6)] == [143] * 2
+    assert [r.code for r in together(2, *TRAIN, "--steps", "18", "--name", "cut", prepare=stopped_at_6)] == [
+        143
+    ] * 2
     assert snapshot("cut").step == 6
     assert [r.code for r in together(1, "resume", "cut", prepare=stopped_at_6)] == [143]
     assert snapshot("cut").step == 12
@@ -112,7 +125,11 @@ def test_a_signal_to_one_rank_saves_all_and_another_that_dies_ends_all() -> None
         results = killed.results()
         assert results[rank].code == -9 and results[1 - rank].code == 7
         said = results[1 - rank].err
-        assert f"rank {rank} of 2" in said and "ended without a word" in said or "store of the ranks is gone" in said
+        assert (
+            (f"rank {rank} of 2" in said
+            and "ended without a word" in said)
+            or "store of the ranks is gone" in said
+        )
         saved = snapshot("cut").step
     succeeded(together(2, "resume", "cut"))
     assert distance("whole", "cut") == 0
@@ -189,7 +206,9 @@ def test_a_restart_by_torchrun_resumes_its_run() -> None:
     killed.signal_at(9, "again", rank=1, number=signal.SIGKILL)
     killed.results()
     at = snapshot("again").step
-    results = Started(2, *TRAIN, "--steps", "40", "--save-every", "0", "--name", "again", restarts=1).results()
+    results = Started(
+        2, *TRAIN, "--steps", "40", "--save-every", "0", "--name", "again", restarts=1
+    ).results()
     assert [result.code for result in results] == [0, 0]
     assert 0 < at < 40 and f"training from step {at} to 40" in results[0].err
 

@@ -95,6 +95,18 @@ class Ranks:
         with self._talking():
             return Work(self, dist.all_reduce(tensor, async_op=True))
 
+    def begin_scattered_sum(self, own: Tensor, of_ranks: Tensor) -> "Work":
+        """Begin to sum `of_ranks` (size, ...) over all ranks, of which this one gets its part in `own`."""
+        self._count("reduce_scatter", of_ranks)
+        with self._talking():
+            return Work(self, dist.reduce_scatter(own, list(of_ranks), async_op=True))
+
+    def begin_gather(self, of_ranks: Tensor) -> "Work":
+        """Begin to give all ranks each other's part of `of_ranks` (size, ...), of which this one has its own."""
+        self._count("all_gather", of_ranks)
+        with self._talking():
+            return Work(self, dist.all_gather(list(of_ranks), of_ranks[self.rank].clone(), async_op=True))
+
     def spread(self, tensors: Sequence[Tensor]) -> None:
         """Give all ranks the tensors of rank 0, in place."""
         for tensor in tensors if self.talks else ():

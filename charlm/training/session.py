@@ -246,7 +246,10 @@ class TransformerSession(Session):
         self.buckets = None
         if self.ranks.talks:
             self.ranks.spread([*self.model.parameters()])  # the same where processors round differently
-            self.buckets = GradientBuckets(list(self.optimizer.weights.values()), self.ranks)
+            sharded = self.optimizer.sharded
+            self.buckets = GradientBuckets(
+                list(self.optimizer.weights.values()), self.ranks, [] if sharded is None else sharded.buckets
+            )
         prior = self.kneser_ney if model.prior else None
         self.predictor = TransformerPredictor(self.model, vocabulary, prior=prior)
 
@@ -457,7 +460,7 @@ class TransformerSession(Session):
         return replace(
             super().snapshot(),
             weights=dict(self.model.state_dict()),
-            optimizer=self.optimizer.state,
+            optimizer=self.optimizer.whole_state,
             earlier=self.earlier,
             mixture=self.state.mixture,
         )

@@ -480,6 +480,8 @@ class Trainer:
                 return {"failure": error.strerror or str(error)}
             return {"path": str(path)}
 
+        if isinstance(self.session, TransformerSession):
+            self.session.optimizer.gather()
         written = self.ranks.share(write)
         self.ranks.agree()
         if "failure" in written:
