@@ -58,6 +58,10 @@ class Started:
         until = perf_counter() + SECONDS
         while perf_counter() < until and (not log.exists() or log.read_text().count('"Stepped"') < step):
             sleep(0.005)
+        self.kill(rank, number)
+
+    def kill(self, rank: int, number: int) -> None:
+        """Send a signal to one rank, which is a child that was not waited for yet."""
         os.kill(self.pids[list(self.ranks).index(rank)], number)
 
     def _be(

@@ -126,10 +126,8 @@ def test_a_signal_to_one_rank_saves_all_and_another_that_dies_ends_all() -> None
         assert results[rank].code == -9 and results[1 - rank].code == 7
         said = results[1 - rank].err
         assert (
-            (f"rank {rank} of 2" in said
-            and "ended without a word" in said)
-            or "store of the ranks is gone" in said
-        )
+            f"rank {rank} of 2" in said and "ended without a word" in said
+        ) or "store of the ranks is gone" in said
         saved = snapshot("cut").step
     succeeded(together(2, "resume", "cut"))
     assert distance("whole", "cut") == 0
@@ -197,8 +195,24 @@ def test_what_ranks_cannot_do_is_refused() -> None:
     results = together(2, "train", "ducks.txt", "--steps", "2", "--plain", "--batch-size", "1", "--name", "x")
     assert [result.code for result in results] == [2, 2]
     assert "a batch of 1 has no window for each of 2 ranks" in results[0].err and not results[1].err
+    counted = together(2, "train", "ducks.txt", "--model", "ngram")
+    assert [result.code for result in counted] == [2, 2] and "counted by one process" in counted[0].err
     results = together(2, *TRAIN, "--steps", "2", "--ranks", "3")
     assert [result.code for result in results] == [2, 2] and "--ranks is 3, but 2 ranks" in results[0].err
+
+
+def test_fine_tuning_teachers_and_mixers_that_carry_a_state_train_on_ranks_too() -> None:
+    Path("new.txt").write_text(TEXT.replace("ducks", "geese") * 2)
+    succeeded(together(2, *TRAIN, "--steps", "4", "--name", "old"))
+    for n in (1, 2):
+        tuned = ["train", "new.txt", "--from", "old", "--steps", "4", "--batch-size", "4", "--threads", "1"]
+        succeeded(together(n, *tuned, "--dropout", "0", "--name", f"tuned-{n}"))
+        taught = [*TRAIN, "--teacher", "old", "--plain", "--steps", "4"]
+        succeeded(together(n, *taught, "--name", f"taught-{n}"))
+        carried = ["--mixer", "recurrent", "--no-prior", "--steps", "9"]
+        succeeded(together(n, *TRAIN, *carried, "--name", f"carried-{n}"))
+    for kind in ("tuned", "taught", "carried"):
+        assert distance(f"{kind}-1", f"{kind}-2") < 1e-4, kind
 
 
 def test_a_restart_by_torchrun_resumes_its_run() -> None:
@@ -214,17 +228,18 @@ def test_a_restart_by_torchrun_resumes_its_run() -> None:
 
 
 def documented() -> list[str]:
-    """The lines of the documentation that begin ranks on one machine, which can be run here."""
+    """The lines of the documentation that begin ranks on one machine without GPUs."""
     page = (Path(__file__).parent.parent / "docs" / "ranks.md").read_text("utf-8")
-    runnable = re.sub(r"<!-- needs:.*?```\w*\n.*?```", "", page, flags=re.S)
-    return [line for line in re.findall(r"^(?:torchrun|charlm) .*$", runnable, re.M) if "--" in line]
+    lines = re.findall(r"^(?:torchrun --nproc-per-node \d+|charlm) .*$", page, re.M)
+    return [line for line in lines if "--gpus" not in line]
 
 
 @pytest.mark.parametrize("line", documented())
 def test_every_documented_line_runs_as_it_stands(line: str) -> None:
     """But for two processes, two steps and a small model; by torchrun itself, whose parser reads our options too."""
     Path("corpus").mkdir()
-    Path("corpus", "ducks.txt").write_text(TEXT)
+    for name in ("corpus/ducks.txt", "corpus.txt"):
+        Path(name).write_text(TEXT)
     line = re.sub(r"(--nproc-per-node|--ranks) \d+", r"\1 2", line)
     line = re.sub(r"--time \w+", "--steps 2", line)
     words = line.split()

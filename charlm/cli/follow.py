@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from charlm.checkpoint.run_folder import RunFolder, run_command
 from charlm.cli.console import print_json, say, table, warn
+from charlm.errors import RankError
 from charlm.job import TrainingJob
 from charlm.reporting.commands import text_words
 from charlm.reporting.log import row_of
@@ -106,6 +107,10 @@ def _train(training: TrainingJob, as_json: bool) -> bool:
             for event in training.events(stop):
                 for listener in listeners:
                     listener(event)
+    except RankError:
+        bar.close()
+        say("the last checkpoint is intact; resume with:", _resume_command(training))
+        raise
     finally:
         bar.close()
     return stop.is_set() or (training.last is not None and training.last.reason in EXIT_CODES)

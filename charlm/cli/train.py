@@ -163,20 +163,32 @@ def command(
         started=ctx.obj,
     )
     with together(settings["device"]) as (met, messages):
-        request, resume_if_exists = _after_restart(request, met, resume_if_exists)
-        begun = _begun(request, met) if resume_if_exists else None
-        if begun is not None:
-            _resume(begun, request, dry_run, as_json, met, messages)
-            return
-        prepared = prepare(request, messages, met)
-        if dry_run:
-            if met is None or met.is_first:
-                _show_plan(prepared, as_json)
-            return
-        from charlm.cli.follow import follow
-        from charlm.job import begin  # here and below: torch is slow to import
+        _train(request, resume_if_exists, dry_run, as_json, met, messages)
 
-        follow(begin(prepared, messages, shared_name=resume_if_exists), as_json=as_json)
+
+def _train(
+    request: TrainRequest,
+    resume_if_exists: bool,
+    dry_run: bool,
+    as_json: bool,
+    ranks: "Ranks | None",
+    messages: Messages,
+) -> None:
+    """Begin or resume the run, or show its plan."""
+    request, resume_if_exists = _after_restart(request, ranks, resume_if_exists)
+    begun = _begun(request, ranks) if resume_if_exists else None
+    if begun is not None:
+        _resume(begun, request, dry_run, as_json, ranks, messages)
+        return
+    prepared = prepare(request, messages, ranks)
+    if dry_run:
+        if ranks is None or ranks.is_first:
+            _show_plan(prepared, as_json)
+        return
+    from charlm.cli.follow import follow
+    from charlm.job import begin  # here and below: torch is slow to import
+
+    follow(begin(prepared, messages, shared_name=resume_if_exists), as_json=as_json)
 
 
 def _after_restart(request: TrainRequest, ranks: "Ranks | None", resumes: bool) -> tuple[TrainRequest, bool]:

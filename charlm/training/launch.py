@@ -15,7 +15,7 @@ from charlm.checkpoint.snapshot import Snapshot, read_newest
 from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
-from charlm.errors import CheckpointError, ResourceError
+from charlm.errors import CheckpointError, ResourceError, UsageError
 from charlm.native.library import status
 from charlm.strict_json import from_json, to_json
 from charlm.terminal import one_line
@@ -25,6 +25,7 @@ from charlm.training.distributed import current, shared_snapshot
 from charlm.training.finetune import Parent, load_parent_weights, main_chars, reload_parent_text
 from charlm.training.plan import EXTENDED, Plan, read_plan, write_plan
 from charlm.training.planner import Choice
+from charlm.training.request import COUNTED_BY_ONE
 from charlm.training.run_corpus import corpus_of, counted_parent
 from charlm.training.session import NgramSession, Session, TransformerSession
 from charlm.training.sizes import Budget, StepTime
@@ -123,6 +124,8 @@ def resume_run(
     corpus, plan = find_corpus(snapshot), Plan.from_json(ranks.share(lambda: read_plan(run).to_json()))
     session: Session
     if snapshot.model_config.is_ngram:
+        if ranks.talks:
+            raise UsageError(COUNTED_BY_ONE)
         session = NgramSession.resumed(snapshot, corpus, plan)
     else:
         also = counted_parent(snapshot.run)

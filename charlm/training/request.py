@@ -46,6 +46,7 @@ CONFIGS: tuple[type[Settings], ...] = (ModelConfig, TrainingConfig, TextConfig)
 SETTINGS = {setting.name: setting for config in CONFIGS for setting in settings_of(config)}
 FILE_SETTINGS = ("encoding", "field", "include", "exclude", "strip")
 """They act on files, and on nothing else."""
+COUNTED_BY_ONE = "an n-gram model is counted by one process; start it without --ranks, --gpus and torchrun"
 _log = logging.getLogger("charlm")
 _log.addHandler(logging.NullHandler())
 
@@ -213,6 +214,8 @@ def prepare(request: TrainRequest, messages: Messages, ranks: "Ranks | None" = N
     model, training, text = configure(request, origin, messages)
     if teacher is not None and request.plan_from is None and not model.plain:
         raise UsageError("--teacher trains a plain decoder, so it needs --plain")
+    if ranks is not None and model.is_ngram:
+        raise UsageError(COUNTED_BY_ONE)
     budget = request.budget(model, training)
     if request.run is not None:
         check_free(request.root, request.run)
