@@ -34,7 +34,7 @@ from charlm.training.device import keep_memory, pick_precision
 from charlm.training.planner import Choice, choose
 from charlm.training.session import TransformerSession
 from charlm.training.sizes import SIZES, Budget, Size
-from charlm.training.trainer import compile_model, train_step
+from charlm.training.step import compile_model, train_step
 
 SYMBOLS = 65
 PRODUCT = 768

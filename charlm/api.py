@@ -16,6 +16,7 @@ import torch
 
 from charlm.errors import TextError, UsageError
 from charlm.job import TrainingJob, begin, reopen
+from charlm.reporting.trackers import chosen_trackers
 from charlm.run import Run, find_run, load, runs_root
 from charlm.threads import threads_restored
 from charlm.training.describe import several
@@ -37,6 +38,7 @@ def train(
     teacher: str | None = None,
     checkpoint: str | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
+    report_to: str | Sequence[str] | None = None,
     progress: bool | None = None,
     **settings: Any,
 ) -> Run:
@@ -45,7 +47,9 @@ def train(
     `time` ("90s", "10m", or seconds; default "2m") or `steps` is the budget; what is not given is planned.
     `settings` are those of `charlm train`, with underscores: `n_layer=4`, `seed=3`, `val=0.2`. `run` names the
     run, `from_run` fine-tunes another, and `teacher` is a run whose probabilities a `plain` one learns; `checkpoint`
-    is one of theirs. Runs lie in `checkpoints`, by default in $CHARLM_CHECKPOINTS or `checkpoints/`. `progress`: show a bar, by default in notebooks only.
+    is one of theirs. Runs lie in `checkpoints`, by default in $CHARLM_CHECKPOINTS or `checkpoints/`.
+    `report_to` names trackers, as `charlm train --report-to` does, or lists them. `progress`: show a bar, by default in
+    notebooks only.
 
     Returns the run at its last checkpoint, or at its best one after early stopping. An interrupt (Ctrl-C, or
     "interrupt the kernel") finishes the step, saves the run, and then raises KeyboardInterrupt;
@@ -66,6 +70,7 @@ def train(
         teacher,
         checkpoint,
         checkpoints,
+        report_to,
     )
     return _train_to_end(job, progress)
 
@@ -81,6 +86,7 @@ def train_events(
     teacher: str | None = None,
     checkpoint: str | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
+    report_to: str | Sequence[str] | None = None,
     **settings: Any,
 ) -> Iterator[Event]:
     """Train as `train` does, and yield each event of `charlm.training.events`: frozen dataclasses of plain numbers.
@@ -103,6 +109,7 @@ def train_events(
             teacher,
             checkpoint,
             checkpoints,
+            report_to,
         )
     )
 
@@ -115,17 +122,18 @@ def resume(
     text: str | os.PathLike[str] | Sequence[str] | None = None,
     threads: int | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
+    report_to: str | Sequence[str] | None = None,
     progress: bool | None = None,
 ) -> Run:
     """Train a run to the end of its plan, or for a `time` or number of `steps` more; interrupts as in `train`.
 
-    `run` is a name, a path, or None for the newest; `text` says where its text is now, if it was moved. A
-    finished run without `time` and `steps` is returned as it is. Raises CheckpointError, UsageError,
+    `run` is a name, a path, or None for the newest; `text` says where its text is now, if it was moved; `report_to` names
+    other trackers than before. A finished run without `time` and `steps` is returned as it is. Raises CheckpointError, UsageError,
     DivergedError, ResourceError.
     """
     if time is not None and steps is not None:
         raise UsageError("give either time or steps, not both")
-    started, messages = perf_counter(), Messages()
+    started, messages, trackers = perf_counter(), Messages(), chosen_trackers(report_to)
     folder = find_run(run, checkpoints)
     paths = [text] if isinstance(text, str | os.PathLike) else list(text or [])
     with threads_restored():
@@ -137,6 +145,7 @@ def resume(
             steps=steps,
             threads=threads,
             moved=moved_text([os.fspath(path) for path in paths]),
+            report_to=trackers,
         )
     if job.complete:
         folder.unlock()
@@ -157,6 +166,7 @@ def _begin(
     teacher: str | None,
     checkpoint: str | None,
     checkpoints: str | os.PathLike[str] | None,
+    report_to: str | Sequence[str] | None,
 ) -> TrainingJob:
     """Begin the run that a function was called for. Raises UsageError, TextError, CheckpointError, ResourceError."""
     if texts is not None and paths:
@@ -192,6 +202,7 @@ def _begin(
         from_run=from_run,
         teacher=teacher,
         checkpoint=checkpoint,
+        report_to=chosen_trackers(report_to),
         command=f"charlm.{function}({', '.join(words)})",
     )
     messages = Messages()

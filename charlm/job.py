@@ -27,6 +27,7 @@ from charlm.reporting.log import MetricsLog, SampleLog
 from charlm.reporting.run_page import NAME as REPORT
 from charlm.reporting.run_page import report_seconds, write_report
 from charlm.reporting.run_summary import Row, repeat_row, summary_rows
+from charlm.reporting.trackers.listener import Reporting
 from charlm.terminal import one_line
 from charlm.training.deadline import Deadline
 from charlm.training.describe import several, text_name
@@ -71,8 +72,12 @@ class TrainingJob:
         deadline: Deadline | None,
         messages: Messages,
         teacher: Teacher | None = None,
+        report_to: tuple[str, ...] | None = None,
     ) -> None:
-        """`deadline`: the deadline of a run that has a time. `teacher`: of a run that has one and is to be trained."""
+        """`deadline`: the deadline of a run that has a time. `teacher`: of a run that has one and is to be trained.
+
+        `report_to`: the trackers to report to; None: those that the run was reported to before.
+        """
         self.folder, self.session, self.deadline, self.messages = folder, session, deadline, messages
         self.threads = torch.get_num_threads()
         self.last: Finished | None = None
@@ -91,6 +96,8 @@ class TrainingJob:
             with messages.progress(what, " symbols") as watch:
                 session.learn_from(teacher, lambda done, of: watch(what, done, of))
         self.samples: SampleLog | None = None
+        self._report_to = report_to
+        self._trackers: Reporting | None = None
 
     @property
     def is_ngram(self) -> bool:
@@ -162,15 +169,19 @@ class TrainingJob:
         self.samples = SampleLog(
             self.folder.path, first_step, lambda: self._sample(trainer.held_out.predictor)
         )
+        report = self._report()
         try:
             for event in trainer.run(stop):
                 log_event(event)
                 self.samples(event)
+                report(event)
                 if isinstance(event, Finished):
                     self.last = event
                 yield event
         finally:
             self.folder.unlock()
+            if self.last is None:
+                report.close("failed", None, hurry=True)
 
     def _follow_first(self, trainer: Trainer, stop: Stop) -> Iterator[Event]:
         """Train as rank 0 does, which alone keeps the logs."""
@@ -186,6 +197,7 @@ class TrainingJob:
         """
         assert self.last is not None, "a run is closed when it has ended"
         self.folder.unlock()
+        report = self._report()
         rows = summary_rows(self.folder, self.session, self.last)
         budget = 0.0 if hurry else None if self.deadline is None else self.deadline.budget
         baseline = self.baseline.baseline if self.baseline else None
@@ -194,7 +206,22 @@ class TrainingJob:
             rows += write_report(self.folder, self.session, facts, budget, baseline, self.messages.warn)
         except (OSError, CharlmError) as error:
             self.messages.warn(f"the report could not be written: {error}")
+        page = self.folder.path / REPORT
+        status = "stopped" if self.session.state.finished is None else "done"
+        report.close(status, page if page.is_file() else None, hurry=hurry)
         return rows
+
+    def _report(self) -> Reporting:
+        """The listener that reports to trackers, begun when it is needed first."""
+        if self._trackers is None:
+            self._trackers = Reporting(
+                self.folder.path,
+                self.session,
+                self._report_to,
+                lambda: self.samples.text if self.samples is not None else "",
+                self.messages,
+            )
+        return self._trackers
 
     def _sample(self, predictor: Predictor) -> str:
         """What the predictor that was evaluated writes."""
@@ -223,7 +250,8 @@ def begin(prepared: Prepared, messages: Messages, *, shared_name: bool = False) 
             None if teacher is None else teacher.facts(),
             request.asked,
         )
-    return TrainingJob(folder, session, _pace(session, budget, request.started), messages, teacher)
+    deadline = _pace(session, budget, request.started)
+    return TrainingJob(folder, session, deadline, messages, teacher, request.report_to)
 
 
 def _new_folder(request: TrainRequest, *, shared_name: bool) -> RunFolder:
@@ -256,11 +284,13 @@ def reopen(
     first_time: float | None = None,
     threads: int | None = None,
     moved: Moved | None = None,
+    report_to: tuple[str, ...] | None = None,
 ) -> TrainingJob:
     """Resume a run from its newest whole checkpoint: to the end of its plan, or for `time` seconds or `steps` more.
 
     `first_time`: the seconds that a run has which was begun and never took a step. `moved`: where its text is
-    now. Raises CheckpointError where it cannot be resumed, UsageError where `time` or `steps` have no effect.
+    now. `report_to`: other trackers than before. Raises CheckpointError where it cannot be resumed, UsageError
+    where `time` or `steps` have no effect.
     """
     with messages.progress("reading", " symbols"):
         session = resume_run(folder, messages.warn, threads, lambda snapshot: corpus_of(snapshot, moved))
@@ -286,7 +316,7 @@ def reopen(
         assert time is not None
         afterwards = report_seconds(session.corpus, time, session.plan.total_steps)
         deadline = extend_by_seconds(session, folder, time, started, afterwards)
-    return TrainingJob(folder, session, deadline, messages, teacher)
+    return TrainingJob(folder, session, deadline, messages, teacher, report_to)
 
 
 def _pace(session: Session, budget: float | None, started: float) -> Deadline | None:

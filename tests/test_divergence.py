@@ -13,9 +13,10 @@ from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
 from charlm.reporting.log import METRICS, MetricsLog, read_log
-from charlm.training import trainer as step
+from charlm.training import step
 from charlm.training.events import Event, Finished, Saved, Skipped, Stepped, WentBack
-from charlm.training.trainer import Trainer, batch_loss
+from charlm.training.step import batch_loss
+from charlm.training.trainer import Trainer
 from tests.cli.kept import TOY
 from tests.conftest import Never, toy_run
 from tests.test_loop import everything, poison

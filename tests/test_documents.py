@@ -158,7 +158,7 @@ def test_no_score_depends_on_another_document(settings_: dict[str, object]) -> N
 
 
 def test_training_reads_no_other_document() -> None:
-    from charlm.training.trainer import batch_loss
+    from charlm.training.step import batch_loss
 
     model = model_of(ngram_embeddings=2, ngram_embedding_rows=8).model.train()
     windows = torch.tensor([[0, 1, 2, 0, E, 1, 2, 0], [2, 2, 1, 0, E, 1, 2, 0]])

@@ -227,6 +227,7 @@ ALLOWED = {
     ),  # in a temporary folder of its own
     ("main.py", "os.open(os.devnull, os.O_WRONLY)"),
     ("__main__.py", "os.open(os.devnull, os.O_WRONLY)"),
+    ("worker.py", "os.open(os.devnull, os.O_WRONLY)"),
     (
         "desk_screens.py",
         "save(self._text, event.value, overwrite=self._confirmed == event.value)",

@@ -16,11 +16,12 @@ from charlm.errors import DivergedError, ResourceError
 from charlm.evaluation.score import score_slice
 from charlm.inference.members import predictor_of
 from charlm.strict_json import to_json
-from charlm.training import trainer as step
+from charlm.training import step
 from charlm.training.events import Evaluated, Event, Finished, Saved, SaveFailed, Skipped, Stepped, WentBack
 from charlm.training.launch import extend_by_steps, resume_run
 from charlm.training.session import TransformerSession
-from charlm.training.trainer import Trainer, batch_loss
+from charlm.training.step import batch_loss
+from charlm.training.trainer import Trainer
 from tests.conftest import After, Never, toy_run
 
 

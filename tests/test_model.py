@@ -94,15 +94,11 @@ def test_which_attention_is_used_follows_the_processor(monkeypatch: pytest.Monke
         how = getattr(attention, name)
         monkeypatch.setattr(attention, name, lambda *x, name=name, how=how: used.append(name) or how(*x))
     for capability, block in (("AVX512", 256), ("AVX512", 257), ("AVX2", 64)):
-        monkeypatch.setattr(
-            torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability
-        )
-        attention.max_plain_length.cache_clear()
+        monkeypatch.setattr(attention, "CPU_CAPABILITY", capability)
         x = torch.zeros(1, 1, block, 2)
         for learned in (False, True):  # a learned bias has no fused derivative
             bias = torch.zeros(block, block, requires_grad=learned)
             attend(x, x, x, PositionInfo(bias, lambda q: q), None)
-    attention.max_plain_length.cache_clear()
     assert used == ["attend_plain"] * 2 + ["attend_fused", "attend_plain"] * 2
 
 

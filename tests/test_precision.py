@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from charlm.data.corpus import Corpus
 from charlm.training import optimizer as muon
-from charlm.training import trainer as step
+from charlm.training import step
 from charlm.training.events import Stepped
 from charlm.training.trainer import Trainer
 from tests.conftest import Never, toy_run

@@ -259,7 +259,7 @@ def test_every_mixer_learns_beside_counts(corpus: Corpus, config: ModelConfig) -
     trainer, part = Trainer(session, None), corpus.held_out  # type: ignore[arg-type]
     before = session.predictor.score(part).mean()
     for _ in range(60):
-        list(trainer._guarded_step())
+        list(trainer._guarded_steps())
     assert session.predictor.score(part).mean() > before + 0.05
 
 

@@ -29,7 +29,8 @@ from charlm.training.plan import PLAN_FILE, RESIZED, Plan, read_plan, write_plan
 from charlm.training.planner import Choice, choose
 from charlm.training.session import TransformerSession
 from charlm.training.sizes import Budget, Size, StepTime
-from charlm.training.trainer import Trainer, train_step
+from charlm.training.step import train_step
+from charlm.training.trainer import Trainer
 from tests.cli.models import prose
 from tests.conftest import Never, Result, repeat_words
 from tests.test_exact_resume import again, cut_off

@@ -37,7 +37,7 @@ from charlm.settings import settings_of
 from charlm.terminal import command_line, one_line
 from charlm.threads import use_threads
 from charlm.training.describe import describe_choice, several, text_name
-from charlm.training.device import unused_gpu_note
+from charlm.training.device import gpu_note
 from charlm.training.events import Event
 from charlm.training.planner import Choice
 from charlm.training.request import note_files
@@ -62,8 +62,8 @@ def prepare(
 ) -> tuple[RunFolder, Comparison]:
     """A new comparison in a folder of its own; UsageError for what cannot be, before anything is written."""
     threads = use_threads(training.threads)
-    if (idle := unused_gpu_note(training.device)) is not None:
-        say(idle)
+    if (gpu := gpu_note(training.device)) is not None:
+        say(gpu)
     if len(variants) * seeds > MOST_RUNS:
         raise UsageError(
             f"this comparison would have {len(variants) * seeds:,} runs; the limit is {MOST_RUNS:,}"

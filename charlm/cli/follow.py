@@ -137,6 +137,11 @@ class _Display:
                 say(
                     f"step {event.step}: {resized(event, session.model_config, session.plan, session.number)}"
                 )
+            elif isinstance(event, Planned) and event.splits_batches:
+                parts = event.decision["grad_accum"]
+                say(
+                    f"step {event.step}: the device's memory is full; batches are computed in {parts} parts from now on"
+                )
             elif isinstance(event, Planned) and event.changes_threads:
                 say(f"step {event.step}: {other_threads(event)}")
         plan = session.plan

@@ -65,6 +65,16 @@ Teacher = Annotated[
     str | None,
     typer.Option(metavar="RUN", help="Learn the probabilities of this run beside the text; needs --plain."),
 ]
+ReportTo = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TRACKER,...",
+        envvar="CHARLM_REPORT_TO",
+        show_envvar=False,
+        help="Report to tensorboard, wandb, mlflow or trackio; several joined by commas, or none. A resumed run "
+        "goes on reporting to the same.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table or text.")]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Remove without asking.")]
 EventsAsJson = Annotated[bool, typer.Option("--json", help="Print events as JSON Lines, the result last.")]

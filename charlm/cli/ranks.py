@@ -69,6 +69,25 @@ def _check_gpus(wanted: int) -> None:
         )
 
 
+def _device_of(place: Place, wanted: str) -> str:
+    """The kind of device that a rank computes on: a GPU of its own, or the CPU."""
+    import torch  # here: it is slow to import
+
+    from charlm.training.device import pick_device
+
+    if wanted in ("auto", "cuda") and torch.cuda.is_available():
+        if place.local_rank >= torch.cuda.device_count():
+            raise UsageError(
+                f"{place.local_size} ranks were started on a machine with {torch.cuda.device_count()} GPUs; start as many "
+                "as there are GPUs, or give --device cpu"
+            )
+        torch.cuda.set_device(place.local_rank)
+    kind = pick_device(wanted).type
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"several ranks cannot share the GPU of this machine ({kind}); give --device cpu")
+    return kind
+
+
 @contextmanager
 def together(device: str) -> Iterator[tuple["Ranks | None", Messages]]:
     """Meet the other ranks, if there are any; and where this one reports what it does: only the first does.
@@ -83,9 +102,10 @@ def together(device: str) -> Iterator[tuple["Ranks | None", Messages]]:
     from charlm.training.distributed import meeting
     from charlm.training.launch import versions
 
-    facts = {**versions(), "compiled kernels": status().clone or "none"}
     try:
-        with meeting(place, facts, device) as ranks:
+        kind = _device_of(place, device)
+        facts = {**versions(), "compiled kernels": status().clone or "none", "devices": kind}
+        with meeting(place, facts, kind) as ranks:
             yield ranks, MESSAGES if ranks.is_first else SILENT
     except ToldElsewhere as error:
         raise typer.Exit(error.exit_code) from None

@@ -14,6 +14,7 @@ from charlm.cli.options import (
     EventsAsJson,
     MovedText,
     MovedValFile,
+    ReportTo,
     RunName,
     RunOption,
     one_run,
@@ -22,6 +23,7 @@ from charlm.cli.options import (
 )
 from charlm.cli.ranks import Gpus, RanksOption, start_as_asked, together
 from charlm.errors import UsageError
+from charlm.reporting.trackers import chosen_trackers
 from charlm.terminal import one_line
 from charlm.training.describe import member_in_training
 from charlm.training.request import budget_seconds, moved_text
@@ -52,6 +54,7 @@ def command(
     val_file: MovedValFile = None,
     ranks: RanksOption = None,
     gpus: Gpus = None,
+    report_to: ReportTo = None,
     as_json: EventsAsJson = False,
     checkpoints: Checkpoints = ROOT,
 ) -> None:
@@ -64,10 +67,11 @@ def command(
     if time is not None and steps is not None:
         raise UsageError("give either --time or --steps, not both")
     budget = None if time is None else budget_seconds(time)
+    trackers = chosen_trackers(report_to)
     start_as_asked(ranks, gpus, {})
     say(f"resuming {name or 'the newest run'}")
     root, moved = checkpoints, moved_text(text, val_file)
-    if name is not None and _comparison(ctx, root, name, time, steps, moved, as_json):
+    if name is not None and _comparison(ctx, root, name, time, steps, report_to, moved, as_json):
         return
 
     from charlm.job import reopen  # here: torch is slow to import
@@ -77,7 +81,14 @@ def command(
         if (time is not None or steps is not None) and (folder.path.parent / "comparison.json").is_file():
             raise UsageError(f"{folder.name} is part of a comparison, in which all runs have the same budget")
         training = reopen(
-            folder, messages, started=ctx.obj, time=budget, steps=steps, threads=threads, moved=moved
+            folder,
+            messages,
+            started=ctx.obj,
+            time=budget,
+            steps=steps,
+            threads=threads,
+            moved=moved,
+            report_to=trackers,
         )
         _finish(training, as_json)
 
@@ -133,6 +144,7 @@ def _comparison(
     name: str,
     time: str | None,
     steps: int | None,
+    report_to: str | None,
     moved: "Moved | None",
     as_json: bool,
 ) -> bool:
@@ -145,6 +157,8 @@ def _comparison(
     for option, value in {"--time": time, "--steps": steps}.items():
         if value is not None:
             raise UsageError(f"{option} has no effect on a comparison: all its runs have the same budget")
+    if report_to is not None and source_of(ctx, "report_to") == "COMMANDLINE":
+        raise UsageError("--report-to has no effect on a comparison, which has a page of its own")
     source = source_of(ctx, "threads")
     if source != "DEFAULT":
         effect = "has no effect on a comparison: all its runs use the first run's number of threads"

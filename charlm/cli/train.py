@@ -16,6 +16,7 @@ from charlm.cli.options import (
     Checkpoints,
     EventsAsJson,
     From,
+    ReportTo,
     Teacher,
     Texts,
     VerifyCache,
@@ -26,6 +27,7 @@ from charlm.cli.options import (
 from charlm.cli.ranks import Gpus, RanksOption, start_as_asked, together
 from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
 from charlm.errors import UsageError
+from charlm.reporting.trackers import chosen_trackers
 from charlm.settings import settings_of
 from charlm.terminal import command_line
 from charlm.training.request import (
@@ -133,6 +135,7 @@ def command(
     gpus: Gpus = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan without training.")] = False,
     verify_cache: VerifyCache = False,
+    report_to: ReportTo = None,
     config: Config = None,
     as_json: EventsAsJson = False,
     checkpoints: Checkpoints = ROOT,
@@ -159,6 +162,7 @@ def command(
         checkpoint=checkpoint,
         from_text=tuple(from_text or ()),
         verify_cache=verify_cache,
+        report_to=chosen_trackers(report_to),
         command=command_line(["charlm", *sys.argv[1:]]),
         started=ctx.obj,
     )
@@ -266,6 +270,7 @@ def _resume(
         started=request.started,
         first_time=request.asked.get("time"),
         threads=request.settings["threads"],
+        report_to=request.report_to,
     )
     say_where_it_stands(training)
     follow(training, as_json=as_json)
@@ -306,6 +311,7 @@ def _show_plan(prepared: Prepared, as_json: bool) -> None:
         "--from": request.from_run,
         "--teacher": request.teacher,
         "--checkpoint": request.checkpoint,
+        "--report-to": ",".join(request.report_to or ()) or None,
         "--checkpoints": None if request.root == ROOT else str(request.root),
     }
     for option, name in runs.items():

@@ -6,7 +6,6 @@ Shapes: B batch, T query positions, S key positions, C width, H heads, K key and
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from math import sqrt
 from typing import Any
 
@@ -25,7 +24,8 @@ class PositionInfo:
 
     bias: Tensor  # added to the scores, broadcast to (B, H, T, S); minus infinity where a mask forbids
     rotate: Callable[[Tensor], Tensor]  # applied to queries and keys (B, H, T, D)
-    docs: Tensor | None = None  # document number of each position, (B, T), on the CPU; None: one document
+    docs: Tensor | None = None  # document number of each position, (B, T); None: one document
+    causal: bool = False  # is the causal mask all there is? Then the bias is zero, and the fused kernel masks
 
 
 class Mixer(nn.Module):
@@ -117,7 +117,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, info: PositionInfo, cache: KVCache |
     if group > 1:  # grouped queries: repeat each key and value head
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     fused = k.shape[2] > max_plain_length(q.device.type) and not info.bias.requires_grad
-    out = (attend_fused if fused else attend_plain)(q, k, v, info.bias)  # (B, H, T, D)
+    if info.causal:
+        out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=True)
+    else:
+        out = (attend_fused if fused else attend_plain)(q, k, v, info.bias)  # (B, H, T, D)
     return out.transpose(1, 2).flatten(2)
 
 
@@ -133,12 +136,20 @@ def attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(v.dtype))
 
 
-@cache
+def masks_by_flag(device: torch.device) -> bool:
+    """Whether a causal mask is left to torch's fused kernel, which then skips what is masked: on CUDA."""
+    return device.type == "cuda"
+
+
+CPU_CAPABILITY = torch.backends.cpu.get_cpu_capability()
+"""Asked once: torch cannot compile the question."""
+
+
 def max_plain_length(device: str) -> int:
     """The longest block for which plain products beat the fused kernel on that device; 0: none.
 
     With AVX-512 the kernel's backward pass (33 GFLOP/s) is slower on short blocks. With AVX2 the kernel is
-    1.3 to 1.5 times as fast as plain products from 64 characters on. On GPUs it is expected to win always; nobody
-    has measured it.
+    1.3 to 1.5 times as fast as plain products from 64 characters on. On GPUs it is expected to win always, and
+    without a mask of numbers more so (`masks_by_flag`); nobody has measured it.
     """
-    return 256 if device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512" else 0
+    return 256 if device == "cpu" and CPU_CAPABILITY == "AVX512" else 0

@@ -68,11 +68,16 @@ class Documents:
 
 
 def documents_of(ids: Tensor, end: int | None) -> Tensor | None:
-    """The document number of each of `ids` (B, T), on the CPU; None where the vocabulary has no end symbol.
+    """The document number of each of `ids` (B, T); None where the vocabulary has no end symbol.
 
     The end symbol starts the next document: as an input it belongs to that one, as a target to the one before.
     """
-    return None if end is None else (ids == end).cumsum(dim=1).cpu()
+    return None if end is None else (ids == end).cumsum(dim=1).to(positions_on(ids.device))
+
+
+def positions_on(device: torch.device) -> torch.device:
+    """Where positions, documents and masks are computed for ids on a device: there, but MPS lacks float64."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 class Locality(nn.Module):
@@ -91,12 +96,12 @@ class Locality(nn.Module):
 
     def bias(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         """The bias on the scores: (H, T, S)."""
-        slopes = alibi_slopes(len(self.bias_scale)).to(self.bias_scale) * self.bias_scale.exp()
+        slopes = alibi_slopes(len(self.bias_scale), q_pos.device).to(self.bias_scale) * self.bias_scale.exp()
         distance = (q_pos[:, None] - k_pos[None, :]).abs().to(slopes)
         return -slopes[:, None, None] * distance
 
 
-def alibi_slopes(n_head: int) -> Tensor:
+def alibi_slopes(n_head: int, device: torch.device | None = None) -> Tensor:
     """How fast the scores of each head fall with distance: (H,), in float64.
 
     2^(-8 h / H) for h = 1 to H where H is a power of two. Otherwise the slopes of the next lower power, then every
@@ -105,7 +110,7 @@ def alibi_slopes(n_head: int) -> Tensor:
     power = 1 << (n_head.bit_length() - 1)
 
     def slopes(n: int) -> Tensor:
-        return 2.0 ** (-8 * torch.arange(1, n + 1, dtype=torch.float64) / n)
+        return 2.0 ** (-8 * torch.arange(1, n + 1, dtype=torch.float64, device=device) / n)
 
     return torch.cat((slopes(power), slopes(2 * power)[::2][: n_head - power]))
 
@@ -119,11 +124,10 @@ def masks_of(config: ModelConfig, *, documents: bool) -> list[Mask]:
 
 def allowed_by(masks: Sequence[Mask], q_pos: Tensor, k_pos: Tensor, docs: Tensor | None = None) -> Tensor:
     """True where every mask allows it: (T, S) or (B, 1, T, S), with ones where there is no mask to tell."""
-    return reduce(
-        torch.logical_and, (mask(q_pos, k_pos, docs) for mask in masks), torch.ones((1, 1), dtype=torch.bool)
-    )
+    everything = torch.ones((1, 1), dtype=torch.bool, device=q_pos.device)
+    return reduce(torch.logical_and, (mask(q_pos, k_pos, docs) for mask in masks), everything)
 
 
 def as_bias(allowed: Tensor, like: Tensor) -> Tensor:
     """A bias on scores: 0 where a key may be read, minus infinity elsewhere, with dtype and device of `like`."""
-    return torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf).to(like)
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, -torch.inf).to(like)

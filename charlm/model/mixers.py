@@ -84,7 +84,7 @@ class Recurrent(Mixer):
         """The GRU's output (B, T, C) with an empty state at the start of each document."""
         begins = torch.ones_like(docs, dtype=torch.bool)
         begins[:, 1:] = docs[:, 1:] != docs[:, :-1]
-        starts = [*begins.flatten().nonzero()[:, 0].tolist(), docs.numel()]
+        starts = [*begins.flatten().nonzero()[:, 0].tolist(), docs.numel()]  # read by the host, on a GPU too
         lengths = [end - start for start, end in pairwise(starts)]
         packed, _ = self.gru(pack_sequence(list(torch.split(x.flatten(0, 1), lengths)), enforce_sorted=False))
         return torch.cat(unpack_sequence(packed)).view(*x.shape[:2], -1)

@@ -5,7 +5,7 @@ Shapes: B batch, H heads, T query positions, S key positions, C width, D head si
 
 from collections.abc import Callable
 from functools import partial
-from math import log, sqrt
+from math import inf, log, sqrt
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ def _identity(x: Tensor) -> Tensor:
 
 class Position(nn.Module):
     """A position encoding may act on embeddings, on queries and keys, and on scores; by default on none."""
+
+    most: float = inf
+    """Positions that it knows."""
 
     def embed(self, x: Tensor, pos: Tensor) -> Tensor:
         """The embeddings (B, T, C) of characters at positions `pos` (T,), with the encoding added."""
@@ -66,12 +69,10 @@ class Learned(Position):
         super().__init__()
         assert config.block_size and config.n_embd
         self.table = embedding(config.block_size, config.n_embd)  # (W, C)
+        self.most = config.block_size
 
     def embed(self, x: Tensor, pos: Tensor) -> Tensor:
-        """The embeddings (B, T, C) plus their positions' vectors. Raises ValueError beyond the table."""
-        needed, available = int(pos[-1]) + 1, self.table.num_embeddings
-        if needed > available:
-            raise ValueError(f"the text has {needed} characters; learned positions end at {available}")
+        """The embeddings (B, T, C) plus their positions' vectors."""
         return x + self.table(pos.to(x.device))  # type: ignore[no-any-return]
 
 
@@ -90,7 +91,7 @@ class Sinusoidal(Position):
 
     def encoding(self, pos: Tensor) -> Tensor:
         """The published formula: (T, C), in float64."""
-        even = torch.arange(0, self.n_embd, 2, dtype=torch.float64)
+        even = torch.arange(0, self.n_embd, 2, dtype=torch.float64, device=pos.device)
         angle = pos[:, None] * 10_000.0 ** (-even / self.n_embd)  # (T, C / 2)
         return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[:, : self.n_embd]
 
@@ -150,7 +151,7 @@ class Rotary(Position):
     def angles(self, pos: Tensor, like: Tensor) -> Angles:
         """Cosines and sines (T, D) for `pos` (T,), with the dtype and device of `like`.
 
-        Computed in float64 on the CPU, so that they are exact far into a long block.
+        Computed in float64, so that they are exact far into a long block.
         """
         turn = rotary_turns(self.head_size, self.base, pos)
         turn = torch.cat((turn, turn), dim=-1)  # (T, D)
@@ -163,7 +164,7 @@ class Rotary(Position):
 
 def rotary_turns(head_size: int, base: float, pos: Tensor) -> Tensor:
     """How far each pair of a head is turned at each of `pos` (T,): (T, D/2), in float64."""
-    pair = torch.arange(0, head_size, 2, dtype=torch.float64)
+    pair = torch.arange(0, head_size, 2, dtype=torch.float64, device=pos.device)
     return pos[:, None] * base ** (-pair / head_size)
 
 
@@ -191,7 +192,7 @@ class Alibi(Position):
     def bias(self, q_pos: Tensor, k_pos: Tensor, like: Tensor) -> Tensor:
         """Minus each head's slope times the distance: (H, T, S)."""
         distance = (q_pos[:, None] - k_pos[None, :]).abs()
-        return (-alibi_slopes(self.n_head)[:, None, None] * distance).to(like)
+        return (-alibi_slopes(self.n_head, q_pos.device)[:, None, None] * distance).to(like)
 
 
 POSITIONS: dict[str, Callable[[ModelConfig], Position]] = {

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from charlm.config import ModelConfig
 from charlm.model import fused
-from charlm.model.attention import Mixer, PositionInfo
+from charlm.model.attention import Mixer, PositionInfo, masks_by_flag
 from charlm.model.kv_cache import ModelCache
 from charlm.model.layers import RMSNorm, SwiGLU, embedding
-from charlm.model.masks import Locality, allowed_by, as_bias, masks_of
+from charlm.model.masks import Locality, allowed_by, as_bias, masks_of, positions_on
 from charlm.model.mixers import MIXERS
 from charlm.model.ngram_layers import NgramEmbeddings, NgramPrior
-from charlm.model.positions import POSITIONS
+from charlm.model.positions import POSITIONS, Position
 
 INITIAL_SELF_LOGIT = 0.5
 """The logit that the untrained model gives to repeating the last character. The head is tied to the embedding, so
@@ -81,6 +81,7 @@ class LanguageModel(nn.Module):
         self.has_kernels = config.has_kernels
         self.parts = (*self.blocks.modules(), self.norm)  # on which others may put hooks
         self.compiled: Callable[..., Tensor] | None = None  # torch.compile of `run_blocks`, used in training
+        self.compiled_loss: Callable[..., Tensor] | None = None  # of `torch_loss`, used in training on a GPU
 
     def forward(
         self,
@@ -92,8 +93,8 @@ class LanguageModel(nn.Module):
         """Logits (B, T, V) of the symbol after each of `ids` (B, T).
 
         With a `cache`, the ids continue the text that it holds. With `docs` (B, T), the document number of
-        each id on the CPU, no position sees another document. `log_prior` (B, T, V): log-probabilities of
-        the n-gram model, for a model with a prior.
+        each id, no position sees another document. `log_prior` (B, T, V): log-probabilities of the n-gram
+        model, for a model with a prior. Raises ValueError beyond learned positions.
         """
         return self.logits(self.hidden(ids, cache, docs, log_prior), log_prior)
 
@@ -110,22 +111,31 @@ class LanguageModel(nn.Module):
         """
         assert cache is None or (docs is None and self.config.causal), "a cache holds one text, in order"
         start, T = 0 if cache is None else cache.length, ids.shape[1]
-        q_pos = torch.arange(start, start + T)
+        if start + T > self.position.most:
+            raise ValueError(
+                f"the text has {start + T} characters; learned positions end at {self.position.most}"
+            )
+        q_pos = torch.arange(start, start + T, device=positions_on(ids.device))
         before = None if cache is None else cache.last_ids
-        x = self.position.embed(self.embed(ids, before, docs), q_pos)  # (B, T, C)
-        if log_prior is not None:
-            assert self.prior is not None, "this model has no n-gram prior"
-            x = x + self.prior.embed(log_prior)
+        x = self._with_positions(self.embed(ids, before, docs), q_pos, log_prior)
         compiled = self.compiled if self.training else None
         kernels = None if compiled or cache is not None else fused.kernels_for(self)
         if kernels is not None:
             x = fused.run_blocks(self, kernels, x, docs)
         else:
-            x = (compiled or self.run_blocks)(x, self.position_info(q_pos, docs, x), cache)
+            x = (compiled or self.run_blocks)(x, self.position_info(q_pos, docs, x, start + T), cache)
         if cache is not None:
             cache.length += T
             if cache.last_ids is not None:
                 cache.last_ids = torch.cat((cache.last_ids, ids), dim=1)[:, T:]
+        return x
+
+    def _with_positions(self, embedded: Tensor, q_pos: Tensor, log_prior: Tensor | None) -> Tensor:
+        """The input of the first block (B, T, C): embeddings with their positions, and what it reads of the prior."""
+        x = self.position.embed(embedded, q_pos)
+        if log_prior is not None:
+            assert self.prior is not None, "this model has no n-gram prior"
+            x = x + self.prior.embed(log_prior)
         return x
 
     def logits(self, hidden: Tensor, log_prior: Tensor | None = None) -> Tensor:
@@ -144,11 +154,37 @@ class LanguageModel(nn.Module):
         The targets are ids (B, T), or distributions (B, T, V), for which torch is as fast as the kernels would be.
         The softmax is computed in fp32, or in fp64, whatever the precision of the products.
         """
+        if self.compiled_loss is not None and self.training:
+            ngrams = None if self.ngrams is None else self.ngrams(ids, self.ngrams.no_ids(len(ids)), docs)
+            return self.compiled_loss(ids, targets, docs, log_prior, ngrams)
         hidden = self.hidden(ids, None, docs, log_prior)
         only_torch = self.compiled is not None or targets.is_floating_point()
         kernels = None if only_torch else fused.kernels_for(self)
         if kernels is not None:
             return fused.cross_entropy(self, kernels, hidden, log_prior, targets)
+        return self._cross_entropy(hidden, targets, log_prior)
+
+    def torch_loss(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        docs: Tensor | None,
+        log_prior: Tensor | None,
+        ngrams: Tensor | None,
+    ) -> Tensor:
+        """`loss` in torch alone and without the host's help, so that it compiles as one graph.
+
+        `ngrams` (B, T, C): the sum of the vectors of all n-grams at each position, whose gradients train them.
+        """
+        T = ids.shape[1]
+        q_pos = torch.arange(T, device=positions_on(ids.device))
+        embedded = self._embed_ids(ids) if ngrams is None else self._embed_ids(ids) + ngrams
+        x = self._with_positions(embedded, q_pos, log_prior)
+        hidden = self.run_blocks(x, self.position_info(q_pos, docs, x, T))
+        return self._cross_entropy(hidden, targets, log_prior)
+
+    def _cross_entropy(self, hidden: Tensor, targets: Tensor, log_prior: Tensor | None) -> Tensor:
+        """Mean cross-entropy in nats from the last layer's output (B, T, C)."""
         logits = self.logits(hidden, log_prior).flatten(0, 1)  # (B T, V)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return F.cross_entropy(logits, targets.flatten(0, 1))
@@ -169,16 +205,28 @@ class LanguageModel(nn.Module):
             x = block(x, info, None if cache is None else cache.layers[layer])
         return self.norm(x)  # type: ignore[no-any-return]
 
-    def position_info(self, q_pos: Tensor, docs: Tensor | None, x: Tensor) -> PositionInfo:
-        """Score bias and rotation for queries at `q_pos` (T,); the keys are all positions up to the last."""
-        if not self.config.attends:
-            return PositionInfo(x.new_zeros(()), self.position.rotation(q_pos, x), docs)
-        k_pos = torch.arange(int(q_pos[-1]) + 1)
+    def position_info(
+        self, q_pos: Tensor, docs: Tensor | None, x: Tensor, n_keys: int | None = None
+    ) -> PositionInfo:
+        """Score bias and rotation for queries at `q_pos` (T,); the keys are the `n_keys` positions up to the last."""
+        n_keys = int(q_pos[-1]) + 1 if n_keys is None else n_keys
+        by_flag = (
+            self._is_plainly_causal and docs is None and n_keys == len(q_pos) and masks_by_flag(x.device)
+        )
+        if by_flag or not self.config.attends:
+            return PositionInfo(x.new_zeros(()), self.position.rotation(q_pos, x), docs, causal=by_flag)
+        k_pos = torch.arange(n_keys, device=q_pos.device)
         allowed = allowed_by(masks_of(self.config, documents=docs is not None), q_pos, k_pos, docs)
         bias = as_bias(allowed, x) + self.position.bias(q_pos, k_pos, x)
         if self.locality is not None:
             bias = bias + self.locality.bias(q_pos, k_pos)
         return PositionInfo(bias, self.position.rotation(q_pos, x), docs)
+
+    @property
+    def _is_plainly_causal(self) -> bool:
+        """Does nothing but the causal mask act on the scores?"""
+        config, plain = self.config, type(self.position).bias is Position.bias
+        return config.attends and config.causal and config.window is None and not config.locality and plain
 
     def embed(self, ids: Tensor, before: Tensor | None = None, docs: Tensor | None = None) -> Tensor:
         """The embedding (B, T, C) of `ids` (B, T); of n-grams too, if the model has them (`charlm explain embedding`).
@@ -186,12 +234,15 @@ class LanguageModel(nn.Module):
         `before` (B, N - 1): the ids before these, for n-grams up to N; None at the start of a text. `docs` (B, T)
         as in `forward`.
         """
-        known = ids < self.n_symbols
-        x = self.embedding(ids.clamp(max=self.n_symbols - 1)) * known[..., None]  # (B, T, C)
         if self.ngrams is None:
-            return x  # type: ignore[no-any-return]
+            return self._embed_ids(ids)
         before = self.ngrams.no_ids(len(ids)) if before is None else before
-        return x + self.ngrams(ids, before, docs)  # type: ignore[no-any-return]
+        return self._embed_ids(ids) + self.ngrams(ids, before, docs)  # type: ignore[no-any-return]
+
+    def _embed_ids(self, ids: Tensor) -> Tensor:
+        """The embedding (B, T, C) of ids alone."""
+        known = ids < self.n_symbols
+        return self.embedding(ids.clamp(max=self.n_symbols - 1)) * known[..., None]  # type: ignore[no-any-return]
 
     def new_cache(self, batch_size: int) -> ModelCache:
         """An empty cache for `batch_size` texts."""

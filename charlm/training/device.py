@@ -1,6 +1,6 @@
-"""The device that training computes on: precision, memory, compilation, and the machine in words.
+"""The device that training computes on: its choice, precision, memory, compilation, and the machine in words.
 
-GPUs (CUDA, Apple's MPS) are handled here and nowhere else. They are untested, so `auto` is the CPU.
+What is special about GPUs (CUDA, Apple's MPS) stands here; none was at hand, so nothing of it has run on one (docs/gpu.md).
 """
 
 import ctypes
@@ -13,11 +13,12 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from charlm.errors import UsageError
@@ -27,21 +28,29 @@ from charlm.threads import threads
 
 if TYPE_CHECKING:
     from charlm.model.transformer import LanguageModel
+    from charlm.training.optimizer import Optimizer
 
 BF16_FEATURES = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16", "sve_bf16")
 """Processor features, by torch's names, that make bf16 products faster than fp32."""
 CPU_COMPILERS = ("g++", "clang++", "c++", "cl")
 """What TorchInductor looks for on a CPU."""
+LEAST_MEMORY = 512 << 20
+"""Of a GPU, in bytes: with less, another program has it."""
+GRAPH_TRIALS = 3
+"""Steps until CUDA graphs are replayed: torch warms up, records, replays."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, MAX_KEPT = -1, -3, 1 << 30
 
 
 def pick_device(wanted: str) -> torch.device:
-    """The device for `auto` (the CPU), `cpu`, `cuda` or `mps`. Raises UsageError where it is missing."""
-    if wanted == "auto":
-        wanted = "cpu"
-    if wanted not in ("cpu", *gpus()):
+    """The device for `auto` (a GPU that works, else the CPU), `cpu`, `cuda` or `mps`.
+
+    A GPU that is there and cannot compute gives way to the CPU. Raises UsageError where it is missing.
+    """
+    found = gpus()
+    if wanted not in ("auto", "cpu", *found):
         raise UsageError(f"--device {wanted}: PyTorch finds no such device; use cpu or auto")
-    return torch.device(wanted)
+    candidates = found if wanted == "auto" else [name for name in found if name == wanted]
+    return torch.device(next((name for name in candidates if failure_of(name) is None), "cpu"))
 
 
 def gpus() -> list[str]:
@@ -52,12 +61,53 @@ def gpus() -> list[str]:
     return [name for name, present in there.items() if present]
 
 
-def unused_gpu_note(wanted: str) -> str | None:
-    """A note for the user where `auto` leaves a GPU idle."""
-    found = gpus() if wanted == "auto" else []
-    if not found:
-        return None
-    return f"training on the CPU; --device {found[0]} uses the GPU, which is untested"
+def is_accelerator(device: torch.device) -> bool:
+    """Is it a GPU, on which steps run without the host's help?"""
+    return device.type != "cpu"
+
+
+@cache
+def failure_of(name: str) -> str | None:
+    """Why a GPU cannot compute (driver, busy, memory taken, operators), by a small trial; None where it can."""
+    device = torch.device(name)
+    try:
+        if name == "cuda":
+            _make_repeatable()
+            free, _ = torch.cuda.mem_get_info()
+            if free < LEAST_MEMORY:
+                return f"only {free >> 20:,} MB of its memory are free"
+        x = torch.ones(1, 1, 16, 16, device=device, requires_grad=True)
+        y = F.scaled_dot_product_attention(x @ x, x, x, is_causal=True)
+        F.rms_norm(y, (16,)).square().sum().backward()  # type: ignore[no-untyped-call]
+        assert x.grad is not None
+        return None if bool(torch.isfinite(x.grad).all()) else "its results are not finite"
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return one_line(str(error), limit=160)
+
+
+def _make_repeatable() -> None:
+    """Let CUDA compute the same numbers each time, so that a resumed run equals one that never stopped."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def gpu_note(wanted: str) -> str | None:
+    """What to tell the user about a GPU: that it is used, or why not; None where there is none, or none is wanted."""
+    found = [] if wanted == "cpu" else gpus()
+    device = pick_device(wanted) if found else torch.device("cpu")
+    if is_accelerator(device):
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple's MPS"
+        return f"training on the GPU: {one_line(name)}; --device cpu trains on the CPU"
+    failures = (f"the GPU ({name}) cannot be used: {failure_of(name)}; training on the CPU" for name in found)
+    return next(failures, None)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on the device. CUDA copies it from pinned memory, for which neither host nor device waits."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -82,10 +132,20 @@ def precision_context(device: torch.device, precision: str) -> AbstractContextMa
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has computed what it was told to, to time it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def seed_dropout(seed: int, device: torch.device) -> None:
     """Seed the random numbers of that device; torch.manual_seed seeds all devices, which takes 0.4 ms."""
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)
+    elif device.type == "cuda":
+        torch.cuda.manual_seed(seed)
     else:
         torch.manual_seed(seed)
 
@@ -141,6 +201,37 @@ def compile_blocks(model: "LanguageModel", trial_loss: Callable[[], Tensor]) -> 
         model.zero_grad(set_to_none=True)
         if model.ngrams is not None:
             model.ngrams.pending.clear()
+    return None
+
+
+def compile_step(
+    model: "LanguageModel", optimizer: "Optimizer", trial: Callable[[], None], *, graphs: bool
+) -> str | None:
+    """Compile loss and update of a GPU's step, each as one graph; returns the reason if it fails.
+
+    `trial` takes a step that changes nothing, in which torch compiles. `graphs`: replay them as CUDA graphs, which
+    saves launching each kernel; where that fails they are launched.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads()))
+    how = partial(torch.compile, fullgraph=True, dynamic=False, mode="reduce-overhead" if graphs else None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if graphs:
+                for tensor in (*optimizer.weights.values(), *optimizer.state.values(), optimizer.n_updates):
+                    torch._dynamo.mark_static_address(tensor)
+            model.compiled_loss, optimizer.compiled = how(model.torch_loss), how(optimizer.clip_and_update)
+            for _ in range(GRAPH_TRIALS if graphs else 1):
+                trial()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001, whatever a compiler may raise
+        model.compiled_loss = optimizer.compiled = None
+        if graphs:
+            return compile_step(model, optimizer, trial, graphs=False)
+        return one_line(f"{type(error).__name__}: {error}", limit=200)
+    finally:
+        optimizer.clear_gradients()
     return None
 
 

@@ -323,7 +323,6 @@ def _join(place: Place, store: "Store", device: str) -> None:
     store = dist.PrefixStore(f"group/{place.restarts}", store)  # type: ignore[attr-defined]
     backend = "gloo"
     if device == "cuda":
-        torch.cuda.set_device(place.local_rank)
         backend = "cpu:gloo,cuda:nccl"
     try:
         dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size, timeout=WAIT)

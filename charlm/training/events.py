@@ -14,6 +14,15 @@ class Compiled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeftDevice:
+    """The GPU could not compute a step, and the run goes on on the CPU."""
+
+    step: int
+    device: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Counted:
     """The n-grams of the text were counted, all there is to do for a model of counts alone."""
 
@@ -122,6 +131,8 @@ class Remembered(OldTextLoss):
 
 RESIZED = "size, from the first steps"
 """The decision by which the training of a member begins again, with another size."""
+SPLIT = "parts of a batch, since the device's memory was full"
+"""The decision to compute batches in more parts from a step on."""
 ON_TRIAL, TRIED = "threads, on trial", "threads, from the steps"
 """The decisions to try another number of threads, from `at_step` up to `until_step`, and of which number stays."""
 
@@ -138,6 +149,11 @@ class Planned:
     def begins_again(self) -> bool:
         """Does the training of the member begin again?"""
         return self.decision.get("decided") == RESIZED
+
+    @property
+    def splits_batches(self) -> bool:
+        """Are batches computed in more parts from now on?"""
+        return self.decision.get("decided") == SPLIT
 
     @property
     def changes_threads(self) -> bool:
@@ -192,6 +208,7 @@ class Finished:
 
 Event = (
     Compiled
+    | LeftDevice
     | Counted
     | Stepped
     | Calibrated

@@ -16,7 +16,6 @@ from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.errors import CheckpointError, ResourceError, UsageError
-from charlm.native.library import status
 from charlm.strict_json import from_json, to_json
 from charlm.terminal import one_line
 from charlm.threads import available, use_threads
@@ -27,7 +26,7 @@ from charlm.training.plan import EXTENDED, Plan, read_plan, write_plan
 from charlm.training.planner import Choice
 from charlm.training.request import COUNTED_BY_ONE
 from charlm.training.run_corpus import corpus_of, counted_parent
-from charlm.training.session import NgramSession, Session, TransformerSession
+from charlm.training.session import NgramSession, Session, TransformerSession, kernels_on
 from charlm.training.sizes import Budget, StepTime
 from charlm.training.trial import step_time
 
@@ -142,11 +141,11 @@ def resume_run(
         )
     if ranks.is_first:
         run.point_to_best(session.state.early_stopping.best_step)
-    clone = status().clone or "none"
+    computed_by = kernels_on(session.device)
     for what, before, now in (
         ("torch", snapshot.run.versions.get("torch"), str(torch.__version__)),
         ("threads", session.state.threads, torch.get_num_threads()),
-        ("kernels", session.state.kernels or clone, clone),
+        ("kernels", session.state.kernels or computed_by, computed_by),
         ("ranks", session.state.ranks, ranks.size),
     ):
         if before != now:

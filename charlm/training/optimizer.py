@@ -4,7 +4,7 @@ Axes: N matrices, R rows, C columns; of n-gram embeddings M positions, O n-gram 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from math import inf, isfinite, nan, sqrt
 from typing import NamedTuple
@@ -28,7 +28,9 @@ from charlm.native.optimizer_kernels import (
     NgramEmbeddingUpdate,
 )
 from charlm.native.tensors import library_for
+from charlm.training.device import is_accelerator
 from charlm.training.distributed import ALONE, Ranks
+from charlm.training.gradient_buckets import GradientBuckets
 from charlm.training.sharded_muon import ShardedMuon
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -39,12 +41,18 @@ NORM_EPSILON, ROW_EPSILON = 1e-7, 1e-12
 CLIP_EPSILON = 1e-6  # torch's
 
 
+Rate = float | Tensor
+"""A learning rate: a number, or on a GPU a tensor without dimensions, so that a new one is no reason to compile again."""
+ReadRows = tuple[Tensor, Tensor]
+"""Rows (M, O) of n-gram embeddings that a step has read, and the gradients (M, C) of their sums."""
+
+
 class LearningRates(NamedTuple):
     """The learning rates of one step."""
 
-    adamw: float
-    muon: float
-    ngram_embeddings: float
+    adamw: Rate
+    muon: Rate
+    ngram_embeddings: Rate
 
 
 class Optimizer:
@@ -95,11 +103,17 @@ class Optimizer:
         self.n_updates = torch.zeros((), device=next(iter(self.weights.values())).device)  # made so far
         self.iterations: list[NewtonSchulz | NativeNewtonSchulz] = []
         self.native = self._choose_native()
+        self.on_device = is_accelerator(self.n_updates.device)
+        self.compiled: Callable[..., tuple[Tensor, Tensor]] | None = (
+            None  # torch.compile of `clip_and_update`
+        )
 
     def clear_gradients(self) -> None:
-        """Forget the gradients of the last step."""
+        """Forget the gradients of the last step, and of one that was broken off."""
         for weight in self.weights.values():
             weight.grad = None
+        if self.ngrams is not None:
+            self.ngrams.pending.clear()
 
     def update(self, rates: LearningRates, loss: Tensor, grad_clip: float = inf) -> Tensor:
         """Clip the gradients to a norm of `grad_clip` and update the weights. Returns the norm before clipping.
@@ -109,16 +123,71 @@ class Optimizer:
         with torch.no_grad():
             if self.native is not None:
                 return self._update_native(self.native, rates, loss, grad_clip)
-            norm = self._clip(loss, rates, grad_clip)
-            finite = torch.isfinite(loss) & torch.isfinite(norm)
+            read = None if self.ngrams is None else self._pending(self.ngrams)
+            if self.sharded is not None:
+                norm, finite = self._clip_and_update_sharded(self.sharded, rates, loss, grad_clip, read)
+            else:
+                norm, finite = (self.compiled or self.clip_and_update)(rates, loss, grad_clip, read)
             for names, weight_decay in self.adamw_groups:
                 self._update_adamw(names, weight_decay, rates.adamw, finite)
-            if self.muon_names and self.sharded is None:
-                self._update_muon(rates.muon, finite.float())
-            if self.ngrams is not None:
-                self._update_ngram_embeddings(self.ngrams, rates.ngram_embeddings, finite.float())
             self.n_updates += finite
             return norm
+
+    def clip_and_update(
+        self, rates: LearningRates, loss: Tensor, grad_clip: float, read: ReadRows | None
+    ) -> tuple[Tensor, Tensor]:
+        """Clip the gradients, and update all that AdamW does not. Returns the norm, and whether it and the loss are finite.
+
+        On a GPU nothing here waits for the host, and it compiles as one graph. (AdamW is one fused kernel of torch,
+        which torch does not compile.)
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), grad_clip)
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        if self.muon_names:
+            self._update_muon(rates.muon, finite.float())
+        if self.ngrams is not None and read is not None:
+            self._update_ngram_embeddings(self.ngrams, read, rates.ngram_embeddings, finite.float())
+        return norm, finite
+
+    def _clip_and_update_sharded(
+        self,
+        sharded: ShardedMuon,
+        rates: LearningRates,
+        loss: Tensor,
+        grad_clip: float,
+        read: ReadRows | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The same, of matrices that the ranks share out."""
+        gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = (norm.double().square() + sharded.sum_of_squares()).sqrt().float()
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        scale = (grad_clip / (norm + CLIP_EPSILON)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)
+        self._update_sharded(sharded, rates.muon, scale.where(finite, nan))
+        if self.ngrams is not None and read is not None:
+            self._update_ngram_embeddings(self.ngrams, read, rates.ngram_embeddings, finite.float())
+        return norm, finite
+
+    def _update_sharded(self, sharded: ShardedMuon, rate: Rate, scale: Tensor) -> None:
+        """Muon by `scale` times the gradients of the matrices that the ranks share out."""
+        sharded.update(
+            lambda stack: orthogonalize(stack, self.muon_dtype), rate, self.weight_decay, MOMENTUM, scale
+        )
+
+    def gradient_buckets(self) -> GradientBuckets:
+        """The buckets in which the ranks sum the gradients of all weights."""
+        scattered = [] if self.sharded is None else self.sharded.buckets
+        return GradientBuckets(list(self.weights.values()), self.ranks, scattered)
+
+    def _pending(self, ngrams: NgramEmbeddings) -> ReadRows:
+        """The rows (M, O) that all ranks have read, and the gradients (M, C) of their sums."""
+        index, gradients = ngrams.take_pending()
+        if not self.ranks.talks:
+            return index, gradients
+        missing = (0, 0, 0, self.positions - len(index))  # ranks that have a window less than others
+        index, gradients = pad(index, missing, value=ngrams.nothing), pad(gradients, missing)
+        return self.ranks.gather_rows(index), self.ranks.gather_rows(gradients)
 
     @property
     def whole_state(self) -> dict[str, Tensor]:
@@ -192,6 +261,7 @@ class Optimizer:
         self, native: NativeOptimizer, rates: LearningRates, loss: Tensor, grad_clip: float
     ) -> Tensor:
         """`update` by the compiled kernels."""
+        adamw_rate, muon_rate, row_rate = map(float, rates)
         norm = native.read_gradients()
         if self.sharded is not None:
             norm = sqrt(norm**2 + float(self.sharded.sum_of_squares()))
@@ -199,51 +269,24 @@ class Optimizer:
         if finite:
             self.n_updates += 1
             scale = min(1.0, grad_clip / (norm + CLIP_EPSILON))
-            native.adamw(scale, rates.adamw, BETAS, EPSILON, int(self.n_updates))
+            native.adamw(scale, adamw_rate, BETAS, EPSILON, int(self.n_updates))
             native.muon_momentum(scale, MOMENTUM, NORM_EPSILON)
             for iteration in self.iterations:
                 iteration.run()
-            native.muon_apply(rates.muon, self.weight_decay)
+            native.muon_apply(muon_rate, self.weight_decay)
             if self.sharded is not None:
-                self._update_sharded(self.sharded, rates.muon, torch.tensor(scale))
+                self._update_sharded(self.sharded, muon_rate, torch.tensor(scale))
             for weight in self.weights.values():
                 increment_version(weight)  # for who would know whether they have changed
         if self.ngrams is not None:
             index, gradients = self._pending(self.ngrams)
             if finite:
                 initial = self.ngram_embedding_accumulator
-                self.native_ngrams(index, gradients, rates.ngram_embeddings, initial, ROW_EPSILON)
+                self.native_ngrams(index, gradients, row_rate, initial, ROW_EPSILON)
                 increment_version(self.ngrams.table)
         return torch.tensor(norm)
 
-    def _pending(self, ngrams: NgramEmbeddings) -> tuple[Tensor, Tensor]:
-        """The rows (M, O) that all ranks have read, and the gradients (M, C) of their sums."""
-        index, gradients = ngrams.take_pending()
-        if not self.ranks.talks:
-            return index, gradients
-        missing = (0, 0, 0, self.positions - len(index))  # ranks that have a window less than others
-        index, gradients = pad(index, missing, value=ngrams.nothing), pad(gradients, missing)
-        return self.ranks.gather_rows(index), self.ranks.gather_rows(gradients)
-
-    def _clip(self, loss: Tensor, rates: LearningRates, grad_clip: float) -> Tensor:
-        """Clip the gradients; the norm before. Matrices that the ranks share out are updated by the way."""
-        if self.sharded is None:
-            return torch.nn.utils.clip_grad_norm_(self.weights.values(), grad_clip)
-        gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        norm = (norm.double().square() + self.sharded.sum_of_squares()).sqrt().float()
-        scale = (grad_clip / (norm + CLIP_EPSILON)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, scale)
-        self._update_sharded(self.sharded, rates.muon, scale.where(torch.isfinite(loss + norm), nan))
-        return norm
-
-    def _update_sharded(self, sharded: ShardedMuon, rate: float, scale: Tensor) -> None:
-        """Muon by `scale` times the gradients of the matrices that the ranks share out."""
-        sharded.update(
-            lambda stack: orthogonalize(stack, self.muon_dtype), rate, self.weight_decay, MOMENTUM, scale
-        )
-
-    def _update_adamw(self, names: list[str], weight_decay: float, rate: float, finite: Tensor) -> None:
+    def _update_adamw(self, names: list[str], weight_decay: float, rate: Rate, finite: Tensor) -> None:
         if not names:
             return
         weights: list[Tensor] = [self.weights[name] for name in names]
@@ -253,7 +296,7 @@ class Optimizer:
             [self.state[f"exp_avg.{name}"] for name in names],
             [self.state[f"exp_avg_sq.{name}"] for name in names],
             [],
-            [self.n_updates.clone() for _ in names],
+            [*self.n_updates.expand(len(names)).clone().unbind()],
             fused=True,
             found_inf=(~finite).float(),
             amsgrad=False,
@@ -265,7 +308,7 @@ class Optimizer:
             maximize=False,
         )
 
-    def _update_muon(self, rate: float, finite: Tensor) -> None:
+    def _update_muon(self, rate: Rate, finite: Tensor) -> None:
         """Orthogonalised Nesterov momentum, scaled by sqrt(R / C) for tall matrices."""
         momenta = []
         for name in self.muon_names:
@@ -279,20 +322,28 @@ class Optimizer:
             weight.mul_(1 - rate * self.weight_decay * finite)
             weight.sub_(direction * (rate * sqrt(max(1.0, part_rows[0] / weight.shape[1])) * finite))
 
-    def _update_ngram_embeddings(self, ngrams: NgramEmbeddings, rate: float, finite: Tensor) -> None:
+    def _update_ngram_embeddings(
+        self, ngrams: NgramEmbeddings, read: ReadRows, rate: Rate, finite: Tensor
+    ) -> None:
         """Adagrad with one accumulator per row (Duchi et al. 2011), for the rows that the step has read.
 
         The first gradients of a plain Adagrad move a row farthest, so it would memorise what follows a rare
         n-gram. A large initial accumulator damps rare rows and hardly changes frequent ones, as smoothing does.
+        On a GPU all rows count as read: how many differ is a number that the host would wait for.
         """
-        index, gradients = self._pending(ngrams)  # (M, O), (M, C)
-        rows, row_of = torch.unique(index, return_inverse=True)  # (U,), (M, O)
-        total = torch.zeros(len(rows), gradients.shape[1], device=rows.device)  # each row's gradient
+        index, gradients = read  # (M, O), (M, C)
+        accumulator = self.state[f"row_square.{TABLE}"]
+        rows: Tensor | slice = slice(None)
+        nothing: Tensor | int
+        row_of, n_rows, nothing = index, len(accumulator), ngrams.nothing
+        if not self.on_device:
+            found, row_of = torch.unique(index, return_inverse=True)  # (U,), (M, O)
+            rows, n_rows, nothing = found, len(found), found == ngrams.nothing
+        total = torch.zeros(n_rows, gradients.shape[1], device=gradients.device)  # each row's gradient
         for order in range(index.shape[1]):
             total.index_add_(0, row_of[:, order], gradients)  # (M, C) into (U, C)
         total.nan_to_num_(0.0, 0.0, 0.0)
-        total[rows == ngrams.nothing] = 0
-        accumulator = self.state[f"row_square.{TABLE}"]
+        total[nothing] = 0
         # The square of a finite gradient may be infinite, and infinity times 0 is not a number.
         squares = total.square().mean(dim=1)
         accumulated = accumulator[rows] + squares.where(finite > 0, 0.0)

@@ -58,12 +58,13 @@ class MemberPlan:
         return set(SIZE_SETTINGS) <= set(self.left_open)
 
     def is_like(self, model: ModelConfig, training: TrainingConfig) -> bool:
-        """Is it the same but for regularisation and the number of threads?"""
+        """Is it the same but for regularisation, the number of threads and the parts of a batch?"""
         same = {name: getattr(model, name) for name in REGULARISATION}
         return (
             self.is_whole
             and replace(self.model, **same) == model
-            and replace(self.training, threads=training.threads).completed() == training.completed()
+            and replace(self.training, threads=training.threads, grad_accum=training.grad_accum).completed()
+            == training.completed()
         )
 
     def reopened(self, names: Collection[str] = OPEN_SETTINGS) -> tuple[ModelConfig, TrainingConfig]:
@@ -174,6 +175,12 @@ class Plan:
         """The same from member `number` on trained with so many threads."""
         changed = (replace(m, training=replace(m.training, threads=threads)) for m in self.members[number:])
         return replace(self, members=(*self.members[:number], *changed))
+
+    def with_parts(self, number: int, parts: int) -> "Plan":
+        """The same with the batches of member `number` computed in so many parts."""
+        member = self.members[number]
+        member = replace(member, training=replace(member.training, grad_accum=parts))
+        return replace(self, members=(*self.members[:number], member, *self.members[number + 1 :]))
 
     def ended(self, number: int, step: int) -> "Plan":
         """The training of member `number`, which is not the last, ends at `step`; later ones move along."""

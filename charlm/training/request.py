@@ -123,6 +123,7 @@ class TrainRequest:
     checkpoint: str | None = None  # of `from_run` or `teacher`
     from_text: tuple[str, ...] = ()  # where the text of `from_run` is now
     verify_cache: bool = False
+    report_to: tuple[str, ...] | None = None  # trackers; None: none, or those of the run that is resumed
     command: str = ""
     started: float = field(default_factory=perf_counter)  # when the time began, on perf_counter's clock
 
@@ -496,7 +497,7 @@ def choose_plan(
     Returns the choice and a sentence that describes it. Raises UsageError for settings that do not go together.
     """
     from charlm.threads import use_threads  # here: torch is slow to import
-    from charlm.training.device import unused_gpu_note
+    from charlm.training.device import gpu_note
     from charlm.training.finetune import choose_finetuning
     from charlm.training.planner import choose, forecast_of
     from charlm.training.sizes import Budget
@@ -506,8 +507,8 @@ def choose_plan(
     if model.is_ngram:
         choice = choose(Budget(), len(corpus.train), model, training).record(Budget(), 1)
         return choice, describe_model(choice, corpus.vocabulary)
-    if (idle_gpu := unused_gpu_note(training.device)) is not None:
-        messages.say(idle_gpu)
+    if (gpu := gpu_note(training.device)) is not None:
+        messages.say(gpu)
 
     def choose_for(means: Budget) -> "Choice":
         if origin is not None:

@@ -6,12 +6,12 @@ Axes: B windows, T symbols, V symbols of the model.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import repeat
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from charlm.checkpoint.run_folder import RunFacts, RunFolder
@@ -26,10 +26,11 @@ from charlm.model.transformer import LanguageModel, initialise
 from charlm.native.library import status
 from charlm.ngram.build import Built, TrainingPrior, build, fit, spread_chars, training_folds
 from charlm.ngram.kneser_ney import KneserNey
-from charlm.rng import mix, uniform
+from charlm.rng import mix
 from charlm.strict_json import to_json
 from charlm.threads import change_threads
-from charlm.training.device import pick_device, seed_dropout
+from charlm.training.batches import Batches, PriorRows
+from charlm.training.device import is_accelerator, pick_device, seed_dropout, send
 from charlm.training.distributed import ALONE, Ranks, current, shared_snapshot
 from charlm.training.events import Counted, Remembered
 from charlm.training.gradient_buckets import GradientBuckets
@@ -41,27 +42,8 @@ from charlm.training.planner import ngram_order
 from charlm.training.state import RunState, read_state
 from charlm.training.teacher import SoftTargets, Teacher
 
-PRIOR_DROPOUT_STREAM, MEMBER_STREAM = 2, 3
-"""Separate the random numbers here from those that draw the windows."""
-
-
-class PriorRows:
-    """The n-gram prior at every position of a batch, each without the fold of the text that the position is in."""
-
-    def __init__(self, prior: TrainingPrior, sampler: BatchSampler, dropout: float) -> None:
-        self.prior, self.sampler, self.dropout = prior, sampler, dropout
-
-    def batch(self, step: int, rows: slice = slice(None)) -> NDArray[np.float32]:
-        """The log-probabilities (B, T, V) of `rows` of the batch: a pure function of the step.
-
-        Windows that are dropped out have zeros.
-        """
-        sampler = self.sampler
-        found = self.prior.log_rows(sampler.starts(step)[rows], sampler.block_size)
-        if self.dropout:
-            draws = uniform(sampler.seed, step, np.arange(sampler.batch_size)[rows], PRIOR_DROPOUT_STREAM)
-            found[draws < self.dropout] = 0
-        return found
+MEMBER_STREAM = 3
+"""Separates the random numbers here from those that draw the windows."""
 
 
 class Session:
@@ -139,7 +121,7 @@ class Session:
 
     def snapshot(self) -> Snapshot:
         """The session as a checkpoint."""
-        self.state.threads, self.state.kernels = torch.get_num_threads(), status().clone or "none"
+        self.state.threads, self.state.kernels = torch.get_num_threads(), kernels_on(self.device)
         self.state.ranks = self.ranks.size
         return Snapshot(
             step=self.state.step,
@@ -151,6 +133,11 @@ class Session:
             ngram=self.ngram,
             state=to_json(self.state),
         )
+
+
+def kernels_on(device: torch.device) -> str:
+    """What computes steps: the clone of the compiled kernels, `none`, or the kind of a GPU."""
+    return device.type if is_accelerator(device) else status().clone or "none"
 
 
 class TransformerSession(Session):
@@ -233,6 +220,14 @@ class TransformerSession(Session):
         if model.prior:
             assert self.prior is not None
             self.prior_rows = PriorRows(self.prior, self.batch_sampler, model.prior_dropout or 0.0)
+        self.batch_source = Batches(
+            self.corpus.train,
+            self.batch_sampler,
+            self.prior_rows,
+            self.device,
+            self.soft_targets,
+            self.ranks.rows,
+        )
         accumulator = training.ngram_embedding_accumulator or 0.0
         self.optimizer = Optimizer(
             self.model,
@@ -246,10 +241,7 @@ class TransformerSession(Session):
         self.buckets = None
         if self.ranks.talks:
             self.ranks.spread([*self.model.parameters()])  # the same where processors round differently
-            sharded = self.optimizer.sharded
-            self.buckets = GradientBuckets(
-                list(self.optimizer.weights.values()), self.ranks, [] if sharded is None else sharded.buckets
-            )
+            self.buckets = self.optimizer.gradient_buckets()
         prior = self.kneser_ney if model.prior else None
         self.predictor = TransformerPredictor(self.model, vocabulary, prior=prior)
 
@@ -264,6 +256,7 @@ class TransformerSession(Session):
     def learn_from(self, teacher: Teacher, watch: Callable[[int, int], None]) -> None:
         """Ask the run's teacher about the training text; `watch` is told how far that is."""
         self.soft_targets = SoftTargets(teacher, self.corpus, self.training_config, watch)
+        self.batch_source.soft_targets = self.soft_targets
 
     @property
     def is_last(self) -> bool:
@@ -334,12 +327,14 @@ class TransformerSession(Session):
             change_threads(threads)
 
     def follow_plan(self, step: int) -> None:
-        """Put the regularisation and the number of threads in force that the plan has for a step."""
+        """Put in force what the plan has for a step: regularisation, the number of threads, and parts of a batch."""
         member = self.plan.member_at(self.number, step)
         self._use_threads(member.training.threads)
+        self.training_config = replace(self.training_config, grad_accum=member.training.grad_accum)
         if member.model == self.model_config:
             return
         self.model_config = member.model
+        self.batch_source.forget_ahead()
         self.model.regularise(member.model)
         if self.prior_rows is not None:
             self.prior_rows.dropout = member.model.prior_dropout or 0.0
@@ -412,23 +407,18 @@ class TransformerSession(Session):
 
         Each is ids (B, T + 1), prior (B, T, V) and soft targets (B, T, V).
         """
-        step, mine = self.member_step + self.state.batch_offset, self.ranks.rows
-        windows = self.batch_sampler.batch(self.corpus.train, step, mine)
         parts = self.n_parts
-        ids = torch.from_numpy(windows).to(self.device).tensor_split(parts)
-        rows: Sequence[Tensor | None] = [None] * parts
-        soft: Sequence[Tensor | None] = [None] * parts
-        if self.prior_rows is not None:
-            rows = torch.from_numpy(self.prior_rows.batch(step, mine)).to(self.device).tensor_split(parts)
-        if self.soft_targets is not None:
-            targets = self.soft_targets.batch(windows, self.batch_sampler.starts(step)[mine])
-            soft = torch.from_numpy(targets).to(self.device).tensor_split(parts)
+        step = self.member_step + self.state.batch_offset
+        batch = self.batch_source.take(step)
+        split = (repeat(None, parts) if each is None else each.tensor_split(parts) for each in batch)
         has_dropout = self.model_config.dropout or self.model_config.ngram_embedding_dropout
-        for part, batch in enumerate(zip(ids, rows, soft, strict=True)):
+        for part, (ids, rows, soft) in enumerate(zip(*split, strict=True)):
             if has_dropout:
                 others = [self.ranks.rank] * (self.ranks.rank > 0)  # noise of its own
                 seed_dropout(int(mix(self.batch_sampler.seed, step, part, *others) >> 1), self.device)
-            yield batch
+            assert ids is not None
+            yield ids, rows, soft
+        self.batch_source.make_ahead(step + 1)
 
     @property
     def n_parts(self) -> int:
@@ -443,6 +433,18 @@ class TransformerSession(Session):
         assert config.learning_rate is not None
         peaks = (config.learning_rate, config.muon_lr or 0.0, config.ngram_embedding_lr)
         return LearningRates(*(peak * factor for peak in peaks))
+
+    def on_device(self, rates: LearningRates) -> LearningRates:
+        """The rates as the optimizer takes them: on a GPU as tensors, which it need not wait for."""
+        if not is_accelerator(self.device):
+            return rates
+        return LearningRates(*send(torch.tensor(rates), self.device).unbind())
+
+    def compute_on_cpu(self, run: RunFolder) -> None:
+        """Go on on the CPU from the last checkpoint, since the GPU failed. Raises CheckpointError."""
+        self.device = torch.device("cpu")
+        self._begin_member(self.plan.member_at(self.number, self.state.member_start))
+        self.restore(read_newest(run, lambda _: None))
 
     def held_out(self, baseline: KneserNey | None = None, predictor: Predictor | None = None) -> HeldOut:
         """The evaluation on held-out text, next to a baseline: by default the n-gram model of the run.

@@ -62,7 +62,7 @@ class ScatterBucket(Bucket):
         return ranks.begin_scattered_sum(self.gradients, self.flat)
 
     def update(
-        self, orthogonalize: Orthogonalize, rate: float, decay: float, momentum: float, by: Tensor
+        self, orthogonalize: Orthogonalize, rate: float | Tensor, decay: float, momentum: float, by: Tensor
     ) -> None:
         """Update this rank's matrices by `by` times their gradients."""
         gradients = (self.gradients * by).nan_to_num(0.0, 0.0, 0.0)
@@ -124,7 +124,7 @@ class ShardedMuon:
         return self._ranks.sum(own)
 
     def update(
-        self, orthogonalize: Orthogonalize, rate: float, decay: float, momentum: float, by: Tensor
+        self, orthogonalize: Orthogonalize, rate: float | Tensor, decay: float, momentum: float, by: Tensor
     ) -> None:
         """Update all matrices by `by` times their gradients; nothing changes where it is not finite."""
         works = []

@@ -14,8 +14,6 @@ from torch import Tensor
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.errors import DivergedError, ResourceError
 from charlm.evaluation.score import Slice
-from charlm.model.masks import documents_of
-from charlm.model.transformer import LanguageModel
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.strict_json import to_json
 from charlm.terminal import one_line
@@ -23,16 +21,16 @@ from charlm.threads import most_threads
 from charlm.training import events
 from charlm.training.calibrate import FITS, SHIFT_PLACES, calibrate, shift_starts
 from charlm.training.deadline import LEAST_SECONDS, Deadline
-from charlm.training.device import compile_blocks, keep_memory, precision_context
+from charlm.training.device import is_accelerator, keep_memory
 from charlm.training.distributed import AgreedStop
-from charlm.training.events import RESIZED, Event
+from charlm.training.events import RESIZED, SPLIT, Event
 from charlm.training.guards import COOLDOWN_GAIN, MAX_ROLLBACKS
-from charlm.training.optimizer import LearningRates
 from charlm.training.plan import THREADS, Plan, write_plan
 from charlm.training.planner import choose_again
 from charlm.training.session import Session, TransformerSession
 from charlm.training.signals import Stop
 from charlm.training.state import read_state
+from charlm.training.step import compile_model, gpu_errors, idle_step, train_step
 from charlm.training.thread_trials import ThreadTrials
 
 FIT_SECONDS, FIT_MIXTURE_SECONDS = 0.8, 1.2
@@ -46,55 +44,8 @@ PARENT_SAFETY, PARENT_RESERVE = 1.2, 0.7
 """Time kept for scoring the parent's text again at the end: the first score's seconds times SAFETY, plus RESERVE."""
 
 
-def train_step(session: TransformerSession, rates: LearningRates) -> tuple[float, float]:
-    """One optimizer step on the next batch: its loss in nats per symbol, and the gradient norm before clipping.
-
-    Where either is not finite no weight changes, which is decided on the device.
-    """
-    config = session.training_config
-    session.optimizer.clear_gradients()
-    total = torch.zeros((), device=session.device)
-    end, batch_size = session.corpus.vocabulary.end, session.batch_sampler.batch_size
-    for part, (ids, log_prior, soft) in enumerate(session.batches(), 1):
-        with precision_context(session.device, config.precision):
-            loss = batch_loss(session.model, ids, log_prior, end, soft) / (batch_size / len(ids))
-        total += loss.detach()
-        if session.buckets is not None and part == session.n_parts:
-            session.buckets.begin(total)
-        loss.backward()  # type: ignore[no-untyped-call]
-    if session.buckets is not None:
-        total = session.buckets.finish()
-    norm = session.optimizer.update(rates, total, config.grad_clip)
-    return float(total), float(norm)
-
-
-def batch_loss(
-    model: LanguageModel,
-    ids: Tensor,
-    log_prior: Tensor | None = None,
-    end: int | None = None,
-    soft: Tensor | None = None,
-) -> Tensor:
-    """Cross-entropy in nats per symbol of windows (B, T + 1): each symbol is predicted from those before it.
-
-    `log_prior` (B, T, V): the n-gram prior, for a model that has one. `end`: the id that separates documents,
-    across which nothing is read. `soft` (B, T, V): distributions to learn instead of the symbols.
-    """
-    read = ids[:, :-1]
-    return model.loss(read, ids[:, 1:] if soft is None else soft, documents_of(read, end), log_prior)
-
-
-def compile_model(session: TransformerSession) -> str | None:
-    """Compile the model's blocks by a trial pass from which nothing is learned; the reason where that fails."""
-    config, model = session.training_config, session.model
-    assert config.batch_size
-    ids = torch.zeros(config.batch_size // config.grad_accum, model.block_size + 1, dtype=torch.long)
-
-    def trial_loss() -> Tensor:
-        with precision_context(session.device, config.precision):
-            return batch_loss(model, ids.to(session.device), end=session.corpus.vocabulary.end)
-
-    return compile_blocks(model, trial_loss)
+READ_EVERY = 20
+"""Steps on a GPU, which goes on without the host until the figures of all of them are read at once."""
 
 
 class Trainer:
@@ -163,8 +114,8 @@ class Trainer:
         if session.state.parent_loss is not None:
             deadline.reserve += PARENT_SAFETY * session.state.parent_loss.seconds + PARENT_RESERVE
         self._set_deadline(deadline.first_step)
-        if session.training_config.compile == "on" and not stop.is_set():
-            yield self._compile()
+        if not stop.is_set():
+            yield from self._prepare_device()
         yield from self._evaluate_if_due(stop)  # for the run may have been stopped before it did
         while not stop.is_set():
             if self._begins_again:
@@ -178,10 +129,12 @@ class Trainer:
                 if self._is_last:
                     break
                 yield from self._begin_next_member()
-            started = self.deadline.clock()
-            yield from self._guarded_step()
+            started, before = self.deadline.clock(), self.step
+            yield from self._guarded_steps(stop)
             stop.agree()
-            yield from self._after_step(stop, self.deadline.clock() - started)  # listeners included
+            # Listeners included; a run that went back has taken at least one step.
+            taken = max(1, self.step - before)
+            yield from self._after_steps(stop, taken, (self.deadline.clock() - started) / taken)
         yield from self._finish(stop)
 
     # --- members ------------------------------------------------------------------------------
@@ -257,40 +210,111 @@ class Trainer:
     def _keep_beginning(self) -> Iterator[Event]:
         """Prepare the model whose training begins, which a checkpoint keeps."""
         self.held_out = self.session.held_out(self._baseline)
-        if self.session.training_config.compile == "on":
-            yield self._compile()
+        yield from self._prepare_device()
         yield from self._save()
 
-    # --- one step -----------------------------------------------------------------------------
+    def _prepare_device(self) -> Iterator[Event]:
+        """Compile the step where the plan says so. Try a GPU's step, which changes nothing; where it fails, use the CPU."""
+        session = self.session
+        on_gpu = isinstance(session, TransformerSession) and is_accelerator(session.device)
+        while True:
+            try:
+                if session.training_config.compile == "on":
+                    yield self._compile()
+                if on_gpu:
+                    idle_step(self.transformer)
+                return
+            except torch.OutOfMemoryError:
+                yield self._split_batch()
+            except RuntimeError as error:  # NotImplementedError too: MPS lacks operators
+                if not on_gpu or self.ranks.talks:
+                    raise
+                reason, left = one_line(str(error), limit=160), session.device.type
+                self.transformer.compute_on_cpu(self.run_folder)
+                self.held_out = session.held_out(self._baseline)
+                yield events.LeftDevice(step=self.step, device=left, reason=reason)
+                return
 
-    def _guarded_step(self) -> Iterator[Event]:
-        """Take a step and report it; roll back if the loss has diverged."""
-        started = perf_counter()
-        if self.step in self.session.plan.decided_at:
-            self.transformer.follow_plan(self.step)
-        state, rates = self.session.state, self.transformer.learning_rates()
-        loss, norm = train_step(self.transformer, rates)
-        seconds = perf_counter() - started
-        state.step += 1
-        state.seconds += seconds
-        if isfinite(loss) and isfinite(norm):
-            state.updates += 1
-            yield events.Stepped(
-                step=state.step,
-                loss=loss,
-                learning_rate=rates.adamw,
-                grad_norm=norm,
-                chars=self.transformer.chars_read,
-                seconds=seconds,
-                member=self.transformer.number + 1,
+    # --- steps --------------------------------------------------------------------------------
+
+    @property
+    def _next_read(self) -> int:
+        """The step before which the figures of those from here on are read: on a CPU after each."""
+        session, step = self.transformer, self.step
+        if not is_accelerator(session.device):
+            return step + 1
+        every = session.plan.eval_every
+        due = [step - step % READ_EVERY + READ_EVERY, session.member_end]
+        due.append(step - session.member_step % every + every)
+        return min([*due, *(at for at in session.plan.decided_at if at > step)])
+
+    def _guarded_steps(self, stop: Stop | None = None) -> Iterator[Event]:
+        """Take steps up to the next reading, or `stop`, and report them; roll back if the loss has diverged.
+
+        What is known of them when they are taken is a pure function of the step, so that it does not matter when the
+        rest is read.
+        """
+        session, state, started = self.transformer, self.session.state, perf_counter()
+        end, taken, figures = self._next_read, list[tuple[int, float, int]](), list[Tensor]()
+        while state.step < end and not (taken and stop is not None and stop.is_set()):
+            if self.step in session.plan.decided_at:
+                session.follow_plan(self.step)
+            rates = session.learning_rates()
+            try:
+                with gpu_errors(session):
+                    figures.append(torch.stack(train_step(session, rates)))  # (2,)
+            except torch.OutOfMemoryError:
+                yield self._split_batch()
+                continue
+            state.step += 1
+            taken.append((state.step, float(rates.adamw), session.chars_read))
+        with gpu_errors(session):
+            read = torch.stack(figures).tolist()  # (N, 2): the host waits here
+        seconds = (perf_counter() - started) / len(taken)
+        for (step, rate, chars), (loss, norm) in zip(taken, read, strict=True):
+            state.seconds += seconds
+            if isfinite(loss) and isfinite(norm):
+                state.updates += 1
+                yield events.Stepped(
+                    step=step,
+                    loss=loss,
+                    learning_rate=rate,
+                    grad_norm=norm,
+                    chars=chars,
+                    seconds=seconds,
+                    member=session.number + 1,
+                )
+            else:
+                state.skipped.append(step)
+                loss = nan
+                yield events.Skipped(step=step)
+            reason = state.divergence.update(loss)
+            if reason is not None:
+                yield self._roll_back(reason)
+                return
+
+    def _split_batch(self) -> events.Planned:
+        """Compute batches in twice as many parts, or a few more, since the memory is full. Raises ResourceError."""
+        session = self.transformer
+        size, parts = session.training_config.batch_size or 1, session.training_config.grad_accum
+        if self.ranks.talks:  # the others are in the middle of the step
+            raise ResourceError(
+                f"step {self.step}: the memory of {session.device.type} is full on rank {self.ranks.rank}; give "
+                f"--grad-accum {2 * parts}, which computes each batch in as many parts"
             )
-        else:
-            state.skipped.append(state.step)
-            loss = nan
-            yield events.Skipped(step=state.step)
-        reason = state.divergence.update(loss)
-        if reason is not None:
-            yield self._roll_back(reason)
+        more = next((n for n in range(2 * parts, size + 1) if size % n == 0), size)
+        if parts == size:
+            raise ResourceError(
+                f"step {self.step}: the memory of {session.device.type} is too small for a single window; try a smaller "
+                "--block-size or --n-embd"
+            )
+        session.optimizer.clear_gradients()
+        if session.device.type == "cuda":
+            torch.cuda.empty_cache()
+        plan = session.plan.with_parts(session.number, more)
+        planned = self._replan(plan.record(decided=SPLIT, at_step=self.step, grad_accum=more))
+        session.follow_plan(self.step)
+        return planned
 
     def _roll_back(self, reason: str) -> events.WentBack:
         """Return to the last checkpoint, at half the learning rate and with later batches."""
@@ -306,12 +330,13 @@ class Trainer:
         factor = self.session.state.rate_factor
         return events.WentBack(step=diverged_at, to_step=to_step, reason=reason, rate_factor=factor)
 
-    def _after_step(self, stop: AgreedStop, seconds: float) -> Iterator[Event]:
-        """What is due after a step, which took so long: a new plan, an evaluation, a checkpoint."""
+    def _after_steps(self, stop: AgreedStop, taken: int, seconds: float) -> Iterator[Event]:
+        """What is due after steps, each of which took so long: a new plan, an evaluation, a checkpoint."""
         session = self.transformer
-        if not self._trials.is_on:
-            self.deadline.add_step(seconds)
-        self._trials.add_step(seconds)
+        for _ in range(taken):
+            if not self._trials.is_on:
+                self.deadline.add_step(seconds)
+            self._trials.add_step(seconds)
         if self.step > self.deadline.first_step:  # else it went back to a checkpoint from before
             yield from self._plan_rest()
         if session.begins_again:

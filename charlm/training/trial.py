@@ -16,13 +16,20 @@ from charlm.checkpoint.run_folder import CorpusFacts, RunFacts
 from charlm.config import TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.native.library import library
-from charlm.training.device import has_bf16, has_compiler, keep_memory, pick_device, pick_precision
+from charlm.training.device import (
+    has_bf16,
+    has_compiler,
+    keep_memory,
+    pick_device,
+    pick_precision,
+    wait_for,
+)
 from charlm.training.distributed import current
 from charlm.training.plan import Plan
 from charlm.training.planner import Choice
 from charlm.training.session import TransformerSession
 from charlm.training.sizes import Budget, Size, StepTime
-from charlm.training.trainer import train_step
+from charlm.training.step import train_step
 
 CHARS = 30_000
 """Of the text, at most, that trials are trained on."""
@@ -62,6 +69,7 @@ class _Trial:
         torch.set_num_threads(self.threads)
         started = perf_counter()
         train_step(self.session, self.session.learning_rates())
+        wait_for(self.session.device)
         self.times.append(perf_counter() - started)
         self.session.state.step += 1
 

@@ -16,7 +16,7 @@ if os.name == "nt":
 
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.training import trainer as one_step
+from charlm.training import step as one_step
 from tests.commands import Command
 from tests.conftest import TEXT
 
