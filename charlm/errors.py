@@ -43,6 +43,20 @@ class ResourceError(CharlmError):
     exit_code = 6
 
 
+class RankError(CharlmError):
+    """Another process that trains the same run has ended, cannot be reached, or has something else installed."""
+
+    exit_code = 7
+
+
+class ToldElsewhere(CharlmError):  # noqa: N818  the error is another rank's
+    """What ends this rank ends rank 0 too, which says so."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("rank 0 says why")
+        self.exit_code = exit_code
+
+
 class Interrupted(CharlmError):  # noqa: N818  no error, and named for what it is
     """A signal outside of training, where there is nothing to save; 130 is Ctrl-C's exit code."""
 

@@ -31,6 +31,7 @@ from charlm.reporting.trackers.listener import Reporting
 from charlm.terminal import one_line
 from charlm.training.deadline import Deadline
 from charlm.training.describe import several, text_name
+from charlm.training.distributed import current
 from charlm.training.events import Event, Finished
 from charlm.training.launch import (
     begin_plan_anew,
@@ -80,11 +81,15 @@ class TrainingJob:
         self.folder, self.session, self.deadline, self.messages = folder, session, deadline, messages
         self.threads = torch.get_num_threads()
         self.last: Finished | None = None
+        self.ranks = session.ranks
         finished = session.state.finished
         if finished is not None:
             best, steps = session.state.early_stopping.best_step, session.plan.total_steps
             self.last = Finished(step=session.state.step, reason=finished, best_step=best, total_steps=steps)
-        self.baseline = None if self.complete else self._measure_baseline()
+        self.complete: bool = self.ranks.share(self._is_complete)
+        """Is there nothing left to do, not even its report?"""
+        alone = self.ranks.is_first and not self.complete
+        self.baseline = self._measure_baseline() if alone else None
         if teacher is not None:
             assert isinstance(session, TransformerSession)
             what = f"asking {one_line(teacher.name)}"
@@ -99,9 +104,7 @@ class TrainingJob:
         """Is it an n-gram model, which has no steps?"""
         return self.session.model_config.is_ngram
 
-    @property
-    def complete(self) -> bool:
-        """Is there nothing left to do, not even its report?"""
+    def _is_complete(self) -> bool:
         return self.last is not None and (self.folder.path / REPORT).exists()
 
     @property
@@ -150,9 +153,15 @@ class TrainingJob:
         """
         session, first_step = self.session, self.session.state.step
         baseline = self.baseline.model if self.baseline else None
+        if self.deadline is not None:  # the closing evaluation scores the baseline too
+            scoring = 0.0 if self.baseline is None else self.baseline.seconds
+            reserve = self.deadline.reserve + min(scoring, BASELINE_CLOSING_SHARE * self.deadline.budget)
+            self.deadline.reserve = self.ranks.share(lambda: reserve)
+        self.ranks.agree()
         trainer = Trainer(session, self.folder, self.deadline, baseline)
-        if self.deadline is not None and self.baseline is not None:  # the closing evaluation scores it too
-            self.deadline.reserve += min(self.baseline.seconds, BASELINE_CLOSING_SHARE * self.deadline.budget)
+        if not self.ranks.is_first:
+            yield from self._follow_first(trainer, stop)
+            return
         # The report of another step. Should this be killed, `charlm resume` makes that of the last one.
         with suppress(OSError):
             (self.folder.path / REPORT).unlink(missing_ok=True)
@@ -173,6 +182,13 @@ class TrainingJob:
             self.folder.unlock()
             if self.last is None:
                 report.close("failed", None, hurry=True)
+
+    def _follow_first(self, trainer: Trainer, stop: Stop) -> Iterator[Event]:
+        """Train as rank 0 does, which alone keeps the logs."""
+        for event in trainer.run(stop):
+            if isinstance(event, Finished):
+                self.last = event
+            yield event
 
     def close(self, *, hurry: bool = False) -> list[Row]:
         """Write the report; the facts of the run as rows of a table. In a `hurry` without what takes time.
@@ -222,14 +238,7 @@ def begin(prepared: Prepared, messages: Messages, *, shared_name: bool = False) 
     """
     request, loaded, choice, budget = prepared.request, prepared.loaded, prepared.choice, prepared.budget
     teacher = prepared.teacher
-    if request.run is None:
-        folder = RunFolder.create_like(request.root, run_name(list(request.paths)))
-    else:
-        if shared_name and begun_run(request.root, request.run) is not None:
-            raise CheckpointError(
-                f"another process has started the run {request.run}; repeat the command to resume it"
-            )
-        folder = RunFolder.create(request.root, request.run, shared_name=shared_name)
+    folder = _new_folder(request, shared_name=shared_name)
     with messages.progress("counting n-grams", " symbols"):
         session = start_run(
             folder,
@@ -243,6 +252,26 @@ def begin(prepared: Prepared, messages: Messages, *, shared_name: bool = False) 
         )
     deadline = _pace(session, budget, request.started)
     return TrainingJob(folder, session, deadline, messages, teacher, request.report_to)
+
+
+def _new_folder(request: TrainRequest, *, shared_name: bool) -> RunFolder:
+    """The folder of a new run, which rank 0 makes."""
+    ranks, made = current(), list[RunFolder]()
+
+    def make() -> str:
+        if request.run is None:
+            made.append(RunFolder.create_like(request.root, run_name(list(request.paths))))
+        elif shared_name and begun_run(request.root, request.run) is not None:
+            raise CheckpointError(
+                f"another process has started the run {request.run}; repeat the command to resume it"
+            )
+        else:
+            made.append(RunFolder.create(request.root, request.run, shared_name=shared_name))
+        ranks.remember_run(made[0].path.name)
+        return made[0].path.name
+
+    name = ranks.share(make)
+    return made[0] if made else RunFolder(request.root / name)
 
 
 def reopen(
@@ -295,7 +324,10 @@ def _pace(session: Session, budget: float | None, started: float) -> Deadline | 
     if budget is None:
         return None
     afterwards = report_seconds(session.corpus, budget, session.plan.total_steps)
-    return Deadline(budget=budget, at=started + budget, reserve=afterwards)
+    ranks = current()
+    return Deadline(
+        budget=budget, at=ranks.share(lambda: started) + budget, reserve=afterwards, clock=ranks.clock
+    )
 
 
 def check_same_request(run: RunFolder, request: TrainRequest, messages: Messages) -> Snapshot:

@@ -7,6 +7,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from charlm.place import Place
+
 ROOT = Path("/")
 """Where `proc` and `sys` are looked for."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -85,8 +87,8 @@ def default_threads() -> int:
 
 
 def available() -> int:
-    """How many CPUs this process may use, at least 1."""
-    return max(1, min(limits().values()))
+    """How many CPUs this process may use, at least 1; ranks on one machine share its own."""
+    return max(1, min(limits().values()) // Place.of_environment().local_size)
 
 
 def limits() -> dict[str, int]:

@@ -161,7 +161,11 @@ def read_newest(run: RunFolder, warn: Callable[[str], None]) -> Snapshot:
 
 def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
     names = (*INFERENCE_FILES, OPTIMIZER_FILE) if training else INFERENCE_FILES
-    data = read_verified(run.folder(step), names)
+    return snapshot_of(read_verified(run.folder(step), names), step, training=training)
+
+
+def snapshot_of(data: Mapping[str, bytes], step: int, *, training: bool) -> Snapshot:
+    """The checkpoint of a step, from its files and those of its run. Raises CheckpointError."""
     config = parse_json(data["config.json"], "config.json")
     model_config, training_config = _configs(config)
     configs = _earlier_configs(config)

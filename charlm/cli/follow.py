@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from charlm.checkpoint.run_folder import RunFolder, run_command
 from charlm.cli.console import print_json, say, table, warn
+from charlm.errors import RankError
 from charlm.job import TrainingJob
 from charlm.reporting.commands import text_words
 from charlm.reporting.log import row_of
@@ -47,6 +48,9 @@ def follow(training: TrainingJob, *, as_json: bool) -> None:
     the table at the end.
     """
     run, session = training.folder, training.session
+    if not training.ranks.is_first:
+        _follow_first(training)
+        return
     hurry = False
     if training.last is not None:
         warn_of(training.last)
@@ -65,10 +69,24 @@ def follow(training: TrainingJob, *, as_json: bool) -> None:
     else:
         with suppress(OSError):  # whoever read the table may be gone; what is said below still counts
             table(rows)
+    training.ranks.agree()  # the others wait for this one
     if reason in EXIT_CODES:
         say(f"stopped by {reason} after step {training.last.step}; resume with:", _resume_command(training))
         raise typer.Exit(EXIT_CODES[reason])
     next_commands(training, resumable=not session.model_config.is_ngram and not training.in_comparison)
+
+
+def _follow_first(training: TrainingJob) -> None:
+    """Train together with rank 0, which shows it; exits with the code of a signal that any rank was sent."""
+    if training.last is None:
+        with StopSignals(lambda name: None) as stop:
+            for _ in training.events(stop):
+                pass
+    assert training.last is not None
+    training.ranks.agree()  # else whoever watches them would end rank 0 before its report is written
+    reason = training.last.reason
+    if reason in EXIT_CODES:
+        raise typer.Exit(EXIT_CODES[reason])
 
 
 def _train(training: TrainingJob, as_json: bool) -> bool:
@@ -89,9 +107,13 @@ def _train(training: TrainingJob, as_json: bool) -> bool:
             for event in training.events(stop):
                 for listener in listeners:
                     listener(event)
+    except RankError:
+        bar.close()
+        say("the last checkpoint is intact; resume with:", _resume_command(training))
+        raise
     finally:
         bar.close()
-    return stop.is_set()
+    return stop.is_set() or (training.last is not None and training.last.reason in EXIT_CODES)
 
 
 class _Display:

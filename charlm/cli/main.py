@@ -49,8 +49,8 @@ charlm train as a line n_layer = 4 in a --config FILE. The command line counts
 before variables, and variables before the file.
 
 Exit codes: 0 success, 1 a bug in charlm, 2 usage, 3 text, 4 checkpoint,
-5 diverged, 6 disk or memory; 128 plus the number of a signal that stopped it
-(Ctrl-C 130, SIGTERM 143). Training saves first."""
+5 diverged, 6 disk or memory, 7 another rank ended; 128 plus the number of a
+signal that stopped it (Ctrl-C 130, SIGTERM 143). Training saves first."""
 
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.checkpoint.run_folder import run_command
+from charlm.checkpoint.run_folder import RunFolder, run_command
 from charlm.cli.console import MESSAGES, say, warn
 from charlm.cli.options import (
     MOST_STEPS,
@@ -21,6 +21,7 @@ from charlm.cli.options import (
     source_of,
     threads_option,
 )
+from charlm.cli.ranks import Gpus, RanksOption, start_as_asked, together
 from charlm.errors import UsageError
 from charlm.reporting.trackers import chosen_trackers
 from charlm.terminal import one_line
@@ -29,6 +30,7 @@ from charlm.training.request import budget_seconds, moved_text
 
 if TYPE_CHECKING:
     from charlm.job import TrainingJob
+    from charlm.training.distributed import Ranks
     from charlm.training.run_corpus import Moved
 
 EXAMPLES = """Examples:
@@ -50,6 +52,8 @@ def command(
     threads: Annotated[int | None, threads_option("CPU threads. [default: as many as the run used]")] = None,
     text: MovedText = None,
     val_file: MovedValFile = None,
+    ranks: RanksOption = None,
+    gpus: Gpus = None,
     report_to: ReportTo = None,
     as_json: EventsAsJson = False,
     checkpoints: Checkpoints = ROOT,
@@ -64,28 +68,45 @@ def command(
         raise UsageError("give either --time or --steps, not both")
     budget = None if time is None else budget_seconds(time)
     trackers = chosen_trackers(report_to)
+    start_as_asked(ranks, gpus, {})
     say(f"resuming {name or 'the newest run'}")
     root, moved = checkpoints, moved_text(text, val_file)
     if name is not None and _comparison(ctx, root, name, time, steps, report_to, moved, as_json):
         return
 
-    from charlm.cli.follow import follow, next_commands, print_result
     from charlm.job import reopen  # here: torch is slow to import
+
+    with together("auto") as (met, messages):
+        folder = _find(name, root, met)
+        if (time is not None or steps is not None) and (folder.path.parent / "comparison.json").is_file():
+            raise UsageError(f"{folder.name} is part of a comparison, in which all runs have the same budget")
+        training = reopen(
+            folder,
+            messages,
+            started=ctx.obj,
+            time=budget,
+            steps=steps,
+            threads=threads,
+            moved=moved,
+            report_to=trackers,
+        )
+        _finish(training, as_json)
+
+
+def _find(name: str | None, root: Path, ranks: "Ranks | None") -> RunFolder:
+    """The folder of the run, which rank 0 finds."""
     from charlm.run import find_run
 
-    folder = find_run(name, root, MESSAGES)
-    if (time is not None or steps is not None) and (folder.path.parent / "comparison.json").is_file():
-        raise UsageError(f"{folder.name} is part of a comparison, in which all runs have the same budget")
-    training = reopen(
-        folder,
-        MESSAGES,
-        started=ctx.obj,
-        time=budget,
-        steps=steps,
-        threads=threads,
-        moved=moved,
-        report_to=trackers,
-    )
+    if ranks is None:
+        return find_run(name, root, MESSAGES)
+    return RunFolder(Path(ranks.share(lambda: str(find_run(name, root, MESSAGES).path))))
+
+
+def _finish(training: "TrainingJob", as_json: bool) -> None:
+    """Train a run to its end, or say that there is nothing left to do."""
+    from charlm.cli.follow import follow, next_commands, print_result
+
+    folder = training.folder
     say_where_it_stands(training)
     if not training.complete:
         follow(training, as_json=as_json)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.config_file import read_config
-from charlm.cli.console import MESSAGES, print_json, say, table
+from charlm.cli.console import print_json, say, table
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import (
     MOST_STEPS,
@@ -24,6 +24,7 @@ from charlm.cli.options import (
     source_of,
     with_settings,
 )
+from charlm.cli.ranks import Gpus, RanksOption, start_as_asked, together
 from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
 from charlm.errors import UsageError
 from charlm.reporting.trackers import chosen_trackers
@@ -31,6 +32,7 @@ from charlm.settings import settings_of
 from charlm.terminal import command_line
 from charlm.training.request import (
     DEFAULT_TIME,
+    Messages,
     Prepared,
     TrainRequest,
     begun_run,
@@ -41,6 +43,7 @@ from charlm.training.request import (
 
 if TYPE_CHECKING:
     from charlm.checkpoint.run_folder import RunFolder
+    from charlm.training.distributed import Ranks
     from charlm.training.planner import Choice
 
 EXAMPLES = """Examples:
@@ -115,7 +118,10 @@ def command(
     ctx: typer.Context,
     corpus: Texts = None,
     run: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the run. [default: from the text's name]")
+        str | None,
+        typer.Option(
+            "--run", "--name", metavar="NAME", help="Name of the run. [default: from the text's name]"
+        ),
     ] = None,
     time: Time = None,
     steps: Steps = None,
@@ -125,6 +131,8 @@ def command(
     from_text: FromText = None,
     checkpoint: Which = None,
     resume_if_exists: ResumeIfExists = False,
+    ranks: RanksOption = None,
+    gpus: Gpus = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan without training.")] = False,
     verify_cache: VerifyCache = False,
     report_to: ReportTo = None,
@@ -139,6 +147,7 @@ def command(
     time, steps = _budget_by_precedence(ctx, time, steps)
     names = corpus or []
     check_files("train", [*names, *filter(None, [settings["val_file"]])], checkpoints, time)
+    start_as_asked(ranks, gpus, settings)
     request = TrainRequest(
         paths=tuple(names),
         settings=settings,
@@ -157,18 +166,41 @@ def command(
         command=command_line(["charlm", *sys.argv[1:]]),
         started=ctx.obj,
     )
-    begun = _begun(request) if resume_if_exists else None
+    with together(settings["device"]) as (met, messages):
+        _train(request, resume_if_exists, dry_run, as_json, met, messages)
+
+
+def _train(
+    request: TrainRequest,
+    resume_if_exists: bool,
+    dry_run: bool,
+    as_json: bool,
+    ranks: "Ranks | None",
+    messages: Messages,
+) -> None:
+    """Begin or resume the run, or show its plan."""
+    request, resume_if_exists = _after_restart(request, ranks, resume_if_exists)
+    begun = _begun(request, ranks) if resume_if_exists else None
     if begun is not None:
-        _resume(begun, request, dry_run, as_json)
+        _resume(begun, request, dry_run, as_json, ranks, messages)
         return
-    prepared = prepare(request, MESSAGES)
+    prepared = prepare(request, messages, ranks)
     if dry_run:
-        _show_plan(prepared, as_json)
+        if ranks is None or ranks.is_first:
+            _show_plan(prepared, as_json)
         return
     from charlm.cli.follow import follow
     from charlm.job import begin  # here and below: torch is slow to import
 
-    follow(begin(prepared, MESSAGES, shared_name=resume_if_exists), as_json=as_json)
+    follow(begin(prepared, messages, shared_name=resume_if_exists), as_json=as_json)
+
+
+def _after_restart(request: TrainRequest, ranks: "Ranks | None", resumes: bool) -> tuple[TrainRequest, bool]:
+    """The request of ranks that torchrun has started again, which resume their run."""
+    if ranks is None or not ranks.place.restarts:
+        return request, resumes
+    name = request.run or ranks.remembered_run()
+    return replace(request, run=name), name is not None
 
 
 def _budget_by_precedence(
@@ -184,14 +216,27 @@ def _budget_by_precedence(
     return (time, None) if by_time < by_steps else (None, steps)
 
 
-def _begun(request: TrainRequest) -> "RunFolder | None":
+def _begun(request: TrainRequest, ranks: "Ranks | None") -> "RunFolder | None":
     """The run to resume with --resume-if-exists; None where it is to begin."""
     if request.run is None:
         raise UsageError("--resume-if-exists needs --run NAME: otherwise every call would train a new run")
-    return begun_run(request.root, request.run)
+    if ranks is None:
+        return begun_run(request.root, request.run)
+    from charlm.checkpoint.run_folder import RunFolder  # here: it is slow to import
+
+    name = request.run
+    begun = ranks.share(lambda: begun_run(request.root, name) is not None)
+    return RunFolder(request.root / name) if begun else None
 
 
-def _resume(run: "RunFolder", request: TrainRequest, dry_run: bool, as_json: bool) -> None:
+def _resume(
+    run: "RunFolder",
+    request: TrainRequest,
+    dry_run: bool,
+    as_json: bool,
+    ranks: "Ranks | None",
+    messages: Messages,
+) -> None:
     """Resume a run that the same command began; say so where it is finished."""
     from charlm.cli.follow import follow, print_result
     from charlm.cli.resume import say_where_it_stands
@@ -199,22 +244,29 @@ def _resume(run: "RunFolder", request: TrainRequest, dry_run: bool, as_json: boo
 
     text = build(TextConfig, request.settings)
     say(f"the run {run.name} exists; reading {describe_paths(request.paths, text)}")
-    snapshot = check_same_request(run, request, MESSAGES)
-    finished = snapshot.state.get("finished")
-    if dry_run:
-        say(
-            f"the run {run.name} is at step {snapshot.step}, {finished or 'unfinished'}; without --dry-run it would be "
-            "resumed"
-        )
-        return
-    if finished is not None and (run.path / "report.html").exists():
-        say(f"the run {run.name} is finished, after {snapshot.step} steps; there is nothing left to do")
-        if as_json:
-            print_result(run, finished)
+
+    def look() -> bool:
+        """Is there anything to train?"""
+        snapshot = check_same_request(run, request, messages)
+        finished = snapshot.state.get("finished")
+        if dry_run:
+            say(
+                f"the run {run.name} is at step {snapshot.step}, {finished or 'unfinished'}; without --dry-run it would "
+                "be resumed"
+            )
+            return False
+        if finished is not None and (run.path / "report.html").exists():
+            say(f"the run {run.name} is finished, after {snapshot.step} steps; there is nothing left to do")
+            if as_json:
+                print_result(run, finished)
+            return False
+        return True
+
+    if not (look() if ranks is None else ranks.share(look)):
         return
     training = reopen(
         run,
-        MESSAGES,
+        messages,
         started=request.started,
         first_time=request.asked.get("time"),
         threads=request.settings["threads"],

@@ -119,9 +119,9 @@ class BatchSampler:
         room = self.n - 1 - self.per_epoch * self.block_size
         return int(mix(self.seed, epoch, 1) % np.uint64(room + 1))
 
-    def batch(self, ids: NDArray[Any], step: int) -> NDArray[np.int64]:
-        """The ids of the windows of `step`, inputs and the id after them: (B, T + 1)."""
-        starts = self.starts(step)
+    def batch(self, ids: NDArray[Any], step: int, rows: slice = slice(None)) -> NDArray[np.int64]:
+        """The ids of the windows of `step`, or of some `rows` of them, inputs and the id after them: (B, T + 1)."""
+        starts = self.starts(step)[rows]
         windows: NDArray[np.int64] = ids[starts[:, None] + np.arange(self.block_size + 1)].astype(np.int64)
         return windows
 

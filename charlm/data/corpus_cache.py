@@ -7,13 +7,15 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from charlm import files
 from charlm.config import TextConfig
@@ -97,6 +99,26 @@ def store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> None
             checks[f"{name}_samples"] = _sampled(_map(path))
         checks["facts_sha256"] = _seal({**facts, **checks})
         files.write_synced(temporary / FACTS, json.dumps({**facts, **checks}).encode())
+
+
+@contextmanager
+def prepared_once(words: Sequence[str]) -> Iterator[None]:
+    """While one process prepares the text that these words name, others that want it wait, and find it in the cache.
+
+    Where the cache cannot be written each prepares it.
+    """
+    name = hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
+    lock = FileLock(cache_folder() / "files" / f"{name}.lock")
+    try:
+        files.make_folder(cache_folder() / "files")
+        lock.acquire()
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def unwritable() -> str | None:

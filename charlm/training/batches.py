@@ -43,17 +43,20 @@ class PriorRows:
     def __init__(self, prior: TrainingPrior, sampler: BatchSampler, dropout: float) -> None:
         self.prior, self.sampler, self.dropout = prior, sampler, dropout
 
-    def batch(self, step: int) -> NDArray[np.float32]:
-        """The log-probabilities (B, T, V): a pure function of the step. Windows that are dropped out have zeros."""
-        sampler = self.sampler
-        rows = self.prior.log_rows(sampler.starts(step), sampler.block_size)
-        if self.dropout:
-            rows[self.dropped(step)] = 0
-        return rows
+    def batch(self, step: int, rows: slice = slice(None)) -> NDArray[np.float32]:
+        """The log-probabilities (B, T, V) of `rows` of the batch: a pure function of the step.
 
-    def dropped(self, step: int) -> NDArray[np.bool_]:
-        """The windows (B,) of a step that get no prior."""
-        draws = uniform(self.sampler.seed, step, np.arange(self.sampler.batch_size), PRIOR_DROPOUT_STREAM)
+        Windows that are dropped out have zeros.
+        """
+        found = self.prior.log_rows(self.sampler.starts(step)[rows], self.sampler.block_size)
+        if self.dropout:
+            found[self.dropped(step, rows)] = 0
+        return found
+
+    def dropped(self, step: int, rows: slice) -> NDArray[np.bool_]:
+        """Which of the windows (B,) of a step get no prior."""
+        windows = np.arange(self.sampler.batch_size)[rows]
+        draws = uniform(self.sampler.seed, step, windows, PRIOR_DROPOUT_STREAM)
         return draws < self.dropout
 
 
@@ -111,7 +114,10 @@ class Batches:
         prior_rows: PriorRows | None,
         device: torch.device,
         soft_targets: SoftTargets | None = None,
+        rows: slice = slice(None),
     ) -> None:
+        """`rows`: of each batch, those that one of several ranks reads."""
+        self._own = rows
         self._train, self._sampler, self._prior_rows, self._device = train, sampler, prior_rows, device
         self.soft_targets = soft_targets
         self._rows: _DeviceRows | None = None
@@ -136,7 +142,8 @@ class Batches:
         self._ahead = None
 
     def _make(self, step: int) -> Batch:
-        windows, starts = self._sampler.batch(self._train, step), self._sampler.starts(step)
+        windows = self._sampler.batch(self._train, step, self._own)
+        starts = self._sampler.starts(step)[self._own]
         ids, soft = send(torch.from_numpy(windows), self._device), None
         if self.soft_targets is not None:
             soft = send(torch.from_numpy(self.soft_targets.batch(windows, starts)), self._device)
@@ -147,9 +154,9 @@ class Batches:
         if prior is None:
             return None
         if self._rows is None:
-            return send(torch.from_numpy(prior.batch(step)), self._device)
+            return send(torch.from_numpy(prior.batch(step, self._own)), self._device)
         rows = self._rows.after(starts, self._sampler.block_size)
         if prior.dropout:
-            kept = send(torch.from_numpy(~prior.dropped(step)), self._device)
+            kept = send(torch.from_numpy(~prior.dropped(step, self._own)), self._device)
             rows *= kept[:, None, None]
         return rows

@@ -6,16 +6,21 @@ from math import isfinite
 from time import perf_counter
 
 import numpy as np
+import torch
 
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import Ids
-from charlm.evaluation.calibration import Reliability
+from charlm.evaluation.calibration import BINS, Reliability
 from charlm.evaluation.score import Estimate, Slice, score_slice, spread
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import NgramPredictor, Predictor
 from charlm.ngram.kneser_ney import KneserNey
+from charlm.training.distributed import ALONE, AgreedStop, Ranks, current
 from charlm.training.events import HeldOutLoss, OldTextLoss, Remembered
 from charlm.training.state import ParentLoss
+
+CHUNKS_AT_ONCE = 64
+"""That each rank scores before they all look whether one was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +63,50 @@ class HeldOut:
             symbols = n + self.rule.stride
         return spread(self.rule, n, symbols, self.corpus.held_out_chars)
 
-    def score(self, part: Slice, common: Slice, stopped: Callable[[], bool]) -> Scores | None:
+    def score(self, part: Slice, common: Slice, stop: AgreedStop, ranks: Ranks = ALONE) -> Scores | None:
         """Score the chunks of `part` and of `common`; None where there are none, or when stopped."""
         chunks = tuple(sorted({*part.chunks, *common.chunks}))
         if not chunks:
             return None
         both = replace(part, chunks=chunks)
-        found = score_slice(self.predictor, self.corpus.held_out, both, stopped, self.rule, calibrated=True)
+        found = self._score_together(both, stop, ranks)
         if found is None:
             return None
         own, compared = (found.subset(chunks, each.chunks) for each in (part, common))
         return Scores(own, compared, len(chunks), found.calibration)
+
+    def _score_together(self, part: Slice, stop: AgreedStop, ranks: Ranks) -> Estimate | None:
+        """Score chunks, which the ranks share out: in rounds, after each of which they may stop.
+
+        Where each chunk continues the one before, rank 0 scores them all.
+        """
+        ids = self.corpus.held_out
+        if not ranks.talks:
+            return score_slice(self.predictor, ids, part, stop.is_set, self.rule, calibrated=True)
+        n = len(part.chunks)
+        sums, symbols = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.int64)
+        bins = torch.zeros(3, BINS, dtype=torch.float64)
+        size = n if part.in_order else ranks.size * CHUNKS_AT_ONCE
+        for first in range(0, n, size):
+            mine = [
+                k
+                for k in range(first, min(n, first + size))
+                if (0 if part.in_order else k % ranks.size) == ranks.rank
+            ]
+            own = replace(part, chunks=tuple(part.chunks[k] for k in mine))
+            never = lambda: part.in_order and stop.own.is_set()  # noqa: E731
+            found = score_slice(self.predictor, ids, own, never, self.rule, calibrated=True) if mine else None
+            if found is not None:
+                assert found.calibration is not None
+                sums[mine], symbols[mine] = torch.from_numpy(found.sums), torch.from_numpy(found.symbols)
+                bins += torch.from_numpy(np.stack([*vars(found.calibration).values()]).astype(np.float64))
+            if stop.agree():
+                return None
+        for tensor in (sums, symbols, bins):
+            ranks.sum(tensor)
+        counts, confidence, right = bins.numpy()
+        calibration = Reliability(counts.astype(np.int64), confidence, right.astype(np.int64))
+        return Estimate(sums.numpy(), symbols.numpy(), part.symbols_per_char, calibration)
 
     def loss(self, step: int, part: Slice, score: Estimate, stopped: Callable[[], bool]) -> HeldOutLoss:
         """A score on these chunks next to the baseline's; without a baseline when stopped."""
@@ -87,7 +125,7 @@ class HeldOut:
         )
 
     def _score_baseline(self, part: Slice, stopped: Callable[[], bool]) -> Estimate | None:
-        if self.baseline is None:
+        if self.baseline is None or not current().is_first:  # which alone reports it
             return None
         if part.chunks not in self._baseline_scores:  # the same chunks until the final evaluation
             found = score_slice(self.baseline, self.corpus.held_out, part, stopped, self.rule)

@@ -15,17 +15,19 @@ from charlm.checkpoint.snapshot import Snapshot, read_newest
 from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
-from charlm.errors import CheckpointError, ResourceError
-from charlm.strict_json import to_json
+from charlm.errors import CheckpointError, ResourceError, UsageError
+from charlm.strict_json import from_json, to_json
 from charlm.terminal import one_line
 from charlm.threads import available, use_threads
 from charlm.training.deadline import Deadline
+from charlm.training.distributed import current, shared_snapshot
 from charlm.training.finetune import Parent, load_parent_weights, main_chars, reload_parent_text
-from charlm.training.plan import EXTENDED, read_plan, write_plan
+from charlm.training.plan import EXTENDED, Plan, read_plan, write_plan
 from charlm.training.planner import Choice
+from charlm.training.request import COUNTED_BY_ONE
 from charlm.training.run_corpus import corpus_of, counted_parent
 from charlm.training.session import NgramSession, Session, TransformerSession, kernels_on
-from charlm.training.sizes import Budget
+from charlm.training.sizes import Budget, StepTime
 from charlm.training.trial import step_time
 
 
@@ -83,8 +85,11 @@ def start_run(
         counted = parent.counted_corpus if parent is not None else None
         also = [] if counted is None else [counted.train]
         session = TransformerSession(corpus, choice.plan, facts, also)
-        if parent is not None:
+        if parent is not None and current().is_first:
             load_parent_weights(session, parent)
+        current().spread([*session.model.parameters()])
+    if not current().is_first:
+        return session
     try:
         run.write_run_files(session.snapshot().run_files())
     except OSError as error:
@@ -104,8 +109,10 @@ def resume_run(
     It uses as many threads as the plan says, unless told: then so many to the end. `warn` is called with what differs from before. Raises
     CheckpointError where there is no checkpoint, or where the text has changed.
     """
-    run.lock()
-    snapshot = read_newest(run, warn)
+    ranks = current()
+    if ranks.is_first:
+        run.lock()
+    snapshot = shared_snapshot(ranks, lambda: read_newest(run, warn))
     threads_before = snapshot.training_config.threads
     used = use_threads(threads or threads_before)
     if threads is None and threads_before is not None and available() < used:
@@ -113,16 +120,18 @@ def resume_run(
             f"this run uses {used} threads, but this process may use {available()} CPUs; --threads "
             f"{available()} would be faster, but the results would not be bit-identical"
         )
-    corpus, plan = find_corpus(snapshot), read_plan(run)
+    corpus, plan = find_corpus(snapshot), Plan.from_json(ranks.share(lambda: read_plan(run).to_json()))
     session: Session
     if snapshot.model_config.is_ngram:
+        if ranks.talks:
+            raise UsageError(COUNTED_BY_ONE)
         session = NgramSession.resumed(snapshot, corpus, plan)
     else:
         also = counted_parent(snapshot.run)
         session = TransformerSession.resumed(
             snapshot, corpus, plan, [] if also is None else [also.train], threads_given=threads is not None
         )
-        if session.state.parent_loss is not None:
+        if session.state.parent_loss is not None and ranks.is_first:
             reload_parent_text(session, warn)
         if plan.extended_at is not None and plan.extended_at >= snapshot.step:
             session.begin_extension()  # it was cut off before its first checkpoint
@@ -130,12 +139,14 @@ def resume_run(
         raise CheckpointError(
             "the run is damaged: run.json names a teacher and its settings do not, or only they do"
         )
-    run.point_to_best(session.state.early_stopping.best_step)
+    if ranks.is_first:
+        run.point_to_best(session.state.early_stopping.best_step)
     computed_by = kernels_on(session.device)
     for what, before, now in (
         ("torch", snapshot.run.versions.get("torch"), str(torch.__version__)),
         ("threads", session.state.threads, torch.get_num_threads()),
         ("kernels", session.state.kernels or computed_by, computed_by),
+        ("ranks", session.state.ranks, ranks.size),
     ):
         if before != now:
             warn(
@@ -148,7 +159,8 @@ def resume_run(
 def begin_plan_anew(session: Session, run: RunFolder) -> None:
     """Forget what was decided on the way by a run that took no step that was saved. Raises ResourceError."""
     session.plan = session.plan.as_begun()
-    write_plan(run, session.plan)
+    if current().is_first:
+        write_plan(run, session.plan)
 
 
 def extend_by_steps(session: TransformerSession, run: RunFolder, steps: int) -> None:
@@ -163,9 +175,16 @@ def extend_by_seconds(
 
     `reserve`: seconds that the caller needs after training. Raises ResourceError.
     """
-    step, timed = session.state.step, step_time(session)
+    step, ranks = session.state.step, current()
+    timed = from_json(StepTime, ranks.share(lambda: to_json(step_time(session))))
+    ranks.agree()
     deadline = Deadline(
-        budget=seconds, at=started + seconds, reserve=reserve, first_step=step, keeps_chunks=step > 0
+        budget=seconds,
+        at=ranks.share(lambda: started) + seconds,
+        reserve=reserve,
+        first_step=step,
+        clock=ranks.clock,
+        keeps_chunks=step > 0,
     )
     budget = Budget(seconds=max(1.0, round(deadline.left, 2)), timed=(timed,))
     guess = budget.steps_of(timed.kind, timed.size)
@@ -178,4 +197,5 @@ def _extend(session: TransformerSession, run: RunFolder, steps: int, **facts: ob
     plan = session.plan.with_restart(session.number, step, step + steps)
     session.plan = plan.record(at_step=step, decided=EXTENDED, **facts)
     session.begin_extension()
-    write_plan(run, session.plan)
+    if current().is_first:
+        write_plan(run, session.plan)

@@ -6,12 +6,13 @@ Axes: N matrices, R rows, C columns; of n-gram embeddings M positions, O n-gram 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from math import inf, isfinite, sqrt
+from math import inf, isfinite, nan, sqrt
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
+from torch.nn.functional import pad
 from torch.optim.adamw import adamw
 
 from charlm.checkpoint.snapshot import TABLE, initial_optimizer_state
@@ -28,6 +29,9 @@ from charlm.native.optimizer_kernels import (
 )
 from charlm.native.tensors import library_for
 from charlm.training.device import is_accelerator
+from charlm.training.distributed import ALONE, Ranks
+from charlm.training.gradient_buckets import GradientBuckets
+from charlm.training.sharded_muon import ShardedMuon
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
@@ -73,9 +77,12 @@ class Optimizer:
         *,
         ngram_embedding_accumulator: float = 0.0,
         precision: str = "fp32",
+        ranks: Ranks = ALONE,
+        positions: int = 0,
     ) -> None:
+        """`positions`: that one of several ranks reads in a step, at most."""
+        self.ranks, self.positions = ranks, positions
         parameters = dict(model.named_parameters())
-        self.state = initial_optimizer_state(parameters, kind)
         self.weights = {name: weight for name, weight in parameters.items() if weight.requires_grad}
         self.weight_decay = weight_decay
         self.ngram_embedding_accumulator = ngram_embedding_accumulator
@@ -85,6 +92,13 @@ class Optimizer:
         others = [name for name in self.weights if name not in matrices]
         self.muon_names = matrices if kind == "muon" else []
         self.muon_parts = [row_parts(model, name) for name in self.muon_names]
+        self.sharded: ShardedMuon | None = None
+        self.gathered: dict[str, Tensor] = {}
+        kept = dict(parameters)
+        if ranks.talks and self.muon_names:
+            self.sharded = ShardedMuon(self.weights, self.muon_names, self.muon_parts, ranks)
+            kept = {name: weight for name, weight in parameters.items() if name not in self.muon_names}
+        self.state = initial_optimizer_state(kept, kind)  # without what is shared out
         self.adamw_groups = (([] if kind == "muon" else matrices, weight_decay), (others, 0.0))
         self.n_updates = torch.zeros((), device=next(iter(self.weights.values())).device)  # made so far
         self.iterations: list[NewtonSchulz | NativeNewtonSchulz] = []
@@ -109,8 +123,11 @@ class Optimizer:
         with torch.no_grad():
             if self.native is not None:
                 return self._update_native(self.native, rates, loss, grad_clip)
-            read = None if self.ngrams is None else self.ngrams.take_pending()
-            norm, finite = (self.compiled or self.clip_and_update)(rates, loss, grad_clip, read)
+            read = None if self.ngrams is None else self._pending(self.ngrams)
+            if self.sharded is not None:
+                norm, finite = self._clip_and_update_sharded(self.sharded, rates, loss, grad_clip, read)
+            else:
+                norm, finite = (self.compiled or self.clip_and_update)(rates, loss, grad_clip, read)
             for names, weight_decay in self.adamw_groups:
                 self._update_adamw(names, weight_decay, rates.adamw, finite)
             self.n_updates += finite
@@ -132,19 +149,76 @@ class Optimizer:
             self._update_ngram_embeddings(self.ngrams, read, rates.ngram_embeddings, finite.float())
         return norm, finite
 
+    def _clip_and_update_sharded(
+        self,
+        sharded: ShardedMuon,
+        rates: LearningRates,
+        loss: Tensor,
+        grad_clip: float,
+        read: ReadRows | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The same, of matrices that the ranks share out."""
+        gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = (norm.double().square() + sharded.sum_of_squares()).sqrt().float()
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        scale = (grad_clip / (norm + CLIP_EPSILON)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)
+        self._update_sharded(sharded, rates.muon, scale.where(finite, nan))
+        if self.ngrams is not None and read is not None:
+            self._update_ngram_embeddings(self.ngrams, read, rates.ngram_embeddings, finite.float())
+        return norm, finite
+
+    def _update_sharded(self, sharded: ShardedMuon, rate: Rate, scale: Tensor) -> None:
+        """Muon by `scale` times the gradients of the matrices that the ranks share out."""
+        sharded.update(
+            lambda stack: orthogonalize(stack, self.muon_dtype), rate, self.weight_decay, MOMENTUM, scale
+        )
+
+    def gradient_buckets(self) -> GradientBuckets:
+        """The buckets in which the ranks sum the gradients of all weights."""
+        scattered = [] if self.sharded is None else self.sharded.buckets
+        return GradientBuckets(list(self.weights.values()), self.ranks, scattered)
+
+    def _pending(self, ngrams: NgramEmbeddings) -> ReadRows:
+        """The rows (M, O) that all ranks have read, and the gradients (M, C) of their sums."""
+        index, gradients = ngrams.take_pending()
+        if not self.ranks.talks:
+            return index, gradients
+        missing = (0, 0, 0, self.positions - len(index))  # ranks that have a window less than others
+        index, gradients = pad(index, missing, value=ngrams.nothing), pad(gradients, missing)
+        return self.ranks.gather_rows(index), self.ranks.gather_rows(gradients)
+
+    @property
+    def whole_state(self) -> dict[str, Tensor]:
+        """The state of all weights, for a checkpoint; what the ranks share out as it was gathered last."""
+        return {**self.state, **self.gathered}
+
+    def gather(self) -> None:
+        """Gather the state that the ranks share out."""
+        if self.sharded is not None:
+            shapes = {f"momentum.{name}": self.weights[name] for name in self.muon_names}
+            self.gathered = {name: torch.empty_like(weight) for name, weight in shapes.items()}
+            self.sharded.gather(self.gathered)
+
     def restore(self, state: Mapping[str, Tensor], n_updates: int) -> None:
         """Restore the state after that many updates."""
         self.n_updates.fill_(n_updates)
+        if self.sharded is not None:
+            self.sharded.restore(state)
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
 
     def _choose_native(self) -> NativeOptimizer | None:
         """The compiled update, where it can serve; else torch's functions."""
+        weights = {
+            name: w for name, w in self.weights.items() if self.sharded is None or name not in self.muon_names
+        }
         table = [] if self.ngrams is None else [self.ngrams.table]
-        found = library_for([*self.weights.values(), *self.state.values(), *table])
+        found = library_for([*weights.values(), *self.state.values(), *table])
         if found is None:
             return None
-        place = {name: i for i, name in enumerate(self.weights)}
+        place = {name: i for i, name in enumerate(weights)}
         moments = {
             place[name]: Moments(self.state[f"exp_avg.{name}"], self.state[f"exp_avg_sq.{name}"], decay)
             for names, decay in self.adamw_groups
@@ -153,7 +227,8 @@ class Optimizer:
         if self.ngrams is not None:
             accumulators = self.state[f"row_square.{TABLE}"]
             self.native_ngrams = NgramEmbeddingUpdate(found, self.ngrams.table, accumulators)
-        return NativeOptimizer(found, list(self.weights.values()), moments, self._stack_pieces(found, place))
+        pieces = self._stack_pieces(found, place) if self.sharded is None else []
+        return NativeOptimizer(found, list(weights.values()), moments, pieces)
 
     def _stack_pieces(self, found: Library, place: Mapping[str, int]) -> list[MuonPiece]:
         """Stack the matrices that are fused in weights by shape, or by that of the transpose: those of a stack are
@@ -188,6 +263,8 @@ class Optimizer:
         """`update` by the compiled kernels."""
         adamw_rate, muon_rate, row_rate = map(float, rates)
         norm = native.read_gradients()
+        if self.sharded is not None:
+            norm = sqrt(norm**2 + float(self.sharded.sum_of_squares()))
         finite = isfinite(float(loss)) and isfinite(norm)
         if finite:
             self.n_updates += 1
@@ -197,10 +274,12 @@ class Optimizer:
             for iteration in self.iterations:
                 iteration.run()
             native.muon_apply(muon_rate, self.weight_decay)
+            if self.sharded is not None:
+                self._update_sharded(self.sharded, muon_rate, torch.tensor(scale))
             for weight in self.weights.values():
                 increment_version(weight)  # for who would know whether they have changed
         if self.ngrams is not None:
-            index, gradients = self.ngrams.take_pending()
+            index, gradients = self._pending(self.ngrams)
             if finite:
                 initial = self.ngram_embedding_accumulator
                 self.native_ngrams(index, gradients, row_rate, initial, ROW_EPSILON)

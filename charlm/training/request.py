@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from charlm.config import VAL, ModelConfig, TextConfig, TrainingConfig, refuse_transformer_only
-from charlm.errors import UsageError
+from charlm.errors import RankError, UsageError
 from charlm.settings import Settings, settings_of
 from charlm.suggestions import setting_meant, time_meant
 from charlm.terminal import one_line
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # NumPy and torch are slow to import
     from charlm.data.holdout import EarlierText
     from charlm.data.load import Loaded
     from charlm.data.text_scan import TextScan
+    from charlm.training.distributed import Ranks
     from charlm.training.finetune import Parent
     from charlm.training.planner import Choice
     from charlm.training.run_corpus import Moved
@@ -45,6 +46,7 @@ CONFIGS: tuple[type[Settings], ...] = (ModelConfig, TrainingConfig, TextConfig)
 SETTINGS = {setting.name: setting for config in CONFIGS for setting in settings_of(config)}
 FILE_SETTINGS = ("encoding", "field", "include", "exclude", "strip")
 """They act on files, and on nothing else."""
+COUNTED_BY_ONE = "an n-gram model is counted by one process; start it without --ranks, --gpus and torchrun"
 _log = logging.getLogger("charlm")
 _log.addHandler(logging.NullHandler())
 
@@ -201,8 +203,8 @@ class Prepared:
     teacher: "Teacher | None"
 
 
-def prepare(request: TrainRequest, messages: Messages) -> Prepared:
-    """Read the text and choose model and plan.
+def prepare(request: TrainRequest, messages: Messages, ranks: "Ranks | None" = None) -> Prepared:
+    """Read the text and choose model and plan; of several `ranks` the first one chooses.
 
     Raises UsageError for what cannot act, TextError for a text that cannot be read, CheckpointError for a run
     to fine-tune that cannot be read.
@@ -213,13 +215,15 @@ def prepare(request: TrainRequest, messages: Messages) -> Prepared:
     model, training, text = configure(request, origin, messages)
     if teacher is not None and request.plan_from is None and not model.plain:
         raise UsageError("--teacher trains a plain decoder, so it needs --plain")
+    if ranks is not None and model.is_ngram:
+        raise UsageError(COUNTED_BY_ONE)
     budget = request.budget(model, training)
     if request.run is not None:
         check_free(request.root, request.run)
     messages.say(f"reading {describe_paths(request.paths, text)}")
     warn_unless_kept(request.paths, messages)
     earlier = None if origin is None else origin.earlier()
-    loaded = load_text(request.paths, text, messages, verify=request.verify_cache, earlier=earlier)
+    loaded = _load(request, text, messages, earlier, ranks)
     report_text(loaded, messages, splittable=origin is None)
     if origin is not None:
         origin = origin.with_counting(loaded.corpus)
@@ -227,13 +231,18 @@ def prepare(request: TrainRequest, messages: Messages) -> Prepared:
     if teacher is not None:
         teacher.check_text(loaded.corpus)
         messages.say(f"learning from {one_line(teacher.name)}, step {teacher.snapshot.step}, and the text")
-    if request.plan_from is not None:
-        choice, sentence = taken_plan(loaded, training, request)
-    else:
-        choice, sentence = choose_plan(
-            loaded, model, training, budget, request.steps, request.started, messages, origin, teacher
-        )
-    messages.say(f"model: {sentence}")
+
+    def chosen() -> "Choice":
+        if request.plan_from is not None:
+            choice, sentence = taken_plan(loaded, training, request)
+        else:
+            choice, sentence = choose_plan(
+                loaded, model, training, budget, request.steps, request.started, messages, origin, teacher
+            )
+        messages.say(f"model: {sentence}")
+        return choice
+
+    choice = chosen() if ranks is None else _choice_of_first(ranks, chosen, training)
     return Prepared(
         request=request,
         text=text,
@@ -242,6 +251,62 @@ def prepare(request: TrainRequest, messages: Messages) -> Prepared:
         budget=budget,
         origin=origin,
         teacher=teacher,
+    )
+
+
+def _load(
+    request: TrainRequest,
+    text: TextConfig,
+    messages: Messages,
+    earlier: "EarlierText | None",
+    ranks: "Ranks | None",
+) -> "Loaded":
+    """Read the text: of the ranks on a machine one prepares it, the others find it in the cache.
+
+    Raises RankError where the ranks read different texts.
+    """
+    if ranks is None:
+        return load_text(request.paths, text, messages, verify=request.verify_cache, earlier=earlier)
+    from charlm.data.corpus import reopen  # here: NumPy is slow to import
+    from charlm.data.corpus_cache import prepared_once
+    from charlm.data.load import Loaded
+
+    loaded, from_pipe = None, "-" in request.paths  # which only one of them can read
+    if ranks.is_first or not from_pipe:
+        with prepared_once([*request.paths, str(text.to_json())]):
+            loaded = load_text(request.paths, text, messages, verify=request.verify_cache, earlier=earlier)
+    if from_pipe:
+        key = ranks.share(lambda: loaded and loaded.corpus.key)
+        corpus = loaded.corpus if loaded else reopen(key)
+        if corpus is None:
+            raise RankError(
+                "rank 0 has read standard input, and this rank does not find its text in the cache; name files"
+            )
+        loaded = loaded or Loaded(corpus=corpus, notes=(), sources=("-",), label="-")
+    assert loaded is not None
+    ranks.check_alike("texts", loaded.corpus.key[:16], "give all nodes the same files")
+    return loaded
+
+
+def _choice_of_first(ranks: "Ranks", choose: Callable[[], "Choice"], training: TrainingConfig) -> "Choice":
+    """What rank 0 chooses, for all."""
+    from charlm.threads import use_threads  # here and below: torch is slow to import
+    from charlm.training.plan import Plan
+    from charlm.training.planner import Choice
+
+    def as_json() -> dict[str, Any]:
+        choice = choose()
+        configs = {"model": choice.model.to_json(), "training": choice.training.to_json()}
+        return {**configs, "plan": choice.plan.to_json(), "why": choice.why}
+
+    facts = ranks.share(as_json)
+    if not ranks.is_first:
+        use_threads(training.threads)
+    return Choice(
+        model=ModelConfig.from_json(facts["model"]),
+        training=TrainingConfig.from_json(facts["training"]),
+        plan=Plan.from_json(facts["plan"]),
+        why=facts["why"],
     )
 
 

@@ -19,7 +19,7 @@ from charlm.checkpoint.snapshot import Member, Snapshot, read_newest, read_snaps
 from charlm.config import NGRAM, ModelConfig, TrainingConfig
 from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.tokenizer import Ids
-from charlm.errors import CheckpointError
+from charlm.errors import CheckpointError, UsageError
 from charlm.inference.members import predictor_of
 from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
 from charlm.model.transformer import LanguageModel, initialise
@@ -31,7 +31,9 @@ from charlm.strict_json import to_json
 from charlm.threads import change_threads
 from charlm.training.batches import Batches, PriorRows
 from charlm.training.device import is_accelerator, pick_device, seed_dropout, send
+from charlm.training.distributed import ALONE, Ranks, current, shared_snapshot
 from charlm.training.events import Counted, Remembered
+from charlm.training.gradient_buckets import GradientBuckets
 from charlm.training.guards import Divergence
 from charlm.training.held_out import HeldOut, ParentText
 from charlm.training.optimizer import LearningRates, Optimizer
@@ -55,6 +57,7 @@ class Session:
     earlier: tuple[Member, ...] = ()  # the members that were trained before it
     counted: Counted | None = None  # reported when an n-gram model has just been counted
     parent_text: ParentText | None = None  # of the run that this one was fine-tuned from
+    ranks: Ranks = ALONE
 
     def __init__(
         self, corpus: Corpus, model: ModelConfig, training: TrainingConfig, plan: Plan, run: RunFacts
@@ -119,6 +122,7 @@ class Session:
     def snapshot(self) -> Snapshot:
         """The session as a checkpoint."""
         self.state.threads, self.state.kernels = torch.get_num_threads(), kernels_on(self.device)
+        self.state.ranks = self.ranks.size
         return Snapshot(
             step=self.state.step,
             model_config=self.model_config,
@@ -142,6 +146,7 @@ class TransformerSession(Session):
     predictor: TransformerPredictor
 
     soft_targets: SoftTargets | None = None  # of a run that has a teacher
+    buckets: GradientBuckets | None  # of several ranks
 
     def __init__(
         self,
@@ -153,12 +158,15 @@ class TransformerSession(Session):
         start: int = 0,
         *,
         threads_given: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         """`also_counted`: texts whose n-grams the prior counts besides those of the training text. `number`: the member, whose training begins at step `start`.
 
-        `threads_given`: keep to the threads in force, whatever the plan says.
+        `threads_given`: keep to the threads in force, whatever the plan says. `ranks`: who trains it, by default all that
+        have met.
         """
         self.threads_given = threads_given
+        self.ranks = ranks or current()
         member = plan.member_at(number, start)
         super().__init__(corpus, member.model, member.training, plan, run)
         self.device = pick_device(member.training.device)
@@ -199,6 +207,7 @@ class TransformerSession(Session):
         model, training, vocabulary = member.model, member.training, self.corpus.vocabulary
         assert model.block_size and training.batch_size and training.optimizer
         self.model_config, self.training_config = model, training
+        self._check_rows(training.batch_size)
         self._use_threads(training.threads)
         seed = training.seed if self.number == 0 else int(mix(training.seed, self.number, MEMBER_STREAM) >> 1)
         self.batch_sampler = BatchSampler(
@@ -211,8 +220,14 @@ class TransformerSession(Session):
         if model.prior:
             assert self.prior is not None
             self.prior_rows = PriorRows(self.prior, self.batch_sampler, model.prior_dropout or 0.0)
-        text = self.corpus.train
-        self.batch_source = Batches(text, self.batch_sampler, self.prior_rows, self.device, self.soft_targets)
+        self.batch_source = Batches(
+            self.corpus.train,
+            self.batch_sampler,
+            self.prior_rows,
+            self.device,
+            self.soft_targets,
+            self.ranks.rows,
+        )
         accumulator = training.ngram_embedding_accumulator or 0.0
         self.optimizer = Optimizer(
             self.model,
@@ -220,9 +235,23 @@ class TransformerSession(Session):
             training.weight_decay,
             ngram_embedding_accumulator=accumulator / self.chars_per_step**2,  # losses are means
             precision=training.precision,
+            ranks=self.ranks,
+            positions=-(-training.batch_size // self.ranks.size) * model.block_size,
         )
+        self.buckets = None
+        if self.ranks.talks:
+            self.ranks.spread([*self.model.parameters()])  # the same where processors round differently
+            self.buckets = self.optimizer.gradient_buckets()
         prior = self.kneser_ney if model.prior else None
         self.predictor = TransformerPredictor(self.model, vocabulary, prior=prior)
+
+    def _check_rows(self, batch_size: int) -> None:
+        """UsageError where a rank would have nothing to do."""
+        if batch_size < self.ranks.size:
+            raise UsageError(
+                f"a batch of {batch_size} has no window for each of {self.ranks.size} ranks; give --batch-size "
+                f"{self.ranks.size} or more, or fewer ranks"
+            )
 
     def learn_from(self, teacher: Teacher, watch: Callable[[int, int], None]) -> None:
         """Ask the run's teacher about the training text; `watch` is told how far that is."""
@@ -260,7 +289,7 @@ class TransformerSession(Session):
         best = self.state.early_stopping.best_step
         if best is None or best == self.state.step:
             return
-        snapshot = read_snapshot(run, str(best), training=True)
+        snapshot = shared_snapshot(self.ranks, lambda: read_snapshot(run, str(best), training=True))
         self.model.load_state_dict(snapshot.weights)
         self.optimizer.restore(snapshot.optimizer, read_state(snapshot.state).updates)
 
@@ -374,18 +403,28 @@ class TransformerSession(Session):
             self.model.train()
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
-        """The parts of the next batch: ids (B, T + 1), prior (B, T, V), soft targets (B, T, V), its dropout seed set."""
-        parts = self.training_config.grad_accum
+        """The parts of this rank's rows of the next batch, its dropout seed set.
+
+        Each is ids (B, T + 1), prior (B, T, V) and soft targets (B, T, V).
+        """
+        parts = self.n_parts
         step = self.member_step + self.state.batch_offset
         batch = self.batch_source.take(step)
-        split = (repeat(None, parts) if each is None else each.chunk(parts) for each in batch)
+        split = (repeat(None, parts) if each is None else each.tensor_split(parts) for each in batch)
         has_dropout = self.model_config.dropout or self.model_config.ngram_embedding_dropout
         for part, (ids, rows, soft) in enumerate(zip(*split, strict=True)):
             if has_dropout:
-                seed_dropout(int(mix(self.batch_sampler.seed, step, part) >> 1), self.device)
+                others = [self.ranks.rank] * (self.ranks.rank > 0)  # noise of its own
+                seed_dropout(int(mix(self.batch_sampler.seed, step, part, *others) >> 1), self.device)
             assert ids is not None
             yield ids, rows, soft
         self.batch_source.make_ahead(step + 1)
+
+    @property
+    def n_parts(self) -> int:
+        """Into how many parts this rank's rows of a batch are split: at least one row each."""
+        least = self.batch_sampler.batch_size // self.ranks.size
+        return min(self.training_config.grad_accum, least)
 
     def learning_rates(self) -> LearningRates:
         """The learning rates of the next step."""
@@ -423,7 +462,7 @@ class TransformerSession(Session):
         return replace(
             super().snapshot(),
             weights=dict(self.model.state_dict()),
-            optimizer=self.optimizer.state,
+            optimizer=self.optimizer.whole_state,
             earlier=self.earlier,
             mixture=self.state.mixture,
         )
@@ -446,7 +485,7 @@ class TransformerSession(Session):
         The batches between the two steps are skipped from now on. Raises CheckpointError.
         """
         before = self.state
-        self.restore(read_newest(run, lambda _: None))
+        self.restore(shared_snapshot(self.ranks, lambda: read_newest(run, lambda _: None)))
         state = self.state
         state.batch_offset = before.batch_offset + before.step - state.step
         state.rate_factor, state.returns = before.rate_factor / 2, before.returns + 1

@@ -49,7 +49,8 @@ class RunState:
     calibrated: Calibrated | None = None  # how it was fitted
     member_start: int = 0  # the step at which the training of the present member began
     chars_before: int = 0  # symbols that earlier members have read
-    threads: int = 0  # that computed the last step
+    threads: int = 0  # that computed the last step, on each rank
+    ranks: int = 1
     kernels: str = (
         ""  # the clone of the compiled kernels that did, or "none"; "" in runs that did not record it
     )

@@ -50,12 +50,15 @@ def compute_gradients(session: TransformerSession) -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
     total = torch.zeros((), device=session.device)
     end = session.corpus.vocabulary.end
-    for ids, log_prior, soft in session.batches():
+    batch_size, buckets = session.batch_sampler.batch_size, session.buckets
+    for part, (ids, log_prior, soft) in enumerate(session.batches(), 1):
         with precision_context(session.device, config.precision):
-            loss = batch_loss(session.model, ids, log_prior, end, soft) / config.grad_accum
-        loss.backward()  # type: ignore[no-untyped-call]
+            loss = batch_loss(session.model, ids, log_prior, end, soft) / (batch_size / len(ids))
         total += loss.detach()
-    return total
+        if buckets is not None and part == session.n_parts:
+            buckets.begin(total)
+        loss.backward()  # type: ignore[no-untyped-call]
+    return total if buckets is None else buckets.finish()
 
 
 def batch_loss(
@@ -83,6 +86,7 @@ def compile_model(session: TransformerSession) -> str | None:
     if is_accelerator(session.device):
         size = Size.of(session.model_config, config)
         graphs = session.device.type == "cuda" and config.grad_accum == 1 and size.gflop < GRAPH_GFLOP
+        graphs = graphs and not session.ranks.talks  # whose gradients leave while the step is computed
         return compile_step(model, session.optimizer, partial(idle_step, session), graphs=graphs)
     assert config.batch_size
     ids = torch.zeros(config.batch_size // config.grad_accum, model.block_size + 1, dtype=torch.long)

@@ -15,18 +15,21 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.errors import DivergedError, ResourceError
 from charlm.evaluation.score import Slice
 from charlm.ngram.kneser_ney import KneserNey
+from charlm.strict_json import to_json
 from charlm.terminal import one_line
 from charlm.threads import most_threads
 from charlm.training import events
 from charlm.training.calibrate import FITS, SHIFT_PLACES, calibrate, shift_starts
 from charlm.training.deadline import LEAST_SECONDS, Deadline
 from charlm.training.device import is_accelerator, keep_memory
+from charlm.training.distributed import AgreedStop
 from charlm.training.events import RESIZED, SPLIT, Event
 from charlm.training.guards import COOLDOWN_GAIN, MAX_ROLLBACKS
 from charlm.training.plan import THREADS, Plan, write_plan
 from charlm.training.planner import choose_again
 from charlm.training.session import Session, TransformerSession
 from charlm.training.signals import Stop
+from charlm.training.state import read_state
 from charlm.training.step import compile_model, gpu_errors, idle_step, train_step
 from charlm.training.thread_trials import ThreadTrials
 
@@ -61,7 +64,8 @@ class Trainer:
         self._baseline = baseline
         self.held_out = session.held_out(baseline)
         self._trials = ThreadTrials(most_threads(), self.deadline.budget, self.deadline.clock)
-        self._saved_at = perf_counter()
+        self.ranks = session.ranks
+        self._saved_at = self.ranks.clock()
         self._save_failed = False
         self._closed_early = False
 
@@ -100,12 +104,12 @@ class Trainer:
         Raises DivergedError when rolling back did not help, ResourceError when the last checkpoint cannot be
         written.
         """
-        session, deadline = self.session, self.deadline
+        session, deadline, stop = self.session, self.deadline, AgreedStop(self.ranks, stop)
         keep_memory()
         if session.counted is not None:
             yield session.counted
-        elif not self.run_folder.steps():
-            yield from session.score_parent_text()
+        elif not self.ranks.share(self.run_folder.steps):
+            yield from self._score_parent_text()
             yield from self._save()
         if session.state.parent_loss is not None:
             deadline.reserve += PARENT_SAFETY * session.state.parent_loss.seconds + PARENT_RESERVE
@@ -127,6 +131,7 @@ class Trainer:
                 yield from self._begin_next_member()
             started, before = self.deadline.clock(), self.step
             yield from self._guarded_steps(stop)
+            stop.agree()
             # Listeners included; a run that went back has taken at least one step.
             taken = max(1, self.step - before)
             yield from self._after_steps(stop, taken, (self.deadline.clock() - started) / taken)
@@ -163,7 +168,7 @@ class Trainer:
             return self.held_out.choose_chunks(self.session.plan.eval_chars)
         return self.held_out.choose_chunks(self.deadline.closing_symbols(self.held_out.choose_chunks()))
 
-    def _close_member(self, stop: Stop) -> Iterator[Event]:
+    def _close_member(self, stop: AgreedStop) -> Iterator[Event]:
         """Calibrate what is trained, and evaluate it: at the end of the run on all that there is time for."""
         session = self.session
         if isinstance(session, TransformerSession):
@@ -174,7 +179,7 @@ class Trainer:
                 yield self._roll_back("a weight was not finite")
                 return
             if session.reserved:
-                yield calibrate(session)
+                yield self._calibrate(session)
             self.held_out = session.held_out(self._baseline, session.pooled())
         yield from self._evaluate(stop, self._closing_chunks(), final=self._is_last)
 
@@ -198,7 +203,8 @@ class Trainer:
         self.transformer.begin_again()
         self.deadline = self.deadline.begun_again(self.step)
         self._trials = ThreadTrials(most_threads(), self.deadline.budget, self.deadline.clock)
-        self.run_folder.forget_best()  # until a checkpoint of the new model is
+        if self.ranks.is_first:
+            self.run_folder.forget_best()  # until a checkpoint of the new model is
         yield from self._keep_beginning()
 
     def _keep_beginning(self) -> Iterator[Event]:
@@ -221,7 +227,7 @@ class Trainer:
             except torch.OutOfMemoryError:
                 yield self._split_batch()
             except RuntimeError as error:  # NotImplementedError too: MPS lacks operators
-                if not on_gpu:
+                if not on_gpu or self.ranks.talks:
                     raise
                 reason, left = one_line(str(error), limit=160), session.device.type
                 self.transformer.compute_on_cpu(self.run_folder)
@@ -291,6 +297,11 @@ class Trainer:
         """Compute batches in twice as many parts, or a few more, since the memory is full. Raises ResourceError."""
         session = self.transformer
         size, parts = session.training_config.batch_size or 1, session.training_config.grad_accum
+        if self.ranks.talks:  # the others are in the middle of the step
+            raise ResourceError(
+                f"step {self.step}: the memory of {session.device.type} is full on rank {self.ranks.rank}; give "
+                f"--grad-accum {2 * parts}, which computes each batch in as many parts"
+            )
         more = next((n for n in range(2 * parts, size + 1) if size % n == 0), size)
         if parts == size:
             raise ResourceError(
@@ -319,7 +330,7 @@ class Trainer:
         factor = self.session.state.rate_factor
         return events.WentBack(step=diverged_at, to_step=to_step, reason=reason, rate_factor=factor)
 
-    def _after_steps(self, stop: Stop, taken: int, seconds: float) -> Iterator[Event]:
+    def _after_steps(self, stop: AgreedStop, taken: int, seconds: float) -> Iterator[Event]:
         """What is due after steps, each of which took so long: a new plan, an evaluation, a checkpoint."""
         session = self.transformer
         for _ in range(taken):
@@ -331,7 +342,7 @@ class Trainer:
         if session.begins_again:
             return
         yield from self._evaluate_if_due(stop)
-        overdue = perf_counter() - self._saved_at >= session.training_config.save_every
+        overdue = self.ranks.clock() - self._saved_at >= session.training_config.save_every
         if overdue and not session.state.divergence.suspected:
             yield from self._save()
 
@@ -376,6 +387,8 @@ class Trainer:
         left_open = (
             THREADS in member.left_open and not session.threads_given and not isinf(self.deadline.budget)
         )
+        if self.ranks.talks:  # of which each has its own share of the processors
+            return
         # Compiled blocks would be compiled again.
         threads = member.training.threads if member.training.compile != "on" else None
         if not left_open or threads is None or session.device.type != "cpu":
@@ -400,7 +413,8 @@ class Trainer:
     def _replan(self, plan: Plan) -> events.Planned:
         """Put a new plan in force; it is on the disk before any step depends on it."""
         self.session.plan = plan
-        write_plan(self.run_folder, plan)
+        if self.ranks.is_first:
+            write_plan(self.run_folder, plan)
         return events.Planned(step=self.step, total_steps=plan.total_steps, decision=plan.decisions[-1])
 
     def _compile(self) -> events.Compiled:
@@ -410,7 +424,7 @@ class Trainer:
 
     # --- evaluating ---------------------------------------------------------------------------
 
-    def _evaluate_if_due(self, stop: Stop) -> Iterator[Event]:
+    def _evaluate_if_due(self, stop: AgreedStop) -> Iterator[Event]:
         """Evaluate every `eval_every` steps, but for the last one, and then plan the rest by what is known now."""
         session, deadline, last = self.session, self.deadline, self.session.state.last_evaluation
         if not isinstance(session, TransformerSession):
@@ -428,7 +442,7 @@ class Trainer:
                 yield self._replan(plan)
             yield from self._try_threads(planned=True)
 
-    def _evaluate_and_save(self, stop: Stop) -> Iterator[Event]:
+    def _evaluate_and_save(self, stop: AgreedStop) -> Iterator[Event]:
         """Evaluate on held-out text, save the best checkpoint, and stop a run that overfits."""
         before = replace(self.session.state.early_stopping)
         yield from self._evaluate(stop, self.held_out.choose_chunks(self.session.plan.eval_chars))
@@ -438,7 +452,7 @@ class Trainer:
             if self._save_failed:
                 state.early_stopping = before  # a checkpoint that is not on the disk cannot be the best
 
-    def _evaluate(self, stop: Stop, part: Slice, *, final: bool = False) -> Iterator[Event]:
+    def _evaluate(self, stop: AgreedStop, part: Slice, *, final: bool = False) -> Iterator[Event]:
         """Score the chunks of `part` and report it; where the loss is not finite, roll back.
 
         Early stopping compares evaluations on the chunks that all have in common; the final one, whose own
@@ -448,7 +462,8 @@ class Trainer:
         started, session, state = clock(), self.session, self.session.state
         common = self.held_out.choose_chunks(session.plan.eval_chars) if final else part
         with session.predicting():
-            scores = self.held_out.score(part, common, stop.is_set)
+            scores = self.held_out.score(part, common, stop, self.ranks)
+        stop.agree()
         if scores is None:
             return
         if not scores.is_finite:
@@ -458,7 +473,8 @@ class Trainer:
         # At a high learning rate a small rise means nothing; the final evaluation cannot stop anything.
         margin = inf if final else 0.0 if session.plan.schedule.is_cooling(self.step) else COOLDOWN_GAIN
         is_best = state.early_stopping.update(self.step, scores.common.blocks, margin)
-        state.last_evaluation = self.held_out.loss(self.step, part, scores.own, stop.is_set)
+        state.last_evaluation = self.held_out.loss(self.step, part, scores.own, stop.own.is_set)
+        stop.agree()
         yield events.Evaluated(
             **vars(state.last_evaluation),
             member=session.number + 1,
@@ -477,21 +493,51 @@ class Trainer:
 
     def _save(self, *, best: bool = False) -> Iterator[Event]:
         """Write a checkpoint if all weights are finite. If the disk refuses, report it once and try again later."""
-        self._saved_at, started = perf_counter(), self.deadline.clock()
+        self._saved_at, started = self.ranks.clock(), self.deadline.clock()
         if not self.session.is_finite():
             return
-        try:
-            snapshot = self.session.snapshot()
-            path = self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)
-        except OSError as error:
+
+        def write() -> dict[str, str]:
+            try:
+                snapshot = self.session.snapshot()
+                path = self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)
+            except OSError as error:
+                return {"failure": error.strerror or str(error)}
+            return {"path": str(path)}
+
+        if isinstance(self.session, TransformerSession):
+            self.session.optimizer.gather()
+        written = self.ranks.share(write)
+        self.ranks.agree()
+        if "failure" in written:
             if not self._save_failed:
-                yield events.SaveFailed(step=self.step, reason=error.strerror or str(error))
+                yield events.SaveFailed(step=self.step, reason=written["failure"])
             self._save_failed = True
             return
         self._save_failed = False
         seconds = self.deadline.clock() - started
         self.deadline.save_seconds = seconds
-        yield events.Saved(step=self.step, path=str(path), seconds=seconds)
+        yield events.Saved(step=self.step, path=written["path"], seconds=seconds)
+
+    def _calibrate(self, session: TransformerSession) -> events.Calibrated:
+        """Calibrate on rank 0, for all."""
+        if self.ranks.is_first:
+            calibrate(session)
+        self._share_state()
+        assert session.state.calibrated is not None
+        return session.state.calibrated
+
+    def _score_parent_text(self) -> Iterator[Event]:
+        """Score the held-out text of the run that was fine-tuned on rank 0, for all."""
+        if self.ranks.is_first:
+            yield from self.session.score_parent_text()
+        self._share_state()
+
+    def _share_state(self) -> None:
+        """Give all ranks the state of rank 0."""
+        if self.ranks.talks:
+            self.session.state = read_state(self.ranks.share(lambda: to_json(self.session.state)))
+            self.ranks.agree()
 
     def _finish(self, stop: Stop) -> Iterator[Event]:
         """The last checkpoint and the last event."""
@@ -505,11 +551,11 @@ class Trainer:
         state.finished = "early" if self._stopped_early else None if stop.is_set() else "done"
         reason = state.finished or stop.reason or "done"
         if state.finished:
-            yield from self.session.score_parent_text()
+            yield from self._score_parent_text()
         best = state.early_stopping.best_step
         yield from self._save(best=best == self.step)
         if self._save_failed:
-            again = "resume the run" if self.run_folder.steps() else "train again"
+            again = "resume the run" if self.ranks.share(self.run_folder.steps) else "train again"
             raise ResourceError(
                 f"the last checkpoint, of step {self.step}, could not be written to "
                 f"{one_line(str(self.run_folder.path))}; free some space and {again}"

@@ -24,6 +24,7 @@ from charlm.training.device import (
     pick_precision,
     wait_for,
 )
+from charlm.training.distributed import current
 from charlm.training.plan import Plan
 from charlm.training.planner import Choice
 from charlm.training.session import TransformerSession
@@ -147,7 +148,9 @@ def _session(corpus: Corpus, plan: Plan, number: int, precision: str) -> Transfo
     facts = CorpusFacts(label="", sources=(), key=corpus.key, sha256=corpus.sha256)
     run = RunFacts(name="", command="", created="", corpus=facts, text=TextConfig())
     alone = replace(plan, members=(member,), decisions=())
-    return TransformerSession(replace(corpus, train=few), alone, run, threads_given=True)
+    return TransformerSession(
+        replace(corpus, train=few), alone, run, threads_given=True, ranks=current().apart()
+    )
 
 
 def _in_turns(trials: Sequence[_Trial], until: float) -> None:

@@ -1,0 +1,330 @@
+"""The ranks of a run: processes that train one model together, and what they must agree on.
+
+Each rank has the same weights and reads its rows of every batch. What depends on a clock, a disk or a signal is decided
+by one rank, and the others are told. A process alone is rank 0 of 1, for which nothing here does anything.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+from charlm.checkpoint.snapshot import Snapshot, snapshot_of
+from charlm.errors import CharlmError, RankError, ToldElsewhere
+from charlm.place import Place
+from charlm.training.rank_watch import RankWatch, named
+from charlm.training.signals import NUMBERS, Stop
+
+MEETING_SECONDS = 600.0
+"""For all ranks to come: on a cold disk the libraries alone take minutes to load."""
+WAIT = timedelta(days=1)
+"""Of a collective. Whoever is gone is noticed by the watch; whoever counts a long text is waited for."""
+
+
+@dataclass(eq=False)
+class Ranks:
+    """This process among the ranks. Every method that talks is called by all of them, in the same order."""
+
+    place: Place = field(default_factory=Place)
+    talks: bool = False  # is there a group? Without one, as in a trial, only the rows are a rank's own
+    watch: RankWatch | None = None
+    now: float = 0.0  # of rank 0's clock, when the ranks agreed last
+    payload: dict[str, int] = field(default_factory=dict)  # bytes given to each kind of collective
+
+    @property
+    def rank(self) -> int:
+        """Its number, from 0."""
+        return self.place.rank
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+        return self.place.size
+
+    @property
+    def is_first(self) -> bool:
+        """Is it rank 0, which alone decides, writes and prints?"""
+        return self.place.rank == 0
+
+    @property
+    def rows(self) -> slice:
+        """The rows of each batch that this rank reads."""
+        return slice(self.rank, None, self.size)
+
+    def apart(self) -> "Ranks":
+        """The same rows without the others, to time a step of one rank."""
+        return Ranks(replace(self.place, rank=0)) if self.size > 1 else self
+
+    def clock(self) -> float:
+        """Rank 0's clock when the ranks agreed last, so that what it decides is the same on all; alone, the time."""
+        return self.now if self.talks else perf_counter()
+
+    def agree(self, stop: Stop | None = None) -> str | None:
+        """Agree on rank 0's time, and on whether any rank was told to stop: the name of the signal."""
+        if not self.talks:
+            return None if stop is None else stop.reason
+        reason = None if stop is None else stop.reason
+        told = 0 if reason is None else NUMBERS.get(reason, 0)
+        both = torch.tensor([perf_counter() if self.is_first else -1.0, told], dtype=torch.float64)
+        self._all_reduce(both, dist.ReduceOp.MAX)
+        self.now, number = both.tolist()
+        names = {number: name for name, number in NUMBERS.items()}
+        return names.get(int(number))
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks, in place."""
+        if self.talks:
+            self._all_reduce(tensor, dist.ReduceOp.SUM)
+        return tensor
+
+    def begin_sum(self, tensor: Tensor) -> "Work":
+        """Begin to sum a tensor over all ranks, in place; it may not be touched until the work is done."""
+        self._count("all_reduce", tensor)
+        with self._talking():
+            return Work(self, dist.all_reduce(tensor, async_op=True))
+
+    def begin_scattered_sum(self, own: Tensor, of_ranks: Tensor) -> "Work":
+        """Begin to sum `of_ranks` (size, ...) over all ranks, of which this one gets its part in `own`."""
+        self._count("reduce_scatter", of_ranks)
+        with self._talking():
+            return Work(self, dist.reduce_scatter(own, list(of_ranks), async_op=True))
+
+    def begin_gather(self, of_ranks: Tensor) -> "Work":
+        """Begin to give all ranks each other's part of `of_ranks` (size, ...), of which this one has its own."""
+        self._count("all_gather", of_ranks)
+        with self._talking():
+            return Work(self, dist.all_gather(list(of_ranks), of_ranks[self.rank].clone(), async_op=True))
+
+    def spread(self, tensors: Sequence[Tensor]) -> None:
+        """Give all ranks the tensors of rank 0, in place."""
+        for tensor in tensors if self.talks else ():
+            with self._talking():
+                dist.broadcast(tensor.detach(), 0)
+
+    def share_bytes(self, make: Callable[[], bytes]) -> bytes:
+        """What rank 0 makes, on all ranks."""
+        if not self.talks:
+            return make()
+        data = make() if self.is_first else b""
+        size = torch.tensor([len(data)])
+        self.spread([size])
+        sent = (
+            torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            if data
+            else torch.empty(0, dtype=torch.uint8)
+        )
+        room = sent if self.is_first else torch.empty(int(size), dtype=torch.uint8)
+        self.spread([room] if len(room) else [])
+        return room.numpy().tobytes()
+
+    def share(self, make: Callable[[], Any]) -> Any:
+        """What rank 0 makes, a value of JSON, on all ranks."""
+        if not self.talks:
+            return make()
+        return json.loads(self.share_bytes(lambda: json.dumps(make()).encode()))
+
+    def share_files(self, make: Callable[[], Mapping[str, bytes]]) -> dict[str, bytes]:
+        """The files that rank 0 makes, on all ranks."""
+        if not self.talks:
+            return dict(make())
+        files = dict(make()) if self.is_first else {}
+        names = self.share(lambda: list(files))
+        return {name: self.share_bytes(lambda name=name: files[name]) for name in names}  # type: ignore[misc]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of JSON of all ranks, in their order."""
+        if not self.talks:
+            return [value]
+        data = json.dumps(value).encode()
+        sizes = torch.zeros(self.size, dtype=torch.int64)
+        sizes[self.rank] = len(data)
+        longest = int(self.sum(sizes).max())
+        all_bytes = torch.zeros(self.size, longest, dtype=torch.uint8)
+        all_bytes[self.rank, : len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        rows = self.sum(all_bytes)
+        return [json.loads(row[:n].numpy().tobytes()) for row, n in zip(rows, sizes.tolist(), strict=True)]
+
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """The rows (M, ...) of all ranks, one below the other: (size M, ...)."""
+        if not self.talks:
+            return rows
+        found = rows.new_empty(self.size * len(rows), *rows.shape[1:])
+        self._count("all_gather", found)
+        with self._talking():
+            dist.all_gather(list(found.chunk(self.size)), rows.contiguous())
+        return found
+
+    def remember_run(self, name: str) -> None:
+        """Remember which run this is, for the case that torchrun starts the ranks again."""
+        if self.watch is not None:
+            self.watch.remember_run(name)
+
+    def remembered_run(self) -> str | None:
+        """The run that the ranks trained before torchrun started them again."""
+        return self.share(lambda: self.watch and self.watch.remembered_run())  # type: ignore[no-any-return]
+
+    def check_alike(self, what: str, mine: str, remedy: str) -> None:
+        """Raise RankError on all ranks where something differs from rank 0's; `remedy`: what to do about it."""
+        every = self.gather({"is": mine, "host": socket.gethostname()})
+        for rank, other in enumerate(every):
+            if other["is"] != every[0]["is"]:
+                raise RankError(
+                    f"the ranks have different {what}: {every[0]['is']} on rank 0 ({every[0]['host']}), {other['is']} "
+                    f"on rank {rank} ({other['host']}); {remedy}"
+                )
+
+    def _all_reduce(self, tensor: Tensor, how: Any) -> None:
+        self._count("all_reduce", tensor)
+        with self._talking():
+            dist.all_reduce(tensor, how)
+
+    def _count(self, kind: str, tensor: Tensor) -> None:
+        self.payload[kind] = self.payload.get(kind, 0) + tensor.nbytes
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Raise RankError where another rank does not answer."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.watch is None:
+                raise
+            raise RankError(self.watch.lost(str(error))) from None
+
+
+@dataclass(frozen=True)
+class Work:
+    """A sum that goes on."""
+
+    ranks: Ranks
+    going: Any
+
+    def wait(self) -> None:
+        """Wait for its end. Raises RankError."""
+        with self.ranks._talking():
+            self.going.wait()
+
+
+class AgreedStop(Stop):
+    """A stop that all ranks obey at the same step, whichever was told to; alone, the process's own."""
+
+    def __init__(self, ranks: Ranks, own: Stop) -> None:
+        self._ranks, self.own = ranks, own
+        self._agreed: str | None = None
+
+    @property
+    def reason(self) -> str | None:  # type: ignore[override]
+        """The name of the signal that all ranks know of."""
+        return self._agreed if self._ranks.talks else self.own.reason
+
+    def is_set(self) -> bool:
+        """Should training end?"""
+        return self._agreed is not None if self._ranks.talks else self.own.is_set()
+
+    def agree(self) -> bool:
+        """Ask the others; should training end?"""
+        if self._ranks.talks:
+            self._agreed = self._ranks.agree(self.own) or self._agreed
+        return self.is_set()
+
+
+ALONE = Ranks()
+_current = ALONE
+
+
+def current() -> Ranks:
+    """This process among the ranks: alone until they have met."""
+    return _current
+
+
+def shared_snapshot(ranks: Ranks, read: Callable[[], Snapshot]) -> Snapshot:
+    """A checkpoint with the optimizer's tensors, which rank 0 reads, on all ranks. Raises CheckpointError."""
+    if not ranks.talks:
+        return read()
+    snapshot = read() if ranks.is_first else None
+    files = ranks.share_files(
+        lambda: {} if snapshot is None else {**snapshot.files(), **snapshot.run_files()}
+    )
+    step: int = ranks.share(lambda: snapshot and snapshot.step)
+    return snapshot or snapshot_of(files, step, training=True)
+
+
+@contextmanager
+def meeting(place: Place, facts: Mapping[str, str], device: str) -> Iterator[Ranks]:
+    """Meet the other ranks, and part at the end, whatever happens. Raises RankError where they do not come.
+
+    `facts`: the versions that must be the same on all. What ends this rank is told to the others. `device`: cpu or cuda.
+    """
+    global _current
+    if place.size == 1:
+        yield ALONE
+        return
+    store = _store(place)
+    own: Store = store.clone()  # type: ignore[attr-defined]  # so that no wait of the group holds it up
+    watch = RankWatch(place.rank, place.size, own, place.restarts)
+    watch.meet({**named(), **facts}, MEETING_SECONDS)
+    ranks = Ranks(place, True, watch)
+    try:
+        _join(place, store, device)
+        watch.start()
+        for name, fact in facts.items():
+            ranks.check_alike(name, fact, "install the same on all nodes")
+        ranks.agree()
+        _current = ranks
+        yield ranks
+    except CharlmError as error:
+        watch.failed(error)
+        if place.rank and watch.is_said_by_first(str(error)):
+            raise ToldElsewhere(error.exit_code) from None
+        raise
+    finally:
+        _current = ALONE
+        watch.close()
+        with suppress(
+            RuntimeError, ValueError
+        ):  # of a group that the others have left, or that was never made
+            dist.destroy_process_group()
+
+
+def _store(place: Place) -> "Store":
+    """The store in which the ranks write who is there, by the address that torchrun gives."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    serves = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    try:
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            host, port, None, serves, timedelta(seconds=MEETING_SECONDS), False, multi_tenant=True
+        )
+    except (RuntimeError, ValueError) as error:
+        if "EADDRINUSE" in str(error) or "in use" in str(error):
+            raise RankError(
+                f"rank 0 cannot listen on {host}:{port}: the port is taken; choose another MASTER_PORT"
+            ) from None
+        raise RankError(
+            f"rank {place.rank} of {place.size} does not reach rank 0 at {host}:{port}; check MASTER_ADDR, "
+            "MASTER_PORT and the firewall, and that rank 0 was started"
+        ) from None
+    return dist.PrefixStore(f"charlm/{place.job}", store)  # type: ignore[attr-defined]
+
+
+def _join(place: Place, store: "Store", device: str) -> None:
+    """Make the process group."""
+    store = dist.PrefixStore(f"group/{place.restarts}", store)  # type: ignore[attr-defined]
+    backend = "gloo"
+    if device == "cuda":
+        backend = "cpu:gloo,cuda:nccl"
+    try:
+        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size, timeout=WAIT)
+    except (RuntimeError, ValueError) as error:
+        raise RankError(f"rank {place.rank} of {place.size} cannot join the others: {error}") from None

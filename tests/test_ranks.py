@@ -1,0 +1,258 @@
+"""Several ranks train one model: the same curve, the same decisions, and an end that is told when one is gone."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import Snapshot, read_snapshot
+from charlm.training import distributed, trainer
+from tests.conftest import TEXT, Result
+from tests.ranks import Started, free_port, together
+
+SMALL = [
+    *("--n-layer", "2", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "8"),
+    *("--threads", "1", "--eval-every", "8", "--dropout", "0", "--precision", "fp32"),
+]
+TRAIN = ["train", "ducks.txt", *SMALL]
+
+
+@pytest.fixture(autouse=True)
+def _text(elsewhere: Path) -> None:
+    Path("ducks.txt").write_text(TEXT)
+
+
+def curve(run: str) -> list[tuple[int, float, float]]:
+    """Step, loss and gradient norm of each step."""
+    rows = map(json.loads, Path("checkpoints", run, "metrics.jsonl").read_text().splitlines())
+    return [(row["step"], row["loss"], row["grad_norm"]) for row in rows if row["event"] == "Stepped"]
+
+
+def snapshot(run: str) -> Snapshot:
+    return read_snapshot(RunFolder(Path("checkpoints", run)), "latest", training=True)
+
+
+def distance(a: str, b: str) -> float:
+    """The largest difference of any weight."""
+    first, second = snapshot(a).all_weights, snapshot(b).all_weights
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def succeeded(results: list[Result]) -> None:
+    """All ended well, and only rank 0 has said anything."""
+    assert [result.code for result in results] == [0] * len(results), results
+    assert results[0].out and not any(result.out or result.err for result in results[1:])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (
+            "--members",
+            "prior,no-prior",
+            "--reserved-chars",
+            "400",
+            "--ngram-embeddings",
+            "3",
+            "--grad-accum",
+            "2",
+        ),
+        ("--plain", "--optimizer", "adamw"),
+    ],
+)
+def test_any_number_of_ranks_has_the_same_curve_and_ends_with_the_same_weights(
+    settings: tuple[str, ...],
+) -> None:
+    """Of a batch of 8 three ranks read 3, 3 and 2 rows."""
+    for n in (1, 2, 3):
+        succeeded(together(n, *TRAIN, "--steps", "20", "--name", f"of-{n}", *settings))
+    for n in (2, 3):
+        for (step, loss, norm), (at, other, its_norm) in zip(curve("of-1"), curve(f"of-{n}"), strict=True):
+            assert step == at and abs(loss - other) < 1e-5 and abs(norm - its_norm) < 1e-5 * max(1, norm)
+        assert distance("of-1", f"of-{n}") < 1e-4
+        assert snapshot(f"of-{n}").state["ranks"] == n
+
+
+def test_a_run_goes_on_with_another_number_of_ranks() -> None:
+    def stopped_at_6(rank: int) -> None:
+        """Ends with the run as a signal would leave it, after six steps."""
+        real, n_steps = trainer.train_step, 0
+
+        def step(*given: object) -> object:
+            nonlocal n_steps
+            n_steps += 1
+            if n_steps == 6 and rank == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return real(*given)  # type: ignore[arg-type]
+
+        trainer.train_step = step  # type: ignore[assignment]  # in a fork
+
+    succeeded(together(1, *TRAIN, "--steps", "18", "--name", "whole"))
+    assert [r.code for r in together(2, *TRAIN, "--steps", "18", "--name", "cut", prepare=stopped_at_6)] == [
+        143
+    ] * 2
+    assert snapshot("cut").step == 6
+    assert [r.code for r in together(1, "resume", "cut", prepare=stopped_at_6)] == [143]
+    assert snapshot("cut").step == 12
+    results = together(2, "resume", "cut")
+    succeeded(results)
+    assert "trained with ranks 1, but resumes with 2" in re.sub(r"\s+", " ", results[0].err)
+    assert len(curve("cut")) == 18 and distance("whole", "cut") < 1e-4
+
+
+def test_a_signal_to_one_rank_saves_all_and_another_that_dies_ends_all() -> None:
+    """And what was cut off ends with the weights of the run that was not, bit for bit."""
+    succeeded(together(2, *TRAIN, "--steps", "60", "--name", "whole"))
+    told = Started(2, *TRAIN, "--steps", "60", "--save-every", "0", "--name", "cut")
+    told.signal_at(5, "cut", rank=1)
+    results = told.results()
+    assert [result.code for result in results] == [143, 143] and not results[1].err
+    assert "stopped by SIGTERM" in results[0].err
+    saved = snapshot("cut").step
+    assert 5 <= saved < 60
+
+    for rank in (1, 0):
+        killed = Started(2, "resume", "cut")
+        killed.signal_at(saved + 3, "cut", rank=rank, number=signal.SIGKILL)
+        results = killed.results()
+        assert results[rank].code == -9 and results[1 - rank].code == 7
+        said = results[1 - rank].err
+        assert (
+            f"rank {rank} of 2" in said and "ended without a word" in said
+        ) or "store of the ranks is gone" in said
+        saved = snapshot("cut").step
+    succeeded(together(2, "resume", "cut"))
+    assert distance("whole", "cut") == 0
+
+
+def test_a_batch_that_is_not_finite_on_one_rank_is_skipped_by_all_and_a_full_disk_is_told_once() -> None:
+    def broken(rank: int) -> None:
+        real, n = trainer.batch_loss, 0
+
+        def loss(*given: object) -> object:
+            nonlocal n
+            n += 1
+            return real(*given) * (float("nan") if n == 3 and rank == 1 else 1)  # type: ignore[arg-type]
+
+        def refuse(self: RunFolder, step: int, *given: object, **others: object) -> Path:
+            if 5 < step < 9:
+                raise OSError(28, "No space left on device")
+            return save(self, step, *given, **others)  # type: ignore[arg-type]
+
+        save = RunFolder.save
+        trainer.batch_loss, RunFolder.save = loss, refuse  # type: ignore[assignment,method-assign]
+
+    results = together(2, *TRAIN, "--steps", "12", "--save-every", "0", "--name", "both", prepare=broken)
+    succeeded(results)
+    assert snapshot("both").state["skipped"] == [3]
+    assert results[0].err.count("could not be saved (No space left on device)") == 1
+
+
+@pytest.mark.parametrize("unequal", ["text", "version"])
+def test_unequal_texts_and_versions_are_told_once(unequal: str) -> None:
+    def otherwise(rank: int) -> None:
+        if rank and unequal == "text":
+            Path("other").mkdir()
+            Path("other", "ducks.txt").write_text(TEXT + "a line more\n")
+            os.chdir("other")
+        if rank and unequal == "version":
+            import charlm
+
+            charlm.__version__ = "9.9"
+
+    results = together(2, *TRAIN, "--steps", "2", "--name", "two", prepare=otherwise)
+    assert [result.code for result in results] == [7, 7]
+    assert ("the ranks have different texts" if unequal == "text" else "9.9 on rank 1") in results[0].err
+    assert results[0].err.count("error:") == 1 and "error:" not in results[1].err
+    assert not Path("checkpoints", "two").exists()
+
+
+def test_ranks_that_do_not_come_and_a_taken_port_are_told() -> None:
+    def hurried(rank: int) -> None:
+        distributed.MEETING_SECONDS = 0.5
+
+    [alone] = Started(2, *TRAIN, "--steps", "2", only=(0,), prepare=hurried).results()
+    assert alone.code == 7 and "of 2 ranks 1 did not come within 0.5 s: 1" in alone.err
+    [lost] = Started(2, *TRAIN, "--steps", "2", only=(1,), prepare=hurried).results()
+    assert lost.code == 7 and "does not reach rank 0" in lost.err
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        [refused] = Started(2, *TRAIN, "--steps", "2", only=(0,), prepare=hurried, port=port).results()
+    assert refused.code == 7 and f"{port}: the port is taken" in refused.err
+
+
+def test_what_ranks_cannot_do_is_refused() -> None:
+    results = together(2, "train", "ducks.txt", "--steps", "2", "--plain", "--batch-size", "1", "--name", "x")
+    assert [result.code for result in results] == [2, 2]
+    assert "a batch of 1 has no window for each of 2 ranks" in results[0].err and not results[1].err
+    counted = together(2, "train", "ducks.txt", "--model", "ngram")
+    assert [result.code for result in counted] == [2, 2] and "counted by one process" in counted[0].err
+    results = together(2, *TRAIN, "--steps", "2", "--ranks", "3")
+    assert [result.code for result in results] == [2, 2] and "--ranks is 3, but 2 ranks" in results[0].err
+
+
+def test_fine_tuning_teachers_and_mixers_that_carry_a_state_train_on_ranks_too() -> None:
+    Path("new.txt").write_text(TEXT.replace("ducks", "geese") * 2)
+    succeeded(together(2, *TRAIN, "--steps", "4", "--name", "old"))
+    for n in (1, 2):
+        tuned = ["train", "new.txt", "--from", "old", "--steps", "4", "--batch-size", "4", "--threads", "1"]
+        succeeded(together(n, *tuned, "--dropout", "0", "--name", f"tuned-{n}"))
+        taught = [*TRAIN, "--teacher", "old", "--plain", "--steps", "4"]
+        succeeded(together(n, *taught, "--name", f"taught-{n}"))
+        carried = ["--mixer", "recurrent", "--no-prior", "--steps", "9"]
+        succeeded(together(n, *TRAIN, *carried, "--name", f"carried-{n}"))
+    for kind in ("tuned", "taught", "carried"):
+        assert distance(f"{kind}-1", f"{kind}-2") < 1e-4, kind
+
+
+def test_a_restart_by_torchrun_resumes_its_run() -> None:
+    killed = Started(2, *TRAIN, "--steps", "40", "--save-every", "0", "--name", "again")
+    killed.signal_at(9, "again", rank=1, number=signal.SIGKILL)
+    killed.results()
+    at = snapshot("again").step
+    results = Started(
+        2, *TRAIN, "--steps", "40", "--save-every", "0", "--name", "again", restarts=1
+    ).results()
+    assert [result.code for result in results] == [0, 0]
+    assert 0 < at < 40 and f"training from step {at} to 40" in results[0].err
+
+
+def documented() -> list[str]:
+    """The lines of the documentation that begin ranks on one machine without GPUs."""
+    page = (Path(__file__).parent.parent / "docs" / "ranks.md").read_text("utf-8")
+    lines = re.findall(r"^(?:torchrun --nproc-per-node \d+|charlm) .*$", page, re.M)
+    return [line for line in lines if "--gpus" not in line]
+
+
+@pytest.mark.parametrize("line", documented())
+def test_every_documented_line_runs_as_it_stands(line: str) -> None:
+    """But for two processes, two steps and a small model; by torchrun itself, whose parser reads our options too."""
+    Path("corpus").mkdir()
+    for name in ("corpus/ducks.txt", "corpus.txt"):
+        Path(name).write_text(TEXT)
+    line = re.sub(r"(--nproc-per-node|--ranks) \d+", r"\1 2", line)
+    line = re.sub(r"--time \w+", "--steps 2", line)
+    words = line.split()
+    if words[0] == "torchrun":
+        words = [sys.executable, "-m", "torch.distributed.run", f"--master-port={free_port()}", *words[1:]]
+    else:
+        words = [sys.executable, "-m", *words]
+    if "resume" in words:
+        succeeded(together(1, "train", "corpus", "--steps", "2", "--name", "two", *SMALL))
+    else:
+        words += SMALL
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    [run] = [path.name for path in Path("checkpoints").iterdir()]
+    assert snapshot(run).state["ranks"] == 2 and done.stdout.count(f"checkpoints/{run}/report.html") == 1
