@@ -42,9 +42,9 @@ class Token:
 def write_gguf(decoder: PlainDecoder, folder: Path, number_format: str = "f16") -> None:
     """Write NAME.gguf and Modelfile into a folder. Raises UsageError without the extra, OSError."""
     gguf = need("gguf", "gguf")
-    path = folder / f"{decoder.name}.gguf"
+    path, draft = folder / f"{decoder.name}.gguf", folder / "draft"
     tokens = list(tokens_of(decoder))
-    writer = gguf.GGUFWriter(path, "qwen3")
+    writer = gguf.GGUFWriter(draft, "qwen3")
     _add_model(writer, gguf, decoder, number_format)
     _add_tokenizer(writer, gguf, decoder, tokens)
     _add_tensors(writer, gguf, decoder, len(tokens), number_format)
@@ -52,6 +52,8 @@ def write_gguf(decoder: PlainDecoder, folder: Path, number_format: str = "f16") 
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    files.write_synced(path, draft.read_bytes())  # which waits for the disk, as gguf does not
+    draft.unlink()
     sampling = {"block_size": decoder.shape.block_size, "temperature": SamplingConfig().temperature}
     files.write_synced(folder / "Modelfile", MODELFILE.format(file=path.name, **sampling).encode())
 
