@@ -238,6 +238,7 @@ ALLOWED = {
         "safe_io.py",
         "safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})",
     ),
+    ("hf.py", "safetensors.torch.save(tensors, metadata={'format': 'pt'})"),  # into memory
     ("surprisal_table.py", "held.truncate()"),  # in memory
     ("table_file.py", "safetensors.numpy.save(arrays)"),  # into memory
     ("trainer.py", "self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)"),

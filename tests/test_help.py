@@ -11,7 +11,7 @@ from charlm.cli.options import in_colours
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.settings import settings_of
 
-COMMANDS = "train inspect resume sample play eval page serve compress decompress runs info compare cache data explain doctor"
+COMMANDS = "train inspect resume sample play eval page serve export compress decompress runs info compare cache data explain doctor"
 
 
 def test_the_help_of_train_is_short_and_help_all_has_every_setting(charlm, monkeypatch) -> None:  # type: ignore[no-untyped-def]

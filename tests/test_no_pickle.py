@@ -18,6 +18,7 @@ from tests.page.http import Client
 USED = [
     ["train", "ducks.txt", "--steps", "4", *TOY, "--prior-order", "2", "--compile", "off", "--run", "both"],
     ["train", "ducks.txt", "--steps", "2", *TOY, "--no-prior", "--ngram-embeddings", "2", "--run", "plain"],
+    ["train", "ducks.txt", "--steps", "2", *TOY, "--plain", "--run", "simple"],
     ["train", "ducks.txt", "--model", "ngram", "--run", "counted"],
     ["train", "ducks.txt", "--steps", "1", *TOY, "--documents", "line", "--run", "apart", "--no-prior"],
     ["resume", "both", "--steps", "2"],
@@ -39,6 +40,8 @@ USED = [
     ["completion", "bash"],
     ["inspect", "ducks.txt", "--time", "5s", "--threads", "1"],
     ["train", "short.txt", "--steps", "1", "--from", "plain", "--run", "after"],
+    ["export", "simple", "--to", "hf", "-o", "hf"],
+    ["train", "short.txt", "--steps", "1", "--from", "hf", "--run", "back"],
     ["doctor"],
     ["doctor", "both"],
 ]

@@ -223,8 +223,8 @@ def snapshot_of(data: Mapping[str, bytes], step: int, *, training: bool) -> Snap
 def _configs(config: dict[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
     """The configurations of a transformer or an n-gram model, complete."""
     model, training = (
-        _settings(ModelConfig, config.get("model")),
-        _settings(TrainingConfig, config.get("training")),
+        settings_from(ModelConfig, config.get("model"), "config.json"),
+        settings_from(TrainingConfig, config.get("training"), "config.json"),
     )
     if not model.complete or not model.causal:
         raise CheckpointError("config.json is damaged: the model's shape is incomplete, or it is not causal")
@@ -257,8 +257,9 @@ def _mixture(state: dict[str, Any], most: int) -> Mixture | None:
     return mixture
 
 
-def _settings(kind: type[S], values: Any) -> S:
+def settings_from(kind: type[S], values: Any, name: str) -> S:
+    """The configuration that a file of that name holds, complete. Raises CheckpointError where it is damaged."""
     try:
         return kind.from_json(values if isinstance(values, dict) else {}).completed()
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"config.json is damaged: {error}") from None
+        raise CheckpointError(f"{name} is damaged: {error}") from None

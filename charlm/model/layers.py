@@ -45,12 +45,17 @@ class FusedLinear(nn.Linear):
         return self(x).split(self.sizes, dim=-1)  # type: ignore[no-any-return]
 
 
+def swiglu_hidden(n_embd: int) -> int:
+    """The hidden size of SwiGLU in a model of this width: 8/3 of it, a multiple of 16."""
+    return -(-8 * n_embd // 3 // 16) * 16
+
+
 class SwiGLU(nn.Module):
     """Gated feed-forward layer: W3 (silu(W1 x) * W2 x). Shazeer 2020, arXiv 2002.05202."""
 
     def __init__(self, n_embd: int) -> None:
         super().__init__()
-        hidden = -(-8 * n_embd // 3 // 16) * 16
+        hidden = swiglu_hidden(n_embd)
         self.gate_up = FusedLinear(n_embd, (hidden, hidden))
         self.down = nn.Linear(hidden, n_embd, bias=False)
 

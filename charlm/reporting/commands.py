@@ -55,7 +55,7 @@ def repeat_command(
     """
     text = facts.text
     if text.val_file is not None:
-        text = replace(text, val_file=_relative(text.val_file))
+        text = replace(text, val_file=relative(text.val_file))
     words: list[str] = []
     parent = facts.parent
     if not model.is_ngram:
@@ -73,7 +73,7 @@ def repeat_command(
     for option, other in (("--from", parent), ("--teacher", facts.teacher)):
         words += [] if other is None else [option, other.run, "--checkpoint", str(other.step)]
     words += folder_words(run)
-    paths = [_relative(path) for path in facts.corpus.sources]
+    paths = [relative(path) for path in facts.corpus.sources]
     return train_command(paths, words, (model, training, text), INHERITED if parent is not None else ())
 
 
@@ -95,7 +95,7 @@ def text_words(sources: Sequence[str], corpus: Corpus) -> list[str]:
     return ["--text", "FILE"]
 
 
-def _relative(path: str) -> str:
+def relative(path: str) -> str:
     """A path below the working directory relative to it, any other as it is."""
     if not os.path.isabs(path):
         return path

@@ -4,8 +4,10 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from charlm.checkpoint.exported import read_exported
 from charlm.checkpoint.run_folder import CorpusFacts, DivisionFacts, ParentFacts, RunFolder
 from charlm.checkpoint.safe_io import read_manifest
 from charlm.checkpoint.snapshot import Snapshot, expected_weights, read_chosen
@@ -84,13 +86,21 @@ class Parent:
             )
         manifest = read_manifest(run.folder(snapshot.step))
         weights = manifest.files["model.safetensors"].sha256
-        try:
-            corpus, gone = corpus_of(snapshot, moved), ""
-        except CheckpointError as error:
-            if moved is not None:
-                raise
-            corpus, gone = None, str(error)
+        corpus, gone = _corpus_or_why(snapshot, moved)
         return cls(run.path.name, snapshot, weights, corpus, gone, members)
+
+    @classmethod
+    def load_exported(cls, folder: Path, which: str | None, moved: Moved | None = None) -> "Parent":
+        """The run in a folder that `charlm export --to hf` wrote, which has one checkpoint.
+
+        Its text is looked for in the cache, and where it `moved` to. Raises CheckpointError, UsageError for another checkpoint.
+        """
+        snapshot, weights = read_exported(folder)
+        if which not in (None, str(snapshot.step)):
+            raise UsageError(
+                f"{one_line(str(folder))} has no checkpoint {one_line(which or '')}; it has step {snapshot.step} alone"
+            )
+        return cls(str(folder), snapshot, weights, *_corpus_or_why(snapshot, moved))
 
     @property
     def text(self) -> TextConfig:
@@ -146,6 +156,16 @@ class Parent:
         earlier = self.earlier()
         shared = {name: getattr(earlier, name) for name in ("key", "sha256", "chars", "spans", "looked")}
         return DivisionFacts(vocabulary=json.loads(self.snapshot.vocabulary.to_json()), **shared)
+
+
+def _corpus_or_why(snapshot: Snapshot, moved: Moved | None) -> tuple[Corpus | None, str]:
+    """The text of a run if it is still there, and else why it is not. Raises CheckpointError for a wrong `moved`."""
+    try:
+        return corpus_of(snapshot, moved), ""
+    except CheckpointError as error:
+        if moved is not None:
+            raise
+        return None, str(error)
 
 
 def _overlap(old: Corpus, new: Corpus) -> float:
@@ -257,7 +277,7 @@ def inherit_training(parent: Parent, wanted: TrainingConfig, given: set[str]) ->
     """The parent's optimizer at lower learning rates, except for what was given. Raises UsageError."""
     before = parent.snapshot.training_config
     optimizer = wanted.optimizer if "optimizer" in given else before.optimizer
-    names = ["ngram_embedding_lr"]
+    names = [] if parent.snapshot.model_config.plain else ["ngram_embedding_lr"]
     if optimizer != "adamw" and before.muon_lr is not None:
         names.append("muon_lr")
     rates: dict[str, Any] = {

@@ -12,6 +12,7 @@ from charlm.config import TextConfig
 from charlm.data.corpus import Corpus, reopen
 from charlm.data.holdout import EarlierText, InheritedSplit
 from charlm.data.load import load
+from charlm.data.sources import manual_name
 from charlm.data.tokenizer import Vocabulary
 from charlm.errors import CharlmError, CheckpointError, UsageError
 from charlm.strict_json import from_json
@@ -67,6 +68,8 @@ def reload_corpus(facts: CorpusFacts, config: TextConfig, moved: Moved | None = 
             f"the text, {label}, was read from standard input and is not in the cache; if you have it as a file, "
             "name it with --text FILE"
         )
+    if not paths and facts.label != manual_name():  # of an exported run, which names no place
+        raise CheckpointError(f"the text, {label}, is not in the cache; {HINT}")
     try:
         if moved is not None:
             config = _moved_config(config, facts.sources, paths, moved.val_file)

@@ -22,8 +22,8 @@ TOY = (
     *("--threads", "1", "--device", "cpu"),
 )
 COMMANDS = (
-    *("train", "inspect", "resume", "sample", "play", "eval", "surprisal", "page", "serve", "compress"),
-    "decompress",
+    *("train", "inspect", "resume", "sample", "play", "eval", "surprisal", "page", "serve", "export"),
+    *("compress", "decompress"),
     *("runs", "info", "compare", "cache", "data", "explain", "doctor"),
 )
 Charlm = Callable[..., Any]

@@ -38,6 +38,7 @@ OPTIONS = {
     "surprisal": "--by --words --space --context --groups --best --base --format --out --run --part --stride --checkpoint --checkpoints --threads --text --val-file --field --encoding",
     "page": "--run --ngram-mb --checkpoint --checkpoints --out --threads",
     "serve": "--port --all --run --checkpoint --checkpoints --threads",
+    "export": "--to --dtype --run --checkpoint --checkpoints --out",
     "compress": "--out --run --force --checkpoint --checkpoints --json --threads",
     "decompress": "--out --force --run --checkpoints --threads",
     "runs": "--remove --yes --json --checkpoints",
