@@ -1,6 +1,5 @@
 """`charlm train`: from a text to a trained model."""
 
-import sys
 from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.config_file import read_config
-from charlm.cli.console import MESSAGES, print_json, say, table
+from charlm.cli.console import MESSAGES, given_command, print_json, say, table
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import (
     MOST_STEPS,
@@ -24,6 +23,7 @@ from charlm.cli.options import (
     with_settings,
 )
 from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
+from charlm.data.addresses import kept_name
 from charlm.errors import UsageError
 from charlm.settings import settings_of
 from charlm.terminal import command_line
@@ -150,7 +150,7 @@ def command(
         checkpoint=checkpoint,
         from_text=tuple(from_text or ()),
         verify_cache=verify_cache,
-        command=command_line(["charlm", *sys.argv[1:]]),
+        command=given_command(),
         started=ctx.obj,
     )
     begun = _begun(request) if resume_if_exists else None
@@ -258,7 +258,7 @@ def _show_plan(prepared: Prepared, as_json: bool) -> None:
     }
     for option, name in runs.items():
         words += [] if name is None else [option, name]
-    print(f"\n{train_command(request.paths, words, (*configs, prepared.text))}")
+    print(f"\n{train_command([*map(kept_name, request.paths)], words, (*configs, prepared.text))}")
 
 
 def _planned_members(choice: "Choice") -> list[dict[str, Any]]:
