@@ -2,19 +2,19 @@
 
 import os
 import sys
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import log
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 
-from charlm.errors import TextError, UsageError
+from charlm.config import TextConfig
+from charlm.data.addresses import without_secrets
+from charlm.errors import UsageError
 from charlm.job import TrainingJob, begin, reopen
 from charlm.reporting.trackers import chosen_trackers
 from charlm.run import Run, find_run, load, runs_root
@@ -29,7 +29,7 @@ __all__ = ["Run", "load", "resume", "train", "train_events"]
 
 def train(
     *paths: str | os.PathLike[str],
-    texts: Sequence[str] | None = None,
+    texts: Iterable[str] | None = None,
     time: str | float | None = None,
     steps: int | None = None,
     run: str | None = None,
@@ -42,7 +42,10 @@ def train(
     progress: bool | None = None,
     **settings: Any,
 ) -> Run:
-    """Train a model on files, folders or globs, or on `texts` in memory; by default on the bundled manual.
+    """Train a model on files, folders, globs or addresses, or on `texts` in memory; by default on the bundled manual.
+
+    `texts` is any iterable of strings, each read as a file is: a list, a generator, a column of pandas or polars. Of a
+    table of `datasets`, pandas or polars, `field` names the column, and its rows are read as records are.
 
     `time` ("90s", "10m", or seconds; default "2m") or `steps` is the budget; what is not given is planned.
     `settings` are those of `charlm train`, with underscores: `n_layer=4`, `seed=3`, `val=0.2`. `run` names the
@@ -77,7 +80,7 @@ def train(
 
 def train_events(
     *paths: str | os.PathLike[str],
-    texts: Sequence[str] | None = None,
+    texts: Iterable[str] | None = None,
     time: str | float | None = None,
     steps: int | None = None,
     run: str | None = None,
@@ -157,7 +160,7 @@ def _begin(
     function: str,
     paths: Sequence[str | os.PathLike[str]],
     settings: dict[str, Any],
-    texts: Sequence[str] | None,
+    texts: Iterable[str] | None,
     time: str | float | None,
     steps: int | None,
     run: str | None,
@@ -171,13 +174,19 @@ def _begin(
     """Begin the run that a function was called for. Raises UsageError, TextError, CheckpointError, ResourceError."""
     if texts is not None and paths:
         raise UsageError("give either paths or texts, not both")
-    if isinstance(texts, str) or (texts is not None and not texts):
-        raise UsageError("texts must be a list of at least one text; pass file names without texts=")
+    for name in ("encoding", "include", "exclude"):
+        if texts is not None and settings.get(name) is not None:
+            raise UsageError(f"{name} has no effect on texts in memory; leave it out")
+    for path in paths:
+        if not isinstance(path, str | os.PathLike):
+            raise UsageError(f"a {type(path).__name__} is no path; pass texts in memory with texts=")
     if time is not None and steps is not None:
         raise UsageError("give either time or steps, not both")
     if steps is not None and (type(steps) is not int or steps < 1):
         raise UsageError(f"steps is {steps!r}; it must be a whole number, at least 1")
-    words = [repr(os.fspath(path)) for path in paths] + ["texts=[...]"] * (texts is not None)
+    words = [repr(without_secrets(os.fspath(path), is_word=True)) for path in paths] + ["texts=[...]"] * (
+        texts is not None
+    )
     given = {
         "time": time,
         "steps": steps,
@@ -188,7 +197,7 @@ def _begin(
         "checkpoint": checkpoint,
         **settings,
     }
-    words += [f"{name}={value!r}" for name, value in given.items() if value is not None]
+    words += [f"{name}={without_secrets(repr(value))}" for name, value in given.items() if value is not None]
     if settings.get("val_file") is not None:
         settings["val_file"] = os.path.expanduser(os.fspath(settings["val_file"]))
     request = TrainRequest.of(
@@ -211,18 +220,18 @@ def _begin(
         return begin(prepared, messages)
 
 
-def _prepare_texts(request: TrainRequest, texts: Sequence[str], messages: Messages) -> Prepared:
-    """The same for texts in memory. They are read as files are, so the same ids come of them."""
-    with tempfile.TemporaryDirectory() as folder:
-        width = len(str(len(texts)))
-        for i, text in enumerate(texts):
-            try:
-                Path(folder, f"{i:0{width}}.txt").write_bytes(text.encode())
-            except UnicodeEncodeError:
-                raise TextError(f"text {i} is not valid text: it contains half of a surrogate pair") from None
-        paths = tuple(str(path) for path in sorted(Path(folder).iterdir()))
-        prepared = prepare(replace(request, paths=paths), messages)
-    loaded = replace(prepared.loaded, sources=("-",), label=several(len(texts), "text"))
+def _prepare_texts(request: TrainRequest, texts: Iterable[str], messages: Messages) -> Prepared:
+    """The same for texts in memory."""
+    from charlm.data.text_rows import TextRows  # here: not needed for files
+
+    read = list[TextRows]()
+
+    def rows(config: TextConfig) -> TextRows:
+        read.append(TextRows(texts, config))
+        return read[0]
+
+    prepared = prepare(replace(request, paths=("-",)), messages, texts=rows)
+    loaded = replace(prepared.loaded, label=several(read[0].count, "text"))
     request = replace(request, paths=("texts",))  # which names the run
     return replace(prepared, loaded=loaded, request=request)
 

@@ -476,9 +476,9 @@ class TextConfig(Settings):
         "gutenberg: remove Project Gutenberg's header and licence from each file.",
         Choice(("gutenberg",)),
     ] = None
-    field: Annotated[str | None, "Field that holds the text in JSON Lines, .json, .csv and .tsv files."] = (
-        None
-    )
+    field: Annotated[
+        str | None, "Field that holds the text in JSON Lines, .json, .csv, .tsv, Parquet and Arrow files."
+    ] = None
     encoding: Annotated[
         str | None, "Text encoding. [default: UTF-8, or the encoding that the byte-order mark indicates]"
     ] = None

@@ -89,9 +89,34 @@ def building(folder: Path, *, may_stay: Callable[[], bool] = lambda: False) -> I
     remove_tree(_aside(folder))
 
 
+@contextmanager
+def continuing(path: Path, kept: int) -> Iterator[BinaryIO]:
+    """A file to read and write on after the first `kept` bytes of an earlier attempt; it stays if the block raises."""
+    with open(path, "r+b" if path.exists() else "x+b", opener=open_regular) as file:
+        file.truncate(min(kept, os.fstat(file.fileno()).st_size))
+        yield file
+
+
+def put_in_place(temporary: Path, target: Path) -> None:
+    """Give a file that is complete its name, once the disk has it; what stood there is replaced. Raises OSError."""
+    with open(temporary, "r+b", opener=open_regular) as file:
+        sync_file(file)
+    _move(os.replace, temporary, target)
+    sync_folder(target.parent)
+
+
 def scratch(folder: Path, *, in_memory: int) -> IO[bytes]:
     """A file without a name, in memory up to so many bytes, then on the disk of `folder`."""
     return tempfile.SpooledTemporaryFile(max_size=in_memory, dir=str(folder))
+
+
+def cache_folder() -> Path:
+    """`CHARLM_CACHE`, else the folder that the platform has for caches."""
+    from platformdirs import user_cache_path  # here, since it is slow on Windows
+
+    return Path(
+        os.path.expanduser(os.environ.get("CHARLM_CACHE") or user_cache_path("charlm", appauthor=False))
+    )
 
 
 def boot() -> str | None:

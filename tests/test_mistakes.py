@@ -195,9 +195,9 @@ def test_what_is_no_file_and_no_run_is_told_where_it_belongs(trained: Charlm) ->
 
 
 @pytest.mark.parametrize(
-    "address", ["https://example.org/a?b=*", "s3://bucket/a", "www.example.org/a", "FILE:///tmp/x"]
+    "address", ["ftp://example.org/a?b=*", "sftp://bucket/a", "www.example.org/a", "FILE:///tmp/x"]
 )
-def test_an_address_is_no_text_and_is_told_so(trained: Charlm, address: str) -> None:
+def test_an_address_that_is_not_read_is_told_so(trained: Charlm, address: str) -> None:
     for words in (
         ("train", address),
         ("train", "ducks.txt", "--val-file", address),
@@ -211,9 +211,9 @@ def test_an_address_is_no_text_and_is_told_so(trained: Charlm, address: str) -> 
         result = trained(*words)
         assert result.code == 3 and result.out == ""
         assert "is an address" in result.err, words
-    assert (
-        "charlm data get tinyshakespeare" in trained("train", "https://example.org/tinyshakespeare.txt").err
-    )
+    for address in ("https://example.org/a", "s3://bucket/a"):  # which others read
+        done = trained("compress", address, "-o", "x")
+        assert done.code == 3 and "this reads only local files" in " ".join(done.err.split())
 
 
 def test_a_file_whose_name_begins_with_a_dash_is_no_option(charlm: Callable[..., Result]) -> None:

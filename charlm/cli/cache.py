@@ -1,4 +1,4 @@
-"""`charlm cache`: the texts that are kept as ids, and making room."""
+"""`charlm cache`: the texts that are kept as ids, the downloads, and making room."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -28,14 +28,15 @@ def command(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the cached texts, or remove them.
+    """List the cached texts and downloads, or remove them.
 
-    charlm reads a removed text again when it needs it. Text from standard input cannot be read again:
-    to resume a run on it, give the text as a file with --text.
+    charlm reads or downloads a removed text again when it needs it. Text from standard input cannot be read
+    again: to resume a run on it, give the text as a file with --text.
     """
     from charlm.data import corpus_cache as cache  # here: numpy is slow to import
+    from charlm.data import downloads
 
-    found = cache.entries(warn)
+    found: list[Any] = [*cache.entries(warn), *downloads.entries()]
     for key in keys or []:
         if not any(entry.key.startswith(key) for entry in found):
             raise UsageError(f"no key in the cache begins with {one_line(key)}; charlm cache lists them")
@@ -49,11 +50,16 @@ def command(
         if not yes and not confirm(f"remove {what}, from {one_line(str(cache.cache_folder()))}?"):
             say("nothing was removed")
             return
-        _clear(cache, chosen, everything=not keys)
+        _clear(cache, downloads, chosen, everything=not keys)
         return
     if as_json:
         print_json(
-            {"schema": 1, "folder": str(cache.cache_folder()), "texts": [vars(entry) for entry in chosen]}
+            {
+                "schema": 1,
+                "folder": str(cache.cache_folder()),
+                "texts": [vars(entry) for entry in chosen if isinstance(entry, cache.Entry)],
+                "downloads": [vars(entry) for entry in chosen if isinstance(entry, downloads.Entry)],
+            }
         )
         return
     say(f"the cache is in {one_line(str(cache.cache_folder()))}")
@@ -61,7 +67,7 @@ def command(
         (
             entry.key[:12],
             entry.label,
-            count(entry.chars),
+            count(entry.chars) if isinstance(entry, cache.Entry) else entry.state,
             f"{entry.bytes / 1e6:,.1f} MB",
             datetime.fromtimestamp(entry.used).isoformat(" ", "minutes"),
         )
@@ -72,12 +78,13 @@ def command(
     say(f"{several(len(chosen), 'text')}, {sum(e.bytes for e in chosen) / 1e6:,.1f} MB")
 
 
-def _clear(cache: Any, chosen: list[Any], *, everything: bool) -> None:
+def _clear(cache: Any, downloads: Any, chosen: list[Any], *, everything: bool) -> None:
     try:
         for entry in chosen:
-            cache.remove(entry.key)
+            (cache if isinstance(entry, cache.Entry) else downloads).remove(entry.key)
         if everything:
             cache.remove_rest()
+            downloads.remove_all()
     except OSError as error:
         raise ResourceError(f"the cache cannot be cleared: {error}") from None
     freed = sum(entry.bytes for entry in chosen)

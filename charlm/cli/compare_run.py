@@ -1,6 +1,5 @@
 """Running `charlm compare`: training the variants one by one, or scoring two trained runs."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import log
@@ -10,11 +9,23 @@ import typer
 
 from charlm.checkpoint.run_folder import CorpusFacts, RunFolder, run_command
 from charlm.cli.compare_display import show
-from charlm.cli.console import MESSAGES, Bar, count, foreign, load_run, print_json, say, table, warn, working
+from charlm.cli.console import (
+    MESSAGES,
+    Bar,
+    count,
+    foreign,
+    given_command,
+    load_run,
+    print_json,
+    say,
+    table,
+    warn,
+    working,
+)
 from charlm.cli.follow import warn_of
 from charlm.config import TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
-from charlm.data.load import Loaded, run_name
+from charlm.data.load import Loaded, absolute_name, run_name
 from charlm.data.reader import read_texts
 from charlm.data.tokenizer import without_ends
 from charlm.errors import CharlmError, TextError, UsageError
@@ -34,7 +45,7 @@ from charlm.reporting.run_page import write_report
 from charlm.reporting.run_summary import figure_rows, repeat_row
 from charlm.run import text_of_run
 from charlm.settings import settings_of
-from charlm.terminal import command_line, one_line
+from charlm.terminal import one_line
 from charlm.threads import use_threads
 from charlm.training.describe import describe_choice, several, text_name
 from charlm.training.device import gpu_note
@@ -77,14 +88,14 @@ def prepare(
             untimed_budget(training, 1), steps=budget.steps, seconds=budget.seconds, compiler=False
         ),
         threads=threads,
-        text=replace(text, val_file=text.val_file and str(Path(text.val_file).absolute())),
+        text=replace(text, val_file=text.val_file and absolute_name(text.val_file)),
         corpus=CorpusFacts(
             label=loaded.label,
             sources=loaded.sources,
             key=loaded.corpus.key,
             sha256=loaded.corpus.sha256,
         ),
-        command=command_line(["charlm", *sys.argv[1:]]),
+        command=given_command(),
     )
     if budget.seconds is not None:
         comparison = _timed(comparison, loaded.corpus, training)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from charlm.errors import ResourceError, UsageError
 from charlm.strict_json import replace_nonfinite
-from charlm.terminal import colour, fit, is_quiet, one_line, visible
+from charlm.terminal import colour, command_line, fit, is_quiet, one_line, visible
 from charlm.training.request import Messages
 
 STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
@@ -132,6 +132,13 @@ def _to_stdout(pieces: Iterable[bytes]) -> None:
     for piece in pieces:
         stream.write(piece)
         stream.flush()  # whoever reads need not wait for the next one
+
+
+def given_command() -> str:
+    """The command as it was typed, without what may be secret in the addresses of texts."""
+    from charlm.data.addresses import without_secrets  # here: not needed for help
+
+    return command_line(["charlm", *(without_secrets(word, is_word=True) for word in sys.argv[1:])])
 
 
 def say(text: str, command: str = "") -> None:

@@ -1,4 +1,4 @@
-"""`charlm data`: list benchmark texts and download them; the only command that opens a connection."""
+"""`charlm data`: list benchmark texts and download them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +29,7 @@ def command(
 ) -> None:
     """List benchmark texts, or download one and check it.
 
-    Only this command uses the network, and it connects only to the address that it shows.
+    It connects only to the address that it shows. No other command uses the network unless you name an address.
     """
     from charlm.data.datasets import TEXTS
 
@@ -53,11 +53,14 @@ def command(
 
 def _no_text(name: str) -> str:
     """Why a text cannot be fetched by that name, and what to do."""
-    from charlm.data.datasets import TEXTS, address_advice
+    from charlm.data.addresses import address_advice, is_address, kept_name
+    from charlm.data.datasets import TEXTS
 
-    address = address_advice(name)
-    if address is not None:
-        return f"data get takes the name of a text that charlm knows ({', '.join(TEXTS)}). {address}"
+    if is_address(name):
+        named = f"data get takes the name of a text that charlm knows ({', '.join(TEXTS)}), not an address"
+        return f"{named}; to train on an address: charlm train {one_line(kept_name(name))}"
+    if (advice := address_advice(name)) is not None:
+        return advice
     close = name_meant(name.lower(), list(TEXTS))
     return f"data get does not know {one_line(name)}; " + (
         f"did you mean {close}?" if close else f"available texts: {', '.join(TEXTS)}"

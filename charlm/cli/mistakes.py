@@ -209,18 +209,25 @@ RUN_INSTEAD = {
 }
 
 
+ONE_LOCAL_FILE = ("compress", "decompress")
+"""Commands whose file is read byte by byte, and from this machine alone."""
+
+
 def check_files(command: str, names: Iterable[str], root: Path, time: str | None = None) -> None:
     """Raise UsageError or TextError for a file that is not there, where it can be told what was meant by its name.
 
     A file always wins over a run of the same name. `time` is what `--time` was given.
     """
     from charlm.checkpoint.run_folder import RunFolder, folder_words, has_run  # here: not needed for help
-    from charlm.data.datasets import address_advice
+    from charlm.data.addresses import address_advice, address_of
 
     for name in names:
         if name in ("", "-") or os.path.lexists(name):
             continue
-        address = address_advice(name)
+        reads = command not in ONE_LOCAL_FILE
+        if reads and address_of(name) is not None:
+            continue
+        address = address_advice(name, reads=reads)
         if address is not None:
             raise TextError(address)
         if re.search(r"[*?[]", name):

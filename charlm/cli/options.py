@@ -39,7 +39,9 @@ Threads = Annotated[
 Texts = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="FILE...", help="Files, folders, globs, or - (standard input). [default: Python's manual]"
+        metavar="FILE...",
+        help="Files, folders, globs, archives, addresses (https://, s3://, gs://, hf://), or - (standard input). "
+        "[default: Python's manual]",
     ),
 ]
 Run = Annotated[str | None, typer.Option("--run", metavar="RUN", help="Run to use. [default: the newest]")]

@@ -1,6 +1,5 @@
 """`charlm train`: from a text to a trained model."""
 
-import sys
 from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.config_file import read_config
-from charlm.cli.console import print_json, say, table
+from charlm.cli.console import given_command, print_json, say, table
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import (
     MOST_STEPS,
@@ -26,6 +25,7 @@ from charlm.cli.options import (
 )
 from charlm.cli.ranks import Gpus, RanksOption, start_as_asked, together
 from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
+from charlm.data.addresses import kept_name
 from charlm.errors import UsageError
 from charlm.reporting.trackers import chosen_trackers
 from charlm.settings import settings_of
@@ -163,7 +163,7 @@ def command(
         from_text=tuple(from_text or ()),
         verify_cache=verify_cache,
         report_to=chosen_trackers(report_to),
-        command=command_line(["charlm", *sys.argv[1:]]),
+        command=given_command(),
         started=ctx.obj,
     )
     with together(settings["device"]) as (met, messages):
@@ -316,7 +316,7 @@ def _show_plan(prepared: Prepared, as_json: bool) -> None:
     }
     for option, name in runs.items():
         words += [] if name is None else [option, name]
-    print(f"\n{train_command(request.paths, words, (*configs, prepared.text))}")
+    print(f"\n{train_command([*map(kept_name, request.paths)], words, (*configs, prepared.text))}")
 
 
 def _planned_members(choice: "Choice") -> list[dict[str, Any]]:

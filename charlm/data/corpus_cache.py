@@ -6,11 +6,13 @@ import json
 import os
 import re
 import stat
+import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import time
 from tokenize import TokenError
 from typing import Any
 
@@ -19,9 +21,12 @@ from filelock import FileLock
 
 from charlm import files
 from charlm.config import TextConfig
+from charlm.data.addresses import is_address
+from charlm.data.downloads import local_path
 from charlm.data.holdout import PARTS
 from charlm.data.stream import STDIN
 from charlm.data.tokenizer import Ids
+from charlm.files import cache_folder as cache_folder
 from charlm.terminal import one_line
 
 FORMAT = 3
@@ -55,15 +60,6 @@ class Entry:
     chars: int
     bytes: int
     used: float  # seconds since 1970
-
-
-def cache_folder() -> Path:
-    """`CHARLM_CACHE`, else the folder that the platform has for caches."""
-    from platformdirs import user_cache_path  # here, since it is slow on Windows
-
-    return Path(
-        os.path.expanduser(os.environ.get("CHARLM_CACHE") or user_cache_path("charlm", appauthor=False))
-    )
 
 
 def corpora() -> Path:
@@ -207,6 +203,16 @@ def remove_stale(now: float) -> None:
                 continue
 
 
+def temporary_folder() -> Path:
+    """The folder of the cache, or the system's for temporary files if the cache cannot be written."""
+    try:
+        files.make_folder(corpora())
+    except OSError:
+        return Path(tempfile.gettempdir())
+    remove_stale(time())
+    return corpora()
+
+
 def _count(value: Any) -> int:
     """A number of characters; ValueError for what is none."""
     if type(value) is not int or not 0 <= value < 2**63:
@@ -280,10 +286,16 @@ class Fingerprints:
         if STDIN in paths:
             return  # it cannot be read twice
         try:
-            self._files = [_fingerprint(path) for path in paths]
+            self._files = [_fingerprint(local_path(path)) for path in paths]
         except (OSError, ValueError):
             return  # the reader says what is wrong
-        settings = [FORMAT, READING, [os.path.abspath(path) for path in paths], config.to_json(), earlier]
+        settings = [
+            FORMAT,
+            READING,
+            [path if is_address(path) else os.path.abspath(path) for path in paths],
+            config.to_json(),
+            earlier,
+        ]
         name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
         self._path = cache_folder() / "files" / f"{name}.json"
 

@@ -1,24 +1,20 @@
-"""Benchmark texts: where each is published, how to check it, and its download.
-
-This is the only module that opens a connection, and only when `fetch` is called.
-"""
+"""Benchmark texts: where each is published, how to check it, and its download."""
 
 import hashlib
-import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from charlm import files
+from charlm.data.addresses import address_of
+from charlm.data.downloads import Watch, receive
+from charlm.data.remote import NotReceived, remote_file
 from charlm.errors import ResourceError, TextError
 from charlm.terminal import one_line
 
 PIECE = 1 << 16
-TIMEOUT = 30.0
-"""Seconds without an answer after which a download is given up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,33 +94,6 @@ def customary(path: str, size: int) -> Published | None:
     return next((t for t in TEXTS.values() if path.endswith(t.file_name) and size == t.size), None)
 
 
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+\S|www\.\w+\.\w")
-
-
-def address_advice(name: str) -> str | None:
-    """What to do with a URL given as the name of a text; None if it is not a URL."""
-    match = _ADDRESS.match(name)
-    if match is None:
-        return None
-    shown, scheme = one_line(name), (match[1] or "http").lower()
-    if scheme == "file":
-        return f"{shown} is an address; name the file by its path: {one_line(re.sub(r'^[A-Za-z]+:/+', '/', name))}"
-    for text in TEXTS.values():
-        if name == text.url or text.name in name.lower():
-            return (
-                f"{shown} is an address (URL), but charlm reads only local files; to download it: charlm data get "
-                f"{text.name}"
-            )
-    by = f", for example by curl -L -O {shlex.quote(shown)}," if scheme in ("http", "https", "ftp") else ""
-    return (
-        f"{shown} is an address (URL), but charlm reads only local files; download it{by} and name the file; charlm "
-        "data list shows the texts that charlm fetches by itself"
-    )
-
-
-Watch = Callable[[str, int, int | None], None]
-
-
 def fetch(text: Published, folder: Path, watch: Watch = lambda what, done, of: None) -> Path:
     """Download a text into a folder, or find it there; its path. Nothing is left of a failed download.
 
@@ -142,11 +111,16 @@ def fetch(text: Published, folder: Path, watch: Watch = lambda what, done, of: N
                 f"{one_line(str(target))} exists and is not the published {text.name}; move it away, or give --to"
             )
         files.make_folder(folder)
-        with files.replacing(target) as file, files.scratch(folder, in_memory=PIECE) as archive:
-            pieces = _received(text, watch)
-            if text.member is not None:
-                archive.writelines(pieces)
-                pieces = _member(text, archive)
+        with files.replacing(target) as file, files.scratch(folder, in_memory=PIECE) as received:
+            address = address_of(text.url)
+            assert address is not None, "the table has addresses that are read"
+            try:
+                receive(remote_file(address), received, watch, most=text.most)
+            except NotReceived as error:
+                raise _not_downloaded(text, str(error)) from None
+            received.seek(0)
+            whole = iter(partial(received.read, PIECE), b"")
+            pieces = whole if text.member is None else _member(text, received)
             if not _is_published(text, pieces, file.write):
                 raise _not_downloaded(text, f"its size or {text.algorithm} is not the published one")
     except OSError as error:
@@ -168,50 +142,6 @@ def _is_published(
     return size == text.size and digest.hexdigest() == text.digest
 
 
-def _received(text: Published, watch: Watch) -> Iterator[bytes]:
-    """What the server sends, at most `most` bytes. Raises TextError for whatever goes wrong on the way."""
-    from http.client import HTTPException  # here: the table of texts is needed for help, connections are not
-    from urllib.error import HTTPError
-    from urllib.request import Request, build_opener
-
-    request = Request(text.url, headers={"User-Agent": "charlm", "Accept-Encoding": "identity"})
-    done = 0
-    try:
-        with build_opener(_redirects()).open(request, timeout=TIMEOUT) as answer:
-            encoding = answer.headers.get("Content-Encoding", "identity")
-            if encoding.strip().lower() not in ("", "identity"):
-                raise ValueError(f"the server used an encoding that charlm did not request ({encoding})")
-            while piece := answer.read(PIECE):
-                done += len(piece)
-                if done > text.most:
-                    raise ValueError(f"the server sent more than {text.most:,} bytes")
-                watch("fetching", done, text.most)
-                yield piece
-    except HTTPError as error:
-        error.close()
-        raise _not_downloaded(
-            text, f"the server answers {error.code} {one_line(str(error.reason))}"
-        ) from None
-    except (OSError, HTTPException, ValueError, OverflowError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise _not_downloaded(text, one_line(str(reason)) or type(error).__name__) from None
-
-
-def _redirects() -> Any:
-    """Follows redirects of HTTP, but none from https to another scheme."""
-    from urllib.error import HTTPError
-    from urllib.request import HTTPRedirectHandler
-
-    class Redirects(HTTPRedirectHandler):
-        def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
-            before, after = req.full_url.partition(":")[0], newurl.partition(":")[0]
-            if after not in (before, "https"):
-                raise HTTPError(newurl, code, f"redirected from {before} to {after}", headers, fp)
-            return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-    return Redirects()
-
-
 def _member(text: Published, archive: IO[bytes]) -> Iterator[bytes]:
     """The text in a zip archive; TextError if it is damaged or holds another one."""
     import zipfile
@@ -228,11 +158,4 @@ def _member(text: Published, archive: IO[bytes]) -> Iterator[bytes]:
 
 
 def _not_downloaded(text: Published, why: str) -> TextError:
-    """The error to raise, naming the address and the proxy that the environment names for it, without its password."""
-    from urllib.parse import urlsplit
-    from urllib.request import getproxies, proxy_bypass
-
-    parts = urlsplit(text.url)
-    proxy = "" if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme, "").rpartition("@")[2]
-    through = f" through the proxy {one_line(proxy)}, which an environment variable sets" if proxy else ""
-    return TextError(f"{text.name} could not be downloaded from {one_line(text.url)}{through}: {why}")
+    return TextError(f"{text.name} could not be downloaded from {one_line(text.url)}: {why}")

@@ -25,6 +25,7 @@ _MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
 _HOST_NAMES = ("idna", "punycode")  # codecs of names, not of texts
 _OTHER = "give a text file instead"
 _SAVE = "save it as plain text (UTF-8) and give that"
+_TABLE = "name one of its columns with --field"
 _UNPACK = "unpack it and give the files or the folder"
 # Each must hold bytes that no text begins with; two letters ("MZ") are not enough.
 _FORMATS = (
@@ -35,6 +36,8 @@ _FORMATS = (
     (rb"\xcf\xfa\xed\xfe|\xca\xfe\xba\xbe", "a program", _OTHER),
     (rb"MZ[^\x00]{0,62}\x00", "a Windows program", _OTHER),
     (rb"SQLite format 3\x00", "an SQLite database", _OTHER),
+    (rb"PAR1", "a Parquet file", _TABLE),
+    (rb"ARROW1\x00\x00|\xff\xff\xff\xff.{3}\x00[\x04-\x40]\x00\x00\x00", "an Arrow file", _TABLE),
     (rb"%PDF-\d\.\d", "a PDF document", "export its text (pdftotext does, for a PDF) and give that"),
     (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document", _SAVE),
     (rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|.{257}ustar[\x00 ]", "an archive", _UNPACK),
@@ -153,6 +156,22 @@ def binary_format(data: bytes) -> tuple[str, str] | None:
     if again := compression_of(data):
         return f"compressed more than once ({again})", "decompress it first"
     return next((row[1:] for row in _FORMATS if re.match(row[0], data, re.DOTALL)), None)
+
+
+def archive_format(head: bytes) -> str | None:
+    """The format of the archive that data begins as: zip or tar; None for others, and for documents that are zip files."""
+    kind = (binary_format(head) or ("",))[0]
+    if kind == "an archive" and head[257:262] == b"ustar":
+        return "tar"
+    return "zip" if kind == "a ZIP archive" else None
+
+
+def table_format(head: bytes) -> str | None:
+    """Whether data begins as a Parquet file, an Arrow file or a stream of Arrow: parquet, arrow or arrow-stream."""
+    kind = (binary_format(head) or ("",))[0]
+    if kind == "an Arrow file":
+        return "arrow" if head.startswith(b"ARROW1") else "arrow-stream"
+    return "parquet" if kind == "a Parquet file" else None
 
 
 def is_binary(head: bytes) -> bool:

@@ -6,13 +6,10 @@ Between the passes the characters wait in a spool, so memory does not grow with 
 import errno
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from time import time
 
 import numpy as np
 
@@ -27,7 +24,6 @@ from charlm.data.stream import Block
 from charlm.data.text_scan import TextMarks
 from charlm.data.tokenizer import END_POINT, Ids, Points, Vocabulary
 from charlm.errors import ResourceError, TextError
-from charlm.files import make_folder
 from charlm.strict_json import to_json
 from charlm.terminal import one_line
 
@@ -82,7 +78,7 @@ class CorpusBuilder:
         If the cache cannot be written, a text that fits into memory is held there. Raises TextError for a text
         too short to learn from, ResourceError if the disk is full.
         """
-        folder = _temporary_folder()
+        folder = cache.temporary_folder()
         with closing(Spool(folder)) as spool:
             try:
                 sha256 = self._read(blocks, spool, main=True)
@@ -221,13 +217,3 @@ def _store(key: str, facts: dict[str, object], parts: dict[str, cache.Part]) -> 
         )
     held = {name: np.concatenate([np.empty(0, part.dtype), *part.pieces()]) for name, part in parts.items()}
     return replace(corpus_of_parts(key, facts, held), uncached=why)
-
-
-def _temporary_folder() -> Path:
-    """The folder of the cache, or the system's for temporary files if the cache cannot be written."""
-    try:
-        make_folder(cache.corpora())
-    except OSError:
-        return Path(tempfile.gettempdir())
-    cache.remove_stale(time())
-    return cache.corpora()

@@ -1,23 +1,33 @@
 """From names to strict text, the one way for training, evaluation and prompts.
 
-names -> files (sources) -> bytes (stream) -> text (decoding) -> a field of its records (records)
--> without boilerplate (boilerplate) -> normalized (normalize) -> document ends (documents)
+names -> files (sources, downloads, archives) -> bytes (stream) -> text (decoding) -> a field of its records
+(records), or at once a column of a table (columns) -> without boilerplate (boilerplate) -> normalized (normalize) -> document ends (documents)
 """
 
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
 from charlm.config import TextConfig
+from charlm.data.addresses import kept_name
 from charlm.data.boilerplate import Boilerplate, strip_boilerplate
+from charlm.data.columns import ColumnReader
 from charlm.data.decoding import TextDecoder
-from charlm.data.detection import check_codec
+from charlm.data.detection import check_codec, table_format
 from charlm.data.documents import FileJoiner, marked_pieces, marked_text, split_documents
+from charlm.data.downloads import local_path
 from charlm.data.normalize import normalize_blocks
-from charlm.data.records import BEGINNING, RecordReader, field_names, format_of, is_table_file, list_fields
-from charlm.data.sources import Note, find_files, grouped
-from charlm.data.stream import Block, ByteStream, Excerpt, label_of, too_large
+from charlm.data.records import (
+    BEGINNING,
+    RecordReader,
+    field_names,
+    format_of,
+    is_table_file,
+    list_fields,
+    record_blocks,
+)
+from charlm.data.sources import Note, find_files, find_members, grouped, may_hold_files
+from charlm.data.stream import STDIN, Block, ByteStream, Excerpt, Opened, label_of, too_large
 from charlm.errors import TextError
 from charlm.terminal import one_line
 
@@ -81,14 +91,28 @@ def open_texts(
         check_codec(encoding)
     inherited = [name for name, given in (("encoding", encoding), ("field", field)) if given is None]
     config = replace(config, encoding=encoding or config.encoding, field=field or config.field)
-    filters = (config.include, config.exclude) if any(map(os.path.isdir, names)) else (None, None)
-    paths, notes = find_files(names, *filters, config.encoding)
+    filters = (config.include, config.exclude) if any(map(may_hold_files, names)) else (None, None)
+    paths, notes = find_files(names, *filters, config.encoding, field=config.field)
     for patterns, what in zip(
         filters, ("only files that match {} are read", "files that match {} are left out"), strict=True
     ):
         if patterns:
-            notes.append((names[0], f"{what.format(' or '.join(patterns))}, as in the run's text"))
-    return [FileReader(path, config, inherited=inherited) for path in paths], notes
+            notes.append((kept_name(names[0]), f"{what.format(' or '.join(patterns))}, as in the run's text"))
+    filtered = replace(config, include=filters[0], exclude=filters[1])
+    opened = [each for path in paths for each in files_of(path, filtered, notes)]
+    return [FileReader(name, config, inherited=inherited, member=member) for name, member in opened], notes
+
+
+def files_of(path: str, config: TextConfig, notes: list[Note]) -> list[tuple[str, Opened | None]]:
+    """The files to read for a path that was found: itself, or those in an archive; notes are added to `notes`.
+
+    Raises TextError for an archive that is damaged or contains no text.
+    """
+    found = find_members(path, config.include, config.exclude, config.encoding)
+    if found is None:
+        return [(path, None)]
+    notes += found[1]
+    return [(name, member.content) for name, member in found[0]]
 
 
 def no_text(paths: Sequence[str]) -> TextError:
@@ -110,17 +134,20 @@ class FileReader:
         config: TextConfig,
         *,
         inherited: Collection[str] = (),
+        member: Opened | None = None,
         label: str | None = None,
         watch: Callable[[int], None] = lambda n_bytes: None,
         excerpt: Excerpt | None = None,
     ) -> None:
         """`inherited`: which of `encoding` and `field` hold only if the file fits them.
 
-        `label` names the file in errors, `watch` is called with the bytes read, `excerpt` limits them.
+        `member`: the content of a file in an archive, of which `path` is the name. `label` names the file in errors,
+        `watch` is called with the bytes read, `excerpt` limits them.
         """
         self.path, self._label, self._config = path, label or label_of(path), config
         self._inherits_field = "field" in inherited
-        self.stream = ByteStream(path, self._label, watch=watch, excerpt=excerpt)
+        self._local = path if path == STDIN or member else local_path(path)
+        self.stream = ByteStream(self._local, self._label, member=member, watch=watch, excerpt=excerpt)
         self.decoder = TextDecoder(self._label, config.encoding, inherited="encoding" in inherited)
         self._excerpt = excerpt
         self.record_fields: list[str] | None = None
@@ -145,7 +172,10 @@ class FileReader:
         a note says otherwise how much was left out.
         """
         found = boilerplate or Boilerplate()
-        blocks = self._field(self._decoded())
+        pieces = self.stream.pieces()
+        first = next(pieces, b"")  # only then is it known whether offsets in the pieces are those in the file
+        form = table_format(first) if self.stream.is_plain else None
+        blocks = self._field(self._decoded(chain([first], pieces))) if form is None else self._column(form)
         config = self._config  # without a field, where the file has none
         if config.strip is not None:
             blocks = strip_boilerplate(blocks, found)
@@ -159,11 +189,17 @@ class FileReader:
             left_out = f"Project Gutenberg's header and licence left out ({found.chars:,} characters)"
             self._notes.append(f"{left_out}, as in the run's text")
 
-    def _decoded(self) -> Iterator[Block]:
-        pieces = self.stream.pieces()
-        first = next(pieces, b"")  # only then is it known whether offsets in the pieces are those in the file
-        path = self.path if self.stream.is_plain else None
-        blocks = self.decoder.blocks(chain([first], pieces), path)
+    def _column(self, form: str) -> Iterator[Block]:
+        """The text of a column."""
+        if self._inherits_field and self._config.field is not None:
+            self._notes.append(f"read only in its column {one_line(self._config.field)}, like the run's text")
+        texts = ColumnReader(self._local, form, self._config.field, self._label).texts()
+        blocks = record_blocks(texts, apart=self._config.documents == "line")
+        return self._excerpt.beginning(blocks) if self._excerpt else blocks
+
+    def _decoded(self, pieces: Iterator[bytes]) -> Iterator[Block]:
+        path = self._local if self.stream.is_plain else None
+        blocks = self.decoder.blocks(pieces, path)
         return self._excerpt.beginning(blocks) if self._excerpt else blocks
 
     def _field(self, blocks: Iterator[Block]) -> Iterable[Block]:

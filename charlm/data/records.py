@@ -27,6 +27,7 @@ SHOWN = 20
 """Names of fields that a message lists, and lines of a table row that are compared."""
 _QUOTED_TABLES, _PLAIN_TABLES = (".csv",), (".tsv", ".tab")
 _JSON_FILES = (".jsonl", ".ndjson", ".json")
+_COLUMN_FILES = (".parquet", ".arrow", ".feather")
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _SEPARATOR = re.compile(r'"?sep=([^"\s\w]|\t)"?\s*', re.IGNORECASE)
@@ -65,8 +66,8 @@ def is_table_file(path: str) -> bool:
 
 
 def is_record_file(path: str) -> bool:
-    """Whether the suffix of a file is that of a table or of JSON."""
-    return is_table_file(path) or suffix_of(path) in _JSON_FILES
+    """Whether the suffix of a file is that of a table, of JSON, of Parquet or of Arrow."""
+    return is_table_file(path) or suffix_of(path) in (*_JSON_FILES, *_COLUMN_FILES)
 
 
 def format_of(path: str, begin: str, field: str = "") -> Format | None:
@@ -137,6 +138,20 @@ def _text_fields(record: dict[str, Any]) -> list[str]:
     return [key for key, value in record.items() if isinstance(value, str)]
 
 
+def record_blocks(texts: Iterable[str], *, apart: bool) -> Iterator[Block]:
+    """The texts of records in blocks, a newline after each; each a document if `apart`."""
+    held: list[str] = []
+    size = 0
+    for text in chain(texts, [None]):
+        if text is not None:
+            held.append(text + "\n")
+            size += len(text) + 1
+        if held and (text is None or size >= PIECE):
+            ends = np.cumsum([len(text) for text in held], dtype=np.int64) if apart else None
+            yield Block.of("".join(held), ends)
+            held, size = [], 0
+
+
 class RecordReader:
     """Reads a field of every record of one file."""
 
@@ -166,21 +181,14 @@ class RecordReader:
         Raises TextError, naming the place, for what is no record and for a record without the field.
         """
         texts = self._cells(self._lines(blocks)) if self._form.delimiter else self._json_texts(blocks)
-        held: list[str] = []
-        size = 0
-        for text in chain(texts, [None]):
-            if text is not None:
-                at = first_surrogate(text)
-                if at is not None:
-                    raise self._wrong(
-                        f"has half a character in {one_line(self._field)} (U+{ord(text[at]):04X})"
-                    )
-                held.append(text + "\n")
-                size += len(text) + 1
-            if held and (text is None or size >= PIECE):
-                ends = np.cumsum([len(text) for text in held], dtype=np.int64) if apart else None
-                yield Block.of("".join(held), ends)
-                held, size = [], 0
+        return record_blocks(map(self._whole, texts), apart=apart)
+
+    def _whole(self, text: str) -> str:
+        """The text, if it has no half characters."""
+        at = first_surrogate(text)
+        if at is not None:
+            raise self._wrong(f"has half a character in {one_line(self._field)} (U+{ord(text[at]):04X})")
+        return text
 
     def _lines(self, blocks: Iterable[Block]) -> Iterator[str]:
         r"""Lines with their ends: \n, \r\n or \r."""

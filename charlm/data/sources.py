@@ -1,4 +1,4 @@
-"""From names to files: files, folders, glob patterns, standard input, or nothing for Python's manual."""
+"""From names to files: files, folders, patterns, archives, addresses, standard input, or nothing for Python's manual."""
 
 import errno
 import fnmatch
@@ -13,9 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from charlm.data.datasets import address_advice
-from charlm.data.detection import binary_format, compression_of, is_binary
-from charlm.data.stream import STDIN, decompress, read_error, special_kind
+from charlm.data.addresses import Address, address_advice, address_of, is_address, kept_name, last_part
+from charlm.data.archives import Archive, Member, is_archive
+from charlm.data.detection import archive_format, binary_format, compression_of, is_binary, table_format
+from charlm.data.downloads import Downloader, local_path
+from charlm.data.remote import of_store, store_of
+from charlm.data.stream import STDIN, ByteStream, decompress, label_of, read_error, special_kind
 from charlm.errors import CharlmError, TextError, UsageError
 from charlm.terminal import one_line
 
@@ -29,6 +32,7 @@ SNIFFED = 1 << 13
 """Bytes that decide whether a file found in a folder is text."""
 _WILD = re.compile(r"[*?[]")
 _DIGITS = re.compile(r"\d+")
+_ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tzst|tar\.\w+)$", re.IGNORECASE)
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".lzma")
 
 
@@ -54,6 +58,9 @@ def find_files(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     encoding: str | None = None,
+    *,
+    field: str | None = None,
+    downloader: Downloader | None = None,
 ) -> tuple[list[str], list[Note]]:
     """Return the files that `names` stand for, in order, each once, and notes about them; "-" is standard input.
 
@@ -61,24 +68,59 @@ def find_files(
     folders, clutter, charlm's own runs and binary files are left out. A name with `*`, `?`, `[` or `**` that is
     no file itself stands for what it matches. In folders and globs only files that match one of `include` are
     found; nothing that matches one of `exclude` is. A pattern matches the name of a file, its path below the
-    named folder, or those of a folder above it. With an `encoding`, files are not checked for binary data.
+    named folder, or those of a folder above it. With an `encoding`, files are not checked for binary data; with a
+    `field`, Parquet and Arrow files count as text.
+
+    An address is downloaded into the cache by `downloader`; `local_path` tells where its copy is. In a store it may
+    also be a folder or a pattern. It is returned without what may be secret. An archive is one file here;
+    `find_members` finds those in it.
 
     Raises UsageError if nothing is named or a pattern has no effect, TextError for what does not exist or
     contains no files.
     """
     if not names:
         raise UsageError("no text was named; give a file, a folder, or - for standard input")
-    search = _Search(names, include or (), exclude or (), encoding)
+    search = _Search(names, include or (), exclude or (), encoding, field, downloader or Downloader())
     found: dict[object, str] = {}
     for name in names:
         for path in search.files_of(name):
-            key = STDIN if path == STDIN else _identity(path)
+            key = path if path == STDIN or is_address(path) else _identity(path)
             if key in found:
                 search.notes.append((path, "given more than once, read once"))
             found.setdefault(key, path)
     paths = list(found.values())
     search.check(paths)
     return paths, search.notes
+
+
+def find_members(
+    path: str,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    encoding: str | None = None,
+) -> tuple[list[tuple[str, Member]], list[Note]] | None:
+    """The text files in an archive, each with its name, chosen and sorted as in a folder, and notes; None for no archive.
+
+    Raises TextError for what is damaged, would expand to too much, or contains no text.
+    """
+    local = path if path == STDIN else local_path(path)
+    if path == STDIN or not is_archive(local, label_of(path)):
+        return None
+    archive = Archive(local, label_of(path))
+    search = _Search([path], include or (), exclude or (), encoding, None, Downloader())
+    found = search.members(path, archive)
+    search.check([name for name, _ in found])
+    if archive.compression is not None:
+        search.notes.append((path, f"decompressed from {archive.compression}"))
+    return found, search.notes
+
+
+def may_hold_files(name: str) -> bool:
+    """Whether a name may stand for several files: a folder, an archive, or an address in a store."""
+    address = address_of(name)
+    if address is not None and not address.is_web:
+        return True
+    return os.path.isdir(name) or _ARCHIVE.search(last_part(name)) is not None
 
 
 def grouped(notes: Sequence[Note]) -> list[str]:
@@ -97,6 +139,8 @@ def describe(
 ) -> str:
     """What is about to be read, such as "3 files in poems/ (240 kB)"; the names alone if they cannot be found."""
     try:
+        if any(map(is_address, names)):  # which are not asked for that
+            return one_line(", ".join(map(kept_name, names)))
         paths = find_files(names, include, exclude)[0]
         sizes = [os.stat(path).st_size for path in paths if path != STDIN]
     except (CharlmError, OSError, ValueError):
@@ -114,7 +158,7 @@ def describe(
 
 def suffix_of(path: str) -> str:
     """The suffix of a file's name in lower case, before that of a compression; empty if it has none."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    suffixes = [suffix.lower() for suffix in Path(last_part(path)).suffixes]
     return next((suffix for suffix in reversed(suffixes) if suffix not in _COMPRESSED), "")
 
 
@@ -136,16 +180,22 @@ class _Search:
     """Finds the files that names stand for, and collects notes about what is left out."""
 
     def __init__(
-        self, names: Sequence[str], include: Sequence[str], exclude: Sequence[str], encoding: str | None
+        self,
+        names: Sequence[str],
+        include: Sequence[str],
+        exclude: Sequence[str],
+        encoding: str | None,
+        field: str | None,
+        downloader: Downloader,
     ) -> None:
         self.notes: list[Note] = []
-        self._names, self._include, self._exclude = names, include, exclude
-        self._encoding = encoding
+        self._names, self._include, self._exclude = list(map(kept_name, names)), include, exclude
+        self._encoding, self._field, self._downloader = encoding, field, downloader
         self._patterns = {text: _matcher(text) for text in (*include, *exclude, *CLUTTER)}
         self._used: set[str] = set()  # patterns that matched something
         self._binary: list[str] = []  # files left out because they are not text
         self._runs: dict[str, bool] = {}  # for each folder met, whether it is a run of charlm
-        if include and not any(os.path.isdir(name) or _is_pattern(name) for name in names):
+        if include and not any(may_hold_files(name) or _is_pattern(name) for name in names):
             raise UsageError(
                 f"{_options('include', include)} applies only to folders, but you named none; leave it out"
             )
@@ -160,10 +210,13 @@ class _Search:
             return [STDIN]
         if not name:
             raise TextError("a file name is empty; give a file, a folder, or - for standard input")
+        address = address_of(name)
+        if address is not None:
+            return self._at(address)
         try:
             if _is_pattern(name):
-                if address := address_advice(name):
-                    raise TextError(address)
+                if advice := address_advice(name):
+                    raise TextError(advice)
                 return self._matching(name)
             is_folder = stat.S_ISDIR(os.stat(name).st_mode)
             if not self._is_wanted(name, self._matched(name, os.path.dirname(name)), named=True):
@@ -183,8 +236,9 @@ class _Search:
         named = one_line(", ".join(self._names))
         runs = [folder for folder, is_run in self._runs.items() if is_run]
         self.notes += [(folder, "a charlm run, not text; left out") for folder in runs]
+        inside = any(_ARCHIVE.search(last_part(path)) for path in paths)  # where a pattern may yet match
         for pattern in self._include:
-            if pattern not in self._used:
+            if pattern not in self._used and not inside:
                 hidden = " (hidden files are left out)" if os.path.basename(pattern).startswith(".") else ""
                 pattern = one_line(pattern)
                 raise TextError(f"{named} contains no file that matches --include {pattern}{hidden}")
@@ -200,7 +254,7 @@ class _Search:
             raise TextError(f"{excluded} leaves nothing to read; name a file, or exclude less")
         if not paths:
             raise TextError(f"{named} contains no files (hidden ones are left out); {advice}")
-        unused = [pattern for pattern in self._exclude if pattern not in self._used]
+        unused = [pattern for pattern in self._exclude if pattern not in self._used and not inside]
         self.notes += [(f"--exclude {pattern}", "matches no file") for pattern in unused]
 
     def _is_wanted(self, path: str, matched: set[str], *, named: bool = False) -> bool:
@@ -218,7 +272,7 @@ class _Search:
 
     def _matched(self, path: str, root: str) -> set[str]:
         """The patterns that a path below the folder `root` matches, or a folder between them."""
-        matched, root = set[str](), root.rstrip(os.sep) or root
+        matched, root = set[str](), root.rstrip("/" + os.sep) or root
         while path and path != root:
             matched |= self._matched_alone(path, root)
             above = os.path.dirname(path)
@@ -226,12 +280,18 @@ class _Search:
         return matched
 
     def _matched_alone(self, path: str, root: str) -> set[str]:
-        name, inside = os.path.basename(path), path[len(root) :].lstrip(os.sep)
+        name, inside = os.path.basename(path), path[len(root) :].lstrip("/" + os.sep)
         return {text for text, matches in self._patterns.items() if matches(name, inside, path)}
 
     def _below(self, top: str) -> list[str]:
         """The text files below a folder, in order."""
-        found = self._texts([path for path, matched in self._walk(top) if self._is_wanted(path, matched)])
+        wanted = [path for path, matched in self._walk(top) if self._is_wanted(path, matched)]
+        found = self._texts(wanted, archives=bool(self._include))
+        self._note_kinds(top, found)
+        return found
+
+    def _note_kinds(self, top: str, found: Sequence[str]) -> None:
+        """Note the kinds of files below a folder, if there are several."""
         suffixes = Counter(map(suffix_of, found)).most_common()
         if len(suffixes) > 1:
             kinds = [
@@ -242,7 +302,6 @@ class _Search:
             self.notes.append(
                 (top, f"reading several kinds of files ({listed}); choose with --include and --exclude")
             )
-        return found
 
     def _walk(self, top: str) -> Iterator[tuple[str, set[str]]]:
         """All files below a folder that are not hidden, in order, each with the patterns it matches.
@@ -285,13 +344,100 @@ class _Search:
             self.notes.append((path, f"{kind}, left out"))
         return kind is not None
 
-    def _texts(self, paths: list[str]) -> list[str]:
-        """Those that may be text by their first bytes; a note names the others."""
-        kinds = {path: _binary_kind(path, self._encoding) for path in paths}
+    def _texts(self, paths: list[str], *, archives: bool) -> list[str]:
+        """Those that may be text by their first bytes, or `archives` of it; a note names the others."""
+        return self._without_binary({path: _head(path) for path in paths}, archives=archives)
+
+    def _without_binary(self, heads: dict[str, bytes], *, archives: bool = False) -> list[str]:
+        """The names of those that may be text, of files that begin so."""
+        kinds = {path: self._binary_kind(path, head, archives) for path, head in heads.items()}
         binary = {path: kind for path, kind in kinds.items() if kind is not None}
         self._binary += binary
         self.notes += [(path, f"{kind}, not text; left out") for path, kind in binary.items()]
-        return [path for path in paths if path not in binary]
+        return [path for path in heads if path not in binary]
+
+    def _binary_kind(self, path: str, head: bytes, archives: bool) -> str | None:
+        """What a file that begins so is if it cannot be text; None for what may be."""
+        packed = compression_of(head)
+        try:
+            head = next(decompress(packed, [head], path), b"")[:SNIFFED] if packed else head
+        except TextError:
+            return None  # reading it says what is wrong
+        if (archives and archive_format(head)) or (self._field is not None and table_format(head)):
+            return None
+        known = binary_format(head)
+        return known[0] if known else "binary data" if self._encoding is None and is_binary(head) else None
+
+    def members(self, path: str, archive: Archive) -> list[tuple[str, Member]]:
+        """The text files in an archive, as in a folder."""
+        members = {os.path.join(path, *member.parts): member for member in archive.members}
+        shown = [name for name, member in members.items() if not any(p.startswith(".") for p in member.parts)]
+        above = self._matched_alone(path, os.path.dirname(path))  # as of a folder above a file
+        wanted = [name for name in shown if self._is_wanted(name, self._matched(name, path) | above)]
+        self.notes += [
+            (os.path.join(path, name), "a link or a special file, left out") for name in archive.links
+        ]
+        heads = {}
+        for name in sorted(wanted, key=_path_key):
+            pieces = ByteStream(name, one_line(name), member=members[name].content).raw_pieces()
+            heads[name] = next(pieces, b"")[:SNIFFED]
+            pieces.close()
+        found = self._without_binary(heads)
+        self._note_kinds(path, found)
+        return [(name, members[name]) for name in found]
+
+    def _at(self, address: Address) -> list[str]:
+        """The files at an address, downloaded."""
+        matched = self._matched(address.name, os.path.dirname(address.name))
+        if not self._is_wanted(address.name, matched, named=True):
+            return []
+        listed = None if address.is_web else self._listed(address)
+        if listed is not None:
+            self._note_kinds(address.name, listed)
+        for name in [address.name] if listed is None else listed:
+            file = address if listed is None else address_of(name)
+            assert file is not None, "what a store lists are addresses"
+            note = self._downloader.fetch(file)
+            self.notes += [] if note is None else [(name, note)]
+        return [address.name] if listed is None else listed
+
+    def _listed(self, address: Address) -> list[str] | None:
+        """The text files below a folder of a store, or that match a pattern; None for a file."""
+        if self._downloader.keeps(address):
+            return None
+        store, root = store_of(address), address.name.rstrip("/")
+        try:
+            if _WILD.search(address.full) and not store.exists(address.full):
+                below = store.glob(address.full, detail=True)
+                root = re.split(r"[*?[]", root)[0].rpartition("/")[0]
+                if not below:
+                    raise TextError(f"{one_line(address.name)} matches no file; check the pattern")
+                for path in [path for path, info in below.items() if info["type"] == "directory"]:
+                    below |= store.find(path, detail=True)
+            elif store.info(address.full)["type"] == "file":
+                return None
+            else:
+                below = store.find(address.full, detail=True)
+            names = {
+                f"{address.scheme}://{path.lstrip('/')}": path
+                for path, info in below.items()
+                if info["type"] == "file"
+            }
+            wanted = [name for name in names if self._is_listed(name, root)]
+            heads = {
+                name: store.cat_file(names[name], start=0, end=SNIFFED)
+                for name in sorted(wanted, key=_path_key)
+            }
+        except TextError:
+            raise
+        except Exception as error:  # noqa: BLE001  each store's library raises its own
+            raise TextError(f"{one_line(address.name)} could not be read: {of_store(error)}") from None
+        return self._without_binary(heads, archives=True)
+
+    def _is_listed(self, name: str, root: str) -> bool:
+        """Whether a file below a folder of a store is shown and wanted."""
+        hidden = any(part.startswith(".") for part in name[len(root) :].split("/"))
+        return not hidden and self._is_wanted(name, self._matched(name, root))
 
     def _matching(self, pattern: str) -> list[str]:
         """The text files that a glob pattern matches, and those below the folders that it matches."""
@@ -316,24 +462,18 @@ class _Search:
             raise TextError(
                 f"{one_line(pattern)} matches no file; check the pattern and the folder you are in"
             )
-        wanted = self._texts([path for path, matched in found if self._is_wanted(path, matched)])
+        wanted = [path for path, matched in found if self._is_wanted(path, matched)]
+        wanted = self._texts(wanted, archives=True)
         return sorted([*wanted, *below], key=_path_key)
 
 
-def _binary_kind(path: str, encoding: str | None) -> str | None:
-    """What a regular file is that cannot be text, by its first bytes; None for what may be text."""
+def _head(path: str) -> bytes:
+    """The first bytes of a regular file; nothing of what cannot be read, since reading it says what is wrong."""
     try:
         with open(path, "rb") as file:
-            if special_kind(os.fstat(file.fileno())):
-                return None  # reading it says what is wrong
-            head = file.read(SNIFFED)
-        packed = compression_of(head)
-        if packed:
-            head = next(decompress(packed, [head], path), b"")[:SNIFFED]
-    except (OSError, TextError):
-        return None
-    known = binary_format(head)
-    return known[0] if known else "binary data" if encoding is None and is_binary(head) else None
+            return b"" if special_kind(os.fstat(file.fileno())) else file.read(SNIFFED)
+    except OSError:
+        return b""
 
 
 def _entries(folder: str) -> list["os.DirEntry[str]"]:

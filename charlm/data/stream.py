@@ -6,12 +6,12 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, Protocol, cast
 
-from charlm.data.datasets import address_advice
+from charlm.data.addresses import address_advice
 from charlm.data.detection import byte_order_mark, compression_of
 from charlm.errors import ResourceError, TextError
 from charlm.terminal import one_line
@@ -106,8 +106,17 @@ class Excerpt:
             yield block
 
 
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A file that stands in another one, which stays open as long as this is in use."""
+
+    size: int  # in bytes, decompressed
+    open: Callable[[], IO[bytes]]
+    within: object
+
+
 class ByteStream:
-    """A file or standard input, read once from its beginning.
+    """A file, standard input or a member of an archive, read once from its beginning.
 
     Known once `pieces` has begun: `compression` (None if it is not compressed) and `is_plain` (whether an
     offset in the pieces is one in the file).
@@ -118,11 +127,16 @@ class ByteStream:
         path: str,
         label: str,
         *,
+        member: Opened | None = None,
         watch: Callable[[int], None] = lambda n_bytes: None,
         excerpt: Excerpt | None = None,
     ) -> None:
-        """`watch` is called with the size of each piece read, before decompression; `excerpt` limits what is read."""
+        """`member`: what is read in place of the file at `path`. `excerpt` limits what is read.
+
+        `watch` is called with the size of each piece read, before decompression.
+        """
         self._path, self._label, self._watch, self._excerpt = path, label, watch, excerpt
+        self._member = member
         self.size: int | None = None
         self.compression: str | None = None
         self.is_plain = False
@@ -135,15 +149,29 @@ class ByteStream:
         self.compression = compression_of(first)
         if self.compression is not None:
             pieces = decompress(self.compression, pieces, self._label, self.size)
-        elif self._path != STDIN:
+        elif self._path != STDIN and self._member is None:
             self.is_plain = self._excerpt is None or self._excerpt.spans is None
         return pieces
 
-    def raw_pieces(self) -> Iterator[bytes]:
+    def raw_pieces(self) -> Generator[bytes, None, None]:
         """Yield the bytes as they are stored. Raises TextError for what is missing, unreadable or changing."""
+        if self._member is not None:
+            return self._from_archive(self._member)
         return self._from_stdin() if self._path == STDIN else self._from_file()
 
-    def _from_file(self) -> Iterator[bytes]:
+    def _from_archive(self, member: Opened) -> Generator[bytes, None, None]:
+        self.size = member.size
+        try:
+            with member.open() as file:
+                while piece := file.read(PIECE):
+                    self._watch(len(piece))
+                    yield piece
+        except Exception as error:  # noqa: BLE001  whatever zipfile, tarfile and their decompressors raise for damage
+            raise TextError(
+                f"{self._label} cannot be read from its archive: {error or type(error).__name__}"
+            ) from None
+
+    def _from_file(self) -> Generator[bytes, None, None]:
         label = self._label
         try:
             special = special_kind(os.stat(self._path))  # before opening, which a named pipe would block
@@ -162,7 +190,7 @@ class ByteStream:
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise changed(label)
 
-    def _from_stdin(self) -> Iterator[bytes]:
+    def _from_stdin(self) -> Generator[bytes, None, None]:
         stream = getattr(sys.stdin, "buffer", None)
         if stream is None:
             raise TextError("standard input is closed; give a file, or connect a pipe")

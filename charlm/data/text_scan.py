@@ -13,6 +13,7 @@ from itertools import accumulate
 import numpy as np
 
 from charlm.config import TextConfig
+from charlm.data.downloads import local_path
 from charlm.data.encode import Counts
 from charlm.data.stream import STDIN, Excerpt, Span
 from charlm.data.tokenizer import END_POINT, Points
@@ -134,7 +135,7 @@ class TextScan:
     def plan(self, paths: Sequence[str], config: TextConfig) -> list[str]:
         """Decide what to read of each file; the files of which anything is read, in order."""
         self.named = (*self.named, *paths)
-        sizes = {path: os.stat(path).st_size for path in paths if path != STDIN}
+        sizes = {path: os.stat(local_path(path)).st_size for path in paths if path != STDIN}
         known = self.total_bytes is not None and STDIN not in paths
         self.total_bytes = (self.total_bytes or 0) + sum(sizes.values()) if known else None
         if sum(sizes.values()) <= READ_WHOLE:

@@ -7,6 +7,7 @@ from typing import Any
 
 from charlm.checkpoint.run_folder import RunFacts, RunFolder, folder_words
 from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
+from charlm.data.addresses import is_address
 from charlm.data.corpus import Corpus
 from charlm.settings import Setting, settings_of
 from charlm.terminal import command_line
@@ -90,7 +91,9 @@ def why_not_repeatable(finished: object, returns: int, plan: Plan) -> str | None
 
 def text_words(sources: Sequence[str], corpus: Corpus) -> list[str]:
     """The option that names the text of a run, where it is neither in the cache nor where it was read."""
-    if corpus.uncached is None or all(source != "-" and os.path.exists(source) for source in sources):
+    if corpus.uncached is None or all(
+        is_address(source) or (source != "-" and os.path.exists(source)) for source in sources
+    ):
         return []
     return ["--text", "FILE"]
 

@@ -1,7 +1,6 @@
 """Fine-tuning: a new run that starts from the weights of another, its parent."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +11,12 @@ from charlm.checkpoint.run_folder import CorpusFacts, DivisionFacts, ParentFacts
 from charlm.checkpoint.safe_io import read_manifest
 from charlm.checkpoint.snapshot import Snapshot, expected_weights, read_chosen
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.data.addresses import is_address
 from charlm.data.corpus import Corpus
 from charlm.data.holdout import EarlierText, InheritedSplit, Spans, Split
 from charlm.data.overlap import MOST_COMPARED, overlap_of_all, overlap_of_samples
 from charlm.data.records import is_record_file
-from charlm.data.sources import find_files
+from charlm.data.sources import find_files, may_hold_files
 from charlm.errors import CheckpointError, UsageError
 from charlm.evaluation.score import spread
 from charlm.inference.context import ContextRule
@@ -234,7 +234,7 @@ def inherit_file_choice(
 ) -> None:
     """Choose files and fields as the old run did, where the new files are of the same kind."""
     was, name = parent.text, one_line(parent.name)
-    folders = any(map(os.path.isdir, paths))
+    folders = any(map(may_hold_files, paths))
     for setting, effect in (("include", "reading only"), ("exclude", "leaving out")):
         patterns = getattr(was, setting)
         if patterns and setting not in given and folders:
@@ -244,8 +244,9 @@ def inherit_file_choice(
             )
     if was.field is None or "field" in given or not paths:
         return
-    found, _ = find_files(paths)
-    if any(map(is_record_file, found)):
+    here = [path for path in paths if not is_address(path)]
+    found, _ = find_files(here) if here else ([], [])
+    if any(map(is_record_file, [*found, *set(paths) - {*here}])):
         settings["field"] = was.field
         messages.say(
             f"reading the field {one_line(was.field)} of each record, as {name} did; --field chooses another"

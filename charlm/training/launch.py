@@ -4,7 +4,6 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from charlm.checkpoint.run_folder import CorpusFacts, RunFacts, RunFolder, Teach
 from charlm.checkpoint.snapshot import Snapshot, read_newest
 from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
-from charlm.data.load import Loaded
+from charlm.data.load import Loaded, absolute_name
 from charlm.errors import CheckpointError, ResourceError, UsageError
 from charlm.strict_json import from_json, to_json
 from charlm.terminal import one_line
@@ -56,7 +55,7 @@ def start_run(
     ResourceError where nothing can be written.
     """
     corpus = loaded.corpus
-    val_file = text.val_file and str(Path(text.val_file).absolute())
+    val_file = text.val_file and absolute_name(text.val_file)
     facts = RunFacts(
         name=run.path.name,
         command=command,

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from charlm.config import VAL, ModelConfig, TextConfig, TrainingConfig, refuse_transformer_only
+from charlm.data.addresses import kept_name
 from charlm.errors import RankError, UsageError
 from charlm.settings import Settings, settings_of
 from charlm.suggestions import setting_meant, time_meant
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # NumPy and torch are slow to import
     from charlm.checkpoint.run_folder import RunFolder
     from charlm.data.holdout import EarlierText
     from charlm.data.load import Loaded
+    from charlm.data.text_rows import TextRows
     from charlm.data.text_scan import TextScan
     from charlm.training.distributed import Ranks
     from charlm.training.finetune import Parent
@@ -143,6 +145,8 @@ class TrainRequest:
         seconds = budget_seconds(self.time or DEFAULT_TIME) if timed else None
         asked |= {"plan_from": self.plan_from, "time": seconds, "steps": self.steps}
         asked |= {"from": self.from_run, "teacher": self.teacher, "checkpoint": self.checkpoint}
+        if asked.get("val_file") is not None:
+            asked["val_file"] = kept_name(asked["val_file"])
         plain: dict[str, Any] = json.loads(json.dumps(asked))
         return {name: value for name, value in plain.items() if value is not None}
 
@@ -203,8 +207,14 @@ class Prepared:
     teacher: "Teacher | None"
 
 
-def prepare(request: TrainRequest, messages: Messages, ranks: "Ranks | None" = None) -> Prepared:
-    """Read the text and choose model and plan; of several `ranks` the first one chooses.
+def prepare(
+    request: TrainRequest,
+    messages: Messages,
+    ranks: "Ranks | None" = None,
+    texts: "Callable[[TextConfig], TextRows] | None" = None,
+) -> Prepared:
+    """Read the text and choose model and plan; of several `ranks` the first one chooses. `texts` in memory stand in
+    place of standard input, for one rank.
 
     Raises UsageError for what cannot act, TextError for a text that cannot be read, CheckpointError for a run
     to fine-tune that cannot be read.
@@ -220,10 +230,12 @@ def prepare(request: TrainRequest, messages: Messages, ranks: "Ranks | None" = N
     budget = request.budget(model, training)
     if request.run is not None:
         check_free(request.root, request.run)
-    messages.say(f"reading {describe_paths(request.paths, text)}")
-    warn_unless_kept(request.paths, messages)
+    rows = None if texts is None else texts(text)
+    if rows is None:
+        messages.say(f"reading {describe_paths(request.paths, text)}")
+        warn_unless_kept(request.paths, messages)
     earlier = None if origin is None else origin.earlier()
-    loaded = _load(request, text, messages, earlier, ranks)
+    loaded = _load(request, text, messages, earlier, ranks, rows)
     report_text(loaded, messages, splittable=origin is None)
     if origin is not None:
         origin = origin.with_counting(loaded.corpus)
@@ -245,7 +257,7 @@ def prepare(request: TrainRequest, messages: Messages, ranks: "Ranks | None" = N
     choice = chosen() if ranks is None else _choice_of_first(ranks, chosen, training)
     return Prepared(
         request=request,
-        text=text,
+        text=replace(text, val_file=text.val_file and kept_name(text.val_file)),
         loaded=loaded,
         choice=choice,
         budget=budget,
@@ -260,13 +272,16 @@ def _load(
     messages: Messages,
     earlier: "EarlierText | None",
     ranks: "Ranks | None",
+    texts: "TextRows | None",
 ) -> "Loaded":
     """Read the text: of the ranks on a machine one prepares it, the others find it in the cache.
 
     Raises RankError where the ranks read different texts.
     """
     if ranks is None:
-        return load_text(request.paths, text, messages, verify=request.verify_cache, earlier=earlier)
+        return load_text(
+            request.paths, text, messages, verify=request.verify_cache, earlier=earlier, texts=texts
+        )
     from charlm.data.corpus import reopen  # here: NumPy is slow to import
     from charlm.data.corpus_cache import prepared_once
     from charlm.data.load import Loaded
@@ -462,12 +477,13 @@ def load_text(
     verify: bool = False,
     earlier: "EarlierText | None" = None,
     scan: "TextScan | None" = None,
+    texts: "TextRows | None" = None,
 ) -> "Loaded":
     """`charlm.data.load.load`, its progress reported."""
     from charlm.data.load import load  # here: NumPy is slow to import
 
     with messages.progress("", "B") as watch:
-        return load(paths, text, watch, verify=verify, earlier=earlier, scan=scan)
+        return load(paths, text, watch, verify=verify, earlier=earlier, scan=scan, texts=texts)
 
 
 def report_text(loaded: "Loaded", messages: Messages, *, splittable: bool = True) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from charlm.checkpoint.run_folder import CorpusFacts, ParentFacts, RunFacts
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import TextConfig
+from charlm.data.addresses import is_address
 from charlm.data.corpus import Corpus, reopen
 from charlm.data.holdout import EarlierText, InheritedSplit
 from charlm.data.load import load
-from charlm.data.sources import manual_name
+from charlm.data.sources import manual_name, may_hold_files
 from charlm.data.tokenizer import Vocabulary
 from charlm.errors import CharlmError, CheckpointError, UsageError
 from charlm.strict_json import from_json
@@ -73,7 +74,7 @@ def reload_corpus(facts: CorpusFacts, config: TextConfig, moved: Moved | None = 
     try:
         if moved is not None:
             config = _moved_config(config, facts.sources, paths, moved.val_file)
-        corpus = load(paths, config, earlier=earlier_of(facts)).corpus
+        corpus = load(paths, config, earlier=earlier_of(facts), asks=moved is not None).corpus
     except CharlmError as error:
         if moved is not None:
             raise
@@ -87,19 +88,23 @@ def _moved_config(
     config: TextConfig, sources: Sequence[str], paths: Sequence[str], val_file: str | None
 ) -> TextConfig:
     """Settings for a text that is now at `paths`: without file filters unless it is a folder, its held-out file found."""
-    if not any(os.path.isdir(path) for path in paths):
+    if not any(map(may_hold_files, paths)):
         config = replace(config, include=None, exclude=None)
     if config.val_file is None:
         if val_file is not None:
             raise UsageError(f"--val-file {one_line(val_file)}: this run has no held-out file; leave it out")
         return config
-    found = val_file or next(filter(os.path.exists, _likely_places(config.val_file, sources, paths)), None)
+    found = val_file or next(filter(_is_there, _likely_places(config.val_file, sources, paths)), None)
     if found is None:
         raise CheckpointError(
             f"the run's held-out file, {one_line(config.val_file)}, is missing; give its path with "
             "--val-file PATH"
         )
     return replace(config, val_file=found)
+
+
+def _is_there(name: str) -> bool:
+    return is_address(name) or os.path.exists(name)
 
 
 def _likely_places(val_file: str, sources: Sequence[str], paths: Sequence[str]) -> Iterator[str]:
