@@ -242,3 +242,33 @@ def test_a_loss_that_is_not_finite_changes_nothing(
     after = {**weights(found), **found.optimizer.state}
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert float(found.optimizer.n_updates) == 1
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_loss_and_update_compile_as_one_graph_each_and_once(
+    as_gpu: None, tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, model: dict[str, object]
+) -> None:
+    """No graph break (`fullgraph` makes it an error), and no recompilation while rates change."""
+    from torch._dynamo.utils import counters  # here: it takes seconds to import
+
+    compiling = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda *args, mode=None, **more: compiling(*args, backend="aot_eager", **more)
+    )
+    torch._dynamo.reset()
+    counters.clear()
+    _, found = toy_run(tmp_path / "compiled", corpus, 60, model={**model, "dropout": 0.1})
+    assert step.compile_model(found) is None
+    assert counters["stats"]["unique_graphs"] == 2
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        losses = [take(found) for _ in range(50)]
+    assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
+    _, plain = toy_run(tmp_path / "plain", corpus, 60, model={**model, "dropout": 0.1})
+    np.testing.assert_allclose([take(plain) for _ in range(50)], losses, rtol=1e-3)
+
+
+def take(session: TransformerSession) -> float:
+    """The loss of a step."""
+    loss, _ = step.train_step(session, session.learning_rates())
+    session.state.step += 1
+    return float(loss)
