@@ -1,5 +1,7 @@
 """The path of a GPU, on the CPU: what can be proved without a card. Where there is one, benchmarks/gpu.py runs it there."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,10 @@ from charlm.training.events import Event, LeftDevice, Planned, Stepped
 from charlm.training.launch import resume_run
 from charlm.training.optimizer import LearningRates, Optimizer
 from charlm.training.session import TransformerSession
+from charlm.training.sizes import SIZES, Budget, StepTime, choose_size
 from charlm.training.step import batch_loss
 from charlm.training.trainer import Trainer
-from tests.conftest import After, Never, toy_run
+from tests.conftest import TEXT, After, Never, toy_run
 
 NGRAMS = {"ngram_embeddings": 3, "ngram_embedding_rows": 64, "ngram_embedding_dropout": 0.2}
 PRIOR = {"prior": True, "prior_order": 3, "prior_dropout": 0.3, "ngram_embeddings": 1}
@@ -272,3 +275,71 @@ def take(session: TransformerSession) -> float:
     loss, _ = step.train_step(session, session.learning_rates())
     session.state.step += 1
     return float(loss)
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["kept", "looked up"])
+def test_rows_of_the_prior_made_on_the_device_are_those_of_the_cpu(
+    as_gpu: None, tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, resident: bool
+) -> None:
+    if not resident:
+        monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
+    _, found = toy_run(tmp_path, corpus, 40, model={**PRIOR, "prior_order": 5}, reserved_chars=300)
+    assert found.prior_rows is not None
+    for number in range(40):
+        made = found.batch_source.take(number).log_prior
+        assert made is not None
+        expected = found.prior_rows.batch(number)
+        if resident:  # in half precision
+            np.testing.assert_allclose(made.numpy(), expected, rtol=1e-3, atol=1e-6)
+        else:
+            np.testing.assert_allclose(made.numpy(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("end", [None, 0])
+@pytest.mark.parametrize("order", [0, 1, 4])
+def test_looked_up_rows_are_those_of_the_cpu_with_documents_and_unseen_contexts(
+    order: int, end: int | None
+) -> None:
+    ids = np.random.default_rng(2).integers(0, 7, 3000).astype(np.uint8)
+    model = build(ids, 7, order, memory=1 << 24, end=end).model
+    read = np.random.default_rng(3).integers(0, 7, (3, order + 20))
+    read[0, :order] = 7  # nothing is before the start of a text
+    rows = DeviceNgrams(model, torch.device("cpu")).log_rows(torch.from_numpy(read))
+    for text, found in zip(read, rows.numpy(), strict=True):
+        whole = np.log(model.rows(model.contexts(text[None])[0, order:]))
+        np.testing.assert_allclose(found, whole, rtol=0, atol=1e-6)
+
+
+def test_many_rows_are_looked_up_in_parts() -> None:
+    ids = np.random.default_rng(2).integers(0, 7, 3000).astype(np.uint8)
+    ngrams = DeviceNgrams(build(ids, 7, 2, memory=1 << 24).model, torch.device("cpu"))
+    read = torch.from_numpy(np.random.default_rng(3).integers(0, 7, (3, 22)))
+    whole = ngrams.log_rows(read)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("charlm.ngram.device_rows.NUMBERS_AT_ONCE", 50)
+        assert torch.equal(ngrams.log_rows(read), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not device.has_compiler(torch.device("cpu")), reason="there is no C++ compiler")
+def test_the_benchmark_runs_here_on_a_toy_scale(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT * 3)
+    words = [sys.executable, "-m", "benchmarks.gpu", str(text), "--device", "cpu", "--toy"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    assert "FAILED" not in done.stdout and done.stdout.count("| ok |") == 9
+    assert "| 1 x 32, 4 x 32 | fp32 | not compiled |" in done.stdout and "| 1e+17 |" in done.stdout
+
+
+def test_sizes_that_were_never_measured_are_for_machines_as_fast_as_a_gpu() -> None:
+    def widest(gflops: float) -> int:
+        budget = Budget(seconds=3600.0, gflops=gflops)
+        return choose_size("no-prior", budget, 10**9).n_embd
+
+    assert widest(100.0) <= 768 < widest(1e6) <= widest(1e8)
+    of_a_cpu = Budget(
+        seconds=3600.0,
+        timed=(StepTime(kind="no-prior", size=SIZES[4], threads=2, precision="fp32", seconds=0.1),),
+    )
+    assert not of_a_cpu.sizes_beyond
