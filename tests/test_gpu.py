@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+import charlm
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.data.corpus import Corpus
-from charlm.errors import ResourceError
+from charlm.errors import ResourceError, UsageError
 from charlm.ngram.build import build
 from charlm.ngram.device_rows import DeviceNgrams
 from charlm.training import batches, device, optimizer, session, step, trainer
@@ -343,3 +344,21 @@ def test_sizes_that_were_never_measured_are_for_machines_as_fast_as_a_gpu() -> N
         timed=(StepTime(kind="no-prior", size=SIZES[4], threads=2, precision="fp32", seconds=0.1),),
     )
     assert not of_a_cpu.sizes_beyond
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_a_run_samples_and_scores_on_the_device_that_is_named(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, model: dict[str, object]
+) -> None:
+    run, _, _ = trained(tmp_path, corpus, 12, model=model)
+    on_cpu = charlm.load(run.path)
+    with pytest.raises(UsageError, match="use cpu or auto"):
+        charlm.load(run.path, device="mps")
+    monkeypatch.setenv("CHARLM_NATIVE", "0")
+    monkeypatch.setattr("charlm.model.transformer.masks_by_flag", lambda found: True)
+    as_on_gpu = charlm.load(run.path, device="auto")
+    assert as_on_gpu.device.type == "cpu"
+    assert as_on_gpu.score(TEXT[:500]) == pytest.approx(on_cpu.score(TEXT[:500]), rel=1e-3)
+    assert as_on_gpu.sample("over", length=40, temperature=0) == on_cpu.sample(
+        "over", length=40, temperature=0
+    )
