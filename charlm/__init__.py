@@ -7,6 +7,8 @@
 Nothing is loaded until it is used: `import charlm` imports neither torch nor NumPy.
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
         TextError,
         UsageError,
     )
+
+if sys.platform == "darwin":  # torch reads it when it is imported: what MPS lacks is computed on the CPU
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 _API = ("Run", "load", "resume", "train", "train_events")
 _ERRORS = ("CharlmError", "CheckpointError", "DivergedError", "ResourceError", "TextError", "UsageError")

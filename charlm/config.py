@@ -365,7 +365,7 @@ class TrainingConfig(Settings):
     save_every: Annotated[float, "Seconds between saves.", Range(0, 10**6)] = 60.0
     device: Annotated[
         str,
-        "Device to compute on; auto: the CPU (GPUs are untested).",
+        "Device to train on; auto: a GPU that works, else the CPU (nobody has trained on a GPU yet).",
         Choice(("auto", "cpu", "cuda", "mps")),
     ] = "auto"
     threads: Annotated[

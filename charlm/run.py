@@ -35,6 +35,7 @@ from charlm.settings import settings_of
 from charlm.terminal import one_line
 from charlm.threads import threads_restored
 from charlm.training.describe import joined, text_name
+from charlm.training.device import pick_device
 from charlm.training.request import Messages, build, refuse_unknown, report_moved
 from charlm.training.run_corpus import Moved, corpus_of
 from charlm.training.state import overview
@@ -74,23 +75,25 @@ def load(
     *,
     checkpoint: str | int | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
     messages: Messages | None = None,
 ) -> "Run":
     """Load a trained run: by its name, by its path, or the newest.
 
     `checkpoint` is "latest", "best" or a step; by default the latest, or the best after early stopping.
-    `checkpoints` is the folder of runs, by default $CHARLM_CHECKPOINTS or `checkpoints/`. Raises
-    CheckpointError, UsageError.
+    `checkpoints` is the folder of runs, by default $CHARLM_CHECKPOINTS or `checkpoints/`. `device`: where its
+    transformers compute, `cpu`, `cuda`, `mps` or `auto`. Raises CheckpointError, UsageError.
     """
-    return Run(find_run(run, checkpoints, messages), None if checkpoint is None else str(checkpoint))
+    found = find_run(run, checkpoints, messages)
+    return Run(found, None if checkpoint is None else str(checkpoint), device)
 
 
 class Run:
     """A trained run at one checkpoint. In a notebook it shows its report."""
 
-    def __init__(self, folder: RunFolder, checkpoint: str | None = None) -> None:
-        """Use `load` instead. Raises CheckpointError where the checkpoint is not whole."""
-        self._folder = folder
+    def __init__(self, folder: RunFolder, checkpoint: str | None = None, device: str = "cpu") -> None:
+        """Use `load` instead. Raises CheckpointError where the checkpoint is not whole, UsageError without the device."""
+        self._folder, self.device = folder, pick_device(device)
         self.which = checkpoint or "latest"
         """`latest`, `best` or the step."""
         self.snapshot: Snapshot = read_snapshot(folder, self.which)
@@ -121,7 +124,7 @@ class Run:
     @cached_property
     def predictor(self) -> Predictor:
         """What predicts: the contract of `charlm.inference.predictor`."""
-        return predictor_of(self.snapshot)
+        return predictor_of(self.snapshot, self.device)
 
     @property
     def model(self) -> torch.nn.Module:
@@ -431,7 +434,7 @@ def evaluate_run(
     from charlm.evaluation.report import evaluate  # here: not needed to sample
 
     with messages.progress("scoring", " symbols") as watch:
-        return evaluate(run.snapshot, run.which, texts, rule, corpus, watch)
+        return evaluate(run.snapshot, run.which, texts, rule, corpus, watch, run.device)
 
 
 def part_of_run(run: Run, part: str, moved: Moved | None, messages: Messages) -> tuple[str, str]:

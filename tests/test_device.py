@@ -1,6 +1,6 @@
 """Where training computes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -17,18 +17,41 @@ def test_a_device_that_is_missing_is_refused() -> None:
             device.pick_device("cuda")
 
 
-def test_a_gpu_is_used_only_where_it_is_named_and_a_line_says_so(
-    charlm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The paths for GPUs have not been tested. Where torch says that there is one, nothing is computed on it."""
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Torch says that there is a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert device.pick_device("auto").type == "cpu" and device.pick_device("cuda").type == "cuda"
+    asked = device.failure_of
+    asked.cache_clear()
+    yield
+    asked.cache_clear()
+
+
+def test_a_gpu_that_computes_is_used_and_a_line_says_so(
+    reported: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "failure_of", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda found: "NVIDIA A100")
+    assert device.pick_device("auto").type == device.pick_device("cuda").type == "cuda"
+    assert device.pick_device("cpu").type == "cpu"
+    assert device.gpu_note("auto") == "training on the GPU: NVIDIA A100; --device cpu trains on the CPU"
+    assert device.gpu_note("cpu") is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
+def test_a_gpu_that_cannot_compute_gives_way_to_the_cpu_and_a_line_says_why(
+    charlm: Callable[..., Result], reported: None
+) -> None:
+    """As with a driver that does not fit, or a card that another program has."""
     toy = [f"--{name}=16" for name in ("n-embd", "block-size")]
-    done = charlm("train", "ducks.txt", "--steps", "1", "--n-layer=1", "--n-head=2", *toy)
-    assert done.code == 0
-    assert "training on the CPU; --device cuda uses the GPU" in done.err
-    named = charlm("train", "ducks.txt", "--steps", "1", "--n-layer=1", "--n-head=2", *toy, "--device", "cpu")
-    assert named.code == 0 and "GPU" not in named.err
+    words = ("train", "ducks.txt", "--steps", "1", "--n-layer=1", "--n-head=2", *toy)
+    for named in ((), ("--device", "cuda")):
+        done = charlm(*words, *named)
+        assert done.code == 0
+        (said,) = [line for line in done.err.splitlines() if "GPU" in line]
+        assert said.startswith("the GPU (cuda) cannot be used: ") and said.endswith("; training on the CPU")
+    done = charlm(*words, "--device", "cpu")
+    assert done.code == 0 and "GPU" not in done.err
 
 
 @pytest.mark.parametrize(

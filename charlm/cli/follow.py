@@ -27,6 +27,7 @@ from charlm.training.events import (
     Evaluated,
     Event,
     Finished,
+    LeftDevice,
     Planned,
     Remembered,
     SaveFailed,
@@ -160,6 +161,10 @@ def warn_of(event: Event) -> None:
     if isinstance(event, Compiled) and event.failure is not None:
         sentence = (
             f"the blocks could not be compiled ({event.failure}); training continues without compilation"
+        )
+    elif isinstance(event, LeftDevice):
+        sentence = (
+            f"the GPU ({event.device}) cannot compute a step: {event.reason}; training continues on the CPU"
         )
     elif isinstance(event, Counted):
         sentence = event.limits

@@ -7,6 +7,7 @@ from math import log
 from typing import Any
 
 import numpy as np
+import torch
 
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import FEWEST_HELD_OUT, TextConfig
@@ -125,9 +126,13 @@ def evaluate(
     rule: ContextRule,
     corpus: Corpus | None,
     on_progress: OnProgress = no_progress,
+    device: torch.device | None = None,
 ) -> Evaluation:
-    """Score named texts with a checkpoint. `corpus` is what it was trained on, if it is still there."""
-    predictor = predictor_of(snapshot)
+    """Score named texts with a checkpoint, its transformers on `device`, by default the CPU.
+
+    `corpus` is what it was trained on, if it is still there.
+    """
+    predictor = predictor_of(snapshot, device)
     alone = None
     if predictor.prior is not None:
         alone = NgramPredictor(predictor.prior, predictor.vocabulary)

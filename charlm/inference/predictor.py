@@ -36,7 +36,7 @@ Carry = dict["TransformerPredictor", ModelCache]
 """The states of models that carry one, from a part of a text to the next part of it."""
 ESCAPE = 2.0**-16
 """The total probability of all bytes that training never saw, in every context."""
-IDS_AT_ONCE = 8192
+IDS_AT_ONCE, IDS_AT_ONCE_ON_GPU = 8192, 65536
 NGRAM_BLOCK = 64
 """Symbols of a chunk of the n-gram model, which needs no context but its own few symbols."""
 NUMBERS_AT_ONCE = 1 << 23
@@ -232,7 +232,8 @@ class TransformerPredictor(Predictor):
         if rule.carried:
             yield from self._read_in_order(ids, chunks, rule, folds, carry)
             return
-        at_once = max(1, min(IDS_AT_ONCE, NUMBERS_AT_ONCE // self.vocabulary.n_ids) // rule.block_size)
+        most = IDS_AT_ONCE if self._device.type == "cpu" else IDS_AT_ONCE_ON_GPU
+        at_once = max(1, min(most, NUMBERS_AT_ONCE // self.vocabulary.n_ids) // rule.block_size)
         for i in range(0, len(chunks), at_once):
             yield from self._read_batch(ids, chunks[i : i + at_once], rule, folds)
 

@@ -32,6 +32,7 @@ from charlm.training.plan import (
 )
 from charlm.training.schedule import Schedule
 from charlm.training.sizes import (
+    GPU_LEAST_GFLOPS,
     MAX_WEIGHTS_PER_CHAR,
     Budget,
     Size,
@@ -78,6 +79,7 @@ NGRAM_EMBEDDINGS = 4
 NGRAM_EMBEDDING_WEIGHTS = 10_000_000  # at most, so that a checkpoint stays small
 ACCUMULATOR = 6.0  # times the square of the epochs after the first, in which nothing is memorised
 COMPILE_MIN_GFLOP = {"fp32": 40_000, "bf16": 24_000}  # of all steps: from there on compiling pays
+GPU_COMPILE_SECONDS = 120  # of all steps, on a GPU: an estimate, as compiling takes half a minute there
 EVAL_CHARS = 10_000
 EPOCHS_PER_EVALUATION = 10
 MAX_EVALUATIONS = 60
@@ -485,7 +487,10 @@ def _choose_heads(n_embd: int, groups: int, multiple: int) -> int:
 def _fill_training(training: TrainingConfig, budget: Budget, size: Size, steps: int) -> TrainingConfig:
     """Choose optimizer, Muon's learning rate, precision and compilation, where they were left open."""
     precision = budget.precision if training.precision == "auto" else training.precision
-    pays = budget.compiler and steps * size.gflop >= COMPILE_MIN_GFLOP[precision]
+    least = COMPILE_MIN_GFLOP[precision]
+    if budget.gflops >= GPU_LEAST_GFLOPS:
+        least = int(GPU_COMPILE_SECONDS * budget.gflops)
+    pays = budget.compiler and steps * size.gflop >= least
     compiled = ("on" if pays else "off") if training.compile == "auto" else training.compile
     optimizer = training.optimizer or "muon"
     training = replace(training, optimizer=optimizer, precision=precision, compile=compiled)

@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import log2
 
 from charlm.config import PRIOR, ModelConfig, TrainingConfig
 from charlm.training.scaling import NO_PRIOR_LAW, PRIOR_LAW
 
 TYPICAL_GFLOPS = 100.0
 """The speed of training steps on a few CPU cores, in 10^9 operations per second, where nothing was timed."""
+GPU_GFLOPS = 30_000.0
+"""An estimate of the same on a GPU, which nobody has measured: a tenth of what an A100 is sold for."""
+GPU_LEAST_GFLOPS = 5_000.0
+"""At this speed it is no CPU, and larger sizes are offered."""
 GROWTH = 0.8
 """Seconds of a step grow with this power of its operations: larger products are more efficient."""
 UNTIMED_SPEED = 1.15
@@ -89,6 +94,18 @@ SIZES_WITH_PRIOR = (
 """With an n-gram prior, which knows the nearby context, longer blocks pay."""
 
 
+def _estimated(n_embd: int) -> Size:
+    """A size beyond those that were measured, by the rule of the largest ones: heads of 64, as many as layers."""
+    n = n_embd // 64
+    batch = 1 << round(log2(64 * (n_embd / 1024) ** 2))
+    rate = round(6e-4 * 768 / n_embd, 6)
+    return Size(n_layer=n, n_embd=n_embd, n_head=n, block_size=1024, batch_size=batch, learning_rate=rate)
+
+
+ESTIMATED_SIZES = tuple(map(_estimated, (1024, 1536, 2048)))
+"""For 10^14 to 10^17 operations per second. Estimates: neither their rates nor their losses were ever measured."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
     """How long a training step of some size and kind took here."""
@@ -114,6 +131,7 @@ class Budget:
     precision: str = "fp32"  # the fastest on this machine
     compiler: bool = False  # is one available?
     kernels: bool = False  # are the training kernels available, which make compiling pointless?
+    gflops: float = TYPICAL_GFLOPS  # the speed of steps, where nothing was timed
 
     def part(self, share: float) -> "Budget":
         """A share of it."""
@@ -128,9 +146,15 @@ class Budget:
         """How long a step takes, or is expected to take by the nearest size that was timed."""
         of_kind = [t for t in self.timed if t.kind == kind] or self.timed
         if not of_kind:
-            return size.gflop / TYPICAL_GFLOPS
+            return size.gflop / self.gflops
         nearest = min(of_kind, key=lambda t: max(t.size.gflop, size.gflop) / min(t.size.gflop, size.gflop))
         return nearest.seconds * float((size.gflop / nearest.size.gflop) ** GROWTH)
+
+    @property
+    def sizes_beyond(self) -> Sequence[Size]:
+        """Sizes that were never measured, for a machine as fast as a GPU."""
+        fastest = max((t.size.gflop / t.seconds for t in self.timed), default=self.gflops)
+        return ESTIMATED_SIZES if max(fastest, self.gflops) >= GPU_LEAST_GFLOPS else ()
 
     def steps_of(self, kind: str, size: Size) -> int:
         """About how many steps fit."""
@@ -160,7 +184,7 @@ def choose_size(kind: str, budget: Budget, n_train: int) -> Size:
 
     For a number of steps, which says nothing of time, it is the largest that would be chosen for as much computation.
     """
-    sizes = sizes_of(kind)
+    sizes = (*sizes_of(kind), *budget.sizes_beyond)
     fitting = [size for size in sizes if size.weights <= MAX_WEIGHTS_PER_CHAR * n_train] or sizes[:1]
 
     def lowest(budget: Budget) -> Size:

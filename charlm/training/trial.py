@@ -19,6 +19,7 @@ from charlm.native.library import library
 from charlm.training.device import (
     has_bf16,
     has_compiler,
+    is_accelerator,
     keep_memory,
     pick_device,
     pick_precision,
@@ -28,7 +29,7 @@ from charlm.training.distributed import current
 from charlm.training.plan import Plan
 from charlm.training.planner import Choice
 from charlm.training.session import TransformerSession
-from charlm.training.sizes import Budget, Size, StepTime
+from charlm.training.sizes import GPU_GFLOPS, Budget, Size, StepTime
 from charlm.training.step import train_step
 
 CHARS = 30_000
@@ -104,7 +105,9 @@ def timed_budget(
     keep_memory()
     started, most = perf_counter(), torch.get_num_threads()
     budget = replace(untimed_budget(training, 1), seconds=seconds, steps=None)
-    on_cpu = pick_device(training.device).type == "cpu"
+    on_cpu = not is_accelerator(pick_device(training.device))
+    if not on_cpu:
+        budget = replace(budget, gflops=GPU_GFLOPS)
     numbers = [most, most // 2] if on_cpu and most > 1 and training.threads is None else [most]
     precisions = [budget.precision]
     if training.precision == "auto" and has_bf16(pick_device(training.device)):
