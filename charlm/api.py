@@ -172,14 +172,7 @@ def _begin(
     report_to: str | Sequence[str] | None,
 ) -> TrainingJob:
     """Begin the run that a function was called for. Raises UsageError, TextError, CheckpointError, ResourceError."""
-    if texts is not None and paths:
-        raise UsageError("give either paths or texts, not both")
-    for name in ("encoding", "include", "exclude"):
-        if texts is not None and settings.get(name) is not None:
-            raise UsageError(f"{name} has no effect on texts in memory; leave it out")
-    for path in paths:
-        if not isinstance(path, str | os.PathLike):
-            raise UsageError(f"a {type(path).__name__} is no path; pass texts in memory with texts=")
+    _check_source(paths, texts, settings)
     if time is not None and steps is not None:
         raise UsageError("give either time or steps, not both")
     if steps is not None and (type(steps) is not int or steps < 1):
@@ -218,6 +211,20 @@ def _begin(
     with threads_restored():
         prepared = prepare(request, messages) if texts is None else _prepare_texts(request, texts, messages)
         return begin(prepared, messages)
+
+
+def _check_source(
+    paths: Sequence[str | os.PathLike[str]], texts: Iterable[str] | None, settings: dict[str, Any]
+) -> None:
+    """Raise UsageError for paths beside texts in memory, for what is no path, and for settings that only files have."""
+    if texts is not None and paths:
+        raise UsageError("give either paths or texts, not both")
+    for name in ("encoding", "include", "exclude"):
+        if texts is not None and settings.get(name) is not None:
+            raise UsageError(f"{name} has no effect on texts in memory; leave it out")
+    for path in paths:
+        if not isinstance(path, str | os.PathLike):
+            raise UsageError(f"a {type(path).__name__} is no path; pass texts in memory with texts=")
 
 
 def _prepare_texts(request: TrainRequest, texts: Iterable[str], messages: Messages) -> Prepared:
