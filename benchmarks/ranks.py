@@ -109,7 +109,9 @@ def efficiency(weights: float, symbols: float, nodes: int, gpus: int, network: f
     half = (
         weights * NUMBER * (ranks - 1) / ranks
     )  # of an all-reduce: the scattered sums, or the gathered weights
-    seconds = half / (NVLINK if nodes == 1 else min(NVLINK, network))
+    seconds = half / NVLINK + (
+        half / gpus / network if nodes > 1 else 0
+    )  # a GPU has its part of the node's sum
     return compute / (max(compute, (1 - BACKWARD) * compute + seconds) + seconds)
 
 
@@ -126,7 +128,7 @@ def on_paper() -> None:
             )
     print(
         f"  assumed: {GPU_FLOPS / 1e12:.0f} TFLOP/s sustained for each GPU, 6 operations for each weight and symbol, "
-        f"{NVLINK / 1e9:.0f} GB/s within a node,\n  gradients and weights of {NUMBER} bytes, gradients hidden behind the backward "
+        f"{NVLINK / 1e9:.0f} GB/s within a node, which sums before it sends,\n  gradients and weights of {NUMBER} bytes, gradients hidden behind the backward "
         "pass (2/3 of the step), weights not hidden, no latency; memory is not looked at"
     )
 

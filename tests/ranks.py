@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter, sleep
 
@@ -44,13 +44,15 @@ class Started:
             for rank in self.ranks
         ]
 
-    def results(self) -> list[Result]:
-        """How each ended."""
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in self.pids]
-        return [
-            Result(code, *((self._folder / f"{rank}.{kind}").read_text("utf-8") for kind in ("out", "err")))
-            for code, rank in zip(codes, self.ranks, strict=True)
-        ]
+    def results(self, only: Sequence[int] | None = None) -> list[Result]:
+        """How each ended, or `only` some."""
+        found = []
+        for rank, pid in zip(self.ranks, self.pids, strict=True):
+            if only is None or rank in only:
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                said = [(self._folder / f"{rank}.{kind}").read_text("utf-8") for kind in ("out", "err")]
+                found.append(Result(code, *said))
+        return found
 
     def signal_at(self, step: int, run: str, rank: int, number: int = signal.SIGTERM) -> None:
         """Send a signal to one rank once the run has taken so many steps."""

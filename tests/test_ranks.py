@@ -13,7 +13,8 @@ import pytest
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read_snapshot
-from charlm.training import distributed, trainer
+from charlm.training import distributed, rank_watch, trainer
+from charlm.training import step as training_step
 from tests.conftest import TEXT, Result
 from tests.ranks import Started, free_port, together
 
@@ -133,9 +134,23 @@ def test_a_signal_to_one_rank_saves_all_and_another_that_dies_ends_all() -> None
     assert distance("whole", "cut") == 0
 
 
+def test_a_rank_that_stands_still_ends_the_others() -> None:
+    """As when its machine or the network is gone: no connection is closed, and only signs of life are missing."""
+
+    def impatient(rank: int) -> None:
+        rank_watch.BEAT_SECONDS, rank_watch.SILENT_SECONDS, rank_watch.GRACE_SECONDS = 0.2, 4.0, 0.2
+
+    started = Started(2, *TRAIN, "--steps", "5000", "--name", "still", prepare=impatient)
+    started.signal_at(4, "still", rank=1, number=signal.SIGSTOP)
+    [first] = started.results(only=(0,))
+    assert first.code == 7 and "rank 1 of 2" in first.err and "no sign of life for 4 s" in first.err
+    started.kill(1, signal.SIGKILL)
+    started.results(only=(1,))
+
+
 def test_a_batch_that_is_not_finite_on_one_rank_is_skipped_by_all_and_a_full_disk_is_told_once() -> None:
     def broken(rank: int) -> None:
-        real, n = trainer.batch_loss, 0
+        real, n = training_step.batch_loss, 0
 
         def loss(*given: object) -> object:
             nonlocal n
@@ -148,7 +163,7 @@ def test_a_batch_that_is_not_finite_on_one_rank_is_skipped_by_all_and_a_full_dis
             return save(self, step, *given, **others)  # type: ignore[arg-type]
 
         save = RunFolder.save
-        trainer.batch_loss, RunFolder.save = loss, refuse  # type: ignore[assignment,method-assign]
+        training_step.batch_loss, RunFolder.save = loss, refuse  # type: ignore[assignment,method-assign]
 
     results = together(2, *TRAIN, "--steps", "12", "--save-every", "0", "--name", "both", prepare=broken)
     succeeded(results)
@@ -209,8 +224,30 @@ def test_fine_tuning_teachers_and_mixers_that_carry_a_state_train_on_ranks_too()
         succeeded(together(n, *tuned, "--dropout", "0", "--name", f"tuned-{n}"))
         taught = [*TRAIN, "--teacher", "old", "--plain", "--steps", "4"]
         succeeded(together(n, *taught, "--name", f"taught-{n}"))
-        carried = ["--mixer", "recurrent", "--no-prior", "--steps", "9"]
-        succeeded(together(n, *TRAIN, *carried, "--name", f"carried-{n}"))
+        carried = [
+            "--mixer",
+            "recurrent",
+            "--no-prior",
+            "--n-layer",
+            "1",
+            "--n-embd",
+            "16",
+            "--block-size",
+            "16",
+        ]
+        carried += [
+            "--batch-size",
+            "8",
+            "--eval-every",
+            "4",
+            "--dropout",
+            "0",
+            "--steps",
+            "9",
+            "--threads",
+            "1",
+        ]
+        succeeded(together(n, "train", "ducks.txt", *carried, "--name", f"carried-{n}"))
     for kind in ("tuned", "taught", "carried"):
         assert distance(f"{kind}-1", f"{kind}-2") < 1e-4, kind
 
