@@ -58,7 +58,7 @@ From = Annotated[
     typer.Option(
         "--from",
         metavar="RUN",
-        help="Fine-tune: start from the weights of this run, or of a folder that charlm export --to hf wrote.",
+        help="Fine-tune this run, or an exported hf folder.",
     ),
 ]
 Teacher = Annotated[
