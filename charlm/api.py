@@ -49,10 +49,10 @@ def train(
 
     `time` ("90s", "10m", or seconds; default "2m") or `steps` is the budget; what is not given is planned.
     `settings` are those of `charlm train`, with underscores: `n_layer=4`, `seed=3`, `val=0.2`. `run` names the
-    run, `from_run` fine-tunes another, and `teacher` is a run whose probabilities a `plain` one learns; `checkpoint`
-    is one of theirs. Runs lie in `checkpoints`, by default in $CHARLM_CHECKPOINTS or `checkpoints/`.
-    `report_to` names trackers, as `charlm train --report-to` does, or lists them. `progress`: show a bar, by default in
-    notebooks only.
+    run, `from_run` fine-tunes another (or a folder that `charlm export --to hf` wrote), and `teacher` is a run whose
+    probabilities a `plain` one learns; `checkpoint` is one of theirs. Runs lie in `checkpoints`, by default in
+    $CHARLM_CHECKPOINTS or `checkpoints/`. `report_to` names trackers, as `charlm train --report-to` does, or lists them.
+    `progress`: show a bar, by default in notebooks only.
 
     Returns the run at its last checkpoint, or at its best one after early stopping. An interrupt (Ctrl-C, or
     "interrupt the kernel") finishes the step, saves the run, and then raises KeyboardInterrupt;

@@ -60,7 +60,7 @@ From = Annotated[
     typer.Option(
         "--from",
         metavar="RUN",
-        help="Fine-tune: start from the weights of this run.",
+        help="Fine-tune this run, or an exported hf folder.",
     ),
 ]
 Teacher = Annotated[

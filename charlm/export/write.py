@@ -19,6 +19,8 @@ WRITERS: dict[str, Callable[[PlainDecoder, Path], None]] = {HF: write_hf, GGUF: 
 def check_destination(folder: Path) -> None:
     """Raise UsageError where no new folder of that name can be made; an empty one may be there."""
     shown = one_line(str(folder))
+    if shown in ("-", "/dev/stdout"):
+        raise UsageError(f"-o {shown}: an export is a folder of several files; name a new folder")
     if folder.suffix in (".gguf", ".onnx", ".safetensors"):
         raise UsageError(f"-o {shown}: an export is a folder of several files; leave out the {folder.suffix}")
     if os.path.lexists(folder) and not _is_empty(folder):

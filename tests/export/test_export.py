@@ -84,6 +84,7 @@ def _interrupt(path: Path, data: bytes) -> None:
         (("--to", "hf", "--dtype", "f16"), "--dtype f16 has no effect with --to hf"),
         (("--to", "gguf", "-o", "nowhere/out"), "-o nowhere/out is in a folder that does not exist"),
         (("--to", "gguf", "-o", "poems.gguf"), "an export is a folder of several files"),
+        (("--to", "gguf", "-o", "-"), "-o -: an export is a folder of several files"),
         (("--to", "gguf", "--checkpoint", "77"), "77"),
     ],
 )

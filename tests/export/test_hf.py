@@ -39,6 +39,14 @@ def test_its_logits_are_ours_at_a_thousand_positions(
     assert found.softmax(-1)[..., n:].max() == 0, "bytes that training never saw are never predicted"
 
 
+def test_queries_so_small_that_the_epsilon_of_their_norm_matters(tmp_path: Path) -> None:
+    decoder = decoder_of(vocabularies()["plain"], query_size=1e-3)
+    model, _ = exported(decoder, tmp_path)
+    ids, n = some_ids(decoder, 1, 64), decoder.shape.n_symbols
+    with torch.inference_mode():
+        assert (model(ids).logits[..., :n] - logits_of(decoder, ids)).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("kind", vocabularies())
 def test_its_ids_are_ours_and_give_the_text_again(tmp_path: Path, kind: str) -> None:
     decoder = decoder_of(vocabularies()[kind], n_layer=1)

@@ -60,8 +60,9 @@ def decoder_of(
     n_kv_head: int | None = None,
     block_size: int = 64,
     documents: str = "none",
+    query_size: float = 1.0,
 ) -> PlainDecoder:
-    """A decoder of that shape with random weights."""
+    """A decoder of that shape with random weights; those that make queries, keys and values are `query_size` times as large."""
     config = ModelConfig(
         n_layer=n_layer,
         n_embd=n_embd,
@@ -78,6 +79,8 @@ def decoder_of(
         else 0.5 + torch.rand(weight.shape, generator=generator)
         for name, weight in expected_weights(config, vocabulary.n_symbols).items()
     }
+    for name in weights:
+        weights[name] *= query_size if "qkv" in name else 1
     facts = prepare(PROSE * 20, TextConfig())
     snapshot = Snapshot(
         step=7,
