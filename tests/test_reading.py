@@ -210,7 +210,6 @@ EPUB = zipped("mimetype").replace(b"mimetype", b"mimetypeapplication/epub+zip", 
         (zipped("xl/workbook.xml"), "an Excel workbook (xlsx)"),
         (EPUB, "an e-book (epub)"),
         (b"7z\xbc\xaf\x27\x1c\0\4", "an archive"),
-        (b"PAR1\x15\4", "a Parquet file"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

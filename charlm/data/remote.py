@@ -5,6 +5,7 @@ This is the only module that opens a connection, and only to the address that wa
 
 import base64
 import ipaddress
+import logging
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -241,6 +242,8 @@ class StoreFile:
 
 def store_of(address: Address) -> Any:
     """The file system of fsspec that an address belongs to. Raises TextError where its library is missing."""
+    for name in ("fsspec", "gcsfs", "s3fs", "huggingface_hub"):  # what they log is said in one sentence
+        logging.getLogger(name).addHandler(logging.NullHandler())
     try:
         import fsspec
 

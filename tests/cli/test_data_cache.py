@@ -197,7 +197,7 @@ def kept(charlm: Charlm) -> dict[str, str]:
 
 def test_the_cache_as_data(cached: Charlm, tmp_path: Path) -> None:
     found = data(cached("cache", "--json"))
-    assert set(found) == {"schema", "folder", "texts"} and found["schema"] == 1
+    assert set(found) == {"schema", "folder", "texts", "downloads"} and found["schema"] == 1
     assert Path(found["folder"]) == tmp_path / "cache"
     by_label = {text["label"]: text for text in found["texts"]}
     assert set(by_label) == {"ducks.txt", "geese.txt"}
