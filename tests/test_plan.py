@@ -8,7 +8,7 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.training.plan import Plan
 from charlm.training.planner import choose
 from charlm.training.schedule import Schedule
-from charlm.training.sizes import SIZES, Budget, StepTime, choose_size
+from charlm.training.sizes import SIZES, Budget, StepTime, choose_size, sizes_of
 
 
 def at_speed(seconds: float, gflops: float) -> Budget:
@@ -33,6 +33,14 @@ def test_whatever_is_planned_can_be_built(budget: Budget, n_train: int) -> None:
     assert m.block_size < n_train
     assert choice.plan.total_steps >= 1
     assert choice == choose(budget, n_train, ModelConfig(), TrainingConfig())
+
+
+@pytest.mark.parametrize("kind", ["prior", "no-prior"])
+def test_where_hardly_a_step_fits_the_smallest_size_is_chosen(kind: str) -> None:
+    """Else every size would get one step, and the one whose step reads most would seem best."""
+    smallest = sizes_of(kind)[0]
+    timed = StepTime(kind=kind, size=smallest, threads=2, precision="fp32", seconds=0.95)
+    assert choose_size(kind, Budget(seconds=1.0, timed=(timed,)), 1_000_000) == smallest
 
 
 @given(budgets, st.sampled_from(["n_layer", "n_embd", "n_head", "dropout"]), st.integers(1, 64))

@@ -351,7 +351,7 @@ def _choose_members(
 def _expected_loss(kind: str, budget: Budget, n_train: int) -> float:
     """The loss that is expected of the best size of a kind, as a share of the n-grams'."""
     size = choose_size(kind, budget, n_train)
-    return expected_loss(kind, size, budget.steps_of(kind, size) * size.chars, n_train)
+    return expected_loss(kind, size, budget.chars_of(kind, size), n_train)
 
 
 def expected_end(choice: Choice, n_train: int) -> float:

@@ -163,6 +163,14 @@ class Budget:
         assert self.seconds
         return max(1, min(MAX_STEPS, round(TRAINING_SHARE * self.seconds / self.step_seconds(kind, size))))
 
+    def chars_of(self, kind: str, size: Size) -> float:
+        """About how many symbols are read: of a size whose first step does not fit, the part of it that does."""
+        steps: float = self.steps_of(kind, size)
+        if self.steps is None and steps == 1:
+            assert self.seconds
+            steps = min(steps, TRAINING_SHARE * self.seconds / self.step_seconds(kind, size))
+        return steps * size.chars
+
     def scoring_seconds(self, kind: str, size: Size) -> float:
         """How long scoring a symbol takes: a forward pass is a third of a step, and reads each symbol twice."""
         return 2 * self.step_seconds(kind, size) / 3 / size.chars
@@ -190,8 +198,7 @@ def choose_size(kind: str, budget: Budget, n_train: int) -> Size:
     def lowest(budget: Budget) -> Size:
         def expected(size: Size) -> float:
             faster = 1.0 if budget.is_timed(kind, size) else UNTIMED_SPEED
-            steps = faster * budget.steps_of(kind, size)
-            return expected_loss(kind, size, steps * size.chars, n_train)
+            return expected_loss(kind, size, faster * budget.chars_of(kind, size), n_train)
 
         losses = [expected(size) for size in fitting]
         return [size for size, loss in zip(fitting, losses, strict=True) if loss <= (1 + TIE) * min(losses)][
