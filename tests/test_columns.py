@@ -86,7 +86,7 @@ def test_without_pyarrow_one_sentence_has_the_command(
     Path("a.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     done = charlm("train", "a.parquet", "--field", "text")
-    assert done.code == 3 and "pip install 'charlm-cli[parquet]'" in " ".join(done.err.split())
+    assert done.code == 3 and 'pip install "charlm-cli[parquet]"' in " ".join(done.err.split())
 
 
 @pytest.mark.parametrize("form", FORMATS)

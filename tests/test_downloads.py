@@ -435,5 +435,5 @@ def test_a_missing_library_is_one_sentence_with_the_command_that_installs_it(
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)
     monkeypatch.setitem(sys.modules, module, None)
     done = charlm("train", f"{scheme}://bucket/a.txt")
-    assert done.code == 3 and f"pip install 'charlm-cli[{extra}]'" in " ".join(done.err.split()), done.err
+    assert done.code == 3 and f'pip install "charlm-cli[{extra}]"' in " ".join(done.err.split()), done.err
     assert not os.path.exists("checkpoints")

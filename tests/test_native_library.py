@@ -94,7 +94,8 @@ def test_a_package_without_the_library_computes_without(
     charlm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, anew: None
 ) -> None:
     monkeypatch.setattr("charlm.native.__path__", [])
-    assert "installed without a working C compiler" in rows(charlm("doctor").out)["sampling"]
+    said = rows(charlm("doctor").out)["sampling"]  # as in an installed package, or as in the sources
+    assert "installed without a working C compiler" in said or "no kernels are compiled" in said
     assert charlm("train", "ducks.txt", "--steps", "2", "--prior", *TOY).code == 0
     assert charlm("sample", "--length", "5").code == 0
 

@@ -29,7 +29,7 @@ class ColumnReader:
         except ImportError:
             raise TextError(
                 f"{self._label} is a {self._kind}; reading it needs pyarrow, which is not installed; install it with: "
-                "pip install 'charlm-cli[parquet]'"
+                'pip install "charlm-cli[parquet]"'
             ) from None
         row = 0
         try:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # connections are not needed for help
 PIECE = 1 << 16
 TIMEOUT = 30.0
 """Seconds without an answer after which an attempt is given up."""
+LIBRARIES = {"s3": "s3fs", "gcs": "gcsfs", "hf": "huggingface_hub"}
+"""The package of each extra."""
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 """Answers of a server that may be another a moment later."""
 
@@ -251,8 +253,8 @@ def store_of(address: Address) -> Any:
     except ImportError:
         extra = STORES[address.scheme]
         raise TextError(
-            f"reading {address.scheme}:// needs a library that is not installed; install it with: "
-            f"pip install 'charlm-cli[{extra}]'"
+            f"reading {address.scheme}:// needs the package {LIBRARIES[extra]}, which is not installed; install it with: "
+            f'pip install "charlm-cli[{extra}]"'
         ) from None
     except Exception as error:  # noqa: BLE001  a configuration of the store that its library refuses
         raise TextError(f"{one_line(address.name)} cannot be read: {of_store(error)}") from None

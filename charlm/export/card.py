@@ -68,7 +68,7 @@ def _figures(decoder: PlainDecoder) -> Iterator[str]:
         yield f"| Kneser-Ney n-grams of its training text | {last.baseline_nats_per_char / log(2):.3f} |"
     yield (
         f"\nMeasured by charlm at step {last.step:,} on {last.chars:,} of {held_out:,} held-out characters of the same text, each predicted "
-        f"once, with a context of {rule}. ± is one standard error, over blocks of text. The temperature that was fitted after training, "
+        f"once, with a context of {rule}. ± is one standard error, over blocks of text. The temperature that was fitted after training, dataset shift included, "
         f"{decoder.temperature:.4f}, is part of the weights.\n"
     )
 

@@ -16,6 +16,6 @@ def need(to: str, *modules: str) -> Any:
             found.append(import_module(name))
         except ImportError:
             raise UsageError(
-                f"--to {to} needs the package {name}, which is not installed; install it with {INSTALL}"
+                f"--to {to} needs the package {name}, which is not installed; install it with: {INSTALL}"
             ) from None
     return found[0]

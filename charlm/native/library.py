@@ -126,7 +126,10 @@ def _load(asked: str) -> tuple[Library | None, NativeStatus]:
         return None, NativeStatus(clone=None, reason=f"switched off by {VARIABLE}=0")
     path = _path()
     if path is None:
-        return None, NativeStatus(clone=None, reason="the package was installed without a working C compiler")
+        why = "the package was installed without a working C compiler"
+        if Path(__file__).with_name("CMakeLists.txt").exists():
+            why = "these are charlm's sources, and no kernels are compiled there: pip install -e . compiles them"
+        return None, NativeStatus(clone=None, reason=why)
     handle = _open(path)
     if isinstance(handle, str):
         return None, NativeStatus(clone=None, reason=f"{FILE} could not be loaded: {one_line(handle)}")

@@ -101,7 +101,7 @@ def test_a_missing_extra_is_one_sentence(
     to = {"tokenizers": "hf", "onnxscript": "onnx"}.get(module, module)
     refused = models("plain", "export", "--to", to)
     assert refused.code == 2
-    wanted = f'--to {to} needs the package {module}, which is not installed; install it with pip install "charlm-cli[export]"'
+    wanted = f'--to {to} needs the package {module}, which is not installed; install it with: pip install "charlm-cli[export]"'
     assert wanted in " ".join(refused.err.split())
 
 
