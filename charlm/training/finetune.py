@@ -1,13 +1,14 @@
 """Fine-tuning: a new run that starts from the weights of another, its parent."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from charlm.checkpoint.exported import read_exported
-from charlm.checkpoint.run_folder import CorpusFacts, DivisionFacts, ParentFacts, RunFolder
+from charlm.checkpoint.exported import is_exported, read_exported
+from charlm.checkpoint.run_folder import CorpusFacts, DivisionFacts, ParentFacts, RunFolder, find_run, has_run
 from charlm.checkpoint.safe_io import read_manifest
 from charlm.checkpoint.snapshot import Snapshot, expected_weights, read_chosen
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
@@ -69,6 +70,22 @@ class Parent:
     gone: str  # why the text is not there; empty if it is
     members: int = 1  # of the run, of which the first one is fine-tuned
     counted: bool = False  # does the new run's prior count the parent's text too?
+
+    @classmethod
+    def find(cls, root: Path, name: str, which: str | None, moved: Moved | None = None) -> "Parent":
+        """A checkpoint of the run of that name in `root`, or of the exported folder `name`.
+
+        Raises CheckpointError where it is damaged, UsageError for what is neither, and for an n-gram model.
+        """
+        folder = Path(os.path.expanduser(name))
+        if has_run(root, name) or not folder.is_dir():
+            return cls.load(find_run(root, name), which, moved)
+        if not is_exported(folder):
+            raise UsageError(
+                f"--from {one_line(name)} is neither a run in {one_line(str(root))} nor a folder that "
+                "`charlm export --to hf` wrote; charlm runs lists the runs"
+            )
+        return cls.load_exported(folder, which, moved)
 
     @classmethod
     def load(cls, run: RunFolder, which: str | None, moved: Moved | None = None) -> "Parent":

@@ -335,20 +335,9 @@ def _origin(request: TrainRequest, messages: Messages) -> "Parent | None":
                 f"--checkpoint {one_line(request.checkpoint)} has no effect without --from RUN or --teacher RUN"
             )
         return None
-    from charlm.checkpoint.exported import is_exported
-    from charlm.checkpoint.run_folder import find_run, has_run
     from charlm.training.finetune import Parent
 
-    folder, moved = Path(os.path.expanduser(request.from_run)), moved_text(request.from_text)
-    if not has_run(request.root, request.from_run) and is_exported(folder):
-        origin = Parent.load_exported(folder, request.checkpoint, moved)
-    elif folder.is_dir() and not has_run(request.root, request.from_run):
-        raise UsageError(
-            f"--from {one_line(request.from_run)} is neither a run in {one_line(str(request.root))} nor a folder that "
-            "`charlm export --to hf` wrote; charlm runs lists the runs"
-        )
-    else:
-        origin = Parent.load(find_run(request.root, request.from_run), request.checkpoint, moved)
+    origin = Parent.find(request.root, request.from_run, request.checkpoint, moved_text(request.from_text))
     first = f"the first of the {origin.members} members of " * (origin.members > 1)
     messages.say(
         f"fine-tuning {first}{one_line(origin.name)}, step {origin.snapshot.step}, trained on "
