@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot
@@ -21,7 +22,7 @@ class ToyRun(Run):
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot, self.which = snapshot, "latest"
-        self._folder = RunFolder(Path(snapshot.run.name))
+        self._folder, self.device = RunFolder(Path(snapshot.run.name)), torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", thinned(ALIKE))
