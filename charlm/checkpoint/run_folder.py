@@ -25,6 +25,7 @@ WINDOWS_DEVICE = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³])(?:\..*)
 MAX_NAME = 200
 """Bytes of a run's name: file systems take 255, and names of unfinished folders are longer than the run's."""
 MAX_ENTRY = 255
+LOCK = ".lock"
 MAX_LISTED = 5
 """Unreadable folders that are named in a warning."""
 
@@ -98,12 +99,16 @@ class RunFacts:
     asked: dict[str, Any] | None = None  # the settings that were given
 
 
+class LockedError(CheckpointError):
+    """A run that another process trains."""
+
+
 class RunFolder:
     """One run on disk. Reading needs no lock; only a trainer that holds the lock writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = FileLock(path / ".lock")
+        self._lock = FileLock(path / LOCK)
 
     @property
     def name(self) -> str:
@@ -114,7 +119,7 @@ class RunFolder:
     def create(cls, root: Path, name: str, *, shared_name: bool = False) -> "RunFolder":
         """Make the folder of a new run and lock it. Raises UsageError if the name is taken.
 
-        With `shared_name`, other processes may be given the same name: CheckpointError if one of them holds it.
+        With `shared_name`, other processes may be given the same name: LockedError if one of them holds it.
         """
         check_free(root, name)
         run = cls(root / name)
@@ -124,7 +129,7 @@ class RunFolder:
             raise ResourceError(f"{one_line(str(run.path))} cannot be created: {error.strerror}") from None
         try:
             run.lock()
-        except CheckpointError:  # another process is starting a run of that name
+        except LockedError:  # another process is starting a run of that name
             if shared_name:
                 raise
             raise _taken(run) from None
@@ -141,22 +146,22 @@ class RunFolder:
             except UsageError:
                 continue
 
-    def lock(self) -> None:
-        """Keep other trainers out until this process ends. Raises CheckpointError if one is running."""
-        if (self.path / ".lock").is_symlink():  # its target would be emptied
+    def lock(self, *, wait: bool = False) -> None:
+        """Keep other trainers out until this process ends. Raises LockedError if one is running, or waits for it."""
+        if (self.path / LOCK).is_symlink():  # its target would be emptied
             raise CheckpointError(f"{one_line(str(self.path / '.lock'))} is a symbolic link; remove it")
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=-1 if wait else 0)
         except Timeout:
-            raise CheckpointError(f"the run {self.name} is being trained by another process") from None
+            raise LockedError(f"the run {self.name} is being trained by another process") from None
         except OSError as error:
             raise ResourceError(f"the run {self.name} cannot be locked: {error.strerror}") from None
         with suppress(OSError):  # leftovers take room and do no other harm
             files.remove_temporaries(self.path)
 
     def unlock(self) -> None:
-        """Let other processes train the run."""
-        self._lock.release()
+        """Let other processes train the run, however often it was locked."""
+        self._lock.release(force=True)
 
     def write_run_files(self, contents: Mapping[str, bytes]) -> None:
         """Write the files that all checkpoints share. Raises OSError."""

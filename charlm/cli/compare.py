@@ -17,6 +17,7 @@ from charlm.cli.options import (
     source_of,
     with_settings,
 )
+from charlm.cli.workers import Worker, check_named, this_worker
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.terminal import one_line
@@ -39,6 +40,8 @@ EXAMPLES = """Examples:
   charlm compare RUN-A RUN-B            compare two runs on their held-out text
   charlm compare RUN-A RUN-B --on FILE  on any text
   charlm compare COMPARISON             show an earlier comparison
+  charlm compare corpus.txt --vary window=8,16 --steps 500 --run windows --ranks 2   two at a time
+  charlm compare corpus.txt --vary window=8,16 --steps 500 --run windows --share 1/2   half, the rest elsewhere
 Resume a comparison with: charlm resume COMPARISON"""
 
 DEFAULT_TIME = "60s"
@@ -66,11 +69,34 @@ Seeds = Annotated[
     ),
 ]
 Name = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Name of the comparison. [default: from the text's name]")
+    str | None,
+    typer.Option(
+        "--run", "--name", metavar="NAME", help="Name of the comparison. [default: from the text's name]"
+    ),
+]
+ShareOption = Annotated[
+    str | None,
+    typer.Option(
+        "--share",
+        metavar="I/N",
+        help="Train only the I-th of N shares of the runs; other processes, such as those of a job array, train the "
+        "others, and the last to finish shows the results. Needs --run.",
+    ),
+]
+RanksOption = Annotated[
+    int | None,
+    typer.Option(
+        "--ranks",
+        min=1,
+        max=4096,
+        metavar="N",
+        help="Processes on this machine that train runs side by side, each a share of them, with its part of the "
+        "threads or its own GPU. Needs --run.",
+    ),
 ]
 
 
-@with_settings(PANELS, basic=("vary", "time", "steps", "seeds", "run", "on", "as_json"))
+@with_settings(PANELS, basic=("vary", "time", "steps", "seeds", "run", "share", "ranks", "on", "as_json"))
 def command(
     ctx: typer.Context,
     names: Annotated[
@@ -87,6 +113,8 @@ def command(
     steps: Steps = None,
     seeds: Seeds = None,
     run: Name = None,
+    share: ShareOption = None,
+    ranks: RanksOption = None,
     on: Annotated[str | None, typer.Option(metavar="FILE", help="Compare two runs on this text.")] = None,
     text: MovedText = None,
     as_json: AsJson = False,
@@ -113,20 +141,21 @@ def command(
     if text:
         raise UsageError("--text applies only to trained runs; with --vary, name the text as an argument")
     check_files("compare", names or [], checkpoints, time)
-    axes = _axes(ctx, vary)
+    axes, worker = _axes(ctx, vary), this_worker(share, ranks)
+    check_named(worker, run)
     folder, comparison, loaded = _prepare(
-        checkpoints, names or [], axes, (time, steps), seeds or 1, run, settings
+        checkpoints, names or [], axes, (time, steps), seeds or 1, run, worker, settings
     )
 
     from charlm.cli.compare_run import follow_comparison
 
-    follow_comparison(folder, comparison, loaded, as_json=as_json)
+    follow_comparison(folder, comparison, loaded, worker, as_json=as_json)
 
 
 def _refuse_what_needs_vary(ctx: typer.Context, settings: dict[str, Any]) -> None:
     """UsageError for an option that only acts where something is trained."""
     kept = ("encoding", "field", "threads")
-    for name in ("time", "steps", "seeds", "run", *(s for s in settings if s not in kept)):
+    for name in ("time", "steps", "seeds", "run", "share", "ranks", *(s for s in settings if s not in kept)):
         if source_of(ctx, name) == "COMMANDLINE":
             raise UsageError(f"--{name.replace('_', '-')} has no effect without --vary")
 
@@ -204,9 +233,10 @@ def _prepare(
     given: tuple[str | None, int | None],
     seeds: int,
     run: str | None,
+    worker: Worker,
     settings: dict[str, Any],
 ) -> tuple[Any, Any, Any]:
-    """A new comparison: its folder, what it is, and its text. `given`: the time and the steps."""
+    """A new comparison, or that of all shares: its folder, what it is, and its text. `given`: the time and the steps."""
     from charlm.experiments.variants import variants
 
     time, steps = given
@@ -223,16 +253,17 @@ def _prepare(
             "--schedule names steps, so it needs --steps N; a run with a time budget may end at any step"
         )
     found, refused = variants(axes, model, training)
+    worker.start()
     for reason in refused:
-        warn(f"skipped: {as_options(reason)}")
+        worker.messages.warn(f"skipped: {as_options(reason)}")
 
     from charlm.cli.compare_run import prepare
     from charlm.training.sizes import Budget
 
-    warn_unless_kept(names, MESSAGES)
-    loaded = load_text(names, text, MESSAGES)
+    warn_unless_kept(names, worker.messages)
+    loaded = load_text(names, text, worker.messages)
     if not loaded.corpus.held_out_chars:
         raise UsageError("there is no held-out text to compare on; give --val or --val-file")
-    report_text(loaded, MESSAGES)
+    report_text(loaded, worker.messages)
     budget = Budget(seconds=seconds, steps=steps)
-    return *prepare(root, run, loaded, text, found, training, seeds, budget), loaded
+    return *prepare(root, run, loaded, text, found, training, seeds, budget, shared=worker.is_shared), loaded

@@ -15,8 +15,9 @@ from charlm.config import FEWEST_HELD_OUT
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import UNIT_NOUNS
 from charlm.evaluation.baselines import KNESER_NEY, Baseline, kneser_ney_by_order, measure_baselines
-from charlm.experiments.comparison import Comparison, Task
+from charlm.experiments.comparison import Comparison, Task, run_of
 from charlm.experiments.results import MOST_CHARS, Curve
+from charlm.experiments.results import NAME as RESULT
 from charlm.experiments.statistics import SCHEMA, Row, Verdict, verdict
 from charlm.reporting.comparison_page import Chart, ComparisonPage, Line, render
 from charlm.reporting.log import METRICS, read_log
@@ -157,6 +158,16 @@ def _mean(several: Sequence[Points]) -> Points:
 NAME = "comparison.html"
 MOST_FOR_XZ = 5_000_000  # characters of the training part
 MOST_COUNTED = 5_000_000  # symbols of it
+
+
+def is_shown(folder: RunFolder, comparison: Comparison) -> bool:
+    """Is the page newer than every result?"""
+    try:
+        made = (folder.path / NAME).stat().st_mtime_ns
+        results = [run_of(folder, task).path / RESULT for task in comparison.tasks()]
+        return all(result.stat().st_mtime_ns <= made for result in results)
+    except OSError:
+        return False
 
 
 def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as_json: bool) -> None:

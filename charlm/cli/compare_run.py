@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import log
 from pathlib import Path
+from time import sleep
 
 import typer
 
-from charlm.checkpoint.run_folder import CorpusFacts, RunFolder, run_command
-from charlm.cli.compare_display import show
+from charlm.checkpoint.run_folder import CorpusFacts, LockedError, RunFolder, run_command
+from charlm.cli.compare_display import is_shown, show
 from charlm.cli.console import (
     MESSAGES,
     Bar,
@@ -23,6 +24,7 @@ from charlm.cli.console import (
     working,
 )
 from charlm.cli.follow import warn_of
+from charlm.cli.workers import Worker
 from charlm.config import TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded, absolute_name, run_name
@@ -35,7 +37,7 @@ from charlm.evaluation.report import evaluate
 from charlm.experiments import comparison as on_disk
 from charlm.experiments.comparison import MOST_RUNS, Comparison
 from charlm.experiments.pairwise import SideBySide, side_by_side
-from charlm.experiments.runner import Began, Scored, Scoring, compare, plan_of, unintended
+from charlm.experiments.runner import Began, Scored, Scoring, compare, plan_of, unfinished, unintended
 from charlm.experiments.variants import Variant
 from charlm.inference.context import ContextRule
 from charlm.reporting.commands import text_words
@@ -60,6 +62,8 @@ from charlm.training.trial import timed_budget, untimed_budget
 HIDDEN_BY_PRIOR = {"position", "mixer", "window", "locality", "n_kv_head"}
 """Choices of architecture whose effect the prior hides: rotary against none differ by 0.066 bits without it only."""
 
+LOOK_AGAIN = 0.2  # seconds
+
 
 def prepare(
     root: Path,
@@ -70,8 +74,13 @@ def prepare(
     training: TrainingConfig,
     seeds: int,
     budget: Budget,
+    *,
+    shared: bool = False,
 ) -> tuple[RunFolder, Comparison]:
-    """A new comparison in a folder of its own; UsageError for what cannot be, before anything is written."""
+    """A new comparison in a folder of its own; UsageError for what cannot be, before anything is written.
+
+    Where it is `shared`, the first of several processes plans it, and the others get what it planned.
+    """
     threads = use_threads(training.threads)
     if (gpu := gpu_note(training.device)) is not None:
         say(gpu)
@@ -97,22 +106,77 @@ def prepare(
         ),
         command=given_command(),
     )
-    if budget.seconds is not None:
-        comparison = _timed(comparison, loaded.corpus, training)
-    choices = [plan_of(comparison, task, len(loaded.corpus.train)) for task in comparison.tasks()]
+    if shared:
+        return _planned_once(root, comparison, loaded.corpus, training)
+    comparison = _planned(comparison, loaded.corpus, training)
+    return _written(
+        RunFolder.create(root, name) if name else RunFolder.create_like(root, default), comparison
+    )
+
+
+def _planned_once(
+    root: Path, wanted: Comparison, corpus: Corpus, training: TrainingConfig
+) -> tuple[RunFolder, Comparison]:
+    """The comparison of that name, which one of several processes plans while the others wait.
+
+    UsageError where there is one of that name that compares something else.
+    """
+    waited = False
+    while (folder := on_disk.find(root, wanted.name)) is None:
+        try:
+            made = RunFolder.create(root, wanted.name, shared_name=True)
+        except LockedError:
+            if not waited:
+                say(f"another process plans the comparison {one_line(wanted.name)}; waiting for it")
+            waited = True
+            sleep(LOOK_AGAIN)
+        except UsageError:  # a run has that name, or another process was faster
+            if on_disk.find(root, wanted.name) is None:
+                raise
+        else:
+            return _written(made, _planned(wanted, corpus, training))
+    found = on_disk.read(folder)
+    unlike = next((what for what, same in _alike(found, wanted).items() if not same), None)
+    if unlike is not None:
+        raise UsageError(
+            f"the comparison {folder.name} exists already, with other {unlike}; give every share the same options, or "
+            "choose another name with --run"
+        )
+    return folder, found
+
+
+def _alike(a: Comparison, b: Comparison) -> dict[str, bool]:
+    """In what two comparisons are the same; what was measured aside."""
+    return {
+        "variants or settings": a.variants == b.variants,
+        "seeds": a.seeds == b.seeds,
+        "time or steps": (a.budget.seconds, a.budget.steps) == (b.budget.seconds, b.budget.steps),
+        "text": (a.text, a.corpus.key, a.corpus.sha256) == (b.text, b.corpus.key, b.corpus.sha256),
+    }
+
+
+def _planned(comparison: Comparison, corpus: Corpus, training: TrainingConfig) -> Comparison:
+    """The same with what a time budget needs to know of the machine; says the plan. UsageError where there is none."""
+    if comparison.budget.seconds is not None:
+        comparison = _timed(comparison, corpus, training)
+    choices = [plan_of(comparison, task, len(corpus.train)) for task in comparison.tasks()]
     for reason in unintended(comparison, choices):
         warn(f"the plan gives the variants different values of {reason}")
-    say(
-        f"plan of the first of {len(variants)} variants: {describe_choice(choices[0], loaded.corpus.vocabulary)}"
-    )
-    if set(variants[0].values) & HIDDEN_BY_PRIOR and any(choice.model.prior for choice in choices):
+    n = len(comparison.variants)
+    say(f"plan of the first of {n} variants: {describe_choice(choices[0], corpus.vocabulary)}")
+    if set(comparison.axes) & HIDDEN_BY_PRIOR and any(choice.model.prior for choice in choices):
         say(
             "these runs use the n-gram prior, which hides most of the effect of such a choice; "
             "--plain compares plain decoders"
         )
-    folder = RunFolder.create(root, name) if name else RunFolder.create_like(root, default)
+    return comparison
+
+
+def _written(folder: RunFolder, comparison: Comparison) -> tuple[RunFolder, Comparison]:
+    """A comparison in its new folder, which is then open to all that train its runs."""
     comparison = replace(comparison, name=folder.path.name)
     on_disk.write(folder, comparison)
+    folder.unlock()
     return folder, comparison
 
 
@@ -132,16 +196,25 @@ def _timed(comparison: Comparison, corpus: Corpus, training: TrainingConfig) -> 
     return replace(comparison, budget=budget, threads=threads)
 
 
-def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded, *, as_json: bool) -> None:
-    """Train and score what is not done yet, then show it all; exits with the code of a signal."""
+def follow_comparison(
+    folder: RunFolder, comparison: Comparison, loaded: Loaded, worker: Worker, *, as_json: bool
+) -> None:
+    """Train and score this worker's runs that are not done yet; show all where all are. Exits with a signal's code."""
     use_threads(comparison.threads)
-    say(f"comparison {folder.name}, in {one_line(str(folder.path))}: {_long(comparison)}")
+    worker.take_device(comparison.variants[0].training.device)
+    share, tasks = worker.share, comparison.tasks()
+    say(f"comparison {folder.name}, in {one_line(str(folder.path))}: {_long(comparison, len(tasks))}")
+    if share.of > 1:
+        mine = len(share.part(tasks))
+        say(
+            f"share {share}: {_long(comparison, mine) if mine else 'no run, since there are fewer than shares'}"
+        )
     shown = _Shown()
     reason = None
     again = run_command("resume", folder, *text_words(comparison.corpus.sources, loaded.corpus))
     try:
         with StopSignals(_announce) as stop:
-            for event in compare(folder, comparison, loaded, stop, warn):
+            for event in compare(folder, comparison, loaded, stop, warn, share):
                 shown(event)
             reason = stop.reason
     except Exception:
@@ -150,20 +223,41 @@ def follow_comparison(folder: RunFolder, comparison: Comparison, loaded: Loaded,
         raise
     finally:
         shown.close()
-        folder.unlock()
     if reason is not None:
         say(f"stopped by {reason}; resume with:", again)
         raise typer.Exit(EXIT_CODES[reason])
     try:
-        show(folder, comparison, loaded.corpus, as_json=as_json)
+        _show_if_complete(folder, comparison, loaded.corpus, worker, as_json=as_json)
     except KeyboardInterrupt:
         say(f"\nall runs are saved; show the results with: {run_command('compare', folder)}")
         raise
 
 
-def _long(comparison: Comparison) -> str:
-    """How much there is to do."""
-    n, budget = len(comparison.tasks()), comparison.budget
+def _show_if_complete(
+    folder: RunFolder, comparison: Comparison, corpus: Corpus, worker: Worker, *, as_json: bool
+) -> None:
+    """Show the results once no run is missing: of several workers the last to finish does, and no other."""
+    folder.lock(wait=True)
+    try:
+        left = unfinished(folder, comparison)
+        if left:
+            say(
+                f"unfinished: {several(len(left), 'run')} of {len(comparison.tasks())}; the process that finishes the "
+                "last one shows the results. If no process trains them any more:",
+                run_command("resume", folder),
+            )
+        elif worker.is_shared and is_shown(folder, comparison):
+            say("all runs are finished; this shows the results:", run_command("compare", folder))
+        else:
+            worker.speak()
+            show(folder, comparison, corpus, as_json=as_json)
+    finally:
+        folder.unlock()
+
+
+def _long(comparison: Comparison, n: int) -> str:
+    """How much there is to do, of so many of its runs."""
+    budget = comparison.budget
     if all(variant.model.is_ngram for variant in comparison.variants):
         return f"{several(n, 'run')} that each build an n-gram model"
     runs = f"{several(n, 'run')} of "

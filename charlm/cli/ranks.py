@@ -69,7 +69,7 @@ def _check_gpus(wanted: int) -> None:
         )
 
 
-def _device_of(place: Place, wanted: str) -> str:
+def device_of(place: Place, wanted: str) -> str:
     """The kind of device that a rank computes on: a GPU of its own, or the CPU."""
     import torch  # here: it is slow to import
 
@@ -103,7 +103,7 @@ def together(device: str) -> Iterator[tuple["Ranks | None", Messages]]:
     from charlm.training.launch import versions
 
     try:
-        kind = _device_of(place, device)
+        kind = device_of(place, device)
         facts = {**versions(), "compiled kernels": status().clone or "none", "devices": kind}
         with meeting(place, facts, kind) as ranks:
             yield ranks, MESSAGES if ranks.is_first else SILENT

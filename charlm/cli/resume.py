@@ -22,6 +22,7 @@ from charlm.cli.options import (
     threads_option,
 )
 from charlm.cli.ranks import Gpus, RanksOption, start_as_asked, together
+from charlm.cli.workers import Worker, this_worker
 from charlm.errors import UsageError
 from charlm.reporting.trackers import chosen_trackers
 from charlm.terminal import one_line
@@ -68,10 +69,11 @@ def command(
         raise UsageError("give either --time or --steps, not both")
     budget = None if time is None else budget_seconds(time)
     trackers = chosen_trackers(report_to)
+    worker = this_worker()
     start_as_asked(ranks, gpus, {})
     say(f"resuming {name or 'the newest run'}")
     root, moved = checkpoints, moved_text(text, val_file)
-    if name is not None and _comparison(ctx, root, name, time, steps, report_to, moved, as_json):
+    if name is not None and _comparison(ctx, root, name, time, steps, report_to, moved, worker, as_json):
         return
 
     from charlm.job import reopen  # here: torch is slow to import
@@ -146,6 +148,7 @@ def _comparison(
     steps: int | None,
     report_to: str | None,
     moved: "Moved | None",
+    worker: Worker,
     as_json: bool,
 ) -> bool:
     """Resume the comparison of that name; False where there is none."""
@@ -168,9 +171,8 @@ def _comparison(
     from charlm.cli.compare_run import follow_comparison
     from charlm.training.request import report_moved
 
-    folder.lock()
     comparison = on_disk.read(folder)
     loaded = on_disk.corpus_of(comparison, moved)
-    report_moved(loaded.corpus.uncached, moved, MESSAGES)
-    follow_comparison(folder, comparison, loaded, as_json=as_json)
+    report_moved(loaded.corpus.uncached, moved, worker.messages)
+    follow_comparison(folder, comparison, loaded, worker, as_json=as_json)
     return True

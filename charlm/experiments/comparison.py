@@ -136,6 +136,11 @@ def comparisons(root: Path) -> Iterator[RunFolder]:
     yield from map(RunFolder, folders_with(root, NAME))
 
 
+def run_of(folder: RunFolder, task: Task) -> RunFolder:
+    """The folder of a run of a comparison."""
+    return RunFolder(folder.path / task.run_name)
+
+
 def refuse_links(folder: Path, what: str) -> None:
     """Raise CheckpointError if the path exists and is no folder, or it or anything in it is a symbolic link."""
     place = one_line(str(folder))

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 from charlm import files
-from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.run_folder import LOCK, LockedError, RunFolder
 from charlm.checkpoint.snapshot import read_snapshot
 from charlm.data.load import Loaded
 from charlm.errors import CheckpointError, DivergedError, ResourceError, UsageError, is_out_of_memory
-from charlm.experiments.comparison import Comparison, Task, check_run, refuse_links
+from charlm.experiments.comparison import Comparison, Task, check_run, refuse_links, run_of
 from charlm.experiments.results import Result, find_result, keep, score
+from charlm.experiments.share import WHOLE, Share
 from charlm.settings import settings_of
 from charlm.training.deadline import Deadline
 from charlm.training.events import Event
@@ -85,55 +86,88 @@ def unintended(comparison: Comparison, choices: Sequence[Choice]) -> list[str]:
     return found
 
 
-def compare(
-    folder: RunFolder, comparison: Comparison, loaded: Loaded, stop: Stop, warn: Callable[[str], None]
-) -> Iterator[Began | Event | Scoring | Scored]:
-    """Train and score the missing runs until `stop`: each run's events, between Began and Scored.
+Events = Iterator[Began | Event | Scoring | Scored]
 
-    An interrupted run resumes from its last checkpoint under its own plan.
+
+def compare(
+    folder: RunFolder,
+    comparison: Comparison,
+    loaded: Loaded,
+    stop: Stop,
+    warn: Callable[[str], None],
+    share: Share = WHOLE,
+) -> Events:
+    """Train and score the missing runs of a share until `stop`: each run's events, between Began and Scored.
+
+    An interrupted run resumes from its last checkpoint under its own plan. A run that another process trains is left
+    to it.
     """
-    tasks = comparison.tasks()
-    runs = [RunFolder(folder.path / task.run_name) for task in tasks]
+    tasks = share.part(comparison.tasks())
     refuse_links(folder.path, "the comparison")
-    for task, run in zip(tasks, runs, strict=True):
-        check_run(run, comparison, task)
-    for number, (task, run) in enumerate(zip(tasks, runs, strict=True), 1):
-        fingerprint = comparison.fingerprint(task)
+    for _, task in tasks:
+        check_run(run_of(folder, task), comparison, task)
+    for number, task in tasks:
+        run, fingerprint = run_of(folder, task), comparison.fingerprint(task)
         if find_result(run, fingerprint) is not None:
             continue
         if stop.is_set():
             return
         check_run(run, comparison, task)  # again: the runs before it took their time
-        session, deadline = _session(run, comparison, task, loaded, warn)
-        yield Began(task=task, number=number, of=len(tasks), run=run, session=session)
+        files.make_folder(run.path)
         try:
-            if session.state.finished is None:
-                yield from Trainer(session, run, deadline).run(stop)
-            if session.state.finished is None:
-                return  # stopped in the middle
-            yield Scoring(task=task)
-            refuse_links(run.path, f"the run {run.name} of {comparison.name}")
-            which = "best" if session.state.finished == "early" else "latest"
-            result = score(run, read_snapshot(run, which), which, session, stop, fingerprint)
-        except DivergedError as error:
-            result = keep(run, Result(problem=str(error), fingerprint=fingerprint))
-        except OSError as error:
-            raise ResourceError(f"the result of {run.name} cannot be written: {error.strerror}") from None
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            result = keep(run, Result(problem="it does not fit into memory", fingerprint=fingerprint))
+            run.lock()
+            if find_result(run, fingerprint) is None:  # another process may have just finished it
+                yield from _train(number, run, comparison, task, loaded, stop, warn)
+        except LockedError:
+            warn(f"{run.name} is being trained by another process, which finishes it")
         finally:
             run.unlock()
-        if result is None:
-            return
+
+
+def unfinished(folder: RunFolder, comparison: Comparison) -> list[RunFolder]:
+    """The runs that have no result yet. Raises AlteredError for a result of other runs or weights."""
+    runs = [(run_of(folder, task), comparison.fingerprint(task)) for task in comparison.tasks()]
+    return [run for run, fingerprint in runs if find_result(run, fingerprint) is None]
+
+
+def _train(
+    number: int,
+    run: RunFolder,
+    comparison: Comparison,
+    task: Task,
+    loaded: Loaded,
+    stop: Stop,
+    warn: Callable[[str], None],
+) -> Events:
+    """Train and score one run, which is locked."""
+    fingerprint = comparison.fingerprint(task)
+    session, deadline = _session(run, comparison, task, loaded, warn)
+    yield Began(task=task, number=number, of=len(comparison.tasks()), run=run, session=session)
+    try:
+        if session.state.finished is None:
+            yield from Trainer(session, run, deadline).run(stop)
+        if session.state.finished is None:
+            return  # stopped in the middle
+        yield Scoring(task=task)
+        refuse_links(run.path, f"the run {run.name} of {comparison.name}")
+        which = "best" if session.state.finished == "early" else "latest"
+        result = score(run, read_snapshot(run, which), which, session, stop, fingerprint)
+    except DivergedError as error:
+        result = keep(run, Result(problem=str(error), fingerprint=fingerprint))
+    except OSError as error:
+        raise ResourceError(f"the result of {run.name} cannot be written: {error.strerror}") from None
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        result = keep(run, Result(problem="it does not fit into memory", fingerprint=fingerprint))
+    if result is not None:
         yield Scored(task=task, result=result)
 
 
 def _session(
     run: RunFolder, comparison: Comparison, task: Task, loaded: Loaded, warn: Callable[[str], None]
 ) -> tuple[Session, Deadline | None]:
-    """The session of an interrupted run to resume, or of a new one."""
+    """The session of an interrupted run to resume, or of a new one; the run is locked."""
     seconds = comparison.budget.seconds
     if (run.path / "run.json").is_file() and run.steps():
         try:
@@ -142,10 +176,11 @@ def _session(
                 return session, None  # its speed was measured: it finishes its plan
         except CheckpointError as error:
             warn(f"{run.name} starts again from step 0: {error}")
-    run.unlock()
-    files.remove_tree(run.path)
-    files.make_folder(run.path)
-    run.lock()
+    for path in sorted(
+        run.path.iterdir(), key=lambda path: path.name != "run.json"
+    ):  # without it there is no run
+        if path.name != LOCK:  # whoever waits for the lock must find this one
+            files.remove_tree(path)
     started = perf_counter()  # counting the text is part of a run's time
     choice = plan_of(comparison, task, len(loaded.corpus.train))
     session = start_run(run, loaded, comparison.text, choice, comparison.command)

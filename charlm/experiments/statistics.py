@@ -12,7 +12,7 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.config import FEWEST_HELD_OUT
 from charlm.errors import CheckpointError
 from charlm.evaluation.bootstrap import BLOCK, FEWEST_BLOCKS, FEWEST_SEEDS, confidence_interval
-from charlm.experiments.comparison import Comparison, Task, check_run, refuse_links
+from charlm.experiments.comparison import Comparison, Task, check_run, refuse_links, run_of
 from charlm.experiments.results import Result, find_result, read_nats
 from charlm.experiments.variants import Variant
 
@@ -83,11 +83,11 @@ def verdict(folder: RunFolder, comparison: Comparison) -> Verdict:
     for variant in comparison.variants:
         tasks = [Task(variant, seed) for seed in comparison.seeds]
         for task in tasks:
-            check_run(_run(folder, task), comparison, task)
+            check_run(run_of(folder, task), comparison, task)
         there = [
             (task, result)
             for task in tasks
-            if (result := find_result(_run(folder, task), comparison.fingerprint(task))) is not None
+            if (result := find_result(run_of(folder, task), comparison.fingerprint(task))) is not None
         ]
         problems = [result.problem for _, result in there if result.problem is not None]
         if len(there) == len(tasks) and not problems:
@@ -106,13 +106,9 @@ def verdict(folder: RunFolder, comparison: Comparison) -> Verdict:
     return Verdict(rows=(*rows, *lacking), says=tuple(_says(comparison, rows, chars)), chars=chars)
 
 
-def _run(folder: RunFolder, task: Task) -> RunFolder:
-    return RunFolder(folder.path / task.run_name)
-
-
 def _bits(folder: RunFolder, results: Results) -> NDArray[np.float64]:
     """Of each seed and character: (S, N)."""
-    return np.stack([read_nats(_run(folder, task), result) for task, result in results]) / log(2)
+    return np.stack([read_nats(run_of(folder, task), result) for task, result in results]) / log(2)
 
 
 def _row(folder: RunFolder, variant: Variant, results: Results, first: NDArray[np.float64] | None) -> Row:

@@ -43,7 +43,7 @@ OPTIONS = {
     "decompress": "--out --force --run --checkpoints --threads",
     "runs": "--remove --yes --json --checkpoints",
     "info": "--run --json --checkpoints",
-    "compare": f"--vary --time --steps --seeds --run --on --text --json --checkpoints {MODEL} {TRAINING} {TEXTS}",
+    "compare": f"--vary --time --steps --seeds --run --name --share --ranks --on --text --json --checkpoints {MODEL} {TRAINING} {TEXTS}",
     "cache": "--clear --yes --json",
     "data": "--to --json",
     "explain": "--threads --json",
