@@ -82,20 +82,21 @@ def test_any_number_of_ranks_has_the_same_curve_and_ends_with_the_same_weights(
         assert snapshot(f"of-{n}").state["ranks"] == n
 
 
+def stopped_at_6(rank: int) -> None:
+    """Ends with the run as a signal would leave it, after six steps."""
+    real, n_steps = trainer.train_step, 0
+
+    def step(*given: object) -> object:
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps == 6 and rank == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given)  # type: ignore[arg-type]
+
+    trainer.train_step = step  # type: ignore[assignment]  # in a fork
+
+
 def test_a_run_goes_on_with_another_number_of_ranks() -> None:
-    def stopped_at_6(rank: int) -> None:
-        """Ends with the run as a signal would leave it, after six steps."""
-        real, n_steps = trainer.train_step, 0
-
-        def step(*given: object) -> object:
-            nonlocal n_steps
-            n_steps += 1
-            if n_steps == 6 and rank == 0:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return real(*given)  # type: ignore[arg-type]
-
-        trainer.train_step = step  # type: ignore[assignment]  # in a fork
-
     succeeded(together(1, *TRAIN, "--steps", "18", "--name", "whole"))
     assert [r.code for r in together(2, *TRAIN, "--steps", "18", "--name", "cut", prepare=stopped_at_6)] == [
         143
@@ -107,6 +108,64 @@ def test_a_run_goes_on_with_another_number_of_ranks() -> None:
     succeeded(results)
     assert "trained with ranks 1, but resumes with 2" in re.sub(r"\s+", " ", results[0].err)
     assert len(curve("cut")) == 18 and distance("whole", "cut") < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("n", "settings"),
+    [
+        (2, "--members prior,no-prior --reserved-chars 400 --ngram-embeddings 3 --grad-accum 2"),
+        (3, "--plain --optimizer adamw"),
+    ],
+)
+def test_divided_weights_have_the_curve_of_whole_ones_and_end_with_the_same_checkpoint(
+    n: int, settings: str
+) -> None:
+    """Of three ranks the last has fewer rows of some weights, and of others none."""
+    train = [*TRAIN, *settings.split(), "--steps", "20"]
+    succeeded(together(n, *train, "--name", "whole"))
+    succeeded(together(n, *train, "--shard", "--name", "divided"))
+    for (step, loss, norm), (at, other, its_norm) in zip(curve("whole"), curve("divided"), strict=True):
+        assert step == at and abs(loss - other) < 1e-5 and abs(norm - its_norm) < 1e-5 * max(1, norm)
+    assert distance("whole", "divided") < 1e-4
+    whole, divided = snapshot("whole").optimizer, snapshot("divided").optimizer
+    assert whole.keys() == divided.keys()
+    assert max(float((whole[name] - divided[name]).abs().max()) for name in whole) < 1e-4
+    assert snapshot("divided").state["shard"] and not snapshot("whole").state["shard"]
+
+
+def test_a_run_goes_on_with_divided_weights_or_whole_ones() -> None:
+    train = [*TRAIN, "--steps", "18", "--no-prior"]
+    succeeded(together(1, *train, "--name", "whole"))
+    for n, words in ((2, [*train, "--name", "cut", "--shard"]), (1, ["resume", "cut"])):
+        assert [r.code for r in together(n, *words, prepare=stopped_at_6)] == [143] * n
+    assert snapshot("cut").step == 12
+    results = together(2, "resume", "cut", "--shard")
+    succeeded(results)
+    assert "trained with --shard off, but resumes with on" in re.sub(r"\s+", " ", results[0].err)
+    assert len(curve("cut")) == 18 and distance("whole", "cut") < 1e-4
+
+
+def test_a_rank_that_dies_ends_those_that_wait_for_its_weights() -> None:
+    killed = Started(2, *TRAIN, "--steps", "5000", "--shard", "--name", "cut")
+    killed.signal_at(9, "cut", rank=1, number=signal.SIGKILL)
+    first, _ = killed.results()
+    assert first.code == 7 and "rank 1 of 2" in first.err and "ended without a word" in first.err
+
+
+def test_where_weights_cannot_be_divided_that_is_refused() -> None:
+    [alone] = together(1, *TRAIN, "--steps", "2", "--shard")
+    assert alone.code == 2 and "add --ranks N or --gpus N" in alone.err
+    results = together(2, *TRAIN, "--steps", "2", "--shard", "--compile", "on")
+    assert [result.code for result in results] == [2, 2]
+    assert "--compile on has no effect with --shard" in results[0].err
+    port = free_port()
+    unequal = [
+        Started(2, *TRAIN, "--steps", "2", *words, only=(rank,), port=port)
+        for rank, words in enumerate([(), ("--shard",)])
+    ]
+    [first], [second] = (started.results() for started in unequal)
+    assert (first.code, second.code) == (7, 7) and not Path("checkpoints").exists()
+    assert "different settings of --shard: off on rank 0" in first.err
 
 
 def test_a_signal_to_one_rank_saves_all_and_another_that_dies_ends_all() -> None:
@@ -148,7 +207,10 @@ def test_a_rank_that_stands_still_ends_the_others() -> None:
     started.results(only=(1,))
 
 
-def test_a_batch_that_is_not_finite_on_one_rank_is_skipped_by_all_and_a_full_disk_is_told_once() -> None:
+@pytest.mark.parametrize("shard", [(), ("--shard",)])
+def test_a_batch_that_is_not_finite_on_one_rank_is_skipped_by_all_and_a_full_disk_is_told_once(
+    shard: tuple[str, ...],
+) -> None:
     def broken(rank: int) -> None:
         real, n = training_step.batch_loss, 0
 
@@ -165,7 +227,8 @@ def test_a_batch_that_is_not_finite_on_one_rank_is_skipped_by_all_and_a_full_dis
         save = RunFolder.save
         training_step.batch_loss, RunFolder.save = loss, refuse  # type: ignore[assignment,method-assign]
 
-    results = together(2, *TRAIN, "--steps", "12", "--save-every", "0", "--name", "both", prepare=broken)
+    train = [*TRAIN, *shard, "--steps", "12", "--save-every", "0", "--name", "both"]
+    results = together(2, *train, prepare=broken)
     succeeded(results)
     assert snapshot("both").state["skipped"] == [3]
     assert results[0].err.count("could not be saved (No space left on device)") == 1

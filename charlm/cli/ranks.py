@@ -36,6 +36,17 @@ Gpus = Annotated[
     ),
 ]
 
+Shard = Annotated[
+    bool,
+    typer.Option(
+        "--shard",
+        help="Divide weights, gradients and the optimizer's state over the ranks, for a model that does not fit into "
+        "the memory of each.",
+    ),
+]
+
+ALONE = "--shard divides the weights over several ranks, and this process is alone; add --ranks N or --gpus N"
+
 
 def start_as_asked(ranks: int | None, gpus: int | None, settings: dict[str, Any]) -> None:
     """Start so many ranks, unless this is one of them, and exit with their code.
@@ -89,13 +100,15 @@ def device_of(place: Place, wanted: str) -> str:
 
 
 @contextmanager
-def together(device: str) -> Iterator[tuple["Ranks | None", Messages]]:
+def together(device: str, *, shard: bool = False) -> Iterator[tuple["Ranks | None", Messages]]:
     """Meet the other ranks, if there are any; and where this one reports what it does: only the first does.
 
     Exits silently where rank 0 tells what went wrong.
     """
     place = Place.of_environment()
     if place.size == 1:
+        if shard:
+            raise UsageError(ALONE)
         yield None, MESSAGES
         return
     from charlm.native.library import status
@@ -105,7 +118,7 @@ def together(device: str) -> Iterator[tuple["Ranks | None", Messages]]:
     try:
         kind = device_of(place, device)
         facts = {**versions(), "compiled kernels": status().clone or "none", "devices": kind}
-        with meeting(place, facts, kind) as ranks:
+        with meeting(place, facts, kind, shards=shard) as ranks:
             yield ranks, MESSAGES if ranks.is_first else SILENT
     except ToldElsewhere as error:
         raise typer.Exit(error.exit_code) from None

@@ -21,7 +21,7 @@ from charlm.cli.options import (
     source_of,
     threads_option,
 )
-from charlm.cli.ranks import Gpus, RanksOption, start_as_asked, together
+from charlm.cli.ranks import Gpus, RanksOption, Shard, start_as_asked, together
 from charlm.cli.workers import Worker, this_worker
 from charlm.errors import UsageError
 from charlm.reporting.trackers import chosen_trackers
@@ -55,6 +55,7 @@ def command(
     val_file: MovedValFile = None,
     ranks: RanksOption = None,
     gpus: Gpus = None,
+    shard: Shard = False,
     report_to: ReportTo = None,
     as_json: EventsAsJson = False,
     checkpoints: Checkpoints = ROOT,
@@ -78,7 +79,7 @@ def command(
 
     from charlm.job import reopen  # here: torch is slow to import
 
-    with together("auto") as (met, messages):
+    with together("auto", shard=shard) as (met, messages):
         folder = _find(name, root, met)
         if (time is not None or steps is not None) and (folder.path.parent / "comparison.json").is_file():
             raise UsageError(f"{folder.name} is part of a comparison, in which all runs have the same budget")

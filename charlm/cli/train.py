@@ -23,7 +23,7 @@ from charlm.cli.options import (
     source_of,
     with_settings,
 )
-from charlm.cli.ranks import Gpus, RanksOption, start_as_asked, together
+from charlm.cli.ranks import Gpus, RanksOption, Shard, start_as_asked, together
 from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
 from charlm.data.addresses import kept_name
 from charlm.errors import UsageError
@@ -133,6 +133,7 @@ def command(
     resume_if_exists: ResumeIfExists = False,
     ranks: RanksOption = None,
     gpus: Gpus = None,
+    shard: Shard = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan without training.")] = False,
     verify_cache: VerifyCache = False,
     report_to: ReportTo = None,
@@ -147,6 +148,8 @@ def command(
     time, steps = _budget_by_precedence(ctx, time, steps)
     names = corpus or []
     check_files("train", [*names, *filter(None, [settings["val_file"]])], checkpoints, time)
+    if shard:
+        _leave_uncompiled(settings)
     start_as_asked(ranks, gpus, settings)
     request = TrainRequest(
         paths=tuple(names),
@@ -166,8 +169,17 @@ def command(
         command=given_command(),
         started=ctx.obj,
     )
-    with together(settings["device"]) as (met, messages):
+    with together(settings["device"], shard=shard) as (met, messages):
         _train(request, resume_if_exists, dry_run, as_json, met, messages)
+
+
+def _leave_uncompiled(settings: dict[str, Any]) -> None:
+    """Compile nothing, since torch gathers the weights of a block while it is computed. Raises UsageError."""
+    if settings["compile"] == "on":
+        raise UsageError(
+            "--compile on has no effect with --shard, whose steps are not compiled; leave one out"
+        )
+    settings["compile"] = "off"
 
 
 def _train(

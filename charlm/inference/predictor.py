@@ -300,6 +300,10 @@ class TransformerPredictor(Predictor):
             for row, part in zip(logp, parts, strict=True)
         ]
 
+    def forget_arrays(self) -> None:
+        """Give up what the fast decoder keeps of the weights."""
+        self._arrays = None
+
     def start(self, batch_size: int, ngrams: NgramState | None = None) -> TextState:
         """The state of `batch_size` texts before their first character.
 

@@ -40,6 +40,7 @@ class Ranks:
     place: Place = field(default_factory=Place)
     talks: bool = False  # is there a group? Without one, as in a trial, only the rows are a rank's own
     watch: RankWatch | None = None
+    shards: bool = False  # are weights, gradients and the optimizer's state divided over the ranks?
     now: float = 0.0  # of rank 0's clock, when the ranks agreed last
     payload: dict[str, int] = field(default_factory=dict)  # bytes given to each kind of collective
 
@@ -92,25 +93,25 @@ class Ranks:
     def begin_sum(self, tensor: Tensor) -> "Work":
         """Begin to sum a tensor over all ranks, in place; it may not be touched until the work is done."""
         self._count("all_reduce", tensor)
-        with self._talking():
+        with self.talking():
             return Work(self, dist.all_reduce(tensor, async_op=True))
 
     def begin_scattered_sum(self, own: Tensor, of_ranks: Tensor) -> "Work":
         """Begin to sum `of_ranks` (size, ...) over all ranks, of which this one gets its part in `own`."""
         self._count("reduce_scatter", of_ranks)
-        with self._talking():
+        with self.talking():
             return Work(self, dist.reduce_scatter(own, list(of_ranks), async_op=True))
 
     def begin_gather(self, of_ranks: Tensor) -> "Work":
         """Begin to give all ranks each other's part of `of_ranks` (size, ...), of which this one has its own."""
         self._count("all_gather", of_ranks)
-        with self._talking():
+        with self.talking():
             return Work(self, dist.all_gather(list(of_ranks), of_ranks[self.rank].clone(), async_op=True))
 
     def spread(self, tensors: Sequence[Tensor]) -> None:
         """Give all ranks the tensors of rank 0, in place."""
         for tensor in tensors if self.talks else ():
-            with self._talking():
+            with self.talking():
                 dist.broadcast(tensor.detach(), 0)
 
     def share_bytes(self, make: Callable[[], bytes]) -> bytes:
@@ -162,9 +163,40 @@ class Ranks:
             return rows
         found = rows.new_empty(self.size * len(rows), *rows.shape[1:])
         self._count("all_gather", found)
-        with self._talking():
+        with self.talking():
             dist.all_gather(list(found.chunk(self.size)), rows.contiguous())
         return found
+
+    def own_rows(self, whole: Tensor) -> Tensor:
+        """This rank's rows of a tensor (R, ...) that is divided over the ranks: as `torch.chunk` does, perhaps none."""
+        chunks = whole.chunk(self.size)
+        return chunks[self.rank] if self.rank < len(chunks) else whole[:0]
+
+    def gather_to(self, owner: int, own: Tensor, n_rows: int) -> Tensor | None:
+        """The tensor (R, ...) of which each rank has its `own_rows`, on the `owner`; None on the others."""
+        padded = self._padded(own, n_rows)
+        parts = [torch.empty_like(padded) for _ in range(self.size)] if self.rank == owner else None
+        self._count("gather", padded)
+        with self.talking():
+            dist.gather(padded, parts, owner)
+        return None if parts is None else torch.cat(parts)[:n_rows]
+
+    def scatter_from(self, owner: int, whole: Tensor | None, own: Tensor, n_rows: int) -> Tensor:
+        """This rank's rows, of the shape of `own`, of a tensor (R, ...) that the `owner` has."""
+        room = self._padded(own, n_rows)
+        parts = None
+        if whole is not None:
+            missing = whole.new_zeros(len(room) * self.size - n_rows, *whole.shape[1:])
+            parts = [*torch.cat((whole, missing)).chunk(self.size)]
+        self._count("scatter", room)
+        with self.talking():
+            dist.scatter(room, parts, owner)
+        return room[: len(own)]
+
+    def _padded(self, own: Tensor, n_rows: int) -> Tensor:
+        """A rank's rows, and zeros up to as many as the first rank has."""
+        most = -(-n_rows // self.size)
+        return torch.cat((own.detach(), own.new_zeros(most - len(own), *own.shape[1:])))
 
     def remember_run(self, name: str) -> None:
         """Remember which run this is, for the case that torchrun starts the ranks again."""
@@ -187,17 +219,19 @@ class Ranks:
 
     def _all_reduce(self, tensor: Tensor, how: Any) -> None:
         self._count("all_reduce", tensor)
-        with self._talking():
+        with self.talking():
             dist.all_reduce(tensor, how)
 
     def _count(self, kind: str, tensor: Tensor) -> None:
         self.payload[kind] = self.payload.get(kind, 0) + tensor.nbytes
 
     @contextmanager
-    def _talking(self) -> Iterator[None]:
+    def talking(self) -> Iterator[None]:
         """Raise RankError where another rank does not answer."""
         try:
             yield
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             if self.watch is None:
                 raise
@@ -213,7 +247,7 @@ class Work:
 
     def wait(self) -> None:
         """Wait for its end. Raises RankError."""
-        with self.ranks._talking():
+        with self.ranks.talking():
             self.going.wait()
 
 
@@ -262,10 +296,11 @@ def shared_snapshot(ranks: Ranks, read: Callable[[], Snapshot]) -> Snapshot:
 
 
 @contextmanager
-def meeting(place: Place, facts: Mapping[str, str], device: str) -> Iterator[Ranks]:
+def meeting(place: Place, facts: Mapping[str, str], device: str, *, shards: bool = False) -> Iterator[Ranks]:
     """Meet the other ranks, and part at the end, whatever happens. Raises RankError where they do not come.
 
     `facts`: the versions that must be the same on all. What ends this rank is told to the others. `device`: cpu or cuda.
+    `shards`: the weights are divided over the ranks.
     """
     global _current
     if place.size == 1:
@@ -275,12 +310,13 @@ def meeting(place: Place, facts: Mapping[str, str], device: str) -> Iterator[Ran
     own: Store = store.clone()  # type: ignore[attr-defined]  # so that no wait of the group holds it up
     watch = RankWatch(place.rank, place.size, own, place.restarts)
     watch.meet({**named(), **facts}, MEETING_SECONDS)
-    ranks = Ranks(place, True, watch)
+    ranks = Ranks(place, True, watch, shards)
     try:
         _join(place, store, device)
         watch.start()
         for name, fact in facts.items():
             ranks.check_alike(name, fact, "install the same on all nodes")
+        ranks.check_alike("settings of --shard", "on" if shards else "off", "give it on all nodes or on none")
         ranks.agree()
         _current = ranks
         yield ranks

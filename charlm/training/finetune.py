@@ -346,8 +346,11 @@ def choose_finetuning(
 def load_parent_weights(session: TransformerSession, parent: Parent) -> None:
     """Give a new session the parent's weights, and the parent's held-out text to measure forgetting on."""
     snapshot = parent.snapshot
-    session.model.load_state_dict(grow_vocabulary(snapshot.weights, session.corpus.vocabulary.n_symbols))
-    if parent.corpus is not None:
+    weights = grow_vocabulary(snapshot.weights, session.corpus.vocabulary.n_symbols)
+    if session.ranks.shards:  # of which each takes its rows of rank 0's
+        session.ranks.spread([*weights.values()])
+    session.load_weights(weights)
+    if parent.corpus is not None and session.ranks.is_first:
         text = _parent_text(session, parent.corpus)
         predictor = predictor_of(snapshot, device=session.device)
         session.parent_text = replace(text, parent=predictor) if text.part.chunks else None

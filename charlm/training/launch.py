@@ -29,6 +29,8 @@ from charlm.training.session import NgramSession, Session, TransformerSession, k
 from charlm.training.sizes import Budget, StepTime
 from charlm.training.trial import step_time
 
+SHARDS = {False: "off", True: "on"}
+
 
 def versions() -> dict[str, str]:
     """The versions that results depend on."""
@@ -84,9 +86,10 @@ def start_run(
         counted = parent.counted_corpus if parent is not None else None
         also = [] if counted is None else [counted.train]
         session = TransformerSession(corpus, choice.plan, facts, also)
-        if parent is not None and current().is_first:
+        shards = current().shards
+        if parent is not None and (current().is_first or shards):
             load_parent_weights(session, parent)
-        current().spread([*session.model.parameters()])
+        current().spread([] if shards else [*session.model.parameters()])
     if not current().is_first:
         return session
     try:
@@ -146,6 +149,7 @@ def resume_run(
         ("threads", session.state.threads, torch.get_num_threads()),
         ("kernels", session.state.kernels or computed_by, computed_by),
         ("ranks", session.state.ranks, ranks.size),
+        ("--shard", SHARDS[session.state.shard], SHARDS[ranks.shards]),
     ):
         if before != now:
             warn(

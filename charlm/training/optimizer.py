@@ -10,7 +10,7 @@ from math import inf, isfinite, nan, sqrt
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.nn.functional import pad
 from torch.optim.adamw import adamw
@@ -82,7 +82,7 @@ class Optimizer:
     ) -> None:
         """`positions`: that one of several ranks reads in a step, at most."""
         self.ranks, self.positions = ranks, positions
-        parameters = dict(model.named_parameters())
+        parameters = self._parameters(model)
         self.weights = {name: weight for name, weight in parameters.items() if weight.requires_grad}
         self.weight_decay = weight_decay
         self.ngram_embedding_accumulator = ngram_embedding_accumulator
@@ -95,11 +95,14 @@ class Optimizer:
         self.sharded: ShardedMuon | None = None
         self.gathered: dict[str, Tensor] = {}
         kept = dict(parameters)
-        if ranks.talks and self.muon_names:
+        if ranks.talks and self.muon_names and not ranks.shards:
             self.sharded = ShardedMuon(self.weights, self.muon_names, self.muon_parts, ranks)
             kept = {name: weight for name, weight in parameters.items() if name not in self.muon_names}
         self.state = initial_optimizer_state(kept, kind)  # without what is shared out
-        self.adamw_groups = (([] if kind == "muon" else matrices, weight_decay), (others, 0.0))
+        self.adamw_groups: tuple[tuple[list[str], float], ...] = (
+            ([] if kind == "muon" else matrices, weight_decay),
+            (others, 0.0),
+        )
         self.n_updates = torch.zeros((), device=next(iter(self.weights.values())).device)  # made so far
         self.iterations: list[NewtonSchulz | NativeNewtonSchulz] = []
         self.native = self._choose_native()
@@ -107,6 +110,10 @@ class Optimizer:
         self.compiled: Callable[..., tuple[Tensor, Tensor]] | None = (
             None  # torch.compile of `clip_and_update`
         )
+
+    def _parameters(self, model: LanguageModel) -> dict[str, nn.Parameter | Tensor]:
+        """The weights of the model, trained or not, by name."""
+        return dict(model.named_parameters())
 
     def clear_gradients(self) -> None:
         """Forget the gradients of the last step, and of one that was broken off."""
@@ -316,11 +323,15 @@ class Optimizer:
             momentum = self.state[f"momentum.{name}"]
             momentum.lerp_(gradient, (1 - MOMENTUM) * finite)
             momenta.append(gradient.lerp(momentum, MOMENTUM))
-        directions = orthogonalize_parts(momenta, self.muon_parts, self.muon_dtype)
+        directions = self._directions(momenta)
         for name, part_rows, direction in zip(self.muon_names, self.muon_parts, directions, strict=True):
             weight = self.weights[name]
             weight.mul_(1 - rate * self.weight_decay * finite)
             weight.sub_(direction * (rate * sqrt(max(1.0, part_rows[0] / weight.shape[1])) * finite))
+
+    def _directions(self, updates: Sequence[Tensor]) -> list[Tensor]:
+        """The orthogonalised updates of Muon's weights."""
+        return orthogonalize_parts(updates, self.muon_parts, self.muon_dtype)
 
     def _update_ngram_embeddings(
         self, ngrams: NgramEmbeddings, read: ReadRows, rate: Rate, finite: Tensor

@@ -3,7 +3,7 @@
 Axes: B windows, T symbols, V symbols of the model.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import repeat
@@ -36,7 +36,8 @@ from charlm.training.events import Counted, Remembered
 from charlm.training.gradient_buckets import GradientBuckets
 from charlm.training.guards import Divergence
 from charlm.training.held_out import HeldOut, ParentText
-from charlm.training.optimizer import LearningRates, Optimizer
+from charlm.training.model_weights import weights_of
+from charlm.training.optimizer import LearningRates
 from charlm.training.plan import MemberPlan, Plan
 from charlm.training.planner import ngram_order
 from charlm.training.state import RunState, read_state
@@ -93,6 +94,9 @@ class Session:
         """Evaluation mode: no dropout inside the block."""
         yield
 
+    def gather(self) -> None:
+        """Gather what the ranks have divided; an n-gram model is whole."""
+
     def is_finite(self) -> bool:
         """Are all weights finite?"""
         return True
@@ -122,7 +126,7 @@ class Session:
     def snapshot(self) -> Snapshot:
         """The session as a checkpoint."""
         self.state.threads, self.state.kernels = torch.get_num_threads(), kernels_on(self.device)
-        self.state.ranks = self.ranks.size
+        self.state.ranks, self.state.shard = self.ranks.size, self.ranks.shards
         return Snapshot(
             step=self.state.step,
             model_config=self.model_config,
@@ -215,7 +219,7 @@ class TransformerSession(Session):
         )
         self.model = LanguageModel(model, vocabulary.n_symbols)
         initialise(self.model, torch.Generator().manual_seed(seed))
-        self.model.to(self.device).train()
+        self.weights = weights_of(self.model.train(), self.ranks, self.device)
         self.prior_rows: PriorRows | None = None
         if model.prior:
             assert self.prior is not None
@@ -229,7 +233,7 @@ class TransformerSession(Session):
             self.ranks.rows,
         )
         accumulator = training.ngram_embedding_accumulator or 0.0
-        self.optimizer = Optimizer(
+        self.optimizer = self.weights.optimizer_class(
             self.model,
             training.optimizer,
             training.weight_decay,
@@ -238,12 +242,23 @@ class TransformerSession(Session):
             ranks=self.ranks,
             positions=-(-training.batch_size // self.ranks.size) * model.block_size,
         )
-        self.buckets = None
-        if self.ranks.talks:
-            self.ranks.spread([*self.model.parameters()])  # the same where processors round differently
-            self.buckets = self.optimizer.gradient_buckets()
+        self.buckets = self.weights.buckets(self.optimizer)
         prior = self.kneser_ney if model.prior else None
-        self.predictor = TransformerPredictor(self.model, vocabulary, prior=prior)
+        self.predictor = TransformerPredictor(self.weights.whole, vocabulary, prior=prior)
+
+    def gather(self) -> None:
+        """Gather the weights that the ranks have divided, for what comes before the next step."""
+        self.weights.gather()
+
+    def forget_gathered(self) -> None:
+        """Give up the memory of what was gathered, since the weights are about to change."""
+        self.weights.forget()
+        self.predictor.forget_arrays()
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take these weights, which are the same on all ranks."""
+        self.forget_gathered()
+        self.weights.load(weights)
 
     def _check_rows(self, batch_size: int) -> None:
         """UsageError where a rank would have nothing to do."""
@@ -290,13 +305,15 @@ class TransformerSession(Session):
         if best is None or best == self.state.step:
             return
         snapshot = shared_snapshot(self.ranks, lambda: read_snapshot(run, str(best), training=True))
-        self.model.load_state_dict(snapshot.weights)
+        self.load_weights(snapshot.weights)
         self.optimizer.restore(snapshot.optimizer, read_state(snapshot.state).updates)
 
     def next_member(self) -> None:
         """Keep the trained member, and begin the next one."""
         assert not self.is_last
-        weights = {name: weight.detach().clone() for name, weight in self.model.state_dict().items()}
+        self.gather()
+        state = self.weights.whole.state_dict()
+        weights = {name: weight.detach().clone() for name, weight in state.items()}
         trained = Member(
             model_config=self.model_config, training_config=self.training_config, weights=weights
         )
@@ -455,13 +472,13 @@ class TransformerSession(Session):
 
     def is_finite(self) -> bool:
         """Are all weights finite?"""
-        return all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
+        return self.weights.is_finite()
 
     def snapshot(self) -> Snapshot:
         """The session as a checkpoint."""
         return replace(
             super().snapshot(),
-            weights=dict(self.model.state_dict()),
+            weights=dict(self.weights.whole.state_dict()),
             optimizer=self.optimizer.whole_state,
             earlier=self.earlier,
             mixture=self.state.mixture,
@@ -474,7 +491,7 @@ class TransformerSession(Session):
         member = self.plan.member_at(self.number, state.member_start)
         if not member.is_like(self.model_config, self.training_config):
             self._begin_member(member)
-        self.model.load_state_dict(snapshot.weights)
+        self.load_weights(snapshot.weights)
         self.earlier, self.state = snapshot.earlier, state
         self.follow_plan(state.last_step)
         self.optimizer.restore(snapshot.optimizer, self.state.updates)

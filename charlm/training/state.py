@@ -51,6 +51,7 @@ class RunState:
     chars_before: int = 0  # symbols that earlier members have read
     threads: int = 0  # that computed the last step, on each rank
     ranks: int = 1
+    shard: bool = False  # were the weights divided over them?
     kernels: str = (
         ""  # the clone of the compiled kernels that did, or "none"; "" in runs that did not record it
     )

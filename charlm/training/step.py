@@ -46,19 +46,21 @@ def compute_gradients(session: TransformerSession) -> Tensor:
     """Forward and backward pass over the parts of the next batch; the loss in nats per symbol."""
     config = session.training_config
     session.optimizer.clear_gradients()
+    session.forget_gathered()
     if session.model.compiled_loss is not None:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
     total = torch.zeros((), device=session.device)
     end = session.corpus.vocabulary.end
     batch_size, buckets = session.batch_sampler.batch_size, session.buckets
     for part, (ids, log_prior, soft) in enumerate(session.batches(), 1):
-        with precision_context(session.device, config.precision):
-            loss = batch_loss(session.model, ids, log_prior, end, soft) / (batch_size / len(ids))
-        total += loss.detach()
-        if buckets is not None and part == session.n_parts:
-            buckets.begin(total)
-        loss.backward()  # type: ignore[no-untyped-call]
-    return total if buckets is None else buckets.finish()
+        with session.weights.passing():
+            with precision_context(session.device, config.precision):
+                loss = batch_loss(session.model, ids, log_prior, end, soft) / (batch_size / len(ids))
+            total += loss.detach()
+            if buckets is not None and part == session.n_parts:
+                buckets.begin(total)
+            loss.backward()  # type: ignore[no-untyped-call]
+    return session.ranks.sum(total) if buckets is None else buckets.finish()
 
 
 def batch_loss(

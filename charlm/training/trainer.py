@@ -219,7 +219,7 @@ class Trainer:
         on_gpu = isinstance(session, TransformerSession) and is_accelerator(session.device)
         while True:
             try:
-                if session.training_config.compile == "on":
+                if session.training_config.compile == "on" and not self.ranks.shards:
                     yield self._compile()
                 if on_gpu:
                     idle_step(self.transformer)
@@ -298,9 +298,10 @@ class Trainer:
         session = self.transformer
         size, parts = session.training_config.batch_size or 1, session.training_config.grad_accum
         if self.ranks.talks:  # the others are in the middle of the step
+            divide = "" if self.ranks.shards else ", or --shard, which divides the weights over the ranks"
             raise ResourceError(
                 f"step {self.step}: the memory of {session.device.type} is full on rank {self.ranks.rank}; give "
-                f"--grad-accum {2 * parts}, which computes each batch in as many parts"
+                f"--grad-accum {2 * parts}, which computes each batch in as many parts{divide}"
             )
         more = next((n for n in range(2 * parts, size + 1) if size % n == 0), size)
         if parts == size:
@@ -461,6 +462,7 @@ class Trainer:
         clock = self.deadline.clock
         started, session, state = clock(), self.session, self.session.state
         common = self.held_out.choose_chunks(session.plan.eval_chars) if final else part
+        session.gather()
         with session.predicting():
             scores = self.held_out.score(part, common, stop, self.ranks)
         stop.agree()
@@ -505,6 +507,7 @@ class Trainer:
                 return {"failure": error.strerror or str(error)}
             return {"path": str(path)}
 
+        self.session.gather()
         if isinstance(self.session, TransformerSession):
             self.session.optimizer.gather()
         written = self.ranks.share(write)
@@ -521,6 +524,7 @@ class Trainer:
 
     def _calibrate(self, session: TransformerSession) -> events.Calibrated:
         """Calibrate on rank 0, for all."""
+        session.gather()
         if self.ranks.is_first:
             calibrate(session)
         self._share_state()
@@ -529,6 +533,7 @@ class Trainer:
 
     def _score_parent_text(self) -> Iterator[Event]:
         """Score the held-out text of the run that was fine-tuned on rank 0, for all."""
+        self.session.gather()
         if self.ranks.is_first:
             yield from self.session.score_parent_text()
         self._share_state()

@@ -29,10 +29,10 @@ TRAINING = (
     "--threads --precision --compile --prior-memory --prior-chars"
 )
 OPTIONS = {
-    "train": f"--time --steps --run --config --dry-run --json --checkpoints --from --from-text --resume-if-exists --ranks --gpus --report-to {MODEL} {TRAINING} {TEXTS}",
+    "train": f"--time --steps --run --config --dry-run --json --checkpoints --from --from-text --resume-if-exists --ranks --gpus --shard --report-to {MODEL} {TRAINING} {TEXTS}",
     "play": "--run --prompt --prompt-file --length --seed --temperature --top-k --top-p --min-p --stop --checkpoint --checkpoints --threads",
     "inspect": f"--time --threads --json {TEXTS}",
-    "resume": "--run --time --steps --ranks --gpus --threads --report-to --json --checkpoints --text --val-file",
+    "resume": "--run --time --steps --ranks --gpus --shard --threads --report-to --json --checkpoints --text --val-file",
     "sample": "--run --prompt --prompt-file --prompts --field --regex --verbatim --text --val-file --length --seed --samples --temperature --top-k --top-p --min-p --stop --one-document --map-lookalikes --checkpoint --checkpoints --json --threads",
     "eval": "--run --part --stride --online --checkpoint --checkpoints --json --threads --text --field --encoding",
     "surprisal": "--by --words --space --context --groups --best --base --format --out --run --part --stride --checkpoint --checkpoints --threads --text --val-file --field --encoding",

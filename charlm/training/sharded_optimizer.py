@@ -1,0 +1,113 @@
+"""The optimizer of weights that are divided over the ranks, and its state, which is divided like them.
+
+Shapes: W ranks, R rows, r rows of this rank, C columns.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from charlm.checkpoint.snapshot import TABLE
+from charlm.model.transformer import LanguageModel
+from charlm.training.optimizer import (
+    CLIP_EPSILON,
+    LearningRates,
+    Optimizer,
+    ReadRows,
+    orthogonalize_parts,
+)
+
+
+class ShardedOptimizer(Optimizer):
+    """Updates this rank's rows of each weight, and holds the optimizer's state of these.
+
+    A matrix that Muon trains is orthogonalised by one rank, to which the others send their rows.
+    """
+
+    def _parameters(self, model: LanguageModel) -> dict[str, nn.Parameter | Tensor]:
+        """This rank's rows of the weights, by name."""
+        self._model = model
+        self._rows = {name: len(weight) for name, weight in model.named_parameters()}
+        return own_rows_of(model)
+
+    def _choose_native(self) -> None:
+        """No compiled update, which knows whole weights."""
+        self.adamw_groups = tuple(
+            ([name for name in names if self.weights[name].numel()], decay)
+            for names, decay in self.adamw_groups
+        )
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients of the last step, what was gathered before it, and a step that was broken off."""
+        super().clear_gradients()
+        self.gathered = {}
+        for weight in self._model.parameters():
+            weight.grad = None
+
+    def clip_and_update(
+        self, rates: LearningRates, loss: Tensor, grad_clip: float, read: ReadRows | None
+    ) -> tuple[Tensor, Tensor]:
+        """Clip the gradients by their norm over all ranks, and update all that AdamW does not."""
+        for name, weight in self._model.named_parameters():
+            if isinstance(weight.grad, DTensor):
+                self.weights[name].grad = weight.grad.to_local()
+        gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
+        squares = torch.stack([gradient.double().square().sum() for gradient in gradients]).sum()
+        norm = self.ranks.sum(squares).sqrt().float()
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        torch._foreach_mul_(gradients, (grad_clip / (norm + CLIP_EPSILON)).clamp(max=1.0))
+        if self.muon_names:
+            self._update_muon(rates.muon, finite.float())
+        if self.ngrams is not None and read is not None:
+            self._update_ngram_embeddings(self.ngrams, read, rates.ngram_embeddings, finite.float())
+        return norm, finite
+
+    def _directions(self, updates: Sequence[Tensor]) -> list[Tensor]:
+        """Orthogonalise matrices of which each rank has some rows (r, C); the same rows of the results."""
+        W, ranks = self.ranks.size, self.ranks
+        whole: dict[int, Tensor] = {}
+        for i, (name, update) in enumerate(zip(self.muon_names, updates, strict=True)):
+            found = ranks.gather_to(i % W, update, self._rows[name])
+            if found is not None:
+                whole[i] = found
+        own = orthogonalize_parts([*whole.values()], [self.muon_parts[i] for i in whole], self.muon_dtype)
+        whole = dict(zip(whole, own, strict=True))
+        return [
+            ranks.scatter_from(i % W, whole.get(i), update, self._rows[name])
+            for i, (name, update) in enumerate(zip(self.muon_names, updates, strict=True))
+        ]
+
+    def gather(self) -> None:
+        """Gather the state on rank 0, which writes it."""
+        found = {}
+        for key, own in self.state.items():
+            name = key.partition(".")[2]
+            whole = own if name == TABLE else self.ranks.gather_to(0, own, self._rows[name])
+            if whole is not None:
+                found[key] = whole
+        self.gathered = found if self.ranks.is_first else {}
+
+    @property
+    def whole_state(self) -> dict[str, Tensor]:
+        """The state of all weights on rank 0, as it was gathered last."""
+        return self.gathered
+
+    def restore(self, state: Mapping[str, Tensor], n_updates: int) -> None:
+        """Restore this rank's rows of the state after that many updates."""
+        self.gathered = {}
+        self.n_updates.fill_(n_updates)
+        for key, own in self.state.items():
+            own.copy_(state[key] if key.endswith(TABLE) else self.ranks.own_rows(state[key]))
+
+
+def own_rows_of(model: nn.Module) -> dict[str, nn.Parameter | Tensor]:
+    """This rank's rows (r, ...) of each weight, in its memory; of what is not divided, all."""
+    found: dict[str, nn.Parameter | Tensor] = {}
+    for name, weight in model.named_parameters():
+        if isinstance(weight, DTensor):
+            found[name] = weight.to_local().detach().requires_grad_(weight.requires_grad)
+        else:
+            found[name] = weight
+    return found

@@ -1,0 +1,85 @@
+"""Weights and gradients divided over the ranks, each of which has some rows of every weight."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from charlm.checkpoint.snapshot import TABLE, empty_model
+from charlm.model.transformer import LanguageModel
+from charlm.training.distributed import Ranks
+from charlm.training.gradient_buckets import GradientBuckets
+from charlm.training.model_weights import ModelWeights
+from charlm.training.optimizer import Optimizer
+from charlm.training.sharded_optimizer import ShardedOptimizer, own_rows_of
+
+
+class ShardedWeights(ModelWeights):
+    """A model whose blocks have all of their weights only while they are computed, and its whole copy between steps.
+
+    By torch's `fully_shard`: a block's weights are gathered before its forward and backward pass, and of the summed
+    gradients each rank gets its rows (Rajbhandari et al. 2020, ZeRO, arXiv 1910.02054; Zhao et al. 2023, FSDP, arXiv
+    2304.11277). The table of n-gram embeddings, which has no gradient, stays whole on each rank.
+    """
+
+    optimizer_class = ShardedOptimizer
+
+    def __init__(self, model: LanguageModel, ranks: Ranks, device: torch.device) -> None:
+        """Each rank keeps its rows of rank 0's weights."""
+        super().__init__(model, ranks)
+        self._is_gathered = False
+        mesh = init_device_mesh(device.type, (ranks.size,))
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh, ignored_params={model.ngrams.table} if model.ngrams else None)
+        register_fsdp_forward_method(model, "loss")
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)  # each rank weights its gradient by its rows
+                module.set_force_sum_reduction_for_comms(True)  # gloo knows no sum with a factor
+        model.to(device)
+        self.whole = empty_model(model.config, model.n_symbols).eval()
+
+    def buckets(self, optimizer: Optimizer) -> GradientBuckets | None:
+        """None: the gradients are summed where they are divided."""
+
+    def passing(self) -> AbstractContextManager[None]:
+        """Around a forward and backward pass: raise RankError where it waits for a rank that does not answer."""
+        return self.ranks.talking()
+
+    def gather(self) -> None:
+        """Put all weights into `whole`, on all ranks. Raises RankError."""
+        if self._is_gathered:
+            return
+        with self.ranks.talking():
+            found = {name: _whole(weight) for name, weight in self.model.state_dict().items()}
+        self.whole.load_state_dict(found, assign=True)
+        self._is_gathered = True
+
+    def forget(self) -> None:
+        """Give up the memory of `whole`."""
+        if self._is_gathered:
+            empty = {name: weight.to("meta") for name, weight in self.whole.state_dict().items()}
+            self.whole.load_state_dict(empty, assign=True)
+        self._is_gathered = False
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take this rank's rows of whole weights."""
+        self.forget()
+        for name, own in own_rows_of(self.model).items():
+            own.copy_(weights[name] if name == TABLE else self.ranks.own_rows(weights[name]))
+
+    def is_finite(self) -> bool:
+        """Are the weights of all ranks finite? Raises RankError."""
+        own = own_rows_of(self.model).values()
+        broken = torch.tensor([0.0 if all(bool(torch.isfinite(w).all()) for w in own) else 1.0])
+        return not float(self.ranks.sum(broken))
+
+
+def _whole(weight: Tensor) -> Tensor:
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
