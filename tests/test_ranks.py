@@ -90,7 +90,7 @@ def stopped_at_6(rank: int) -> None:
         nonlocal n_steps
         n_steps += 1
         if n_steps == 6 and rank == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # to this thread, before it goes on
         return real(*given)  # type: ignore[arg-type]
 
     trainer.train_step = step  # type: ignore[assignment]  # in a fork
@@ -282,11 +282,11 @@ def test_what_ranks_cannot_do_is_refused() -> None:
 def test_fine_tuning_teachers_and_mixers_that_carry_a_state_train_on_ranks_too() -> None:
     Path("new.txt").write_text(TEXT.replace("ducks", "geese") * 2)
     succeeded(together(2, *TRAIN, "--steps", "4", "--name", "old"))
-    for n in (1, 2):
+    for n, name, shard in ((1, "1", []), (2, "2", []), (2, "divided", ["--shard"])):
         tuned = ["train", "new.txt", "--from", "old", "--steps", "4", "--batch-size", "4", "--threads", "1"]
-        succeeded(together(n, *tuned, "--dropout", "0", "--name", f"tuned-{n}"))
+        succeeded(together(n, *tuned, *shard, "--dropout", "0", "--name", f"tuned-{name}"))
         taught = [*TRAIN, "--teacher", "old", "--plain", "--steps", "4"]
-        succeeded(together(n, *taught, "--name", f"taught-{n}"))
+        succeeded(together(n, *taught, *shard, "--name", f"taught-{name}"))
         carried = [
             "--mixer",
             "recurrent",
@@ -310,9 +310,10 @@ def test_fine_tuning_teachers_and_mixers_that_carry_a_state_train_on_ranks_too()
             "--threads",
             "1",
         ]
-        succeeded(together(n, "train", "ducks.txt", *carried, "--name", f"carried-{n}"))
+        succeeded(together(n, "train", "ducks.txt", *carried, *shard, "--name", f"carried-{name}"))
     for kind in ("tuned", "taught", "carried"):
-        assert distance(f"{kind}-1", f"{kind}-2") < 1e-4, kind
+        for name in ("2", "divided"):
+            assert distance(f"{kind}-1", f"{kind}-{name}") < 1e-4, (kind, name)
 
 
 def test_a_restart_by_torchrun_resumes_its_run() -> None:
