@@ -78,7 +78,7 @@ class Parent:
         Raises CheckpointError where it is damaged, UsageError for what is neither, and for an n-gram model.
         """
         folder = Path(os.path.expanduser(name))
-        if has_run(root, name) or not folder.is_dir():
+        if has_run(root, name) or not os.path.isdir(folder):  # False for what no file can be called
             return cls.load(find_run(root, name), which, moved)
         if not is_exported(folder):
             raise UsageError(

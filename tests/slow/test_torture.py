@@ -227,13 +227,13 @@ def ends_at_once() -> None:
     """In the child: as if Ctrl-C came in the first step."""
     from charlm.training.trainer import Trainer
 
-    real = Trainer._guarded_step
+    real = Trainer._guarded_steps
 
-    def step(self):  # type: ignore[no-untyped-def]
-        yield from real(self)
+    def step(self, stop):  # type: ignore[no-untyped-def]
+        yield from real(self, stop)
         os.kill(os.getpid(), signal.SIGINT)
 
-    Trainer._guarded_step = step  # type: ignore[method-assign]
+    Trainer._guarded_steps = step  # type: ignore[method-assign]
 
 
 def slow_backward(seconds: float) -> Callable[[], None]:

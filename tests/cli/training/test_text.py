@@ -67,12 +67,6 @@ def test_a_packed_or_marked_file_is_read_as_the_text_in_it(
     assert corpus(read(charlm, name))["sha256"] == plain["sha256"]
 
 
-def test_an_archive_of_files_is_unpacked_or_refused_by_name(charlm: Charlm) -> None:
-    Path("ducks.zip").write_bytes(_zipped(TEXT.encode()))
-    result = charlm("train", "ducks.zip", "--steps", "1", *tiny())
-    assert result.code == 3 and "ducks.zip" in result.err
-
-
 def test_standard_input_is_read(charlm: Charlm, plain: dict[str, Any]) -> None:
     facts = corpus(read(charlm, "-", stdin=TEXT))
     assert (facts["sha256"], facts["sources"]) == (plain["sha256"], ["-"])
