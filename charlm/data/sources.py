@@ -372,8 +372,10 @@ class _Search:
         """The text files in an archive, as in a folder."""
         members = {os.path.join(path, *member.parts): member for member in archive.members}
         shown = [name for name, member in members.items() if not any(p.startswith(".") for p in member.parts)]
-        above = self._matched_alone(path, os.path.dirname(path))  # as of a folder above a file
-        wanted = [name for name in shown if self._is_wanted(name, self._matched(name, path) | above)]
+        matched = {name: self._matched(name, path) for name in shown}
+        # A pattern that matches the archive alone, as it would a folder, stands for all files in it.
+        above = self._matched_alone(path, os.path.dirname(path)).difference(*matched.values())
+        wanted = [name for name in shown if self._is_wanted(name, matched[name] | above)]
         self.notes += [
             (os.path.join(path, name), "a link or a special file, left out") for name in archive.links
         ]
