@@ -36,7 +36,8 @@ def test_killed_at_random_and_resumed_it_ends_with_the_same_weights(thorough: bo
         started.kill(rng.randrange(2), signal.SIGKILL)
         codes = {result.code for result in started.results()}
         assert codes in ({-9, 7}, {0}, {-9, 0}, {-9, 143}), codes
-    succeeded(together(2, *words, "--name", "cut", "--resume-if-exists"))
+    last = together(2, *words, "--name", "cut", "--resume-if-exists")
+    assert [result.code for result in last] == [0, 0], last  # it may have ended before
     assert distance("whole", "cut") == 0
 
 
