@@ -6,7 +6,35 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Faulty:
+class Loopback:
+    """A server on loopback, whose requests `handle` answers."""
+
+    def __init__(self) -> None:
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.handle(self)
+
+            def log_message(self, *args: Any) -> None: ...
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # who hangs up does so on purpose
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def handle(self, to: http.server.BaseHTTPRequestHandler) -> None:
+        raise NotImplementedError
+
+
+class Faulty(Loopback):
     """Serves `body`. `cuts`: after how many bytes the next answers are cut; `statuses`: what the next ones say instead."""
 
     def __init__(self, body: bytes) -> None:
@@ -20,27 +48,10 @@ class Faulty:
         self.after: Callable[[], None] = lambda: None  # called after each answer
         self.asked: list[dict[str, str]] = []
         self.sent = 0
-        outer = self
+        super().__init__()
+        self.address += "/text.txt"
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.answer(self)
-
-            def log_message(self, *args: Any) -> None: ...
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # who hangs up does so on purpose
-        self.address = f"http://127.0.0.1:{self._server.server_port}/text.txt"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def answer(self, to: http.server.BaseHTTPRequestHandler) -> None:
+    def handle(self, to: http.server.BaseHTTPRequestHandler) -> None:
         self.asked.append({**to.headers})
         body, start = self.body, 0
         wanted = to.headers.get("Range")

@@ -2,14 +2,12 @@
 
 import ast
 import hashlib
-import http.server
 import io
 import os
 import random
 import re
 import socket
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -27,38 +25,24 @@ from charlm.data.datasets import TEXTS, Published, fetch
 from charlm.errors import ResourceError, TextError
 from tests.cli.kept import TOY
 from tests.conftest import TEXT
+from tests.loopback import Loopback
 
 BODY = b"All the world's a stage, " * 4000
 PACKAGE = Path(__file__).parent.parent / "charlm"
 
 
-class Server:
+class Server(Loopback):
     """Answers as the path says."""
 
     def __init__(self) -> None:
         self.asked = 0
         self.body = BODY
         self.answer: Callable[[], Iterable[bytes]] = tuple
-        outer = self
+        super().__init__()
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.asked += 1
-                getattr(outer, self.path.strip("/"))(self)
-
-            def log_message(self, *args: Any) -> None: ...
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # who hangs up does so on purpose
-        self.address = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def handle(self, to: Any) -> None:
+        self.asked += 1
+        getattr(self, to.path.strip("/"))(to)
 
     def good(self, to: Any) -> None:
         to.send_response(200)
@@ -298,7 +282,9 @@ def test_one_module_can_open_a_connection() -> None:
             assert "connect(" not in path.read_text("utf-8")
             named -= {"http", "socket"}
         if path.name in ("distributed.py", "rank_watch.py", "ranks.py"):  # which ask for this computer's name
-            assert path.read_text("utf-8").count("socket.") == path.read_text("utf-8").count("socket.gethostname")
+            assert path.read_text("utf-8").count("socket.") == path.read_text("utf-8").count(
+                "socket.gethostname"
+            )
             named -= {"socket"}
         if path.name == "desk.py":  # whose window library has its loop
             named -= {"asyncio"}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import NGRAM, ModelConfig, TrainingConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.errors import UsageError
+from charlm.export import need
 from charlm.model.qwen3 import Qwen3Shape, to_qwen3, why_not_qwen3
 from charlm.reporting.commands import relative, train_command
 from charlm.terminal import one_line
@@ -105,3 +106,16 @@ def plain_command(run: "Run") -> str:
         words += ["--teacher", run.name, *folder_words(RunFolder(run.path))]
     sources = ["FILE" if path == "-" else relative(path) for path in facts.corpus.sources]
     return train_command(sources, words, (ModelConfig(), TrainingConfig(), text))
+
+
+def tokenizer_json(decoder: PlainDecoder, to: str) -> bytes:
+    """tokenizer.json for the library `tokenizers`: characters as a BPE without merges; a character without an id is spelled in bytes. Raises UsageError."""
+    tokenizers = need(to, "tokenizers")
+    ids = {piece: i for i, piece in enumerate(decoder.pieces)}
+    tokenizer: Any = tokenizers.Tokenizer(tokenizers.models.BPE(ids, [], byte_fallback=True))
+    tokenizer.decoder = tokenizers.decoders.Sequence(
+        [tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
+    )
+    if decoder.vocabulary.end is not None:
+        tokenizer.add_special_tokens([tokenizers.AddedToken(END_PIECE, special=True, normalized=False)])
+    return str(tokenizer.to_str(pretty=True)).encode()

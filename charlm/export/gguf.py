@@ -13,8 +13,8 @@ import numpy as np
 
 from charlm import files
 from charlm.config import SamplingConfig
+from charlm.export import need
 from charlm.export.decoder import END_PIECE, PlainDecoder, byte_piece
-from charlm.export.extras import need
 
 TYPES = ("f32", "f16", "q8_0")
 SPACE, SPACE_PIECE = " ", "\u2581"

@@ -14,8 +14,7 @@ from charlm.checkpoint.exported import (
 )
 from charlm.config import SamplingConfig
 from charlm.export.card import model_card
-from charlm.export.decoder import END_PIECE, PlainDecoder
-from charlm.export.tokenizer import tokenizer_json
+from charlm.export.decoder import END_PIECE, PlainDecoder, tokenizer_json
 from charlm.strict_json import dump_json, parse_json, to_json
 
 

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from charlm import files
 from charlm.checkpoint.snapshot import empty_model
-from charlm.export.decoder import PlainDecoder
-from charlm.export.extras import need
-from charlm.export.tokenizer import tokenizer_json
+from charlm.export import need
+from charlm.export.decoder import PlainDecoder, tokenizer_json
 from charlm.inference.predictor import ESCAPE
 from charlm.model.attention import Attention, split_heads
 from charlm.model.positions import rotary_turns, rotate
