@@ -221,8 +221,8 @@ def main() -> None:
     )
     print_table("Speed", ["size, batch", "precision", "", "chars/s", "FLOP/s", "MFU"], rows)
     if not options.toy:
-        rows = to_loss(str(path), device.type, options.loss, LADDER)
-        print_table(f"Time to {options.loss} nats", ["--time", "--compile", "nats/char", "wall", ""], rows)
+        times = to_loss(str(path), device.type, options.loss, LADDER)
+        print_table(f"Time to {options.loss} nats", ["--time", "--compile", "nats/char", "wall", ""], times)
     print_table(
         "What the plan would train (an estimate)",
         ["FLOP/s", "time", "characters", "size, batch", "steps"],

@@ -23,7 +23,8 @@ from charlm.data.load import load
 from charlm.place import Place
 from charlm.training.distributed import meeting
 
-SIZE = ("--n-layer", "6", "--n-embd", "256", "--n-head", "4", "--block-size", "256", "--batch-size", "16")
+N_LAYER, N_EMBD, N_HEAD, BLOCK_SIZE, BATCH_SIZE = 6, 256, 4, 256, 16
+SIZE = ("--n-layer", N_LAYER, "--n-embd", N_EMBD, "--n-head", N_HEAD, "--block-size", BLOCK_SIZE)
 TRAVELS = {
     "all_reduce": 2.0,
     "reduce_scatter": 1.0,
@@ -43,23 +44,23 @@ GPU_FLOPS, NVLINK, BACKWARD, NUMBER = 400e12, 300e9, 2 / 3, 4
 def throughput(text: str, steps: int, *words: str) -> float:
     """Symbols a second, by the median step."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "charlm", "train", text, "--plain", *SIZE, "--steps", str(steps)]
-        command += [
-            "--eval-every",
-            "100000",
-            "--name",
-            "x",
-            "--precision",
-            "fp32",
-            "--checkpoints",
-            folder,
-            "-q",
-            *words,
+        command = [
+            sys.executable,
+            "-m",
+            "charlm",
+            "train",
+            text,
+            "--plain",
+            *SIZE,
+            "--batch-size",
+            BATCH_SIZE,
         ]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        command += ["--steps", steps, "--eval-every", 100_000, "--precision", "fp32", "-q", *words]
+        command += ["--name", "x", "--checkpoints", folder]
+        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         rows = map(json.loads, Path(folder, "x", "metrics.jsonl").read_text().splitlines())
-        taken = [row["seconds"] for row in rows if row["event"] == "Stepped"]
-    return 16 * 256 / median(taken[5:])
+        taken: list[float] = [row["seconds"] for row in rows if row["event"] == "Stepped"]
+    return BATCH_SIZE * BLOCK_SIZE / median(taken[5:])
 
 
 def count_bytes(text: str) -> None:
@@ -68,20 +69,12 @@ def count_bytes(text: str) -> None:
     from charlm.training.planner import choose
     from charlm.training.session import TransformerSession
     from charlm.training.sizes import Budget
-    from charlm.training.trainer import train_step
+    from charlm.training.step import train_step
 
     with meeting(Place.of_environment(), {}, "cpu") as ranks:
         corpus = load([text], TextConfig()).corpus
-        settings = {
-            name[2:].replace("-", "_"): int(value) for name, value in zip(SIZE[::2], SIZE[1::2], strict=True)
-        }
-        batch_size = settings.pop("batch_size")
-        choice = choose(
-            Budget(steps=10),
-            len(corpus.train),
-            ModelConfig(plain=True, **settings),
-            TrainingConfig(batch_size=batch_size),  # type: ignore[arg-type]
-        )
+        size = ModelConfig(plain=True, n_layer=N_LAYER, n_embd=N_EMBD, n_head=N_HEAD, block_size=BLOCK_SIZE)
+        choice = choose(Budget(steps=10), len(corpus.train), size, TrainingConfig(batch_size=BATCH_SIZE))
         facts = CorpusFacts(label="", sources=(), key=corpus.key, sha256=corpus.sha256)
         session = TransformerSession(
             corpus, choice.plan, RunFacts(name="", command="", created="", corpus=facts, text=TextConfig())
