@@ -175,11 +175,18 @@ class RunFolder:
 
         `shared`: the intended contents of the files that all checkpoints share, for the manifest's hashes.
         """
-        size = sum(map(len, contents.values()))
+        self.check_space(sum(map(len, contents.values())))
+        files.publish_folder(self.folder(step), {**contents, MANIFEST: make_manifest(contents, shared)})
+        return self.point_to(step, best=best)
+
+    def check_space(self, size: int) -> None:
+        """OSError where the disk has no place for so many bytes."""
         if files.free_space(self.path) < size + (1 << 20):
             raise OSError(28, f"no space left on the disk: {size} bytes are needed")
+
+    def point_to(self, step: int, *, best: bool) -> Path:
+        """Point to a checkpoint that has just been written, then remove old ones. Raises OSError."""
         folder = self.folder(step)
-        files.publish_folder(folder, {**contents, MANIFEST: make_manifest(contents, shared)})
         for pointer in ("latest", "best") if best else ("latest",):
             files.replace(self.path / pointer, folder.name.encode() + b"\n")
         with suppress(OSError, CheckpointError):  # the checkpoint is safe, whatever else fails

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from charlm import files
 from charlm.errors import CheckpointError
 from charlm.strict_json import MAX_BYTES, dump_json, parse_json, read_as, to_json
-from charlm.terminal import one_line
+from charlm.terminal import first_of, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor  # lists of runs are made without waiting for torch
@@ -22,9 +22,11 @@ MAX_HEADER = 1 << 20
 DTYPES = {"float32": "F32", "float64": "F64", "bfloat16": "BF16", "float16": "F16"}
 
 MANIFEST = "MANIFEST.json"
-MAX_MANIFEST = 1 << 20
-FORMAT = 2
-CHECKPOINT_FILES = ("model.safetensors", "train_state.safetensors", "config.json", "state.json")
+MAX_MANIFEST = 4 << 20
+FORMAT, PARTS_FORMAT = 2, 3
+"""Of a checkpoint whose tensors are in one file, and of one in which each of several ranks has written its rows."""
+WEIGHTS_FILE, OPTIMIZER_FILE = "model.safetensors", "train_state.safetensors"
+CHECKPOINT_FILES = (WEIGHTS_FILE, OPTIMIZER_FILE, "config.json", "state.json")
 RUN_FILES = ("run.json", "vocabulary.json")
 NGRAM_FILE = "ngram.safetensors"
 """The n-gram model of a run that has one; the manifest lists it then."""
@@ -53,6 +55,21 @@ class Manifest:
     format: int = FORMAT
     files: dict[str, FileEntry]
     run_files: dict[str, FileEntry]
+
+    @property
+    def n_parts(self) -> int:
+        """How many files hold the weights: 1, or as many as ranks have written them."""
+        return 1 if self.format == FORMAT else max(2, len(self.files) // 2 - 1)
+
+    def files_of(self, name: str) -> tuple[str, ...]:
+        """The files that hold what is in `name` where one process has written it."""
+        return part_names(name, self.n_parts) if name in (WEIGHTS_FILE, OPTIMIZER_FILE) else (name,)
+
+    @property
+    def weights_sha256(self) -> str:
+        """The SHA-256 of the weights' file; of several, that of their hashes in hexadecimal, a line each."""
+        hashes = [self.files[name].sha256 for name in self.files_of(WEIGHTS_FILE)]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 @contextmanager
@@ -95,7 +112,7 @@ def load_tensors(data: bytes, expected: Mapping[str, "Tensor"], name: str) -> di
     import safetensors.torch  # here: torch is slow to import
     import torch
 
-    _check_header(data, expected, name)
+    check_header(data, len(data), expected, name)
     try:
         tensors = safetensors.torch.load(data)
     except Exception as error:  # noqa: BLE001  safetensors exports none of its exceptions
@@ -106,9 +123,10 @@ def load_tensors(data: bytes, expected: Mapping[str, "Tensor"], name: str) -> di
     return tensors
 
 
-def _check_header(data: bytes, expected: Mapping[str, "Tensor"], name: str) -> None:
+def check_header(data: bytes, size: int, expected: Mapping[str, "Tensor"], name: str) -> None:
+    """CheckpointError where safetensors of so many bytes, which begin with `data`, do not hold the `expected` tensors."""
     length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else MAX_HEADER + 1
-    if length > min(MAX_HEADER, len(data) - 8):
+    if length > min(MAX_HEADER, size - 8):
         raise CheckpointError(f"{name} is damaged: its header does not fit")
     header = parse_json(data[8 : 8 + length], name)
     header.pop("__metadata__", None)
@@ -125,51 +143,76 @@ def _check_header(data: bytes, expected: Mapping[str, "Tensor"], name: str) -> N
         raise CheckpointError(
             f"{name} does not hold the tensors that its configuration needs: {', '.join(map(repr, different[:3]))}"
         )
-    if len(data) - 8 - length != sum(tensor.nbytes for tensor in expected.values()):
+    if size - 8 - length != sum(tensor.nbytes for tensor in expected.values()):
         raise CheckpointError(f"{name} is damaged: its size does not fit its header")
 
 
-def make_manifest(checkpoint: Mapping[str, bytes], run: Mapping[str, bytes]) -> bytes:
-    """The manifest of a checkpoint's files and of the files it shares with the run's other checkpoints."""
-    sections = [
+def part_names(name: str, n_parts: int) -> tuple[str, ...]:
+    """The files that hold the tensors of `name`, by part: itself, or `model-00001-of-00002.safetensors` and so on."""
+    stem, dot, kind = name.partition(".")
+    parts = (f"{stem}-{part:05d}-of-{n_parts:05d}{dot}{kind}" for part in range(1, n_parts + 1))
+    return (name,) if n_parts == 1 else tuple(parts)
+
+
+def make_manifest(
+    checkpoint: Mapping[str, bytes], run: Mapping[str, bytes], parts: Mapping[str, FileEntry] | None = None
+) -> bytes:
+    """The manifest of a checkpoint's files and of the files it shares with the run's other checkpoints.
+
+    `parts`: the files of tensors that several ranks have written.
+    """
+    own, shared = (
         {name: FileEntry.of(data) for name, data in contents.items()} for contents in (checkpoint, run)
-    ]
-    return dump_json(to_json(Manifest(files=sections[0], run_files=sections[1])))
+    )
+    form = PARTS_FORMAT if parts else FORMAT
+    return dump_json(to_json(Manifest(format=form, files={**(parts or {}), **own}, run_files=shared)))
 
 
 def read_manifest(folder: Path) -> Manifest:
     """A checkpoint's manifest. Raises CheckpointError where it is damaged, lacks a file, or has another format."""
     values = parse_json(read_file(folder / MANIFEST, MAX_MANIFEST), MANIFEST)
-    if values.get("format") != FORMAT:
+    if values.get("format") not in (FORMAT, PARTS_FORMAT):
         raise CheckpointError(
-            f"{MANIFEST} has format {values.get('format')!r}; this version of charlm reads format {FORMAT}"
+            f"{MANIFEST} has format {values.get('format')!r}; this version of charlm reads format {FORMAT} or "
+            f"{PARTS_FORMAT}"
         )
     manifest = read_as(Manifest, values, MANIFEST)
-    for names, needed in (
-        (manifest.files, CHECKPOINT_FILES),
+    needed = [name for each in CHECKPOINT_FILES for name in manifest.files_of(each)]
+    for names, all_of in (
+        (manifest.files, needed),
         (manifest.run_files.keys() - {NGRAM_FILE}, RUN_FILES),
     ):
-        if set(names) != set(needed):
-            raise CheckpointError(f"{MANIFEST} is damaged: it must list {', '.join(needed)}")
+        if set(names) != set(all_of):
+            raise CheckpointError(
+                f"{MANIFEST} is damaged: it must list {first_of([f'{name}, ' for name in all_of]).removesuffix(', ')}"
+            )
     return manifest
+
+
+@contextmanager
+def unless_gone(folder: Path) -> Iterator[None]:
+    """Turn a CheckpointError into FileNotFoundError where the folder is gone: another process may have pruned it."""
+    try:
+        yield
+    except CheckpointError:
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(folder) from None
+        raise
 
 
 def read_verified(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     """Read files of a checkpoint, or of its run, each with the size and hash that the manifest gives.
 
-    The n-gram model is read too where the manifest lists it. Raises CheckpointError for a missing, changed or
-    unusual file, FileNotFoundError where the folder is gone (another process may have pruned it).
+    Of tensors all parts are read, and the n-gram model where the manifest lists it. Raises CheckpointError for a missing, changed or
+    unusual file, FileNotFoundError where the folder is gone.
     """
-    try:
+    with unless_gone(folder):
         manifest = read_manifest(folder)
         return {
             name: _read_entry(folder, manifest, name)
-            for name in (*names, *manifest.run_files.keys() & {NGRAM_FILE})
+            for each in (*names, *manifest.run_files.keys() & {NGRAM_FILE})
+            for name in manifest.files_of(each)
         }
-    except CheckpointError:
-        if not os.path.isdir(folder):
-            raise FileNotFoundError(folder) from None
-        raise
 
 
 def find_problems(folder: Path) -> dict[str, str | None]:

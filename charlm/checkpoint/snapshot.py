@@ -1,6 +1,6 @@
 """A checkpoint in memory, to files and back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -8,7 +8,18 @@ import torch
 from torch import Tensor
 
 from charlm.checkpoint.run_folder import RunFacts, RunFolder, no_checkpoint
-from charlm.checkpoint.safe_io import EARLIER, NGRAM_FILE, dump_tensors, load_tensors, read_verified
+from charlm.checkpoint.safe_io import (
+    EARLIER,
+    NGRAM_FILE,
+    OPTIMIZER_FILE,
+    WEIGHTS_FILE,
+    dump_tensors,
+    load_tensors,
+    read_manifest,
+    read_verified,
+    unless_gone,
+)
+from charlm.checkpoint.tensor_files import TensorFiles, check_tensors
 from charlm.config import MOST_MEMBERS, ModelConfig, TrainingConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.errors import CheckpointError
@@ -19,8 +30,9 @@ from charlm.ngram.kneser_ney import KneserNey
 from charlm.strict_json import dump_json, parse_json, read_as, to_json
 
 S = TypeVar("S", ModelConfig, TrainingConfig)
-INFERENCE_FILES = ("run.json", "vocabulary.json", "config.json", "model.safetensors", "state.json")
-OPTIMIZER_FILE = "train_state.safetensors"
+FACTS_FILES = ("run.json", "vocabulary.json", "config.json", "state.json")
+Tensors = Callable[[str, Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""What reads the tensors of a file, model.safetensors or train_state.safetensors, that must be as those that it is given."""
 TABLE = "ngrams.table"
 """The n-gram embeddings, which Adagrad trains row by row."""
 
@@ -31,14 +43,14 @@ class Member:
 
     model_config: ModelConfig
     training_config: TrainingConfig
-    weights: dict[str, Tensor]
+    weights: Mapping[str, Tensor]
 
 
 @dataclass(kw_only=True)
 class Snapshot:
     """A run at one step: weights, configuration and state; the optimizer's tensors only where they are needed.
 
-    The configurations, `weights` and `optimizer` are those of the transformer that was trained last.
+    Weights and the optimizer's tensors are in memory, or each is read when it is asked for. The configurations, `weights` and `optimizer` are those of the transformer that was trained last.
     """
 
     step: int
@@ -47,8 +59,8 @@ class Snapshot:
     model_config: ModelConfig
     training_config: TrainingConfig
     vocabulary: Vocabulary
-    weights: dict[str, Tensor]
-    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor] = field(default_factory=dict)
     state: dict[str, Any]  # a RunState (charlm/training/state.py) as JSON
     run: RunFacts
     ngram: bytes | None = None  # the file of the n-gram model or prior, if the run has one
@@ -62,12 +74,7 @@ class Snapshot:
     @property
     def all_weights(self) -> dict[str, Tensor]:
         """The weights of all transformers, by the names that their file has."""
-        earlier = {
-            f"{EARLIER}.{i}.{name}": weight
-            for i, member in enumerate(self.earlier)
-            for name, weight in member.weights.items()
-        }
-        return {**self.weights, **earlier}
+        return {**self.weights, **named_earlier([member.weights for member in self.earlier])}
 
     def single(self) -> "Snapshot":
         """The run as a single transformer: of several the first, which has the n-gram prior where one has."""
@@ -78,16 +85,19 @@ class Snapshot:
 
     def files(self) -> dict[str, bytes]:
         """The checkpoint's own files, in the order in which they are written."""
+        return {
+            WEIGHTS_FILE: dump_tensors(self.all_weights),
+            OPTIMIZER_FILE: dump_tensors(self.optimizer),
+            **self.facts_files(),
+        }
+
+    def facts_files(self) -> dict[str, bytes]:
+        """Those without tensors."""
         config: dict[str, Any] = {"model": self.model_config, "training": self.training_config}
         if self.earlier:
             earlier = [{"model": m.model_config, "training": m.training_config} for m in self.earlier]
             config[EARLIER] = earlier
-        return {
-            "model.safetensors": dump_tensors(self.all_weights),
-            OPTIMIZER_FILE: dump_tensors(self.optimizer),
-            "config.json": dump_json(to_json(config)),
-            "state.json": dump_json(self.state),
-        }
+        return {"config.json": dump_json(to_json(config)), "state.json": dump_json(self.state)}
 
     def run_files(self) -> dict[str, bytes]:
         """The files that all checkpoints of the run share."""
@@ -100,6 +110,13 @@ class Snapshot:
         if self.ngram is None:
             return None
         return KneserNey.from_bytes(self.ngram, self.vocabulary.n_symbols, NGRAM_FILE)
+
+
+def named_earlier(weights: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The weights of the transformers that were trained before the last one, by the names that their file has."""
+    return {
+        f"{EARLIER}.{i}.{name}": weight for i, each in enumerate(weights) for name, weight in each.items()
+    }
 
 
 def empty_model(config: ModelConfig, n_symbols: int) -> LanguageModel:
@@ -128,14 +145,15 @@ def initial_optimizer_state(weights: Mapping[str, Tensor], optimizer: str | None
     return state
 
 
-def read_snapshot(run: RunFolder, which: str, *, training: bool = False) -> Snapshot:
+def read_snapshot(run: RunFolder, which: str, *, training: bool = False, later: bool = False) -> Snapshot:
     """Read and verify the checkpoint `latest`, `best` or a step; with the optimizer's tensors for `training`.
 
-    If another process prunes it meanwhile, the pointer is followed once more. Raises CheckpointError or UsageError.
+    `later`: the tensors of the last transformer are verified, but read each when it is asked for. If another process prunes
+    it meanwhile, the pointer is followed once more. Raises CheckpointError or UsageError.
     """
     for _ in range(2):
         try:
-            return _read(run, run.resolve(which), training)
+            return _read(run, run.resolve(which), training, later)
         except FileNotFoundError:
             pass
     raise CheckpointError(f"the checkpoint {which} of {run.name} no longer exists")
@@ -147,24 +165,44 @@ def read_chosen(run: RunFolder, which: str | None) -> Snapshot:
     return read_snapshot(run, "best") if which is None and snapshot.finished == "early" else snapshot
 
 
-def read_newest(run: RunFolder, warn: Callable[[str], None]) -> Snapshot:
-    """Read the newest whole checkpoint, for training; `warn` is called for each damaged one that is skipped."""
+def read_newest(run: RunFolder, warn: Callable[[str], None], *, later: bool = False) -> Snapshot:
+    """Read the newest whole checkpoint, for training; `warn` is called for each damaged one that is skipped.
+
+    `later`: as in `read_snapshot`.
+    """
     failure = no_checkpoint(run)
     for step in reversed(run.steps()):
         try:
-            return read_snapshot(run, str(step), training=True)
+            return read_snapshot(run, str(step), training=True, later=later)
         except CheckpointError as error:
             warn(f"the checkpoint of step {step} cannot be used ({error}); trying the previous one")
             failure = error
     raise failure
 
 
-def _read(run: RunFolder, step: int, training: bool) -> Snapshot:
-    names = (*INFERENCE_FILES, OPTIMIZER_FILE) if training else INFERENCE_FILES
-    return snapshot_of(read_verified(run.folder(step), names), step, training=training)
+def _read(run: RunFolder, step: int, training: bool, later: bool) -> Snapshot:
+    folder = run.folder(step)
+    with unless_gone(folder):
+        manifest = read_manifest(folder)
+        if manifest.n_parts == 1 and not later:
+            names = (WEIGHTS_FILE, OPTIMIZER_FILE) if training else (WEIGHTS_FILE,)
+            data = read_verified(folder, (*FACTS_FILES, *names))
+            return snapshot_of(data, step, tensors_in(data), training=training)
+
+        def tensors(name: str, expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            check_tensors(folder, manifest, name, expected)
+            found = TensorFiles(folder, manifest, name, expected)
+            return found if later else dict(found)
+
+        return snapshot_of(read_verified(folder, FACTS_FILES), step, tensors, training=training)
 
 
-def snapshot_of(data: Mapping[str, bytes], step: int, *, training: bool) -> Snapshot:
+def tensors_in(data: Mapping[str, bytes]) -> Tensors:
+    """What reads tensors from files that are in memory."""
+    return lambda name, expected: load_tensors(data[name], expected, name)
+
+
+def snapshot_of(data: Mapping[str, bytes], step: int, tensors: Tensors, *, training: bool) -> Snapshot:
     """The checkpoint of a step, from its files and those of its run. Raises CheckpointError."""
     config = parse_json(data["config.json"], "config.json")
     model_config, training_config = _configs(config)
@@ -191,16 +229,15 @@ def snapshot_of(data: Mapping[str, bytes], step: int, *, training: bool) -> Snap
         raise CheckpointError(f"the run has no {NGRAM_FILE}, which its model needs")
     expected = expected_weights(model_config, vocabulary.n_symbols)
     of_earlier = [expected_weights(model, vocabulary.n_symbols) for model, _ in configs]
-    named = {
-        f"{EARLIER}.{i}.{name}": w for i, weights in enumerate(of_earlier) for name, w in weights.items()
-    }
-    weights = load_tensors(data["model.safetensors"], {**expected, **named}, "model.safetensors")
+    weights = tensors(WEIGHTS_FILE, {**expected, **named_earlier(of_earlier)})
     snapshot = Snapshot(
         step=step,
         model_config=model_config,
         training_config=training_config,
         vocabulary=vocabulary,
-        weights={name: weights[name] for name in expected},
+        weights=weights.only(expected)
+        if isinstance(weights, TensorFiles)
+        else {n: weights[n] for n in expected},
         earlier=tuple(
             Member(
                 model_config=model,
@@ -216,7 +253,7 @@ def snapshot_of(data: Mapping[str, bytes], step: int, *, training: bool) -> Snap
     )
     if training:
         moments = initial_optimizer_state(expected, training_config.optimizer)
-        snapshot.optimizer = load_tensors(data[OPTIMIZER_FILE], moments, OPTIMIZER_FILE)
+        snapshot.optimizer = tensors(OPTIMIZER_FILE, moments)
     return snapshot
 
 

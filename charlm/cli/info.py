@@ -42,7 +42,7 @@ def command(
     except FileNotFoundError:
         raise CheckpointError(f"the checkpoint of step {step} of {folder.name} is missing") from None
     manifest = read_manifest(folder.folder(step))
-    row["weights_sha256"] = manifest.files["model.safetensors"].sha256
+    row["weights_sha256"] = manifest.weights_sha256
     ngram = manifest.run_files.get(NGRAM_FILE)
     row["ngram_bytes"], row["ngram_sha256"] = (ngram.size, ngram.sha256) if ngram else (None, None)
     row["checkpoints"] = folder.steps()

@@ -259,16 +259,22 @@ def initialise(model: LanguageModel, generator: torch.Generator) -> None:
     the head makes the first loss ln V at any width; with a prior it is zero, which makes the first loss the
     prior's. Additive parameters ("bias" in their names) start at zero too.
     """
-    C = model.embedding.embedding_dim
-    zeros = ("out.weight", "down.weight", "ngrams.table", "prior.gate", "prior.read")
     for name, weight in model.named_parameters():
-        if name.endswith(zeros) or "bias" in name:
-            nn.init.zeros_(weight)
-        elif weight.ndim == 2:
-            nn.init.normal_(weight, std=1 / sqrt(weight.shape[1]), generator=generator)
-        else:
-            nn.init.ones_(weight)
-    nn.init.constant_(model.norm.weight, INITIAL_SELF_LOGIT / sqrt(C) if model.prior is None else 0.0)
+        initialise_weight(model, name, weight, generator)
+
+
+def initialise_weight(model: LanguageModel, name: str, weight: Tensor, generator: torch.Generator) -> None:
+    """Fill one weight of the model, of that name, in place: all in their order are as `initialise` fills them."""
+    zeros = ("out.weight", "down.weight", "ngrams.table", "prior.gate", "prior.read")
+    if name == "norm.weight":
+        gain = INITIAL_SELF_LOGIT / sqrt(model.embedding.embedding_dim) if model.prior is None else 0.0
+        nn.init.constant_(weight, gain)
+    elif name.endswith(zeros) or "bias" in name:
+        nn.init.zeros_(weight)
+    elif weight.ndim == 2:
+        nn.init.normal_(weight, std=1 / sqrt(weight.shape[1]), generator=generator)
+    else:
+        nn.init.ones_(weight)
 
 
 def grow_vocabulary(weights: Mapping[str, Tensor], n_symbols: int) -> dict[str, Tensor]:

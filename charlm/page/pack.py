@@ -87,7 +87,7 @@ def pack(
     )
 
 
-def transformers_of(snapshot: Snapshot) -> list[tuple[ModelConfig, dict[str, Tensor]]]:
+def transformers_of(snapshot: Snapshot) -> list[tuple[ModelConfig, Mapping[str, Tensor]]]:
     """The transformers that predict, with their weights, in the order of the mixture."""
     if snapshot.model_config.is_ngram:
         return []

@@ -21,7 +21,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-from charlm.checkpoint.snapshot import Snapshot, snapshot_of
+from charlm.checkpoint.snapshot import Snapshot, snapshot_of, tensors_in
 from charlm.errors import CharlmError, RankError, ToldElsewhere
 from charlm.place import Place
 from charlm.training.rank_watch import RankWatch, named
@@ -167,13 +167,33 @@ class Ranks:
             dist.all_gather(list(found.chunk(self.size)), rows.contiguous())
         return found
 
-    def own_rows(self, whole: Tensor) -> Tensor:
-        """This rank's rows of a tensor (R, ...) that is divided over the ranks: as `torch.chunk` does, perhaps none."""
-        chunks = whole.chunk(self.size)
-        return chunks[self.rank] if self.rank < len(chunks) else whole[:0]
+    def take(self, own: Tensor, whole: Callable[[], Tensor]) -> None:
+        """Put a tensor that rank 0 makes into `own`, on all ranks."""
+        if self.is_first:
+            own.copy_(whole())
+        self.spread([own])
+
+    def take_rows(self, own: Tensor, n_rows: int, whole: Callable[[], Tensor]) -> None:
+        """Put this rank's rows of a tensor (R, ...) that rank 0 makes into `own`."""
+        made = whole().to(own.device) if self.is_first else None
+        own.copy_(self.scatter_from(0, made, own, n_rows))
+
+    def send(self, tensor: Tensor, to: int) -> None:
+        """Send a tensor on the CPU to another rank, which must `receive` it."""
+        if tensor.numel():
+            self._count("send", tensor)
+            with self.talking():
+                dist.send(tensor.contiguous(), to)
+
+    def receive(self, room: Tensor, sender: int) -> Tensor:
+        """Put into `room`, on the CPU, what another rank sends."""
+        if room.numel():
+            with self.talking():
+                dist.recv(room, sender)
+        return room
 
     def gather_to(self, owner: int, own: Tensor, n_rows: int) -> Tensor | None:
-        """The tensor (R, ...) of which each rank has its `own_rows`, on the `owner`; None on the others."""
+        """The tensor (R, ...) of which each rank has its rows, as `torch.chunk` gives them, on the `owner`; None on the others."""
         padded = self._padded(own, n_rows)
         parts = [torch.empty_like(padded) for _ in range(self.size)] if self.rank == owner else None
         self._count("gather", padded)
@@ -284,15 +304,34 @@ def current() -> Ranks:
 
 
 def shared_snapshot(ranks: Ranks, read: Callable[[], Snapshot]) -> Snapshot:
-    """A checkpoint with the optimizer's tensors, which rank 0 reads, on all ranks. Raises CheckpointError."""
+    """A checkpoint with the optimizer's tensors, which rank 0 reads, on all ranks. Raises CheckpointError.
+
+    Where weights are divided, only rank 0 can read those of the last transformer and the optimizer's tensors, of which the
+    others know the shapes: it must `read` each when it is asked for.
+    """
     if not ranks.talks:
         return read()
     snapshot = read() if ranks.is_first else None
-    files = ranks.share_files(
-        lambda: {} if snapshot is None else {**snapshot.files(), **snapshot.run_files()}
-    )
+
+    def files() -> dict[str, bytes]:
+        assert snapshot is not None
+        return {**(snapshot.facts_files() if ranks.shards else snapshot.files()), **snapshot.run_files()}
+
+    data = ranks.share_files(files)
     step: int = ranks.share(lambda: snapshot and snapshot.step)
-    return snapshot or snapshot_of(files, step, training=True)
+    if not ranks.shards:
+        return snapshot or snapshot_of(data, step, tensors_in(data), training=True)
+    snapshot = snapshot or snapshot_of(data, step, lambda name, expected: expected, training=True)
+    earlier = [
+        {
+            name: weight if ranks.is_first else torch.empty(weight.shape)
+            for name, weight in member.weights.items()
+        }
+        for member in snapshot.earlier
+    ]
+    ranks.spread([weight for weights in earlier for weight in weights.values()])
+    members = zip(snapshot.earlier, earlier, strict=True)
+    return replace(snapshot, earlier=tuple(replace(member, weights=weights) for member, weights in members))
 
 
 @contextmanager

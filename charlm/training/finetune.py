@@ -102,7 +102,7 @@ class Parent:
                 "charlm train OLD NEW --model ngram"
             )
         manifest = read_manifest(run.folder(snapshot.step))
-        weights = manifest.files["model.safetensors"].sha256
+        weights = manifest.weights_sha256
         corpus, gone = _corpus_or_why(snapshot, moved)
         return cls(run.path.name, snapshot, weights, corpus, gone, members)
 
@@ -347,8 +347,6 @@ def load_parent_weights(session: TransformerSession, parent: Parent) -> None:
     """Give a new session the parent's weights, and the parent's held-out text to measure forgetting on."""
     snapshot = parent.snapshot
     weights = grow_vocabulary(snapshot.weights, session.corpus.vocabulary.n_symbols)
-    if session.ranks.shards:  # of which each takes its rows of rank 0's
-        session.ranks.spread([*weights.values()])
     session.load_weights(weights)
     if parent.corpus is not None and session.ranks.is_first:
         text = _parent_text(session, parent.corpus)

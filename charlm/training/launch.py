@@ -114,7 +114,7 @@ def resume_run(
     ranks = current()
     if ranks.is_first:
         run.lock()
-    snapshot = shared_snapshot(ranks, lambda: read_newest(run, warn))
+    snapshot = shared_snapshot(ranks, lambda: read_newest(run, warn, later=ranks.shards))
     threads_before = snapshot.training_config.threads
     used = use_threads(threads or threads_before)
     if threads is None and threads_before is not None and available() < used:

@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from charlm.model.transformer import LanguageModel
+from charlm.config import ModelConfig
+from charlm.model.transformer import LanguageModel, initialise
 from charlm.training.distributed import Ranks
 from charlm.training.gradient_buckets import GradientBuckets
 from charlm.training.optimizer import Optimizer
@@ -18,11 +19,10 @@ class ModelWeights:
     optimizer_class = Optimizer
 
     def __init__(self, model: LanguageModel, ranks: Ranks) -> None:
-        """The ranks take the weights of rank 0."""
+        """The weights of a model that is the same on all ranks."""
         self.model, self.ranks = model, ranks
         self.whole = model
         """The model with all weights, from `gather` to `forget`."""
-        ranks.spread([*model.parameters()])  # the same where processors round differently
 
     def buckets(self, optimizer: Optimizer) -> GradientBuckets | None:
         """What sums the gradients of several ranks."""
@@ -39,18 +39,29 @@ class ModelWeights:
         """Give up what was gathered, since the weights are about to change."""
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take these weights, which are the same on all ranks."""
+        """Take these weights: where the ranks divide them rank 0's, else the same on all."""
         self.model.load_state_dict(weights)
+
+    def rows(self) -> dict[str, Tensor]:
+        """This rank's rows of the weights, where the ranks divide them."""
+        raise NotImplementedError
 
     def is_finite(self) -> bool:
         """Are all weights finite, on all ranks? Raises RankError."""
         return all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
 
 
-def weights_of(model: LanguageModel, ranks: Ranks, device: torch.device) -> ModelWeights:
+def initial_weights(
+    config: ModelConfig, n_symbols: int, seed: int, ranks: Ranks, device: torch.device
+) -> ModelWeights:
     """The weights of a new model on the device, as the ranks have them: rank 0's."""
+    generator = torch.Generator().manual_seed(seed)
     if not ranks.shards:
-        return ModelWeights(model.to(device), ranks)
+        model = LanguageModel(config, n_symbols)
+        initialise(model, generator)
+        model.train().to(device)
+        ranks.spread([*model.parameters()])  # the same where processors round differently
+        return ModelWeights(model, ranks)
     from charlm.training.sharded_weights import ShardedWeights  # here: FSDP is slow to import
 
-    return ShardedWeights(model, ranks, device)
+    return ShardedWeights(config, n_symbols, generator, ranks, device)

@@ -201,6 +201,10 @@ class Optimizer:
         """The state of all weights, for a checkpoint; what the ranks share out as it was gathered last."""
         return {**self.state, **self.gathered}
 
+    def rows(self) -> dict[str, Tensor]:
+        """This rank's rows of the state, where the ranks divide it."""
+        raise NotImplementedError
+
     def gather(self) -> None:
         """Gather the state that the ranks share out."""
         if self.sharded is not None:

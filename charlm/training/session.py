@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from charlm.checkpoint.run_folder import RunFacts, RunFolder
-from charlm.checkpoint.snapshot import Member, Snapshot, read_newest, read_snapshot
+from charlm.checkpoint.safe_io import OPTIMIZER_FILE, WEIGHTS_FILE
+from charlm.checkpoint.snapshot import Member, Snapshot, named_earlier, read_newest, read_snapshot
+from charlm.checkpoint.tensor_files import rows_of
 from charlm.config import NGRAM, ModelConfig, TrainingConfig
 from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.tokenizer import Ids
 from charlm.errors import CheckpointError, UsageError
 from charlm.inference.members import predictor_of
 from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
-from charlm.model.transformer import LanguageModel, initialise
 from charlm.native.library import status
 from charlm.ngram.build import Built, TrainingPrior, build, fit, spread_chars, training_folds
 from charlm.ngram.kneser_ney import KneserNey
@@ -36,7 +37,7 @@ from charlm.training.events import Counted, Remembered
 from charlm.training.gradient_buckets import GradientBuckets
 from charlm.training.guards import Divergence
 from charlm.training.held_out import HeldOut, ParentText
-from charlm.training.model_weights import weights_of
+from charlm.training.model_weights import initial_weights
 from charlm.training.optimizer import LearningRates
 from charlm.training.plan import MemberPlan, Plan
 from charlm.training.planner import ngram_order
@@ -217,9 +218,8 @@ class TransformerSession(Session):
         self.batch_sampler = BatchSampler(
             len(self.corpus.train) - self.reserved, model.block_size, training.batch_size, seed
         )
-        self.model = LanguageModel(model, vocabulary.n_symbols)
-        initialise(self.model, torch.Generator().manual_seed(seed))
-        self.weights = weights_of(self.model.train(), self.ranks, self.device)
+        self.weights = initial_weights(model, vocabulary.n_symbols, seed, self.ranks, self.device)
+        self.model = self.weights.model
         self.prior_rows: PriorRows | None = None
         if model.prior:
             assert self.prior is not None
@@ -256,7 +256,7 @@ class TransformerSession(Session):
         self.predictor.forget_arrays()
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take these weights, which are the same on all ranks."""
+        """Take these weights: where the ranks divide them rank 0's, else the same on all."""
         self.forget_gathered()
         self.weights.load(weights)
 
@@ -304,7 +304,9 @@ class TransformerSession(Session):
         best = self.state.early_stopping.best_step
         if best is None or best == self.state.step:
             return
-        snapshot = shared_snapshot(self.ranks, lambda: read_snapshot(run, str(best), training=True))
+        snapshot = shared_snapshot(
+            self.ranks, lambda: read_snapshot(run, str(best), training=True, later=self.ranks.shards)
+        )
         self.load_weights(snapshot.weights)
         self.optimizer.restore(snapshot.optimizer, read_state(snapshot.state).updates)
 
@@ -484,6 +486,12 @@ class TransformerSession(Session):
             mixture=self.state.mixture,
         )
 
+    def rows(self) -> dict[str, dict[str, Tensor]]:
+        """This rank's rows of all weights and of the optimizer's state, where the ranks divide them, by file."""
+        earlier = named_earlier([member.weights for member in self.earlier])
+        part = rows_of(earlier, self.ranks.rank, self.ranks.size)
+        return {WEIGHTS_FILE: {**self.weights.rows(), **part}, OPTIMIZER_FILE: self.optimizer.rows()}
+
     def restore(self, snapshot: Snapshot) -> None:
         """Return to a checkpoint of the member in training, which may have had another size. Raises CheckpointError."""
         assert len(snapshot.earlier) == self.number
@@ -502,7 +510,8 @@ class TransformerSession(Session):
         The batches between the two steps are skipped from now on. Raises CheckpointError.
         """
         before = self.state
-        self.restore(shared_snapshot(self.ranks, lambda: read_newest(run, lambda _: None)))
+        later = self.ranks.shards
+        self.restore(shared_snapshot(self.ranks, lambda: read_newest(run, lambda _: None, later=later)))
         state = self.state
         state.batch_offset = before.batch_offset + before.step - state.step
         state.rate_factor, state.returns = before.rate_factor / 2, before.returns + 1

@@ -4,13 +4,16 @@ Shapes: W ranks, R rows, r rows of this rank, C columns.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from charlm.checkpoint.snapshot import TABLE
+from charlm.checkpoint.tensor_files import rows_of
 from charlm.model.transformer import LanguageModel
+from charlm.training.distributed import Ranks
 from charlm.training.optimizer import (
     CLIP_EPSILON,
     LearningRates,
@@ -40,9 +43,8 @@ class ShardedOptimizer(Optimizer):
         )
 
     def clear_gradients(self) -> None:
-        """Forget the gradients of the last step, what was gathered before it, and a step that was broken off."""
+        """Forget the gradients of the last step, and of one that was broken off."""
         super().clear_gradients()
-        self.gathered = {}
         for weight in self._model.parameters():
             weight.grad = None
 
@@ -80,26 +82,29 @@ class ShardedOptimizer(Optimizer):
         ]
 
     def gather(self) -> None:
-        """Gather the state on rank 0, which writes it."""
-        found = {}
-        for key, own in self.state.items():
-            name = key.partition(".")[2]
-            whole = own if name == TABLE else self.ranks.gather_to(0, own, self._rows[name])
-            if whole is not None:
-                found[key] = whole
-        self.gathered = found if self.ranks.is_first else {}
+        """Gather nothing: each rank writes its rows."""
 
     @property
     def whole_state(self) -> dict[str, Tensor]:
-        """The state of all weights on rank 0, as it was gathered last."""
-        return self.gathered
+        """The shapes of the whole state, on the meta device."""
+        rows = {key: self._rows[key.partition(".")[2]] for key in self.state}
+        return {
+            key: own.new_empty(rows[key], *own.shape[1:], device="meta") for key, own in self.state.items()
+        }
+
+    def rows(self) -> dict[str, Tensor]:
+        """This rank's rows of the state, as its file has them."""
+        return part_of(self.state, self.ranks)
 
     def restore(self, state: Mapping[str, Tensor], n_updates: int) -> None:
-        """Restore this rank's rows of the state after that many updates."""
-        self.gathered = {}
+        """Restore this rank's rows of rank 0's state after that many updates."""
         self.n_updates.fill_(n_updates)
         for key, own in self.state.items():
-            own.copy_(state[key] if key.endswith(TABLE) else self.ranks.own_rows(state[key]))
+            name, whole = key.partition(".")[2], partial(state.__getitem__, key)
+            if name == TABLE:
+                self.ranks.take(own, whole)
+            else:
+                self.ranks.take_rows(own, self._rows[name], whole)
 
 
 def own_rows_of(model: nn.Module) -> dict[str, nn.Parameter | Tensor]:
@@ -111,3 +116,9 @@ def own_rows_of(model: nn.Module) -> dict[str, nn.Parameter | Tensor]:
         else:
             found[name] = weight
     return found
+
+
+def part_of(held: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
+    """What this rank writes of weights or state that it holds: its rows, also of the n-gram embeddings, which it has whole."""
+    tables = {key: tensor for key, tensor in held.items() if key.endswith(TABLE)}
+    return {**held, **rows_of(tables, ranks.rank, ranks.size)}

@@ -1,7 +1,8 @@
 """Weights and gradients divided over the ranks, each of which has some rows of every weight."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,12 +11,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 
 from charlm.checkpoint.snapshot import TABLE, empty_model
-from charlm.model.transformer import LanguageModel
+from charlm.config import ModelConfig
+from charlm.model.transformer import initialise_weight
 from charlm.training.distributed import Ranks
 from charlm.training.gradient_buckets import GradientBuckets
 from charlm.training.model_weights import ModelWeights
 from charlm.training.optimizer import Optimizer
-from charlm.training.sharded_optimizer import ShardedOptimizer, own_rows_of
+from charlm.training.sharded_optimizer import ShardedOptimizer, own_rows_of, part_of
 
 
 class ShardedWeights(ModelWeights):
@@ -28,9 +30,18 @@ class ShardedWeights(ModelWeights):
 
     optimizer_class = ShardedOptimizer
 
-    def __init__(self, model: LanguageModel, ranks: Ranks, device: torch.device) -> None:
-        """Each rank keeps its rows of rank 0's weights."""
+    def __init__(
+        self,
+        config: ModelConfig,
+        n_symbols: int,
+        generator: torch.Generator,
+        ranks: Ranks,
+        device: torch.device,
+    ) -> None:
+        """Rank 0 makes one weight after another, as `initialise` does, and each rank keeps its rows."""
+        model = empty_model(config, n_symbols).train()
         super().__init__(model, ranks)
+        self.whole = empty_model(config, n_symbols).eval()
         self._is_gathered = False
         mesh = init_device_mesh(device.type, (ranks.size,))
         for block in model.blocks:
@@ -41,8 +52,14 @@ class ShardedWeights(ModelWeights):
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # each rank weights its gradient by its rows
                 module.set_force_sum_reduction_for_comms(True)  # gloo knows no sum with a factor
-        model.to(device)
-        self.whole = empty_model(model.config, model.n_symbols).eval()
+        model.to_empty(device=device)
+
+        def made(name: str, shape: torch.Size) -> Tensor:
+            weight = torch.empty(shape)
+            initialise_weight(self.whole, name, weight, generator)
+            return weight
+
+        self._take(made)
 
     def buckets(self, optimizer: Optimizer) -> GradientBuckets | None:
         """None: the gradients are summed where they are divided."""
@@ -69,10 +86,24 @@ class ShardedWeights(ModelWeights):
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take this rank's rows of whole weights."""
+        """Take this rank's rows of rank 0's weights, which it reads one after another."""
         self.forget()
-        for name, own in own_rows_of(self.model).items():
-            own.copy_(weights[name] if name == TABLE else self.ranks.own_rows(weights[name]))
+        self._take(lambda name, shape: weights[name])
+
+    @torch.no_grad()
+    def _take(self, of: Callable[[str, torch.Size], Tensor]) -> None:
+        """Take this rank's rows of what rank 0 has for each name and shape."""
+        rows = own_rows_of(self.model)
+        for name, weight in self.whole.named_parameters():
+            made = partial(of, name, weight.shape)
+            if name == TABLE:
+                self.ranks.take(rows[name], made)
+            else:
+                self.ranks.take_rows(rows[name], len(weight), made)
+
+    def rows(self) -> dict[str, Tensor]:
+        """This rank's rows of the weights, as its file has them."""
+        return part_of(own_rows_of(self.model), self.ranks)
 
     def is_finite(self) -> bool:
         """Are the weights of all ranks finite? Raises RankError."""

@@ -53,7 +53,7 @@ class Teacher:
         snapshot = read_chosen(run, which)
         manifest = read_manifest(run.folder(snapshot.step))
         ngram = manifest.run_files.get(NGRAM_FILE)
-        weights = manifest.files["model.safetensors"].sha256
+        weights = manifest.weights_sha256
         return cls(run.path.name, snapshot, weights, None if ngram is None else ngram.sha256)
 
     @classmethod

@@ -28,6 +28,7 @@ from charlm.training.guards import COOLDOWN_GAIN, MAX_ROLLBACKS
 from charlm.training.plan import THREADS, Plan, write_plan
 from charlm.training.planner import choose_again
 from charlm.training.session import Session, TransformerSession
+from charlm.training.sharded_save import save_rows
 from charlm.training.signals import Stop
 from charlm.training.state import read_state
 from charlm.training.step import compile_model, gpu_errors, idle_step, train_step
@@ -499,18 +500,7 @@ class Trainer:
         if not self.session.is_finite():
             return
 
-        def write() -> dict[str, str]:
-            try:
-                snapshot = self.session.snapshot()
-                path = self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)
-            except OSError as error:
-                return {"failure": error.strerror or str(error)}
-            return {"path": str(path)}
-
-        self.session.gather()
-        if isinstance(self.session, TransformerSession):
-            self.session.optimizer.gather()
-        written = self.ranks.share(write)
+        written = self._write(best=best)
         self.ranks.agree()
         if "failure" in written:
             if not self._save_failed:
@@ -521,6 +511,24 @@ class Trainer:
         seconds = self.deadline.clock() - started
         self.deadline.save_seconds = seconds
         yield events.Saved(step=self.step, path=written["path"], seconds=seconds)
+
+    def _write(self, *, best: bool) -> dict[str, str]:
+        """Write a checkpoint: its `path`, or the `failure`, on all ranks."""
+        session = self.session
+        if self.ranks.shards and isinstance(session, TransformerSession):
+            return save_rows(self.ranks, self.run_folder, session.snapshot(), session.rows(), best=best)
+
+        def write() -> dict[str, str]:
+            try:
+                snapshot = session.snapshot()
+                path = self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)
+            except OSError as error:
+                return {"failure": error.strerror or str(error)}
+            return {"path": str(path)}
+
+        if isinstance(session, TransformerSession):
+            session.optimizer.gather()
+        return dict(self.ranks.share(write))
 
     def _calibrate(self, session: TransformerSession) -> events.Calibrated:
         """Calibrate on rank 0, for all."""
