@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from charlm.checkpoint.run_folder import RunFolder
@@ -34,6 +35,12 @@ def curve(run: str) -> list[tuple[int, float, float]]:
     """Step, loss and gradient norm of each step."""
     rows = map(json.loads, Path("checkpoints", run, "metrics.jsonl").read_text().splitlines())
     return [(row["step"], row["loss"], row["grad_norm"]) for row in rows if row["event"] == "Stepped"]
+
+
+def evaluations(run: str) -> list[float]:
+    """The held-out loss of each evaluation."""
+    rows = map(json.loads, Path("checkpoints", run, "metrics.jsonl").read_text().splitlines())
+    return [row["nats_per_char"] for row in rows if row["event"] == "Evaluated"]
 
 
 def snapshot(run: str) -> Snapshot:
@@ -127,6 +134,8 @@ def test_divided_weights_have_the_curve_of_whole_ones_and_end_with_the_same_chec
     for (step, loss, norm), (at, other, its_norm) in zip(curve("whole"), curve("divided"), strict=True):
         assert step == at and abs(loss - other) < 1e-5 and abs(norm - its_norm) < 1e-5 * max(1, norm)
     assert distance("whole", "divided") < 1e-4
+    evaluated = [evaluations(name) for name in ("whole", "divided")]
+    assert len(evaluated[0]) > 2 and np.allclose(*evaluated, rtol=0, atol=1e-5)
     whole, divided = snapshot("whole").optimizer, snapshot("divided").optimizer
     assert whole.keys() == divided.keys()
     assert max(float((whole[name] - divided[name]).abs().max()) for name in whole) < 1e-4
@@ -290,6 +299,7 @@ def test_fine_tuning_teachers_and_mixers_that_carry_a_state_train_on_ranks_too()
     succeeded(together(2, *TRAIN, "--steps", "4", "--name", "old"))
     for n, name, shard in ((1, "1", []), (2, "2", []), (2, "divided", ["--shard"])):
         tuned = ["train", "new.txt", "--from", "old", "--steps", "4", "--batch-size", "4", "--threads", "1"]
+        tuned += ["--precision", "fp32"]
         succeeded(together(n, *tuned, *shard, "--dropout", "0", "--name", f"tuned-{name}"))
         taught = [*TRAIN, "--teacher", "old", "--plain", "--steps", "4"]
         succeeded(together(n, *taught, *shard, "--name", f"taught-{name}"))
@@ -315,6 +325,8 @@ def test_fine_tuning_teachers_and_mixers_that_carry_a_state_train_on_ranks_too()
             "9",
             "--threads",
             "1",
+            "--precision",
+            "fp32",
         ]
         succeeded(together(n, "train", "ducks.txt", *carried, *shard, "--name", f"carried-{name}"))
     for kind in ("tuned", "taught", "carried"):

@@ -20,8 +20,8 @@ from charlm.checkpoint.tensor_files import rows_of, write_tensors
 from charlm.config import TextConfig
 from charlm.data.prepare import prepare
 from charlm.errors import CheckpointError
-from charlm.training import sharded_save
-from charlm.training.distributed import Ranks
+from charlm.training import sharded_save, trainer
+from charlm.training.session import TransformerSession
 from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, Never, Result, toy_run
 from tests.hostile import joined
@@ -75,23 +75,23 @@ def joined_again(run: RunFolder) -> None:
 def test_the_parts_together_are_the_gathered_state_and_are_read_by_any_number_of_ranks() -> None:
     """From three ranks on, some have no rows of the smallest weights; a resume never has whole weights."""
 
-    def gathering(rank: int) -> None:
-        real = sharded_save.save_rows
-
-        def save(
-            ranks: Ranks, run: RunFolder, shapes: snapshot.Snapshot, own: sharded_save.Rows, *, best: bool
-        ) -> dict[str, str]:
+    def checked(rank: int) -> None:
+        def gathered(session: TransformerSession, *given: object, **named: object) -> dict[str, str]:
+            ranks, shapes, own = session.ranks, session.snapshot(), sharded_save.own_rows(session)
             whole = {**shapes.all_weights, **shapes.optimizer}
             found = {
                 n: ranks.gather_to(0, rows, len(whole[n])) for of in own.values() for n, rows in of.items()
             }
             if rank == 0:
                 Path("gathered").write_bytes(safe_io.dump_tensors(found))  # type: ignore[arg-type]
-            return real(ranks, run, shapes, own, best=best)
+            return real(session, *given, **named)  # type: ignore[arg-type]
 
-        from charlm.training import trainer
+        def refuse(*given: object) -> None:
+            raise AssertionError("whole weights")
 
-        trainer.save_rows = save
+        real = trainer.save_rows
+        trainer.save_rows = gathered
+        snapshot.load_tensors = snapshot.dump_tensors = refuse  # type: ignore[assignment]
 
     for n, words in (
         (
@@ -113,7 +113,7 @@ def test_the_parts_together_are_the_gathered_state_and_are_read_by_any_number_of
         ),
         (2, ["resume", "cut", "--shard", "--steps", "3"]),
     ):
-        succeeded(together(n, *words, prepare=gathering))
+        succeeded(together(n, *words, prepare=checked))
         run = run_of("cut")
         folder = run.folder(run.resolve("latest"))
         names = {*part_names(WEIGHTS_FILE, n), *part_names(OPTIMIZER_FILE, n), *FACTS, MANIFEST}

@@ -200,10 +200,12 @@ def predictor_of(
     *,
     native: bool = True,
     ngram: KneserNey | None = None,
+    last: TransformerPredictor | None = None,
 ) -> Predictor:
     """The predictor of a checkpoint; transformers go to `device`, by default the CPU.
 
-    `ngram`: the n-gram model, by default the saved one. Raises CheckpointError if that is damaged.
+    `ngram`: the n-gram model, by default the saved one. `last`: what predicts by the weights of the last transformer, where
+    those of the snapshot have no values. Raises CheckpointError if that is damaged.
     """
     ngram, vocabulary, mixture = ngram or snapshot.kneser_ney(), snapshot.vocabulary, snapshot.mixture
     if snapshot.model_config.is_ngram:
@@ -217,7 +219,10 @@ def predictor_of(
         trained = trained[:1]
     temperature = None if mixture is None else mixture.temperature
     members: list[Predictor] = []
-    for config, weights in trained[: None if mixture is None else mixture.n_transformers]:
+    for i, (config, weights) in enumerate(trained[: None if mixture is None else mixture.n_transformers]):
+        if last is not None and i == len(snapshot.earlier):
+            members.append(last.at(temperature or 1.0))
+            continue
         member = TransformerPredictor.of(
             config, weights, vocabulary, ngram, temperature=temperature or 1.0, native=native
         )

@@ -6,6 +6,7 @@ Shapes: B texts side by side, T positions, C width, V ids (bytes that training n
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from itertools import pairwise
 from math import log, log1p
 from typing import Any
@@ -251,7 +252,7 @@ class TransformerPredictor(Predictor):
         """
         carry = {} if carry is None else carry
         begin = min(chunks, default=0) if self in carry else 0
-        cache, wanted = carry.get(self) or self.model.new_cache(1), set(chunks)
+        cache, wanted = carry.get(self) or self.new_cache(1), set(chunks)
         end_id = self.vocabulary.end
         for k in range(begin, max(wanted, default=-1) + 1):
             start, _, end = rule.chunk(k, len(ids))
@@ -260,9 +261,9 @@ class TransformerPredictor(Predictor):
             begins = [] if end_id is None else (read[0] == end_id).nonzero()[:, 0].tolist()
             hidden = []
             for a, b in pairwise([0, *(at for at in begins if at), read.shape[1]]):  # parts of one document
-                cache = self.model.new_cache(1) if a in begins else cache
+                cache = self.new_cache(1) if a in begins else cache
                 part = None if log_prior is None else log_prior[:, a:b]
-                hidden.append(self.model.hidden(read[:, a:b], cache, log_prior=part))
+                hidden.append(self.hidden(read[:, a:b], cache, log_prior=part))
             carry[self] = cache
             if k in wanted:
                 yield self._log_probs(torch.cat(hidden, dim=1), log_prior)[0].cpu()
@@ -293,12 +294,32 @@ class TransformerPredictor(Predictor):
         log_prior = self._log_prior(
             ids, starts, longest, folds, reset_context_at_start=rule.reset_prior_at_start
         )
-        hidden = self.model.hidden(read, docs=docs, log_prior=log_prior)[:, skip:]  # (B, T, C)
+        hidden = self.hidden(read, docs=docs, log_prior=log_prior)[:, skip:]  # (B, T, C)
         logp = self._log_probs(hidden, None if log_prior is None else log_prior[:, skip:]).cpu()  # (B, T, V)
         return [
             row[part.first - part.start - 1 - skip : part.end - part.start - 1 - skip]
             for row, part in zip(logp, parts, strict=True)
         ]
+
+    def hidden(
+        self,
+        ids: Tensor,
+        cache: ModelCache | None = None,
+        docs: Tensor | None = None,
+        log_prior: Tensor | None = None,
+    ) -> Tensor:
+        """The last block's output (B, T, C), with the arguments of the model's `hidden`."""
+        return self.model.hidden(ids, cache, docs, log_prior)
+
+    def new_cache(self, batch_size: int) -> ModelCache:
+        """An empty cache for `batch_size` texts."""
+        return self.model.new_cache(batch_size)
+
+    def at(self, temperature: float) -> "TransformerPredictor":
+        """The same at another temperature."""
+        other = copy(self)
+        other.temperature = temperature
+        return other
 
     def forget_arrays(self) -> None:
         """Give up what the fast decoder keeps of the weights."""
@@ -312,7 +333,7 @@ class TransformerPredictor(Predictor):
         cache = decoder = None
         kernels = library() if self._native and fast_decoder_fits(self.model) else None
         if kernels is None:
-            cache = self.model.new_cache(batch_size)
+            cache = self.new_cache(batch_size)
         else:
             version = [(id(weight), weight._version) for weight in self.model.parameters()]
             if self._arrays is None or version != self._arranged:  # new, or trained since
@@ -365,9 +386,9 @@ class TransformerPredictor(Predictor):
         """Logits (B, symbols) after the unread ids of a state, with the prior (B, T, symbols) after each of them."""
         unread = torch.from_numpy(state.unread.copy()).to(self._device)
         if in_cache == 0 or state.cache is None:
-            state.cache = self.model.new_cache(len(unread))
+            state.cache = self.new_cache(len(unread))
         prior = None if log_prior is None else torch.from_numpy(log_prior).to(self._device)
-        hidden = self.model.hidden(unread, state.cache, log_prior=prior)[:, -1]  # (B, C)
+        hidden = self.hidden(unread, state.cache, log_prior=prior)[:, -1]  # (B, C)
         return self.model.logits(hidden, None if prior is None else prior[:, -1]).cpu().numpy()
 
     def _log_prior(

@@ -244,9 +244,9 @@ class LanguageModel(nn.Module):
         known = ids < self.n_symbols
         return self.embedding(ids.clamp(max=self.n_symbols - 1)) * known[..., None]  # type: ignore[no-any-return]
 
-    def new_cache(self, batch_size: int) -> ModelCache:
-        """An empty cache for `batch_size` texts."""
-        like = self.embedding.weight
+    def new_cache(self, batch_size: int, like: Tensor | None = None) -> ModelCache:
+        """An empty cache for `batch_size` texts, on the device and of the type of `like`, by default of the weights."""
+        like = self.embedding.weight if like is None else like
         mixers = [cast("Mixer", block.mixer) for block in self.blocks]
         layers = [mixer.new_cache(batch_size, self.block_size, like) for mixer in mixers]
         return ModelCache(layers, last_ids=None if self.ngrams is None else self.ngrams.no_ids(batch_size))

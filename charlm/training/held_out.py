@@ -1,6 +1,7 @@
 """Evaluation during training: on held-out text, and on the held-out text of the run that was fine-tuned."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from math import isfinite
 from time import perf_counter
@@ -49,8 +50,13 @@ class HeldOut:
         rule: ContextRule | None = None,
         *,
         always_whole: bool = False,
+        together: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`rule`: by default the predictor's. `always_whole`: each evaluation scores all of the text."""
+        """`rule`: by default the predictor's. `always_whole`: each evaluation scores all of the text.
+
+        `together`: around what ranks predict that have divided the weights.
+        """
+        self._together = together
         self.corpus, self.predictor, self.rule = corpus, predictor, rule or predictor.rule
         self.always_whole = always_whole
         self.baseline = None if baseline is None else NgramPredictor(baseline, corpus.vocabulary)
@@ -95,7 +101,10 @@ class HeldOut:
             ]
             own = replace(part, chunks=tuple(part.chunks[k] for k in mine))
             never = lambda: part.in_order and stop.own.is_set()  # noqa: E731
-            found = score_slice(self.predictor, ids, own, never, self.rule, calibrated=True) if mine else None
+            with self._together():
+                found = (
+                    score_slice(self.predictor, ids, own, never, self.rule, calibrated=True) if mine else None
+                )
             if found is not None:
                 assert found.calibration is not None
                 sums[mine], symbols[mine] = torch.from_numpy(found.sums), torch.from_numpy(found.symbols)

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from charlm.config import ModelConfig
+from charlm.data.tokenizer import Vocabulary
+from charlm.inference.predictor import TransformerPredictor
 from charlm.model.transformer import LanguageModel, initialise
+from charlm.ngram.kneser_ney import KneserNey
 from charlm.training.distributed import Ranks
 from charlm.training.gradient_buckets import GradientBuckets
 from charlm.training.optimizer import Optimizer
@@ -21,8 +24,6 @@ class ModelWeights:
     def __init__(self, model: LanguageModel, ranks: Ranks) -> None:
         """The weights of a model that is the same on all ranks."""
         self.model, self.ranks = model, ranks
-        self.whole = model
-        """The model with all weights, from `gather` to `forget`."""
 
     def buckets(self, optimizer: Optimizer) -> GradientBuckets | None:
         """What sums the gradients of several ranks."""
@@ -32,11 +33,21 @@ class ModelWeights:
         """Around a forward and backward pass: raise RankError where it waits for a rank that does not answer."""
         return nullcontext()
 
-    def gather(self) -> None:
-        """Gather all weights on all ranks, for what comes before the next step. Raises RankError."""
+    def predictor(self, vocabulary: Vocabulary, prior: KneserNey | None) -> TransformerPredictor:
+        """What predicts by these weights, as they are at the time."""
+        return TransformerPredictor(self.model, vocabulary, prior)
 
-    def forget(self) -> None:
-        """Give up what was gathered, since the weights are about to change."""
+    def together(self) -> AbstractContextManager[None]:
+        """Around what any rank predicts, on all of them: where the weights are divided, each pass needs all."""
+        return nullcontext()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights as this process has them; where they are divided, their shapes on the meta device."""
+        return dict(self.model.state_dict())
+
+    def gathered(self) -> dict[str, Tensor]:
+        """A copy of all weights, on all ranks. Raises RankError."""
+        return {name: weight.detach().clone() for name, weight in self.model.state_dict().items()}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Take these weights: where the ranks divide them rank 0's, else the same on all."""

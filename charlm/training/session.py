@@ -4,7 +4,7 @@ Axes: B windows, T symbols, V symbols of the model.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import repeat
 from time import perf_counter
@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from charlm.checkpoint.run_folder import RunFacts, RunFolder
-from charlm.checkpoint.safe_io import OPTIMIZER_FILE, WEIGHTS_FILE
-from charlm.checkpoint.snapshot import Member, Snapshot, named_earlier, read_newest, read_snapshot
-from charlm.checkpoint.tensor_files import rows_of
+from charlm.checkpoint.snapshot import Member, Snapshot, read_newest, read_snapshot
 from charlm.config import NGRAM, ModelConfig, TrainingConfig
 from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.tokenizer import Ids
@@ -95,8 +93,9 @@ class Session:
         """Evaluation mode: no dropout inside the block."""
         yield
 
-    def gather(self) -> None:
-        """Gather what the ranks have divided; an n-gram model is whole."""
+    def together(self) -> AbstractContextManager[None]:
+        """Around what any rank predicts; an n-gram model is whole."""
+        return nullcontext()
 
     def is_finite(self) -> bool:
         """Are all weights finite?"""
@@ -244,20 +243,15 @@ class TransformerSession(Session):
         )
         self.buckets = self.weights.buckets(self.optimizer)
         prior = self.kneser_ney if model.prior else None
-        self.predictor = TransformerPredictor(self.weights.whole, vocabulary, prior=prior)
+        self.predictor = self.weights.predictor(vocabulary, prior)
 
-    def gather(self) -> None:
-        """Gather the weights that the ranks have divided, for what comes before the next step."""
-        self.weights.gather()
-
-    def forget_gathered(self) -> None:
-        """Give up the memory of what was gathered, since the weights are about to change."""
-        self.weights.forget()
-        self.predictor.forget_arrays()
+    def together(self) -> AbstractContextManager[None]:
+        """Around what any rank predicts, on all that have divided the weights."""
+        return self.weights.together()
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take these weights: where the ranks divide them rank 0's, else the same on all."""
-        self.forget_gathered()
+        self.predictor.forget_arrays()
         self.weights.load(weights)
 
     def _check_rows(self, batch_size: int) -> None:
@@ -297,7 +291,8 @@ class TransformerSession(Session):
         """What predicts by all that is calibrated, the member in training included."""
         if self.state.mixture is None:
             return self.predictor
-        return predictor_of(self.snapshot(), self.device, ngram=self.kneser_ney)  # which is not read again
+        last = self.predictor if self.ranks.shards else None
+        return predictor_of(self.snapshot(), self.device, ngram=self.kneser_ney, last=last)
 
     def return_to_best(self, run: RunFolder) -> None:
         """Take the weights of the best checkpoint of this member. Raises CheckpointError."""
@@ -313,12 +308,8 @@ class TransformerSession(Session):
     def next_member(self) -> None:
         """Keep the trained member, and begin the next one."""
         assert not self.is_last
-        self.gather()
-        state = self.weights.whole.state_dict()
-        weights = {name: weight.detach().clone() for name, weight in state.items()}
-        trained = Member(
-            model_config=self.model_config, training_config=self.training_config, weights=weights
-        )
+        model, training, weights = self.model_config, self.training_config, self.weights.gathered()
+        trained = Member(model_config=model, training_config=training, weights=weights)
         self.earlier = (*self.earlier, trained)
         self.number += 1
         self.state.begin_member(self.unigram_nats, self.chars_read)
@@ -470,7 +461,8 @@ class TransformerSession(Session):
 
         `predictor`: by default the member in training alone.
         """
-        return HeldOut(self.corpus, predictor or self.predictor, baseline or self.kneser_ney)
+        predictor, baseline = predictor or self.predictor, baseline or self.kneser_ney
+        return HeldOut(self.corpus, predictor, baseline, together=self.weights.together)
 
     def is_finite(self) -> bool:
         """Are all weights finite?"""
@@ -480,17 +472,11 @@ class TransformerSession(Session):
         """The session as a checkpoint."""
         return replace(
             super().snapshot(),
-            weights=dict(self.weights.whole.state_dict()),
+            weights=self.weights.state_dict(),
             optimizer=self.optimizer.whole_state,
             earlier=self.earlier,
             mixture=self.state.mixture,
         )
-
-    def rows(self) -> dict[str, dict[str, Tensor]]:
-        """This rank's rows of all weights and of the optimizer's state, where the ranks divide them, by file."""
-        earlier = named_earlier([member.weights for member in self.earlier])
-        part = rows_of(earlier, self.ranks.rank, self.ranks.size)
-        return {WEIGHTS_FILE: {**self.weights.rows(), **part}, OPTIMIZER_FILE: self.optimizer.rows()}
 
     def restore(self, snapshot: Snapshot) -> None:
         """Return to a checkpoint of the member in training, which may have had another size. Raises CheckpointError."""

@@ -18,21 +18,29 @@ from charlm.checkpoint.safe_io import (
     make_manifest,
     part_names,
 )
-from charlm.checkpoint.snapshot import Snapshot
+from charlm.checkpoint.snapshot import named_earlier
 from charlm.checkpoint.tensor_files import rows_of, write_tensors
 from charlm.strict_json import to_json
 from charlm.training.distributed import Ranks
+from charlm.training.session import TransformerSession
 
 Rows = Mapping[str, Mapping[str, Tensor]]
 """Of each file of tensors a rank's rows, by name."""
 
 
-def save_rows(ranks: Ranks, run: RunFolder, snapshot: Snapshot, own: Rows, *, best: bool) -> dict[str, str]:
+def own_rows(session: TransformerSession) -> Rows:
+    """This rank's rows of all weights and of the optimizer's state."""
+    earlier = named_earlier([member.weights for member in session.earlier])
+    part = rows_of(earlier, session.ranks.rank, session.ranks.size)
+    return {WEIGHTS_FILE: {**session.weights.rows(), **part}, OPTIMIZER_FILE: session.optimizer.rows()}
+
+
+def save_rows(session: TransformerSession, run: RunFolder, *, best: bool) -> dict[str, str]:
     """Write a checkpoint, point to it, then remove old ones: its `path` on all ranks, or the `failure`.
 
-    `snapshot` has the shapes of all tensors; `own`: this rank's rows. A rank that does not see rank 0's disk sends its rows
-    there. What is unfinished has a temporary name, so no rank that dies leaves half a checkpoint. Raises RankError.
+    A rank that does not see rank 0's disk sends its rows there. What is unfinished has a temporary name, so no rank that dies leaves half a checkpoint. Raises RankError.
     """
+    ranks, own, snapshot = session.ranks, own_rows(session), session.snapshot()
     whole: Rows = {WEIGHTS_FILE: snapshot.all_weights, OPTIMIZER_FILE: snapshot.optimizer}
     with ExitStack() as unfinished:
 

@@ -1,7 +1,7 @@
 """Weights and gradients divided over the ranks, each of which has some rows of every weight."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import torch
@@ -12,16 +12,20 @@ from torch.distributed.tensor import DTensor
 
 from charlm.checkpoint.snapshot import TABLE, empty_model
 from charlm.config import ModelConfig
+from charlm.data.tokenizer import Vocabulary
+from charlm.inference.predictor import TransformerPredictor
 from charlm.model.transformer import initialise_weight
+from charlm.ngram.kneser_ney import KneserNey
 from charlm.training.distributed import Ranks
 from charlm.training.gradient_buckets import GradientBuckets
 from charlm.training.model_weights import ModelWeights
 from charlm.training.optimizer import Optimizer
 from charlm.training.sharded_optimizer import ShardedOptimizer, own_rows_of, part_of
+from charlm.training.sharded_predictor import ShardedPredictor
 
 
 class ShardedWeights(ModelWeights):
-    """A model whose blocks have all of their weights only while they are computed, and its whole copy between steps.
+    """A model whose blocks have all of their weights only while they are computed.
 
     By torch's `fully_shard`: a block's weights are gathered before its forward and backward pass, and of the summed
     gradients each rank gets its rows (Rajbhandari et al. 2020, ZeRO, arXiv 1910.02054; Zhao et al. 2023, FSDP, arXiv
@@ -41,13 +45,16 @@ class ShardedWeights(ModelWeights):
         """Rank 0 makes one weight after another, as `initialise` does, and each rank keeps its rows."""
         model = empty_model(config, n_symbols).train()
         super().__init__(model, ranks)
-        self.whole = empty_model(config, n_symbols).eval()
-        self._is_gathered = False
+        self._shapes = empty_model(config, n_symbols)
         mesh = init_device_mesh(device.type, (ranks.size,))
         for block in model.blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh, ignored_params={model.ngrams.table} if model.ngrams else None)
-        register_fsdp_forward_method(model, "loss")
+        model.__dict__["outputs"] = model.hidden  # which `loss` calls as it is
+        for method in ("loss", "outputs"):
+            register_fsdp_forward_method(model, method)
+        assert isinstance(model, FSDPModule)
+        self._root, self._outputs = model, model.__dict__["outputs"]
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # each rank weights its gradient by its rows
@@ -56,7 +63,7 @@ class ShardedWeights(ModelWeights):
 
         def made(name: str, shape: torch.Size) -> Tensor:
             weight = torch.empty(shape)
-            initialise_weight(self.whole, name, weight, generator)
+            initialise_weight(self._shapes, name, weight, generator)
             return weight
 
         self._take(made)
@@ -68,33 +75,37 @@ class ShardedWeights(ModelWeights):
         """Around a forward and backward pass: raise RankError where it waits for a rank that does not answer."""
         return self.ranks.talking()
 
-    def gather(self) -> None:
-        """Put all weights into `whole`, on all ranks. Raises RankError."""
-        if self._is_gathered:
-            return
-        with self.ranks.talking():
-            found = {name: _whole(weight) for name, weight in self.model.state_dict().items()}
-        self.whole.load_state_dict(found, assign=True)
-        self._is_gathered = True
+    def predictor(self, vocabulary: Vocabulary, prior: KneserNey | None) -> TransformerPredictor:
+        """What predicts by these weights, as they are at the time, within `together`."""
+        self._predictor = ShardedPredictor(self.model, self._outputs, vocabulary, prior, self.ranks)
+        return self._predictor
 
-    def forget(self) -> None:
-        """Give up the memory of `whole`."""
-        if self._is_gathered:
-            empty = {name: weight.to("meta") for name, weight in self.whole.state_dict().items()}
-            self.whole.load_state_dict(empty, assign=True)
-        self._is_gathered = False
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what any rank predicts, on all of them: each helps the others at the end. Raises RankError."""
+        yield
+        self._predictor.help()
+        self._root.reshard()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The shapes of the weights, on the meta device."""
+        return dict(self._shapes.state_dict())
+
+    def gathered(self) -> dict[str, Tensor]:
+        """All weights, on all ranks. Raises RankError."""
+        with self.ranks.talking():
+            return {name: _whole(weight) for name, weight in self.model.state_dict().items()}
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Take this rank's rows of rank 0's weights, which it reads one after another."""
-        self.forget()
         self._take(lambda name, shape: weights[name])
 
     @torch.no_grad()
     def _take(self, of: Callable[[str, torch.Size], Tensor]) -> None:
         """Take this rank's rows of what rank 0 has for each name and shape."""
         rows = own_rows_of(self.model)
-        for name, weight in self.whole.named_parameters():
+        for name, weight in self._shapes.named_parameters():
             made = partial(of, name, weight.shape)
             if name == TABLE:
                 self.ranks.take(rows[name], made)
@@ -113,4 +124,4 @@ class ShardedWeights(ModelWeights):
 
 
 def _whole(weight: Tensor) -> Tensor:
-    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight.detach().clone()

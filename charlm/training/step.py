@@ -46,7 +46,7 @@ def compute_gradients(session: TransformerSession) -> Tensor:
     """Forward and backward pass over the parts of the next batch; the loss in nats per symbol."""
     config = session.training_config
     session.optimizer.clear_gradients()
-    session.forget_gathered()
+    session.predictor.forget_arrays()  # since the weights are about to change
     if session.model.compiled_loss is not None:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
     total = torch.zeros((), device=session.device)

@@ -463,7 +463,6 @@ class Trainer:
         clock = self.deadline.clock
         started, session, state = clock(), self.session, self.session.state
         common = self.held_out.choose_chunks(session.plan.eval_chars) if final else part
-        session.gather()
         with session.predicting():
             scores = self.held_out.score(part, common, stop, self.ranks)
         stop.agree()
@@ -478,7 +477,7 @@ class Trainer:
         is_best = state.early_stopping.update(self.step, scores.common.blocks, margin)
         state.last_evaluation = self.held_out.loss(self.step, part, scores.own, stop.own.is_set)
         stop.agree()
-        yield events.Evaluated(
+        evaluated = events.Evaluated(
             **vars(state.last_evaluation),
             member=session.number + 1,
             mixed=self.held_out.predictor.mixed,
@@ -490,6 +489,8 @@ class Trainer:
             seconds=seconds,
             calibration=scores.calibration.to_json() if final and scores.calibration else None,
         )
+        with session.predicting(), session.together():  # rank 0's listeners may sample
+            yield evaluated
         self.deadline.add_evaluation(scores.n_chunks, seconds, clock() - started)
 
     # --- saving and finishing -----------------------------------------------------------------
@@ -516,7 +517,7 @@ class Trainer:
         """Write a checkpoint: its `path`, or the `failure`, on all ranks."""
         session = self.session
         if self.ranks.shards and isinstance(session, TransformerSession):
-            return save_rows(self.ranks, self.run_folder, session.snapshot(), session.rows(), best=best)
+            return save_rows(session, self.run_folder, best=best)
 
         def write() -> dict[str, str]:
             try:
@@ -532,18 +533,18 @@ class Trainer:
 
     def _calibrate(self, session: TransformerSession) -> events.Calibrated:
         """Calibrate on rank 0, for all."""
-        session.gather()
-        if self.ranks.is_first:
-            calibrate(session)
+        with session.predicting(), session.together():
+            if self.ranks.is_first:
+                calibrate(session)
         self._share_state()
         assert session.state.calibrated is not None
         return session.state.calibrated
 
     def _score_parent_text(self) -> Iterator[Event]:
         """Score the held-out text of the run that was fine-tuned on rank 0, for all."""
-        self.session.gather()
-        if self.ranks.is_first:
-            yield from self.session.score_parent_text()
+        with self.session.predicting(), self.session.together():
+            found = [*self.session.score_parent_text()] if self.ranks.is_first else []
+        yield from found
         self._share_state()
 
     def _share_state(self) -> None:
