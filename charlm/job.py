@@ -166,9 +166,9 @@ class TrainingJob:
         with suppress(OSError):
             (self.folder.path / REPORT).unlink(missing_ok=True)
         log_event = MetricsLog(self.folder.path, first_step)
-        self.samples = SampleLog(
-            self.folder.path, first_step, lambda: self._sample(trainer.held_out.predictor)
-        )
+        sample = lambda: self._sample(trainer.held_out.predictor)  # noqa: E731
+        # Of divided weights, every character of a sample would be a pass that gathers them all.
+        self.samples = SampleLog(self.folder.path, first_step, None if self.ranks.shards else sample)
         report = self._report()
         try:
             for event in trainer.run(stop):

@@ -20,8 +20,10 @@ from charlm.checkpoint.tensor_files import rows_of, write_tensors
 from charlm.config import TextConfig
 from charlm.data.prepare import prepare
 from charlm.errors import CheckpointError
+from charlm.model.transformer import LanguageModel
 from charlm.training import sharded_save, trainer
 from charlm.training.session import TransformerSession
+from charlm.training.sharded_weights import ShardedWeights
 from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, Never, Result, toy_run
 from tests.hostile import joined
@@ -127,6 +129,30 @@ def test_the_parts_together_are_the_gathered_state_and_are_read_by_any_number_of
     assert found.state["ranks"] == 2 and found.earlier
 
 
+def test_no_rank_ever_has_a_whole_model() -> None:
+    """From the first weights over evaluations to the report, and at a resume."""
+
+    def checked(rank: int) -> None:
+        def on_meta(self: LanguageModel, *given: object) -> None:
+            real(self, *given)  # type: ignore[arg-type]
+            assert all(weight.is_meta for weight in self.parameters()), "a whole model"
+
+        def refuse(*given: object) -> None:
+            raise AssertionError("whole weights")
+
+        real = LanguageModel.__init__
+        LanguageModel.__init__ = on_meta  # type: ignore[method-assign]
+        ShardedWeights.gathered = refuse  # type: ignore[assignment,method-assign]
+        snapshot.load_tensors = snapshot.dump_tensors = refuse  # type: ignore[assignment]
+
+    train = [*TRAIN, "--steps", "9", "--shard", "--members", "prior", "--reserved-chars", "400"]
+    succeeded(together(2, *train, "--name", "cut", prepare=checked))
+    succeeded(together(2, "resume", "cut", "--shard", "--steps", "3", prepare=checked))
+    found = read_snapshot(run_of("cut"), "latest")
+    assert found.step == 12 and found.mixture is not None
+    assert not Path("checkpoints/cut/samples.jsonl").read_text()
+
+
 def results_of(charlm: Callable[..., Result], run: str) -> list[str]:
     """What the commands that read a run say of it."""
     said = []
@@ -158,28 +184,32 @@ def test_every_reader_finds_in_three_parts_what_it_finds_in_one_file(charlm: Cal
     assert distance("taught-whole", "taught-parts") == 0 and distance("whole", "parts") == 0
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_is_killed_in_a_save_leaves_the_last_checkpoint(rank: int) -> None:
+def test_a_rank_that_is_killed_in_a_save_leaves_the_last_checkpoint() -> None:
     """Between its two files. What is resumed ends with the weights of a run that was not killed, bit for bit."""
 
-    def dies(at: int) -> None:
-        real = sharded_save.write_tensors
+    def dying(mortal: int) -> Callable[[int], None]:
+        def dies(rank: int) -> None:
+            real = sharded_save.write_tensors
 
-        def write(path: Path, *given: object) -> object:
-            if at == rank and "step-00000008" in str(path) and OPTIMIZER_FILE.partition(".")[0] in path.name:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(path, *given)  # type: ignore[arg-type]
+            def write(path: Path, *given: object) -> object:
+                if rank == mortal and "step-00000003" in str(path) and path.name.startswith("train_state"):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(path, *given)  # type: ignore[arg-type]
 
-        sharded_save.write_tensors = write  # type: ignore[assignment]
+            sharded_save.write_tensors = write  # type: ignore[assignment]
 
-    train = [*TRAIN, "--plain", "--steps", "10", "--shard", "--save-every", "0"]
-    killed = together(2, *train, "--name", "cut", prepare=dies)
-    assert killed[rank].code == -9 and killed[1 - rank].code == 7
-    run = run_of("cut")
-    assert run.resolve("latest") == 7 and read_snapshot(run, "latest", training=True).step == 7
-    succeeded(together(2, "resume", "cut", "--shard"))
+        return dies
+
+    train = [*TRAIN, "--plain", "--steps", "4", "--shard", "--save-every", "0"]
     succeeded(together(2, *train, "--name", "whole"))
-    assert distance("cut", "whole") == 0 and not list(run.path.glob(files.TEMPORARY + "*"))
+    for rank in (0, 1):
+        name = f"cut-{rank}"
+        killed = together(2, *train, "--name", name, prepare=dying(rank))
+        assert killed[rank].code == -9 and killed[1 - rank].code == 7
+        run = run_of(name)
+        assert run.resolve("latest") == 2 and read_snapshot(run, "latest", training=True).step == 2
+        succeeded(together(2, "resume", name, "--shard"))
+        assert distance(name, "whole") == 0 and not list(run.path.glob(files.TEMPORARY + "*"))
 
 
 def test_a_rank_that_does_not_see_the_disk_sends_its_rows() -> None:
@@ -189,13 +219,13 @@ def test_a_rank_that_does_not_see_the_disk_sends_its_rows() -> None:
             shutil.copy("ducks.txt", "far")
             os.chdir("far")
 
-    train = [*TRAIN, "--plain", "--steps", "4", "--shard"]
+    train = [*TRAIN, "--plain", "--steps", "2", "--shard"]
     succeeded(together(2, *train, "--name", "near"))
     succeeded(together(2, *train, "--name", "cut", prepare=far))
     shutil.rmtree("far")
-    assert distance("near", "cut") == 0 and len(list(run_of("cut").folder(4).glob("*.safetensors"))) == 4
-    succeeded(together(2, "resume", "cut", "--shard", "--steps", "2", prepare=far))
-    assert read_snapshot(run_of("cut"), "latest").step == 6 and not Path("far", "checkpoints").exists()
+    assert distance("near", "cut") == 0 and len(list(run_of("cut").folder(2).glob("*.safetensors"))) == 4
+    succeeded(together(2, "resume", "cut", "--shard", "--steps", "1", prepare=far))
+    assert read_snapshot(run_of("cut"), "latest").step == 3 and not Path("far", "checkpoints").exists()
 
 
 @pytest.fixture

@@ -71,9 +71,13 @@ def command(
     budget = None if time is None else budget_seconds(time)
     trackers = chosen_trackers(report_to)
     worker = this_worker()
+    root, moved = checkpoints, moved_text(text, val_file)
+    if shard and name is not None and _is_comparison(root, name):
+        raise UsageError(
+            "--shard has no effect on a comparison, each of whose runs is trained by one process; leave it out"
+        )
     start_as_asked(ranks, gpus, {})
     say(f"resuming {name or 'the newest run'}")
-    root, moved = checkpoints, moved_text(text, val_file)
     if name is not None and _comparison(ctx, root, name, time, steps, report_to, moved, worker, as_json):
         return
 
@@ -139,6 +143,12 @@ def say_where_it_stands(training: "TrainingJob") -> None:
         say(f"{name} is complete: an n-gram model needs no further training{missing}")
     elif missing:
         say(f"{name} is finished, after {state.step} steps{missing}")
+
+
+def _is_comparison(root: Path, name: str) -> bool:
+    from charlm.experiments import comparison as on_disk  # here: NumPy is slow to import
+
+    return on_disk.find(root, name) is not None
 
 
 def _comparison(

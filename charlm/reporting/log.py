@@ -43,7 +43,8 @@ class MetricsLog:
 class SampleLog:
     """Writes a sample at each evaluation, for the report; `text` is the newest."""
 
-    def __init__(self, run: Path, first_step: int, write: Callable[[], str]) -> None:
+    def __init__(self, run: Path, first_step: int, write: Callable[[], str] | None) -> None:
+        """`write` makes a sample; None: there are none."""
         self._path = run / SAMPLES
         cut_log(self._path, first_step)
         self._write = write
@@ -51,7 +52,7 @@ class SampleLog:
 
     def __call__(self, event: Event) -> None:
         """At an evaluation, sample."""
-        if isinstance(event, Evaluated):
+        if isinstance(event, Evaluated) and self._write is not None:
             self.text = self._write()
             _append(self._path, {"step": event.step, "text": self.text})
 

@@ -213,4 +213,4 @@ def show_evaluation(event: Evaluated, sample: str, plan: "Plan") -> None:
         shown = indent(visible(sample, dim=colour(sys.stderr)).strip("\n"), "  ", lambda line: True)
         head = fit(title, sys.stderr)
         head = f"\x1b[1m{head}\x1b[0m" if colour(sys.stderr) else head
-        print(head, shown, "", sep="\n", file=sys.stderr, flush=True)
+        print(head, *([shown] if sample else []), "", sep="\n", file=sys.stderr, flush=True)

@@ -477,7 +477,7 @@ class Trainer:
         is_best = state.early_stopping.update(self.step, scores.common.blocks, margin)
         state.last_evaluation = self.held_out.loss(self.step, part, scores.own, stop.own.is_set)
         stop.agree()
-        evaluated = events.Evaluated(
+        yield events.Evaluated(
             **vars(state.last_evaluation),
             member=session.number + 1,
             mixed=self.held_out.predictor.mixed,
@@ -489,8 +489,6 @@ class Trainer:
             seconds=seconds,
             calibration=scores.calibration.to_json() if final and scores.calibration else None,
         )
-        with session.predicting(), session.together():  # rank 0's listeners may sample
-            yield evaluated
         self.deadline.add_evaluation(scores.n_chunks, seconds, clock() - started)
 
     # --- saving and finishing -----------------------------------------------------------------

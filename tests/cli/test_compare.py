@@ -141,6 +141,8 @@ def test_each_run_of_a_comparison_is_a_run(compared: Charlm) -> None:
     refused(compared("sample", "--run", "both"), 4, "both", "comparison")
     refused(compared("train", "ducks.txt", "--run", "both", "--steps", "1", *TOY), 2, "both")
     refused(compared("resume", "both", "--steps", "9"), 2, "comparison")
+    for ranks in ((), ("--ranks", "2")):
+        refused(compared("resume", "both", "--shard", *ranks), 2, "--shard has no effect on a comparison")
     refused(compared("resume", name, *inside, "--steps", "9"), 2, "comparison")
     refused(compared("compare", "both", "--on", "ducks.txt"), 2, "--on")
 

@@ -1,13 +1,19 @@
 """Either of two ranks, killed at random moments and resumed; and eight ranks."""
 
+import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from charlm.training import distributed
+from charlm import files
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.snapshot import read_newest
+from charlm.training import distributed, trainer
+from charlm.training.session import TransformerSession
 from tests.conftest import TEXT
 from tests.ranks import Started, together
 from tests.test_ranks import TRAIN, curve, distance, snapshot, succeeded
@@ -26,9 +32,12 @@ def impatient(rank: int) -> None:
     distributed.MEETING_SECONDS = 20.0
 
 
-def test_killed_at_random_and_resumed_it_ends_with_the_same_weights(thorough: bool) -> None:
+@pytest.mark.parametrize("shard", [(), ("--shard",)])
+def test_killed_at_random_and_resumed_it_ends_with_the_same_weights(
+    shard: tuple[str, ...], thorough: bool
+) -> None:
     rng = random.Random(1)
-    words = [*TRAIN, "--steps", "400", "--save-every", "0.1"]
+    words = [*TRAIN, "--steps", "400", "--save-every", "0.1", *shard]
     succeeded(together(2, *words, "--name", "whole"))
     for _ in range(KILLS[thorough]):
         started = Started(2, *words, "--name", "cut", "--resume-if-exists", prepare=impatient)
@@ -39,6 +48,59 @@ def test_killed_at_random_and_resumed_it_ends_with_the_same_weights(thorough: bo
     last = together(2, *words, "--name", "cut", "--resume-if-exists")
     assert [result.code for result in last] == [0, 0], last  # it may have ended before
     assert distance("whole", "cut") == 0
+
+
+def dies_inside_a_save(mortal: int, step: int, call: int) -> Callable[[int], None]:
+    """In one of the ranks: SIGKILL at that call of the save of that step, before it is made."""
+
+    def arrange(rank: int) -> None:
+        impatient(rank)
+        real, inside, calls = trainer.save_rows, False, 0
+
+        def saving(session: TransformerSession, *given: object, **named: object) -> dict[str, str]:
+            nonlocal inside
+            inside = rank == mortal and session.state.step == step
+            return real(session, *given, **named)  # type: ignore[arg-type]
+
+        def counted(function: Callable[..., object]) -> Callable[..., object]:
+            def called(*args: object, **named: object) -> object:
+                nonlocal calls
+                calls += inside
+                if calls == call:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*args, **named)
+
+            return called
+
+        trainer.save_rows = saving
+        for name in ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir"):
+            setattr(os, name, counted(getattr(os, name)))
+        files.open = counted(open)  # type: ignore[attr-defined]
+
+    return arrange
+
+
+@pytest.mark.parametrize(("rank", "calls"), [(0, 40), (1, 6)])
+def test_a_rank_killed_at_any_call_of_a_save_of_divided_weights_leaves_a_whole_checkpoint(
+    rank: int, calls: int, thorough: bool
+) -> None:
+    words = [*TRAIN, "--plain", "--steps", "12", "--shard", "--save-every", "0"]
+    succeeded(together(2, *words, "--name", "whole"))
+    killed = 0
+    for call in range(1, calls + 1, 1 if thorough or rank else 5):
+        name = f"cut-{call}"
+        codes = {
+            r.code for r in together(2, *words, "--name", name, prepare=dies_inside_a_save(rank, 6, call))
+        }
+        assert codes in ({-9, 7}, {0}), codes
+        killed += -9 in codes
+        found = read_newest(RunFolder(Path("checkpoints", name)), pytest.fail)
+        assert found.step >= 5
+        resumed = together(2, "resume", name, "--shard")
+        assert codes == {0} or [result.code for result in resumed] == [0, 0], resumed
+        assert distance("whole", name) == 0
+        assert not list(Path("checkpoints", name).glob(files.TEMPORARY + "*"))
+    assert killed >= 4
 
 
 def test_eight_ranks_have_the_curve_of_one() -> None:
