@@ -12,7 +12,8 @@ from torch import Tensor
 
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import NGRAM
-from charlm.data.tokenizer import Ids, Vocabulary
+from charlm.data.shards import TextIds
+from charlm.data.tokenizer import Vocabulary
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import (
     Carry,
@@ -80,7 +81,7 @@ class MixturePredictor(Predictor):
 
     def distributions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -94,7 +95,7 @@ class MixturePredictor(Predictor):
 
     def of_members(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -154,7 +155,7 @@ class MixturePredictor(Predictor):
 
 def symbol_log_probs(
     member: Predictor,
-    ids: Ids,
+    ids: TextIds,
     chunks: Sequence[int],
     rule: ContextRule,
     *,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from charlm.checkpoint.snapshot import empty_model
 from charlm.config import ModelConfig
+from charlm.data.shards import TextIds
 from charlm.data.tokenizer import UNIT_NOUNS, Ids, Vocabulary
 from charlm.inference.context import ContextRule
 from charlm.inference.text_state import IdRows, NgramState, TextState
@@ -82,14 +83,14 @@ class Predictor:
         raise NotImplementedError
 
     def score_chunks(
-        self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
+        self, ids: TextIds, chunks: Sequence[int], rule: ContextRule | None = None
     ) -> Iterator[Scores]:
         """For each of these chunks of the context rule, the log-probabilities (n,) of the ids that it scores."""
         return (scores for scores, _ in self.predictions(ids, chunks, rule))
 
     def predictions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -116,7 +117,7 @@ class Predictor:
 
     def distributions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -219,7 +220,7 @@ class TransformerPredictor(Predictor):
     @torch.inference_mode()
     def distributions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -239,7 +240,7 @@ class TransformerPredictor(Predictor):
 
     def _read_in_order(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule,
         folds: Edges | None,
@@ -268,7 +269,7 @@ class TransformerPredictor(Predictor):
                 yield self._log_probs(torch.cat(hidden, dim=1), log_prior)[0].cpu()
 
     def _read_batch(
-        self, ids: Ids, chunks: Sequence[int], rule: ContextRule, folds: Edges | None
+        self, ids: TextIds, chunks: Sequence[int], rule: ContextRule, folds: Edges | None
     ) -> list[Tensor]:
         """Read independent chunks in one forward pass.
 
@@ -372,7 +373,7 @@ class TransformerPredictor(Predictor):
 
     def _log_prior(
         self,
-        ids: Ids,
+        ids: TextIds,
         starts: Sequence[int],
         T: int,
         folds: Edges | None = None,
@@ -424,7 +425,7 @@ class NgramPredictor(Predictor):
         return self._log_with_escape(self.model.probabilities(ids), np.asarray(ids))
 
     def score_chunks(
-        self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
+        self, ids: TextIds, chunks: Sequence[int], rule: ContextRule | None = None
     ) -> Iterator[Scores]:
         """For each of these chunks of the context rule, the log-probabilities of the ids that it scores."""
         rule = rule or self.rule
@@ -440,7 +441,7 @@ class NgramPredictor(Predictor):
 
     def predictions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -459,7 +460,7 @@ class NgramPredictor(Predictor):
 
     def distributions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
