@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from charlm.data import corpus_cache as cache
 from charlm.data.holdout import PARTS, InheritedSplit
-from charlm.data.shards import TextIds
+from charlm.data.shards import Shards, TextIds
 from charlm.data.tokenizer import END, Vocabulary
 from charlm.rng import mix, permute
 from charlm.strict_json import from_json
@@ -123,8 +123,12 @@ class BatchSampler:
     def batch(self, ids: TextIds, step: int, rows: slice = slice(None)) -> NDArray[np.int64]:
         """The ids of the windows of `step`, or of some `rows` of them, inputs and the id after them: (B, T + 1)."""
         starts = self.starts(step)[rows]
-        windows: NDArray[np.int64] = ids[starts[:, None] + np.arange(self.block_size + 1)].astype(np.int64)
-        return windows
+        length = self.block_size + 1
+        if isinstance(ids, Shards):
+            windows = np.stack([ids[start : start + length] for start in starts.tolist()])
+        else:
+            windows = ids[starts[:, None] + np.arange(length)]
+        return windows.astype(np.int64)
 
 
 @lru_cache(maxsize=4)

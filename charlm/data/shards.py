@@ -2,8 +2,10 @@
 
 import stat
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -30,12 +32,12 @@ class Shards:
     def __init__(self, arrays: Sequence[Ids], table: Ids | None = None) -> None:
         """`arrays`: of one type, one after another. `table`: what each id becomes when it is read."""
         self._arrays, self._table = arrays, table
-        self._ends = np.cumsum([len(array) for array in arrays])
-        self._begins = self._ends - [len(array) for array in arrays]
+        self._ends = list(accumulate(map(len, arrays)))
+        self._begins = [0, *self._ends[:-1]]
         self.dtype = (arrays[0] if table is None else table).dtype
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._ends[-1]
 
     def __getitem__(self, at: slice | Index) -> Ids:
         """The ids of a slice, a view where it lies in one shard; or those at places, in their shape."""
@@ -57,7 +59,7 @@ class Shards:
         first, last = self._shard_of(starts), self._shard_of(stops - 1)
         alone = (first != last) | (self._table is not None)
         for k in np.unique(first[~alone]).tolist():
-            yield np.flatnonzero(~alone & (first == k)), self._arrays[k], int(self._begins[k])
+            yield np.flatnonzero(~alone & (first == k)), self._arrays[k], self._begins[k]
         for row in np.flatnonzero(alone).tolist():
             yield np.array([row]), self[starts[row] : stops[row]], int(starts[row])
 
@@ -69,23 +71,24 @@ class Shards:
         assert step == 1
         if start >= stop:
             return self._arrays[0][:0]
-        first, last = self._shard_of(np.array([start, stop - 1])).tolist()
+        first, last = bisect_right(self._ends, start), bisect_right(self._ends, stop - 1)
         parts = [
-            array[max(0, start - begin) : stop - begin]
-            for array, begin in zip(
-                self._arrays[first : last + 1], self._begins[first:].tolist(), strict=False
-            )
+            self._arrays[k][max(0, start - self._begins[k]) : stop - self._begins[k]]
+            for k in range(first, last + 1)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _take(self, at: Index) -> Ids:
-        assert not at.size or at.min() >= 0, "no place is counted from the end"
-        shard = self._shard_of(at)
-        found = np.empty(at.shape, self._arrays[0].dtype)
-        for k in np.flatnonzero(np.bincount(shard.ravel())).tolist():
-            here = shard == k
-            found[here] = self._arrays[k][at[here] - self._begins[k]]
-        return found
+        flat = at.reshape(-1)
+        assert not len(flat) or flat.min() >= 0, "no place is counted from the end"
+        order = np.argsort(flat, kind="stable")  # quick where places ascend in runs
+        edges = np.searchsorted(flat[order], self._ends)
+        found = np.empty(len(flat), self._arrays[0].dtype)
+        assert not len(flat) or edges[-1] == len(flat), "places are within the text"
+        for array, begin, here in zip(self._arrays, self._begins, np.split(order, edges[:-1]), strict=True):
+            if len(here):
+                found[here] = array[flat[here] - begin]
+        return found.reshape(at.shape)
 
 
 TextIds = Ids | Shards
