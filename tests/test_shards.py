@@ -1,6 +1,7 @@
 """A text in many shards is the same text: the same batches, figures and weights, in bounded memory, whole or made again."""
 
 import errno
+import json
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from charlm import files
 from charlm.config import TextConfig
 from charlm.data import corpus_cache as cache
-from charlm.data import encode, shards
+from charlm.data import encode, shards, stream
 from charlm.data.corpus import BatchSampler, Corpus, reopen
 from charlm.data.load import load
 from charlm.data.prepare import prepare
@@ -190,6 +191,22 @@ def test_after_a_new_start_of_the_machine_shards_are_not_all_read(monkeypatch: p
     path.write_bytes(content)
     assert reopen(corpus.key) is not None, "samples do not see it"
     assert reopen(corpus.key, whole=True) is None
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_cache_from_before_there_were_shards_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("t", SONG)
+    corpus = load(["t"], TextConfig()).corpus
+    folder = cache.corpora() / corpus.key
+    facts = json.loads((folder / cache.FACTS).read_bytes())
+    for name, [shard] in facts.pop("shards").items():
+        facts |= {f"{name}_crc": shard["crc"], f"{name}_samples": shard["samples"]}
+    (folder / cache.FACTS).write_text(json.dumps({**facts, "facts_sha256": cache._seal(facts)}))
+    with monkeypatch.context() as patch:
+        patch.setattr(stream.ByteStream, "pieces", lambda self: pytest.fail("the text was read again"))
+        assert np.array_equal(load(["t"], TextConfig()).corpus.train, corpus.train)
+    _flip(folder / "train.npy")
+    assert reopen(corpus.key) is None
 
 
 @pytest.mark.usefixtures("tiny")

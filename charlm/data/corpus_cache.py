@@ -122,8 +122,9 @@ def read(key: str, *, whole: bool = False) -> tuple[dict[str, Any], dict[str, Te
         if facts["facts_sha256"] != _seal(facts) or facts["format"] != FORMAT:
             return None
         rebooted = facts["boot"] not in (None, files.boot())
-        index = from_json(dict[str, list[Shard]], facts["shards"])
-        parts = {name: read_part(folder, name, index[name], whole=whole or rebooted) for name in PARTS}
+        parts = {
+            name: read_part(folder, name, _index(facts, name), whole=whole or rebooted) for name in PARTS
+        }
     except DAMAGE as error:
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
             raise ResourceError(
@@ -200,6 +201,13 @@ def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
         raise ValueError("no number of characters")
     return value
+
+
+def _index(facts: Mapping[str, Any], name: str) -> list[Shard]:
+    """The shards of a part; one where the corpus was written before there were shards."""
+    if "shards" not in facts:
+        return [Shard(crc=facts[f"{name}_crc"], samples=facts[f"{name}_samples"])]
+    return from_json(list[Shard], facts["shards"][name])
 
 
 def _seal(facts: Mapping[str, Any]) -> str:

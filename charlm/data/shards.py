@@ -113,7 +113,7 @@ class Part:
 class Shard:
     """What the index says of a shard: how many symbols it has, and checksums of all of them and of samples."""
 
-    symbols: int
+    symbols: int | None = None  # None: the only shard of a part that charlm wrote before it had shards
     crc: int
     samples: int
 
@@ -151,7 +151,11 @@ def read_part(folder: Path, name: str, index: Sequence[Shard], *, whole: bool) -
     With `whole` every id is checked, however many there are.
     """
     arrays = [_map(_path(folder, name, k)) for k in range(len(index))]
-    if [(len(array), array.dtype) for array in arrays] != [(s.symbols, arrays[0].dtype) for s in index]:
+    lengths = [
+        len(array) if shard.symbols is None else shard.symbols
+        for array, shard in zip(arrays, index, strict=True)
+    ]
+    if [(len(array), array.dtype) for array in arrays] != [(length, arrays[0].dtype) for length in lengths]:
         raise ValueError(f"{name} has other shards than its index")
     whole = whole or sum(array.nbytes for array in arrays) <= CHECKED_WHOLE
     for array, shard in zip(arrays, index, strict=True):
