@@ -13,7 +13,8 @@ from torch import Tensor
 
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import NGRAM
-from charlm.data.tokenizer import Ids, Vocabulary
+from charlm.data.shards import TextIds
+from charlm.data.tokenizer import Vocabulary
 from charlm.errors import ResourceError
 from charlm.inference.accelerator import Say, quietly
 from charlm.inference.context import ContextRule
@@ -89,7 +90,7 @@ class MixturePredictor(Predictor):
 
     def distributions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -103,7 +104,7 @@ class MixturePredictor(Predictor):
 
     def of_members(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -163,7 +164,7 @@ class MixturePredictor(Predictor):
 
 def symbol_log_probs(
     member: Predictor,
-    ids: Ids,
+    ids: TextIds,
     chunks: Sequence[int],
     rule: ContextRule,
     *,

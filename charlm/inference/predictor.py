@@ -19,6 +19,7 @@ from torch import Tensor
 
 from charlm.checkpoint.snapshot import empty_model
 from charlm.config import ModelConfig
+from charlm.data.shards import TextIds
 from charlm.data.tokenizer import UNIT_NOUNS, Ids, Vocabulary
 from charlm.inference.accelerator import Batches, Say, gpu_failures, quietly
 from charlm.inference.context import ContextRule
@@ -86,14 +87,14 @@ class Predictor:
         raise NotImplementedError
 
     def score_chunks(
-        self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
+        self, ids: TextIds, chunks: Sequence[int], rule: ContextRule | None = None
     ) -> Iterator[Scores]:
         """For each of these chunks of the context rule, the log-probabilities (n,) of the ids that it scores."""
         return (scores for scores, _ in self.predictions(ids, chunks, rule))
 
     def predictions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -120,7 +121,7 @@ class Predictor:
 
     def distributions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -224,7 +225,7 @@ class TransformerPredictor(Predictor):
     @torch.inference_mode()
     def distributions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -245,7 +246,7 @@ class TransformerPredictor(Predictor):
 
     def _read_in_order(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule,
         folds: Edges | None,
@@ -274,7 +275,7 @@ class TransformerPredictor(Predictor):
                 yield self._log_probs(torch.cat(hidden, dim=1), log_prior)[0].cpu()
 
     def _read_batch(
-        self, ids: Ids, rule: ContextRule, folds: Edges | None, chunks: Sequence[int]
+        self, ids: TextIds, rule: ContextRule, folds: Edges | None, chunks: Sequence[int]
     ) -> list[Tensor]:
         """Read independent chunks in one forward pass.
 
@@ -377,7 +378,7 @@ class TransformerPredictor(Predictor):
 
     def _log_prior(
         self,
-        ids: Ids,
+        ids: TextIds,
         starts: Sequence[int],
         T: int,
         folds: Edges | None = None,
@@ -430,7 +431,7 @@ class NgramPredictor(Predictor):
         return self._log_with_escape(self.model.probabilities(ids), np.asarray(ids))
 
     def score_chunks(
-        self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
+        self, ids: TextIds, chunks: Sequence[int], rule: ContextRule | None = None
     ) -> Iterator[Scores]:
         """For each of these chunks of the context rule, the log-probabilities of the ids that it scores."""
         rule = rule or self.rule
@@ -446,7 +447,7 @@ class NgramPredictor(Predictor):
 
     def predictions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -465,7 +466,7 @@ class NgramPredictor(Predictor):
 
     def distributions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,

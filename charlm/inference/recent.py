@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charlm.data.tokenizer import UNIT_NOUNS, Ids
+from charlm.data.shards import TextIds
+from charlm.data.tokenizer import UNIT_NOUNS
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import Carry, Edges, Predictor, Scores
 from charlm.inference.text_state import IdRows
@@ -72,7 +73,7 @@ class RecentPredictor(Predictor):
 
     def distributions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
