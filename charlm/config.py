@@ -366,7 +366,9 @@ class TrainingConfig(Settings):
         int | None, "Held-out symbols (see --units) scored in each evaluation.", Range(1, 10**9), PLANNED
     ] = None
     patience: Annotated[
-        int, "Stop after this many evaluations without improvement; 0: never.", Range(0, 10**6)
+        int,
+        "Stop after this many evaluations without improvement, once all text has been read; 0: never.",
+        Range(0, 10**6),
     ] = 4
     save_every: Annotated[float, "Seconds between saves.", Range(0, 10**6)] = 60.0
     device: Device = "auto"
