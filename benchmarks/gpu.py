@@ -3,7 +3,7 @@
     python -m benchmarks.gpu TEXT [--device cuda] [--loss 1.4697] [--toy]
 
 TEXT is Tiny Shakespeare (`charlm data get tinyshakespeare`). Four parts: checks that the device computes what the CPU does,
-exactly resumes, and waits for no number between readings; the time, from the start of the process and with compiling,
+exactly resumes, waits for no number between readings, and scores and samples what the CPU does; the time, from the start of the process and with compiling,
 to a held-out loss (1.4697: nanoGPT's figure for this text, after about three minutes of an A100); characters per second
 and the share of the device's peak (MFU) of steps of each size, compiled and not; and what the plan would train at 10^14 to
 10^17 operations per second, which is an estimate. With --toy all of it is tiny, for a test on the CPU.
@@ -21,9 +21,11 @@ import torch
 from benchmarks.machine import line
 from benchmarks.time_to_loss import ours
 from benchmarks.train import session_of
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, SamplingConfig, TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
+from charlm.inference.generate import sample_text
+from charlm.inference.predictor import TransformerPredictor
 from charlm.ngram.build import build, training_folds
 from charlm.ngram.device_rows import DeviceNgrams
 from charlm.training.device import gpu_note, is_accelerator, pick_device, pick_precision, wait_for
@@ -116,6 +118,27 @@ def checks(corpus: Corpus, device: torch.device) -> Iterator[tuple[str, bool, st
         except AssertionError as error:
             yield f"compiled steps {name}", False, str(error)
         yield f"a step {name} waits for nothing", *waits(fresh(device.type))
+        trained = fresh("cpu")
+        losses(trained, 40)
+        yield from inference_checks(trained, device, name)
+
+
+def inference_checks(
+    trained: TransformerSession, device: torch.device, name: str
+) -> Iterator[tuple[str, bool, str]]:
+    """The same of scores and of the likeliest text, by a model that was trained on the CPU."""
+    ids, scores, texts = trained.corpus.held_out[:20_000], [], []
+    for on in (torch.device("cpu"), device):
+        weights = {key: weight.clone() for key, weight in trained.model.state_dict().items()}
+        predictor = TransformerPredictor.of(
+            trained.model_config, weights, trained.corpus.vocabulary, trained.kneser_ney
+        )
+        predictor.model.to(on)
+        scores.append(predictor.score(ids))
+        texts.append(sample_text(predictor, "", SamplingConfig(temperature=0), 300))
+    off = float(np.abs(scores[0] - scores[1]).max())
+    yield f"scores {name} as on the CPU", off <= 1e-3, f"{off:.1e}"
+    yield f"the likeliest text {name} as on the CPU", texts[0] == texts[1], ""
 
 
 def waits(found: TransformerSession) -> tuple[bool, str]:

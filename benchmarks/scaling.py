@@ -102,7 +102,7 @@ def train(text: Path, chars: int, kind: str, size: str, steps: int) -> Row:
         Path(folder, "text.txt").write_text(whole, "utf-8")
         words = [str(word) for pair in zip(NAMES, values, strict=True) for word in pair]
         val = ("--val", str(held_out / len(whole)), "--members", kind, "--threads", "1")
-        alone = ("--recent-chars", "0")
+        alone = ("--recent-chars", "0", "--patience", "0")
         charlm("train", "text.txt", "--steps", str(steps), "--run", "r", *alone, *val, *words, folder=folder)
         out = charlm("eval", "--run", "r", "--json", "--threads", "1", folder=folder).out
     data = json.loads(out[out.index("{") :])

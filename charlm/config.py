@@ -283,6 +283,12 @@ class ModelConfig(Settings):
         )
 
 
+Device = Annotated[
+    str,
+    "Device to compute on; auto: a GPU that works, else the CPU (nobody has used a GPU yet).",
+    Choice(("auto", "cpu", "cuda", "mps")),
+]
+"""Of training, and of what uses a trained model."""
 MOST_MEMBERS = 8
 CONVOLUTION_WINDOW = 8
 """What a convolution reads back unless told; checkpoints count on it."""
@@ -360,14 +366,12 @@ class TrainingConfig(Settings):
         int | None, "Held-out symbols (see --units) scored in each evaluation.", Range(1, 10**9), PLANNED
     ] = None
     patience: Annotated[
-        int, "Stop after this many evaluations without improvement; 0: never.", Range(0, 10**6)
+        int,
+        "Stop after this many evaluations without improvement, once all text has been read; 0: never.",
+        Range(0, 10**6),
     ] = 4
     save_every: Annotated[float, "Seconds between saves.", Range(0, 10**6)] = 60.0
-    device: Annotated[
-        str,
-        "Device to train on; auto: a GPU that works, else the CPU (nobody has trained on a GPU yet).",
-        Choice(("auto", "cpu", "cuda", "mps")),
-    ] = "auto"
+    device: Device = "auto"
     threads: Annotated[
         int | None,
         "CPU threads. [default: one per core, within the limits of affinity and cgroups]",
@@ -526,6 +530,13 @@ class TextConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceConfig(Settings):
+    """Where a trained model computes: on the CPU unless told, so that a seed and a figure mean the same on every machine."""
+
+    device: Device = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SamplingConfig(Settings):
     """How the next character is chosen from its probabilities."""
 
@@ -547,7 +558,7 @@ class SamplingConfig(Settings):
     ] = None
     seed: Annotated[
         int | None,
-        "Random seed; the same seed gives the same text on the same machine. [default: random]",
+        "Random seed; the same seed gives the same text on the same machine and device. [default: random]",
         Range(0, 2**63 - 1),
     ] = None
 

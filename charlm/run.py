@@ -82,24 +82,36 @@ def load(
 
     `checkpoint` is "latest", "best" or a step; by default the latest, or the best after early stopping.
     `checkpoints` is the folder of runs, by default $CHARLM_CHECKPOINTS or `checkpoints/`. `device`: where its
-    transformers compute, `cpu`, `cuda`, `mps` or `auto`. Raises CheckpointError, UsageError.
+    transformers compute, `cpu`, `cuda`, `mps` or `auto` (a GPU that works, else the CPU). Raises CheckpointError,
+    UsageError.
     """
     found = find_run(run, checkpoints, messages)
-    return Run(found, None if checkpoint is None else str(checkpoint), device)
+    return Run(found, None if checkpoint is None else str(checkpoint), device, messages)
 
 
 class Run:
     """A trained run at one checkpoint. In a notebook it shows its report."""
 
-    def __init__(self, folder: RunFolder, checkpoint: str | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        checkpoint: str | None = None,
+        device: str = "cpu",
+        messages: Messages | None = None,
+    ) -> None:
         """Use `load` instead. Raises CheckpointError where the checkpoint is not whole, UsageError without the device."""
-        self._folder, self.device = folder, pick_device(device)
+        self._folder, self._wanted, self._messages = folder, pick_device(device), messages or Messages()
         self.which = checkpoint or "latest"
         """`latest`, `best` or the step."""
         self.snapshot: Snapshot = read_snapshot(folder, self.which)
         if checkpoint is None and self.snapshot.finished == "early":
             self.which = "best"
             self.snapshot = read_snapshot(folder, self.which)
+        if device not in ("auto", "cpu") and self.snapshot.model_config.is_ngram:
+            raise UsageError(
+                f"--device {device} has no effect on {one_line(self.name)}: it is an n-gram model, which computes on the "
+                "CPU; leave it out"
+            )
 
     @property
     def name(self) -> str:
@@ -124,7 +136,12 @@ class Run:
     @cached_property
     def predictor(self) -> Predictor:
         """What predicts: the contract of `charlm.inference.predictor`."""
-        return predictor_of(self.snapshot, self.device)
+        return predictor_of(self.snapshot, self._wanted, say=self._messages.say)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: the CPU too where the GPU cannot compute with this model."""
+        return self.predictor.device
 
     @property
     def model(self) -> torch.nn.Module:
@@ -434,7 +451,7 @@ def evaluate_run(
     from charlm.evaluation.report import evaluate  # here: not needed to sample
 
     with messages.progress("scoring", " symbols") as watch:
-        return evaluate(run.snapshot, run.which, texts, rule, corpus, watch, run.device)
+        return evaluate(run.snapshot, run.which, texts, rule, corpus, run.predictor, watch)
 
 
 def part_of_run(run: Run, part: str, moved: Moved | None, messages: Messages) -> tuple[str, str]:

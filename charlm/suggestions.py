@@ -5,7 +5,9 @@ from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 
 _FILES = "=name files without an option, as in: charlm train FILE"
-_NO_GPU = "device cuda|=only training uses a GPU; every other command computes on the CPU"
+_NO_GPU = (
+    "device cuda|=this command computes on the CPU; train, compare, sample, eval and surprisal take --device"
+)
 _STDOUT = "out|=results go to standard output; write them to a file with > FILE"
 _SURPRISAL = "=for the surprisal of each character: charlm surprisal FILE --by char --format jsonl"
 _RESUME = "=to resume a run: charlm resume RUN"

@@ -34,7 +34,7 @@ def test_a_gpu_that_computes_is_used_and_a_line_says_so(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda found: "NVIDIA A100")
     assert device.pick_device("auto").type == device.pick_device("cuda").type == "cuda"
     assert device.pick_device("cpu").type == "cpu"
-    assert device.gpu_note("auto") == "training on the GPU: NVIDIA A100; --device cpu trains on the CPU"
+    assert device.gpu_note("auto") == "computing on the GPU: NVIDIA A100; --device cpu computes on the CPU"
     assert device.gpu_note("cpu") is None
 
 
@@ -49,7 +49,7 @@ def test_a_gpu_that_cannot_compute_gives_way_to_the_cpu_and_a_line_says_why(
         done = charlm(*words, *named)
         assert done.code == 0
         (said,) = [line for line in done.err.splitlines() if "GPU" in line]
-        assert said.startswith("the GPU (cuda) cannot be used: ") and said.endswith("; training on the CPU")
+        assert said.startswith("the GPU (cuda) cannot be used: ") and said.endswith("; computing on the CPU")
     done = charlm(*words, "--device", "cpu")
     assert done.code == 0 and "GPU" not in done.err
 

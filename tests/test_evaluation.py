@@ -26,6 +26,7 @@ from charlm.evaluation.bootstrap import confidence_interval
 from charlm.evaluation.report import evaluate
 from charlm.evaluation.score import Estimate, Score, score_slice, score_text, spread
 from charlm.inference.context import ContextRule
+from charlm.inference.members import predictor_of
 from charlm.inference.predictor import NgramPredictor, TransformerPredictor
 from charlm.ngram.build import build, fit
 from charlm.training.trainer import Trainer
@@ -190,7 +191,8 @@ def test_counts_saved_in_the_run_stand_in_where_its_text_is_gone(tmp_path: Path,
     run, session = toy_run(tmp_path, corpus, 3, model={"prior": True, "prior_order": 3})
     list(Trainer(session, run).run(Never()))
     text, rule = corpus.held_out_text(), ContextRule.of(16)
-    found = evaluate(read_snapshot(run, "latest"), "latest", [("x", text)], rule, None)
+    snapshot = read_snapshot(run, "latest")
+    found = evaluate(snapshot, "latest", [("x", text)], rule, None, predictor_of(snapshot))
     stick = found.baselines["kneser-ney"]
     assert isinstance(stick, Baseline) and stick.order == 3
     alone = NgramPredictor(
@@ -208,5 +210,6 @@ def test_a_model_that_counts_beat_is_told_what_to_do(
     run, session = toy_run(tmp_path, corpus, 1, model={"prior": True, "prior_order": 1} if counts else {})
     list(Trainer(session, run).run(Never()))
     text = [("x", corpus.held_out_text())]
-    found = evaluate(read_snapshot(run, "latest"), "latest", text, ContextRule.of(16), corpus)
+    snapshot = read_snapshot(run, "latest")
+    found = evaluate(snapshot, "latest", text, ContextRule.of(16), corpus, predictor_of(snapshot))
     assert any("characters of context predict better" in said and hint in said for said in found.warnings)

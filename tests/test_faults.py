@@ -14,8 +14,7 @@ from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import NGRAM_FILE
 from charlm.checkpoint.snapshot import read_newest
-from charlm.data import corpus_cache as cache
-from charlm.data import encode
+from charlm.data import encode, shards
 from charlm.errors import ResourceError
 from tests.disk import LOSSES, Disk, tree_of
 from tests.forks import forked
@@ -35,9 +34,9 @@ def anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Callable[[], Path]:
     """Folders to write below, each for one case; the cache is there, and checks few ids."""
-    monkeypatch.setattr(cache, "CHECKED_WHOLE", 64)
-    monkeypatch.setattr(cache, "_SAMPLES", 1)
-    monkeypatch.setattr(cache, "_SAMPLE", 4)
+    monkeypatch.setattr(shards, "CHECKED_WHOLE", 64)
+    monkeypatch.setattr(shards, "_SAMPLES", 1)
+    monkeypatch.setattr(shards, "_SAMPLE", 4)
     monkeypatch.setattr(encode, "IN_MEMORY", 100)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the disk of these tests is imagined
     number = 0

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,19 @@ def test_windows_of_counts_are_pieces_of_their_score(tmp_path: Path, corpus: Cor
     for k, row in zip(chunks, predictor.score_chunks(ids, chunks, rule), strict=True):
         _, first, end = rule.chunk(k, len(ids))
         assert np.allclose(row, whole[first:end])
+
+
+def test_what_was_read_once_at_most_is_not_memorised(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worse = count()
+
+    def rising(*parameters: object, **how: object) -> Estimate | None:
+        estimate = score_slice(*parameters, **how)  # type: ignore[arg-type]
+        return estimate and replace(estimate, sums=estimate.sums + next(worse) * estimate.symbols)
+
+    monkeypatch.setattr("charlm.training.held_out.score_slice", rising)
+    run, session = toy_run(tmp_path, corpus, 400, eval_every=2, patience=2, save_every=100.0)
+    events = list(Trainer(session, run).run(Never()))
+    assert isinstance(events[-1], Finished) and events[-1].reason == "early"
+    assert 0 <= session.chars_read - len(corpus.train) < 6 * session.chars_per_step

@@ -150,7 +150,7 @@ def test_every_figure_says_of_what_kind_it_is(corpus: Corpus) -> None:
     for shape, kinds in (({}, [NGRAM, MODEL]), ({"prior": False, "prior_order": None}, [MODEL])):
         of = snapshot(corpus, **shape)
         text, rule = corpus.held_out_text(), ContextRule.of_model(of.model_config)
-        static = evaluate(of, "latest", [("x", text)], rule, corpus)
+        static = evaluate(of, "latest", [("x", text)], rule, corpus, predictor_of(of))
         both = replace(static, online=learned(of, text))
         found = json.loads(json.dumps(both.to_json()))
         assert found["online"] is False

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from charlm import files
 from charlm.config import TextConfig
 from charlm.data import corpus_cache as cache
-from charlm.data import decoding, encode, stream
+from charlm.data import decoding, encode, shards, stream
 from charlm.data import prepare as preparation
 from charlm.data.corpus import reopen
 from charlm.data.corpus_cache import Fingerprints
@@ -172,10 +172,10 @@ def test_a_changed_middle_of_a_long_file_is_seen_by_its_time(monkeypatch: pytest
 
 
 def test_after_a_new_start_of_the_machine_all_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_SAMPLE", 1)
-    monkeypatch.setattr(cache, "_SAMPLES", 2)
+    monkeypatch.setattr(shards, "_SAMPLE", 1)
+    monkeypatch.setattr(shards, "_SAMPLES", 2)
     made = prepare("the same odd song " * 30, TextConfig())
-    monkeypatch.setattr(cache, "CHECKED_WHOLE", 8)
+    monkeypatch.setattr(shards, "CHECKED_WHOLE", 8)
     path = cache.corpora() / made.key / "train.npy"
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
@@ -222,7 +222,7 @@ def test_a_full_disk_is_said_and_nothing_half_written_is_used(
         if where == "spool":
             patch.setattr(files, "scratch", lambda folder, in_memory: Full())
         else:
-            patch.setattr(cache, "CHECKED_WHOLE", 0)
+            patch.setattr(shards, "CHECKED_WHOLE", 0)
             patch.setattr(files, "free_space", lambda folder: 0)
         with pytest.raises(ResourceError, match="CHARLM_CACHE"):
             prepare(text, TextConfig())

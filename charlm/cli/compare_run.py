@@ -365,7 +365,13 @@ def compare_two(
     with working("scoring") as watch:
         evaluations = [
             evaluate(
-                run.snapshot, run.which, texts, ContextRule.of_model(run.snapshot.model_config), corpus, watch
+                run.snapshot,
+                run.which,
+                texts,
+                ContextRule.of_model(run.snapshot.model_config),
+                corpus,
+                run.predictor,
+                watch,
             )
             for run, texts, corpus in pair
         ]

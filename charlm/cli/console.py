@@ -318,16 +318,19 @@ MESSAGES = Messages(say, warn, working)
 """To standard error."""
 
 
-def load_run(root: Path, name: str | None, checkpoint: str | None = None) -> "Run":
+def load_run(root: Path, name: str | None, checkpoint: str | None = None, device: str = "cpu") -> "Run":
     """Load a run, by default the newest, at a checkpoint: by default the latest, or the best after early stopping.
 
-    Says which it is. Raises CheckpointError and UsageError.
+    Says which it is, and whether it computes on a GPU. Raises CheckpointError and UsageError.
     """
     from charlm.run import load  # here: torch is slow to import
+    from charlm.training.device import gpu_note
 
-    run = load(name, checkpoint=checkpoint, checkpoints=root, messages=MESSAGES)
+    run = load(name, checkpoint=checkpoint, checkpoints=root, device=device, messages=MESSAGES)
     newest = "" if name else ", the newest run"
     say(f"using {run.which} of {one_line(run.name)}{newest}: step {run.step}")
+    if not run.snapshot.model_config.is_ngram and (note := gpu_note(device)) is not None:
+        say(note)
     return run
 
 

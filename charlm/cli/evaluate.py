@@ -1,7 +1,7 @@
 """`charlm eval`: bits per character of a text, beside baselines."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,14 +21,17 @@ from charlm.cli.options import (
     Threads,
     Which,
     check_part,
+    with_settings,
 )
+from charlm.config import DeviceConfig
 from charlm.errors import UsageError
-from charlm.training.request import moved_text, note_files
+from charlm.training.request import build, moved_text, note_files
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot
     from charlm.evaluation.calibration import Reliability
     from charlm.evaluation.report import Evaluation
+    from charlm.run import Run as TrainedRun
 
 EXAMPLES = """Examples:
   charlm eval                               the newest run on its held-out text
@@ -56,6 +59,7 @@ Learning = Annotated[
 ]
 
 
+@with_settings({"Options": DeviceConfig})
 def command(
     files: Annotated[
         list[str] | None,
@@ -73,6 +77,8 @@ def command(
     val_file: MovedValFile = None,
     as_json: AsJson = False,
     checkpoints: Checkpoints = ROOT,
+    *,
+    settings: dict[str, Any],
 ) -> None:
     """Measure how well a model predicts a text.
 
@@ -81,10 +87,11 @@ def command(
     """
     check_files("eval", files or [], checkpoints)
     check_part(part, files, encoding=encoding, field=field)
+    device = build(DeviceConfig, settings).device
     from charlm.threads import use_threads
 
     use_threads(threads)
-    model = load_run(checkpoints, run, checkpoint)
+    model = load_run(checkpoints, run, checkpoint, device)
     if online:
         _check_learns(model.snapshot)
     from charlm.data.reader import read_texts
@@ -98,7 +105,7 @@ def command(
     moved = moved_text(text, val_file)
     evaluation = evaluate_run(model, texts, part or "held-out", stride, moved=moved, messages=MESSAGES)
     if online:
-        evaluation = _with_online_figures(evaluation, model.snapshot)
+        evaluation = _with_online_figures(evaluation, model)
     print_json({"run": model.name} | evaluation.to_json()) if as_json else _show(model.name, evaluation)
 
 
@@ -110,12 +117,12 @@ def _check_learns(snapshot: "Snapshot") -> None:
         raise UsageError("--online needs a transformer, and this run is an n-gram model; leave it out")
 
 
-def _with_online_figures(evaluation: "Evaluation", snapshot: "Snapshot") -> "Evaluation":
+def _with_online_figures(evaluation: "Evaluation", model: "TrainedRun") -> "Evaluation":
     """The same with the figures of what learns as it reads; a live line meanwhile."""
     from charlm.evaluation.adaptive import DynamicModel, scoring_online
 
     texts = [(text.name, text.text) for text in evaluation.figure.texts]
-    work = scoring_online(DynamicModel(snapshot, evaluation.rule), texts)
+    work = scoring_online(DynamicModel(model.snapshot, evaluation.rule, device=model.device), texts)
     return replace(evaluation, online=finish(work, "learning as it reads"))
 
 

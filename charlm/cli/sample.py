@@ -24,7 +24,7 @@ from charlm.cli.options import (
 from charlm.cli.sample_columns import Columns, columns_fit
 from charlm.cli.sample_display import Compare, Display, JsonLines, Stream
 from charlm.cli.sample_prompts import PromptSource, listed, named, read_prompts
-from charlm.config import SamplingConfig
+from charlm.config import DeviceConfig, SamplingConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.terminal import one_line, unescaped
 from charlm.training.request import build, moved_text
@@ -122,7 +122,7 @@ MapLookalikes = Annotated[
 ]
 
 
-@with_settings({"Choosing": SamplingConfig})
+@with_settings({"Choosing": SamplingConfig, "Options": DeviceConfig})
 def command(
     name: RunName = None,
     run: RunOption = None,
@@ -150,18 +150,18 @@ def command(
     """Write text with a trained model.
 
     The text streams to standard output. Without --seed the seed is random; charlm prints it on
-    standard error; the same seed gives the same text on the same machine. If the model was trained with
+    standard error; the same seed gives the same text on the same machine and device. If the model was trained with
     --documents, the prompt is the beginning of a document.
     """
     from charlm.threads import use_threads
 
     run = _run(name, run, checkpoints)
-    config = build(SamplingConfig, settings)
+    config, device = build(SamplingConfig, settings), build(DeviceConfig, settings).device
     source = PromptSource(prompt, prompt_file, prompts, field)
     stops, moved = [unescaped(each) for each in stop or []], moved_text(text, val_file)
     _check_options(raw, as_json, stops, verbatim, moved)
     use_threads(threads)
-    model = load_run(checkpoints, run, checkpoint)
+    model = load_run(checkpoints, run, checkpoint, device)
     compare = _comparison(model, moved) if verbatim else None
     given = read_prompts(source, model, map_lookalikes)
     drawn = config.seed is None and config.temperature > 0
@@ -179,7 +179,7 @@ def command(
     if drawn:
         say(f"seed {config.seed}; to repeat this sample: --seed {config.seed}")
     if as_json:
-        _show(events, JsonLines(given, config.seed, compare))
+        _show(events, JsonLines(given, config.seed, model.device.type, compare))
     else:
         _show(events, _text_display(given, n, raw, compare))
 

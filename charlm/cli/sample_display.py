@@ -89,8 +89,10 @@ class Stream:
 class JsonLines:
     """Prints each sample as a JSON object once it is complete, or all of them once they are compared."""
 
-    def __init__(self, prompts: Sequence["Prompt"], seed: int | None, compare: Compare | None) -> None:
-        self._prompts, self._seed, self._compare = prompts, seed, compare
+    def __init__(
+        self, prompts: Sequence["Prompt"], seed: int | None, device: str, compare: Compare | None
+    ) -> None:
+        self._prompts, self._seed, self._device, self._compare = prompts, seed, device, compare
         self._started = perf_counter()
         self._texts: dict[tuple[int, int], str] = {}
         self._held: list[dict[str, Any]] = []
@@ -111,6 +113,7 @@ class JsonLines:
             "prompt_unknown": prompt.lacking,
             "text": self._texts.pop((ended.prompt, ended.sample), ""),
             "seed": None if self._seed is None else seed_of(self._seed, ended.prompt),
+            "device": self._device,
             "sample": ended.sample,
             "finish_reason": ended.reason,
             "chars_per_second": round(ended.chars / (perf_counter() - self._started), 1),

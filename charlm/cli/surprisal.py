@@ -26,6 +26,7 @@ from charlm.cli.options import (
     check_part,
     with_settings,
 )
+from charlm.config import DeviceConfig
 from charlm.errors import TextError, UsageError
 from charlm.evaluation.surprisal_config import PLURALS, SurprisalConfig
 from charlm.terminal import colour, one_line, visible
@@ -50,7 +51,7 @@ WRITTEN_AT_ONCE = 1 << 12
 Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="File to write; - for standard output.")]
 
 
-@with_settings({"Units": SurprisalConfig})
+@with_settings({"Units": SurprisalConfig, "Options": DeviceConfig})
 def command(
     files: Annotated[
         list[str] | None,
@@ -83,13 +84,13 @@ def command(
     for option, value in {"--text": text, "--val-file": val_file}.items():
         if value and files:
             raise UsageError(f"{option} says where the run's own text is, but you named files; leave it out")
-    config = build(SurprisalConfig, settings)
+    config, device = build(SurprisalConfig, settings), build(DeviceConfig, settings).device
     output = Output("-o", out, inputs=files or [])
     _check_colours(config, output)
     from charlm.threads import use_threads
 
     use_threads(threads)
-    model = load_run(checkpoints, run, checkpoint)
+    model = load_run(checkpoints, run, checkpoint, device)
     output.refuse_inputs([*model.snapshot.run.corpus.sources, *(text or []), *filter(None, [val_file])])
     from charlm.evaluation.rescoring import surprisal_rows
     from charlm.evaluation.surprisal import Surprisal

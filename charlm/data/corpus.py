@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from charlm.data import corpus_cache as cache
 from charlm.data.holdout import PARTS, InheritedSplit
-from charlm.data.tokenizer import END, Ids, Vocabulary
+from charlm.data.shards import Shards, TextIds
+from charlm.data.tokenizer import END, Vocabulary
 from charlm.rng import mix, permute
 from charlm.strict_json import from_json
 
@@ -30,13 +31,13 @@ class TextFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus(TextFacts):
-    """The ids of each part, (n,), in the narrowest integer type; a character may be several ids."""
+    """The ids of each part, (n,), in shards if they are very many, in the narrowest integer type; a character may be several ids."""
 
     key: str  # of the text and how it is split: its name in the cache
     vocabulary: Vocabulary
-    train: Ids
-    held_out: Ids
-    test: Ids  # for a single evaluation at the end: no choice may depend on it
+    train: TextIds
+    held_out: TextIds
+    test: TextIds  # for a single evaluation at the end: no choice may depend on it
     uncached: str | None = None  # why it could not be cached
 
     @property
@@ -66,7 +67,7 @@ def reopen(key: str, *, whole: bool = False) -> Corpus | None:
         return None
 
 
-def corpus_of_parts(key: str, facts: Mapping[str, Any], parts: Mapping[str, Ids]) -> Corpus:
+def corpus_of_parts(key: str, facts: Mapping[str, Any], parts: Mapping[str, TextIds]) -> Corpus:
     """A corpus from the facts that its cache holds, and the ids of its parts."""
     known = from_json(TextFacts, {f.name: facts[f.name] for f in fields(TextFacts) if f.name in facts})
     vocabulary = Vocabulary.from_json(facts["vocabulary"])
@@ -119,11 +120,15 @@ class BatchSampler:
         room = self.n - 1 - self.per_epoch * self.block_size
         return int(mix(self.seed, epoch, 1) % np.uint64(room + 1))
 
-    def batch(self, ids: NDArray[Any], step: int, rows: slice = slice(None)) -> NDArray[np.int64]:
+    def batch(self, ids: TextIds, step: int, rows: slice = slice(None)) -> NDArray[np.int64]:
         """The ids of the windows of `step`, or of some `rows` of them, inputs and the id after them: (B, T + 1)."""
         starts = self.starts(step)[rows]
-        windows: NDArray[np.int64] = ids[starts[:, None] + np.arange(self.block_size + 1)].astype(np.int64)
-        return windows
+        length = self.block_size + 1
+        if isinstance(ids, Shards):
+            windows = np.stack([ids[start : start + length] for start in starts.tolist()])
+        else:
+            windows = ids[starts[:, None] + np.arange(length)]
+        return windows.astype(np.int64)
 
 
 @lru_cache(maxsize=4)

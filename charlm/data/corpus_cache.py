@@ -7,16 +7,13 @@ import os
 import re
 import stat
 import tempfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
-from tokenize import TokenError
 from typing import Any
 
-import numpy as np
 from filelock import FileLock
 
 from charlm import files
@@ -24,31 +21,21 @@ from charlm.config import TextConfig
 from charlm.data.addresses import is_address
 from charlm.data.downloads import local_path
 from charlm.data.holdout import PARTS
+from charlm.data.shards import Part, Shard, TextIds, read_part, write_part
 from charlm.data.stream import STDIN
-from charlm.data.tokenizer import Ids
+from charlm.errors import ResourceError
 from charlm.files import cache_folder as cache_folder
+from charlm.strict_json import from_json, to_json
 from charlm.terminal import one_line
 
 FORMAT = 3
 FACTS = "corpus.json"
 KEY = re.compile(r"[0-9a-f]")
-CHECKED_WHOLE = 64 << 20
-"""Bytes of ids up to which all are checked before each use; of more, samples."""
 MOST_FACTS = 256 << 20
 """Bytes of a JSON file of the cache at most: a vocabulary, or notes on many files."""
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 """Exceptions that damaged files of the cache can raise."""
-_SAMPLES, _SAMPLE = 64, 1 << 16
 _STALE_SECONDS = 86400
-
-
-@dataclass(frozen=True)
-class Part:
-    """Ids to write: how many, their type, and the pieces they come in, made anew each time."""
-
-    n: int
-    dtype: "np.dtype[Any]"
-    pieces: Callable[[], Iterable[Ids]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,29 +57,22 @@ def corpora() -> Path:
 def store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> None:
     """Write a corpus, unless another process has done so meanwhile. Raises OSError, leaving nothing half written.
 
-    Ids are not synced to the disk where the system has a boot id: after the next start of the machine all
-    of them are checked before they are used.
+    A part of one shard is not synced to the disk where the system has a boot id: after the next start of the machine
+    all of it is checked before it is used. Texts of many shards, which that takes long for, are synced.
     """
-    folder, boot = corpora() / key, files.boot()
+    folder = corpora() / key
+    boot = None if any(len(part.shards) > 1 for part in parts.values()) else files.boot()
     needed = sum(part.n * part.dtype.itemsize for part in parts.values())
     if files.free_space(corpora()) < needed:
         raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed")
     if folder.exists() and read(key) is None:
         files.remove_tree(folder)  # damaged
     with files.building(folder, may_stay=lambda: read(key) is not None) as temporary:
-        checks: dict[str, Any] = {"boot": boot}
-        for name, part in parts.items():
-            path = temporary / f"{name}.npy"
-            with files.writing(path, synced=boot is None) as file:
-                header = {"descr": part.dtype.str, "fortran_order": False, "shape": (part.n,)}
-                np.lib.format.write_array_header_1_0(file, header)
-                crc = written = 0
-                for piece in part.pieces():
-                    file.write(piece.data)
-                    crc, written = zlib.crc32(piece.data, crc), written + len(piece)
-            assert written == part.n, "the counts say how long a part is"
-            checks[f"{name}_crc"] = crc
-            checks[f"{name}_samples"] = _sampled(_map(path))
+        index = {
+            name: to_json(write_part(temporary, name, part, synced=boot is None))
+            for name, part in parts.items()
+        }
+        checks: dict[str, Any] = {"boot": boot, "shards": index}
         checks["facts_sha256"] = _seal({**facts, **checks})
         files.write_synced(temporary / FACTS, json.dumps({**facts, **checks}).encode())
 
@@ -128,25 +108,28 @@ def unwritable() -> str | None:
     return None
 
 
-def read(key: str, *, whole: bool = False) -> tuple[dict[str, Any], dict[str, Ids]] | None:
+def read(key: str, *, whole: bool = False) -> tuple[dict[str, Any], dict[str, TextIds]] | None:
     """Facts and ids (memory-mapped) of a corpus; None if it is missing or damaged.
 
-    With `whole` every id is checked, however many there are.
+    With `whole` every id is checked, however many there are. Raises ResourceError where the system does not let a
+    process open so many files.
     """
     if not key.isalnum():  # a damaged file may name another folder
         return None
     folder = corpora() / key
     try:
         facts = json.loads(files.read_regular(folder / FACTS, MOST_FACTS))
-        if facts["facts_sha256"] != _seal(facts):
+        if facts["facts_sha256"] != _seal(facts) or facts["format"] != FORMAT:
             return None
-        parts = {name: _map(folder / f"{name}.npy") for name in PARTS}
-        rebooted = facts["boot"] != files.boot()
-        if facts["format"] != FORMAT or not all(
-            _is_whole(part, facts, name, whole or rebooted) for name, part in parts.items()
-        ):
-            return None
-    except DAMAGE:
+        rebooted = facts["boot"] not in (None, files.boot())
+        parts = {
+            name: read_part(folder, name, _index(facts, name), whole=whole or rebooted) for name in PARTS
+        }
+    except DAMAGE as error:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise ResourceError(
+                "the text has more files in the cache than may be open at once; raise the limit (ulimit -n)"
+            ) from None
         return None
     _note_use(folder, facts, rebooted)
     return facts, parts
@@ -220,31 +203,17 @@ def _count(value: Any) -> int:
     return value
 
 
-def _is_whole(part: Ids, facts: dict[str, Any], name: str, every: bool) -> bool:
-    if every or part.nbytes <= CHECKED_WHOLE:
-        step = CHECKED_WHOLE // part.itemsize
-        return bool(_crc(part, range(0, len(part), step), step) == facts[f"{name}_crc"])
-    return bool(_sampled(part) == facts[f"{name}_samples"])
+def _index(facts: Mapping[str, Any], name: str) -> list[Shard]:
+    """The shards of a part; one where the corpus was written before there were shards."""
+    if "shards" not in facts:
+        return [Shard(crc=facts[f"{name}_crc"], samples=facts[f"{name}_samples"])]
+    return from_json(list[Shard], facts["shards"][name])
 
 
 def _seal(facts: Mapping[str, Any]) -> str:
     """A checksum of the facts, less those that change with use."""
     kept = {name: value for name, value in facts.items() if name not in ("boot", "facts_sha256")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-def _sampled(part: Ids) -> int:
-    """A checksum of samples spread evenly, the first and the last ids among them."""
-    starts = np.linspace(0, max(0, len(part) - _SAMPLE), _SAMPLES).astype(int).tolist()
-    return _crc(part, starts, _SAMPLE)
-
-
-def _crc(part: Ids, starts: Iterable[int], n: int) -> int:
-    """The CRC-32 of n ids from each of the starts on."""
-    crc = 0
-    for start in starts:
-        crc = zlib.crc32(np.ascontiguousarray(part[start : start + n]).data, crc)
-    return crc
 
 
 def _note_use(folder: Path, facts: dict[str, Any], rebooted: bool) -> None:
@@ -256,18 +225,6 @@ def _note_use(folder: Path, facts: dict[str, Any], rebooted: bool) -> None:
             os.utime(folder / FACTS)
     except OSError:
         return  # the cache may not be written; it can still be read
-
-
-def _map(path: Path) -> Ids:
-    if not stat.S_ISREG(path.lstat().st_mode):  # a pipe would wait for a writer
-        raise ValueError(f"{path} is not a regular file")
-    try:
-        part: Ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (SyntaxError, TokenError, EOFError):  # so NumPy says that a header is damaged, or not there
-        raise ValueError(f"{path} has no header") from None
-    if part.ndim != 1 or part.dtype.kind != "u":
-        raise ValueError(f"{path} holds no ids")
-    return part
 
 
 SAMPLED_FROM = 1 << 18

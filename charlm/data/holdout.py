@@ -14,8 +14,9 @@ import numpy as np
 from charlm.config import TextConfig
 from charlm.data.encode import Spool
 from charlm.data.overlap import PASSAGE, Passages, hashes_of, spread_pieces
+from charlm.data.shards import TextIds
 from charlm.data.stream import Block
-from charlm.data.tokenizer import END_POINT, Ids, Points, Vocabulary, code_points
+from charlm.data.tokenizer import END_POINT, Points, Vocabulary, code_points
 from charlm.rng import mix, uniform
 
 PARTS = ("train", "held_out", "test")
@@ -139,7 +140,7 @@ class EarlierText:
     sha256: str  # of the text as UTF-8
     chars: int
     spans: Spans | None  # its parts; None if whole documents were drawn, which are found by their text
-    kept_back: tuple[Ids, ...] | None  # its held-out and test parts; None if they are gone
+    kept_back: tuple[TextIds, ...] | None  # its held-out and test parts; None if they are gone
     looked: bool  # whether those were searched for in the new text: always, unless they were gone
     inherited_split: InheritedSplit | None = None  # how the new text was split, once that is known
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.data.shards import TextIds
 from charlm.data.tokenizer import Ids
 from charlm.rng import mix
 
@@ -107,32 +108,39 @@ def about_overlap(parts: Sequence[Overlap], unit: str) -> str | None:
     )
 
 
-def overlap(train: Ids, text: Ids) -> Overlap:
+def overlap(train: TextIds, text: TextIds) -> Overlap:
     """How much of `text` stands in `train`: exact where that is short, else by samples in bounded time."""
     return (overlap_of_all if len(train) <= MOST_COMPARED else overlap_of_samples)(train, text)
 
 
-def overlap_of_samples(train: Ids, text: Ids) -> Overlap:
+def overlap_of_samples(
+    train: TextIds, text: TextIds, ends: tuple[int | None, int | None] = (None, None)
+) -> Overlap:
     """Of the passages of `text` that begin with an anchor, how many occur in `train`.
 
     Whether a passage is sampled depends on its first ANCHOR ids only, by a hash of which one in ONE_IN
     is an anchor: the same passages are sampled on both sides (Manber 1994, USENIX Winter). Of either
-    side evenly spread pieces are read, so what is found is a lower bound where those are not all.
+    side evenly spread pieces are read, so what is found is a lower bound where those are not all. `ends`: ids of
+    each side that are passed over, the ends of documents.
     """
-    wanted = [sampled_hashes(piece) for piece in spread_pieces(text, MOST_WANTED)]
-    passages, pieces = Passages(wanted), list(spread_pieces(train, MOST_READ))
+    wanted = [sampled_hashes(piece) for piece in spread_pieces(text, MOST_WANTED, ends[1])]
+    passages, pieces = Passages(wanted), list(spread_pieces(train, MOST_READ, ends[0]))
     seen = passages.seen(map(sampled_hashes, pieces))
     found = sum(int(seen[np.searchsorted(passages.there, hashes)].sum()) for hashes in wanted)
     read = sum(min(PIECE, len(piece)) for piece in pieces) / max(1, len(train))
     return Overlap(found, sum(map(len, wanted)), min(1.0, read), sampled=True)
 
 
-def spread_pieces(ids: Ids, most: int) -> Iterator[Ids]:
-    """All of the ids in pieces of PIECE, or as many evenly spread ones as make `most`, each with what its last passage needs."""
+def spread_pieces(ids: TextIds, most: int, end: int | None = None) -> Iterator[Ids]:
+    """All of the ids in pieces of PIECE, or as many evenly spread ones as make `most`, each with what its last passage needs.
+
+    Without the id `end`, if it is given.
+    """
     there = -(-len(ids) // PIECE)
     chosen = np.linspace(0, there - 1, min(there, most // PIECE)).round().astype(int) if there else ()
     for i in chosen:
-        yield ids[i * PIECE : (i + 1) * PIECE + PASSAGE - 1]
+        piece = ids[i * PIECE : (i + 1) * PIECE + PASSAGE - 1]
+        yield piece if end is None else piece[piece != end]
 
 
 def sampled_hashes(ids: Ids) -> Hashes:
@@ -145,13 +153,13 @@ def sampled_hashes(ids: Ids) -> Hashes:
     return mixed
 
 
-def overlap_of_all(train: Ids, text: Ids) -> Overlap:
+def overlap_of_all(train: TextIds, text: TextIds) -> Overlap:
     """Find every passage of PASSAGE ids of `text` that occurs anywhere in `train`.
 
     By 64-bit hashes of all passages; the training part is read in pieces, so memory is bounded by
     the text.
     """
-    wanted = hashes_of(text)
+    wanted = hashes_of(text[:])
     if not len(wanted) or len(train) < PASSAGE:
         return Overlap(0, len(text))
     passages, places = Passages([wanted]), range(0, len(train) - PASSAGE + 1, AT_ONCE)

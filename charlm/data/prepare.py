@@ -15,6 +15,7 @@ import numpy as np
 
 from charlm.config import TextConfig
 from charlm.data import corpus_cache as cache
+from charlm.data import shards
 from charlm.data.corpus import Corpus, TextFacts, corpus_of_parts, reopen
 from charlm.data.documents import EndMarker, split_documents
 from charlm.data.encode import Counts, Encoder, Spool, TextCounter
@@ -161,7 +162,7 @@ class CorpusBuilder:
                 self._watch("encoding", done, spool.chars)
 
         lengths = {name: encoder.length(counts[name]) for name in PARTS}
-        parts = {name: cache.Part(lengths[name], encoder.dtype, partial(encoded, name)) for name in PARTS}
+        parts = {name: shards.Part(lengths[name], encoder.dtype, partial(encoded, name)) for name in PARTS}
         return _store(key, facts, parts)
 
     def _vocabulary(self, train_counts: Counts) -> Vocabulary:
@@ -199,7 +200,7 @@ class CorpusBuilder:
             )
 
 
-def _store(key: str, facts: dict[str, object], parts: dict[str, cache.Part]) -> Corpus:
+def _store(key: str, facts: dict[str, object], parts: dict[str, shards.Part]) -> Corpus:
     """Store encoded parts in the cache and open them; or hold them in memory if the cache cannot be written."""
     try:
         cache.store(key, facts, parts)
@@ -210,7 +211,7 @@ def _store(key: str, facts: dict[str, object], parts: dict[str, cache.Part]) -> 
         corpus = reopen(key)
         if corpus is not None:
             return corpus
-    if sum(part.n * part.dtype.itemsize for part in parts.values()) > cache.CHECKED_WHOLE:
+    if sum(part.n * part.dtype.itemsize for part in parts.values()) > shards.CHECKED_WHOLE:
         raise ResourceError(
             f"the cache in {one_line(str(cache.cache_folder()))} cannot be written ({why}), and the text is too long "
             "to be held in memory; free some space there, or set CHARLM_CACHE to another folder"

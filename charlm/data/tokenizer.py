@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm import strict_json
+from charlm.data.shards import Ids as Ids
+from charlm.data.shards import Shards, TextIds
 
-Ids = NDArray[np.integer[Any]]
 Points = NDArray[np.unsignedinteger[Any]]  # code points
 
 UNIT_NOUNS = {"chars": "character", "bytes": "byte"}
@@ -141,10 +142,10 @@ class Vocabulary:
         points = code_points(text)
         return np.where(self.id_of_point[points] < 0, utf8_lengths(points), 1)
 
-    def decode(self, ids: Ids, end: str = "") -> str:
+    def decode(self, ids: TextIds, end: str = "") -> str:
         """The text of ids; bytes that are not UTF-8 become U+FFFD, ends of documents `end`."""
         decoder = Decoder(self, end)
-        pieces = np.array_split(ids, len(ids) // _DECODED_AT_ONCE + 1)
+        pieces = (ids[i : i + _DECODED_AT_ONCE] for i in range(0, len(ids), _DECODED_AT_ONCE))
         return "".join([*map(decoder.feed, pieces), decoder.flush()])
 
     def has_own_id(self, char: str) -> bool:
@@ -226,13 +227,13 @@ class Vocabulary:
             () if order == tuple(range(len(order))) else order,
         )
 
-    def ids_in(self, extended: "Vocabulary", ids: Ids) -> Ids:
+    def ids_in(self, extended: "Vocabulary", ids: TextIds) -> TextIds:
         """Translate ids (m,) of this vocabulary to one `extended` from it: only untrained bytes get new ids."""
-        if not len(ids) or int(ids.max()) < self.n_symbols:
-            return ids
         table = np.arange(self.n_ids)
         table[self.id_of_byte] = extended.id_of_byte
-        return np.asarray(table[ids])
+        if isinstance(ids, Shards):
+            return ids.translated(table)
+        return np.asarray(table[ids]) if len(ids) and int(ids.max()) >= self.n_symbols else ids
 
     def differences(self, other: "Vocabulary") -> list[str]:
         """Characters and bytes (as `<E2>`) that only one of two vocabularies has."""

@@ -79,11 +79,18 @@ def verbatim(corpus: Corpus, texts: Sequence[str]) -> Generator[Progress, None, 
 def _windows(corpus: Corpus, n: int) -> list[Ids]:
     """Windows of n held-out symbols, spread evenly, without the ends of documents."""
     end, held_out = corpus.vocabulary.end, corpus.held_out
-    if end is not None:
-        held_out = held_out[held_out != end]
-    count = min(WINDOWS, len(held_out) // n) if n else 0
-    starts = np.linspace(0, len(held_out) - n, count).astype(int).tolist()
-    return [held_out[start : start + n] for start in starts]
+    without_ends = len(held_out) - corpus.ends[1]
+    count = min(WINDOWS, without_ends // n) if n else 0
+    starts = np.linspace(0, without_ends - n, count).astype(int).tolist()
+    windows, at = [held_out[:0]] * count, 0
+    for begin in range(0, len(held_out) if count else 0, AT_ONCE):
+        piece = held_out[begin : begin + AT_ONCE]
+        piece = piece if end is None else piece[piece != end]
+        for i, start in enumerate(starts):
+            here = piece[max(0, start - at) : max(0, start + n - at)]
+            windows[i] = np.concatenate((windows[i], here))
+        at += len(piece)
+    return windows
 
 
 class _Search:

@@ -13,6 +13,7 @@ from torch import Tensor
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.data.tokenizer import Ids
 from charlm.evaluation.score import Score, TextScore, text_score
+from charlm.inference.accelerator import gpu_failures
 from charlm.inference.context import ContextRule
 from charlm.inference.members import MixturePredictor, own_rule, predictor_of
 from charlm.inference.predictor import (
@@ -46,13 +47,20 @@ class DynamicModel:
     Krause et al. 2018, arXiv 1709.07432.
     """
 
-    def __init__(self, snapshot: Snapshot, rule: ContextRule, rate: float = LEARNING_RATE) -> None:
-        predictor = predictor_of(snapshot)
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        rule: ContextRule,
+        rate: float = LEARNING_RATE,
+        device: torch.device | None = None,
+    ) -> None:
+        """Its transformers learn on `device`, by default the CPU; its n-gram model on the CPU."""
+        predictor = predictor_of(snapshot, device)
         self._recent = predictor.recent if isinstance(predictor, RecentPredictor) else None
         predictor = without_recent(predictor)
         self._mixture = predictor if isinstance(predictor, MixturePredictor) else None
         members = predictor.members if isinstance(predictor, MixturePredictor) else (predictor,)
-        self.vocabulary = predictor.vocabulary
+        self.vocabulary, self.device = predictor.vocabulary, predictor.device
         self.prior = (
             None if predictor.prior is None else (OnlineKneserNey(predictor.prior, self.vocabulary.end))
         )
@@ -125,7 +133,7 @@ class _Learner:
         self._model.load_state_dict(own, assign=True)
         self.rule = rule
         self._weights = [weight for weight in self._model.parameters() if weight.requires_grad]
-        self._squares = [torch.zeros((), dtype=weight.dtype) for weight in self._weights]
+        self._squares = [weight.new_zeros(()) for weight in self._weights]
         self._steps = 0
 
     def begin(self, ids: Ids) -> None:
@@ -136,7 +144,9 @@ class _Learner:
         self._loss: Tensor | None = None
 
     def score(self, part: slice, priors: Tensor | None, origin: int) -> Tensor:
-        """Logits (N, V) of a part of the ids but the very first; `priors` (1, P, V) begins with that of id `origin`."""
+        """Logits (N, V), on the CPU, of a part of the ids but the very first; `priors` (1, P, V) begins with that of id
+        `origin`.
+        """
         found = []
         for start, places in groupby(range(max(1, part.start), part.stop), self.rule.start):
             at = list(places)
@@ -148,7 +158,7 @@ class _Learner:
         targets = self._tensor(slice(max(1, part.start), part.stop))[:, None]
         loss = -log_softmax_with_escape(self._vocabulary, logits).gather(1, targets).mean()
         self._loss = loss if loss.requires_grad else None
-        return logits.detach() / self._temperature
+        return logits.detach().cpu() / self._temperature
 
     def learn(self) -> None:
         """Learn the part that was scored last."""
@@ -183,10 +193,10 @@ class _Learner:
         if priors is None or self._model.prior is None:
             return None
         assert part.start >= origin
-        return priors[:, part.start - origin : part.stop - origin].to(self._model.embedding.weight.dtype)
+        return priors[:, part.start - origin : part.stop - origin].to(self._model.embedding.weight)
 
     def _tensor(self, part: slice) -> Tensor:
-        return torch.from_numpy(self._ids[part].astype(np.int64))
+        return torch.from_numpy(self._ids[part].astype(np.int64)).to(self._model.embedding.weight.device)
 
 
 def scoring_online(
@@ -205,9 +215,10 @@ def scoring_online(
         found: dict[str, list[Scores]] = {kind: [np.empty(0)] for kind in kinds}
         model.begin(ids)
         for i, part in enumerate(_blocks(len(ids))):
-            for kind, logp in model.score(part).items():
-                found[kind].append(logp)
-            model.learn()
+            with gpu_failures(model.device):
+                for kind, logp in model.score(part).items():
+                    found[kind].append(logp)
+                model.learn()
             done += part.stop - part.start
             if i % BLOCKS_A_REPORT == 0:
                 yield done, of

@@ -9,7 +9,8 @@ from math import log, log2
 import numpy as np
 
 from charlm.config import FEWEST_HELD_OUT
-from charlm.data.tokenizer import Ids, Vocabulary, without_ends
+from charlm.data.shards import TextIds
+from charlm.data.tokenizer import Vocabulary, without_ends
 from charlm.inference.predictor import NgramPredictor
 from charlm.ngram.build import fit, lower_orders
 from charlm.ngram.kneser_ney import POSITIONS_AT_ONCE, KneserNey
@@ -56,7 +57,7 @@ def measure_baselines(
     return {**found, **compressor_baselines(training_text, plain)}
 
 
-def symbol_baselines(vocabulary: Vocabulary, ids: Ids, chars: int) -> dict[str, Baseline]:
+def symbol_baselines(vocabulary: Vocabulary, ids: TextIds, chars: int) -> dict[str, Baseline]:
     """Uniform and unigram, for a text of `chars` characters given as ids (N,).
 
     uniform: every symbol of the training part is equally likely; others cost 8 bits per byte more. unigram: symbol
@@ -91,7 +92,7 @@ def compressor_baselines(training_text: Callable[[], str] | None, plain: str) ->
 
 
 def kneser_ney(
-    vocabulary: Vocabulary, train: Ids, text: str, *, memory: int, most: int | None = None
+    vocabulary: Vocabulary, train: TextIds, text: str, *, memory: int, most: int | None = None
 ) -> Baseline:
     """Kneser-Ney n-grams of the training part, of the order that predicts its end best.
 
@@ -103,7 +104,7 @@ def kneser_ney(
 
 
 def kneser_ney_by_order(
-    vocabulary: Vocabulary, train: Ids, text: str, *, memory: int, most: int | None = None
+    vocabulary: Vocabulary, train: TextIds, text: str, *, memory: int, most: int | None = None
 ) -> list[Baseline]:
     """The same for each order from 1 to the chosen one, which comes last."""
     chosen = kneser_ney(vocabulary, train, text, memory=memory, most=most)
@@ -116,7 +117,7 @@ def kneser_ney_by_order(
 
 
 def ngram_baseline(
-    model: KneserNey, vocabulary: Vocabulary, ids: Ids, chars: int, *, limits: str = "", source: str = ""
+    model: KneserNey, vocabulary: Vocabulary, ids: TextIds, chars: int, *, limits: str = "", source: str = ""
 ) -> Baseline:
     """The figure of an n-gram model on a text of `chars` characters given as ids (N,), in constant memory."""
     predictor, nats = NgramPredictor(model, vocabulary), 0.0

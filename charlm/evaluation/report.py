@@ -7,7 +7,6 @@ from math import log
 from typing import Any
 
 import numpy as np
-import torch
 
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import FEWEST_HELD_OUT, TextConfig
@@ -27,7 +26,6 @@ from charlm.evaluation.bootstrap import confidence_interval
 from charlm.evaluation.calibration import Reliability
 from charlm.evaluation.score import OnProgress, Score, no_progress, score_text, score_with_calibration
 from charlm.inference.context import ContextRule
-from charlm.inference.members import predictor_of
 from charlm.inference.predictor import NgramPredictor, Predictor
 from charlm.settings import settings_of
 
@@ -55,6 +53,7 @@ class Evaluation:
     baselines: dict[str, Baseline | str]  # each, or why it is missing
     warnings: tuple[str, ...]
     ngram: Score | None  # of the n-gram prior alone, if there is one
+    device: str  # that the transformers computed on
     online: Mapping[str, Score] = field(default_factory=dict)  # by dynamic evaluation, by kind
 
     @property
@@ -88,6 +87,7 @@ class Evaluation:
         return {
             "schema": SCHEMA,
             "kind": self.kind,
+            "device": self.device,
             "members": list(self.members),
             "online": False,
             "figures": [_score_json(*each) for each in self.figures],
@@ -125,14 +125,10 @@ def evaluate(
     texts: Sequence[tuple[str, str]],
     rule: ContextRule,
     corpus: Corpus | None,
+    predictor: Predictor,
     on_progress: OnProgress = no_progress,
-    device: torch.device | None = None,
 ) -> Evaluation:
-    """Score named texts with a checkpoint, its transformers on `device`, by default the CPU.
-
-    `corpus` is what it was trained on, if it is still there.
-    """
-    predictor = predictor_of(snapshot, device)
+    """Score named texts with a checkpoint, by its predictor. `corpus` is what it was trained on, if it is still there."""
     alone = None
     if predictor.prior is not None:
         alone = NgramPredictor(predictor.prior, predictor.vocabulary)
@@ -168,6 +164,7 @@ def evaluate(
             *_warnings(figure, predictor, corpus, texts, selected),
             *(f"no {name} baseline: {why}" for name, why in baselines.items() if isinstance(why, str)),
         ),
+        device=predictor.device.type,
         ngram=Score([score_text(alone, name, text) for name, text in texts]) if alone else None,
     )
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from charlm.data.tokenizer import END_POINT, Ids, Vocabulary, code_points, without_ends
+from charlm.data.shards import TextIds
+from charlm.data.tokenizer import END_POINT, Vocabulary, code_points, without_ends
 from charlm.evaluation.bootstrap import Numbers, standard_error
 from charlm.evaluation.calibration import Reliability
 from charlm.inference.context import ContextRule
@@ -154,7 +155,7 @@ def _n_chunks(rule: ContextRule, n: int) -> int:
 
 
 def _scored_chunks(
-    predictor: Predictor, ids: Ids, chunks: Sequence[int], rule: ContextRule
+    predictor: Predictor, ids: TextIds, chunks: Sequence[int], rule: ContextRule
 ) -> Iterator[Scores]:
     """For each chunk the log-probabilities (n,) of its ids; the text's first one belongs to the first chunk."""
     alone = len(ids) == 1
@@ -164,7 +165,7 @@ def _scored_chunks(
 
 
 def _calibrated_chunks(
-    predictor: Predictor, ids: Ids, chunks: Sequence[int], rule: ContextRule
+    predictor: Predictor, ids: TextIds, chunks: Sequence[int], rule: ContextRule
 ) -> Iterator[tuple[Scores, Reliability]]:
     """The same with their calibration."""
     first = torch.from_numpy(predictor.first_log_probs())[None]  # (1, V)
@@ -283,7 +284,7 @@ class Estimate:
 
 def score_slice(
     predictor: Predictor,
-    ids: Ids,
+    ids: TextIds,
     part: Slice,
     stopped: Callable[[], bool] = lambda: False,
     rule: ContextRule | None = None,

@@ -8,7 +8,7 @@ Shapes: P prompts, n samples of each, G samples of a group, T positions.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from math import log, log1p
 from time import perf_counter
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from charlm.config import SamplingConfig
 from charlm.data.tokenizer import Decoder, Vocabulary
+from charlm.inference.accelerator import Batches
 from charlm.inference.constrained import ENDED, Constraint, SymbolMatcher
 from charlm.inference.predictor import ESCAPE, Predictor
 from charlm.inference.recent import without_recent
@@ -28,7 +29,7 @@ from charlm.native.decoder import Floats
 from charlm.rng import uniform
 
 SampleNumbers = NDArray[np.int64]  # which of the samples of all prompts
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE, ROWS_AT_ONCE_ON_GPU = 64, 512
 """Samples of several prompts that are written side by side: more would be no faster, and hold more memory."""
 N_SEEDS = 1 << 63
 NOISE_AT_ONCE = 256
@@ -89,32 +90,31 @@ def generate(
     if matcher is not None:
         matcher.check_length(length)
 
-    def pieces() -> Iterator[Piece | Ended]:
-        at_once = max(1, ROWS_AT_ONCE // n)
-        for first in range(0, len(prompts), at_once):
-            ids = [
-                np.concatenate((start, vocabulary.encode(prompt))).astype(np.int64)
-                for prompt in prompts[first : first + at_once]
-            ]
-            samples = [
-                _Sample(i, Decoder(vocabulary, document_separator), stops, length, *end, prompt=first + j)
-                for j in range(len(ids))
-                for i in range(n)
-            ]
-            constraint = None if matcher is None else Constraint(matcher, len(samples), length)
-            drawn = draw(
-                predictor,
-                ids,
-                config,
-                n,
-                one_document=one_document,
-                constraint=constraint,
-                first=first,
-                surprisal=surprisal,
-            )
-            yield from _pieces(samples, drawn)
+    def pieces(numbers: Sequence[int]) -> Iterator[Piece | Ended]:
+        ids = [np.concatenate((start, vocabulary.encode(prompts[j]))).astype(np.int64) for j in numbers]
+        samples = [
+            _Sample(i, Decoder(vocabulary, document_separator), stops, length, *end, prompt=j)
+            for j in numbers
+            for i in range(n)
+        ]
+        constraint = None if matcher is None else Constraint(matcher, len(samples), length)
+        drawn = draw(
+            predictor,
+            ids,
+            config,
+            n,
+            one_document=one_document,
+            constraint=constraint,
+            first=numbers[0],
+            surprisal=surprisal,
+        )
+        begun = next(drawn)  # which takes most of the memory: a cache has room for a whole block
+        return _pieces(samples, chain([begun], drawn))
 
-    return pieces()
+    batches = Batches("prompts", f"{n:,} samples at once", "write fewer at once, or give --device cpu")
+    device = predictor.device
+    at_once = max(1, (ROWS_AT_ONCE if device.type == "cpu" else ROWS_AT_ONCE_ON_GPU) // n)
+    return batches.of(range(len(prompts)), at_once, pieces, device, predictor.say)
 
 
 def _check_effect(vocabulary: Vocabulary, config: SamplingConfig, *, one_document: bool) -> None:

@@ -7,12 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import lcm
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.config import NGRAM
-from charlm.data.tokenizer import Ids, Vocabulary
+from charlm.data.shards import TextIds
+from charlm.data.tokenizer import Vocabulary
+from charlm.errors import ResourceError
+from charlm.inference.accelerator import Say, quietly
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import (
     Carry,
@@ -30,6 +34,7 @@ from charlm.native.decoder import Floats, Floats32
 from charlm.native.library import library
 from charlm.native.mixture_kernel import MixtureKernel
 from charlm.ngram.kneser_ney import KneserNey
+from charlm.terminal import one_line
 
 
 @dataclass(frozen=True)
@@ -64,11 +69,16 @@ class MixturePredictor(Predictor):
         self.rule = max((member.rule for member in transformers), key=lambda rule: rule.block_size)
         self.precision = transformers[0].precision
         self.single_threaded = any(member.single_threaded for member in transformers)
-        self.kernels = transformers[0].kernels
+        self.kernels, self.say = transformers[0].kernels, transformers[0].say
         priors = [member.model for member in members if isinstance(member, NgramPredictor)]
         priors += [member.prior for member in transformers if member.prior]
         self.prior = priors[0] if priors else None
         assert all(prior is self.prior for prior in priors)
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where its transformers compute; they are pooled on the CPU."""
+        return self._transformers[0].device
 
     def grid(self, rule: ContextRule) -> int:
         """A part of a text is read in the same chunks as the whole if it begins at a multiple of this many ids."""
@@ -80,7 +90,7 @@ class MixturePredictor(Predictor):
 
     def distributions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -94,7 +104,7 @@ class MixturePredictor(Predictor):
 
     def of_members(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -154,7 +164,7 @@ class MixturePredictor(Predictor):
 
 def symbol_log_probs(
     member: Predictor,
-    ids: Ids,
+    ids: TextIds,
     chunks: Sequence[int],
     rule: ContextRule,
     *,
@@ -201,11 +211,13 @@ def predictor_of(
     native: bool = True,
     ngram: KneserNey | None = None,
     last: TransformerPredictor | None = None,
+    say: Say = quietly,
 ) -> Predictor:
     """The predictor of a checkpoint; transformers go to `device`, by default the CPU.
 
     `ngram`: the n-gram model, by default the saved one. `last`: what predicts by the weights of the last transformer, where
-    those of the snapshot have no values. Raises CheckpointError if that is damaged.
+    those of the snapshot have no values. `say` is told what does not fit the device. Raises CheckpointError if the n-gram
+    model is damaged.
     """
     ngram, vocabulary, mixture = ngram or snapshot.kneser_ney(), snapshot.vocabulary, snapshot.mixture
     if snapshot.model_config.is_ngram:
@@ -218,16 +230,23 @@ def predictor_of(
     if mixture is None:  # the first one is still in training
         trained = trained[:1]
     temperature = None if mixture is None else mixture.temperature
-    members: list[Predictor] = []
-    for i, (config, weights) in enumerate(trained[: None if mixture is None else mixture.n_transformers]):
-        if last is not None and i == len(snapshot.earlier):
-            members.append(last.at(temperature or 1.0))
-            continue
-        member = TransformerPredictor.of(
+    divided = None if last is None else len(snapshot.earlier)
+    transformers = [
+        last.at(temperature or 1.0)
+        if last is not None and i == divided
+        else TransformerPredictor.of(
             config, weights, vocabulary, ngram, temperature=temperature or 1.0, native=native
         )
-        member.model.to(device)
-        members.append(member)
+        for i, (config, weights) in enumerate(trained[: None if mixture is None else mixture.n_transformers])
+    ]
+    for member in transformers:
+        member.say = say
+    if device is not None and device.type != "cpu":
+        failure = _move([member for i, member in enumerate(transformers) if i != divided], device)
+        if failure is not None:
+            say(f"the GPU ({device.type}) cannot compute with this model: {failure}; computing on the CPU")
+            return predictor_of(snapshot, native=native, ngram=ngram, last=last, say=say)
+    members: list[Predictor] = [*transformers]
     if mixture is None:
         return members[0]
     if mixture.ngram:
@@ -236,3 +255,17 @@ def predictor_of(
     alone = mixture.n_members == 1
     pooled = members[0] if alone else MixturePredictor(members, mixture, vocabulary, native=native)
     return pooled if mixture.recent is None else RecentPredictor(pooled, mixture.recent, native=native)
+
+
+def _move(transformers: Sequence[TransformerPredictor], device: torch.device) -> str | None:
+    """Move transformers to a GPU, and let each score and step there; returns why one cannot, or None."""
+    ids = np.zeros(3, np.int64)
+    try:
+        for member in transformers:
+            member.model.to(device)
+            member.score(ids)
+            state, _ = member.step(member.start(1), torch.from_numpy(ids[:2])[None])
+            member.next_logits(state, ids[2:])
+    except (RuntimeError, ResourceError) as error:  # NotImplementedError too: MPS lacks operators
+        return one_line(str(error), limit=160)
+    return None

@@ -7,6 +7,7 @@ Shapes: B texts side by side, T positions, C width, V ids (bytes that training n
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from functools import partial
 from itertools import pairwise
 from math import log, log1p
 from typing import Any
@@ -19,7 +20,9 @@ from torch import Tensor
 
 from charlm.checkpoint.snapshot import empty_model
 from charlm.config import ModelConfig
+from charlm.data.shards import TextIds
 from charlm.data.tokenizer import UNIT_NOUNS, Ids, Vocabulary
+from charlm.inference.accelerator import Batches, Say, gpu_failures, quietly
 from charlm.inference.context import ContextRule
 from charlm.inference.text_state import IdRows, NgramState, TextState
 from charlm.model.fast_decoder import arranged, fast_decoder_fits
@@ -70,6 +73,8 @@ class Predictor:
     mixed: tuple[str, ...] = ()  # the kinds of its members, by `--members`; empty for a single model
     single_threaded: bool = False  # steps are so small that threads would only wait for each other
     kernels: str = "none"  # the build and clone of the compiled kernels that compute its steps
+    device = torch.device("cpu")  # where its transformers compute
+    say: Say = quietly  # told where a GPU's memory is full
 
     def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:
         """The log-probability, in nats, of each id of a text given the ones before it: (N,)."""
@@ -83,14 +88,14 @@ class Predictor:
         raise NotImplementedError
 
     def score_chunks(
-        self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
+        self, ids: TextIds, chunks: Sequence[int], rule: ContextRule | None = None
     ) -> Iterator[Scores]:
         """For each of these chunks of the context rule, the log-probabilities (n,) of the ids that it scores."""
         return (scores for scores, _ in self.predictions(ids, chunks, rule))
 
     def predictions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -117,7 +122,7 @@ class Predictor:
 
     def distributions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -181,6 +186,7 @@ class TransformerPredictor(Predictor):
         self.temperature = temperature
         self.rule = ContextRule.of_model(model.config)
         self._native = native
+        self._batches = Batches("windows", "a single window")
         self._arrays: ModelArrays | None = None  # for the fast decoder
         self._arranged: list[tuple[int, int]] = []  # the versions of the weights in them
 
@@ -209,7 +215,7 @@ class TransformerPredictor(Predictor):
     @property
     def single_threaded(self) -> bool:  # type: ignore[override]
         """Whether torch computes the steps, on the CPU; the fast decoder gives each thread enough to do."""
-        return self._device.type == "cpu" and not (self._native and fast_decoder_fits(self.model))
+        return self.device.type == "cpu" and not (self._native and fast_decoder_fits(self.model))
 
     @property
     def kernels(self) -> str:  # type: ignore[override]
@@ -220,7 +226,7 @@ class TransformerPredictor(Predictor):
     @torch.inference_mode()
     def distributions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -231,16 +237,17 @@ class TransformerPredictor(Predictor):
         rule = rule or self.rule
         assert not rule.carried or self.rule.carried, "this model has no state to carry"
         if rule.carried:
-            yield from self._read_in_order(ids, chunks, rule, folds, carry)
+            with gpu_failures(self.device):
+                yield from self._read_in_order(ids, chunks, rule, folds, carry)
             return
-        most = IDS_AT_ONCE if self._device.type == "cpu" else IDS_AT_ONCE_ON_GPU
+        most = IDS_AT_ONCE if self.device.type == "cpu" else IDS_AT_ONCE_ON_GPU
         at_once = max(1, min(most, NUMBERS_AT_ONCE // self.vocabulary.n_ids) // rule.block_size)
-        for i in range(0, len(chunks), at_once):
-            yield from self._read_batch(ids, chunks[i : i + at_once], rule, folds)
+        read = partial(self._read_batch, ids, rule, folds)
+        yield from self._batches.of(chunks, at_once, read, self.device, self.say)
 
     def _read_in_order(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule,
         folds: Edges | None,
@@ -256,7 +263,7 @@ class TransformerPredictor(Predictor):
         end_id = self.vocabulary.end
         for k in range(begin, max(wanted, default=-1) + 1):
             start, _, end = rule.chunk(k, len(ids))
-            read = torch.from_numpy(ids[start : end - 1].astype(np.int64))[None].to(self._device)
+            read = torch.from_numpy(ids[start : end - 1].astype(np.int64))[None].to(self.device)
             log_prior = self._log_prior(ids, [start], read.shape[1], folds)  # (1, T, symbols)
             begins = [] if end_id is None else (read[0] == end_id).nonzero()[:, 0].tolist()
             hidden = []
@@ -269,7 +276,7 @@ class TransformerPredictor(Predictor):
                 yield self._log_probs(torch.cat(hidden, dim=1), log_prior)[0].cpu()
 
     def _read_batch(
-        self, ids: Ids, chunks: Sequence[int], rule: ContextRule, folds: Edges | None
+        self, ids: TextIds, rule: ContextRule, folds: Edges | None, chunks: Sequence[int]
     ) -> list[Tensor]:
         """Read independent chunks in one forward pass.
 
@@ -287,7 +294,7 @@ class TransformerPredictor(Predictor):
         rows = np.zeros((len(parts), longest), dtype=np.int64)
         for row, part in zip(rows, parts, strict=True):
             row[: part.end - 1 - part.start] = ids[part.start : part.end - 1]
-        read = torch.from_numpy(rows).to(self._device)
+        read = torch.from_numpy(rows).to(self.device)
         skip = min(part.first - part.start for part in parts) - 1
         docs = documents_of(read, self.vocabulary.end)
         starts = [part.start for part in parts]
@@ -330,11 +337,9 @@ class TransformerPredictor(Predictor):
 
         `ngrams`: the state of the prior, if the caller has one for several transformers.
         """
-        cache = decoder = None
+        decoder = None
         kernels = library() if self._native and fast_decoder_fits(self.model) else None
-        if kernels is None:
-            cache = self.new_cache(batch_size)
-        else:
+        if kernels is not None:
             version = [(id(weight), weight._version) for weight in self.model.parameters()]
             if self._arrays is None or version != self._arranged:  # new, or trained since
                 self._arrays, self._arranged = arranged(self.model), version
@@ -343,7 +348,7 @@ class TransformerPredictor(Predictor):
             ngrams = None
         elif ngrams is None:
             ngrams = NgramState(self.prior, batch_size)
-        return TextState(self.rule, batch_size, cache, decoder, ngrams)
+        return TextState(self.rule, batch_size, decoder, ngrams)
 
     def step(self, state: TextState, ids: Tensor) -> tuple[TextState, Tensor]:
         """Read ids (B, T), T >= 0. Returns the new state and log-probabilities (B, V) of the next id.
@@ -384,16 +389,17 @@ class TransformerPredictor(Predictor):
     @torch.inference_mode()
     def _read_with_torch(self, state: TextState, in_cache: int, log_prior: Floats | None) -> Floats:
         """Logits (B, symbols) after the unread ids of a state, with the prior (B, T, symbols) after each of them."""
-        unread = torch.from_numpy(state.unread.copy()).to(self._device)
-        if in_cache == 0 or state.cache is None:
+        unread = torch.from_numpy(state.unread.copy()).to(self.device)
+        if in_cache == 0:
+            state.cache = None  # before another one takes as much memory
             state.cache = self.new_cache(len(unread))
-        prior = None if log_prior is None else torch.from_numpy(log_prior).to(self._device)
+        prior = None if log_prior is None else torch.from_numpy(log_prior).to(self.device)
         hidden = self.hidden(unread, state.cache, log_prior=prior)[:, -1]  # (B, C)
         return self.model.logits(hidden, None if prior is None else prior[:, -1]).cpu().numpy()
 
     def _log_prior(
         self,
-        ids: Ids,
+        ids: TextIds,
         starts: Sequence[int],
         T: int,
         folds: Edges | None = None,
@@ -408,7 +414,7 @@ class TransformerPredictor(Predictor):
             return None
         before = 0 if reset_context_at_start else None
         rows = self.prior.log_rows(ids, np.array(starts), T, before=before, folds=folds)
-        return torch.from_numpy(rows).to(self._device)
+        return torch.from_numpy(rows).to(self.device)
 
     def _log_probs(self, hidden: Tensor, log_prior: Tensor | None = None) -> Tensor:
         """Log-probabilities (..., V) from the last layer's output (..., C)."""
@@ -423,7 +429,8 @@ class TransformerPredictor(Predictor):
         return log_softmax_with_escape(self.vocabulary, log_prior)[0].numpy()
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where its weights are."""
         return self.model.embedding.weight.device
 
 
@@ -445,7 +452,7 @@ class NgramPredictor(Predictor):
         return self._log_with_escape(self.model.probabilities(ids), np.asarray(ids))
 
     def score_chunks(
-        self, ids: Ids, chunks: Sequence[int], rule: ContextRule | None = None
+        self, ids: TextIds, chunks: Sequence[int], rule: ContextRule | None = None
     ) -> Iterator[Scores]:
         """For each of these chunks of the context rule, the log-probabilities of the ids that it scores."""
         rule = rule or self.rule
@@ -461,7 +468,7 @@ class NgramPredictor(Predictor):
 
     def predictions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,
@@ -480,7 +487,7 @@ class NgramPredictor(Predictor):
 
     def distributions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,

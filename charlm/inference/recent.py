@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charlm.data.tokenizer import UNIT_NOUNS, Ids
+from charlm.data.shards import TextIds
+from charlm.data.tokenizer import UNIT_NOUNS
 from charlm.inference.context import ContextRule
 from charlm.inference.predictor import Carry, Edges, Predictor, Scores
 from charlm.inference.text_state import IdRows
@@ -51,7 +52,12 @@ class RecentPredictor(Predictor):
         self.base, self.recent, self._native = base, recent, native
         self.kind, self.vocabulary, self.rule = base.kind, base.vocabulary, base.rule
         self.precision, self.prior, self.mixed = base.precision, base.prior, base.mixed
-        self.single_threaded, self.kernels = base.single_threaded, base.kernels
+        self.single_threaded, self.kernels, self.say = base.single_threaded, base.kernels, base.say
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where the model computes; it is corrected on the CPU."""
+        return self.base.device
 
     def in_blocks(self, rule: ContextRule) -> ContextRule:
         """The rule that reads a whole text fastest, and gives the same predictions as `rule`."""
@@ -67,7 +73,7 @@ class RecentPredictor(Predictor):
 
     def distributions(
         self,
-        ids: Ids,
+        ids: TextIds,
         chunks: Sequence[int],
         rule: ContextRule | None = None,
         *,

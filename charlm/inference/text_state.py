@@ -45,11 +45,11 @@ class TextState:
         self,
         rule: ContextRule,
         batch_size: int,
-        cache: ModelCache | None,
         decoder: CDecoder | None,
         prior: NgramState | None = None,
     ) -> None:
-        self.cache, self.decoder, self.prior = cache, decoder, prior
+        self.decoder, self.prior = decoder, prior
+        self.cache: ModelCache | None = None  # torch's, from the first id on
         self.length = 0  # characters read so far
         self._rule, self._start = rule, 0  # where the window begins
         self._order = prior.model.order if prior else 0

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.data.overlap import MOST_READ, PASSAGE, Overlap, hashes_of, sampled_hashes, spread_pieces
-from charlm.data.tokenizer import END_POINT, Ids, Points
+from charlm.data.shards import TextIds
+from charlm.data.tokenizer import END_POINT, Points
 
 MOST_ORDER = 5
 
@@ -149,7 +150,7 @@ def repeated_share(codes: Points) -> Overlap:
     return Overlap(int((np.cumsum(edges[:-1]) > 0).sum()), chars)
 
 
-def sampled_repeated_share(ids: Ids) -> Overlap:
+def sampled_repeated_share(ids: TextIds) -> Overlap:
     """The same for a long text: of the passages that begin with an anchor, how many occurred earlier.
 
     Equal passages are sampled together (see `overlap_of_samples`).

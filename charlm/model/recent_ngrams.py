@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.data.shards import TextIds
 from charlm.native.library import library
 from charlm.native.recent_ngrams import Floats32, Integers, add_recent
 
@@ -83,7 +84,7 @@ class RecentNgrams:
     def correct(
         self,
         logp: NDArray[np.floating],
-        ids: NDArray[np.integer],
+        ids: TextIds,
         ats: Integers,
         n_symbols: int,
         end: int | None,

@@ -8,7 +8,7 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.data.tokenizer import Ids
+from charlm.data.shards import TextIds
 from charlm.ngram.grams import Grams, Span, count, join
 from charlm.ngram.keys import KEY_BITS, Packing
 from charlm.ngram.kneser_ney import KneserNey
@@ -66,7 +66,7 @@ class Built:
 
 
 def build(
-    ids: Ids,
+    ids: TextIds,
     n_symbols: int,
     order: int,
     *,
@@ -74,7 +74,7 @@ def build(
     most: int | None = None,
     folds: Index | None = None,
     end: int | None = None,
-    beside: Sequence[Ids] = (),
+    beside: Sequence[TextIds] = (),
 ) -> Built:
     """Build a model with `order` symbols of context, in at most `memory` bytes.
 
@@ -115,7 +115,7 @@ def build(
 
 
 def lower_orders(
-    ids: Ids, n_symbols: int, order: int, *, memory: int, most: int | None = None, end: int | None = None
+    ids: TextIds, n_symbols: int, order: int, *, memory: int, most: int | None = None, end: int | None = None
 ) -> Iterator[KneserNey]:
     """The models that `build` would make with order - 1, order - 2, ... down to 1 symbols of context, in one pass."""
     packing = Packing(n_symbols, end)
@@ -128,7 +128,7 @@ def lower_orders(
 
 
 def fit(
-    ids: Ids,
+    ids: TextIds,
     n_symbols: int,
     order: int | None = None,
     *,
@@ -143,7 +143,8 @@ def fit(
     """
     smooth = False
     if not order:
-        losses = tail_losses(ids[-most:] if most else ids, n_symbols, end=end)
+        near = ids[-min(most, TAIL_MOST + BEFORE_MOST) :] if most else ids  # which is all that it looks at
+        losses = tail_losses(near, n_symbols, end=end)
         order = losses.order if order is None else order
         smooth = order == 0 and losses.smooth
     if smooth:
@@ -172,7 +173,7 @@ class TailLosses:
         return bool(self.by_order) and self.unigram < self.by_order[0]
 
 
-def tail_losses(ids: Ids, n_symbols: int, *, end: int | None = None) -> TailLosses:
+def tail_losses(ids: TextIds, n_symbols: int, *, end: int | None = None) -> TailLosses:
     """The losses of all orders on the end of a text.
 
     Models of all orders share their lower levels, which count continuations. The level of the order that is the highest
@@ -204,7 +205,7 @@ def tail_losses(ids: Ids, n_symbols: int, *, end: int | None = None) -> TailLoss
     return TailLosses(losses, unigram)
 
 
-def count_unigram(ids: Ids, packing: Packing, most: int | None) -> Built:
+def count_unigram(ids: TextIds, packing: Packing, most: int | None) -> Built:
     """Add-one smoothing without context, as a Kneser-Ney model of order 0."""
     spans = spread_chars(len(ids), len(ids) if most is None else most)
     _, grams = count(ids, packing, 0, spans, UNIGRAM_MEMORY)
@@ -242,7 +243,7 @@ def split_spans(spans: Sequence[Span], folds: Index) -> list[list[Span]]:
 
 
 def count_parts(
-    parts: Iterable[tuple[Ids, Sequence[Span]]], packing: Packing, order: int, memory: int = 1 << 62
+    parts: Iterable[tuple[TextIds, Sequence[Span]]], packing: Packing, order: int, memory: int = 1 << 62
 ) -> tuple[int, list[Grams]]:
     """Count the grams of each part (spans of a text); return their common order, which may be lower."""
     found: list[Grams] = []
@@ -283,7 +284,7 @@ class TrainingPrior:
     """
 
     model: KneserNey  # of the whole text, with folds
-    train: Ids
+    train: TextIds
     folds: Index  # their edges: FOLDS of what is trained on, and one of what is reserved
 
     def log_rows(self, starts: Index, T: int) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.data.tokenizer import Ids
+from charlm.data.shards import TextIds
 from charlm.ngram.keys import Keys, Packing
 
 Span = tuple[int, int]
@@ -69,7 +69,7 @@ class Grams:
 
 
 def count(
-    ids: Ids, packing: Packing, order: int, spans: Sequence[Span], memory: int = 1 << 62
+    ids: TextIds, packing: Packing, order: int, spans: Sequence[Span], memory: int = 1 << 62
 ) -> tuple[int, Grams]:
     """Count the grams whose last symbol lies in one of the spans, and return their order, which may be lower.
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.data.shards import TextIds
 from charlm.data.tokenizer import Ids
 
 Keys = NDArray[Any]  # of uint64, or of byte strings of one size
@@ -47,7 +48,7 @@ class Packing:
         """A mask of the lowest `digits` digits of an integer."""
         return np.uint64((1 << (self.bits * digits)) - 1)
 
-    def pack(self, symbols: Ids, start: int, stop: int, digits: int) -> Keys:
+    def pack(self, symbols: TextIds, start: int, stop: int, digits: int) -> Keys:
         """The key of the `digits` symbols that end at each position start .. stop - 1: (stop - start,).
 
         An id outside the vocabulary (a byte that training never saw) becomes the boundary.

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.data.shards import Shards, TextIds
 from charlm.data.tokenizer import Ids
 from charlm.native.library import library
 from charlm.native.ngram_rows import Cursor, LevelArrays, NgramKernel
@@ -206,7 +207,7 @@ class KneserNey:
         return rows
 
     def log_rows(
-        self, ids: Ids, starts: Index, T: int, *, before: int | None = None, folds: Index | None = None
+        self, ids: TextIds, starts: Index, T: int, *, before: int | None = None, folds: Index | None = None
     ) -> NDArray[np.float32]:
         """Log-probabilities (B, T, V) of the symbol after each of T positions of a text, from each of `starts` (B,).
 
@@ -215,6 +216,11 @@ class KneserNey:
         """
         B, V, before = len(starts), self.n_symbols, self.order if before is None else before
         out = np.empty((B, T, V), dtype=np.float32)
+        if isinstance(ids, Shards):
+            for which, part, first in ids.windows(starts - before, starts + T):
+                edges = None if folds is None else folds - first
+                out[which] = self.log_rows(part, starts[which] - first, T, before=before, folds=edges)
+            return out
         if self.kernel is not None:
             self.kernel.text_rows(ids, starts, before, folds, out)
             return np.log(out, out=out)
@@ -243,7 +249,7 @@ class KneserNey:
             found[start:stop] = self._of_text(ids[first:stop])[start - first :]
         return found
 
-    def probabilities_at(self, ids: Ids, at: Index, most: Index | None = None) -> Floats64:
+    def probabilities_at(self, ids: TextIds, at: Index, most: Index | None = None) -> Floats64:
         """The same at positions `at` (N,), N > 0, with at most `most` (N,) symbols of context each if given."""
         runs = np.split(at, np.flatnonzero(np.diff(at) != 1) + 1)
         parts, wanted = list[Ids](), list[NDArray[np.bool_]]()

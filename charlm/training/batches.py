@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from charlm.data.corpus import BatchSampler
-from charlm.data.tokenizer import Ids
+from charlm.data.shards import TextIds
 from charlm.ngram.build import TrainingPrior
 from charlm.ngram.device_rows import DeviceNgrams
 from charlm.rng import uniform
@@ -109,7 +109,7 @@ class Batches:
 
     def __init__(
         self,
-        train: Ids,
+        train: TextIds,
         sampler: BatchSampler,
         prior_rows: PriorRows | None,
         device: torch.device,

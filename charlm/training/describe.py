@@ -10,7 +10,8 @@ from charlm.terminal import first_of, one_line
 if TYPE_CHECKING:  # NumPy and torch are slow to import
     from charlm.checkpoint.run_folder import RunFacts
     from charlm.data.corpus import Corpus
-    from charlm.data.tokenizer import Ids, Vocabulary
+    from charlm.data.shards import TextIds
+    from charlm.data.tokenizer import Vocabulary
     from charlm.training.events import Evaluated, Planned
     from charlm.training.finetune import Parent
     from charlm.training.plan import Plan
@@ -175,7 +176,7 @@ def _special(m: ModelConfig, word: str) -> str:
 
 def leak_warning(
     corpus: "Corpus",
-    train: "Ids | None" = None,
+    train: "TextIds | None" = None,
     where: str = "the training part",
     *,
     splittable: bool = True,

@@ -1,4 +1,4 @@
-"""The device that training computes on: its choice, precision, memory, compilation, and the machine in words.
+"""The device that charlm computes on: its choice, precision, memory, compilation, and the machine in words.
 
 What is special about GPUs (CUDA, Apple's MPS) stands here; none was at hand, so nothing of it has run on one (docs/gpu.md).
 """
@@ -98,8 +98,10 @@ def gpu_note(wanted: str) -> str | None:
     device = pick_device(wanted) if found else torch.device("cpu")
     if is_accelerator(device):
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple's MPS"
-        return f"training on the GPU: {one_line(name)}; --device cpu trains on the CPU"
-    failures = (f"the GPU ({name}) cannot be used: {failure_of(name)}; training on the CPU" for name in found)
+        return f"computing on the GPU: {one_line(name)}; --device cpu computes on the CPU"
+    failures = (
+        f"the GPU ({name}) cannot be used: {failure_of(name)}; computing on the CPU" for name in found
+    )
     return next(failures, None)
 
 

@@ -187,12 +187,13 @@ def _corpus_or_why(snapshot: Snapshot, moved: Moved | None) -> tuple[Corpus | No
 
 def _overlap(old: Corpus, new: Corpus) -> float:
     """The share of a new training part that occurs in an old one, document ends aside."""
-    parts = [
-        text.train if text.vocabulary.end is None else text.train[text.train != text.vocabulary.end]
-        for text in (old, new)
-    ]
-    long = max(map(len, parts)) > MOST_COMPARED // 8  # sampling is precise enough for a share
-    return (overlap_of_samples if long else overlap_of_all)(*parts).share
+    ends = old.vocabulary.end, new.vocabulary.end
+    if max(len(old.train), len(new.train)) > MOST_COMPARED // 8:  # sampling is precise enough for a share
+        return overlap_of_samples(old.train, new.train, ends).share
+    parts = [text.train[:] for text in (old, new)]
+    return overlap_of_all(
+        *(ids if end is None else ids[ids != end] for ids, end in zip(parts, ends, strict=True))
+    ).share
 
 
 def main_chars(corpus: Corpus, text: TextConfig) -> int:

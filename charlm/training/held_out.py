@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from charlm.data.corpus import Corpus
-from charlm.data.tokenizer import Ids
+from charlm.data.shards import TextIds
 from charlm.evaluation.calibration import BINS, Reliability
 from charlm.evaluation.score import Estimate, Slice, score_slice, spread
 from charlm.inference.context import ContextRule
@@ -147,7 +147,7 @@ class ParentText:
     """The held-out text of the run that was fine-tuned, in the new vocabulary, and the chunks scored each time."""
 
     run: str
-    ids: Ids
+    ids: TextIds
     chars: int
     part: Slice
     rule: ContextRule

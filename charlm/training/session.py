@@ -18,7 +18,7 @@ from charlm.checkpoint.run_folder import RunFacts, RunFolder
 from charlm.checkpoint.snapshot import Member, Snapshot, read_newest, read_snapshot
 from charlm.config import NGRAM, ModelConfig, TrainingConfig
 from charlm.data.corpus import BatchSampler, Corpus
-from charlm.data.tokenizer import Ids
+from charlm.data.shards import TextIds
 from charlm.errors import CheckpointError, UsageError
 from charlm.inference.members import predictor_of
 from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
@@ -157,7 +157,7 @@ class TransformerSession(Session):
         corpus: Corpus,
         plan: Plan,
         run: RunFacts,
-        also_counted: Sequence[Ids] = (),
+        also_counted: Sequence[TextIds] = (),
         number: int = 0,
         start: int = 0,
         *,
@@ -189,7 +189,7 @@ class TransformerSession(Session):
         kinds = (self.training_config.members or "").split(",")
         return NGRAM in kinds or any(member.model.prior for member in self.plan.members)
 
-    def _count(self, also_counted: Sequence[Ids]) -> TrainingPrior:
+    def _count(self, also_counted: Sequence[TextIds]) -> TrainingPrior:
         """Count the n-grams of the training text."""
         corpus, training = self.corpus, self.training_config
         orders = [m.model.prior_order for m in self.plan.members if m.model.prior_order is not None]
@@ -355,7 +355,7 @@ class TransformerSession(Session):
         snapshot: Snapshot,
         corpus: Corpus,
         plan: Plan,
-        also_counted: Sequence[Ids] = (),
+        also_counted: Sequence[TextIds] = (),
         *,
         threads_given: bool = False,
     ) -> "TransformerSession":

@@ -50,12 +50,12 @@ class ShardedPredictor(TransformerPredictor):
     def new_cache(self, batch_size: int) -> ModelCache:
         """An empty cache for `batch_size` texts."""
         with torch.inference_mode(False):
-            like = torch.empty(0, device=self._device, dtype=self.precision)
+            like = torch.empty(0, device=self.device, dtype=self.precision)
             return self.model.new_cache(batch_size, like)
 
     def help(self) -> None:
         """Take part in the passes of other ranks until all need no more. Raises RankError."""
-        nothing = torch.zeros(1, 1, dtype=torch.int64, device=self._device)
+        nothing = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
         while self._does_any_compute(False):
             with self._ranks.talking(), torch.no_grad():
                 self._outputs(nothing)

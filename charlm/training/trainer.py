@@ -472,8 +472,11 @@ class Trainer:
             yield self._roll_back("the held-out loss was not finite")
             return
         seconds = clock() - started
-        # At a high learning rate a small rise means nothing; the final evaluation cannot stop anything.
-        margin = inf if final else 0.0 if session.plan.schedule.is_cooling(self.step) else COOLDOWN_GAIN
+        # Within the first pass nothing has been memorised; at a high learning rate a small rise means nothing; the
+        # final evaluation cannot stop anything.
+        first_pass = session.chars_read - state.chars_before <= len(session.corpus.train)
+        cooling = session.plan.schedule.is_cooling(self.step)
+        margin = inf if final or first_pass else 0.0 if cooling else COOLDOWN_GAIN
         is_best = state.early_stopping.update(self.step, scores.common.blocks, margin)
         state.last_evaluation = self.held_out.loss(self.step, part, scores.own, stop.own.is_set)
         stop.agree()

@@ -13,7 +13,7 @@ from tests.cli.kept import keys, refused
 from tests.cli.models import ALIKE, SCORED, TEXT, UNSEEN, Charlm, Models, prose
 
 KEYS = keys(
-    str="run kind unit",
+    str="run kind device unit",
     int="schema block_size stride chars bytes document_ends unknown_chars units",
     bool="online selected_on_this_text state_carried",
     list="figures files warnings",

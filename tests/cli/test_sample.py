@@ -20,6 +20,7 @@ KEYS = {
     "text": str,
     "seed": int,
     "sample": int,
+    "device": str,
     "finish_reason": str,
     "chars_per_second": float,
 }

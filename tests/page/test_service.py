@@ -12,6 +12,7 @@ from charlm.checkpoint.snapshot import Snapshot
 from charlm.page.pack import pack
 from charlm.page.service import LoadedOnce, Service
 from charlm.run import Run
+from charlm.training.request import Messages
 from tests.page.conftest import Page
 from tests.page.test_engine import ALIKE, CLOSE, TOYS, thinned
 from tests.page.toys import SCORED, snapshot_of
@@ -22,7 +23,11 @@ class ToyRun(Run):
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot, self.which = snapshot, "latest"
-        self._folder, self.device = RunFolder(Path(snapshot.run.name)), torch.device("cpu")
+        self._folder, self._wanted, self._messages = (
+            RunFolder(Path(snapshot.run.name)),
+            torch.device("cpu"),
+            Messages(),
+        )
 
 
 @pytest.mark.parametrize("name", thinned(ALIKE))
