@@ -367,7 +367,8 @@ def test_every_documented_line_runs_as_it_stands(line: str) -> None:
     else:
         words = [sys.executable, "-m", *words]
     if "resume" in words:
-        succeeded(together(1, "train", "corpus", "--steps", "2", "--name", "two", *SMALL))
+        name = words[words.index("resume") + 1]
+        succeeded(together(1, "train", "corpus", "--steps", "2", "--name", name, *SMALL))
     else:
         words += SMALL
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
