@@ -5,10 +5,12 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: pytest's workers and their children use all CPUs
 
 import pytest
 import torch
@@ -78,6 +80,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("CHARLM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     for name in ("CHARLM_CHECKPOINTS", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Where nothing but a process is killed, what was written is there; tests/test_faults.py imagines the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture

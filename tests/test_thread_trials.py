@@ -14,6 +14,7 @@ from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
 from charlm.errors import CheckpointError
+from charlm.native.block_kernels import Kernels
 from charlm.training import trainer
 from charlm.training.describe import other_threads
 from charlm.training.events import ON_TRIAL, TRIED, Planned
@@ -33,8 +34,9 @@ Charlm = Callable[..., Result]
 @pytest.fixture
 def threaded(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:  # noqa: F811
     """A machine of two threads; in truth one computes, which is much faster beside other tests."""
-    used = [1]
+    used, buffer = [1], Kernels._buffer
     monkeypatch.setattr(trainer, "most_threads", lambda: 2)
+    monkeypatch.setattr(Kernels, "_buffer", lambda kernels, shape: (buffer(kernels, shape)[0], 1))
     monkeypatch.setattr(torch, "get_num_threads", lambda: used[-1])
     monkeypatch.setattr(torch, "set_num_threads", used.append)
     return machine
@@ -179,22 +181,15 @@ def test_under_the_same_plan_each_step_has_the_same_threads_wherever_it_is_cut(
     tmp_path: Path, corpus: Corpus, threaded: Machine, *, killed: bool
 ) -> None:
     busy(threaded, (0, 12))
-    _, whole, _ = trained(tmp_path, corpus, threaded, "whole", expected=None, use=1, save_every=0.0)
+    often = 0.0 if killed else 1e6
+    _, whole, _ = trained(tmp_path, corpus, threaded, "whole", expected=None, use=1, save_every=often)
     begin, end = (decision["at_step"] for decision in of_threads(whole.plan)[-2:])
     assert isinstance(begin, int) and isinstance(end, int)
     expected = dict(threaded.threads)
-    for cuts in ([begin - 1, begin, begin + 1], [begin + 2, end], [end + 1, end + 9]):
+    for cuts in ([begin - 1, begin, begin + 2, end + 1], [begin + 1, end, end + 9]):
         torch.set_num_threads(1)
         threaded.threads = {}
-        run, part = begun(
-            tmp_path,
-            corpus,
-            f"part-{cuts[0]}",
-            whole.plan,
-            expected=None,
-            use=1,
-            save_every=0.0 if killed else 1e6,
-        )
+        run, part = begun(tmp_path, corpus, f"part-{cuts[0]}", whole.plan, expected=None, use=1)
         for cut in cuts:
             cut_off(Trainer(part, run), cut, killed=killed)
             torch.set_num_threads(1)
