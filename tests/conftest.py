@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: pytest's workers and their children use all CPUs
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch: pytest's workers and their children use all CPUs
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from tqdm import tqdm
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.main import run as main
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.data import downloads
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.data.prepare import prepare
@@ -33,6 +36,7 @@ settings.register_profile("charlm", deadline=None)  # nothing is asserted about 
 settings.load_profile("charlm")
 tqdm.monitor_interval = 0  # no thread that could hold a lock while tests/forks.py forks
 
+WAITS = downloads.WAITS
 TEXT = "".join(
     f"{i} little ducks went swimming one day, {'over the hills' * (i % 3)} and far away.\n" for i in range(60)
 )
@@ -88,6 +92,12 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download that fails is tried again at once."""
+    monkeypatch.setattr(downloads, "WAITS", (0.0,) * len(WAITS))
 
 
 @pytest.fixture

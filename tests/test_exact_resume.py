@@ -23,7 +23,7 @@ from tests.conftest import TEXT, After, Never, toy_run
 from tests.test_counts_alone import counted
 from tests.test_loop import assert_same
 
-IN_CI, THOROUGH = 25, 200
+IN_CI, THOROUGH = 12, 200
 
 
 @st.composite

@@ -154,6 +154,7 @@ def test_a_run_goes_on_with_divided_weights_or_whole_ones() -> None:
     assert len(curve("cut")) == 18 and distance("whole", "cut") < 1e-4
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_those_that_wait_for_its_weights() -> None:
     killed = Started(2, *TRAIN, "--steps", "5000", "--shard", "--name", "cut")
     killed.signal_at(9, "cut", rank=1, number=signal.SIGKILL)
@@ -177,6 +178,7 @@ def test_where_weights_cannot_be_divided_that_is_refused() -> None:
     assert "different settings of --shard: off on rank 0" in first.err
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_saves_all_and_another_that_dies_ends_all() -> None:
     """And what was cut off ends with the weights of the run that was not, bit for bit."""
     succeeded(together(2, *TRAIN, "--steps", "60", "--name", "whole"))
@@ -202,6 +204,7 @@ def test_a_signal_to_one_rank_saves_all_and_another_that_dies_ends_all() -> None
     assert distance("whole", "cut") == 0
 
 
+@pytest.mark.slow
 def test_a_rank_that_stands_still_ends_the_others() -> None:
     """As when its machine or the network is gone: no connection is closed, and only signs of life are missing."""
 
@@ -294,6 +297,7 @@ def test_what_ranks_cannot_do_is_refused() -> None:
     assert [result.code for result in results] == [2, 2] and "--ranks is 3, but 2 ranks" in results[0].err
 
 
+@pytest.mark.slow
 def test_fine_tuning_teachers_and_mixers_that_carry_a_state_train_on_ranks_too() -> None:
     Path("new.txt").write_text(TEXT.replace("ducks", "geese") * 2)
     succeeded(together(2, *TRAIN, "--steps", "4", "--name", "old"))
@@ -334,6 +338,7 @@ def test_fine_tuning_teachers_and_mixers_that_carry_a_state_train_on_ranks_too()
             assert distance(f"{kind}-1", f"{kind}-{name}") < 1e-4, (kind, name)
 
 
+@pytest.mark.slow
 def test_a_restart_by_torchrun_resumes_its_run() -> None:
     killed = Started(2, *TRAIN, "--steps", "40", "--save-every", "0", "--name", "again")
     killed.signal_at(9, "again", rank=1, number=signal.SIGKILL)
@@ -353,6 +358,7 @@ def documented() -> list[str]:
     return [line for line in lines if "--gpus" not in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", documented())
 def test_every_documented_line_runs_as_it_stands(line: str) -> None:
     """But for two processes, two steps and a small model; by torchrun itself, whose parser reads our options too."""

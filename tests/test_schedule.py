@@ -1,7 +1,7 @@
 """The schedule: up, level, down to nothing; revisions never lift the rate again."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.training.schedule import Schedule
@@ -23,6 +23,7 @@ def test_the_usual_one_warms_up_and_comes_down(n: int) -> None:
         assert factors[-1] < 0.02
 
 
+@settings(max_examples=40)
 @given(steps, st.lists(st.tuples(st.floats(0, 1), st.integers(1, 5000)), max_size=5))
 def test_moving_the_end_keeps_the_past_and_never_rises_after_the_level(
     n: int, moves: list[tuple[float, int]]

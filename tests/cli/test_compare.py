@@ -278,7 +278,14 @@ LINKED = (
         (lambda: swapped(ONE / "step-00000004", TWO / "step-00000004"), "position is"),
         (lambda: altered(ONE / "result.json", lambda d: d.update(nats_per_char=0.1)), "was changed"),
         (lambda: altered(ONE / "result.json", lambda d: d.update(reach=9)), "was changed"),
-        *((lambda path=path: moved_and_linked(path), "is a symbolic link") for path in LINKED),
+        *(
+            pytest.param(
+                lambda path=path: moved_and_linked(path),
+                "is a symbolic link",
+                marks=[pytest.mark.slow] * (path not in LINKED[:4]),
+            )
+            for path in LINKED
+        ),
         (lambda: (shutil.rmtree(ONE), ONE.write_text("x")), "cannot be read"),
         (lambda: (shutil.rmtree(ONE), os.mkfifo(ONE)), "cannot be read"),
         (lambda: altered(PLAN, lambda d: d["decisions"].append(d["decisions"][0])), "was changed"),

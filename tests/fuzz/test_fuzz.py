@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.targets import TARGETS, seeds
 
-SECONDS, THOROUGH_SECONDS = 4, 600
+SECONDS, THOROUGH_SECONDS = 2, 600
 NATIVE = ("ngrams", "weights")  # what reaches compiled kernels
 WITH_MARKS = [pytest.param(name, marks=pytest.mark.native) if name in NATIVE else name for name in TARGETS]
 

@@ -17,7 +17,7 @@ CLOSE = 1e-3
 POSITIONS = ("none", "learned", "sinusoidal", "relative", "rotary", "alibi")
 NGRAMS = {"ngram_embeddings": 4, "ngram_embedding_rows": 64}
 PRIOR = {"prior": True}
-WRITTEN = 500
+WRITTEN = 250
 PROMPTS = ("", "T", "The old", SCORED[:200], SCORED)
 
 

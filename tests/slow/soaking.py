@@ -13,7 +13,7 @@ from tests.commands import Command
 from tests.conftest import TEXT
 from tests.forks import start
 
-SECONDS, THOROUGH_SECONDS = 120, 1800
+SECONDS, THOROUGH_SECONDS = 50, 1800
 TRAIN = ("train", "ducks.txt", "--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16")
 TRAIN += (
     *("--batch-size", "4", "--threads", "1", "--patience", "0", "--ngram-embeddings", "1"),

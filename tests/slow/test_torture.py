@@ -22,7 +22,7 @@ from tests.conftest import TEXT
 
 pytestmark = pytest.mark.slow
 
-KILLS, THOROUGH_KILLS = 40, 500
+KILLS, THOROUGH_KILLS = 24, 500
 SHAPE = ("--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "4")
 TOY = (
     *SHAPE,

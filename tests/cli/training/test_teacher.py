@@ -86,6 +86,7 @@ def test_a_student_that_is_trained_needs_no_teacher_until_it_is_trained_further(
     assert more.code == 0 and more.json["step"] == 14, more.err
 
 
+@pytest.mark.slow
 def test_what_it_learns_is_the_text_the_teacher_or_both(charlm: Charlm) -> None:
     """The teacher knows no context: who believes it alone learns none either."""
     teach(charlm, "ngram", "--prior-order=0")
