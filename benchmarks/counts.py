@@ -24,7 +24,7 @@ from charlm.config import TextConfig
 from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.prepare import prepare
 from charlm.evaluation.score import score_text
-from charlm.inference.predictor import NgramPredictor
+from charlm.inference.ngram_predictor import NgramPredictor
 from charlm.ngram.build import Built, TrainingPrior, build, fold_edges
 from charlm.ngram.table import Index
 

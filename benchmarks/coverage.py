@@ -23,7 +23,7 @@ from charlm.data.prepare import prepare
 from charlm.data.sources import manual_name, read_manual
 from charlm.evaluation.bootstrap import BLOCK, Numbers, confidence_interval, long_run_variance, t_quantile
 from charlm.evaluation.score import score_text
-from charlm.inference.predictor import NgramPredictor
+from charlm.inference.ngram_predictor import NgramPredictor
 from charlm.ngram.build import build, fit
 
 Interval = tuple[float, float]

@@ -10,7 +10,8 @@ import torch
 from charlm.data.tokenizer import Vocabulary
 from charlm.evaluation.calibration import BINS, Reliability
 from charlm.evaluation.score import score_text, score_with_calibration
-from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
+from charlm.inference.ngram_predictor import NgramPredictor
+from charlm.inference.predictor import Predictor, TransformerPredictor
 from charlm.ngram.build import fit
 from charlm.reporting.run_page import Page, render
 from charlm.training.events import Evaluated

@@ -24,7 +24,7 @@ from charlm.experiments.runner import Began, Scored, Scoring, compare, plan_of, 
 from charlm.experiments.statistics import verdict
 from charlm.experiments.variants import Variant, parse_axis, variants, written
 from charlm.inference.members import predictor_of
-from charlm.inference.predictor import NgramPredictor
+from charlm.inference.ngram_predictor import NgramPredictor
 from charlm.training.events import Stepped
 from charlm.training.plan import read_plan
 from charlm.training.sizes import SIZES, Budget, StepTime

@@ -19,7 +19,7 @@ from charlm.data.load import Loaded
 from charlm.errors import CheckpointError, ResourceError
 from charlm.evaluation.score import score_text
 from charlm.inference.members import predictor_of
-from charlm.inference.predictor import NgramPredictor
+from charlm.inference.ngram_predictor import NgramPredictor
 from charlm.ngram.build import fit
 from charlm.training.events import Counted, Evaluated, Finished, Saved
 from charlm.training.launch import resume_run, start_run

@@ -7,7 +7,8 @@ import torch
 from charlm.data.tokenizer import Vocabulary
 from charlm.evaluation.score import score_slice, spread
 from charlm.inference.context import ContextRule
-from charlm.inference.predictor import NgramPredictor, Predictor
+from charlm.inference.ngram_predictor import NgramPredictor
+from charlm.inference.predictor import Predictor
 from charlm.ngram.build import build
 
 pytestmark = pytest.mark.native

@@ -20,7 +20,8 @@ from charlm.data.tokenizer import END, Vocabulary, without_ends
 from charlm.errors import TextError
 from charlm.evaluation.score import score_text
 from charlm.inference.generate import Ended, Piece, generate
-from charlm.inference.predictor import NgramPredictor, TransformerPredictor
+from charlm.inference.ngram_predictor import NgramPredictor
+from charlm.inference.predictor import TransformerPredictor
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.ngram.build import build, count_parts, fold_edges, split_spans
 from charlm.ngram.keys import Packing

@@ -27,7 +27,8 @@ from charlm.evaluation.report import evaluate
 from charlm.evaluation.score import Estimate, Score, score_slice, score_text, spread
 from charlm.inference.context import ContextRule
 from charlm.inference.members import predictor_of
-from charlm.inference.predictor import NgramPredictor, TransformerPredictor
+from charlm.inference.ngram_predictor import NgramPredictor
+from charlm.inference.predictor import TransformerPredictor
 from charlm.ngram.build import build, fit
 from charlm.training.trainer import Trainer
 from tests.conftest import Never, toy_run

@@ -16,7 +16,8 @@ from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import Ids
 from charlm.evaluation.score import Estimate, Slice, score_slice, spread
 from charlm.inference.members import predictor_of
-from charlm.inference.predictor import NgramPredictor, Predictor
+from charlm.inference.ngram_predictor import NgramPredictor
+from charlm.inference.predictor import Predictor
 from charlm.training.events import Evaluated, Finished
 from charlm.training.launch import extend_by_steps, resume_run
 from charlm.training.trainer import Trainer

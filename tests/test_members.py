@@ -16,7 +16,8 @@ from charlm.data.prepare import prepare
 from charlm.errors import CheckpointError
 from charlm.inference.context import ContextRule
 from charlm.inference.members import MixturePredictor, predictor_of, symbol_log_probs
-from charlm.inference.predictor import NgramPredictor, TransformerPredictor
+from charlm.inference.ngram_predictor import NgramPredictor
+from charlm.inference.predictor import TransformerPredictor
 from charlm.inference.recent import without_recent
 from charlm.model.mixture import Mixture, log_normalised
 from charlm.ngram.build import build

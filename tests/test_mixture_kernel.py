@@ -9,7 +9,8 @@ import torch
 from charlm.config import ModelConfig, SamplingConfig
 from charlm.inference.generate import sample_text
 from charlm.inference.members import MixturePredictor
-from charlm.inference.predictor import NgramPredictor, TransformerPredictor
+from charlm.inference.ngram_predictor import NgramPredictor
+from charlm.inference.predictor import TransformerPredictor
 from charlm.model.mixture import Mixture
 from charlm.native.library import library
 from charlm.native.mixture_kernel import MixtureKernel

@@ -15,7 +15,8 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.inference.context import ContextRule
 from charlm.inference.members import predictor_of
-from charlm.inference.predictor import NgramPredictor, TransformerPredictor
+from charlm.inference.ngram_predictor import NgramPredictor
+from charlm.inference.predictor import TransformerPredictor
 from charlm.model.transformer import LanguageModel
 from charlm.native.ngram_rows import Cursor
 from charlm.ngram.build import FOLDS, TrainingPrior, build, fold_edges, training_folds

@@ -25,7 +25,8 @@ from charlm.errors import TextError
 from charlm.evaluation.baselines import ngram_baseline
 from charlm.evaluation.score import Score, score_text
 from charlm.inference.generate import Ended, Piece, default_prompt, generate, sample_text
-from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
+from charlm.inference.ngram_predictor import NgramPredictor
+from charlm.inference.predictor import Predictor, TransformerPredictor
 from charlm.ngram.build import build
 from charlm.training.launch import resume_run
 from charlm.training.trainer import Trainer

@@ -11,7 +11,7 @@ import numpy as np
 from charlm.config import FEWEST_HELD_OUT
 from charlm.data.shards import TextIds
 from charlm.data.tokenizer import Vocabulary, without_ends
-from charlm.inference.predictor import NgramPredictor
+from charlm.inference.ngram_predictor import NgramPredictor
 from charlm.ngram.build import fit, lower_orders
 from charlm.ngram.kneser_ney import POSITIONS_AT_ONCE, KneserNey
 

@@ -26,7 +26,8 @@ from charlm.evaluation.bootstrap import confidence_interval
 from charlm.evaluation.calibration import Reliability
 from charlm.evaluation.score import OnProgress, Score, no_progress, score_text, score_with_calibration
 from charlm.inference.context import ContextRule
-from charlm.inference.predictor import NgramPredictor, Predictor
+from charlm.inference.ngram_predictor import NgramPredictor
+from charlm.inference.predictor import Predictor
 from charlm.settings import settings_of
 
 SCHEMA = 1

@@ -18,10 +18,10 @@ from charlm.data.tokenizer import Vocabulary
 from charlm.errors import ResourceError
 from charlm.inference.accelerator import Say, quietly
 from charlm.inference.context import ContextRule
+from charlm.inference.ngram_predictor import NgramPredictor
 from charlm.inference.predictor import (
     Carry,
     Edges,
-    NgramPredictor,
     Predictor,
     Scores,
     TransformerPredictor,

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from charlm.config import NGRAM
 from charlm.evaluation.score import spread
 from charlm.inference.members import symbol_log_probs
-from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
+from charlm.inference.ngram_predictor import NgramPredictor
+from charlm.inference.predictor import Predictor, TransformerPredictor
 from charlm.model.mixture import Mixture, features, log_normalised
 from charlm.model.recent_ngrams import MOST_SHORTEST, RecentNgrams
 from charlm.native.decoder import Floats32

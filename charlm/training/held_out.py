@@ -14,7 +14,8 @@ from charlm.data.shards import TextIds
 from charlm.evaluation.calibration import BINS, Reliability
 from charlm.evaluation.score import Estimate, Slice, score_slice, spread
 from charlm.inference.context import ContextRule
-from charlm.inference.predictor import NgramPredictor, Predictor
+from charlm.inference.ngram_predictor import NgramPredictor
+from charlm.inference.predictor import Predictor
 from charlm.ngram.kneser_ney import KneserNey
 from charlm.training.distributed import ALONE, AgreedStop, Ranks, current
 from charlm.training.events import HeldOutLoss, OldTextLoss, Remembered

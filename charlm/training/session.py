@@ -21,7 +21,8 @@ from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.shards import TextIds
 from charlm.errors import CheckpointError, UsageError
 from charlm.inference.members import predictor_of
-from charlm.inference.predictor import NgramPredictor, Predictor, TransformerPredictor
+from charlm.inference.ngram_predictor import NgramPredictor
+from charlm.inference.predictor import Predictor, TransformerPredictor
 from charlm.native.library import status
 from charlm.ngram.build import Built, TrainingPrior, build, fit, spread_chars, training_folds
 from charlm.ngram.kneser_ney import KneserNey
