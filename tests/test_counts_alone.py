@@ -23,8 +23,8 @@ from charlm.inference.ngram_predictor import NgramPredictor
 from charlm.ngram.build import fit
 from charlm.training.events import Counted, Evaluated, Finished, Saved
 from charlm.training.launch import resume_run, start_run
+from charlm.training.ngram_session import NgramSession
 from charlm.training.planner import choose
-from charlm.training.session import NgramSession
 from charlm.training.sizes import Budget
 from charlm.training.trainer import Trainer
 from tests.cli.kept import TOY

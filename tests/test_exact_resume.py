@@ -16,8 +16,9 @@ from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
 from charlm.training.events import Event, Finished
 from charlm.training.launch import resume_run
+from charlm.training.ngram_session import NgramSession
 from charlm.training.schedule import Schedule
-from charlm.training.session import NgramSession, TransformerSession
+from charlm.training.session import TransformerSession
 from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, After, Never, toy_run
 from tests.test_counts_alone import counted

@@ -179,7 +179,7 @@ def test_a_signal_while_the_report_is_written_leaves_a_run_that_resume_completes
 @pytest.mark.parametrize(
     ("where", "args"),
     [
-        (("charlm.training.session", "fit"), ["train", "ducks.txt", "--model", "ngram"]),
+        (("charlm.training.ngram_session", "fit"), ["train", "ducks.txt", "--model", "ngram"]),
         (("charlm.evaluation.report", "evaluate"), ["eval", "ducks.txt"]),
         (("charlm.run", "generate"), ["sample"]),
     ],

@@ -25,9 +25,10 @@ from charlm.reporting import log
 from charlm.reporting import run_page as report
 from charlm.training.events import Skipped
 from charlm.training.launch import resume_run, start_run
+from charlm.training.ngram_session import NgramSession
 from charlm.training.plan import read_plan, write_plan
 from charlm.training.planner import choose
-from charlm.training.session import NgramSession, TransformerSession
+from charlm.training.session import TransformerSession
 from charlm.training.sizes import Budget
 from charlm.training.trainer import Trainer
 from tests.conftest import TEXT, Never, toy_run

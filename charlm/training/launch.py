@@ -21,11 +21,12 @@ from charlm.threads import available, use_threads
 from charlm.training.deadline import Deadline
 from charlm.training.distributed import current, shared_snapshot
 from charlm.training.finetune import Parent, load_parent_weights, main_chars, reload_parent_text
+from charlm.training.ngram_session import NgramSession
 from charlm.training.plan import EXTENDED, Plan, read_plan, write_plan
 from charlm.training.planner import Choice
 from charlm.training.request import COUNTED_BY_ONE
 from charlm.training.run_corpus import corpus_of, counted_parent
-from charlm.training.session import NgramSession, Session, TransformerSession, kernels_on
+from charlm.training.session import Session, TransformerSession, kernels_on
 from charlm.training.sizes import Budget, StepTime
 from charlm.training.trial import step_time
 
