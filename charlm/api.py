@@ -21,7 +21,8 @@ from charlm.run import Run, find_run, load, runs_root
 from charlm.threads import threads_restored
 from charlm.training.describe import several
 from charlm.training.events import Evaluated, Event, Stepped
-from charlm.training.request import Messages, Prepared, TrainRequest, budget_seconds, moved_text, prepare
+from charlm.training.request import Messages, Prepared, TrainRequest, budget_seconds, prepare
+from charlm.training.request_text import moved_text
 from charlm.training.signals import stop_on_interrupt
 
 __all__ = ["Run", "load", "resume", "train", "train_events"]

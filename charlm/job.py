@@ -40,15 +40,8 @@ from charlm.training.launch import (
     resume_run,
     start_run,
 )
-from charlm.training.request import (
-    Messages,
-    Prepared,
-    TrainRequest,
-    begun_run,
-    load_text,
-    note_files,
-    report_moved,
-)
+from charlm.training.request import Messages, Prepared, TrainRequest, begun_run
+from charlm.training.request_text import load_text, note_files, report_moved
 from charlm.training.run_corpus import Moved, corpus_of, earlier_of
 from charlm.training.session import Session, TransformerSession
 from charlm.training.signals import Stop

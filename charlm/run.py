@@ -36,7 +36,8 @@ from charlm.terminal import one_line
 from charlm.threads import threads_restored
 from charlm.training.describe import joined, text_name
 from charlm.training.device import pick_device
-from charlm.training.request import Messages, build, refuse_unknown, report_moved
+from charlm.training.request import Messages, build, refuse_unknown
+from charlm.training.request_text import report_moved
 from charlm.training.run_corpus import Moved, corpus_of
 from charlm.training.state import overview
 

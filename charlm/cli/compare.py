@@ -21,13 +21,11 @@ from charlm.cli.workers import Worker, check_named, this_worker
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.terminal import one_line
-from charlm.training.request import (
-    budget_seconds,
-    build,
+from charlm.training.request import budget_seconds, build, refuse_for_ngram
+from charlm.training.request_text import (
     check_file_settings,
     load_text,
     moved_text,
-    refuse_for_ngram,
     report_text,
     warn_unless_kept,
 )
@@ -198,7 +196,7 @@ def _without_training(
         if folder is not None:
             from charlm.cli.compare_display import show
             from charlm.experiments.comparison import corpus_of, read
-            from charlm.training.request import report_moved
+            from charlm.training.request_text import report_moved
 
             if (on, encoding, field) != (None, None, None):
                 raise UsageError(

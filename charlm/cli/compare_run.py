@@ -53,7 +53,7 @@ from charlm.training.describe import describe_choice, several, text_name
 from charlm.training.device import gpu_note
 from charlm.training.events import Event
 from charlm.training.planner import Choice
-from charlm.training.request import note_files
+from charlm.training.request_text import note_files
 from charlm.training.run_corpus import Moved
 from charlm.training.signals import EXIT_CODES, StopSignals
 from charlm.training.sizes import Budget

@@ -25,7 +25,8 @@ from charlm.cli.options import (
 )
 from charlm.config import DeviceConfig
 from charlm.errors import UsageError
-from charlm.training.request import build, moved_text, note_files
+from charlm.training.request import build
+from charlm.training.request_text import moved_text, note_files
 
 if TYPE_CHECKING:
     from charlm.checkpoint.snapshot import Snapshot

@@ -16,12 +16,10 @@ from charlm.cli.options import ROOT, AsJson, Texts, Threads, with_settings
 from charlm.config import ModelConfig, TextConfig, TrainingConfig
 from charlm.terminal import one_line, percent
 from charlm.training.describe import describe_text, several
-from charlm.training.request import (
-    DEFAULT_TIME,
-    budget_seconds,
-    build,
+from charlm.training.request import DEFAULT_TIME, budget_seconds, build
+from charlm.training.request_plan import choose_plan
+from charlm.training.request_text import (
     check_file_settings,
-    choose_plan,
     describe_paths,
     load_text,
     note_files,

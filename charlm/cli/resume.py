@@ -27,7 +27,8 @@ from charlm.errors import UsageError
 from charlm.reporting.trackers import chosen_trackers
 from charlm.terminal import one_line
 from charlm.training.describe import member_in_training
-from charlm.training.request import budget_seconds, moved_text
+from charlm.training.request import budget_seconds
+from charlm.training.request_text import moved_text
 
 if TYPE_CHECKING:
     from charlm.job import TrainingJob
@@ -180,7 +181,7 @@ def _comparison(
             raise UsageError(f"--threads {effect}")
         warn(f"CHARLM_THREADS {effect}")
     from charlm.cli.compare_run import follow_comparison
-    from charlm.training.request import report_moved
+    from charlm.training.request_text import report_moved
 
     comparison = on_disk.read(folder)
     loaded = on_disk.corpus_of(comparison, moved)

@@ -27,7 +27,8 @@ from charlm.cli.sample_prompts import PromptSource, listed, named, read_prompts
 from charlm.config import DeviceConfig, SamplingConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.terminal import one_line, unescaped
-from charlm.training.request import build, moved_text
+from charlm.training.request import build
+from charlm.training.request_text import moved_text
 
 if TYPE_CHECKING:
     from charlm.cli.sample_prompts import Prompt as PromptRead

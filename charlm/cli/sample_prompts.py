@@ -13,7 +13,7 @@ from charlm.cli.console import MESSAGES, say, warn
 from charlm.config import TextConfig
 from charlm.errors import UsageError
 from charlm.terminal import one_line, unescaped
-from charlm.training.request import note_files
+from charlm.training.request_text import note_files
 
 if TYPE_CHECKING:
     from charlm.data.reader import Texts

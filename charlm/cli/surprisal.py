@@ -30,7 +30,8 @@ from charlm.config import DeviceConfig
 from charlm.errors import TextError, UsageError
 from charlm.evaluation.surprisal_config import PLURALS, SurprisalConfig
 from charlm.terminal import colour, one_line, visible
-from charlm.training.request import build, moved_text, note_files
+from charlm.training.request import build
+from charlm.training.request_text import moved_text, note_files
 
 if TYPE_CHECKING:
     from charlm.evaluation.surprisal import Surprisal, Unit

@@ -30,16 +30,8 @@ from charlm.errors import UsageError
 from charlm.reporting.trackers import chosen_trackers
 from charlm.settings import settings_of
 from charlm.terminal import command_line
-from charlm.training.request import (
-    DEFAULT_TIME,
-    Messages,
-    Prepared,
-    TrainRequest,
-    begun_run,
-    build,
-    describe_paths,
-    prepare,
-)
+from charlm.training.request import DEFAULT_TIME, Messages, Prepared, TrainRequest, begun_run, build, prepare
+from charlm.training.request_text import describe_paths
 
 if TYPE_CHECKING:
     from charlm.checkpoint.run_folder import RunFolder

@@ -2,28 +2,30 @@
 
 import json
 import logging
-import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from charlm.config import VAL, ModelConfig, TextConfig, TrainingConfig, refuse_transformer_only
+from charlm.config import ModelConfig, TextConfig, TrainingConfig, refuse_transformer_only
 from charlm.data.addresses import kept_name
 from charlm.errors import RankError, UsageError
 from charlm.settings import Settings, settings_of
 from charlm.suggestions import setting_meant, time_meant
 from charlm.terminal import one_line
-from charlm.training.describe import (
-    describe_choice,
-    describe_model,
-    describe_text,
-    leak_warning,
-    report_origin,
-    text_name,
+from charlm.training.describe import report_origin, text_name
+from charlm.training.request_plan import choice_of_first, choose_plan, taken_plan
+from charlm.training.request_text import (
+    check_file_settings,
+    describe_paths,
+    load_text,
+    moved_text,
+    report_text,
+    use_customary_split,
+    warn_unless_kept,
 )
 
 if TYPE_CHECKING:  # NumPy and torch are slow to import
@@ -31,11 +33,9 @@ if TYPE_CHECKING:  # NumPy and torch are slow to import
     from charlm.data.holdout import EarlierText
     from charlm.data.load import Loaded
     from charlm.data.text_rows import TextRows
-    from charlm.data.text_scan import TextScan
     from charlm.training.distributed import Ranks
     from charlm.training.finetune import Parent
     from charlm.training.planner import Choice
-    from charlm.training.run_corpus import Moved
     from charlm.training.teacher import Teacher
 
 S = TypeVar("S", bound=Settings)
@@ -46,8 +46,6 @@ DEFAULT_TIME = "2m"
 MIN_SECONDS = 5
 CONFIGS: tuple[type[Settings], ...] = (ModelConfig, TrainingConfig, TextConfig)
 SETTINGS = {setting.name: setting for config in CONFIGS for setting in settings_of(config)}
-FILE_SETTINGS = ("encoding", "field", "include", "exclude", "strip")
-"""They act on files, and on nothing else."""
 COUNTED_BY_ONE = "an n-gram model is counted by one process; start it without --ranks, --gpus and torchrun"
 _log = logging.getLogger("charlm")
 _log.addHandler(logging.NullHandler())
@@ -254,7 +252,7 @@ def prepare(
         messages.say(f"model: {sentence}")
         return choice
 
-    choice = chosen() if ranks is None else _choice_of_first(ranks, chosen, training)
+    choice = chosen() if ranks is None else choice_of_first(ranks, chosen, training)
     return Prepared(
         request=request,
         text=replace(text, val_file=text.val_file and kept_name(text.val_file)),
@@ -301,28 +299,6 @@ def _load(
     assert loaded is not None
     ranks.check_alike("texts", loaded.corpus.key[:16], "give all nodes the same files")
     return loaded
-
-
-def _choice_of_first(ranks: "Ranks", choose: Callable[[], "Choice"], training: TrainingConfig) -> "Choice":
-    """What rank 0 chooses, for all."""
-    from charlm.threads import use_threads  # here and below: torch is slow to import
-    from charlm.training.plan import Plan
-    from charlm.training.planner import Choice
-
-    def as_json() -> dict[str, Any]:
-        choice = choose()
-        configs = {"model": choice.model.to_json(), "training": choice.training.to_json()}
-        return {**configs, "plan": choice.plan.to_json(), "why": choice.why}
-
-    facts = ranks.share(as_json)
-    if not ranks.is_first:
-        use_threads(training.threads)
-    return Choice(
-        model=ModelConfig.from_json(facts["model"]),
-        training=TrainingConfig.from_json(facts["training"]),
-        plan=Plan.from_json(facts["plan"]),
-        why=facts["why"],
-    )
 
 
 def _origin(request: TrainRequest, messages: Messages) -> "Parent | None":
@@ -377,29 +353,6 @@ def configure(
     return model, training, build(TextConfig, settings)
 
 
-def check_file_settings(paths: Sequence[str], settings: Mapping[str, Any]) -> None:
-    """UsageError for a setting that acts on files, where none is named."""
-    for name in FILE_SETTINGS:
-        if settings[name] is not None and not paths:
-            raise UsageError(
-                f"--{name} has no effect on Python's manual, the default text; name a file to read"
-            )
-
-
-def use_customary_split(paths: Sequence[str], settings: dict[str, Any], messages: Messages) -> None:
-    """Split a published text as others do, unless a split was chosen."""
-    from charlm.data.datasets import customary
-
-    chosen = tuple(settings[name] for name in ("val", "test", "val_file", "split"))
-    if len(paths) != 1 or chosen != (VAL, 0.0, None, "tail") or not os.path.isfile(paths[0]):
-        return
-    text = customary(os.path.basename(paths[0]), os.path.getsize(paths[0]))
-    if text is None or not text.test:
-        return
-    settings["val"], settings["test"] = text.val, text.test
-    messages.say(f"using the customary split of {text.name}: {text.split}; --val and --test change it")
-
-
 def refuse_for_ngram(time: str | None, steps: int | None, training: TrainingConfig) -> None:
     """UsageError for a budget or a setting that has no effect on an n-gram model."""
     for name, value in {"time": time, "steps": steps}.items():
@@ -409,177 +362,6 @@ def refuse_for_ngram(time: str | None, steps: int | None, training: TrainingConf
         refuse_transformer_only(training)
     except ValueError as error:
         raise UsageError(str(error)) from None
-
-
-def moved_text(paths: Sequence[str] | None, val_file: str | None = None) -> "Moved | None":
-    """Where the text of a run is now, as the user says; None where nothing was said."""
-    if not paths and val_file is None:
-        return None
-    from charlm.training.run_corpus import Moved  # here: torch is slow to import
-
-    val_file = None if val_file is None else os.path.expanduser(val_file)
-    return Moved(tuple(map(os.path.expanduser, paths or ())), val_file)
-
-
-def report_moved(uncached: str | None, moved: "Moved | None", messages: Messages) -> None:
-    """Report that the text was found where it is now, and whether it has to be named again."""
-    if moved is None:
-        return
-    named = one_line(" ".join(moved.texts)) or "its old place"
-    if uncached is None:
-        messages.say(
-            f"found the run's text in {named}; charlm keeps it in the cache, so you need not give --text "
-            "again"
-        )
-    else:
-        messages.warn(
-            f"found the run's text in {named}; the cache cannot be written ({uncached}), so give --text "
-            "again the next time, or set CHARLM_CACHE to a folder that can be written"
-        )
-
-
-def describe_paths(paths: Sequence[str], text: TextConfig) -> str:
-    """What is about to be read."""
-    from charlm.data import sources
-
-    if not paths:
-        return f"{sources.manual_name()}, because you named no file"
-    return sources.describe(paths, text.include, text.exclude)
-
-
-def warn_unless_kept(paths: Sequence[str], messages: Messages) -> None:
-    """Before standard input is read, warn if the cache cannot keep its text."""
-    if "-" not in paths:
-        return
-    from charlm.data.corpus_cache import cache_folder, unwritable  # here: NumPy is slow to import
-
-    reason = unwritable()
-    if reason is not None:
-        messages.warn(
-            f"the cache {one_line(str(cache_folder()))} cannot be written ({reason}), so the text from standard input "
-            "cannot be kept: `charlm resume`, and `charlm eval` on its held-out part, will need it as a "
-            "file, given with --text FILE. To keep it, set CHARLM_CACHE to a folder that can be written, or save "
-            "the text and train on the file"
-        )
-
-
-def load_text(
-    paths: Sequence[str],
-    text: TextConfig,
-    messages: Messages,
-    *,
-    verify: bool = False,
-    earlier: "EarlierText | None" = None,
-    scan: "TextScan | None" = None,
-    texts: "TextRows | None" = None,
-) -> "Loaded":
-    """`charlm.data.load.load`, its progress reported."""
-    from charlm.data.load import load  # here: NumPy is slow to import
-
-    with messages.progress("", "B") as watch:
-        return load(paths, text, watch, verify=verify, earlier=earlier, scan=scan, texts=texts)
-
-
-def report_text(loaded: "Loaded", messages: Messages, *, splittable: bool = True) -> None:
-    """Report what was noticed in the files, the size of the text, and leakage; `splittable`: see `leak_warning`."""
-    note_files(loaded.notes, messages)
-    messages.say(describe_text(loaded.corpus))
-    leak = leak_warning(loaded.corpus, splittable=splittable)
-    if leak:
-        messages.warn(leak)
-
-
-def note_files(notes: Iterable[str], messages: Messages) -> None:
-    """Report what was noticed in reading files."""
-    for note in notes:
-        messages.warn(one_line(note))
-
-
-def choose_plan(
-    loaded: "Loaded",
-    model: ModelConfig,
-    training: TrainingConfig,
-    budget: float | None,
-    steps: int | None,
-    started: float,
-    messages: Messages,
-    origin: "Parent | None" = None,
-    teacher: "Teacher | None" = None,
-) -> "tuple[Choice, str]":
-    """Choose model, training and plan for a text, for `budget` seconds since `started` or a number of steps.
-
-    Returns the choice and a sentence that describes it. Raises UsageError for settings that do not go together.
-    """
-    from charlm.threads import use_threads  # here: torch is slow to import
-    from charlm.training.device import gpu_note
-    from charlm.training.finetune import choose_finetuning
-    from charlm.training.planner import choose, forecast_of
-    from charlm.training.sizes import Budget
-    from charlm.training.trial import timed_budget, untimed_budget
-
-    corpus, most = loaded.corpus, use_threads(training.threads)
-    if model.is_ngram:
-        choice = choose(Budget(), len(corpus.train), model, training).record(Budget(), 1)
-        return choice, describe_model(choice, corpus.vocabulary)
-    if (gpu := gpu_note(training.device)) is not None:
-        messages.say(gpu)
-
-    def choose_for(means: Budget) -> "Choice":
-        if origin is not None:
-            return choose_finetuning(origin, corpus, means, model, training)
-        n_symbols = corpus.vocabulary.n_symbols
-        asked = None if teacher is None else teacher.most_chars(means, n_symbols)
-        return choose(means, len(corpus.train), model, training, n_symbols=n_symbols, teacher_chars=asked)
-
-    try:
-        forecast = None
-        if steps is not None:
-            threads, means = most, untimed_budget(training, steps)
-        else:
-            assert budget is not None
-            left = max(1.0, budget - (perf_counter() - started))
-            threads, means = timed_budget(corpus, training, left, choose_for)
-            left = max(1.0, budget - (perf_counter() - started))
-            means = replace(means, seconds=round(left, 2))
-            forecast = forecast_of(budget, means, choose_for, len(corpus.train))
-        choice = choose_for(means).record(means, threads, forecast)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    busy = f"; on {threads} of {most} threads, because the machine is busy" if threads < most else ""
-    return choice, describe_choice(choice, corpus.vocabulary, busy)
-
-
-def taken_plan(loaded: "Loaded", training: TrainingConfig, request: TrainRequest) -> "tuple[Choice, str]":
-    """The plan of another run, or of a file, for this text. Raises UsageError, CheckpointError."""
-    from charlm.checkpoint.run_folder import find_run
-    from charlm.checkpoint.safe_io import read_json  # here and below: torch is slow to import
-    from charlm.threads import use_threads
-    from charlm.training.plan import PLAN_FILE, Plan
-    from charlm.training.plan_from import take_plan
-    from charlm.training.trial import untimed_budget
-
-    named = request.plan_from or ""
-    path = Path(os.path.expanduser(named))
-    if not path.is_file():
-        path = find_run(request.root, named).path / PLAN_FILE
-    threads, means = use_threads(training.threads), untimed_budget(training, 1)
-    try:
-        plan = Plan.from_json(read_json(path))
-    except ValueError as error:
-        raise UsageError(f"{one_line(named)} holds no plan: {one_line(str(error))}") from None
-    try:
-        training = replace(training, threads=threads)
-        choice = take_plan(plan, one_line(named), training, means, len(loaded.corpus.train))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    if (choice.training.teacher_weight is None) != (request.teacher is None):
-        has = (
-            "has no teacher; leave --teacher out"
-            if request.teacher
-            else "has a teacher; name it with --teacher RUN"
-        )
-        raise UsageError(f"the plan of {one_line(named)} {has}")
-    return choice, describe_choice(choice, loaded.corpus.vocabulary)
 
 
 def begun_run(root: Path, name: str) -> "RunFolder | None":
