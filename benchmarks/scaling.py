@@ -18,11 +18,11 @@ import os
 import re
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from math import log, sqrt
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, mode
 from threading import Lock
 
 import numpy as np
@@ -37,7 +37,9 @@ START = (0.6, 2.0, 0.3, 20.0, 0.4, 0.1, 0.5, 0.5, 8.0, 0.3)
 """Where the fit begins: the constants in their order."""
 ERROR = 0.01
 """What a row may be off by, as a share of the loss: about what another seed changes."""
-ITERATIONS = 200
+FLOOR_SPREAD, EXCESS_SPREAD = 0.1, 0.5
+"""How far the factors of texts are expected to lie from 1, as logarithms."""
+ITERATIONS = 300
 Numbers = NDArray[np.float64]
 SIZE = re.compile(r"(\d+)x(\d+)/(\d+)x(\d+)")
 NAMES = ("--n-layer", "--n-embd", "--block-size", "--batch-size", "--learning-rate")
@@ -159,26 +161,40 @@ def fit(options: argparse.Namespace) -> None:
     rows = [row for path in options.files for row in read(Path(path))]
     for kind in sorted({row.kind for row in rows}):
         of_kind = [row for row in rows if row.kind == kind]
-        law, scales = fitted(of_kind)
+        law, texts = fitted(of_kind)
         constants = ", ".join(f"{name}={value:.4g}" for name, value in asdict(law).items())
         print(f"{kind}: ScalingLaw({constants})")
-        for text, scale in scales.items():
-            here = [row for row in of_kind if row.part == text]
-            errors = [log(row.share / expected(law, row) / scale) for row in here]
+        for part, text in texts.items():
+            here = [row for row in of_kind if row.part == part]
+            errors = [log(row.share / text.expected(law, row)) for row in here]
             spread = sqrt(fmean(error**2 for error in errors))
-            print(f"  {text:24}{len(here):4} rows, times {scale:.3f}, off by {100 * spread:.1f} %")
+            print(
+                f"  {part:24}{len(here):4} rows, floor times {text.floor:.3f}, what is above it times {text.excess:.3f}, "
+                f"off by {100 * spread:.2f} %"
+            )
             if options.rows:
                 for row, error in zip(here, errors, strict=True):
                     print(f"      {row.size:14}{row.steps:7}{row.share:9.4f}{100 * error:+7.1f} %")
 
 
-def expected(law: ScalingLaw, row: Row) -> float:
-    """The share that the law expects."""
-    return law.loss(weights=row.weights, block_size=row.block_size, chars=row.read, n_train=row.chars)
+@dataclass(frozen=True)
+class TextFactors:
+    """What a text differs in from what the law says of all: texts leave more or less to learn than n-grams do.
+
+    Neither factor decides which size ends lowest.
+    """
+
+    floor: float  # of E
+    excess: float  # of what is above it
+
+    def expected(self, law: ScalingLaw, row: Row) -> float:
+        """The share that the law expects of a training on this text."""
+        share = law.loss(weights=row.weights, block_size=row.block_size, chars=row.read, n_train=row.chars)
+        return self.floor * law.E + self.excess * (share - law.E)
 
 
-def fitted(rows: list[Row]) -> tuple[ScalingLaw, dict[str, float]]:
-    """The law that fits best, and a factor for each text and length, since texts differ in more than what n-grams say.
+def fitted(rows: list[Row]) -> tuple[ScalingLaw, dict[str, TextFactors]]:
+    """The law that fits best, and the factors of each text and length; those of the one with most rows are 1.
 
     Least squares of logarithms by the method of Levenberg and Marquardt.
     """
@@ -189,14 +205,19 @@ def fitted(rows: list[Row]) -> tuple[ScalingLaw, dict[str, float]]:
     def law_of(x: Numbers) -> ScalingLaw:
         return ScalingLaw(**dict(zip(names, np.exp(x[: len(names)]).tolist(), strict=True)))
 
-    def residuals(x: Numbers) -> Numbers:
-        law, scales = law_of(x), dict(zip(texts, x[len(names) :], strict=True))
-        errors = [(log(expected(law, row) / row.share) + scales[row.part]) / ERROR for row in rows]
-        # Few rows must not push a constant far away that they say little about.
-        near = 0.3 * (x[: len(names)] - start)
-        return np.concatenate((errors, near, x[len(names) :] / 0.1))
+    def factors_of(x: Numbers) -> dict[str, TextFactors]:
+        floors, excesses = np.exp(x[len(names) :]).reshape(2, -1).tolist()
+        return dict(zip(texts, map(TextFactors, floors, excesses), strict=True))
 
-    x, damping = np.concatenate((start, np.zeros(len(texts)))), 1.0
+    def residuals(x: Numbers) -> Numbers:
+        law, factors = law_of(x), factors_of(x)
+        errors = [log(factors[row.part].expected(law, row) / row.share) / ERROR for row in rows]
+        # Few rows must not push a constant or a factor far away that they say little about.
+        near = 0.3 * (x[: len(names)] - start)
+        floors, excesses = x[len(names) :].reshape(2, -1)
+        return np.concatenate((errors, near, floors / FLOOR_SPREAD, excesses / EXCESS_SPREAD))
+
+    x, damping = np.concatenate((start, np.zeros(2 * len(texts)))), 1.0
     for _ in range(ITERATIONS):
         now = residuals(x)
         slopes = np.stack([(residuals(x + step) - now) / 1e-6 for step in 1e-6 * np.eye(len(x))], axis=1)
@@ -204,7 +225,21 @@ def fitted(rows: list[Row]) -> tuple[ScalingLaw, dict[str, float]]:
         after = x - np.linalg.solve(curve + damping * np.diag(np.diag(curve)), slopes.T @ now)
         better = np.square(residuals(after)).sum() < np.square(now).sum()
         x, damping = (after, damping / 3) if better else (x, damping * 3)
-    return law_of(x), dict(zip(texts, np.exp(x[len(names) :]).tolist(), strict=True))
+    return relative_to(mode(row.part for row in rows), law_of(x), factors_of(x))
+
+
+def relative_to(
+    part: str, law: ScalingLaw, factors: dict[str, TextFactors]
+) -> tuple[ScalingLaw, dict[str, TextFactors]]:
+    """The same law with the factors of one text in its constants, so that it stands for this text."""
+    own = factors[part]
+    moved = replace(
+        law, E=law.E * own.floor, A=law.A * own.excess, B=law.B * own.excess, C=law.C * own.excess
+    )
+    others = {
+        name: TextFactors(each.floor / own.floor, each.excess / own.excess) for name, each in factors.items()
+    }
+    return moved, others
 
 
 def numbers(text: str) -> list[int]:

@@ -41,9 +41,11 @@ from charlm.training.sizes import (
     expected_loss,
 )
 
-MIXTURE_GAIN = 0.031
+MIXTURE_GAIN = 0.026
 """How much lower a mixture of a transformer with the prior, one without and the n-gram model ends than the mean of the
 two, all with recent n-grams, as a share of what the n-gram model makes of the text; as measured (benchmarks/NOTES.md)."""
+MIXTURE_WORTH = 0.004
+"""How much lower it must be expected to end than a single one, which samples several times as fast: the same share."""
 MIXTURE_LEAST_PER_SYMBOL = 500
 """A text with fewer training symbols for each different one, as Chinese news of two million, says too little of each for a
 transformer without the prior: it soon knows it by heart, and a single one with the prior, trained longer, ends lower."""
@@ -343,7 +345,7 @@ def _choose_members(
         kinds, shares = (PRIOR, NO_PRIOR), (share, 1 - share)
         rest = replace(budget, seconds=max(1.0, budget.seconds - MIXTURE_SECONDS))
         each = [_expected_loss(kind, rest.part(s), n_train) for kind, s in zip(kinds, shares, strict=True)]
-        if fmean(each) - MIXTURE_GAIN < _expected_loss(PRIOR, budget, n_train):
+        if fmean(each) - MIXTURE_GAIN + MIXTURE_WORTH < _expected_loss(PRIOR, budget, n_train):
             return (*kinds, NGRAM), shares
     return (single_kind(model, n_train),), (1.0,)
 

@@ -9,7 +9,7 @@ from math import exp
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingLaw:
-    """The expected loss, as a multiple of what Kneser-Ney n-grams make of the same text.
+    """The expected loss, as a multiple of what Kneser-Ney n-grams make of the same text: of a play, other texts differ.
 
     E + A / weights^a + B (weights^s / characters)^b + C / block^c, in the form of Hoffmann et al. 2022 (arXiv
     2203.15556); with s, since large models begin more slowly. Reading a text again teaches less each time: after the first pass, characters count as in Muennighoff et al. 2023 (arXiv
@@ -42,8 +42,8 @@ class ScalingLaw:
 
 
 NO_PRIOR_LAW = ScalingLaw(
-    E=0.2086, A=1.618, a=0.1145, B=3.051, b=0.2136, s=0.3321, C=0.4475, c=0.7431, R=2.023, r=0.02599
+    E=0.6723, A=3.774, a=0.2767, B=14.37, b=0.3849, s=0.2098, C=0.3281, c=1.319, R=2.445, r=0.01893
 )
 PRIOR_LAW = ScalingLaw(
-    E=0.8708, A=2.132, a=0.3884, B=2.714, b=0.4607, s=0.2972, C=0.4153, c=1.693, R=14.81, r=0.2085
+    E=0.8781, A=1.174, a=0.2859, B=1.528, b=0.5021, s=0.4468, C=0.3865, c=1.591, R=13.7, r=0.2203
 )
