@@ -221,9 +221,9 @@ def test_of_a_long_prompt_the_model_reads_what_it_can_see(
     predictor, seen = predictor_of(single(SMALL), native=native), []
     real, fast = LanguageModel.hidden, CDecoder.next_logits
 
-    def hidden(self: LanguageModel, ids: torch.Tensor, cache: object, **more: object) -> torch.Tensor:
+    def hidden(self: LanguageModel, ids: torch.Tensor, *more: object, **named: object) -> torch.Tensor:
         seen.append(ids.shape[1])
-        return real(self, ids, cache, **more)  # type: ignore[arg-type]
+        return real(self, ids, *more, **named)  # type: ignore[arg-type]
 
     def stepped(self: CDecoder, ids: np.ndarray, at: int, prior: np.ndarray | None) -> np.ndarray:
         seen.append(ids.shape[1] - at)

@@ -147,7 +147,7 @@ def test_a_run_goes_on_with_divided_weights_or_whole_ones() -> None:
     succeeded(together(1, *train, "--name", "whole"))
     for n, words in ((2, [*train, "--name", "cut", "--shard"]), (1, ["resume", "cut"])):
         assert [r.code for r in together(n, *words, prepare=stopped_at_6)] == [143] * n
-    assert snapshot("cut").step == 12
+    assert 12 <= snapshot("cut").step < 18
     results = together(2, "resume", "cut", "--shard")
     succeeded(results)
     assert "trained with --shard off, but resumes with on" in re.sub(r"\s+", " ", results[0].err)
