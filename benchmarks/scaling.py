@@ -179,10 +179,7 @@ def fit(options: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class TextFactors:
-    """What a text differs in from what the law says of all: texts leave more or less to learn than n-grams do.
-
-    Neither factor decides which size ends lowest.
-    """
+    """How the loss on one text differs from the law; neither factor changes which size ends lowest."""
 
     floor: float  # of E
     excess: float  # of what is above it

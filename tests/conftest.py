@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before torch: pytest's workers and their children use all CPUs
+# Before torch is imported: pytest's workers use all CPUs already.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

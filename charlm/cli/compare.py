@@ -26,6 +26,7 @@ from charlm.training.request_text import (
     check_file_settings,
     load_text,
     moved_text,
+    report_moved,
     report_text,
     warn_unless_kept,
 )
@@ -196,7 +197,6 @@ def _without_training(
         if folder is not None:
             from charlm.cli.compare_display import show
             from charlm.experiments.comparison import corpus_of, read
-            from charlm.training.request_text import report_moved
 
             if (on, encoding, field) != (None, None, None):
                 raise UsageError(

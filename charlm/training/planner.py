@@ -45,7 +45,8 @@ MIXTURE_GAIN = 0.026
 """How much lower a mixture of a transformer with the prior, one without and the n-gram model ends than the mean of the
 two, all with recent n-grams, as a share of what the n-gram model makes of the text; as measured (benchmarks/NOTES.md)."""
 MIXTURE_WORTH = 0.004
-"""How much lower it must be expected to end than a single one, which samples several times as fast: the same share."""
+"""How much lower than a single transformer a mixture must be expected to end, as the same share: less is within what another
+seed changes, and single ones were better calibrated more often than not."""
 MIXTURE_LEAST_PER_SYMBOL = 500
 """A text with fewer training symbols for each different one, as Chinese news of two million, says too little of each for a
 transformer without the prior: it soon knows it by heart, and a single one with the prior, trained longer, ends lower."""

@@ -1,6 +1,7 @@
 """The scaling law: the loss that a transformer is expected to end at, by its weights, its block and what it reads.
 
-The constants come from `python -m benchmarks.scaling fit benchmarks/scaling.jsonl`.
+The constants come from `python -m benchmarks.scaling fit benchmarks/scaling.jsonl`. They are those of a play: other texts have another
+floor E, and more or less above it, neither of which changes which size ends lowest.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from math import exp
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingLaw:
-    """The expected loss, as a multiple of what Kneser-Ney n-grams make of the same text: of a play, other texts differ.
+    """The expected loss, as a multiple of what Kneser-Ney n-grams make of the same text.
 
     E + A / weights^a + B (weights^s / characters)^b + C / block^c, in the form of Hoffmann et al. 2022 (arXiv
     2203.15556); with s, since large models begin more slowly. Reading a text again teaches less each time: after the first pass, characters count as in Muennighoff et al. 2023 (arXiv
