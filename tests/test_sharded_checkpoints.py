@@ -17,6 +17,7 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import CHECKPOINT_FILES, MANIFEST, OPTIMIZER_FILE, WEIGHTS_FILE, part_names
 from charlm.checkpoint.snapshot import read_snapshot
 from charlm.checkpoint.tensor_files import rows_of, write_tensors
+from charlm.cli import resume
 from charlm.config import TextConfig
 from charlm.data.prepare import prepare
 from charlm.errors import CheckpointError
@@ -130,7 +131,7 @@ def test_the_parts_together_are_the_gathered_state_and_are_read_by_any_number_of
 
 
 def test_no_rank_ever_has_a_whole_model() -> None:
-    """From the first weights over evaluations to the report, and at a resume."""
+    """From trial steps and the first weights over evaluations to the report, and at a resume."""
 
     def checked(rank: int) -> None:
         def on_meta(self: LanguageModel, *given: object) -> None:
@@ -144,13 +145,18 @@ def test_no_rank_ever_has_a_whole_model() -> None:
         LanguageModel.__init__ = on_meta  # type: ignore[method-assign]
         ShardedWeights.gathered = refuse  # type: ignore[assignment,method-assign]
         snapshot.load_tensors = snapshot.dump_tensors = refuse  # type: ignore[assignment]
+        resume.budget_seconds = lambda time: 1.0  # type: ignore[assignment]
 
+    timed = together(2, *TRAIN, "--time", "9s", "--shard", "--dry-run", prepare=checked)
+    assert [result.code for result in timed] == [0, 0], timed
     train = [*TRAIN, "--steps", "9", "--shard", "--members", "prior", "--reserved-chars", "400"]
     succeeded(together(2, *train, "--name", "cut", prepare=checked))
     succeeded(together(2, "resume", "cut", "--shard", "--steps", "3", prepare=checked))
     found = read_snapshot(run_of("cut"), "latest")
     assert found.step == 12 and found.mixture is not None
     assert not Path("checkpoints/cut/samples.jsonl").read_text()
+    succeeded(together(2, "resume", "cut", "--shard", "--time", "1s", prepare=checked))
+    assert read_snapshot(run_of("cut"), "latest").step > 12
 
 
 def results_of(charlm: Callable[..., Result], run: str) -> list[str]:

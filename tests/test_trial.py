@@ -11,7 +11,7 @@ import torch
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.strict_json import from_json
-from charlm.training import trial
+from charlm.training import distributed, trial
 from charlm.training.plan import Forecast
 from charlm.training.planner import Choice, choose, expected_end, forecast_of
 from charlm.training.session import TransformerSession
@@ -46,7 +46,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
         monkeypatch.setattr(torch, "get_num_threads", lambda: made.threads)
         monkeypatch.setattr(torch, "set_num_threads", made.use)
         monkeypatch.setattr(trial, "train_step", made.step)
-        monkeypatch.setattr(trial, "perf_counter", lambda: made.now)
+        monkeypatch.setattr(distributed, "perf_counter", lambda: made.now)
         features = {"avx512_bf16": bf16}
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
         return made

@@ -72,6 +72,11 @@ class Ranks:
         """Rank 0's clock when the ranks agreed last, so that what it decides is the same on all; alone, the time."""
         return self.now if self.talks else perf_counter()
 
+    def time(self) -> float:
+        """Rank 0's clock now; alone, the time."""
+        self.agree()
+        return self.clock()
+
     def agree(self, stop: Stop | None = None) -> str | None:
         """Agree on rank 0's time, and on whether any rank was told to stop: the name of the signal."""
         if not self.talks:
@@ -130,11 +135,12 @@ class Ranks:
         self.spread([room] if len(room) else [])
         return room.numpy().tobytes()
 
-    def share(self, make: Callable[[], Any]) -> Any:
-        """What rank 0 makes, a value of JSON, on all ranks."""
+    def share(self, make: Callable[[], Any], *, together: bool = False) -> Any:
+        """What rank 0 makes, a value of JSON, on all ranks. `together`: the others make it too, since all are needed."""
         if not self.talks:
             return make()
-        return json.loads(self.share_bytes(lambda: json.dumps(make()).encode()))
+        made = make() if self.is_first or together else None
+        return json.loads(self.share_bytes(lambda: json.dumps(made).encode()))
 
     def share_files(self, make: Callable[[], Mapping[str, bytes]]) -> dict[str, bytes]:
         """The files that rank 0 makes, on all ranks."""

@@ -180,7 +180,7 @@ def extend_by_seconds(
     `reserve`: seconds that the caller needs after training. Raises ResourceError.
     """
     step, ranks = session.state.step, current()
-    timed = from_json(StepTime, ranks.share(lambda: to_json(step_time(session))))
+    timed = from_json(StepTime, ranks.share(lambda: to_json(step_time(session)), together=ranks.shards))
     ranks.agree()
     deadline = Deadline(
         budget=seconds,

@@ -252,7 +252,7 @@ def prepare(
         messages.say(f"model: {sentence}")
         return choice
 
-    choice = chosen() if ranks is None else choice_of_first(ranks, chosen, training)
+    choice = chosen() if ranks is None else choice_of_first(ranks, chosen, training, timed=budget is not None)
     return Prepared(
         request=request,
         text=replace(text, val_file=text.val_file and kept_name(text.val_file)),

@@ -108,8 +108,10 @@ def taken_plan(loaded: "Loaded", training: TrainingConfig, request: "TrainReques
     return choice, describe_choice(choice, loaded.corpus.vocabulary)
 
 
-def choice_of_first(ranks: "Ranks", choose: Callable[[], "Choice"], training: TrainingConfig) -> "Choice":
-    """What rank 0 chooses, for all."""
+def choice_of_first(
+    ranks: "Ranks", choose: Callable[[], "Choice"], training: TrainingConfig, *, timed: bool
+) -> "Choice":
+    """What rank 0 chooses, for all. `timed`: by trial steps, which ranks that divide the weights take together."""
     from charlm.threads import use_threads  # here and below: torch is slow to import
     from charlm.training.plan import Plan
     from charlm.training.planner import Choice
@@ -119,7 +121,7 @@ def choice_of_first(ranks: "Ranks", choose: Callable[[], "Choice"], training: Tr
         configs = {"model": choice.model.to_json(), "training": choice.training.to_json()}
         return {**configs, "plan": choice.plan.to_json(), "why": choice.why}
 
-    facts = ranks.share(as_json)
+    facts = ranks.share(as_json, together=timed and ranks.shards)
     if not ranks.is_first:
         use_threads(training.threads)
     return Choice(

@@ -1,14 +1,15 @@
 """Trial steps: how long steps of the sizes take that a run may get, here and as it would train them.
 
 A trial trains on the beginning of the run's own text and is then forgotten. Of what was timed, only the figures in
-`Budget.timed` remain; they are recorded in the plan before they decide anything.
+`Budget.timed` remain; they are recorded in the plan before they decide anything. Of several ranks one takes trial steps
+by itself, as large as its share; ranks that divide the weights take them together, by rank 0's clock.
 """
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from statistics import median
-from time import perf_counter
 
 import torch
 
@@ -16,6 +17,7 @@ from charlm.checkpoint.run_folder import CorpusFacts, RunFacts
 from charlm.config import TextConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.native.library import library
+from charlm.strict_json import from_json, to_json
 from charlm.training.device import (
     has_bf16,
     has_compiler,
@@ -25,7 +27,7 @@ from charlm.training.device import (
     pick_precision,
     wait_for,
 )
-from charlm.training.distributed import current
+from charlm.training.distributed import Ranks, current
 from charlm.training.plan import Plan
 from charlm.training.planner import Choice
 from charlm.training.session import TransformerSession
@@ -68,10 +70,10 @@ class _Trial:
     def step(self) -> None:
         """Take a step, and its time."""
         torch.set_num_threads(self.threads)
-        started = perf_counter()
+        started = self.session.ranks.time()
         train_step(self.session, self.session.learning_rates())
         wait_for(self.session.device)
-        self.times.append(perf_counter() - started)
+        self.times.append(self.session.ranks.time() - started)
         self.session.state.step += 1
 
     def result(self) -> StepTime:
@@ -103,40 +105,56 @@ def timed_budget(
     with half of them, in fp32 and in bf16 where the processor has it; then those that it would train now.
     """
     keep_memory()
-    started, most = perf_counter(), torch.get_num_threads()
-    budget = replace(untimed_budget(training, 1), seconds=seconds, steps=None)
+    ranks, budget = _company(), replace(untimed_budget(training, 1), seconds=seconds, steps=None)
     on_cpu = not is_accelerator(pick_device(training.device))
     if not on_cpu:
         budget = replace(budget, gflops=GPU_GFLOPS)
-    numbers = [most, most // 2] if on_cpu and most > 1 and training.threads is None else [most]
     precisions = [budget.precision]
     if training.precision == "auto" and has_bf16(pick_device(training.device)):
         precisions = ["fp32", "bf16"]
+    rest, precisions, most = ranks.share(lambda: [to_json(budget), precisions, torch.get_num_threads()])
+    budget, started = from_json(Budget, rest), ranks.time()
+    numbers = [most, most // 2] if on_cpu and most > 1 and training.threads is None else [most]
     until = started + min(SHARE * seconds, max(MOST_SECONDS, MOST_SHARE * seconds))
     for rounds in range(ROUNDS):
         plan = choose(budget if rounds else replace(budget, seconds=min(seconds, FIRST_SECONDS))).plan
         for number in reversed(range(len(plan.members))):
             member = plan.members[number]
             size = Size.of(member.model, member.training)
-            ends = perf_counter() + budget.step_seconds(member.kind, size)
+            ends = ranks.time() + budget.step_seconds(member.kind, size)
             if budget.is_timed(member.kind, size) or (rounds and ends >= until):
                 continue
-            sessions = [_session(corpus, plan, number, precision) for precision in precisions]
-            trials = [_Trial(session, threads) for session, threads in product(sessions, numbers)]
-            _in_turns(trials, until)
-            best = _best(trials, most)
-            numbers, precisions = [best.threads], [best.precision]
-            budget = replace(budget, precision=best.precision, timed=(*budget.timed, best.result()))
+            timed = _timed(corpus, plan, number, precisions, numbers, until)
+            numbers, precisions = [timed.threads], [timed.precision]
+            budget = replace(budget, precision=timed.precision, timed=(*budget.timed, timed))
     torch.set_num_threads(numbers[0])
     return numbers[0], budget
 
 
 def step_time(session: TransformerSession) -> StepTime:
     """How long a step of the member in training takes now; its weights do not change."""
-    number, precision = session.number, session.training_config.precision
-    trial = _Trial(_session(session.corpus, session.plan, number, precision), torch.get_num_threads())
-    _in_turns([trial], perf_counter())
-    return trial.result()
+    precision, threads = session.training_config.precision, torch.get_num_threads()
+    now = _company().time()
+    return _timed(session.corpus, session.plan, session.number, [precision], [threads], now)
+
+
+def _timed(
+    corpus: Corpus, plan: Plan, number: int, precisions: list[str], numbers: list[int], until: float
+) -> StepTime:
+    """The fastest trial of a member, in each precision with each number of threads; its memory is free again."""
+    found = _fastest(corpus, plan, number, precisions, numbers, until)
+    if current().shards:
+        gc.collect()  # modules that torch divides refer to themselves
+    return found
+
+
+def _fastest(
+    corpus: Corpus, plan: Plan, number: int, precisions: list[str], numbers: list[int], until: float
+) -> StepTime:
+    sessions = [_session(corpus, plan, number, precision) for precision in precisions]
+    trials = [_Trial(session, threads) for session, threads in product(sessions, numbers)]
+    _in_turns(trials, until, _company())
+    return _best(trials, numbers[0]).result()
 
 
 def _session(corpus: Corpus, plan: Plan, number: int, precision: str) -> TransformerSession:
@@ -151,19 +169,23 @@ def _session(corpus: Corpus, plan: Plan, number: int, precision: str) -> Transfo
     facts = CorpusFacts(label="", sources=(), key=corpus.key, sha256=corpus.sha256)
     run = RunFacts(name="", command="", created="", corpus=facts, text=TextConfig())
     alone = replace(plan, members=(member,), decisions=())
-    return TransformerSession(
-        replace(corpus, train=few), alone, run, threads_given=True, ranks=current().apart()
-    )
+    return TransformerSession(replace(corpus, train=few), alone, run, threads_given=True, ranks=_company())
 
 
-def _in_turns(trials: Sequence[_Trial], until: float) -> None:
+def _company() -> Ranks:
+    """Who takes the steps of a trial: all ranks that divide the weights, else this one without the others."""
+    return current() if current().shards else current().apart()
+
+
+def _in_turns(trials: Sequence[_Trial], until: float, ranks: Ranks) -> None:
     """Take steps of each in turns, so that a machine that is busy for a moment is so for all."""
-    late = perf_counter() + LATE * max(0.0, until - perf_counter())
+    now = ranks.time()
+    late = now + LATE * max(0.0, until - now)
     for steps in range(1 + MOST_STEPS):
-        if steps > FEWEST_STEPS and perf_counter() >= until:
+        if steps > FEWEST_STEPS and ranks.time() >= until:
             return
         for trial in trials:
-            if trials[0].times and perf_counter() >= late:
+            if trials[0].times and ranks.time() >= late:
                 return
             trial.step()
 
