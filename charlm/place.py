@@ -17,6 +17,8 @@ class Place:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    host: str = ""  # where rank 0 is met
+    port: int = 0
     restarts: int = 0  # by torchrun, of all ranks
     job: str = ""
 
@@ -25,14 +27,23 @@ class Place:
         """The place that the environment gives. Raises RankError where its numbers are none."""
         if not all(os.environ.get(name) for name in PLACE_VARIABLES):
             return cls()
-        rank, size = _number("RANK"), _number("WORLD_SIZE")
+        rank, size, port = _number("RANK"), _number("WORLD_SIZE"), _number("MASTER_PORT")
+        local_rank, local_size = _number("LOCAL_RANK", rank), _number("LOCAL_WORLD_SIZE", size)
         if rank >= size:
-            raise RankError(f"RANK is {rank} and WORLD_SIZE {size}; a rank is from 0 to {size - 1}")
+            raise RankError(f"RANK is {rank} and WORLD_SIZE {size}; ranks are counted from 0")
+        if local_rank >= local_size:
+            raise RankError(
+                f"LOCAL_RANK is {local_rank} and LOCAL_WORLD_SIZE {local_size}; ranks are counted from 0"
+            )
+        if not 0 < port < 1 << 16:
+            raise RankError(f"MASTER_PORT is {port}; it must be from 1 to 65535")
         return cls(
             rank=rank,
             size=size,
-            local_rank=_number("LOCAL_RANK", rank),
-            local_size=_number("LOCAL_WORLD_SIZE", size),
+            local_rank=local_rank,
+            local_size=local_size,
+            host=os.environ["MASTER_ADDR"],
+            port=port,
             restarts=_number("TORCHELASTIC_RESTART_COUNT", 0),
             job=os.environ.get("TORCHELASTIC_RUN_ID", ""),
         )

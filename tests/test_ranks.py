@@ -8,12 +8,17 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from time import perf_counter, sleep
 
 import numpy as np
 import pytest
+import torch
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read_snapshot
+from charlm.errors import RankError
+from charlm.model.transformer import LanguageModel
+from charlm.place import Place
 from charlm.training import distributed, rank_watch, sharded_save, trainer
 from charlm.training import step as training_step
 from tests.conftest import TEXT, Result
@@ -154,6 +159,45 @@ def test_a_run_goes_on_with_divided_weights_or_whole_ones() -> None:
     assert len(curve("cut")) == 18 and distance("whole", "cut") < 1e-4
 
 
+FULL = torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "full", "words", "sentence"),
+    [
+        ("step", FULL, 1, [], "the memory of cpu is full on rank 1; give --grad-accum 2"),
+        ("step", MemoryError(), 0, [], "out of memory; give a larger --grad-accum"),
+        ("step", FULL, 0, ["--shard"], "the memory of cpu is full on rank 0; give --grad-accum 2"),
+        ("step", RuntimeError("can't allocate memory"), 1, ["--shard"], "out of memory; give a larger"),
+        ("scoring", FULL, 1, ["--shard"], "full on rank 1 in scoring held-out text; give a smaller"),
+    ],
+)
+def test_memory_that_fills_on_one_rank_ends_all(
+    where: str, error: Exception, full: int, words: list[str], sentence: str
+) -> None:
+    """Which others wait for in vain, in the middle of a step or of a pass."""
+
+    def fill(rank: int) -> None:
+        def refuse(self: LanguageModel, *given: object) -> object:
+            nonlocal n
+            n += torch.is_grad_enabled() == (where == "step")
+            if n == 2 and rank == full:
+                raise error
+            return real(self, *given)  # type: ignore[arg-type]
+
+        n, name = 0, {"step": "loss", "scoring": "hidden"}[where]
+        real = getattr(LanguageModel, name)
+        setattr(LanguageModel, name, refuse)
+
+    began = perf_counter()
+    results = together(2, *TRAIN, *words, "--steps", "9", "--name", "full", prepare=fill)
+    assert perf_counter() - began < 60
+    assert [result.code for result in results] == [6 if rank == full else 7 for rank in (0, 1)], results
+    said = re.sub(r"\s+", " ", results[0].err)
+    assert sentence in said and (full == 0 or f"rank 1 of 2 ({socket.gethostname()}, process" in said)
+    assert "Traceback" not in results[0].err + results[1].err
+
+
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_those_that_wait_for_its_weights() -> None:
     killed = Started(2, *TRAIN, "--steps", "5000", "--shard", "--name", "cut")
@@ -204,12 +248,13 @@ def test_a_signal_to_one_rank_saves_all_and_another_that_dies_ends_all() -> None
     assert distance("whole", "cut") == 0
 
 
+def impatient(rank: int) -> None:
+    rank_watch.BEAT_SECONDS, rank_watch.SILENT_SECONDS, rank_watch.GRACE_SECONDS = 0.2, 4.0, 0.2
+
+
 @pytest.mark.slow
 def test_a_rank_that_stands_still_ends_the_others() -> None:
     """As when its machine or the network is gone: no connection is closed, and only signs of life are missing."""
-
-    def impatient(rank: int) -> None:
-        rank_watch.BEAT_SECONDS, rank_watch.SILENT_SECONDS, rank_watch.GRACE_SECONDS = 0.2, 4.0, 0.2
 
     started = Started(2, *TRAIN, "--steps", "5000", "--name", "still", prepare=impatient)
     started.signal_at(4, "still", rank=1, number=signal.SIGSTOP)
@@ -252,8 +297,28 @@ def test_a_batch_that_is_not_finite_on_one_rank_is_skipped_by_all_and_a_full_dis
     assert results[0].err.count("could not be saved (No space left on device)") == 1
 
 
-@pytest.mark.parametrize("unequal", ["text", "version"])
-def test_unequal_texts_and_versions_are_told_once(unequal: str) -> None:
+def test_a_rank_that_dies_while_they_meet_ends_the_others() -> None:
+    def dies(rank: int) -> None:
+        impatient(rank)
+        if rank:
+            distributed._join = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+
+    first, _ = together(2, *TRAIN, "--steps", "2", prepare=dies)
+    assert first.code == 7 and "rank 1 of 2" in first.err and "no sign of life" in first.err
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_ends_a_rank_that_waits_for_another(rank: int) -> None:
+    alone = Started(2, *TRAIN, "--steps", "2", only=(rank,))
+    sleep(2)
+    alone.kill(rank, signal.SIGTERM)
+    began = perf_counter()
+    [ended] = alone.results()
+    assert perf_counter() - began < 10 and ended.code == 143 and "stopped by SIGTERM" in ended.err
+
+
+@pytest.mark.parametrize("unequal", ["text", "version", "settings"])
+def test_unequal_texts_versions_and_settings_are_told_once(unequal: str) -> None:
     def otherwise(rank: int) -> None:
         if rank and unequal == "text":
             Path("other").mkdir()
@@ -263,28 +328,55 @@ def test_unequal_texts_and_versions_are_told_once(unequal: str) -> None:
             import charlm
 
             charlm.__version__ = "9.9"
+        if rank and unequal == "settings":
+            os.environ["CHARLM_SEED"] = "7"
 
+    sentence = {
+        "text": "the ranks have different texts",
+        "version": "9.9 on rank 1",
+        "settings": "the ranks have different settings of --seed: 1 on rank 0",
+    }
     results = together(2, *TRAIN, "--steps", "2", "--name", "two", prepare=otherwise)
     assert [result.code for result in results] == [7, 7]
-    assert ("the ranks have different texts" if unequal == "text" else "9.9 on rank 1") in results[0].err
+    assert sentence[unequal] in results[0].err
     assert results[0].err.count("error:") == 1 and "error:" not in results[1].err
     assert not Path("checkpoints", "two").exists()
 
 
 def test_ranks_that_do_not_come_and_a_taken_port_are_told() -> None:
     def hurried(rank: int) -> None:
-        distributed.MEETING_SECONDS = 0.5
+        distributed.MEETING_SECONDS, distributed.ANSWER_SECONDS = 0.5, 1.0
 
     [alone] = Started(2, *TRAIN, "--steps", "2", only=(0,), prepare=hurried).results()
     assert alone.code == 7 and "of 2 ranks 1 did not come within 0.5 s: 1" in alone.err
     [lost] = Started(2, *TRAIN, "--steps", "2", only=(1,), prepare=hurried).results()
-    assert lost.code == 7 and "does not reach rank 0" in lost.err
+    assert lost.code == 7 and "rank 0 is not reached at" in lost.err
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        [refused] = Started(2, *TRAIN, "--steps", "2", only=(0,), prepare=hurried, port=port).results()
+        refused, unanswered = Started(2, *TRAIN, "--steps", "2", prepare=hurried, port=port).results()
     assert refused.code == 7 and f"{port}: the port is taken" in refused.err
+    assert unanswered.code == 7 and f"rank 0 does not answer at 127.0.0.1:{port}" in unanswered.err
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"MASTER_PORT": "http"}, "MASTER_PORT is 'http'; it must be a whole number"),
+        ({"MASTER_PORT": "65536"}, "MASTER_PORT is 65536; it must be from 1 to 65535"),
+        ({"RANK": "2"}, "RANK is 2 and WORLD_SIZE 2; ranks are counted from 0"),
+        ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_RANK is 1 and LOCAL_WORLD_SIZE 0; ranks are counted from 0"),
+    ],
+)
+def test_variables_that_are_no_place_are_told(
+    variables: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in {**usual, **variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RankError, match=sentence):
+        Place.of_environment()
 
 
 def test_what_ranks_cannot_do_is_refused() -> None:

@@ -35,10 +35,10 @@ from charlm.cli import (
 from charlm.cli.console import fail, table
 from charlm.cli.mistakes import usage_message
 from charlm.cli.options import CONTEXT, Command, Group, note_unknown_variables, with_sources
-from charlm.errors import CharlmError, Interrupted, ResourceError, UsageError, is_out_of_memory
+from charlm.errors import CharlmError, ResourceError, UsageError, is_out_of_memory
 from charlm.native.library import check_variable
 from charlm.terminal import be_quiet, no_colours, one_line, plain_streams
-from charlm.training.signals import EXIT_CODES, Signalled, raising_signals
+from charlm.training.signals import EXIT_CODES, interrupts_as_errors, raising_signals
 
 EPILOG = """Examples:
   charlm train corpus.txt           two minutes of training
@@ -128,12 +128,8 @@ def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def wrapped(*args: Any, **values: Any) -> Any:
-        try:
+        with interrupts_as_errors():
             return command(*args, **values)
-        except Signalled as ended:
-            raise Interrupted(f"stopped by {ended.name}", EXIT_CODES[ended.name]) from None
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted") from None
 
     return wrapped
 

@@ -45,6 +45,19 @@ Shard = Annotated[
     ),
 ]
 
+OWN = {
+    "corpus",
+    "val_file",
+    "text",
+    "from_text",
+    "checkpoints",
+    "config",
+    "threads",
+    "as_json",
+    "report_to",
+    "verify_cache",
+}
+"""Options that a rank may have of its own: where things lie on its machine, and what only rank 0 does."""
 ALONE = "--shard divides the weights over several ranks, and this process is alone; add --ranks N or --gpus N"
 
 
@@ -99,8 +112,21 @@ def device_of(place: Place, wanted: str) -> str:
     return kind
 
 
+def _settings(context: typer.Context) -> dict[str, str]:
+    """What is asked for, which must be the same on all ranks."""
+    found = dict[str, str]()
+    for option in context.command.params:
+        if option.name not in OWN:
+            value = context.params.get(option.name or "")
+            shown = ("off", "on")[value] if isinstance(value, bool) else str(value)
+            found[f"settings of {option.opts[0]}"] = "none" if value is None else shown
+    return {"commands": str(context.command.name), **found}
+
+
 @contextmanager
-def together(device: str, *, shard: bool = False) -> Iterator[tuple["Ranks | None", Messages]]:
+def together(
+    context: typer.Context, device: str, *, shard: bool = False
+) -> Iterator[tuple["Ranks | None", Messages]]:
     """Meet the other ranks, if there are any; and where this one reports what it does: only the first does.
 
     Exits silently where rank 0 tells what went wrong.
@@ -118,7 +144,7 @@ def together(device: str, *, shard: bool = False) -> Iterator[tuple["Ranks | Non
     try:
         kind = device_of(place, device)
         facts = {**versions(), "compiled kernels": status().clone or "none", "devices": kind}
-        with meeting(place, facts, kind, shards=shard) as ranks:
+        with meeting(place, facts, kind, settings=_settings(context), shards=shard) as ranks:
             yield ranks, MESSAGES if ranks.is_first else SILENT
     except ToldElsewhere as error:
         raise typer.Exit(error.exit_code) from None

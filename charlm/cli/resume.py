@@ -84,7 +84,7 @@ def command(
 
     from charlm.job import reopen  # here: torch is slow to import
 
-    with together("auto", shard=shard) as (met, messages):
+    with together(ctx, "auto", shard=shard) as (met, messages):
         folder = _find(name, root, met)
         if (time is not None or steps is not None) and (folder.path.parent / "comparison.json").is_file():
             raise UsageError(f"{folder.name} is part of a comparison, in which all runs have the same budget")

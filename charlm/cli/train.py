@@ -161,7 +161,7 @@ def command(
         command=given_command(),
         started=ctx.obj,
     )
-    with together(settings["device"], shard=shard) as (met, messages):
+    with together(ctx, settings["device"], shard=shard) as (met, messages):
         _train(request, resume_if_exists, dry_run, as_json, met, messages)
 
 

@@ -6,12 +6,15 @@ by one rank, and the others are told. A process alone is rank 0 of 1, for which 
 
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from time import perf_counter
+from queue import Empty, SimpleQueue
+from threading import Thread
+from time import monotonic, perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,15 +25,22 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 from charlm.checkpoint.snapshot import Snapshot, snapshot_of, tensors_in
-from charlm.errors import CharlmError, RankError, ToldElsewhere
+from charlm.errors import CharlmError, RankError, ResourceError, ToldElsewhere, is_out_of_memory
 from charlm.place import Place
+from charlm.terminal import one_line
 from charlm.training.rank_watch import RankWatch, named
-from charlm.training.signals import NUMBERS, Stop
+from charlm.training.signals import NUMBERS, Stop, interrupts_as_errors
 
 MEETING_SECONDS = 600.0
 """For all ranks to come: on a cold disk the libraries alone take minutes to load."""
+ANSWER_SECONDS, TRY_SECONDS = 30.0, 0.2
+"""For an answer of who listens where rank 0 should; and between two tries while nobody does."""
 WAIT = timedelta(days=1)
 """Of a collective. Whoever is gone is noticed by the watch; whoever counts a long text is waited for."""
+
+
+class _OtherEndedError(RankError):
+    """This rank ends because another has."""
 
 
 @dataclass(eq=False)
@@ -233,15 +243,18 @@ class Ranks:
         """The run that the ranks trained before torchrun started them again."""
         return self.share(lambda: self.watch and self.watch.remembered_run())  # type: ignore[no-any-return]
 
-    def check_alike(self, what: str, mine: str, remedy: str) -> None:
-        """Raise RankError on all ranks where something differs from rank 0's; `remedy`: what to do about it."""
-        every = self.gather({"is": mine, "host": socket.gethostname()})
+    def check_alike(self, facts: Mapping[str, str], remedy: str) -> None:
+        """Raise RankError on all ranks where a fact differs from rank 0's; `remedy`: what to do about it."""
+        every = self.gather({"facts": dict(facts), "host": socket.gethostname()})
+        first = every[0]
         for rank, other in enumerate(every):
-            if other["is"] != every[0]["is"]:
-                raise RankError(
-                    f"the ranks have different {what}: {every[0]['is']} on rank 0 ({every[0]['host']}), {other['is']} "
-                    f"on rank {rank} ({other['host']}); {remedy}"
-                )
+            for what in {**first["facts"], **other["facts"]}:
+                here, there = (each["facts"].get(what, "none") for each in (first, other))
+                if here != there:
+                    raise RankError(
+                        f"the ranks have different {what}: {here} on rank 0 ({first['host']}), {there} on rank {rank} "
+                        f"({other['host']}); {remedy}"
+                    )
 
     def _all_reduce(self, tensor: Tensor, how: Any) -> None:
         self._count("all_reduce", tensor)
@@ -256,12 +269,10 @@ class Ranks:
         """Raise RankError where another rank does not answer."""
         try:
             yield
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            if self.watch is None:
+            if self.watch is None or is_out_of_memory(error):
                 raise
-            raise RankError(self.watch.lost(str(error))) from None
+            raise _OtherEndedError(self.watch.lost(str(error))) from None
 
 
 @dataclass(frozen=True)
@@ -341,10 +352,17 @@ def shared_snapshot(ranks: Ranks, read: Callable[[], Snapshot]) -> Snapshot:
 
 
 @contextmanager
-def meeting(place: Place, facts: Mapping[str, str], device: str, *, shards: bool = False) -> Iterator[Ranks]:
+def meeting(
+    place: Place,
+    versions: Mapping[str, str],
+    device: str,
+    *,
+    settings: Mapping[str, str] | None = None,
+    shards: bool = False,
+) -> Iterator[Ranks]:
     """Meet the other ranks, and part at the end, whatever happens. Raises RankError where they do not come.
 
-    `facts`: the versions that must be the same on all. What ends this rank is told to the others. `device`: cpu or cuda.
+    `versions` and `settings` must be the same on all. What ends this rank is told to the others. `device`: cpu or cuda.
     `shards`: the weights are divided over the ranks.
     """
     global _current
@@ -354,49 +372,107 @@ def meeting(place: Place, facts: Mapping[str, str], device: str, *, shards: bool
     store = _store(place)
     own: Store = store.clone()  # type: ignore[attr-defined]  # so that no wait of the group holds it up
     watch = RankWatch(place.rank, place.size, own, place.restarts)
-    watch.meet({**named(), **facts}, MEETING_SECONDS)
+    watch.meet(named(), MEETING_SECONDS)
     ranks = Ranks(place, True, watch, shards)
     try:
-        _join(place, store, device)
-        watch.start()
-        for name, fact in facts.items():
-            ranks.check_alike(name, fact, "install the same on all nodes")
-        ranks.check_alike("settings of --shard", "on" if shards else "off", "give it on all nodes or on none")
-        ranks.agree()
-        _current = ranks
-        yield ranks
-    except CharlmError as error:
-        watch.failed(error)
-        if place.rank and watch.is_said_by_first(str(error)):
-            raise ToldElsewhere(error.exit_code) from None
-        raise
+        with _errors_told(watch, place):
+            watch.start()
+            _join(place, store, device)
+            ranks.check_alike(versions, "install the same on all nodes")
+            ranks.check_alike(
+                settings or {}, "give the same command, and the same CHARLM_ variables, on all nodes"
+            )
+            ranks.agree()
+            _current = ranks
+            yield ranks
     finally:
         _current = ALONE
         watch.close()
-        with suppress(
-            RuntimeError, ValueError
-        ):  # of a group that the others have left, or that was never made
+        _part()
+
+
+@contextmanager
+def _errors_told(watch: RankWatch, place: Place) -> Iterator[None]:
+    """Tell the other ranks what ends this one. Raises ToldElsewhere where rank 0 says so."""
+    try:
+        with interrupts_as_errors():
+            yield
+    except CharlmError as error:
+        ended = error
+    except Exception as error:
+        if hasattr(error, "exit_code"):  # the command's own end
+            raise
+        if not is_out_of_memory(error):
+            watch.failed(f"{type(error).__name__}: {one_line(str(error))}")
+            raise
+        ended = ResourceError(
+            "out of memory; give a larger --grad-accum, a smaller model, fewer ranks on a machine, or --shard"
+        )
+    else:
+        return
+    watch.failed(str(ended), told=isinstance(ended, _OtherEndedError))
+    _part()  # so that the others need not wait for what this one would have sent
+    if place.rank and watch.is_said_by_first(str(ended)):
+        raise ToldElsewhere(ended.exit_code)
+    raise ended
+
+
+def _part() -> None:
+    """Leave the process group, which the others may have left already, or which was never made."""
+    with suppress(RuntimeError, ValueError):
+        if dist.is_initialized():
             dist.destroy_process_group()
 
 
 def _store(place: Place) -> "Store":
-    """The store in which the ranks write who is there, by the address that torchrun gives."""
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    """The store in which the ranks write who is there, by the address that torchrun gives. Raises RankError.
+
+    A thread waits for it: torch's own waiting hears no signal, and has no end where another program listens there.
+    """
+    at, answers = f"{place.host}:{place.port}", SimpleQueue[Any]()
     serves = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    if not serves:
+        _wait_for_listener(place)
+
+    def connect() -> None:
+        try:
+            answers.put(
+                dist.TCPStore(  # type: ignore[attr-defined]
+                    *(place.host, place.port, None, serves, timedelta(seconds=MEETING_SECONDS), False),
+                    multi_tenant=True,
+                )
+            )
+        except (RuntimeError, ValueError) as error:
+            answers.put(error)
+
+    Thread(target=connect, daemon=True).start()
     try:
-        store = dist.TCPStore(  # type: ignore[attr-defined]
-            host, port, None, serves, timedelta(seconds=MEETING_SECONDS), False, multi_tenant=True
-        )
-    except (RuntimeError, ValueError) as error:
-        if "EADDRINUSE" in str(error) or "in use" in str(error):
-            raise RankError(
-                f"rank 0 cannot listen on {host}:{port}: the port is taken; choose another MASTER_PORT"
-            ) from None
+        store = answers.get(timeout=ANSWER_SECONDS)
+    except Empty:
+        store = None
+    if serves and isinstance(store, Exception) and re.search("in use|EADDRINUSE", str(store)):
+        raise RankError(f"rank 0 cannot listen on {at}: the port is taken; choose another MASTER_PORT")
+    if store is None or isinstance(store, Exception):
         raise RankError(
-            f"rank {place.rank} of {place.size} does not reach rank 0 at {host}:{port}; check MASTER_ADDR, "
-            "MASTER_PORT and the firewall, and that rank 0 was started"
-        ) from None
+            f"rank 0 does not answer at {at}; check MASTER_ADDR, and choose another MASTER_PORT, since another program "
+            "may have this one"
+        )
     return dist.PrefixStore(f"charlm/{place.job}", store)  # type: ignore[attr-defined]
+
+
+def _wait_for_listener(place: Place) -> None:
+    """Wait until somebody listens where rank 0 should. Raises RankError."""
+    until = monotonic() + MEETING_SECONDS
+    while True:
+        with suppress(OSError):
+            socket.create_connection((place.host, place.port), ANSWER_SECONDS).close()
+            return
+        if monotonic() > until:
+            raise RankError(
+                f"rank 0 is not reached at {place.host}:{place.port}; check MASTER_ADDR, MASTER_PORT and the firewall, and "
+                "that rank 0 was started"
+            )
+        sleep(TRY_SECONDS)
 
 
 def _join(place: Place, store: "Store", device: str) -> None:

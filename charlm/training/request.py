@@ -297,7 +297,7 @@ def _load(
             )
         loaded = loaded or Loaded(corpus=corpus, notes=(), sources=("-",), label="-")
     assert loaded is not None
-    ranks.check_alike("texts", loaded.corpus.key[:16], "give all nodes the same files")
+    ranks.check_alike({"texts": loaded.corpus.key[:16]}, "give all nodes the same files")
     return loaded
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from charlm.data.tokenizer import Vocabulary
+from charlm.errors import ResourceError
 from charlm.inference.predictor import TransformerPredictor
 from charlm.model.kv_cache import ModelCache
 from charlm.model.transformer import LanguageModel
@@ -43,9 +44,17 @@ class ShardedPredictor(TransformerPredictor):
     ) -> Tensor:
         """The last block's output (B, T, C) for this rank's ids (B, T), while others compute theirs. Raises RankError."""
         self._does_any_compute(True)
-        # What is gathered is kept for training, which cannot use tensors of the inference mode.
-        with self._ranks.talking(), torch.inference_mode(False), torch.no_grad():
-            return self._outputs(ids, cache, docs, log_prior)
+        try:
+            # What is gathered is kept for training, which cannot use tensors of the inference mode.
+            with self._ranks.talking(), torch.inference_mode(False), torch.no_grad():
+                return self._outputs(ids, cache, docs, log_prior)
+        except (
+            torch.OutOfMemoryError
+        ):  # the others are in the middle of the pass, so it cannot be tried in parts
+            raise ResourceError(
+                f"the memory of {self.device.type} is full on rank {self._ranks.rank} in scoring held-out text; give a "
+                "smaller --block-size or --n-embd, or more ranks"
+            ) from None
 
     def new_cache(self, batch_size: int) -> ModelCache:
         """An empty cache for `batch_size` texts."""

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from charlm.errors import Interrupted
+
 NAMES = ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
 """SIGUSR1 and SIGUSR2 are early warnings of batch systems, SIGXCPU of a CPU limit; SIGBREAK is Windows' own."""
 NUMBERS: dict[str, int] = {name: int(getattr(signal, name)) for name in NAMES if hasattr(signal, name)}
@@ -28,6 +30,17 @@ class Signalled(KeyboardInterrupt):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.name = name
+
+
+@contextmanager
+def interrupts_as_errors() -> Iterator[None]:
+    """Within it a signal that is raised becomes an error, with a sentence and the exit code."""
+    try:
+        yield
+    except Signalled as ended:
+        raise Interrupted(f"stopped by {ended.name}", EXIT_CODES[ended.name]) from None
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted") from None
 
 
 @contextmanager
