@@ -57,6 +57,8 @@ def follow(training: TrainingJob, *, as_json: bool) -> None:
         warn_of(training.last)
     else:
         say(f"run {run.name}, in {one_line(str(run.path))}")
+        if training.ranks.shards:
+            say("evaluations show no samples with --shard; `charlm sample` writes them from any checkpoint")
         hurry = _train(training, as_json)
     assert training.last is not None
     reason = training.last.reason
