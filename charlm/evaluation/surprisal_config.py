@@ -1,4 +1,4 @@
-"""The settings of `charlm surprisal`, apart from what computes it, so that the help needs no NumPy."""
+"""The settings of `charlm surprisal`, in a file of their own so that the help needs no NumPy."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,12 +7,12 @@ from charlm.settings import Choice, Settings
 
 BLANK_LINE, ID = "blank-line", "id"
 PLURALS = {"char": "characters", "word": "words", "line": "lines"}
-"""What messages call the units."""
+"""The units' names in messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SurprisalConfig(Settings):
-    """What the units are, what each is predicted from, and how they are written."""
+    """What a unit is, what it is predicted from, and the output format."""
 
     by: Annotated[str, "Unit of a row", Choice(("char", "word", "line"))] = "word"
     words: Annotated[
