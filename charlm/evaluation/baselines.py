@@ -79,7 +79,7 @@ def compressor_baselines(training_text: Callable[[], str] | None, plain: str) ->
     found: dict[str, Baseline | str] = {}
     if training_text is None:
         found["xz"] = "the training text is missing"
-    elif len(plain) < FEWEST_HELD_OUT:  # xz adds whole bytes, or words, to a file
+    elif len(plain) < FEWEST_HELD_OUT:  # compressors add whole bytes, or words, to a file
         found["xz"] = f"it needs at least {FEWEST_HELD_OUT} characters to measure, got {len(plain):,}"
     else:
         if find_spec("pyppmd") is not None:
