@@ -1,4 +1,4 @@
-"""`charlm cache`: the texts that are kept as ids, the downloads, and making room."""
+"""`charlm cache`: list and remove the encoded texts and the downloads in the cache."""
 
 from datetime import datetime
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""`charlm export`: a plain decoder for transformers, llama.cpp or onnxruntime."""
+"""`charlm export`: convert a plain decoder for transformers, llama.cpp or onnxruntime."""
 
 import os
 from pathlib import Path
@@ -43,7 +43,7 @@ def command(
     given = None if out is None else Path(os.path.expanduser(out))
     from charlm.export.write import check_destination, export  # here and below: torch is slow to import
 
-    if given is not None:  # a mistake is told before the work
+    if given is not None:  # so that a mistake is reported before the work
         check_destination(given)
     model = load_run(checkpoints, chosen, checkpoint)
     from charlm.export.decoder import plain_decoder

@@ -1,4 +1,4 @@
-"""`charlm page`: a run as one HTML file that computes by itself."""
+"""`charlm page`: write a run as one self-contained HTML file."""
 
 from typing import Annotated, Any
 
@@ -49,7 +49,7 @@ def command(
     """
     config = build(PageConfig, settings)
     chosen = one_run(name, run)
-    early = None if out is None else Output("-o", out)  # a mistake is told before the work
+    early = None if out is None else Output("-o", out)  # so that a mistake is reported before the work
     from charlm.threads import use_threads
 
     use_threads(threads)

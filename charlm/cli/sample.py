@@ -1,4 +1,4 @@
-"""`charlm sample`: text from a trained model, streamed."""
+"""`charlm sample`: stream text from a trained model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,7 +186,7 @@ def command(
 
 
 def _text_display(prompts: list["PromptRead"], n: int, raw: bool, compare: Compare | None) -> Display:
-    """Columns where they fit, else one sample after another."""
+    """Choose columns if they fit, else one sample after another."""
     if columns_fit(len(prompts) * n) and not raw:
         return Columns(prompts, n, compare)
     return Stream(prompts, n, raw, compare)
@@ -208,7 +208,7 @@ def _show(events: Iterator["Piece | Ended"], display: Display) -> None:
 
 
 def _check_options(raw: bool, as_json: bool, stops: list[str], verbatim: bool, moved: "Moved | None") -> None:
-    """UsageError for options that have no effect together, and an empty stop text."""
+    """Raise UsageError for options that have no effect together, and an empty stop text."""
     if raw and as_json:
         raise UsageError("--raw has no effect with --json, which always escapes; leave one out")
     if "" in stops:
@@ -219,7 +219,7 @@ def _check_options(raw: bool, as_json: bool, stops: list[str], verbatim: bool, m
 
 
 def _comparison(run: "TrainedRun", moved: "Moved | None") -> Compare:
-    """What compares samples with the text of a run. Raises CheckpointError, before anything is written, if it is gone."""
+    """Return a comparison of samples with the text of a run. Raises CheckpointError before anything is written if it is gone."""
     from charlm.data.verbatim import verbatim
     from charlm.run import text_of_run
 
@@ -229,7 +229,7 @@ def _comparison(run: "TrainedRun", moved: "Moved | None") -> Compare:
 
 
 def _run(argument: str | None, option: str | None, root: Path) -> str | None:
-    """The run named by the argument or by `--run`; CheckpointError for an argument that is meant as a prompt."""
+    """Return the run named by the argument or `--run`. Raises CheckpointError for an argument that is meant as a prompt."""
     if argument is not None:
         from charlm.checkpoint.run_folder import has_run, list_runs  # here: not needed for help
         from charlm.suggestions import name_meant
@@ -242,9 +242,9 @@ def _run(argument: str | None, option: str | None, root: Path) -> str | None:
 
 
 def prepare(run: "TrainedRun", config: SamplingConfig, stops: list[str], *, alone: bool) -> None:
-    """Use one of torch's threads where that is faster and it may compute `alone`; warn of what has no effect.
+    """Use a single torch thread if that is faster and `alone` allows it; warn about settings without effect.
 
-    That is a top_k above the number of symbols, and stop texts that the model cannot write, or only in bytes.
+    These are a top_k above the number of symbols, and stop texts that the model cannot write, or only in bytes.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""`charlm serve`: the page on loopback, with runs behind it."""
+"""`charlm serve`: serve the page on loopback, with runs that this process computes."""
 
 import secrets
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ def command(
 
 
 def _folders(root: Path, names: Sequence[str], *, every: bool) -> "list[RunFolder]":
-    """The runs to serve, each once. Raises CheckpointError, and UsageError where their names do not tell them apart."""
+    """Find the runs to serve, each once. Raises CheckpointError, and UsageError if two have the same name."""
     from charlm.checkpoint.run_folder import list_runs
     from charlm.run import find_run
 
