@@ -11,7 +11,7 @@ PLACE_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """The rank of a process, and how many there are, from torchrun's environment variables: by default one."""
+    """The rank of a process, and how many there are, from torchrun's environment variables; by default a single process."""
 
     rank: int = 0
     size: int = 1

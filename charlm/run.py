@@ -253,7 +253,8 @@ class Run:
     ) -> Iterator[Piece | Ended]:
         """Continue prompts, which are read as they stand, and yield the text of all samples in pieces.
 
-        `surprisal`: include that of each character. A prompt of None is the default prompt. A `top_k` above the number of symbols is lowered to it. Raises UsageError, at the call.
+        `surprisal`: include that of each character. A prompt of None is the default prompt. A `top_k` above the number of
+        symbols is lowered to it. Raises UsageError, at the call.
         """
         if regex is not None and (stops or one_document):
             other = "stop" if stops else "one_document"

@@ -10,7 +10,7 @@ from typing import Any
 from charlm.place import Place
 
 ROOT = Path("/")
-"""The folder with `proc` and `sys`, which tests replace."""
+"""The folder that has `proc` and `sys`."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """torch obeys these itself; if one is set, it is the default, and the CPUs are not counted."""
 _in_force: int | None = None

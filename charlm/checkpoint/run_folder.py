@@ -86,7 +86,7 @@ class TeacherFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What run.json records when a run begins; nothing in it changes later."""
+    """The contents of run.json, written when a run begins; nothing in it changes later."""
 
     name: str
     command: str

@@ -24,7 +24,7 @@ DTYPES = {"float32": "F32", "float64": "F64", "bfloat16": "BF16", "float16": "F1
 MANIFEST = "MANIFEST.json"
 MAX_MANIFEST = 4 << 20
 FORMAT, PARTS_FORMAT = 2, 3
-"""Manifest formats: all tensors in one file, or in one file per rank, each with the rows that the rank has written."""
+"""Manifest formats: each file of tensors whole, or in one part per rank with the rows that the rank has written."""
 WEIGHTS_FILE, OPTIMIZER_FILE = "model.safetensors", "train_state.safetensors"
 CHECKPOINT_FILES = (WEIGHTS_FILE, OPTIMIZER_FILE, "config.json", "state.json")
 RUN_FILES = ("run.json", "vocabulary.json")
@@ -203,8 +203,8 @@ def unless_gone(folder: Path) -> Iterator[None]:
 def read_verified(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     """Read files of a checkpoint, or of its run, and check the size and checksum that the manifest gives for each.
 
-    Files of tensors are read in all parts, and the n-gram model too if the manifest lists it. Raises CheckpointError for a missing, changed or
-    unusual file, FileNotFoundError where the folder is gone.
+    Files of tensors are read in all parts, and the n-gram model too if the manifest lists it. Raises CheckpointError
+    for a missing, changed or unusual file, FileNotFoundError where the folder is gone.
     """
     with unless_gone(folder):
         manifest = read_manifest(folder)

@@ -39,7 +39,7 @@ TABLE = "ngrams.table"
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A transformer of a mixture, trained to its end."""
+    """One of a run's several transformers, trained to its end."""
 
     model_config: ModelConfig
     training_config: TrainingConfig
@@ -50,7 +50,8 @@ class Member:
 class Snapshot:
     """A run at one step: weights, configuration and state; the optimizer's tensors only if it is to be trained.
 
-    Weights and the optimizer's tensors are in memory, or each is read when it is asked for. The configurations, `weights` and `optimizer` are those of the transformer trained last.
+    Weights and the optimizer's tensors are in memory, or each is read when it is asked for. The configurations, `weights`
+    and `optimizer` are those of the transformer trained last.
     """
 
     step: int

@@ -51,7 +51,7 @@ class Written:
 
     @property
     def end(self) -> int:
-        """Where it ends."""
+        """The position at which it ends."""
         return self.start + self.length
 
 

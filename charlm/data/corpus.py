@@ -104,7 +104,7 @@ class BatchSampler:
         return max(1, (self.n - 1) // self.block_size - 1)
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Where each window of the batch of `step` (counted from 0) starts: (B,)."""
+        """Return where each window of the batch of `step` (counted from 0) starts: (B,)."""
         starts: NDArray[np.int64] = _starts(self, step // STEPS_AT_ONCE)[step % STEPS_AT_ONCE]
         return starts
 
@@ -119,7 +119,7 @@ class BatchSampler:
         return starts
 
     def _offset(self, epoch: int) -> int:
-        """Where the first window of an epoch starts: drawn from 0 to the number of ids that its windows leave over."""
+        """Draw where the first window of an epoch starts: from 0 to the number of ids that its windows leave over."""
         room = self.n - 1 - self.per_epoch * self.block_size
         return int(mix(self.seed, epoch, 1) % np.uint64(room + 1))
 

@@ -174,7 +174,7 @@ def _mark_dropped(codec: str) -> str:
 
 
 def _remedy(data: bytes, start: int, codec: str) -> str:
-    """What to do about bytes that `codec` cannot decode, the first of them at `start`."""
+    """Advise what to do about bytes that `codec` cannot decode, the first of them at `start`."""
     mark, marked = byte_order_mark(data)
     if mark and not codec.startswith(marked[:6]):
         return f"it begins with the byte-order mark of {marked}: leave --encoding out"

@@ -111,7 +111,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What the index says of a shard: how many symbols it has, and checksums of all of them and of samples."""
+    """A shard's entry in the index: its number of symbols, and checksums of all of them and of samples."""
 
     symbols: int | None = None  # None: the only shard of a part that charlm wrote before it had shards
     crc: int

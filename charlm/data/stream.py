@@ -226,7 +226,7 @@ def label_of(path: str) -> str:
 
 
 def special_kind(status: os.stat_result) -> str | None:
-    """What a file is if it is not a regular one, such as "a device"; None for a regular file."""
+    """Describe a file that is not a regular one, such as "a device"; None for a regular file."""
     if stat.S_ISREG(status.st_mode):
         return None
     return _SPECIAL.get(stat.S_IFMT(status.st_mode), "a special file")

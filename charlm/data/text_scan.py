@@ -29,7 +29,7 @@ class TextMarks:
     """How often characters occur that deserve a warning, and what the text consists of."""
 
     def __init__(self, counts: Counts, crlf: int) -> None:
-        """From how often each code point occurs, (n,), and pairs of return and line feed."""
+        """`counts`: how often each code point occurs, (n,). `crlf`: pairs of return and line feed."""
         found = {chr(point): int(counts[point]) for point in np.flatnonzero(counts) if point != END_POINT}
         self.returns, feeds = found.get("\r", 0), found.get("\n", 0)
         self.line_ends = {"LF": feeds - crlf, "CRLF": crlf, "CR": self.returns - crlf}

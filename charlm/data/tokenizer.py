@@ -30,7 +30,7 @@ from charlm.data.shards import Shards, TextIds
 Points = NDArray[np.unsignedinteger[Any]]  # code points
 
 UNIT_NOUNS = {"chars": "character", "bytes": "byte"}
-"""What an id stands for, as a noun, by the name of the units."""
+"""The noun for what an id stands for, by the name of the units."""
 N_POINTS = 0x110000
 MIN_COUNT_FROM = 100_000
 """Characters of training text above which a character must occur twice to be kept, unless told otherwise."""

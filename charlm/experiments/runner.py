@@ -58,7 +58,7 @@ def plan_of(comparison: Comparison, task: Task, n_train: int) -> Choice:
         if training.members is None and not variant.model.is_ngram:  # one model is compared with another
             training = replace(training, members=single_kind(variant.model, n_train))
         choice = choose(comparison.budget, n_train, variant.model, training)
-        choice = replace(choice, plan=choice.plan.closed())  # which must not change during training
+        choice = replace(choice, plan=choice.plan.closed())  # fixed, so that what is compared stays equal
         return choice.record(comparison.budget, comparison.threads)
     except ValueError as error:
         raise UsageError(f"{variant.label}: {error}") from None

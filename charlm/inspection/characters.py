@@ -39,7 +39,7 @@ class Character:
 
     char: str
     code_point: str  # U+00E9
-    name: str  # in Unicode, or what it is known as
+    name: str  # in Unicode, or its usual name
     count: int
 
     @classmethod

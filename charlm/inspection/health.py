@@ -44,7 +44,7 @@ class Machine:
     torch: str
     device: str
     threads: int
-    cpus: dict[str, int]  # that each of machine, affinity, cgroup and environment allows
+    cpus: dict[str, int]  # allowed by each of machine, affinity, cgroup and environment
     bf16: bool
     kernels: tuple[KernelStatus, ...]
     places: tuple[Place, ...]

@@ -53,7 +53,7 @@ Json = dict[str, Any]
 
 
 class Answers(Protocol):
-    """What computes the answers."""
+    """The contract of what computes the answers."""
 
     @property
     def operations(self) -> Sequence[str]:

@@ -21,7 +21,7 @@ MOST_WAITING = 100_000
 PATIENCE = 180.0
 """Seconds without an answer after which a tracker is given up during training; trackers retry for two minutes."""
 LAST_PATIENCE = 60.0
-"""The same at the end of a run."""
+"""Seconds without an answer after which a tracker is given up at the end of a run."""
 HURRY_SECONDS = 3.0
 """Seconds to wait if a signal ended the run."""
 POLL = 0.05
