@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = """Examples:
   charlm doctor                check this machine and whether charlm can write
   charlm doctor poems          verify every file of a run
-  charlm doctor poems --json   as data
+  charlm doctor poems --json   as JSON
 
 CHARLM_NATIVE=0 switches the compiled kernels off; v4bf16, v4, v3, v2 or
 baseline chooses those of one instruction set.

@@ -33,10 +33,10 @@ def command(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Write a run in a format of other programs.
+    """Export a run to transformers, llama.cpp or onnxruntime.
 
-    The run must be a plain decoder: one trained with --plain, alone or with --teacher. Its calibration is part of what is
-    written. Needs the extra: pip install "charlm-cli[export]".
+    The run must be a plain decoder: one trained with --plain, alone or with --teacher. The export
+    includes its calibration. Needs the extra: pip install "charlm-cli[export]".
     """
     config = build(ExportConfig, settings)
     chosen = one_run(name, run)

@@ -11,7 +11,7 @@ from charlm.terminal import one_line
 
 EXAMPLES = """Examples:
   charlm info              the newest run
-  charlm info poems --json  as data"""
+  charlm info poems --json  as JSON"""
 
 
 def command(

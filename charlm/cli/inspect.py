@@ -33,7 +33,7 @@ EXAMPLES = """Examples:
   charlm inspect corpus.txt                   its contents, and problems to fix before training
   charlm inspect novels/ --documents file     read as `charlm train` would read it
   charlm inspect corpus.txt --newlines lf     check whether an option solves a problem
-  charlm inspect corpus.txt --json            as data
+  charlm inspect corpus.txt --json            as JSON
 Above 1 GB, charlm reads only a sample; the output says so."""
 FREQUENT, RAREST = 8, 12
 """How many of the most frequent and of the rarest characters to show."""

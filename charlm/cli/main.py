@@ -46,8 +46,8 @@ EPILOG = """Examples:
   charlm eval held-out.txt          bits per character of a text
 
 Settings such as --n-layer 4 can also be given as CHARLM_N_LAYER=4, and to
-charlm train as a line n_layer = 4 in a --config FILE. The command line counts
-before variables, and variables before the file.
+charlm train as a line n_layer = 4 in a --config FILE. The command line
+overrides variables, and variables override the file.
 
 Exit codes: 0 success, 1 a bug in charlm, 2 usage, 3 text, 4 checkpoint,
 5 diverged, 6 disk or memory, 7 another rank ended; 128 plus the number of a
@@ -100,7 +100,7 @@ def make_app(started: float) -> typer.Typer:
             typer.Option("--version", "-V", help="Show the version.", is_eager=True, callback=_show_version),
         ] = False,
         verbose: Annotated[
-            bool, typer.Option("--verbose", help="With --version: also what it computes with.")
+            bool, typer.Option("--verbose", help="With --version: also show libraries and compiled kernels.")
         ] = False,
     ) -> None:
         assert not version, "its callback ends the command"

@@ -65,7 +65,9 @@ From = Annotated[
 ]
 Teacher = Annotated[
     str | None,
-    typer.Option(metavar="RUN", help="Learn the probabilities of this run beside the text; needs --plain."),
+    typer.Option(
+        metavar="RUN", help="Distil this run: learn its probabilities as well as the text; needs --plain."
+    ),
 ]
 ReportTo = Annotated[
     str | None,
@@ -74,7 +76,7 @@ ReportTo = Annotated[
         envvar="CHARLM_REPORT_TO",
         show_envvar=False,
         help="Report to tensorboard, wandb, mlflow or trackio; several joined by commas, or none. A resumed run "
-        "goes on reporting to the same.",
+        "keeps its trackers by default.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table or text.")]

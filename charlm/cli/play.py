@@ -41,14 +41,14 @@ Prompt = Annotated[
 ]
 Draft = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Go on with the text of a file, read as the run read its text."),
+    typer.Option(metavar="FILE", help="Continue the text of a file, read as the run read its text."),
 ]
 RESCUED = "charlm-play-{}.txt"
 """The file in the current folder that gets the text if the terminal is closed."""
 EXAMPLES = """Examples:
   charlm play                              write with the newest run; F1 shows the keys
   charlm play tale --temperature 0.6       with another run, more predictable
-  charlm play --prompt-file draft.txt      go on with a draft
+  charlm play --prompt-file draft.txt      continue a draft
   charlm play > tale.txt                   the text goes to a file when you quit"""
 
 

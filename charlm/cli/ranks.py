@@ -32,7 +32,11 @@ RanksOption = Annotated[
 Gpus = Annotated[
     int | None,
     typer.Option(
-        "--gpus", min=1, max=4096, metavar="N", help="The same on N GPUs of this machine, one for each."
+        "--gpus",
+        min=1,
+        max=4096,
+        metavar="N",
+        help="Like --ranks, but one process for each of N GPUs of this machine.",
     ),
 ]
 
@@ -40,8 +44,8 @@ Shard = Annotated[
     bool,
     typer.Option(
         "--shard",
-        help="Divide weights, gradients and the optimizer's state over the ranks, for a model that does not fit into "
-        "the memory of each.",
+        help="Divide weights, gradients and the optimizer's state among the ranks, for a model too large for the "
+        "memory of one.",
     ),
 ]
 

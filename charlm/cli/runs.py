@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """Examples:
   charlm runs                        the newest first
-  charlm runs --json                 as data
+  charlm runs --json                 as JSON
   charlm runs --remove poems poems-2  remove two runs, after asking; --yes does not ask"""
 
 COMPARISON = "comparison.json"

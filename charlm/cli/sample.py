@@ -45,7 +45,7 @@ EXAMPLES = """Examples:
   charlm sample --stop "\\n\\n" --json | jq .text  up to the first empty line
   charlm sample --regex "[A-Z][a-z]+( [a-z]+)*\\."  a text that matches a pattern
   charlm sample --prompts names.txt --json        continue each line of a file
-  charlm sample -n 5 --verbatim                   what of each sample stands in the training text"""
+  charlm sample -n 5 --verbatim                   what each sample copies from the training text"""
 
 ESCAPES = "\\n, \\t, \\\\, \\xHH and \\uHHHH are escapes."
 Prompt = Annotated[
@@ -83,7 +83,7 @@ InTraining = Annotated[
     bool,
     typer.Option(
         "--verbatim",
-        help="Show the longest passage of each sample that stands in the training text, and what is usual for "
+        help="Show the longest passage of each sample that also occurs in the training text, and what is usual for "
         "held-out text.",
     ),
 ]
@@ -123,7 +123,7 @@ MapLookalikes = Annotated[
 ]
 
 
-@with_settings({"Choosing": SamplingConfig, "Options": DeviceConfig})
+@with_settings({"Sampling": SamplingConfig, "Options": DeviceConfig})
 def command(
     name: RunName = None,
     run: RunOption = None,
@@ -148,10 +148,10 @@ def command(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Write text with a trained model.
+    """Generate text with a trained model.
 
-    The text streams to standard output. Without --seed the seed is random; charlm prints it on
-    standard error; the same seed gives the same text on the same machine and device. If the model was trained with
+    The text streams to standard output. Without --seed, charlm draws a random seed and prints it on standard error.
+    The same seed gives the same text on the same machine and device. If the model was trained with
     --documents, the prompt is the beginning of a document.
     """
     from charlm.threads import use_threads

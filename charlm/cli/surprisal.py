@@ -75,10 +75,10 @@ def command(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Write the surprisal of each word, character or line.
+    """Print the surprisal of each word, character or line.
 
-    Beside it stands the entropy of the prediction before it. The figures are those of charlm eval, unit by
-    unit: sums over characters, which are the model's own symbols. Memory does not grow with the text.
+    Each row also has the entropy of the prediction before the unit. A unit's surprisal is the sum over its characters,
+    which are the model's own symbols, and agrees with charlm eval. Memory does not grow with the text.
     """
     check_files("surprisal", files or [], checkpoints)
     check_part(part, files, encoding=encoding, field=field)

@@ -82,7 +82,7 @@ PlanFrom = Annotated[
     typer.Option(
         "--plan-from",
         metavar="RUN|FILE",
-        help="Train the sizes, steps and schedule of another run, or of its plan.json: the same on each machine.",
+        help="Use the model sizes, steps and schedule of another run or its plan.json, so that each machine trains alike.",
     ),
 ]
 ResumeIfExists = Annotated[

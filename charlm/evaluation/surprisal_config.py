@@ -27,7 +27,7 @@ class SurprisalConfig(Settings):
     ] = None
     context: Annotated[
         str | None,
-        "What stands before a unit: its document so far, or its line only, each line being scored by itself. "
+        "What a unit is predicted from: its document so far, or only its line (each line is scored by itself). "
         "[default: document; line for ranked candidates]",
         Choice(("document", "line")),
     ] = None
