@@ -167,8 +167,14 @@ FULL = torch.OutOfMemoryError("CUDA out of memory")
     [
         ("step", FULL, 1, [], "the memory of cpu is full on rank 1; give --grad-accum 2"),
         ("step", MemoryError(), 0, [], "out of memory; give a larger --grad-accum"),
-        ("step", FULL, 0, ["--shard"], "the memory of cpu is full on rank 0; give --grad-accum 2"),
-        ("step", RuntimeError("can't allocate memory"), 1, ["--shard"], "out of memory; give a larger"),
+        pytest.param(
+            *("step", FULL, 0, ["--shard"], "the memory of cpu is full on rank 0; give --grad-accum 2"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("step", RuntimeError("can't allocate memory"), 1, ["--shard"], "out of memory; give a larger"),
+            marks=pytest.mark.slow,
+        ),
         ("scoring", FULL, 1, ["--shard"], "full on rank 1 in scoring held-out text; give a smaller"),
     ],
 )

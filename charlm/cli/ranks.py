@@ -1,4 +1,4 @@
-"""Training by several ranks: those that torchrun has started meet here, and `--ranks` and `--gpus` start them."""
+"""Train with several ranks: connect those that torchrun started, or start them for `--ranks` and `--gpus`."""
 
 import socket
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from charlm.training.distributed import Ranks
 
 SILENT = Messages(lambda text: None, lambda text: None)
-"""Of all ranks but the first."""
+"""The messages of all ranks but the first."""
 RanksOption = Annotated[
     int | None,
     typer.Option(
@@ -32,7 +32,11 @@ RanksOption = Annotated[
 Gpus = Annotated[
     int | None,
     typer.Option(
-        "--gpus", min=1, max=4096, metavar="N", help="The same on N GPUs of this machine, one for each."
+        "--gpus",
+        min=1,
+        max=4096,
+        metavar="N",
+        help="Like --ranks, but one process for each of N GPUs of this machine.",
     ),
 ]
 
@@ -40,8 +44,8 @@ Shard = Annotated[
     bool,
     typer.Option(
         "--shard",
-        help="Divide weights, gradients and the optimizer's state over the ranks, for a model that does not fit into "
-        "the memory of each.",
+        help="Divide weights, gradients and the optimizer's state among the ranks, for a model too large for the "
+        "memory of one.",
     ),
 ]
 
@@ -57,14 +61,14 @@ OWN = {
     "report_to",
     "verify_cache",
 }
-"""Options that a rank may have of its own: where things lie on its machine, and what only rank 0 does."""
+"""Options that may differ between ranks: paths on their machines, and what only rank 0 does."""
 ALONE = "--shard divides the weights over several ranks, and this process is alone; add --ranks N or --gpus N"
 
 
 def start_as_asked(ranks: int | None, gpus: int | None, settings: dict[str, Any]) -> None:
-    """Start so many ranks, unless this is one of them, and exit with their code.
+    """Start so many ranks, unless this process is one of them, and exit with their code.
 
-    With `gpus` they compute on them, which is put into the settings.
+    With `gpus` each runs on one of them, which is put into the settings.
     """
     if ranks is not None and gpus is not None:
         raise UsageError("give either --ranks or --gpus, not both")
@@ -94,7 +98,7 @@ def _check_gpus(wanted: int) -> None:
 
 
 def device_of(place: Place, wanted: str) -> str:
-    """The kind of device that a rank computes on: a GPU of its own, or the CPU."""
+    """Return the kind of device that a rank runs on: a GPU of its own, or the CPU."""
     import torch  # here: it is slow to import
 
     from charlm.training.device import pick_device
@@ -113,7 +117,7 @@ def device_of(place: Place, wanted: str) -> str:
 
 
 def _settings(context: typer.Context) -> dict[str, str]:
-    """What is asked for, which must be the same on all ranks."""
+    """Return the settings of the command, which must be the same on all ranks."""
     found = dict[str, str]()
     for option in context.command.params:
         if option.name not in OWN:
@@ -127,9 +131,9 @@ def _settings(context: typer.Context) -> dict[str, str]:
 def together(
     context: typer.Context, device: str, *, shard: bool = False
 ) -> Iterator[tuple["Ranks | None", Messages]]:
-    """Meet the other ranks, if there are any; and where this one reports what it does: only the first does.
+    """Connect to the other ranks, if any; yield them, and where this rank reports: only the first one does.
 
-    Exits silently where rank 0 tells what went wrong.
+    Exits silently if rank 0 reports the error.
     """
     place = Place.of_environment()
     if place.size == 1:

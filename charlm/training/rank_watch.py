@@ -1,4 +1,4 @@
-"""Who is there: each rank writes a sign of life into a store, and notices when another's stops."""
+"""Liveness of ranks: each writes a heartbeat into a store, and notices when another's stops."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 BEAT_SECONDS = 2.0
-"""Between two signs of life."""
+"""Seconds between two heartbeats."""
 SILENT_SECONDS = 40.0
-"""Without a sign of life: the rank, its machine or the network is gone."""
+"""Seconds without a heartbeat after which the rank, its machine or the network counts as gone."""
 LOOK_SECONDS = 0.05
-"""Between two looks at what others have said."""
+"""Seconds between two looks at the other ranks' messages."""
 GRACE_SECONDS = 5.0
-"""For a rank to end by itself once another is known to be gone."""
+"""Seconds that a rank has to end by itself once another is known to be gone."""
 DONE = "done"
 NO_STORE = "the store of the ranks is gone: the node of rank 0, or torchrun on it, has ended"
 
 
 def named() -> dict[str, str]:
-    """The host and the process, to name it by."""
+    """Return host and process id, to name a rank in messages."""
     return {"host": socket.gethostname(), "process": str(os.getpid())}
 
 
 class RankWatch(threading.Thread):
-    """Writes signs of life, watches the next rank, and ends this process where its main thread waits in vain."""
+    """Writes heartbeats, watches the next rank, and ends this process if a rank is gone and the main thread hangs."""
 
     def __init__(self, rank: int, size: int, store: "Store", restarts: int) -> None:
         super().__init__(daemon=True)
@@ -44,9 +44,10 @@ class RankWatch(threading.Thread):
         self._closed = threading.Event()
         self._places: list[dict[str, str]] = []
         self._known: str | None = None  # why another rank has ended
+        self._silent = set[int]()  # ranks that ended without a word
 
     def meet(self, facts: Mapping[str, str], seconds: float) -> None:
-        """Write who this is, and wait for all others. Raises RankError where some do not come."""
+        """Announce this rank, and wait for all others. Raises RankError if some do not come."""
         keys, until = [f"here/{rank}" for rank in range(self._size)], monotonic() + seconds
         try:
             self._store.set(f"beat/{self._rank}", "0")
@@ -67,7 +68,7 @@ class RankWatch(threading.Thread):
             raise RankError(NO_STORE) from None
 
     def run(self) -> None:
-        """Until it is closed: write a sign of life, and look for that of the next rank."""
+        """Write heartbeats and check those of the next rank, until closed."""
         other, seen, since, n = (self._rank + 1) % self._size, b"", monotonic(), 0
         while not self._closed.wait(BEAT_SECONDS):
             n += 1
@@ -78,12 +79,8 @@ class RankWatch(threading.Thread):
                     seen, since = value, monotonic()
                 elif monotonic() - since > SILENT_SECONDS:
                     self._store.set("gone", str(other))
-                if self._has("gone"):
-                    gone = int(self._store.get("gone"))
-                    said = self._said(gone)
-                    silent = f"gave no sign of life for {SILENT_SECONDS:g} s"
-                    why = silent if said is None else f"ended: {said['sentence']}"
-                    self._known = f"{self._process_of(gone)} {why}"
+                self._known = self._why_gone()
+                if self._known is not None:
                     self._end(self._known)
                     return
             except RuntimeError:
@@ -91,70 +88,66 @@ class RankWatch(threading.Thread):
                 return
 
     def remember_run(self, name: str) -> None:
-        """Write the name of the run where it outlives a restart by torchrun."""
+        """Store the name of the run such that it outlives a restart by torchrun."""
         self._job_store.set("run", name)
 
     def remembered_run(self) -> str | None:
-        """The name of the run of the ranks that torchrun has started again."""
+        """Return the name of the run, if torchrun has restarted the ranks."""
         return self._job_store.get("run").decode() if self._job_store.check(["run"]) else None
 
     def close(self) -> None:
-        """Stop watching: this rank ends in order. Rank 0, which may keep the store, waits for others that still live."""
+        """Stop watching, since this rank ends normally. Rank 0, which may host the store, waits for live ranks to end."""
         self._closed.set()
         if self.is_alive():
             self.join()
         try:
             self._store.set(f"beat/{self._rank}", DONE)
             before, since = list[bytes](), monotonic()
-            while self._rank == 0 and {*(beats := self._beats())} != {DONE.encode()}:
-                before, since = beats, since if beats == before else monotonic()
-                if monotonic() - since > GRACE_SECONDS + BEAT_SECONDS:
+            while self._rank == 0 and monotonic() - since < GRACE_SECONDS + BEAT_SECONDS:
+                beats = self._beats()
+                if all(beat == DONE.encode() for rank, beat in enumerate(beats) if rank not in self._silent):
                     return
+                before, since = beats, since if beats == before else monotonic()
                 sleep(LOOK_SECONDS)
         except RuntimeError:
             return  # whoever kept the store has ended
 
     def failed(self, sentence: str, *, told: bool = False) -> None:
-        """Tell the others why this rank ends, which ends them too. `told`: because another has."""
-        said = {"sentence": sentence, "told": told}
+        """Tell the others why this rank ends, which ends them too. `told`: another rank's error is the reason."""
         try:
-            self._store.set(f"failed/{self._rank}", json.dumps(said))
-            self._store.set("gone", str(self._rank))
+            self._store.set(f"failed/{self._rank}", sentence.encode("utf-8", "replace").decode())
+            if not told:
+                self._store.set("gone", str(self._rank))
         except RuntimeError:
             return
 
     def is_said_by_first(self, sentence: str) -> bool:
-        """Does rank 0 end with this sentence, within a moment, or one of the two because of the other?"""
+        """Whether rank 0 ends with this message, now or within a moment, or one of the two quotes the other."""
         until = monotonic() + BEAT_SECONDS
         try:
             while (said := self._said(0)) is None and monotonic() < until:
                 sleep(LOOK_SECONDS)
         except RuntimeError:
             return False
-        return said is not None and (
-            said["sentence"].endswith(sentence) or sentence.endswith(said["sentence"])
-        )
+        return said is not None and (said.endswith(sentence) or sentence.endswith(said))
 
     def lost(self, failure: str) -> str:
-        """Why another rank does not answer: what it said, or that it ended without a word."""
+        """Return why another rank does not answer: its message, or that it ended without one."""
         if self._known is not None:
             return self._known
         try:
             before, until = self._beats(), monotonic() + 2 * BEAT_SECONDS + 1
             while monotonic() < until:
                 sleep(LOOK_SECONDS)
-                for rank in range(self._size):
-                    said = self._said(rank) if rank != self._rank else None
-                    if said is not None and not said["told"]:
-                        return f"{self._process_of(rank)} ended: {said['sentence']}"
+                if (why := self._why_gone()) is not None:
+                    return why
             after = self._beats()
         except RuntimeError:
             return NO_STORE
-        silent = [
-            self._process_of(rank)
-            for rank, (was, now) in enumerate(zip(before, after, strict=True))
-            if rank != self._rank and was == now
-        ]
+        self._silent = {
+            rank for rank, beat in enumerate(before) if rank != self._rank and beat == after[rank]
+        }
+        silent = [self._process_of(rank) for rank in sorted(self._silent)]
         if not silent:
             return f"the ranks lost each other: {failure.splitlines()[0][:200]}"
         return f"{' and '.join(silent[:3])} ended without a word"
@@ -165,16 +158,25 @@ class RankWatch(threading.Thread):
     def _has(self, key: str) -> bool:
         return bool(self._store.check([key]))
 
-    def _said(self, rank: int) -> dict[str, Any] | None:
-        """What a rank has said that ended: its `sentence`, and whether another had `told` it."""
-        return json.loads(self._store.get(f"failed/{rank}")) if self._has(f"failed/{rank}") else None
+    def _said(self, rank: int) -> str | None:
+        """Return the message with which a rank ended, if it did."""
+        return self._store.get(f"failed/{rank}").decode() if self._has(f"failed/{rank}") else None
+
+    def _why_gone(self) -> str | None:
+        """Return why a rank is gone, if one is."""
+        if not self._has("gone"):
+            return None
+        rank = int(self._store.get("gone"))
+        said = self._said(rank)
+        why = f"gave no sign of life for {SILENT_SECONDS:g} s" if said is None else f"ended: {said}"
+        return f"{self._process_of(rank)} {why}"
 
     def _process_of(self, rank: int) -> str:
         place = self._places[rank]
         return f"rank {rank} of {self._size} ({place['host']}, process {place['process']})"
 
     def _end(self, sentence: str) -> None:
-        """End the process, if its main thread has not done so a moment later."""
+        """End the process, if its main thread does not do so within GRACE_SECONDS."""
         if not self._closed.wait(GRACE_SECONDS):
             sys.stderr.write(f"error: {sentence}\n")
             sys.stderr.flush()

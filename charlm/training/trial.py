@@ -1,8 +1,8 @@
-"""Trial steps: how long steps of the sizes take that a run may get, here and as it would train them.
+"""Trial steps: time the steps of candidate sizes on this machine, to plan a run with a time budget.
 
-A trial trains on the beginning of the run's own text and is then forgotten. Of what was timed, only the figures in
-`Budget.timed` remain; they are recorded in the plan before they decide anything. Of several ranks one takes trial steps
-by itself, as large as its share; ranks that divide the weights take them together, by rank 0's clock.
+A trial trains on the beginning of the run's own text and is then discarded. Only the times in `Budget.timed` remain; they
+are recorded in the plan before they decide anything. Of several ranks, rank 0 alone takes trial steps on its share of the
+batch; if the weights are sharded, all ranks take them together, by rank 0's clock.
 """
 
 import gc
@@ -35,24 +35,24 @@ from charlm.training.sizes import GPU_GFLOPS, Budget, Size, StepTime
 from charlm.training.step import train_step
 
 CHARS = 30_000
-"""Of the text, at most, that trials are trained on."""
+"""Most symbols of the text that trials train on."""
 ROUNDS = 5
-"""Of trials, at most: of the sizes chosen before any step was timed, then of those chosen by what was timed."""
+"""Most rounds of trials: first of the sizes chosen before any step was timed, then of those chosen from timed steps."""
 FIRST_SECONDS = 120.0
-"""The budget, at most, for which the first trial's sizes are chosen: those of a day take minutes a step."""
+"""Limit on the budget that the first trial's sizes are chosen for: sizes for a day take minutes per step."""
 FEWEST_STEPS, MOST_STEPS = 2, 8
-"""Timed of each trial, after a first step in which memory is allocated."""
+"""Steps that are timed in each trial, after a first step in which memory is allocated."""
 LATE = 3.0
-"""Times as long as was left, after which even a trial that has begun ends: a single step may take minutes."""
+"""Even a trial that has begun ends after this many times the time that was left: a single step may take minutes."""
 SHARE, MOST_SECONDS, MOST_SHARE = 0.025, 2.0, 0.001
-"""Of a time budget, after which no other trial begins; but after so many seconds, or that share if it is more."""
+"""No trial begins after SHARE of a time budget, or after MOST_SECONDS (MOST_SHARE of the budget, if that is more)."""
 MIN_HALVING_GAIN, MIN_BF16_GAIN = 1.2, 1.1
 """How much faster half the threads, or bf16, must be."""
 
 
 @dataclass
 class _Trial:
-    """A member that takes trial steps, with a number of threads and in a precision."""
+    """Trial steps of a member, with a number of threads and in a precision."""
 
     session: TransformerSession
     threads: int
@@ -64,11 +64,11 @@ class _Trial:
 
     @property
     def seconds(self) -> float:
-        """Of a step."""
+        """Median seconds of a step."""
         return median(self.times[1:] or self.times)
 
     def step(self) -> None:
-        """Take a step, and its time."""
+        """Take a step, and time it."""
         torch.set_num_threads(self.threads)
         started = self.session.ranks.time()
         train_step(self.session, self.session.learning_rates())
@@ -77,7 +77,7 @@ class _Trial:
         self.session.state.step += 1
 
     def result(self) -> StepTime:
-        """What was timed."""
+        """Return the measured time of a step."""
         session = self.session
         return StepTime(
             kind=session.plan.members[session.number].kind,
@@ -89,7 +89,7 @@ class _Trial:
 
 
 def untimed_budget(training: TrainingConfig, steps: int) -> Budget:
-    """The budget of so many steps. Nothing is timed, so that what is planned can be repeated."""
+    """Return the budget of a number of steps. Nothing is timed, so that the plan can be repeated."""
     device = pick_device(training.device)
     precision = pick_precision(device) if training.precision == "auto" else training.precision
     kernels = device.type == "cpu" and library() is not None
@@ -99,10 +99,10 @@ def untimed_budget(training: TrainingConfig, steps: int) -> Budget:
 def timed_budget(
     corpus: Corpus, training: TrainingConfig, seconds: float, choose: Callable[[Budget], Choice]
 ) -> tuple[int, Budget]:
-    """The number of threads to use, and the budget of so many seconds with the times of trial steps.
+    """Return the number of threads to use, and the budget of `seconds` with the times of trial steps.
 
-    The members that `choose` would train are timed, the last one, which has most of the time, with all threads and
-    with half of them, in fp32 and in bf16 where the processor has it; then those that it would train now.
+    The members that `choose` would train are timed: the last one, which gets most of the time, with all threads and
+    with half of them, in fp32 and in bf16 if the processor has it; then those that it would train given these times.
     """
     keep_memory()
     ranks, budget = _company(), replace(untimed_budget(training, 1), seconds=seconds, steps=None)
@@ -132,7 +132,7 @@ def timed_budget(
 
 
 def step_time(session: TransformerSession) -> StepTime:
-    """How long a step of the member in training takes now; its weights do not change."""
+    """Time a step of the member in training, whose weights do not change."""
     precision, threads = session.training_config.precision, torch.get_num_threads()
     now = _company().time()
     return _timed(session.corpus, session.plan, session.number, [precision], [threads], now)
@@ -141,10 +141,10 @@ def step_time(session: TransformerSession) -> StepTime:
 def _timed(
     corpus: Corpus, plan: Plan, number: int, precisions: list[str], numbers: list[int], until: float
 ) -> StepTime:
-    """The fastest trial of a member, in each precision with each number of threads; its memory is free again."""
+    """Time a member in each precision with each number of threads; return the fastest, and free the memory."""
     found = _fastest(corpus, plan, number, precisions, numbers, until)
     if current().shards:
-        gc.collect()  # modules that torch divides refer to themselves
+        gc.collect()  # modules under FSDP are in reference cycles
     return found
 
 
@@ -158,7 +158,7 @@ def _fastest(
 
 
 def _session(corpus: Corpus, plan: Plan, number: int, precision: str) -> TransformerSession:
-    """A session of one member, on the beginning of the text."""
+    """Build a session of one member, on the beginning of the text."""
     member = plan.members[number]
     training = replace(
         member.training, precision=precision, reserved_chars=0, prior_chars=None, teacher_weight=None
@@ -173,12 +173,12 @@ def _session(corpus: Corpus, plan: Plan, number: int, precision: str) -> Transfo
 
 
 def _company() -> Ranks:
-    """Who takes the steps of a trial: all ranks that divide the weights, else this one without the others."""
+    """Return the ranks that take trial steps: all if the weights are sharded, else this one alone."""
     return current() if current().shards else current().apart()
 
 
 def _in_turns(trials: Sequence[_Trial], until: float, ranks: Ranks) -> None:
-    """Take steps of each in turns, so that a machine that is busy for a moment is so for all."""
+    """Take steps of all trials in turn, so that a busy moment of the machine affects all."""
     now = ranks.time()
     late = now + LATE * max(0.0, until - now)
     for steps in range(1 + MOST_STEPS):
@@ -191,7 +191,7 @@ def _in_turns(trials: Sequence[_Trial], until: float, ranks: Ranks) -> None:
 
 
 def _best(tried: Sequence[_Trial], most: int) -> _Trial:
-    """The fastest that took a step; bf16, and fewer threads than `most`, only where they are clearly faster."""
+    """Return the fastest that took a step; bf16, and fewer threads than `most`, only if they are clearly faster."""
     trials = [trial for trial in tried if trial.times]
     costs = {"fp32": 1.0, "bf16": MIN_BF16_GAIN}
     fastest = min(trials, key=lambda trial: trial.seconds * costs[trial.precision])
