@@ -159,7 +159,7 @@ class TrainingJob:
         with suppress(OSError):
             (self.folder.path / REPORT).unlink(missing_ok=True)
         log_event = MetricsLog(self.folder.path, first_step)
-        sample = lambda: self._sample(trainer.held_out.predictor)  # noqa: E731
+        sample = lambda: self._sample(trainer.evaluator.predictor)  # noqa: E731
         # Of divided weights, every character of a sample would be a pass that gathers them all.
         self.samples = SampleLog(self.folder.path, first_step, None if self.ranks.shards else sample)
         report = self._report()
