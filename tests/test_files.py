@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from charlm import files
-from charlm.config import TextConfig
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 
 
 class Died(BaseException):

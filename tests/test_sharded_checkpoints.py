@@ -17,8 +17,8 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import CHECKPOINT_FILES, MANIFEST, OPTIMIZER_FILE, WEIGHTS_FILE, part_names
 from charlm.checkpoint.snapshot import read_snapshot
 from charlm.checkpoint.tensor_files import rows_of, write_tensors
-from charlm.config import TextConfig
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError
 from charlm.model.transformer import LanguageModel
 from charlm.training import checkpointer, sharded_save

@@ -13,10 +13,11 @@ import torch
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import read_json, write_json
 from charlm.checkpoint.snapshot import read_snapshot
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError
 from charlm.reporting.log import MetricsLog
 from charlm.reporting.run_page import write_report

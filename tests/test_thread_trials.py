@@ -10,9 +10,9 @@ import torch
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import read_json, write_json
 from charlm.checkpoint.snapshot import read_snapshot
-from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError
 from charlm.native.block_kernels import Kernels
 from charlm.training import replanner

@@ -13,8 +13,9 @@ from time import perf_counter
 import torch
 
 from charlm.checkpoint.run_folder import CorpusFacts, RunFacts
-from charlm.config import TextConfig, TrainingConfig
+from charlm.config import TrainingConfig
 from charlm.data.corpus import Corpus
+from charlm.data.text_config import TextConfig
 from charlm.native.library import library
 from charlm.training.device import (
     has_bf16,
